@@ -1,0 +1,1 @@
+"""History back into the stream."""

@@ -1,0 +1,1 @@
+"""How records travel and rest: clusters, producers, plans, topics, the embedded broker."""

@@ -1,0 +1,147 @@
+"""Topics as the cluster knows them: describe, create, where they end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+
+from .client import Cluster
+from .errors import Stop, from_kafka, kafka_error
+
+__all__ = ["Admin", "TopicSpec"]
+
+TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic to be.
+
+    Attributes:
+        config: topic configuration under Kafka's names; `retention.ms=-1` and `CreateTime` unless it says otherwise,
+            because Kafka deletes by record timestamp and a replay carries old ones.
+    """
+
+    name: str
+    partitions: int
+    replicas: int = 1
+    config: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def full_config(self) -> dict[str, str]:
+        """Configuration with our defaults below the user's."""
+        return {"retention.ms": "-1", "message.timestamp.type": "CreateTime", **self.config}
+
+
+class Admin:
+    """Blocking calls about topics; every one raises `Stop` with a hint where no broker answers."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._kafka = AdminClient(cluster.config())
+
+    def partitions(self, topics: Iterable[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, int]:
+        """Number of partitions of each topic that exists, of all where `topics` is None."""
+        try:
+            found = self._kafka.list_topics(timeout=timeout_s).topics
+        except KafkaException as exc:
+            raise from_kafka(exc, "list topics", servers=self._cluster.bootstrap_servers) from exc
+        wanted = None if topics is None else set(topics)
+        return {
+            name: len(topic.partitions)
+            for name, topic in found.items()
+            if topic.error is None and (wanted is None or name in wanted)
+        }
+
+    def create(self, specs: Iterable[TopicSpec]) -> set[str]:
+        """Create what does not exist yet; returns the names of those that were created here.
+
+        Waits until each new topic has leaders, so that the next call finds it.
+        """
+        specs = list(specs)
+        if not specs:
+            return set()
+        new = [
+            NewTopic(s.name, num_partitions=s.partitions, replication_factor=s.replicas, config=s.full_config())
+            for s in specs
+        ]
+        created: set[str] = set()
+        for name, future in self._kafka.create_topics(new, operation_timeout=TIMEOUT_S).items():
+            try:
+                future.result()
+                created.add(name)
+            except KafkaException as exc:
+                if kafka_error(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise from_kafka(exc, f"create topic {name}", servers=self._cluster.bootstrap_servers) from exc
+        self._await_leaders({s.name: s.partitions for s in specs if s.name in created})
+        return created
+
+    def delete(self, topics: Iterable[str]) -> None:
+        """Delete topics; those that do not exist are fine."""
+        names = list(topics)
+        if not names:
+            return
+        for name, future in self._kafka.delete_topics(names, operation_timeout=TIMEOUT_S).items():
+            try:
+                future.result()
+            except KafkaException as exc:
+                if kafka_error(exc).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise from_kafka(exc, f"delete topic {name}") from exc
+
+    def config(self, topic: str) -> dict[str, str]:
+        """Configuration of a topic in force, defaults included."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        try:
+            entries = self._kafka.describe_configs([resource])[resource].result(TIMEOUT_S)
+        except KafkaException as exc:
+            raise from_kafka(exc, f"describe topic {topic}", servers=self._cluster.bootstrap_servers) from exc
+        return {name: str(entry.value) for name, entry in entries.items()}
+
+    def ends(
+        self, partitions: Iterable[TopicPartition], *, committed: bool = False
+    ) -> dict[tuple[str, int], int]:
+        """The offset after the last record of each partition, transaction markers included.
+
+        Args:
+            committed: False counts records of open transactions; True stops at the first open one.
+        """
+        return self._offsets(partitions, OffsetSpec.latest(), committed=committed)
+
+    def begins(self, partitions: Iterable[TopicPartition]) -> dict[tuple[str, int], int]:
+        """The offset of the first record that still exists."""
+        return self._offsets(partitions, OffsetSpec.earliest(), committed=False)
+
+    def _offsets(
+        self, partitions: Iterable[TopicPartition], spec: OffsetSpec, *, committed: bool
+    ) -> dict[tuple[str, int], int]:
+        request = {TopicPartition(p.topic, p.partition): spec for p in partitions}
+        if not request:
+            return {}
+        isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            futures = self._kafka.list_offsets(request, isolation_level=isolation, request_timeout=TIMEOUT_S)
+            try:
+                return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+            except KafkaException as exc:
+                # A topic that was made a moment ago has no leader on every broker yet.
+                if not kafka_error(exc).retriable() or time.monotonic() > deadline:
+                    raise from_kafka(exc, "list offsets", servers=self._cluster.bootstrap_servers) from exc
+                time.sleep(0.02)
+
+    def _await_leaders(self, topics: Mapping[str, int]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        waiting = dict(topics)
+        while waiting:
+            found = self._kafka.list_topics(timeout=TIMEOUT_S).topics
+            for name, partitions in list(waiting.items()):
+                topic = found.get(name)
+                if topic and len(topic.partitions) == partitions and all(p.leader >= 0 for p in topic.partitions.values()):
+                    del waiting[name]
+            if waiting:
+                if time.monotonic() > deadline:
+                    raise Stop(f"topics without a leader: {', '.join(waiting)}", hint="look at the broker's log")
+                time.sleep(0.01)

@@ -1,0 +1,69 @@
+"""Which cluster, and how to reach it: the one place where librdkafka's configuration is put together."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import Usage
+
+__all__ = ["Cluster"]
+
+_logger = logging.getLogger("anabranch.librdkafka")
+
+# KAFKA_SASL_PASSWORD=… stands for sasl.password: the environment of a container is where secrets live.
+_ENVIRONMENT_PREFIXES = ("SECURITY_", "SASL_", "SSL_", "CLIENT_")
+
+# Never shown, not even in debug logs.
+_SECRETS = ("password", "secret", "key.pem", "certificate.pem", "oauthbearer.config", "sasl.jaas")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Kafka cluster and the options to reach it.
+
+    Attributes:
+        bootstrap_servers: `host:port[,host:port…]`.
+        options: librdkafka configuration under its own dotted names (TLS, SASL, tuning). They win over what we choose,
+            so a user can pass anything through; see librdkafka's CONFIGURATION.md for names and units.
+    """
+
+    bootstrap_servers: str
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def named(cls, bootstrap_servers: str, options: Mapping[str, str] | None = None) -> Cluster:
+        """The cluster at `bootstrap_servers`, with `KAFKA_*` of the environment below `options`."""
+        environment = {
+            name.removeprefix("KAFKA_").lower().replace("_", "."): value
+            for name, value in os.environ.items()
+            if name.startswith("KAFKA_") and name.removeprefix("KAFKA_").startswith(_ENVIRONMENT_PREFIXES)
+        }
+        return cls(bootstrap_servers, {**environment, **(options or {})})
+
+    def config(self, **chosen: Any) -> dict[str, Any]:
+        """A librdkafka configuration; keyword names use `_` for `.` (`group_id` is `group.id`)."""
+        ours = {name.replace("_", "."): value for name, value in chosen.items()}
+        return {"bootstrap.servers": self.bootstrap_servers, "logger": _logger, **ours, **self.options}
+
+    def __repr__(self) -> str:
+        shown = {k: "***" if any(s in k for s in _SECRETS) else v for k, v in self.options.items()}
+        return f"Cluster({self.bootstrap_servers!r}, {shown!r})"
+
+    @staticmethod
+    def parse_options(pairs: tuple[str, ...]) -> dict[str, str]:
+        """Turn `-X name=value` arguments into options.
+
+        Raises:
+            Usage: an argument has no `=`.
+        """
+        options: dict[str, str] = {}
+        for pair in pairs:
+            name, equals, value = pair.partition("=")
+            if not equals or not name:
+                raise Usage(f"-X {pair}: expected name=value", hint="for example -X security.protocol=SSL")
+            options[name] = value
+        return options

@@ -1,0 +1,107 @@
+"""Errors, sorted by what the caller does next.
+
+    AnabranchError
+    ├── Retry         the same call may succeed when it is made again
+    ├── Rebuild       this client is finished (fenced, fatal): make a new one and restore from the changelog
+    ├── BadRecord     one record cannot be processed: it goes to its policy, the others go on
+    └── Stop          a human has to change something; the program ends with exit code 1
+        └── Usage     …and what has to change is the command line or the user's program; exit code 2
+
+Each carries a hint: what to do about it.
+"""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+
+__all__ = ["AnabranchError", "BadRecord", "Rebuild", "Retry", "Stop", "Usage", "from_kafka", "kafka_error"]
+
+
+class AnabranchError(Exception):
+    """Base of all errors of this project.
+
+    Args:
+        message: what happened, with the facts (topic, partition, offset, file, line).
+        hint: what to do about it; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}\n  hint: {self.hint}" if self.hint else message
+
+
+class Retry(AnabranchError):
+    """The same call may succeed when made again."""
+
+
+class Rebuild(AnabranchError):
+    """The client is fenced or fatally broken: make a new one, restore from the changelog."""
+
+
+class BadRecord(AnabranchError):
+    """One record cannot be processed; it goes to the policy of whoever reads it."""
+
+
+class Stop(AnabranchError):
+    """A human has to change something first."""
+
+
+class Usage(Stop):
+    """The command line, the configuration or the user's program has to change."""
+
+    exit_code = 2
+
+
+# Errors after which the member no longer owns its partitions: what it computed belongs to nobody.
+_LOST = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+    }
+)
+
+_UNREACHABLE = frozenset(
+    {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}  # pyright: ignore[reportPrivateUsage]
+)
+
+
+def kafka_error(exc: KafkaException) -> KafkaError:
+    """The `KafkaError` inside an exception (its first argument)."""
+    error = exc.args[0]
+    assert isinstance(error, KafkaError), exc.args
+    return error
+
+
+def is_lost(error: KafkaError) -> bool:
+    """Whether `error` says that this member no longer owns its partitions."""
+    return error.code() in _LOST
+
+
+def from_kafka(exc: KafkaException, doing: str, *, servers: str = "") -> AnabranchError:
+    """Sort a Kafka exception by remedy.
+
+    Args:
+        exc: what librdkafka raised.
+        doing: what was being done, as in "create topic orders".
+        servers: bootstrap servers, named when none can be reached.
+    """
+    error = kafka_error(exc)
+    if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):  # pyright: ignore[reportPrivateUsage]
+        return Rebuild(f"{doing}: {error.str()}")
+    if error.code() in _UNREACHABLE:
+        return Stop(
+            f"{doing}: no broker answers{f' at {servers}' if servers else ''} ({error.name()})",
+            hint="check --bootstrap-server and that Kafka runs; without the option a broker of our own is started",
+        )
+    if error.retriable():
+        return Retry(f"{doing}: {error.str()}")
+    return Stop(f"{doing}: {error.str()} ({error.name()})")

@@ -1,0 +1,201 @@
+"""A producer whose records become visible together with a position, or not at all.
+
+Promise: between `begin()` and `commit()` records, offsets and whatever else was sent are one Kafka transaction. A
+`read_committed` reader sees all of it or nothing, whatever dies in between. Not promised: that `commit()` succeeded when
+the process dies inside it; the next owner of the same `transactional_id` finds out, by reading, after `open()`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from .client import Cluster
+from .errors import Rebuild, Stop, from_kafka, is_lost, kafka_error
+
+__all__ = ["Aborted", "Headers", "TransactionalProducer", "plain_producer_config"]
+
+Headers = Sequence[tuple[str, bytes]]
+OnDelivery = Callable[[KafkaError | None, Message], None]
+
+# A dead worker's open transaction holds back every read_committed reader until it times out, so it is short. Nothing
+# is produced before the gate, so no record's duration counts against it.
+TRANSACTION_TIMEOUT_MS = 10_000
+
+# One blocking call; outcomes that are still unknown after it are asked for again.
+_CALL_S = 10.0
+_QUEUE_MESSAGES = 500_000
+
+
+class Aborted(Exception):
+    """The transaction was aborted: nothing of it is visible. `lost` says that the partitions are gone as well."""
+
+    def __init__(self, reason: str, *, lost: bool = False) -> None:
+        super().__init__(reason)
+        self.lost = lost
+
+
+def plain_producer_config(cluster: Cluster, **chosen: Any) -> dict[str, Any]:
+    """Configuration shared by every producer here: murmur2, LZ4, idempotent."""
+    return cluster.config(
+        **{
+            "partitioner": "murmur2_random",
+            "compression_type": "lz4",
+            "linger_ms": 5,
+            "enable_idempotence": True,
+            "queue_buffering_max_messages": _QUEUE_MESSAGES,
+            "queue_buffering_max_kbytes": 262_144,
+            **chosen,
+        }
+    )
+
+
+class TransactionalProducer:
+    """librdkafka's transactional producer with its errors sorted.
+
+    Args:
+        cluster: where to.
+        transactional_id: the stable identity; opening it fences whoever used it before and ends what they left open.
+        deadline_s: how long an unknown outcome is asked for again before giving up with `Stop`.
+    """
+
+    def __init__(self, cluster: Cluster, transactional_id: str, *, deadline_s: float = 120.0, **config: Any) -> None:
+        self._cluster = cluster
+        self._id = transactional_id
+        self._deadline_s = deadline_s
+        self._kafka = Producer(
+            plain_producer_config(
+                cluster,
+                transactional_id=transactional_id,
+                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+                # librdkafka refuses a message timeout beyond the transaction's.
+                **{"message_timeout_ms": TRANSACTION_TIMEOUT_MS, **config},
+            )
+        )
+
+    def open(self) -> None:
+        """Fence predecessors, end their transactions (blocking).
+
+        Raises:
+            Stop: no broker answers in time.
+            Rebuild: fenced meanwhile.
+        """
+        self._until_known("open transactional id " + self._id, self._kafka.init_transactions)
+
+    def begin(self) -> None:
+        """Start a transaction; local, no network."""
+        self._kafka.begin_transaction()
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        partition: int = -1,
+        timestamp_ms: int = 0,
+        headers: Headers | None = None,
+        on_delivery: OnDelivery | None = None,
+    ) -> None:
+        """Queue one record; waits while librdkafka's queue is full.
+
+        Args:
+            partition: -1 lets murmur2 of the key choose.
+            timestamp_ms: 0 means now.
+        """
+        more: dict[str, Any] = {}
+        if headers:
+            more["headers"] = list(headers)
+        if on_delivery is not None:
+            more["on_delivery"] = on_delivery
+        if timestamp_ms:
+            more["timestamp"] = timestamp_ms
+        deadline = 0.0
+        while True:
+            try:
+                self._kafka.produce(topic, value, key, partition, **more)
+                return
+            except BufferError:
+                now = time.monotonic()
+                deadline = deadline or now + self._deadline_s
+                if now > deadline:
+                    raise Stop(
+                        f"produce to {topic}: the queue stayed full for {self._deadline_s:.0f} s",
+                        hint="the broker does not take records; look at its log and its disk",
+                    ) from None
+                self._kafka.poll(0.05)
+            except KafkaException as exc:
+                raise self._sorted(exc, f"produce to {topic}") from exc
+
+    @property
+    def produce_fast(self) -> Callable[..., None]:
+        """librdkafka's own `produce`, for loops that know what they send; `BufferError` means poll and try again."""
+        return self._kafka.produce
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Serve delivery reports."""
+        self._kafka.poll(timeout_s)
+
+    def flush(self) -> None:
+        """Wait until everything queued is delivered or has failed (blocking)."""
+        deadline = time.monotonic() + self._deadline_s
+        while self._kafka.flush(1.0):
+            if time.monotonic() > deadline:
+                raise Stop(f"flush: records undelivered for {self._deadline_s:.0f} s", hint="is the broker up?")
+
+    def send_offsets(self, offsets: list[TopicPartition], group_metadata: Any) -> None:
+        """Make consumed offsets part of the transaction (blocking).
+
+        Raises:
+            Aborted: the transaction is gone; `lost` when the group has moved on without us.
+        """
+        self._until_known("send offsets", self._kafka.send_offsets_to_transaction, offsets, group_metadata)
+
+    def commit(self) -> None:
+        """Make it visible; asks again until the outcome is known (blocking).
+
+        Raises:
+            Aborted: nothing of it is visible.
+            Rebuild: fenced or fatal; the outcome is what `open()` of a new producer finds.
+        """
+        self._until_known("commit transaction", self._kafka.commit_transaction)
+
+    def abort(self) -> None:
+        """Make nothing of it visible (blocking)."""
+        self._kafka.purge(in_flight=False)
+        self._until_known("abort transaction", self._kafka.abort_transaction)
+
+    def close(self) -> None:
+        """Forget what is queued; an open transaction ends by its timeout or by the next owner's `open()`."""
+        self._kafka.purge()
+        self._kafka.flush(0)
+
+    def _until_known(self, doing: str, call: Callable[..., object], *args: Any) -> None:
+        deadline = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                call(*args, _CALL_S)
+                return
+            except KafkaException as exc:
+                error = kafka_error(exc)
+                retry = error.retriable() or error.code() == KafkaError._TIMED_OUT  # pyright: ignore[reportPrivateUsage]
+                if retry and not error.txn_requires_abort():
+                    if time.monotonic() > deadline:
+                        raise Stop(
+                            f"{doing}: no outcome after {self._deadline_s:.0f} s ({error.str()})",
+                            hint=f"is the broker at {self._cluster.bootstrap_servers} up?",
+                        ) from exc
+                    time.sleep(0.05)
+                    continue
+                raise self._sorted(exc, doing) from exc
+
+    def _sorted(self, exc: KafkaException, doing: str) -> Exception:
+        error = kafka_error(exc)
+        if error.fatal():
+            return Rebuild(f"{doing}: {error.str()}")
+        if error.txn_requires_abort() or is_lost(error):
+            self._until_known("abort transaction", self._kafka.abort_transaction)
+            return Aborted(f"{doing}: {error.str()}", lost=is_lost(error))
+        return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers)
