@@ -1,1 +1,13 @@
-"""What is computed."""
+"""What is computed: apps, agents, streams and tables, and the engine that runs them exactly once.
+
+`engine.py` has the loop and its laws; `table.py` and `state.py` what a table is; `commit.py` what a commit does.
+"""
+
+from faust import current_event
+
+from .app import App
+from .settings import EngineSettings
+from .stream import RecordBatch
+from .table import Table
+
+__all__ = ["App", "EngineSettings", "RecordBatch", "Table", "current_event"]

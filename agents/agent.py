@@ -1,0 +1,76 @@
+"""Agents: Faust's, with a failure policy, driven by runners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any, cast
+
+from faust.agents import Agent as FaustAgent
+from faust.agents.agent import _current_agent  # pyright: ignore[reportPrivateUsage]
+from faust.exceptions import ImproperlyConfigured
+from mode.utils.aiter import aiter
+
+from ..topics.errors import Usage
+from .runner import Runner
+from .settings import POLICIES
+
+__all__ = ["Agent"]
+
+
+class Agent(FaustAgent):
+    """An agent function and its instances.
+
+    Args:
+        on_failure: what happens to a record that makes the agent raise, or that cannot be decoded: `dead_letter`
+            (default: to `<topic>.dlq` with the reason), `skip` (logged and counted) or `fail` (the worker stops).
+            Either way, what the agent did with the record before it raised is undone.
+    """
+
+    def __init__(self, fun: Any, *, on_failure: str = "dead_letter", **kwargs: Any) -> None:
+        if on_failure not in POLICIES:
+            raise Usage(f"on_failure={on_failure!r}", hint=f"one of {', '.join(POLICIES)}")
+        self.on_failure = on_failure
+        super().__init__(fun, **kwargs)
+
+    def info(self) -> Any:
+        """As Faust's, with the policy."""
+        return {**super().info(), "on_failure": self.on_failure}
+
+    def stream(self, channel: Any = None, active_partitions: Any = None, **kwargs: Any) -> Any:
+        """As Faust's; the channel learns how many streams share its records."""
+        stream = super().stream(channel=channel, active_partitions=active_partitions, **kwargs)
+        if hasattr(stream.channel, "expected_streams"):
+            stream.channel.expected_streams = self.concurrency
+        return stream
+
+    async def _prepare_actor(self, aref: Any, beacon: Any) -> Any:
+        if isinstance(aref, Awaitable) and self._sinks:
+            raise ImproperlyConfigured("Agent must yield to use sinks")
+        first = [aref]
+
+        def make() -> Coroutine[Any, Any, Any]:
+            # A restart calls the agent function anew with the stream it had.
+            actor = first.pop() if first else self.actor_from_stream(
+                aref.stream, index=aref.index, active_partitions=aref.active_partitions
+            )
+            return _awaited(actor) if isinstance(actor, Awaitable) else self._slurp(actor, aiter(actor))
+
+        runner = Runner(cast(Any, self.app).engine, self.name, make, self.on_failure)
+        task = cast(Any, self.loop.create_task(self._run(runner)))
+        task._beacon = beacon
+        aref.actor_task = task
+        self._actors.add(aref)
+        return aref
+
+    async def _run(self, runner: Runner) -> None:
+        _current_agent.set(self)
+        try:
+            await runner.main()
+        except asyncio.CancelledError:
+            if not self.should_stop and not runner.engine.stopping:
+                raise
+
+
+async def _awaited(actor: Any) -> None:
+    await actor

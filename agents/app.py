@@ -1,0 +1,304 @@
+"""The app: a `faust.App` on librdkafka, exactly-once by default.
+
+Agents, topics, tables, timers, sinks, web views keep their Faust meaning. What differs is said where it differs:
+failure policies in `agent.py`, when things become visible in `engine.py`, types in `anabranch.topics.serde`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import faust
+from faust.app.router import Router as FaustRouter
+from faust.exceptions import SameNode
+from faust.types.enums import ProcessingGuarantee
+from mode.utils.objects import cached_property
+
+from ..topics.admin import Admin, TopicSpec
+from ..topics.client import Cluster
+from ..topics.errors import Usage
+from .agent import Agent
+from .engine import Engine
+from .replies import ReplyConsumer
+from .sender import Sender
+from .settings import EngineSettings
+from .stream import Stream
+from .table import Table
+from .topic import Topic
+from .transport import TableManager, Transport
+
+__all__ = ["App"]
+
+DEFAULT_PARTITIONS = 4
+
+
+class Router(FaustRouter):
+    """Who answers for a key. A worker answers for what it holds; others are not known to it yet."""
+
+    async def route_req(self, table_name: str, key: Any, web: Any, request: Any) -> Any:
+        """Answer here."""
+        raise SameNode
+
+    route_topic_req = route_req
+
+
+class App(faust.App):
+    """An app.
+
+    Args:
+        id: names the consumer group, the changelogs and the data folder.
+        processing_guarantee: `exactly_once` (default) or `at_least_once`.
+        topic_partitions: of topics and changelogs that do not say otherwise; 4.
+        settings: what an operator can turn in the engine.
+        options: Faust's settings, and of them `broker`, `datadir`, `web_*`, `topic_*`, `broker_commit_interval`
+            (seconds; an epoch's longest duration), `consumer_auto_offset_reset`.
+
+    The cluster is that of the command line, else `KAFKA_BOOTSTRAP_SERVERS`, else `broker`.
+    """
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 (Faust's name)
+        *,
+        settings: EngineSettings | None = None,
+        **options: Any,
+    ) -> None:
+        # A bounded run has an identity of its own, so that history is never added to live totals.
+        self.run_id = os.environ.get("ANABRANCH_RUN", "")
+        self.declared_id = id
+        base = settings or EngineSettings()
+        guarantee = options.setdefault("processing_guarantee", "exactly_once")
+        options.setdefault("topic_partitions", DEFAULT_PARTITIONS)
+        options.setdefault("broker_commit_interval", base.epoch_s)
+        options.setdefault("topic_disable_leader", True)
+        options.setdefault("autodiscover", False)
+        super().__init__(
+            f"{id}-run-{self.run_id}" if self.run_id else id,
+            Agent=Agent,
+            Stream=Stream,
+            Topic=Topic,
+            TableManager=TableManager,
+            Router=Router,
+            **options,
+        )
+        self.engine_settings = replace(
+            base,
+            exactly_once=ProcessingGuarantee(guarantee) == ProcessingGuarantee.EXACTLY_ONCE,
+            epoch_s=float(options["broker_commit_interval"]),
+            start_at_end=options.get("consumer_auto_offset_reset") == "latest",
+        )
+        self._cluster: Cluster | None = None
+        self.keep_identity = False
+        self.stopped_by: BaseException | None = None
+        self.stop_requested = asyncio.Event()
+        self._declared: set[str] = set()
+        self._dead_letter_topics: set[str] = set()
+
+    # The cluster ----------------------------------------------------------------------------------------------------
+
+    @property
+    def cluster(self) -> Cluster:
+        """Where this app's topics live."""
+        if self._cluster is None:
+            servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+            self._cluster = Cluster.named(servers or ",".join(f"{u.host}:{u.port}" for u in self.conf.broker))
+        return self._cluster
+
+    @cluster.setter
+    def cluster(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    @property
+    def engine(self) -> Engine:
+        """The loop."""
+        return cast(Engine, self.consumer)
+
+    @property
+    def engine_runs(self) -> bool:
+        """Whether sends join an epoch; clients send at once."""
+        return self._consumer is not None and self.started and not self.client_only and not self.producer_only
+
+    @cached_property
+    def sender(self) -> Sender:
+        """For what cannot wait for an epoch."""
+        return Sender(self.cluster)
+
+    @property
+    def max_record_bytes(self) -> int:
+        """Largest record that is sent."""
+        return self.conf.producer_max_request_size
+
+    @property
+    def live_tables(self) -> Iterable[Table]:
+        """All tables."""
+        return self.tables.data.values()
+
+    def _new_transport(self) -> Any:
+        return Transport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> Any:
+        return Transport(self.conf.broker_producer, self)
+
+    @cached_property
+    def _reply_consumer(self) -> Any:
+        return ReplyConsumer(self, loop=self.loop, beacon=self.beacon)
+
+    async def maybe_start_producer(self) -> Any:
+        """As Faust's; transactions are the engine's affair, so there is one kind of producer."""
+        await self.producer.maybe_start()
+        return self.producer
+
+    async def start_client(self) -> None:
+        """Start what `ask` from outside of a worker needs: a producer and the reply consumer."""
+        self.client_only = True
+        self.finalize()
+        await self.producer.maybe_start()
+
+    def is_leader(self) -> bool:
+        """One worker of the group is: the owner of partition 0 of the first topic."""
+        owned = self.engine.assignment()
+        return any(tp.partition == 0 and tp.topic == min(t.topic for t in owned) for tp in owned)
+
+    # Topics ---------------------------------------------------------------------------------------------------------
+
+    def topic(self, *topics: str, **options: Any) -> Any:
+        """As Faust's. In a bounded run topics are the run's own, named `<app>-run-<id>-<topic>`."""
+        if self.run_id and not options.get("has_prefix") and not options.get("internal"):
+            topics = tuple(name if name.startswith(self.conf.id) else f"{self.conf.id}-{name}" for name in topics)
+        return super().topic(*topics, **options)
+
+    async def declare(self, topics: Iterable[Any]) -> None:
+        """Create topics that do not exist, in one call."""
+        if not self.conf.topic_allow_declare:
+            return
+        specs = [
+            TopicSpec(
+                name,
+                topic.partitions or self.conf.topic_partitions,
+                topic.replicas or self.conf.topic_replication_factor,
+                _topic_config(topic),
+            )
+            for topic in topics
+            for name in topic.topics
+            if name not in self._declared
+        ]
+        await self._create(specs)
+
+    async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
+        """Create one topic by name."""
+        del options
+        await self._create([TopicSpec(topic, partitions, replication)])
+
+    async def _create(self, specs: list[TopicSpec]) -> None:
+        if specs:
+            admin = Admin(self.cluster)
+            existing = await asyncio.to_thread(admin.partitions, [spec.name for spec in specs])
+            await asyncio.to_thread(admin.create, [spec for spec in specs if spec.name not in existing])
+            self._declared |= {spec.name for spec in specs}
+
+    async def declare_changelogs(self) -> None:
+        """Create changelogs; check those that exist against the topics the app reads.
+
+        Raises:
+            Usage: a changelog has another number of partitions than every topic the app reads.
+        """
+        admin = Admin(self.cluster)
+        counts = await asyncio.to_thread(admin.partitions)
+        sources = {name: counts[name] for topic in self.topics for name in topic.topics if name in counts}
+        missing: list[TopicSpec] = []
+        for table in self.live_tables:
+            name = table.changelog_name
+            table.changelog_partitions = counts.get(name) or table.partitions or max(sources.values(), default=0)
+            if sources and table.changelog_partitions not in sources.values():
+                listed = ", ".join(f"{topic} has {n}" for topic, n in sorted(sources.items()))
+                raise Usage(
+                    f"table {table.name}: its changelog {name} has {table.changelog_partitions} partitions, but {listed}",
+                    hint="a table and the topics whose agents write to it need the same number of partitions; give "
+                    "partitions=…, or delete the changelog to compute the table anew",
+                )
+            if name not in counts:
+                config = {"cleanup.policy": "compact", **table.config}
+                missing.append(
+                    TopicSpec(name, table.changelog_partitions, self.conf.topic_replication_factor or 1, config)
+                )
+        await asyncio.to_thread(admin.create, missing)
+
+    def require_dead_letter_topic(self, name: str) -> None:
+        """Have it there before the epoch is committed."""
+        if name not in self._declared:
+            self._dead_letter_topics.add(name)
+
+    async def create_dead_letter_topics(self) -> None:
+        """Create what `require_dead_letter_topic` asked for."""
+        if self._dead_letter_topics:
+            names, self._dead_letter_topics = self._dead_letter_topics, set()
+            await self._create([TopicSpec(name, 1, self.conf.topic_replication_factor or 1) for name in names])
+
+    # Tables ---------------------------------------------------------------------------------------------------------
+
+    def Table(  # noqa: N802 (Faust's name)
+        self,
+        name: str,
+        *,
+        default: Any = None,
+        window: Any = None,
+        partitions: int | None = None,
+        help: str | None = None,  # noqa: A002 (Faust's name)
+        key_type: Any = None,
+        value_type: Any = None,
+        extra_topic_configs: Mapping[str, Any] | None = None,
+        **unsupported: Any,
+    ) -> Any:
+        """A table; see `anabranch.agents.table.Table`.
+
+        Raises:
+            Usage: an option that this version does not have.
+        """
+        if window is not None or unsupported:
+            names = sorted([*unsupported, *(["window"] if window is not None else [])])
+            raise Usage(f"table {name}: {', '.join(names)}: not supported", hint="see the README for what tables can do")
+        table = Table(
+            name,
+            default=default,
+            partitions=partitions,
+            key_type=key_type,
+            value_type=value_type,
+            help=help or "",
+            config={k: str(v) for k, v in (extra_topic_configs or {}).items()},
+        )
+        table.changelog_topic = self.topic(
+            f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True
+        )
+        return self.tables.add(cast(Any, table))
+
+    # Life -----------------------------------------------------------------------------------------------------------
+
+    async def on_stop(self) -> None:
+        """End at record boundaries, commit, leave the group; then stop what is left."""
+        self.stop_requested.set()
+        if self._consumer is not None:
+            await self.engine.leave()
+        await self.on_before_shutdown.send()
+        if "sender" in self.__dict__:
+            await self.sender.flush()
+        await self._maybe_close_http_client()
+
+    def raise_if_stopped(self) -> None:
+        """Raise what ended the engine, if something did."""
+        if self.stopped_by is not None:
+            raise self.stopped_by
+
+
+def _topic_config(topic: Any) -> dict[str, str]:
+    config = {str(k): str(v) for k, v in (topic.config or {}).items()}
+    if topic.compacting:
+        config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"
+    if topic.retention is not None:
+        config["retention.ms"] = str(int(float(topic.retention) * 1000))
+    return config
+
+

@@ -1,0 +1,141 @@
+"""Restoring: stores are brought to the end of their changelogs before an agent sees a record.
+
+Order of things, each step needed by the next:
+1. The worker's `init_transactions` has ended what a dead predecessor left open.
+2. The end is the *uncommitted* one. A stable offset can be visible before the changelog partition has its transaction
+   marker (KAFKA-10167); the committed end would miss the predecessor's last epoch.
+3. Read `read_committed` until the position reaches that end. Markers and aborted records occupy offsets, so counting
+   records cannot tell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from ..topics.admin import Admin
+from ..topics.client import Cluster
+from ..topics.errors import Stop, from_kafka
+from .state import PartitionState
+
+__all__ = ["RestoreProgress", "restore"]
+
+_BATCH = 10_000
+_STALLED_S = 120.0
+
+Key = tuple[str, int]
+
+
+@dataclass(slots=True)
+class RestoreProgress:
+    """How far a restore is.
+
+    Attributes:
+        records: read so far; offsets_left: between the positions and the ends, markers counted.
+        started_s: monotonic clock.
+    """
+
+    records: int = 0
+    offsets_left: int = 0
+    started_s: float = 0.0
+
+
+def restore(
+    cluster: Cluster,
+    admin: Admin,
+    states: dict[Key, PartitionState],
+    on_progress: Callable[[RestoreProgress], None] | None = None,
+) -> RestoreProgress:
+    """Bring stores to the end of their changelogs (blocking; run it beside the event loop).
+
+    Args:
+        states: (changelog topic, partition) -> the state to restore, from its store's position.
+
+    Raises:
+        Stop: the changelog's records before the store's position are gone, or the broker stopped answering.
+    """
+    progress = RestoreProgress(started_s=time.monotonic())
+    partitions = [TopicPartition(topic, partition) for topic, partition in states]
+    ends, begins = admin.ends(partitions), admin.begins(partitions)
+    todo: dict[Key, int] = {}
+    for at, state in states.items():
+        if state.store.position > ends[at]:
+            # The changelog was deleted and made anew, or the store is another cluster's.
+            raise Stop(
+                f"the local store of {at[0]} partition {at[1]} stands at {state.store.position}, beyond the "
+                f"changelog's end {ends[at]}",
+                hint="was the changelog topic deleted? Start the worker again to rebuild from what is there",
+            )
+        state.store.position = max(state.store.position, begins[at])
+        if ends[at] > state.store.position:
+            todo[at] = ends[at]
+    if not todo:
+        return progress
+    consumer = Consumer(
+        cluster.config(
+            group_id="anabranch-restore",  # required by librdkafka; nothing is ever committed under it
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_partition_eof=True,
+            # An end of partition is reported after this wait at the latest.
+            fetch_wait_max_ms=10,
+            fetch_queue_backoff_ms=2,
+            queued_min_messages=200_000,
+        )
+    )
+    try:
+        consumer.assign([TopicPartition(t, p, states[t, p].store.position) for t, p in todo])
+        _read(consumer, states, todo, progress, on_progress)
+    except KafkaException as exc:
+        raise from_kafka(exc, "restore", servers=cluster.bootstrap_servers) from exc
+    finally:
+        consumer.close()
+    for at in states:
+        states[at].forget_cache()
+    return progress
+
+
+def _read(
+    consumer: Any,
+    states: dict[Key, PartitionState],
+    todo: dict[Key, int],
+    progress: RestoreProgress,
+    on_progress: Callable[[RestoreProgress], None] | None,
+) -> None:
+    moved_s = time.monotonic()
+    while todo:
+        messages = consumer.consume(_BATCH, 0.1)
+        if messages:
+            moved_s = time.monotonic()
+        elif time.monotonic() - moved_s > _STALLED_S:
+            raise Stop(f"restore: nothing arrived for {_STALLED_S:.0f} s", hint="is the broker up?")
+        runs: dict[Key, list[Any]] = {}
+        for message in messages:
+            error = message.error()
+            if error is None:
+                runs.setdefault((message.topic(), message.partition()), []).append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
+                at = (message.topic(), message.partition())
+                if at in todo and message.offset() >= todo[at]:
+                    _apply(states[at], runs.pop(at, []), message.offset())
+                    del todo[at]
+            elif not error.retriable() and error.fatal():
+                raise KafkaException(error)
+        for at, run in runs.items():
+            end = run[-1].offset() + 1
+            _apply(states[at], run, end)
+            if at in todo and end >= todo[at]:
+                del todo[at]
+        progress.records += sum(1 for m in messages if m.error() is None) if messages else 0
+        progress.offsets_left = sum(end - states[at].store.position for at, end in todo.items())
+        if on_progress is not None:
+            on_progress(progress)
+
+
+def _apply(state: PartitionState, run: list[Any], position: int) -> None:
+    state.store.apply([(m.key(), m.value()) for m in run if m.key() is not None], position)

@@ -1,0 +1,189 @@
+"""The commit: performs the effects of an epoch, in one order, in one Kafka transaction.
+
+    begin → outputs → changelog (last value of each dirty key) → offsets, with the current group metadata → commit
+
+Laws. The stores are written after it, by the caller, and only if it returned. An outcome that is unknown is asked for
+again until it is known; nothing is aborted or applied on doubt. Every transaction of a worker that owns partitions
+carries offsets, unchanged ones if nothing was consumed, because only a transaction with offsets fences a zombie.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer, TopicPartition
+
+from ..topics.client import Cluster
+from ..topics.errors import Stop, from_kafka, is_lost, kafka_error
+from ..topics.producer import Aborted, TransactionalProducer, plain_producer_config
+from .effects import Output
+from .state import Changes
+
+__all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce"]
+
+_ATTEMPTS = 5
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """Everything one epoch wants of Kafka.
+
+    Attributes:
+        outputs: records to produce, in order.
+        changes: changelog topic -> partition -> (key, value or None for a tombstone).
+        offsets: next offsets to consume, with the marks of streams that are further in their metadata.
+        group: the consumer's group metadata, as it is now; None without a group.
+    """
+
+    outputs: Sequence[Output]
+    changes: Mapping[str, Mapping[int, Changes]]
+    offsets: list[TopicPartition]
+    group: Any
+
+
+Positions = dict[Key, int]
+"""(changelog topic, partition) -> the position after the epoch's last record in it."""
+
+
+class ExactlyOnce:
+    """Commits epochs as transactions of one transactional id."""
+
+    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+        self._kafka = TransactionalProducer(cluster, transactional_id)
+
+    def open(self) -> None:
+        """Fence and clean up after whoever had the id before (blocking)."""
+        self._kafka.open()
+
+    def commit(self, plan: EpochPlan) -> Positions:
+        """Perform it (blocking); returns the changelog positions after it.
+
+        Raises:
+            Aborted: with `lost`, the partitions are gone; the epoch belongs to nobody.
+            Rebuild: fenced.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._try(plan)
+            except Aborted as exc:
+                if exc.lost or attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _try(self, plan: EpochPlan) -> Positions:
+        kafka = self._kafka
+        kafka.begin()
+        positions = _produce(kafka.produce, kafka.produce_fast, plan)
+        if plan.offsets and plan.group is not None:
+            kafka.send_offsets(plan.offsets, plan.group)
+        kafka.commit()
+        return positions
+
+    def close(self) -> None:
+        """Nothing is open between commits."""
+        self._kafka.close()
+
+
+class AtLeastOnce:
+    """Produces, waits, then commits offsets: after a crash in between, an epoch is done again."""
+
+    def __init__(self, cluster: Cluster, consumer: Any) -> None:
+        self._cluster = cluster
+        self._kafka = Producer(plain_producer_config(cluster))
+        self._consumer = consumer
+        self._failed: KafkaException | None = None
+
+    def open(self) -> None:
+        """Nothing to clean up."""
+
+    def commit(self, plan: EpochPlan) -> Positions:
+        """As `ExactlyOnce.commit`, without its promise."""
+        positions = _produce(self._produce, self._kafka.produce, plan, self._note)
+        deadline = time.monotonic() + 120
+        while self._kafka.flush(1.0):
+            if time.monotonic() > deadline:
+                raise Stop("flush: records undelivered for 120 s", hint="is the broker up?")
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise from_kafka(failed, "produce", servers=self._cluster.bootstrap_servers) from failed
+        if plan.offsets and plan.group is not None:
+            try:
+                self._consumer.commit(offsets=plan.offsets, asynchronous=False)
+            except KafkaException as exc:
+                if is_lost(kafka_error(exc)):
+                    raise Aborted(f"commit offsets: {kafka_error(exc).str()}", lost=True) from exc
+                raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
+        return positions
+
+    def _note(self, error: Any, _message: Any) -> None:
+        if error is not None:
+            self._failed = self._failed or KafkaException(error)
+
+    def _produce(self, topic: str, value: Any, key: Any, partition: int, timestamp_ms: int, headers: Any) -> None:
+        more: dict[str, Any] = {"timestamp": timestamp_ms} if timestamp_ms else {}
+        while True:
+            try:
+                self._kafka.produce(
+                    topic, value, key, partition, headers=list(headers or ()), on_delivery=self._note, **more
+                )
+                return
+            except BufferError:
+                self._kafka.poll(0.05)
+
+    def poll(self, timeout_s: float) -> None:
+        """Serve delivery reports."""
+        self._kafka.poll(timeout_s)
+
+    def close(self) -> None:
+        """Nothing is outstanding between commits."""
+
+
+Committer = ExactlyOnce | AtLeastOnce
+
+
+def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any = None) -> Positions:
+    """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns."""
+    for output in plan.outputs:
+        produce(output.topic, output.value, output.key, output.partition, output.timestamp_ms, output.headers)
+    positions: Positions = {}
+    for topic, partitions in plan.changes.items():
+        for partition, changes in partitions.items():
+
+            def delivered(error: Any, message: Any, at: Key = (topic, partition)) -> None:
+                if error is None:
+                    positions[at] = message.offset() + 1
+                if note is not None:
+                    note(error, message)
+
+            # Only the last record of a partition reports where it went: an idempotent producer keeps the order, and a
+            # callback for each would cost as much as producing it.
+            last = changes[-1]
+            for key, value in changes[:-1]:
+                try:
+                    produce_fast(topic, value, key, partition)
+                except BufferError:
+                    _wait_and_produce(produce, topic, value, key, partition)
+            produce_last(produce_fast, topic, last, partition, delivered)
+    return positions
+
+
+def _wait_and_produce(produce: Any, topic: str, value: Any, key: bytes, partition: int) -> None:
+    produce(topic, value, key, partition, 0, None)
+
+
+def produce_last(produce_fast: Any, topic: str, change: tuple[bytes, bytes | None], partition: int, report: Any) -> None:
+    """Produce with a delivery report; the queue has room for one more."""
+    while True:
+        try:
+            produce_fast(topic, change[1], change[0], partition, on_delivery=report)
+            return
+        except BufferError:
+            time.sleep(0.01)
+
+

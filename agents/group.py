@@ -1,0 +1,219 @@
+"""The consumer group as the engine sees it: records in, assignments told, revokes served.
+
+Defaults, each measured on a real broker: classic protocol, range assignment (keeps co-partitioned topics on one
+worker) and static membership, because a worker that is killed and started again then has its partitions back in 0.7 s;
+without an identity it waits for the session timeout. A static member's `close()` does not leave the group, so leaving
+is `unsubscribe()` first.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from ..topics.admin import Admin
+from ..topics.client import Cluster
+from ..topics.errors import Stop, from_kafka, kafka_error
+from .assignment import Assignment, read_marks
+from .inbox import Position
+from .settings import EngineSettings
+
+__all__ = ["Group"]
+
+logger = logging.getLogger(__name__)
+
+_CALL_S = 30.0
+_KEEP_ALIVE_S = 1.0
+_error_of = Message.error
+
+
+class Group:
+    """Membership of one worker.
+
+    Args:
+        on_assign, on_revoke, on_lost: called inside `consume`, `keep_alive` and `close`, nowhere else.
+
+    Attributes:
+        kafka: the librdkafka consumer.
+        owned: partitions of this worker.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        group_id: str,
+        instance: str,
+        settings: EngineSettings,
+        on_assign: Callable[[Assignment], None],
+        on_revoke: Callable[[set[Position]], None],
+        on_lost: Callable[[set[Position]], None],
+    ) -> None:
+        self._cluster, self._group_id = cluster, group_id
+        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
+        self._from_end = settings.start_at_end
+        self.owned: set[Position] = set()
+        self._early: list[Any] = []
+        self._paused: list[TopicPartition] = []
+        self._polled_s = time.monotonic()
+        self._admin = Admin(cluster)
+        self._complained_s = 0.0
+        self.kafka: Any = Consumer(
+            cluster.config(
+                group_id=group_id,
+                group_instance_id=instance,
+                partition_assignment_strategy="range",
+                session_timeout_ms=settings.session_timeout_ms,
+                heartbeat_interval_ms=max(settings.session_timeout_ms // 10, 300),
+                max_poll_interval_ms=settings.max_poll_interval_ms,
+                enable_auto_commit=False,
+                enable_auto_offset_store=False,
+                # Earliest is chosen by us, and only where nothing was ever committed: see `_starts`.
+                auto_offset_reset="error",
+                isolation_level="read_committed",
+                # The default of 1,000 ms makes a fast consumer wait half of its time.
+                fetch_queue_backoff_ms=2,
+                queued_min_messages=200_000,
+                fetch_wait_max_ms=100,
+                topic_metadata_refresh_interval_ms=10_000,
+            )
+        )
+
+    def subscribe(self, topics: list[str]) -> None:
+        """Join the group, or change what is subscribed."""
+        self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def metadata(self) -> Any:
+        """The group metadata as it is now; part of every transaction."""
+        return self.kafka.consumer_group_metadata()
+
+    def consume(self, most: int) -> list[Any]:
+        """What has arrived, without waiting.
+
+        Raises:
+            Stop: fenced, a committed offset is gone, or another error that needs a human.
+        """
+        self._polled_s = time.monotonic()
+        if self._paused:
+            paused, self._paused = self._paused, []
+            self.kafka.resume([p for p in paused if Position(p.topic, p.partition) in self.owned])
+        messages = self._consume(most)
+        if self._early:
+            messages, self._early = self._early + messages, []
+        return messages
+
+    def keep_alive(self) -> None:
+        """Stay a member while agents are busy; partitions are paused for it, which purges librdkafka's queue."""
+        if time.monotonic() - self._polled_s < _KEEP_ALIVE_S:
+            return
+        self._polled_s = time.monotonic()
+        if self.owned and not self._paused:
+            self._paused = [TopicPartition(*at) for at in self.owned]
+            self.kafka.pause(self._paused)
+        self._early += self._consume(1)
+
+    def _consume(self, most: int) -> list[Any]:
+        try:
+            messages: list[Any] = self.kafka.consume(most, 0)
+        except KafkaException as exc:
+            raise from_kafka(exc, "consume", servers=self._cluster.bootstrap_servers) from exc
+        if any(map(_error_of, messages)):
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    self._sort(error, message)
+            messages = [message for message in messages if message.error() is None]
+        return messages
+
+    def _sort(self, error: Any, message: Any) -> None:
+        code = error.code()
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # pyright: ignore[reportPrivateUsage]
+            raise Stop(
+                f"group {self._group_id}: records of {message.topic()}[{message.partition()}] were deleted before they "
+                f"were read ({error.str()})",
+                hint="raise the topic's retention; to go on with what is there, set the group's offsets with "
+                "kafka-consumer-groups --reset-offsets",
+            )
+        if error.fatal():
+            raise Stop(
+                f"group {self._group_id}: {error.str()}",
+                hint="another process runs under this worker's identity; give each worker its own --datadir",
+            )
+        now = time.monotonic()
+        if now - self._complained_s > 5:
+            self._complained_s = now
+            logger.warning("consumer: %s", error.str())
+
+    def resume(self, partitions: Iterable[Position]) -> None:
+        """Let the records of freshly assigned partitions flow."""
+        self.kafka.resume([TopicPartition(*at) for at in partitions if at in self.owned])
+
+    def close(self, *, keep_identity: bool = False) -> None:
+        """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""
+        try:
+            if not keep_identity and self.owned:
+                self.kafka.unsubscribe()
+                deadline = time.monotonic() + 5
+                while self.owned and time.monotonic() < deadline:
+                    self.kafka.consume(1, 0.05)
+            self.kafka.close()
+        except (KafkaException, RuntimeError) as exc:
+            logger.warning("leaving the group: %s", exc)
+
+    # Callbacks ------------------------------------------------------------------------------------------------------
+
+    def _assigned(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        assignment = self._starts(partitions)
+        offsets = [TopicPartition(at.topic, at.partition, start) for at, start in assignment.starts.items()]
+        kafka.assign(offsets)
+        if offsets:
+            kafka.pause(offsets)
+        self._paused = []
+        self.owned = set(assignment.starts)
+        self._on_assign(assignment)
+
+    def _revoked(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        self._give_up(kafka, partitions, self._on_revoke)
+
+    def _lost(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        self._give_up(kafka, partitions, self._on_lost)
+
+    def _give_up(self, kafka: Any, partitions: list[TopicPartition], tell: Callable[[set[Position]], None]) -> None:
+        gone = {Position(p.topic, p.partition) for p in partitions}
+        self._early = []
+        tell(gone)
+        self.owned -= gone
+        kafka.unassign()
+
+    def _starts(self, partitions: list[TopicPartition]) -> Assignment:
+        """Committed offsets, waiting for those of open transactions; the beginning where there is none."""
+        assignment = Assignment()
+        without: list[TopicPartition] = []
+        for partition in self._committed(partitions):
+            at = Position(partition.topic, partition.partition)
+            if partition.offset >= 0:
+                assignment.starts[at] = partition.offset
+                for agent, mark in read_marks(partition.metadata).items():
+                    assignment.marks[at, agent] = mark
+            else:
+                without.append(partition)
+                assignment.uncommitted.append(at)
+        find = self._admin.ends if self._from_end else self._admin.begins
+        for at, offset in find(without).items():
+            assignment.starts[Position(*at)] = offset
+        return assignment
+
+    def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        if not partitions:
+            return []
+        deadline = time.monotonic() + _CALL_S
+        while True:
+            try:
+                return self.kafka.committed(partitions, timeout=_CALL_S)
+            except KafkaException as exc:
+                if not kafka_error(exc).retriable() or time.monotonic() > deadline:
+                    raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
+                time.sleep(0.05)

@@ -1,0 +1,170 @@
+"""What one stream has been handed, and how far it is.
+
+Progress is kept per stream and partition as the offset of the next record to handle. A stream takes a batch whole and
+iterates it without asking anybody (that is what makes it fast); the engine may *cut* the batch at a record boundary
+while the agent is suspended in the middle of it, and gets the rest back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+__all__ = ["Batch", "Inbox", "Position"]
+
+Message = Any
+"""A confluent_kafka.Message; its accessors cost as much as decoding JSON, so they are called as little as can be."""
+
+
+class Position(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class Batch(NamedTuple):
+    """A run of consecutive records of one partition; `end` is the offset after the last one."""
+
+    at: Position
+    messages: list[Message]
+    end: int
+
+
+class Inbox:
+    """The records of one stream.
+
+    Attributes:
+        marks: partition -> offset of the next record to handle.
+        poisoned: records that made the agent fail: (partition, offset) -> why. They go to the policy instead.
+        careful: hand out record by record, with a savepoint before each.
+        cut: no further records until the epoch is committed.
+        held: partition -> offset of the first record that was taken and is held back (`take`).
+        shared: several streams share the partition's records by key; then a batch is not cut, so that all of them
+            are equally far when the epoch is committed.
+    """
+
+    __slots__ = ("_queue", "_taken", "careful", "cut", "held", "marks", "poisoned", "shared", "waiting")
+
+    def __init__(self) -> None:
+        self.shared = False
+        self._queue: deque[Batch] = deque()
+        self._taken: Batch | None = None
+        self.marks: dict[Position, int] = {}
+        self.held: dict[Position, int] = {}
+        self.poisoned: dict[tuple[Position, int], BaseException] = {}
+        self.careful = False
+        self.cut = False
+        self.waiting = 0
+
+    def put(self, batch: Batch) -> None:
+        """Hand over a batch; records below the mark were handled in an epoch that is committed, and are left out."""
+        mark = self.marks.setdefault(batch.at, 0)
+        if batch.end <= mark:
+            return
+        messages = batch.messages
+        if messages and messages[0].offset() < mark:
+            messages = [m for m in messages if m.offset() >= mark]
+        else:
+            messages = list(messages)  # a cut takes the rest out of our list, and nobody else's
+        self._queue.append(Batch(batch.at, messages, batch.end))
+        self.waiting += len(messages)
+
+    def take(self) -> Batch | None:
+        """The next batch to iterate; None while there is nothing or the epoch is cut."""
+        if self.cut and not self.shared:
+            return None
+        while True:
+            if not self._queue:
+                return None
+            batch = self._queue.popleft()
+            if batch.messages:
+                break
+            self.marks[batch.at] = batch.end  # all of this run went to streams beside us
+        if self.careful or self.poisoned:
+            batch = self._part(batch)
+        self._taken = batch
+        self.waiting -= len(batch.messages)
+        return batch
+
+    def _part(self, batch: Batch) -> Batch:
+        """Up to the next poisoned record, or one record."""
+        count = 1 if self.careful else len(batch.messages)
+        if self.poisoned:
+            for i, message in enumerate(batch.messages[:count]):
+                if (batch.at, message.offset()) in self.poisoned:
+                    count = i or 1  # what comes before it first; then it, alone
+                    break
+        if count == len(batch.messages):
+            return batch
+        head, rest = batch.messages[:count], batch.messages[count:]
+        self._queue.appendleft(Batch(batch.at, rest, batch.end))
+        return Batch(batch.at, head, rest[0].offset())
+
+    def poison_of(self, batch: Batch) -> BaseException | None:
+        """Why the first record of a taken batch must not reach the agent, if so."""
+        return self.poisoned.get((batch.at, batch.messages[0].offset())) if self.poisoned else None
+
+    def done(self) -> None:
+        """The taken batch is handled up to where it was cut."""
+        batch = self._taken
+        if batch is not None:
+            self._taken = None
+            self.marks[batch.at] = batch.end
+
+    def cut_after(self, message: Message | None) -> None:
+        """No further records; of the taken batch nothing after `message`, the one the agent works on."""
+        self.cut = True
+        batch = self._taken
+        if batch is None or message is None or self.shared:
+            return
+        for i, candidate in enumerate(batch.messages):
+            if candidate is message:
+                break
+        else:
+            return
+        rest = batch.messages[i + 1 :]
+        if rest:
+            del batch.messages[i + 1 :]
+            self._queue.appendleft(Batch(batch.at, rest, batch.end))
+            self._taken = Batch(batch.at, batch.messages, rest[0].offset())
+            self.waiting += len(rest)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `take` would give something."""
+        return bool(self._queue) and (self.shared or not self.cut)
+
+    def again_from(self, message: Message) -> None:
+        """`message` is undone: it and what follows it in the taken batch come again."""
+        batch = self._taken
+        self._taken = None
+        if batch is None:
+            return
+        rest = [m for m in batch.messages if m.offset() >= message.offset()]
+        self._queue.appendleft(Batch(batch.at, rest, batch.end))
+        self.waiting += len(rest)
+        self.marks[batch.at] = message.offset()
+
+    def progress(self) -> dict[Position, int]:
+        """Partition -> offset of the next record to handle, what is held back counted as not handled."""
+        if not self.held:
+            return self.marks
+        return {at: min(mark, self.held.get(at, mark)) for at, mark in self.marks.items()}
+
+    def reset(self, marks: dict[Position, int]) -> None:
+        """Forget everything that was handed over; go on from `marks`."""
+        self._queue.clear()
+        self._taken = None
+        self.waiting = 0
+        self.held.clear()
+        self.marks = dict(marks)
+
+    def drop(self, lost: set[Position]) -> None:
+        """Forget partitions that are gone."""
+        self._queue = deque(batch for batch in self._queue if batch.at not in lost)
+        self.waiting = sum(len(batch.messages) for batch in self._queue)
+        for at in lost:
+            self.marks.pop(at, None)
+            self.held.pop(at, None)
+        self.poisoned = {where: why for where, why in self.poisoned.items() if where[0] not in lost}

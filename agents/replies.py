@@ -1,0 +1,56 @@
+"""Replies to `ask`: one assigned consumer, outside of any group, so that asking rebalances nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, cast
+
+from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+from faust.agents.models import ReqRepResponse
+from faust.agents.replies import ReplyConsumer as FaustReplyConsumer
+from faust.models import maybe_model
+
+__all__ = ["ReplyConsumer"]
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.005
+
+
+class ReplyConsumer(FaustReplyConsumer):
+    """Reads the reply topic from its end and fulfils the promises that wait."""
+
+    async def _start_fetcher(self, topic_name: str) -> None:
+        if topic_name in self._fetchers:
+            return
+        self._fetchers[topic_name] = None
+        app = cast(Any, self.app)
+        topic = self._reply_topic(topic_name)
+        await topic.maybe_declare()
+        consumer = await asyncio.to_thread(self._open, app.cluster, topic_name)
+        task = asyncio.get_running_loop().create_task(self._drain(consumer, topic))
+        self._fetchers[topic_name] = cast(Any, task)
+
+    @staticmethod
+    def _open(cluster: Any, topic_name: str) -> Consumer:
+        consumer = Consumer(cluster.config(group_id="anabranch-replies", enable_auto_commit=False, fetch_wait_max_ms=10))
+        end = consumer.get_watermark_offsets(TopicPartition(topic_name, 0), timeout=10)
+        consumer.assign([TopicPartition(topic_name, 0, end[1] if end else OFFSET_END)])
+        return consumer
+
+    async def _drain(self, consumer: Any, topic: Any) -> None:
+        try:
+            while not cast(Any, self.app).stop_requested.is_set():
+                messages = consumer.consume(100, 0)
+                for message in messages:
+                    if message.error() is not None:
+                        logger.warning("replies: %s", message.error().str())
+                        continue
+                    reply: ReqRepResponse = topic.decode_value(message.value())
+                    for promise in list(self._waiting.get(reply.correlation_id, ())):
+                        promise.fulfill(reply.correlation_id, maybe_model(reply.value))
+                if not messages:
+                    await asyncio.sleep(_POLL_S)
+        finally:
+            consumer.close()

@@ -1,0 +1,115 @@
+"""A runner drives one agent function: it steps it, and starts it anew after a failure or a redo.
+
+The stepper is what makes tables belong to somebody: before each resumption of the agent's coroutine the engine opens
+the tables at the partition of the agent's record, and closes them when the coroutine suspends. That serves several
+agents and any concurrency, and needs no context variables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+from ..topics.errors import Stop
+from .inbox import Position
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .stream import Stream
+
+__all__ = ["Runner"]
+
+
+class Runner:
+    """One agent instance.
+
+    Args:
+        make: makes a fresh coroutine of the agent function; called again after each failure.
+        policy: what to do with a record that fails: `dead_letter`, `skip` or `fail`.
+
+    Attributes:
+        stream: the stream whose record the agent works on; None before the first.
+        at: partition of that record.
+        steps: how often the coroutine was resumed; equal counts mean that nothing else can have run in between.
+    """
+
+    def __init__(self, engine: Engine, name: str, make: Callable[[], Coroutine[Any, Any, Any]], policy: str) -> None:
+        self.engine, self.name, self._make, self.policy = engine, name, make, policy
+        self.stream: Stream | None = None
+        self.at: Position | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.steps = 0
+        self._again: asyncio.Future[None] | None = None
+        self._cancelled_by_redo = False
+
+    async def main(self) -> None:
+        """The agent's task: run until it is cancelled; a failing record goes to the engine."""
+        self.task = asyncio.current_task()
+        self.engine.add_runner(self)
+        try:
+            while True:
+                try:
+                    await _stepped(self, self._make())
+                except asyncio.CancelledError:
+                    if not self._cancelled_by_redo:
+                        raise
+                    assert self.task is not None
+                    self.task.uncancel()
+                    self._cancelled_by_redo = False
+                except Exception as exc:  # noqa: BLE001 (whatever an agent raises belongs to its record)
+                    if not self.engine.failed(self, exc):
+                        self._again = self._again or asyncio.get_running_loop().create_future()
+                else:
+                    if self.engine.stopping:
+                        return
+                    raise Stop(
+                        f"agent {self.name} returned",
+                        hint="an agent iterates its stream for ever: `async for value in stream`",
+                    )
+                if self._again is not None:
+                    await self._again
+                    self._again = None
+        except Stop as exc:
+            await self.engine.stop_with(exc)
+        finally:
+            self.engine.remove_runner(self)
+
+    def halt(self) -> None:
+        """For a redo: leave the record, wait for `resume`."""
+        if self._again is None:
+            self._again = asyncio.get_running_loop().create_future()
+            self._cancelled_by_redo = True
+            assert self.task is not None
+            self.task.cancel()
+
+    @property
+    def halted(self) -> bool:
+        """Whether the agent's coroutine is gone and the runner waits for `resume`."""
+        return self._again is not None and not self._cancelled_by_redo
+
+    def resume(self) -> None:
+        """Start the agent function anew."""
+        self.stream = self.at = None
+        if self._again is not None and not self._again.done():
+            self._again.set_result(None)
+
+
+@types.coroutine
+def _stepped(runner: Runner, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    engine = runner.engine
+    thrown: BaseException | None = None
+    while True:
+        engine.enter(runner)
+        try:
+            waits_for = coro.send(None) if thrown is None else coro.throw(thrown)
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            engine.leave_agent()
+        thrown = None
+        try:
+            yield waits_for
+        except BaseException as exc:  # noqa: BLE001 (cancellation is the coroutine's to handle)
+            thrown = exc

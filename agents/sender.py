@@ -1,0 +1,85 @@
+"""Sending outside of any epoch: for clients, and for `ask`, which cannot wait for a commit that waits for it.
+
+At least once: a record that was sent is visible at once and stays, whatever becomes of the agent that sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from confluent_kafka import KafkaException, Producer
+from faust.types import TP
+from faust.types.tuples import RecordMetadata
+
+from ..topics.client import Cluster
+from ..topics.errors import from_kafka
+from ..topics.producer import plain_producer_config
+from .effects import Output
+
+__all__ = ["Sender"]
+
+_POLL_S = 0.002
+
+
+class Sender:
+    """An idempotent producer whose answers are futures. Started by its first use."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._kafka: Any = None
+        self._outstanding = 0
+        self._poller: asyncio.Task[None] | None = None
+
+    async def send(self, output: Output) -> asyncio.Future[RecordMetadata]:
+        """Queue a record; the future resolves when the broker has it."""
+        if self._kafka is None:
+            self._kafka = Producer(plain_producer_config(self._cluster))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[RecordMetadata] = loop.create_future()
+
+        def delivered(error: Any, message: Any) -> None:
+            self._outstanding -= 1
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(
+                    from_kafka(KafkaException(error), f"send to {output.topic}", servers=self._cluster.bootstrap_servers)
+                )
+                return
+            tp = TP(message.topic(), message.partition())
+            future.set_result(
+                RecordMetadata(tp.topic, tp.partition, tp, message.offset(), message.timestamp()[1] / 1000, 0)
+            )
+
+        more: dict[str, Any] = {"timestamp": output.timestamp_ms} if output.timestamp_ms else {}
+        while True:
+            try:
+                self._kafka.produce(
+                    output.topic,
+                    output.value,
+                    output.key,
+                    output.partition,
+                    headers=list(output.headers or ()),
+                    on_delivery=delivered,
+                    **more,
+                )
+                break
+            except BufferError:
+                self._kafka.poll(0)
+                await asyncio.sleep(_POLL_S)
+        self._outstanding += 1
+        if self._poller is None or self._poller.done():
+            self._poller = loop.create_task(self._poll())
+        return future
+
+    async def _poll(self) -> None:
+        while self._outstanding:
+            self._kafka.poll(0)
+            await asyncio.sleep(_POLL_S)
+
+    async def flush(self) -> None:
+        """Wait until everything sent is delivered or has failed."""
+        while self._outstanding:
+            self._kafka.poll(0)
+            await asyncio.sleep(_POLL_S)

@@ -1,0 +1,41 @@
+"""What an operator can turn, in a few small frozen pieces; each default says why it is what it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["EngineSettings", "FailurePolicy"]
+
+FailurePolicy = str
+POLICIES = ("dead_letter", "skip", "fail")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How the loop polls and commits.
+
+    Attributes:
+        exactly_once: one Kafka transaction an epoch; False produces and commits without one (at least once).
+        epoch_s: an epoch ends after this long at the latest.
+        commit_share: commits may take this share of the time when an epoch could end earlier.
+        batch_records: most records taken in one poll. Larger polls are cheaper a record; the loop takes fewer when
+            agents are slow, so that one poll's worth takes `batch_s`.
+        batch_s: how long one poll's worth of records should keep the agents busy.
+        backlog_records: most records handed over and not yet committed; above it nothing is polled.
+        effects: most outputs an epoch may hold before it is committed.
+        session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
+        start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
+        stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
+    """
+
+    exactly_once: bool = True
+    epoch_s: float = 0.1
+    commit_share: float = 0.2
+    batch_records: int = 20_000
+    batch_s: float = 0.05
+    backlog_records: int = 200_000
+    effects: int = 100_000
+    session_timeout_ms: int = 10_000
+    max_poll_interval_ms: int = 300_000
+    start_at_end: bool = False
+    stuck_s: float = 30.0

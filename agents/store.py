@@ -1,0 +1,62 @@
+"""Stores: the committed local state of one table partition, with the changelog position it stands at.
+
+Laws. A store holds bytes. `apply` takes the changes of one committed epoch and the changelog position after them as
+one write: it is called after Kafka's commit, never before, so a store can be behind its changelog and never ahead.
+Behind is normal; restoring repairs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+__all__ = ["MemoryStore", "Store"]
+
+
+class Store(Protocol):
+    """The contract; `tests/contract` holds every store to it."""
+
+    position: int
+    """Offset of the next changelog record to read; 0 for a new store."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The committed value, or None."""
+        ...
+
+    def apply(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
+        """Write changes (None deletes) and the position after them, as one."""
+        ...
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All committed pairs, in no particular order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class MemoryStore:
+    """A dict; it forgets everything with the process and is restored from the changelog."""
+
+    __slots__ = ("_data", "position")
+
+    def __init__(self) -> None:
+        self._data: dict[bytes, bytes] = {}
+        self.position = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._data.get(key)
+
+    def apply(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
+        data = self._data
+        for key, value in changes:
+            if value is None:
+                data.pop(key, None)
+            else:
+                data[key] = value
+        self.position = position
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._data.items())
+
+    def __len__(self) -> int:
+        return len(self._data)

@@ -1,0 +1,372 @@
+"""Streams: what an agent iterates.
+
+`async for value in stream` hands out values one by one, `async for batch in stream.batches()` the run of records that
+arrived together. Between two records the stream may be parked by the engine (nothing there, or an epoch is being
+committed); an agent is *running* from the moment it is handed a record until it asks for the next one.
+
+What a hot loop does not ask for it does not pay for: events, headers and timestamps are looked up when somebody reads
+`stream.current_event` or calls `current_event()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import faust
+from faust import Event as FaustEvent
+from faust.exceptions import Skip
+from faust.streams import _current_event  # pyright: ignore[reportPrivateUsage]
+from faust.types import TP
+from faust.types import Message as FaustMessage
+from mode import want_seconds
+from mode.utils.futures import maybe_async
+
+from .inbox import Batch, Inbox, Position
+from .runner import Runner
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .topic import Topic
+
+__all__ = ["RecordBatch", "Stream"]
+
+
+def to_event(app: Any, topic: Topic, message: Any) -> FaustEvent:
+    """Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds."""
+    timestamp_ms = message.timestamp()[1]
+    raw = FaustMessage(
+        topic=message.topic(),
+        partition=message.partition(),
+        offset=message.offset(),
+        timestamp=timestamp_ms / 1000,
+        timestamp_type=0,
+        headers=message.headers(),
+        key=message.key(),
+        value=message.value(),
+        checksum=None,
+    )
+    key, value = raw.key, raw.value
+    return FaustEvent(
+        app,
+        None if key is None else topic.decode_key(key),
+        None if value is None else topic.decode_value(value),
+        cast(Any, raw.headers),
+        raw,
+    )
+
+
+class RecordBatch(Sequence[Any]):
+    """A run of consecutive records of one partition.
+
+    Attributes:
+        topic, partition: where from.
+        offset: of the first record; `end`: the offset after the last one.
+        values: decoded values, in order.
+        messages: the records as librdkafka gives them, for keys, headers and timestamps.
+    """
+
+    __slots__ = ("end", "messages", "offset", "partition", "topic", "values")
+
+    def __init__(self, batch: Batch, messages: list[Any], values: list[Any]) -> None:
+        self.topic, self.partition = batch.at
+        self.messages, self.values = messages, values
+        self.offset = messages[0].offset() if messages else batch.end
+        self.end = batch.end
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        """Raw keys, in order."""
+        return [message.key() for message in self.messages]
+
+    @property
+    def timestamps_ms(self) -> list[int]:
+        """Record timestamps in milliseconds, in order."""
+        return [message.timestamp()[1] for message in self.messages]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+
+class Stream(faust.Stream):
+    """A Faust stream that takes batches from the engine."""
+
+    def __init__(self, channel: Any, **kwargs: Any) -> None:
+        super().__init__(channel, **kwargs)
+        self.inbox = Inbox()
+        self.running = False
+        self.runner: Runner | None = None
+        self.wakeup: asyncio.Future[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.committed: dict[Position, int] = {}
+        self._message: Any = None
+        self._event: Any = None
+        self._event_of: Any = None
+        self._registered = False
+
+    # What the engine reads and calls ------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """The loop that feeds this stream."""
+        return cast("Engine", self.app.consumer)
+
+    @property
+    def topic(self) -> Topic:
+        """The topic this stream iterates."""
+        return cast("Topic", self.channel)
+
+    @property
+    def name(self) -> str:
+        """Identity of this stream's progress: the agent's name, stable over restarts."""
+        return self.prefix or "stream"
+
+    @property
+    def message(self) -> Any:
+        """The record the agent works on, None while there is none."""
+        return self._message
+
+    def forget_message(self) -> None:
+        """The record is undone or handled."""
+        self._message = None
+
+    # Iteration ----------------------------------------------------------------------------------------------------
+
+    @property
+    def from_engine(self) -> bool:
+        """Whether records come from the engine; in-memory channels and plain iterables go Faust's own way."""
+        return hasattr(self.channel, "decode_value") and not self.app.client_only
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._values() if self.from_engine else super().__aiter__()
+
+    async def _begin(self) -> None:
+        self._finalized = True
+        _current_event.set(cast(Any, self._current))
+        await self.maybe_start()
+        if not self._registered:
+            self._registered = True
+            self.engine.add_stream(self)
+
+    async def _values(self) -> AsyncIterator[Any]:
+        await self._begin()
+        decode = self.topic.decode_value
+        while True:
+            batch = await self._next_batch()
+            if self._processors:
+                async for value in self._processed(batch):
+                    yield value
+                continue
+            for message in batch.messages:
+                self._message = message
+                try:
+                    value = decode(message.value())
+                except Exception as exc:  # noqa: BLE001 (decoders may be the user's)
+                    if message.value() is not None:
+                        self.engine.give_up(self, message, exc, "decode")
+                        continue
+                    value = None  # a tombstone
+                yield value
+
+    async def _processed(self, batch: Batch) -> AsyncIterator[Any]:
+        for message, value in self._decoded(batch):
+            self._message = message
+            try:
+                for processor in self._processors:
+                    value = await maybe_async(cast(Any, processor)(value))
+            except Skip:
+                continue
+            yield value
+
+    def _decoded(self, batch: Batch) -> Iterator[tuple[Any, Any]]:
+        decode = self.topic.decode_value
+        for message in batch.messages:
+            data = message.value()
+            try:
+                value = None if data is None else decode(data)
+            except Exception as exc:  # noqa: BLE001 (decoders may be the user's)
+                self._message = message
+                self.engine.give_up(self, message, exc, "decode")
+            else:
+                yield message, value
+
+    async def batches(self) -> AsyncIterator[RecordBatch]:
+        """Iterate over runs of records; each is a `RecordBatch` of one partition.
+
+        A batch is handled as one: when the agent raises, the batch is undone and comes again record by record, so that
+        exactly the failing record goes to its policy. Processors (`filter`, …) are not applied.
+        """
+        await self._begin()
+        while True:
+            batch = await self._next_batch()
+            pairs = list(self._decoded(batch))
+            if pairs:
+                self._message = pairs[-1][0]
+                yield RecordBatch(batch, [m for m, _ in pairs], [v for _, v in pairs])
+
+    async def _next_batch(self, timeout_s: float | None = None) -> Batch:
+        """The next records; waits for them, and for a running commit. With a timeout, an empty batch after it."""
+        engine, inbox = self.engine, self.inbox
+        if inbox.careful and self.running:
+            engine.savepoint(self)
+        inbox.done()
+        self._message = None
+        waited = False
+        while True:
+            batch = inbox.take() if self.running else None
+            if batch is None:
+                if waited and timeout_s is not None and self.running:
+                    return _NOTHING
+                await engine.park(self, timeout_s)
+                waited = True
+                continue
+            why = inbox.poison_of(batch)
+            if why is not None:
+                engine.give_up(self, batch.messages[0], why, "agent")
+                inbox.done()
+                continue
+            engine.at(self, batch.at)
+            return batch
+
+    # Taking several records at a time -----------------------------------------------------------------------------
+
+    async def take(self, max_: int, within: Any = None) -> AsyncIterator[list[Any]]:
+        """Lists of up to `max_` values of one partition, or what there is `within` seconds after the first of them.
+
+        What is held back counts as not handled: after a crash it comes again.
+        """
+        async for taken in self._take(max_, within):
+            yield [value for _, value in taken]
+
+    async def take_events(self, max_: int, within: Any = None) -> AsyncIterator[list[Any]]:
+        """As `take`, as events."""
+        async for taken in self._take(max_, within):
+            yield [to_event(self.app, self.topic, message) for message, _ in taken]
+
+    async def take_with_timestamp(
+        self, max_: int, within: Any, timestamp_field_name: str
+    ) -> AsyncIterator[list[Any]]:
+        """As `take`; values that are dicts get the record's timestamp (seconds) in a field."""
+        async for taken in self._take(max_, within):
+            for message, value in taken:
+                if isinstance(value, dict):
+                    value[timestamp_field_name] = message.timestamp()[1] / 1000
+            yield [value for _, value in taken]
+
+    noack_take = take
+
+    async def _take(self, max_: int, within: Any) -> AsyncIterator[list[tuple[Any, Any]]]:
+        await self._begin()
+        inbox, engine = self.inbox, self.engine
+        within_s = want_seconds(within) if within else None
+        loop = asyncio.get_running_loop()
+        held: dict[Position, list[tuple[Any, Any]]] = {}
+        due_at: dict[Position, float] = {}
+        while True:
+            # One record at a time after a failure, so that a group cannot hide which record failed.
+            size = 1 if inbox.careful else max_
+            wait_s = max(0.0, min(due_at.values()) - loop.time()) if due_at else None
+            batch = await self._next_batch(wait_s)
+            for at in [at for at in held if at not in inbox.held]:  # revoked meanwhile
+                del held[at]
+                due_at.pop(at, None)
+            for message, value in self._decoded(batch):
+                group = held.setdefault(batch.at, [])
+                if not group:
+                    inbox.held[batch.at] = message.offset()
+                    if within_s is not None:
+                        due_at[batch.at] = loop.time() + within_s
+                group.append((message, value))
+                if len(group) >= size:
+                    self._message = message
+                    yield held.pop(batch.at)
+                    due_at.pop(batch.at, None)
+                    inbox.held.pop(batch.at, None)
+            for at in [at for at, due in due_at.items() if due <= loop.time()]:
+                group = held.pop(at)
+                engine.at(self, at)
+                self._message = group[-1][0]
+                yield group
+                del due_at[at]
+                inbox.held.pop(at, None)
+
+    # Events -------------------------------------------------------------------------------------------------------
+
+    def _current(self) -> Any:
+        return self.current_event
+
+    @property
+    def current_event(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The event being handled, made when it is asked for."""
+        message = self._message
+        if message is None:
+            return self._event
+        if self._event_of is not message:
+            self._event = to_event(self.app, self.topic, message)
+            self._event_of = message
+        return self._event
+
+    @current_event.setter
+    def current_event(self, event: Any) -> None:
+        self._event = event
+
+    async def ack(self, event: Any) -> bool:
+        """Progress is kept by offset; there is nothing to acknowledge record by record."""
+        del event
+        return True
+
+    # Repartitioning -----------------------------------------------------------------------------------------------
+
+    def add_processor(self, processor: Any) -> None:
+        """As in Faust; the envelope of old-style requests is not used here, so its processor would only cost."""
+        if getattr(processor, "__name__", "") != "_maybe_unwrap_reply_request":
+            super().add_processor(processor)
+
+    def group_by(self, key: Any, **kwargs: Any) -> Any:
+        """As in Faust: a stream of the same values, repartitioned by another key."""
+        if self._finalized and self._next is not None:
+            return self._next  # the agent was restarted: the chain is there
+        return super().group_by(key, **kwargs)
+
+    def through(self, channel: Any) -> Any:
+        """As in Faust: a stream of the same values, by way of another topic."""
+        if self._finalized and self._next is not None:
+            return self._next
+        return super().through(channel)
+
+    async def _format_key(self, key: Any, value: Any) -> Any:
+        # Faust logs the error and drops the record; here it goes to the agent's policy like any other error.
+        if hasattr(key, "getattr"):
+            return key.getattr(value)
+        return await maybe_async(cast(Callable[[Any], Any], key)(value))
+
+    def _enable_passive(self, channel: Any, *, declare: bool = False) -> None:
+        if not self._passive:
+            self._passive = True
+            self.add_future(self._drain(channel, declare))
+
+    async def _drain(self, channel: Any, declare: bool) -> None:
+        if declare:
+            await channel.maybe_declare()
+        self._passive_started.set()
+        policy = self.engine.policy_of(self.name)
+        await Runner(self.engine, f"{self.name} (repartitioning)", self._exhaust, policy).main()
+
+    async def _exhaust(self) -> None:
+        async for _ in self:
+            pass
+
+
+_NOTHING = Batch(Position("", -1), [], 0)
+
+
+def positions(partitions: set[TP]) -> set[Position]:
+    """Faust's partitions as ours."""
+    return {Position(tp.topic, tp.partition) for tp in partitions}

@@ -1,0 +1,169 @@
+"""Topics: Faust's description of a topic, with our codecs and a short way into the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import faust
+from faust.types import TP
+from faust.types.tuples import RecordMetadata
+
+from ..topics.errors import BadRecord
+from ..topics.producer import Headers
+from ..topics.serde import codec
+from .effects import Output
+
+if TYPE_CHECKING:
+    from .app import App
+
+__all__ = ["Sent", "Topic"]
+
+
+class Sent:
+    """Answer of a send whose record waits for the gate: awaiting it gives the metadata, offset -1, at once."""
+
+    __slots__ = ("_metadata",)
+
+    def __init__(self, metadata: RecordMetadata) -> None:
+        self._metadata = metadata
+
+    def __await__(self) -> Any:
+        return self._metadata
+        yield  # makes this a generator that ends at once
+
+    def result(self) -> RecordMetadata:
+        """As a future's."""
+        return self._metadata
+
+
+def header_list(headers: Any) -> Headers | None:
+    """Headers as librdkafka takes them; a mapping or pairs, text values as UTF-8."""
+    if not headers:
+        return None
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return [(str(name), value if isinstance(value, bytes) else str(value).encode()) for name, value in pairs]
+
+
+class Topic(faust.Topic):
+    """A topic whose values have a declared type; see `anabranch.topics.serde` for what is declared how.
+
+    A `key_serializer` or `value_serializer` that is given keeps its Faust meaning.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.streams: list[Any] = []
+        self.expected_streams = 1
+        self._value = codec(None if self.value_serializer else self.value_type)
+        self._key = codec(self.key_type if self.key_type is not None else bytes)
+        registry = self.app.serializers
+        if self.value_serializer and self.value_type not in (bytes, str):
+            self.decode_value: Any = lambda data: registry.loads_value(
+                cast(Any, self.value_type), data, serializer=self.value_serializer
+            )
+        else:
+            self.decode_value = self._value.decode
+        self.decode_key: Any = self._key.decode
+
+    def encode_key(self, key: Any, serializer: Any = None) -> bytes | None:
+        """Key as bytes; text and numbers travel as text unless a type is declared."""
+        if key is None or isinstance(key, bytes):
+            return key
+        if serializer or self.key_serializer:
+            return self.prepare_key(key, serializer, self.schema, {})[0]
+        if self.key_type is None:
+            return str(key).encode()
+        return self._key.encode(key)
+
+    def encode_value(self, value: Any, serializer: Any = None) -> bytes | None:
+        """Value as bytes; bytes pass as they are, objects that know how to `dumps` themselves do."""
+        if value is None or isinstance(value, bytes):
+            return value
+        if serializer or self.value_serializer:
+            return self.prepare_value(value, serializer, self.schema, {})[0]
+        if hasattr(value, "dumps"):
+            return value.dumps()
+        if self.value_type is None and hasattr(value, "__struct_fields__"):
+            return codec(type(value)).encode(value)
+        return self._value.encode(value)
+
+    async def send(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        schema: Any = None,
+        key_serializer: Any = None,
+        value_serializer: Any = None,
+        callback: Any = None,
+        force: bool = False,
+    ) -> Any:
+        """Send a record with the running epoch; it is visible once the epoch is committed.
+
+        Args:
+            timestamp: seconds since 1970; None takes that of the record the agent works on, else now.
+            force: send at once, outside of any transaction (at least once); `ask` needs it.
+
+        Raises:
+            BadRecord: the value does not fit its type or is larger than the topic may take.
+        """
+        del schema
+        app = cast("App", self.app)
+        raw_key = self.encode_key(key, key_serializer)
+        raw_value = self.encode_value(value, value_serializer)
+        size = len(raw_value or b"") + len(raw_key or b"")
+        if size > app.max_record_bytes:
+            raise BadRecord(
+                f"a record of {size:,} bytes for topic {self.get_topic_name()} is over the limit of {app.max_record_bytes:,}",
+                hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
+            )
+        output = Output(
+            self.get_topic_name(),
+            raw_value,
+            raw_key,
+            -1 if partition is None else partition,
+            0 if timestamp is None else int(timestamp * 1000),
+            header_list(headers),
+        )
+        if force or not app.engine_runs:
+            return await app.sender.send(output)
+        app.engine.send(output)
+        tp = TP(output.topic, output.partition)
+        sent = Sent(RecordMetadata(tp.topic, tp.partition, tp, -1, timestamp, None))
+        if callback:
+            callback(sent)
+        return sent
+
+    def send_soon(self, **kwargs: Any) -> Any:
+        """Send from a plain function: as `send`, through the epoch."""
+        kwargs.pop("eager_partitioning", None)
+        coro = self.send(**kwargs)
+        try:
+            coro.send(None)
+        except StopIteration as sent:
+            return sent.value
+        coro.close()
+        raise BadRecord(f"topic {self.get_topic_name()}: send_soon needs a running worker", hint="use `await send(…)`")
+
+    async def publish_message(self, fut: Any, wait: bool = False) -> Any:
+        """Faust's own way to send: everything goes through `send`."""
+        message = fut.message
+        return await self.send(
+            key=message.key,
+            value=message.value,
+            partition=message.partition,
+            timestamp=message.timestamp,
+            headers=message.headers,
+        )
+
+    async def declare(self) -> None:
+        """Create the topic where it does not exist."""
+        await cast("App", self.app).declare([self])
+
+    async def maybe_declare(self) -> None:
+        """As `declare`."""
+        await self.declare()
