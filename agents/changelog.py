@@ -21,6 +21,7 @@ from ..topics.admin import Admin
 from ..topics.client import Cluster
 from ..topics.errors import Stop, from_kafka
 from .state import PartitionState
+from .store import Changes
 
 __all__ = ["RestoreProgress", "restore"]
 
@@ -96,7 +97,7 @@ def restore(
     finally:
         consumer.close()
     for at in states:
-        states[at].forget_cache()
+        states[at].forget_view()
     return progress
 
 
@@ -138,4 +139,7 @@ def _read(
 
 
 def _apply(state: PartitionState, run: list[Any], position: int) -> None:
-    state.store.apply([(m.key(), m.value()) for m in run if m.key() is not None], position)
+    # Within a run a key can come several times: a dict keeps the last.
+    last = {m.key(): m.value() for m in run if m.key() is not None}
+    values = list(last.values())
+    state.store.apply(Changes(list(last), values, deletes=None in values), position)

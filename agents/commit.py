@@ -20,7 +20,7 @@ from ..topics.client import Cluster
 from ..topics.errors import Stop, from_kafka, is_lost, kafka_error
 from ..topics.producer import Aborted, TransactionalProducer, plain_producer_config
 from .effects import Output
-from .state import Changes
+from .store import Changes
 
 __all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce"]
 
@@ -125,12 +125,26 @@ class AtLeastOnce:
         if error is not None:
             self._failed = self._failed or KafkaException(error)
 
-    def _produce(self, topic: str, value: Any, key: Any, partition: int, timestamp_ms: int, headers: Any) -> None:
-        more: dict[str, Any] = {"timestamp": timestamp_ms} if timestamp_ms else {}
+    def _produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        timestamp_ms: int = 0,
+        headers: Any = None,
+        on_delivery: Any = None,
+    ) -> None:
         while True:
             try:
                 self._kafka.produce(
-                    topic, value, key, partition, headers=list(headers or ()), on_delivery=self._note, **more
+                    topic,
+                    value,
+                    key,
+                    partition,
+                    timestamp=timestamp_ms,
+                    headers=list(headers or ()),
+                    on_delivery=on_delivery or self._note,
                 )
                 return
             except BufferError:
@@ -163,27 +177,12 @@ def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any = None)
 
             # Only the last record of a partition reports where it went: an idempotent producer keeps the order, and a
             # callback for each would cost as much as producing it.
-            last = changes[-1]
-            for key, value in changes[:-1]:
+            keys, values = changes.keys, changes.values
+            for key, value in zip(keys[:-1], values[:-1], strict=True):
                 try:
                     produce_fast(topic, value, key, partition)
                 except BufferError:
-                    _wait_and_produce(produce, topic, value, key, partition)
-            produce_last(produce_fast, topic, last, partition, delivered)
+                    produce(topic, value, key, partition)
+            produce(topic, values[-1], keys[-1], partition, on_delivery=delivered)
     return positions
-
-
-def _wait_and_produce(produce: Any, topic: str, value: Any, key: bytes, partition: int) -> None:
-    produce(topic, value, key, partition, 0, None)
-
-
-def produce_last(produce_fast: Any, topic: str, change: tuple[bytes, bytes | None], partition: int, report: Any) -> None:
-    """Produce with a delivery report; the queue has room for one more."""
-    while True:
-        try:
-            produce_fast(topic, change[1], change[0], partition, on_delivery=report)
-            return
-        except BufferError:
-            time.sleep(0.01)
-
 

@@ -1,11 +1,13 @@
 """One partition of one table: the committed store, what this epoch changed, and a cache of decoded values.
 
-    overlay (the table itself)  ->  epoch  ->  cache  ->  store
-    changes since the agent         changes     decoded    bytes,
-    was last resumed                of this     values     committed
-                                    epoch
+    overlay (the table itself)  ->  view  ->  epoch  ->  store
+    changes since the agent         values     changes    bytes,
+    turned to this partition        at hand    of this    committed
+                                               epoch
 
 Reads fall through from left to right; at the gate the epoch is encoded once, whatever number of records touched a key.
+The view holds immutable values that are current, committed or not, so that a hot key is decoded once; it is a cache,
+and everything in it can be found further right.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..topics.serde import Codec
-from .store import Store
+from .store import Changes, Store
 
 __all__ = ["ABSENT", "IMMUTABLE", "PartitionState"]
 
@@ -28,14 +30,11 @@ class _Absent:
 
 ABSENT: Any = _Absent()
 
-# Values of exactly these types can be shared between the cache and agents; all others are private copies.
+# Values of exactly these types can be shared between the view and agents; all others are private copies.
 IMMUTABLE = frozenset({int, float, str, bytes, bool, type(None)})
 
-# Entries, a partition; beyond it the cache starts anew. It saves encoding the key, a look-up and decoding for hot keys.
-CACHE_ENTRIES = 250_000
-
-Changes = list[tuple[bytes, bytes | None]]
-
+# Entries of the view, a partition; beyond it the view starts anew.
+VIEW_ENTRIES = 250_000
 
 class PartitionState:
     """See the module's picture.
@@ -47,29 +46,42 @@ class PartitionState:
             their bytes differ.
     """
 
-    __slots__ = ("_cache", "_keys", "_values", "borrowed", "epoch", "store")
+    __slots__ = ("_keys", "_values", "borrowed", "epoch", "store", "view")
 
     def __init__(self, store: Store, keys: Codec, values: Codec) -> None:
         self.store, self._keys, self._values = store, keys, values
         self.epoch: dict[Any, Any] = {}
         self.borrowed: dict[Any, tuple[Any, bytes, bool]] = {}
-        self._cache: dict[Any, Any] = {}
+        self.view: dict[Any, Any] = {}
+
+    def move(self, overlay: dict[Any, Any], deleted: set[Any]) -> None:
+        """Take over an overlay and the keys deleted with it."""
+        for key in deleted:
+            self.epoch[key] = ABSENT
+            self.view.pop(key, None)
+        if len(self.view) + dict.__len__(overlay) > VIEW_ENTRIES:
+            self.view.clear()
+        items = dict.items(overlay)
+        self.epoch.update(items)
+        if IMMUTABLE.issuperset(map(type, dict.values(overlay))):
+            self.view.update(items)
+        else:
+            for key, value in items:
+                if type(value) in IMMUTABLE:
+                    self.view[key] = value
+                else:
+                    self.view.pop(key, None)
 
     def committed(self, key: Any) -> Any:
-        """The committed value, shared if immutable and a private copy if not; ABSENT where there is none."""
-        try:
-            return self._cache[key]
-        except KeyError:
-            pass
+        """The committed value, a private copy if it is mutable; ABSENT where there is none."""
         data = self.store.get(self._keys.encode(key))
-        if data is None:
-            return ABSENT
-        value = self._values.decode(data)
-        if type(value) in IMMUTABLE:
-            if len(self._cache) >= CACHE_ENTRIES:
-                self._cache.clear()
-            self._cache[key] = value
-        return value
+        return ABSENT if data is None else self._values.decode(data)
+
+    def remember(self, key: Any, value: Any) -> None:
+        """Keep an immutable committed value at hand."""
+        if len(self.view) >= VIEW_ENTRIES:
+            self.view.clear()
+        self.view[key] = value
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
         """All committed pairs, decoded."""
@@ -92,45 +104,40 @@ class PartitionState:
         Raises:
             BadRecord: a key or value cannot be encoded so that it would come back as it is.
         """
+        keys: list[bytes]
+        values: list[bytes | None]
+        if not self.borrowed and ABSENT not in self.epoch.values():
+            values = list(self._values.encode_all(self.epoch.values()))
+            return Changes(self._keys.encode_all(self.epoch.keys()), values, deletes=False)
         encode_key, encode = self._keys.encode, self._values.encode
-        changes: Changes = []
-        add = changes.append
-        if self.borrowed:
-            for key, value in self.epoch.items():
-                data = None if value is ABSENT else encode(value)
-                borrowed = self.borrowed.get(key)
-                if borrowed is None or borrowed[0] is not value or data != borrowed[1]:
-                    add((encode_key(key), data))
-                elif not borrowed[2] and self.committed(key) is not ABSENT:
-                    add((encode_key(key), None))  # deleted, then its default was read and left alone
-        else:
-            for key, value in self.epoch.items():
-                add((encode_key(key), None if value is ABSENT else encode(value)))
-        return changes
+        keys, values = [], []
+        for key, value in self.epoch.items():
+            data = None if value is ABSENT else encode(value)
+            borrowed = self.borrowed.get(key)
+            if borrowed is not None and borrowed[0] is value and data == borrowed[1]:
+                if borrowed[2] or self.committed(key) is ABSENT:
+                    continue
+                data = None  # deleted, then its default was read and left alone
+            keys.append(encode_key(key))
+            values.append(data)
+        return Changes(keys, values, deletes=None in values)
 
     def apply(self, changes: Changes, position: int) -> None:
-        """Kafka has committed: write to the store, keep what is cheap to keep, start a new epoch."""
+        """Kafka has committed: write to the store, start a new epoch. The view stays; what is in it is committed now."""
         self.store.apply(changes, position)
-        cache = self._cache
-        if len(cache) + len(self.epoch) > CACHE_ENTRIES:
-            cache.clear()
-        if self.borrowed or not IMMUTABLE.issuperset(map(type, self.epoch.values())):
-            for key, value in self.epoch.items():
-                if type(value) in IMMUTABLE:
-                    cache[key] = value
-                else:
-                    cache.pop(key, None)
-        else:
-            cache.update(self.epoch)
-        self.drop()
+        self.epoch.clear()
+        self.borrowed.clear()
 
-    def forget_cache(self) -> None:
+    def forget_view(self) -> None:
         """After the store was written past us (a restore)."""
-        self._cache.clear()
+        self.view.clear()
 
     def drop(self) -> None:
         """Forget the epoch."""
-        self.epoch.clear()
+        if self.epoch:
+            for key in self.epoch:
+                self.view.pop(key, None)
+            self.epoch.clear()
         self.borrowed.clear()
 
     def private_copy(self, value: Any) -> Any:

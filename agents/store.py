@@ -7,10 +7,28 @@ Behind is normal; restoring repairs it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["MemoryStore", "Store"]
+__all__ = ["Changes", "MemoryStore", "Store"]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The last value of each changed key of one table partition; two lists, because that is what is fast to go through.
+
+    Attributes:
+        keys, values: side by side; None deletes.
+        deletes: whether there is a None among the values.
+    """
+
+    keys: list[bytes]
+    values: list[bytes | None]
+    deletes: bool
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 class Store(Protocol):
@@ -23,8 +41,8 @@ class Store(Protocol):
         """The committed value, or None."""
         ...
 
-    def apply(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
-        """Write changes (None deletes) and the position after them, as one."""
+    def apply(self, changes: Changes, position: int) -> None:
+        """Write changes and the position after them, as one."""
         ...
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
@@ -46,13 +64,13 @@ class MemoryStore:
     def get(self, key: bytes) -> bytes | None:
         return self._data.get(key)
 
-    def apply(self, changes: Iterable[tuple[bytes, bytes | None]], position: int) -> None:
-        data = self._data
-        for key, value in changes:
-            if value is None:
-                data.pop(key, None)
-            else:
-                data[key] = value
+    def apply(self, changes: Changes, position: int) -> None:
+        # Written all at once, then what was deleted is taken out: a loop here costs more than Kafka's part of a commit.
+        self._data.update(zip(changes.keys, changes.values, strict=True))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if changes.deletes:
+            for key, value in zip(changes.keys, changes.values, strict=True):
+                if value is None:
+                    self._data.pop(key, None)
         self.position = position
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:

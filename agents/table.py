@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from ..topics.errors import BadRecord, Stop, Usage
 from ..topics.serde import Codec, codec, key_codec
-from .state import ABSENT, IMMUTABLE, Changes, PartitionState
-from .store import MemoryStore
+from .state import ABSENT, IMMUTABLE, PartitionState
+from .store import Changes, MemoryStore
 
 __all__ = ["ClosedTable", "Table"]
 
@@ -71,6 +71,7 @@ class Table(dict[Any, Any]):
         self.states: dict[int, PartitionState] = {}
         self._set_aside: dict[int, PartitionState] = {}
         self._state: PartitionState | None = None
+        self._view: dict[Any, Any] = {}
         self._partition = -1
         self._topic = ""
         self._writers: set[str] = set()
@@ -84,7 +85,9 @@ class Table(dict[Any, Any]):
         """Show `partition` to an agent that reads `topic`."""
         if partition != self._partition or topic != self._topic:
             self.leave()
-            self._topic, self._partition, self._state = topic, partition, self.states.get(partition)
+            state = self.states.get(partition)
+            self._topic, self._partition, self._state = topic, partition, state
+            self._view = state.view if state is not None else {}
         self.__class__ = Table
 
     def close(self) -> None:
@@ -100,9 +103,7 @@ class Table(dict[Any, Any]):
             self.discard_overlay()
             raise self._no_partition()
         self._writers.add(self._topic)
-        for key in self._deleted:
-            state.epoch[key] = ABSENT
-        state.epoch.update(dict.items(self))
+        state.move(self, self._deleted)
         self.discard_overlay()
 
     def discard_overlay(self) -> None:
@@ -113,7 +114,7 @@ class Table(dict[Any, Any]):
     def drop_epoch(self) -> None:
         """Forget everything that is not committed."""
         self.discard_overlay()
-        self._partition, self._state, self._topic = -1, None, ""
+        self._partition, self._state, self._topic, self._view = -1, None, "", {}
         self._writers.clear()
         for state in self.states.values():
             state.drop()
@@ -146,13 +147,13 @@ class Table(dict[Any, Any]):
         for topic in self._writers:
             if partitions_of(topic) != self.changelog_partitions:
                 raise self._mismatch(topic, partitions_of(topic))
-        return {p: changes for p, state in self.states.items() if state.epoch and (changes := state.encode())}
+        return {p: changes for p, state in self.states.items() if state.epoch and len(changes := state.encode())}
 
     def epoch_committed(self, changes: Mapping[int, Changes], positions: Mapping[int, int]) -> None:
         """Kafka has committed `changes`; `positions` are the changelog positions after them."""
         for partition, state in self.states.items():
             made = changes.get(partition)
-            if made:
+            if made is not None:
                 state.apply(made, positions[partition])
             else:
                 state.drop()
@@ -200,12 +201,19 @@ class Table(dict[Any, Any]):
     # The agent's side -------------------------------------------------------------------------------------------
 
     def __missing__(self, key: Any) -> Any:
+        if not self._deleted:
+            try:
+                return self._view[key]
+            except KeyError:
+                pass
         state = self._need_state()
         value = ABSENT if key in self._deleted else state.epoch.get(key, _UNTOUCHED)
         if value is _UNTOUCHED:
             value = state.committed(key)
             if value is not ABSENT:
-                if type(value) not in IMMUTABLE:
+                if type(value) in IMMUTABLE:
+                    state.remember(key, value)
+                else:
                     state.borrow(key, value, existed=True)
                     dict.__setitem__(self, key, value)
                 return value

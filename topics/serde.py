@@ -13,7 +13,7 @@ A missing payload (a tombstone) is None whatever the type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -39,10 +39,18 @@ class Codec:
         encode: value to bytes; raises `BadRecord` for a value that would come back as something else.
     """
 
-    __slots__ = ("decode", "encode", "name")
+    __slots__ = ("_fast", "_safe", "decode", "encode", "name")
 
-    def __init__(self, name: str, decode: Decode, encode: Encode) -> None:
+    def __init__(
+        self, name: str, decode: Decode, encode: Encode, *, fast: Encode | None = None, safe: frozenset[type] = frozenset()
+    ) -> None:
+        """`fast` encodes values of the `safe` types without looking at them first."""
         self.name, self.decode, self.encode = name, decode, encode
+        self._fast, self._safe = fast or encode, safe
+
+    def encode_all(self, values: Collection[Any]) -> list[bytes]:
+        """`encode` of each value, several times faster where all are of safe types."""
+        return list(map(self._fast if self._safe.issuperset(map(type, values)) else self.encode, values))
 
     def __repr__(self) -> str:
         return f"Codec({self.name})"
@@ -75,7 +83,9 @@ def _encode_bytes(value: Any) -> bytes:
 
 _RAW = Codec("bytes", lambda data: data, _encode_bytes)
 _TEXT = Codec("text", lambda data: data.decode(), _encode_text)
-_JSON = Codec("json", msgspec.json.Decoder().decode, _encode_json)
+_JSON = Codec(
+    "json", msgspec.json.Decoder().decode, _encode_json, fast=_json_encoder.encode, safe=_JSON_ROUND_TRIP
+)
 
 
 def codec(declared: Any = None) -> Codec:
@@ -99,7 +109,9 @@ def codec(declared: Any = None) -> Codec:
 def key_codec(declared: Any = None) -> Codec:
     """The codec of a table's keys: as `codec`, but JSON arrays come back as tuples, since lists cannot be keys."""
     if declared is None:
-        return Codec("json key", _decode_json_key, _encode_json_key)
+        return Codec(
+            "json key", _decode_json_key, _encode_json_key, fast=_json_encoder.encode, safe=frozenset({str, int})
+        )
     return codec(declared)
 
 

