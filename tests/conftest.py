@@ -1,0 +1,199 @@
+"""One broker for the whole session, and names that nobody else uses in it.
+
+`ANABRANCH_TEST_BROKER` chooses: `container` (fails where there is no engine or image), `embedded`, or `auto` (default:
+a container where a Docker engine answers and has the image already, else embedded). `ANABRANCH_TEST_IMAGE` names the
+image.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+from anabranch.topics.admin import Admin
+from anabranch.topics.broker import EmbeddedBroker
+from anabranch.topics.client import Cluster
+from anabranch.topics.distribution import KAFKA_VERSION
+from anabranch.topics.errors import Stop
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+ENGINE_S = 2
+READY_S = 60.0
+DRAIN_S = 30.0
+CLIENT_PORT = 9092
+
+# What a single node needs, in the form that the official image (and deploy/kafka-image.py) takes. The broker also calls
+# itself, for coordinators and for transactions: at INTERNAL, because the address for the host leads nowhere in there.
+CONTAINER = {
+    "KAFKA_PROCESS_ROLES": "broker,controller",
+    "KAFKA_NODE_ID": "1",
+    "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:9094",
+    "KAFKA_LISTENERS": f"CLIENT://:{CLIENT_PORT},INTERNAL://localhost:9093,CONTROLLER://localhost:9094",
+    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "KAFKA_INTER_BROKER_LISTENER_NAME": "INTERNAL",
+    "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+    "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
+    "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+    "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+    "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
+    "KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS": "4",
+    "KAFKA_TRANSACTION_ABORT_TIMED_OUT_TRANSACTION_CLEANUP_INTERVAL_MS": "1000",
+    "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+    "KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS": "1000",
+    "KAFKA_GROUP_CONSUMER_MIN_SESSION_TIMEOUT_MS": "1000",
+    "KAFKA_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS": "100",
+    "KAFKA_LOG_RETENTION_MS": "-1",
+}
+
+Fresh = Callable[..., str]
+Drain = Callable[..., list[Message]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which broker the session uses, and why."""
+
+    image: str  # empty: embedded
+    why: str
+
+
+@cache
+def choice() -> Choice:
+    """Decide in at most `ENGINE_S` seconds; in particular, nothing is pulled to find out."""
+    mode = os.environ.get("ANABRANCH_TEST_BROKER", "auto")
+    image = os.environ.get("ANABRANCH_TEST_IMAGE", f"apache/kafka:{KAFKA_VERSION}")
+    if mode not in ("auto", "container", "embedded"):
+        pytest.exit(f"ANABRANCH_TEST_BROKER={mode}: expected auto, container or embedded", returncode=4)
+    if mode != "auto":
+        return Choice(image if mode == "container" else "", "ANABRANCH_TEST_BROKER says so")
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        engine = docker.from_env(timeout=ENGINE_S)
+        try:
+            engine.images.get(image)
+        finally:
+            engine.close()
+    except ImageNotFound:
+        return Choice("", f"the Docker engine does not have {image}; `docker pull` it to test against a container")
+    except DockerException:
+        return Choice("", "no Docker engine answers")
+    return Choice(image, "a Docker engine answers and has the image")
+
+
+def pytest_report_header() -> str:
+    chosen = choice()
+    return f"broker: {f'container {chosen.image}' if chosen.image else f'embedded {KAFKA_VERSION}'} ({chosen.why})"
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Cluster]:
+    """A cluster of one broker that all tests of the session share."""
+    chosen = choice()
+    if chosen.image:
+        with container(chosen.image) as cluster:
+            yield cluster
+    else:
+        with EmbeddedBroker(on_progress=print) as embedded:
+            yield Cluster(embedded.bootstrap_servers)
+
+
+@contextmanager
+def container(image: str) -> Iterator[Cluster]:
+    """Kafka in a container, reachable on loopback."""
+    import docker
+    from testcontainers.core.config import testcontainers_config
+    from testcontainers.core.container import DockerContainer
+
+    engine = docker.from_env(timeout=ENGINE_S)
+    # Ryuk removes containers of a killed session. Where its image is not there, we go without rather than fail.
+    present = {tag for found in engine.images.list() for tag in found.tags}
+    testcontainers_config.ryuk_disabled = testcontainers_config.ryuk_image not in present
+    engine.close()
+    # The broker tells clients where to find it, so the port has to be known before it starts.
+    with socket.socket() as look:
+        look.bind(("127.0.0.1", 0))
+        port = look.getsockname()[1]
+    # KafkaContainer of testcontainers writes a start script for another vendor's image.
+    kafka = DockerContainer(image)
+    kafka.ports[CLIENT_PORT] = ("127.0.0.1", port)  # type: ignore[assignment]  # Docker's form of "on loopback only"
+    for name, value in CONTAINER.items():
+        kafka.with_env(name, value)
+    kafka.with_env("KAFKA_ADVERTISED_LISTENERS", f"CLIENT://127.0.0.1:{port},INTERNAL://localhost:9093")
+    with kafka:
+        cluster = Cluster(f"127.0.0.1:{port}", {"log_level": "0"})
+        _await_container(kafka, cluster)
+        yield Cluster(cluster.bootstrap_servers)
+
+
+def _await_container(kafka: object, cluster: Cluster) -> None:
+    admin, deadline = Admin(cluster), time.monotonic() + READY_S
+    while True:
+        try:
+            admin.partitions(timeout_s=1.0)
+            return
+        except Stop as exc:
+            wrapped = kafka.get_wrapped_container()  # type: ignore[attr-defined]
+            wrapped.reload()
+            if wrapped.status not in ("created", "running") or time.monotonic() > deadline:
+                log = wrapped.logs(tail=30).decode(errors="replace")
+                raise RuntimeError(f"the container is {wrapped.status} and no broker answers:\n{log}") from exc
+
+
+@pytest.fixture
+def fresh() -> Fresh:
+    """Makes names that no other test uses: `fresh("orders")` is `orders-1f0c9a7e`."""
+
+    def name(stem: str = "t") -> str:
+        return f"{stem}-{uuid.uuid4().hex[:8]}"
+
+    return name
+
+
+@pytest.fixture
+def drain(broker: Cluster) -> Drain:
+    """Reads a topic to its end: `drain(topic)`, or `drain(topic, committed=False)` to see aborted records as well."""
+
+    def read(topic: str, *, committed: bool = True, cluster: Cluster = broker) -> list[Message]:
+        return list(read_to_end(cluster, topic, committed=committed))
+
+    return read
+
+
+def read_to_end(cluster: Cluster, topic: str, *, committed: bool) -> Iterator[Message]:
+    waiting = set(range(Admin(cluster).partitions([topic])[topic]))
+    consumer = Consumer(
+        cluster.config(
+            group_id=f"drain-{uuid.uuid4().hex}",
+            enable_auto_commit=False,
+            enable_partition_eof=True,
+            fetch_wait_max_ms=5,  # the end of a partition shows itself as a fetch that waits in vain
+            auto_offset_reset="earliest",
+            isolation_level="read_committed" if committed else "read_uncommitted",
+        )
+    )
+    deadline = time.monotonic() + DRAIN_S
+    try:
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in waiting])
+        while waiting:
+            assert time.monotonic() < deadline, f"no end of {topic} partitions {waiting} in {DRAIN_S:.0f} s"
+            message = consumer.poll(0.2)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                yield message
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                waiting.discard(message.partition())
+    finally:
+        consumer.close()
