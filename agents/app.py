@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import faust
@@ -76,6 +77,7 @@ class App(faust.App):
         options.setdefault("broker_commit_interval", base.epoch_s)
         options.setdefault("topic_disable_leader", True)
         options.setdefault("autodiscover", False)
+        options.setdefault("datadir", str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / id))
         super().__init__(
             f"{id}-run-{self.run_id}" if self.run_id else id,
             Agent=Agent,
@@ -91,6 +93,7 @@ class App(faust.App):
             epoch_s=float(options["broker_commit_interval"]),
             start_at_end=options.get("consumer_auto_offset_reset") == "latest",
         )
+        self.declared_broker = _servers(options["broker"]) if "broker" in options else None
         self._cluster: Cluster | None = None
         self.keep_identity = False
         self.stopped_by: BaseException | None = None
@@ -104,8 +107,9 @@ class App(faust.App):
     def cluster(self) -> Cluster:
         """Where this app's topics live."""
         if self._cluster is None:
-            servers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-            self._cluster = Cluster.named(servers or ",".join(f"{u.host}:{u.port}" for u in self.conf.broker))
+            self._cluster = Cluster.named(
+                os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or self.declared_broker or "localhost:9092"
+            )
         return self._cluster
 
     @cluster.setter
@@ -287,10 +291,19 @@ class App(faust.App):
             await self.sender.flush()
         await self._maybe_close_http_client()
 
+    def _create_directories(self) -> None:
+        self.conf.appdir.mkdir(parents=True, exist_ok=True)
+
     def raise_if_stopped(self) -> None:
         """Raise what ended the engine, if something did."""
         if self.stopped_by is not None:
             raise self.stopped_by
+
+
+def _servers(broker: Any) -> str:
+    """Bootstrap servers of Faust's `broker` setting: `kafka://host:port`, several with `;` or as a list."""
+    urls = broker if isinstance(broker, list | tuple) else str(broker).split(";")
+    return ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)
 
 
 def _topic_config(topic: Any) -> dict[str, str]:

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import Stop, from_kafka, kafka_error
+from ..topics.errors import Stop, from_kafka, kafka_error, passes
 from .assignment import Assignment, read_marks
 from .inbox import Position
 from .settings import EngineSettings
@@ -214,6 +214,6 @@ class Group:
             try:
                 return self.kafka.committed(partitions, timeout=_CALL_S)
             except KafkaException as exc:
-                if not kafka_error(exc).retriable() or time.monotonic() > deadline:
+                if not passes(kafka_error(exc)) or time.monotonic() > deadline:
                     raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
                 time.sleep(0.05)

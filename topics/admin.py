@@ -10,7 +10,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPar
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from .client import Cluster
-from .errors import Stop, from_kafka, kafka_error
+from .errors import Stop, from_kafka, kafka_error, passes
 
 __all__ = ["Admin", "TopicSpec"]
 
@@ -128,7 +128,7 @@ class Admin:
                 return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
             except KafkaException as exc:
                 # A topic that was made a moment ago has no leader on every broker yet.
-                if not kafka_error(exc).retriable() or time.monotonic() > deadline:
+                if not passes(kafka_error(exc)) or time.monotonic() > deadline:
                     raise from_kafka(exc, "list offsets", servers=self._cluster.bootstrap_servers) from exc
                 time.sleep(0.02)
 

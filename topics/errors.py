@@ -14,7 +14,18 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
-__all__ = ["AnabranchError", "BadRecord", "Rebuild", "Retry", "Stop", "Usage", "from_kafka", "kafka_error"]
+__all__ = [
+    "AnabranchError",
+    "BadRecord",
+    "Rebuild",
+    "Retry",
+    "Stop",
+    "Usage",
+    "from_kafka",
+    "is_lost",
+    "kafka_error",
+    "passes",
+]
 
 
 class AnabranchError(Exception):
@@ -72,6 +83,25 @@ _LOST = frozenset(
 _UNREACHABLE = frozenset(
     {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}  # pyright: ignore[reportPrivateUsage]
 )
+
+
+# Right after a topic is made or a broker started, some brokers do not know yet. librdkafka's admin calls report these
+# without calling them retriable.
+_NOT_YET = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+
+
+def passes(error: KafkaError) -> bool:
+    """Whether `error` goes away by itself: ask again for a while."""
+    return error.retriable() or error.code() in _NOT_YET
 
 
 def kafka_error(exc: KafkaException) -> KafkaError:

@@ -1,1 +1,1 @@
-"""Ready-made jobs."""
+"""Ready-made jobs: small apps to start from, and what `make demo` runs."""

@@ -1,0 +1,5 @@
+"""`python -m anabranch`: the `anabranch` command."""
+
+from .replay.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""The keyed sum: lines `key,int` → map → sum by key.
+
+The same agent serves both regimes:
+
+    anabranch run anabranch.agents.jobs.keyed_sum --input data.txt --key-before , --output result.txt
+    anabranch -A anabranch.agents.jobs.keyed_sum worker
+
+A line that is no `key,int` goes to the dead letter topic, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..app import App
+
+app = App("keyed-sum")
+lines = app.topic("lines", value_type=str, partitions=4)
+totals = app.Table("totals", default=int, help="total by key")
+
+
+def parse(line: str) -> tuple[str, int]:
+    """Key and number of a line.
+
+    >>> parse("apples, 3")
+    ('apples', 3)
+    """
+    key, comma, number = line.partition(",")
+    if not comma or not key:
+        raise ValueError(f"expected key,int, not {line!r}")
+    return key, int(number)
+
+
+@app.agent(lines, name="total")
+async def total(stream: Any) -> None:
+    """Sum by key."""
+    async for line in stream:
+        key, number = parse(line)
+        totals[key] += number

@@ -1,0 +1,163 @@
+"""Where runs stand: the compacted topic of runs.
+
+    topic   anabranch-runs, one partition, cleanup.policy=compact
+    key     run id
+    value   JSON of `RunState`, written in the same transaction as the records it counts
+
+So the state that a `read_committed` reader finds is exactly that of the records it finds. It must be read after the
+run's own `TransactionalProducer.open()`: that ends what a dead predecessor left open, and fences a living one, so that
+the state cannot change behind the reader's back. Unknown fields are ignored: a newer program's state can be read.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from ..topics.admin import Admin, TopicSpec
+from ..topics.client import Cluster
+from ..topics.errors import Stop, from_kafka
+from .source import Position
+
+__all__ = ["BROKER_DEFAULT", "RUNS_TOPIC", "RunState", "Runs"]
+
+RUNS_TOPIC = "anabranch-runs"
+
+# Another run's transaction that its death left open holds back what follows it until the broker ends it: the timeout
+# of 10 s, and the broker's look at timeouts every 10 s.
+_READ_S = 60.0
+_MESSAGES = 1_000
+_POLL_S = 0.02  # `consume` waits this long in full unless it can fill the batch
+
+# Replicas of a topic: as many as the cluster is set up to give.
+BROKER_DEFAULT = -1
+
+
+class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What a run has done, as of its last transaction.
+
+    Attributes:
+        specs: the sources that were named; with `format` and `topic`, what was asked.
+        fingerprint: of the files, see `History.fingerprint`.
+        position: of the next item; opaque.
+        sent, skipped, dead_letters, blank: counts of lines or records since the run began.
+        counts: records sent, by partition.
+        marks: end marks: by partition, the offset after the last record sent; none where nothing was sent.
+        done: the sources were read to their end.
+        started_ms, updated_ms: wall clock, milliseconds since 1970.
+    """
+
+    run_id: str
+    topic: str
+    specs: tuple[str, ...]
+    format: dict[str, Any]
+    fingerprint: str
+    started_ms: int
+    updated_ms: int = 0
+    position: Position | None = None
+    sent: int = 0
+    skipped: int = 0
+    dead_letters: int = 0
+    blank: int = 0
+    counts: dict[int, int] = {}
+    marks: dict[int, int] = {}
+    done: bool = False
+
+
+class Runs:
+    """The topic of runs of a cluster."""
+
+    def __init__(self, cluster: Cluster, topic: str = RUNS_TOPIC) -> None:
+        self._cluster = cluster
+        self._admin = Admin(cluster)
+        self.topic = topic
+
+    def create(self) -> None:
+        """Make the topic where it is missing.
+
+        Raises:
+            Stop: it exists and is not what runs can be kept in.
+        """
+        # Small segments, because only closed ones are compacted, and every start reads them all.
+        config = {"cleanup.policy": "compact", "segment.bytes": str(16 * 1024 * 1024)}
+        found = self._admin.partitions([self.topic]).get(self.topic)
+        if found is None:
+            self._admin.create([TopicSpec(self.topic, 1, BROKER_DEFAULT, config)])
+        elif found != 1 or "compact" not in self._admin.config(self.topic).get("cleanup.policy", ""):
+            raise Stop(
+                f"topic {self.topic} holds the positions of runs and must be compacted and have 1 partition",
+                hint="it was made by somebody else: delete it if nothing in it matters",
+            )
+
+    def read(self, run_id: str) -> RunState | None:
+        """The committed state of a run; None where it never committed anything (blocking).
+
+        Raises:
+            Stop: the topic cannot be read to its end in a minute, or the state is not one.
+        """
+        value = self._last(run_id.encode())
+        if value is None:
+            return None
+        try:
+            return msgspec.json.decode(value, type=RunState)
+        except msgspec.DecodeError as exc:
+            raise Stop(f"the state of run {run_id} in {self.topic} cannot be read: {exc}") from None
+
+    def holds(self, state: RunState) -> bool:
+        """Whether the topic still has the offsets that the run wrote to; if not, it was deleted or made anew."""
+        partitions = self._admin.partitions([state.topic]).get(state.topic, 0)
+        if any(partition >= partitions for partition in state.marks):
+            return False
+        ends = self._admin.ends([TopicPartition(state.topic, partition) for partition in state.marks])
+        return all(ends[state.topic, partition] >= mark for partition, mark in state.marks.items())
+
+    @staticmethod
+    def record(state: RunState) -> tuple[bytes, bytes]:
+        """Key and value that keep a state."""
+        return state.run_id.encode(), msgspec.json.encode(state)
+
+    def _last(self, key: bytes) -> bytes | None:
+        partition = TopicPartition(self.topic, 0)
+        # The end with open transactions: behind one of them may stand what our predecessor committed.
+        end = self._admin.ends([partition])[self.topic, 0]
+        if end <= self._admin.begins([partition])[self.topic, 0]:
+            return None
+        consumer = Consumer(
+            self._cluster.config(
+                group_id="anabranch-replay",
+                enable_auto_commit=False,
+                enable_auto_offset_store=False,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                enable_partition_eof=True,
+                fetch_wait_max_ms=50,
+            )
+        )
+        last: Any = None
+        deadline = time.monotonic() + _READ_S
+        position = 0
+        try:
+            consumer.assign([TopicPartition(self.topic, 0, 0)])
+            while position < end:
+                if time.monotonic() > deadline:
+                    raise Stop(
+                        f"{self.topic} could not be read to its end in {_READ_S:.0f} s (at {position} of {end})",
+                        hint="another program may hold a transaction open on it; see kafka-transactions.sh",
+                    )
+                for message in consumer.consume(_MESSAGES, _POLL_S):
+                    error = message.error()
+                    # Markers and aborted records have offsets too; only the end-of-partition event tells of them.
+                    if error is None:
+                        if message.key() == key:
+                            last = message.value()
+                        position = (message.offset() or 0) + 1
+                    elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
+                        position = max(position, message.offset() or 0)
+                    elif not error.retriable():
+                        raise from_kafka(KafkaException(error), f"read {self.topic}")
+        finally:
+            consumer.close()
+        return last

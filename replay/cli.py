@@ -1,0 +1,457 @@
+"""The `anabranch` command. Flags win over the environment, which wins over defaults."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..topics.client import Cluster
+from ..topics.errors import AnabranchError, Usage
+from .format import Format
+from .ground import Ground, ground, home
+
+__all__ = ["main"]
+
+_LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
+Command = Callable[..., Any]
+
+
+def _cluster_options(command: Command) -> Command:
+    command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(command)
+    return click.option(
+        "-b", "--bootstrap-server", metavar="HOST:PORT", help="A Kafka cluster. Without it a broker of our own is started."
+    )(command)
+
+
+def _format_options(command: Command) -> Command:
+    for option in (
+        click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
+        click.option("--columns", metavar="A,B,…", help="Names of CSV columns; the file then has no header line."),
+        click.option("--delimiter", metavar="C", help="Of CSV cells."),
+        click.option("--format", "kind", type=click.Choice(["auto", "text", "csv", "jsonl"]), default="auto", show_default=True),
+        click.option("--key-before", metavar="C", help="Text: what stands before the first C is the key."),
+        click.option("--encoding", default="utf-8", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def _options(pairs: tuple[str, ...]) -> dict[str, str]:
+    handed_down = tuple(line for line in os.environ.get("ANABRANCH_OPTIONS", "").splitlines() if line)
+    return Cluster.parse_options((*handed_down, *pairs))
+
+
+@contextlib.contextmanager
+def _on(bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None) -> Generator[Ground]:
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    with ground(bootstrap_server, _options(options), declared=declared, on_progress=say) as place:
+        if place.broker is not None:
+            stats = place.broker
+            say(
+                f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
+                f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
+            )
+        yield place
+
+
+def _log(level: str | None, *, default: str = "warn") -> None:
+    numeric = {"crit": logging.CRITICAL, "warn": logging.WARNING}.get(
+        (level or default).lower(), getattr(logging, (level or default).upper(), logging.WARNING)
+    )
+    logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Service life cycles are of interest to who works on us, not to who works with us.
+    for noisy in ("mode", "faust", "aiohttp", "anabranch.agents.app", "anabranch.agents.transport"):
+        logging.getLogger(noisy).setLevel(max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-A", "--app", "app_name", metavar="MODULE", help="The app: module, module:app or path/to/file.py.")
+@click.option("-W", "--workdir", type=click.Path(exists=True, file_okay=False), help="Change to this folder first.")
+@click.version_option(package_name="anabranch", prog_name="anabranch")
+@click.pass_context
+def cli(context: click.Context, app_name: str | None, workdir: str | None) -> None:
+    """Stream processing on Kafka, with replay: one program for the live topic and for a file of history.
+
+    \b
+    Examples:
+      anabranch -A shop worker -l info
+      anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
+      anabranch replay data.txt --to lines --key-before ,
+      anabranch -A shop tables totals
+    """
+    if workdir:
+        os.chdir(workdir)
+    context.obj = app_name
+
+
+def _app_name(context: click.Context) -> str:
+    if not context.obj:
+        raise Usage("no app", hint="name it: anabranch -A MODULE …")
+    return context.obj
+
+
+@cli.command()
+@click.option("-l", "--loglevel", type=_LEVELS, default="warn", show_default=True)
+@click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Identity and state of this worker.")
+@click.option("--with-web/--without-web", default=True, show_default=True, help="Serve tables and metrics on loopback.")
+@click.option("-p", "--web-port", type=int, help="Of the web views; another free one where it is taken.")
+@click.option("--web-host", help="Name under which other workers reach this one.")
+@click.option("--web-bind", help="Address to listen at; loopback unless given.")
+@click.option("--keep-identity", is_flag=True, help="On SIGTERM keep the partitions for this worker's restart.")
+@click.option("--end-with-stdin", is_flag=True, hidden=True)
+@_cluster_options
+@click.pass_context
+def worker(
+    context: click.Context,
+    loglevel: str,
+    datadir: Path | None,
+    with_web: bool,
+    web_port: int | None,
+    web_host: str | None,
+    web_bind: str | None,
+    keep_identity: bool,
+    end_with_stdin: bool,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Run the app's agents for ever: SIGTERM drains, commits, leaves the group, exits 0.
+
+    \b
+    Examples:
+      anabranch -A shop worker -l info
+      anabranch -A shop worker -b kafka:9092 -X security.protocol=SSL -X ssl.ca.location=ca.pem
+    """
+    from ..agents.worker import run_worker
+    from .loading import load_app
+
+    _log(loglevel)
+    app = load_app(_app_name(context))
+    with _on(bootstrap_server, options, app.declared_broker) as place:
+        app.cluster = place.cluster
+        app.keep_identity = keep_identity
+        conf = app.conf
+        if datadir is not None:
+            datadir.mkdir(parents=True, exist_ok=True)
+            conf.datadir = datadir
+        conf.web_enabled = with_web and conf.web_enabled
+        conf.web_bind = web_bind or "127.0.0.1"
+        if web_port is not None:
+            conf.web_port = web_port
+        if web_host is not None:
+            conf.web_host = web_host
+        if end_with_stdin:
+            threading.Thread(target=_end_with_stdin, daemon=True).start()
+        run_worker(app, on_ready=_say_ready)
+
+
+def _end_with_stdin() -> None:
+    # Not through sys.stdin, whose lock a thread that never ends would hold at the interpreter's exit.
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _say_ready(app: Any) -> None:
+    web = f"   web http://{app.conf.web_bind}:{app.conf.web_port}" if app.conf.web_enabled else ""
+    partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(app.engine.assignment())) or "no partitions yet"
+    click.echo(f"{app.conf.id}: ready on {app.cluster.bootstrap_servers}   pid {os.getpid()}{web}\n  {partitions}", err=True)
+
+
+@cli.command()
+@click.argument("module", required=False)
+@click.option("-i", "--input", "inputs", multiple=True, metavar="[TOPIC=]PATH", help="File, glob or archive; may be repeated.")
+@click.option("--then", multiple=True, metavar="[TOPIC=]PATH", help="An input that starts when those before are through.")
+@click.option("-k", "--key", multiple=True, metavar="[TOPIC=]FIELD", help="Field that becomes the record's key.")
+@click.option("-t", "--time", "times", multiple=True, metavar="[TOPIC=]FIELD", help="Field that holds the record's time.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt .csv .json .jsonl .parquet")
+@click.option("--table", help="The table that is the result; needed where the app has several and --output is given.")
+@click.option("--run-id", help="Name of the run; else it follows from program, inputs and options.")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
+@click.option("-l", "--loglevel", type=_LEVELS, default="warn", show_default=True)
+@_format_options
+@_cluster_options
+@click.pass_context
+def run(
+    context: click.Context,
+    module: str | None,
+    inputs: tuple[str, ...],
+    then: tuple[str, ...],
+    key: tuple[str, ...],
+    times: tuple[str, ...],
+    output: Path | None,
+    table: str | None,
+    run_id: str | None,
+    processes: int,
+    on_bad_line: str,
+    loglevel: str,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+    **form: Any,
+) -> None:
+    """Run an app over history: replay, drain, write the result, exit 0.
+
+    The run has topics, tables and a group of its own, so it never touches live totals. Started again after a crash it
+    goes on where it was; started again when it is finished it only writes the result anew.
+
+    \b
+    Examples:
+      anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
+      anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour \\
+          --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
+    """
+    from .run import BoundedRun, Input, split_input
+    from .show import RunView, show_run
+
+    _log(loglevel)
+    name = module or _app_name(context)
+    if not inputs and not then:
+        raise Usage("nothing to run over", hint="--input FILE")
+    staged = [(0, text) for text in inputs] + [(stage, text) for stage, text in enumerate(then, 1)]
+    asked: list[Input] = []
+    for stage, text in staged:
+        topic, path = split_input(text)
+        this_form = _format(form, key=_scoped(key, topic), time=_scoped(times, topic))
+        asked.append(Input(topic, (path,), this_form, stage))
+    asked = _together(asked)
+    with _on(bootstrap_server, options) as place, RunView() as view:
+        bounded = BoundedRun(
+            place.cluster,
+            name,
+            asked,
+            output=output,
+            table=table,
+            run_id=run_id,
+            processes=processes,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            watcher=view,
+        )
+        with _terminated_as_interrupt():
+            report = bounded.execute()
+    show_run(report)
+
+
+def _together(inputs: list[Any]) -> list[Any]:
+    """Inputs of one topic, format and stage are one source: they are read one after another."""
+    merged: dict[Any, Any] = {}
+    for asked in inputs:
+        at = (asked.topic, asked.stage, asked.format)
+        before = merged.get(at)
+        merged[at] = asked if before is None else type(asked)(at[0], (*before.specs, *asked.specs), at[2], at[1])
+    return list(merged.values())
+
+
+def _scoped(values: tuple[str, ...], topic: str | None) -> str | None:
+    """The value for a topic: `TOPIC=X` for that one, `X` for all."""
+    found = None
+    for value in values:
+        scope, equals, name = value.partition("=")
+        if not equals:
+            found = found or value
+        elif scope == topic:
+            return name
+    return found
+
+
+def _format(form: dict[str, Any], **more: Any) -> Format:
+    columns = form.get("columns")
+    return Format(
+        kind=form["kind"],
+        key_before=form.get("key_before"),
+        columns=tuple(columns.split(",")) if columns else None,
+        delimiter=form.get("delimiter"),
+        encoding=form["encoding"],
+        as_text=form["as_text"],
+        **more,
+    )
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt() -> Generator[None]:
+    """SIGTERM ends long work as Ctrl-C does: in order, and to be gone on with."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
+@click.option("--to", "topic", required=True, metavar="TOPIC", help="Made with 4 partitions where it does not exist.")
+@click.option("-k", "--key", metavar="FIELD", help="Field that becomes the record's key.")
+@click.option("-t", "--time", metavar="FIELD", help="Field that holds the record's time.")
+@click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
+@click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
+@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
+@click.option("--follow", is_flag=True, help="A socket: connect again when it ends.")
+@click.option("-l", "--loglevel", type=_LEVELS, default="warn", show_default=True)
+@_format_options
+@_cluster_options
+def replay(
+    sources: tuple[str, ...],
+    topic: str,
+    key: str | None,
+    time: str | None,
+    partitions: int | None,
+    run_id: str | None,
+    on_bad_line: str,
+    follow: bool,
+    loglevel: str,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+    **form: Any,
+) -> None:
+    """Feed files, or a socket of lines, into a topic: each record once, resumable.
+
+    SOURCE is a file, a glob, a .gz or .zip of text, CSV or JSON Lines, or tcp://host:port. Killed and started again,
+    the same command goes on where it was; finished, it writes nothing. A socket cannot be read again, so what was
+    received and not committed at a crash is lost.
+
+    \b
+    Examples:
+      anabranch replay data.txt --to lines --key-before ,
+      anabranch replay flights.csv.zip --to flights --key carrier --time time_hour
+      nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
+    """
+    from .history import find_history
+    from .player import Player
+    from .show import ProgressView, show_replay
+
+    _log(loglevel)
+    history = find_history(list(sources), _format(form, key=key, time=time), follow=follow)
+    with _on(bootstrap_server, options) as place, ProgressView() as view:
+        player = Player(
+            place.cluster,
+            history,
+            topic,
+            run_id=run_id,
+            partitions=partitions,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: player.stop())
+        report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
+    show_replay(report)
+
+
+@cli.command()
+@click.argument("name", required=False, metavar="[TABLE]")
+@click.option("--key", help="Only this key.")
+@click.option("--follow", is_flag=True, help="Show it anew every second.")
+@click.option("--digest", is_flag=True, help="Only the digest: equal for equal content.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="JSON lines, all keys.")
+@click.option("-n", "most", type=int, default=20, show_default=True, help="Rows to show.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .txt .csv .json .jsonl .parquet")
+@click.option("--run-id", help="Of a bounded run, instead of the live tables.")
+@_cluster_options
+@click.pass_context
+def tables(
+    context: click.Context,
+    name: str | None,
+    key: str | None,
+    follow: bool,
+    digest: bool,
+    as_json: bool,
+    most: int,
+    output: Path | None,
+    run_id: str | None,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Show a table's content, as committed, whether a worker runs or not.
+
+    \b
+    Examples:
+      anabranch -A shop tables
+      anabranch -A shop tables totals --key alice
+      anabranch -A shop tables totals --follow
+    """
+    from .look import look
+
+    _log(None)
+    if run_id:
+        os.environ["ANABRANCH_RUN"] = run_id
+    from .loading import load_app
+
+    app = load_app(_app_name(context))
+    with _on(bootstrap_server, options, app.declared_broker) as place:
+        app.cluster = place.cluster
+        look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
+
+
+@cli.command()
+@click.option("--port", type=int, default=9092, show_default=True, help="0 for any free one.")
+@click.option("--data", type=click.Path(path_type=Path), help="Where records are kept; .anabranch/broker unless given.")
+@click.option("--throw-away", is_flag=True, help="Keep nothing.")
+@click.option("--heap-mb", type=int, default=512, show_default=True, help="Memory for Java.")
+def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None:
+    """Run a real single-node Apache Kafka on loopback, for development: Ctrl-C or SIGTERM ends it.
+
+    Needs no Java and no container: both Kafka and a Java runtime come as packages. Not for production.
+
+    \b
+    Examples:
+      anabranch broker
+      anabranch broker --port 0 --throw-away
+    """
+    from ..topics.broker import EmbeddedBroker
+
+    folder = None if throw_away else (data or home() / "broker")
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=lambda text: click.echo(text, err=True)) as kafka:
+        stats = kafka.stats
+        click.echo(
+            f"Kafka is up at {stats.bootstrap_servers} after {stats.startup_s:.1f} s, {stats.rss_bytes() / 1e6:.0f} MB, "
+            f"data in {stats.data}{' (thrown away at the end)' if throw_away else ''}"
+        )
+        while not ended.wait(0.5):
+            if not kafka.alive:
+                raise AnabranchError("Kafka ended by itself", hint=f"see {stats.data / 'broker.log'}")
+    click.echo("Kafka has ended")
+
+
+@cli.command()
+@click.option("--fresh", is_flag=True, help="Forget what an earlier demo left.")
+@_cluster_options
+def demo(fresh: bool, bootstrap_server: str | None, options: tuple[str, ...]) -> None:
+    """Show the main jobs: the keyed sum over a file and over a socket, and a year of flights."""
+    from .demo import run_demo
+
+    _log(None)
+    with _on(bootstrap_server, options) as place:
+        run_demo(place, fresh=fresh)
+
+
+def main() -> None:
+    """Entry point: errors are said in a line or two, with what to do, and an exit code."""
+    try:
+        cli.main(standalone_mode=False, prog_name="anabranch")
+    except AnabranchError as exc:
+        click.echo(f"error: {exc}", err=True)
+        raise SystemExit(exc.exit_code) from None
+    except click.ClickException as exc:
+        exc.show()
+        raise SystemExit(exc.exit_code) from None
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command goes on from there", err=True)
+        raise SystemExit(130) from None
+    except click.exceptions.Exit as exc:
+        raise SystemExit(exc.exit_code) from None

@@ -1,0 +1,112 @@
+"""When a bounded run is over: everything that was produced has been consumed and committed, in every stage.
+
+A stage's end is not known before the one above has ended, so nothing is counted in advance. Instead: ends, committed
+offsets, ends again. Where both readings of the ends agree and each partition is committed up to its end, nothing was
+under way in between, and nothing can start by itself: the run's topics are its own. A committed offset stands at the
+last record, the end behind it counts transaction markers; whether there is a record in between is seen by reading.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from ..topics.admin import Admin
+from ..topics.client import Cluster
+from ..topics.errors import from_kafka, kafka_error, passes
+
+__all__ = ["Drain"]
+
+Key = tuple[str, int]
+
+# More offsets than this behind the end cannot be markers alone; reading them would only be done to find records.
+_MARKERS = 2_000
+_READ_S = 2.0
+
+
+class Drain:
+    """Watches the group of a bounded run.
+
+    Args:
+        group: its id.
+        topics: what the app is known to read; repartition topics are found by what the group commits.
+    """
+
+    def __init__(self, cluster: Cluster, group: str, topics: list[str]) -> None:
+        self.topics = set(topics)
+        self._cluster, self._group = cluster, group
+        self._admin = Admin(cluster)
+        self._offsets = AdminClient(cluster.config())
+        self._reader = Consumer(
+            cluster.config(
+                group_id="anabranch-drain",  # required by librdkafka; nothing is ever committed under it
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                auto_offset_reset="earliest",
+                enable_partition_eof=True,
+                fetch_wait_max_ms=10,
+            )
+        )
+        self._empty: dict[Key, tuple[int, int]] = {}
+        self.done_offsets = 0
+        self.left_offsets = 0
+
+    def drained(self) -> bool:
+        """Whether the run is over for now; updates `done_offsets` and `left_offsets` (markers counted) on the way."""
+        committed = self._committed()
+        self.topics |= {topic for topic, _ in committed}
+        partitions = [
+            TopicPartition(topic, p) for topic, n in self._admin.partitions(self.topics).items() for p in range(n)
+        ]
+        ends = self._admin.ends(partitions)
+        begins = self._admin.begins(partitions)
+        # Read after the ends, so that what is committed cannot be older than what is compared with it.
+        committed = {**begins, **self._committed()}
+        self.done_offsets = sum(committed.values())
+        self.left_offsets = sum(end - committed[at] for at, end in ends.items())
+        if not all(self._nothing_between(at, committed[at], end) for at, end in ends.items()):
+            return False
+        return self._admin.ends(partitions) == ends
+
+    def _committed(self) -> dict[Key, int]:
+        request = [ConsumerGroupTopicPartitions(self._group)]
+        try:
+            future = self._offsets.list_consumer_group_offsets(request, require_stable=True)[self._group]
+            found = future.result().topic_partitions
+        except KafkaException as exc:
+            error = kafka_error(exc)
+            if error.code() == KafkaError.GROUP_ID_NOT_FOUND or passes(error):
+                return {}  # no worker has committed yet, or is committing just now
+            raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
+        return {(p.topic, p.partition): p.offset for p in found or () if p.offset >= 0 and p.error is None}
+
+    def _nothing_between(self, at: Key, committed: int, end: int) -> bool:
+        if committed >= end or self._empty.get(at) == (committed, end):
+            return True
+        if end - committed > _MARKERS:
+            return False
+        self._reader.assign([TopicPartition(*at, committed)])
+        deadline = time.monotonic() + _READ_S
+        try:
+            while time.monotonic() < deadline:
+                message: Any = self._reader.poll(0.1)
+                if message is None:
+                    continue
+                error = message.error()
+                if error is None:
+                    return False
+                if error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
+                    if message.offset() >= end:
+                        self._empty[at] = (committed, end)
+                        return True
+                    return False  # an open transaction stands before the end
+            return False
+        finally:
+            self._reader.unassign()
+
+    def close(self) -> None:
+        """Done watching."""
+        self._reader.close()

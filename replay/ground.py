@@ -1,0 +1,59 @@
+"""Where a command works: on the cluster it is told, or on a broker of our own.
+
+The ladder: `--bootstrap-server`, else `KAFKA_BOOTSTRAP_SERVERS`, else the app's own `broker=…`, else the embedded
+broker, whose data is kept under `.anabranch/` of the working directory (`ANABRANCH_HOME`). A broker that another
+command runs there is joined, not started twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..topics.broker import BrokerStats, EmbeddedBroker, running_at
+from ..topics.client import Cluster
+
+__all__ = ["Ground", "ground", "home"]
+
+
+def home() -> Path:
+    """Where data of this project lives on this machine."""
+    return Path(os.environ.get("ANABRANCH_HOME", ".anabranch")).absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A cluster to work on.
+
+    Attributes:
+        broker: what our own broker said at its start; None where somebody else runs it.
+    """
+
+    cluster: Cluster
+    broker: BrokerStats | None = None
+
+
+@contextlib.contextmanager
+def ground(
+    bootstrap_server: str | None,
+    options: Mapping[str, str] | None = None,
+    *,
+    declared: str | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> Generator[Ground]:
+    """A cluster for the length of a `with` block.
+
+    Args:
+        declared: the broker an app names itself.
+    """
+    servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or declared
+    if not servers:
+        servers = running_at(home() / "broker")
+    if servers:
+        yield Ground(Cluster.named(servers, options))
+        return
+    with EmbeddedBroker(home() / "broker", on_progress=on_progress) as broker:
+        yield Ground(Cluster.named(broker.bootstrap_servers, options), broker.stats)

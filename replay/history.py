@@ -1,0 +1,192 @@
+"""What is asked to be replayed: the sources a user names, in order, opened at a position as one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ..topics.errors import Usage
+from .filesource import FileSource
+from .format import Format, kind_of
+from .item import BadLine, Item
+from .lines import BATCH_LINES
+from .opening import Member, find_members, fingerprint
+from .socketlines import SocketSource, parse_address
+from .source import Position, Source
+
+__all__ = ["History", "Series", "check_columns", "find_history"]
+
+_SOCKET = "tcp://"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Sources found and checked as far as that goes without reading them.
+
+    Attributes:
+        specs: paths and globs, absolute; or one `tcp://host:port`.
+        members: the files, in the order they are read; none for a socket.
+        left_out: files inside archives that are not read, because their ending is none that we know.
+        follow: a socket is connected to again when it ends.
+    """
+
+    specs: tuple[str, ...]
+    format: Format
+    members: tuple[Member, ...] = ()
+    left_out: tuple[str, ...] = ()
+    follow: bool = False
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can be read again from a position. A socket cannot."""
+        return bool(self.members)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, compressed; 0 for a socket."""
+        return sum(member.size_bytes for member in self.members)
+
+    def identity(self, topic: str) -> str:
+        """The name of the run that sends this to `topic`: the same for the same paths, format and topic.
+
+        What the files hold is not in it, so that a changed file is noticed, and not taken for another history.
+        """
+        asked = msgspec.json.encode([self.specs, self.format.identity(), topic], order="deterministic")
+        return hashlib.sha256(asked).hexdigest()[:16]
+
+    def fingerprint(self) -> str:
+        """What tells these files from changed ones; see `opening.fingerprint`. Empty for a socket.
+
+        Raises:
+            Usage: a file has gone.
+        """
+        try:
+            return fingerprint(dict.fromkeys(member.path for member in self.members)) if self.members else ""
+        except OSError as exc:
+            raise Usage(f"{exc.filename}: {exc.strerror or exc}") from None
+
+    def changed_since(self, time_ms: int) -> list[str]:
+        """Files that were written to after `time_ms`, to say which one a changed fingerprint comes from."""
+        paths = dict.fromkeys(member.path for member in self.members)
+        return [path for path in paths if Path(path).stat().st_mtime_ns > time_ms * 1_000_000]
+
+    def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
+        """Begin to read, at a position that `snapshot()` gave or at the beginning.
+
+        Raises:
+            Usage: a column that is named does not exist.
+            Stop: a file cannot be opened, nobody listens.
+        """
+        if not self.members:
+            return SocketSource(self.specs[0], self.format, follow=self.follow)
+        return Series(self.members, self.format, position, batch_lines=batch_lines)
+
+
+class Series:
+    """Files one after another, as one source; one is open at a time. Position: `file`, and `byte` and `line` in it."""
+
+    ask_again_s = 0.0
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        format: Format,
+        position: Position | None = None,
+        *,
+        batch_lines: int = BATCH_LINES,
+    ) -> None:
+        self.bad: list[BadLine] = []
+        self.blank = 0
+        self._members = members
+        self._format = format
+        self._batch_lines = batch_lines
+        self._at = position["file"] if position else 0
+        self._open: FileSource | None = None
+        self._done_bytes = sum(member.size_bytes for member in members[: self._at])
+        if self._at < len(members):
+            self._open = FileSource(members[self._at], format, position, batch_lines=batch_lines)
+            self._move_on()
+
+    @property
+    def ended(self) -> bool:
+        """See `Source`."""
+        return self._open is None
+
+    @property
+    def done_bytes(self) -> int:
+        """See `Source`."""
+        return self._done_bytes + (self._open.done_bytes if self._open else 0)
+
+    def next_batch(self) -> list[Item]:
+        """See `Source`; a batch never spans files."""
+        if self._open is None:
+            return []
+        source = self._open
+        items = source.next_batch()
+        if source.bad:
+            self.bad += source.bad
+            source.bad = []
+        self.blank += source.blank
+        source.blank = 0
+        self._move_on()
+        return items
+
+    def snapshot(self) -> Position:
+        """See `Source`."""
+        here = self._open.snapshot() if self._open else {"byte": 0, "line": 0}
+        return {"file": self._at, **here}
+
+    def close(self) -> None:
+        """See `Source`."""
+        if self._open is not None:
+            self._open.close()
+
+    def _move_on(self) -> None:
+        while self._open is not None and self._open.ended:
+            self._open.close()
+            self._done_bytes += self._members[self._at].size_bytes
+            self._at += 1
+            more = self._at < len(self._members)
+            self._open = (
+                FileSource(self._members[self._at], self._format, batch_lines=self._batch_lines) if more else None
+            )
+
+
+def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) -> History:
+    """Find what the user names: paths and globs, read in the order given, or one socket.
+
+    Raises:
+        Usage: something is missing, given twice, of unknown kind, or an option does not fit it.
+        Stop: an archive cannot be opened.
+    """
+    if not specs:
+        raise Usage("nothing to replay", hint="name a file, a glob or tcp://host:port")
+    if any(spec.startswith(_SOCKET) for spec in specs):
+        if len(specs) > 1:
+            raise Usage("a socket is replayed alone", hint="one replay for the socket, one for the files")
+        parse_address(specs[0])
+        return History((specs[0],), format, follow=follow)
+    if follow:
+        raise Usage("--follow is for tcp://host:port; files have an end")
+    members, left_out = find_members(specs, format)
+    for member in members:
+        kind_of(member.inside or member.path, format)
+    absolute = tuple(str(Path(spec).absolute()) for spec in specs)
+    return History(absolute, format, tuple(members), tuple(left_out))
+
+
+def check_columns(history: History) -> None:
+    """Open each CSV file's header, so that a wrong column name in the last file is known before the first is sent.
+
+    Raises:
+        Usage: a column that is named does not exist in a file.
+        Stop: a file cannot be read.
+    """
+    for member in history.members:
+        kind, _ = kind_of(member.inside or member.path, history.format)
+        if kind == "csv":
+            FileSource(member, history.format).close()

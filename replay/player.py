@@ -1,0 +1,266 @@
+"""History played into a topic exactly once.
+
+Promise: killed at any moment and started again, a `read_committed` reader of the topic sees every record of the sources
+once, in the sources' order within each partition. It rests on one rule: the position of the next item is written in the
+same transaction as the items before it, and read only by who owns the run's `transactional.id`.
+
+Not promised: order between partitions; anything for `read_uncommitted` readers; a socket's lines that were received and
+not committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+
+from ..topics.admin import Admin, TopicSpec
+from ..topics.client import Cluster
+from ..topics.deadletter import dead_letter_topic
+from ..topics.errors import Rebuild, Stop, Usage
+from ..topics.producer import TransactionalProducer
+from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
+from .format import OnBadLine
+from .history import History, check_columns
+from .item import BadLine
+from .report import Progress, Report
+from .source import Source
+from .target import Target
+from .transaction import Transaction
+
+__all__ = ["DEFAULT_PARTITIONS", "Player"]
+
+DEFAULT_PARTITIONS = 4
+
+# A transaction ends when it holds this many records, is this old, or the source has nothing at hand. Larger ones are no
+# faster, and what is sent is kept in memory until it is committed.
+TRANSACTION_RECORDS = 50_000
+TRANSACTION_S = 0.2
+
+_EXAMPLES = 10
+
+_logger = logging.getLogger("anabranch.replay")
+
+
+class Player:
+    """Plays a history into a topic, or the rest of it.
+
+    Args:
+        run_id: name of the run; none means the one that follows from what is asked (`History.identity`), so that asking
+            the same again goes on with the same run. A socket, which cannot go on, gets a new one each time.
+        partitions: of the topic, when it is made; 4 unless given. An existing topic keeps its own.
+        on_bad_line: `fail` ends the replay at the first, with nothing of its transaction sent; `skip` counts them;
+            `dead-letter` sends them to `<topic>.dlq`.
+        runs_topic: where runs keep their positions.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        history: History,
+        topic: str,
+        *,
+        run_id: str | None = None,
+        partitions: int | None = None,
+        on_bad_line: OnBadLine = "fail",
+        runs_topic: str = RUNS_TOPIC,
+        transaction_records: int = TRANSACTION_RECORDS,
+        transaction_s: float = TRANSACTION_S,
+        batch_lines: int | None = None,
+    ) -> None:
+        fresh = "" if history.resumable else f"-{secrets.token_hex(4)}"
+        self.run_id = run_id or history.identity(topic) + fresh
+        self._cluster = cluster
+        self._history = history
+        self._topic = topic
+        self._partitions = partitions
+        self._on_bad_line: OnBadLine = on_bad_line
+        self._transaction_records = transaction_records
+        self._transaction_s = transaction_s
+        self._batch_lines = batch_lines
+        self._admin = Admin(cluster)
+        self._runs = Runs(cluster, runs_topic)
+        self._stop = threading.Event()
+        self._examples: list[str] = []
+        self._warnings: list[str] = []
+        self._dead_letters_ready = False
+
+    def stop(self) -> None:
+        """End after the transaction that is under way; may be called from a signal handler or another thread."""
+        self._stop.set()
+
+    def play(self, on_progress: Callable[[Progress], None] | None = None) -> Report:
+        """Send what has not been sent yet, to the sources' end or until `stop()` (blocking).
+
+        Args:
+            on_progress: called after each commit, about five times a second, in this thread.
+
+        Raises:
+            BadLine: a bad line, with `fail`.
+            Usage: a column that is named does not exist.
+            Stop: the sources have changed since the run began, cannot be read, or the topic would not keep the records.
+            Rebuild: another process has taken the run over.
+        """
+        begun_s = time.monotonic()
+        fingerprint = self._history.fingerprint()
+        check_columns(self._history)
+        self._runs.create()
+        producer = TransactionalProducer(self._cluster, f"anabranch-replay-{self.run_id}")
+        try:
+            producer.open()
+            found = self._runs.read(self.run_id) if self._history.resumable else None
+            state = self._accept(found, fingerprint) if found else self._first_state(fingerprint)
+            if not state.done:
+                state = self._play_from(state, producer, begun_s, on_progress)
+        except Rebuild as exc:
+            raise Rebuild(
+                f"run {self.run_id} is no longer ours: {exc}",
+                hint="it was started a second time, and the later start goes on with it; nothing is sent twice",
+            ) from exc
+        finally:
+            producer.close()
+        return self._report(state, found, time.monotonic() - begun_s)
+
+    def _first_state(self, fingerprint: str) -> RunState:
+        history = self._history
+        return RunState(
+            run_id=self.run_id,
+            topic=self._topic,
+            specs=history.specs,
+            format=history.format.identity(),
+            fingerprint=fingerprint,
+            started_ms=_now_ms(),
+        )
+
+    def _accept(self, state: RunState, fingerprint: str) -> RunState:
+        """Refuse to go on with a run that was about something else."""
+        again = f"--run-id NAME starts another run, which sends everything to {self._topic}"
+        if state.topic != self._topic or state.specs != self._history.specs:
+            raise Usage(f"run {self.run_id} sends {' '.join(state.specs)} to {state.topic}", hint=again)
+        if state.format != self._history.format.identity():
+            raise Usage(f"run {self.run_id} was begun with other options for its files", hint=again)
+        if state.fingerprint != fingerprint:
+            changed = self._history.changed_since(state.started_ms)
+            raise Stop(
+                f"the sources of run {self.run_id} have changed since it began"
+                + (f": {', '.join(changed[:5])}" if changed else " (files, sizes or contents)"),
+                hint=f"bring the files back as they were, or: {again}",
+            )
+        if not self._runs.holds(state):
+            raise Stop(
+                f"topic {self._topic} no longer holds what run {self.run_id} sent: it was deleted or made anew",
+                hint=again,
+            )
+        return state
+
+    def _play_from(
+        self,
+        state: RunState,
+        producer: TransactionalProducer,
+        begun_s: float,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> RunState:
+        target, partitions = self._prepare_topic()
+        more = {} if self._batch_lines is None else {"batch_lines": self._batch_lines}
+        source = self._history.open(state.position, **more)
+        try:
+            while not state.done and not self._stop.is_set():
+                work = Transaction(producer, self._runs, target, partitions, state)
+                try:
+                    self._collect(source, work)
+                except BaseException:
+                    work.abandon()
+                    raise
+                if work.empty and not source.ended:
+                    self._stop.wait(source.ask_again_s)
+                    continue
+                state = work.commit(source.snapshot(), done=source.ended, now_ms=_now_ms())
+                if on_progress is not None:
+                    on_progress(self._progress(state, source, time.monotonic() - begun_s))
+        finally:
+            source.close()
+        return state
+
+    def _collect(self, source: Source, work: Transaction) -> None:
+        """Take batches into a transaction until one of its bounds is met."""
+        until_s = time.monotonic() + self._transaction_s
+        while True:
+            items = source.next_batch()
+            if source.bad:
+                bad, source.bad = source.bad, []
+                self._take_bad(bad, work)
+            work.blank += source.blank
+            source.blank = 0
+            if items:
+                work.send(items, _now_ms())
+            elif source.ask_again_s:
+                return
+            if source.ended or len(work) >= self._transaction_records or time.monotonic() >= until_s:
+                return
+
+    def _take_bad(self, bad: list[BadLine], work: Transaction) -> None:
+        bad.sort(key=lambda line: line.line)
+        if self._on_bad_line == "fail":
+            raise bad[0]
+        for line in bad[: _EXAMPLES - len(self._examples)]:
+            self._examples.append(f"{line.where}: {line.reason}")
+            _logger.warning("bad line (%s) %s", self._on_bad_line, self._examples[-1])
+        if self._on_bad_line == "skip":
+            work.skipped += len(bad)
+            return
+        if not self._dead_letters_ready:
+            self._make_dead_letter_topic()
+        work.bury(bad)
+
+    def _prepare_topic(self) -> tuple[Target, int]:
+        found = self._admin.partitions([self._topic]).get(self._topic)
+        if found is None:
+            found = self._partitions or DEFAULT_PARTITIONS
+            self._admin.create([TopicSpec(self._topic, found, BROKER_DEFAULT)])
+        elif self._partitions not in (None, found):
+            self._warnings.append(f"topic {self._topic} exists with {found} partitions, not {self._partitions}")
+        target = Target.of(self._topic, self._admin.config(self._topic))
+        self._warnings += target.warnings()
+        for warning in self._warnings:
+            _logger.warning(warning)
+        return target, found
+
+    def _make_dead_letter_topic(self) -> None:
+        self._admin.create([TopicSpec(dead_letter_topic(self._topic), 1, BROKER_DEFAULT)])
+        self._dead_letters_ready = True
+
+    def _progress(self, state: RunState, source: Source, seconds: float) -> Progress:
+        return Progress(
+            sent=state.sent,
+            skipped=state.skipped,
+            dead_letters=state.dead_letters,
+            done_bytes=source.done_bytes,
+            size_bytes=self._history.size_bytes,
+            seconds=seconds,
+        )
+
+    def _report(self, state: RunState, found: RunState | None, seconds: float) -> Report:
+        return Report(
+            run_id=self.run_id,
+            topic=self._topic,
+            sent=state.sent,
+            skipped=state.skipped,
+            dead_letters=state.dead_letters,
+            blank=state.blank,
+            sent_now=state.sent - (found.sent if found else 0),
+            seconds=seconds,
+            counts=dict(state.counts),
+            marks=dict(state.marks),
+            done=state.done,
+            already_done=found is not None and found.done,
+            resumed_from=found.sent if found else None,
+            resumable=self._history.resumable,
+            examples=tuple(self._examples),
+            warnings=tuple(self._warnings),
+        )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,65 @@
+"""What a replay says about itself, while it runs and at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Progress", "Report"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a replay stands after a commit. Counts are those of the run, earlier starts included.
+
+    Attributes:
+        done_bytes, size_bytes: of the files on disk; size 0 where there is no end in sight.
+        seconds: since this start.
+    """
+
+    sent: int
+    skipped: int
+    dead_letters: int
+    done_bytes: int
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a replay ended.
+
+    Attributes:
+        sent, skipped, dead_letters, blank: of the whole run, earlier starts included.
+        sent_now: records sent by this start.
+        seconds: what this start took.
+        counts: records of the run by partition.
+        marks: end marks, by partition the offset after the run's last record; none for partitions without one.
+        done: the sources were read to their end; otherwise `stop()` was called.
+        already_done: the run was finished before this start, which wrote nothing.
+        resumed_from: records that earlier starts had sent; None for the first start.
+        resumable: the run goes on where it was when it is started again; a socket does not.
+        examples: the first bad lines of this start, as `file:line: reason`.
+        warnings: what might go wrong with the topic.
+    """
+
+    run_id: str
+    topic: str
+    sent: int
+    skipped: int
+    dead_letters: int
+    blank: int
+    sent_now: int
+    seconds: float
+    counts: dict[int, int]
+    marks: dict[int, int]
+    done: bool
+    already_done: bool
+    resumed_from: int | None
+    resumable: bool
+    examples: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """Records a second of this start."""
+        return self.sent_now / self.seconds if self.seconds else 0.0

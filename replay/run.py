@@ -1,0 +1,263 @@
+"""A bounded run: history in, the app's agents over it, result out; batch is a stream that ends.
+
+This process coordinates; workers compute. A run has an identity of its own: the app id is `<app>-run-<id>`, and its
+group, topics and changelogs are its own, so history is never added to live totals, and a run can be repeated. The id
+follows from what is asked (program text, inputs with their content's fingerprint, options): the same command goes on
+where it was, or says that it is finished; a changed program or file is a new run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..agents.app import App
+from ..topics.admin import Admin, TopicSpec
+from ..topics.client import Cluster
+from ..topics.deadletter import dead_letter_topic
+from ..topics.errors import Usage
+from .crew import Crew
+from .drain import Drain
+from .format import Format, OnBadLine
+from .ground import home
+from .history import History, find_history
+from .loading import load_app, source_of
+from .player import Player
+from .report import Progress, Report
+from .tally import count_records
+from .tables import Snapshot, TableReader, find_table, known_ending, write_result
+
+__all__ = ["BoundedRun", "Input", "RunReport", "Watcher", "split_input"]
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What goes into one topic.
+
+    Attributes:
+        topic: as the app names it; None means its only one.
+        stage: inputs of a stage start when those of the stages before are through the agents.
+    """
+
+    topic: str | None
+    specs: tuple[str, ...]
+    format: Format
+    stage: int = 0
+
+
+@dataclass(slots=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        replays: one for each input.
+        seconds: from the first replay to the last commit; `total_seconds` with starts and the result file.
+        dead_letters: dead letter topic -> how many records it holds.
+        finished_before: the run was complete, nothing was computed.
+    """
+
+    run_id: str
+    app_id: str
+    replays: list[Report] = field(default_factory=list[Report])
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    dead_letters: dict[str, int] = field(default_factory=dict[str, int])
+    restarts: int = 0
+    finished_before: bool = False
+    snapshot: Snapshot | None = None
+    output: Path | None = None
+
+    @property
+    def records(self) -> int:
+        """Records of all inputs."""
+        return sum(replay.sent for replay in self.replays)
+
+    @property
+    def records_now(self) -> int:
+        """Records that this start sent."""
+        return sum(replay.sent_now for replay in self.replays)
+
+
+class Watcher:
+    """What a run tells while it goes on; this one says nothing."""
+
+    def replaying(self, topic: str, progress: Progress) -> None:
+        """After each commit of the replay into `topic`."""
+
+    def draining(self, done: int, left: int) -> None:
+        """While agents work off what is there; offsets, transaction markers counted."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+
+
+def split_input(text: str) -> tuple[str | None, str]:
+    """`TOPIC=PATH` or `PATH`; a path that itself contains `=` is one as long as it has a folder or exists."""
+    found = re.match(r"([A-Za-z0-9._-]+)=(.+)", text)
+    if found is None or Path(text).exists():
+        return None, text
+    return found[1], found[2]
+
+
+class BoundedRun:
+    """One bounded run.
+
+    Args:
+        app_name: as for `-A`.
+        inputs: what is replayed, in the order of their stages.
+        output: result file; its ending says the format. None writes none.
+        table: the table that is the result; None means the app's only one.
+        run_id: None derives it from what is asked.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        app_name: str,
+        inputs: Sequence[Input],
+        *,
+        output: Path | None = None,
+        table: str | None = None,
+        run_id: str | None = None,
+        processes: int = 1,
+        on_bad_line: OnBadLine = "fail",
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._cluster, self._app_name, self._output = cluster, app_name, output
+        self._processes, self._on_bad_line = processes, on_bad_line
+        self._watch = watcher or Watcher()
+        if output is not None:
+            known_ending(output)
+        self._inputs = list(inputs)
+        self._histories = [find_history(list(i.specs), i.format) for i in self._inputs]
+        self.run_id = run_id or self._derive_id()
+        os.environ["ANABRANCH_RUN"] = self.run_id
+        self.app: App = load_app(app_name)
+        self.app.cluster = cluster
+        self._table = find_table(self.app, table) if output is not None or table is not None else None
+        self._sources = self._find_sources()
+        self._topics = [self._physical(i.topic) for i in self._inputs]
+        self.data = home() / self.app.conf.id
+
+    def _derive_id(self) -> str:
+        asked = [
+            [i.topic, i.stage, history.identity(i.topic or ""), history.fingerprint()]
+            for i, history in zip(self._inputs, self._histories, strict=True)
+        ]
+        text = json.dumps([self._app_name, asked], sort_keys=True).encode()
+        return hashlib.sha256(text + source_of(self._app_name)).hexdigest()[:8]
+
+    def _find_sources(self) -> dict[str, Any]:
+        """The app's own names of the topics its agents read -> the topics."""
+        prefix = f"{self.app.conf.id}-"
+        found: dict[str, Any] = {}
+        for agent in self.app.agents.values():
+            for name in getattr(agent.channel, "topics", ()):
+                found[name.removeprefix(prefix)] = agent.channel
+        return found
+
+    def _physical(self, topic: str | None) -> str:
+        listed = ", ".join(sorted(self._sources)) or "none"
+        if topic is None:
+            if len(self._sources) != 1:
+                raise Usage(
+                    f"{self._app_name} reads several topics: {listed}", hint="say which: --input TOPIC=PATH"
+                )
+            topic = next(iter(self._sources))
+        if topic not in self._sources:
+            raise Usage(f"{self._app_name} reads no topic {topic}", hint=f"it reads: {listed}")
+        return f"{self.app.conf.id}-{topic}"
+
+    def execute(self) -> RunReport:
+        """Do it, or what is left of it (blocking).
+
+        Raises:
+            AnabranchError: what ended it; the same command goes on from there.
+        """
+        began = time.monotonic()
+        report = RunReport(self.run_id, self.app.conf.id, output=self._output)
+        self._create_topics()
+        drain = Drain(self._cluster, self.app.conf.id, list(self._read_topics()))
+        try:
+            with Crew(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes) as crew:
+                self._play(report, drain, crew)
+                report.restarts = crew.restarts
+                crew.end()
+        finally:
+            drain.close()
+        report.seconds = time.monotonic() - began
+        report.dead_letters = self._count_dead_letters(drain.topics)
+        if self._table is not None:
+            reader = TableReader(self._cluster, self._table)
+            report.snapshot = reader.read()
+            reader.close()
+            if self._output is not None:
+                write_result(report.snapshot, self._output)
+        report.total_seconds = time.monotonic() - began
+        return report
+
+    def _create_topics(self) -> None:
+        admin = Admin(self._cluster)
+        specs = [
+            TopicSpec(f"{self.app.conf.id}-{name}", topic.partitions or self.app.conf.topic_partitions)
+            for name, topic in self._sources.items()
+        ]
+        existing = admin.partitions([spec.name for spec in specs])
+        admin.create([spec for spec in specs if spec.name not in existing])
+
+    def _read_topics(self) -> list[str]:
+        return [f"{self.app.conf.id}-{name}" for name in self._sources]
+
+    def _play(self, report: RunReport, drain: Drain, crew: Crew) -> None:
+        stages = sorted({i.stage for i in self._inputs})
+        for stage in stages:
+            for i, (asked, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
+                if asked.stage == stage:
+                    report.replays.append(self._replay(i, history, crew))
+            everything_was_there = all(replay.already_done for replay in report.replays)
+            if everything_was_there and not crew.pids and drain.drained():
+                continue
+            if not crew.pids:
+                crew.start()
+            while not drain.drained():
+                crew.check()
+                self._watch.draining(drain.done_offsets, drain.left_offsets)
+                time.sleep(_POLL_S)
+        report.finished_before = not crew.pids
+
+    def _replay(self, number: int, history: History, crew: Crew) -> Report:
+        topic = self._topics[number]
+        player = Player(
+            self._cluster,
+            history,
+            topic,
+            run_id=f"{self.app.conf.id}-{number}",
+            on_bad_line=self._on_bad_line,
+        )
+
+        def on_progress(progress: Progress) -> None:
+            # Workers start with the first records, so a finished run is not woken up only to find nothing.
+            if not crew.pids:
+                crew.start()
+            crew.check()
+            self._watch.replaying(topic.removeprefix(f"{self.app.conf.id}-"), progress)
+
+        return player.play(on_progress)
+
+    def _count_dead_letters(self, topics: set[str]) -> dict[str, int]:
+        """Records in the run's dead letter topics; counted by reading, since markers occupy offsets."""
+        admin = Admin(self._cluster)
+        names = [dead_letter_topic(topic) for topic in sorted(topics)]
+        there = admin.partitions(names)
+        return {name: n for name in there if (n := count_records(self._cluster, name, there[name]))}
+
+

@@ -1,0 +1,66 @@
+"""What history is read from.
+
+A source is read in three verbs, by one reader, in this order and again:
+
+1. `next_batch()` gives the next records, never more than fits in memory; none means "not now" or, with `ended`, "never
+   again". Bad lines met on the way are put into `bad`; whoever reads takes them out.
+2. `ask_again_s` says when to ask again after a batch that was empty.
+3. `snapshot()` gives the position of the *next* item. A source opened at it gives what this one would have given.
+
+The classic mistake is to take the snapshot before the batch it belongs to has been sent: the position is stored in the
+same transaction as the records before it, or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .item import BadLine, Item
+
+__all__ = ["Position", "Source"]
+
+# Plain JSON, opaque to everyone but the kind of source that made it.
+Position = dict[str, int]
+
+
+class Source(Protocol):
+    """Open history; see the module for its laws.
+
+    Attributes:
+        bad: lines that could not become records, since whoever reads last took them.
+        blank: lines so far that are no records because nothing stands on them.
+    """
+
+    bad: list[BadLine]
+    blank: int
+
+    def next_batch(self) -> list[Item]:
+        """The next records in order; empty where there are none now.
+
+        Raises:
+            Stop: it cannot be read on (gone, truncated, corrupt); names file and line.
+        """
+        ...
+
+    @property
+    def ask_again_s(self) -> float:
+        """Seconds to wait after an empty batch before asking again; 0 for at once."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Nothing follows, ever."""
+        ...
+
+    @property
+    def done_bytes(self) -> int:
+        """How much of the history's size on disk has been read; for showing progress."""
+        ...
+
+    def snapshot(self) -> Position:
+        """Position of the next item."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and sockets; harmless when repeated."""
+        ...

@@ -1,0 +1,210 @@
+"""One transaction of a replay: records, dead letters and the position after them, visible together.
+
+What was sent is kept until it is committed: when Kafka aborts a transaction, the same items are sent in a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from ..topics.deadletter import dead_letter
+from ..topics.errors import AnabranchError, Stop, from_kafka
+from ..topics.producer import Aborted, TransactionalProducer
+from .checkpoint import Runs, RunState
+from .item import BadLine, Item
+from .placement import last_of_each, place
+from .source import Position
+from .target import Target
+
+__all__ = ["Transaction"]
+
+_ATTEMPTS = 10
+_PAUSE_S = (0.1, 2.0)
+
+_SIZE_HINT = "where it is too large: -X message.max.bytes=… here, and max.message.bytes of topic {topic}"
+
+
+class Transaction:
+    """Begins with the first record, so that a waiting source holds none open.
+
+    Args:
+        partitions: of the topic.
+        state: of the run before this.
+    """
+
+    def __init__(
+        self, producer: TransactionalProducer, runs: Runs, target: Target, partitions: int, state: RunState
+    ) -> None:
+        self._producer = producer
+        self._runs = runs
+        self._target = target
+        self._partitions = partitions
+        self._state = state
+        self._kept: list[tuple[list[Item], list[int]]] = []
+        self._bad: list[BadLine] = []
+        self._counts: Counter[int] = Counter()
+        self._marks: dict[int, int] = {}
+        self._sent = 0
+        self._begun = False
+        self._aborted = ""
+        self.skipped = 0
+        self.blank = 0
+
+    def __len__(self) -> int:
+        """Records and dead letters in it."""
+        return self._sent + len(self._bad)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to say, not even that lines were passed over."""
+        return not (len(self) or self.skipped or self.blank)
+
+    def send(self, items: list[Item], now_ms: int) -> None:
+        """Send records; they are kept until the commit.
+
+        Raises:
+            Stop: the topic would not keep them, or one is too large.
+        """
+        stamps = [item[2] for item in items]
+        newest_ms = max(stamps)
+        if newest_ms:
+            self._target.check_times(min(filter(None, stamps)), newest_ms, now_ms)
+        if self._target.compacts:
+            self._target.check_keys(without_key=any(item[0] is None for item in items))
+        places = place(items, self._partitions, self._state.sent + self._sent)
+        self._kept.append((items, places))
+        self._counts.update(places)
+        self._sent += len(items)
+        if not self._aborted:
+            try:
+                self._produce(items, places)
+            except Aborted as exc:
+                self._aborted = str(exc)
+
+    def bury(self, bad: list[BadLine]) -> None:
+        """Send lines that could not become records to the dead letter topic."""
+        self._bad += bad
+        if not self._aborted:
+            try:
+                self._produce_dead(bad)
+            except Aborted as exc:
+                self._aborted = str(exc)
+
+    def commit(self, position: Position, *, done: bool, now_ms: int) -> RunState:
+        """Make it visible, with the state of the run after it, which is returned (blocking).
+
+        Raises:
+            Stop: Kafka aborts it again and again, or gives no outcome.
+            Rebuild: another process has taken the run over.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                if self._aborted:
+                    self._send_again()
+                self._begin()
+                # Offsets are known only when everything is delivered.
+                self._serve(self._producer.flush)
+                state = self._next_state(position, done=done, now_ms=now_ms)
+                key, value = self._runs.record(state)
+                self._producer.produce(self._runs.topic, value, key)
+                self._producer.commit()
+                return state
+            except Aborted as exc:
+                self._aborted = str(exc)
+                time.sleep(min(_PAUSE_S[0] * 2**attempt, _PAUSE_S[1]))
+        raise Stop(
+            f"Kafka aborted the same transaction {_ATTEMPTS} times: {self._aborted}", hint="see the broker's log"
+        )
+
+    def abandon(self) -> None:
+        """End it with nothing of it visible."""
+        if self._begun and not self._aborted:
+            # Whatever is wrong is being raised already; a transaction that cannot be ended here ends by its timeout.
+            with contextlib.suppress(AnabranchError, Aborted, KafkaException):
+                self._producer.abort()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._producer.begin()
+            self._begun = True
+
+    def _send_again(self) -> None:
+        self._begun = False
+        self._aborted = ""
+        for items, places in self._kept:
+            self._produce(items, places)
+        self._produce_dead(self._bad)
+
+    def _produce(self, items: list[Item], places: list[int]) -> None:
+        self._begin()
+        topic = self._target.topic
+        produce, careful = self._producer.produce_fast, self._producer.produce
+        reports = dict.fromkeys(last_of_each(places).values(), self._note)
+        callbacks = map(reports.get, range(len(items)))
+        for (key, value, timestamp_ms, headers), partition, callback in zip(items, places, callbacks, strict=True):
+            try:
+                produce(topic, value, key, partition, callback, None, timestamp_ms, headers)
+            except (BufferError, KafkaException):
+                # Full, or an error: the other way to produce waits while it is full, and knows errors apart.
+                try:
+                    careful(topic, value, key, partition, timestamp_ms, headers, callback)
+                except Stop as exc:
+                    if "MSG_SIZE" not in str(exc):
+                        raise
+                    size = len(value or b"") + len(key or b"")
+                    raise Stop(f"{exc} (a record of {size:,} bytes)", hint=_SIZE_HINT.format(topic=topic)) from exc
+        self._serve(self._producer.poll)
+
+    def _serve(self, call: Callable[[], None]) -> None:
+        """Let librdkafka report deliveries, with its errors sorted.
+
+        A fatal error is raised out of this call; where a report comes after it, Python wraps it into a SystemError.
+        """
+        try:
+            call()
+        except (KafkaException, SystemError) as exc:
+            cause = exc if isinstance(exc, KafkaException) else exc.__cause__
+            if not isinstance(cause, KafkaException):
+                raise
+            raise from_kafka(cause, f"send to {self._target.topic}") from exc
+
+    def _produce_dead(self, bad: list[BadLine]) -> None:
+        for line in bad:
+            self._begin()
+            # A path may hold bytes that are no UTF-8; a dead letter must not fail over that.
+            where = line.where.encode("utf-8", "backslashreplace").decode()
+            letter = dead_letter(
+                topic=self._target.topic, reason="line", error=line.reason, key=None, value=line.value, source=where
+            )
+            self._producer.produce(letter.topic, letter.value, letter.key, headers=letter.headers)
+
+    def _note(self, error: KafkaError | None, message: Message) -> None:
+        partition, offset = message.partition(), message.offset()
+        # A record that was not delivered fails the commit, so it needs no word here.
+        if error is None and partition is not None and offset is not None:
+            self._marks[partition] = offset + 1
+
+    def _next_state(self, position: Position, *, done: bool, now_ms: int) -> RunState:
+        state = self._state
+        return msgspec.structs.replace(
+            state,
+            position=position,
+            sent=state.sent + self._sent,
+            skipped=state.skipped + self.skipped,
+            dead_letters=state.dead_letters + len(self._bad),
+            blank=state.blank + self.blank,
+            counts=_added(state.counts, self._counts),
+            marks={**state.marks, **self._marks},
+            done=done,
+            updated_ms=now_ms,
+        )
+
+
+def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> dict[int, int]:
+    return {p: counts.get(p, 0) + more.get(p, 0) for p in sorted({*counts, *more})}
