@@ -39,7 +39,7 @@ class Agent(FaustAgent):
 
     def stream(self, channel: Any = None, active_partitions: Any = None, **kwargs: Any) -> Any:
         """As Faust's; the channel learns how many streams share its records."""
-        stream = super().stream(channel=channel, active_partitions=active_partitions, **kwargs)
+        stream: Any = super().stream(channel=channel, active_partitions=active_partitions, **kwargs)
         if hasattr(stream.channel, "expected_streams"):
             stream.channel.expected_streams = self.concurrency
         return stream
@@ -47,21 +47,22 @@ class Agent(FaustAgent):
     async def _prepare_actor(self, aref: Any, beacon: Any) -> Any:
         if isinstance(aref, Awaitable) and self._sinks:
             raise ImproperlyConfigured("Agent must yield to use sinks")
-        first = [aref]
+        started: Any = aref
+        first = [started]
 
         def make() -> Coroutine[Any, Any, Any]:
             # A restart calls the agent function anew with the stream it had.
             actor = first.pop() if first else self.actor_from_stream(
-                aref.stream, index=aref.index, active_partitions=aref.active_partitions
+                started.stream, index=started.index, active_partitions=started.active_partitions
             )
             return _awaited(actor) if isinstance(actor, Awaitable) else self._slurp(actor, aiter(actor))
 
         runner = Runner(cast(Any, self.app).engine, self.name, make, self.on_failure)
         task = cast(Any, self.loop.create_task(self._run(runner)))
         task._beacon = beacon
-        aref.actor_task = task
-        self._actors.add(aref)
-        return aref
+        started.actor_task = task
+        self._actors.add(started)
+        return started
 
     async def _run(self, runner: Runner) -> None:
         _current_agent.set(self)

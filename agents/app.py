@@ -44,7 +44,7 @@ class Router(FaustRouter):
         """Answer here."""
         raise SameNode
 
-    route_topic_req = route_req
+    route_topic_req = cast(Any, route_req)
 
 
 class App(faust.App):
@@ -63,7 +63,7 @@ class App(faust.App):
 
     def __init__(
         self,
-        id: str,  # noqa: A002 (Faust's name)
+        id: str,
         *,
         settings: EngineSettings | None = None,
         **options: Any,
@@ -139,7 +139,7 @@ class App(faust.App):
     @property
     def live_tables(self) -> Iterable[Table]:
         """All tables."""
-        return self.tables.data.values()
+        return cast(Any, self.tables).data.values()
 
     def _new_transport(self) -> Any:
         return Transport(self.conf.broker_consumer, self)
@@ -218,7 +218,7 @@ class App(faust.App):
             name = table.changelog_name
             table.changelog_partitions = counts.get(name) or table.partitions or max(sources.values(), default=0)
             if sources and table.changelog_partitions not in sources.values():
-                listed = ", ".join(f"{topic} has {n}" for topic, n in sorted(sources.items()))
+                listed = ", ".join(sorted(f"{topic} has {n}" for topic, n in sources.items()))
                 raise Usage(
                     f"table {table.name}: its changelog {name} has {table.changelog_partitions} partitions, but {listed}",
                     hint="a table and the topics whose agents write to it need the same number of partitions; give "
@@ -251,7 +251,7 @@ class App(faust.App):
         default: Any = None,
         window: Any = None,
         partitions: int | None = None,
-        help: str | None = None,  # noqa: A002 (Faust's name)
+        help: str | None = None,
         key_type: Any = None,
         value_type: Any = None,
         extra_topic_configs: Mapping[str, Any] | None = None,
@@ -263,7 +263,7 @@ class App(faust.App):
             Usage: an option that this version does not have.
         """
         if window is not None or unsupported:
-            names = sorted([*unsupported, *(["window"] if window is not None else [])])
+            names: list[str] = sorted([*map(str, unsupported), *(["window"] if window is not None else [])])
             raise Usage(f"table {name}: {', '.join(names)}: not supported", hint="see the README for what tables can do")
         table = Table(
             name,

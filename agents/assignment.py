@@ -45,7 +45,7 @@ def read_marks(metadata: str | None) -> dict[str, int]:
         return {}
     try:
         return {str(agent): int(mark) for agent, mark in json.loads(metadata)["marks"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

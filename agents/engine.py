@@ -21,7 +21,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from faust.types import TP
 from mode import Service
@@ -59,7 +59,7 @@ class Engine(Service):
     """See the module. Made by the transport; one an app."""
 
     def __init__(self, transport: Any, **kwargs: Any) -> None:
-        super().__init__(loop=kwargs.get("loop"), beacon=kwargs.get("beacon"))
+        super().__init__(loop=kwargs.get("loop"), beacon=cast(Any, kwargs.get("beacon")))
         self.app: App = transport.app
         self.settings: EngineSettings = self.app.engine_settings
         # Faust reads these of a consumer.
@@ -181,7 +181,7 @@ class Engine(Service):
             await self.stop_with(exc)
         except asyncio.CancelledError:
             raise
-        except BaseException as exc:  # noqa: BLE001 (anything unexpected ends the process, with its traceback)
+        except BaseException as exc:
             logger.exception("the engine failed")
             await self.stop_with(exc)
 
@@ -304,7 +304,7 @@ class Engine(Service):
                 stream.inbox.marks.setdefault(at, self.committed.get(at, 0))
 
     def _update_routes(self) -> None:
-        index = self.app.topics._tp_index  # pyright: ignore[reportPrivateUsage]
+        index = cast(Any, self.app.topics)._tp_index
         self._routes = {
             Position(tp.topic, tp.partition): [
                 channel.streams if len(channel.streams) >= channel.expected_streams else [] for channel in channels
@@ -733,7 +733,7 @@ class Engine(Service):
                 stream.inbox.marks[at] = stream.committed[at] = mark
         for table in self.app.live_tables:
             table.forget_set_aside()
-        self._group.resume(assignment.starts)
+        self._group.flow(assignment.starts)
         logger.info(
             "assigned %s in %.2f s", ", ".join(f"{t}[{p}]" for t, p in sorted(self._owned)) or "nothing", time.monotonic() - began
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -58,6 +58,7 @@ class Group:
         self.owned: set[Position] = set()
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
+        self._flowing = False
         self._polled_s = time.monotonic()
         self._admin = Admin(cluster)
         self._complained_s = 0.0
@@ -110,7 +111,7 @@ class Group:
         if time.monotonic() - self._polled_s < _KEEP_ALIVE_S:
             return
         self._polled_s = time.monotonic()
-        if self.owned and not self._paused:
+        if self._flowing and self.owned and not self._paused:
             self._paused = [TopicPartition(*at) for at in self.owned]
             self.kafka.pause(self._paused)
         self._early += self._consume(1)
@@ -147,9 +148,14 @@ class Group:
             self._complained_s = now
             logger.warning("consumer: %s", error.str())
 
-    def resume(self, partitions: Iterable[Position]) -> None:
-        """Let the records of freshly assigned partitions flow."""
-        self.kafka.resume([TopicPartition(*at) for at in partitions if at in self.owned])
+    def flow(self, starts: Mapping[Position, int]) -> None:
+        """Let the records of freshly assigned partitions flow.
+
+        Until then librdkafka has nothing assigned: a partition that is paused as it is assigned, and resumed when its
+        tables are restored, stays silent for a second (measured; 3 ms this way).
+        """
+        self.kafka.assign([TopicPartition(at.topic, at.partition, s) for at, s in starts.items() if at in self.owned])
+        self._flowing = True
 
     def close(self, *, keep_identity: bool = False) -> None:
         """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""
@@ -167,10 +173,8 @@ class Group:
 
     def _assigned(self, kafka: Any, partitions: list[TopicPartition]) -> None:
         assignment = self._starts(partitions)
-        offsets = [TopicPartition(at.topic, at.partition, start) for at, start in assignment.starts.items()]
-        kafka.assign(offsets)
-        if offsets:
-            kafka.pause(offsets)
+        kafka.assign([])  # `flow` assigns
+        self._flowing = False
         self._paused = []
         self.owned = set(assignment.starts)
         self._on_assign(assignment)

@@ -66,9 +66,10 @@ def _read_or_make(fd: int) -> str:
     host, inode = socket.gethostname(), os.fstat(fd).st_ino
     try:
         noted = json.loads(os.pread(fd, 4096, 0))
-        if noted["host"] == host and noted["inode"] == inode:
-            return str(noted["name"])
-    except (ValueError, KeyError, TypeError):
+        name = noted["name"]
+        if noted["host"] == host and noted["inode"] == inode and isinstance(name, str) and name:
+            return name
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass  # new, or cut off by a crash while it was written: either way nobody has used the name for a commit
     name = uuid.uuid4().hex[:12]
     os.ftruncate(fd, 0)

@@ -12,7 +12,7 @@ and everything in it can be found further right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..topics.serde import Codec
@@ -36,14 +36,16 @@ IMMUTABLE = frozenset({int, float, str, bytes, bool, type(None)})
 # Entries of the view, a partition; beyond it the view starts anew.
 VIEW_ENTRIES = 250_000
 
+
 class PartitionState:
     """See the module's picture.
 
     Attributes:
         epoch: key -> value, or ABSENT for a deletion.
-        borrowed: mutable values that were read and may have been changed in place: key -> (the object that was handed
-            out, its bytes when it was, whether the key existed or this was the default). They count as changed when
-            their bytes differ.
+        borrowed: mutable values that were read and may have been changed in place: (key, identity of the object that
+            was handed out) -> (that object, the key's committed bytes or those of the default, whether the key existed
+            or this is the default). They count as changed when their bytes differ. The identity is part of the key
+            because undoing a record must bring back what an earlier one was handed.
     """
 
     __slots__ = ("_keys", "_values", "borrowed", "epoch", "store", "view")
@@ -51,7 +53,7 @@ class PartitionState:
     def __init__(self, store: Store, keys: Codec, values: Codec) -> None:
         self.store, self._keys, self._values = store, keys, values
         self.epoch: dict[Any, Any] = {}
-        self.borrowed: dict[Any, tuple[Any, bytes, bool]] = {}
+        self.borrowed: dict[tuple[Any, int], tuple[Any, bytes, bool]] = {}
         self.view: dict[Any, Any] = {}
 
     def move(self, overlay: dict[Any, Any], deleted: set[Any]) -> None:
@@ -74,7 +76,7 @@ class PartitionState:
 
     def committed(self, key: Any) -> Any:
         """The committed value, a private copy if it is mutable; ABSENT where there is none."""
-        data = self.store.get(self._keys.encode(key))
+        data = self.store.get(self._keys.keep(key))
         return ABSENT if data is None else self._values.decode(data)
 
     def remember(self, key: Any, value: Any) -> None:
@@ -93,10 +95,8 @@ class PartitionState:
         """Whether a value found in overlay or epoch is really there: an untouched default that was only read is not."""
         if value is ABSENT:
             return False
-        borrowed = self.borrowed.get(key)
-        if borrowed is None or borrowed[0] is not value:
-            return True
-        return borrowed[2] or self._values.encode(value) != borrowed[1]
+        borrowed = self.borrowed.get((key, id(value))) if self.borrowed else None
+        return borrowed is None or borrowed[2] or self._values.draft(value) != borrowed[1]
 
     def encode(self) -> Changes:
         """The epoch as bytes: the last value of each key that changed, None for deletions.
@@ -104,26 +104,43 @@ class PartitionState:
         Raises:
             BadRecord: a key or value cannot be encoded so that it would come back as it is.
         """
-        keys: list[bytes]
-        values: list[bytes | None]
-        if not self.borrowed and ABSENT not in self.epoch.values():
-            values = list(self._values.encode_all(self.epoch.values()))
-            return Changes(self._keys.encode_all(self.epoch.keys()), values, deletes=False)
-        encode_key, encode = self._keys.encode, self._values.encode
-        keys, values = [], []
+        if self.borrowed:
+            return self._encode_changed()
+        epoch, gone = self.epoch, list[Any]()
+        if ABSENT in epoch.values():
+            gone = [key for key, value in epoch.items() if value is ABSENT]
+            epoch = {key: value for key, value in epoch.items() if value is not ABSENT}
+        return self._changes(epoch.keys(), self._values.keep_all(epoch.values()), gone)
+
+    def _encode_changed(self) -> Changes:
+        """As `encode`, without what was only read."""
+        draft = self._values.draft
+        keys: list[Any] = []
+        values: list[Any] = []
+        drafts: list[bytes] = []
+        gone: list[Any] = []
         for key, value in self.epoch.items():
-            data = None if value is ABSENT else encode(value)
-            borrowed = self.borrowed.get(key)
-            if borrowed is not None and borrowed[0] is value and data == borrowed[1]:
-                if borrowed[2] or self.committed(key) is ABSENT:
-                    continue
-                data = None  # deleted, then its default was read and left alone
-            keys.append(encode_key(key))
-            values.append(data)
-        return Changes(keys, values, deletes=None in values)
+            if value is ABSENT:
+                gone.append(key)
+                continue
+            data = draft(value)
+            borrowed = self.borrowed.get((key, id(value)))
+            if borrowed is None or data != borrowed[1]:
+                keys.append(key)
+                values.append(value)
+                drafts.append(data)
+            elif not borrowed[2] and self.store.get(self._keys.keep(key)) is not None:
+                gone.append(key)  # deleted, then its default was read and left alone
+        return self._changes(keys, self._values.keep_all(values, drafts), gone)
+
+    def _changes(self, keys: Collection[Any], values: list[bytes], gone: list[Any]) -> Changes:
+        keys_kept = self._keys.keep_all(keys)
+        if not gone:
+            return Changes(keys_kept, list[bytes | None](values), deletes=False)
+        return Changes(keys_kept + self._keys.keep_all(gone), [*values, *([None] * len(gone))], deletes=True)
 
     def apply(self, changes: Changes, position: int) -> None:
-        """Kafka has committed: write to the store, start a new epoch. The view stays; what is in it is committed now."""
+        """Kafka has committed: write to the store, start a new epoch. The view stays, what is in it is committed."""
         self.store.apply(changes, position)
         self.epoch.clear()
         self.borrowed.clear()
@@ -140,10 +157,14 @@ class PartitionState:
             self.epoch.clear()
         self.borrowed.clear()
 
-    def private_copy(self, value: Any) -> Any:
-        """An equal value that shares nothing with `value`."""
-        return self._values.decode(self._values.encode(value))
+    def private_copy(self, key: Any, value: Any) -> Any:
+        """An equal value that shares nothing with `value` and counts as changed when that would."""
+        copy = self._values.decode(self._values.encode(value))
+        borrowed = self.borrowed.get((key, id(value)))
+        if borrowed is not None:
+            self.borrowed[key, id(copy)] = (copy, borrowed[1], borrowed[2])
+        return copy
 
     def borrow(self, key: Any, value: Any, *, existed: bool) -> None:
         """Remember a mutable value as it is now, before it is handed out."""
-        self.borrowed[key] = (value, self._values.encode(value), existed)
+        self.borrowed[key, id(value)] = (value, self._values.encode(value), existed)

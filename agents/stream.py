@@ -95,7 +95,7 @@ class RecordBatch(Sequence[Any]):
         return self.values[index]
 
 
-class Stream(faust.Stream):
+class Stream(faust.Stream[Any]):
     """A Faust stream that takes batches from the engine."""
 
     def __init__(self, channel: Any, **kwargs: Any) -> None:
@@ -260,7 +260,7 @@ class Stream(faust.Stream):
                     value[timestamp_field_name] = message.timestamp()[1] / 1000
             yield [value for _, value in taken]
 
-    noack_take = take
+    noack_take = cast(Any, take)
 
     async def _take(self, max_: int, within: Any) -> AsyncIterator[list[tuple[Any, Any]]]:
         await self._begin()

@@ -19,22 +19,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from ..topics.errors import BadRecord, Stop, Usage
-from ..topics.serde import Codec, codec, key_codec
+from ..topics.serde import Codec, key_codec, value_codec
 from .state import ABSENT, IMMUTABLE, PartitionState
 from .store import Changes, MemoryStore
 
 __all__ = ["ClosedTable", "Table"]
 
-_JSON_ROUND_TRIP = frozenset({str, int, float, bool, type(None), list, dict})
 _UNTOUCHED: Any = object()
-
-
-def _value_type(declared: Any, default: Callable[[], Any] | None) -> Any:
-    """The type values are checked against; where none is declared, that of the default, if JSON would lose it."""
-    if declared is not None or default is None:
-        return declared
-    kind = type(default())
-    return None if kind in _JSON_ROUND_TRIP else kind
 
 
 class Table(dict[Any, Any]):
@@ -57,7 +48,7 @@ class Table(dict[Any, Any]):
         partitions: int | None = None,
         key_type: Any = None,
         value_type: Any = None,
-        help: str = "",  # noqa: A002 (Faust's name)
+        help: str = "",
         config: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -65,7 +56,7 @@ class Table(dict[Any, Any]):
         self.partitions = partitions
         self.config = dict(config or {})
         self.key_codec: Codec = key_codec(key_type)
-        self.value_codec: Codec = codec(_value_type(value_type, default))
+        self.value_codec: Codec = value_codec(name, value_type, default)
         self.changelog_topic: Any = None
         self.changelog_partitions = 0
         self.states: dict[int, PartitionState] = {}
@@ -77,7 +68,7 @@ class Table(dict[Any, Any]):
         self._writers: set[str] = set()
         self._deleted: set[Any] = set()
         self._copying = False
-        self.__class__ = ClosedTable
+        self.__class__ = ClosedTable  # pyright: ignore[reportAttributeAccessIssue]
 
     # The engine's side ------------------------------------------------------------------------------------------
 
@@ -88,11 +79,11 @@ class Table(dict[Any, Any]):
             state = self.states.get(partition)
             self._topic, self._partition, self._state = topic, partition, state
             self._view = state.view if state is not None else {}
-        self.__class__ = Table
+        self.__class__ = Table  # pyright: ignore[reportAttributeAccessIssue]
 
     def close(self) -> None:
         """The agent is suspended."""
-        self.__class__ = ClosedTable
+        self.__class__ = ClosedTable  # pyright: ignore[reportAttributeAccessIssue]
 
     def leave(self) -> None:
         """Move the overlay into its partition's epoch."""
@@ -119,17 +110,22 @@ class Table(dict[Any, Any]):
         for state in self.states.values():
             state.drop()
 
+    def check(self) -> None:
+        """Raise BadRecord if what was written since the last savepoint cannot be kept; changes nothing."""
+        if dict.__len__(self):
+            self.key_codec.keep_all(list(dict.keys(self)))
+            self.value_codec.keep_all(list(dict.values(self)))
+
     def savepoint(self) -> None:
         """From here on, `discard_overlay` undoes; mutable values are handed out as copies.
 
+        Several tables make one savepoint: `check` all of them before the first moves, so that it holds for all or none.
+
         Raises:
-            BadRecord: what was written since the last savepoint cannot be encoded.
+            BadRecord: as `check`; the overlay is still there.
         """
+        self.check()
         self._copying = True
-        encode_key, encode = self.key_codec.encode, self.value_codec.encode
-        for key, value in dict.items(self):
-            encode_key(key)
-            encode(value)
         self.leave()
 
     def trust(self) -> None:
@@ -164,6 +160,7 @@ class Table(dict[Any, Any]):
         if partition not in self.states:
             state = self._set_aside.pop(partition, None)
             self.states[partition] = state or PartitionState(MemoryStore(), self.key_codec, self.value_codec)
+            self._partition = -1  # an agent may have been resumed here while the partition was away: look again
         return self.states[partition]
 
     def set_aside(self, keep: set[int]) -> None:
@@ -218,11 +215,13 @@ class Table(dict[Any, Any]):
                     dict.__setitem__(self, key, value)
                 return value
         elif value is not ABSENT:
-            if type(value) not in IMMUTABLE:
-                if self._copying:
-                    value = state.private_copy(value)
+            if type(value) in IMMUTABLE:
+                return value
+            # In savepoint mode, a default that an earlier record only looked at is none: this one gets its own.
+            if not self._copying or state.live(key, value):
+                value = state.private_copy(key, value) if self._copying else value
                 dict.__setitem__(self, key, value)
-            return value
+                return value
         if self.default is None:
             raise KeyError(key)
         value = self.default()
@@ -241,10 +240,10 @@ class Table(dict[Any, Any]):
         if key in self._deleted:
             return ABSENT
         state = self._need_state()
-        try:
-            return state.epoch[key]
-        except KeyError:
-            return state.committed(key)
+        for closer in (state.view, state.epoch):
+            if key in closer:
+                return closer[key]
+        return state.committed(key)
 
     def _find(self, key: Any) -> Any:
         """The value as agents see it, ABSENT if there is none; an untouched default that was only read is none."""
@@ -259,7 +258,7 @@ class Table(dict[Any, Any]):
 
     def get(self, key: Any, default: Any = None) -> Any:
         """As dict.get: the table's own default is not used."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 (this is `get`)
 
     def __delitem__(self, key: Any) -> None:
         if key not in self:

@@ -14,6 +14,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from yarl import URL
+
 from ..topics.errors import AnabranchError
 from .app import App
 
@@ -42,7 +44,7 @@ async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signa
     app.finalize()
     if app.conf.web_enabled:
         app.conf.web_port = _free_port(app.conf.web_bind or "127.0.0.1", app.conf.web_port)
-        app.conf.canonical_url = f"http://{app.conf.web_host}:{app.conf.web_port}"
+        app.conf.canonical_url = URL(f"http://{app.conf.web_host}:{app.conf.web_port}")
     if signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

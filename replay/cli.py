@@ -26,9 +26,14 @@ Command = Callable[..., Any]
 
 
 def _cluster_options(command: Command) -> Command:
-    command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(command)
+    command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(
+        command
+    )
     return click.option(
-        "-b", "--bootstrap-server", metavar="HOST:PORT", help="A Kafka cluster. Without it a broker of our own is started."
+        "-b",
+        "--bootstrap-server",
+        metavar="HOST:PORT",
+        help="A Kafka cluster. Without it a broker of our own is started.",
     )(command)
 
 
@@ -37,7 +42,9 @@ def _format_options(command: Command) -> Command:
         click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
         click.option("--columns", metavar="A,B,…", help="Names of CSV columns; the file then has no header line."),
         click.option("--delimiter", metavar="C", help="Of CSV cells."),
-        click.option("--format", "kind", type=click.Choice(["auto", "text", "csv", "jsonl"]), default="auto", show_default=True),
+        click.option(
+            "--format", "kind", type=click.Choice(["auto", "text", "csv", "jsonl"]), default="auto", show_default=True
+        ),
         click.option("--key-before", metavar="C", help="Text: what stands before the first C is the key."),
         click.option("--encoding", default="utf-8", show_default=True),
     ):
@@ -51,11 +58,13 @@ def _options(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _on(bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None) -> Generator[Ground]:
+def _on(
+    bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None, *, keep: bool = True
+) -> Generator[Ground]:
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    with ground(bootstrap_server, _options(options), declared=declared, on_progress=say) as place:
+    with ground(bootstrap_server, _options(options), declared=declared, keep=keep, on_progress=say) as place:
         if place.broker is not None:
             stats = place.broker
             say(
@@ -165,15 +174,23 @@ def _end_with_stdin() -> None:
 def _say_ready(app: Any) -> None:
     web = f"   web http://{app.conf.web_bind}:{app.conf.web_port}" if app.conf.web_enabled else ""
     partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(app.engine.assignment())) or "no partitions yet"
-    click.echo(f"{app.conf.id}: ready on {app.cluster.bootstrap_servers}   pid {os.getpid()}{web}\n  {partitions}", err=True)
+    click.echo(
+        f"{app.conf.id}: ready on {app.cluster.bootstrap_servers}   pid {os.getpid()}{web}\n  {partitions}", err=True
+    )
 
 
 @cli.command()
 @click.argument("module", required=False)
-@click.option("-i", "--input", "inputs", multiple=True, metavar="[TOPIC=]PATH", help="File, glob or archive; may be repeated.")
-@click.option("--then", multiple=True, metavar="[TOPIC=]PATH", help="An input that starts when those before are through.")
+@click.option(
+    "-i", "--input", "inputs", multiple=True, metavar="[TOPIC=]PATH", help="File, glob or archive; may be repeated."
+)
+@click.option(
+    "--then", multiple=True, metavar="[TOPIC=]PATH", help="An input that starts when those before are through."
+)
 @click.option("-k", "--key", multiple=True, metavar="[TOPIC=]FIELD", help="Field that becomes the record's key.")
-@click.option("-t", "--time", "times", multiple=True, metavar="[TOPIC=]FIELD", help="Field that holds the record's time.")
+@click.option(
+    "-t", "--time", "times", multiple=True, metavar="[TOPIC=]FIELD", help="Field that holds the record's time."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt .csv .json .jsonl .parquet")
 @click.option("--table", help="The table that is the result; needed where the app has several and --output is given.")
 @click.option("--run-id", help="Name of the run; else it follows from program, inputs and options.")
@@ -357,7 +374,9 @@ def replay(
 @click.option("--digest", is_flag=True, help="Only the digest: equal for equal content.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="JSON lines, all keys.")
 @click.option("-n", "most", type=int, default=20, show_default=True, help="Rows to show.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .txt .csv .json .jsonl .parquet")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .txt .csv .json .jsonl .parquet"
+)
 @click.option("--run-id", help="Of a bounded run, instead of the live tables.")
 @_cluster_options
 @click.pass_context
@@ -416,11 +435,13 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=lambda text: click.echo(text, err=True)) as kafka:
+    with EmbeddedBroker(
+        folder, port=port, heap_mb=heap_mb, on_progress=lambda text: click.echo(text, err=True)
+    ) as kafka:
         stats = kafka.stats
         click.echo(
-            f"Kafka is up at {stats.bootstrap_servers} after {stats.startup_s:.1f} s, {stats.rss_bytes() / 1e6:.0f} MB, "
-            f"data in {stats.data}{' (thrown away at the end)' if throw_away else ''}"
+            f"Kafka is up at {stats.bootstrap_servers} after {stats.startup_s:.1f} s, "
+            f"{stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data}{' (thrown away at the end)' if throw_away else ''}"
         )
         while not ended.wait(0.5):
             if not kafka.alive:
@@ -429,15 +450,14 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
 
 
 @cli.command()
-@click.option("--fresh", is_flag=True, help="Forget what an earlier demo left.")
 @_cluster_options
-def demo(fresh: bool, bootstrap_server: str | None, options: tuple[str, ...]) -> None:
+def demo(bootstrap_server: str | None, options: tuple[str, ...]) -> None:
     """Show the main jobs: the keyed sum over a file and over a socket, and a year of flights."""
     from .demo import run_demo
 
     _log(None)
-    with _on(bootstrap_server, options) as place:
-        run_demo(place, fresh=fresh)
+    with _on(bootstrap_server, options, keep=False) as place:
+        run_demo(place)
 
 
 def main() -> None:

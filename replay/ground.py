@@ -42,18 +42,20 @@ def ground(
     options: Mapping[str, str] | None = None,
     *,
     declared: str | None = None,
+    keep: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Generator[Ground]:
     """A cluster for the length of a `with` block.
 
     Args:
         declared: the broker an app names itself.
+        keep: keep the data of a broker of our own; otherwise it is a new one, and thrown away.
     """
     servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or declared
-    if not servers:
+    if not servers and keep:
         servers = running_at(home() / "broker")
     if servers:
         yield Ground(Cluster.named(servers, options))
         return
-    with EmbeddedBroker(home() / "broker", on_progress=on_progress) as broker:
+    with EmbeddedBroker(home() / "broker" if keep else None, on_progress=on_progress) as broker:
         yield Ground(Cluster.named(broker.bootstrap_servers, options), broker.stats)

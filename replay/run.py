@@ -31,8 +31,8 @@ from .history import History, find_history
 from .loading import load_app, source_of
 from .player import Player
 from .report import Progress, Report
-from .tally import count_records
 from .tables import Snapshot, TableReader, find_table, known_ending, write_result
+from .tally import count_records
 
 __all__ = ["BoundedRun", "Input", "RunReport", "Watcher", "split_input"]
 
@@ -133,7 +133,8 @@ class BoundedRun:
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
-        self._processes, self._on_bad_line = processes, on_bad_line
+        self._processes = processes
+        self._on_bad_line: OnBadLine = on_bad_line
         self._watch = watcher or Watcher()
         if output is not None:
             known_ending(output)
@@ -169,9 +170,7 @@ class BoundedRun:
         listed = ", ".join(sorted(self._sources)) or "none"
         if topic is None:
             if len(self._sources) != 1:
-                raise Usage(
-                    f"{self._app_name} reads several topics: {listed}", hint="say which: --input TOPIC=PATH"
-                )
+                raise Usage(f"{self._app_name} reads several topics: {listed}", hint="say which: --input TOPIC=PATH")
             topic = next(iter(self._sources))
         if topic not in self._sources:
             raise Usage(f"{self._app_name} reads no topic {topic}", hint=f"it reads: {listed}")
@@ -259,5 +258,3 @@ class BoundedRun:
         names = [dead_letter_topic(topic) for topic in sorted(topics)]
         there = admin.partitions(names)
         return {name: n for name in there if (n := count_records(self._cluster, name, there[name]))}
-
-

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -19,7 +19,9 @@ from .tables import Snapshot, rows_of
 
 __all__ = ["ProgressView", "RunView", "show_replay", "show_run", "show_table"]
 
-out = Console()
+# Where nobody looks, lines need not be broken; 0 takes the terminal's width.
+_WIDTH = 0 if sys.stdout.isatty() else 140
+out = Console(width=_WIDTH or None)
 err = Console(stderr=True)
 
 _ROWS = 20
@@ -42,7 +44,7 @@ class ProgressView:
         self._tasks: dict[str, TaskID] = {}
         self._lined_s = 0.0
 
-    def __enter__(self) -> ProgressView:
+    def __enter__(self) -> Self:
         if err.is_terminal:
             self._bars.start()
         return self
@@ -104,9 +106,7 @@ def show_replay(report: Report) -> None:
     out.print(f"  run {report.run_id}   partitions {spread or '-'}")
     _show_bad(report)
     if not report.done:
-        out.print(
-            "  stopped before the end" + ("; the same command goes on from there" if report.resumable else "")
-        )
+        out.print("  stopped before the end" + ("; the same command goes on from there" if report.resumable else ""))
 
 
 def _show_bad(report: Report) -> None:
@@ -136,7 +136,7 @@ def show_run(report: RunReport) -> None:
     for topic, count in report.dead_letters.items():
         out.print(f"  [yellow]{count:>10,} dead letters in {topic}[/yellow]")
     if report.restarts:
-        out.print(f"  a worker was killed and started again {report.restarts}×; totals are not touched by that")
+        out.print(f"  a worker was killed and started again {report.restarts} times; totals are not touched by that")
     if report.snapshot is not None:
         show_table(report.snapshot)
     if report.output is not None and report.snapshot is not None:

@@ -158,7 +158,8 @@ def rows_of(snapshot: Snapshot) -> tuple[list[str], list[list[Any]]]:
 
 
 def write_result(snapshot: Snapshot, path: Path) -> None:
-    """Write a table to a file, by its ending: `.txt` (`key,value` lines, sorted), `.csv`, `.jsonl`, `.json`, `.parquet`.
+    """Write a table to a file, by its ending: `.txt` (`key,value` lines, sorted), `.csv`, `.json`, `.jsonl`,
+    `.parquet`.
 
     To a temporary file beside it that is renamed, so that nobody ever sees half a result.
 

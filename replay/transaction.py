@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from ..topics.deadletter import dead_letter
-from ..topics.errors import AnabranchError, Stop, from_kafka
+from ..topics.errors import AnabranchError, Stop
 from ..topics.producer import Aborted, TransactionalProducer
 from .checkpoint import Runs, RunState
 from .item import BadLine, Item
@@ -109,7 +109,7 @@ class Transaction:
                     self._send_again()
                 self._begin()
                 # Offsets are known only when everything is delivered.
-                self._serve(self._producer.flush)
+                self._producer.flush()
                 state = self._next_state(position, done=done, now_ms=now_ms)
                 key, value = self._runs.record(state)
                 self._producer.produce(self._runs.topic, value, key)
@@ -159,20 +159,7 @@ class Transaction:
                         raise
                     size = len(value or b"") + len(key or b"")
                     raise Stop(f"{exc} (a record of {size:,} bytes)", hint=_SIZE_HINT.format(topic=topic)) from exc
-        self._serve(self._producer.poll)
-
-    def _serve(self, call: Callable[[], None]) -> None:
-        """Let librdkafka report deliveries, with its errors sorted.
-
-        A fatal error is raised out of this call; where a report comes after it, Python wraps it into a SystemError.
-        """
-        try:
-            call()
-        except (KafkaException, SystemError) as exc:
-            cause = exc if isinstance(exc, KafkaException) else exc.__cause__
-            if not isinstance(cause, KafkaException):
-                raise
-            raise from_kafka(cause, f"send to {self._target.topic}") from exc
+        self._producer.poll()
 
     def _produce_dead(self, bad: list[BadLine]) -> None:
         for line in bad:

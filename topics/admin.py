@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
@@ -15,6 +16,8 @@ from .errors import Stop, from_kafka, kafka_error, passes
 __all__ = ["Admin", "TopicSpec"]
 
 TIMEOUT_S = 15.0
+_LATEST: Any = OffsetSpec.latest()
+_EARLIEST: Any = OffsetSpec.earliest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +103,20 @@ class Admin:
             raise from_kafka(exc, f"describe topic {topic}", servers=self._cluster.bootstrap_servers) from exc
         return {name: str(entry.value) for name, entry in entries.items()}
 
-    def ends(
-        self, partitions: Iterable[TopicPartition], *, committed: bool = False
-    ) -> dict[tuple[str, int], int]:
+    def ends(self, partitions: Iterable[TopicPartition], *, committed: bool = False) -> dict[tuple[str, int], int]:
         """The offset after the last record of each partition, transaction markers included.
 
         Args:
             committed: False counts records of open transactions; True stops at the first open one.
         """
-        return self._offsets(partitions, OffsetSpec.latest(), committed=committed)
+        return self._offsets(partitions, _LATEST, committed=committed)
 
     def begins(self, partitions: Iterable[TopicPartition]) -> dict[tuple[str, int], int]:
         """The offset of the first record that still exists."""
-        return self._offsets(partitions, OffsetSpec.earliest(), committed=False)
+        return self._offsets(partitions, _EARLIEST, committed=False)
 
     def _offsets(
-        self, partitions: Iterable[TopicPartition], spec: OffsetSpec, *, committed: bool
+        self, partitions: Iterable[TopicPartition], spec: Any, *, committed: bool
     ) -> dict[tuple[str, int], int]:
         request = {TopicPartition(p.topic, p.partition): spec for p in partitions}
         if not request:
@@ -139,7 +140,11 @@ class Admin:
             found = self._kafka.list_topics(timeout=TIMEOUT_S).topics
             for name, partitions in list(waiting.items()):
                 topic = found.get(name)
-                if topic and len(topic.partitions) == partitions and all(p.leader >= 0 for p in topic.partitions.values()):
+                if (
+                    topic
+                    and len(topic.partitions) == partitions
+                    and all(p.leader >= 0 for p in topic.partitions.values())
+                ):
                     del waiting[name]
             if waiting:
                 if time.monotonic() > deadline:

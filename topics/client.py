@@ -45,8 +45,8 @@ class Cluster:
         return cls(bootstrap_servers, {**environment, **(options or {})})
 
     def config(self, **chosen: Any) -> dict[str, Any]:
-        """A librdkafka configuration; keyword names use `_` for `.` (`group_id` is `group.id`)."""
-        ours = {name.replace("_", "."): value for name, value in chosen.items()}
+        """A librdkafka configuration; names use `_` for `.` (`group_id` is `group.id`), callbacks as they are."""
+        ours = {name if name.endswith("_cb") else name.replace("_", "."): value for name, value in chosen.items()}
         return {"bootstrap.servers": self.bootstrap_servers, "logger": _logger, **ours, **self.options}
 
     def __repr__(self) -> str:

@@ -41,7 +41,7 @@ class HashPlan:
     """Keys are spread by hash.
 
     >>> HashPlan(4).partition(b"foobar")
-    1
+    2
     """
 
     partitions: int

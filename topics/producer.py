@@ -1,14 +1,15 @@
 """A producer whose records become visible together with a position, or not at all.
 
 Promise: between `begin()` and `commit()` records, offsets and whatever else was sent are one Kafka transaction. A
-`read_committed` reader sees all of it or nothing, whatever dies in between. Not promised: that `commit()` succeeded when
-the process dies inside it; the next owner of the same `transactional_id` finds out, by reading, after `open()`.
+`read_committed` reader sees all of it or nothing, whatever dies in between. Not promised: that `commit()` succeeded
+when the process dies inside it; the next owner of the same `transactional_id` finds out, by reading, after `open()`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -135,15 +136,38 @@ class TransactionalProducer:
         return self._kafka.produce
 
     def poll(self, timeout_s: float = 0.0) -> None:
-        """Serve delivery reports."""
-        self._kafka.poll(timeout_s)
+        """Serve delivery reports.
+
+        Raises:
+            Rebuild: the client is fenced or broken.
+        """
+        with self._served():
+            self._kafka.poll(timeout_s)
+
+    @contextlib.contextmanager
+    def _served(self) -> Generator[None]:
+        # A fatal error surfaces in whatever call serves events; inside of a delivery report even as a SystemError.
+        try:
+            yield
+        except KafkaException as exc:
+            raise self._sorted(exc, "serve events") from exc
+        except SystemError as exc:
+            cause = exc.__cause__
+            if isinstance(cause, KafkaException):
+                raise self._sorted(cause, "serve events") from exc
+            raise
 
     def flush(self) -> None:
         """Wait until everything queued is delivered or has failed (blocking)."""
         deadline = time.monotonic() + self._deadline_s
-        while self._kafka.flush(1.0):
+        while self._flush_a_while():
             if time.monotonic() > deadline:
                 raise Stop(f"flush: records undelivered for {self._deadline_s:.0f} s", hint="is the broker up?")
+
+    def _flush_a_while(self) -> int:
+        with self._served():
+            return self._kafka.flush(1.0)
+        raise AssertionError("unreachable")
 
     def send_offsets(self, offsets: list[TopicPartition], group_metadata: Any) -> None:
         """Make consumed offsets part of the transaction (blocking).
@@ -163,8 +187,7 @@ class TransactionalProducer:
         self._until_known("commit transaction", self._kafka.commit_transaction)
 
     def abort(self) -> None:
-        """Make nothing of it visible (blocking)."""
-        self._kafka.purge(in_flight=False)
+        """Make nothing of it visible (blocking). Without a purge, which would leave a gap in the sequence numbers."""
         self._until_known("abort transaction", self._kafka.abort_transaction)
 
     def close(self) -> None:

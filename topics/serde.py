@@ -6,63 +6,157 @@
 | `bytes` | the bytes themselves |
 | `str` | UTF-8 text |
 | `msgspec.Struct`, dataclass, `list[int]`, … | JSON, checked against the type while it is decoded |
-| a Faust `Record` | JSON, by the model's own `loads` and `dumps` |
+| a Faust `Record` | JSON (or the serializer it declares), by the model's own `loads` and `dumps` |
 
 A missing payload (a tombstone) is None whatever the type.
+
+Two ways to encode. `encode` is for sending: whoever reads sees what was meant, as near as JSON comes. `keep` is for
+tables: what is read back after a commit has to be what was written, or the result of a program would depend on when its
+commits fell. So it refuses a NaN (JSON: null), a tuple or a date inside an undeclared value (a list, a text), and
+whatever does not fit the declared type. Exact instances of a declared class are trusted with the types of their fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import is_dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
-from .errors import BadRecord
+from .errors import BadRecord, Usage
 
-__all__ = ["Codec", "codec", "key_codec"]
+__all__ = ["Codec", "codec", "key_codec", "value_codec"]
 
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
 
 _json_encoder = msgspec.json.Encoder(order="deterministic")
+_json_decoder = msgspec.json.Decoder()
 
 # What JSON gives back as the same type it was given. Anything else needs a declared type, or a restart would change it.
 _JSON_ROUND_TRIP = frozenset({str, int, float, bool, type(None), list, dict})
+
+# Of these, the ones that need no second look: a float may be NaN, a container may hold anything.
+_JSON_TRUSTED = frozenset({str, int, bool, type(None)})
+
+# Declared types that need none either; beside them structs, dataclasses and enums.
+_TRUSTED = frozenset({int, bool, datetime, date, time, timedelta, Decimal, UUID})
+
+_CODECS = 512
 
 
 class Codec:
     """How one type travels.
 
+    Args:
+        trusted: values of exactly these types come back as they are; others are compared with what comes back.
+        fast: encodes values of the `trusted` and `whole` types without looking at them first.
+        decode_list: decodes a JSON array of values; with it many values are compared at once.
+        whole: types of values that `decode_list` may be asked about, besides the trusted; None means any.
+        by_bytes: compare bytes instead of values, for types made of types that need not know equality.
+
     Attributes:
         decode: bytes to value; raises whatever the library raises for bytes that do not fit.
-        encode: value to bytes; raises `BadRecord` for a value that would come back as something else.
+        encode: value to bytes, for sending; raises `BadRecord` or what the library raises.
     """
 
-    __slots__ = ("_fast", "_safe", "decode", "encode", "name")
+    __slots__ = ("_by_bytes", "_decode_list", "_fast", "_trusted", "_whole", "decode", "encode", "name")
 
     def __init__(
-        self, name: str, decode: Decode, encode: Encode, *, fast: Encode | None = None, safe: frozenset[type] = frozenset()
+        self,
+        name: str,
+        decode: Decode,
+        encode: Encode,
+        *,
+        trusted: frozenset[type] = frozenset(),
+        fast: Encode | None = None,
+        decode_list: Decode | None = None,
+        whole: frozenset[type] | None = None,
+        by_bytes: bool = False,
     ) -> None:
-        """`fast` encodes values of the `safe` types without looking at them first."""
         self.name, self.decode, self.encode = name, decode, encode
-        self._fast, self._safe = fast or encode, safe
+        self._trusted, self._fast = trusted, fast or encode
+        self._decode_list, self._whole, self._by_bytes = decode_list, whole, by_bytes
 
-    def encode_all(self, values: Collection[Any]) -> list[bytes]:
-        """`encode` of each value, several times faster where all are of safe types."""
-        return list(map(self._fast if self._safe.issuperset(map(type, values)) else self.encode, values))
+    def keep(self, value: Any) -> bytes:
+        """Value to bytes, for tables.
+
+        Raises:
+            BadRecord: it cannot be encoded, or would come back as something else.
+        """
+        try:
+            data = self.encode(value)
+            if type(value) in self._trusted:
+                return data
+            back = self.decode(data)
+            same = self.encode(back) == data if self._by_bytes else back == value
+        except BadRecord:
+            raise
+        except Exception as exc:
+            raise BadRecord(
+                f"a {type(value).__qualname__} cannot be kept as {self.name}: {type(exc).__name__}: {exc}",
+                hint=_DECLARE,
+            ) from exc
+        if not same:
+            raise BadRecord(
+                f"a {type(value).__qualname__} would come back from {self.name} as something else", hint=_DECLARE
+            )
+        return data
+
+    def draft(self, value: Any) -> bytes:
+        """`encode`, to see whether a value has changed; empty where it cannot be encoded (any more)."""
+        try:
+            return self._fast(value)
+        except Exception:  # noqa: BLE001 (`keep` says what is wrong)
+            try:
+                return self.encode(value)
+            except Exception:  # noqa: BLE001
+                return b""
+
+    def keep_all(self, values: Collection[Any], drafts: list[bytes] | None = None) -> list[bytes]:
+        """`keep` of each value, several times faster where all are as usual; `drafts` spares encoding them again."""
+        kinds = set(map(type, values))
+        trusted = kinds <= self._trusted
+        if trusted or (self._decode_list is not None and (self._whole is None or kinds <= self._whole)):
+            try:
+                kept = list(map(self._fast, values)) if drafts is None or b"" in drafts else drafts
+                if trusted or self._come_back(kept, values):
+                    return kept
+            except Exception:  # noqa: BLE001, S110 (one by one, below, says which value it is and why)
+                pass
+        return list(map(self.keep, values))
+
+    def _come_back(self, kept: list[bytes], values: Collection[Any]) -> bool:
+        assert self._decode_list is not None
+        whole = b"[%b]" % b",".join(kept)
+        back = self._decode_list(whole)
+        return self._fast(back) == whole if self._by_bytes else back == list(values)
 
     def __repr__(self) -> str:
         return f"Codec({self.name})"
 
 
+_DECLARE = "declare its type (value_type=… or key_type=…)"
+
+
+def _to_json(value: Any) -> bytes:
+    try:
+        return _json_encoder.encode(value)
+    except TypeError:
+        # Keys that are numbers or dates: the encoder does not sort those by itself.
+        return _json_encoder.encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))
+
+
 def _encode_json(value: Any) -> bytes:
     if type(value) not in _JSON_ROUND_TRIP:
-        raise BadRecord(
-            f"a {type(value).__qualname__} would come back from JSON as something else",
-            hint="declare its type (value_type=… or key_type=…)",
-        )
-    return _json_encoder.encode(value)
+        raise BadRecord(f"a {type(value).__qualname__} would come back from JSON as something else", hint=_DECLARE)
+    return _to_json(value)
 
 
 def _encode_text(value: Any) -> bytes:
@@ -81,13 +175,20 @@ def _encode_bytes(value: Any) -> bytes:
     raise BadRecord(f"expected bytes, not {type(value).__qualname__}")
 
 
-_RAW = Codec("bytes", lambda data: data, _encode_bytes)
-_TEXT = Codec("text", lambda data: data.decode(), _encode_text)
+_RAW = Codec("bytes", lambda data: data, _encode_bytes, trusted=frozenset({bytes}))
+_TEXT = Codec("text", lambda data: data.decode(), _encode_text, trusted=frozenset({str}))
 _JSON = Codec(
-    "json", msgspec.json.Decoder().decode, _encode_json, fast=_json_encoder.encode, safe=_JSON_ROUND_TRIP
+    "JSON",
+    _json_decoder.decode,
+    _encode_json,
+    trusted=_JSON_TRUSTED,
+    fast=_json_encoder.encode,
+    decode_list=_json_decoder.decode,
+    whole=_JSON_ROUND_TRIP,
 )
 
 
+@lru_cache(maxsize=_CODECS)
 def codec(declared: Any = None) -> Codec:
     """The codec of a declared type; see the table above.
 
@@ -101,34 +202,92 @@ def codec(declared: Any = None) -> Codec:
     if declared is str:
         return _TEXT
     if hasattr(declared, "_options") and hasattr(declared, "from_data"):  # a Faust model, known by its shape
-        return Codec(declared.__name__, declared.loads, lambda value: value.dumps())
-    decoder = msgspec.json.Decoder(declared)
-    return Codec(getattr(declared, "__name__", str(declared)), decoder.decode, _json_encoder.encode)
+        return _faust_codec(declared)
+    decoder, name = msgspec.json.Decoder(declared), getattr(declared, "__name__", str(declared))
+    decode_list = msgspec.json.Decoder(list[declared]).decode
+    plain = isinstance(declared, type)
+    return Codec(
+        name,
+        decoder.decode,
+        _to_json,
+        trusted=frozenset({declared}) if plain and _is_trusted(declared) else frozenset(),
+        fast=_json_encoder.encode,
+        decode_list=decode_list,
+        by_bytes=not plain,
+    )
+
+
+def _is_trusted(declared: type) -> bool:
+    return declared in _TRUSTED or issubclass(declared, (msgspec.Struct, Enum)) or is_dataclass(declared)
+
+
+def _faust_codec(model: Any) -> Codec:
+    # A model without a serializer of its own takes JSON: Faust's default for topics, and without one `loads` fails.
+    serializer = model._options.serializer or "json"
+
+    def decode(data: bytes) -> Any:
+        return model.loads(data, serializer=serializer)
+
+    def encode(value: Any) -> bytes:
+        return value.dumps(serializer=serializer)
+
+    return Codec(model.__name__, decode, encode, trusted=frozenset({model}))
+
+
+def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) -> Codec:
+    """The codec of a table's values: where no type is declared, that of the default, if JSON would lose it.
+
+    Raises:
+        Usage: such a default would not come back as it was (a `Counter`, a `defaultdict`).
+    """
+    if declared is not None or default is None:
+        return codec(declared)
+    value = default()
+    kind = type(value)
+    try:
+        chosen = codec(None if kind in _JSON_ROUND_TRIP else kind)
+        chosen.keep(value)
+    except (BadRecord, TypeError) as exc:
+        raise Usage(
+            f"table {table}: its default, a {kind.__qualname__}, would not come back from the changelog as it was",
+            hint="use a dict, a list, a number, text, a dataclass or a msgspec.Struct, and declare value_type=…",
+        ) from exc
+    return chosen
 
 
 def key_codec(declared: Any = None) -> Codec:
-    """The codec of a table's keys: as `codec`, but JSON arrays come back as tuples, since lists cannot be keys."""
-    if declared is None:
-        return Codec(
-            "json key", _decode_json_key, _encode_json_key, fast=_json_encoder.encode, safe=frozenset({str, int})
-        )
-    return codec(declared)
+    """The codec of a table's keys: as `codec`, but JSON arrays come back as tuples, since lists cannot be keys.
 
-
-def _decode_json_key(data: bytes) -> Any:
-    return _hashable(_JSON.decode(data))
+    To a dict 1, 1.0 and True are one key. Here 1.0 is kept as 1, so that the first two stay one; True is kept as true,
+    because a table by a flag is common and one by flags and numbers is not.
+    """
+    return _JSON_KEY if declared is None else codec(declared)
 
 
 def _hashable(value: Any) -> Any:
     return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
 
 
+def _plain_key(key: Any) -> Any:
+    kind = type(key)
+    if kind is tuple:
+        return tuple(map(_plain_key, key))
+    if kind is float and key.is_integer():
+        return int(key)
+    if kind not in _JSON_ROUND_TRIP:
+        raise BadRecord(f"a {kind.__qualname__} would come back from JSON as something else", hint=_DECLARE)
+    return key
+
+
 def _encode_json_key(key: Any) -> bytes:
     kind = type(key)
-    if kind is str or kind is int:
-        return _json_encoder.encode(key)
-    if kind is tuple:
-        for item in key:
-            _encode_json_key(item)
-        return _json_encoder.encode(key)
-    return _encode_json(key)
+    return _json_encoder.encode(key if kind is str or kind is int else _plain_key(key))
+
+
+_JSON_KEY = Codec(
+    "a JSON key",
+    lambda data: _hashable(_json_decoder.decode(data)),
+    _encode_json_key,
+    trusted=frozenset({str, int, bool, type(None)}),
+    fast=_json_encoder.encode,
+)

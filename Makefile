@@ -1,0 +1,57 @@
+# make demo   set everything up and run the main jobs on real data
+# make test   set everything up and run the tests
+# make help   the rest
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check test-containers bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
+	@$(BIN)/anabranch demo
+
+test: $(VENV)/.test  ## set everything up and run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check: lint test  ## what a change needs
+
+test-containers: $(VENV)/.test  ## the same tests against a broker in a container
+	$(BIN)/python deploy/kafka-image.py anabranch/kafka:test
+	ANABRANCH_TEST_BROKER=container ANABRANCH_TEST_IMAGE=anabranch/kafka:test $(BIN)/python -m pytest
+
+bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in one run
+	$(BIN)/python tests/bench/main.py
+
+clean:  ## remove what make has made
+	rm -rf $(VENV) build *.egg-info .anabranch demo .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: Python 3.11 or newer is needed; name it: make PYTHON=python3.11 …"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "error: this Python cannot make virtual environments; on Debian: apt install python3-venv"; exit 1; }
+	@echo "setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,parquet]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	@touch $@
