@@ -6,16 +6,21 @@ import asyncio
 from collections.abc import Awaitable, Coroutine
 from typing import Any, cast
 
+import msgspec
+from faust import current_event
 from faust.agents import Agent as FaustAgent
 from faust.agents.agent import _current_agent  # pyright: ignore[reportPrivateUsage]
 from faust.exceptions import ImproperlyConfigured
+from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
 
 from ..topics.errors import Usage
-from .runner import Runner
+from .runner import Runner, acting_runner
 from .settings import POLICIES
 
 __all__ = ["Agent"]
+
+_ANSWER_NOW = "anabranch-answer-now"
 
 
 class Agent(FaustAgent):
@@ -43,6 +48,38 @@ class Agent(FaustAgent):
         if hasattr(stream.channel, "expected_streams"):
             stream.channel.expected_streams = self.concurrency
         return stream
+
+    # Asking. An agent that asks is in the middle of a record, so the commit waits for it; an answer that waited for the
+    # commit would never come. Question and answer go outside of the epoch then, at least once. Whoever else asks gets
+    # an answer that is committed.
+
+    async def ask(self, *args: Any, **kwargs: Any) -> Any:
+        """As Faust's. Asked by an agent, the answer may be given twice, and from state that is not yet committed."""
+        if acting_runner() is None:
+            return await super().ask(*args, **kwargs)
+        engine = cast(Any, self.app).engine
+        engine.asking += 1
+        try:
+            return await super().ask(*args, **kwargs)
+        finally:
+            engine.asking -= 1
+
+    async def ask_nowait(self, *args: Any, force: bool = False, **kwargs: Any) -> Any:
+        """As Faust's."""
+        return await super().ask_nowait(*args, force=force or acting_runner() is not None, **kwargs)
+
+    def _create_req(self, *args: Any, **kwargs: Any) -> Any:
+        value, headers = super()._create_req(*args, **kwargs)
+        if acting_runner() is not None:
+            merge_headers(cast(Any, headers), {_ANSWER_NOW: b""})
+        return value, headers
+
+    async def _reply(self, key: Any, value: Any, reply_to: str, correlation_id: str) -> None:
+        event = current_event()
+        plain = msgspec.to_builtins(value) if hasattr(value, "__struct_fields__") else value
+        response = self._response_class(value)(key=key, value=plain, correlation_id=correlation_id)
+        topic = self.app.topic(reply_to)
+        await cast(Any, topic).send(value=response, force=event is not None and _ANSWER_NOW in event.headers)
 
     async def _prepare_actor(self, aref: Any, beacon: Any) -> Any:
         if isinstance(aref, Awaitable) and self._sinks:

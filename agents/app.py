@@ -21,7 +21,7 @@ from mode.utils.objects import cached_property
 
 from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
-from ..topics.errors import Usage
+from ..topics.errors import Stop, Usage
 from .agent import Agent
 from .engine import Engine
 from .replies import ReplyConsumer
@@ -99,7 +99,7 @@ class App(faust.App):
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()
         self._declared: set[str] = set()
-        self._dead_letter_topics: set[str] = set()
+        self._required: dict[str, TopicSpec] = {}
 
     # The cluster ----------------------------------------------------------------------------------------------------
 
@@ -179,18 +179,22 @@ class App(faust.App):
         """Create topics that do not exist, in one call."""
         if not self.conf.topic_allow_declare:
             return
-        specs = [
-            TopicSpec(
-                name,
-                topic.partitions or self.conf.topic_partitions,
-                topic.replicas or self.conf.topic_replication_factor,
-                _topic_config(topic),
-            )
-            for topic in topics
-            for name in topic.topics
-            if name not in self._declared
-        ]
-        await self._create(specs)
+        await self._create(
+            [self.spec_of(topic, name) for topic in topics for name in topic.topics if name not in self._declared]
+        )
+
+    def spec_of(self, topic: Any, name: str) -> TopicSpec:
+        """How a topic would be made."""
+        return TopicSpec(
+            name,
+            topic.partitions or self.conf.topic_partitions,
+            topic.replicas or self.conf.topic_replication_factor,
+            _topic_config(topic),
+        )
+
+    def is_declared(self, name: str) -> bool:
+        """Whether a topic is known to be there."""
+        return name in self._declared
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
         """Create one topic by name."""
@@ -231,16 +235,28 @@ class App(faust.App):
                 )
         await asyncio.to_thread(admin.create, missing)
 
-    def require_dead_letter_topic(self, name: str) -> None:
-        """Have it there before the epoch is committed."""
-        if name not in self._declared:
-            self._dead_letter_topics.add(name)
+    def require(self, spec: TopicSpec) -> None:
+        """Have a topic there before the epoch that sends to it is committed."""
+        if spec.name not in self._declared:
+            self._required[spec.name] = spec
 
-    async def create_dead_letter_topics(self) -> None:
-        """Create what `require_dead_letter_topic` asked for."""
-        if self._dead_letter_topics:
-            names, self._dead_letter_topics = self._dead_letter_topics, set()
-            await self._create([TopicSpec(name, 1, self.conf.topic_replication_factor or 1) for name in names])
+    def create_required(self) -> None:
+        """Create what `require` asked for (blocking).
+
+        Raises:
+            Stop: a topic does not exist, and the app must not make it.
+        """
+        if not self._required:
+            return
+        specs, self._required = list(self._required.values()), {}
+        admin = Admin(self.cluster)
+        existing = admin.partitions([spec.name for spec in specs])
+        missing = [spec for spec in specs if spec.name not in existing]
+        if missing and not self.conf.topic_allow_declare:
+            listed = ", ".join(sorted(spec.name for spec in missing))
+            raise Stop(f"no such topic: {listed}", hint="create it; topic_allow_declare is off")
+        admin.create(missing)
+        self._declared |= {spec.name for spec in specs}
 
     # Tables ---------------------------------------------------------------------------------------------------------
 

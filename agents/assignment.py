@@ -1,7 +1,7 @@
 """Where a partition goes on: committed offsets, and the marks that ride in their metadata.
 
-Metadata is JSON, `{"marks": {"<agent>": offset}}`, only where an agent is further than the committed offset. Kafka bounds
-it by `offset.metadata.max.bytes`, 4,096 by default.
+Metadata is JSON, `{"marks": {"<agent>": offset}}`, only where an agent is further than the committed offset. Kafka
+bounds it by `offset.metadata.max.bytes`, 4,096 by default.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, cast
 from faust.types import TP
 from mode import Service
 
-from ..topics.admin import Admin
+from ..topics.admin import Admin, TopicSpec
 from ..topics.deadletter import dead_letter
-from ..topics.errors import BadRecord, Rebuild, Retry, Stop
+from ..topics.errors import AnabranchError, BadRecord, Rebuild, Retry, Stop
 from ..topics.producer import Aborted
 from .assignment import Assignment, write_marks
 from .changelog import RestoreProgress, restore
@@ -37,7 +37,7 @@ from .effects import Effects, Output
 from .group import Group
 from .identity import Identity
 from .inbox import Batch, Position
-from .runner import Runner
+from .runner import Runner, acting_runner
 from .settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ _IDLE_MAX_S = 0.005
 # another one of the same worker.
 _LONG_S = 0.02
 _GATE_PATIENCE_S = 1.0
+_MAX_ABORTED = 5
+_REBUILD_AGAIN_S = 60.0
 
 
 class Engine(Service):
@@ -69,7 +71,9 @@ class Engine(Service):
         self.effects = Effects()
         self.outside: list[Output] = []  # sent by timers and web views: no redo can bring them back
         self.current: Runner | None = None
+        self.asking = 0  # agents that wait for the answer of an agent: no commit can come before it
         self.stopping = False
+        self._left = False
         self.restoring: RestoreProgress | None = None
         self.ready = asyncio.Event()
         self.records_total = 0
@@ -90,6 +94,8 @@ class Engine(Service):
         self._gate_closed = False
         self._redo_wanted = False
         self._rebuild_wanted = False
+        self._rebuilt_s = -_REBUILD_AGAIN_S
+        self._aborted_in_a_row = 0
         self._lost = False
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
         self._batch_records = 500
@@ -99,6 +105,7 @@ class Engine(Service):
         self._group: Group | None = None
         self._committer: Committer | None = None
         self._identity: Identity | None = None
+        self._name = ""
         self._assignment: Assignment | None = None
         self._main_task: asyncio.Future[Any] | None = None
         self._subscribed: list[str] = []
@@ -111,12 +118,9 @@ class Engine(Service):
         self._admin = Admin(cluster)
         self._partition_counts = await asyncio.to_thread(self._admin.partitions)
         self._identity = Identity(self.app.conf.appdir)
-        name = f"{self.app.conf.id}-{self._identity.name}"
+        self._name = name = f"{self.app.conf.id}-{self._identity.name}"
         self._group = Group(cluster, self.app.conf.id, name, self.settings, self._on_assign, self._on_revoke, self._on_lost)
-        if self.settings.exactly_once:
-            self._committer = ExactlyOnce(cluster, name)
-        else:
-            self._committer = AtLeastOnce(cluster, self._group.kafka)
+        self._committer = self._new_committer()
         await asyncio.to_thread(self._committer.open)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
@@ -125,19 +129,23 @@ class Engine(Service):
         if not self._subscribed:
             self.ready.set()
             return
-        await self.app.declare(list(self.app.topics))
-        await self.app.declare_changelogs()
-        self._partition_counts = await asyncio.to_thread(self._admin.partitions)
-        assert self._group is not None
-        self._group.subscribe(self._subscribed)
+        try:
+            await self.app.declare(list(self.app.topics))
+            await self.app.declare_changelogs()
+            self._partition_counts = await asyncio.to_thread(self._admin.partitions)
+            assert self._group is not None
+            self._group.subscribe(self._subscribed)
+        except AnabranchError as exc:
+            await self.stop_with(exc)
+            return
         if self._main_task is None:
             self._main_task = self.add_future(self._main())
 
     async def leave(self) -> None:
         """End at record boundaries, commit, leave the group at once."""
-        if self.stopping:
+        if self._left:
             return
-        self.stopping = True
+        self._left = self.stopping = True
         if self._main_task is not None:
             try:
                 await asyncio.wait_for(asyncio.shield(self._main_task), self.settings.stuck_s)
@@ -175,8 +183,8 @@ class Engine(Service):
             while not self.stopping:
                 idle_s = await self._turn(idle_s)
             if self.app.stopped_by is None:
-                await self._close_gate()
-                await self._commit()
+                if await self._close_gate() and not (self._redo_wanted or self._rebuild_wanted):  # else a record is half done
+                    await self._commit()
         except Stop as exc:
             await self.stop_with(exc)
         except asyncio.CancelledError:
@@ -218,7 +226,7 @@ class Engine(Service):
         while self._running and not (self._redo_wanted or self._rebuild_wanted or self.stopping):
             if await self._parked_within(_LONG_S):
                 break
-            if self._commit_due():
+            if self._commit_due() and not self.asking:
                 if await self._close_gate(_GATE_PATIENCE_S):
                     break
                 # Somebody waits for something that may need the others: let them go on, try again later.
@@ -387,7 +395,7 @@ class Engine(Service):
 
     def send(self, output: Output) -> None:
         """Keep a record for the gate; without a time of its own it takes that of the record being handled."""
-        runner = self.current
+        runner = self.current or acting_runner()
         if runner is None or runner.stream is None:
             self.outside.append(output)
             return
@@ -431,7 +439,7 @@ class Engine(Service):
             agent=stream.name,
             app=self.app.conf.id,
         )
-        self.app.require_dead_letter_topic(letter.topic)
+        self.app.require(TopicSpec(letter.topic, 1, self.app.conf.topic_replication_factor or 1))
         self.effects.add(
             Output(letter.topic, letter.value, letter.key, -1, max(0, message.timestamp()[1]), letter.headers)
         )
@@ -565,9 +573,11 @@ class Engine(Service):
         self._gate_closed = True
         for stream in self._streams:
             stream.inbox.cut_after(stream.message if stream.running else None)
-        deadline = None if patience_s is None else time.monotonic() + patience_s
+        began = time.monotonic()
         while self._running and not self._redo_wanted:
-            if deadline is not None and time.monotonic() > deadline:
+            if self.asking:
+                patience_s = 0.0  # who could answer may be behind the gate
+            if patience_s is not None and time.monotonic() - began > patience_s:
                 return False
             await self._parked_within(_LONG_S)
             if self._group is not None:
@@ -607,7 +617,7 @@ class Engine(Service):
         self._gate_closed = True
         began = time.monotonic()
         try:
-            await self.app.create_dead_letter_topics()
+            await asyncio.to_thread(self.app.create_required)
             plan, changes = self._plan()
             sent = len(self.outside)
             assert self._committer is not None
@@ -616,6 +626,9 @@ class Engine(Service):
         except BadRecord as exc:
             self._blame_somebody(exc)
         except Aborted as exc:
+            self._aborted_in_a_row += 1
+            if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
+                raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
             logger.warning("epoch dropped: %s", exc)
             self._redo_wanted = True
             self._lost = self._lost or exc.lost
@@ -634,6 +647,7 @@ class Engine(Service):
         if not self._dirty():
             return
         try:
+            self.app.create_required()
             plan, changes = self._plan()
             sent = len(self.outside)
             assert self._committer is not None
@@ -655,6 +669,7 @@ class Engine(Service):
         del self.outside[:sent]
         self.effects.clear()
         self.commits_total += 1
+        self._aborted_in_a_row = 0
         for offset in plan.offsets:
             self.committed[Position(offset.topic, offset.partition)] = offset.offset
         for stream in self._streams:
@@ -684,7 +699,7 @@ class Engine(Service):
         self._assignment = assignment
 
     def _on_revoke(self, gone: set[Position]) -> None:
-        if self._running:
+        if self._running or self.app.stopped_by is not None:
             self._drop_epoch()
             self._redo_wanted = True
         elif not (self._redo_wanted or self._lost or self._rebuild_wanted):
@@ -772,12 +787,32 @@ class Engine(Service):
                 )
 
     async def _rebuild(self) -> None:
-        """Fenced or fatally broken: new clients, everything again from the changelogs."""
+        """Fenced or fatally broken: a new producer, and everything again from what Kafka says was committed.
+
+        Raises:
+            Stop: fenced twice within a minute; then it was no accident.
+        """
         self._rebuild_wanted = False
-        raise Stop(
-            "this worker was fenced: another process uses its identity",
-            hint="two workers run on one data folder that was copied or shared; give each its own --datadir",
-        )
+        now = time.monotonic()
+        if now - self._rebuilt_s < _REBUILD_AGAIN_S:
+            raise Stop(
+                "this worker was fenced twice within a minute: another process uses its identity",
+                hint="two workers run on one data folder that was copied or shared; give each its own --datadir",
+            )
+        self._rebuilt_s = now
+        assert self._group is not None and self._committer is not None
+        self._forget(set(self._owned))
+        await self._redo()
+        await asyncio.to_thread(self._committer.close)
+        self._committer = self._new_committer()
+        await asyncio.to_thread(self._committer.open)
+        await asyncio.to_thread(self._group.take_again)
+
+    def _new_committer(self) -> Committer:
+        assert self._group is not None
+        if self.settings.exactly_once:
+            return ExactlyOnce(self.app.cluster, self._name)
+        return AtLeastOnce(self.app.cluster, self._group.kafka)
 
     # What Faust asks of a consumer ------------------------------------------------------------------------------------
 

@@ -148,6 +148,10 @@ class Group:
             self._complained_s = now
             logger.warning("consumer: %s", error.str())
 
+    def take_again(self) -> None:
+        """Begin anew with the partitions there are, from what is committed now (blocking)."""
+        self._begin(self.kafka, [TopicPartition(*at) for at in self.owned])
+
     def flow(self, starts: Mapping[Position, int]) -> None:
         """Let the records of freshly assigned partitions flow.
 
@@ -172,10 +176,13 @@ class Group:
     # Callbacks ------------------------------------------------------------------------------------------------------
 
     def _assigned(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        self._begin(kafka, partitions)
+
+    def _begin(self, kafka: Any, partitions: list[TopicPartition]) -> None:
         assignment = self._starts(partitions)
         kafka.assign([])  # `flow` assigns
         self._flowing = False
-        self._paused = []
+        self._paused, self._early = [], []
         self.owned = set(assignment.starts)
         self._on_assign(assignment)
 

@@ -28,7 +28,7 @@ class ReplyConsumer(FaustReplyConsumer):
         app = cast(Any, self.app)
         topic = self._reply_topic(topic_name)
         await topic.maybe_declare()
-        consumer = await asyncio.to_thread(self._open, app.cluster, topic_name)
+        consumer = await asyncio.to_thread(self._open, app.cluster, topic.get_topic_name())
         task = asyncio.get_running_loop().create_task(self._drain(consumer, topic))
         self._fetchers[topic_name] = cast(Any, task)
 

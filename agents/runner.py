@@ -8,6 +8,7 @@ agents and any concurrency, and needs no context variables.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .stream import Stream
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "acting_runner"]
+
+_runner: contextvars.ContextVar[Runner | None] = contextvars.ContextVar("anabranch-runner", default=None)
+
+
+def acting_runner() -> Runner | None:
+    """Whose record a task works on that an agent started (`asyncio.gather`, …); None between records."""
+    runner = _runner.get()
+    return runner if runner is not None and runner.stream is not None and runner.stream.running else None
 
 
 class Runner:
@@ -47,27 +56,28 @@ class Runner:
     async def main(self) -> None:
         """The agent's task: run until it is cancelled; a failing record goes to the engine."""
         self.task = asyncio.current_task()
+        _runner.set(self)
         self.engine.add_runner(self)
         try:
             while True:
                 try:
                     await _stepped(self, self._make())
                 except asyncio.CancelledError:
-                    if not self._cancelled_by_redo:
+                    if not self._left_for_redo():
                         raise
-                    assert self.task is not None
-                    self.task.uncancel()
-                    self._cancelled_by_redo = False
                 except Exception as exc:  # noqa: BLE001 (whatever an agent raises belongs to its record)
-                    if not self.engine.failed(self, exc):
+                    if not self._left_for_redo() and not self.engine.failed(self, exc):
                         self._again = self._again or asyncio.get_running_loop().create_future()
                 else:
-                    if self.engine.stopping:
+                    if self._left_for_redo():
+                        pass
+                    elif self.engine.stopping:
                         return
-                    raise Stop(
-                        f"agent {self.name} returned",
-                        hint="an agent iterates its stream for ever: `async for value in stream`",
-                    )
+                    else:
+                        raise Stop(
+                            f"agent {self.name} returned",
+                            hint="an agent iterates its stream for ever: `async for value in stream`",
+                        )
                 if self._again is not None:
                     await self._again
                     self._again = None
@@ -75,6 +85,14 @@ class Runner:
             await self.engine.stop_with(exc)
         finally:
             self.engine.remove_runner(self)
+
+    def _left_for_redo(self) -> bool:
+        """Whether the coroutine ended because `halt` cancelled it, however it took that."""
+        left, self._cancelled_by_redo = self._cancelled_by_redo, False
+        if left:
+            assert self.task is not None
+            self.task.uncancel()
+        return left
 
     def halt(self) -> None:
         """For a redo: leave the record, wait for `resume`."""

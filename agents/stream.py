@@ -161,7 +161,7 @@ class Stream(faust.Stream[Any]):
         while True:
             batch = await self._next_batch()
             if self._processors:
-                async for value in self._processed(batch):
+                async for _, value in self._processed(batch):
                     yield value
                 continue
             for message in batch.messages:
@@ -175,15 +175,16 @@ class Stream(faust.Stream[Any]):
                     value = None  # a tombstone
                 yield value
 
-    async def _processed(self, batch: Batch) -> AsyncIterator[Any]:
+    async def _processed(self, batch: Batch) -> AsyncIterator[tuple[Any, Any]]:
         for message, value in self._decoded(batch):
-            self._message = message
-            try:
-                for processor in self._processors:
-                    value = await maybe_async(cast(Any, processor)(value))
-            except Skip:
-                continue
-            yield value
+            if self._processors:
+                self._message = message
+                try:
+                    for processor in self._processors:
+                        value = await maybe_async(cast(Any, processor)(value))
+                except Skip:
+                    continue
+            yield message, value
 
     def _decoded(self, batch: Batch) -> Iterator[tuple[Any, Any]]:
         decode = self.topic.decode_value
@@ -231,6 +232,8 @@ class Stream(faust.Stream[Any]):
             if why is not None:
                 engine.give_up(self, batch.messages[0], why, "agent")
                 inbox.done()
+                if inbox.careful:
+                    engine.savepoint(self)  # the next record's failure must not undo this dead letter
                 continue
             engine.at(self, batch.at)
             return batch
@@ -265,6 +268,7 @@ class Stream(faust.Stream[Any]):
     async def _take(self, max_: int, within: Any) -> AsyncIterator[list[tuple[Any, Any]]]:
         await self._begin()
         inbox, engine = self.inbox, self.engine
+        inbox.held.clear()  # of the agent function's last life
         within_s = want_seconds(within) if within else None
         loop = asyncio.get_running_loop()
         held: dict[Position, list[tuple[Any, Any]]] = {}
@@ -277,7 +281,7 @@ class Stream(faust.Stream[Any]):
             for at in [at for at in held if at not in inbox.held]:  # revoked meanwhile
                 del held[at]
                 due_at.pop(at, None)
-            for message, value in self._decoded(batch):
+            async for message, value in self._processed(batch):
                 group = held.setdefault(batch.at, [])
                 if not group:
                     inbox.held[batch.at] = message.offset()
@@ -325,9 +329,27 @@ class Stream(faust.Stream[Any]):
     # Repartitioning -----------------------------------------------------------------------------------------------
 
     def add_processor(self, processor: Any) -> None:
-        """As in Faust; the envelope of old-style requests is not used here, so its processor would only cost."""
-        if getattr(processor, "__name__", "") != "_maybe_unwrap_reply_request":
+        """As in Faust; an agent function that is called anew finds the processors of its first call still there."""
+        # The envelope of old-style requests is not used here, so its processor would only cost.
+        if not self._finalized and getattr(processor, "__name__", "") != "_maybe_unwrap_reply_request":
             super().add_processor(processor)
+
+    def echo(self, *channels: Any) -> Any:
+        """As in Faust, and the copies keep key, headers and timestamp."""
+        targets = [self.derive_topic(channel) if isinstance(channel, str) else channel for channel in channels]
+
+        async def echoing(value: Any) -> Any:
+            # Faust does this in tasks of their own, which are nobody's when it comes to undoing them.
+            event = self.current_event
+            for target in targets:
+                if value is event.value:
+                    await event.forward(target)
+                else:
+                    await event.forward(target, value=value)
+            return value
+
+        self.add_processor(echoing)
+        return self
 
     def group_by(self, key: Any, **kwargs: Any) -> Any:
         """As in Faust: a stream of the same values, repartitioned by another key."""

@@ -391,7 +391,7 @@ class ClosedTable(Table):
     def __repr__(self) -> str:
         return f"<Table {self.name} partitions={sorted(self.states)}>"
 
-    __setitem__ = __delitem__ = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore
+    __setitem__ = __delitem__ = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
 
 def local_keys(tables: Iterable[Table]) -> int:

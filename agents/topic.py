@@ -126,11 +126,13 @@ class Topic(faust.Topic):
             raw_value,
             raw_key,
             -1 if partition is None else partition,
-            0 if timestamp is None else int(timestamp * 1000),
+            0 if timestamp is None else round(timestamp * 1000),
             header_list(headers),
         )
         if force or not app.engine_runs:
             return await app.sender.send(output)
+        if not app.is_declared(output.topic):
+            app.require(app.spec_of(self, output.topic))
         app.engine.send(output)
         tp = TP(output.topic, output.partition)
         sent = Sent(RecordMetadata(tp.topic, tp.partition, tp, -1, timestamp, None))

@@ -51,16 +51,25 @@ async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signa
             loop.add_signal_handler(number, _stop, app, number)
     stopping = asyncio.ensure_future(app.stop_requested.wait())
     starting = asyncio.ensure_future(app.start())
+    crashed = asyncio.ensure_future(_crashed(app))
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            if on_ready is not None and app.stopped_by is None:
+            if on_ready is not None and app.stopped_by is None and not crashed.done():
                 on_ready(app)
-            await stopping
+        await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        crashed.cancel()
         await _end(app, starting)
     app.raise_if_stopped()
+
+
+async def _crashed(app: App) -> None:
+    """A part of Faust ended with an error: so does the worker."""
+    await app._crashed.wait()  # pyright: ignore[reportPrivateUsage]
+    app.stopped_by = app.stopped_by or app.crash_reason
+    app.stop_requested.set()
 
 
 async def _end(app: App, starting: asyncio.Future[Any]) -> None:

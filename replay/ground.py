@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..topics.broker import BrokerStats, EmbeddedBroker, running_at
+from ..topics.admin import Admin
 from ..topics.client import Cluster
 
 __all__ = ["Ground", "ground", "home"]
+
+
+_REACH_S = 5.0
 
 
 def home() -> Path:
@@ -55,7 +59,9 @@ def ground(
     if not servers and keep:
         servers = running_at(home() / "broker")
     if servers:
-        yield Ground(Cluster.named(servers, options))
+        cluster = Cluster.named(servers, options)
+        Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there
+        yield Ground(cluster)
         return
     with EmbeddedBroker(home() / "broker" if keep else None, on_progress=on_progress) as broker:
         yield Ground(Cluster.named(broker.bootstrap_servers, options), broker.stats)

@@ -84,6 +84,9 @@ class TransactionalProducer:
             Stop: no broker answers in time.
             Rebuild: fenced meanwhile.
         """
+        # librdkafka looks for the coordinator at once and then every 500 ms: without a connection the first look is in vain.
+        with contextlib.suppress(KafkaException):
+            self._kafka.list_topics(timeout=_CALL_S)
         self._until_known("open transactional id " + self._id, self._kafka.init_transactions)
 
     def begin(self) -> None:
@@ -192,8 +195,9 @@ class TransactionalProducer:
 
     def close(self) -> None:
         """Forget what is queued; an open transaction ends by its timeout or by the next owner's `open()`."""
-        self._kafka.purge()
-        self._kafka.flush(0)
+        with contextlib.suppress(KafkaException):  # fenced or broken: there is nothing to end
+            self._kafka.purge()
+            self._kafka.flush(0)
 
     def _until_known(self, doing: str, call: Callable[..., object], *args: Any) -> None:
         deadline = time.monotonic() + self._deadline_s

@@ -13,7 +13,8 @@ A missing payload (a tombstone) is None whatever the type.
 Two ways to encode. `encode` is for sending: whoever reads sees what was meant, as near as JSON comes. `keep` is for
 tables: what is read back after a commit has to be what was written, or the result of a program would depend on when its
 commits fell. So it refuses a NaN (JSON: null), a tuple or a date inside an undeclared value (a list, a text), and
-whatever does not fit the declared type. Exact instances of a declared class are trusted with the types of their fields.
+whatever does not fit the declared type. Exact instances of a declared class are trusted with the types of their fields;
+in a declared `list[…]` or `dict[…]` what comes back has to be equal, so what is in it has to know equality.
 """
 
 from __future__ import annotations
@@ -59,14 +60,13 @@ class Codec:
         fast: encodes values of the `trusted` and `whole` types without looking at them first.
         decode_list: decodes a JSON array of values; with it many values are compared at once.
         whole: types of values that `decode_list` may be asked about, besides the trusted; None means any.
-        by_bytes: compare bytes instead of values, for types made of types that need not know equality.
 
     Attributes:
         decode: bytes to value; raises whatever the library raises for bytes that do not fit.
         encode: value to bytes, for sending; raises `BadRecord` or what the library raises.
     """
 
-    __slots__ = ("_by_bytes", "_decode_list", "_fast", "_trusted", "_whole", "decode", "encode", "name")
+    __slots__ = ("_decode_list", "_fast", "_trusted", "_whole", "decode", "encode", "name")
 
     def __init__(
         self,
@@ -78,11 +78,10 @@ class Codec:
         fast: Encode | None = None,
         decode_list: Decode | None = None,
         whole: frozenset[type] | None = None,
-        by_bytes: bool = False,
     ) -> None:
         self.name, self.decode, self.encode = name, decode, encode
         self._trusted, self._fast = trusted, fast or encode
-        self._decode_list, self._whole, self._by_bytes = decode_list, whole, by_bytes
+        self._decode_list, self._whole = decode_list, whole
 
     def keep(self, value: Any) -> bytes:
         """Value to bytes, for tables.
@@ -94,8 +93,7 @@ class Codec:
             data = self.encode(value)
             if type(value) in self._trusted:
                 return data
-            back = self.decode(data)
-            same = self.encode(back) == data if self._by_bytes else back == value
+            same = self.decode(data) == value
         except BadRecord:
             raise
         except Exception as exc:
@@ -134,9 +132,7 @@ class Codec:
 
     def _come_back(self, kept: list[bytes], values: Collection[Any]) -> bool:
         assert self._decode_list is not None
-        whole = b"[%b]" % b",".join(kept)
-        back = self._decode_list(whole)
-        return self._fast(back) == whole if self._by_bytes else back == list(values)
+        return self._decode_list(b"[%b]" % b",".join(kept)) == list(values)
 
     def __repr__(self) -> str:
         return f"Codec({self.name})"
@@ -205,15 +201,13 @@ def codec(declared: Any = None) -> Codec:
         return _faust_codec(declared)
     decoder, name = msgspec.json.Decoder(declared), getattr(declared, "__name__", str(declared))
     decode_list = msgspec.json.Decoder(list[declared]).decode
-    plain = isinstance(declared, type)
     return Codec(
         name,
         decoder.decode,
         _to_json,
-        trusted=frozenset({declared}) if plain and _is_trusted(declared) else frozenset(),
+        trusted=frozenset({declared}) if isinstance(declared, type) and _is_trusted(declared) else frozenset(),
         fast=_json_encoder.encode,
         decode_list=decode_list,
-        by_bytes=not plain,
     )
 
 
@@ -261,7 +255,19 @@ def key_codec(declared: Any = None) -> Codec:
     To a dict 1, 1.0 and True are one key. Here 1.0 is kept as 1, so that the first two stay one; True is kept as true,
     because a table by a flag is common and one by flags and numbers is not.
     """
-    return _JSON_KEY if declared is None else codec(declared)
+    if declared is None:
+        return _JSON_KEY
+    chosen = codec(declared)
+    if chosen in (_RAW, _TEXT) or hasattr(declared, "from_data"):
+        return chosen
+    exact = frozenset({declared}) if isinstance(declared, type) and (_is_trusted(declared) or declared is float) else ()
+
+    def encode(key: Any) -> bytes:
+        # Equal keys have to be equal bytes: where a float is declared, 1 is kept as 1.0.
+        data = chosen.encode(key)
+        return data if type(key) in exact else chosen.encode(chosen.decode(data))
+
+    return Codec(chosen.name, chosen.decode, encode, trusted=frozenset(exact) - {float}, fast=chosen.encode)
 
 
 def _hashable(value: Any) -> Any:

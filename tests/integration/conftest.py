@@ -1,0 +1,76 @@
+"""The `anabranch` command as a user types it: a process of its own, in a folder of its own, on the tests' broker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from anabranch.topics.client import Cluster
+
+
+@dataclass
+class Shell:
+    """Runs commands in `folder`; what is still running at the end is ended."""
+
+    folder: Path
+    environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    def run(self, *arguments: object, timeout_s: float = 90, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "anabranch", *map(str, arguments)],
+            cwd=self.folder,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    def start(self, *arguments: object, **more: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "anabranch", *map(str, arguments)],
+            cwd=self.folder,
+            env={**self.environment, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+
+@pytest.fixture
+def shell(tmp_path: Path, broker: Cluster) -> Iterator[Shell]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "ANABRANCH_"))}
+    here = Shell(tmp_path, {**environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers})
+    yield here
+    for process in here.started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait for a condition, with a deadline."""
+
+    def wait(condition: Callable[[], bool], what: str, *, within_s: float = 60) -> None:
+        deadline = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
+            time.sleep(0.05)
+
+    return wait
