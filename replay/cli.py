@@ -61,17 +61,27 @@ def _options(pairs: tuple[str, ...]) -> dict[str, str]:
 def _on(
     bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None, *, keep: bool = True
 ) -> Generator[Ground]:
-    def say(text: str) -> None:
-        click.echo(text, err=True)
-
-    with ground(bootstrap_server, _options(options), declared=declared, keep=keep, on_progress=say) as place:
+    with ground(bootstrap_server, _options(options), declared=declared, keep=keep, on_progress=_passing) as place:
         if place.broker is not None:
             stats = place.broker
-            say(
+            _passing("")
+            _say(
                 f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
                 f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
             )
         yield place
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _passing(text: str) -> None:
+    """A line that the next one replaces, where there is a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", err=True, nl=False)
+    elif text:
+        _say(text)
 
 
 def _log(level: str | None, *, default: str = "warn") -> None:
@@ -435,9 +445,7 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with EmbeddedBroker(
-        folder, port=port, heap_mb=heap_mb, on_progress=lambda text: click.echo(text, err=True)
-    ) as kafka:
+    with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=_passing) as kafka:
         stats = kafka.stats
         click.echo(
             f"Kafka is up at {stats.bootstrap_servers} after {stats.startup_s:.1f} s, "

@@ -14,6 +14,16 @@ __all__ = ["Cluster"]
 
 _logger = logging.getLogger("anabranch.librdkafka")
 
+# Said by librdkafka while a new broker loads its coordinators, or ends a dead predecessor's transaction; it asks again.
+_NORMAL = ("Coordinator load in progress", "another concurrent operation on the same transaction")
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in _NORMAL)
+
+
+_logger.addFilter(_worth_reading)
+
 # KAFKA_SASL_PASSWORD=… stands for sasl.password: the environment of a container is where secrets live.
 _ENVIRONMENT_PREFIXES = ("SECURITY_", "SASL_", "SSL_", "CLIENT_")
 
