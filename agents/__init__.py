@@ -6,8 +6,8 @@
 from faust import current_event
 
 from .app import App
+from .event import RecordBatch
 from .settings import EngineSettings
-from .stream import RecordBatch
 from .table import Table
 
 __all__ = ["App", "EngineSettings", "RecordBatch", "Table", "current_event"]

@@ -89,8 +89,12 @@ class Agent(FaustAgent):
 
         def make() -> Coroutine[Any, Any, Any]:
             # A restart calls the agent function anew with the stream it had.
-            actor = first.pop() if first else self.actor_from_stream(
-                started.stream, index=started.index, active_partitions=started.active_partitions
+            actor = (
+                first.pop()
+                if first
+                else self.actor_from_stream(
+                    started.stream, index=started.index, active_partitions=started.active_partitions
+                )
             )
             return _awaited(actor) if isinstance(actor, Awaitable) else self._slurp(actor, aiter(actor))
 

@@ -31,6 +31,7 @@ from .stream import Stream
 from .table import Table
 from .topic import Topic
 from .transport import TableManager, Transport
+from .web import blueprint
 
 __all__ = ["App"]
 
@@ -77,6 +78,9 @@ class App(faust.App):
         options.setdefault("broker_commit_interval", base.epoch_s)
         options.setdefault("topic_disable_leader", True)
         options.setdefault("autodiscover", False)
+        options.setdefault("web_bind", "127.0.0.1")
+        self._web_tables = options.pop("web_tables_enabled", True)
+        options["web_tables_enabled"] = False  # ours know Struct values, and what is not here
         options.setdefault("datadir", str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / id))
         super().__init__(
             f"{id}-run-{self.run_id}" if self.run_id else id,
@@ -146,6 +150,13 @@ class App(faust.App):
 
     def _new_producer_transport(self) -> Any:
         return Transport(self.conf.broker_producer, self)
+
+    def _new_web(self) -> Any:
+        made = super()._new_web()
+        if self._web_tables:
+            made.blueprints.add("/tables", blueprint("tables"))
+            made.blueprints.add("/table", blueprint("table"))  # Faust's prefix
+        return made
 
     @cached_property
     def _reply_consumer(self) -> Any:
@@ -224,7 +235,8 @@ class App(faust.App):
             if sources and table.changelog_partitions not in sources.values():
                 listed = ", ".join(sorted(f"{topic} has {n}" for topic, n in sources.items()))
                 raise Usage(
-                    f"table {table.name}: its changelog {name} has {table.changelog_partitions} partitions, but {listed}",
+                    f"table {table.name}: its changelog {name} has {table.changelog_partitions} partitions, "
+                    f"but {listed}",
                     hint="a table and the topics whose agents write to it need the same number of partitions; give "
                     "partitions=…, or delete the changelog to compute the table anew",
                 )
@@ -280,7 +292,9 @@ class App(faust.App):
         """
         if window is not None or unsupported:
             names: list[str] = sorted([*map(str, unsupported), *(["window"] if window is not None else [])])
-            raise Usage(f"table {name}: {', '.join(names)}: not supported", hint="see the README for what tables can do")
+            raise Usage(
+                f"table {name}: {', '.join(names)}: not supported", hint="see the README for what tables can do"
+            )
         table = Table(
             name,
             default=default,
@@ -329,5 +343,3 @@ def _topic_config(topic: Any) -> dict[str, str]:
     if topic.retention is not None:
         config["retention.ms"] = str(int(float(topic.retention) * 1000))
     return config
-
-

@@ -10,8 +10,10 @@ Order of things, each step needed by the next:
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +22,17 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from ..topics.admin import Admin
 from ..topics.client import Cluster
 from ..topics.errors import Stop, from_kafka
+from .assignment import Assignment
 from .state import PartitionState
 from .store import Changes
+from .table import Table
 
-__all__ = ["RestoreProgress", "restore"]
+__all__ = ["RestoreProgress", "refuse_counting_twice", "restore", "restore_beside"]
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 10_000
+_KEEP_ALIVE_S = 0.05
 _STALLED_S = 120.0
 
 Key = tuple[str, int]
@@ -99,6 +106,50 @@ def restore(
     for at in states:
         states[at].forget_view()
     return progress
+
+
+async def restore_beside(
+    cluster: Cluster,
+    admin: Admin,
+    tables: Iterable[Table],
+    partitions: set[int],
+    keep_alive: Callable[[], None],
+    on_progress: Callable[[RestoreProgress], None],
+) -> None:
+    """`restore` these partitions of tables, beside the event loop; meanwhile `keep_alive` lets the group hear of us."""
+    states = {
+        (table.changelog_name, p): table.add_partition(p)
+        for table in tables
+        for p in partitions
+        if p < table.changelog_partitions
+    }
+    if not states:
+        return
+    task = asyncio.ensure_future(asyncio.to_thread(restore, cluster, admin, states, on_progress))
+    while not task.done():
+        await asyncio.wait({task}, timeout=_KEEP_ALIVE_S)
+        keep_alive()
+    progress = task.result()
+    if progress.records:
+        seconds = time.monotonic() - progress.started_s
+        logger.info("restored %s records in %.2f s", f"{progress.records:,}", seconds)
+
+
+def refuse_counting_twice(group: str, tables: Iterable[Table], assignment: Assignment) -> None:
+    """The beginning of a topic is right only where nothing was ever committed and the tables are empty.
+
+    Raises:
+        Stop: the offsets are gone, the tables' content is not.
+    """
+    for at in assignment.uncommitted:
+        content = [t.name for t in tables if at.partition in t.states and len(t.states[at.partition].store)]
+        if content and not assignment.committed_beside(at):
+            raise Stop(
+                f"group {group} has no committed offsets, but table {content[0]} has content: "
+                f"reading {at.topic} from its beginning would count history twice",
+                hint="offsets expire after a week without a member: set them with kafka-consumer-groups, or delete "
+                f"the changelog topics of {group} to compute everything anew",
+            )
 
 
 def _read(

@@ -185,4 +185,3 @@ def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any = None)
                     produce(topic, value, key, partition)
             produce(topic, values[-1], keys[-1], partition, on_delivery=delivered)
     return positions
-

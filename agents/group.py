@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 _CALL_S = 30.0
 _KEEP_ALIVE_S = 1.0
+
+# Records in a poll: of the first, before it is known how fast the agents are, and the least.
+_FIRST = 500
+_LEAST = 16
 _error_of = Message.error
 
 
@@ -54,7 +58,8 @@ class Group:
     ) -> None:
         self._cluster, self._group_id = cluster, group_id
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
-        self._from_end = settings.start_at_end
+        self._settings = settings
+        self._batch_records = _FIRST
         self.owned: set[Position] = set()
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
@@ -91,7 +96,15 @@ class Group:
         """The group metadata as it is now; part of every transaction."""
         return self.kafka.consumer_group_metadata()
 
-    def consume(self, most: int) -> list[Any]:
+    def tune(self, spent_s: float) -> None:
+        """Agents took this long with what was polled: poll as many records as keep them busy for `batch_s`."""
+        settings = self._settings
+        if spent_s > settings.batch_s * 1.5:
+            self._batch_records = max(_LEAST, int(self._batch_records * settings.batch_s / spent_s))
+        elif spent_s < settings.batch_s / 2:
+            self._batch_records = min(settings.batch_records, self._batch_records * 2)
+
+    def consume(self) -> list[Any]:
         """What has arrived, without waiting.
 
         Raises:
@@ -101,7 +114,7 @@ class Group:
         if self._paused:
             paused, self._paused = self._paused, []
             self.kafka.resume([p for p in paused if Position(p.topic, p.partition) in self.owned])
-        messages = self._consume(most)
+        messages = self._consume(self._batch_records)
         if self._early:
             messages, self._early = self._early + messages, []
         return messages
@@ -197,6 +210,9 @@ class Group:
         self._early = []
         tell(gone)
         self.owned -= gone
+        if self._paused:  # librdkafka remembers a pause: it would be silent when it comes back
+            kafka.resume(self._paused)
+            self._paused = []
         kafka.unassign()
 
     def _starts(self, partitions: list[TopicPartition]) -> Assignment:
@@ -212,7 +228,7 @@ class Group:
             else:
                 without.append(partition)
                 assignment.uncommitted.append(at)
-        find = self._admin.ends if self._from_end else self._admin.begins
+        find = self._admin.ends if self._settings.start_at_end else self._admin.begins
         for at, offset in find(without).items():
             assignment.starts[Position(*at)] = offset
         return assignment

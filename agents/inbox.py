@@ -8,9 +8,10 @@ while the agent is suspended in the middle of it, and gets the rest back.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["Batch", "Inbox", "Position"]
+__all__ = ["Batch", "Inbox", "Position", "listed"]
 
 Message = Any
 """A confluent_kafka.Message; its accessors cost as much as decoding JSON, so they are called as little as can be."""
@@ -21,6 +22,11 @@ class Position(NamedTuple):
 
     topic: str
     partition: int
+
+
+def listed(positions: Iterable[Position]) -> str:
+    """Partitions as people read them."""
+    return ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(positions)) or "no partitions"
 
 
 class Batch(NamedTuple):
@@ -118,7 +124,7 @@ class Inbox:
         batch = self._taken
         if batch is None or message is None or self.shared:
             return
-        for i, candidate in enumerate(batch.messages):
+        for i, candidate in enumerate(batch.messages):  # noqa: B007 (where the loop broke off is what we want)
             if candidate is message:
                 break
         else:

@@ -34,7 +34,9 @@ class ReplyConsumer(FaustReplyConsumer):
 
     @staticmethod
     def _open(cluster: Any, topic_name: str) -> Consumer:
-        consumer = Consumer(cluster.config(group_id="anabranch-replies", enable_auto_commit=False, fetch_wait_max_ms=10))
+        consumer = Consumer(
+            cluster.config(group_id="anabranch-replies", enable_auto_commit=False, fetch_wait_max_ms=10)
+        )
         end = consumer.get_watermark_offsets(TopicPartition(topic_name, 0), timeout=10)
         consumer.assign([TopicPartition(topic_name, 0, end[1] if end else OFFSET_END)])
         return consumer

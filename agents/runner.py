@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Container, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..topics.errors import Stop
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .stream import Stream
 
-__all__ = ["Runner", "acting_runner"]
+__all__ = ["Runner", "acting_runner", "halt_all"]
 
 _runner: contextvars.ContextVar[Runner | None] = contextvars.ContextVar("anabranch-runner", default=None)
 
@@ -112,6 +113,22 @@ class Runner:
         self.stream = self.at = None
         if self._again is not None and not self._again.done():
             self._again.set_result(None)
+
+
+async def halt_all(runners: Iterable[Runner], alive: Container[Runner], within_s: float) -> None:
+    """Halt runners and wait until their agents are gone.
+
+    Raises:
+        Stop: one does not go.
+    """
+    halting = list(runners)
+    for runner in halting:
+        runner.halt()
+    deadline = time.monotonic() + within_s
+    while not all(runner.halted for runner in halting if runner in alive):
+        if time.monotonic() > deadline:
+            raise Stop("an agent does not end when it is cancelled", hint="does it catch CancelledError?")
+        await asyncio.sleep(0)
 
 
 @types.coroutine

@@ -44,7 +44,9 @@ class Sender:
                 return
             if error is not None:
                 future.set_exception(
-                    from_kafka(KafkaException(error), f"send to {output.topic}", servers=self._cluster.bootstrap_servers)
+                    from_kafka(
+                        KafkaException(error), f"send to {output.topic}", servers=self._cluster.bootstrap_servers
+                    )
                 )
                 return
             tp = TP(message.topic(), message.partition())

@@ -25,6 +25,7 @@ class EngineSettings:
         effects: most outputs an epoch may hold before it is committed.
         session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
         start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
+        connect_s: how long a start waits for a broker that answers.
         stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
     """
 
@@ -38,4 +39,5 @@ class EngineSettings:
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000
     start_at_end: bool = False
+    connect_s: float = 5.0
     stuck_s: float = 30.0

@@ -11,18 +11,17 @@ What a hot loop does not ask for it does not pay for: events, headers and timest
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
-from faust import Event as FaustEvent
 from faust.exceptions import Skip
 from faust.streams import _current_event  # pyright: ignore[reportPrivateUsage]
 from faust.types import TP
-from faust.types import Message as FaustMessage
 from mode import want_seconds
 from mode.utils.futures import maybe_async
 
+from .event import RecordBatch, to_event
 from .inbox import Batch, Inbox, Position
 from .runner import Runner
 
@@ -31,68 +30,6 @@ if TYPE_CHECKING:
     from .topic import Topic
 
 __all__ = ["RecordBatch", "Stream"]
-
-
-def to_event(app: Any, topic: Topic, message: Any) -> FaustEvent:
-    """Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds."""
-    timestamp_ms = message.timestamp()[1]
-    raw = FaustMessage(
-        topic=message.topic(),
-        partition=message.partition(),
-        offset=message.offset(),
-        timestamp=timestamp_ms / 1000,
-        timestamp_type=0,
-        headers=message.headers(),
-        key=message.key(),
-        value=message.value(),
-        checksum=None,
-    )
-    key, value = raw.key, raw.value
-    return FaustEvent(
-        app,
-        None if key is None else topic.decode_key(key),
-        None if value is None else topic.decode_value(value),
-        cast(Any, raw.headers),
-        raw,
-    )
-
-
-class RecordBatch(Sequence[Any]):
-    """A run of consecutive records of one partition.
-
-    Attributes:
-        topic, partition: where from.
-        offset: of the first record; `end`: the offset after the last one.
-        values: decoded values, in order.
-        messages: the records as librdkafka gives them, for keys, headers and timestamps.
-    """
-
-    __slots__ = ("end", "messages", "offset", "partition", "topic", "values")
-
-    def __init__(self, batch: Batch, messages: list[Any], values: list[Any]) -> None:
-        self.topic, self.partition = batch.at
-        self.messages, self.values = messages, values
-        self.offset = messages[0].offset() if messages else batch.end
-        self.end = batch.end
-
-    @property
-    def keys(self) -> list[bytes | None]:
-        """Raw keys, in order."""
-        return [message.key() for message in self.messages]
-
-    @property
-    def timestamps_ms(self) -> list[int]:
-        """Record timestamps in milliseconds, in order."""
-        return [message.timestamp()[1] for message in self.messages]
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.values)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.values[index]
 
 
 class Stream(faust.Stream[Any]):
@@ -125,8 +62,17 @@ class Stream(faust.Stream[Any]):
 
     @property
     def name(self) -> str:
-        """Identity of this stream's progress: the agent's name, stable over restarts."""
+        """The agent's name."""
         return self.prefix or "stream"
+
+    @property
+    def progress_name(self) -> str:
+        """Identity of this stream's progress: of concurrent instances each may be differently far (`take`).
+
+        Stable over restarts with the same concurrency; after another one, what the instance that was furthest behind
+        held back decides for all.
+        """
+        return self.name if self.concurrency_index is None else f"{self.name}#{self.concurrency_index}"
 
     @property
     def message(self) -> Any:
@@ -209,7 +155,8 @@ class Stream(faust.Stream[Any]):
             batch = await self._next_batch()
             pairs = list(self._decoded(batch))
             if pairs:
-                self._message = pairs[-1][0]
+                # The last record of the run, decoded or not: a cut must not hand out again what was given up.
+                self._message = batch.messages[-1]
                 yield RecordBatch(batch, [m for m, _ in pairs], [v for _, v in pairs])
 
     async def _next_batch(self, timeout_s: float | None = None) -> Batch:
@@ -253,9 +200,7 @@ class Stream(faust.Stream[Any]):
         async for taken in self._take(max_, within):
             yield [to_event(self.app, self.topic, message) for message, _ in taken]
 
-    async def take_with_timestamp(
-        self, max_: int, within: Any, timestamp_field_name: str
-    ) -> AsyncIterator[list[Any]]:
+    async def take_with_timestamp(self, max_: int, within: Any, timestamp_field_name: str) -> AsyncIterator[list[Any]]:
         """As `take`; values that are dicts get the record's timestamp (seconds) in a field."""
         async for taken in self._take(max_, within):
             for message, value in taken:

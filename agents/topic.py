@@ -82,9 +82,7 @@ class Topic(faust.Topic):
             return value
         if serializer or self.value_serializer:
             return self.prepare_value(value, serializer, self.schema, {})[0]
-        if hasattr(value, "dumps"):
-            return value.dumps()
-        if self.value_type is None and hasattr(value, "__struct_fields__"):
+        if self.value_type is None and (hasattr(value, "dumps") or hasattr(value, "__struct_fields__")):
             return codec(type(value)).encode(value)
         return self._value.encode(value)
 
@@ -118,7 +116,7 @@ class Topic(faust.Topic):
         size = len(raw_value or b"") + len(raw_key or b"")
         if size > app.max_record_bytes:
             raise BadRecord(
-                f"a record of {size:,} bytes for topic {self.get_topic_name()} is over the limit of {app.max_record_bytes:,}",
+                f"a record of {size:,} bytes for topic {self.get_topic_name()} is over {app.max_record_bytes:,}",
                 hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
             )
         output = Output(

@@ -3,95 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..topics.client import Cluster
 from ..topics.errors import AnabranchError, Usage
-from .format import Format
-from .ground import Ground, ground, home
+from .ground import home
+from .options import LEVELS, cluster_options, format_options, log_to_stderr, on_ground, passing
 
 __all__ = ["main"]
-
-_LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
-Command = Callable[..., Any]
-
-
-def _cluster_options(command: Command) -> Command:
-    command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(
-        command
-    )
-    return click.option(
-        "-b",
-        "--bootstrap-server",
-        metavar="HOST:PORT",
-        help="A Kafka cluster. Without it a broker of our own is started.",
-    )(command)
-
-
-def _format_options(command: Command) -> Command:
-    for option in (
-        click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
-        click.option("--columns", metavar="A,B,…", help="Names of CSV columns; the file then has no header line."),
-        click.option("--delimiter", metavar="C", help="Of CSV cells."),
-        click.option(
-            "--format", "kind", type=click.Choice(["auto", "text", "csv", "jsonl"]), default="auto", show_default=True
-        ),
-        click.option("--key-before", metavar="C", help="Text: what stands before the first C is the key."),
-        click.option("--encoding", default="utf-8", show_default=True),
-    ):
-        command = option(command)
-    return command
-
-
-def _options(pairs: tuple[str, ...]) -> dict[str, str]:
-    handed_down = tuple(line for line in os.environ.get("ANABRANCH_OPTIONS", "").splitlines() if line)
-    return Cluster.parse_options((*handed_down, *pairs))
-
-
-@contextlib.contextmanager
-def _on(
-    bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None, *, keep: bool = True
-) -> Generator[Ground]:
-    with ground(bootstrap_server, _options(options), declared=declared, keep=keep, on_progress=_passing) as place:
-        if place.broker is not None:
-            stats = place.broker
-            _passing("")
-            _say(
-                f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
-                f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
-            )
-        yield place
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _passing(text: str) -> None:
-    """A line that the next one replaces, where there is a terminal."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{text}", err=True, nl=False)
-    elif text:
-        _say(text)
-
-
-def _log(level: str | None, *, default: str = "warn") -> None:
-    numeric = {"crit": logging.CRITICAL, "warn": logging.WARNING}.get(
-        (level or default).lower(), getattr(logging, (level or default).upper(), logging.WARNING)
-    )
-    logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # Service life cycles are of interest to who works on us, not to who works with us.
-    for noisy in ("mode", "faust", "aiohttp", "anabranch.agents.app", "anabranch.agents.transport"):
-        logging.getLogger(noisy).setLevel(max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,7 +46,7 @@ def _app_name(context: click.Context) -> str:
 
 
 @cli.command()
-@click.option("-l", "--loglevel", type=_LEVELS, default="warn", show_default=True)
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Identity and state of this worker.")
 @click.option("--with-web/--without-web", default=True, show_default=True, help="Serve tables and metrics on loopback.")
 @click.option("-p", "--web-port", type=int, help="Of the web views; another free one where it is taken.")
@@ -129,7 +54,7 @@ def _app_name(context: click.Context) -> str:
 @click.option("--web-bind", help="Address to listen at; loopback unless given.")
 @click.option("--keep-identity", is_flag=True, help="On SIGTERM keep the partitions for this worker's restart.")
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
-@_cluster_options
+@cluster_options
 @click.pass_context
 def worker(
     context: click.Context,
@@ -154,9 +79,9 @@ def worker(
     from ..agents.worker import run_worker
     from .loading import load_app
 
-    _log(loglevel)
+    log_to_stderr(loglevel)
     app = load_app(_app_name(context))
-    with _on(bootstrap_server, options, app.declared_broker) as place:
+    with on_ground(bootstrap_server, options, app.declared_broker) as place:
         app.cluster = place.cluster
         app.keep_identity = keep_identity
         conf = app.conf
@@ -206,9 +131,9 @@ def _say_ready(app: Any) -> None:
 @click.option("--run-id", help="Name of the run; else it follows from program, inputs and options.")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
-@click.option("-l", "--loglevel", type=_LEVELS, default="warn", show_default=True)
-@_format_options
-@_cluster_options
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@format_options
+@cluster_options
 @click.pass_context
 def run(
     context: click.Context,
@@ -238,21 +163,16 @@ def run(
       anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour \\
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
     """
-    from .run import BoundedRun, Input, split_input
+    from .inputs import parse_inputs
+    from .run import BoundedRun
     from .show import RunView, show_run
 
-    _log(loglevel)
+    log_to_stderr(loglevel)
     name = module or _app_name(context)
     if not inputs and not then:
         raise Usage("nothing to run over", hint="--input FILE")
-    staged = [(0, text) for text in inputs] + [(stage, text) for stage, text in enumerate(then, 1)]
-    asked: list[Input] = []
-    for stage, text in staged:
-        topic, path = split_input(text)
-        this_form = _format(form, key=_scoped(key, topic), time=_scoped(times, topic))
-        asked.append(Input(topic, (path,), this_form, stage))
-    asked = _together(asked)
-    with _on(bootstrap_server, options) as place, RunView() as view:
+    asked = parse_inputs(inputs, then, key, times, form)
+    with on_ground(bootstrap_server, options) as place, RunView() as view:
         bounded = BoundedRun(
             place.cluster,
             name,
@@ -267,41 +187,6 @@ def run(
         with _terminated_as_interrupt():
             report = bounded.execute()
     show_run(report)
-
-
-def _together(inputs: list[Any]) -> list[Any]:
-    """Inputs of one topic, format and stage are one source: they are read one after another."""
-    merged: dict[Any, Any] = {}
-    for asked in inputs:
-        at = (asked.topic, asked.stage, asked.format)
-        before = merged.get(at)
-        merged[at] = asked if before is None else type(asked)(at[0], (*before.specs, *asked.specs), at[2], at[1])
-    return list(merged.values())
-
-
-def _scoped(values: tuple[str, ...], topic: str | None) -> str | None:
-    """The value for a topic: `TOPIC=X` for that one, `X` for all."""
-    found = None
-    for value in values:
-        scope, equals, name = value.partition("=")
-        if not equals:
-            found = found or value
-        elif scope == topic:
-            return name
-    return found
-
-
-def _format(form: dict[str, Any], **more: Any) -> Format:
-    columns = form.get("columns")
-    return Format(
-        kind=form["kind"],
-        key_before=form.get("key_before"),
-        columns=tuple(columns.split(",")) if columns else None,
-        delimiter=form.get("delimiter"),
-        encoding=form["encoding"],
-        as_text=form["as_text"],
-        **more,
-    )
 
 
 @contextlib.contextmanager
@@ -327,9 +212,9 @@ def _terminated_as_interrupt() -> Generator[None]:
 @click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("--follow", is_flag=True, help="A socket: connect again when it ends.")
-@click.option("-l", "--loglevel", type=_LEVELS, default="warn", show_default=True)
-@_format_options
-@_cluster_options
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@format_options
+@cluster_options
 def replay(
     sources: tuple[str, ...],
     topic: str,
@@ -357,12 +242,13 @@ def replay(
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
     """
     from .history import find_history
+    from .inputs import format_of
     from .player import Player
     from .show import ProgressView, show_replay
 
-    _log(loglevel)
-    history = find_history(list(sources), _format(form, key=key, time=time), follow=follow)
-    with _on(bootstrap_server, options) as place, ProgressView() as view:
+    log_to_stderr(loglevel)
+    history = find_history(list(sources), format_of(form, key=key, time=time), follow=follow)
+    with on_ground(bootstrap_server, options) as place, ProgressView() as view:
         player = Player(
             place.cluster,
             history,
@@ -388,7 +274,7 @@ def replay(
     "-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .txt .csv .json .jsonl .parquet"
 )
 @click.option("--run-id", help="Of a bounded run, instead of the live tables.")
-@_cluster_options
+@cluster_options
 @click.pass_context
 def tables(
     context: click.Context,
@@ -413,13 +299,13 @@ def tables(
     """
     from .look import look
 
-    _log(None)
+    log_to_stderr(None)
     if run_id:
         os.environ["ANABRANCH_RUN"] = run_id
     from .loading import load_app
 
     app = load_app(_app_name(context))
-    with _on(bootstrap_server, options, app.declared_broker) as place:
+    with on_ground(bootstrap_server, options, app.declared_broker) as place:
         app.cluster = place.cluster
         look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
 
@@ -445,7 +331,7 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=_passing) as kafka:
+    with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=passing) as kafka:
         stats = kafka.stats
         click.echo(
             f"Kafka is up at {stats.bootstrap_servers} after {stats.startup_s:.1f} s, "
@@ -458,13 +344,13 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
 
 
 @cli.command()
-@_cluster_options
+@cluster_options
 def demo(bootstrap_server: str | None, options: tuple[str, ...]) -> None:
     """Show the main jobs: the keyed sum over a file and over a socket, and a year of flights."""
     from .demo import run_demo
 
-    _log(None)
-    with _on(bootstrap_server, options, keep=False) as place:
+    log_to_stderr(None)
+    with on_ground(bootstrap_server, options, keep=False) as place:
         run_demo(place)
 
 

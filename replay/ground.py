@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..topics.broker import BrokerStats, EmbeddedBroker, running_at
 from ..topics.admin import Admin
+from ..topics.broker import BrokerStats, EmbeddedBroker, running_at
 from ..topics.client import Cluster
 
 __all__ = ["Ground", "ground", "home"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,33 +24,19 @@ from ..topics.deadletter import dead_letter_topic
 from ..topics.errors import Usage
 from .crew import Crew
 from .drain import Drain
-from .format import Format, OnBadLine
+from .format import OnBadLine
 from .ground import home
 from .history import History, find_history
+from .inputs import Input
 from .loading import load_app, source_of
 from .player import Player
 from .report import Progress, Report
 from .tables import Snapshot, TableReader, find_table, known_ending, write_result
 from .tally import count_records
 
-__all__ = ["BoundedRun", "Input", "RunReport", "Watcher", "split_input"]
+__all__ = ["BoundedRun", "RunReport", "Watcher"]
 
 _POLL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """What goes into one topic.
-
-    Attributes:
-        topic: as the app names it; None means its only one.
-        stage: inputs of a stage start when those of the stages before are through the agents.
-    """
-
-    topic: str | None
-    specs: tuple[str, ...]
-    format: Format
-    stage: int = 0
 
 
 @dataclass(slots=True)
@@ -98,14 +83,6 @@ class Watcher:
 
     def note(self, text: str) -> None:
         """A line worth reading."""
-
-
-def split_input(text: str) -> tuple[str | None, str]:
-    """`TOPIC=PATH` or `PATH`; a path that itself contains `=` is one as long as it has a folder or exists."""
-    found = re.match(r"([A-Za-z0-9._-]+)=(.+)", text)
-    if found is None or Path(text).exists():
-        return None, text
-    return found[1], found[2]
 
 
 class BoundedRun:

@@ -28,7 +28,7 @@ _logger.addFilter(_worth_reading)
 _ENVIRONMENT_PREFIXES = ("SECURITY_", "SASL_", "SSL_", "CLIENT_")
 
 # Never shown, not even in debug logs.
-_SECRETS = ("password", "secret", "key.pem", "certificate.pem", "oauthbearer.config", "sasl.jaas")
+_SECRETS = ("password", "passphrase", "secret", "key.pem", "certificate.pem", "oauthbearer.config", "sasl.jaas")
 
 
 @dataclass(frozen=True, slots=True)

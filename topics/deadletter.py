@@ -63,6 +63,10 @@ def dead_letter(
         "agent": agent,
         "app": app,
     }
-    ours = [(f"anabranch-{name}", str(value).encode()) for name, value in known.items() if value is not None]
+    ours = [
+        (f"anabranch-{name}", str(value).encode(errors="backslashreplace"))
+        for name, value in known.items()
+        if value is not None
+    ]
     original = [(name, content or b"") for name, content in headers or ()]
     return DeadLetter(dead_letter_topic(topic), key, value, [*original, *ours])

@@ -84,7 +84,8 @@ class TransactionalProducer:
             Stop: no broker answers in time.
             Rebuild: fenced meanwhile.
         """
-        # librdkafka looks for the coordinator at once and then every 500 ms: without a connection the first look is in vain.
+        # librdkafka looks for the coordinator at once and then every 500 ms: without a connection the first look is in
+        # vain.
         with contextlib.suppress(KafkaException):
             self._kafka.list_topics(timeout=_CALL_S)
         self._until_known("open transactional id " + self._id, self._kafka.init_transactions)

@@ -37,7 +37,10 @@ __all__ = ["Codec", "codec", "key_codec", "value_codec"]
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
 
-_json_encoder = msgspec.json.Encoder(order="deterministic")
+# Sets have no order of their own, so types with sets in them are written sorted. All others keep theirs: a dict has to
+# come back in the order it was filled in, or a program that depends on it would depend on when its commits fell.
+_json_sorted = msgspec.json.Encoder(order="deterministic")
+_json_encoder = msgspec.json.Encoder()
 _json_decoder = msgspec.json.Decoder()
 
 # What JSON gives back as the same type it was given. Anything else needs a declared type, or a restart would change it.
@@ -141,18 +144,25 @@ class Codec:
 _DECLARE = "declare its type (value_type=… or key_type=…)"
 
 
-def _to_json(value: Any) -> bytes:
+def _to_sorted_json(value: Any) -> bytes:
     try:
-        return _json_encoder.encode(value)
+        return _json_sorted.encode(value)
     except TypeError:
         # Keys that are numbers or dates: the encoder does not sort those by itself.
-        return _json_encoder.encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))
+        return _json_sorted.encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))
+
+
+def _has_sets(declared: Any) -> bool:
+    try:
+        return "SetType" in repr(msgspec.inspect.type_info(declared))
+    except RecursionError:
+        return True  # a type that contains itself; sorted is right for all
 
 
 def _encode_json(value: Any) -> bytes:
     if type(value) not in _JSON_ROUND_TRIP:
         raise BadRecord(f"a {type(value).__qualname__} would come back from JSON as something else", hint=_DECLARE)
-    return _to_json(value)
+    return _json_encoder.encode(value)
 
 
 def _encode_text(value: Any) -> bytes:
@@ -200,13 +210,13 @@ def codec(declared: Any = None) -> Codec:
     if hasattr(declared, "_options") and hasattr(declared, "from_data"):  # a Faust model, known by its shape
         return _faust_codec(declared)
     decoder, name = msgspec.json.Decoder(declared), getattr(declared, "__name__", str(declared))
-    decode_list = msgspec.json.Decoder(list[declared]).decode
+    decode_list, sets = msgspec.json.Decoder(list[declared]).decode, _has_sets(declared)
     return Codec(
         name,
         decoder.decode,
-        _to_json,
+        _to_sorted_json if sets else _json_encoder.encode,
         trusted=frozenset({declared}) if isinstance(declared, type) and _is_trusted(declared) else frozenset(),
-        fast=_json_encoder.encode,
+        fast=_to_sorted_json if sets else _json_encoder.encode,
         decode_list=decode_list,
     )
 

@@ -1,0 +1,84 @@
+"""A worker's standing with the cluster: its identity, its place in the group, its producer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..topics.client import Cluster
+from ..topics.errors import Stop
+from .assignment import Assignment
+from .commit import AtLeastOnce, Committer, ExactlyOnce
+from .group import Group
+from .identity import Identity
+from .inbox import Position
+from .settings import EngineSettings
+
+__all__ = ["Membership"]
+
+_AGAIN_S = 60.0
+
+
+class Membership:
+    """Opened once, renewed when the producer is fenced, closed at the end.
+
+    Args:
+        group_id: the app's id; identities and transactional ids begin with it.
+        data: folder that keeps the identity.
+
+    Attributes:
+        group: the consumer side; committer: the producer side.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        group_id: str,
+        data: Path,
+        settings: EngineSettings,
+        on_assign: Callable[[Assignment], None],
+        on_revoke: Callable[[set[Position]], None],
+        on_lost: Callable[[set[Position]], None],
+    ) -> None:
+        self._cluster, self._settings = cluster, settings
+        self._identity = Identity(data)
+        self._name = f"{group_id}-{self._identity.name}"
+        self._renewed_s = -_AGAIN_S
+        self.group = Group(cluster, group_id, self._name, settings, on_assign, on_revoke, on_lost)
+        self.committer: Committer = self._new_committer()
+
+    def _new_committer(self) -> Committer:
+        if self._settings.exactly_once:
+            return ExactlyOnce(self._cluster, self._name)
+        return AtLeastOnce(self._cluster, self.group.kafka)
+
+    async def open(self) -> None:
+        """Fence predecessors, end what they left open."""
+        await asyncio.to_thread(self.committer.open)
+
+    async def renew(self) -> None:
+        """A new producer, and the partitions from what Kafka says was committed: the outcome of the last commit is
+        found there.
+
+        Raises:
+            Stop: twice within a minute; then it was no accident.
+        """
+        now = time.monotonic()
+        if now - self._renewed_s < _AGAIN_S:
+            raise Stop(
+                "this worker was fenced twice within a minute: another process uses its identity",
+                hint="two workers run on one data folder that was copied or shared; give each its own --datadir",
+            )
+        self._renewed_s = now
+        await asyncio.to_thread(self.committer.close)
+        self.committer = self._new_committer()
+        await self.open()
+        await asyncio.to_thread(self.group.take_again)
+
+    async def close(self, *, keep_identity: bool) -> None:
+        """Leave the group at once; with `keep_identity` the partitions wait for the same worker instead."""
+        await asyncio.to_thread(self.group.close, keep_identity=keep_identity)
+        await asyncio.to_thread(self.committer.close)
+        self._identity.release()

@@ -1,0 +1,159 @@
+"""What agents and streams see of the engine: where they wait, whose tables are open, where their effects go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from ..topics.errors import BadRecord
+from .consumer import FaustConsumer
+from .dispatch import Dispatch
+from .effects import Output
+from .epoch import Epoch
+from .failure import Failures
+from .gate import Gate
+from .inbox import Position
+from .runner import Runner, acting_runner
+from .settings import EngineSettings
+
+if TYPE_CHECKING:
+    from .app import App
+    from .stream import Stream
+
+__all__ = ["Stage"]
+
+
+class Stage(FaustConsumer):
+    """The part of the engine that agents act on.
+
+    Attributes:
+        current: whose coroutine runs right now; None between steps.
+        asking: agents that wait for the answer of an agent: no commit can come before it.
+    """
+
+    def __init__(self, app: App, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.app = app
+        self.settings: EngineSettings = app.engine_settings
+        self.current: Runner | None = None
+        self.asking = 0
+        self.stopping = False
+        self._dispatch = Dispatch()
+        self._gate = Gate()
+        self._epoch = Epoch(app, self._dispatch, self.settings)
+        self._failures = Failures(app, self._epoch.effects)
+        self._runners: list[Runner] = []
+        self._redo_wanted = False
+
+    async def stop_with(self, error: BaseException) -> None:
+        """A human has to change something: the app ends with this error."""
+        raise NotImplementedError
+
+    @property
+    def committed(self) -> dict[Position, int]:
+        """Partition -> committed offset."""
+        return self._epoch.committed
+
+    @property
+    def commits_total(self) -> int:
+        """Epochs committed since the start."""
+        return self._epoch.commits_total
+
+    @property
+    def dead_letters_total(self) -> int:
+        """Records given up as dead letters since the start."""
+        return self._epoch.dead_letters_total
+
+    @property
+    def skipped_total(self) -> int:
+        """Records given up without a dead letter since the start."""
+        return self._epoch.skipped_total
+
+    @property
+    def records_total(self) -> int:
+        """Records handed to agents since the start."""
+        return self._dispatch.records_total
+
+    def add_stream(self, stream: Stream) -> None:
+        """A stream begins to iterate."""
+        self._dispatch.add(stream)
+        self._route()
+
+    def _route(self) -> None:
+        self._dispatch.route(cast(Any, self.app.topics)._tp_index, self.owned, self.committed)
+
+    def add_runner(self, runner: Runner) -> None:
+        """An agent starts."""
+        self._runners.append(runner)
+
+    def remove_runner(self, runner: Runner) -> None:
+        """An agent is gone."""
+        if runner in self._runners:
+            self._runners.remove(runner)
+
+    def enter(self, runner: Runner) -> None:
+        """The stepper is about to resume an agent."""
+        runner.steps += 1
+        self.current = runner
+        at = runner.at
+        if at is not None:
+            for table in self.app.live_tables:
+                table.open(at.topic, at.partition)
+
+    def leave_agent(self) -> None:
+        """The agent is suspended."""
+        self.current = None
+        for table in self.app.live_tables:
+            table.close()
+
+    def at(self, stream: Stream, at: Position) -> None:
+        """The current agent turns to records of this partition."""
+        runner = self.current
+        if runner is None:
+            raise BadRecord("a stream of a topic can only be iterated by an agent")
+        runner.stream, runner.at = stream, at
+        stream.runner = runner
+        for table in self.app.live_tables:
+            table.open(at.topic, at.partition)
+
+    async def park(self, stream: Stream, timeout_s: float | None = None) -> None:
+        """A stream has nothing to do, or must wait for a commit."""
+        await self._gate.park(stream, timeout_s)
+
+    def send(self, output: Output) -> None:
+        """Keep a record for the gate; without a time of its own it takes that of the record being handled."""
+        runner = self.current or acting_runner()
+        if runner is None or runner.stream is None:
+            self._epoch.outside.append(output)
+            return
+        message = runner.stream.message
+        if not output.timestamp_ms and message is not None:
+            output = output._replace(timestamp_ms=max(0, message.timestamp()[1]))
+        self._epoch.effects.add(output)
+        if self._epoch.full:
+            self._dispatch.cut()
+
+    def policy_of(self, agent: str) -> str:
+        """The failure policy of an agent, by name."""
+        return self._failures.policy_of(agent)
+
+    def give_up(self, stream: Stream, message: Any, error: BaseException, reason: str) -> None:
+        """A record goes to the policy of its agent; see `Failures`."""
+        self._failures.give_up(stream, message, error, reason)
+
+    def savepoint(self, stream: Stream) -> None:
+        """In careful mode, before each record; see `Failures`."""
+        del stream
+        self._failures.savepoint(self.current)
+
+    def failed(self, runner: Runner, error: Exception) -> bool:
+        """An agent raised. True: its record is undone and given up, start the agent anew; False: wait for the redo.
+
+        Raises:
+            Stop: the agent failed outside of a record, or on purpose.
+        """
+        if self._failures.undo(runner, error):
+            return True
+        self._redo_wanted = True
+        assert runner.stream is not None
+        self._gate.fell(runner.stream)
+        return False

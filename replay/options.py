@@ -1,0 +1,93 @@
+"""Options that commands of `anabranch` share, and what they bring about."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Generator
+from typing import Any
+
+import click
+
+from ..topics.client import Cluster
+from .ground import Ground, ground
+
+__all__ = ["LEVELS", "cluster_options", "format_options", "log_to_stderr", "on_ground", "passing"]
+
+LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
+Command = Callable[..., Any]
+
+
+def cluster_options(command: Command) -> Command:
+    """-b and -X."""
+    command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(
+        command
+    )
+    return click.option(
+        "-b",
+        "--bootstrap-server",
+        metavar="HOST:PORT",
+        help="A Kafka cluster. Without it a broker of our own is started.",
+    )(command)
+
+
+def format_options(command: Command) -> Command:
+    """What a file's lines mean."""
+    for option in (
+        click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
+        click.option("--columns", metavar="A,B,…", help="Names of CSV columns; the file then has no header line."),
+        click.option("--delimiter", metavar="C", help="Of CSV cells."),
+        click.option(
+            "--format", "kind", type=click.Choice(["auto", "text", "csv", "jsonl"]), default="auto", show_default=True
+        ),
+        click.option("--key-before", metavar="C", help="Text: what stands before the first C is the key."),
+        click.option("--encoding", default="utf-8", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def _options(pairs: tuple[str, ...]) -> dict[str, str]:
+    handed_down = tuple(line for line in os.environ.get("ANABRANCH_OPTIONS", "").splitlines() if line)
+    return Cluster.parse_options((*handed_down, *pairs))
+
+
+@contextlib.contextmanager
+def on_ground(
+    bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None, *, keep: bool = True
+) -> Generator[Ground]:
+    """A cluster for the length of a `with` block; says so where it is a broker of our own."""
+    with ground(bootstrap_server, _options(options), declared=declared, keep=keep, on_progress=passing) as place:
+        if place.broker is not None:
+            stats = place.broker
+            passing("")
+            _say(
+                f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
+                f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
+            )
+        yield place
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def passing(text: str) -> None:
+    """A line that the next one replaces, where there is a terminal."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{text}", err=True, nl=False)
+    elif text:
+        _say(text)
+
+
+def log_to_stderr(level: str | None, *, default: str = "warn") -> None:
+    """Log at a level, others' service life cycles only where they are asked for."""
+    numeric = {"crit": logging.CRITICAL, "warn": logging.WARNING}.get(
+        (level or default).lower(), getattr(logging, (level or default).upper(), logging.WARNING)
+    )
+    logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Service life cycles are of interest to who works on us, not to who works with us.
+    for noisy in ("mode", "faust", "aiohttp", "anabranch.agents.app", "anabranch.agents.transport"):
+        logging.getLogger(noisy).setLevel(max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric)

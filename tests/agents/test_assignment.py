@@ -1,0 +1,86 @@
+"""Marks ride in the metadata of committed offsets, and metadata of others is left alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from anabranch.agents.assignment import MAX_METADATA_BYTES, Assignment, read_marks, write_marks
+from anabranch.agents.inbox import Position
+from anabranch.topics.errors import Stop
+from hypothesis import given
+from hypothesis import strategies as st
+
+P0, P1 = Position("orders", 0), Position("orders", 1)
+
+marks = st.dictionaries(st.text(max_size=20), st.integers(0, 2**63 - 1), max_size=5)
+
+
+@given(marks, marks)
+def test_marks_come_back_as_they_were_written(first: dict[str, int], second: dict[str, int]) -> None:
+    ahead = {(P0, agent): mark for agent, mark in first.items()} | {(P1, agent): mark for agent, mark in second.items()}
+    written = write_marks({P0: 3, P1: 4}, ahead)
+    assert [(o.topic, o.partition, o.offset) for o in written] == [("orders", 0, 3), ("orders", 1, 4)]
+    assert [read_marks(o.metadata) for o in written] == [first, second]
+
+
+def test_without_an_agent_that_is_further_there_is_no_metadata() -> None:
+    (offset,) = write_marks({P0: 3}, {})
+    assert not offset.metadata
+
+
+def test_marks_of_partitions_that_are_not_committed_are_left_out() -> None:
+    (offset,) = write_marks({P0: 3}, {(P1, "total"): 9})
+    assert not offset.metadata
+
+
+FOREIGN = [
+    None,
+    "",
+    "text",
+    "{",
+    "\0",
+    "[]",
+    "7",
+    '"marks"',
+    "{}",
+    '{"marks": null}',
+    '{"marks": [1]}',
+    '{"marks": {"a": null}}',
+    '{"marks": {"a": "b"}}',
+    '{"marks": {"a": {}}}',
+    '{"marks": {"a": NaN}}',
+    '{"marks": {"a": Infinity}}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("metadata", FOREIGN, ids=lambda text: repr(text)[:24])
+def test_metadata_of_other_programs_gives_nothing(metadata: str | None) -> None:
+    assert read_marks(metadata) == {}
+
+
+@given(st.text() | st.recursive(st.none() | st.floats() | st.text(), st.lists).map(json.dumps))
+def test_no_metadata_at_all_makes_reading_fail(metadata: str) -> None:
+    assert read_marks(metadata) == {}
+
+
+def test_as_much_as_kafka_takes_is_written_and_more_is_refused() -> None:
+    bare = len(json.dumps({"marks": {"": 7}}, separators=(",", ":")))
+    fits = "a" * (MAX_METADATA_BYTES - bare)
+    (offset,) = write_marks({P0: 3}, {(P0, fits): 7})
+    assert len(offset.metadata.encode()) == MAX_METADATA_BYTES
+    with pytest.raises(Stop, match="orders: too many agents on one topic"):
+        write_marks({P0: 3}, {(P0, fits + "a"): 7})
+
+
+def test_what_is_counted_is_bytes() -> None:
+    with pytest.raises(Stop):
+        write_marks({P0: 3}, {(P0, "ü" * (MAX_METADATA_BYTES // 2)): 7})
+
+
+def test_a_committed_offset_is_beside_a_partition_where_any_topic_has_one_of_the_same_number() -> None:
+    other = Position("refunds", 0)
+    assignment = Assignment(starts={P0: 0, other: 5, P1: 0}, uncommitted=[P0, P1])
+    assert assignment.committed_beside(P0)
+    assert not assignment.committed_beside(P1)

@@ -1,0 +1,145 @@
+"""Workers come and go; nothing is counted twice and nothing is skipped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from anabranch import App
+
+PARTITIONS = 4
+KEYS = 40
+
+
+def program(lab: Any, name: str, topic: str, worker: str, target: str | None = None) -> App:
+    """Totals by key; each worker has a data folder of its own."""
+    app = lab.app(name, worker=worker)
+    totals = app.Table("totals", default=int)
+    out = app.topic(target) if target else None
+
+    @app.agent(app.topic(topic), name="total")
+    async def total(stream):
+        async for value in stream:
+            totals[f"k{value % KEYS}"] += value
+            if value % 100 == 0:
+                await asyncio.sleep(0)
+            if out is not None:
+                await out.send(value=value)
+
+    return app
+
+
+def records(start: int, stop: int) -> list[tuple[str, int]]:
+    return [(f"k{i % KEYS}", i) for i in range(start, stop)]
+
+
+def expected(stop: int) -> dict[str, int]:
+    return {f"k{k}": sum(range(k, stop, KEYS)) for k in range(KEYS)}
+
+
+def owned(app: App) -> int:
+    return len(app.engine.assignment())
+
+
+async def test_two_workers_share_the_partitions_and_one_gets_all_when_the_other_leaves(lab, table_of) -> None:
+    #  a   ── 4 ── 2 ─────────────── 2 ── 4 ──
+    #  b          2 ── leaves
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    a, b = program(lab, name, topic, "a"), program(lab, name, topic, "b")
+    async with lab.running(a):
+        lab.produce(topic, records(0, 1_000))
+        await lab.caught_up(topic, a)
+        assert owned(a) == PARTITIONS
+        async with lab.running(b):
+            await lab.until(lambda: (owned(a), owned(b)) == (2, 2))
+            lab.produce(topic, records(1_000, 2_000))
+            await lab.caught_up(topic, a, b)
+            shown = [dict(app.tables["totals"].items()) for app in (a, b)]
+            assert not shown[0].keys() & shown[1].keys(), "a key has one owner"
+            assert shown[0] | shown[1] == expected(2_000)
+        await lab.until(lambda: owned(a) == PARTITIONS)
+        lab.produce(topic, records(2_000, 3_000))
+        await lab.caught_up(topic, a)
+        assert dict(a.tables["totals"].items()) == expected(3_000)
+    assert table_of(a, "totals") == expected(3_000)
+
+
+async def test_a_worker_joins_and_leaves_under_load(lab, drain, table_of) -> None:
+    topic, target, name = lab.topic(PARTITIONS), lab.topic(2, "out"), lab.fresh("app")
+    a, b, c = (program(lab, name, topic, worker, target) for worker in "abc")
+    done, sent = asyncio.Event(), 0
+
+    async def load() -> None:
+        nonlocal sent
+        while not done.is_set():
+            lab.produce(topic, records(sent, sent + 200))
+            sent += 200
+            await asyncio.sleep(0.01)
+
+    async with lab.running(a):
+        loading = asyncio.create_task(load())
+        await lab.until(lambda: a.engine.commits_total > 3)
+        async with lab.running(b):
+            await lab.until(lambda: owned(b) == 2 and b.engine.commits_total > 3)
+            async with lab.running(c):
+                await lab.until(lambda: owned(c) >= 1 and c.engine.commits_total > 3)
+        await lab.until(lambda: owned(a) == PARTITIONS)
+        done.set()
+        await loading
+        await lab.caught_up(topic, a)
+    assert table_of(a, "totals") == expected(sent)
+    assert Counter(int(m.value()) for m in drain(target)) == Counter(range(sent))
+
+
+async def test_a_worker_that_is_killed_has_its_partitions_back_when_it_starts_again(lab, table_of) -> None:
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    lab.produce(topic, records(0, 1_000))
+    a = program(lab, name, topic, "a")
+    worker = await lab.started(a)
+    await lab.caught_up(topic, a)
+    await lab.kill(a, worker)
+    lab.produce(topic, records(1_000, 2_000))
+    a = program(lab, name, topic, "a")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with lab.running(a):
+        assert loop.time() - began < 4, "the session timeout is 6 s"
+        await lab.caught_up(topic, a)
+    assert table_of(a, "totals") == expected(2_000)
+
+
+async def test_partitions_that_are_revoked_in_the_middle_of_a_record_leave_nothing_of_it(lab, drain, table_of) -> None:
+    #  a   ── record 5 … waits ──────── revoked: dropped
+    #  b                      joins ── record 5 anew
+    topic, target, name = lab.topic(1), lab.topic(1, "out"), lab.fresh("app")
+    inside, let_go = asyncio.Event(), asyncio.Event()
+
+    def waiting(worker: str) -> App:
+        app = lab.app(name, worker=worker)
+        totals, out = app.Table("totals", default=int), app.topic(target)
+
+        @app.agent(app.topic(topic), name="total")
+        async def total(stream):
+            async for value in stream:
+                totals["all"] += value
+                await out.send(value=value)
+                if value == 5:
+                    inside.set()
+                    await let_go.wait()
+
+        return app
+
+    a, b = waiting("a"), waiting("b")
+    lab.produce(topic, range(10))
+    async with lab.running(a):
+        await inside.wait()
+        starting = asyncio.create_task(lab.started(b))
+        await lab.until(lambda: a.engine.redos_total or starting.done())
+        let_go.set()
+        b_worker = await starting
+        await lab.caught_up(topic, a, b)
+        b.stop_requested.set()
+        await b_worker
+    assert table_of(a, "totals") == {"all": 45}
+    assert [int(m.value()) for m in drain(target)] == list(range(10))

@@ -1,0 +1,106 @@
+"""What every store of committed table state keeps to; a new store joins by one line in `STORES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from anabranch.agents.store import Changes, MemoryStore, Store
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+STORES: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda _folder: MemoryStore(),
+}
+
+pytestmark = pytest.mark.parametrize("make", STORES.values(), ids=STORES.keys())
+Make = Callable[[Path], Store]
+
+data = st.binary(max_size=3)
+epochs = st.lists(st.dictionaries(data, st.none() | data, max_size=6), max_size=8)
+
+
+def changes(pairs: dict[bytes, bytes | None]) -> Changes:
+    return Changes(list(pairs), list(pairs.values()), deletes=None in pairs.values())
+
+
+def test_a_new_store_is_empty_and_stands_at_the_beginning(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    assert store.position == 0
+    assert len(store) == 0
+    assert list(store.items()) == []
+    assert store.get(b"a") is None
+
+
+def test_what_was_applied_is_there_with_its_position(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.apply(changes({b"a": b"1", b"b": b"2"}), 7)
+    assert store.get(b"a") == b"1"
+    assert sorted(store.items()) == [(b"a", b"1"), (b"b", b"2")]
+    assert len(store) == 2
+    assert store.position == 7
+
+
+def test_later_changes_win(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.apply(changes({b"a": b"1", b"b": b"2"}), 2)
+    store.apply(changes({b"a": b"3"}), 3)
+    assert dict(store.items()) == {b"a": b"3", b"b": b"2"}
+    assert store.position == 3
+
+
+def test_none_deletes_also_what_was_never_there_and_what_comes_back_is_there(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.apply(changes({b"a": b"1", b"b": b"2"}), 2)
+    store.apply(changes({b"a": None, b"never": None, b"c": b"3"}), 5)
+    assert store.get(b"a") is None
+    assert dict(store.items()) == {b"b": b"2", b"c": b"3"}
+    assert len(store) == 2
+    store.apply(changes({b"a": b"4"}), 6)
+    assert store.get(b"a") == b"4"
+
+
+def test_changes_that_are_empty_move_the_position(make: Make, tmp_path: Path) -> None:
+    # Aborted records and transaction markers occupy offsets: a restore passes over them.
+    store = make(tmp_path)
+    store.apply(changes({b"a": b"1"}), 1)
+    store.apply(changes({}), 17)
+    assert store.position == 17
+    assert dict(store.items()) == {b"a": b"1"}
+
+
+def test_empty_keys_and_empty_values_are_keys_and_values(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.apply(changes({b"": b"", b"a": b""}), 2)
+    assert store.get(b"") == b""
+    assert store.get(b"a") == b""
+    assert len(store) == 2
+
+
+def test_the_changes_belong_to_the_caller(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    made = changes({b"a": b"1", b"b": None})
+    store.apply(made, 2)
+    assert (made.keys, made.values) == ([b"a", b"b"], [b"1", None])
+    made.keys.clear()
+    made.values.clear()
+    assert dict(store.items()) == {b"a": b"1"}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(epochs)
+def test_after_any_epochs_it_holds_what_a_dict_would(
+    make: Make, tmp_path_factory: pytest.TempPathFactory, made
+) -> None:
+    store, twin = make(tmp_path_factory.mktemp("store")), dict[bytes, bytes]()
+    for position, epoch in enumerate(made, 1):
+        store.apply(changes(epoch), position)
+        for key, value in epoch.items():
+            twin.pop(key, None)
+            if value is not None:
+                twin[key] = value
+        assert dict(store.items()) == twin
+        assert len(store) == len(twin)
+        assert store.position == position
+        assert all(store.get(key) == twin.get(key) for key in epoch)

@@ -1,0 +1,194 @@
+"""The rules that a reader may rely on without checking; where one changes, it is changed here, on purpose.
+
+Imports run one way (topics ← agents, topics ← replay), and what lies outside is known to few files.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import anabranch
+import pytest
+
+ROOT = Path(anabranch.__file__).parent
+ROOMS = ("topics", "agents", "replay")
+MAX_LINES = 400
+
+# To be split; each is taken out of here by whoever does it (the test says so by passing).
+
+# In replay/, only what runs or compares apps may know agents.
+REPLAY_KNOWS_AGENTS = {
+    "replay/cli.py",
+    "replay/demo.py",
+    "replay/loading.py",
+    "replay/look.py",
+    "replay/reprocess.py",
+    "replay/run.py",
+    "replay/tables.py",
+    "replay/verify.py",
+}
+
+KNOWS_FAUST = {
+    "agents/agent.py",
+    "agents/__init__.py",
+    "agents/app.py",
+    "agents/consumer.py",
+    "agents/engine.py",
+    "agents/event.py",
+    "agents/replies.py",
+    "agents/sender.py",
+    "agents/stream.py",
+    "agents/topic.py",
+    "agents/transport.py",
+    "agents/web.py",
+}
+
+KNOWS_KAFKA = {
+    "topics/admin.py",
+    "topics/errors.py",
+    "topics/node.py",
+    "topics/producer.py",
+    "agents/assignment.py",
+    "agents/changelog.py",
+    "agents/commit.py",
+    "agents/group.py",
+    "agents/replies.py",
+    "agents/sender.py",
+    "replay/checkpoint.py",
+    "replay/drain.py",
+    "replay/placement.py",
+    "replay/tables.py",
+    "replay/tally.py",
+    "replay/transaction.py",
+}
+
+MODULES = sorted(
+    str(path.relative_to(ROOT))
+    for path in [ROOT / "__init__.py", *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))]
+)
+every_module = pytest.mark.parametrize("module", MODULES)
+
+
+@cache
+def source(module: str) -> str:
+    return (ROOT / module).read_text()
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(source(module), module)
+
+
+def imports(module: str) -> Iterator[str]:
+    """Full names of all that a module imports, wherever in it."""
+    package = ["anabranch", *Path(module).parent.parts]
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def knows(module: str, name: str) -> bool:
+    return any(imported == name or imported.startswith(f"{name}.") for imported in imports(module))
+
+
+def calls(module: str) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree(module)) if isinstance(node, ast.Call))
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {"__init__.py", "topics/client.py", "agents/table.py", "replay/player.py"} <= set(MODULES)
+    assert set(imports("agents/table.py")) >= {"anabranch.topics.errors.BadRecord", "anabranch.agents.state.ABSENT"}
+
+
+@every_module
+def test_imports_run_one_way(module: str) -> None:
+    room = module.partition("/")[0]
+    if room == "topics":
+        assert not knows(module, "anabranch.agents")
+        assert not knows(module, "anabranch.replay")
+    if room == "agents":
+        assert not knows(module, "anabranch.replay")
+    if room == "replay" and module not in REPLAY_KNOWS_AGENTS:
+        assert not knows(module, "anabranch.agents"), "only what runs or compares apps imports agents"
+
+
+@every_module
+def test_inside_the_package_imports_are_relative(module: str) -> None:
+    absolute = [
+        node.lineno
+        for node in ast.walk(tree(module))
+        if (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "anabranch")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "anabranch" for alias in node.names))
+    ]
+    assert absolute == []
+
+
+def test_only_the_files_that_adapt_faust_import_it() -> None:
+    assert {module for module in MODULES if knows(module, "faust")} == KNOWS_FAUST
+
+
+def test_only_the_files_that_talk_to_kafka_import_its_client() -> None:
+    assert {module for module in MODULES if knows(module, "confluent_kafka")} == KNOWS_KAFKA
+
+
+@every_module
+def test_a_file_reads_in_one_sitting(module: str) -> None:
+    lines = source(module).count("\n")
+    assert lines <= MAX_LINES, f"{lines} lines: split it along a noun"
+
+
+@every_module
+def test_every_module_says_what_it_is(module: str) -> None:
+    assert ast.get_docstring(tree(module))
+
+
+@every_module
+def test_nothing_runs_text_or_unpickles(module: str) -> None:
+    assert not any(knows(module, name) for name in ("pickle", "cPickle", "dill", "marshal", "shelve"))
+    for call in calls(module):
+        assert not (isinstance(call.func, ast.Name) and call.func.id in ("eval", "exec")), f"line {call.lineno}"
+        assert not any(
+            word.arg == "shell" and not (isinstance(word.value, ast.Constant) and word.value.value is False)
+            for word in call.keywords
+        ), f"line {call.lineno}: shell="
+        assert not (isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "os.system"), (
+            f"line {call.lineno}"
+        )
+
+
+BARE = re.compile(r"#\s*(type:\s*ignore(?!\[)|noqa(?!:\s*[A-Z]+\d)|pyright:\s*ignore(?!\[))", re.IGNORECASE)
+
+
+def bare_silencers(text: str) -> list[int]:
+    """Lines with a comment that silences a checker without saying which of its rules."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [token.start[0] for token in tokens if token.type == tokenize.COMMENT and BARE.search(token.string)]
+
+
+@every_module
+def test_a_silenced_checker_is_told_which_rule(module: str) -> None:
+    assert bare_silencers(source(module)) == []
+
+
+@pytest.mark.parametrize(
+    "comment", ["# type: ignore", "# noqa", "# noqa (why)", "# pyright: ignore", "# pyright:ignore  x"]
+)
+def test_a_bare_silencer_is_found(comment: str) -> None:
+    assert bare_silencers(f"x = 1  {comment}\n") == [1]
+
+
+@pytest.mark.parametrize(
+    "comment", ["# type: ignore[x]", "# noqa: BLE001 (why)", "# pyright: ignore[reportX]", "# noted"]
+)
+def test_a_silencer_with_its_rule_is_fine(comment: str) -> None:
+    assert bare_silencers(f"x = 1  {comment}\n") == []
