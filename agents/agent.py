@@ -32,6 +32,8 @@ class Agent(FaustAgent):
             Either way, what the agent did with the record before it raised is undone.
     """
 
+    mundane_level = "debug"
+
     def __init__(self, fun: Any, *, on_failure: str = "dead_letter", **kwargs: Any) -> None:
         if on_failure not in POLICIES:
             raise Usage(f"on_failure={on_failure!r}", hint=f"one of {', '.join(POLICIES)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 import faust
 from faust.app.router import Router as FaustRouter
-from faust.exceptions import SameNode
+from faust.exceptions import AlreadyConfiguredWarning, SameNode
 from faust.types.enums import ProcessingGuarantee
 from mode.utils.objects import cached_property
 
@@ -62,6 +63,8 @@ class App(faust.App):
     The cluster is that of the command line, else `KAFKA_BOOTSTRAP_SERVERS`, else `broker`.
     """
 
+    mundane_level = "debug"
+
     def __init__(
         self,
         id: str,
@@ -104,6 +107,16 @@ class App(faust.App):
         self.stop_requested = asyncio.Event()
         self._declared: set[str] = set()
         self._required: dict[str, TopicSpec] = {}
+
+    def configure(self, **settings: Any) -> None:
+        """Change Faust settings after the program has used them, as the command line does.
+
+        Faust warns of that, because what has been derived from a setting stays; nothing has from those we change.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AlreadyConfiguredWarning)
+            for name, value in settings.items():
+                setattr(self.conf, name, value)
 
     # The cluster ----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,9 @@ __all__ = ["FaustConsumer"]
 class FaustConsumer(Service):
     """The attributes and methods that Faust's parts reach for."""
 
+    # Which parts start and stop is of interest to who works on us, not to who works with us.
+    mundane_level = "debug"
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(loop=kwargs.get("loop"), beacon=cast(Any, kwargs.get("beacon")))
         self.unacked = self._unacked_messages = set[Any]()

@@ -21,6 +21,8 @@ _POLL_S = 0.005
 class ReplyConsumer(FaustReplyConsumer):
     """Reads the reply topic from its end and fulfils the promises that wait."""
 
+    mundane_level = "debug"
+
     async def _start_fetcher(self, topic_name: str) -> None:
         if topic_name in self._fetchers:
             return

@@ -45,8 +45,8 @@ async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signa
     if app.conf.web_enabled:
         port = _free_port(app.conf.web_bind or "127.0.0.1", app.conf.web_port)
         if port != app.conf.web_port:
-            app.conf.web_port = port
-        app.conf.canonical_url = URL(f"http://{app.conf.web_host}:{app.conf.web_port}")
+            app.configure(web_port=port)
+        app.configure(canonical_url=URL(f"http://{app.conf.web_host}:{app.conf.web_port}"))
     if signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -84,16 +84,13 @@ def worker(
     with on_ground(bootstrap_server, options, app.declared_broker) as place:
         app.cluster = place.cluster
         app.keep_identity = keep_identity
-        conf = app.conf
         if datadir is not None:
             datadir.mkdir(parents=True, exist_ok=True)
-            conf.datadir = datadir
-        conf.web_enabled = with_web and conf.web_enabled
-        conf.web_bind = web_bind or "127.0.0.1"
-        if web_port is not None:
-            conf.web_port = web_port
-        if web_host is not None:
-            conf.web_host = web_host
+        told = {"datadir": datadir, "web_bind": web_bind, "web_port": web_port, "web_host": web_host}
+        app.configure(
+            web_enabled=with_web and app.conf.web_enabled,
+            **{name: value for name, value in told.items() if value is not None},
+        )
         if end_with_stdin:
             threading.Thread(target=_end_with_stdin, daemon=True).start()
         run_worker(app, on_ready=_say_ready)

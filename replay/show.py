@@ -25,6 +25,7 @@ out = Console(width=_WIDTH or None)
 err = Console(stderr=True)
 
 _ROWS = 20
+_RATED = 10_000
 _LINE_EVERY_S = 2.0
 
 
@@ -100,8 +101,8 @@ def show_replay(report: Report) -> None:
     resumed = f", resumed after {report.resumed_from:,}" if report.resumed_from else ""
     spread = "  ".join(f"{p}: {n:,}" for p, n in sorted(report.counts.items()))
     out.print(
-        f"[bold]{report.sent_now:,}[/bold] records → [bold]{report.topic}[/bold] in {report.seconds:.1f} s "
-        f"({report.rate:,.0f}/s){resumed}"
+        f"[bold]{report.sent_now:,}[/bold] records → [bold]{report.topic}[/bold] in {report.seconds:.1f} s"
+        f"{f' ({report.rate:,.0f}/s)' if report.sent_now >= _RATED else ''}{resumed}"
     )
     out.print(f"  run {report.run_id}   partitions {spread or '-'}")
     _show_bad(report)
@@ -125,10 +126,11 @@ def show_run(report: RunReport) -> None:
     if report.finished_before:
         out.print(f"run {report.run_id} was finished before: {report.records:,} records; nothing was computed again")
     else:
-        rate = report.records_now / report.seconds if report.seconds else 0.0
+        # Of a few records it would only say how long a start takes.
+        rate = f"{report.records_now / report.seconds:,.0f}/s, " if report.records_now >= _RATED else ""
         out.print(
             f"[bold]{report.records:,}[/bold] records through the agents in {report.seconds:.1f} s "
-            f"({rate:,.0f}/s, exactly once)   run {report.run_id}"
+            f"({rate}exactly once)   run {report.run_id}"
         )
     for replay in report.replays:
         out.print(f"  {replay.sent:>10,} → {replay.topic}")
