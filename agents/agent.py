@@ -87,18 +87,13 @@ class Agent(FaustAgent):
         if isinstance(aref, Awaitable) and self._sinks:
             raise ImproperlyConfigured("Agent must yield to use sinks")
         started: Any = aref
-        first = [started]
+        first = [started.it]
 
         def make() -> Coroutine[Any, Any, Any]:
-            # A restart calls the agent function anew with the stream it had.
-            actor = (
-                first.pop()
-                if first
-                else self.actor_from_stream(
-                    started.stream, index=started.index, active_partitions=started.active_partitions
-                )
-            )
-            return _awaited(actor) if isinstance(actor, Awaitable) else self._slurp(actor, aiter(actor))
+            # A restart calls the agent function anew with the stream it had; the actor stays, since each new one would
+            # hang itself into Faust's tree of services for ever.
+            made: Any = first.pop() if first else self.fun(started.stream)
+            return _awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
 
         runner = Runner(cast(Any, self.app).engine, self.name, make, self.on_failure)
         task = cast(Any, self.loop.create_task(self._run(runner)))

@@ -103,6 +103,7 @@ class App(faust.App):
         self.declared_broker = _servers(options["broker"]) if "broker" in options else None
         self._cluster: Cluster | None = None
         self.keep_identity = False
+        self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()
         self._declared: set[str] = set()
@@ -195,9 +196,13 @@ class App(faust.App):
 
     def topic(self, *topics: str, **options: Any) -> Any:
         """As Faust's. In a bounded run topics are the run's own, named `<app>-run-<id>-<topic>`."""
-        if self.run_id and not options.get("has_prefix") and not options.get("internal"):
-            topics = tuple(name if name.startswith(self.conf.id) else f"{self.conf.id}-{name}" for name in topics)
+        if not options.get("has_prefix"):
+            topics = tuple(map(self.own_name, topics))
         return super().topic(*topics, **options)
+
+    def own_name(self, topic: str) -> str:
+        """Name of a topic that the program calls so: in a bounded run, the run's own."""
+        return topic if not self.run_id or topic.startswith(self.conf.id) else f"{self.conf.id}-{topic}"
 
     async def declare(self, topics: Iterable[Any]) -> None:
         """Create topics that do not exist, in one call."""
@@ -323,6 +328,12 @@ class App(faust.App):
         return self.tables.add(cast(Any, table))
 
     # Life -----------------------------------------------------------------------------------------------------------
+
+    async def end(self) -> None:
+        """The engine has ended: so does the worker, be it ours (`work`) or Faust's (`app.main()`)."""
+        self.stop_requested.set()
+        if not self.supervised and self.stopped_by is not None:
+            await self.crash(self.stopped_by)
 
     async def on_stop(self) -> None:
         """End at record boundaries, commit, leave the group; then stop what is left."""

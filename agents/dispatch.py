@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Message
 
 from .assignment import Assignment
 from .inbox import Batch, Position
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from .stream import Stream
 
 __all__ = ["Dispatch"]
+
+_partition_of: Any = Message.partition
 
 
 class Dispatch:
@@ -175,24 +180,19 @@ class Dispatch:
 def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[Position, list[Any]]]:
     """Group records by partition; within one, their order stays. A message's accessors cost as much as decoding."""
     runs: dict[Any, list[Any]] = {}
-    before: Any = None
-    add: Any = None
+    for at, run in groupby(messages, _partition_of if one_topic else _topic_and_partition_of):
+        if at in runs:
+            runs[at].extend(run)
+        else:
+            runs[at] = list(run)
     if one_topic:
-        for message in messages:
-            partition = message.partition()
-            if partition != before:
-                before = partition
-                add = runs.setdefault(partition, []).append
-            add(message)
         topic = messages[0].topic()
         return [(Position(topic, partition), run) for partition, run in runs.items()]
-    for message in messages:
-        at = (message.topic(), message.partition())
-        if at != before:
-            before = at
-            add = runs.setdefault(at, []).append
-        add(message)
     return [(Position(*at), run) for at, run in runs.items()]
+
+
+def _topic_and_partition_of(message: Any) -> tuple[str, int]:
+    return message.topic(), message.partition()
 
 
 def _deal(batch: Batch, streams: list[Stream]) -> None:

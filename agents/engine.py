@@ -137,7 +137,7 @@ class Engine(Stage):
         self.stopping = True
         self._gate.look_up()
         self.ready.set()
-        self.app.stop_requested.set()
+        await self.app.end()
 
     @property
     def _undone(self) -> bool:

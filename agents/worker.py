@@ -40,7 +40,7 @@ def run_worker(app: App, *, on_ready: Callable[[App], None] | None = None) -> No
 
 async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signals: bool = False) -> None:
     """Run `app` until `app.stop_requested` is set."""
-    app.in_worker = True
+    app.in_worker = app.supervised = True
     app.finalize()
     if app.conf.web_enabled:
         port = _free_port(app.conf.web_bind or "127.0.0.1", app.conf.web_port)

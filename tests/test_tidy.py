@@ -57,6 +57,7 @@ KNOWS_KAFKA = {
     "agents/assignment.py",
     "agents/changelog.py",
     "agents/commit.py",
+    "agents/dispatch.py",
     "agents/group.py",
     "agents/replies.py",
     "agents/sender.py",
