@@ -1,0 +1,54 @@
+"""Measure: librdkafka from Python, only counting. The most that any program on this client could reach.
+
+The consumer is the engine's own, made by `Group`, so that both have the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from anabranch.agents.assignment import Assignment
+from anabranch.agents.group import Group
+from anabranch.agents.settings import EngineSettings
+from anabranch.topics.client import Cluster
+from outcome import Outcome
+
+
+def count(servers: str, topic: str, records: int, name: str) -> Outcome:
+    """Count `records` records."""
+    begun_at = time.time()
+    settings = EngineSettings()
+    assigned: list[Assignment] = []
+    group = Group(Cluster.named(servers), name, name, settings, assigned.append, lambda _: None, lambda _: None)
+    group.subscribe([topic])
+    consume, seen, first_at = group.kafka.consume, 0, 0.0
+    while seen < records:
+        messages = consume(min(settings.batch_records, records - seen), 0.1)
+        while assigned:
+            group.flow(assigned.pop().starts)
+        if messages:
+            first_at = first_at or time.time()
+            errors = [message for message in messages if message.error() is not None]
+            if errors:
+                raise RuntimeError(errors[0].error().str())
+            seen += len(messages)
+    done_at = time.time()
+    group.close()
+    return Outcome.of(seen, begun_at, first_at, done_at)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--bootstrap-server", required=True)
+    arguments.add_argument("--topic", required=True)
+    arguments.add_argument("--records", type=int, required=True)
+    arguments.add_argument("--name", required=True)
+    arguments.add_argument("--out", type=Path, required=True)
+    a = arguments.parse_args()
+    count(a.bootstrap_server, a.topic, a.records, a.name).write(a.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Measure: an agent of ours that sums by key into a table with a changelog, run the way a worker is run."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from anabranch import App
+from anabranch.agents.worker import run_worker
+from anabranch.topics.client import Cluster
+from outcome import Outcome
+from records import PARTITIONS
+
+_LOOK_S = 0.01
+
+
+class Order(msgspec.Struct):
+    user: str
+    amount: int
+    at: int
+
+
+def shop(name: str, topic: str, guarantee: str, style: str, data: str) -> App:
+    """The first program of the README, with the bench's topic."""
+    app = App(name, processing_guarantee=guarantee, topic_partitions=PARTITIONS, datadir=data)
+    orders = app.topic(topic, value_type=Order, partitions=PARTITIONS)
+    totals = app.Table("totals", default=int)
+
+    async def by_record(stream: Any) -> None:
+        async for order in stream:
+            totals[order.user] += order.amount
+
+    async def by_batch(stream: Any) -> None:
+        async for batch in stream.batches():
+            for order in batch:
+                totals[order.user] += order.amount
+
+    app.agent(orders, name="total")({"record": by_record, "batch": by_batch}[style])
+    return app
+
+
+async def until_committed(app: App, records: int) -> float:
+    """When the group's committed offsets say that all is done; the topic holds nothing but the records."""
+    while sum(app.engine.committed.values()) < records and not app.stop_requested.is_set():
+        await asyncio.sleep(_LOOK_S)
+    return time.time()
+
+
+def measure(app: App, records: int, out: Path) -> None:
+    """Run the worker until all records are committed, then stop it as SIGTERM would."""
+    watching: list[asyncio.Task[None]] = []
+    begun_at = time.time()
+
+    async def watch() -> None:
+        done_at = await until_committed(app, records)
+        totals = dict(app.tables["totals"].items())
+        engine = app.engine
+        # 0 of these are the point of the measure; with any of them the sums would be wrong as well.
+        assert not (engine.dead_letters_total or engine.skipped_total), "records were given up"
+        Outcome.of(engine.records_total, begun_at, engine.first_record_at, done_at, totals).write(out)
+        app.stop_requested.set()
+
+    run_worker(app, on_ready=lambda _: watching.append(asyncio.ensure_future(watch())))
+    watching[0].result()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--bootstrap-server", required=True)
+    arguments.add_argument("--topic", required=True)
+    arguments.add_argument("--records", type=int, required=True)
+    arguments.add_argument("--name", required=True)
+    arguments.add_argument("--out", type=Path, required=True)
+    arguments.add_argument("--guarantee", choices=["exactly_once", "at_least_once"], default="exactly_once")
+    arguments.add_argument("--style", choices=["record", "batch"], default="record")
+    arguments.add_argument("--data", required=True)
+    a = arguments.parse_args()
+    app = shop(a.name, a.topic, a.guarantee, a.style, a.data)
+    app.cluster = Cluster.named(a.bootstrap_server)
+    measure(app, a.records, a.out)
+
+
+if __name__ == "__main__":
+    main()
