@@ -11,6 +11,7 @@ from .assignment import write_marks
 from .commit import EpochPlan, Positions
 from .dispatch import Dispatch
 from .effects import Effects, Output
+from .flood import Flood
 from .inbox import Position
 from .settings import EngineSettings
 from .store import Changes
@@ -53,6 +54,8 @@ class Epoch:
         self.commits_total = 0
         self.dead_letters_total = 0
         self.skipped_total = 0
+        self._flood = Flood(settings.give_up_share)
+        self._handled = 0
         self._began_s = time.monotonic()
         self._cost_s = 0.01
 
@@ -117,13 +120,18 @@ class Epoch:
         return Draft(plan, changes, len(self.outside))
 
     def finish(self, draft: Draft, positions: Positions) -> None:
-        """Kafka has committed: now the stores, then everything that was kept in case it had not."""
+        """Kafka has committed: now the stores, then everything that was kept in case it had not.
+
+        Raises:
+            Stop: too many records were given up lately.
+        """
         for table in self._app.live_tables:
             made = draft.changes[table.name]
             table.epoch_committed(made, {p: positions[table.changelog_name, p] for p in made})
         self.commits_total += 1
         self.dead_letters_total += self.effects.dead_letters
         self.skipped_total += self.effects.skipped
+        given_up = self.effects.dead_letters + self.effects.skipped
         del self.outside[: draft.outside]
         self.effects.clear()
         for offset in draft.plan.offsets:
@@ -132,3 +140,5 @@ class Epoch:
         if not self._dispatch.careful:
             for table in self._app.live_tables:
                 table.trust()
+        handled, self._handled = self._dispatch.records_total - self._handled, self._dispatch.records_total
+        self._flood.note(time.monotonic(), given_up=given_up, handled=handled)

@@ -10,6 +10,7 @@ from typing import Any
 import faust
 import msgspec
 from anabranch import current_event
+from anabranch.topics.admin import TopicSpec
 
 LONG_AGO_MS = 1_357_016_400_123
 HEADERS = [("trace", b"\x00\xff"), ("trace", b"again"), ("empty", b"")]
@@ -164,6 +165,36 @@ async def test_what_is_handed_on_keeps_key_headers_and_timestamp(lab, record, dr
         (kept,) = drain(target)
         assert (kept.key(), kept.value(), kept.headers()) == (b"k", b"\x00v", HEADERS), way
         assert kept.timestamp()[1] == LONG_AGO_MS, way
+
+
+async def test_a_bounded_run_never_writes_to_the_topics_of_the_live_app(lab, drain, monkeypatch) -> None:
+    live, name = lab.topic(1, "live"), lab.fresh("app")
+    monkeypatch.setenv("ANABRANCH_RUN", "r1")
+    app, reached = lab.app(name), []
+    source, kept = app.topic("in", partitions=1), app.topic(live)
+
+    @app.agent(source, name="passer")
+    async def passer(stream):
+        async for event in stream.echo(live).through(f"{live}-2").events():
+            await kept.send(value=event.value)
+            await app.send(live, value=event.value)
+            await event.forward(live)
+            reached.append(event.value)
+
+    @app.agent(live, name="named")  # a topic by name alone
+    async def named(stream):
+        async for _ in stream:
+            pass
+
+    lab.admin.create([TopicSpec(f"{name}-run-r1-in", 1)])
+    lab.produce(f"{name}-run-r1-in", [1])
+    async with lab.running(app):
+        await lab.until(lambda: reached)
+        await lab.caught_up(f"{name}-run-r1-in", app)
+        assert {tp.topic for tp in app.engine.assignment()} == {f"{name}-run-r1-{t}" for t in ("in", live, f"{live}-2")}
+    assert drain(live, committed=False) == []
+    assert f"{live}-2" not in lab.admin.partitions()
+    assert [m.value() for m in drain(f"{name}-run-r1-{live}")] == [b"1"] * 4
 
 
 async def test_a_send_says_where_and_when_or_takes_the_time_of_the_record_being_handled(lab, record, drain) -> None:
