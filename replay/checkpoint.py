@@ -11,15 +11,15 @@ the state cannot change behind the reader's back. Unknown fields are ignored: a 
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
 from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
-from ..topics.errors import Stop, from_kafka
+from ..topics.errors import Stop
+from ..topics.reading import read_to_end
 from .source import Position
 
 __all__ = ["BROKER_DEFAULT", "RUNS_TOPIC", "RunState", "Runs"]
@@ -29,8 +29,6 @@ RUNS_TOPIC = "anabranch-runs"
 # Another run's transaction that its death left open holds back what follows it until the broker ends it: the timeout
 # of 10 s, and the broker's look at timeouts every 10 s.
 _READ_S = 60.0
-_MESSAGES = 1_000
-_POLL_S = 0.02  # `consume` waits this long in full unless it can fill the batch
 
 # Replicas of a topic: as many as the cluster is set up to give.
 BROKER_DEFAULT = -1
@@ -122,42 +120,10 @@ class Runs:
     def _last(self, key: bytes) -> bytes | None:
         partition = TopicPartition(self.topic, 0)
         # The end with open transactions: behind one of them may stand what our predecessor committed.
-        end = self._admin.ends([partition])[self.topic, 0]
-        if end <= self._admin.begins([partition])[self.topic, 0]:
-            return None
-        consumer = Consumer(
-            self._cluster.config(
-                group_id="anabranch-replay",
-                enable_auto_commit=False,
-                enable_auto_offset_store=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                enable_partition_eof=True,
-                fetch_wait_max_ms=50,
-            )
-        )
+        ends, begins = self._admin.ends([partition]), self._admin.begins([partition])
         last: Any = None
-        deadline = time.monotonic() + _READ_S
-        position = 0
-        try:
-            consumer.assign([TopicPartition(self.topic, 0, 0)])
-            while position < end:
-                if time.monotonic() > deadline:
-                    raise Stop(
-                        f"{self.topic} could not be read to its end in {_READ_S:.0f} s (at {position} of {end})",
-                        hint="another program may hold a transaction open on it; see kafka-transactions.sh",
-                    )
-                for message in consumer.consume(_MESSAGES, _POLL_S):
-                    error = message.error()
-                    # Markers and aborted records have offsets too; only the end-of-partition event tells of them.
-                    if error is None:
-                        if message.key() == key:
-                            last = message.value()
-                        position = (message.offset() or 0) + 1
-                    elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
-                        position = max(position, message.offset() or 0)
-                    elif not error.retriable():
-                        raise from_kafka(KafkaException(error), f"read {self.topic}")
-        finally:
-            consumer.close()
+        for run in read_to_end(self._cluster, begins, ends, stalled_s=_READ_S):
+            for message in run.messages:
+                if message.key() == key:
+                    last = message.value()
         return last

@@ -167,29 +167,23 @@ def _watch(place: Ground, app: App, topic: str, source: subprocess.Popen[str], c
     drain = Drain(place.cluster, app.conf.id, [topic])
     reader: TableReader | None = None
     deadline = time.monotonic() + _PATIENCE_S
-    try:
-        with Live(console=out, auto_refresh=False) as live:
-            while time.monotonic() < deadline:
-                crew.check()
-                over = source.poll() is not None and drain.drained()
-                if source.poll():
-                    raise Stop(f"the replay of the socket failed: {source.communicate()[1].strip()}")
-                try:
-                    reader = reader or TableReader(place.cluster, table)
-                except Usage:
-                    time.sleep(0.1)  # the worker has not made its changelog yet
-                    continue
-                snapshot = reader.read()
-                live.update(
-                    table_grid(snapshot, title=f"live totals at {time.strftime('%H:%M:%S')}", most=6), refresh=True
-                )
-                if over:
-                    return snapshot.digest()
-                time.sleep(_REFRESH_S)
-    finally:
-        drain.close()
-        if reader is not None:
-            reader.close()
+    with Live(console=out, auto_refresh=False) as live:
+        while time.monotonic() < deadline:
+            crew.check()
+            over = source.poll() is not None and drain.drained()
+            if source.poll():
+                raise Stop(f"the replay of the socket failed: {source.communicate()[1].strip()}")
+            try:
+                reader = reader or TableReader(place.cluster, table)
+            except Usage:
+                time.sleep(0.1)  # the worker has not made its changelog yet
+                continue
+            snapshot = reader.read()
+            title = f"live totals at {time.strftime('%H:%M:%S')}"
+            live.update(table_grid(snapshot, title=title, most=6), refresh=True)
+            if over:
+                return snapshot.digest()
+            time.sleep(_REFRESH_S)
     raise Stop(f"the live stream was not through after {_PATIENCE_S:.0f} s")
 
 

@@ -8,15 +8,13 @@ last record, the end behind it counts transaction markers; whether there is a re
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import from_kafka, kafka_error, passes
+from ..topics.errors import Stop, from_kafka, kafka_error, passes
+from ..topics.reading import read_to_end
 
 __all__ = ["Drain"]
 
@@ -40,16 +38,6 @@ class Drain:
         self._cluster, self._group = cluster, group
         self._admin = Admin(cluster)
         self._offsets = AdminClient(cluster.config())
-        self._reader = Consumer(
-            cluster.config(
-                group_id="anabranch-drain",  # required by librdkafka; nothing is ever committed under it
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                auto_offset_reset="earliest",
-                enable_partition_eof=True,
-                fetch_wait_max_ms=10,
-            )
-        )
         self._empty: dict[Key, tuple[int, int]] = {}
         self.done_offsets = 0
         self.left_offsets = 0
@@ -88,25 +76,11 @@ class Drain:
             return True
         if end - committed > _MARKERS:
             return False
-        self._reader.assign([TopicPartition(*at, committed)])
-        deadline = time.monotonic() + _READ_S
         try:
-            while time.monotonic() < deadline:
-                message: Any = self._reader.poll(0.1)
-                if message is None:
-                    continue
-                error = message.error()
-                if error is None:
+            for run in read_to_end(self._cluster, {at: committed}, {at: end}, stalled_s=_READ_S):
+                if run.messages:
                     return False
-                if error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
-                    if message.offset() >= end:
-                        self._empty[at] = (committed, end)
-                        return True
-                    return False  # an open transaction stands before the end
-            return False
-        finally:
-            self._reader.unassign()
-
-    def close(self) -> None:
-        """Done watching."""
-        self._reader.close()
+        except Stop:
+            return False  # an open transaction stands before the end
+        self._empty[at] = (committed, end)
+        return True

@@ -40,26 +40,23 @@ def look(
         return
     table = find_table(app, name)
     reader = TableReader(app.cluster, table)
-    try:
-        if follow:
-            _follow(reader, most)
-            return
-        snapshot = reader.read()
-        if key is not None:
-            _show_key(snapshot, key)
-        elif digest:
-            out.print(snapshot.digest())
-        elif output is not None:
-            write_result(snapshot, output)
-            out.print(f"{len(snapshot):,} keys → {output}")
-        elif as_json:
-            columns, rows = rows_of(snapshot)
-            for row in rows:
-                sys.stdout.buffer.write(msgspec.json.encode(dict(zip(columns, row, strict=True))) + b"\n")
-        else:
-            show_table(snapshot, most=most)
-    finally:
-        reader.close()
+    if follow:
+        _follow(reader, most)
+        return
+    snapshot = reader.read()
+    if key is not None:
+        _show_key(snapshot, key)
+    elif digest:
+        out.print(snapshot.digest())
+    elif output is not None:
+        write_result(snapshot, output)
+        out.print(f"{len(snapshot):,} keys → {output}")
+    elif as_json:
+        columns, rows = rows_of(snapshot)
+        for row in rows:
+            sys.stdout.buffer.write(msgspec.json.encode(dict(zip(columns, row, strict=True))) + b"\n")
+    else:
+        show_table(snapshot, most=most)
 
 
 def _show_key(snapshot: Snapshot, key: str) -> None:

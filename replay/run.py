@@ -162,20 +162,16 @@ class BoundedRun:
         began = time.monotonic()
         report = RunReport(self.run_id, self.app.conf.id, output=self._output)
         self._create_topics()
-        drain = Drain(self._cluster, self.app.conf.id, list(self._read_topics()))
-        try:
-            with Crew(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes) as crew:
-                self._play(report, drain, crew)
-                report.restarts = crew.restarts
-                crew.end()
-        finally:
-            drain.close()
+        drain = Drain(self._cluster, self.app.conf.id, self._read_topics())
+        with Crew(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes) as crew:
+            self._play(report, drain, crew)
+            report.restarts = crew.restarts
+            crew.end()
         report.seconds = time.monotonic() - began
         report.dead_letters = self._count_dead_letters(drain.topics)
         if self._table is not None:
             reader = TableReader(self._cluster, self._table)
             report.snapshot = reader.read()
-            reader.close()
             if self._output is not None:
                 write_result(report.snapshot, self._output)
         report.total_seconds = time.monotonic() - began

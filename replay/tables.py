@@ -6,23 +6,21 @@ import csv
 import hashlib
 import io
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
 from ..agents.app import App
 from ..agents.table import Table
 from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import Stop, Usage, from_kafka
+from ..topics.errors import Usage
+from ..topics.reading import read_to_end
 
 __all__ = ["Snapshot", "TableReader", "find_table", "rows_of", "write_result"]
-
-_IDLE_S = 30.0
 
 
 def find_table(app: App, name: str | None) -> Table:
@@ -96,54 +94,19 @@ class TableReader:
             )
         self._at = [TopicPartition(name, p) for p in range(partitions)]
         self._data: dict[bytes, bytes] = {}
-        self._reached = dict.fromkeys(range(partitions), 0)
-        self._kafka = Consumer(
-            cluster.config(
-                group_id="anabranch-tables",  # required by librdkafka; nothing is ever committed under it
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                auto_offset_reset="earliest",
-                enable_partition_eof=True,
-                fetch_wait_max_ms=10,
-                fetch_queue_backoff_ms=2,
-            )
-        )
-        self._kafka.assign([TopicPartition(p.topic, p.partition, 0) for p in self._at])
+        self._reached = {(name, p): 0 for p in range(partitions)}
 
     def read(self) -> Snapshot:
-        """What the table holds now: everything that is committed."""
-        ends = {partition: end for (_, partition), end in self._admin.ends(self._at, committed=True).items()}
-        waiting = {p for p, end in ends.items() if self._reached[p] < end}
-        moved_s = time.monotonic()
-        while waiting:
-            messages = self._kafka.consume(10_000, 0.1)
-            if messages:
-                moved_s = time.monotonic()
-            elif time.monotonic() - moved_s > _IDLE_S:
-                raise Stop(f"table {self._table.name}: nothing arrived for {_IDLE_S:.0f} s", hint="is the broker up?")
-            for message in messages:
-                self._take(message)
-            waiting = {p for p in waiting if self._reached[p] < ends[p]}
+        """What the table holds now: everything that is committed; the second time, what has come since."""
+        for run in read_to_end(self._cluster, self._reached, self._admin.ends(self._at, committed=True)):
+            for message in run.messages:
+                key, value = message.key(), message.value()
+                if value is None:
+                    self._data.pop(key, None)
+                else:
+                    self._data[key] = value
+            self._reached[run.at] = run.position
         return Snapshot(self._table, dict(self._data))
-
-    def _take(self, message: Any) -> None:
-        error = message.error()
-        if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
-                self._reached[message.partition()] = message.offset()
-            elif not error.retriable():
-                raise from_kafka(KafkaException(error), "read changelog", servers=self._cluster.bootstrap_servers)
-            return
-        key, value = message.key(), message.value()
-        if value is None:
-            self._data.pop(key, None)
-        else:
-            self._data[key] = value
-        self._reached[message.partition()] = message.offset() + 1
-
-    def close(self) -> None:
-        """Done reading."""
-        self._kafka.close()
 
 
 def rows_of(snapshot: Snapshot) -> tuple[list[str], list[list[Any]]]:

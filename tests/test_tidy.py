@@ -54,6 +54,7 @@ KNOWS_KAFKA = {
     "topics/errors.py",
     "topics/node.py",
     "topics/producer.py",
+    "topics/reading.py",
     "agents/assignment.py",
     "agents/changelog.py",
     "agents/commit.py",

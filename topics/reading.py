@@ -1,0 +1,102 @@
+"""Reading partitions from a position to an end: changelogs, runs, dead letters, whatever a group has left.
+
+Counting records cannot tell whether the end is reached, because transaction markers and aborted records occupy offsets
+too; positions can. Behind the last record only librdkafka's end-of-partition event moves the position.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from .client import Cluster
+from .errors import Stop, from_kafka
+
+__all__ = ["Run", "read_to_end"]
+
+Key = tuple[str, int]
+
+_BATCH = 10_000
+_WAIT_S = 0.02  # librdkafka waits this long in full unless it can fill the batch
+# An end of partition is reported after this wait at the latest.
+_FETCH_WAIT_MS = 10
+STALLED_S = 30.0
+
+
+class Run(NamedTuple):
+    """Consecutive records of a partition, possibly none, and the position after them."""
+
+    at: Key
+    messages: list[Any]
+    position: int
+
+
+def read_to_end(
+    cluster: Cluster,
+    starts: Mapping[Key, int],
+    ends: Mapping[Key, int],
+    *,
+    stalled_s: float = STALLED_S,
+    queued_messages: int = 100_000,
+) -> Iterator[Run]:
+    """Committed records from `starts` until every partition's position has reached its end.
+
+    Args:
+        starts: (topic, partition) -> offset to begin at.
+        ends: (topic, partition) -> offset to reach; partitions that are there already are not read.
+        stalled_s: how long nothing may arrive.
+
+    Raises:
+        Stop: nothing arrived for so long: no broker, or an open transaction stands before the end.
+    """
+    waiting = {at: end for at, end in ends.items() if starts[at] < end}
+    if not waiting:
+        return
+    consumer = Consumer(
+        cluster.config(
+            group_id="anabranch-reading",  # required by librdkafka; nothing is ever committed under it
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_partition_eof=True,
+            fetch_wait_max_ms=_FETCH_WAIT_MS,
+            fetch_queue_backoff_ms=2,
+            queued_min_messages=queued_messages,
+        )
+    )
+    try:
+        consumer.assign([TopicPartition(*at, starts[at]) for at in waiting])
+        moved_s = time.monotonic()
+        while waiting:
+            for run in _runs(consumer.consume(_BATCH, _WAIT_S), cluster):
+                moved_s = time.monotonic()
+                if run.position >= waiting.get(run.at, run.position + 1):
+                    del waiting[run.at]
+                yield run
+            if time.monotonic() - moved_s > stalled_s:
+                listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(waiting))
+                raise Stop(
+                    f"nothing arrived from {listed} for {stalled_s:.0f} s",
+                    hint="is the broker up? An open transaction of another program also holds readers back",
+                )
+    finally:
+        consumer.close()
+
+
+def _runs(messages: list[Any], cluster: Cluster) -> Iterator[Run]:
+    records: dict[Key, list[Any]] = {}
+    reached: dict[Key, int] = {}
+    for message in messages:
+        error, at = message.error(), (message.topic(), message.partition())
+        if error is None:
+            records.setdefault(at, []).append(message)
+            reached[at] = message.offset() + 1
+        elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
+            reached[at] = message.offset()
+        elif error.fatal() or not error.retriable():
+            raise from_kafka(KafkaException(error), "read", servers=cluster.bootstrap_servers)
+    for at, position in reached.items():
+        yield Run(at, records.get(at, []), position)
