@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check test-containers bench clean
+.PHONY: help demo test lint check test-containers faults bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,6 +28,9 @@ check: lint test  ## what a change needs
 test-containers: $(VENV)/.test  ## the same tests against a broker in a container
 	$(BIN)/python deploy/kafka-image.py anabranch/kafka:test
 	ANABRANCH_TEST_BROKER=container ANABRANCH_TEST_IMAGE=anabranch/kafka:test $(BIN)/python -m pytest
+
+faults: $(VENV)/.test  ## many rounds of faults against workers and brokers, audited; SEED=… repeats a round
+	$(BIN)/python tests/faults/main.py --rounds $(or $(ROUNDS),100) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in one run
 	$(BIN)/python tests/bench/main.py

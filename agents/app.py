@@ -28,6 +28,7 @@ from .engine import Engine
 from .replies import ReplyConsumer
 from .sender import Sender
 from .settings import EngineSettings
+from .shelf import scheme_of
 from .stream import Stream
 from .table import Table
 from .topic import Topic
@@ -58,7 +59,8 @@ class App(faust.App):
         topic_partitions: of topics and changelogs that do not say otherwise; 4.
         settings: what an operator can turn in the engine.
         options: Faust's settings, and of them `broker`, `datadir`, `web_*`, `topic_*`, `broker_commit_interval`
-            (seconds; an epoch's longest duration), `consumer_auto_offset_reset`.
+            (seconds; an epoch's longest duration), `consumer_auto_offset_reset`, `store` (`memory://`, or `rocksdb://`
+            for tables on disk).
 
     The cluster is that of the command line, else `KAFKA_BOOTSTRAP_SERVERS`, else `broker`.
     """
@@ -301,12 +303,13 @@ class App(faust.App):
         key_type: Any = None,
         value_type: Any = None,
         extra_topic_configs: Mapping[str, Any] | None = None,
+        store: Any = None,
         **unsupported: Any,
     ) -> Any:
-        """A table; see `anabranch.agents.table.Table`.
+        """A table; see `anabranch.agents.table.Table`. Its `store` is the app's where it has none of its own.
 
         Raises:
-            Usage: an option that this version does not have.
+            Usage: an option or a store that this version does not have.
         """
         if window is not None or unsupported:
             names: list[str] = sorted([*map(str, unsupported), *(["window"] if window is not None else [])])
@@ -321,6 +324,7 @@ class App(faust.App):
             value_type=value_type,
             help=help or "",
             config={k: str(v) for k, v in (extra_topic_configs or {}).items()},
+            store=scheme_of(store or self.conf.store, name),
         )
         table.changelog_topic = self.topic(
             f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -23,6 +23,8 @@ from ..topics.admin import Admin
 from ..topics.client import Cluster
 from ..topics.errors import Stop, from_kafka
 from .assignment import Assignment
+from .group import Group
+from .shelf import Shelf
 from .state import PartitionState
 from .store import Changes
 from .table import Table
@@ -36,6 +38,8 @@ _KEEP_ALIVE_S = 0.05
 _STALLED_S = 120.0
 
 Key = tuple[str, int]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -79,10 +83,23 @@ def restore(
                 hint="was the changelog topic deleted? Start the worker again to rebuild from what is there",
             )
         state.store.position = max(state.store.position, begins[at])
+        state.store.mark(at_end=False)
         if ends[at] > state.store.position:
             todo[at] = ends[at]
-    if not todo:
-        return progress
+    if todo:
+        _restore(cluster, states, todo, progress, on_progress)
+    for state in states.values():
+        state.store.mark(at_end=True)
+    return progress
+
+
+def _restore(
+    cluster: Cluster,
+    states: dict[Key, PartitionState],
+    todo: dict[Key, int],
+    progress: RestoreProgress,
+    on_progress: Callable[[RestoreProgress], None] | None,
+) -> None:
     consumer = Consumer(
         cluster.config(
             group_id="anabranch-restore",  # required by librdkafka; nothing is ever committed under it
@@ -103,36 +120,41 @@ def restore(
         raise from_kafka(exc, "restore", servers=cluster.bootstrap_servers) from exc
     finally:
         consumer.close()
-    for at in states:
-        states[at].forget_view()
-    return progress
+    for state in states.values():
+        state.forget_view()
 
 
 async def restore_beside(
-    cluster: Cluster,
+    shelf: Shelf,
     admin: Admin,
     tables: Iterable[Table],
-    partitions: set[int],
-    keep_alive: Callable[[], None],
+    group: Group,
     on_progress: Callable[[RestoreProgress], None],
 ) -> None:
-    """`restore` these partitions of tables, beside the event loop; meanwhile `keep_alive` lets the group hear of us."""
+    """`restore` this worker's partitions of tables, beside the event loop; meanwhile the group hears of us."""
+    partitions = {at.partition for at in group.owned}
+    wanted = [(table, p) for table in tables for p in partitions if p < table.changelog_partitions]
+    stores = await _beside(group, shelf.open, admin, wanted)
+    partitions = {at.partition for at in group.owned}  # opening takes a while: some may have gone
     states = {
-        (table.changelog_name, p): table.add_partition(p)
-        for table in tables
-        for p in partitions
-        if p < table.changelog_partitions
+        (table.changelog_name, p): table.add_partition(p, stores.get((table.name, p)))
+        for table, p in wanted
+        if p in partitions
     }
     if not states:
         return
-    task = asyncio.ensure_future(asyncio.to_thread(restore, cluster, admin, states, on_progress))
-    while not task.done():
-        await asyncio.wait({task}, timeout=_KEEP_ALIVE_S)
-        keep_alive()
-    progress = task.result()
+    progress = await _beside(group, restore, shelf.cluster, admin, states, on_progress)
     if progress.records:
         seconds = time.monotonic() - progress.started_s
         logger.info("restored %s records in %.2f s", f"{progress.records:,}", seconds)
+
+
+async def _beside(group: Group, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    task = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    while not task.done():
+        await asyncio.wait({task}, timeout=_KEEP_ALIVE_S)
+        group.keep_alive()
+    return task.result()
 
 
 def refuse_counting_twice(group: str, tables: Iterable[Table], assignment: Assignment) -> None:

@@ -117,9 +117,7 @@ class Engine(Stage):
             try:
                 await asyncio.wait_for(asyncio.shield(self._main_task), self.settings.stuck_s)
             except TimeoutError:
-                logger.warning(
-                    "agents did not let go of their records in %.0f s: their epoch is dropped", self.settings.stuck_s
-                )
+                logger.warning("agents hold on to records for %.0f s: the epoch is dropped", self.settings.stuck_s)
                 self._main_task.cancel()
             except asyncio.CancelledError:
                 pass
@@ -386,8 +384,8 @@ class Engine(Stage):
         def on_progress(progress: RestoreProgress) -> None:
             self.restoring = progress
 
-        tables, partitions = self.app.live_tables, {at.partition for at in self.owned}
-        await restore_beside(self.app.cluster, self._admin, tables, partitions, self._group.keep_alive, on_progress)
+        assert self._member is not None
+        await restore_beside(self._member.shelf, self._admin, self.app.live_tables, self._group, on_progress)
         self.restoring = None
         refuse_counting_twice(self.app.conf.id, self.app.live_tables, assignment)
 

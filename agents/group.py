@@ -63,7 +63,7 @@ class Group:
         self.owned: set[Position] = set()
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
-        self._flowing = False
+        self._flowing = self._closing = False
         self._polled_s = time.monotonic()
         self._admin = Admin(cluster)
         self._complained_s = 0.0
@@ -176,8 +176,9 @@ class Group:
 
     def close(self, *, keep_identity: bool = False) -> None:
         """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""
+        self._closing = True
         try:
-            if not keep_identity and self.owned:
+            if not keep_identity:
                 self.kafka.unsubscribe()
                 deadline = time.monotonic() + 5
                 while self.owned and time.monotonic() < deadline:
@@ -189,7 +190,10 @@ class Group:
     # Callbacks ------------------------------------------------------------------------------------------------------
 
     def _assigned(self, kafka: Any, partitions: list[TopicPartition]) -> None:
-        self._begin(kafka, partitions)
+        if self._closing:  # a rebalance was under way: what comes now goes at once, and nobody can be asked any more
+            kafka.unassign()
+        else:
+            self._begin(kafka, partitions)
 
     def _begin(self, kafka: Any, partitions: list[TopicPartition]) -> None:
         assignment = self._starts(partitions)

@@ -15,6 +15,7 @@ from .group import Group
 from .identity import Identity
 from .inbox import Position
 from .settings import EngineSettings
+from .shelf import Shelf
 
 __all__ = ["Membership"]
 
@@ -26,10 +27,10 @@ class Membership:
 
     Args:
         group_id: the app's id; identities and transactional ids begin with it.
-        data: folder that keeps the identity.
+        data: folder that keeps the identity and the stores on disk.
 
     Attributes:
-        group: the consumer side; committer: the producer side.
+        group: the consumer side; committer: the producer side; shelf: stores on disk.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Membership:
         self._identity = Identity(data)
         self._name = f"{group_id}-{self._identity.name}"
         self._renewed_s = -_AGAIN_S
+        self.shelf = Shelf(cluster, group_id, data / str(self._identity.slot) / "tables")
         self.group = Group(cluster, group_id, self._name, settings, on_assign, on_revoke, on_lost)
         self.committer: Committer = self._new_committer()
 
@@ -81,4 +83,5 @@ class Membership:
         """Leave the group at once; with `keep_identity` the partitions wait for the same worker instead."""
         await asyncio.to_thread(self.group.close, keep_identity=keep_identity)
         await asyncio.to_thread(self.committer.close)
+        await asyncio.to_thread(self.shelf.close)
         self._identity.release()

@@ -51,6 +51,14 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
+    def mark(self, *, at_end: bool) -> None:
+        """A restore begins, or has reached the changelog's end: from then on nobody but its owner writes there."""
+        ...
+
+    def close(self) -> None:
+        """It is not used again."""
+        ...
+
 
 class MemoryStore:
     """A dict; it forgets everything with the process and is restored from the changelog."""
@@ -78,3 +86,9 @@ class MemoryStore:
 
     def __len__(self) -> int:
         return len(self._data)
+
+    def mark(self, *, at_end: bool) -> None:
+        """It does not matter: nothing of it outlives the process."""
+
+    def close(self) -> None:
+        """Nothing to be freed."""

@@ -15,13 +15,13 @@ overrides `__getitem__` or `__setitem__` in Python loses C speed even for an ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from ..topics.errors import BadRecord, Stop, Usage
 from ..topics.serde import Codec, key_codec, value_codec
 from .state import ABSENT, IMMUTABLE, PartitionState
-from .store import Changes, MemoryStore
+from .store import Changes, MemoryStore, Store
 
 __all__ = ["ClosedTable", "Table"]
 
@@ -38,6 +38,7 @@ class Table(dict[Any, Any]):
         key_type, value_type: see `anabranch.topics.serde`; without them keys and values are JSON as it comes.
         help: shown in lists.
         config: topic configuration of the changelog, under Kafka's names.
+        store: `memory`, or `rocksdb` for a table on disk.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Table(dict[Any, Any]):
         value_type: Any = None,
         help: str = "",
         config: Mapping[str, str] | None = None,
+        store: str = "memory",
     ) -> None:
         super().__init__()
         self.name, self.default, self.help = name, default, help
-        self.partitions = partitions
+        self.partitions, self.store = partitions, store
         self.config = dict(config or {})
         self.key_codec: Codec = key_codec(key_type)
         self.value_codec: Codec = value_codec(name, value_type, default)
@@ -155,11 +157,12 @@ class Table(dict[Any, Any]):
                 state.drop()
         self._writers.clear()
 
-    def add_partition(self, partition: int) -> PartitionState:
-        """Own a partition: empty, or as it was left when it went away a moment ago."""
+    def add_partition(self, partition: int, store: Store | None = None) -> PartitionState:
+        """Own a partition: as it was left when it went away a moment ago, or with this store, or empty."""
         if partition not in self.states:
+            store = MemoryStore() if store is None else store
             state = self._set_aside.pop(partition, None)
-            self.states[partition] = state or PartitionState(MemoryStore(), self.key_codec, self.value_codec)
+            self.states[partition] = state or PartitionState(store, self.key_codec, self.value_codec)
             self._partition = -1  # an agent may have been resumed here while the partition was away: look again
         return self.states[partition]
 
@@ -171,6 +174,8 @@ class Table(dict[Any, Any]):
 
     def forget_set_aside(self) -> None:
         """What has not come back belongs to another worker now."""
+        for state in self._set_aside.values():
+            state.store.close()
         self._set_aside.clear()
 
     def _no_partition(self) -> Stop:
@@ -392,8 +397,3 @@ class ClosedTable(Table):
         return f"<Table {self.name} partitions={sorted(self.states)}>"
 
     __setitem__ = __delitem__ = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
-
-
-def local_keys(tables: Iterable[Table]) -> int:
-    """Number of committed keys on this worker."""
-    return sum(len(state.store) for table in tables for state in table.states.values())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from .client import Cluster
@@ -94,6 +95,28 @@ class Admin:
                 if kafka_error(exc).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise from_kafka(exc, f"delete topic {name}") from exc
 
+    def cluster_id(self) -> str:
+        """The id that the cluster gave itself when it was made."""
+        try:
+            return str(self._kafka.list_topics(timeout=TIMEOUT_S).cluster_id)
+        except KafkaException as exc:
+            raise from_kafka(exc, "find the cluster", servers=self._cluster.bootstrap_servers) from exc
+
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """Ids of topics; one that is deleted and made anew has another."""
+        described = self._kafka.describe_topics(TopicCollection(list(topics)), request_timeout=TIMEOUT_S)
+        try:
+            return {name: str(future.result().topic_id) for name, future in described.items()}
+        except KafkaException as exc:
+            raise from_kafka(exc, "describe topics", servers=self._cluster.bootstrap_servers) from exc
+
+    def spans(
+        self, partitions: Iterable[tuple[str, int]]
+    ) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+        """Where partitions begin and end, as `begins` and `ends`."""
+        wanted = [TopicPartition(*at) for at in partitions]
+        return self.begins(wanted), self.ends(wanted)
+
     def config(self, topic: str) -> dict[str, str]:
         """Configuration of a topic in force, defaults included."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
@@ -128,10 +151,16 @@ class Admin:
             try:
                 return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
             except KafkaException as exc:
-                # A topic that was made a moment ago has no leader on every broker yet.
-                if not passes(kafka_error(exc)) or time.monotonic() > deadline:
+                # A topic that was made a moment ago has no leader on every broker yet; nor have those of a broker that
+                # comes back (_NOENT).
+                error = kafka_error(exc)
+                passing = passes(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
+                if not passing or time.monotonic() > deadline:
                     raise from_kafka(exc, "list offsets", servers=self._cluster.bootstrap_servers) from exc
                 time.sleep(0.02)
+                # Left to itself librdkafka asks with the leader's epoch that it knows from before, for ever.
+                with contextlib.suppress(KafkaException):
+                    self._kafka.list_topics(timeout=TIMEOUT_S)
 
     def _await_leaders(self, topics: Mapping[str, int]) -> None:
         deadline = time.monotonic() + TIMEOUT_S

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from anabranch.agents.rocks import Owner, RocksStore
 from anabranch.agents.store import Changes, MemoryStore, Store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _folder: MemoryStore(),
+    "rocksdb": lambda folder: RocksStore(folder / "t-0", Owner("app", "t", 0, "cluster", "changelog")),
 }
 
 pytestmark = pytest.mark.parametrize("make", STORES.values(), ids=STORES.keys())
@@ -86,6 +88,30 @@ def test_the_changes_belong_to_the_caller(make: Make, tmp_path: Path) -> None:
     made.keys.clear()
     made.values.clear()
     assert dict(store.items()) == {b"a": b"1"}
+
+
+def test_a_restore_neither_changes_what_is_there_nor_the_position(make: Make, tmp_path: Path) -> None:
+    store = make(tmp_path)
+    store.apply(changes({b"a": b"1"}), 4)
+    store.mark(at_end=False)
+    store.apply(changes({b"b": b"2"}), 6)
+    store.mark(at_end=True)
+    assert dict(store.items()) == {b"a": b"1", b"b": b"2"}
+    assert store.position == 6
+    store.close()
+
+
+def test_pairs_are_those_of_the_moment_they_were_asked_for_or_a_part_of_them_is_left_alone(
+    make: Make, tmp_path: Path
+) -> None:
+    # A web view takes the first hundred and lets go.
+    store = make(tmp_path)
+    store.apply(changes({b"%d" % i: b"x" for i in range(1_000)}), 1_000)
+    pairs = store.items()
+    assert next(pairs)[1] == b"x"
+    del pairs
+    store.apply(changes({b"1": None}), 1_001)
+    store.close()
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
