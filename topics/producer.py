@@ -8,8 +8,11 @@ when the process dies inside it; the next owner of the same `transactional_id` f
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -18,6 +21,8 @@ from .client import Cluster
 from .errors import Rebuild, Stop, from_kafka, is_lost, kafka_error
 
 __all__ = ["Aborted", "Headers", "TransactionalProducer", "plain_producer_config"]
+
+logger = logging.getLogger(__name__)
 
 Headers = Sequence[tuple[str, bytes]]
 OnDelivery = Callable[[KafkaError | None, Message], None]
@@ -28,6 +33,11 @@ TRANSACTION_TIMEOUT_MS = 10_000
 
 # One blocking call; outcomes that are still unknown after it are asked for again.
 _CALL_S = 10.0
+_COMPLAIN_S = 5.0
+
+# Sending offsets does not always keep to that: when the group's coordinator was away it may never return
+# (confluentinc/librdkafka#5456, seen with 2.16.0 after a broker came back).
+_HUNG_S = _CALL_S + 5.0
 _QUEUE_MESSAGES = 500_000
 
 
@@ -178,8 +188,11 @@ class TransactionalProducer:
 
         Raises:
             Aborted: the transaction is gone; `lost` when the group has moved on without us.
+            Rebuild: the client is fenced, or hangs.
         """
-        self._until_known("send offsets", self._kafka.send_offsets_to_transaction, offsets, group_metadata)
+        self._until_known(
+            "send offsets", _leaving_hung, self._kafka.send_offsets_to_transaction, offsets, group_metadata
+        )
 
     def commit(self) -> None:
         """Make it visible; asks again until the outcome is known (blocking).
@@ -202,6 +215,7 @@ class TransactionalProducer:
 
     def _until_known(self, doing: str, call: Callable[..., object], *args: Any) -> None:
         deadline = time.monotonic() + self._deadline_s
+        complain_at = time.monotonic() + _COMPLAIN_S
         while True:
             try:
                 call(*args, _CALL_S)
@@ -215,6 +229,10 @@ class TransactionalProducer:
                             f"{doing}: no outcome after {self._deadline_s:.0f} s ({error.str()})",
                             hint=f"is the broker at {self._cluster.bootstrap_servers} up?",
                         ) from exc
+                    now = time.monotonic()
+                    if now > complain_at:
+                        complain_at = now + _COMPLAIN_S
+                        logger.warning("%s: no outcome yet, asked again (%s)", doing, error.str())
                     time.sleep(0.05)
                     continue
                 raise self._sorted(exc, doing) from exc
@@ -227,3 +245,27 @@ class TransactionalProducer:
             self._until_known("abort transaction", self._kafka.abort_transaction)
             return Aborted(f"{doing}: {error.str()}", lost=is_lost(error))
         return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers)
+
+
+def _leaving_hung(call: Callable[..., object], *args: Any) -> None:
+    """Make a blocking call that may hang, in a thread that can be left behind.
+
+    Raises:
+        Rebuild: it did not come back; what it wanted may happen or not, as after a crash.
+    """
+    outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def make() -> None:
+        try:
+            call(*args)
+            outcome.put(None)
+        except BaseException as exc:  # noqa: BLE001 (raised again by who waits)
+            outcome.put(exc)
+
+    threading.Thread(target=make, daemon=True).start()
+    try:
+        error = outcome.get(timeout=_HUNG_S)
+    except Empty:
+        raise Rebuild(f"the Kafka client has hung for {_HUNG_S:.0f} s") from None
+    if error is not None:
+        raise error

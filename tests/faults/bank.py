@@ -1,0 +1,97 @@
+"""The app under test: transfers between accounts, whose total must never change.
+
+A transfer is two records of work on two partitions, with a topic of the app's own between them:
+
+    transfers ─▶ withdraw: balance and journal of the source ─▶ deposits ─▶ deposit: those of the target ─▶ done
+
+Journals (a list changed in place) say which transfer was lost or counted twice, and in which half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import anabranch
+import msgspec
+import points
+from anabranch.agents.settings import EngineSettings
+
+__all__ = ["OPENING", "SESSION_MS", "Transfer", "app"]
+
+OPENING = 1_000
+SESSION_MS = 1_500
+MAX_POLL_MS = 4_000
+
+points.install()
+
+NAME = os.environ.get("BANK", "bank")
+app = anabranch.App(
+    NAME,
+    topic_partitions=4,
+    settings=EngineSettings(session_timeout_ms=SESSION_MS, max_poll_interval_ms=MAX_POLL_MS),
+)
+
+
+class Transfer(msgspec.Struct, omit_defaults=True):
+    """One transfer.
+
+    Attributes:
+        number: from 1.
+        trouble: the agent that raises when it is nearly done with it; empty for none.
+        awaits_s, blocks_s: how long `withdraw` awaits the outside world, and holds up the whole process; the first time
+            it sees the record.
+    """
+
+    number: int
+    source: str
+    target: str
+    amount: int
+    trouble: str = ""
+    awaits_s: float = 0.0
+    blocks_s: float = 0.0
+
+
+transfers = app.topic(f"{NAME}-transfers", key_type=str, value_type=Transfer)
+deposits = app.topic(f"{NAME}-deposits", key_type=str, value_type=Transfer)
+done = app.topic(f"{NAME}-done", key_type=str, value_type=int)
+balances = app.Table("balances", default=lambda: OPENING)
+journals = app.Table("journals", default=list)
+
+
+class Trouble(Exception):
+    """What a record may be."""
+
+
+@app.agent(transfers, name="withdraw")
+async def withdraw(stream):
+    async for transfer in stream:
+        balances[transfer.source] -= transfer.amount
+        journals[transfer.source].append(-transfer.number)
+        if transfer.awaits_s or transfer.blocks_s:
+            await dawdle(transfer)
+        await deposits.send(key=transfer.target, value=transfer)
+        if transfer.trouble == "withdraw":
+            raise Trouble(transfer.number)
+
+
+@app.agent(deposits, name="deposit")
+async def deposit(stream):
+    async for transfer in stream:
+        balances[transfer.target] += transfer.amount
+        journals[transfer.target].append(transfer.number)
+        await done.send(key=transfer.target, value=transfer.number)
+        if transfer.trouble == "deposit":
+            raise Trouble(transfer.number)
+
+
+async def dawdle(transfer: Transfer) -> None:
+    """Be slow, once: a record that always takes longer than a worker may live is nobody's to solve."""
+    try:
+        Path(os.environ["BANK_FOLDER"], f"dawdled-{transfer.number}").touch(exist_ok=False)
+    except FileExistsError:
+        return
+    await asyncio.sleep(transfer.awaits_s)
+    time.sleep(transfer.blocks_s)

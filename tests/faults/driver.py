@@ -1,0 +1,210 @@
+"""A round: workers run, records flow, faults happen, everything comes to rest, the auditor looks."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.broker import EmbeddedBroker
+from anabranch.topics.client import Cluster
+from anabranch.topics.producer import plain_producer_config
+from audit import Truth, audit
+from confluent_kafka import Consumer, Producer, TopicPartition
+from crew import End, Worker
+from plan import BrokerDown, Fault, Join, Kill, Leave, Plan, Stop, Trap, records
+
+__all__ = ["Report", "World"]
+
+REST_S = 60.0
+TICK_S = 0.01
+PARTITIONS = 4
+_SHOWN = 10
+
+
+@dataclass
+class Report:
+    """How a round went.
+
+    Attributes:
+        wrong: what must not be; empty for a round that passes.
+        ends: workers that ended by themselves and said why, for their supervisor to start again.
+        starts: of worker processes.
+    """
+
+    plan: Plan
+    folder: Path
+    wrong: list[str] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+    starts: int = 0
+    took_s: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [str(self.plan), f"  {self.starts} starts, {self.took_s:.1f} s, logs in {self.folder}"]
+        lines += [f"  ended: {end}" for end in self.ends]
+        lines += [f"  WRONG: {what}" for what in self.wrong[:_SHOWN]]
+        lines += [f"  … and {len(self.wrong) - _SHOWN} more"] if len(self.wrong) > _SHOWN else []
+        return "\n".join(lines)
+
+
+class World:
+    """A broker that may be killed, and rounds on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.broker = EmbeddedBroker(folder / "kafka")
+
+    def __enter__(self) -> World:
+        self.broker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.broker.stop()
+
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(self.broker.bootstrap_servers, {"log_level": "0"})
+
+    def run(self, plan: Plan) -> Report:
+        """Play a plan, wait until all is at rest, audit."""
+        name = f"bank-{uuid.uuid4().hex[:8]}"
+        report = Report(plan, Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder)))
+        began_s = time.monotonic()
+        with _Round(self, name, plan, report) as playing:
+            playing.play()
+        report.took_s = time.monotonic() - began_s
+        return report
+
+
+class _Round:
+    def __init__(self, world: World, name: str, plan: Plan, report: Report) -> None:
+        self._world, self._name, self._plan, self._report = world, name, plan, report
+        self._sent = Truth()
+        self._workers: list[Worker] = []
+        self._faults: list[Fault] = [fault for fault in plan.faults if not isinstance(fault, Trap)]
+        self._restarts: list[threading.Thread] = []
+        self._feeder: threading.Thread | None = None
+
+    def __enter__(self) -> _Round:
+        admin = Admin(self._world.cluster)
+        admin.create([TopicSpec(f"{self._name}-{t}", PARTITIONS) for t in ("transfers", "deposits", "done")])
+        admin.create([TopicSpec(f"{self._name}-{t}.dlq", 1) for t in ("transfers", "deposits")])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.destroy()
+        for thread in [*self._restarts, *([self._feeder] if self._feeder else [])]:
+            thread.join()
+
+    def play(self) -> None:
+        plan, report = self._plan, self._report
+        made = records(plan)
+        for _, value in made:
+            self._sent.add(value)
+        self._feed(made[: len(made) // 2], 0.0)
+        self._feeder = threading.Thread(target=self._feed, args=(made[len(made) // 2 :], plan.for_s))
+        self._feeder.start()
+        for who in range(plan.workers):
+            self._add([f for f in plan.faults if isinstance(f, Trap) and f.who == who])
+        self._until_at_rest()
+        for worker in self._workers:
+            worker.leave()
+        for worker in self._workers:
+            worker.end()
+        for worker in self._workers:
+            report.ends += worker.ends
+            report.wrong += worker.wrong
+            report.starts += worker.starts
+        report.wrong += audit(self._world.cluster, self._name, self._sent, len(made))
+
+    def _add(self, traps: list[Trap]) -> None:
+        servers, folder = self._world.broker.bootstrap_servers, self._report.folder
+        self._workers.append(Worker(len(self._workers), self._name, servers, folder, traps))
+
+    def _until_at_rest(self) -> None:
+        began_s = time.monotonic()
+        deadline_s = began_s + REST_S + max([fault.at_s for fault in self._plan.faults], default=0.0)
+        with self._watched() as seen:
+            while True:
+                now_s = time.monotonic()
+                while self._faults and began_s + self._faults[0].at_s <= now_s:
+                    self._inject(self._faults.pop(0))
+                for worker in self._workers:
+                    worker.supervise()
+                busy = self._faults or any(thread.is_alive() for thread in [self._feeder, *self._restarts])
+                if not busy and seen() and all(worker.settled for worker in self._workers if worker.wanted):
+                    return
+                if now_s > deadline_s:
+                    for worker in self._workers:
+                        worker.show()
+                    self._report.wrong.append(f"not at rest {REST_S:.0f} s after the last fault")
+                    return
+                time.sleep(TICK_S)
+
+    def _inject(self, fault: Fault) -> None:
+        match fault:
+            case Kill():
+                self._workers[fault.who].kill(fault.again_s)
+            case Stop():
+                self._workers[fault.who].freeze(fault.for_s)
+            case Leave():
+                if sum(worker.wanted for worker in self._workers) > 1:
+                    self._workers[fault.who].leave()
+            case Join():
+                self._add([])
+            case BrokerDown():
+                self._world.broker.kill()
+                self._restarts.append(threading.Thread(target=self._bring_back, args=(fault.for_s,)))
+                self._restarts[-1].start()
+            case Trap():
+                raise AssertionError("traps are laid when a worker starts")
+
+    def _bring_back(self, after_s: float) -> None:
+        time.sleep(after_s)
+        self._world.broker.start()
+
+    def _feed(self, made: list[tuple[str, bytes]], for_s: float) -> None:
+        # A broker that is down for a while is no reason to lose or repeat a record: idempotent, with time enough.
+        producer = Producer(plain_producer_config(self._world.cluster, message_timeout_ms=120_000))
+        began_s, steps = time.monotonic(), 50
+        for i in range(steps):
+            for key, value in made[i * len(made) // steps : (i + 1) * len(made) // steps]:
+                producer.produce(f"{self._name}-transfers", value, key)
+            producer.poll(max(0.0, began_s + for_s * (i + 1) / steps - time.monotonic()) if for_s else 0.0)
+            while for_s and time.monotonic() < began_s + for_s * (i + 1) / steps:
+                producer.poll(0.01)
+        if producer.flush(120):
+            self._report.wrong.append("the driver could not send its records")
+
+    @contextmanager
+    def _watched(self) -> Iterator[Any]:
+        """Gives a function that says whether a committed result of every record is there."""
+        topics = {f"{self._name}-done": PARTITIONS, f"{self._name}-transfers.dlq": 1, f"{self._name}-deposits.dlq": 1}
+        expected = len(self._sent.done) + sum(map(len, self._sent.letters.values()))
+        consumer = Consumer(
+            self._world.cluster.config(
+                group_id="watch", enable_auto_commit=False, auto_offset_reset="earliest", fetch_wait_max_ms=20
+            )
+        )
+        consumer.assign([TopicPartition(topic, p, 0) for topic, count in topics.items() for p in range(count)])
+        counts: dict[tuple[str, Any], int] = {}
+
+        def complete() -> bool:
+            for message in consumer.consume(10_000, 0):
+                if message.error() is None:
+                    at = message.topic(), message.value()
+                    counts[at] = counts.get(at, 0) + 1
+            return len(counts) >= expected
+
+        try:
+            yield complete
+        finally:
+            consumer.close()

@@ -1,0 +1,58 @@
+"""Rounds of faults by the hundred: `python tests/faults/main.py --rounds 200 --seed 1`.
+
+A failing round prints its seed, its faults and what differed; `--seed S --rounds 1` plays it again. Round i of seed S
+is that of seed S + i.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from driver import World
+from plan import FAULTS, mixed
+
+
+def main() -> int:
+    """Play; the exit code is 1 when a round failed."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--rounds", type=int, default=100)
+    asked.add_argument("--seed", type=int, default=1)
+    asked.add_argument("--only", action="append", choices=FAULTS, default=[], help="these faults, in every round")
+    asked.add_argument("--keep", action="store_true", help="keep the logs of rounds that pass")
+    asked.add_argument("--verbose", action="store_true", help="show every round")
+    asked.add_argument("--until-first", action="store_true", help="stop at the first round that fails")
+    options = asked.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="anabranch-faults-"))
+    failed: list[int] = []
+    ends: Counter[str] = Counter()
+    began_s = time.monotonic()
+    with World(folder) as world:
+        for seed in range(options.seed, options.seed + options.rounds):
+            report = world.run(mixed(seed, options.only))
+            ends.update(f"{'+'.join(report.plan.kinds)}: {end.words.splitlines()[0]}" for end in report.ends)
+            if report.wrong or options.verbose:
+                print(report, flush=True)
+            else:
+                print(f"seed {seed}: {'+'.join(report.plan.kinds)} {report.took_s:.1f} s", flush=True)
+            if report.wrong:
+                failed.append(seed)
+                if options.until_first:
+                    break
+            elif not options.keep:
+                shutil.rmtree(report.folder)
+    print(f"{options.rounds} rounds in {time.monotonic() - began_s:.0f} s, {len(failed)} failed: {failed}")
+    for end, count in ends.most_common():
+        print(f"  {count} x {end}")
+    if not failed and not options.keep:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

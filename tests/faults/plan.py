@@ -1,0 +1,179 @@
+"""What is to happen in a round: everything random about it, decided beforehand from one seed.
+
+A seed fixes who is hit by what and when, to the millisecond. It does not fix what the scheduler makes of it, so a seed
+that fails is run again a few times, not once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+from bank import Transfer
+from points import POINTS
+
+__all__ = ["FAULTS", "BrokerDown", "Fault", "Join", "Kill", "Leave", "Plan", "Stop", "Trap", "mixed", "records"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """kill -9 of worker `who`; its supervisor starts it again after a while."""
+
+    at_s: float
+    who: int
+    again_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Worker `who` is killed (`KILL`), or freezes (`STOP`), when it comes to a point of a commit for the nth time."""
+
+    at_s: float
+    who: int
+    point: str
+    nth: int
+    signal: str = "KILL"
+    again_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Worker `who` freezes for a while and goes on as if nothing had happened."""
+
+    at_s: float
+    who: int
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerDown:
+    """The broker is killed, and comes back on what it has kept."""
+
+    at_s: float
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """One more worker."""
+
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Worker `who` gets SIGTERM and does not come back."""
+
+    at_s: float
+    who: int
+
+
+Fault = Kill | Trap | Stop | BrokerDown | Join | Leave
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A round.
+
+    Attributes:
+        workers: started at the beginning.
+        transfers: number of records; the first half is there before the workers are.
+        for_s: how long the other half takes to arrive.
+        bad, slow: how many of them no agent can handle, and how many take longer than the session timeout.
+    """
+
+    seed: int
+    faults: tuple[Fault, ...] = ()
+    workers: int = 2
+    transfers: int = 4_000
+    for_s: float = 3.0
+    accounts: int = 60
+    bad: int = 0
+    slow: int = 0
+    kinds: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        faults = "".join(f"\n    {fault}" for fault in self.faults)
+        more = f", {self.bad} bad, {self.slow} slow" if self.bad or self.slow else ""
+        return f"seed {self.seed}: {self.workers} workers, {self.transfers} transfers{more}{faults}"
+
+
+FAULTS = ("kill", "trap", "freeze", "freeze-at", "broker", "broker-long", "join", "leave", "bad", "slow")
+_WEIGHTS = (4, 6, 3, 3, 1, 1, 2, 2, 2, 1)
+
+# Which time a trap springs: the first commits of a worker are the big ones.
+_NTH = (1, 1, 2, 3, 5, 8)
+
+
+def mixed(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Plan:
+    """A round of some kinds of faults, of one to four at random where none is named."""
+    rng = random.Random(seed)
+    drawn = tuple(kinds) or tuple(dict.fromkeys(rng.choices(FAULTS, _WEIGHTS, k=rng.randint(1, 4))))
+    workers = chosen.pop("workers", rng.choice((1, 2, 2, 3)))
+    faults = [fault for kind in drawn for fault in _draw(kind, rng, workers)]
+    return Plan(
+        seed,
+        tuple(sorted(faults, key=lambda fault: fault.at_s)),
+        workers=workers,
+        transfers=chosen.pop("transfers", rng.choice((500, 4_000, 12_000))),
+        bad=rng.randint(1, 4) if "bad" in drawn else 0,
+        slow=rng.randint(1, 2) if "slow" in drawn else 0,
+        kinds=drawn,
+    )
+
+
+def _draw(kind: str, rng: random.Random, workers: int) -> Iterator[Fault]:
+    who = rng.randrange(workers)
+    # Early ones hit a worker as it starts and restores, late ones when all seems done.
+    at_s = rng.uniform(0.2, 3.0)
+    again_s = rng.choice((0.0, 0.0, 2.5))
+    match kind:
+        case "kill":
+            for _ in range(rng.randint(1, 3)):
+                yield Kill(rng.uniform(0.2, 4.0), rng.randrange(workers), rng.choice((0.0, 0.0, 2.5)))
+        case "trap":
+            for _ in range(rng.randint(1, 2)):
+                yield Trap(0.0, rng.randrange(workers), rng.choice(POINTS), rng.choice(_NTH), "KILL", again_s)
+        case "freeze":
+            yield Stop(at_s, who, rng.choice((0.3, 2.5, 4.5)))
+        case "freeze-at":
+            yield Trap(0.0, who, rng.choice(POINTS), rng.choice(_NTH), "STOP", rng.choice((0.3, 2.5, 4.5)))
+        case "broker":
+            yield BrokerDown(at_s, 0.0)
+        case "broker-long":
+            yield BrokerDown(at_s, 5.0)
+        case "join":
+            yield Join(at_s)
+        case "leave":
+            if workers > 1:
+                yield Leave(at_s, who)
+        case _:
+            return
+
+
+def records(plan: Plan) -> list[tuple[str, bytes]]:
+    """Key and value of each record to send."""
+    rng = random.Random(plan.seed + 1)
+    odd = rng.sample(range(plan.transfers), plan.bad + plan.slow)
+    bad, slow = set(odd[: plan.bad]), set(odd[plan.bad :])
+    made: list[tuple[str, bytes]] = []
+    for i in range(plan.transfers):
+        source, target = (f"a{rng.randrange(plan.accounts)}" for _ in range(2))
+        transfer = Transfer(i + 1, source, target, rng.randint(1, 100))
+        if i in bad:
+            kind = rng.randrange(3)
+            if kind == 0:
+                made.append((source, b'{"number": %d, "source' % transfer.number))
+                continue
+            transfer.trouble = ("withdraw", "deposit")[kind - 1]
+            # Money that is set aside between its two halves would be missing in the total.
+            transfer.amount = 0
+        elif i in slow:
+            if rng.random() < 0.5:
+                transfer.awaits_s = 2.5
+            else:
+                transfer.blocks_s = rng.choice((2.5, 5.5))  # longer than a session; longer than a member may be silent
+        made.append((source, msgspec.json.encode(transfer)))
+    return made

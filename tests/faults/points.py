@@ -1,0 +1,110 @@
+"""Where a worker can be made to die or to freeze: the named points of a commit. Loaded by the bank, in the worker.
+
+Nothing in production knows of this: methods are wrapped here, from outside. `FAULT_AT=<point>:<nth>:<signal>` raises
+the signal in the worker itself when it reaches the point for the nth time.
+
+    begin ─▶ produce ─▶ offsets ─▶ commit ─▶ stores: one table ─▶ the next ─▶ new epoch
+         │          │          │  │       │                   │            │
+      begun    produced  with_offsets   committed        half_stored     stored
+                                  └ amid_commit
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from anabranch.agents.epoch import Epoch
+from anabranch.agents.table import Table
+from anabranch.topics import producer
+from anabranch.topics.producer import TransactionalProducer
+
+__all__ = ["POINTS", "install"]
+
+POINTS = ("begun", "produced", "with_offsets", "amid_commit", "committed", "half_stored", "stored")
+
+# As an operator would have it who wants dead workers' transactions out of the way soon; rounds are short.
+TRANSACTION_TIMEOUT_MS = 3_000
+
+# A commit on an idle machine takes some 5 ms.
+_AMID_S = 0.002
+
+
+def install() -> None:
+    """Shorten the transactions' timeout; arm the point that the environment names."""
+    producer.TRANSACTION_TIMEOUT_MS = TRANSACTION_TIMEOUT_MS
+    faulthandler.register(signal.SIGUSR1)  # where a worker that does not get on stands, for its log
+    if "FAULT_AT" in os.environ:
+        point, nth, name = os.environ["FAULT_AT"].split(":")
+        _Trap(int(nth), signal.Signals[name]).arm(point)
+
+
+class _Trap:
+    """Counts down to the signal."""
+
+    def __init__(self, nth: int, number: signal.Signals) -> None:
+        self._left, self._signal = nth, number
+
+    def step(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+    def spring(self) -> None:
+        os.kill(os.getpid(), self._signal)
+
+    def pass_by(self) -> None:
+        if self.step():
+            self.spring()
+
+    def arm(self, point: str) -> None:
+        match point:
+            case "begun":
+                _after(TransactionalProducer, "begin", self.pass_by)
+            case "produced":
+                _before(TransactionalProducer, "send_offsets", self._delivered)
+            case "with_offsets":
+                _after(TransactionalProducer, "send_offsets", self.pass_by)
+            case "amid_commit":
+                _before(TransactionalProducer, "commit", self._soon)
+            case "committed":
+                _after(TransactionalProducer, "commit", self.pass_by)
+            case "half_stored":
+                _after(Table, "epoch_committed", self.pass_by)
+            case "stored":
+                _after(Epoch, "finish", self.pass_by)
+            case _:
+                raise ValueError(point)
+
+    def _delivered(self, kafka: Any) -> None:
+        if self.step():
+            kafka.flush()  # what is produced shall be on the broker, not in a queue that dies with us
+            self.spring()
+
+    def _soon(self, _: Any) -> None:
+        if self.step():
+            threading.Timer(_AMID_S, self.spring).start()
+
+
+def _before(owner: type, name: str, do: Callable[[Any], None]) -> None:
+    wrapped = getattr(owner, name)
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        do(self)
+        return wrapped(self, *args, **kwargs)
+
+    setattr(owner, name, wrapper)
+
+
+def _after(owner: type, name: str, do: Callable[[], None]) -> None:
+    wrapped = getattr(owner, name)
+
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = wrapped(self, *args, **kwargs)
+        do()
+        return result
+
+    setattr(owner, name, wrapper)

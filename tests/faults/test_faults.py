@@ -1,0 +1,84 @@
+"""Whatever dies, and whenever: each transfer counts once, and no money is made or lost.
+
+A dozen of the rounds that `main.py` plays by the hundred. All end in the same audit (`audit.py`): accounts and journals
+are those of a dumb twin, the total of all balances is what it was, and a reader of committed records sees each transfer
+once. What is asserted here beside it is how the workers took it.
+"""
+
+from __future__ import annotations
+
+import pytest
+from audit import Truth, _compare
+from plan import BrokerDown, Join, Kill, Leave, Plan, Stop, Trap, mixed, records
+
+
+def test_the_auditor_sees_what_is_lost_and_what_is_double():
+    truth = Truth()
+    for _, value in records(Plan(1, transfers=50, bad=6)):
+        truth.add(value)
+    assert sum(truth.balances.values()) == 0
+    assert len(truth.done) + sum(map(len, truth.letters.values())) == 50
+    assert _compare("done", truth.done, truth.done[::-1]) == []
+    assert _compare("done", [1, 2, 3], [1, 3, 3]) == ["done: missing [2], too often [3]"]
+
+
+def test_a_seed_decides_everything():
+    assert mixed(7) == mixed(7)
+    assert records(mixed(7)) == records(mixed(7))
+    assert mixed(7) != mixed(8)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("begun", "produced"), ("with_offsets", "amid_commit"), ("committed", "half_stored"), ("stored", "with_offsets")],
+)
+def test_a_worker_killed_at_a_point_of_its_commit_goes_on_where_kafka_says(play, first, then):
+    #   worker:  ─commit─✗ ─commit──commit─✗ ────▶
+    report = play(Plan(1, (Trap(0, 0, first, 1), Trap(0, 0, then, 2)), workers=1, for_s=2.0))
+    assert report.starts == 3
+    assert not report.ends
+
+
+def test_workers_killed_at_random_lose_nothing(play):
+    #   0:  ───✗ ─────────▶          back at once: its partitions are still its own
+    #   1:  ──────✗      ─▶          back after its session: the others have them meanwhile
+    report = play(Plan(2, (Kill(1.4, 0, 0.0), Kill(1.8, 1, 2.5)), for_s=2.0))
+    assert report.starts == 4
+    assert not report.ends
+
+
+@pytest.mark.parametrize("point", ["with_offsets", "committed"])
+def test_a_worker_that_was_frozen_in_a_commit_beyond_its_session_does_no_harm(play, point):
+    #   0:  ─commit───────────────────commit─▶
+    #   1:  ─commit─▒▒▒ its session ends ▒▒▒─commit? fenced ─▶
+    play(Plan(3, (Trap(0, 1, point, 2, "STOP", 2.5),), for_s=2.0))
+
+
+def test_a_worker_that_was_frozen_anywhere_comes_back_by_itself(play):
+    report = play(Plan(4, (Stop(1.6, 0, 2.5),), for_s=2.0))
+    assert report.starts == 2, "no worker had to be started again"
+
+
+def test_the_broker_may_crash_and_come_back(play):
+    report = play(Plan(5, (BrokerDown(1.8, 0.0),), for_s=2.0))
+    assert report.starts == 2
+    assert not report.ends
+
+
+def test_workers_come_and_go_under_load(play):
+    #   0:  ───────────────── SIGTERM
+    #   1:  ────────────────────────▶
+    #   2:       ───────────────────▶
+    report = play(Plan(6, (Join(0.5), Leave(2.2, 0)), for_s=2.0))
+    assert report.starts == 3
+    assert not report.ends
+
+
+def test_records_that_take_longer_than_a_session_and_records_nobody_can_handle(play):
+    report = play(Plan(7, transfers=1_000, bad=4, slow=1, for_s=1.0))
+    assert report.starts == 2
+    assert not report.ends
+
+
+def test_all_at_once(play):
+    play(mixed(8, ("kill", "trap", "bad", "join"), workers=2, transfers=2_000))
