@@ -39,7 +39,7 @@ def place(items: Sequence[Item], partitions: int, sent: int) -> list[int]:
         sent: how many records the run has sent before, so that the turn goes on where it was.
 
     >>> place([(None, b"a", 0, None), (b"foobar", b"b", 0, None), (None, b"c", 0, None)], 4, sent=7)
-    [3, 1, 1]
+    [3, 2, 1]
     """
     keys = [item[0] for item in items]
     if None not in keys:
