@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import Stop, from_kafka
+from ..topics.errors import Stop
+from ..topics.reading import read_to_end
 from .assignment import Assignment
 from .group import Group
 from .shelf import Shelf
@@ -33,7 +34,7 @@ __all__ = ["RestoreProgress", "refuse_counting_twice", "restore", "restore_besid
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 10_000
+_QUEUED = 200_000
 _KEEP_ALIVE_S = 0.05
 _STALLED_S = 120.0
 
@@ -100,26 +101,13 @@ def _restore(
     progress: RestoreProgress,
     on_progress: Callable[[RestoreProgress], None] | None,
 ) -> None:
-    consumer = Consumer(
-        cluster.config(
-            group_id="anabranch-restore",  # required by librdkafka; nothing is ever committed under it
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            enable_partition_eof=True,
-            # An end of partition is reported after this wait at the latest.
-            fetch_wait_max_ms=10,
-            fetch_queue_backoff_ms=2,
-            queued_min_messages=200_000,
-        )
-    )
-    try:
-        consumer.assign([TopicPartition(t, p, states[t, p].store.position) for t, p in todo])
-        _read(consumer, states, todo, progress, on_progress)
-    except KafkaException as exc:
-        raise from_kafka(exc, "restore", servers=cluster.bootstrap_servers) from exc
-    finally:
-        consumer.close()
+    starts = {at: states[at].store.position for at in todo}
+    for run in read_to_end(cluster, starts, todo, stalled_s=_STALLED_S, queued_messages=_QUEUED):
+        _apply(states[run.at], run.messages, run.position)
+        progress.records += len(run.messages)
+        progress.offsets_left = sum(max(0, end - states[at].store.position) for at, end in todo.items())
+        if on_progress is not None:
+            on_progress(progress)
     for state in states.values():
         state.forget_view()
 
@@ -172,43 +160,6 @@ def refuse_counting_twice(group: str, tables: Iterable[Table], assignment: Assig
                 hint="offsets expire after a week without a member: set them with kafka-consumer-groups, or delete "
                 f"the changelog topics of {group} to compute everything anew",
             )
-
-
-def _read(
-    consumer: Any,
-    states: dict[Key, PartitionState],
-    todo: dict[Key, int],
-    progress: RestoreProgress,
-    on_progress: Callable[[RestoreProgress], None] | None,
-) -> None:
-    moved_s = time.monotonic()
-    while todo:
-        messages = consumer.consume(_BATCH, 0.1)
-        if messages:
-            moved_s = time.monotonic()
-        elif time.monotonic() - moved_s > _STALLED_S:
-            raise Stop(f"restore: nothing arrived for {_STALLED_S:.0f} s", hint="is the broker up?")
-        runs: dict[Key, list[Any]] = {}
-        for message in messages:
-            error = message.error()
-            if error is None:
-                runs.setdefault((message.topic(), message.partition()), []).append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
-                at = (message.topic(), message.partition())
-                if at in todo and message.offset() >= todo[at]:
-                    _apply(states[at], runs.pop(at, []), message.offset())
-                    del todo[at]
-            elif not error.retriable() and error.fatal():
-                raise KafkaException(error)
-        for at, run in runs.items():
-            end = run[-1].offset() + 1
-            _apply(states[at], run, end)
-            if at in todo and end >= todo[at]:
-                del todo[at]
-        progress.records += sum(1 for m in messages if m.error() is None) if messages else 0
-        progress.offsets_left = sum(end - states[at].store.position for at, end in todo.items())
-        if on_progress is not None:
-            on_progress(progress)
 
 
 def _apply(state: PartitionState, run: list[Any], position: int) -> None:

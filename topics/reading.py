@@ -25,6 +25,17 @@ _WAIT_S = 0.02  # librdkafka waits this long in full unless it can fill the batc
 _FETCH_WAIT_MS = 10
 STALLED_S = 30.0
 
+# All others pass or do not (a broker that is away for a moment): then nothing arrives for too long.
+_FINAL = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,  # pyright: ignore[reportPrivateUsage]
+        KafkaError._UNKNOWN_PARTITION,  # pyright: ignore[reportPrivateUsage]
+    }
+)
+
 
 class Run(NamedTuple):
     """Consecutive records of a partition, possibly none, and the position after them."""
@@ -96,7 +107,7 @@ def _runs(messages: list[Any], cluster: Cluster) -> Iterator[Run]:
             reached[at] = message.offset() + 1
         elif error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
             reached[at] = message.offset()
-        elif error.fatal() or not error.retriable():
+        elif error.fatal() or error.code() in _FINAL:
             raise from_kafka(KafkaException(error), "read", servers=cluster.bootstrap_servers)
     for at, position in reached.items():
         yield Run(at, records.get(at, []), position)

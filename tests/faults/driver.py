@@ -59,7 +59,11 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.broker = EmbeddedBroker(folder / "kafka")
+        # With the embedded broker's own 1 s it ends old transactions while it is still starting, and then forgets to
+        # write their markers: see `plan.FAULTS`.
+        self.broker = EmbeddedBroker(
+            folder / "kafka", settings={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "10000"}
+        )
 
     def __enter__(self) -> World:
         self.broker.start()
@@ -123,7 +127,10 @@ class _Round:
             report.ends += worker.ends
             report.wrong += worker.wrong
             report.starts += worker.starts
-        report.wrong += audit(self._world.cluster, self._name, self._sent, len(made))
+        try:
+            report.wrong += audit(self._world.cluster, self._name, self._sent, len(made))
+        except AssertionError as exc:
+            report.wrong.append(str(exc))
 
     def _add(self, traps: list[Trap]) -> None:
         servers, folder = self._world.broker.bootstrap_servers, self._report.folder
@@ -161,13 +168,15 @@ class _Round:
             case Join():
                 self._add([])
             case BrokerDown():
-                self._world.broker.kill()
+                if fault.crash:
+                    self._world.broker.kill()
                 self._restarts.append(threading.Thread(target=self._bring_back, args=(fault.for_s,)))
                 self._restarts[-1].start()
             case Trap():
                 raise AssertionError("traps are laid when a worker starts")
 
     def _bring_back(self, after_s: float) -> None:
+        self._world.broker.stop()
         time.sleep(after_s)
         self._world.broker.start()
 

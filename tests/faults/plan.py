@@ -49,10 +49,11 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class BrokerDown:
-    """The broker is killed, and comes back on what it has kept."""
+    """The broker goes, killed or in order, and comes back on what it has kept."""
 
     at_s: float
     for_s: float
+    crash: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,14 @@ class Plan:
         return f"seed {self.seed}: {self.workers} workers, {self.transfers} transfers{more}{faults}"
 
 
-FAULTS = ("kill", "trap", "freeze", "freeze-at", "broker", "broker-long", "join", "leave", "bad", "slow")
-_WEIGHTS = (4, 6, 3, 3, 1, 1, 2, 2, 2, 1)
+_OFTEN = ("kill", "trap", "freeze", "freeze-at", "join", "leave", "bad")
+_SELDOM = ("broker", "broker-long", "slow")
+
+# A crash of the broker has to be asked for by name. A single Kafka 4.1 that is killed with transactions on their way
+# sometimes notes them as complete when it is back without having written their markers everywhere (its log segments
+# show it): then they are torn, or stay open for ever, and no client can mend that.
+FAULTS = (*_OFTEN, *_SELDOM, "broker-crash")
+_DRAWN = (*_OFTEN, *_OFTEN, *_SELDOM)
 
 # Which time a trap springs: the first commits of a worker are the big ones.
 _NTH = (1, 1, 2, 3, 5, 8)
@@ -110,7 +117,7 @@ _NTH = (1, 1, 2, 3, 5, 8)
 def mixed(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Plan:
     """A round of some kinds of faults, of one to four at random where none is named."""
     rng = random.Random(seed)
-    drawn = tuple(kinds) or tuple(dict.fromkeys(rng.choices(FAULTS, _WEIGHTS, k=rng.randint(1, 4))))
+    drawn = tuple(kinds) or tuple(dict.fromkeys(rng.choices(_DRAWN, k=rng.randint(1, 4))))
     workers = chosen.pop("workers", rng.choice((1, 2, 2, 3)))
     faults = [fault for kind in drawn for fault in _draw(kind, rng, workers)]
     return Plan(
@@ -144,6 +151,8 @@ def _draw(kind: str, rng: random.Random, workers: int) -> Iterator[Fault]:
             yield BrokerDown(at_s, 0.0)
         case "broker-long":
             yield BrokerDown(at_s, 5.0)
+        case "broker-crash":
+            yield BrokerDown(at_s, 0.0, crash=True)
         case "join":
             yield Join(at_s)
         case "leave":

@@ -34,7 +34,7 @@ def test_a_seed_decides_everything():
 )
 def test_a_worker_killed_at_a_point_of_its_commit_goes_on_where_kafka_says(play, first, then):
     #   worker:  ─commit─✗ ─commit──commit─✗ ────▶
-    report = play(Plan(1, (Trap(0, 0, first, 1), Trap(0, 0, then, 2)), workers=1, for_s=2.0))
+    report = play(Plan(1, (Trap(0, 0, first, 1), Trap(0, 0, then, 2)), workers=1, for_s=1.0))
     assert report.starts == 3
     assert not report.ends
 
@@ -47,11 +47,10 @@ def test_workers_killed_at_random_lose_nothing(play):
     assert not report.ends
 
 
-@pytest.mark.parametrize("point", ["with_offsets", "committed"])
-def test_a_worker_that_was_frozen_in_a_commit_beyond_its_session_does_no_harm(play, point):
+def test_a_worker_that_was_frozen_in_a_commit_beyond_its_session_does_no_harm(play):
     #   0:  ─commit───────────────────commit─▶
     #   1:  ─commit─▒▒▒ its session ends ▒▒▒─commit? fenced ─▶
-    play(Plan(3, (Trap(0, 1, point, 2, "STOP", 2.5),), for_s=2.0))
+    play(Plan(3, (Trap(0, 1, "with_offsets", 2, "STOP", 2.5),), for_s=2.0))
 
 
 def test_a_worker_that_was_frozen_anywhere_comes_back_by_itself(play):
@@ -59,10 +58,9 @@ def test_a_worker_that_was_frozen_anywhere_comes_back_by_itself(play):
     assert report.starts == 2, "no worker had to be started again"
 
 
-def test_the_broker_may_crash_and_come_back(play):
-    report = play(Plan(5, (BrokerDown(1.8, 0.0),), for_s=2.0))
-    assert report.starts == 2
-    assert not report.ends
+def test_the_broker_may_be_restarted_under_its_workers(play):
+    report = play(Plan(5, (BrokerDown(3.0, 0.0),), for_s=4.0))
+    assert report.starts == 2, "no worker had to be started again"
 
 
 def test_workers_come_and_go_under_load(play):
