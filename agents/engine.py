@@ -162,7 +162,7 @@ class Engine(Stage):
 
     async def _turn(self, idle_s: float) -> float:
         """One round; returns how long the next idle wait may be."""
-        if self._rebuild_wanted:
+        if self._rebuild_wanted or self._group.finished is not None:
             await self._rebuild()
         if self._redo_wanted:
             await self._redo()
@@ -390,8 +390,8 @@ class Engine(Stage):
         refuse_counting_twice(self.app.conf.id, self.app.live_tables, assignment)
 
     async def _rebuild(self) -> None:
-        """Fenced or fatally broken: a new producer, and everything again from what Kafka says was committed."""
-        self._rebuild_wanted = False
+        """Fenced or fatally broken: new clients, and everything again from what Kafka says was committed."""
+        self._rebuild_wanted, self._assignment = False, None
         assert self._member is not None
         self._forget(set(self.owned))
         await self._redo()

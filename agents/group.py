@@ -34,6 +34,9 @@ _FIRST = 500
 _LEAST = 16
 _error_of = Message.error
 
+# A consumer's fatal error comes as a message whose error does not call itself fatal.
+_FINISHED = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})  # pyright: ignore[reportPrivateUsage]
+
 
 class Group:
     """Membership of one worker.
@@ -44,6 +47,10 @@ class Group:
     Attributes:
         kafka: the librdkafka consumer.
         owned: partitions of this worker.
+        topics: what is subscribed.
+        finished: why this client can do nothing more, and the worker needs a new one; None while it works. A static
+            member is fenced when another process has its identity, but also by itself: a broker that restarts may
+            take its own second attempt to join for another.
     """
 
     def __init__(
@@ -61,6 +68,8 @@ class Group:
         self._settings = settings
         self._batch_records = _FIRST
         self.owned: set[Position] = set()
+        self.topics: list[str] = []
+        self.finished: str | None = None
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
         self._flowing = self._closing = False
@@ -90,7 +99,9 @@ class Group:
 
     def subscribe(self, topics: list[str]) -> None:
         """Join the group, or change what is subscribed."""
-        self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self.topics = topics
+        if not self._closing:  # told to end while the app was still starting
+            self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def metadata(self) -> Any:
         """The group metadata as it is now; part of every transaction."""
@@ -108,7 +119,7 @@ class Group:
         """What has arrived, without waiting.
 
         Raises:
-            Stop: fenced, a committed offset is gone, or another error that needs a human.
+            Stop: a committed offset is gone, or another error that needs a human.
         """
         self._polled_s = time.monotonic()
         if self._paused:
@@ -151,11 +162,8 @@ class Group:
                 hint="raise the topic's retention; to go on with what is there, set the group's offsets with "
                 "kafka-consumer-groups --reset-offsets",
             )
-        if error.fatal():
-            raise Stop(
-                f"group {self._group_id}: {error.str()}",
-                hint="another process runs under this worker's identity; give each worker its own --datadir",
-            )
+        if error.fatal() or code in _FINISHED:
+            self.finished = error.str()
         now = time.monotonic()
         if now - self._complained_s > 5:
             self._complained_s = now
@@ -212,7 +220,8 @@ class Group:
     def _give_up(self, kafka: Any, partitions: list[TopicPartition], tell: Callable[[set[Position]], None]) -> None:
         gone = {Position(p.topic, p.partition) for p in partitions}
         self._early = []
-        tell(gone)
+        if self.finished is None:  # else all is begun anew
+            tell(gone)
         self.owned -= gone
         if self._paused:  # librdkafka remembers a pause: it would be silent when it comes back
             kafka.resume(self._paused)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ..topics.client import Cluster
@@ -23,7 +24,7 @@ _AGAIN_S = 60.0
 
 
 class Membership:
-    """Opened once, renewed when the producer is fenced, closed at the end.
+    """Opened once, renewed when it is fenced, closed at the end.
 
     Args:
         group_id: the app's id; identities and transactional ids begin with it.
@@ -46,9 +47,10 @@ class Membership:
         self._cluster, self._settings = cluster, settings
         self._identity = Identity(data)
         self._name = f"{group_id}-{self._identity.name}"
-        self._renewed_s = -_AGAIN_S
+        self._renewed_s: dict[str, float] = {}
         self.shelf = Shelf(cluster, group_id, data / str(self._identity.slot) / "tables")
-        self.group = Group(cluster, group_id, self._name, settings, on_assign, on_revoke, on_lost)
+        self._new_group = partial(Group, cluster, group_id, self._name, settings, on_assign, on_revoke, on_lost)
+        self.group = self._new_group()
         self.committer: Committer = self._new_committer()
 
     def _new_committer(self) -> Committer:
@@ -61,23 +63,33 @@ class Membership:
         await asyncio.to_thread(self.committer.open)
 
     async def renew(self) -> None:
-        """A new producer, and the partitions from what Kafka says was committed: the outcome of the last commit is
-        found there.
+        """A new producer, a new consumer where that is finished too, and the partitions from what Kafka says was
+        committed: the outcome of the last commit is found there.
 
         Raises:
             Stop: twice within a minute; then it was no accident.
         """
-        now = time.monotonic()
-        if now - self._renewed_s < _AGAIN_S:
-            raise Stop(
-                "this worker was fenced twice within a minute: another process uses its identity",
-                hint="two workers run on one data folder that was copied or shared; give each its own --datadir",
-            )
-        self._renewed_s = now
+        finished, topics = self.group.finished is not None, self.group.topics
+        self._note("consumer" if finished else "producer")
         await asyncio.to_thread(self.committer.close)
+        if finished:
+            await asyncio.to_thread(self.group.close, keep_identity=True)
+            self.group = self._new_group()
         self.committer = self._new_committer()
         await self.open()
-        await asyncio.to_thread(self.group.take_again)
+        if finished:
+            self.group.subscribe(topics)
+        else:
+            await asyncio.to_thread(self.group.take_again)
+
+    def _note(self, client: str) -> None:
+        now = time.monotonic()
+        if now - self._renewed_s.get(client, -_AGAIN_S) < _AGAIN_S:
+            raise Stop(
+                f"this worker's {client} was fenced twice within a minute: another process uses its identity",
+                hint="two workers run on one data folder that was copied or shared; give each its own --datadir",
+            )
+        self._renewed_s[client] = now
 
     async def close(self, *, keep_identity: bool) -> None:
         """Leave the group at once; with `keep_identity` the partitions wait for the same worker instead."""

@@ -66,6 +66,11 @@ class Worker:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def ready(self) -> bool:
+        """Whether it has ever been."""
+        return self.log.exists() and "ready on" in self.log.read_text(errors="replace")
+
+    @property
     def settled(self) -> bool:
         """Whether nothing is going to happen to it any more."""
         return self.runs and not self._frozen

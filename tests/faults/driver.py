@@ -23,6 +23,7 @@ from plan import BrokerDown, Fault, Join, Kill, Leave, Plan, Stop, Trap, records
 
 __all__ = ["Report", "World"]
 
+READY_S = 10.0
 REST_S = 60.0
 TICK_S = 0.01
 PARTITIONS = 4
@@ -114,10 +115,11 @@ class _Round:
         for _, value in made:
             self._sent.add(value)
         self._feed(made[: len(made) // 2], 0.0)
-        self._feeder = threading.Thread(target=self._feed, args=(made[len(made) // 2 :], plan.for_s))
-        self._feeder.start()
         for who in range(plan.workers):
             self._add([f for f in plan.faults if isinstance(f, Trap) and f.who == who])
+        self._until_one_is_ready()
+        self._feeder = threading.Thread(target=self._feed, args=(made[len(made) // 2 :], plan.for_s))
+        self._feeder.start()
         self._until_at_rest()
         for worker in self._workers:
             worker.leave()
@@ -135,6 +137,14 @@ class _Round:
     def _add(self, traps: list[Trap]) -> None:
         servers, folder = self._world.broker.bootstrap_servers, self._report.folder
         self._workers.append(Worker(len(self._workers), self._name, servers, folder, traps))
+
+    def _until_one_is_ready(self) -> None:
+        """The plan's clock starts then: faults shall hit workers that work."""
+        deadline_s = time.monotonic() + READY_S
+        while not any(worker.ready for worker in self._workers) and time.monotonic() < deadline_s:
+            for worker in self._workers:
+                worker.supervise()
+            time.sleep(TICK_S)
 
     def _until_at_rest(self) -> None:
         began_s = time.monotonic()

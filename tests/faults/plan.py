@@ -81,7 +81,7 @@ class Plan:
     Attributes:
         workers: started at the beginning.
         transfers: number of records; the first half is there before the workers are.
-        for_s: how long the other half takes to arrive.
+        for_s: how long the other half takes to arrive, from when the first worker is ready; so do the faults' times.
         bad, slow: how many of them no agent can handle, and how many take longer than the session timeout.
     """
 
@@ -133,13 +133,13 @@ def mixed(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Plan:
 
 def _draw(kind: str, rng: random.Random, workers: int) -> Iterator[Fault]:
     who = rng.randrange(workers)
-    # Early ones hit a worker as it starts and restores, late ones when all seems done.
-    at_s = rng.uniform(0.2, 3.0)
+    # Of several the later ones hit workers as they start and restore, the last when all seems done.
+    at_s = rng.uniform(0.0, 3.5)
     again_s = rng.choice((0.0, 0.0, 2.5))
     match kind:
         case "kill":
             for _ in range(rng.randint(1, 3)):
-                yield Kill(rng.uniform(0.2, 4.0), rng.randrange(workers), rng.choice((0.0, 0.0, 2.5)))
+                yield Kill(rng.uniform(0.0, 4.0), rng.randrange(workers), rng.choice((0.0, 0.0, 2.5)))
         case "trap":
             for _ in range(rng.randint(1, 2)):
                 yield Trap(0.0, rng.randrange(workers), rng.choice(POINTS), rng.choice(_NTH), "KILL", again_s)

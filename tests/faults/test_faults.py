@@ -42,7 +42,7 @@ def test_a_worker_killed_at_a_point_of_its_commit_goes_on_where_kafka_says(play,
 def test_workers_killed_at_random_lose_nothing(play):
     #   0:  ───✗ ─────────▶          back at once: its partitions are still its own
     #   1:  ──────✗      ─▶          back after its session: the others have them meanwhile
-    report = play(Plan(2, (Kill(1.4, 0, 0.0), Kill(1.8, 1, 2.5)), for_s=2.0))
+    report = play(Plan(2, (Kill(0.4, 0, 0.0), Kill(0.8, 1, 2.5)), for_s=2.0))
     assert report.starts == 4
     assert not report.ends
 
@@ -54,12 +54,12 @@ def test_a_worker_that_was_frozen_in_a_commit_beyond_its_session_does_no_harm(pl
 
 
 def test_a_worker_that_was_frozen_anywhere_comes_back_by_itself(play):
-    report = play(Plan(4, (Stop(1.6, 0, 2.5),), for_s=2.0))
+    report = play(Plan(4, (Stop(0.5, 0, 2.5),), for_s=2.0))
     assert report.starts == 2, "no worker had to be started again"
 
 
 def test_the_broker_may_be_restarted_under_its_workers(play):
-    report = play(Plan(5, (BrokerDown(3.0, 0.0),), for_s=4.0))
+    report = play(Plan(5, (BrokerDown(0.5, 0.0),), for_s=1.5))
     assert report.starts == 2, "no worker had to be started again"
 
 
@@ -67,7 +67,7 @@ def test_workers_come_and_go_under_load(play):
     #   0:  ───────────────── SIGTERM
     #   1:  ────────────────────────▶
     #   2:       ───────────────────▶
-    report = play(Plan(6, (Join(0.5), Leave(2.2, 0)), for_s=2.0))
+    report = play(Plan(6, (Join(0.0), Leave(1.5, 0)), for_s=2.0))
     assert report.starts == 3
     assert not report.ends
 
