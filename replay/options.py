@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from ..topics.client import Cluster
+from ..topics.errors import Usage
 from .ground import Ground, ground
 
-__all__ = ["LEVELS", "cluster_options", "format_options", "log_to_stderr", "on_ground", "passing"]
+__all__ = ["LEVELS", "app_name", "cluster_options", "format_options", "log_to_stderr", "on_ground", "passing"]
 
 LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
 Command = Callable[..., Any]
@@ -47,6 +48,17 @@ def format_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def app_name(context: click.Context) -> str:
+    """What `-A` named.
+
+    Raises:
+        Usage: nothing.
+    """
+    if not context.obj:
+        raise Usage("no app", hint="name it: anabranch -A MODULE …")
+    return context.obj
 
 
 def _options(pairs: tuple[str, ...]) -> dict[str, str]:

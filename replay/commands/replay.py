@@ -1,0 +1,72 @@
+"""`anabranch replay`: history into a topic."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import click
+
+from ..options import LEVELS, cluster_options, format_options, log_to_stderr, on_ground
+
+__all__ = ["replay"]
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
+@click.option("--to", "topic", required=True, metavar="TOPIC", help="Made with 4 partitions where it does not exist.")
+@click.option("-k", "--key", metavar="FIELD", help="Field that becomes the record's key.")
+@click.option("-t", "--time", metavar="FIELD", help="Field that holds the record's time.")
+@click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
+@click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
+@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
+@click.option("--follow", is_flag=True, help="A socket: connect again when it ends.")
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@format_options
+@cluster_options
+def replay(
+    sources: tuple[str, ...],
+    topic: str,
+    key: str | None,
+    time: str | None,
+    partitions: int | None,
+    run_id: str | None,
+    on_bad_line: str,
+    follow: bool,
+    loglevel: str,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+    **form: Any,
+) -> None:
+    """Feed files, or a socket of lines, into a topic: each record once, resumable.
+
+    SOURCE is a file, a glob, a .gz or .zip of text, CSV or JSON Lines, or tcp://host:port. Killed and started again,
+    the same command goes on where it was; finished, it writes nothing. A socket cannot be read again, so what was
+    received and not committed at a crash is lost.
+
+    \b
+    Examples:
+      anabranch replay data.txt --to lines --key-before ,
+      anabranch replay flights.csv.zip --to flights --key carrier --time time_hour
+      nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
+    """
+    from ..history import find_history
+    from ..inputs import format_of
+    from ..player import Player
+    from ..show import ProgressView, show_replay
+
+    log_to_stderr(loglevel)
+    history = find_history(list(sources), format_of(form, key=key, time=time), follow=follow)
+    with on_ground(bootstrap_server, options) as place, ProgressView() as view:
+        player = Player(
+            place.cluster,
+            history,
+            topic,
+            run_id=run_id,
+            partitions=partitions,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: player.stop())
+        report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
+    show_replay(report)

@@ -1,0 +1,105 @@
+"""`anabranch run`: an app to the end of history."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...topics.errors import Usage
+from ..options import LEVELS, app_name, cluster_options, format_options, log_to_stderr, on_ground
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("module", required=False)
+@click.option(
+    "-i", "--input", "inputs", multiple=True, metavar="[TOPIC=]PATH", help="File, glob or archive; may be repeated."
+)
+@click.option(
+    "--then", multiple=True, metavar="[TOPIC=]PATH", help="An input that starts when those before are through."
+)
+@click.option("-k", "--key", multiple=True, metavar="[TOPIC=]FIELD", help="Field that becomes the record's key.")
+@click.option(
+    "-t", "--time", "times", multiple=True, metavar="[TOPIC=]FIELD", help="Field that holds the record's time."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt .csv .json .jsonl .parquet")
+@click.option("--table", help="The table that is the result; needed where the app has several and --output is given.")
+@click.option("--run-id", help="Name of the run; else it follows from program, inputs and options.")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@format_options
+@cluster_options
+@click.pass_context
+def run(
+    context: click.Context,
+    module: str | None,
+    inputs: tuple[str, ...],
+    then: tuple[str, ...],
+    key: tuple[str, ...],
+    times: tuple[str, ...],
+    output: Path | None,
+    table: str | None,
+    run_id: str | None,
+    processes: int,
+    on_bad_line: str,
+    loglevel: str,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+    **form: Any,
+) -> None:
+    """Run an app over history: replay, drain, write the result, exit 0.
+
+    The run has topics, tables and a group of its own, so it never touches live totals. Started again after a crash it
+    goes on where it was; started again when it is finished it only writes the result anew.
+
+    \b
+    Examples:
+      anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
+      anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour \\
+          --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
+    """
+    from ..inputs import parse_inputs
+    from ..run import BoundedRun
+    from ..show import RunView, show_run
+
+    log_to_stderr(loglevel)
+    name = module or app_name(context)
+    if not inputs and not then:
+        raise Usage("nothing to run over", hint="--input FILE")
+    asked = parse_inputs(inputs, then, key, times, form)
+    with on_ground(bootstrap_server, options) as place, RunView() as view:
+        bounded = BoundedRun(
+            place.cluster,
+            name,
+            asked,
+            output=output,
+            table=table,
+            run_id=run_id,
+            processes=processes,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            watcher=view,
+        )
+        with _terminated_as_interrupt():
+            report = bounded.execute()
+    show_run(report)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt() -> Generator[None]:
+    """SIGTERM ends long work as Ctrl-C does: in order, and to be gone on with."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
