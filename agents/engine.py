@@ -78,7 +78,7 @@ class Engine(Stage):
     async def on_start(self) -> None:
         """Reach the cluster, take an identity, end what a predecessor left open."""
         self.app.flow_control.resume()  # of channels in memory; what topics deliver does not pass through it
-        self._admin = Admin(self.app.cluster)
+        self._admin = Admin(self.app.cluster, patience_s=self.settings.patience_s)
         self.partition_counts = await asyncio.to_thread(self._admin.partitions, timeout_s=self.settings.connect_s)
         self._member = Membership(
             self.app.cluster,

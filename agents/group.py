@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import Stop, from_kafka, kafka_error, passes
+from ..topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 from .assignment import Assignment, read_marks
 from .inbox import Position
 from .settings import EngineSettings
@@ -74,7 +74,7 @@ class Group:
         self._paused: list[TopicPartition] = []
         self._flowing = self._closing = False
         self._polled_s = time.monotonic()
-        self._admin = Admin(cluster)
+        self._admin = Admin(cluster, patience_s=settings.patience_s)
         self._complained_s = 0.0
         self.kafka: Any = Consumer(
             cluster.config(
@@ -249,11 +249,12 @@ class Group:
     def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         if not partitions:
             return []
-        deadline = time.monotonic() + _CALL_S
+        deadline = time.monotonic() + self._settings.patience_s
         while True:
             try:
                 return self.kafka.committed(partitions, timeout=_CALL_S)
             except KafkaException as exc:
-                if not passes(kafka_error(exc)) or time.monotonic() > deadline:
+                error = kafka_error(exc)
+                if not (passes(error) or is_unreachable(error)) or time.monotonic() > deadline:
                     raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
                 time.sleep(0.05)

@@ -26,6 +26,7 @@ class EngineSettings:
         session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
         start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
         connect_s: how long a start waits for a broker that answers.
+        patience_s: how long a worker that runs waits for a broker that went away, before it ends with an error.
         give_up_share: a worker stops when more than this share of its records became dead letters or were skipped,
             over a minute and at least 1,000 of them; 1 never stops it.
         stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
@@ -42,5 +43,6 @@ class EngineSettings:
     max_poll_interval_ms: int = 300_000
     start_at_end: bool = False
     connect_s: float = 5.0
+    patience_s: float = 120.0
     give_up_share: float = 0.5
     stuck_s: float = 30.0

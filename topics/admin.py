@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from .client import Cluster
-from .errors import Stop, from_kafka, kafka_error, passes
+from .errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 
 __all__ = ["Admin", "TopicSpec"]
 
 TIMEOUT_S = 15.0
 _LATEST: Any = OffsetSpec.latest()
 _EARLIEST: Any = OffsetSpec.earliest()
+_AGAIN_S = 0.05
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +44,30 @@ class TopicSpec:
 
 
 class Admin:
-    """Blocking calls about topics; every one raises `Stop` with a hint where no broker answers."""
+    """Blocking calls about topics; every one raises `Stop` with a hint where no broker answers.
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    Args:
+        patience_s: how long to ask again, where a broker is away or does not know yet.
+    """
+
+    def __init__(self, cluster: Cluster, *, patience_s: float = TIMEOUT_S) -> None:
+        self._cluster, self._patience_s = cluster, patience_s
         self._kafka = AdminClient(cluster.config())
 
-    def partitions(self, topics: Iterable[str] | None = None, *, timeout_s: float = TIMEOUT_S) -> dict[str, int]:
-        """Number of partitions of each topic that exists, of all where `topics` is None."""
-        try:
-            found = self._kafka.list_topics(timeout=timeout_s).topics
-        except KafkaException as exc:
-            raise from_kafka(exc, "list topics", servers=self._cluster.bootstrap_servers) from exc
+    def partitions(self, topics: Iterable[str] | None = None, *, timeout_s: float | None = None) -> dict[str, int]:
+        """Number of partitions of each topic that exists, of all where `topics` is None.
+
+        Args:
+            timeout_s: ask once, and wait this long, instead of patiently.
+        """
+        doing = "list topics"
+        if timeout_s is None:
+            found = self._patiently(doing, lambda: self._kafka.list_topics(timeout=TIMEOUT_S).topics)
+        else:
+            try:
+                found = self._kafka.list_topics(timeout=timeout_s).topics
+            except KafkaException as exc:
+                raise from_kafka(exc, doing, servers=self._cluster.bootstrap_servers) from exc
         wanted = None if topics is None else set(topics)
         return {
             name: len(topic.partitions)
@@ -97,18 +112,17 @@ class Admin:
 
     def cluster_id(self) -> str:
         """The id that the cluster gave itself when it was made."""
-        try:
-            return str(self._kafka.list_topics(timeout=TIMEOUT_S).cluster_id)
-        except KafkaException as exc:
-            raise from_kafka(exc, "find the cluster", servers=self._cluster.bootstrap_servers) from exc
+        return self._patiently("find the cluster", lambda: str(self._kafka.list_topics(timeout=TIMEOUT_S).cluster_id))
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """Ids of topics; one that is deleted and made anew has another."""
-        described = self._kafka.describe_topics(TopicCollection(list(topics)), request_timeout=TIMEOUT_S)
-        try:
+        wanted = TopicCollection(list(topics))
+
+        def ask() -> dict[str, str]:
+            described = self._kafka.describe_topics(wanted, request_timeout=TIMEOUT_S)
             return {name: str(future.result().topic_id) for name, future in described.items()}
-        except KafkaException as exc:
-            raise from_kafka(exc, "describe topics", servers=self._cluster.bootstrap_servers) from exc
+
+        return self._patiently("describe topics", ask)
 
     def spans(
         self, partitions: Iterable[tuple[str, int]]
@@ -120,10 +134,10 @@ class Admin:
     def config(self, topic: str) -> dict[str, str]:
         """Configuration of a topic in force, defaults included."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
-        try:
-            entries = self._kafka.describe_configs([resource])[resource].result(TIMEOUT_S)
-        except KafkaException as exc:
-            raise from_kafka(exc, f"describe topic {topic}", servers=self._cluster.bootstrap_servers) from exc
+        entries = self._patiently(
+            f"describe topic {topic}",
+            lambda: self._kafka.describe_configs([resource], request_timeout=TIMEOUT_S)[resource].result(),
+        )
         return {name: str(entry.value) for name, entry in entries.items()}
 
     def ends(self, partitions: Iterable[TopicPartition], *, committed: bool = False) -> dict[tuple[str, int], int]:
@@ -145,19 +159,26 @@ class Admin:
         if not request:
             return {}
         isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
-        deadline = time.monotonic() + TIMEOUT_S
-        while True:
+
+        def ask() -> dict[tuple[str, int], int]:
             futures = self._kafka.list_offsets(request, isolation_level=isolation, request_timeout=TIMEOUT_S)
+            return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+
+        return self._patiently("list offsets", ask)
+
+    def _patiently(self, doing: str, ask: Callable[[], T]) -> T:
+        deadline = time.monotonic() + self._patience_s
+        while True:
             try:
-                return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+                return ask()
             except KafkaException as exc:
                 # A topic that was made a moment ago has no leader on every broker yet; nor have those of a broker that
                 # comes back (_NOENT).
                 error = kafka_error(exc)
-                passing = passes(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
+                passing = passes(error) or is_unreachable(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
                 if not passing or time.monotonic() > deadline:
-                    raise from_kafka(exc, "list offsets", servers=self._cluster.bootstrap_servers) from exc
-                time.sleep(0.02)
+                    raise from_kafka(exc, doing, servers=self._cluster.bootstrap_servers) from exc
+                time.sleep(_AGAIN_S)
                 # Left to itself librdkafka asks with the leader's epoch that it knows from before, for ever.
                 with contextlib.suppress(KafkaException):
                     self._kafka.list_topics(timeout=TIMEOUT_S)

@@ -23,6 +23,7 @@ __all__ = [
     "Usage",
     "from_kafka",
     "is_lost",
+    "is_unreachable",
     "kafka_error",
     "passes",
 ]
@@ -100,6 +101,11 @@ _NOT_YET = frozenset(
         KafkaError.NOT_COORDINATOR,
     }
 )
+
+
+def is_unreachable(error: KafkaError) -> bool:
+    """Whether `error` says that no broker answers."""
+    return error.code() in _UNREACHABLE
 
 
 def passes(error: KafkaError) -> bool:

@@ -16,6 +16,7 @@ __all__ = ["End", "Worker"]
 
 BANK = Path(__file__).parent / "bank.py"
 AGAIN_S = 0.5
+SHOW_S = 2.0
 END_S = 45.0
 
 
@@ -113,7 +114,10 @@ class Worker:
     def show(self) -> None:
         """Write into its log where it stands."""
         if self.runs:
+            size, deadline_s = self.log.stat().st_size, time.monotonic() + SHOW_S
             self._process.send_signal(signal.SIGUSR1)
+            while self.log.stat().st_size == size and time.monotonic() < deadline_s:
+                time.sleep(0.05)
 
     def leave(self) -> None:
         if self.wanted and self.runs:

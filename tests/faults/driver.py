@@ -23,7 +23,7 @@ from plan import BrokerDown, Fault, Join, Kill, Leave, Plan, Stop, Trap, records
 
 __all__ = ["Report", "World"]
 
-READY_S = 10.0
+READY_S = 30.0
 REST_S = 60.0
 TICK_S = 0.01
 PARTITIONS = 4
@@ -117,7 +117,7 @@ class _Round:
         self._feed(made[: len(made) // 2], 0.0)
         for who in range(plan.workers):
             self._add([f for f in plan.faults if isinstance(f, Trap) and f.who == who])
-        self._until_one_is_ready()
+        self._until_ready()
         self._feeder = threading.Thread(target=self._feed, args=(made[len(made) // 2 :], plan.for_s))
         self._feeder.start()
         self._until_at_rest()
@@ -138,10 +138,10 @@ class _Round:
         servers, folder = self._world.broker.bootstrap_servers, self._report.folder
         self._workers.append(Worker(len(self._workers), self._name, servers, folder, traps))
 
-    def _until_one_is_ready(self) -> None:
-        """The plan's clock starts then: faults shall hit workers that work."""
+    def _until_ready(self) -> None:
+        """The plan's clock starts when each worker has been ready: faults shall hit workers that work."""
         deadline_s = time.monotonic() + READY_S
-        while not any(worker.ready for worker in self._workers) and time.monotonic() < deadline_s:
+        while not all(worker.ready for worker in self._workers) and time.monotonic() < deadline_s:
             for worker in self._workers:
                 worker.supervise()
             time.sleep(TICK_S)

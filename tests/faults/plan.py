@@ -81,7 +81,7 @@ class Plan:
     Attributes:
         workers: started at the beginning.
         transfers: number of records; the first half is there before the workers are.
-        for_s: how long the other half takes to arrive, from when the first worker is ready; so do the faults' times.
+        for_s: how long the other half takes to arrive, from when the workers are ready; so do the faults' times.
         bad, slow: how many of them no agent can handle, and how many take longer than the session timeout.
     """
 
