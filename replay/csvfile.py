@@ -136,6 +136,7 @@ class CsvParser:
                 values,
                 repeat(0) if time is None else times,
                 repeat(None),
+                repeat(None),
                 strict=False,
             )
         )

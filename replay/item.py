@@ -7,9 +7,10 @@ from ..topics.producer import Headers
 
 __all__ = ["BadLine", "Item"]
 
-# (key, value, timestamp_ms, headers); timestamp 0 means now. A plain tuple: it is made and taken apart some hundred
-# thousand times a second, and a named one costs as much as parsing the line.
-Item = tuple[bytes | None, bytes | None, int, Headers | None]
+# (key, value, timestamp_ms, headers, partition); timestamp 0 means now, partition None the one that the key tells. A
+# plain tuple: it is made and taken apart some hundred thousand times a second, and a named one costs as much as parsing
+# the line.
+Item = tuple[bytes | None, bytes | None, int, Headers | None, int | None]
 
 
 class BadLine(BadRecord):

@@ -79,7 +79,7 @@ class JsonLinesParser:
             known_stamps = self._stamps
             written = [line.key for line in found] if self._both else [line.time for line in found]
             stamps = [known_stamps[bytes(time)] for time in written]
-        return list(zip(keys, lines, stamps, repeat(None)))
+        return list(zip(keys, lines, stamps, repeat(None), repeat(None)))
 
     def _one_by_one(self, lines: list[bytes], numbers: Sequence[int], bad: list[BadLine], used: int) -> Parsed:
         items: list[Item] = []

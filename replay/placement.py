@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import repeat
 
+from ..topics.errors import Stop
 from ..topics.partition import HashPlan
 from .item import Item
 
@@ -33,18 +34,34 @@ _murmur2 = _fastest_murmur2()
 
 
 def place(items: Sequence[Item], partitions: int, sent: int) -> list[int]:
-    """The partition of each item: by murmur2 of its key, and in turn for those without one.
+    """The partition of each item: its own, else by murmur2 of its key, and in turn for those without one.
 
     Args:
         sent: how many records the run has sent before, so that the turn goes on where it was.
 
-    >>> place([(None, b"a", 0, None), (b"foobar", b"b", 0, None), (None, b"c", 0, None)], 4, sent=7)
+    >>> items = [(None, b"a"), (b"foobar", b"b"), (None, b"c")]
+    >>> place([(*item, 0, None, None) for item in items], 4, sent=7)
     [3, 2, 1]
+    >>> place([(b"foobar", b"b", 0, None, 3)], 4, sent=0)
+    [3]
+
+    Raises:
+        Stop: an item's own partition is none of the topic's.
     """
     keys = [item[0] for item in items]
     if None not in keys:
-        return list(map(_murmur2, keys, repeat(partitions)))  # pyright: ignore[reportArgumentType]
-    return [(sent + i) % partitions if key is None else _murmur2(key, partitions) for i, key in enumerate(keys)]
+        places = list(map(_murmur2, keys, repeat(partitions)))  # pyright: ignore[reportArgumentType]
+    else:
+        places = [(sent + i) % partitions if key is None else _murmur2(key, partitions) for i, key in enumerate(keys)]
+    named = [item[4] for item in items]
+    if named.count(None) < len(named):
+        places = [place if own is None else own for own, place in zip(named, places, strict=True)]
+        if max(places) >= partitions:
+            raise Stop(
+                f"a record is for partition {max(places)}, but the topic has {partitions}",
+                hint="make the topic with more partitions, or leave the choice to the key",
+            )
+    return places
 
 
 def last_of_each(places: Sequence[int]) -> dict[int, int]:

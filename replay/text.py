@@ -25,13 +25,13 @@ class TextParser:
         lines, numbers, bad = clean(lines, first, source=self._source, encoding=self._encoding)
         before = self._before
         if before is None:
-            return Parsed(list(zip(repeat(None), lines, repeat(0), repeat(None))), bad, 0, used)
+            return Parsed(list(zip(repeat(None), lines, repeat(0), repeat(None), repeat(None))), bad, 0, used)
         items: list[Item] = []
         blank = 0
         for number, line in zip(numbers, lines, strict=True):
             key, delimiter, _ = line.partition(before)
             if delimiter:
-                items.append((key, line, 0, None))
+                items.append((key, line, 0, None, None))
             elif line:
                 reason = f"no {before.decode()!r} ends a key"
                 bad.append(BadLine(self._source, number, reason, line))

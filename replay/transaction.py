@@ -147,7 +147,7 @@ class Transaction:
         produce, careful = self._producer.produce_fast, self._producer.produce
         reports = dict.fromkeys(last_of_each(places).values(), self._note)
         callbacks = map(reports.get, range(len(items)))
-        for (key, value, timestamp_ms, headers), partition, callback in zip(items, places, callbacks, strict=True):
+        for (key, value, timestamp_ms, headers, _), partition, callback in zip(items, places, callbacks, strict=True):
             try:
                 produce(topic, value, key, partition, callback, None, timestamp_ms, headers)
             except (BufferError, KafkaException):
