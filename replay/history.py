@@ -18,7 +18,7 @@ from .opening import Member, find_members, fingerprint
 from .socketlines import SocketSource, parse_address
 from .source import Position, Source
 
-__all__ = ["History", "Series", "check_columns", "find_history"]
+__all__ = ["History", "Series", "check_columns", "find_history", "open_part"]
 
 _SOCKET = "tcp://"
 
@@ -105,10 +105,10 @@ class Series:
         self._format = format
         self._batch_lines = batch_lines
         self._at = position["file"] if position else 0
-        self._open: FileSource | None = None
+        self._open: Source | None = None
         self._done_bytes = sum(member.size_bytes for member in members[: self._at])
         if self._at < len(members):
-            self._open = FileSource(members[self._at], format, position, batch_lines=batch_lines)
+            self._open = open_part(members[self._at], format, position, batch_lines=batch_lines)
             self._move_on()
 
     @property
@@ -152,8 +152,15 @@ class Series:
             self._at += 1
             more = self._at < len(self._members)
             self._open = (
-                FileSource(self._members[self._at], self._format, batch_lines=self._batch_lines) if more else None
+                open_part(self._members[self._at], self._format, batch_lines=self._batch_lines) if more else None
             )
+
+
+def open_part(
+    member: Member, format: Format, position: Position | None = None, *, batch_lines: int = BATCH_LINES
+) -> Source:
+    """One part of a history by itself; see `History.open`."""
+    return FileSource(member, format, position, batch_lines=batch_lines)
 
 
 def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) -> History:

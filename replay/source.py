@@ -13,14 +13,14 @@ same transaction as the records before it, or not at all.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from .item import BadLine, Item
 
 __all__ = ["Position", "Source"]
 
-# Plain JSON, opaque to everyone but the kind of source that made it.
-Position = dict[str, int]
+# Plain JSON, opaque to everyone but the kind of source that made it; a source made of others keeps theirs in its own.
+Position = dict[str, Any]
 
 
 class Source(Protocol):
