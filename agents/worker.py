@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +25,9 @@ from .app import App
 __all__ = ["run_worker", "work"]
 
 logger = logging.getLogger(__name__)
+
+# Beyond `stuck_s`: leaving the group, closing clients and stores.
+_SPARE_S = 10.0
 
 
 def run_worker(app: App, *, on_ready: Callable[[App], None] | None = None) -> None:
@@ -63,6 +69,8 @@ async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signa
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         crashed.cancel()
+        if signals:
+            _watch_the_end(app)
         await _end(app, starting)
     app.raise_if_stopped()
 
@@ -83,6 +91,26 @@ async def _end(app: App, starting: asyncio.Future[Any]) -> None:
     except AnabranchError:
         if app.stopped_by is None:
             raise
+
+
+def _watch_the_end(app: App) -> None:
+    """A worker that was told to end does: calls into librdkafka can hang, or wait minutes for a broker that is away.
+
+    What is not committed is done again by the next start, as after a `kill -9`.
+    """
+    after_s = app.engine_settings.stuck_s + _SPARE_S
+
+    def end_hard() -> None:
+        error = app.stopped_by or AnabranchError(
+            f"ended before the last epoch was known to be committed: the end took more than {after_s:.0f} s",
+            hint="is the broker up? Nothing is lost: the next start goes on from what was committed",
+        )
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    overdue = threading.Timer(after_s, end_hard)
+    overdue.daemon = True
+    overdue.start()
 
 
 def _stop(app: App, number: int) -> None:

@@ -17,7 +17,7 @@ __all__ = ["End", "Worker"]
 BANK = Path(__file__).parent / "bank.py"
 AGAIN_S = 0.5
 SHOW_S = 2.0
-END_S = 45.0
+END_S = 60.0  # more than a worker takes at the most (`agents/worker.py`)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from plan import BrokerDown, Fault, Join, Kill, Leave, Plan, Stop, Trap, records
 __all__ = ["Report", "World"]
 
 READY_S = 30.0
-REST_S = 60.0
+REST_S = 120.0
 TICK_S = 0.01
 PARTITIONS = 4
 _SHOWN = 10

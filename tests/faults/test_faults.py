@@ -11,6 +11,9 @@ import pytest
 from audit import Truth, _compare
 from plan import BrokerDown, Join, Kill, Leave, Plan, Stop, Trap, mixed, records
 
+# A round that goes well takes seconds; one that does not is to tell why, before it is cut off.
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_the_auditor_sees_what_is_lost_and_what_is_double():
     truth = Truth()

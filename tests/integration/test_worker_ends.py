@@ -1,0 +1,31 @@
+"""A worker that was told to end does so, whatever hangs in it."""
+
+from __future__ import annotations
+
+import signal
+
+STUCK = """
+import asyncio, threading
+from anabranch import App
+from anabranch.agents.settings import EngineSettings
+
+app = App({name!r}, settings=EngineSettings(stuck_s=1.0))
+lines = app.topic({name!r} + "-lines", value_type=str, partitions=1)
+
+@app.timer(0.1)
+async def hang():
+    print("hanging", flush=True)
+    await asyncio.to_thread(threading.Event().wait)  # a thread that nobody can end
+"""
+
+
+def test_a_thread_that_hangs_does_not_keep_a_worker_alive(shell, fresh):
+    shell.write("stuck.py", STUCK.format(name=fresh("stuck")))
+    worker = shell.start("-A", "stuck", "worker", "--without-web")
+    for line in worker.stdout:
+        if "hanging" in line:
+            break
+    worker.send_signal(signal.SIGTERM)
+    said, _ = worker.communicate(timeout=90)
+    assert worker.returncode == 1
+    assert "error: ended before the last epoch was known to be committed" in said
