@@ -18,7 +18,7 @@ from .opening import Member, find_members, fingerprint
 from .socketlines import SocketSource, parse_address
 from .source import Position, Source
 
-__all__ = ["History", "Series", "check_columns", "find_history", "open_part"]
+__all__ = ["History", "Series", "find_history", "open_part"]
 
 _SOCKET = "tcp://"
 
@@ -57,6 +57,24 @@ class History:
         """
         asked = msgspec.json.encode([self.specs, self.format.identity(), topic], order="deterministic")
         return hashlib.sha256(asked).hexdigest()[:16]
+
+    @property
+    def partitions(self) -> int | None:
+        """Any number will do."""
+        return None
+
+    def check(self, topic: str) -> None:
+        """Open each CSV file's header, so that a wrong column name in the last file is known before the first is sent.
+
+        Raises:
+            Usage: a column that is named does not exist in a file.
+            Stop: a file cannot be read.
+        """
+        del topic
+        for member in self.members:
+            kind, _ = kind_of(member.inside or member.path, self.format)
+            if kind == "csv":
+                FileSource(member, self.format).close()
 
     def fingerprint(self) -> str:
         """What tells these files from changed ones; see `opening.fingerprint`. Empty for a socket.
@@ -184,16 +202,3 @@ def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) 
         kind_of(member.inside or member.path, format)
     absolute = tuple(str(Path(spec).absolute()) for spec in specs)
     return History(absolute, format, tuple(members), tuple(left_out))
-
-
-def check_columns(history: History) -> None:
-    """Open each CSV file's header, so that a wrong column name in the last file is known before the first is sent.
-
-    Raises:
-        Usage: a column that is named does not exist in a file.
-        Stop: a file cannot be read.
-    """
-    for member in history.members:
-        kind, _ = kind_of(member.inside or member.path, history.format)
-        if kind == "csv":
-            FileSource(member, history.format).close()

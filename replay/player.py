@@ -23,10 +23,9 @@ from ..topics.errors import Rebuild, Stop, Usage
 from ..topics.producer import TransactionalProducer
 from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
 from .format import OnBadLine
-from .history import History, check_columns
 from .item import BadLine
 from .report import Progress, Report
-from .source import Source
+from .source import Replayable, Source
 from .target import Target
 from .transaction import Transaction
 
@@ -59,7 +58,7 @@ class Player:
     def __init__(
         self,
         cluster: Cluster,
-        history: History,
+        history: Replayable,
         topic: str,
         *,
         run_id: str | None = None,
@@ -105,7 +104,7 @@ class Player:
         """
         begun_s = time.monotonic()
         fingerprint = self._history.fingerprint()
-        check_columns(self._history)
+        self._history.check(self._topic)
         self._runs.create()
         producer = TransactionalProducer(self._cluster, f"anabranch-replay-{self.run_id}")
         try:
@@ -215,9 +214,15 @@ class Player:
         work.bury(bad)
 
     def _prepare_topic(self) -> tuple[Target, int]:
-        found = self._admin.partitions([self._topic]).get(self._topic)
-        if found is None:
-            found = self._partitions or DEFAULT_PARTITIONS
+        needed = self._history.partitions
+        there = self._admin.partitions([self._topic]).get(self._topic)
+        found = there or self._partitions or needed or DEFAULT_PARTITIONS
+        if needed not in (None, found):
+            raise Usage(
+                f"the records come from {needed} partitions and would go to topic {self._topic} with {found}",
+                hint="--repartition places them by the hash of their keys",
+            )
+        if there is None:
             self._admin.create([TopicSpec(self._topic, found, BROKER_DEFAULT)])
         elif self._partitions not in (None, found):
             self._warnings.append(f"topic {self._topic} exists with {found} partitions, not {self._partitions}")

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from .format import Format
 from .item import BadLine, Item
 
-__all__ = ["Position", "Source"]
+__all__ = ["Position", "Replayable", "Source"]
 
 # Plain JSON, opaque to everyone but the kind of source that made it; a source made of others keeps theirs in its own.
 Position = dict[str, Any]
@@ -63,4 +64,62 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of files and sockets; harmless when repeated."""
+        ...
+
+
+class Replayable(Protocol):
+    """What is asked to be replayed: found and checked, not yet read. Files, a socket, an archive, a topic.
+
+    Attributes:
+        specs: what the user named, so that it means the same from any folder.
+        resumable: it can be read again from a position.
+        size_bytes: for showing progress, in the unit of `Source.done_bytes`; 0 where there is no end in sight.
+        partitions: how many the target must have, because the records say where they belong; None where they do not.
+    """
+
+    @property
+    def specs(self) -> tuple[str, ...]: ...
+
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def resumable(self) -> bool: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def partitions(self) -> int | None: ...
+
+    def identity(self, topic: str) -> str:
+        """The name of the run that sends this to `topic`: the same for the same question, whatever the answer."""
+        ...
+
+    def fingerprint(self) -> str:
+        """What tells this history from a changed one; empty where nothing does.
+
+        Raises:
+            Usage: it has gone.
+        """
+        ...
+
+    def changed_since(self, time_ms: int) -> list[str]:
+        """What a changed fingerprint comes from, as far as that can be said."""
+        ...
+
+    def check(self, topic: str) -> None:
+        """Find out, before anything is sent, what would fail later.
+
+        Raises:
+            Usage: it does not fit the options, or must not go to `topic`.
+        """
+        ...
+
+    def open(self, position: Position | None = None, *, batch_lines: int = ...) -> Source:
+        """Begin to read, at a position that `snapshot()` gave or at the beginning.
+
+        Raises:
+            Stop: it cannot be read.
+        """
         ...

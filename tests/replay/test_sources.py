@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from anabranch.replay.csvfile import CsvParser
 from anabranch.replay.format import Format, kind_of
-from anabranch.replay.history import check_columns, find_history
+from anabranch.replay.history import find_history
 from anabranch.replay.item import BadLine, Item
 from anabranch.replay.lines import LineBuffer
 from anabranch.replay.placement import last_of_each, place
@@ -384,14 +384,14 @@ def test_an_unknown_ending_asks_for_the_format(tmp_path: Path) -> None:
 
 def test_a_wrong_column_lists_those_that_exist(tmp_path: Path) -> None:
     history = find_history([str(plain(tmp_path, "a.csv", b"x,y\n1,2\n"))], Format(key="z"))
-    message = refusal(lambda: check_columns(history))
+    message = refusal(lambda: history.check("t"))
     assert "--key z: no such column" in message
     assert "columns: x, y" in message
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     history = find_history([str(plain(tmp_path, "a.csv", b"x,x\n1,2\n"))], Format())
-    assert "stands twice" in refusal(lambda: check_columns(history))
+    assert "stands twice" in refusal(lambda: history.check("t"))
 
 
 @pytest.mark.parametrize(
