@@ -25,6 +25,8 @@ from ..topics.client import Cluster
 from ..topics.errors import Stop, Usage
 from .agent import Agent
 from .engine import Engine
+from .probes import WebServer
+from .probes import blueprint as probes
 from .replies import ReplyConsumer
 from .sender import Sender
 from .settings import EngineSettings
@@ -168,7 +170,8 @@ class App(faust.App):
         return Transport(self.conf.broker_producer, self)
 
     def _new_web(self) -> Any:
-        made = super()._new_web()
+        made = WebServer(self)
+        made.blueprints.add("", probes())
         if self._web_tables:
             made.blueprints.add("/tables", blueprint("tables"))
             made.blueprints.add("/table", blueprint("table"))  # Faust's prefix

@@ -28,11 +28,13 @@ class Assignment:
         starts: partition -> offset of the next record to handle.
         marks: (partition, agent) -> its own next offset, where it is further.
         uncommitted: partitions without a committed offset; they start where the topic begins.
+        began_s: when the rebalance began that brought them, on the monotonic clock.
     """
 
     starts: dict[Position, int] = field(default_factory=dict[Position, int])
     marks: dict[tuple[Position, str], int] = field(default_factory=dict[tuple[Position, str], int])
     uncommitted: list[Position] = field(default_factory=list[Position])
+    began_s: float = 0.0
 
     def committed_beside(self, at: Position) -> bool:
         """Whether some topic's partition of the same number has a committed offset."""

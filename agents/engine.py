@@ -34,8 +34,8 @@ from .epoch import Draft
 from .group import Group
 from .inbox import Position, listed
 from .membership import Membership
+from .observed import Observed
 from .runner import halt_all
-from .stage import Stage
 
 __all__ = ["Engine"]
 
@@ -49,28 +49,16 @@ _GATE_PATIENCE_S = 1.0
 _MAX_ABORTED = 5
 
 
-class Engine(Stage):
-    """See the module. Made by the transport; one an app.
-
-    Attributes:
-        restoring: how far the tables' restore is; None while there is none.
-        ready: set once the first partitions are there, restored.
-    """
+class Engine(Observed):
+    """See the module. Made by the transport; one an app."""
 
     def __init__(self, transport: Any, **kwargs: Any) -> None:
         super().__init__(transport.app, **kwargs)
-        self.restoring: RestoreProgress | None = None
-        self.ready = asyncio.Event()
-        self.rebalances_total = 0
-        self.redos_total = 0
-        self.first_record_at = 0.0
         self._left = False
         self._rebuild_wanted = False
         self._aborted_in_a_row = 0
         self._lost = False
-        self._member: Membership | None = None
         self._assignment: Assignment | None = None
-        self._main_task: asyncio.Future[Any] | None = None
         self._subscribed: list[str] = []
 
     # Starting and stopping ------------------------------------------------------------------------------------------
@@ -227,11 +215,6 @@ class Engine(Stage):
         return woken
 
     @property
-    def owned(self) -> set[Position]:
-        """Partitions of this worker."""
-        return self._member.group.owned if self._member is not None else set()
-
-    @property
     def _group(self) -> Group:
         assert self._member is not None, "not started"
         return self._member.group
@@ -360,8 +343,6 @@ class Engine(Stage):
         """Partitions have come: restore their tables, then let their records flow."""
         assignment, self._assignment = self._assignment, None
         assert assignment is not None
-        began = time.monotonic()
-        self.rebalances_total += 1
         self._lost = False
         owned = {TP(at.topic, at.partition) for at in self.owned}
         self.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
@@ -376,8 +357,7 @@ class Engine(Stage):
         for table in self.app.live_tables:
             table.forget_set_aside()
         self._group.flow(assignment.starts)
-        logger.info("assigned %s in %.2f s", listed(self.owned), time.monotonic() - began)
-        self.ready.set()
+        self._rebalanced(assignment)
         await self.app.on_partitions_assigned.send(owned)
 
     async def _restore_tables(self, assignment: Assignment) -> None:

@@ -13,6 +13,7 @@ from .dispatch import Dispatch
 from .effects import Effects, Output
 from .flood import Flood
 from .inbox import Position
+from .metrics import Histogram
 from .settings import EngineSettings
 from .store import Changes
 
@@ -29,11 +30,13 @@ class Draft:
     Attributes:
         changes: table -> partition -> changes.
         outside: how many of the outputs came from outside of agents.
+        began_s: when it was drawn up, on the monotonic clock.
     """
 
     plan: EpochPlan
     changes: dict[str, dict[int, Changes]]
     outside: int
+    began_s: float
 
 
 class Epoch:
@@ -44,6 +47,8 @@ class Epoch:
         outside: what timers and web views have sent; no redo can bring it back, so only a commit takes it out.
         committed: partition -> committed offset.
         commits_total, dead_letters_total, skipped_total: since the start, of what was committed.
+        commit_seconds: how long commits took, from the closed gate to the stores' writes.
+        committed_s: when the last commit was through, on the monotonic clock.
     """
 
     def __init__(self, app: App, dispatch: Dispatch, settings: EngineSettings) -> None:
@@ -56,6 +61,8 @@ class Epoch:
         self.skipped_total = 0
         self._flood = Flood(settings.give_up_share)
         self._handled = 0
+        self.commit_seconds = Histogram()
+        self.committed_s = 0.0
         self._began_s = time.monotonic()
         self._cost_s = 0.01
 
@@ -108,6 +115,7 @@ class Epoch:
             BadRecord: a table change cannot be encoded.
             Usage: a table and a topic have different numbers of partitions.
         """
+        began_s = time.monotonic()
         tables = list(self._app.live_tables)
         changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
         progress = {at: offset for at, offset in self._dispatch.progress().items() if at in owned}
@@ -117,7 +125,7 @@ class Epoch:
             write_marks(progress, self._dispatch.marks(progress)),
             group() if progress else None,
         )
-        return Draft(plan, changes, len(self.outside))
+        return Draft(plan, changes, len(self.outside), began_s)
 
     def finish(self, draft: Draft, positions: Positions) -> None:
         """Kafka has committed: now the stores, then everything that was kept in case it had not.
@@ -141,4 +149,6 @@ class Epoch:
             for table in self._app.live_tables:
                 table.trust()
         handled, self._handled = self._dispatch.records_total - self._handled, self._dispatch.records_total
+        self.committed_s = time.monotonic()
+        self.commit_seconds.observe(self.committed_s - draft.began_s)
         self._flood.note(time.monotonic(), given_up=given_up, handled=handled)

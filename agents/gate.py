@@ -7,6 +7,7 @@ nobody running nothing of the agents' can change.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ class Gate:
     Attributes:
         running: number of streams whose agent is at a record.
         closed: no stream is resumed by its timer while an epoch is committed.
+        busy_since_s: when somebody began to run while nobody else did, on the monotonic clock.
     """
 
     def __init__(self) -> None:
         self.running = 0
         self.closed = False
+        self.busy_since_s = 0.0
         self._changed = asyncio.Event()
 
     async def park(self, stream: Stream, timeout_s: float | None = None) -> None:
@@ -53,6 +56,8 @@ class Gate:
         if stream.wakeup is None or stream.wakeup.done() or stream.running:
             return False
         stream.running = True
+        if not self.running:
+            self.busy_since_s = time.monotonic()
         self.running += 1
         stream.wakeup.set_result(None)
         return True

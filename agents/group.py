@@ -9,6 +9,7 @@ is `unsubscribe()` first.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,6 +34,9 @@ _KEEP_ALIVE_S = 1.0
 _FIRST = 500
 _LEAST = 16
 _error_of = Message.error
+
+# How librdkafka writes group metadata down: this, then the generation as four bytes.
+_METADATA = b"CGMDv2:"
 
 # A consumer's fatal error comes as a message whose error does not call itself fatal.
 _FINISHED = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})  # pyright: ignore[reportPrivateUsage]
@@ -73,6 +77,7 @@ class Group:
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
         self._flowing = self._closing = False
+        self._moving_since_s = 0.0
         self._polled_s = time.monotonic()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
         self._complained_s = 0.0
@@ -181,6 +186,7 @@ class Group:
         """
         self.kafka.assign([TopicPartition(at.topic, at.partition, s) for at, s in starts.items() if at in self.owned])
         self._flowing = True
+        self._moving_since_s = 0.0
 
     def close(self, *, keep_identity: bool = False) -> None:
         """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""
@@ -195,6 +201,29 @@ class Group:
         except (KafkaException, RuntimeError) as exc:
             logger.warning("leaving the group: %s", exc)
 
+    # What can be seen -----------------------------------------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether partitions are on their way: given up, or assigned and not flowing yet."""
+        return self._moving_since_s > 0
+
+    @property
+    def generation(self) -> int:
+        """Of the group, or of the member where the protocol is KIP-848's; -1 outside of it."""
+        metadata = bytes(self.metadata())
+        known = metadata.startswith(_METADATA)
+        return int.from_bytes(metadata[len(_METADATA) :][:4], sys.byteorder, signed=True) if known else -1
+
+    def lags(self, committed: Mapping[Position, int]) -> dict[Position, int]:
+        """Partition -> offsets between what is committed and the end that the last fetch saw; nothing is asked."""
+        lags: dict[Position, int] = {}
+        for at in self.owned & committed.keys():
+            _, end = self.kafka.get_watermark_offsets(TopicPartition(*at), cached=True)
+            if end >= 0:
+                lags[at] = max(0, end - committed[at])
+        return lags
+
     # Callbacks ------------------------------------------------------------------------------------------------------
 
     def _assigned(self, kafka: Any, partitions: list[TopicPartition]) -> None:
@@ -204,12 +233,17 @@ class Group:
             self._begin(kafka, partitions)
 
     def _begin(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        self._moving()
         assignment = self._starts(partitions)
+        assignment.began_s = self._moving_since_s
         kafka.assign([])  # `flow` assigns
         self._flowing = False
         self._paused, self._early = [], []
         self.owned = set(assignment.starts)
         self._on_assign(assignment)
+
+    def _moving(self) -> None:
+        self._moving_since_s = self._moving_since_s or time.monotonic()
 
     def _revoked(self, kafka: Any, partitions: list[TopicPartition]) -> None:
         self._give_up(kafka, partitions, self._on_revoke)
@@ -218,6 +252,7 @@ class Group:
         self._give_up(kafka, partitions, self._on_lost)
 
     def _give_up(self, kafka: Any, partitions: list[TopicPartition], tell: Callable[[set[Position]], None]) -> None:
+        self._moving()
         gone = {Position(p.topic, p.partition) for p in partitions}
         self._early = []
         if self.finished is None:  # else all is begun anew

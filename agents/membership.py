@@ -31,6 +31,7 @@ class Membership:
         data: folder that keeps the identity and the stores on disk.
 
     Attributes:
+        name: of this worker, in the group and of its transactions.
         group: the consumer side; committer: the producer side; shelf: stores on disk.
     """
 
@@ -46,16 +47,16 @@ class Membership:
     ) -> None:
         self._cluster, self._settings = cluster, settings
         self._identity = Identity(data)
-        self._name = f"{group_id}-{self._identity.name}"
+        self.name = f"{group_id}-{self._identity.name}"
         self._renewed_s: dict[str, float] = {}
         self.shelf = Shelf(cluster, group_id, data / str(self._identity.slot) / "tables")
-        self._new_group = partial(Group, cluster, group_id, self._name, settings, on_assign, on_revoke, on_lost)
+        self._new_group = partial(Group, cluster, group_id, self.name, settings, on_assign, on_revoke, on_lost)
         self.group = self._new_group()
         self.committer: Committer = self._new_committer()
 
     def _new_committer(self) -> Committer:
         if self._settings.exactly_once:
-            return ExactlyOnce(self._cluster, self._name)
+            return ExactlyOnce(self._cluster, self.name)
         return AtLeastOnce(self._cluster, self.group.kafka)
 
     async def open(self) -> None:

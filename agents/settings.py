@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["EngineSettings", "FailurePolicy"]
 
@@ -23,12 +24,16 @@ class EngineSettings:
         batch_s: how long one poll's worth of records should keep the agents busy.
         backlog_records: most records handed over and not yet committed; above it nothing is polled.
         effects: most outputs an epoch may hold before it is committed.
+        group_protocol: `classic`, or `consumer` (KIP-848), where partitions that do not move do not stop and session
+            times are the broker's.
         session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
         start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
         connect_s: how long a start waits for a broker that answers.
         patience_s: how long a worker that runs waits for a broker that went away, before it ends with an error.
         give_up_share: a worker stops when more than this share of its records became dead letters or were skipped,
             over a minute and at least 1,000 of them; 1 never stops it.
+        ready_lag_records: `/readyz` says no while this worker is further behind; None never does. A hundred thousand
+            are what agents work off within seconds.
         stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
     """
 
@@ -39,10 +44,12 @@ class EngineSettings:
     batch_s: float = 0.05
     backlog_records: int = 200_000
     effects: int = 100_000
+    group_protocol: Literal["classic", "consumer"] = "classic"
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000
     start_at_end: bool = False
     connect_s: float = 5.0
     patience_s: float = 120.0
     give_up_share: float = 0.5
+    ready_lag_records: int | None = 100_000
     stuck_s: float = 30.0

@@ -51,6 +51,10 @@ class Store(Protocol):
 
     def __len__(self) -> int: ...
 
+    def about(self) -> int:
+        """How many pairs, at no cost; an estimate where counting costs something."""
+        ...
+
     def mark(self, *, at_end: bool) -> None:
         """A restore begins, or has reached the changelog's end: from then on nobody but its owner writes there."""
         ...
@@ -85,6 +89,9 @@ class MemoryStore:
         return iter(self._data.items())
 
     def __len__(self) -> int:
+        return len(self._data)
+
+    def about(self) -> int:
         return len(self._data)
 
     def mark(self, *, at_end: bool) -> None:

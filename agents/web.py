@@ -2,7 +2,7 @@
 
 | path | answer |
 | --- | --- |
-| `/tables/` | names, help, number of keys here |
+| `/tables/` | names, help, number of keys here (of tables on disk an estimate) |
 | `/tables/<table>/` | the same of one table, its partitions here, and the first 100 pairs |
 | `/tables/<table>/<key>/` | the value as JSON; 404 where this worker has no such key, also if the table has a default |
 
@@ -86,7 +86,8 @@ def blueprint(name: str) -> web.Blueprint:
 
 
 def _summary(table: Any) -> dict[str, Any]:
-    return {"table": table.name, "help": table.help, "keys": sum(len(state.store) for state in table.states.values())}
+    keys = sum(state.store.about() for state in table.states.values())
+    return {"table": table.name, "help": table.help, "keys": keys}
 
 
 def _candidates(key: str) -> list[Any]:

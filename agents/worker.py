@@ -11,13 +11,10 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
-
-from yarl import URL
 
 from ..topics.errors import AnabranchError
 from .app import App
@@ -48,11 +45,6 @@ async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signa
     """Run `app` until `app.stop_requested` is set."""
     app.in_worker = app.supervised = True
     app.finalize()
-    if app.conf.web_enabled:
-        port = _free_port(app.conf.web_bind or "127.0.0.1", app.conf.web_port)
-        if port != app.conf.web_port:
-            app.configure(web_port=port)
-        app.configure(canonical_url=URL(f"http://{app.conf.web_host}:{app.conf.web_port}"))
     if signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,16 +108,3 @@ def _watch_the_end(app: App) -> None:
 def _stop(app: App, number: int) -> None:
     logger.info("%s: ending at record boundaries", signal.Signals(number).name)
     app.stop_requested.set()
-
-
-def _free_port(host: str, port: int) -> int:
-    """`port`, or a free one where another worker of this machine has it."""
-    for candidate in (port, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, candidate))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-    return port

@@ -39,6 +39,7 @@ KNOWS_FAUST = {
     "agents/consumer.py",
     "agents/engine.py",
     "agents/event.py",
+    "agents/probes.py",
     "agents/replies.py",
     "agents/sender.py",
     "agents/stream.py",

@@ -38,6 +38,7 @@ def test_a_new_store_is_empty_and_stands_at_the_beginning(make: Make, tmp_path: 
 def test_what_was_applied_is_there_with_its_position(make: Make, tmp_path: Path) -> None:
     store = make(tmp_path)
     store.apply(changes({b"a": b"1", b"b": b"2"}), 7)
+    assert store.about() == 2
     assert store.get(b"a") == b"1"
     assert sorted(store.items()) == [(b"a", b"1"), (b"b", b"2")]
     assert len(store) == 2

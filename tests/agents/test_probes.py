@@ -1,0 +1,165 @@
+"""What an operator's machinery asks a worker: alive, ready, and figures that Prometheus can read."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import pytest
+from anabranch.agents.metrics import Histogram, Metric, Sample, exposition
+from anabranch.agents.settings import EngineSettings
+from anabranch.topics.errors import Usage
+from prometheus_client.parser import text_string_to_metric_families
+
+
+async def get(app: Any, path: str) -> tuple[int, str]:
+    url = f"http://127.0.0.1:{app.conf.web_port}{path}"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+async def figures(app: Any) -> dict[tuple[str, ...], float]:
+    """Name and label values -> value."""
+    status, text = await get(app, "/metrics")
+    assert status == 200
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def test_figures_agree_with_what_happened(lab) -> None:
+    topic, name = lab.topic(2), lab.fresh("app")
+    app = lab.app(name, web_enabled=True, web_port=free_port())
+    totals = app.Table("totals", default=int)
+
+    @app.agent(app.topic(topic), name="total")
+    async def total(stream):
+        async for value in stream:
+            if value == 13:
+                raise ValueError("unlucky")
+            totals[f"k{value % 10}"] += value
+
+    @app.agent(app.topic(topic), name="other", on_failure="skip")
+    async def other(stream):
+        async for value in stream:
+            assert value != 14
+
+    lab.produce(topic, [(f"k{i % 10}", i) for i in range(100)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: not app.engine.epoch_age_s(1e12))
+        assert await get(app, "/healthz") == await get(app, "/readyz") == (200, "ok")
+        found = await figures(app)
+    assert found["anabranch_records_total",] == 100
+    assert found["anabranch_dead_letters_total",] == 1
+    assert found["anabranch_skipped_records_total",] == 1
+    assert found["anabranch_redos_total",] >= 1
+    assert found["anabranch_commits_total",] == found["anabranch_commit_duration_seconds_count",] >= 1
+    assert found["anabranch_commit_duration_seconds_bucket", "+Inf"] == found["anabranch_commits_total",]
+    assert found["anabranch_commit_duration_seconds_sum",] > 0
+    assert found["anabranch_rebalances_total",] == found["anabranch_rebalance_duration_seconds_count",] == 1
+    assert found["anabranch_assigned_partitions", topic] == 2
+    assert found["anabranch_table_keys", "totals"] == 10
+    assert found["anabranch_ready",] == 1
+    assert found["anabranch_epoch_age_seconds",] == 0
+    assert {found["kafka_consumergroup_lag", name, topic, str(p)] for p in range(2)} == {0}
+    assert found["process_resident_memory_bytes",] > 20e6
+    about = next(key for key in found if key[0] == "anabranch_worker_info")
+    assert about[1] == name
+    assert about[3] == app.engine.instance
+
+
+async def test_a_worker_that_is_behind_is_alive_and_not_ready(lab) -> None:
+    topic, let_go = lab.topic(), asyncio.Event()
+    settings = EngineSettings(session_timeout_ms=6_000, ready_lag_records=50)
+    app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port(), settings=settings)
+
+    @app.agent(app.topic(topic), name="slow")
+    async def slow(stream):
+        async for value in stream:
+            if value == 10:
+                await let_go.wait()
+
+    lab.produce(topic, range(100))
+    async with lab.running(app):
+        await lab.until(lambda: app.engine.busy_s(1e12))
+        await lab.until(lambda: app.engine.lags())
+        status, why = await get(app, "/readyz")
+        assert (status, why) == (503, f"{sum(app.engine.lags().values())} records behind, the limit is 50")
+        assert (await figures(app))["anabranch_ready",] == 0
+        assert await get(app, "/healthz") == (200, "ok")
+        # An agent that never comes back from a record is another matter.
+        app.engine.settings = replace(app.engine.settings, max_poll_interval_ms=0)
+        status, why = await get(app, "/healthz")
+        assert (status, why.partition(" for ")[0]) == (503, "an agent has been at one record")
+        let_go.set()
+        await lab.caught_up(topic, app)
+        assert await get(app, "/readyz") == (200, "ok")
+
+
+async def test_a_worker_without_partitions_is_ready_and_one_without_a_turn_is_not(lab) -> None:
+    topic, name = lab.topic(1), lab.fresh("app")
+
+    def worker(which: str) -> Any:
+        app = lab.app(name, worker=which, web_enabled=True, web_port=free_port())
+
+        @app.agent(app.topic(topic), name="nothing")
+        async def nothing(stream):
+            async for _ in stream:
+                pass
+
+        return app
+
+    a, b = worker("a"), worker("b")
+    async with lab.running(a), lab.running(b):
+        await lab.until(lambda: sorted(len(app.engine.owned) for app in (a, b)) == [0, 1])
+        await lab.until(lambda: not (a.engine.rebalancing or b.engine.rebalancing))
+        assert await get(a, "/readyz") == await get(b, "/readyz") == (200, "ok")
+
+
+async def test_two_workers_that_start_in_the_same_instant_both_have_a_port(lab) -> None:
+    name, port = lab.fresh("app"), free_port()
+    apps = [lab.app(name, worker=which, web_enabled=True, web_port=port) for which in "abcd"]
+    async with lab.running(*apps):
+        assert len({app.conf.web_port for app in apps}) == len(apps)
+        assert port in {app.conf.web_port for app in apps}
+        assert [await get(app, "/healthz") for app in apps] == [(200, "ok")] * len(apps)
+
+
+async def test_an_address_that_is_not_this_machine_s_is_said_clearly(lab) -> None:
+    app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port(), web_bind="192.0.2.1")
+    error = await lab.stopped_by(app)
+    assert isinstance(error, Usage)
+    assert "192.0.2.1" in str(error)
+
+
+def test_labels_are_escaped_and_buckets_add_up() -> None:
+    odd = Metric("odd", "gauge", "Odd.", ("name",))
+    seconds = Metric("took_seconds", "histogram", "Took.")
+    took = Histogram()
+    for value in (0.0001, 0.001, 0.2, 1000):
+        took.observe(value)
+    text = exposition([Sample(odd, 1, ('a"b\\c\nd',)), Sample(odd, 2.5, ("plain",)), Sample(seconds, took)])
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["odd", 'a"b\\c\nd'] == 1
+    assert found["odd", "plain"] == 2.5
+    assert found["took_seconds_bucket", "0.001"] == 2
+    assert found["took_seconds_bucket", "0.25"] == 3
+    assert found["took_seconds_bucket", "60.0"] == 3
+    assert found["took_seconds_bucket", "+Inf"] == found["took_seconds_count",] == 4
+    assert found["took_seconds_sum",] == pytest.approx(1000.2011)
