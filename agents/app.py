@@ -307,6 +307,7 @@ class App(faust.App):
         value_type: Any = None,
         extra_topic_configs: Mapping[str, Any] | None = None,
         store: Any = None,
+        sets: bool = False,
         **unsupported: Any,
     ) -> Any:
         """A table; see `anabranch.agents.table.Table`. Its `store` is the app's where it has none of its own.
@@ -328,11 +329,22 @@ class App(faust.App):
             help=help or "",
             config={k: str(v) for k, v in (extra_topic_configs or {}).items()},
             store=scheme_of(store or self.conf.store, name),
+            sets=sets,
         )
         table.changelog_topic = self.topic(
             f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True
         )
         return self.tables.add(cast(Any, table))
+
+    def SetTable(self, name: str, **options: Any) -> Any:  # noqa: N802 (Faust's name)
+        """A table whose values are sets: `seen[user].add(page)`; options as for `Table`.
+
+        `value_type` is that of the elements. A key whose set is empty is not in the table.
+
+        Raises:
+            Usage: as `Table`.
+        """
+        return self.Table(name, **options, sets=True)
 
     # Life -----------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .stream import Stream
 
-__all__ = ["Runner", "acting_runner", "halt_all"]
+__all__ = ["Runner", "acting_runner", "halt_all", "task_starter"]
 
 _runner: contextvars.ContextVar[Runner | None] = contextvars.ContextVar("anabranch-runner", default=None)
 
@@ -30,6 +30,12 @@ def acting_runner() -> Runner | None:
     """Whose record a task works on that an agent started (`asyncio.gather`, …); None between records."""
     runner = _runner.get()
     return runner if runner is not None and runner.stream is not None and runner.stream.running else None
+
+
+def task_starter() -> str | None:
+    """Name of the agent that has started the running task, directly or not; None outside of agents."""
+    runner = _runner.get()
+    return None if runner is None else runner.name
 
 
 class Runner:

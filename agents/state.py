@@ -6,13 +6,14 @@
                                                epoch
 
 Reads fall through from left to right; at the gate the epoch is encoded once, whatever number of records touched a key.
-The view holds immutable values that are current, committed or not, so that a hot key is decoded once; it is a cache,
-and everything in it can be found further right.
+The view holds immutable values that are current, committed or not, so that a hot key is read and decoded once; it is a
+cache, bounded in bytes, and everything in it can be found further right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ..topics.serde import Codec
@@ -33,8 +34,14 @@ ABSENT: Any = _Absent()
 # Values of exactly these types can be shared between the view and agents; all others are private copies.
 IMMUTABLE = frozenset({int, float, str, bytes, bool, type(None)})
 
-# Entries of the view, a partition; beyond it the view starts anew.
-VIEW_ENTRIES = 250_000
+# Of these none is large.
+_SMALL = IMMUTABLE - {str, bytes}
+
+# Memory of the view, a partition; beyond it the view starts anew. Hot keys are back with their next use.
+VIEW_BYTES = 64 << 20
+_ENTRY_BYTES = 256  # a slot of the dict, a key, a number: until they have been measured
+_SLOT_BYTES = 104
+_MEASURE_FIRST = 16  # entries; then each time they have doubled
 
 
 class PartitionState:
@@ -48,31 +55,57 @@ class PartitionState:
             because undoing a record must bring back what an earlier one was handed.
     """
 
-    __slots__ = ("_keys", "_values", "borrowed", "epoch", "store", "view")
+    __slots__ = (
+        "_entry_bytes",
+        "_keys",
+        "_measure_at",
+        "_sets",
+        "_texts",
+        "_values",
+        "borrowed",
+        "epoch",
+        "store",
+        "view",
+    )
 
-    def __init__(self, store: Store, keys: Codec, values: Codec) -> None:
-        self.store, self._keys, self._values = store, keys, values
+    def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool = False) -> None:
+        self.store, self._keys, self._values, self._sets = store, keys, values, sets
         self.epoch: dict[Any, Any] = {}
         self.borrowed: dict[tuple[Any, int], tuple[Any, bytes, bool]] = {}
         self.view: dict[Any, Any] = {}
+        self.forget_view()
 
     def move(self, overlay: dict[Any, Any], deleted: set[Any]) -> None:
         """Take over an overlay and the keys deleted with it."""
         for key in deleted:
             self.epoch[key] = ABSENT
             self.view.pop(key, None)
-        if len(self.view) + dict.__len__(overlay) > VIEW_ENTRIES:
-            self.view.clear()
         items = dict.items(overlay)
         self.epoch.update(items)
-        if IMMUTABLE.issuperset(map(type, dict.values(overlay))):
+        kinds = set(map(type, dict.values(overlay)))
+        if kinds <= IMMUTABLE:
             self.view.update(items)
+            if not kinds <= _SMALL:
+                self._texts += sum(map(sys.getsizeof, dict.values(overlay)))
         else:
             for key, value in items:
                 if type(value) in IMMUTABLE:
                     self.view[key] = value
+                    self._texts += sys.getsizeof(value)
                 else:
                     self.view.pop(key, None)
+        self._bound_view()
+
+    def _bound_view(self) -> None:
+        """An upper bound of what the view takes is nearly free; only when it is reached, the view is measured."""
+        entries = len(self.view)
+        if entries * self._entry_bytes + self._texts <= VIEW_BYTES and entries < self._measure_at:
+            return
+        size = entries * _SLOT_BYTES + _bytes_of(self.view.keys()) + _bytes_of(self.view.values())
+        if size > VIEW_BYTES * 3 // 4:  # the rest is room until the next time: measuring costs as much as filling
+            self.forget_view()
+        else:
+            self._entry_bytes, self._texts, self._measure_at = size // max(entries, 1) + 1, 0, 2 * entries
 
     def committed(self, key: Any) -> Any:
         """The committed value, a private copy if it is mutable; ABSENT where there is none."""
@@ -81,9 +114,10 @@ class PartitionState:
 
     def remember(self, key: Any, value: Any) -> None:
         """Keep an immutable committed value at hand."""
-        if len(self.view) >= VIEW_ENTRIES:
-            self.view.clear()
         self.view[key] = value
+        if type(value) not in _SMALL:
+            self._texts += sys.getsizeof(value)
+        self._bound_view()
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
         """All committed pairs, decoded."""
@@ -93,10 +127,13 @@ class PartitionState:
 
     def live(self, key: Any, value: Any) -> bool:
         """Whether a value found in overlay or epoch is really there: an untouched default that was only read is not."""
-        if value is ABSENT:
+        if value is ABSENT or self._is_empty_set(value):
             return False
         borrowed = self.borrowed.get((key, id(value))) if self.borrowed else None
         return borrowed is None or borrowed[2] or self._values.draft(value) != borrowed[1]
+
+    def _is_empty_set(self, value: Any) -> bool:
+        return self._sets and type(value) is set and not value
 
     def encode(self) -> Changes:
         """The epoch as bytes: the last value of each key that changed, None for deletions.
@@ -104,7 +141,7 @@ class PartitionState:
         Raises:
             BadRecord: a key or value cannot be encoded so that it would come back as it is.
         """
-        if self.borrowed:
+        if self.borrowed or self._sets:
             return self._encode_changed()
         epoch, gone = self.epoch, list[Any]()
         if ABSENT in epoch.values():
@@ -122,6 +159,10 @@ class PartitionState:
         for key, value in self.epoch.items():
             if value is ABSENT:
                 gone.append(key)
+                continue
+            if self._is_empty_set(value):
+                if self.store.get(self._keys.keep(key)) is not None:
+                    gone.append(key)
                 continue
             data = draft(value)
             borrowed = self.borrowed.get((key, id(value)))
@@ -146,8 +187,9 @@ class PartitionState:
         self.borrowed.clear()
 
     def forget_view(self) -> None:
-        """After the store was written past us (a restore)."""
+        """After the store was written past us (a restore), or the view has grown too large."""
         self.view.clear()
+        self._entry_bytes, self._texts, self._measure_at = _ENTRY_BYTES, 0, _MEASURE_FIRST
 
     def drop(self) -> None:
         """Forget the epoch."""
@@ -168,3 +210,7 @@ class PartitionState:
     def borrow(self, key: Any, value: Any, *, existed: bool) -> None:
         """Remember a mutable value as it is now, before it is handed out."""
         self.borrowed[key, id(value)] = (value, self._values.encode(value), existed)
+
+
+def _bytes_of(objects: Iterable[Any]) -> int:
+    return sum(map(sys.getsizeof, objects))

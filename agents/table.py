@@ -15,20 +15,20 @@ overrides `__getitem__` or `__setitem__` in Python loses C speed even for an ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from ..topics.errors import BadRecord, Stop, Usage
-from ..topics.serde import Codec, key_codec, value_codec
+from ..topics.errors import BadRecord
+from .overlay import Overlay
+from .runner import task_starter
 from .state import ABSENT, IMMUTABLE, PartitionState
-from .store import Changes, MemoryStore, Store
 
 __all__ = ["ClosedTable", "Table"]
 
 _UNTOUCHED: Any = object()
 
 
-class Table(dict[Any, Any]):
+class Table(Overlay):
     """A table, while it is open; see the module's laws.
 
     Args:
@@ -39,168 +39,9 @@ class Table(dict[Any, Any]):
         help: shown in lists.
         config: topic configuration of the changelog, under Kafka's names.
         store: `memory`, or `rocksdb` for a table on disk.
+        sets: values are sets, and `value_type` is that of their elements. A key whose set is empty is not there, so
+            that adding to a set and taking away again leaves the same table wherever a commit fell in between.
     """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        default: Callable[[], Any] | None = None,
-        partitions: int | None = None,
-        key_type: Any = None,
-        value_type: Any = None,
-        help: str = "",
-        config: Mapping[str, str] | None = None,
-        store: str = "memory",
-    ) -> None:
-        super().__init__()
-        self.name, self.default, self.help = name, default, help
-        self.partitions, self.store = partitions, store
-        self.config = dict(config or {})
-        self.key_codec: Codec = key_codec(key_type)
-        self.value_codec: Codec = value_codec(name, value_type, default)
-        self.changelog_topic: Any = None
-        self.changelog_partitions = 0
-        self.states: dict[int, PartitionState] = {}
-        self._set_aside: dict[int, PartitionState] = {}
-        self._state: PartitionState | None = None
-        self._view: dict[Any, Any] = {}
-        self._partition = -1
-        self._topic = ""
-        self._writers: set[str] = set()
-        self._deleted: set[Any] = set()
-        self._copying = False
-        self.__class__ = ClosedTable  # pyright: ignore[reportAttributeAccessIssue]
-
-    # The engine's side ------------------------------------------------------------------------------------------
-
-    def open(self, topic: str, partition: int) -> None:
-        """Show `partition` to an agent that reads `topic`."""
-        if partition != self._partition or topic != self._topic:
-            self.leave()
-            state = self.states.get(partition)
-            self._topic, self._partition, self._state = topic, partition, state
-            self._view = state.view if state is not None else {}
-        self.__class__ = Table  # pyright: ignore[reportAttributeAccessIssue]
-
-    def close(self) -> None:
-        """The agent is suspended."""
-        self.__class__ = ClosedTable  # pyright: ignore[reportAttributeAccessIssue]
-
-    def leave(self) -> None:
-        """Move the overlay into its partition's epoch."""
-        if not dict.__len__(self) and not self._deleted:
-            return
-        state = self._state
-        if state is None:
-            self.discard_overlay()
-            raise self._no_partition()
-        self._writers.add(self._topic)
-        state.move(self, self._deleted)
-        self.discard_overlay()
-
-    def discard_overlay(self) -> None:
-        """Forget what was changed since the last `leave`."""
-        dict.clear(self)
-        self._deleted.clear()
-
-    def drop_epoch(self) -> None:
-        """Forget everything that is not committed."""
-        self.discard_overlay()
-        self._partition, self._state, self._topic, self._view = -1, None, "", {}
-        self._writers.clear()
-        for state in self.states.values():
-            state.drop()
-
-    def check(self) -> None:
-        """Raise BadRecord if what was written since the last savepoint cannot be kept; changes nothing."""
-        if dict.__len__(self):
-            self.key_codec.keep_all(list(dict.keys(self)))
-            self.value_codec.keep_all(list(dict.values(self)))
-
-    def savepoint(self) -> None:
-        """From here on, `discard_overlay` undoes; mutable values are handed out as copies.
-
-        Several tables make one savepoint: `check` all of them before the first moves, so that it holds for all or none.
-
-        Raises:
-            BadRecord: as `check`; the overlay is still there.
-        """
-        self.check()
-        self._copying = True
-        self.leave()
-
-    def trust(self) -> None:
-        """End of `savepoint` mode."""
-        self._copying = False
-
-    def encode_epoch(self, partitions_of: Callable[[str], int]) -> dict[int, Changes]:
-        """Changes by partition, for the gate.
-
-        Raises:
-            Usage: a topic was read whose partition count differs from the changelog's.
-            BadRecord: something cannot be encoded.
-        """
-        self.leave()
-        for topic in self._writers:
-            if partitions_of(topic) != self.changelog_partitions:
-                raise self._mismatch(topic, partitions_of(topic))
-        return {p: changes for p, state in self.states.items() if state.epoch and len(changes := state.encode())}
-
-    def epoch_committed(self, changes: Mapping[int, Changes], positions: Mapping[int, int]) -> None:
-        """Kafka has committed `changes`; `positions` are the changelog positions after them."""
-        for partition, state in self.states.items():
-            made = changes.get(partition)
-            if made is not None:
-                state.apply(made, positions[partition])
-            else:
-                state.drop()
-        self._writers.clear()
-
-    def add_partition(self, partition: int, store: Store | None = None) -> PartitionState:
-        """Own a partition: as it was left when it went away a moment ago, or with this store, or empty."""
-        if partition not in self.states:
-            store = MemoryStore() if store is None else store
-            state = self._set_aside.pop(partition, None)
-            self.states[partition] = state or PartitionState(store, self.key_codec, self.value_codec)
-            self._partition = -1  # an agent may have been resumed here while the partition was away: look again
-        return self.states[partition]
-
-    def set_aside(self, keep: set[int]) -> None:
-        """Other partitions are gone; their stores are kept, so that one that comes back needs no restore."""
-        self.drop_epoch()
-        for partition in self.states.keys() - keep:
-            self._set_aside[partition] = self.states.pop(partition)
-
-    def forget_set_aside(self) -> None:
-        """What has not come back belongs to another worker now."""
-        for state in self._set_aside.values():
-            state.store.close()
-        self._set_aside.clear()
-
-    def _no_partition(self) -> Stop:
-        return Usage(
-            f"table {self.name}: partition {self._partition} of topic {self._topic} has no counterpart in the "
-            f"changelog, which has {self.changelog_partitions} partitions",
-            hint="a table and the topics whose agents write to it need the same number of partitions",
-        )
-
-    def _mismatch(self, topic: str, partitions: int) -> Stop:
-        return Usage(
-            f"table {self.name}: topic {topic} has {partitions} partitions, the changelog "
-            f"{self.changelog_name} has {self.changelog_partitions}",
-            hint="give both the same number (partitions=…), or repartition the stream with group_by",
-        )
-
-    @property
-    def changelog_name(self) -> str:
-        """Name of the changelog topic."""
-        return self.changelog_topic.get_topic_name()
-
-    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return object.__hash__(self)
-
-    # The agent's side -------------------------------------------------------------------------------------------
 
     def __missing__(self, key: Any) -> Any:
         if not self._deleted:
@@ -335,6 +176,9 @@ class Table(dict[Any, Any]):
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, dict) and dict(self.items()) == other)
 
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return object.__hash__(self)
+
     def __ne__(self, other: object) -> bool:
         return not self == other
 
@@ -362,6 +206,13 @@ class ClosedTable(Table):
     """A table seen from outside an agent: committed state of all local partitions, read only."""
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        agent = task_starter()
+        if agent is not None:
+            raise BadRecord(
+                f"table {self.name}: cannot be modified by a task that agent {agent} has started (asyncio.gather, "
+                "create_task): a table is open to the agent's own coroutine alone",
+                hint="let the task return what it has found, and write it to the table in the agent",
+            )
         raise BadRecord(
             f"table {self.name}: cannot modify a table outside of an agent",
             hint="send a record to an agent that does it; timers and web views can only read",
@@ -397,3 +248,6 @@ class ClosedTable(Table):
         return f"<Table {self.name} partitions={sorted(self.states)}>"
 
     __setitem__ = __delitem__ = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
+
+
+Table.opened, Table.closed = Table, ClosedTable

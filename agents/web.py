@@ -57,7 +57,8 @@ class OneTable(_View):
         del request
         table = self.table(name)
         pairs = [pair for state in table.states.values() for pair in islice(state.committed_items(), MAX_PAIRS)]
-        return self.answer({**_summary(table), "partitions": sorted(table.states), "pairs": pairs[:MAX_PAIRS]})
+        shown = [(key, table.plain(value)) for key, value in pairs[:MAX_PAIRS]]
+        return self.answer({**_summary(table), "partitions": sorted(table.states), "pairs": shown})
 
 
 class OneKey(_View):
@@ -70,7 +71,7 @@ class OneKey(_View):
         for candidate in _candidates(key):
             try:
                 if candidate in table:
-                    return self.answer(table[candidate])
+                    return self.answer(table.plain(table[candidate]))
             except BadRecord:
                 continue  # no key of this table looks like that
         raise self.NotFound(f"table {name} has no key {key} on this worker")

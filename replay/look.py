@@ -62,7 +62,7 @@ def look(
 def _show_key(snapshot: Snapshot, key: str) -> None:
     for candidate, value in snapshot.items():
         if str(candidate) == key:
-            out.print_json(msgspec.json.encode(value).decode())
+            out.print_json(msgspec.json.encode(snapshot.table.plain(value)).decode())
             return
     raise Usage(f"table {snapshot.table.name} has no key {key}")
 

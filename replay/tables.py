@@ -113,7 +113,7 @@ def rows_of(snapshot: Snapshot) -> tuple[list[str], list[list[Any]]]:
     """Column names and rows: `key` and the fields of a structured value, or `key` and `value`."""
     rows: list[dict[str, Any]] = []
     for key, value in snapshot.items():
-        plain = msgspec.to_builtins(value.asdict() if hasattr(value, "asdict") else value)
+        plain = msgspec.to_builtins(value.asdict() if hasattr(value, "asdict") else snapshot.table.plain(value))
         shown_key = "/".join(map(str, key)) if isinstance(key, tuple) else key
         rows.append({"key": shown_key, **(plain if isinstance(plain, dict) else {"value": plain})})
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["key", "value"]

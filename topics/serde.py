@@ -32,7 +32,7 @@ import msgspec
 
 from .errors import BadRecord, Usage
 
-__all__ = ["Codec", "codec", "key_codec", "value_codec"]
+__all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]
 
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
@@ -307,3 +307,51 @@ _JSON_KEY = Codec(
     trusted=frozenset({str, int, bool, type(None)}),
     fast=_json_encoder.encode,
 )
+
+
+def set_codec(table: str, declared: Any = None) -> Codec:
+    """The codec of sets in a table: a JSON array, ordered by the elements' bytes, so that equal sets are equal bytes.
+
+    Args:
+        declared: type of the elements; without one they are as undeclared keys, tuples included.
+
+    Raises:
+        Usage: such elements do not travel in JSON, or cannot be in a set.
+    """
+    try:
+        element = _JSON_KEY if declared is None else _json_element(declared)
+    except TypeError as exc:
+        raise Usage(f"table {table}: no sets of {declared!r}: {exc}", hint="elements are what JSON holds") from exc
+
+    def fast(value: Any) -> bytes:
+        return b"[%b]" % b",".join(sorted(element.keep_all(value)))
+
+    def encode(value: Any) -> bytes:
+        if type(value) is not set:
+            raise BadRecord(f"a {type(value).__qualname__} is no set", hint="values of a SetTable are sets")
+        return fast(value)
+
+    if declared is None:
+        decode, decode_list = (
+            _decode_set,
+            lambda data: [set(map(_hashable, found)) for found in _json_decoder.decode(data)],
+        )
+    else:
+        decode = msgspec.json.Decoder(set[declared]).decode
+        decode_list = msgspec.json.Decoder(list[set[declared]]).decode
+    return Codec(f"a set of {element.name}", decode, encode, fast=fast, decode_list=decode_list, whole=frozenset({set}))
+
+
+def _decode_set(data: bytes) -> Any:
+    return set(map(_hashable, _json_decoder.decode(data)))
+
+
+def _json_element(declared: Any) -> Codec:
+    """As `codec`, but text and bytes are JSON here too, since they are inside of an array."""
+    if hasattr(declared, "from_data"):
+        raise TypeError("Faust records cannot be in a set")
+    trusted = frozenset({declared}) if isinstance(declared, type) and (_is_trusted(declared) or declared is str) else ()
+    decoder = msgspec.json.Decoder(declared)
+    return Codec(
+        getattr(declared, "__name__", str(declared)), decoder.decode, _to_sorted_json, trusted=frozenset(trusted)
+    )

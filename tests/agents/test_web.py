@@ -66,13 +66,14 @@ async def test_tables_can_be_listed_looked_into_and_asked_for_a_key(lab, port) -
 
 async def test_keys_of_other_types_are_found_by_their_json(lab, port) -> None:
     topic, app = lab.topic(), lab.app(lab.fresh("app"), web_enabled=True, web_port=port)
-    table = app.Table("mixed")
+    table, pages = app.Table("mixed"), app.SetTable("pages")
     typed = app.Table("typed", key_type=int, value_type=Withdrawal)
 
     @app.agent(app.topic(topic), name="filler")
     async def filler(stream):
         async for value in stream:
             table[7], table["7 days"], table[("a", 1)] = "int", "text", "pair"
+            pages["ann"] |= {"b", "a", 7}
             typed[value] = Withdrawal(user="ann", amount=3)
 
     lab.produce(topic, [7])
@@ -81,6 +82,8 @@ async def test_keys_of_other_types_are_found_by_their_json(lab, port) -> None:
         assert await get(port, "/tables/mixed/7/") == (200, "int")
         assert await get(port, "/tables/mixed/7%20days/") == (200, "text")
         assert await get(port, '/tables/mixed/["a",1]/') == (200, "pair")
+        assert await get(port, "/tables/pages/ann/") == (200, ["a", "b", 7])
+        assert (await get(port, "/tables/pages/"))[1]["pairs"] == [["ann", ["a", "b", 7]]]
         status, value = await get(port, "/tables/typed/7/")
         assert (status, value["user"], value["amount"]) == (200, "ann", 3)
         assert (await get(port, "/tables/typed/seven/"))[0] == 404

@@ -135,6 +135,9 @@ MEASURES = (
         "worker.py",
         ("--style", "record", "--guarantee", "at_least_once"),
     ),
+    Measure(
+        "record-disk", "agent by record, table in RocksDB", "worker.py", ("--style", "record", "--store", "rocksdb://")
+    ),
     Measure("batch", "agent by batch, exactly-once", "worker.py", ("--style", "batch")),
     Measure("stock", "stock Faust, defaults", "stock.py", head_only=True),
 )

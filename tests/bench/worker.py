@@ -24,9 +24,9 @@ class Order(msgspec.Struct):
     at: int
 
 
-def shop(name: str, topic: str, guarantee: str, style: str, data: str) -> App:
+def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: str) -> App:
     """The first program of the README, with the bench's topic."""
-    app = App(name, processing_guarantee=guarantee, topic_partitions=PARTITIONS, datadir=data)
+    app = App(name, processing_guarantee=guarantee, topic_partitions=PARTITIONS, datadir=data, store=store)
     orders = app.topic(topic, value_type=Order, partitions=PARTITIONS)
     totals = app.Table("totals", default=int)
 
@@ -77,9 +77,10 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--guarantee", choices=["exactly_once", "at_least_once"], default="exactly_once")
     arguments.add_argument("--style", choices=["record", "batch"], default="record")
+    arguments.add_argument("--store", default="memory://")
     arguments.add_argument("--data", required=True)
     a = arguments.parse_args()
-    app = shop(a.name, a.topic, a.guarantee, a.style, a.data)
+    app = shop(a.name, a.topic, a.guarantee, a.style, a.data, a.store)
     app.cluster = Cluster.named(a.bootstrap_server)
     measure(app, a.records, a.out)
 
