@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from .item import BadLine, Item
 from .lines import BATCH_LINES
 from .opening import Member, find_members, fingerprint
 from .socketlines import SocketSource, parse_address
-from .source import Position, Source
+from .source import Part, Position, Source
 
 __all__ = ["History", "Series", "find_history", "open_part"]
 
@@ -44,6 +45,16 @@ class History:
     def resumable(self) -> bool:
         """Whether it can be read again from a position. A socket cannot."""
         return bool(self.members)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its records carry times of their own, by which its parts can be merged."""
+        return self.format.time is not None
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its files, in the order in which they are read without merging; none for a socket."""
+        return [Part(m.name, m.size_bytes, partial(_open_at, m, self.format)) for m in self.members]
 
     @property
     def size_bytes(self) -> int:
@@ -172,6 +183,10 @@ class Series:
             self._open = (
                 open_part(self._members[self._at], self._format, batch_lines=self._batch_lines) if more else None
             )
+
+
+def _open_at(member: Member, format: Format, position: Position | None, batch_lines: int) -> Source:
+    return open_part(member, format, position, batch_lines=batch_lines)
 
 
 def open_part(

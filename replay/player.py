@@ -22,6 +22,8 @@ from ..topics.deadletter import dead_letter_topic
 from ..topics.errors import Rebuild, Stop, Usage
 from ..topics.producer import TransactionalProducer
 from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
+from .course import Course
+from .disorder import Lateness
 from .format import OnBadLine
 from .item import BadLine
 from .report import Progress, Report
@@ -47,9 +49,10 @@ class Player:
     """Plays a history into a topic, or the rest of it.
 
     Args:
-        run_id: name of the run; none means the one that follows from what is asked (`History.identity`), so that asking
+        run_id: name of the run; none means the one that follows from what is asked (`Course.run_id`), so that asking
             the same again goes on with the same run. A socket, which cannot go on, gets a new one each time.
         partitions: of the topic, when it is made; 4 unless given. An existing topic keeps its own.
+        course: in which order records go.
         on_bad_line: `fail` ends the replay at the first, with nothing of its transaction sent; `skip` counts them;
             `dead-letter` sends them to `<topic>.dlq`.
         runs_topic: where runs keep their positions.
@@ -61,6 +64,7 @@ class Player:
         history: Replayable,
         topic: str,
         *,
+        course: Course | None = None,
         run_id: str | None = None,
         partitions: int | None = None,
         on_bad_line: OnBadLine = "fail",
@@ -69,8 +73,12 @@ class Player:
         transaction_s: float = TRANSACTION_S,
         batch_lines: int | None = None,
     ) -> None:
+        self._course = course or Course()
+        self._course.checked(history)
+        way = self._course.identity(history)
         fresh = "" if history.resumable else f"-{secrets.token_hex(4)}"
-        self.run_id = run_id or history.identity(topic) + fresh
+        self.run_id = run_id or self._course.run_id(history, topic) + fresh
+        self._asked = {**history.format.identity(), **({"course": way} if way else {})}
         self._cluster = cluster
         self._history = history
         self._topic = topic
@@ -85,6 +93,7 @@ class Player:
         self._examples: list[str] = []
         self._warnings: list[str] = []
         self._dead_letters_ready = False
+        self._lateness = Lateness()
 
     def stop(self) -> None:
         """End after the transaction that is under way; may be called from a signal handler or another thread."""
@@ -128,7 +137,7 @@ class Player:
             run_id=self.run_id,
             topic=self._topic,
             specs=history.specs,
-            format=history.format.identity(),
+            format=self._asked,
             fingerprint=fingerprint,
             started_ms=_now_ms(),
         )
@@ -138,8 +147,8 @@ class Player:
         again = f"--run-id NAME starts another run, which sends everything to {self._topic}"
         if state.topic != self._topic or state.specs != self._history.specs:
             raise Usage(f"run {self.run_id} sends {' '.join(state.specs)} to {state.topic}", hint=again)
-        if state.format != self._history.format.identity():
-            raise Usage(f"run {self.run_id} was begun with other options for its files", hint=again)
+        if state.format != self._asked:
+            raise Usage(f"run {self.run_id} was begun with other options for its records", hint=again)
         if state.fingerprint != fingerprint:
             changed = self._history.changed_since(state.started_ms)
             raise Stop(
@@ -163,7 +172,7 @@ class Player:
     ) -> RunState:
         target, partitions = self._prepare_topic()
         more = {} if self._batch_lines is None else {"batch_lines": self._batch_lines}
-        source = self._history.open(state.position, **more)
+        source = self._course.open(self._history, state.position, lateness=self._lateness, **more)
         try:
             while not state.done and not self._stop.is_set():
                 work = Transaction(producer, self._runs, target, partitions, state)
@@ -264,6 +273,8 @@ class Player:
             resumable=self._history.resumable,
             examples=tuple(self._examples),
             warnings=tuple(self._warnings),
+            late=self._lateness.records,
+            late_ms=self._lateness.worst_ms,
         )
 
 

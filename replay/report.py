@@ -40,6 +40,7 @@ class Report:
         resumable: the run goes on where it was when it is started again; a socket does not.
         examples: the first bad lines of this start, as `file:line: reason`.
         warnings: what might go wrong with the topic.
+        late, late_ms: records of this start that were late in their source, and by how much the latest of them.
     """
 
     run_id: str
@@ -58,6 +59,8 @@ class Report:
     resumable: bool
     examples: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    late: int = 0
+    late_ms: int = 0
 
     @property
     def rate(self) -> float:

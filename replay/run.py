@@ -22,6 +22,7 @@ from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
 from ..topics.deadletter import dead_letter_topic
 from ..topics.errors import Usage
+from .course import Course
 from .crew import Crew
 from .drain import Drain
 from .format import OnBadLine
@@ -91,6 +92,7 @@ class BoundedRun:
     Args:
         app_name: as for `-A`.
         inputs: what is replayed, in the order of their stages.
+        course: in which order records go into the topics.
         output: result file; its ending says the format. None writes none.
         table: the table that is the result; None means the app's only one.
         run_id: None derives it from what is asked.
@@ -102,6 +104,7 @@ class BoundedRun:
         app_name: str,
         inputs: Sequence[Input],
         *,
+        course: Course | None = None,
         output: Path | None = None,
         table: str | None = None,
         run_id: str | None = None,
@@ -110,6 +113,7 @@ class BoundedRun:
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
+        self._course = course or Course()
         self._processes = processes
         self._on_bad_line: OnBadLine = on_bad_line
         self._watch = watcher or Watcher()
@@ -128,7 +132,7 @@ class BoundedRun:
 
     def _derive_id(self) -> str:
         asked = [
-            [i.topic, i.stage, history.identity(i.topic or ""), history.fingerprint()]
+            [i.topic, i.stage, self._course.run_id(history, i.topic or ""), history.fingerprint()]
             for i, history in zip(self._inputs, self._histories, strict=True)
         ]
         text = json.dumps([self._app_name, asked], sort_keys=True).encode()
@@ -212,6 +216,7 @@ class BoundedRun:
             self._cluster,
             history,
             topic,
+            course=self._course,
             run_id=f"{self.app.conf.id}-{number}",
             on_bad_line=self._on_bad_line,
         )

@@ -15,6 +15,7 @@ from rich.table import Table as Grid
 from .report import Progress as ReplayProgress
 from .report import Report
 from .run import RunReport, Watcher
+from .shown import shown_ms
 from .tables import Snapshot, rows_of
 
 __all__ = ["ProgressView", "RunView", "show_replay", "show_run", "show_table"]
@@ -117,6 +118,11 @@ def _show_bad(report: Report) -> None:
         out.print(f"  [yellow]{report.dead_letters:,} bad lines in {report.topic}.dlq[/yellow]")
     for example in report.examples[:3]:
         out.print(f"    {example}", markup=False)
+    if report.late:
+        out.print(
+            f"  [yellow]{report.late:,} records were late in their source, by {shown_ms(report.late_ms)} at most; "
+            "they keep their places (--disorder)[/yellow]"
+        )
     for warning in report.warnings:
         out.print(f"  [yellow]{warning}[/yellow]")
 

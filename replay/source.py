@@ -13,12 +13,14 @@ same transaction as the records before it, or not at all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .format import Format
 from .item import BadLine, Item
 
-__all__ = ["Position", "Replayable", "Source"]
+__all__ = ["Part", "Position", "Replayable", "Source"]
 
 # Plain JSON, opaque to everyone but the kind of source that made it; a source made of others keeps theirs in its own.
 Position = dict[str, Any]
@@ -67,6 +69,20 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What can be opened by itself, and merged with others by time.
+
+    Attributes:
+        name: as shown; ties in time go by it.
+        open: at a position or at the beginning, with so many lines a batch.
+    """
+
+    name: str
+    size_bytes: int
+    open: Callable[[Position | None, int], Source]
+
+
 class Replayable(Protocol):
     """What is asked to be replayed: found and checked, not yet read. Files, a socket, an archive, a topic.
 
@@ -74,6 +90,8 @@ class Replayable(Protocol):
         specs: what the user named, so that it means the same from any folder.
         resumable: it can be read again from a position.
         size_bytes: for showing progress, in the unit of `Source.done_bytes`; 0 where there is no end in sight.
+        timed: its records carry times of their own, so that parts can be merged by them.
+        parts: what can be opened by itself, in the order in which it is read without merging; none where it is one.
         partitions: how many the target must have, because the records say where they belong; None where they do not.
     """
 
@@ -88,6 +106,12 @@ class Replayable(Protocol):
 
     @property
     def size_bytes(self) -> int: ...
+
+    @property
+    def timed(self) -> bool: ...
+
+    @property
+    def parts(self) -> list[Part]: ...
 
     @property
     def partitions(self) -> int | None: ...

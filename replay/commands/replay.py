@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..courseoptions import course_of, course_options
 from ..options import LEVELS, cluster_options, format_options, log_to_stderr, on_ground
 
 __all__ = ["replay"]
@@ -22,6 +23,7 @@ __all__ = ["replay"]
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("--follow", is_flag=True, help="A socket: connect again when it ends.")
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@course_options
 @format_options
 @cluster_options
 def replay(
@@ -48,6 +50,7 @@ def replay(
     Examples:
       anabranch replay data.txt --to lines --key-before ,
       anabranch replay flights.csv.zip --to flights --key carrier --time time_hour
+      anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # one order, by time, over all files
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
     """
     from ..history import find_history
@@ -56,12 +59,14 @@ def replay(
     from ..show import ProgressView, show_replay
 
     log_to_stderr(loglevel)
+    course = course_of(form)
     history = find_history(list(sources), format_of(form, key=key, time=time), follow=follow)
     with on_ground(bootstrap_server, options) as place, ProgressView() as view:
         player = Player(
             place.cluster,
             history,
             topic,
+            course=course,
             run_id=run_id,
             partitions=partitions,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)

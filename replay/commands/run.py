@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ...topics.errors import Usage
+from ..courseoptions import course_of, course_options
 from ..options import LEVELS, app_name, cluster_options, format_options, log_to_stderr, on_ground
 
 __all__ = ["run"]
@@ -34,6 +35,7 @@ __all__ = ["run"]
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@course_options
 @format_options
 @cluster_options
 @click.pass_context
@@ -70,6 +72,7 @@ def run(
     from ..show import RunView, show_run
 
     log_to_stderr(loglevel)
+    course = course_of(form)
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("nothing to run over", hint="--input FILE")
@@ -79,6 +82,7 @@ def run(
             place.cluster,
             name,
             asked,
+            course=course,
             output=output,
             table=table,
             run_id=run_id,

@@ -265,10 +265,11 @@ def test_a_topic_that_would_lose_it_is_refused(
     path.write_text("t,n\n2013-01-01,1\n")
     Admin(broker).create([TopicSpec(topic, 2, config=config)])
     history = find_history([str(path)], Format(time="t"))
+    player = Player(broker, history, topic)
     with pytest.raises(Stop, match=setting):
-        Player(broker, history, topic).play()
+        player.play()
     assert drain(topic) == []
-    assert Runs(broker).read(history.identity(topic)) is None
+    assert Runs(broker).read(player.run_id) is None
 
 
 def test_a_record_that_is_too_large_is_named(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:
