@@ -5,9 +5,27 @@
 
 from faust import current_event
 
+from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .app import App
 from .event import RecordBatch
+from .flow import Flow
 from .settings import EngineSettings
 from .table import Table
 
-__all__ = ["App", "EngineSettings", "RecordBatch", "Table", "current_event"]
+__all__ = [
+    "App",
+    "EngineSettings",
+    "Flow",
+    "RecordBatch",
+    "Table",
+    "current_event",
+    # for Flow.aggregate
+    "Aggregate",
+    "Count",
+    "Distinct",
+    "Max",
+    "Mean",
+    "Min",
+    "Sum",
+    "Top",
+]

@@ -16,6 +16,7 @@ from .effects import Output
 
 if TYPE_CHECKING:
     from .app import App
+    from .flow import Flow
 
 __all__ = ["Sent", "Topic"]
 
@@ -159,6 +160,46 @@ class Topic(faust.Topic):
             timestamp=message.timestamp,
             headers=message.headers,
         )
+
+    # Flows begin here: see `flow.py` ---------------------------------------------------------------------------------
+
+    def flow(self, *, on_failure: Any = "dead_letter") -> Flow:
+        """Its values as a flow, for agents of this failure policy."""
+        from .flow import Flow
+
+        return Flow(self, type=Any if self.value_type is None else self.value_type, on_failure=on_failure)
+
+    def map(self, function: Any) -> Flow:
+        """`Flow.map`."""
+        return self.flow().map(function)
+
+    def filter(self, function: Any) -> Flow:
+        """`Flow.filter`."""
+        return self.flow().filter(function)
+
+    def flat_map(self, function: Any) -> Flow:
+        """`Flow.flat_map`."""
+        return self.flow().flat_map(function)
+
+    def select(self, *fields: str, **computed: Any) -> Flow:
+        """`Flow.select`."""
+        return self.flow().select(*fields, **computed)
+
+    def with_columns(self, **computed: Any) -> Flow:
+        """`Flow.with_columns`."""
+        return self.flow().with_columns(**computed)
+
+    def key_by(self, key: Any = None, value: Any = None) -> Flow:
+        """`Flow.key_by`."""
+        return self.flow().key_by(key, value)
+
+    def reduce(self, how: Any, table: Any = None, **options: Any) -> Any:
+        """`Flow.reduce`, by the records' own keys."""
+        return self.flow().reduce(how, table, **options)
+
+    def aggregate(self, table: Any = None, /, **columns: Any) -> Any:
+        """`Flow.aggregate`, by the records' own keys."""
+        return self.flow().aggregate(table, **columns)
 
     async def declare(self) -> None:
         """Create the topic where it does not exist."""

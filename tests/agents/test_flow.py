@@ -1,0 +1,176 @@
+"""Flows: what plain functions make of a topic, against plain Python over the same records."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+import msgspec
+import pytest
+from anabranch.agents.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
+from anabranch.agents.flow import Flow
+from anabranch.agents.folding import Aggregating, Joining, folded
+from anabranch.topics.errors import Usage
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Sale(msgspec.Struct):
+    item: str
+    amount: int
+    user: str = ""
+
+
+def parse(line: str) -> tuple[str, int]:
+    key, _, number = line.partition(",")
+    return key, int(number)
+
+
+def parse_sale(line: str) -> Sale:
+    item, amount, user = line.split(",")
+    return Sale(item, int(amount), user)
+
+
+def join_sales(a: Sale, b: Sale) -> Sale:
+    return Sale(a.item, a.amount + b.amount, max(a.user, b.user))
+
+
+LINES = [f"{random.Random(i).choice('abcdefg')},{i},u{i % 5}" for i in range(300)]
+SALES = [parse_sale(line) for line in LINES]
+
+
+def by_item() -> dict[str, list[Sale]]:
+    groups: dict[str, list[Sale]] = defaultdict(list)
+    for sale in SALES:
+        groups[sale.item].append(sale)
+    return groups
+
+
+FLOWS = ("totals", "joined", "greatest-odd", "letters", "by-user")
+
+
+def at_rest(app: Any, drain: Any) -> Any:
+    """Whether all that was sent for a table is in it."""
+
+    def check(table: str) -> bool:
+        last = {m.partition(): m.offset() for m in drain(f"{app.conf.id}-{table}-repartition")}
+        committed = app.engine.committed
+        return all(committed.get((f"{app.conf.id}-{table}-repartition", p), 0) > at for p, at in last.items())
+
+    return check
+
+
+async def test_flows_end_in_tables_and_topics_that_hold_what_python_says(lab, table_of, drain) -> None:
+    topic, app = lab.topic(2), lab.app(lab.fresh("app"), topic_partitions=2)
+    name = app.conf.id
+    lines = app.topic(topic, value_type=str)
+    sales = lines.map(parse_sale)
+
+    lines.map(lambda line: line.rsplit(",", 1)[0]).map(parse).key_by().reduce(sum, "totals")
+    sales.key_by("item").reduce(join_sales, "joined")
+    sales.filter(lambda sale: sale.amount % 2).key_by(lambda sale: sale.item, "amount").reduce(max, "greatest-odd")
+    lines.flat_map(lambda line: line.split(",")[::2]).key_by(str, len).reduce(sum, "letters")
+    sales.key_by("user").aggregate(
+        "by-user",
+        sales=Count(),
+        sold=Sum("amount"),
+        least=Min("amount"),
+        most=Max("amount"),
+        mean=Mean("amount"),
+        items=Distinct("item"),
+        best=Top("amount", 2),
+    )
+    lines.aggregate("by-own-key", lines=Count(), longest=Max(len))
+    jsons = app.topic(lab.topic(2), value_type=bytes)
+    Flow(jsons).map(msgspec.json.decode).select("x", y=lambda e: e["x"] * 2).with_columns(z="y").to(f"{name}-out")
+
+    lab.produce(jsons.get_topic_name(), [(f"k{x}", {"x": x, "w": 0}) for x in range(5)])
+    lab.produce(topic, [("even" if i % 2 == 0 else "odd", line) for i, line in enumerate(LINES)])
+    lab.produce(topic, [("even", None)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.caught_up(jsons.get_topic_name(), app)
+        await lab.until(lambda: all(map(at_rest(app, drain), FLOWS)), "flows at rest")
+
+    groups = by_item()
+    assert table_of(app, "totals") == {item: sum(s.amount for s in group) for item, group in groups.items()}
+    assert table_of(app, "joined") == {
+        item: {"item": item, "amount": sum(s.amount for s in group), "user": max(s.user for s in group)}
+        for item, group in groups.items()
+    }
+    odd = {item: [s.amount for s in group if s.amount % 2] for item, group in groups.items()}
+    assert table_of(app, "greatest-odd") == {item: max(amounts) for item, amounts in odd.items() if amounts}
+    letters = [word for line in LINES for word in line.split(",")[::2]]
+    assert table_of(app, "letters") == {word: letters.count(word) * len(word) for word in letters}
+    for user, value in table_of(app, "by-user").items():
+        group = [s for s in SALES if s.user == user]
+        amounts = [s.amount for s in group]
+        assert value["sales"] == len(group)
+        assert (value["sold"], value["least"], value["most"]) == (sum(amounts), min(amounts), max(amounts))
+        assert value["mean"] == fmean(amounts)
+        assert value["items"] == len({s.item for s in group})
+        assert [element["amount"] for element in value["best"]] == sorted(amounts, reverse=True)[:2]
+    assert table_of(app, "by-own-key") == {
+        "even": {"lines": 150, "longest": max(map(len, LINES[::2]))},
+        "odd": {"lines": 150, "longest": max(map(len, LINES[1::2]))},
+    }
+    sent = {m.key(): msgspec.json.decode(m.value()) for m in drain(f"{name}-out")}
+    assert sent == {f"k{x}".encode(): {"x": x, "y": 2 * x, "z": 2 * x} for x in range(5)}
+
+
+async def test_a_record_that_a_function_refuses_goes_to_the_dead_letters_alone(lab, table_of, drain) -> None:
+    topic, app = lab.topic(1), lab.app(lab.fresh("app"), topic_partitions=1)
+    app.topic(topic, value_type=str).map(parse).key_by().reduce(sum, "totals")
+    lab.produce(topic, ["a,1", "b,2", "a,x", "a,3", "b"])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: at_rest(app, drain)("totals"), "the flow at rest")
+    assert table_of(app, "totals") == {"a": 4, "b": 2}
+    assert [m.value() for m in drain(f"{topic}.dlq")] == [b"a,x", b"b"]
+
+
+def test_a_flow_that_makes_no_sense_says_so(lab) -> None:
+    lines = lab.app(lab.fresh("app")).topic("lines", value_type=str)
+    for wrong in (
+        lambda: lines.key_by("a").map(str),
+        lambda: lines.key_by("a").key_by("b"),
+        lambda: lines.aggregate("t"),
+        lambda: lines.aggregate("t", n=sum),
+        lambda: lines.reduce(Count()),
+        lambda: lines.aggregate("t", top=Top("a", 0)),
+    ):
+        with pytest.raises(Usage) as caught:
+            wrong()
+        assert caught.value.hint
+
+
+NUMBERS = st.lists(st.integers(-100, 100), min_size=1, max_size=30)
+HOWS: list[Aggregate] = [Count(), Sum(), Min(), Max(), Mean(), Distinct(), Top(None, 3)]
+
+
+@given(NUMBERS, st.data())
+def test_however_elements_are_grouped_the_result_is_one(numbers: list[int], data: Any) -> None:
+    """Elements one by one, against partial results of random groups that meet in random order, stored in between."""
+    how = Aggregating({str(i): each for i, each in enumerate(HOWS)})
+    alone = folded(((None, n) for n in numbers), how.start, how.add)[None]
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(numbers)), max_size=4)) | {0, len(numbers)})
+    groups = [numbers[a:b] for a, b in pairwise(cuts) if a < b]
+    parts = [folded(((None, n) for n in group), how.start, how.add)[None] for group in groups]
+    parts = data.draw(st.permutations(parts))
+    stored: Any = None
+    for part in parts:
+        part = msgspec.json.decode(msgspec.json.encode(part))  # as through a repartition topic
+        state = part if stored is None else how.merge(how.opened(stored), part)
+        stored = msgspec.json.decode(msgspec.json.encode(how.stored(state)))
+    assert stored == msgspec.json.decode(msgspec.json.encode(how.stored(alone)))
+
+
+@given(NUMBERS)
+def test_a_reduction_of_batches_is_that_of_the_elements(numbers: list[int]) -> None:
+    join = Joining(lambda a, b: a + b)
+    halves = [numbers[::2], numbers[1::2]]
+    parts = [folded(((None, n) for n in half), join.start, join.add)[None] for half in halves if half]
+    assert folded(((None, p) for p in parts), lambda s: s, join.merge)[None] == sum(numbers)
