@@ -23,6 +23,7 @@ from ..topics.admin import Admin
 from ..topics.client import Cluster
 from ..topics.errors import Stop
 from ..topics.reading import read_to_end
+from .aside import aside
 from .assignment import Assignment
 from .group import Group
 from .shelf import Shelf
@@ -138,7 +139,7 @@ async def restore_beside(
 
 
 async def _beside(group: Group, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    task = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    task = asyncio.ensure_future(aside(call, *args, **kwargs))
     while not task.done():
         await asyncio.wait({task}, timeout=_KEEP_ALIVE_S)
         group.keep_alive()

@@ -26,8 +26,9 @@ from typing import Any
 from faust.types import TP
 
 from ..topics.admin import Admin
-from ..topics.errors import AnabranchError, BadRecord, Rebuild, Retry, Stop
+from ..topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retry, Stop
 from ..topics.producer import Aborted
+from .aside import aside
 from .assignment import Assignment
 from .changelog import RestoreProgress, refuse_counting_twice, restore_beside
 from .epoch import Draft
@@ -67,7 +68,7 @@ class Engine(Observed):
         """Reach the cluster, take an identity, end what a predecessor left open."""
         self.app.flow_control.resume()  # of channels in memory; what topics deliver does not pass through it
         self._admin = Admin(self.app.cluster, patience_s=self.settings.patience_s)
-        self.partition_counts = await asyncio.to_thread(self._admin.partitions, timeout_s=self.settings.connect_s)
+        self.partition_counts = await aside(self._admin.partitions, timeout_s=self.settings.connect_s)
         self._member = Membership(
             self.app.cluster,
             self.app.conf.id,
@@ -85,7 +86,7 @@ class Engine(Observed):
         try:
             await self.app.declare(list(self.app.topics))
             await self.app.declare_changelogs()
-            self.partition_counts = await asyncio.to_thread(self._admin.partitions)
+            self.partition_counts = await aside(self._admin.partitions)
             if self._subscribed:
                 self._group.subscribe(self._subscribed)
             else:
@@ -269,9 +270,9 @@ class Engine(Observed):
         began = time.monotonic()
         if self._epoch.dirty:
             with self._settled():
-                await asyncio.to_thread(self.app.create_required)
+                await aside(self.app.create_required)
                 draft = self._draft()
-                self._epoch.finish(draft, await asyncio.to_thread(self._member.committer.commit, draft.plan))
+                self._epoch.finish(draft, await aside(self._member.committer.commit, draft.plan))
             self._epoch.begin(cost_s=time.monotonic() - began)
         else:
             self._epoch.begin()
@@ -302,9 +303,10 @@ class Engine(Observed):
             logger.warning("epoch dropped: %s", exc)
             self._redo_wanted = True
             self._lost = self._lost or exc.lost
-        except (Rebuild, Retry) as exc:
-            logger.warning("%s: this worker rebuilds from its changelogs", exc)
+        except (Hung, Rebuild, Retry) as exc:
+            logger.warning("%s: this worker rebuilds from its changelogs", exc.args[0])
             self._rebuild_wanted = True
+            self._group.hear_of(exc)
 
     def _blame_somebody(self, error: BadRecord) -> None:
         """Something in the epoch cannot be encoded: do it again record by record, which finds whose it is."""

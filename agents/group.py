@@ -16,9 +16,10 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from ..topics import pulse
 from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
+from ..topics.errors import Hung, Stop, from_kafka, is_unreachable, kafka_error, passes
 from .assignment import Assignment, read_marks
 from .inbox import Position
 from .settings import EngineSettings
@@ -27,7 +28,11 @@ __all__ = ["Group"]
 
 logger = logging.getLogger(__name__)
 
-_CALL_S = 30.0
+_ASK_S = 5.0
+
+# Committed offsets are told when the transactions on their way are settled: that of a dead worker takes its timeout and
+# the broker's 10 s. In waits for a client that hangs.
+_SETTLED = 2.5
 _KEEP_ALIVE_S = 1.0
 
 # Records in a poll: of the first, before it is known how fast the agents are, and the least.
@@ -55,6 +60,8 @@ class Group:
         finished: why this client can do nothing more, and the worker needs a new one; None while it works. A static
             member is fenced when another process has its identity, but also by itself: a broker that restarts may
             take its own second attempt to join for another.
+        fenced: whether that is why.
+        heard_s: monotonic time of the last sign that somebody answers this client.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class Group:
         self.owned: set[Position] = set()
         self.topics: list[str] = []
         self.finished: str | None = None
+        self.fenced = False
+        self.heard_s = time.monotonic()
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
         self._flowing = self._closing = False
@@ -150,6 +159,8 @@ class Group:
             messages: list[Any] = self.kafka.consume(most, 0)
         except KafkaException as exc:
             raise from_kafka(exc, "consume", servers=self._cluster.bootstrap_servers) from exc
+        if messages:
+            self.heard_s = time.monotonic()
         if any(map(_error_of, messages)):
             for message in messages:
                 error = message.error()
@@ -168,11 +179,33 @@ class Group:
                 "kafka-consumer-groups --reset-offsets",
             )
         if error.fatal() or code in _FINISHED:
-            self.finished = error.str()
+            self.finished, self.fenced = error.str(), True
         now = time.monotonic()
         if now - self._complained_s > 5:
             self._complained_s = now
             logger.warning("consumer: %s", error.str())
+
+    def hear_of(self, error: BaseException) -> None:
+        """What has made the worker's producer hang has happened to its consumer as well."""
+        if isinstance(error, Hung) and self.finished is None:
+            self.finished = str(error.args[0])
+            logger.warning("%s: this worker takes a new one", self.finished)
+
+    def ask(self) -> None:
+        """Ask the coordinator something (blocking); noted as finished when it has not answered for too long."""
+        if not self.topics or time.monotonic() - self.heard_s < pulse.HUNG_S:
+            return
+        try:
+            self.kafka.committed([TopicPartition(self.topics[0], 0)], timeout=_ASK_S)
+            self.heard_s = time.monotonic()
+        except KafkaException as exc:
+            silent_s = time.monotonic() - self.heard_s
+            if not _may_pass(exc):
+                self.heard_s = time.monotonic()
+            elif silent_s > _SETTLED * pulse.HUNG_S and pulse.answers(self._cluster):
+                self.hear_of(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
+        except RuntimeError:
+            pass  # closed meanwhile
 
     def take_again(self) -> None:
         """Begin anew with the partitions there are, from what is committed now (blocking)."""
@@ -234,7 +267,13 @@ class Group:
 
     def _begin(self, kafka: Any, partitions: list[TopicPartition]) -> None:
         self._moving()
-        assignment = self._starts(partitions)
+        try:
+            assignment = self._starts(partitions)
+        except Hung as exc:
+            self.hear_of(exc)
+            kafka.unassign()
+            return
+        self.heard_s = time.monotonic()
         assignment.began_s = self._moving_since_s
         kafka.assign([])  # `flow` assigns
         self._flowing = False
@@ -284,12 +323,19 @@ class Group:
     def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
         if not partitions:
             return []
-        deadline = time.monotonic() + self._settings.patience_s
+        began = time.monotonic()
         while True:
             try:
-                return self.kafka.committed(partitions, timeout=_CALL_S)
+                return self.kafka.committed(partitions, timeout=_ASK_S)
             except KafkaException as exc:
-                error = kafka_error(exc)
-                if not (passes(error) or is_unreachable(error)) or time.monotonic() > deadline:
+                waited_s = time.monotonic() - began
+                if not _may_pass(exc) or waited_s > self._settings.patience_s:
                     raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
+                if waited_s > _SETTLED * pulse.HUNG_S and pulse.answers(self._cluster):
+                    raise Hung(f"the consumer has not read committed offsets for {waited_s:.0f} s") from exc
                 time.sleep(0.05)
+
+
+def _may_pass(exc: KafkaException) -> bool:
+    error = kafka_error(exc)
+    return passes(error) or is_unreachable(error)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..topics.client import Cluster
 from ..topics.errors import Stop
+from ..topics.pulse import leave_behind
+from .aside import aside
 from .assignment import Assignment
 from .commit import AtLeastOnce, Committer, ExactlyOnce
 from .group import Group
@@ -20,7 +24,13 @@ from .shelf import Shelf
 
 __all__ = ["Membership"]
 
+logger = logging.getLogger(__name__)
+
 _AGAIN_S = 60.0
+_LOOK_S = 1.0
+
+# A consumer leaves its group within half a second, or it hangs.
+_CLOSE_S = 10.0
 
 
 class Membership:
@@ -48,6 +58,7 @@ class Membership:
         self._cluster, self._settings = cluster, settings
         self._identity = Identity(data)
         self.name = f"{group_id}-{self._identity.name}"
+        self._watching: asyncio.Future[Any] | None = None
         self._renewed_s: dict[str, float] = {}
         self.shelf = Shelf(cluster, group_id, data / str(self._identity.slot) / "tables")
         self._new_group = partial(Group, cluster, group_id, self.name, settings, on_assign, on_revoke, on_lost)
@@ -60,28 +71,39 @@ class Membership:
         return AtLeastOnce(self._cluster, self.group.kafka)
 
     async def open(self) -> None:
-        """Fence predecessors, end what they left open."""
-        await asyncio.to_thread(self.committer.open)
+        """Fence predecessors, end what they left open; from then on look whether the consumer hangs."""
+        await aside(self.committer.open)
+        self._watching = self._watching or asyncio.ensure_future(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await aside(self.group.ask)
 
     async def renew(self) -> None:
         """A new producer, a new consumer where that is finished too, and the partitions from what Kafka says was
         committed: the outcome of the last commit is found there.
 
         Raises:
-            Stop: twice within a minute; then it was no accident.
+            Stop: fenced twice within a minute; then it was no accident.
         """
         finished, topics = self.group.finished is not None, self.group.topics
-        self._note("consumer" if finished else "producer")
-        await asyncio.to_thread(self.committer.close)
+        if self.group.fenced or not finished:
+            self._note("consumer" if finished else "producer")
+        await aside(self.committer.close)
         if finished:
-            await asyncio.to_thread(self.group.close, keep_identity=True)
+            await self._close_group(keep_identity=True)
             self.group = self._new_group()
         self.committer = self._new_committer()
         await self.open()
         if finished:
             self.group.subscribe(topics)
         else:
-            await asyncio.to_thread(self.group.take_again)
+            await aside(self.group.take_again)
+
+    async def _close_group(self, *, keep_identity: bool) -> None:
+        if not await aside(leave_behind, partial(self.group.close, keep_identity=keep_identity), _CLOSE_S):
+            logger.warning("the consumer does not close: it is left behind")
 
     def _note(self, client: str) -> None:
         now = time.monotonic()
@@ -94,7 +116,9 @@ class Membership:
 
     async def close(self, *, keep_identity: bool) -> None:
         """Leave the group at once; with `keep_identity` the partitions wait for the same worker instead."""
-        await asyncio.to_thread(self.group.close, keep_identity=keep_identity)
-        await asyncio.to_thread(self.committer.close)
-        await asyncio.to_thread(self.shelf.close)
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._close_group(keep_identity=keep_identity)
+        await aside(self.committer.close)
+        await aside(self.shelf.close)
         self._identity.release()

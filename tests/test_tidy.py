@@ -53,6 +53,7 @@ KNOWS_KAFKA = {
     "topics/errors.py",
     "topics/node.py",
     "topics/producer.py",
+    "topics/pulse.py",
     "topics/reading.py",
     "agents/assignment.py",
     "agents/changelog.py",

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
+from . import pulse
 from .client import Cluster
 from .errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 
@@ -167,7 +168,7 @@ class Admin:
         return self._patiently("list offsets", ask)
 
     def _patiently(self, doing: str, ask: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self._patience_s
+        began = renewed = time.monotonic()
         while True:
             try:
                 return ask()
@@ -176,8 +177,11 @@ class Admin:
                 # comes back (_NOENT).
                 error = kafka_error(exc)
                 passing = passes(error) or is_unreachable(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
-                if not passing or time.monotonic() > deadline:
+                now = time.monotonic()
+                if not passing or now > began + self._patience_s:
                     raise from_kafka(exc, doing, servers=self._cluster.bootstrap_servers) from exc
+                if now > renewed + pulse.HUNG_S / 2:  # the client may be finished without saying so
+                    self._kafka, renewed = AdminClient(self._cluster.config()), now
                 time.sleep(_AGAIN_S)
                 # Left to itself librdkafka asks with the leader's epoch that it knows from before, for ever.
                 with contextlib.suppress(KafkaException):

@@ -5,6 +5,7 @@
     ├── Rebuild       this client is finished (fenced, fatal): make a new one and restore from the changelog
     ├── BadRecord     one record cannot be processed: it goes to its policy, the others go on
     └── Stop          a human has to change something; the program ends with exit code 1
+        ├── Hung      this client is finished without saying so: a new one may find what became of its last call
         └── Usage     …and what has to change is the command line or the user's program; exit code 2
 
 Each carries a hint: what to do about it.
@@ -17,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException
 __all__ = [
     "AnabranchError",
     "BadRecord",
+    "Hung",
     "Rebuild",
     "Retry",
     "Stop",
@@ -62,6 +64,17 @@ class BadRecord(AnabranchError):
 
 class Stop(AnabranchError):
     """A human has to change something first."""
+
+
+class Hung(Stop):
+    """The client waits for ever although the cluster is there (see `pulse`).
+
+    What it wanted may have happened or not, as after a crash. Who can begin anew with another client does; for all
+    others the program ends.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="start again: it goes on from what was committed")
 
 
 class Usage(Stop):

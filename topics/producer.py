@@ -12,13 +12,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from . import pulse
 from .client import Cluster
-from .errors import Rebuild, Stop, from_kafka, is_lost, kafka_error
+from .errors import Hung, Rebuild, Stop, from_kafka, is_lost, kafka_error
 
 __all__ = ["Aborted", "Headers", "TransactionalProducer", "plain_producer_config"]
 
@@ -37,7 +39,8 @@ _COMPLAIN_S = 5.0
 
 # Sending offsets does not always keep to that: when the group's coordinator was away it may never return
 # (confluentinc/librdkafka#5456, seen with 2.16.0 after a broker came back).
-_HUNG_S = _CALL_S + 5.0
+_LATE_S = 5.0
+
 _QUEUE_MESSAGES = 500_000
 
 
@@ -77,15 +80,14 @@ class TransactionalProducer:
         self._cluster = cluster
         self._id = transactional_id
         self._deadline_s = deadline_s
-        self._kafka = Producer(
-            plain_producer_config(
-                cluster,
-                transactional_id=transactional_id,
-                transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-                # librdkafka refuses a message timeout beyond the transaction's.
-                **{"message_timeout_ms": TRANSACTION_TIMEOUT_MS, **config},
-            )
+        self._config = plain_producer_config(
+            cluster,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            # librdkafka refuses a message timeout beyond the transaction's.
+            **{"message_timeout_ms": TRANSACTION_TIMEOUT_MS, **config},
         )
+        self._kafka = Producer(self._config)
 
     def open(self) -> None:
         """Fence predecessors, end their transactions (blocking).
@@ -94,11 +96,20 @@ class TransactionalProducer:
             Stop: no broker answers in time.
             Rebuild: fenced meanwhile.
         """
-        # librdkafka looks for the coordinator at once and then every 500 ms: without a connection the first look is in
-        # vain.
-        with contextlib.suppress(KafkaException):
-            self._kafka.list_topics(timeout=_CALL_S)
-        self._until_known("open transactional id " + self._id, self._kafka.init_transactions)
+        deadline = time.monotonic() + self._deadline_s
+        while True:
+            # librdkafka looks for the coordinator at once and then every 500 ms: without a connection the first look is
+            # in vain.
+            with contextlib.suppress(KafkaException):
+                self._kafka.list_topics(timeout=_CALL_S)
+            try:
+                self._until_known("open transactional id " + self._id, self._kafka.init_transactions)
+                return
+            except Hung:
+                if time.monotonic() > deadline:
+                    raise
+                pulse.leave_behind(partial(_drop, self._kafka))
+                self._kafka = Producer(self._config)
 
     def begin(self) -> None:
         """Start a transaction; local, no network."""
@@ -188,7 +199,8 @@ class TransactionalProducer:
 
         Raises:
             Aborted: the transaction is gone; `lost` when the group has moved on without us.
-            Rebuild: the client is fenced, or hangs.
+            Rebuild: the client is fenced.
+            Hung: it does not come back.
         """
         self._until_known(
             "send offsets", _leaving_hung, self._kafka.send_offsets_to_transaction, offsets, group_metadata
@@ -200,6 +212,7 @@ class TransactionalProducer:
         Raises:
             Aborted: nothing of it is visible.
             Rebuild: fenced or fatal; the outcome is what `open()` of a new producer finds.
+            Hung: likewise, where only a new producer can know.
         """
         self._until_known("commit transaction", self._kafka.commit_transaction)
 
@@ -209,16 +222,14 @@ class TransactionalProducer:
 
     def close(self) -> None:
         """Forget what is queued; an open transaction ends by its timeout or by the next owner's `open()`."""
-        with contextlib.suppress(KafkaException):  # fenced or broken: there is nothing to end
-            self._kafka.purge()
-            self._kafka.flush(0)
+        _drop(self._kafka)
 
     def _until_known(self, doing: str, call: Callable[..., object], *args: Any) -> None:
-        deadline = time.monotonic() + self._deadline_s
-        complain_at = time.monotonic() + _COMPLAIN_S
+        began = time.monotonic()
+        deadline, complain_at = began + self._deadline_s, began + _COMPLAIN_S
         while True:
             try:
-                call(*args, _CALL_S)
+                call(*args, min(_CALL_S, pulse.HUNG_S))
                 return
             except KafkaException as exc:
                 error = kafka_error(exc)
@@ -233,6 +244,8 @@ class TransactionalProducer:
                     if now > complain_at:
                         complain_at = now + _COMPLAIN_S
                         logger.warning("%s: no outcome yet, asked again (%s)", doing, error.str())
+                    if now > began + pulse.HUNG_S and pulse.answers(self._cluster):
+                        raise Hung(f"{doing}: the Kafka client has no outcome after {now - began:.0f} s") from exc
                     time.sleep(0.05)
                     continue
                 raise self._sorted(exc, doing) from exc
@@ -247,13 +260,20 @@ class TransactionalProducer:
         return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers)
 
 
+def _drop(kafka: Any) -> None:
+    with contextlib.suppress(KafkaException):  # fenced or broken: there is nothing to end
+        kafka.purge()
+        kafka.flush(0)
+
+
 def _leaving_hung(call: Callable[..., object], *args: Any) -> None:
     """Make a blocking call that may hang, in a thread that can be left behind.
 
     Raises:
-        Rebuild: it did not come back; what it wanted may happen or not, as after a crash.
+        Hung: it did not come back.
     """
     outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+    patience_s = min(_CALL_S, pulse.HUNG_S) + _LATE_S
 
     def make() -> None:
         try:
@@ -264,8 +284,8 @@ def _leaving_hung(call: Callable[..., object], *args: Any) -> None:
 
     threading.Thread(target=make, daemon=True).start()
     try:
-        error = outcome.get(timeout=_HUNG_S)
+        error = outcome.get(timeout=patience_s)
     except Empty:
-        raise Rebuild(f"the Kafka client has hung for {_HUNG_S:.0f} s") from None
+        raise Hung(f"the Kafka client has hung for {patience_s:.0f} s") from None
     if error is not None:
         raise error

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from . import pulse
 from .client import Cluster
 from .errors import Stop, from_kafka
 
@@ -24,6 +25,7 @@ _WAIT_S = 0.02  # librdkafka waits this long in full unless it can fill the batc
 # An end of partition is reported after this wait at the latest.
 _FETCH_WAIT_MS = 10
 STALLED_S = 30.0
+_CLOSE_S = 5.0
 
 # All others pass or do not (a broker that is away for a moment): then nothing arrives for too long.
 _FINAL = frozenset(
@@ -66,6 +68,32 @@ def read_to_end(
     waiting = {at: end for at, end in ends.items() if starts[at] < end}
     if not waiting:
         return
+    reached = {at: starts[at] for at in waiting}
+    consumer = _assigned(cluster, reached, queued_messages)
+    try:
+        moved_s = renewed_s = time.monotonic()
+        while waiting:
+            for run in _runs(consumer.consume(_BATCH, _WAIT_S), cluster):
+                moved_s = renewed_s = time.monotonic()
+                reached[run.at] = run.position
+                if run.position >= waiting.get(run.at, run.position + 1):
+                    del waiting[run.at]
+                yield run
+            now_s = time.monotonic()
+            if now_s - renewed_s > pulse.HUNG_S and pulse.answers(cluster):
+                pulse.leave_behind(consumer.close)
+                consumer, renewed_s = _assigned(cluster, {at: reached[at] for at in waiting}, queued_messages), now_s
+            if now_s - moved_s > stalled_s:
+                listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(waiting))
+                raise Stop(
+                    f"nothing arrived from {listed} for {stalled_s:.0f} s",
+                    hint="is the broker up? An open transaction of another program also holds readers back",
+                )
+    finally:
+        pulse.leave_behind(consumer.close, _CLOSE_S)
+
+
+def _assigned(cluster: Cluster, positions: Mapping[Key, int], queued_messages: int) -> Consumer:
     consumer = Consumer(
         cluster.config(
             group_id="anabranch-reading",  # required by librdkafka; nothing is ever committed under it
@@ -78,23 +106,8 @@ def read_to_end(
             queued_min_messages=queued_messages,
         )
     )
-    try:
-        consumer.assign([TopicPartition(*at, starts[at]) for at in waiting])
-        moved_s = time.monotonic()
-        while waiting:
-            for run in _runs(consumer.consume(_BATCH, _WAIT_S), cluster):
-                moved_s = time.monotonic()
-                if run.position >= waiting.get(run.at, run.position + 1):
-                    del waiting[run.at]
-                yield run
-            if time.monotonic() - moved_s > stalled_s:
-                listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(waiting))
-                raise Stop(
-                    f"nothing arrived from {listed} for {stalled_s:.0f} s",
-                    hint="is the broker up? An open transaction of another program also holds readers back",
-                )
-    finally:
-        consumer.close()
+    consumer.assign([TopicPartition(*at, position) for at, position in positions.items()])
+    return consumer
 
 
 def _runs(messages: list[Any], cluster: Cluster) -> Iterator[Run]:

@@ -31,7 +31,8 @@ NAME = os.environ.get("BANK", "bank")
 app = anabranch.App(
     NAME,
     topic_partitions=4,
-    settings=EngineSettings(session_timeout_ms=SESSION_MS, max_poll_interval_ms=MAX_POLL_MS),
+    # A machine that is busy with other rounds connects late.
+    settings=EngineSettings(session_timeout_ms=SESSION_MS, max_poll_interval_ms=MAX_POLL_MS, connect_s=60.0),
 )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from anabranch.agents.epoch import Epoch
 from anabranch.agents.table import Table
-from anabranch.topics import producer
+from anabranch.topics import producer, pulse
 from anabranch.topics.producer import TransactionalProducer
 
 __all__ = ["POINTS", "install"]
@@ -29,7 +29,7 @@ POINTS = ("begun", "produced", "with_offsets", "amid_commit", "committed", "half
 
 # As an operator would have it who wants dead workers' transactions out of the way soon; rounds are short.
 TRANSACTION_TIMEOUT_MS = 3_000
-HUNG_S = 5.0
+HUNG_S = 6.0
 
 # A commit on an idle machine takes some 5 ms.
 _AMID_S = 0.002
@@ -38,7 +38,7 @@ _AMID_S = 0.002
 def install() -> None:
     """Shorten the transactions' timeout; arm the point that the environment names."""
     producer.TRANSACTION_TIMEOUT_MS = TRANSACTION_TIMEOUT_MS
-    producer._HUNG_S = HUNG_S
+    pulse.HUNG_S = HUNG_S
     faulthandler.register(signal.SIGUSR1)  # where a worker that does not get on stands, for its log
     if "FAULT_AT" in os.environ:
         point, nth, name = os.environ["FAULT_AT"].split(":")
