@@ -48,6 +48,8 @@ class Failures:
         policy = self.policy_of(stream.name)
         where = f"{message.topic()}[{message.partition()}]@{message.offset()}"
         text = f"{type(error).__name__}: {error}"
+        fields = {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()}
+        fields["agent"] = stream.name
         if policy == "fail":
             raise Stop(
                 f"agent {stream.name} failed at {where}: {text}",
@@ -55,7 +57,7 @@ class Failures:
             )
         if policy == "skip":
             self._effects.skipped += 1
-            logger.warning("skipped %s (agent %s): %s", where, stream.name, text)
+            logger.warning("skipped %s (agent %s): %s", where, stream.name, text, extra=fields)
             return
         letter = dead_letter(
             topic=message.topic(),
@@ -75,7 +77,7 @@ class Failures:
         stamp_ms = max(0, message.timestamp()[1])
         self._effects.add(Output(letter.topic, letter.value, letter.key, -1, stamp_ms, letter.headers))
         self._effects.dead_letters += 1
-        logger.warning("dead letter %s → %s (agent %s): %s", where, letter.topic, stream.name, text)
+        logger.warning("dead letter %s → %s (agent %s): %s", where, letter.topic, stream.name, text, extra=fields)
 
     def savepoint(self, runner: Runner | None) -> None:
         """What follows can be undone without touching what was before.

@@ -92,10 +92,9 @@ class Observed(Stage):
         self.rebalances_total += 1
         seconds = time.monotonic() - assignment.began_s
         self.rebalance_seconds.observe(seconds)
-        came = set(assignment.starts)
         logger.info(
-            "assigned %s in %.2f s (%d came, %d in all)",
-            *(listed(self.owned), seconds, len(came), len(self.owned)),
+            "assigned %s in %.2f s",
+            *(listed(self.owned), seconds),
             extra={"seconds": round(seconds, 3), "generation": self.generation, "partitions": len(self.owned)},
         )
         self.ready.set()

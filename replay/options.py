@@ -14,8 +14,11 @@ import click
 from ..topics.client import Cluster
 from ..topics.errors import Usage
 from .ground import Ground, ground
+from .jsonlog import log_json_to_stderr, said_as_json
 
 __all__ = ["LEVELS", "app_name", "cluster_options", "format_options", "log_to_stderr", "on_ground", "passing"]
+
+logger = logging.getLogger("anabranch")
 
 LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
 Command = Callable[..., Any]
@@ -83,23 +86,30 @@ def on_ground(
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    if said_as_json() is not None:
+        logger.info(text)
+    else:
+        click.echo(text, err=True)
 
 
 def passing(text: str) -> None:
     """A line that the next one replaces, where there is a terminal."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and said_as_json() is None:
         click.echo(f"\r\033[K{text}", err=True, nl=False)
     elif text:
         _say(text)
 
 
-def log_to_stderr(level: str | None, *, default: str = "warn") -> None:
-    """Log at a level, others' service life cycles only where they are asked for."""
+def log_to_stderr(level: str | None, *, default: str = "warn", form: str = "text") -> None:
+    """Log at a level, as `text` or `json` lines; others' service life cycles only where they are asked for."""
     numeric = {"crit": logging.CRITICAL, "warn": logging.WARNING}.get(
         (level or default).lower(), getattr(logging, (level or default).upper(), logging.WARNING)
     )
-    logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if form == "json":
+        log_json_to_stderr(numeric)
+        logger.setLevel(logging.INFO)  # what the text form says without being asked
+    else:
+        logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Service life cycles are of interest to who works on us, not to who works with us.
     for noisy in ("mode", "faust", "aiohttp", "anabranch.agents.app", "anabranch.agents.transport"):
         logging.getLogger(noisy).setLevel(max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric)

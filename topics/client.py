@@ -59,8 +59,13 @@ class Cluster:
         ours = {name if name.endswith("_cb") else name.replace("_", "."): value for name, value in chosen.items()}
         return {"bootstrap.servers": self.bootstrap_servers, "logger": _logger, **ours, **self.options}
 
+    @property
+    def secrets(self) -> list[str]:
+        """Values of options that nobody may read."""
+        return [value for name, value in self.options.items() if _is_secret(name)]
+
     def __repr__(self) -> str:
-        shown = {k: "***" if any(s in k for s in _SECRETS) else v for k, v in self.options.items()}
+        shown = {k: "***" if _is_secret(k) else v for k, v in self.options.items()}
         return f"Cluster({self.bootstrap_servers!r}, {shown!r})"
 
     @staticmethod
@@ -77,3 +82,7 @@ class Cluster:
                 raise Usage(f"-X {pair}: expected name=value", hint="for example -X security.protocol=SSL")
             options[name] = value
         return options
+
+
+def _is_secret(option: str) -> bool:
+    return any(part in option for part in _SECRETS)

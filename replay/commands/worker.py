@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...topics.errors import AnabranchError, Stop
+from ..jsonlog import said_as_json
 from ..options import LEVELS, app_name, cluster_options, log_to_stderr, on_ground
 
+if TYPE_CHECKING:
+    from ...agents.app import App
+    from ...topics.client import Cluster
+
 __all__ = ["worker"]
+
+logger = logging.getLogger("anabranch")
+
+_LAST_PORT = 65_535
 
 
 @click.command()
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Identity and state of this worker.")
+@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--with-web/--without-web", default=True, show_default=True, help="Serve tables and metrics on loopback.")
 @click.option("-p", "--web-port", type=int, help="Of the web views; another free one where it is taken.")
 @click.option("--web-host", help="Name under which other workers reach this one.")
@@ -29,41 +43,93 @@ __all__ = ["worker"]
 def worker(
     context: click.Context,
     loglevel: str,
-    datadir: Path | None,
-    with_web: bool,
-    web_port: int | None,
-    web_host: str | None,
-    web_bind: str | None,
-    keep_identity: bool,
+    log_format: str,
+    processes: int,
     end_with_stdin: bool,
     bootstrap_server: str | None,
     options: tuple[str, ...],
+    **settings: Any,
 ) -> None:
     """Run the app's agents for ever: SIGTERM drains, commits, leaves the group, exits 0.
+
+    With --processes, one parent runs several workers, starts those again that die, passes signals on and ends with
+    their exit code; web ports count up from --web-port.
+
+    \b
+    Over HTTP: /healthz, /readyz, /metrics (Prometheus), /tables/TABLE/KEY/.
 
     \b
     Examples:
       anabranch -A shop worker -l info
+      anabranch -A shop worker --processes 4 -l info --log-format json
       anabranch -A shop worker -b kafka:9092 -X security.protocol=SSL -X ssl.ca.location=ca.pem
     """
-    from ...agents.worker import run_worker
-    from ..loading import load_app
+    log_to_stderr(loglevel, form=log_format)
+    if end_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    try:
+        from ..loading import load_app
 
-    log_to_stderr(loglevel)
-    app = load_app(app_name(context))
-    with on_ground(bootstrap_server, options, app.declared_broker) as place:
-        app.cluster = place.cluster
-        app.keep_identity = keep_identity
-        if datadir is not None:
-            datadir.mkdir(parents=True, exist_ok=True)
-        told = {"datadir": datadir, "web_bind": web_bind, "web_port": web_port, "web_host": web_host}
-        app.configure(
-            web_enabled=with_web and app.conf.web_enabled,
-            **{name: value for name, value in told.items() if value is not None},
-        )
-        if end_with_stdin:
-            threading.Thread(target=_end_with_stdin, daemon=True).start()
-        run_worker(app, on_ready=_say_ready)
+        app = load_app(app_name(context))
+        with on_ground(bootstrap_server, options, app.declared_broker) as place:
+            lines = said_as_json()
+            if lines is not None:
+                lines.always["group"] = app.conf.id
+                lines.hide(place.cluster.secrets)
+            if processes > 1:
+                told = ["-l", loglevel, "--log-format", log_format]
+                _supervise(app, app_name(context), place.cluster, processes, told, settings)
+            else:
+                _work(app, place.cluster, settings)
+    except Exception as exc:
+        if said_as_json() is None:
+            raise
+        code = _say_end(exc)
+    else:
+        return
+    raise SystemExit(code)
+
+
+def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
+    from ...agents.worker import run_worker
+
+    app.cluster = cluster
+    app.keep_identity = settings["keep_identity"]
+    if settings["datadir"] is not None:
+        settings["datadir"].mkdir(parents=True, exist_ok=True)
+    told = {name: settings[name] for name in ("datadir", "web_bind", "web_port", "web_host")}
+    app.configure(
+        web_enabled=settings["with_web"] and app.conf.web_enabled,
+        **{name: value for name, value in told.items() if value is not None},
+    )
+    run_worker(app, on_ready=_say_ready)
+
+
+def _supervise(
+    app: App, name: str, cluster: Cluster, processes: int, told: list[str], settings: dict[str, Any]
+) -> None:
+    from ..supervisor import Supervisor
+
+    told += ["--with-web" if settings["with_web"] else "--without-web"]
+    told += ["--keep-identity"] if settings["keep_identity"] else []
+    for option in ("datadir", "web_host", "web_bind"):
+        if settings[option] is not None:
+            told += [f"--{option.replace('_', '-')}", str(settings[option])]
+    first = settings["web_port"] or app.conf.web_port
+    arguments = [[*told, "--web-port", str(min(first + number, _LAST_PORT))] for number in range(processes)]
+    as_json = said_as_json() is not None
+
+    def write(number: int, line: str) -> None:
+        sys.stderr.write(f"{line}\n" if as_json else f"[{number}] {line}\n")  # one call a line, so that none is torn
+        sys.stderr.flush()
+
+    def tell(number: int, text: str) -> None:
+        if as_json:
+            logger.warning("worker %d %s", number, text)
+        else:
+            click.echo(f"[{number}] worker {text}", err=True)
+
+    Supervisor(cluster, name, arguments, write=write, tell=tell).run()
 
 
 def _end_with_stdin() -> None:
@@ -73,9 +139,22 @@ def _end_with_stdin() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _say_ready(app: Any) -> None:
+def _say_ready(app: App) -> None:
     web = f"   web http://{app.conf.web_bind}:{app.conf.web_port}" if app.conf.web_enabled else ""
     partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(app.engine.assignment())) or "no partitions yet"
-    click.echo(
-        f"{app.conf.id}: ready on {app.cluster.bootstrap_servers}   pid {os.getpid()}{web}\n  {partitions}", err=True
+    ready = f"{app.conf.id}: ready on {app.cluster.bootstrap_servers}   pid {os.getpid()}{web}"
+    if said_as_json() is not None:
+        logger.info("%s   %s", ready, partitions)
+    else:
+        click.echo(f"{ready}\n  {partitions}", err=True)
+
+
+def _say_end(error: Exception) -> int:
+    """Log why the worker ends; its exit code."""
+    known = error if isinstance(error, AnabranchError) else None
+    logger.critical(
+        str(error.args[0]) if known is not None else f"{type(error).__name__}: {error}",
+        extra={"hint": known.hint or None} if known is not None else {},
+        exc_info=None if known is not None else error,
     )
+    return known.exit_code if known is not None else Stop.exit_code
