@@ -7,6 +7,7 @@ import os
 import click
 
 from ..topics.errors import AnabranchError
+from .commands.archive import archive
 from .commands.broker import broker
 from .commands.demo import demo
 from .commands.replay import replay
@@ -37,7 +38,7 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
     context.obj = app_name
 
 
-for command in (worker, run, replay, tables, broker, demo):
+for command in (worker, run, replay, archive, tables, broker, demo):
     cli.add_command(command)
 
 

@@ -160,6 +160,19 @@ def fresh() -> Fresh:
 
 
 @pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait for a condition, with a deadline."""
+
+    def wait(condition: Callable[[], bool], what: str, *, within_s: float = 60) -> None:
+        deadline = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture
 def drain(broker: Cluster) -> Drain:
     """Reads a topic to its end: `drain(topic)`, or `drain(topic, committed=False)` to see aborted records as well."""
 

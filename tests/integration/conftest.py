@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,16 +60,3 @@ def shell(tmp_path: Path, broker: Cluster) -> Iterator[Shell]:
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-@pytest.fixture
-def eventually() -> Callable[..., None]:
-    """Wait for a condition, with a deadline."""
-
-    def wait(condition: Callable[[], bool], what: str, *, within_s: float = 60) -> None:
-        deadline = time.monotonic() + within_s
-        while not condition():
-            assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
-            time.sleep(0.05)
-
-    return wait

@@ -1,0 +1,61 @@
+"""What an archive keeps of a record, and records waiting to be written.
+
+key, value   bytes or null
+headers      names and values (bytes or null), in order, names may repeat; null where there are none
+topic, partition, offset
+timestamp    milliseconds since 1970
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..item import Item
+
+__all__ = ["COLUMNS", "Headers", "Rows"]
+
+COLUMNS = {
+    "key": "binary",
+    "value": "binary",
+    "headers": "list<name: string, value: binary>",
+    "topic": "string",
+    "partition": "int32",
+    "offset": "int64",
+    "timestamp": "timestamp(ms, UTC)",
+}
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class Rows:
+    """Records of one partition, column by column, because that is how they are written."""
+
+    __slots__ = ("headers", "keys", "offsets", "size_bytes", "times", "values")
+
+    def __init__(self) -> None:
+        self.keys: list[bytes | None] = []
+        self.values: list[bytes | None] = []
+        self.headers: list[Headers | None] = []
+        self.offsets: list[int] = []
+        self.times: list[int] = []
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def take(self, messages: list[Any]) -> None:
+        """Add messages as librdkafka gives them."""
+        keys = [message.key() for message in messages]
+        values = [message.value() for message in messages]
+        self.keys += keys
+        self.values += values
+        self.headers += [message.headers() for message in messages]
+        self.offsets += [message.offset() for message in messages]
+        self.times += [message.timestamp()[1] for message in messages]
+        self.size_bytes += sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
+
+    def items(self, partition: int | None) -> list[Item]:
+        """As records on their way into a topic."""
+        times = [max(time, 0) for time in self.times]
+        headers: Any = self.headers
+        return list(zip(self.keys, self.values, times, headers, [partition] * len(self), strict=True))

@@ -1,0 +1,109 @@
+"""Records as Parquet: each column by itself, Zstandard, a row group for what was waiting together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Any
+
+from ...topics.errors import Usage
+from .envelope import Rows
+
+__all__ = ["ENDING", "ParquetFile", "read_parquet"]
+
+ENDING = ".parquet"
+_LEVEL = 1
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise Usage(
+            "Parquet needs an extra", hint="pip install 'anabranch[parquet]', or --format jsonl for an archive"
+        ) from None
+    return pyarrow, parquet
+
+
+class ParquetFile:
+    """Writes one file.
+
+    Args:
+        file: open for writing; it is not closed here.
+    """
+
+    def __init__(self, file: IO[bytes], topic: str, partition: int) -> None:
+        self._arrow, parquet = _arrow()
+        arrow = self._arrow
+        self._header = arrow.struct([arrow.field("name", arrow.string(), False), arrow.field("value", arrow.binary())])
+        self._schema = arrow.schema(
+            [
+                ("key", arrow.binary()),
+                ("value", arrow.binary()),
+                ("headers", arrow.list_(self._header)),
+                ("topic", arrow.string()),
+                ("partition", arrow.int32()),
+                ("offset", arrow.int64()),
+                ("timestamp", arrow.timestamp("ms", tz="UTC")),
+            ]
+        )
+        self._topic, self._partition = topic, partition
+        self._writer = parquet.ParquetWriter(
+            file,
+            self._schema,
+            compression="zstd",
+            compression_level=_LEVEL,
+            use_dictionary=["key", "topic", "partition"],
+            column_encoding={"offset": "DELTA_BINARY_PACKED", "timestamp": "DELTA_BINARY_PACKED"},
+            write_statistics=["offset", "timestamp"],
+        )
+
+    def write(self, rows: Rows) -> None:
+        """Write rows as a row group."""
+        arrow, count = self._arrow, len(rows)
+        columns = [
+            arrow.array(rows.keys, arrow.binary()),
+            arrow.array(rows.values, arrow.binary()),
+            self._headers(rows),
+            arrow.repeat(arrow.scalar(self._topic), count),
+            arrow.repeat(arrow.scalar(self._partition, arrow.int32()), count),
+            arrow.array(rows.offsets, arrow.int64()),
+            arrow.array(rows.times, arrow.int64()).cast(arrow.timestamp("ms", tz="UTC")),
+        ]
+        self._writer.write_batch(arrow.record_batch(columns, schema=self._schema), row_group_size=count)
+
+    def _headers(self, rows: Rows) -> Any:
+        arrow = self._arrow
+        if not any(rows.headers):
+            return arrow.nulls(len(rows), arrow.list_(self._header))
+        given = [headers or None for headers in rows.headers]
+        told = [None if headers is None else [{"name": n, "value": v} for n, v in headers] for headers in given]
+        return arrow.array(told, arrow.list_(self._header))
+
+    def close(self) -> None:
+        """Write what closes the file."""
+        self._writer.close()
+
+
+def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[Rows]:
+    """Rows of a file in order, in batches.
+
+    Raises:
+        OSError, ValueError: it is damaged.
+    """
+    _, parquet = _arrow()
+    reader = parquet.ParquetFile(file, pre_buffer=False)
+    columns = ["key", "value", "headers", "offset", "timestamp"]
+    for batch in reader.iter_batches(batch_rows, columns=columns):
+        rows = Rows()
+        rows.keys = batch.column("key").to_pylist()
+        rows.values = batch.column("value").to_pylist()
+        rows.offsets = batch.column("offset").to_pylist()
+        rows.times = batch.column("timestamp").cast("int64").to_pylist()
+        headers = batch.column("headers")
+        if headers.null_count == len(rows.offsets):
+            rows.headers = [None] * len(rows.offsets)
+        else:
+            told = headers.to_pylist()
+            rows.headers = [None if one is None else [(h["name"], h["value"]) for h in one] for one in told]
+        yield rows
