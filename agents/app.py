@@ -25,6 +25,7 @@ from ..topics.client import Cluster
 from ..topics.errors import Stop, Usage
 from .agent import Agent
 from .engine import Engine
+from .expiring import new_table
 from .probes import WebServer
 from .probes import blueprint as probes
 from .replies import ReplyConsumer
@@ -307,10 +308,14 @@ class App(faust.App):
         value_type: Any = None,
         extra_topic_configs: Mapping[str, Any] | None = None,
         store: Any = None,
+        ttl: Any = None,
         sets: bool = False,
         **unsupported: Any,
     ) -> Any:
         """A table; see `anabranch.agents.table.Table`. Its `store` is the app's where it has none of its own.
+
+        `ttl` (seconds, or a timedelta) lets keys expire in event time, so long after their last write; see
+        `anabranch.agents.stamped` for what exactly that means.
 
         Raises:
             Usage: an option or a store that this version does not have.
@@ -320,8 +325,10 @@ class App(faust.App):
             raise Usage(
                 f"table {name}: {', '.join(names)}: not supported", hint="see the README for what tables can do"
             )
-        table = Table(
+        table = new_table(
             name,
+            ttl,
+            lambda: self.engine.record_time_ms(),
             default=default,
             partitions=partitions,
             key_type=key_type,

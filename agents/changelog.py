@@ -92,6 +92,7 @@ def restore(
         _restore(cluster, states, todo, progress, on_progress)
     for state in states.values():
         state.store.mark(at_end=True)
+        state.check_content()
     return progress
 
 

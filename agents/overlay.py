@@ -136,7 +136,7 @@ class Overlay(dict[Any, Any]):
         for topic in self._writers:
             if partitions_of(topic) != self.changelog_partitions:
                 raise self._mismatch(topic, partitions_of(topic))
-        return {p: changes for p, state in self.states.items() if state.epoch and len(changes := state.encode())}
+        return {p: changes for p, state in self.states.items() if state.touched and len(changes := state.encode())}
 
     def epoch_committed(self, changes: Mapping[int, Changes], positions: Mapping[int, int]) -> None:
         """Kafka has committed `changes`; `positions` are the changelog positions after them."""
@@ -185,6 +185,10 @@ class Overlay(dict[Any, Any]):
             f"{self.changelog_name} has {self.changelog_partitions}",
             hint="give both the same number (partitions=…), or repartition the stream with group_by",
         )
+
+    def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """What a partition holds by its changelog: key bytes -> value bytes, as the codecs know them."""
+        return data
 
     def plain(self, value: Any) -> Any:
         """A value as JSON shows it: sets as lists, in an order that does not depend on how they came about."""

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -208,6 +209,19 @@ class RocksStore:
                 raise ValueError("Corruption: iteration ended before the last key")
         except Exception as exc:  # noqa: BLE001 (as above)
             self._fail("read", exc)
+
+    def page(self, cursor: Any, most: int) -> tuple[list[tuple[bytes, bytes]], Any]:
+        """Some pairs, by key, and the cursor for those that follow.
+
+        Raises:
+            Stop: as `get`.
+        """
+        try:
+            found = list(islice(self._data.items(from_key=cursor), most + 1))
+        except Exception as exc:  # noqa: BLE001 (as above)
+            self._fail("read", exc)
+        pairs = cast("list[tuple[bytes, bytes]]", found)
+        return pairs[:most], pairs[most][0] if len(pairs) > most else None
 
     def __len__(self) -> int:
         """Counted, 4 million keys a second, and remembered until the next change."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from ..topics.errors import BadRecord
+from ..topics.errors import BadRecord, Usage
 from .consumer import FaustConsumer
 from .dispatch import Dispatch
 from .effects import Output
@@ -114,6 +114,22 @@ class Stage(FaustConsumer):
         stream.runner = runner
         for table in self.app.live_tables:
             table.open(at.topic, at.partition)
+
+    def record_time_ms(self) -> int:
+        """Timestamp of the record that the current agent works on; -1 where there is none.
+
+        Raises:
+            Usage: the agent takes batches, which have no time of their own.
+        """
+        stream = self.current.stream if self.current is not None else None
+        if stream is None or stream.message is None:
+            return -1
+        if stream.by_batch:
+            raise Usage(
+                f"agent {stream.name} takes batches and uses a table with a time-to-live",
+                hint="a batch has no time of its own: iterate the stream itself",
+            )
+        return stream.message.timestamp()[1]
 
     async def park(self, stream: Stream, timeout_s: float | None = None) -> None:
         """A stream has nothing to do, or must wait for a commit."""

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from ..topics.errors import Usage
 from ..topics.serde import Codec
 from .store import Changes, Store
 
-__all__ = ["ABSENT", "IMMUTABLE", "PartitionState"]
+__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "PartitionState"]
 
 
 class _Absent:
@@ -30,6 +31,9 @@ class _Absent:
 
 
 ABSENT: Any = _Absent()
+
+# Tables with a time-to-live keep their event time here (`stamped.py`). No text and no JSON looks like that.
+EVENT_TIME = b"\xff\xfeanabranch event time"
 
 # Values of exactly these types can be shared between the view and agents; all others are private copies.
 IMMUTABLE = frozenset({int, float, str, bytes, bool, type(None)})
@@ -124,6 +128,27 @@ class PartitionState:
         decode_key, decode = self._keys.decode, self._values.decode
         for key, value in self.store.items():
             yield decode_key(key), decode(value)
+
+    def about(self) -> int:
+        """How many committed pairs, at no cost; see `Store`."""
+        return self.store.about()
+
+    def check_content(self) -> None:
+        """After a restore: whether what is there is of such a table.
+
+        Raises:
+            Usage: it is of one with a time-to-live.
+        """
+        if self.store.get(EVENT_TIME) is not None:
+            raise Usage(
+                "a table has no time-to-live any more, and its changelog is from before: values come with times there",
+                hint="give the table another name, or delete its changelog to compute it anew",
+            )
+
+    @property
+    def touched(self) -> bool:
+        """Whether a commit may find something to write."""
+        return bool(self.epoch)
 
     def live(self, key: Any, value: Any) -> bool:
         """Whether a value found in overlay or epoch is really there: an untouched default that was only read is not."""

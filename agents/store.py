@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Changes", "MemoryStore", "Store"]
 
@@ -47,6 +47,13 @@ class Store(Protocol):
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All committed pairs, in no particular order."""
+        ...
+
+    def page(self, cursor: Any, most: int) -> tuple[list[tuple[bytes, bytes]], Any]:
+        """Some pairs, and the cursor for those that follow; None begins, and says that there are no more.
+
+        What is applied meanwhile may be in it or not.
+        """
         ...
 
     def __len__(self) -> int: ...
@@ -87,6 +94,11 @@ class MemoryStore:
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(self._data.items())
+
+    def page(self, cursor: Any, most: int) -> tuple[list[tuple[bytes, bytes]], Any]:
+        keys, start = cursor or (list(self._data), 0)
+        pairs = [(key, self._data[key]) for key in keys[start : start + most] if key in self._data]
+        return pairs, (keys, start + most) if start + most < len(keys) else None
 
     def __len__(self) -> int:
         return len(self._data)

@@ -39,6 +39,7 @@ class Stream(faust.Stream[Any]):
         super().__init__(channel, **kwargs)
         self.inbox = Inbox()
         self.running = False
+        self.by_batch = False
         self.runner: Runner | None = None
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -161,6 +162,7 @@ class Stream(faust.Stream[Any]):
         exactly the failing record goes to its policy. Processors (`filter`, …) are not applied.
         """
         await self._begin()
+        self.by_batch = True
         while True:
             batch = await self._next_batch()
             messages, values = self._decode_all(batch)

@@ -87,7 +87,7 @@ def blueprint(name: str) -> web.Blueprint:
 
 
 def _summary(table: Any) -> dict[str, Any]:
-    keys = sum(state.store.about() for state in table.states.values())
+    keys = sum(state.about() for state in table.states.values())
     return {"table": table.name, "help": table.help, "keys": keys}
 
 

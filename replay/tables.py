@@ -44,7 +44,7 @@ class Snapshot:
     """A table's content at a moment.
 
     Attributes:
-        data: key bytes -> value bytes, as they stand in the changelog.
+        data: key bytes -> value bytes, as the codecs of the table know them.
     """
 
     def __init__(self, table: Table, data: dict[bytes, bytes]) -> None:
@@ -93,20 +93,24 @@ class TableReader:
                 hint="it is made by the first worker or run of the app",
             )
         self._at = [TopicPartition(name, p) for p in range(partitions)]
-        self._data: dict[bytes, bytes] = {}
+        self._data: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self._reached = {(name, p): 0 for p in range(partitions)}
 
     def read(self) -> Snapshot:
         """What the table holds now: everything that is committed; the second time, what has come since."""
         for run in read_to_end(self._cluster, self._reached, self._admin.ends(self._at, committed=True)):
+            data = self._data[run.at[1]]
             for message in run.messages:
                 key, value = message.key(), message.value()
                 if value is None:
-                    self._data.pop(key, None)
+                    data.pop(key, None)
                 else:
-                    self._data[key] = value
+                    data[key] = value
             self._reached[run.at] = run.position
-        return Snapshot(self._table, dict(self._data))
+        content: dict[bytes, bytes] = {}
+        for data in self._data:
+            content |= self._table.content(data)
+        return Snapshot(self._table, content)
 
 
 def rows_of(snapshot: Snapshot) -> tuple[list[str], list[list[Any]]]:

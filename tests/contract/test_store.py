@@ -115,6 +115,21 @@ def test_pairs_are_those_of_the_moment_they_were_asked_for_or_a_part_of_them_is_
     store.close()
 
 
+def test_pages_give_every_pair_once_whatever_is_applied_meanwhile_to_others(make: Make, tmp_path: Path) -> None:
+    store, cursor = make(tmp_path), None
+    assert store.page(None, 3) == ([], None)
+    store.apply(changes({b"%d" % i: b"x" for i in range(10)}), 10)
+    seen: list[bytes] = []
+    for step in range(4):
+        pairs, cursor = store.page(cursor, 3)
+        assert (cursor is None) == (step == 3)
+        seen += [key for key, _ in pairs]
+        store.apply(changes({key: None for key, _ in pairs}), 11 + step)
+    assert sorted(seen) == [b"%d" % i for i in range(10)]
+    assert len(store) == 0
+    store.close()
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(epochs)
 def test_after_any_epochs_it_holds_what_a_dict_would(
