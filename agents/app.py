@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import faust
-from faust.app.router import Router as FaustRouter
-from faust.exceptions import AlreadyConfiguredWarning, SameNode
+from faust.exceptions import AlreadyConfiguredWarning
 from faust.types.enums import ProcessingGuarantee
 from mode.utils.objects import cached_property
 
@@ -24,11 +23,13 @@ from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
 from ..topics.errors import Stop, Usage
 from .agent import Agent
+from .directory import Directory
 from .engine import Engine
 from .expiring import new_table
 from .probes import WebServer
 from .probes import blueprint as probes
 from .replies import ReplyConsumer
+from .routing import Router
 from .sender import Sender
 from .settings import EngineSettings
 from .shelf import scheme_of
@@ -41,16 +42,6 @@ from .web import blueprint
 __all__ = ["App"]
 
 DEFAULT_PARTITIONS = 4
-
-
-class Router(FaustRouter):
-    """Who answers for a key. A worker answers for what it holds; others are not known to it yet."""
-
-    async def route_req(self, table_name: str, key: Any, web: Any, request: Any) -> Any:
-        """Answer here."""
-        raise SameNode
-
-    route_topic_req = cast(Any, route_req)
 
 
 class App(faust.App):
@@ -153,6 +144,11 @@ class App(faust.App):
     def sender(self) -> Sender:
         """For what cannot wait for an epoch."""
         return Sender(self.cluster)
+
+    @cached_property
+    def directory(self) -> Directory:
+        """Who of the app's workers has which partitions."""
+        return Directory(self)
 
     @property
     def max_record_bytes(self) -> int:
@@ -365,7 +361,10 @@ class App(faust.App):
         """End at record boundaries, commit, leave the group; then stop what is left."""
         self.stop_requested.set()
         if self._consumer is not None:
+            if not self.keep_identity:
+                self.directory.withdraw()
             await self.engine.leave()
+            await self.directory.close()
         await self.on_before_shutdown.send()
         if "sender" in self.__dict__:
             await self.sender.flush()

@@ -83,6 +83,10 @@ class Observed(Stage):
         """How long agents have been at records without all of them being at a record boundary once."""
         return max(0.0, now_s - self._gate.busy_since_s) if self._gate.running else 0.0
 
+    def serves(self, partition: int) -> bool:
+        """Whether tables have this partition here, restored."""
+        return not self.rebalancing and any(at.partition == partition for at in self.owned)
+
     def lags(self) -> dict[Position, int]:
         """Partition -> offsets between what is committed and its end, where both are known."""
         return self._member.group.lags(self.committed) if self._member is not None else {}
@@ -98,6 +102,7 @@ class Observed(Stage):
             extra={"seconds": round(seconds, 3), "generation": self.generation, "partitions": len(self.owned)},
         )
         self.ready.set()
+        self.app.directory.announce()
 
     @property
     def generation(self) -> int:

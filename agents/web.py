@@ -1,10 +1,13 @@
-"""Tables over HTTP: what this worker holds, as it is committed.
+"""Tables over HTTP, as they are committed: what this worker holds; for a single key, what its owner holds.
 
 | path | answer |
 | --- | --- |
 | `/tables/` | names, help, number of keys here (of tables on disk an estimate) |
 | `/tables/<table>/` | the same of one table, its partitions here, and the first 100 pairs |
-| `/tables/<table>/<key>/` | the value as JSON; 404 where this worker has no such key, also if the table has a default |
+| `/tables/<table>/<key>/` | the value as JSON, from the worker that has the key (`routing.py`) |
+
+A key's answer is 404 where there is no such key, also if the table has a default, and 503 with the reason while nobody
+can answer, as during a rebalance.
 
 A key of the path is tried as it stands and, where keys are JSON, as JSON: `/tables/counts/7/`.
 """
@@ -12,12 +15,14 @@ A key of the path is tried as it stands and, where keys are JSON, as JSON: `/tab
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from faust import web
+from faust.exceptions import SameNode
 
 from ..topics.errors import BadRecord
+from .state import ABSENT
 from .table import Table
 
 __all__ = ["blueprint"]
@@ -66,15 +71,26 @@ class OneKey(_View):
 
     async def get(self, request: Any, name: str, key: str) -> Any:
         """GET."""
-        del request
         table = self.table(name)
+        # Here first: where an agent's keys are not those of its records, the partition does not follow from the key.
         for candidate in _candidates(key):
             try:
-                if candidate in table:
+                if self.serves(table, candidate):
                     return self.answer(table.plain(table[candidate]))
             except BadRecord:
                 continue  # no key of this table looks like that
-        raise self.NotFound(f"table {name} has no key {key} on this worker")
+        try:
+            return await self.app.router.route_req(name, key, self.web, request)
+        except SameNode:
+            raise self.NotFound(f"table {name} has no key {key}") from None
+
+    def serves(self, table: Table, key: Any) -> bool:
+        """Whether the key is here, in a partition that is restored."""
+        engine = cast(Any, self.app).engine
+        return any(
+            engine.serves(partition) and state.committed(key) is not ABSENT
+            for partition, state in list(table.states.items())
+        )
 
 
 def blueprint(name: str) -> web.Blueprint:

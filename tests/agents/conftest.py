@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -193,6 +194,18 @@ def to_bytes(value: Any) -> bytes | None:
 def lab(broker: Cluster, fresh: Any, tmp_path: Path) -> Lab:
     """Apps, topics and records on the session's broker."""
     return Lab(broker, fresh, tmp_path)
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Makes numbers of ports that nobody listens at."""
+
+    def make() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return make
 
 
 @pytest.fixture

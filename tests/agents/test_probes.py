@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import replace
 from typing import Any
 
@@ -32,13 +31,7 @@ async def figures(app: Any) -> dict[tuple[str, ...], float]:
     }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-async def test_figures_agree_with_what_happened(lab) -> None:
+async def test_figures_agree_with_what_happened(lab, free_port) -> None:
     topic, name = lab.topic(2), lab.fresh("app")
     app = lab.app(name, web_enabled=True, web_port=free_port())
     totals = app.Table("totals", default=int)
@@ -80,7 +73,7 @@ async def test_figures_agree_with_what_happened(lab) -> None:
     assert about[3] == app.engine.instance
 
 
-async def test_a_worker_that_is_behind_is_alive_and_not_ready(lab) -> None:
+async def test_a_worker_that_is_behind_is_alive_and_not_ready(lab, free_port) -> None:
     topic, let_go = lab.topic(), asyncio.Event()
     settings = EngineSettings(session_timeout_ms=6_000, ready_lag_records=50)
     app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port(), settings=settings)
@@ -108,7 +101,7 @@ async def test_a_worker_that_is_behind_is_alive_and_not_ready(lab) -> None:
         assert await get(app, "/readyz") == (200, "ok")
 
 
-async def test_a_worker_without_partitions_is_ready_and_one_without_a_turn_is_not(lab) -> None:
+async def test_a_worker_without_partitions_is_ready_and_one_without_a_turn_is_not(lab, free_port) -> None:
     topic, name = lab.topic(1), lab.fresh("app")
 
     def worker(which: str) -> Any:
@@ -128,7 +121,7 @@ async def test_a_worker_without_partitions_is_ready_and_one_without_a_turn_is_no
         assert await get(a, "/readyz") == await get(b, "/readyz") == (200, "ok")
 
 
-async def test_two_workers_that_start_in_the_same_instant_both_have_a_port(lab) -> None:
+async def test_two_workers_that_start_in_the_same_instant_both_have_a_port(lab, free_port) -> None:
     name, port = lab.fresh("app"), free_port()
     apps = [lab.app(name, worker=which, web_enabled=True, web_port=port) for which in "abcd"]
     async with lab.running(*apps):
@@ -137,7 +130,7 @@ async def test_two_workers_that_start_in_the_same_instant_both_have_a_port(lab) 
         assert [await get(app, "/healthz") for app in apps] == [(200, "ok")] * len(apps)
 
 
-async def test_an_address_that_is_not_this_machine_s_is_said_clearly(lab) -> None:
+async def test_an_address_that_is_not_this_machine_s_is_said_clearly(lab, free_port) -> None:
     app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port(), web_bind="192.0.2.1")
     error = await lab.stopped_by(app)
     assert isinstance(error, Usage)

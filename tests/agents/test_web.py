@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any
 
 import aiohttp
@@ -23,10 +22,8 @@ class Total(msgspec.Struct):
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def port(free_port) -> int:
+    return free_port()
 
 
 async def get(port: int, path: str) -> tuple[int, Any]:
