@@ -22,6 +22,8 @@ from mode.utils.objects import cached_property
 from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
 from ..topics.errors import Stop, Usage
+from ..topics.partition import RangePlan
+from ..topics.plans import Plans
 from .agent import Agent
 from .directory import Directory
 from .engine import Engine
@@ -35,7 +37,7 @@ from .settings import EngineSettings
 from .shelf import scheme_of
 from .stream import Stream
 from .table import Table
-from .topic import Topic
+from .topic import Topic, topic_config
 from .transport import TableManager, Transport
 from .web import blueprint
 
@@ -102,8 +104,9 @@ class App(faust.App):
         self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()
+        self.plans: dict[str, RangePlan] = {}
         self._declared: set[str] = set()
-        self._required: dict[str, TopicSpec] = {}
+        self._required: dict[str, tuple[TopicSpec, RangePlan | None]] = {}
 
     def configure(self, **settings: Any) -> None:
         """Change Faust settings after the program has used them, as the command line does.
@@ -196,11 +199,19 @@ class App(faust.App):
 
     # Topics ---------------------------------------------------------------------------------------------------------
 
-    def topic(self, *topics: str, **options: Any) -> Any:
-        """As Faust's. In a bounded run topics are the run's own, named `<app>-run-<id>-<topic>`."""
+    def topic(self, *topics: str, plan: RangePlan | None = None, **options: Any) -> Any:
+        """As Faust's. In a bounded run topics are the run's own, named `<app>-run-<id>-<topic>`.
+
+        Args:
+            plan: how keys map to its partitions, where not by hash.
+        """
         if not options.get("has_prefix"):
             topics = tuple(map(self.own_name, topics))
-        return super().topic(*topics, **options)
+        if plan is not None:
+            options["partitions"] = plan.partitions
+        made: Any = super().topic(*topics, **options)
+        made.plan = plan
+        return made
 
     def own_name(self, topic: str) -> str:
         """Name of a topic that the program calls so: in a bounded run, the run's own."""
@@ -210,9 +221,10 @@ class App(faust.App):
         """Create topics that do not exist, in one call."""
         if not self.conf.topic_allow_declare:
             return
-        await self._create(
-            [self.spec_of(topic, name) for topic in topics for name in topic.topics if name not in self._declared]
-        )
+        named = [(topic, name) for topic in topics for name in topic.topics]
+        planned = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
+        self.plans = await asyncio.to_thread(Plans(self.cluster).agree, planned)
+        await self._create([self.spec_of(topic, name) for topic, name in named if name not in self._declared])
 
     def spec_of(self, topic: Any, name: str) -> TopicSpec:
         """How a topic would be made."""
@@ -220,7 +232,7 @@ class App(faust.App):
             name,
             topic.partitions or self.conf.topic_partitions,
             topic.replicas or self.conf.topic_replication_factor,
-            _topic_config(topic),
+            topic_config(topic),
         )
 
     def is_declared(self, name: str) -> bool:
@@ -267,28 +279,30 @@ class App(faust.App):
                 )
         await asyncio.to_thread(admin.create, missing)
 
-    def require(self, spec: TopicSpec) -> None:
-        """Have a topic there before the epoch that sends to it is committed."""
+    def require(self, spec: TopicSpec, plan: RangePlan | None = None) -> None:
+        """Have a topic there, spread by its plan, before the epoch that sends to it is committed."""
         if spec.name not in self._declared:
-            self._required[spec.name] = spec
+            self._required[spec.name] = spec, plan
 
     def create_required(self) -> None:
         """Create what `require` asked for (blocking).
 
         Raises:
-            Stop: a topic does not exist, and the app must not make it.
+            Stop: a topic does not exist, and the app must not make it; or it is spread by another plan.
         """
         if not self._required:
             return
-        specs, self._required = list(self._required.values()), {}
+        required, self._required = list(self._required.values()), {}
         admin = Admin(self.cluster)
-        existing = admin.partitions([spec.name for spec in specs])
-        missing = [spec for spec in specs if spec.name not in existing]
+        existing = admin.partitions([spec.name for spec, _ in required])
+        missing = [spec for spec, _ in required if spec.name not in existing]
         if missing and not self.conf.topic_allow_declare:
             listed = ", ".join(sorted(spec.name for spec in missing))
             raise Stop(f"no such topic: {listed}", hint="create it; topic_allow_declare is off")
-        admin.create(missing)
-        self._declared |= {spec.name for spec in specs}
+        if planned := [(spec, plan) for spec, plan in required if plan is not None]:
+            self.plans |= Plans(self.cluster).agree(planned)
+        admin.create([spec for spec, plan in required if plan is None and spec in missing])
+        self._declared |= {spec.name for spec, _ in required}
 
     # Tables ---------------------------------------------------------------------------------------------------------
 
@@ -383,12 +397,3 @@ def _servers(broker: Any) -> str:
     """Bootstrap servers of Faust's `broker` setting: `kafka://host:port`, several with `;` or as a list."""
     urls = broker if isinstance(broker, list | tuple) else str(broker).split(";")
     return ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)
-
-
-def _topic_config(topic: Any) -> dict[str, str]:
-    config = {str(k): str(v) for k, v in (topic.config or {}).items()}
-    if topic.compacting:
-        config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"
-    if topic.retention is not None:
-        config["retention.ms"] = str(int(float(topic.retention) * 1000))
-    return config

@@ -10,6 +10,7 @@ from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
 from ..topics.errors import BadRecord
+from ..topics.partition import RangePlan
 from ..topics.producer import Headers
 from ..topics.serde import codec
 from .effects import Output
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .app import App
     from .flow import Flow
 
-__all__ = ["Sent", "Topic"]
+__all__ = ["Sent", "Topic", "topic_config"]
 
 
 class Sent:
@@ -46,14 +47,28 @@ def header_list(headers: Any) -> Headers | None:
     return [(str(name), value if isinstance(value, bytes) else str(value).encode()) for name, value in pairs]
 
 
+def topic_config(topic: Any) -> dict[str, str]:
+    """A topic's configuration as it is created, under Kafka's names."""
+    config = {str(k): str(v) for k, v in (topic.config or {}).items()}
+    if topic.compacting:
+        config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"
+    if topic.retention is not None:
+        config["retention.ms"] = str(int(float(topic.retention) * 1000))
+    return config
+
+
 class Topic(faust.Topic):
     """A topic whose values have a declared type; see `anabranch.topics.serde` for what is declared how.
 
     A `key_serializer` or `value_serializer` that is given keeps its Faust meaning.
+
+    Attributes:
+        plan: how keys map to partitions, where the program says so.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, plan: RangePlan | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.plan = plan
         self.streams: list[Any] = []
         self.expected_streams = 1
         self._value = codec(None if self.value_serializer else self.value_type)
@@ -66,6 +81,9 @@ class Topic(faust.Topic):
         else:
             self.decode_value = self._value.decode
         self.decode_key: Any = self._key.decode
+
+    def _clone_args(self) -> Mapping[str, Any]:
+        return {**super()._clone_args(), "plan": self.plan}
 
     def encode_key(self, key: Any, serializer: Any = None) -> bytes | None:
         """Key as bytes; text and numbers travel as text unless a type is declared."""
@@ -120,18 +138,21 @@ class Topic(faust.Topic):
                 f"a record of {size:,} bytes for topic {self.get_topic_name()} is over {app.max_record_bytes:,}",
                 hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
             )
+        if partition is None:
+            plan = self.plan or app.plans.get(self.get_topic_name())
+            partition = -1 if plan is None or raw_key is None else plan.partition(raw_key)
         output = Output(
             self.get_topic_name(),
             raw_value,
             raw_key,
-            -1 if partition is None else partition,
+            partition,
             0 if timestamp is None else round(timestamp * 1000),
             header_list(headers),
         )
         if force or not app.engine_runs:
             return await app.sender.send(output)
         if not app.is_declared(output.topic):
-            app.require(app.spec_of(self, output.topic))
+            app.require(app.spec_of(self, output.topic), self.plan)
         app.engine.send(output)
         tp = TP(output.topic, output.partition)
         sent = Sent(RecordMetadata(tp.topic, tp.partition, tp, -1, timestamp, None))

@@ -33,9 +33,10 @@ class Producer(base.Producer):
         await cast(Any, self.app).create_topic(topic, partitions, replication, **options)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
-        """Where a key lives, by murmur2."""
-        partitions = cast(Any, self.app).engine.topic_partitions(topic) or self.app.conf.topic_partitions
-        return TP(topic, HashPlan(partitions).partition(key))
+        """Where a key lives, by the topic's plan."""
+        app = cast(Any, self.app)
+        partitions = app.engine.topic_partitions(topic) or app.conf.topic_partitions
+        return TP(topic, app.plans.get(topic, HashPlan(partitions)).partition(key))
 
     def supports_headers(self) -> bool:
         """They are kept."""

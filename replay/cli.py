@@ -13,6 +13,7 @@ from .commands.demo import demo
 from .commands.replay import replay
 from .commands.run import run
 from .commands.tables import tables
+from .commands.topics import topics
 from .commands.worker import worker
 
 __all__ = ["main"]
@@ -38,7 +39,7 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
     context.obj = app_name
 
 
-for command in (worker, run, replay, archive, tables, broker, demo):
+for command in (archive, broker, demo, replay, run, tables, topics, worker):
     cli.add_command(command)
 
 

@@ -6,53 +6,37 @@ the delivery report of each partition's last record, instead of all, and count. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import repeat
+from collections.abc import Sequence
 
 from ..topics.errors import Stop
-from ..topics.partition import HashPlan
+from ..topics.partition import Plan
 from .item import Item
 
 __all__ = ["last_of_each", "place"]
 
-Murmur2 = Callable[[bytes, int], int]
 
-
-def _python_murmur2(key: bytes, partitions: int) -> int:
-    return HashPlan(partitions).partition(key)
-
-
-def _fastest_murmur2() -> Murmur2:
-    try:
-        from confluent_kafka import murmur2
-    except ImportError:
-        return _python_murmur2  # confluent-kafka before 2.13
-    return murmur2
-
-
-_murmur2 = _fastest_murmur2()
-
-
-def place(items: Sequence[Item], partitions: int, sent: int) -> list[int]:
-    """The partition of each item: its own, else by murmur2 of its key, and in turn for those without one.
+def place(items: Sequence[Item], plan: Plan, sent: int) -> list[int]:
+    """The partition of each item: its own, else by the plan from its key, and in turn for those without one.
 
     Args:
         sent: how many records the run has sent before, so that the turn goes on where it was.
 
+    >>> from ..topics.partition import HashPlan
     >>> items = [(None, b"a"), (b"foobar", b"b"), (None, b"c")]
-    >>> place([(*item, 0, None, None) for item in items], 4, sent=7)
+    >>> place([(*item, 0, None, None) for item in items], HashPlan(4), sent=7)
     [3, 2, 1]
-    >>> place([(b"foobar", b"b", 0, None, 3)], 4, sent=0)
+    >>> place([(b"foobar", b"b", 0, None, 3)], HashPlan(4), sent=0)
     [3]
 
     Raises:
         Stop: an item's own partition is none of the topic's.
     """
     keys = [item[0] for item in items]
+    partitions = plan.partitions
     if None not in keys:
-        places = list(map(_murmur2, keys, repeat(partitions)))  # pyright: ignore[reportArgumentType]
+        places = plan.places(keys)  # pyright: ignore[reportArgumentType]
     else:
-        places = [(sent + i) % partitions if key is None else _murmur2(key, partitions) for i, key in enumerate(keys)]
+        places = [(sent + i) % partitions if key is None else plan.partition(key) for i, key in enumerate(keys)]
     named = [item[4] for item in items]
     if named.count(None) < len(named):
         places = [place if own is None else own for own, place in zip(named, places, strict=True)]

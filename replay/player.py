@@ -20,6 +20,8 @@ from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
 from ..topics.deadletter import dead_letter_topic
 from ..topics.errors import Rebuild, Stop, Usage
+from ..topics.partition import HashPlan, Plan
+from ..topics.plans import Plans
 from ..topics.producer import TransactionalProducer
 from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
 from .course import Course
@@ -67,6 +69,7 @@ class Player:
         course: Course | None = None,
         run_id: str | None = None,
         partitions: int | None = None,
+        plan: Plan | None = None,
         on_bad_line: OnBadLine = "fail",
         runs_topic: str = RUNS_TOPIC,
         transaction_records: int = TRANSACTION_RECORDS,
@@ -82,7 +85,8 @@ class Player:
         self._cluster = cluster
         self._history = history
         self._topic = topic
-        self._partitions = partitions
+        self._partitions = plan.partitions if plan is not None else partitions
+        self._plan = plan
         self._on_bad_line: OnBadLine = on_bad_line
         self._transaction_records = transaction_records
         self._transaction_s = transaction_s
@@ -170,12 +174,12 @@ class Player:
         begun_s: float,
         on_progress: Callable[[Progress], None] | None,
     ) -> RunState:
-        target, partitions = self._prepare_topic()
+        target, plan = self._prepare_topic()
         more = {} if self._batch_lines is None else {"batch_lines": self._batch_lines}
         source = self._course.open(self._history, state.position, lateness=self._lateness, **more)
         try:
             while not state.done and not self._stop.is_set():
-                work = Transaction(producer, self._runs, target, partitions, state)
+                work = Transaction(producer, self._runs, target, plan, state)
                 try:
                     self._collect(source, work)
                 except BaseException:
@@ -222,7 +226,7 @@ class Player:
             self._make_dead_letter_topic()
         work.bury(bad)
 
-    def _prepare_topic(self) -> tuple[Target, int]:
+    def _prepare_topic(self) -> tuple[Target, Plan]:
         needed = self._history.partitions
         there = self._admin.partitions([self._topic]).get(self._topic)
         found = there or self._partitions or needed or DEFAULT_PARTITIONS
@@ -232,14 +236,20 @@ class Player:
                 hint="--repartition places them by the hash of their keys",
             )
         if there is None:
-            self._admin.create([TopicSpec(self._topic, found, BROKER_DEFAULT)])
-        elif self._partitions not in (None, found):
+            plan = self._plan or HashPlan(found)
+            Plans(self._cluster).create(TopicSpec(self._topic, found, BROKER_DEFAULT), plan)
+            return self._checked_target(), plan
+        if self._partitions not in (None, found):
             self._warnings.append(f"topic {self._topic} exists with {found} partitions, not {self._partitions}")
+        plan = Plans(self._cluster).check(self._topic, found, self._plan)
+        return self._checked_target(), plan
+
+    def _checked_target(self) -> Target:
         target = Target.of(self._topic, self._admin.config(self._topic))
         self._warnings += target.warnings()
         for warning in self._warnings:
             _logger.warning(warning)
-        return target, found
+        return target
 
     def _make_dead_letter_topic(self) -> None:
         self._admin.create([TopicSpec(dead_letter_topic(self._topic), 1, BROKER_DEFAULT)])

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from ..topics.deadletter import dead_letter
 from ..topics.errors import AnabranchError, Stop
+from ..topics.partition import Plan
 from ..topics.producer import Aborted, TransactionalProducer
 from .checkpoint import Runs, RunState
 from .item import BadLine, Item
@@ -34,17 +35,17 @@ class Transaction:
     """Begins with the first record, so that a waiting source holds none open.
 
     Args:
-        partitions: of the topic.
+        plan: of the topic.
         state: of the run before this.
     """
 
     def __init__(
-        self, producer: TransactionalProducer, runs: Runs, target: Target, partitions: int, state: RunState
+        self, producer: TransactionalProducer, runs: Runs, target: Target, plan: Plan, state: RunState
     ) -> None:
         self._producer = producer
         self._runs = runs
         self._target = target
-        self._partitions = partitions
+        self._plan = plan
         self._state = state
         self._kept: list[tuple[list[Item], list[int]]] = []
         self._bad: list[BadLine] = []
@@ -77,7 +78,7 @@ class Transaction:
             self._target.check_times(min(filter(None, stamps)), newest_ms, now_ms)
         if self._target.compacts:
             self._target.check_keys(without_key=any(item[0] is None for item in items))
-        places = place(items, self._partitions, self._state.sent + self._sent)
+        places = place(items, self._plan, self._state.sent + self._sent)
         self._kept.append((items, places))
         self._counts.update(places)
         self._sent += len(items)

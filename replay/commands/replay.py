@@ -19,6 +19,7 @@ __all__ = ["replay"]
 @click.option("-k", "--key", metavar="FIELD", help="Field that becomes the record's key.")
 @click.option("-t", "--time", metavar="FIELD", help="Field that holds the record's time.")
 @click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
+@click.option("--plan", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
 @click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("--follow", is_flag=True, help="A socket: connect again when it ends.")
@@ -32,6 +33,7 @@ def replay(
     key: str | None,
     time: str | None,
     partitions: int | None,
+    plan: str | None,
     run_id: str | None,
     on_bad_line: str,
     follow: bool,
@@ -53,6 +55,7 @@ def replay(
       anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # one order, by time, over all files
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
     """
+    from ...topics.partition import RangePlan
     from ..history import find_history
     from ..inputs import format_of
     from ..player import Player
@@ -69,6 +72,7 @@ def replay(
             course=course,
             run_id=run_id,
             partitions=partitions,
+            plan=RangePlan.parsed(plan) if plan else None,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
         )
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -468,7 +468,7 @@ def test_a_changed_file_has_another_fingerprint_and_the_same_identity(tmp_path: 
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=9)), min_size=1), st.integers(1, 9), st.integers(0, 99))
 def test_keys_go_where_murmur2_says_and_others_in_turn(keys: list[bytes | None], partitions: int, sent: int) -> None:
-    places = place([(key, b"", 0, None, None) for key in keys], partitions, sent)
+    places = place([(key, b"", 0, None, None) for key in keys], HashPlan(partitions), sent)
     for i, (key, partition) in enumerate(zip(keys, places, strict=True)):
         assert partition == ((sent + i) % partitions if key is None else HashPlan(partitions).partition(key))
     last = last_of_each(places)

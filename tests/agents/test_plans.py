@@ -1,0 +1,56 @@
+"""What agents send to a topic that is spread by range lies where its plan says."""
+
+from __future__ import annotations
+
+from anabranch.topics.errors import Usage
+from anabranch.topics.partition import RangePlan
+
+PLAN = RangePlan.parsed("g,p")
+WORDS = ["apple", "fig", "grape", "kiwi", "orange", "pear", "quince"]
+
+
+async def test_agents_keep_to_a_plan_that_they_declare_and_to_one_they_find(lab, drain) -> None:
+    source, ranged = lab.topic(1), lab.fresh("ranged")
+    first = lab.app(lab.fresh("first"))
+    target = first.topic(ranged, value_type=str, plan=PLAN)
+
+    @first.agent(first.topic(source, value_type=str))
+    async def copy(stream):
+        async for word in stream:
+            await target.send(key=word, value=word)
+
+    lab.produce(source, WORDS)
+    async with lab.running(first):
+        await lab.caught_up(source, first)
+    assert {m.value().decode(): m.partition() for m in drain(ranged)} == {w: PLAN.partition(w.encode()) for w in WORDS}
+
+    second = lab.app(lab.fresh("second"))
+    found = second.topic(ranged, value_type=str)  # it does not say how, so it takes what it finds
+
+    @second.agent(second.topic(source, value_type=str))
+    async def shout(stream):
+        async for word in stream:
+            await found.send(key=word, value=word.upper())
+
+    async with lab.running(second):
+        await lab.caught_up(source, second)
+    upper = [m for m in drain(ranged) if m.value().isupper()]
+    assert [m.partition() for m in upper] == [PLAN.partition(m.key()) for m in upper]
+    assert len(upper) == len(WORDS)
+
+
+async def test_another_plan_than_the_topic_s_ends_the_worker(lab) -> None:
+    ranged = lab.fresh("ranged")
+    apps = [lab.app(lab.fresh("app")) for _ in range(2)]
+    for app, plan in zip(apps, (PLAN, RangePlan.parsed("h,p")), strict=True):
+
+        @app.agent(app.topic(ranged, value_type=str, plan=plan))
+        async def read(stream):
+            async for _ in stream:
+                pass
+
+    async with lab.running(apps[0]):
+        pass
+    error = await lab.stopped_by(apps[1])
+    assert isinstance(error, Usage)
+    assert "is spread by range:g,p, not by range:h,p" in str(error)

@@ -1,0 +1,45 @@
+"""Partitioning by range, as a user goes about it: learn the split points, replay by them, look."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from anabranch.topics.client import Cluster
+from anabranch.topics.partition import RangePlan
+from anabranch.topics.plans import Plans
+
+WORDS = [f"{letter}{number:02}" for letter in "abcdefghijkl" for number in range(20)]
+
+
+def anabranch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "anabranch", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+
+
+def test_a_learned_plan_is_replayed_by_and_kept(broker: Cluster, fresh, drain, tmp_path) -> None:
+    topic, there = fresh("words"), ("-b", broker.bootstrap_servers)
+    words = tmp_path / "words.txt"
+    words.write_text("".join(f"{word},1\n" for word in WORDS))
+
+    learned = anabranch("topics", "plan", str(words), "--key-before", ",", "--partitions", "3")
+    assert learned.returncode == 0, learned.stderr
+    assert "skew 1.00" in learned.stderr
+    plan = RangePlan.parsed(learned.stdout.strip())
+    assert plan.splits == (b"e00", b"i00")
+
+    replay = ["replay", str(words), "--to", topic, "--key-before", ",", *there]
+    done = anabranch(*replay, "--plan", str(plan))
+    assert done.returncode == 0, done.stderr
+    landed: dict[int, list[bytes]] = {}
+    for message in drain(topic):
+        landed.setdefault(message.partition(), []).append(message.key())
+    assert [key.decode() for p in sorted(landed) for key in landed[p]] == WORDS, "in key order, partition by partition"
+    assert Plans(broker).of([topic]) == {topic: plan}
+
+    other = anabranch(*replay, "--plan", "range:c,d", "--run-id", fresh())
+    assert other.returncode == 2
+    assert "is spread by range:e00,i00, not by range:c,d" in other.stderr
+
+    listed = anabranch("topics", *there)
+    assert any(topic in line and "range:e00,i00" in line for line in listed.stdout.splitlines()), listed.stdout
