@@ -9,23 +9,31 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from operator import getitem
+from typing import Any
 
 import msgspec
 
 from ..topics.errors import Usage
+from ..topics.producer import Headers
 from .format import Format
-from .item import BadLine, Item
-from .lines import Parsed, clean
-from .stamp import Stamps
+from .item import NO_LIMIT, BadLine, Item, check_sizes
+from .lines import NO_FIELDS, Parsed, clean
+from .shape import Shape
 
 __all__ = ["CsvParser", "read_header"]
 
 # Whole numbers beyond 18 digits might not fit 64 bits, and leading zeros mean text (a ZIP code, an account).
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)((?:\.\d+)?(?:[eE][+-]?\d+)?)", re.ASCII)
 _INT_DIGITS = 18
+_INT = re.compile(r"[-+]?\d{1,60}", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_BOOLS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1"), b"true"),
+    **dict.fromkeys(("false", "f", "no", "n", "0"), b"false"),
+}
 _CACHED = 16_384
 _CACHED_CELL_CHARS = 64
 
@@ -40,10 +48,8 @@ def read_header(lines: list[bytes], *, source: str, format: Format, final: bool)
         BadLine: it cannot be read.
         Usage: a name stands twice.
     """
-    good, numbers, bad = clean(lines, 1, source=source, encoding=format.encoding, keep_cr=True)
-    rows, bad_rows, _ = _rows(
-        [line.decode() for line in good], numbers, source=source, delimiter=format.delimiter or ",", final=final
-    )
+    good, numbers, bad = clean(lines, 1, source=source, encoding=format.encoding, keep_cr=bool(format.quote))
+    rows, bad_rows, _ = _rows([line.decode() for line in good], numbers, source=source, format=format, final=final)
     first = next(((row, last) for row, _, last in rows if row), None)
     for found in (*bad, *bad_rows):
         if first is None or found.line <= first[1]:
@@ -65,37 +71,60 @@ class CsvParser:
 
     Args:
         columns: names, from the header or from the user.
+        fields: what each row has beside its cells, because of the folder the file lies in; a column of that name wins.
 
     Raises:
-        Usage: the key's or the time's column is not among them.
+        Usage: a column that is asked for is not among them.
     """
 
-    def __init__(self, source: str, format: Format, columns: tuple[str, ...]) -> None:
-        for option, name in (("--key", format.key), ("--time", format.time)):
-            if name is not None and name not in columns:
-                raise Usage(f"{source}: {option} {name}: no such column", hint=f"columns: {', '.join(columns)}")
+    def __init__(
+        self,
+        source: str,
+        format: Format,
+        columns: tuple[str, ...],
+        *,
+        fields: Mapping[str, Any] = NO_FIELDS,
+        max_bytes: int = NO_LIMIT,
+    ) -> None:
         self._source = source
-        self._encoding = format.encoding
+        self._format = format
         self._delimiter = format.delimiter or ","
+        self._max_bytes = max_bytes
         self._width = len(columns)
-        self._key = None if format.key is None else columns.index(format.key)
-        self._time = None if format.time is None else columns.index(format.time)
+        self._fields = {name: value for name, value in fields.items() if name not in columns}
+        self._shape = Shape(format, source, (*columns, *self._fields))
+        types = dict(format.types)
+        for name in types.keys() - set(columns):
+            raise Usage(f"{source}: --types {name}: no such column", hint=f"columns: {', '.join(columns)}")
         nulls = frozenset() if format.as_text else frozenset(format.nulls)
         self._nulls = nulls
-        self._columns = [_Column(name, nulls, as_text=format.as_text) for name in columns]
+        self._columns = [
+            _Column(name, nulls, types.get(name, "text" if format.as_text else "auto")) for name in columns
+        ]
         self._columns[0].before = b"{" + self._columns[0].before
-        self._columns[-1].after = b"}"
-        self._stamps = Stamps()
+        more = [b"," + msgspec.json.encode(name) + b":" + msgspec.json.encode(v) for name, v in self._fields.items()]
+        self._columns[-1].after = b"".join(more) + b"}"
+        self._key = _index(columns, self._shape.key_field)
+        self._time = _index(columns, self._shape.time_field)
+        self._plain = self._shape.plain and self._shape.fields.isdisjoint(self._fields)
+        self._cells = [(name, i, self._columns[i]) for i, name in enumerate(columns) if name in self._shape.fields]
 
     def parse(self, lines: list[bytes], first: int, *, final: bool) -> Parsed:
         """See `LineParser`."""
         used = len(lines)
-        good, numbers, bad = clean(lines, first, source=self._source, encoding=self._encoding, keep_cr=True)
+        quote = self._format.quote
+        good, numbers, bad = clean(
+            lines, first, source=self._source, encoding=self._format.encoding, keep_cr=bool(quote)
+        )
         text = b"\n".join(good).decode()
+        quoted = bool(quote) and quote in text
+        if not quoted and "\r" in text:
+            good = [line.removesuffix(b"\r") for line in good]
+            text = b"\n".join(good).decode()
         # The reader's limit on cells is kept on both ways, so that where a batch is cut changes nothing.
-        if '"' in text or "\r" in text or max(map(len, good), default=0) > csv.field_size_limit():
+        if quoted or "\r" in text or max(map(len, good), default=0) > csv.field_size_limit():
             found, bad_rows, taken = _rows(
-                text.split("\n") if good else [], numbers, source=self._source, delimiter=self._delimiter, final=final
+                text.split("\n") if good else [], numbers, source=self._source, format=self._format, final=final
             )
             bad += bad_rows
             if taken < len(good):
@@ -118,18 +147,25 @@ class CsvParser:
 
     def _items(self, rows: Iterable[list[str]]) -> list[Item]:
         width, key, time, columns = self._width, self._key, self._time, self._columns
-        nulls, stamps = self._nulls, self._stamps
+        nulls, stamps, plain = self._nulls, self._shape.stamps, self._plain
         values: list[bytes] = []
         keys: list[bytes | None] = []
         times: list[int] = []
+        shaped: list[tuple[bytes | None, int, Headers | None, int | None]] = []
         for row in rows:
             if len(row) != width:
                 raise ValueError
             values.append(b",".join(map(getitem, columns, row)))
             if key is not None:
                 keys.append(None if row[key] in nulls else row[key].encode())
-            if time is not None:
+            if not plain:
+                shaped.append(self._shaped(row))
+            elif time is not None:
                 times.append(stamps[row[time]])
+        check_sizes(values, self._max_bytes)
+        if not plain:
+            own = [made[0] for made in shaped] if key is None else keys
+            return [(k, value, *made[1:]) for k, value, made in zip(own, values, shaped, strict=True)]
         return list(
             zip(
                 repeat(None) if key is None else keys,
@@ -140,6 +176,10 @@ class CsvParser:
                 strict=False,
             )
         )
+
+    def _shaped(self, row: list[str]) -> tuple[bytes | None, int, Headers | None, int | None]:
+        record = {name: column.meant(row[i]) for name, i, column in self._cells}
+        return self._shape({**record, **self._fields})
 
     def _one_by_one(
         self,
@@ -167,12 +207,14 @@ class CsvParser:
 class _Column(dict[str, bytes]):
     """A cell's text, to its piece of the row's JSON."""
 
-    def __init__(self, name: str, nulls: frozenset[str], *, as_text: bool) -> None:
+    def __init__(self, name: str, nulls: frozenset[str], kind: str) -> None:
         super().__init__()
         self.before = msgspec.json.encode(name) + b":"
         self.after = b""
+        self._name = name
         self._nulls = nulls
-        self._as_text = as_text
+        self._kind = kind
+        self._meant: dict[str, Any] = {}
 
     def __missing__(self, cell: str) -> bytes:
         piece = self.before + self._value(cell) + self.after
@@ -182,10 +224,20 @@ class _Column(dict[str, bytes]):
             self[cell] = piece
         return piece
 
+    def meant(self, cell: str) -> Any:
+        """What the cell is, for expressions."""
+        if cell not in self._meant:
+            if len(self._meant) >= _CACHED:
+                self._meant.clear()
+            self._meant[cell] = msgspec.json.decode(self._value(cell))
+        return self._meant[cell]
+
     def _value(self, cell: str) -> bytes:
         if cell in self._nulls:
             return b"null"
-        number = None if self._as_text else _NUMBER.fullmatch(cell)
+        if self._kind not in ("auto", "text"):
+            return self._typed(cell)
+        number = None if self._kind == "text" else _NUMBER.fullmatch(cell)
         if number:
             if not number[1]:
                 if len(cell.lstrip("-")) <= _INT_DIGITS:
@@ -194,9 +246,23 @@ class _Column(dict[str, bytes]):
                 return msgspec.json.encode(value)
         return msgspec.json.encode(cell)
 
+    def _typed(self, cell: str) -> bytes:
+        written = cell.strip()
+        if self._kind == "bool" and written.lower() in _BOOLS:
+            return _BOOLS[written.lower()]
+        if self._kind == "int" and _INT.fullmatch(written):
+            return b"%d" % int(written)
+        if self._kind == "float" and _FLOAT.fullmatch(written) and math.isfinite(value := float(written)):
+            return msgspec.json.encode(value)
+        raise ValueError(f"column {self._name}: not of type {self._kind}: {cell!r:.60}")
+
+
+def _index(columns: tuple[str, ...], name: str | None) -> int | None:
+    return columns.index(name) if name in columns else None
+
 
 def _rows(
-    lines: list[str], numbers: Sequence[int], *, source: str, delimiter: str, final: bool
+    lines: list[str], numbers: Sequence[int], *, source: str, format: Format, final: bool
 ) -> tuple[list[tuple[list[str], int, int]], list[BadLine], int]:
     """Read by the rules of quotes: rows, each with the numbers of its first and last line; bad ones; lines used."""
     rows: list[tuple[list[str], int, int]] = []
@@ -204,7 +270,13 @@ def _rows(
     begin = 0
     while begin < len(lines):
         start = begin
-        reader = csv.reader((line + "\n" for line in lines[start:]), delimiter=delimiter, strict=True)
+        reader = csv.reader(
+            (line + "\n" for line in lines[start:]),
+            delimiter=format.delimiter or ",",
+            quotechar=format.quote or None,
+            quoting=csv.QUOTE_MINIMAL if format.quote else csv.QUOTE_NONE,
+            strict=True,
+        )
         try:
             for row in reader:
                 end = start + reader.line_num

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..topics.errors import Stop
 from .csvfile import CsvParser, read_header
 from .format import Format, kind_of
-from .item import BadLine, Item
+from .item import NO_LIMIT, BadLine, Item
 from .jsonlines import JsonLinesParser
-from .lines import BATCH_LINES, LineBuffer, LineParser, is_utf8
-from .opening import UNREADABLE, Member, open_member
+from .lines import BATCH_LINES, LineBuffer, LineParser, LineTooLong, is_utf8
+from .member import Member
+from .opening import UNREADABLE, Opened, open_member, why
 from .source import Position
 from .text import TextParser
 
@@ -20,33 +20,48 @@ _CHUNK_BYTES = 256 * 1024
 class FileSource:
     """One stream of lines on disk. Memory is bounded by a batch of lines, whatever the file's size.
 
+    A file that cannot be read, or not to its end, is bad from there: it gives a bad line in place of the rest.
+
     Args:
         position: where to begin: `byte` of the decompressed stream and `line`, both of the next line.
+        max_record_bytes: larger values are bad lines.
 
     Raises:
         Usage: a column that is named does not exist.
-        Stop: it cannot be opened.
-        BadLine: its header cannot be read.
     """
 
     def __init__(
-        self, member: Member, format: Format, position: Position | None = None, *, batch_lines: int = BATCH_LINES
+        self,
+        member: Member,
+        format: Format,
+        position: Position | None = None,
+        *,
+        batch_lines: int = BATCH_LINES,
+        max_record_bytes: int = NO_LIMIT,
     ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
         self._name = member.name
+        self._member = member
         self._batch_lines = batch_lines
+        self._max_record_bytes = max_record_bytes
         self._exhausted = False
+        self._broken: BadLine | None = None
         self._buffer = LineBuffer(self._name, skip_bom=is_utf8(format.encoding))
+        self._opened: Opened | None = None
+        self._parser: LineParser | None = None
+        kind, format = kind_of(member.inside or member.path, format)
         try:
             self._opened = open_member(member)
-        except UNREADABLE as exc:
-            raise self._unreadable(exc) from exc
-        try:
-            kind, format = kind_of(member.inside or member.path, format)
             self._parser = self._make_parser(kind, format)
             if position and position["byte"] > self._buffer.byte:
-                self._go_to(position)
+                self._opened.stream.seek(position["byte"])
+                self._exhausted = False
+                self._buffer = LineBuffer(self._name, byte=position["byte"], line=position["line"])
+        except UNREADABLE as exc:
+            self._breaks(why(exc))
+        except BadLine as exc:
+            self._broken = exc
         except BaseException:
             self.close()
             raise
@@ -56,34 +71,38 @@ class FileSource:
     @property
     def ended(self) -> bool:
         """See `Source`."""
-        return self._exhausted and not self._buffer.waiting
+        return self._exhausted and not self._buffer.waiting and self._broken is None
 
     @property
     def done_bytes(self) -> int:
         """See `Source`."""
-        return self._opened.done_bytes()
+        return self._opened.done_bytes() if self._opened else 0
 
     def next_batch(self) -> list[Item]:
         """See `Source`."""
-        buffer = self._buffer
+        buffer, parser = self._buffer, self._parser
         wanted = self._batch_lines
         while True:
-            if not self._exhausted and buffer.waiting < wanted:
+            if self._broken is None and not self._exhausted and buffer.waiting < wanted:
                 self._fill()
             lines = buffer.peek(wanted)
-            if not lines:
+            if self._broken is not None and (parser is None or not lines):
+                return self._give_up()
+            if not lines or parser is None:
                 if self._exhausted:
                     return []
                 continue
-            final = self._exhausted and len(lines) == buffer.waiting
-            parsed = self._parser.parse(lines, buffer.line + 1, final=final)
+            cut_off = self._broken is not None and len(lines) == buffer.waiting
+            parsed = parser.parse(lines, buffer.line + 1, final=self._exhausted and len(lines) == buffer.waiting)
             if parsed.used:
                 break
+            if cut_off:
+                return self._give_up()
             wanted = 2 * max(wanted, len(lines))
         buffer.drop(parsed.used)
         self.bad += parsed.bad
         self.blank += parsed.blank
-        if not buffer.waiting and not self._exhausted:
+        if not buffer.waiting and not self._exhausted and self._broken is None:
             # Look ahead: a last batch that is known to be the last saves the run a transaction of its own for its end.
             self._fill()
         return parsed.items
@@ -94,48 +113,53 @@ class FileSource:
 
     def close(self) -> None:
         """See `Source`."""
-        self._opened.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def _make_parser(self, kind: str, format: Format) -> LineParser:
+        fields, most = self._member.fields, self._max_record_bytes
         if kind == "text":
-            return TextParser(self._name, format)
+            return TextParser(self._name, format, max_bytes=most)
         if kind == "jsonl":
-            return JsonLinesParser(self._name, format)
-        return CsvParser(self._name, format, format.columns or self._read_header(format))
+            return JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
+        columns = format.columns or self._read_header(format)
+        return CsvParser(self._name, format, columns, fields=fields, max_bytes=most)
 
     def _read_header(self, format: Format) -> tuple[str, ...]:
         while True:
             self._fill()
+            if self._broken is not None:
+                raise self._broken
             lines = self._buffer.peek(self._buffer.waiting)
             header = read_header(lines, source=self._name, format=format, final=self._exhausted) if lines else None
             if header is not None:
                 self._buffer.drop(header[1])
                 return header[0]
             if self._exhausted:
-                raise Stop(
-                    f"{self._name}: no header line: it is empty", hint="--columns names the columns of a file without"
-                )
-
-    def _go_to(self, position: Position) -> None:
-        try:
-            self._opened.stream.seek(position["byte"])
-        except UNREADABLE as exc:
-            raise self._unreadable(exc) from exc
-        self._exhausted = False
-        self._buffer = LineBuffer(self._name, byte=position["byte"], line=position["line"])
+                raise BadLine(self._name, 1, "no header line: it is empty (--columns names those of such a file)", b"")
 
     def _fill(self) -> None:
+        assert self._opened is not None
         try:
             data = self._opened.stream.read(_CHUNK_BYTES)
+            if data:
+                self._buffer.feed(data)
+            else:
+                self._exhausted = True
+                self._buffer.finish()
         except UNREADABLE as exc:
-            raise self._unreadable(exc) from exc
-        if data:
-            self._buffer.feed(data)
-        else:
-            self._exhausted = True
-            self._buffer.finish()
+            self._breaks(why(exc))
+        except LineTooLong as exc:
+            self._breaks(str(exc))
 
-    def _unreadable(self, exc: BaseException) -> Stop:
+    def _breaks(self, reason: str) -> None:
         line = self._buffer.line + self._buffer.waiting + 1
-        what = "ends too early: it is truncated" if isinstance(exc, EOFError) else f"cannot be read: {exc}"
-        return Stop(f"{self._name}:{line}: {what}", hint="get a whole copy of the file; what was sent stays sent")
+        self._broken = BadLine(self._name, line, f"{reason}; the rest of the file is not read", b"")
+
+    def _give_up(self) -> list[Item]:
+        assert self._broken is not None
+        self.bad.append(self._broken)
+        self._broken = None
+        self._exhausted = True
+        self._buffer = LineBuffer(self._name, byte=self._buffer.byte, line=self._buffer.line)
+        return []

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
 from ..topics.errors import Usage
+from .avrofile import open_avro
 from .filesource import FileSource
 from .format import Format, kind_of
-from .item import BadLine, Item
+from .item import NO_LIMIT, BadLine, Item
 from .lines import BATCH_LINES
-from .opening import Member, find_members, fingerprint
+from .member import Member, find_members
+from .parquetfile import open_parquet
+from .shape import Shape
 from .socketlines import SocketSource, parse_address
 from .source import Part, Position, Source
+from .storage import absolute, changed_after, fingerprint
 
 __all__ = ["History", "Series", "find_history", "open_part"]
 
@@ -33,6 +36,7 @@ class History:
         members: the files, in the order they are read; none for a socket.
         left_out: files inside archives that are not read, because their ending is none that we know.
         follow: a socket is connected to again when it ends.
+        max_record_bytes: records with larger values are bad lines.
     """
 
     specs: tuple[str, ...]
@@ -40,6 +44,7 @@ class History:
     members: tuple[Member, ...] = ()
     left_out: tuple[str, ...] = ()
     follow: bool = False
+    max_record_bytes: int = NO_LIMIT
 
     @property
     def resumable(self) -> bool:
@@ -54,7 +59,9 @@ class History:
     @property
     def parts(self) -> list[Part]:
         """Its files, in the order in which they are read without merging; none for a socket."""
-        return [Part(m.name, m.size_bytes, partial(_open_at, m, self.format)) for m in self.members]
+        return [
+            Part(m.name, m.size_bytes, partial(_open_at, m, self.format, self.max_record_bytes)) for m in self.members
+        ]
 
     @property
     def size_bytes(self) -> int:
@@ -75,17 +82,21 @@ class History:
         return None
 
     def check(self, topic: str) -> None:
-        """Open each CSV file's header, so that a wrong column name in the last file is known before the first is sent.
+        """Look at each file's columns, so that a wrong name in the last is known before the first is sent.
 
         Raises:
             Usage: a column that is named does not exist in a file.
-            Stop: a file cannot be read.
         """
         del topic
         for member in self.members:
             kind, _ = kind_of(member.inside or member.path, self.format)
-            if kind == "csv":
-                FileSource(member, self.format).close()
+            if kind not in ("text", "jsonl"):
+                open_part(member, self.format).close()
+        Shape(self.format, " ".join(self.specs))
+
+    def limited(self, max_record_bytes: int) -> History:
+        """The same; records whose values are larger are bad lines."""
+        return replace(self, max_record_bytes=max_record_bytes)
 
     def fingerprint(self) -> str:
         """What tells these files from changed ones; see `opening.fingerprint`. Empty for a socket.
@@ -96,12 +107,12 @@ class History:
         try:
             return fingerprint(dict.fromkeys(member.path for member in self.members)) if self.members else ""
         except OSError as exc:
-            raise Usage(f"{exc.filename}: {exc.strerror or exc}") from None
+            raise Usage(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)) from None
 
     def changed_since(self, time_ms: int) -> list[str]:
         """Files that were written to after `time_ms`, to say which one a changed fingerprint comes from."""
         paths = dict.fromkeys(member.path for member in self.members)
-        return [path for path in paths if Path(path).stat().st_mtime_ns > time_ms * 1_000_000]
+        return [path for path in paths if changed_after(path, time_ms)]
 
     def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
         """Begin to read, at a position that `snapshot()` gave or at the beginning.
@@ -112,11 +123,13 @@ class History:
         """
         if not self.members:
             return SocketSource(self.specs[0], self.format, follow=self.follow)
-        return Series(self.members, self.format, position, batch_lines=batch_lines)
+        return Series(
+            self.members, self.format, position, batch_lines=batch_lines, max_record_bytes=self.max_record_bytes
+        )
 
 
 class Series:
-    """Files one after another, as one source; one is open at a time. Position: `file`, and `byte` and `line` in it."""
+    """Files one after another, as one source; one is open at a time. Position: `file`, and that in it."""
 
     ask_again_s = 0.0
 
@@ -127,17 +140,18 @@ class Series:
         position: Position | None = None,
         *,
         batch_lines: int = BATCH_LINES,
+        max_record_bytes: int = NO_LIMIT,
     ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
         self._members = members
         self._format = format
-        self._batch_lines = batch_lines
+        self._open_next = partial(open_part, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
         self._at = position["file"] if position else 0
         self._open: Source | None = None
         self._done_bytes = sum(member.size_bytes for member in members[: self._at])
         if self._at < len(members):
-            self._open = open_part(members[self._at], format, position, batch_lines=batch_lines)
+            self._open = self._open_next(members[self._at], format, position if len(position or ()) > 1 else None)
             self._move_on()
 
     @property
@@ -166,7 +180,7 @@ class Series:
 
     def snapshot(self) -> Position:
         """See `Source`."""
-        here = self._open.snapshot() if self._open else {"byte": 0, "line": 0}
+        here = self._open.snapshot() if self._open else {}
         return {"file": self._at, **here}
 
     def close(self) -> None:
@@ -180,20 +194,30 @@ class Series:
             self._done_bytes += self._members[self._at].size_bytes
             self._at += 1
             more = self._at < len(self._members)
-            self._open = (
-                open_part(self._members[self._at], self._format, batch_lines=self._batch_lines) if more else None
-            )
+            self._open = self._open_next(self._members[self._at], self._format) if more else None
 
 
-def _open_at(member: Member, format: Format, position: Position | None, batch_lines: int) -> Source:
-    return open_part(member, format, position, batch_lines=batch_lines)
+def _open_at(
+    member: Member, format: Format, max_record_bytes: int, position: Position | None, batch_lines: int
+) -> Source:
+    return open_part(member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
 
 
 def open_part(
-    member: Member, format: Format, position: Position | None = None, *, batch_lines: int = BATCH_LINES
+    member: Member,
+    format: Format,
+    position: Position | None = None,
+    *,
+    batch_lines: int = BATCH_LINES,
+    max_record_bytes: int = NO_LIMIT,
 ) -> Source:
     """One part of a history by itself; see `History.open`."""
-    return FileSource(member, format, position, batch_lines=batch_lines)
+    kind, _ = kind_of(member.inside or member.path, format)
+    if kind == "parquet":
+        return open_parquet(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
+    if kind == "avro":
+        return open_avro(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
+    return FileSource(member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
 
 
 def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) -> History:
@@ -215,5 +239,4 @@ def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) 
     members, left_out = find_members(specs, format)
     for member in members:
         kind_of(member.inside or member.path, format)
-    absolute = tuple(str(Path(spec).absolute()) for spec in specs)
-    return History(absolute, format, tuple(members), tuple(left_out))
+    return History(tuple(map(absolute, specs)), format, tuple(members), tuple(left_out))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..topics.errors import Usage
 from .format import Format
 
 __all__ = ["Input", "format_of", "parse_inputs", "split_input"]
@@ -53,23 +54,44 @@ def _scoped(values: Sequence[str], topic: str | None) -> str | None:
     """The value for a topic: `TOPIC=X` for that one, `X` for all."""
     found = None
     for value in values:
-        scope, equals, name = value.partition("=")
-        if not equals:
+        scoped = re.fullmatch(r"([A-Za-z0-9._-]+)=(?!=)(.*)", value, re.DOTALL)
+        if scoped is None:
             found = found or value
-        elif scope == topic:
-            return name
+        elif scoped[1] == topic:
+            return scoped[2]
     return found
 
 
 def format_of(form: Mapping[str, Any], **more: Any) -> Format:
-    """The format that the options of a command line describe."""
+    """The format that the options of a command line describe.
+
+    Raises:
+        Usage: a pair is none.
+    """
     columns = form.get("columns")
+    types = form.get("types")
     return Format(
         kind=form["kind"],
         key_before=form.get("key_before"),
         columns=tuple(columns.split(",")) if columns else None,
+        types=_pairs("--types", types.split(",")) if types else (),
         delimiter=form.get("delimiter"),
+        quote=form.get("quote", '"'),
+        headers=_pairs("--header", form.get("headers", ())),
+        partition=form.get("partition"),
+        time_format=form.get("time_format", "auto"),
+        time_zone=form.get("time_zone", "UTC"),
         encoding=form["encoding"],
         as_text=form["as_text"],
         **more,
     )
+
+
+def _pairs(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, _, value) in zip(texts, pairs, strict=True):
+        if not name or not value:
+            raise Usage(
+                f"{option} {text}: expected NAME=…", hint="for example --header source=carrier --types zip=text"
+            )
+    return tuple((name, value) for name, _, value in pairs)

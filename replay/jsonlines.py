@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
 import msgspec
 
 from .format import Format
-from .item import BadLine, Item
-from .lines import Parsed, clean
-from .stamp import Stamps, parse_time_ms
+from .item import NO_LIMIT, BadLine, Item, check_sizes
+from .lines import NO_FIELDS, Parsed, clean
+from .shape import Shape
+from .stamp import Stamps
 
 __all__ = ["JsonLinesParser"]
 
 _CACHED = 16_384
+_NO_OBJECT = "not a JSON object, so it has no fields"
+_decode_any = msgspec.json.Decoder().decode
 
 
 class JsonLinesParser:
-    """Each line is one JSON value; its bytes travel as they are. Only the fields asked for are decoded.
+    """Each line is one JSON value; its bytes travel as they are. Only what is asked for is decoded.
 
-    A line that is not JSON is bad, and one without the key's or the time's field. Blank lines are none.
+    A line that is not JSON is bad, and one without a field that is asked for. Blank lines are none.
+
+    Args:
+        fields: what each record has beside its own, because of the folder it lies in; a record's own fields win.
     """
 
-    def __init__(self, source: str, format: Format) -> None:
+    def __init__(
+        self, source: str, format: Format, *, fields: Mapping[str, Any] = NO_FIELDS, max_bytes: int = NO_LIMIT
+    ) -> None:
         self._source = source
         self._encoding = format.encoding
-        self._key = format.key
-        self._time = format.time
+        self._fields = fields
+        self._max_bytes = max_bytes
+        self._names: list[bytes] = [msgspec.json.encode(name) for name in fields]
+        pairs = [
+            b"%b:%b" % (name, msgspec.json.encode(value))
+            for name, value in zip(self._names, fields.values(), strict=True)
+        ]
+        self._more = b",".join(pairs) + b"}"
+        self._shape = Shape(format, source)
+        short = self._shape.fields.isdisjoint(fields)
+        self._key = self._shape.key_field if short else None
+        self._time = self._shape.time_field if short else None
+        self._plain = short and self._shape.plain
         # A field that is named for both is decoded once.
-        self._both = format.key is not None and format.key == format.time
+        self._both = self._key is not None and self._key == self._time
         # Keys are taken to be text until one is not: decoding text at once is twice as fast as looking at what it is.
         self._text_keys = not self._both
         self._decode = self._decoder()
         self._keys = _Keys()
-        self._stamps = _JsonStamps()
+        self._stamps = _JsonStamps(format.time_format, format.time_zone)
 
     def parse(self, lines: list[bytes], first: int, *, final: bool) -> Parsed:
         """See `LineParser`."""
@@ -66,6 +85,11 @@ class JsonLinesParser:
         return msgspec.json.Decoder(kind).decode
 
     def _items(self, lines: list[bytes]) -> list[Item]:
+        if self._fields:
+            lines = [self._with_fields(line) for line in lines]
+        check_sizes(lines, self._max_bytes)
+        if not self._plain:
+            return [self._shaped(line) for line in lines]
         found: list[Any] = list(map(self._decode, lines))
         keys: Any = repeat(None)
         stamps: Any = repeat(0)
@@ -80,6 +104,28 @@ class JsonLinesParser:
             written = [line.key for line in found] if self._both else [line.time for line in found]
             stamps = [known_stamps[bytes(time)] for time in written]
         return list(zip(keys, lines, stamps, repeat(None), repeat(None)))
+
+    def _shaped(self, line: bytes) -> Item:
+        record = _decode_any(line)
+        if not isinstance(record, dict):
+            raise ValueError(_NO_OBJECT)
+        key, time_ms, headers, partition = self._shape(record)
+        if self._key is not None:
+            # As it is written, as on the short way: 1.50 stays 1.50.
+            own = self._decode(line).key
+            key = own.encode() if self._text_keys else self._keys[bytes(own)]
+        return key, line, time_ms, headers, partition
+
+    def _with_fields(self, line: bytes) -> bytes:
+        body = line.strip()
+        if body[:1] != b"{" or body[-1:] != b"}":
+            raise ValueError(_NO_OBJECT)
+        if any(name in body for name in self._names):
+            own = _decode_any(body)
+            more = {name: value for name, value in self._fields.items() if name not in own}
+            return msgspec.json.encode({**own, **more})
+        inner = body[:-1].rstrip()
+        return inner + (b"" if inner == b"{" else b",") + self._more
 
     def _one_by_one(self, lines: list[bytes], numbers: Sequence[int], bad: list[BadLine], used: int) -> Parsed:
         items: list[Item] = []
@@ -102,7 +148,7 @@ class JsonLinesParser:
         except msgspec.DecodeError as error:
             return str(error)
         if not isinstance(value, dict):
-            return "not a JSON object, so it has no fields"
+            return _NO_OBJECT
         for field in (self._key, self._time):
             if field is not None and field not in value:
                 return f"no field {field!r}; fields: {', '.join(map(str, value))}"
@@ -131,4 +177,4 @@ class _JsonStamps(Stamps):
 
     def parse(self, written: object) -> int:
         assert isinstance(written, bytes)
-        return parse_time_ms(msgspec.json.decode(written))
+        return super().parse(msgspec.json.decode(written))

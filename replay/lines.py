@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
-from ..topics.errors import Stop
-from .format import AS_THEY_ARE
+from .format import AS_THEY_ARE, COMPRESSED
 from .item import BadLine, Item
 
-__all__ = ["BATCH_LINES", "MAX_LINE_BYTES", "LineBuffer", "LineParser", "Parsed", "clean", "is_utf8"]
+__all__ = [
+    "BATCH_LINES",
+    "MAX_LINE_BYTES",
+    "NO_FIELDS",
+    "LineBuffer",
+    "LineParser",
+    "LineTooLong",
+    "Parsed",
+    "clean",
+    "is_utf8",
+]
 
 BATCH_LINES = 5_000
 MAX_LINE_BYTES = 16 * 1024 * 1024
+
+# A record's fields beside its own: none.
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -24,6 +37,10 @@ class Parsed(NamedTuple):
     bad: list[BadLine]
     blank: int
     used: int
+
+
+class LineTooLong(Exception):
+    """More without a line's end than fits into memory."""
 
 
 class LineParser(Protocol):
@@ -73,7 +90,7 @@ class LineBuffer:
         """Take what was read.
 
         Raises:
-            Stop: a line, or what a record leaves unused, is longer than `MAX_LINE_BYTES`.
+            LineTooLong: a line, or what a record leaves unused, is longer than `MAX_LINE_BYTES`.
         """
         if self._bom:
             self._bom = False
@@ -91,9 +108,9 @@ class LineBuffer:
             self._tail.append(data)
             self._tail_bytes += len(data)
         if max(self._tail_bytes, self._waiting_bytes) > MAX_LINE_BYTES:
-            raise Stop(
-                f"{self._source}:{self.line + 1}: a line or row longer than {MAX_LINE_BYTES:,} bytes",
-                hint="are these lines at all? a compressed file needs its ending (.gz, .zip)",
+            raise LineTooLong(
+                f"a line or row longer than {MAX_LINE_BYTES:,} bytes: are these lines at all? "
+                f"A compressed file needs its ending ({', '.join(COMPRESSED)}, .zip)"
             )
 
     def finish(self) -> None:

@@ -1,49 +1,29 @@
-"""Files on disk as streams of bytes: found, opened through `.gz` and `.zip`, told from changed ones."""
+"""A member's bytes: opened where they lie, taken out of `.zip`, decompressed."""
 
 from __future__ import annotations
 
-import glob
+import bz2
 import gzip
-import hashlib
-import stat
+import io
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
-from ..topics.errors import Stop, Usage
-from .format import ENDINGS, Format
+from ..topics.errors import Usage
+from .member import Member
+from .storage import open_raw
 
-__all__ = ["UNREADABLE", "Member", "Opened", "find_members", "fingerprint", "open_member"]
+__all__ = ["UNREADABLE", "Opened", "Stream", "ZstdStream", "open_member", "open_seekable", "why"]
 
 # What reading a damaged or vanished file raises.
 UNREADABLE = (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
-_HASHED_BYTES = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One stream of lines: a file, or one file inside a `.zip`.
-
-    Attributes:
-        path: the file, as the user wrote it.
-        inside: name inside the archive; it chooses the format and is shown, and never becomes a path.
-        number: which entry of the archive, because names can stand twice.
-        size_bytes: on disk, so compressed.
-    """
-
-    path: str
-    inside: str | None
-    number: int
-    size_bytes: int
-
-    @property
-    def name(self) -> str:
-        """`flights.csv.zip!flights.csv`, as shown to the user."""
-        return self.path if self.inside is None else f"{self.path}!{self.inside}"
+_COPIED_BYTES = 1024 * 1024
+# So little goes in at a time because what comes out is bounded by nothing else: 2 KiB can be up to 64 MiB.
+_ZSTD_FED_BYTES = 2 * 1024
 
 
 class Stream(Protocol):
@@ -74,110 +54,151 @@ class Opened:
             each.close()
 
 
-def find_members(specs: Iterable[str], format: Format) -> tuple[list[Member], list[str]]:
-    """The streams behind paths and globs: specs in the order given, what a glob matches sorted by name.
-
-    Returns:
-        Members, and the names inside archives that were left out because their ending is none that we know.
-
-    Raises:
-        Usage: nothing matches, a file is missing or given twice, or an archive holds nothing to read.
-    """
-    members: list[Member] = []
-    left_out: list[str] = []
-    seen: dict[Path, str] = {}
-    for spec in specs:
-        for path in _files(spec):
-            real = Path(path).resolve()
-            if real in seen:
-                raise Usage(f"{path} is given twice (also as {seen[real]})", hint="each file is replayed once")
-            seen[real] = path
-            if path.lower().endswith(".zip"):
-                inside, others = _zip_members(path, format)
-                members += inside
-                left_out += others
-            else:
-                members.append(Member(path, None, 0, real.stat().st_size))
-    return members, left_out
-
-
 def open_member(member: Member) -> Opened:
     """Open for reading from its first decompressed byte; seeking forward is possible, and costs reading.
 
     Raises:
         OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError: see `UNREADABLE`.
+        Usage: what decompresses it is not installed.
     """
-    if member.inside is not None:
-        archive = zipfile.ZipFile(member.path)
-        info = archive.infolist()[member.number]
-        stream = archive.open(info)
-        whole = max(info.file_size, 1)
-        inner: Stream = stream
-        if member.inside.lower().endswith(".gz"):
-            inner = gzip.GzipFile(fileobj=stream)
-        return Opened(inner, lambda: member.size_bytes * min(stream.tell(), whole) // whole, [stream, archive])
-    raw = Path(member.path).open("rb")  # noqa: SIM115 - `Opened.close` closes it
-    if member.path.lower().endswith(".gz"):
-        return Opened(gzip.GzipFile(fileobj=raw), raw.tell, [raw])
-    return Opened(raw, raw.tell, [])
+    raw = open_raw(member.path)
+    if member.inside is None:
+        return Opened(_decompressed(raw, member.path), raw.tell, [raw])
+    archive = zipfile.ZipFile(raw)
+    info = archive.infolist()[member.number]
+    stream = archive.open(info)
+    whole = max(info.file_size, 1)
+    inner = _decompressed(stream, member.inside)
+    return Opened(inner, lambda: member.size_bytes * min(stream.tell(), whole) // whole, [stream, archive, raw])
 
 
-def fingerprint(paths: Iterable[str]) -> str:
-    """What tells files from changed ones: where they are, sizes, times of change, first and last 64 KiB."""
-    digest = hashlib.sha256()
-    for path in paths:
-        real = Path(path).resolve()
-        with real.open("rb") as file:
-            status = real.stat()
-            digest.update(f"{real}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
-            digest.update(file.read(_HASHED_BYTES))
-            file.seek(max(0, status.st_size - _HASHED_BYTES))
-            digest.update(file.read(_HASHED_BYTES))
-    return digest.hexdigest()
+def open_seekable(member: Member) -> Opened:
+    """Open for reading here and there; what lies inside an archive is unpacked into a temporary file first.
 
-
-def _files(spec: str) -> list[str]:
-    if glob.has_magic(spec) and not Path(spec).exists():
-        found = sorted(path for path in glob.glob(spec, recursive=True) if Path(path).is_file())  # noqa: PTH207 - Path.glob knows no absolute patterns
-        if not found:
-            raise Usage(
-                f"{spec}: no file matches", hint="globs are relative to the folder you are in; ** needs a folder"
-            )
-        return found
+    Raises:
+        OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError: see `UNREADABLE`.
+    """
+    opened = open_member(member)
+    if member.inside is None:
+        return opened
+    copy: Any = tempfile.TemporaryFile()  # noqa: SIM115 - `Opened.close` closes it
     try:
-        mode = Path(spec).stat().st_mode
-    except OSError as exc:
-        raise Usage(f"{spec}: {exc.strerror or exc}") from None
-    if stat.S_ISDIR(mode):
-        raise Usage(f"{spec} is a folder", hint=f"'{spec.rstrip('/')}/*' reads the files in it")
-    if not stat.S_ISREG(mode):
-        raise Usage(
-            f"{spec} is not a regular file: it cannot be read again after a crash", hint="save it to a file first"
-        )
-    return [spec]
+        while data := opened.stream.read(_COPIED_BYTES):
+            copy.write(data)
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
+    finally:
+        opened.close()
+    return Opened(copy, copy.tell, [])
 
 
-def _zip_members(path: str, format: Format) -> tuple[list[Member], list[str]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as exc:
-        raise Stop(f"{path}: cannot be read as a zip archive: {exc}") from None
-    members: list[Member] = []
-    left_out: list[str] = []
-    for number, info in enumerate(entries):
-        # Archives made on a Mac carry a hidden twin of each file, which holds no lines.
-        if info.is_dir() or info.filename.startswith("__MACOSX/"):
-            continue
-        known = Path(info.filename.lower().removesuffix(".gz")).suffix in ENDINGS
-        if format.kind == "auto" and not known:
-            left_out.append(f"{path}!{info.filename}")
-            continue
-        members.append(Member(path, info.filename, number, info.compress_size))
-    if not members:
-        raise Usage(
-            f"{path}: no file inside whose ending is known" + (f" ({', '.join(left_out[:5])})" if left_out else ""),
-            hint="--format text|csv|jsonl says what they are",
-        )
-    members.sort(key=lambda member: (member.inside or "", member.number))
-    return members, left_out
+def why(exc: BaseException) -> str:
+    """What is wrong with a file, for people."""
+    return "ends too early: it is truncated" if isinstance(exc, EOFError) else f"cannot be read: {exc}"
+
+
+class _UpToTheDamage:
+    """A stream that gives what can be decompressed before it says that no more can be."""
+
+    def __init__(self, stream: gzip.GzipFile | bz2.BZ2File) -> None:
+        self._stream = stream
+        self._error: BaseException | None = None
+
+    def read(self, n: int = -1, /) -> bytes:
+        if self._error is not None:
+            raise self._error
+        parts: list[bytes] = []
+        left = n if n >= 0 else _COPIED_BYTES
+        try:
+            while left > 0 and (data := self._stream.read1(left)):
+                parts.append(data)
+                left -= len(data)
+        except UNREADABLE as exc:
+            if not parts:
+                raise
+            self._error = exc
+        return b"".join(parts)
+
+    def seek(self, offset: int, /) -> int:
+        return self._stream.seek(offset)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class ZstdStream(io.RawIOBase):
+    """Frames of zstd, one after another, decompressed. A last frame that is cut short is an error, as with gzip."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise Usage("zstd is not installed", hint="pip install 'anabranch[zstd]' reads .zst") from None
+        self._raw = raw
+        self._error = zstandard.ZstdError
+        self._new: Callable[[], Any] = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj
+        self._frame: Any = None
+        self._out = b""
+        self._at = 0
+        self._byte = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def read(self, n: int = -1, /) -> bytes:
+        """Up to `n` bytes; nothing only at the end.
+
+        Raises:
+            EOFError: the last frame is not complete.
+            OSError: this is no zstd.
+        """
+        while self._at >= len(self._out):
+            if not self._decompress():
+                return b""
+        end = len(self._out) if n < 0 else self._at + n
+        data = self._out[self._at : end]
+        self._at += len(data)
+        self._byte += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """To a byte from the beginning; backward costs reading from there."""
+        if whence:
+            raise OSError("zstd is read from its beginning")
+        if offset < self._byte:
+            self._raw.seek(0)
+            self._frame, self._out, self._at, self._byte = None, b"", 0, 0
+        while self._byte < offset and self.read(offset - self._byte):
+            pass
+        return self._byte
+
+    def _decompress(self) -> bool:
+        left = b""
+        if self._frame is not None and self._frame.eof:
+            left, self._frame = self._frame.unused_data, None
+        data = left or self._raw.read(_ZSTD_FED_BYTES)
+        if not data:
+            if self._frame is not None:
+                raise EOFError("ended before its end was marked")
+            return False
+        if self._frame is None:
+            self._frame = self._new()
+        try:
+            self._out, self._at = self._frame.decompress(data), 0
+        except self._error as exc:
+            raise OSError(str(exc)) from None
+        return True
+
+
+def _decompressed(raw: IO[bytes], name: str) -> Stream:
+    name = name.lower()
+    if name.endswith(".gz"):
+        return _UpToTheDamage(gzip.GzipFile(fileobj=raw))
+    if name.endswith(".bz2"):
+        return _UpToTheDamage(bz2.BZ2File(raw))
+    if name.endswith(".zst"):
+        return ZstdStream(raw)  # pyright: ignore[reportReturnType]
+    return raw

@@ -41,10 +41,22 @@ def format_options(command: Command) -> Command:
     """What a file's lines mean."""
     for option in (
         click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
+        click.option("--types", metavar="A=T,…", help="Types of CSV columns: text, int, float, bool; else guessed."),
+        click.option("--quote", default='"', metavar="C", help="Of CSV cells; '' where there are none."),
+        click.option("--partition", metavar="EXPR", help="The record's partition; else its key tells."),
+        click.option("--header", "headers", multiple=True, metavar="NAME=EXPR", help="A header; may be repeated."),
+        click.option("--time-zone", default="UTC", show_default=True, help="Of times that name none."),
+        click.option(
+            "--time-format", default="auto", metavar="F", help="auto, iso, s, ms, us, ns, or like %d.%m.%Y %H:%M."
+        ),
         click.option("--columns", metavar="A,B,…", help="Names of CSV columns; the file then has no header line."),
         click.option("--delimiter", metavar="C", help="Of CSV cells."),
         click.option(
-            "--format", "kind", type=click.Choice(["auto", "text", "csv", "jsonl"]), default="auto", show_default=True
+            "--format",
+            "kind",
+            type=click.Choice(["auto", "text", "csv", "jsonl", "parquet", "avro"]),
+            default="auto",
+            show_default=True,
         ),
         click.option("--key-before", metavar="C", help="Text: what stands before the first C is the key."),
         click.option("--encoding", default="utf-8", show_default=True),

@@ -27,6 +27,7 @@ from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
 from .course import Course
 from .disorder import Lateness
 from .format import OnBadLine
+from .history import History
 from .item import BadLine
 from .report import Progress, Report
 from .source import Replayable, Source
@@ -43,6 +44,9 @@ TRANSACTION_RECORDS = 50_000
 TRANSACTION_S = 0.2
 
 _EXAMPLES = 10
+
+# What librdkafka takes unless told otherwise.
+_CLIENT_MAX_BYTES = 1_000_000
 
 _logger = logging.getLogger("anabranch.replay")
 
@@ -176,7 +180,10 @@ class Player:
     ) -> RunState:
         target, plan = self._prepare_topic()
         more = {} if self._batch_lines is None else {"batch_lines": self._batch_lines}
-        source = self._course.open(self._history, state.position, lateness=self._lateness, **more)
+        history = self._history
+        if isinstance(history, History):
+            history = history.limited(int(self._cluster.config().get("message.max.bytes", _CLIENT_MAX_BYTES)))
+        source = self._course.open(history, state.position, lateness=self._lateness, **more)
         try:
             while not state.done and not self._stop.is_set():
                 work = Transaction(producer, self._runs, target, plan, state)

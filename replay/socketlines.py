@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from ..topics.errors import Stop, Usage
 from .csvfile import CsvParser
-from .format import Format, Kind
+from .format import OF_LINES, Format, Kind
 from .item import BadLine, Item
 from .jsonlines import JsonLinesParser
-from .lines import BATCH_LINES, LineBuffer, LineParser, is_utf8
+from .lines import BATCH_LINES, LineBuffer, LineParser, LineTooLong, is_utf8
 from .source import Position
 from .text import TextParser
 
@@ -143,7 +143,10 @@ class SocketSource:
             if data:
                 self.done_bytes += len(data)
                 self._pause_s = _BACK_OFF_S[0]
-                self._buffer.feed(data)
+                try:
+                    self._buffer.feed(data)
+                except LineTooLong as exc:
+                    raise Stop(f"{self._spec}:{self._buffer.line + 1}: {exc}") from None
             else:
                 self._buffer.finish()
                 self.close()
@@ -156,6 +159,8 @@ class SocketSource:
 
 def _make_parser(spec: str, format: Format) -> LineParser:
     kind: Kind = "text" if format.kind == "auto" else format.kind
+    if kind not in OF_LINES:
+        raise Usage(f"{spec}: {kind} is not made of lines", hint="--format text|csv|jsonl")
     format.checked(kind, spec)
     if kind == "csv":
         if format.columns is None:

@@ -16,8 +16,8 @@ __all__ = ["replay"]
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
 @click.option("--to", "topic", required=True, metavar="TOPIC", help="Made with 4 partitions where it does not exist.")
-@click.option("-k", "--key", metavar="FIELD", help="Field that becomes the record's key.")
-@click.option("-t", "--time", metavar="FIELD", help="Field that holds the record's time.")
+@click.option("-k", "--key", metavar="EXPR", help="Field, or more, that becomes the record's key.")
+@click.option("-t", "--time", metavar="EXPR", help="Field that holds the record's time.")
 @click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
 @click.option("--plan", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
 @click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
@@ -44,15 +44,20 @@ def replay(
 ) -> None:
     """Feed files, or a socket of lines, into a topic: each record once, resumable.
 
-    SOURCE is a file, a glob, a .gz or .zip of text, CSV or JSON Lines, or tcp://host:port. Killed and started again,
-    the same command goes on where it was; finished, it writes nothing. A socket cannot be read again, so what was
-    received and not committed at a crash is lost.
+    SOURCE is a file, a glob, a folder or a URL of text, CSV, JSON Lines, Parquet or Avro, also compressed (.gz .zst
+    .bz2) or in a .zip (all of it, or archive.zip!member); or tcp://host:port. Killed and started again, the same
+    command goes on where it was; finished, it writes nothing. A socket cannot be read again, so what was received
+    and not committed at a crash is lost.
+
+    An EXPR is a field, a.b.c, or more: carrier + "-" + origin, f"{carrier}-{flight}", name.lower()[:3]. Folders named
+    year=2013/month=01 add these fields.
 
     \b
     Examples:
       anabranch replay data.txt --to lines --key-before ,
       anabranch replay flights.csv.zip --to flights --key carrier --time time_hour
       anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # one order, by time, over all files
+      anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
     """
     from ...topics.partition import RangePlan

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -272,11 +274,21 @@ def test_a_topic_that_would_lose_it_is_refused(
     assert Runs(broker).read(player.run_id) is None
 
 
-def test_a_record_that_is_too_large_is_named(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("x" * 1_100_000)
-    with pytest.raises(Stop, match=r"a record of 1,100,000 bytes[\s\S]*message\.max\.bytes"):
-        Player(broker, find_history([str(path)], Format()), fresh("large")).play()
+def test_a_record_that_is_too_large_and_a_truncated_file_follow_the_policy(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
+) -> None:
+    large, cut = tmp_path / "a.txt", tmp_path / "b.txt.gz"
+    large.write_text("one\n" + "x" * 1_100_000 + "\ntwo\n")
+    cut.write_bytes(gzip.compress(b"three\n" + random.Random(1).randbytes(9_000).hex().encode())[:-4_000])
+    history, topic = find_history([str(large), str(cut)], Format()), fresh("large")
+    with pytest.raises(BadLine, match=r"a\.txt:2: a record of 1,100,000 bytes[\s\S]*message\.max\.bytes"):
+        Player(broker, history, topic).play()
+    assert drain(topic) == []
+    report = Player(broker, history, topic, on_bad_line="dead-letter").play()
+    assert report.done
+    assert {message.value() for message in drain(topic)} == {b"one", b"two", b"three"}
+    letters = {dict(m.headers() or [])["anabranch-source"]: len(m.value() or b"") for m in drain(f"{topic}.dlq")}
+    assert letters == {f"{large}:2".encode(): 900_000, f"{cut}:2".encode(): 0}
 
 
 def test_an_existing_topic_keeps_its_partitions_and_we_say_so(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:

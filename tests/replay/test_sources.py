@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from anabranch.replay.csvfile import CsvParser
 from anabranch.replay.format import Format, kind_of
@@ -49,84 +48,10 @@ def values(path: Path, format: Format | None = None) -> list[bytes | None]:
     return [item[1] for item in read_file(path, format)[0]]
 
 
-# ---- one contract, every kind of file ----
-
-TEXT = b"one,1\n\ntwo,2\r\nthree,3\xc3\xa9\n,\nlast without an end"
-CSV = b'k,n,text\na,1,plain\nb,NA,"two\nlines, one ""cell"""\r\n\nc,007,x\nd,1.5e3,\ne,-4,last'
-JSONL = b'{"k":"a","t":1}\n{"k":"\\u00e9","t":"2013-01-01T10:00:00Z"}\n\n{"k":3,"t":1357034400000}\n{"k":null,"t":2.5}'
-
-Pack = Callable[[Path, str, bytes], Path]
-
-
 def plain(folder: Path, name: str, data: bytes) -> Path:
     path = folder / name
     path.write_bytes(data)
     return path
-
-
-def gz(folder: Path, name: str, data: bytes) -> Path:
-    path = folder / f"{name}.gz"
-    path.write_bytes(gzip.compress(data))
-    return path
-
-
-def zipped(folder: Path, name: str, data: bytes) -> Path:
-    path = folder / f"{name}.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, data)
-    return path
-
-
-def zipped_gz(folder: Path, name: str, data: bytes) -> Path:
-    return zipped(folder, f"{name}.gz", gzip.compress(data))
-
-
-KINDS = [
-    pytest.param("a.txt", TEXT, Format(), 6, id="text"),
-    pytest.param("a.csv", CSV, Format(key="k"), 5, id="csv"),
-    pytest.param("a.jsonl", JSONL, Format(key="k", time="t"), 4, id="jsonl"),
-]
-
-
-@pytest.mark.parametrize("pack", [plain, gz, zipped, zipped_gz])
-@pytest.mark.parametrize(("name", "data", "format", "count"), KINDS)
-class TestContract:
-    def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(
-        self, tmp_path: Path, pack: Pack, name: str, data: bytes, format: Format, count: int
-    ) -> None:
-        # Two files, so that a position between them is one of those tried.
-        paths = [str(pack(tmp_path, f"{n}{name}", data)) for n in (1, 2)]
-        history = find_history(paths, format)
-        whole = read(history.open())
-        assert len(whole) == 2 * count
-        source = history.open(batch_lines=1)
-        read_so_far: list[Item] = []
-        while not source.ended:
-            position = msgspec.json.decode(msgspec.json.encode(source.snapshot()), type=Position)
-            assert read_so_far + read(history.open(position)) == whole
-            read_so_far += source.next_batch()
-        assert read_so_far == whole
-        assert read(history.open(source.snapshot())) == []
-
-    def test_a_smaller_batch_changes_nothing(
-        self, tmp_path: Path, pack: Pack, name: str, data: bytes, format: Format, count: int
-    ) -> None:
-        history = find_history([str(pack(tmp_path, name, data))], format)
-        assert all(read(history.open(batch_lines=n)) == read(history.open()) for n in (1, 2, 3))
-
-    def test_a_byte_order_mark_is_no_content(
-        self, tmp_path: Path, pack: Pack, name: str, data: bytes, format: Format, count: int
-    ) -> None:
-        marked = pack(tmp_path, f"marked{name}", b"\xef\xbb\xbf" + data)
-        assert read_file(marked, format)[0] == read_file(pack(tmp_path, name, data), format)[0]
-
-    def test_the_whole_size_is_done_at_the_end(
-        self, tmp_path: Path, pack: Pack, name: str, data: bytes, format: Format, count: int
-    ) -> None:
-        history = find_history([str(pack(tmp_path, name, data))], format)
-        source = history.open()
-        read(source)
-        assert source.done_bytes == history.size_bytes
 
 
 def test_a_file_of_many_chunks_is_read_in_bounded_batches(tmp_path: Path) -> None:
@@ -373,7 +298,7 @@ def refusal(make: Callable[[], object], kind: type[AnabranchError] = Usage) -> s
 def test_a_missing_file_and_a_glob_without_files_are_named(tmp_path: Path) -> None:
     assert "nope.csv" in refusal(lambda: find_history([str(tmp_path / "nope.csv")], Format()))
     assert "no file matches" in refusal(lambda: find_history([str(tmp_path / "*.csv")], Format()))
-    assert "is a folder" in refusal(lambda: find_history([str(tmp_path)], Format()))
+    assert "holds no files" in refusal(lambda: find_history([str(tmp_path)], Format()))
 
 
 def test_an_unknown_ending_asks_for_the_format(tmp_path: Path) -> None:
@@ -413,20 +338,24 @@ def test_options_that_say_nothing_are_refused(name: str, format: Format, says: s
 def test_a_truncated_gzip_is_named_with_its_line(tmp_path: Path) -> None:
     lines = b"".join(b"%d %d\n" % (n, n * n * 7919) for n in range(90_000))
     path = plain(tmp_path, "a.txt.gz", gzip.compress(lines)[:-5_000])
-    message = refusal(lambda: read_file(path), Stop)
-    name, line, rest = message.split(":", 2)
-    assert (name, rest.split("\n")[0]) == (str(path), " ends too early: it is truncated")
-    assert 1_000 < int(line) <= 90_000
+    items, source = read_file(path)
+    (bad,) = source.bad
+    assert bad.reason == "ends too early: it is truncated; the rest of the file is not read"
+    assert bad.source == str(path)
+    assert 1_000 < bad.line == len(items) + 1 <= 90_000
 
 
 def test_what_is_not_gzip_or_zip_is_named(tmp_path: Path) -> None:
-    assert "a.txt.gz:1: cannot be read" in refusal(lambda: read_file(plain(tmp_path, "a.txt.gz", b"plain")), Stop)
+    _, source = read_file(plain(tmp_path, "a.txt.gz", b"plain"))
+    assert "a.txt.gz:1: cannot be read" in str(source.bad[0])
     assert "a.txt.zip: cannot be read" in refusal(lambda: read_file(plain(tmp_path, "a.txt.zip", b"plain")), Stop)
 
 
 def test_a_line_without_end_is_refused_before_it_fills_memory(tmp_path: Path) -> None:
     path = plain(tmp_path, "a.txt", b"x" * (17 * 1024 * 1024))
-    assert "longer than 16,777,216 bytes" in refusal(lambda: read_file(path), Stop)
+    items, source = read_file(path)
+    assert items == []
+    assert "longer than 16,777,216 bytes" in source.bad[0].reason
 
 
 def test_zip_members_are_read_by_name_and_others_are_told(tmp_path: Path) -> None:
