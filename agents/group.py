@@ -326,7 +326,11 @@ class Group:
         began = time.monotonic()
         while True:
             try:
-                return self.kafka.committed(partitions, timeout=_ASK_S)
+                found: list[TopicPartition] = self.kafka.committed(partitions, timeout=_ASK_S)
+                for partition in found:
+                    if partition.error is not None:  # not the same as a group that has committed nothing
+                        raise KafkaException(partition.error)
+                return found
             except KafkaException as exc:
                 waited_s = time.monotonic() - began
                 if not _may_pass(exc) or waited_s > self._settings.patience_s:

@@ -57,7 +57,15 @@ _MAX_OPEN_FILES = 256
 _LOG_FILE_BYTES = 1 << 20
 
 # What RocksDB says when the machine is at fault and the content is not.
-_MACHINE = ("No space left", "Permission denied", "Too many open files", "Read-only file system", "Cannot allocate")
+_MACHINE = (
+    "No space left",
+    "File too large",
+    "quota exceeded",
+    "Permission denied",
+    "Too many open files",
+    "Read-only file system",
+    "Cannot allocate",
+)
 _IN_USE = ("lock hold by", "While lock file")
 
 _cache: list[Cache] = []

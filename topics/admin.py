@@ -163,7 +163,11 @@ class Admin:
 
         def ask() -> dict[tuple[str, int], int]:
             futures = self._kafka.list_offsets(request, isolation_level=isolation, request_timeout=TIMEOUT_S)
-            return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+            found = {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+            if any(offset < 0 for offset in found.values()):
+                # Seen while a partition's leader moved: no error, and no offset either.
+                raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+            return found
 
         return self._patiently("list offsets", ask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ class Truth:
         except msgspec.DecodeError:
             self.letters["transfers"].append(value)
             return
-        if transfer.trouble == "withdraw":
+        if transfer.trouble in ("withdraw", "grow"):
             self.letters["transfers"].append(value)
             return
         self._book(transfer.source, -transfer.amount, -transfer.number)
@@ -94,7 +95,7 @@ def _compare(what: str, should: list[Any], stands: list[Any]) -> list[str]:
 
 def _some(of: Counter[Any]) -> str:
     more = f" and {len(of) - _SHOWN} others" if len(of) > _SHOWN else ""
-    return f"{sorted(of.elements())[:_SHOWN]}{more}" if of else "none"
+    return f"{[reprlib.repr(one) for one in sorted(of.elements())[:_SHOWN]]}{more}" if of else "none"
 
 
 def _table(cluster: Cluster, name: str, table: str) -> dict[str, Any]:

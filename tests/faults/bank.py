@@ -19,11 +19,12 @@ import msgspec
 import points
 from anabranch.agents.settings import EngineSettings
 
-__all__ = ["OPENING", "SESSION_MS", "Transfer", "app"]
+__all__ = ["MOST_BYTES", "OPENING", "SESSION_MS", "Transfer", "app"]
 
 OPENING = 1_000
 SESSION_MS = 1_500
 MAX_POLL_MS = 4_000
+MOST_BYTES = 1_000_000  # of a record's key and value: what an app may send unless it says otherwise
 
 points.install()
 
@@ -31,6 +32,8 @@ NAME = os.environ.get("BANK", "bank")
 app = anabranch.App(
     NAME,
     topic_partitions=4,
+    topic_replication_factor=int(os.environ.get("BANK_REPLICAS", "1")),
+    store=os.environ.get("BANK_STORE", "memory://"),
     # A machine that is busy with other rounds connects late.
     settings=EngineSettings(session_timeout_ms=SESSION_MS, max_poll_interval_ms=MAX_POLL_MS, connect_s=60.0),
 )
@@ -41,7 +44,8 @@ class Transfer(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         number: from 1.
-        trouble: the agent that raises when it is nearly done with it; empty for none.
+        trouble: the agent that raises when it is nearly done with it, or `grow`: on its way it becomes larger than a
+            record may be; empty for none.
         awaits_s, blocks_s: how long `withdraw` awaits the outside world, and holds up the whole process; the first time
             it sees the record.
     """
@@ -53,6 +57,7 @@ class Transfer(msgspec.Struct, omit_defaults=True):
     trouble: str = ""
     awaits_s: float = 0.0
     blocks_s: float = 0.0
+    padding: str = ""
 
 
 transfers = app.topic(f"{NAME}-transfers", key_type=str, value_type=Transfer)
@@ -73,6 +78,8 @@ async def withdraw(stream):
         journals[transfer.source].append(-transfer.number)
         if transfer.awaits_s or transfer.blocks_s:
             await dawdle(transfer)
+        if transfer.trouble == "grow":
+            transfer.padding *= 2
         await deposits.send(key=transfer.target, value=transfer)
         if transfer.trouble == "withdraw":
             raise Trouble(transfer.number)

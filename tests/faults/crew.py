@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ class Worker:
     """One worker and its data folder, over all its processes.
 
     Attributes:
+        bank: environment of the processes.
         traps: one for each start, as long as there are any.
         wanted: False once it was told to leave.
         ends: how it ended where nobody made it.
@@ -44,8 +46,7 @@ class Worker:
     """
 
     who: int
-    name: str
-    servers: str
+    bank: dict[str, str]
     folder: Path
     traps: list[Trap] = field(default_factory=list)
     wanted: bool = True
@@ -106,6 +107,13 @@ class Worker:
             self._killed_again_s = again_s
             self._process.kill()
 
+    def damage(self, how: str, seed: int) -> None:
+        """Kill it, and let it come back to stores that are not what it left."""
+        self.kill(0.0)
+        if self._process is not None:
+            self._process.wait()
+            spoil(self.folder / f"data-{self.who}", how, random.Random(seed))
+
     def freeze(self, for_s: float) -> None:
         if self.runs:
             self._continue_at_s = time.monotonic() + for_s
@@ -145,12 +153,7 @@ class Worker:
         self._trap = self.traps.pop(0) if self.traps else None
         self._killed_again_s = None
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("KAFKA_", "ANABRANCH_", "FAULT_"))}
-        environment |= {
-            "BANK": self.name,
-            "BANK_FOLDER": str(self.folder),
-            "KAFKA_BOOTSTRAP_SERVERS": self.servers,
-            "ANABRANCH_OPTIONS": os.environ.get("FAULTS_OPTIONS", ""),  # such as debug=eos,broker
-        }
+        environment |= {**self.bank, "ANABRANCH_OPTIONS": os.environ.get("FAULTS_OPTIONS", "")}  # as debug=eos,broker
         if self._trap is not None:
             environment["FAULT_AT"] = f"{self._trap.point}:{self._trap.nth}:SIG{self._trap.signal}"
         command = [sys.executable, "-m", "anabranch", "-A", str(BANK), "worker", "--without-web", "-l", "info"]
@@ -188,3 +191,22 @@ class Worker:
             if line.startswith(("error: ", "Traceback")):
                 return "\n".join(said[i : i + 40])
         return "\n".join(said[-3:])
+
+
+def spoil(data: Path, how: str, rng: random.Random) -> None:
+    """Damage each store on disk: `flip` turns bytes over, `cut` shortens a file, `lose` removes some."""
+    for store in sorted(data.glob("**/tables/*")):
+        files = sorted(path for path in store.iterdir() if path.is_file() and path.stat().st_size)
+        for path in rng.sample(files, min(len(files), 2)):
+            size = path.stat().st_size
+            if how == "lose":
+                path.unlink()
+            elif how == "cut":
+                os.truncate(path, rng.randrange(size))
+            else:
+                with path.open("r+b") as file:
+                    for at in rng.choices(range(size), k=4):
+                        file.seek(at)
+                        old = file.read(1)
+                        file.seek(at)
+                        file.write(bytes([old[0] ^ 0xFF]))

@@ -6,27 +6,34 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anabranch.topics import pulse
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.broker import EmbeddedBroker
 from anabranch.topics.client import Cluster
 from anabranch.topics.producer import plain_producer_config
-from audit import Truth, audit
+from audit import Truth, audit, read
 from confluent_kafka import Consumer, Producer, TopicPartition
 from crew import End, Worker
-from plan import BrokerDown, Fault, Join, Kill, Leave, Plan, Stop, Trap, records
+from plan import BrokerDown, Cable, Damage, Fault, Join, Kill, Leave, NodeDown, Plan, Stop, Trap, records
+from proxy import Proxy, free_port
+from trio import Trio
 
 __all__ = ["Report", "World"]
 
 READY_S = 30.0
 REST_S = 120.0
 TICK_S = 0.01
+FEED_S = 150.0
+FLUSH_S = 20.0
 PARTITIONS = 4
+SLOW_S = 0.2  # each way, of whatever passes the cable while it is slow
 _SHOWN = 10
 
 
@@ -56,26 +63,58 @@ class Report:
 
 
 class World:
-    """A broker that may be killed, and rounds on it."""
+    """A broker that may be killed, one cable to it that may be cut, and, where a plan wants them, three brokers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # With the embedded broker's own 1 s it ends old transactions while it is still starting, and then forgets to
-        # write their markers: see `plan.FAULTS`.
+        client, controller, inner = free_port(), free_port(), free_port()
+        self.cable = Proxy(inner)
+        listeners = {"CLIENT": client, "CABLE": inner, "CONTROLLER": controller}
+        advertised = {"CLIENT": client, "CABLE": self.cable.port}
         self.broker = EmbeddedBroker(
-            folder / "kafka", settings={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "10000"}
+            folder / "kafka",
+            port=client,
+            settings={
+                # With the embedded broker's own 1 s it ends old transactions while it is still starting, and then
+                # forgets to write their markers: see `plan.FAULTS`.
+                "transaction.abort.timed.out.transaction.cleanup.interval.ms": "10000",
+                # Its own 3 s make it lose its only broker on a machine with more to do than it can.
+                "broker.session.timeout.ms": "9000",
+                "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+                "listeners": _addresses(listeners),
+                "advertised.listeners": _addresses(advertised),
+                "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
+            },
         )
+        self._trio: Trio | None = None
 
     def __enter__(self) -> World:
+        self.cable.__enter__()
         self.broker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.broker.stop()
+        self.cable.__exit__()
+        if self._trio is not None:
+            self._trio.__exit__()
 
     @property
-    def cluster(self) -> Cluster:
-        return Cluster(self.broker.bootstrap_servers, {"log_level": "0"})
+    def trio(self) -> Trio:
+        """Three brokers, started by the first who asks."""
+        if self._trio is None:
+            self._trio = Trio(self._folder / "trio")
+            self._trio.__enter__()
+        return self._trio
+
+    def cluster(self, plan: Plan) -> Cluster:
+        """What the driver uses, and the auditor: never through the cable."""
+        servers = self.trio.bootstrap_servers if plan.trio else self.broker.bootstrap_servers
+        return Cluster(servers, {"log_level": "0"})
+
+    def servers(self, plan: Plan) -> str:
+        """What the workers use."""
+        return f"127.0.0.1:{self.cable.port}" if plan.wired else self.cluster(plan).bootstrap_servers
 
     def run(self, plan: Plan) -> Report:
         """Play a plan, wait until all is at rest, audit."""
@@ -88,9 +127,14 @@ class World:
         return report
 
 
+def _addresses(ports: Mapping[str, int]) -> str:
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
+
+
 class _Round:
     def __init__(self, world: World, name: str, plan: Plan, report: Report) -> None:
         self._world, self._name, self._plan, self._report = world, name, plan, report
+        self._cluster, self._replicas = world.cluster(plan), 3 if plan.trio else 1
         self._sent = Truth()
         self._workers: list[Worker] = []
         self._faults: list[Fault] = [fault for fault in plan.faults if not isinstance(fault, Trap)]
@@ -98,9 +142,11 @@ class _Round:
         self._feeder: threading.Thread | None = None
 
     def __enter__(self) -> _Round:
-        admin = Admin(self._world.cluster)
-        admin.create([TopicSpec(f"{self._name}-{t}", PARTITIONS) for t in ("transfers", "deposits", "done")])
-        admin.create([TopicSpec(f"{self._name}-{t}.dlq", 1) for t in ("transfers", "deposits")])
+        admin = Admin(self._cluster)
+        admin.create(
+            [TopicSpec(f"{self._name}-{t}", PARTITIONS, self._replicas) for t in ("transfers", "deposits", "done")]
+        )
+        admin.create([TopicSpec(f"{self._name}-{t}.dlq", 1, self._replicas) for t in ("transfers", "deposits")])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,13 +176,19 @@ class _Round:
             report.wrong += worker.wrong
             report.starts += worker.starts
         try:
-            report.wrong += audit(self._world.cluster, self._name, self._sent, len(made))
+            report.wrong += audit(self._cluster, self._name, self._sent, len(made))
         except AssertionError as exc:
             report.wrong.append(str(exc))
 
     def _add(self, traps: list[Trap]) -> None:
-        servers, folder = self._world.broker.bootstrap_servers, self._report.folder
-        self._workers.append(Worker(len(self._workers), self._name, servers, folder, traps))
+        bank = {
+            "BANK": self._name,
+            "BANK_FOLDER": str(self._report.folder),
+            "BANK_STORE": self._plan.store,
+            "BANK_REPLICAS": str(self._replicas),
+            "KAFKA_BOOTSTRAP_SERVERS": self._world.servers(self._plan),
+        }
+        self._workers.append(Worker(len(self._workers), bank, self._report.folder, traps))
 
     def _until_ready(self) -> None:
         """The plan's clock starts when each worker has been ready: faults shall hit workers that work."""
@@ -180,50 +232,86 @@ class _Round:
             case BrokerDown():
                 if fault.crash:
                     self._world.broker.kill()
-                self._restarts.append(threading.Thread(target=self._bring_back, args=(fault.for_s,)))
-                self._restarts[-1].start()
+                self._later(0.0, self._world.broker.stop, fault.for_s, self._world.broker.start)
+            case NodeDown():
+                self._world.trio.kill(fault.which)
+                self._later(fault.for_s, partial(self._world.trio.launch, fault.which))
+            case Cable():
+                cable = self._world.cable
+                {"cut": cable.cut, "hush": cable.hush, "slow": lambda: cable.slow(SLOW_S)}[fault.how]()
+                self._later(fault.for_s, cable.mend)
+            case Damage():
+                self._workers[fault.who].damage(fault.how, self._plan.seed)
             case Trap():
                 raise AssertionError("traps are laid when a worker starts")
 
-    def _bring_back(self, after_s: float) -> None:
-        self._world.broker.stop()
-        time.sleep(after_s)
-        self._world.broker.start()
+    def _later(self, *steps: float | Callable[[], object]) -> None:
+        """Beside everything else: wait for so many seconds, or do something, one after the other."""
+
+        def go() -> None:
+            for step in steps:
+                step() if callable(step) else time.sleep(step)
+
+        self._restarts.append(threading.Thread(target=go))
+        self._restarts[-1].start()
 
     def _feed(self, made: list[tuple[str, bytes]], for_s: float) -> None:
-        # A broker that is down for a while is no reason to lose or repeat a record: idempotent, with time enough.
-        producer = Producer(plain_producer_config(self._world.cluster, message_timeout_ms=120_000))
+        producer, topic = self._producer(), f"{self._name}-transfers"
         began_s, steps = time.monotonic(), 50
         for i in range(steps):
             for key, value in made[i * len(made) // steps : (i + 1) * len(made) // steps]:
-                producer.produce(f"{self._name}-transfers", value, key)
+                producer.produce(topic, value, key)
             producer.poll(max(0.0, began_s + for_s * (i + 1) / steps - time.monotonic()) if for_s else 0.0)
             while for_s and time.monotonic() < began_s + for_s * (i + 1) / steps:
                 producer.poll(0.01)
-        if producer.flush(120):
-            self._report.wrong.append("the driver could not send its records")
+        deadline_s = time.monotonic() + FEED_S
+        while producer.flush(FLUSH_S):
+            if time.monotonic() > deadline_s:
+                self._report.wrong.append("the driver could not send its records")
+                return
+            if pulse.answers(self._cluster):  # not only down: this client has lost it for good
+                producer.purge()
+                producer.flush(1)
+                producer = self._producer()
+                there = {message.value() for message in read(self._cluster, topic)}
+                for key, value in made:
+                    if value not in there:
+                        producer.produce(topic, value, key)
+
+    def _producer(self) -> Producer:
+        # A broker that is down for a while is no reason to lose or repeat a record: idempotent, and in no hurry.
+        return Producer(plain_producer_config(self._cluster, message_timeout_ms=0))
 
     @contextmanager
     def _watched(self) -> Iterator[Any]:
         """Gives a function that says whether a committed result of every record is there."""
         topics = {f"{self._name}-done": PARTITIONS, f"{self._name}-transfers.dlq": 1, f"{self._name}-deposits.dlq": 1}
         expected = len(self._sent.done) + sum(map(len, self._sent.letters.values()))
-        consumer = Consumer(
-            self._world.cluster.config(
-                group_id="watch", enable_auto_commit=False, auto_offset_reset="earliest", fetch_wait_max_ms=20
-            )
-        )
-        consumer.assign([TopicPartition(topic, p, 0) for topic, count in topics.items() for p in range(count)])
-        counts: dict[tuple[str, Any], int] = {}
+        at = [TopicPartition(topic, p, 0) for topic, count in topics.items() for p in range(count)]
+        consumer, heard_s = self._watcher(at), time.monotonic()
+        counts: set[tuple[str, Any]] = set()
 
         def complete() -> bool:
-            for message in consumer.consume(10_000, 0):
-                if message.error() is None:
-                    at = message.topic(), message.value()
-                    counts[at] = counts.get(at, 0) + 1
+            nonlocal consumer, heard_s
+            messages = consumer.consume(10_000, 0)
+            counts.update((message.topic(), message.value()) for message in messages if message.error() is None)
+            if messages:
+                heard_s = time.monotonic()
+            elif time.monotonic() > heard_s + FLUSH_S:  # it may be that only this client hears nothing any more
+                pulse.leave_behind(consumer.close)
+                consumer, heard_s = self._watcher(at), time.monotonic()
             return len(counts) >= expected
 
         try:
             yield complete
         finally:
             consumer.close()
+
+    def _watcher(self, at: list[TopicPartition]) -> Consumer:
+        consumer = Consumer(
+            self._cluster.config(
+                group_id="watch", enable_auto_commit=False, auto_offset_reset="earliest", fetch_wait_max_ms=20
+            )
+        )
+        consumer.assign(at)
+        return consumer

@@ -11,10 +11,25 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
-from bank import Transfer
-from points import POINTS
+from bank import MOST_BYTES, Transfer
+from points import DISK_FULL, POINTS
 
-__all__ = ["FAULTS", "BrokerDown", "Fault", "Join", "Kill", "Leave", "Plan", "Stop", "Trap", "mixed", "records"]
+__all__ = [
+    "FAULTS",
+    "BrokerDown",
+    "Cable",
+    "Damage",
+    "Fault",
+    "Join",
+    "Kill",
+    "Leave",
+    "NodeDown",
+    "Plan",
+    "Stop",
+    "Trap",
+    "mixed",
+    "records",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,34 @@ class BrokerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDown:
+    """kill -9 of one of three brokers, which comes back after a while."""
+
+    at_s: float
+    which: int
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cable:
+    """The connections between all workers and the broker are cut, silent or slow (`how`) for a while."""
+
+    at_s: float
+    for_s: float
+    how: str = "cut"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Worker `who` is killed, and before it comes back its stores on disk are damaged: bytes are turned over (`flip`),
+    files are cut off (`cut`), or some are gone (`lose`)."""
+
+    at_s: float
+    who: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """One more worker."""
 
@@ -71,7 +114,7 @@ class Leave:
     who: int
 
 
-Fault = Kill | Trap | Stop | BrokerDown | Join | Leave
+Fault = Kill | Trap | Stop | BrokerDown | NodeDown | Cable | Damage | Join | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +126,8 @@ class Plan:
         transfers: number of records; the first half is there before the workers are.
         for_s: how long the other half takes to arrive, from when the workers are ready; so do the faults' times.
         bad, slow: how many of them no agent can handle, and how many take longer than the session timeout.
+        large: how many are as large as a record may be, or grow beyond it on their way.
+        store: where the tables are.
     """
 
     seed: int
@@ -93,22 +138,40 @@ class Plan:
     accounts: int = 60
     bad: int = 0
     slow: int = 0
+    large: int = 0
+    store: str = "memory://"
     kinds: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         faults = "".join(f"\n    {fault}" for fault in self.faults)
-        more = f", {self.bad} bad, {self.slow} slow" if self.bad or self.slow else ""
-        return f"seed {self.seed}: {self.workers} workers, {self.transfers} transfers{more}{faults}"
+        odd = {"bad": self.bad, "slow": self.slow, "large": self.large}
+        more = "".join(f", {count} {what}" for what, count in odd.items() if count)
+        return f"seed {self.seed}: {self.workers} workers, {self.store}, {self.transfers} transfers{more}{faults}"
+
+    @property
+    def wired(self) -> bool:
+        """Whether workers reach the broker through the cable."""
+        return any(isinstance(fault, Cable) for fault in self.faults)
+
+    @property
+    def trio(self) -> bool:
+        """Whether it needs three brokers."""
+        return any(isinstance(fault, NodeDown) for fault in self.faults)
 
 
 _OFTEN = ("kill", "trap", "freeze", "freeze-at", "join", "leave", "bad")
-_SELDOM = ("broker", "broker-long", "slow")
+_SELDOM = ("broker", "broker-long", "slow", "cable", "damage", "disk", "large")
 
 # A crash of the broker has to be asked for by name. A single Kafka 4.1 that is killed with transactions on their way
 # sometimes notes them as complete when it is back without having written their markers everywhere (its log segments
 # show it): then they are torn, or stay open for ever, and no client can mend that.
-FAULTS = (*_OFTEN, *_SELDOM, "broker-crash")
+#
+# Three brokers, and one that is away for longer than any request waits, take their time.
+FAULTS = (*_OFTEN, *_SELDOM, "broker-crash", "broker-away", "node")
 _DRAWN = (*_OFTEN, *_OFTEN, *_SELDOM)
+
+# Quotes and name of the padding.
+_AROUND = 13
 
 # Which time a trap springs: the first commits of a worker are the big ones.
 _NTH = (1, 1, 2, 3, 5, 8)
@@ -119,7 +182,10 @@ def mixed(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Plan:
     rng = random.Random(seed)
     drawn = tuple(kinds) or tuple(dict.fromkeys(rng.choices(_DRAWN, k=rng.randint(1, 4))))
     workers = chosen.pop("workers", rng.choice((1, 2, 2, 3)))
+    if "node" in drawn:  # one broker and three are two worlds
+        drawn = tuple(kind for kind in drawn if not kind.startswith(("broker", "cable")))
     faults = [fault for kind in drawn for fault in _draw(kind, rng, workers)]
+    on_disk = {"damage", "disk"} & set(drawn) or rng.random() < 0.3
     return Plan(
         seed,
         tuple(sorted(faults, key=lambda fault: fault.at_s)),
@@ -127,6 +193,8 @@ def mixed(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Plan:
         transfers=chosen.pop("transfers", rng.choice((500, 4_000, 12_000))),
         bad=rng.randint(1, 4) if "bad" in drawn else 0,
         slow=rng.randint(1, 2) if "slow" in drawn else 0,
+        large=rng.randint(1, 3) if "large" in drawn else 0,
+        store="rocksdb://" if on_disk else "memory://",
         kinds=drawn,
     )
 
@@ -153,6 +221,16 @@ def _draw(kind: str, rng: random.Random, workers: int) -> Iterator[Fault]:
             yield BrokerDown(at_s, 5.0)
         case "broker-crash":
             yield BrokerDown(at_s, 0.0, crash=True)
+        case "broker-away":
+            yield BrokerDown(at_s, 70.0)
+        case "node":
+            yield NodeDown(at_s, rng.randrange(3), rng.choice((0.0, 5.0, 15.0)))
+        case "cable":
+            yield Cable(at_s, rng.choice((0.3, 3.0, 8.0)), rng.choice(("cut", "hush", "slow")))
+        case "damage":
+            yield Damage(rng.uniform(0.5, 4.0), who, rng.choice(("flip", "cut", "lose")))
+        case "disk":
+            yield Trap(0.0, who, DISK_FULL, rng.choice((32, 64, 128)))
         case "join":
             yield Join(at_s)
         case "leave":
@@ -165,8 +243,8 @@ def _draw(kind: str, rng: random.Random, workers: int) -> Iterator[Fault]:
 def records(plan: Plan) -> list[tuple[str, bytes]]:
     """Key and value of each record to send."""
     rng = random.Random(plan.seed + 1)
-    odd = rng.sample(range(plan.transfers), plan.bad + plan.slow)
-    bad, slow = set(odd[: plan.bad]), set(odd[plan.bad :])
+    odd = rng.sample(range(plan.transfers), plan.bad + plan.slow + plan.large)
+    bad, slow, large = odd[: plan.bad], odd[plan.bad : plan.bad + plan.slow], odd[plan.bad + plan.slow :]
     made: list[tuple[str, bytes]] = []
     for i in range(plan.transfers):
         source, target = (f"a{rng.randrange(plan.accounts)}" for _ in range(2))
@@ -181,8 +259,14 @@ def records(plan: Plan) -> list[tuple[str, bytes]]:
             transfer.amount = 0
         elif i in slow:
             if rng.random() < 0.5:
-                transfer.awaits_s = 2.5
+                transfer.awaits_s = rng.choice((2.5, 5.5))
             else:
                 transfer.blocks_s = rng.choice((2.5, 5.5))  # longer than a session; longer than a member may be silent
+        elif i in large:
+            kind = rng.randrange(3)
+            transfer.amount = transfer.amount if kind == 0 else 0
+            transfer.trouble = ("", "grow", "withdraw")[kind]
+            room = MOST_BYTES - len(msgspec.json.encode(transfer)) - max(len(source), len(target)) - _AROUND
+            transfer.padding = "x" * room
         made.append((source, msgspec.json.encode(transfer)))
     return made

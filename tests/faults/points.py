@@ -6,33 +6,40 @@ the signal in the worker itself when it reaches the point for the nth time.
     begin ─▶ produce ─▶ offsets ─▶ commit ─▶ stores: one table ─▶ the next ─▶ new epoch
          │          │          │  │       │                   │            │
       begun    produced  with_offsets   committed        half_stored     stored
-                                  └ amid_commit
+                                  └ amid_commit     └ amid_store
 """
 
 from __future__ import annotations
 
 import faulthandler
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from anabranch.agents.epoch import Epoch
+from anabranch.agents.state import PartitionState
 from anabranch.agents.table import Table
 from anabranch.topics import producer, pulse
 from anabranch.topics.producer import TransactionalProducer
 
-__all__ = ["POINTS", "install"]
+__all__ = ["DISK_FULL", "POINTS", "install"]
 
-POINTS = ("begun", "produced", "with_offsets", "amid_commit", "committed", "half_stored", "stored")
+POINTS = ("begun", "produced", "with_offsets", "amid_commit", "committed", "amid_store", "half_stored", "stored")
+
+# Not a point: from the start no file of the worker may be larger than so many KiB; the kernel refuses as it does where
+# a disk is full, and needs no disk and no root for it.
+DISK_FULL = "disk_full"
 
 # As an operator would have it who wants dead workers' transactions out of the way soon; rounds are short.
 TRANSACTION_TIMEOUT_MS = 3_000
 HUNG_S = 6.0
 
-# A commit on an idle machine takes some 5 ms.
+# A commit on an idle machine takes some 5 ms, a store's write less than one.
 _AMID_S = 0.002
+_AMID_STORE_S = 0.0002
 
 
 def install() -> None:
@@ -42,6 +49,9 @@ def install() -> None:
     faulthandler.register(signal.SIGUSR1)  # where a worker that does not get on stands, for its log
     if "FAULT_AT" in os.environ:
         point, nth, name = os.environ["FAULT_AT"].split(":")
+        if point == DISK_FULL:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(nth) * 1024, resource.RLIM_INFINITY))
+            return
         _Trap(int(nth), signal.Signals[name]).arm(point)
 
 
@@ -74,6 +84,8 @@ class _Trap:
                 _before(TransactionalProducer, "commit", self._soon)
             case "committed":
                 _after(TransactionalProducer, "commit", self.pass_by)
+            case "amid_store":
+                _before(PartitionState, "apply", self._soon)
             case "half_stored":
                 _after(Table, "epoch_committed", self.pass_by)
             case "stored":
@@ -86,9 +98,10 @@ class _Trap:
             kafka.flush()  # what is produced shall be on the broker, not in a queue that dies with us
             self.spring()
 
-    def _soon(self, _: Any) -> None:
+    def _soon(self, what: Any) -> None:
         if self.step():
-            threading.Timer(_AMID_S, self.spring).start()
+            after_s = _AMID_STORE_S if isinstance(what, PartitionState) else _AMID_S
+            threading.Timer(after_s, self.spring).start()
 
 
 def _before(owner: type, name: str, do: Callable[[Any], None]) -> None:

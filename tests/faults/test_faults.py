@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import pytest
 from audit import Truth, _compare
-from plan import BrokerDown, Join, Kill, Leave, Plan, Stop, Trap, mixed, records
+from plan import BrokerDown, Cable, Damage, Join, Kill, Leave, NodeDown, Plan, Stop, Trap, mixed, records
+from points import DISK_FULL
 
 # A round that goes well takes seconds; one that does not is to tell why, before it is cut off.
 pytestmark = pytest.mark.timeout(600)
@@ -22,7 +23,7 @@ def test_the_auditor_sees_what_is_lost_and_what_is_double():
     assert sum(truth.balances.values()) == 0
     assert len(truth.done) + sum(map(len, truth.letters.values())) == 50
     assert _compare("done", truth.done, truth.done[::-1]) == []
-    assert _compare("done", [1, 2, 3], [1, 3, 3]) == ["done: missing [2], too often [3]"]
+    assert _compare("done", [1, 2, 3], [1, 3, 3]) == ["done: missing ['2'], too often ['3']"]
 
 
 def test_a_seed_decides_everything():
@@ -81,5 +82,45 @@ def test_records_that_take_longer_than_a_session_and_records_nobody_can_handle(p
     assert not report.ends
 
 
+def test_a_worker_killed_before_and_in_the_middle_of_a_write_to_its_stores_on_disk(play):
+    #   Kafka has the epoch, the store has none of it, or a part: restoring brings the rest
+    traps = (Trap(0, 0, "committed", 2), Trap(0, 0, "amid_store", 3), Trap(0, 0, "half_stored", 2))
+    report = play(Plan(9, traps, workers=1, for_s=1.0, store="rocksdb://"))
+    assert report.starts == 4
+    assert not report.ends
+
+
+def test_a_store_whose_disk_is_full_stops_its_worker_and_harms_nothing(play):
+    report = play(Plan(10, (Trap(0, 0, DISK_FULL, 32),), workers=1, transfers=12_000, for_s=1.0, store="rocksdb://"))
+    assert report.starts == 2
+    assert "File too large" in report.ends[0].words
+    assert "look at the disk" in report.ends[0].words
+
+
+def test_damaged_stores_are_rebuilt(play):
+    damages = (Damage(0.5, 0, "flip"), Damage(2.5, 0, "cut"), Damage(4.5, 0, "lose"))
+    play(Plan(11, damages, workers=1, for_s=5.0, store="rocksdb://"))
+
+
+def test_the_connection_to_the_broker_may_be_bad_for_longer_than_a_session(play):
+    #   cable:    ───✂  ───░░░ silent ░░░───▒▒▒ slow ▒▒▒───▶
+    #   workers:  ── lost, restored ─ lost, restored ─ …
+    bad = (Cable(0.5, 2.5, "cut"), Cable(5.0, 2.5, "hush"), Cable(9.5, 2.5, "slow"))
+    report = play(Plan(12, bad, for_s=11.0, transfers=2_000))
+    assert report.starts == 2, "no worker had to be started again"
+
+
+def test_records_of_the_largest_size_and_larger_ones(play):
+    report = play(Plan(13, workers=1, transfers=200, large=9, for_s=0.5))
+    assert report.starts == 1
+
+
+def test_one_of_three_brokers_may_be_killed(play):
+    #   1, 2:  ───its partitions get other leaders──▶
+    #   3:     ─✗              ────────────────────▶
+    report = play(Plan(14, (NodeDown(0.5, 1, 3.0),), for_s=1.5, transfers=2_000))
+    assert not report.ends
+
+
 def test_all_at_once(play):
-    play(mixed(8, ("kill", "trap", "bad", "join"), workers=2, transfers=2_000))
+    play(mixed(8, ("kill", "trap", "bad", "join", "damage"), workers=2, transfers=2_000))

@@ -1,0 +1,94 @@
+"""Three brokers that are one cluster: KRaft with three controllers, three replicas, two of them enough for a write."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import time
+import uuid
+from pathlib import Path
+
+from anabranch.topics.client import Cluster
+from anabranch.topics.distribution import Distribution
+from anabranch.topics.node import Node, write
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from proxy import free_port
+
+__all__ = ["Trio"]
+
+START_S = 180.0
+STOP_S = 20.0
+_CLUSTER_ID = "anabranch-faults-trio0"  # 22 characters, as Kafka's own
+
+
+class Trio:
+    """A context manager; nodes are numbered from 0."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kafka = Distribution.get()
+        self._ports = [(free_port(), free_port()) for _ in range(3)]
+        self._nodes: list[Node | None] = [None, None, None]
+        self.bootstrap_servers = ",".join(f"127.0.0.1:{client}" for client, _ in self._ports)
+
+    def __enter__(self) -> Trio:
+        for which in range(3):
+            self.launch(which)
+        self._await_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for which in range(3):
+            self.kill(which)
+
+    def launch(self, which: int) -> None:
+        """Start a node; it answers some time later."""
+        data, (port, controller) = self._folder / f"node-{which}", self._ports[which]
+        if not data.exists():
+            _format(self._kafka, data, which)
+        voters = ",".join(f"{i + 1}@127.0.0.1:{c}" for i, (_, c) in enumerate(self._ports))
+        settings = {
+            "node.id": str(which + 1),
+            "controller.quorum.voters": voters,
+            "listeners": f"CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "offsets.topic.replication.factor": "3",
+            "transaction.state.log.replication.factor": "3",
+            "transaction.state.log.min.isr": "2",
+            "min.insync.replicas": "2",
+            "default.replication.factor": "3",
+            # Three of them on two cores of a machine that has other things to do.
+            "broker.session.timeout.ms": "9000",
+            "controller.quorum.fetch.timeout.ms": "6000",
+            "controller.quorum.election.timeout.ms": "3000",
+        }
+        self._nodes[which] = Node(self._kafka, data, port=port, heap_mb=256, settings=settings)
+
+    def kill(self, which: int) -> None:
+        """kill -9; its partitions get other leaders when its session is over."""
+        node = self._nodes[which]
+        if node is not None:
+            node.java.end(0.0)
+
+    def _await_all(self) -> None:
+        deadline_s = time.monotonic() + START_S
+        while not self._complete():
+            assert time.monotonic() < deadline_s, "three brokers do not find each other"
+            time.sleep(0.2)
+
+    def _complete(self) -> bool:
+        """Asked by a new client each time: one that has heard of no broker at all may never hear of one again."""
+        client = AdminClient(Cluster(self.bootstrap_servers, {"log_level": "0"}).config())
+        try:
+            return len(client.list_topics(timeout=2.0).brokers) == 3
+        except KafkaException:
+            return False
+
+
+def _format(kafka: Distribution, data: Path, which: int) -> None:
+    log = data / "log"
+    log.mkdir(parents=True)
+    shutil.copyfile(kafka.bootstrap_checkpoint, log / "bootstrap.checkpoint")
+    directory = base64.urlsafe_b64encode(bytes([1]) + uuid.uuid4().bytes[1:]).decode().rstrip("=")
+    facts = {"version": 1, "cluster.id": _CLUSTER_ID, "node.id": which + 1, "directory.id": directory}
+    write(log / "meta.properties", "".join(f"{name}={value}\n" for name, value in facts.items()))
