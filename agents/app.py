@@ -39,7 +39,7 @@ from .stream import Stream
 from .table import Table
 from .topic import Topic, topic_config
 from .transport import TableManager, Transport
-from .web import blueprint
+from .web import blueprint, restore
 
 __all__ = ["App"]
 
@@ -172,6 +172,7 @@ class App(faust.App):
     def _new_web(self) -> Any:
         made = WebServer(self)
         made.blueprints.add("", probes())
+        made.blueprints.add("", restore())
         if self._web_tables:
             made.blueprints.add("/tables", blueprint("tables"))
             made.blueprints.add("/table", blueprint("table"))  # Faust's prefix

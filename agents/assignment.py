@@ -36,6 +36,29 @@ class Assignment:
     uncommitted: list[Position] = field(default_factory=list[Position])
     began_s: float = 0.0
 
+    def add(self, other: Assignment) -> None:
+        """These have come, too."""
+        self.drop(set(other.starts))
+        self.starts |= other.starts
+        self.marks |= other.marks
+        self.uncommitted += other.uncommitted
+
+    def take(self, numbers: set[int]) -> Assignment:
+        """Take out the partitions of these numbers, of all topics."""
+        taken = Assignment(
+            {at: start for at, start in self.starts.items() if at.partition in numbers},
+            {who: mark for who, mark in self.marks.items() if who[0].partition in numbers},
+            [at for at in self.uncommitted if at.partition in numbers],
+        )
+        self.drop(set(taken.starts))
+        return taken
+
+    def drop(self, gone: set[Position]) -> None:
+        """These have gone again."""
+        self.starts = {at: start for at, start in self.starts.items() if at not in gone}
+        self.marks = {who: mark for who, mark in self.marks.items() if who[0] not in gone}
+        self.uncommitted = [at for at in self.uncommitted if at not in gone]
+
     def committed_beside(self, at: Position) -> bool:
         """Whether some topic's partition of the same number has a committed offset."""
         return any(other.partition == at.partition and other not in self.uncommitted for other in self.starts)

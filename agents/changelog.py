@@ -1,4 +1,4 @@
-"""Restoring: stores are brought to the end of their changelogs before an agent sees a record.
+"""Restoring: stores are brought to the ends of their changelogs before an agent sees a record.
 
 Order of things, each step needed by the next:
 1. The worker's `init_transactions` has ended what a dead predecessor left open.
@@ -6,6 +6,11 @@ Order of things, each step needed by the next:
    marker (KAFKA-10167); the committed end would miss the predecessor's last epoch.
 3. Read `read_committed` until the position reaches that end. Markers and aborted records occupy offsets, so counting
    records cannot tell.
+
+Partitions become active one by one. Those of one number belong together, whatever their topic: their agents may write
+to any table, so they wait until all tables of that number are at their ends, and for nothing else. What is restored
+meanwhile is read by the follower, beside the event loop; a partition that goes away keeps its store until the next
+assignment says that it has not come back.
 """
 
 from __future__ import annotations
@@ -15,131 +20,229 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
-
-from confluent_kafka import TopicPartition
+from typing import ParamSpec, TypeVar
 
 from ..topics.admin import Admin
-from ..topics.client import Cluster
 from ..topics.errors import Stop
-from ..topics.reading import read_to_end
+from ..topics.reading import Key, stalled
 from .aside import aside
 from .assignment import Assignment
+from .follower import Follower
 from .group import Group
+from .inbox import Position
+from .progress import RestoreProgress
 from .shelf import Shelf
 from .state import PartitionState
-from .store import Changes
 from .table import Table
 
-__all__ = ["RestoreProgress", "refuse_counting_twice", "restore", "restore_beside"]
+__all__ = ["Restoration"]
 
 logger = logging.getLogger(__name__)
 
-_QUEUED = 200_000
 _KEEP_ALIVE_S = 0.05
 _STALLED_S = 120.0
+_SAY_S = 5.0
 
-Key = tuple[str, int]
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class RestoreProgress:
-    """How far a restore is.
+class _Goal:
+    """A changelog partition to be restored.
 
     Attributes:
-        records: read so far; offsets_left: between the positions and the ends, markers counted.
-        started_s: monotonic clock.
+        begin, end: offsets: where its store stood, where it has to stand.
+        before: records the follower had written to it when the goal was set.
     """
+
+    begin: int
+    end: int
+    before: int
+
+
+@dataclass(slots=True)
+class _Done:
+    """What of this restore has reached its end."""
 
     records: int = 0
-    offsets_left: int = 0
-    started_s: float = 0.0
+    offsets: int = 0
+    partitions: int = 0
 
 
-def restore(
-    cluster: Cluster,
-    admin: Admin,
-    states: dict[Key, PartitionState],
-    on_progress: Callable[[RestoreProgress], None] | None = None,
-) -> RestoreProgress:
-    """Bring stores to the end of their changelogs (blocking; run it beside the event loop).
+class Restoration:
+    """This worker's partitions that wait for their tables, and the stores that tables do not have yet.
 
     Args:
-        states: (changelog topic, partition) -> the state to restore, from its store's position.
+        tables: of the app, also those that are added later.
 
-    Raises:
-        Stop: the changelog's records before the store's position are gone, or the broker stopped answering.
+    Attributes:
+        restored_total: records read by restores that have come to their end.
     """
-    progress = RestoreProgress(started_s=time.monotonic())
-    partitions = [TopicPartition(topic, partition) for topic, partition in states]
-    ends, begins = admin.ends(partitions), admin.begins(partitions)
-    todo: dict[Key, int] = {}
-    for at, state in states.items():
-        if state.store.position > ends[at]:
+
+    def __init__(self, app_id: str, shelf: Shelf, admin: Admin, tables: Iterable[Table]) -> None:
+        self._app_id, self._shelf, self._admin, self._tables = app_id, shelf, admin, tables
+        self._follower = Follower(shelf.cluster)
+        self._waiting = Assignment()
+        self._states: dict[Key, PartitionState] = {}
+        self._goals: dict[Key, _Goal] = {}
+        self._done = _Done()
+        self._began_s = self._said_s = self._moved_s = 0.0
+        self._left = 0
+        self.restored_total = 0
+
+    # Begin, go on, end ----------------------------------------------------------------------------------------------
+
+    async def begin(self, assignment: Assignment, group: Group) -> None:
+        """Partitions have come: find or open their stores; what is not at its end is read from now on.
+
+        Raises:
+            Stop: a store is in use or beyond its changelog's end, or no broker answers.
+        """
+        self._waiting.add(assignment)
+        numbers = {at.partition for at in group.owned}
+        wanted = {
+            (table.changelog_name, p): (table, p)
+            for table in self._tables
+            for p in numbers
+            if p < table.changelog_partitions and p not in table.states
+        }
+        for table in self._tables:
+            for p, state in table.take_set_aside().items():
+                self._states[table.changelog_name, p] = state
+        self._let_go(self._states.keys() - wanted.keys())
+        missing = [who for at, who in wanted.items() if at not in self._states]
+        stores = await beside(group, self._shelf.open, self._admin, missing)
+        for table, p in missing:
+            self._states[table.changelog_name, p] = table.state_of(stores.get((table.name, p)))
+        begins, ends = await beside(group, self._admin.spans, list(wanted))
+        for at in wanted:
+            self._aim(at, begins[at], ends[at])
+
+    def _aim(self, at: Key, begin: int, end: int) -> None:
+        store = self._states[at].store
+        if store.position > end:
             # The changelog was deleted and made anew, or the store is another cluster's.
             raise Stop(
-                f"the local store of {at[0]} partition {at[1]} stands at {state.store.position}, beyond the "
-                f"changelog's end {ends[at]}",
+                f"the local store of {at[0]} partition {at[1]} stands at {store.position}, beyond the changelog's "
+                f"end {end}",
                 hint="was the changelog topic deleted? Start the worker again to rebuild from what is there",
             )
-        state.store.position = max(state.store.position, begins[at])
-        state.store.mark(at_end=False)
-        if ends[at] > state.store.position:
-            todo[at] = ends[at]
-    if todo:
-        _restore(cluster, states, todo, progress, on_progress)
-    for state in states.values():
-        state.store.mark(at_end=True)
-        state.check_content()
-    return progress
+        if at not in self._follower:
+            store.position = max(store.position, begin)
+            store.mark(at_end=False)
+        if store.position < end:
+            if not self._goals and not self._done.partitions:
+                self._began_s = self._said_s = self._moved_s = time.monotonic()
+            goal = self._goals.setdefault(at, _Goal(store.position, end, self._follower.records(at)))
+            goal.end = end
+            self._follower.follow(at, store)
+
+    def _let_go(self, partitions: Iterable[Key]) -> None:
+        """They have not come back, so they belong to another worker now."""
+        gone = list(partitions)
+        self._follower.stop(gone)
+        for at in gone:
+            self._states.pop(at).store.close()
+            self._goals.pop(at, None)
+
+    def forget(self, gone: set[Position]) -> None:
+        """Partitions have gone. Reading goes on until it is known whether they come back at once."""
+        self._waiting.drop(gone)
+
+    @property
+    def waiting(self) -> set[Position]:
+        """Partitions of this worker whose records do not flow yet."""
+        return set(self._waiting.starts)
+
+    def ready(self) -> Assignment | None:
+        """Hand over to the tables what is restored; the partitions that can flow now, None if there are none.
+
+        Raises:
+            Stop: nothing has come for too long, or as `refuse_counting_twice`.
+        """
+        self._follower.raise_failed()
+        if not self._waiting.starts:
+            return None
+        numbers = {at.partition for at in self._waiting.starts}
+        done = {number for number in numbers if all(map(self._at_end, self._of(number)))}
+        self._watch()
+        if not done:
+            return None
+        by_name = {table.changelog_name: table for table in self._tables}
+        for at in [at for number in done for at in self._of(number)]:
+            state = self._states.pop(at)
+            if at in self._goals:
+                self._reach(at, self._goals.pop(at))
+                state.forget_view()  # the store was written past it
+            state.store.mark(at_end=True)
+            state.check_content()
+            by_name[at[0]].add_partition(at[1], state)
+        if numbers == done:
+            self._finish()
+        ready = self._waiting.take(done)
+        refuse_counting_twice(self._app_id, self._tables, ready)
+        return ready
+
+    def _reach(self, at: Key, goal: _Goal) -> None:
+        self._done.records += self._follower.records(at) - goal.before
+        self._done.offsets += goal.end - goal.begin
+        self._done.partitions += 1
+        self._follower.stop([at])
+
+    def _of(self, number: int) -> list[Key]:
+        return [(t.changelog_name, number) for t in self._tables if (t.changelog_name, number) in self._states]
+
+    def _at_end(self, at: Key) -> bool:
+        goal = self._goals.get(at)
+        return goal is None or self._states[at].store.position >= goal.end
+
+    def _finish(self) -> None:
+        progress = self.progress
+        if progress is not None:
+            logger.info("restored %s records in %.2f s", f"{progress.records:,}", progress.seconds)
+            self.restored_total += progress.records
+        self._goals.clear()
+        self._done = _Done()
+
+    def _watch(self) -> None:
+        """Say how far it is, every few seconds; end what does not get on."""
+        progress, now_s = self.progress, time.monotonic()
+        if progress is None:
+            return
+        if progress.offsets_left != self._left:
+            self._left, self._moved_s = progress.offsets_left, now_s
+        elif now_s - self._moved_s > _STALLED_S:
+            raise stalled(self._goals, _STALLED_S)
+        if now_s - self._said_s > _SAY_S:
+            self._said_s = now_s
+            logger.info("%s", progress)
+
+    @property
+    def progress(self) -> RestoreProgress | None:
+        """How far it is; None while nothing is restored."""
+        goals, done = self._goals, self._done
+        if not self._waiting.starts or not (goals or done.partitions):
+            return None
+        left = [max(0, goal.end - self._states[at].store.position) for at, goal in goals.items()]
+        return RestoreProgress(
+            records=done.records + sum(self._follower.records(at) - goal.before for at, goal in goals.items()),
+            offsets=done.offsets + sum(goal.end - goal.begin for goal in goals.values()),
+            offsets_left=sum(left),
+            partitions=done.partitions + len(goals),
+            partitions_left=sum(map(bool, left)),
+            seconds=time.monotonic() - self._began_s,
+        )
+
+    def close(self) -> None:
+        """End reading (blocking). What is in memory is gone, what lies on disk is the shelf's to close."""
+        self._follower.close()
+        self._states.clear()
+        self._goals.clear()
 
 
-def _restore(
-    cluster: Cluster,
-    states: dict[Key, PartitionState],
-    todo: dict[Key, int],
-    progress: RestoreProgress,
-    on_progress: Callable[[RestoreProgress], None] | None,
-) -> None:
-    starts = {at: states[at].store.position for at in todo}
-    for run in read_to_end(cluster, starts, todo, stalled_s=_STALLED_S, queued_messages=_QUEUED):
-        _apply(states[run.at], run.messages, run.position)
-        progress.records += len(run.messages)
-        progress.offsets_left = sum(max(0, end - states[at].store.position) for at, end in todo.items())
-        if on_progress is not None:
-            on_progress(progress)
-    for state in states.values():
-        state.forget_view()
-
-
-async def restore_beside(
-    shelf: Shelf,
-    admin: Admin,
-    tables: Iterable[Table],
-    group: Group,
-    on_progress: Callable[[RestoreProgress], None],
-) -> None:
-    """`restore` this worker's partitions of tables, beside the event loop; meanwhile the group hears of us."""
-    partitions = {at.partition for at in group.owned}
-    wanted = [(table, p) for table in tables for p in partitions if p < table.changelog_partitions]
-    stores = await _beside(group, shelf.open, admin, wanted)
-    partitions = {at.partition for at in group.owned}  # opening takes a while: some may have gone
-    states = {
-        (table.changelog_name, p): table.add_partition(p, stores.get((table.name, p)))
-        for table, p in wanted
-        if p in partitions
-    }
-    if not states:
-        return
-    progress = await _beside(group, restore, shelf.cluster, admin, states, on_progress)
-    if progress.records:
-        seconds = time.monotonic() - progress.started_s
-        logger.info("restored %s records in %.2f s", f"{progress.records:,}", seconds)
-
-
-async def _beside(group: Group, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def beside(group: Group, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a blocking call beside the event loop; meanwhile the group hears of us."""
     task = asyncio.ensure_future(aside(call, *args, **kwargs))
     while not task.done():
         await asyncio.wait({task}, timeout=_KEEP_ALIVE_S)
@@ -162,10 +265,3 @@ def refuse_counting_twice(group: str, tables: Iterable[Table], assignment: Assig
                 hint="offsets expire after a week without a member: set them with kafka-consumer-groups, or delete "
                 f"the changelog topics of {group} to compute everything anew",
             )
-
-
-def _apply(state: PartitionState, run: list[Any], position: int) -> None:
-    # Within a run a key can come several times: a dict keeps the last.
-    last = {m.key(): m.value() for m in run if m.key() is not None}
-    values = list(last.values())
-    state.store.apply(Changes(list(last), values, deletes=None in values), position)

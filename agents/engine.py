@@ -5,9 +5,7 @@ To Faust this is the app's consumer. Laws:
 - An agent is *running* from the moment it is handed a record until it asks for the next one. A commit waits until all
   are parked; batches are cut at a record boundary when it is due.
 - Nothing is produced before the gate, so undoing an epoch is forgetting it (`effects`, tables' epochs).
-- Rebalance callbacks run inside `consume()`. With all agents parked a revoke commits and gives the partition away in
-  the callback, because the binding unassigns when it returns. With an agent in the middle of a record the epoch ends
-  locally instead: drop it, restart the agents, commit nothing.
+- Rebalance callbacks run inside `consume()`; what they do is in `rebalance`.
 - Redo is one mechanism for a record that raises, a commit that lost its partitions and a revoke in the middle of a
   record: drop the epoch, restart the agents, hand the epoch's records over again. They are kept until committed.
 - Progress is kept per stream and partition. Kafka's committed offset is the smallest; marks of streams that are
@@ -23,19 +21,14 @@ import time
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from faust.types import TP
-
 from ..topics.admin import Admin
 from ..topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retry, Stop
 from ..topics.producer import Aborted
 from .aside import aside
-from .assignment import Assignment
-from .changelog import RestoreProgress, refuse_counting_twice, restore_beside
+from .changelog import Restoration
 from .epoch import Draft
-from .group import Group
-from .inbox import Position, listed
 from .membership import Membership
-from .observed import Observed
+from .rebalance import Rebalancing
 from .runner import halt_all
 
 __all__ = ["Engine"]
@@ -50,16 +43,13 @@ _GATE_PATIENCE_S = 1.0
 _MAX_ABORTED = 5
 
 
-class Engine(Observed):
+class Engine(Rebalancing):
     """See the module. Made by the transport; one an app."""
 
     def __init__(self, transport: Any, **kwargs: Any) -> None:
         super().__init__(transport.app, **kwargs)
         self._left = False
-        self._rebuild_wanted = False
         self._aborted_in_a_row = 0
-        self._lost = False
-        self._assignment: Assignment | None = None
         self._subscribed: list[str] = []
 
     # Starting and stopping ------------------------------------------------------------------------------------------
@@ -79,6 +69,7 @@ class Engine(Observed):
             self._on_lost,
         )
         await self._member.open()
+        self._restoration = Restoration(self.app.conf.id, self._member.shelf, self._admin, self.app.live_tables)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Called by Faust's conductor whenever the set of topics changes."""
@@ -110,6 +101,8 @@ class Engine(Observed):
                 self._main_task.cancel()
             except asyncio.CancelledError:
                 pass
+        if self._restoration is not None:
+            await aside(self._restoration.close)
         if self._member is not None:
             await self._member.close(keep_identity=self.app.keep_identity)
 
@@ -165,6 +158,7 @@ class Engine(Observed):
         polled = self._poll()
         if self._assignment is not None:
             await self._take_over()
+        await self._let_flow()
         if self._wake():
             return 0.0
         if not polled:
@@ -215,11 +209,6 @@ class Engine(Observed):
                 woken = self._gate.resume(stream) or woken
         return woken
 
-    @property
-    def _group(self) -> Group:
-        assert self._member is not None, "not started"
-        return self._member.group
-
     def hurry(self) -> None:
         """End the epoch soon."""
         self._epoch.hurry()
@@ -233,7 +222,7 @@ class Engine(Observed):
         runners = [runner for runner in self._runners if runner.stream is not None]
         await halt_all(runners, self._runners, self.settings.stuck_s)
         self._epoch.drop()
-        self._dispatch.hand_over_again(self.owned)
+        self._dispatch.hand_over_again(self.active)
         self._gate.reset()
         for runner in runners:
             runner.resume()
@@ -261,7 +250,7 @@ class Engine(Observed):
         self._wake()
 
     def _draft(self) -> Draft:
-        return self._epoch.draft(self.owned, self._group.metadata, self.partition_counts.__getitem__)
+        return self._epoch.draft(self.active, self._group.metadata, self.partition_counts.__getitem__)
 
     async def _commit(self) -> None:
         """End the epoch. All agents are parked."""
@@ -313,63 +302,6 @@ class Engine(Observed):
         if not self._dispatch.be_careful():
             raise Stop(f"a table change cannot be encoded: {error}")
         self._redo_wanted = True
-
-    # Rebalancing ----------------------------------------------------------------------------------------------------
-
-    def _on_assign(self, assignment: Assignment) -> None:
-        self._assignment = assignment
-
-    def _on_revoke(self, gone: set[Position]) -> None:
-        if self._gate.running or self.app.stopped_by is not None:
-            self._epoch.drop()
-            self._redo_wanted = True
-        elif not (self._redo_wanted or self._lost or self._rebuild_wanted):
-            self._commit_now()
-        self._forget(gone)
-
-    def _on_lost(self, gone: set[Position]) -> None:
-        logger.warning("partitions lost: %s", listed(gone))
-        self._epoch.drop()
-        self._redo_wanted = bool(self._dispatch.streams)
-        self._forget(gone)
-
-    def _forget(self, gone: set[Position]) -> None:
-        self._dispatch.forget(gone)
-        for at in gone:
-            self.committed.pop(at, None)
-        partitions = {at.partition for at in self.owned - gone}
-        for table in self.app.live_tables:
-            table.set_aside(partitions)
-
-    async def _take_over(self) -> None:
-        """Partitions have come: restore their tables, then let their records flow."""
-        assignment, self._assignment = self._assignment, None
-        assert assignment is not None
-        self._lost = False
-        owned = {TP(at.topic, at.partition) for at in self.owned}
-        self.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
-        await self.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})
-        await self.app.topics.on_partitions_assigned(owned)
-        await self._restore_tables(assignment)
-        if self._assignment is not None:
-            return  # rebalanced again while restoring
-        self.committed.update(assignment.starts)
-        self._route()
-        self._dispatch.begin(assignment)
-        for table in self.app.live_tables:
-            table.forget_set_aside()
-        self._group.flow(assignment.starts)
-        self._rebalanced(assignment)
-        await self.app.on_partitions_assigned.send(owned)
-
-    async def _restore_tables(self, assignment: Assignment) -> None:
-        def on_progress(progress: RestoreProgress) -> None:
-            self.restoring = progress
-
-        assert self._member is not None
-        await restore_beside(self._member.shelf, self._admin, self.app.live_tables, self._group, on_progress)
-        self.restoring = None
-        refuse_counting_twice(self.app.conf.id, self.app.live_tables, assignment)
 
     async def _rebuild(self) -> None:
         """Fenced or fatally broken: new clients, and everything again from what Kafka says was committed."""

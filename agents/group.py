@@ -85,7 +85,8 @@ class Group:
         self.heard_s = time.monotonic()
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
-        self._flowing = self._closing = False
+        self._flows: dict[Position, int] = {}
+        self._closing = False
         self._moving_since_s = 0.0
         self._polled_s = time.monotonic()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
@@ -149,8 +150,8 @@ class Group:
         if time.monotonic() - self._polled_s < _KEEP_ALIVE_S:
             return
         self._polled_s = time.monotonic()
-        if self._flowing and self.owned and not self._paused:
-            self._paused = [TopicPartition(*at) for at in self.owned]
+        if self._flows and not self._paused:
+            self._paused = [TopicPartition(*at) for at in self._flows]
             self.kafka.pause(self._paused)
         self._early += self._consume(1)
 
@@ -212,14 +213,25 @@ class Group:
         self._begin(self.kafka, [TopicPartition(*at) for at in self.owned])
 
     def flow(self, starts: Mapping[Position, int]) -> None:
-        """Let the records of freshly assigned partitions flow.
+        """Let the records of partitions flow whose tables are restored, beside those that flow already.
 
-        Until then librdkafka has nothing assigned: a partition that is paused as it is assigned, and resumed when its
-        tables are restored, stays silent for a second (measured; 3 ms this way).
+        Until then librdkafka does not have them: a partition that is paused as it is assigned, and resumed when its
+        tables are restored, stays silent for a second (measured; 3 ms this way). The classic protocol knows only whole
+        assignments, so those that flow are fetched again from where they are: call it rarely.
         """
-        self.kafka.assign([TopicPartition(at.topic, at.partition, s) for at, s in starts.items() if at in self.owned])
-        self._flowing = True
-        self._moving_since_s = 0.0
+        self._resume()
+        for at in self.kafka.position([TopicPartition(*at) for at in self._flows]) if self._flows else ():
+            if at.offset >= 0:  # else nothing of it was consumed yet
+                self._flows[Position(at.topic, at.partition)] = at.offset
+        self._flows |= {at: start for at, start in starts.items() if at in self.owned}
+        self.kafka.assign([TopicPartition(*at, start) for at, start in self._flows.items()])
+        if self._flows.keys() >= self.owned:
+            self._moving_since_s = 0.0
+
+    def _resume(self) -> None:
+        if self._paused:  # librdkafka remembers a pause, also of a partition that goes and comes back
+            self.kafka.resume(self._paused)
+            self._paused = []
 
     def close(self, *, keep_identity: bool = False) -> None:
         """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""
@@ -275,9 +287,9 @@ class Group:
             return
         self.heard_s = time.monotonic()
         assignment.began_s = self._moving_since_s
+        self._resume()
         kafka.assign([])  # `flow` assigns
-        self._flowing = False
-        self._paused, self._early = [], []
+        self._flows, self._early = {}, []
         self.owned = set(assignment.starts)
         self._on_assign(assignment)
 
@@ -297,9 +309,8 @@ class Group:
         if self.finished is None:  # else all is begun anew
             tell(gone)
         self.owned -= gone
-        if self._paused:  # librdkafka remembers a pause: it would be silent when it comes back
-            kafka.resume(self._paused)
-            self._paused = []
+        self._flows = {}
+        self._resume()
         kafka.unassign()
 
     def _starts(self, partitions: list[TopicPartition]) -> Assignment:

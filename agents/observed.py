@@ -8,12 +8,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .assignment import Assignment
-from .changelog import RestoreProgress
 from .inbox import Position, listed
 from .metrics import Histogram
+from .progress import RestoreProgress
 from .stage import Stage
 
 if TYPE_CHECKING:
+    from .changelog import Restoration
     from .membership import Membership
 
 __all__ = ["Observed"]
@@ -25,8 +26,7 @@ class Observed(Stage):
     """The part of the engine that can be looked at.
 
     Attributes:
-        restoring: how far the tables' restore is; None while there is none.
-        ready: set once the first partitions are there, restored.
+        ready: set once the first assignment is there, all of it restored.
         rebalances_total: assignments taken over; rebalance_seconds: from the first partition given up or got until the
             records flow.
         redos_total: epochs dropped and done again.
@@ -35,13 +35,13 @@ class Observed(Stage):
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
-        self.restoring: RestoreProgress | None = None
         self.ready = asyncio.Event()
         self.rebalances_total = 0
         self.rebalance_seconds = Histogram()
         self.redos_total = 0
         self.first_record_at = 0.0
         self._member: Membership | None = None
+        self._restoration: Restoration | None = None
         self._main_task: asyncio.Future[Any] | None = None
 
     @property
@@ -65,6 +65,16 @@ class Observed(Stage):
         return self._member is not None and self._member.group.unsettled
 
     @property
+    def restoring(self) -> RestoreProgress | None:
+        """How far the tables' restore is; None while there is none."""
+        return self._restoration.progress if self._restoration is not None else None
+
+    @property
+    def restored_total(self) -> int:
+        """Records read by restores since the start."""
+        return self._restoration.restored_total if self._restoration is not None else 0
+
+    @property
     def waiting(self) -> int:
         """Records handed over that no agent has taken yet."""
         return self._dispatch.waiting
@@ -85,7 +95,7 @@ class Observed(Stage):
 
     def serves(self, partition: int) -> bool:
         """Whether tables have this partition here, restored."""
-        return not self.rebalancing and any(at.partition == partition for at in self.owned)
+        return any(at.partition == partition for at in self.active)
 
     def lags(self) -> dict[Position, int]:
         """Partition -> offsets between what is committed and its end, where both are known."""

@@ -148,17 +148,18 @@ class Overlay(dict[Any, Any]):
                 state.drop()
         self._writers.clear()
 
-    def add_partition(self, partition: int, store: Store | None = None) -> PartitionState:
-        """Own a partition: as it was left when it went away a moment ago, or with this store, or empty."""
-        if partition not in self.states:
-            store = MemoryStore() if store is None else store
-            state = self._set_aside.pop(partition, None)
-            self.states[partition] = state or self._new_state(store)
-            self._partition = -1  # an agent may have been resumed here while the partition was away: look again
-        return self.states[partition]
+    def state_of(self, store: Store | None = None) -> PartitionState:
+        """A partition that is not shown yet: with this store, or empty."""
+        return self._new_state(MemoryStore() if store is None else store)
 
     def _new_state(self, store: Store) -> PartitionState:
         return PartitionState(store, self.key_codec, self.value_codec, sets=self.sets)
+
+    def add_partition(self, partition: int, state: PartitionState | None = None) -> PartitionState:
+        """Own a partition, and show it."""
+        state = self.states[partition] = self.state_of() if state is None else state
+        self._partition = -1  # an agent may have been resumed here while the partition was away: look again
+        return state
 
     def set_aside(self, keep: set[int]) -> None:
         """Other partitions are gone; their stores are kept, so that one that comes back needs no restore."""
@@ -166,11 +167,10 @@ class Overlay(dict[Any, Any]):
         for partition in self.states.keys() - keep:
             self._set_aside[partition] = self.states.pop(partition)
 
-    def forget_set_aside(self) -> None:
-        """What has not come back belongs to another worker now."""
-        for state in self._set_aside.values():
-            state.store.close()
-        self._set_aside.clear()
+    def take_set_aside(self) -> dict[int, PartitionState]:
+        """What has gone, for who brings it back (`add_partition`) or closes it."""
+        gone, self._set_aside = self._set_aside, {}
+        return gone
 
     def _no_partition(self) -> Stop:
         return Usage(

@@ -28,6 +28,7 @@ class Stage(FaustConsumer):
     Attributes:
         current: whose coroutine runs right now; None between steps.
         asking: agents that wait for the answer of an agent: no commit can come before it.
+        active: partitions of this worker whose tables are restored, so that their records flow.
     """
 
     def __init__(self, app: App, **kwargs: Any) -> None:
@@ -43,6 +44,7 @@ class Stage(FaustConsumer):
         self._failures = Failures(app, self._epoch.effects)
         self._runners: list[Runner] = []
         self._redo_wanted = False
+        self.active: set[Position] = set()
 
     async def stop_with(self, error: BaseException) -> None:
         """A human has to change something: the app ends with this error."""
@@ -79,7 +81,7 @@ class Stage(FaustConsumer):
         self._route()
 
     def _route(self) -> None:
-        self._dispatch.route(cast(Any, self.app.topics)._tp_index, self.owned, self.committed)
+        self._dispatch.route(cast(Any, self.app.topics)._tp_index, self.active, self.committed)
 
     def add_runner(self, runner: Runner) -> None:
         """An agent starts."""

@@ -2,6 +2,7 @@
 
 | path | answer |
 | --- | --- |
+| `/restore/` | whether tables are restored from their changelogs, and how far that is: `progress.py` |
 | `/tables/` | names, help, number of keys here (of tables on disk an estimate) |
 | `/tables/<table>/` | the same of one table, its partitions here, and the first 100 pairs |
 | `/tables/<table>/<key>/` | the value as JSON, from the worker that has the key (`routing.py`) |
@@ -25,7 +26,7 @@ from ..topics.errors import BadRecord
 from .state import ABSENT
 from .table import Table
 
-__all__ = ["blueprint"]
+__all__ = ["blueprint", "restore"]
 
 MAX_PAIRS = 100
 
@@ -43,6 +44,16 @@ class _View(web.View):
         if hasattr(value, "asdict"):  # a Faust record
             value = value.asdict()
         return self.bytes(msgspec.json.encode(value, enc_hook=_plain), content_type="application/json")
+
+
+class Restore(_View):
+    """How far restoring the tables is."""
+
+    async def get(self, request: Any) -> Any:
+        """GET."""
+        del request
+        progress = self.app.engine.restoring  # pyright: ignore[reportAttributeAccessIssue]
+        return self.answer({"restoring": progress is not None, **(progress.facts() if progress is not None else {})})
 
 
 class Tables(_View):
@@ -91,6 +102,13 @@ class OneKey(_View):
             engine.serves(partition) and state.committed(key) is not ABSENT
             for partition, state in list(table.states.items())
         )
+
+
+def restore() -> web.Blueprint:
+    """`/restore/`, without a prefix."""
+    made = web.Blueprint("restore")
+    made.route("/restore/", name="restore")(Restore)
+    return made
 
 
 def blueprint(name: str) -> web.Blueprint:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..topics.errors import AnabranchError
 from .app import App
+from .progress import RestoreProgress
 
 __all__ = ["run_worker", "work"]
 
@@ -25,10 +26,19 @@ logger = logging.getLogger(__name__)
 
 # Beyond `stuck_s`: leaving the group, closing clients and stores.
 _SPARE_S = 10.0
+_TELL_S = 0.2
 
 
-def run_worker(app: App, *, on_ready: Callable[[App], None] | None = None) -> None:
+def run_worker(
+    app: App,
+    *,
+    on_ready: Callable[[App], None] | None = None,
+    on_progress: Callable[[RestoreProgress | None], None] | None = None,
+) -> None:
     """Run `app` in this process until SIGTERM or SIGINT (blocking).
+
+    Args:
+        on_progress: called a few times a second while tables are restored, and with None at the end of it.
 
     Raises:
         AnabranchError: why it ended otherwise.
@@ -38,10 +48,16 @@ def run_worker(app: App, *, on_ready: Callable[[App], None] | None = None) -> No
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 1_000)
-    asyncio.run(work(app, on_ready=on_ready, signals=True))
+    asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, signals=True))
 
 
-async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signals: bool = False) -> None:
+async def work(
+    app: App,
+    *,
+    on_ready: Callable[[App], None] | None = None,
+    on_progress: Callable[[RestoreProgress | None], None] | None = None,
+    signals: bool = False,
+) -> None:
     """Run `app` until `app.stop_requested` is set."""
     app.in_worker = app.supervised = True
     app.finalize()
@@ -52,6 +68,7 @@ async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signa
     stopping = asyncio.ensure_future(app.stop_requested.wait())
     starting = asyncio.ensure_future(app.start())
     crashed = asyncio.ensure_future(_crashed(app))
+    telling = None if on_progress is None else asyncio.ensure_future(_tell(app, on_progress))
     try:
         await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -61,10 +78,22 @@ async def work(app: App, *, on_ready: Callable[[App], None] | None = None, signa
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         crashed.cancel()
+        if telling is not None:
+            telling.cancel()
         if signals:
             _watch_the_end(app)
         await _end(app, starting)
     app.raise_if_stopped()
+
+
+async def _tell(app: App, on_progress: Callable[[RestoreProgress | None], None]) -> None:
+    told = False
+    while True:
+        await asyncio.sleep(_TELL_S)
+        progress = app.engine.restoring if app.engine_runs else None
+        if progress is not None or told:
+            on_progress(progress)
+        told = progress is not None
 
 
 async def _crashed(app: App) -> None:

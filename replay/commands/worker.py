@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...topics.errors import AnabranchError, Stop
+from ..bar import RestoreBar
 from ..jsonlog import said_as_json
 from ..options import LEVELS, app_name, cluster_options, log_to_stderr, on_ground
 
@@ -102,7 +103,8 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
         web_enabled=settings["with_web"] and app.conf.web_enabled,
         **{name: value for name, value in told.items() if value is not None},
     )
-    run_worker(app, on_ready=_say_ready)
+    with RestoreBar() as bar:
+        run_worker(app, on_ready=_say_ready, on_progress=bar.show)
 
 
 def _supervise(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from anabranch import App
+from anabranch.agents.rebalance import Rebalancing
 from anabranch.agents.rocks import Owner, RocksStore, Unfit
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Stop
@@ -22,14 +23,15 @@ PROGRAM = Path(__file__).with_name("on_disk_worker.py")
 def restored(monkeypatch) -> list[int]:
     """Number of records that each restore so far has read, for each that had anything to read."""
     counts: list[int] = []
-    read = sys.modules["anabranch.agents.changelog"].restore
+    before: dict[int, int] = {}
+    settle = Rebalancing._settle
 
-    def counting(*args: Any) -> Any:
-        progress = read(*args)
-        counts.append(progress.records)
-        return progress
+    async def counting(engine: Any) -> None:
+        counts.append(engine.restored_total - before.get(id(engine), 0))
+        before[id(engine)] = engine.restored_total
+        await settle(engine)
 
-    monkeypatch.setattr("anabranch.agents.changelog.restore", counting)
+    monkeypatch.setattr(Rebalancing, "_settle", counting)
     return counts
 
 

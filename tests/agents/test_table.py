@@ -278,16 +278,15 @@ class TableMachine(RuleBasedStateMachine):
     def loses_partitions(self, keep: set[int], returns: bool) -> None:
         self.table.close()
         self.table.set_aside(keep)
-        if not returns:
-            self.table.forget_set_aside()
+        gone = self.table.take_set_aside()
         self.back_to_the_commit()
         if self.at not in keep:
             with pytest.raises(Usage):
                 self.table["a"]  # an agent is resumed before its partition has come back
         for partition in set(range(PARTITIONS)) - keep:
-            store = self.table.add_partition(partition).store
+            self.table.add_partition(partition, gone[partition] if returns else None)
             if not returns:  # restored from the changelog
-                data = self.changelog[partition]
+                data, store = self.changelog[partition], self.table.states[partition].store
                 store.apply(Changes(list(data), list(data.values()), deletes=False), len(data))
         self.opens()
 
@@ -553,7 +552,7 @@ def test_a_partition_that_was_away_is_there_when_it_comes_back() -> None:
     with pytest.raises(Usage, match="partition 2 of topic orders"):
         table["a"]
     table.close()
-    table.add_partition(2)
+    table.add_partition(2, table.take_set_aside()[2])
     table.open("orders", 2)
     assert table["a"] == 1
 

@@ -56,7 +56,7 @@ class Real:
     def made(self) -> ExpiringTable:
         table = ExpiringTable("t", default=self._default, sets=self._sets, ttl_ms=TTL, clock=lambda: self.timestamp)
         table.changelog_partitions = 1
-        table.add_partition(0, self._store())
+        table.add_partition(0, table.state_of(self._store()))
         return table
 
     def commit(self) -> Changes | None:
@@ -275,9 +275,9 @@ def test_a_table_that_gets_or_loses_its_time_to_live_says_so() -> None:
     real.commit()
     old, new = plain.states[0].store, real.table.states[0].store
     with pytest.raises(Usage, match="table t: has a time-to-live now"):
-        ExpiringTable("t", ttl_ms=1, clock=int).add_partition(0, old).check_content()
+        ExpiringTable("t", ttl_ms=1, clock=int).state_of(old).check_content()
     with pytest.raises(Usage, match="has no time-to-live any more"):
-        Table("t").add_partition(0, new).check_content()
+        Table("t").state_of(new).check_content()
 
 
 def test_the_key_that_keeps_the_event_time_is_none_of_the_tables() -> None:

@@ -1,0 +1,46 @@
+"""A line on the terminal while a worker restores its tables."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+__all__ = ["RestoreBar"]
+
+
+class RestoreBar:
+    """Shown while there is something to restore, on a terminal only; the log has it everywhere.
+
+    Args:
+        console: where it is drawn; stderr unless given.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def show(self, progress: Any) -> None:
+        """A worker's `RestoreProgress`; None when it is done."""
+        if progress is None:
+            self._end()
+        elif self._console.is_terminal:
+            if self._bar is None:
+                self._bar = Progress(BarColumn(30), TextColumn("{task.description}"), console=self._console)
+                self._task = self._bar.add_task("", total=1.0)
+                self._bar.start()
+            self._bar.update(self._task, completed=progress.share, description=str(progress))
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> RestoreBar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self._end()
