@@ -4,9 +4,17 @@ history = find_history(["orders/*.jsonl.gz"], Format(key="user", time="at"))
 report = Player(cluster, history, "orders").play()
 """
 
+from .course import Course
+from .disorder import Disorder
 from .format import Format
 from .history import History, find_history
+from .pace import Pace
 from .player import Player
 from .report import Progress, Report
+from .selection import Selection
+from .transform import Record
 
-__all__ = ["Format", "History", "Player", "Progress", "Report", "find_history"]
+__all__ = [
+    "Course", "Disorder", "Format", "History", "Pace", "Player", "Progress", "Record", "Report", "Selection",
+    "find_history",
+]  # fmt: skip

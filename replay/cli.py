@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -45,8 +46,11 @@ for command in (archive, broker, demo, replay, run, tables, topics, worker):
 
 def main() -> None:
     """Entry point: errors are said in a line or two, with what to do, and an exit code."""
+    # Faust looks for options of its own in there when it is imported, and takes our --loop for one.
+    arguments = sys.argv[1:]
+    del sys.argv[1:]
     try:
-        cli.main(standalone_mode=False, prog_name="anabranch")
+        cli.main(arguments, standalone_mode=False, prog_name="anabranch")
     except AnabranchError as exc:
         click.echo(f"error: {exc}", err=True)
         raise SystemExit(exc.exit_code) from None

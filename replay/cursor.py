@@ -52,8 +52,8 @@ class Cursor:
 
     @property
     def last(self) -> bool:
-        """Nothing follows the batch at hand."""
-        return self.source.ended
+        """Nothing follows the batch at hand, not even a word about what could not be read."""
+        return self.source.ended and not self.source.bad
 
     @property
     def number(self) -> int:

@@ -14,7 +14,7 @@ from .item import BadLine, Item
 from .shown import shown_time
 from .source import Position
 
-__all__ = ["Disorder", "Lateness", "Sorted", "high_times", "pack", "unpack"]
+__all__ = ["Disorder", "Sorted", "high_times", "pack", "unpack"]
 
 SORT_RECORDS = 10_000
 # What a sorted source has read and not yet given stands in the run's position, so it must stay well below a message.
@@ -51,14 +51,6 @@ class Disorder:
         if not 0 < records <= MOST_RECORDS:
             raise Usage(f"--disorder {text}: between 1 and {MOST_RECORDS:,} records", hint="sort the file itself first")
         return cls(found[1], records)  # pyright: ignore[reportArgumentType] (the pattern lists the policies)
-
-
-@dataclass(slots=True)
-class Lateness:
-    """How many records were late, and by how much the latest of them, in milliseconds."""
-
-    records: int = 0
-    worst_ms: int = 0
 
 
 def high_times(items: Sequence[Item], high: int) -> list[int]:

@@ -17,7 +17,7 @@ from ..topics.admin import Admin
 from ..topics.broker import BrokerStats, EmbeddedBroker, running_at
 from ..topics.client import Cluster
 
-__all__ = ["Ground", "ground", "home"]
+__all__ = ["Ground", "ground", "home", "servers_at_hand"]
 
 
 _REACH_S = 5.0
@@ -40,6 +40,12 @@ class Ground:
     broker: BrokerStats | None = None
 
 
+def servers_at_hand(bootstrap_server: str | None, *, declared: str | None = None, keep: bool = True) -> str | None:
+    """The cluster that needs not be started; see `ground`."""
+    servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or declared
+    return servers or (running_at(home() / "broker") if keep else None)
+
+
 @contextlib.contextmanager
 def ground(
     bootstrap_server: str | None,
@@ -55,9 +61,7 @@ def ground(
         declared: the broker an app names itself.
         keep: keep the data of a broker of our own; otherwise it is a new one, and thrown away.
     """
-    servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or declared
-    if not servers and keep:
-        servers = running_at(home() / "broker")
+    servers = servers_at_hand(bootstrap_server, declared=declared, keep=keep)
     if servers:
         cluster = Cluster.named(servers, options)
         Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there

@@ -17,9 +17,10 @@ from functools import partial
 
 from ..topics.errors import Stop
 from .cursor import Cursor
-from .disorder import Disorder, Lateness, Sorted, high_times, pack, unpack
+from .disorder import Disorder, Sorted, high_times, pack, unpack
 from .item import BadLine, Item
 from .lines import BATCH_LINES
+from .notes import Notes
 from .shown import shown_ms, shown_time
 from .source import Part, Position, Source
 
@@ -73,7 +74,7 @@ class Merge:
     """Parts merged by time, as one source. Position: of the parts that are open, and which have ended.
 
     Args:
-        lateness: counts late records that are accepted.
+        notes: counts late records that are accepted.
 
     Raises:
         Stop: a late record, where that is not accepted; too many parts overlap; see `Source`.
@@ -85,14 +86,14 @@ class Merge:
         position: Position | None = None,
         *,
         disorder: Disorder | None = None,
-        lateness: Lateness | None = None,
+        notes: Notes | None = None,
         batch_lines: int = BATCH_LINES,
     ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
         self.ask_again_s = 0.0
         self._disorder = disorder or Disorder()
-        self._lateness = lateness or Lateness()
+        self._notes = notes or Notes()
         self._parts = sorted(parts, key=lambda part: part.name)
         self._batch_lines = max(min(batch_lines, _AT_HAND // max(1, len(parts))), min(batch_lines, _LEAST_BATCH))
         self._ended = set(unpack(position["ended"])) if position else set[int]()
@@ -192,8 +193,8 @@ class Merge:
                 f"{shown_ms(late[first])} before one in front of it",
                 hint="--disorder accept goes on with the same run; --disorder sort is another run, for another topic",
             )
-        self._lateness.records += sum(map(bool, late))
-        self._lateness.worst_ms = max(self._lateness.worst_ms, worst)
+        self._notes.late += sum(map(bool, late))
+        self._notes.late_ms = max(self._notes.late_ms, worst)
 
     def _open(self, rank: int, position: Position | None = None) -> None:
         if len(self._lanes) >= MOST_OPEN:

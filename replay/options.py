@@ -13,10 +13,19 @@ import click
 
 from ..topics.client import Cluster
 from ..topics.errors import Usage
-from .ground import Ground, ground
+from .ground import Ground, ground, servers_at_hand
 from .jsonlog import log_json_to_stderr, said_as_json
 
-__all__ = ["LEVELS", "app_name", "cluster_options", "format_options", "log_to_stderr", "on_ground", "passing"]
+__all__ = [
+    "LEVELS",
+    "app_name",
+    "cluster_at_hand",
+    "cluster_options",
+    "format_options",
+    "log_to_stderr",
+    "on_ground",
+    "passing",
+]
 
 logger = logging.getLogger("anabranch")
 
@@ -95,6 +104,12 @@ def on_ground(
                 f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
             )
         yield place
+
+
+def cluster_at_hand(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:
+    """The cluster that is told or runs already; None where `on_ground` would start one."""
+    servers = servers_at_hand(bootstrap_server)
+    return Cluster.named(servers, _options(options)) if servers else None
 
 
 def _say(text: str) -> None:

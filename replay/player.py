@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-import time
 from collections.abc import Callable
 
 from ..topics.admin import Admin, TopicSpec
@@ -24,11 +23,13 @@ from ..topics.partition import HashPlan, Plan
 from ..topics.plans import Plans
 from ..topics.producer import TransactionalProducer
 from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
+from .clock import Clock
 from .course import Course
-from .disorder import Lateness
 from .format import OnBadLine
 from .history import History
 from .item import BadLine
+from .notes import Notes
+from .pace import Pace, Paced
 from .report import Progress, Report
 from .source import Replayable, Source
 from .target import Target
@@ -58,7 +59,9 @@ class Player:
         run_id: name of the run; none means the one that follows from what is asked (`Course.run_id`), so that asking
             the same again goes on with the same run. A socket, which cannot go on, gets a new one each time.
         partitions: of the topic, when it is made; 4 unless given. An existing topic keeps its own.
-        course: in which order records go.
+        course: in which order records go, which of them, and what becomes of them.
+        pace: how fast; may be another one at each start.
+        clock: for tests.
         on_bad_line: `fail` ends the replay at the first, with nothing of its transaction sent; `skip` counts them;
             `dead-letter` sends them to `<topic>.dlq`.
         runs_topic: where runs keep their positions.
@@ -71,6 +74,7 @@ class Player:
         topic: str,
         *,
         course: Course | None = None,
+        pace: Pace | None = None,
         run_id: str | None = None,
         partitions: int | None = None,
         plan: Plan | None = None,
@@ -79,9 +83,10 @@ class Player:
         transaction_records: int = TRANSACTION_RECORDS,
         transaction_s: float = TRANSACTION_S,
         batch_lines: int | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self._course = course or Course()
-        self._course.checked(history)
+        self._course, self._pace, self._clock = course or Course(), pace or Pace(), clock or Clock()
+        self._course.checked(history, self._pace)
         way = self._course.identity(history)
         fresh = "" if history.resumable else f"-{secrets.token_hex(4)}"
         self.run_id = run_id or self._course.run_id(history, topic) + fresh
@@ -101,7 +106,7 @@ class Player:
         self._examples: list[str] = []
         self._warnings: list[str] = []
         self._dead_letters_ready = False
-        self._lateness = Lateness()
+        self._notes = Notes()
 
     def stop(self) -> None:
         """End after the transaction that is under way; may be called from a signal handler or another thread."""
@@ -119,8 +124,8 @@ class Player:
             Stop: the sources have changed since the run began, cannot be read, or the topic would not keep the records.
             Rebuild: another process has taken the run over.
         """
-        begun_s = time.monotonic()
-        fingerprint = self._history.fingerprint()
+        begun_s = self._clock.now_s()
+        fingerprint = self._history.fingerprint() + self._course.fingerprint()
         self._history.check(self._topic)
         self._runs.create()
         producer = TransactionalProducer(self._cluster, f"anabranch-replay-{self.run_id}")
@@ -137,7 +142,7 @@ class Player:
             ) from exc
         finally:
             producer.close()
-        return self._report(state, found, time.monotonic() - begun_s)
+        return self._report(state, found, self._clock.now_s() - begun_s)
 
     def _first_state(self, fingerprint: str) -> RunState:
         history = self._history
@@ -147,7 +152,7 @@ class Player:
             specs=history.specs,
             format=self._asked,
             fingerprint=fingerprint,
-            started_ms=_now_ms(),
+            started_ms=self._clock.now_ms(),
         )
 
     def _accept(self, state: RunState, fingerprint: str) -> RunState:
@@ -158,6 +163,12 @@ class Player:
         if state.format != self._asked:
             raise Usage(f"run {self.run_id} was begun with other options for its records", hint=again)
         if state.fingerprint != fingerprint:
+            own = self._history.fingerprint()
+            if own and state.fingerprint.startswith(own):
+                raise Stop(
+                    f"the transform {self._course.transform} of run {self.run_id} has changed since it began",
+                    hint=f"bring it back as it was, or: {again}",
+                )
             changed = self._history.changed_since(state.started_ms)
             raise Stop(
                 f"the sources of run {self.run_id} have changed since it began"
@@ -183,7 +194,16 @@ class Player:
         history = self._history
         if isinstance(history, History):
             history = history.limited(int(self._cluster.config().get("message.max.bytes", _CLIENT_MAX_BYTES)))
-        source = self._course.open(history, state.position, lateness=self._lateness, **more)
+        source = self._course.open(
+            history,
+            state.position,
+            plan=plan,
+            pace=self._pace,
+            clock=self._clock,
+            notes=self._notes,
+            **more,
+        )
+        watch = _Watch(state, source, begun_s)
         try:
             while not state.done and not self._stop.is_set():
                 work = Transaction(producer, self._runs, target, plan, state)
@@ -193,18 +213,18 @@ class Player:
                     work.abandon()
                     raise
                 if work.empty and not source.ended:
-                    self._stop.wait(source.ask_again_s)
+                    self._clock.wait(self._stop, source.ask_again_s)
                     continue
-                state = work.commit(source.snapshot(), done=source.ended, now_ms=_now_ms())
+                state = work.commit(source.snapshot(), done=source.ended, now_ms=self._clock.now_ms())
                 if on_progress is not None:
-                    on_progress(self._progress(state, source, time.monotonic() - begun_s))
+                    on_progress(self._progress(state, work.newest_ms, source, watch))
         finally:
             source.close()
         return state
 
     def _collect(self, source: Source, work: Transaction) -> None:
         """Take batches into a transaction until one of its bounds is met."""
-        until_s = time.monotonic() + self._transaction_s
+        until_s = self._clock.now_s() + self._transaction_s
         while True:
             items = source.next_batch()
             if source.bad:
@@ -213,10 +233,10 @@ class Player:
             work.blank += source.blank
             source.blank = 0
             if items:
-                work.send(items, _now_ms())
+                work.send(items, self._clock.now_ms())
             elif source.ask_again_s:
                 return
-            if source.ended or len(work) >= self._transaction_records or time.monotonic() >= until_s:
+            if source.ended or len(work) >= self._transaction_records or self._clock.now_s() >= until_s:
                 return
 
     def _take_bad(self, bad: list[BadLine], work: Transaction) -> None:
@@ -262,14 +282,21 @@ class Player:
         self._admin.create([TopicSpec(dead_letter_topic(self._topic), 1, BROKER_DEFAULT)])
         self._dead_letters_ready = True
 
-    def _progress(self, state: RunState, source: Source, seconds: float) -> Progress:
+    def _progress(self, state: RunState, at_ms: int, source: Source, watch: _Watch) -> Progress:
+        rounds = self._course.rounds
+        watch.at_ms = at_ms or watch.at_ms
         return Progress(
             sent=state.sent,
+            sent_now=state.sent - watch.sent_before,
             skipped=state.skipped,
             dead_letters=state.dead_letters,
             done_bytes=source.done_bytes,
-            size_bytes=self._history.size_bytes,
-            seconds=seconds,
+            size_bytes=self._history.size_bytes * rounds,
+            begun_bytes=watch.begun_bytes,
+            limit=self._course.limit,
+            at_ms=watch.at_ms,
+            lag_s=source.lag_s if isinstance(source, Paced) else 0.0,
+            seconds=self._clock.now_s() - watch.begun_s,
         )
 
     def _report(self, state: RunState, found: RunState | None, seconds: float) -> Report:
@@ -290,10 +317,15 @@ class Player:
             resumable=self._history.resumable,
             examples=tuple(self._examples),
             warnings=tuple(self._warnings),
-            late=self._lateness.records,
-            late_ms=self._lateness.worst_ms,
+            late=self._notes.late,
+            late_ms=self._notes.late_ms,
+            left_out=self._notes.left_out,
         )
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+class _Watch:
+    """What progress is counted from."""
+
+    def __init__(self, state: RunState, source: Source, begun_s: float) -> None:
+        self.sent_before, self.begun_bytes, self.begun_s = state.sent, source.done_bytes, begun_s
+        self.at_ms = 0

@@ -37,6 +37,9 @@ class Transaction:
     Args:
         plan: of the topic.
         state: of the run before this.
+
+    Attributes:
+        newest_ms: the latest event time of what was sent last; 0 where there is none.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Transaction:
         self._aborted = ""
         self.skipped = 0
         self.blank = 0
+        self.newest_ms = 0
 
     def __len__(self) -> int:
         """Records and dead letters in it."""
@@ -76,6 +80,7 @@ class Transaction:
         newest_ms = max(stamps)
         if newest_ms:
             self._target.check_times(min(filter(None, stamps)), newest_ms, now_ms)
+            self.newest_ms = newest_ms
         if self._target.compacts:
             self._target.check_keys(without_key=any(item[0] is None for item in items))
         places = place(items, self._plan, self._state.sent + self._sent)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ..courseoptions import course_of, course_options
-from ..options import LEVELS, cluster_options, format_options, log_to_stderr, on_ground
+from ..options import LEVELS, cluster_at_hand, cluster_options, format_options, log_to_stderr, on_ground
 
 __all__ = ["replay"]
 
@@ -20,6 +21,15 @@ __all__ = ["replay"]
 @click.option("-t", "--time", metavar="EXPR", help="Field that holds the record's time.")
 @click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
 @click.option("--plan", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
+@click.option("--speed", metavar="60x", help="As fast as event time goes, times that much.")
+@click.option("--rate", metavar="5000/s", help="No more records than that; also /min and /h.")
+@click.option("--dry-run", is_flag=True, help="Show sources, order, first records, spread and time; write nothing.")
+@click.option(
+    "--plot",
+    metavar="FILE.svg",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture of records over event time and partitions; reads the sources once more.",
+)
 @click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("--follow", is_flag=True, help="A socket: connect again when it ends.")
@@ -34,6 +44,10 @@ def replay(
     time: str | None,
     partitions: int | None,
     plan: str | None,
+    speed: str | None,
+    rate: str | None,
+    dry_run: bool,
+    plot: Path | None,
     run_id: str | None,
     on_bad_line: str,
     follow: bool,
@@ -58,23 +72,47 @@ def replay(
       anabranch replay flights.csv.zip --to flights --key carrier --time time_hour
       anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # one order, by time, over all files
       anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
+      anabranch replay trips.csv --to trips --time at --speed 60x --start 2013-01-31 --where 'fare > 100'
+      anabranch replay trips.csv --to trips --time at --dry-run --plot trips.svg
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
     """
+    from ...topics.admin import Admin
     from ...topics.partition import RangePlan
     from ..history import find_history
     from ..inputs import format_of
+    from ..pace import Pace
     from ..player import Player
-    from ..show import ProgressView, show_replay
+    from ..plot import checked_plot, write_plot
+    from ..preview import plan_of, preview
+    from ..showreplay import ReplayView, show_replay
+    from ..survey import survey
 
     log_to_stderr(loglevel)
-    course = course_of(form)
+    course, pace = course_of(form), Pace.parse(speed, rate)
     history = find_history(list(sources), format_of(form, key=key, time=time), follow=follow)
-    with on_ground(bootstrap_server, options) as place, ProgressView() as view:
+    if plot is not None:
+        checked_plot(plot)
+    if dry_run:
+        cluster = cluster_at_hand(bootstrap_server, options)
+        preview(
+            history,
+            course,
+            pace,
+            topic,
+            cluster=cluster,
+            run_id=run_id,
+            partitions=partitions,
+            plan=RangePlan.parsed(plan) if plan else None,
+            plot=plot,
+        )
+        return
+    with on_ground(bootstrap_server, options) as place, ReplayView() as view:
         player = Player(
             place.cluster,
             history,
             topic,
             course=course,
+            pace=pace,
             run_id=run_id,
             partitions=partitions,
             plan=RangePlan.parsed(plan) if plan else None,
@@ -83,4 +121,7 @@ def replay(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: player.stop())
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
+        if plot is not None:
+            placed = plan_of(place.cluster, topic, Admin(place.cluster).partitions([topic])[topic])
+            write_plot(survey(history, course, placed), f"replay → {topic}", plot)
     show_replay(report)

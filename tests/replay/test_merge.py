@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from anabranch.replay.course import Course
 from anabranch.replay.cursor import Cursor
-from anabranch.replay.disorder import Disorder, Lateness
+from anabranch.replay.disorder import Disorder
 from anabranch.replay.format import Format
 from anabranch.replay.history import find_history
 from anabranch.replay.item import BadLine, Item
 from anabranch.replay.merge import Merge
+from anabranch.replay.notes import Notes
 from anabranch.replay.source import Part, Position, Source
 from anabranch.topics.errors import Stop, Usage
 from hypothesis import given, settings
@@ -192,9 +193,9 @@ def test_a_late_record_is_refused_with_its_place() -> None:
 
 
 def test_late_records_that_are_accepted_are_counted() -> None:
-    lateness = Lateness()
-    Gone().read(Merge([part("a", [5, 1, 4, 6]), part("b", [2, 3])], lateness=lateness))
-    assert (lateness.records, lateness.worst_ms) == (2, 4)
+    notes = Notes()
+    Gone().read(Merge([part("a", [5, 1, 4, 6]), part("b", [2, 3])], notes=notes))
+    assert (notes.late, notes.late_ms) == (2, 4)
 
 
 def test_many_parts_are_opened_when_they_are_due() -> None:

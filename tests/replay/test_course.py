@@ -1,0 +1,209 @@
+"""What is done with records on their way: selected, transformed, limited, repeated; and going on at any position."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anabranch.replay.clock import Clock
+from anabranch.replay.course import Course
+from anabranch.replay.disorder import Disorder
+from anabranch.replay.format import Format
+from anabranch.replay.history import History, find_history
+from anabranch.replay.item import Item
+from anabranch.replay.notes import Notes
+from anabranch.replay.pace import Pace
+from anabranch.replay.selection import Selection
+from anabranch.replay.source import Position, Source
+from anabranch.topics.errors import Stop, Usage
+from anabranch.topics.partition import HashPlan
+
+HOUR_MS = 3_600_000
+BEGIN_MS = 1_357_034_400_000
+PARTITIONS = 3
+
+TRANSFORM = """
+from anabranch.replay import Record
+
+def twice(record):
+    row = record.json()
+    if row["n"] % 5 == 0:
+        return None
+    return [record, Record(record.key, b"copy", record.timestamp_ms, [("n", str(row["n"]).encode())])]
+
+def broken(record):
+    return record.json()["nothing"]
+"""
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[dict[str, Any]]:
+    """Two files whose records interleave in time."""
+    found = [{"at": BEGIN_MS + n * HOUR_MS, "user": f"u{n % 4}", "n": n} for n in range(40)]
+    for name, own in (("a", found[::2]), ("b", found[1::2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    return found
+
+
+@pytest.fixture
+def history(rows: list[dict[str, Any]], tmp_path: Path) -> History:
+    assert rows
+    return find_history([str(tmp_path / "*.jsonl")], Format(key="user", time="at"))
+
+
+def numbers(items: list[Item]) -> list[Any]:
+    return [json.loads(item[1] or b"")["n"] if item[1] != b"copy" else "copy" for item in items]
+
+
+def everything(source: Source, after_batch: Callable[[Position, int], None] | None = None) -> list[Any]:
+    found: list[Any] = []
+    while not source.ended:
+        if after_batch is not None:
+            after_batch(json.loads(json.dumps(source.snapshot())), len(found))
+        found += numbers(source.next_batch())
+        assert not source.bad
+    source.close()
+    return found
+
+
+def expected(course: Course, rows: list[dict[str, Any]]) -> list[Any]:
+    """The dumb twin."""
+    chosen, found = course.selection, list[Any]()
+    plan = HashPlan(PARTITIONS)
+    for _ in range(course.rounds):
+        for row in rows:
+            if (
+                (chosen.start_ms or 0) <= row["at"] < (chosen.end_ms or 10**15)
+                and (not chosen.keys or row["user"] in chosen.keys)
+                and (not chosen.partitions or plan.partition(row["user"].encode()) in chosen.partitions)
+                and (chosen.where is None or row["n"] > 7)
+            ):
+                if course.transform is None:
+                    found.append(row["n"])
+                elif row["n"] % 5:
+                    found += [row["n"], "copy"]
+    return found[: course.limit]
+
+
+COURSES = {
+    "all of it": Course(),
+    "a time": Course(selection=Selection(start_ms=BEGIN_MS + 3 * HOUR_MS, end_ms=BEGIN_MS + 30 * HOUR_MS)),
+    "a time of an order": Course(disorder=Disorder("fail"), selection=Selection(end_ms=BEGIN_MS + 9 * HOUR_MS)),
+    "keys": Course(selection=Selection(keys=("u1", "u3"))),
+    "partitions": Course(selection=Selection(partitions=(0, 2))),
+    "a field": Course(selection=Selection(where="n > 7 and user != 'nobody'")),
+    "a transform": Course(transform="twice_of:twice"),
+    "a limit": Course(limit=13),
+    "rounds": Course(rounds=3),
+    "together": Course(
+        selection=Selection(where="n > 7", keys=("u0", "u1", "u2")),
+        transform="twice_of:twice",
+        rounds=4,
+        limit=101,
+        disorder=Disorder("sort", 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("paced", [None, Pace(rate=1e9)], ids=["fast", "paced"])
+@pytest.mark.parametrize("name", COURSES)
+def test_a_course_gives_what_it_says_and_goes_on_after_every_batch(
+    name: str,
+    paced: Pace | None,
+    history: History,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "twice_of.py").write_text(TRANSFORM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "twice_of", raising=False)
+    course, stands = COURSES[name], list[tuple[Position, int]]()
+
+    def opened(position: Position | None = None, pace: Pace | None = paced, lines: int = 3) -> Source:
+        return course.open(history, position, plan=HashPlan(PARTITIONS), pace=pace, clock=Rushing(), batch_lines=lines)
+
+    whole = everything(opened(), lambda position, given: stands.append((position, given)))
+    assert whole == expected(course, rows)
+    assert len(stands) > 2
+    for position, given in stands:
+        # The rest is the same at another pace, and however batches are cut.
+        assert everything(opened(position, None, 7)) == whole[given:]
+        assert everything(opened(position, Pace(rate=1e9), 2)) == whole[given:]
+
+
+class Rushing(Clock):
+    """A second passes with every look."""
+
+    now = 0.0
+
+    def now_s(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def test_what_is_left_out_is_counted(history: History) -> None:
+    notes = Notes()
+    everything(Course(selection=Selection(keys=("u1",))).open(history, notes=notes))
+    assert notes.left_out == 30
+
+
+def test_a_record_that_an_expression_cannot_judge_is_bad(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"n":1}\n{"m":1}\n[1]\n')
+    history = find_history([str(tmp_path / "a.jsonl")], Format())
+    source = Course(selection=Selection(where="n == 1")).open(history)
+    assert numbers(source.next_batch()) == [1]
+    assert [line.where for line in source.bad] == ["record:2", "record:3"]
+    assert "no field 'n'" in source.bad[0].reason
+
+
+def test_lines_of_text_are_judged_by_their_value(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("error: x\nfine\n")
+    history = find_history([str(tmp_path / "a.txt")], Format())
+    source = Course(selection=Selection(where='value.startswith("error")')).open(history)
+    assert [item[1] for item in source.next_batch()] == [b"error: x"]
+
+
+def test_a_transform_that_fails_names_the_record(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twice_of.py").write_text(TRANSFORM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "twice_of", raising=False)
+    with pytest.raises(Stop, match=r"twice_of:broken: KeyError: 'nothing'; on the record of 2013-01-01T10:00:00Z"):
+        Course(transform="twice_of:broken").open(history).next_batch()
+    for name, words in (
+        ("twice_of", "module:function"),
+        ("twice_of:nobody", "no function"),
+        ("nowhere:x", "no module"),
+    ):
+        with pytest.raises(Usage, match=words):
+            Course(transform=name).open(history)
+
+
+def test_a_loop_over_nothing_ends(history: History) -> None:
+    with pytest.raises(Stop, match="no record"):
+        everything(Course(rounds=0, selection=Selection(keys=("nobody",))).open(history))
+
+
+def test_another_course_is_another_run(history: History) -> None:
+    ids = {name: course.run_id(history, "t") for name, course in COURSES.items()}
+    assert len(set(ids.values())) == len(COURSES)
+    assert Course(disorder=Disorder("sort", 5)).run_id(history, "t") == Course(disorder=Disorder("sort", 9)).run_id(
+        history, "t"
+    )
+
+
+def test_options_that_need_times_or_an_end_say_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x\n")
+    lines = find_history([str(tmp_path / "a.txt")], Format())
+    with pytest.raises(Usage, match="--start needs records with times"):
+        Course(selection=Selection(start_ms=1)).checked(lines)
+    with pytest.raises(Usage, match="--speed needs records with times"):
+        Course().checked(lines, Pace(speed=2))
+    with pytest.raises(Usage, match="--loop"):
+        Course(rounds=2).checked(find_history(["tcp://localhost:9"], Format()))
