@@ -25,13 +25,14 @@ from ..topics.errors import Usage
 from .course import Course
 from .crew import Crew
 from .drain import Drain
+from .finding import find_past
 from .format import OnBadLine
 from .ground import home
-from .history import History, find_history
 from .inputs import Input
 from .loading import load_app, source_of
 from .player import Player
 from .report import Progress, Report
+from .source import Replayable
 from .tables import Snapshot, TableReader, find_table, known_ending, write_result
 from .tally import count_records
 
@@ -95,6 +96,7 @@ class BoundedRun:
         course: in which order records go into the topics.
         output: result file; its ending says the format. None writes none.
         table: the table that is the result; None means the app's only one.
+        repartition: see `find_past`; for inputs that are archives or topics.
         run_id: None derives it from what is asked.
     """
 
@@ -110,6 +112,7 @@ class BoundedRun:
         run_id: str | None = None,
         processes: int = 1,
         on_bad_line: OnBadLine = "fail",
+        repartition: bool = False,
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
@@ -120,7 +123,7 @@ class BoundedRun:
         if output is not None:
             known_ending(output)
         self._inputs = list(inputs)
-        self._histories = [find_history(list(i.specs), i.format) for i in self._inputs]
+        self._histories = [find_past(i.specs, i.format, cluster=cluster, repartition=repartition) for i in self._inputs]
         self.run_id = run_id or self._derive_id()
         os.environ["ANABRANCH_RUN"] = self.run_id
         self.app: App = load_app(app_name)
@@ -210,7 +213,7 @@ class BoundedRun:
                 time.sleep(_POLL_S)
         report.finished_before = not crew.pids
 
-    def _replay(self, number: int, history: History, crew: Crew) -> Report:
+    def _replay(self, number: int, history: Replayable, crew: Crew) -> Report:
         topic = self._topics[number]
         player = Player(
             self._cluster,

@@ -153,6 +153,13 @@ class Admin:
         """The offset of the first record that still exists."""
         return self._offsets(partitions, _EARLIEST, committed=False)
 
+    def since(self, partitions: Iterable[tuple[str, int]], time_ms: int) -> dict[tuple[str, int], int]:
+        """The offset of the first record, or transaction marker, that is not before a time; the end without one."""
+        wanted = [TopicPartition(*at) for at in partitions]
+        found = self._offsets(wanted, OffsetSpec.for_timestamp(time_ms), committed=False)
+        ends = self.ends(wanted)
+        return {at: ends[at] if offset < 0 else offset for at, offset in found.items()}
+
     def _offsets(
         self, partitions: Iterable[TopicPartition], spec: Any, *, committed: bool
     ) -> dict[tuple[str, int], int]:

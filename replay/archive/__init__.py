@@ -12,5 +12,15 @@ and goes on at the manifest's positions; so each committed record stands in the 
 from .archiver import Archiver, ArchiveReport, Rolling
 from .audit import Finding, check_archive
 from .manifest import Manifest, is_archive
+from .past import ArchiveHistory
 
-__all__ = ["ArchiveReport", "Archiver", "Finding", "Manifest", "Rolling", "check_archive", "is_archive"]
+__all__ = [
+    "ArchiveHistory",
+    "ArchiveReport",
+    "Archiver",
+    "Finding",
+    "Manifest",
+    "Rolling",
+    "check_archive",
+    "is_archive",
+]

@@ -8,6 +8,7 @@ timestamp    milliseconds since 1970
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 from ..item import Item
@@ -53,6 +54,12 @@ class Rows:
         self.offsets += [message.offset() for message in messages]
         self.times += [message.timestamp()[1] for message in messages]
         self.size_bytes += sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
+
+    def drop_below(self, offset: int) -> None:
+        """Leave out what lies before an offset."""
+        first = bisect_left(self.offsets, offset)
+        for column in (self.keys, self.values, self.headers, self.offsets, self.times):
+            del column[:first]
 
     def items(self, partition: int | None) -> list[Item]:
         """As records on their way into a topic."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ __all__ = ["replay"]
 )
 @click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
-@click.option("--follow", is_flag=True, help="A socket: connect again when it ends.")
+@click.option("--follow", is_flag=True, help="A socket: connect again when it ends. A topic: go on at its end.")
+@click.option("--from", "begin", metavar="WHERE", help="Of a topic: earliest, an offset, a time, or so long ago: 6h.")
+@click.option("--until", metavar="WHERE", help="Of a topic, likewise; its end as it stands unless given.")
+@click.option("--by-partition", is_flag=True, help="Of a topic: one partition after another.")
+@click.option("--repartition", is_flag=True, help="Of a topic or an archive: place records by their keys' hashes.")
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @course_options
 @format_options
@@ -51,17 +56,22 @@ def replay(
     run_id: str | None,
     on_bad_line: str,
     follow: bool,
+    begin: str | None,
+    until: str | None,
+    by_partition: bool,
+    repartition: bool,
     loglevel: str,
     bootstrap_server: str | None,
     options: tuple[str, ...],
     **form: Any,
 ) -> None:
-    """Feed files, or a socket of lines, into a topic: each record once, resumable.
+    """Feed files, a socket of lines, an archive or another topic into a topic: each record once, resumable.
 
     SOURCE is a file, a glob, a folder or a URL of text, CSV, JSON Lines, Parquet or Avro, also compressed (.gz .zst
-    .bz2) or in a .zip (all of it, or archive.zip!member); or tcp://host:port. Killed and started again, the same
-    command goes on where it was; finished, it writes nothing. A socket cannot be read again, so what was received
-    and not committed at a crash is lost.
+    .bz2) or in a .zip (all of it, or archive.zip!member); the folder of an archive or topic://NAME, whose records keep
+    keys, headers, times, partitions and order; or tcp://host:port. Killed and started again, the same command goes on
+    where it was; finished, it writes nothing. A socket cannot be read again, so what was received and not committed at
+    a crash is lost.
 
     An EXPR is a field, a.b.c, or more: carrier + "-" + origin, f"{carrier}-{flight}", name.lower()[:3]. Folders named
     year=2013/month=01 add these fields.
@@ -74,11 +84,13 @@ def replay(
       anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
       anabranch replay trips.csv --to trips --time at --speed 60x --start 2013-01-31 --where 'fare > 100'
       anabranch replay trips.csv --to trips --time at --dry-run --plot trips.svg
+      anabranch replay archive/orders --to orders-again
+      anabranch replay topic://orders --to orders-copy --from 2013-01-01 --until 6h
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
     """
     from ...topics.admin import Admin
     from ...topics.partition import RangePlan
-    from ..history import find_history
+    from ..finding import find_past, names_topic
     from ..inputs import format_of
     from ..pace import Pace
     from ..player import Player
@@ -89,13 +101,23 @@ def replay(
 
     log_to_stderr(loglevel)
     course, pace = course_of(form), Pace.parse(speed, rate)
-    history = find_history(list(sources), format_of(form, key=key, time=time), follow=follow)
+    find = partial(
+        find_past,
+        sources,
+        format_of(form, key=key, time=time),
+        follow=follow,
+        span=(begin, until),
+        by_partition=by_partition,
+        repartition=repartition,
+    )
+    # What is wrong with a file is said before a broker is looked for.
+    found = None if any(map(names_topic, sources)) else find()
     if plot is not None:
         checked_plot(plot)
     if dry_run:
         cluster = cluster_at_hand(bootstrap_server, options)
         preview(
-            history,
+            found or find(cluster=cluster),
             course,
             pace,
             topic,
@@ -107,6 +129,7 @@ def replay(
         )
         return
     with on_ground(bootstrap_server, options) as place, ReplayView() as view:
+        history = found or find(cluster=place.cluster)
         player = Player(
             place.cluster,
             history,

@@ -20,7 +20,12 @@ __all__ = ["run"]
 @click.command()
 @click.argument("module", required=False)
 @click.option(
-    "-i", "--input", "inputs", multiple=True, metavar="[TOPIC=]PATH", help="File, glob or archive; may be repeated."
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="[TOPIC=]PATH",
+    help="File, glob, archive or topic://NAME; may be repeated.",
 )
 @click.option(
     "--then", multiple=True, metavar="[TOPIC=]PATH", help="An input that starts when those before are through."
@@ -31,6 +36,7 @@ __all__ = ["run"]
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt .csv .json .jsonl .parquet")
 @click.option("--table", help="The table that is the result; needed where the app has several and --output is given.")
+@click.option("--repartition", is_flag=True, help="Records of archives and topics go where their keys' hashes say.")
 @click.option("--run-id", help="Name of the run; else it follows from program, inputs and options.")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
@@ -48,6 +54,7 @@ def run(
     times: tuple[str, ...],
     output: Path | None,
     table: str | None,
+    repartition: bool,
     run_id: str | None,
     processes: int,
     on_bad_line: str,
@@ -85,6 +92,7 @@ def run(
             course=course,
             output=output,
             table=table,
+            repartition=repartition,
             run_id=run_id,
             processes=processes,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)

@@ -1,0 +1,186 @@
+"""An archive as history: its records go back as they were, each to its partition, in its order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from ...topics.errors import Stop, Usage
+from ..format import Format
+from ..item import BadLine, Item
+from ..lines import BATCH_LINES
+from ..source import Part, Position, Source
+from .encoding import reader
+from .envelope import Rows
+from .manifest import Entry, Manifest, read_manifest
+
+__all__ = ["ArchiveHistory", "ArchiveSource"]
+
+_CHUNK_BYTES = 1024 * 1024
+
+
+class ArchiveHistory:
+    """An archive; see `Replayable`.
+
+    Args:
+        repartition: records go where their key's hash says, not where they were.
+
+    Raises:
+        Usage: it is no archive, or an option is given that says what its records already say.
+        Stop: its manifest is damaged.
+    """
+
+    resumable = True
+    timed = True
+
+    def __init__(self, folder: Path, format: Format, *, repartition: bool = False) -> None:
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise Usage(f"{folder} is no archive: it has no manifest.json")
+        if format != Format():
+            raise Usage(
+                f"{folder}: options about keys, times and formats are for files; an archive's records have all that"
+            )
+        self.folder, self.format, self.manifest = folder, format, manifest
+        self.specs = (str(folder.absolute()),)
+        self.size_bytes = manifest.size_bytes
+        self._repartition = repartition
+        self.partitions = None if repartition else manifest.partitions
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its partitions."""
+        return [
+            Part(self._name(partition), sum(entry.size_bytes for entry in entries), partial(self._open, partition))
+            for partition in range(self.manifest.partitions)
+            if (entries := self.manifest.of(partition))
+        ]
+
+    def _name(self, partition: int) -> str:
+        return f"{self.folder}[{partition:05d}]"
+
+    def _open(self, partition: int, position: Position | None, batch_rows: int) -> Source:
+        return ArchiveSource(
+            self.folder, self.manifest, [partition], position, batch_rows=batch_rows, placed=not self._repartition
+        )
+
+    def identity(self, topic: str) -> str:
+        """See `Replayable`."""
+        asked = ["archive", self.specs, self._repartition, topic]
+        return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
+
+    def fingerprint(self) -> str:
+        """The files that its manifest names, by content."""
+        named = [(entry.name, entry.sha256) for entry in self.manifest.files]
+        return hashlib.sha256(msgspec.json.encode([self.manifest.topic_id, named])).hexdigest()
+
+    def changed_since(self, time_ms: int) -> list[str]:
+        """The manifest, where it was written since."""
+        return [f"{self.folder} was archived into"] if self.manifest.updated_ms > time_ms else []
+
+    def check(self, topic: str) -> None:
+        """Whether all files are there."""
+        del topic
+        for entry in self.manifest.files:
+            path = self.folder / entry.name
+            if not path.is_file() or path.stat().st_size != entry.size_bytes:
+                raise _damaged(path)
+
+    def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
+        """One partition after another."""
+        return ArchiveSource(
+            self.folder,
+            self.manifest,
+            range(self.manifest.partitions),
+            position,
+            batch_rows=batch_lines,
+            placed=not self._repartition,
+        )
+
+
+class ArchiveSource:
+    """Partitions of an archive, one after another. Position: `partition`, and `offset` in it.
+
+    A file is read as a whole and its SHA-256 compared before the first of its records is given away.
+    """
+
+    ask_again_s = 0.0
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        partitions: Sequence[int],
+        position: Position | None = None,
+        *,
+        batch_rows: int = BATCH_LINES,
+        placed: bool = True,
+    ) -> None:
+        self.bad: list[BadLine] = []
+        self.blank = 0
+        self._folder, self._rows_of = folder, reader(manifest.encoding)
+        self._batch_rows, self._placed = batch_rows, placed
+        files = [entry for partition in partitions for entry in manifest.of(partition)]
+        at = (position["partition"], position["offset"]) if position else (-1, 0)
+        order = {partition: i for i, partition in enumerate(partitions)}
+        rank = order.get(at[0], -1)
+        self._files = [e for e in files if order[e.partition] > rank or (e.partition == at[0] and e.end > at[1])]
+        self.done_bytes = sum(entry.size_bytes for entry in files) - sum(entry.size_bytes for entry in self._files)
+        self._at: Position = position or {"partition": -1, "offset": 0}
+        self._batches: Iterator[tuple[Entry, Rows]] = self._read(at)
+        self._next = next(self._batches, None)
+
+    @property
+    def ended(self) -> bool:
+        """See `Source`."""
+        return self._next is None
+
+    def next_batch(self) -> list[Item]:
+        """See `Source`."""
+        if self._next is None:
+            return []
+        entry, rows = self._next
+        items = rows.items(entry.partition if self._placed else None)
+        self._at = {"partition": entry.partition, "offset": rows.offsets[-1] + 1}
+        self._next = next(self._batches, None)
+        return items
+
+    def snapshot(self) -> Position:
+        """See `Source`."""
+        return self._at
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._next = None
+        self._batches = iter(())
+
+    def _read(self, at: tuple[int, int]) -> Iterator[tuple[Entry, Rows]]:
+        for entry in self._files:
+            path = self._folder / entry.name
+            try:
+                with path.open("rb") as file:
+                    digest = hashlib.sha256()
+                    while data := file.read(_CHUNK_BYTES):
+                        digest.update(data)
+                    if digest.hexdigest() != entry.sha256:
+                        raise _damaged(path)
+                    file.seek(0)
+                    for rows in self._rows_of(file, self._batch_rows):
+                        if entry.partition == at[0] and rows.offsets[0] < at[1]:
+                            rows.drop_below(at[1])
+                        if rows:
+                            yield entry, rows
+            except OSError as exc:
+                raise Stop(f"{path}: {exc.strerror or exc}", hint="anabranch archive check FOLDER") from exc
+            self.done_bytes += entry.size_bytes
+
+
+def _damaged(path: Path) -> Stop:
+    return Stop(
+        f"{path}: it is not what the archiver wrote",
+        hint=f"anabranch archive check {path.parent} lists what is wrong; bring back a whole copy",
+    )

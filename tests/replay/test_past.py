@@ -1,0 +1,299 @@
+"""Archives and topics as history: what goes back is what was there, wherever it is cut."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from anabranch.replay.archive import ArchiveHistory, Archiver, Rolling
+from anabranch.replay.archive.encoding import encoder, reader
+from anabranch.replay.archive.envelope import Rows
+from anabranch.replay.course import Course
+from anabranch.replay.finding import find_past
+from anabranch.replay.format import Format
+from anabranch.replay.item import Item
+from anabranch.replay.player import Player
+from anabranch.replay.source import Position, Replayable, Source
+from anabranch.replay.span import Bound
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.client import Cluster
+from anabranch.topics.errors import Stop, Usage
+from anabranch.topics.producer import TransactionalProducer
+from confluent_kafka import Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+Drain = Callable[..., list[Message]]
+Fresh = Callable[..., str]
+
+DAY_MS = 86_400_000
+START_MS = 1_357_000_000_000
+ODD = [b"", None, b"\xff\x00\n", "é".encode(), b"plain", b'{"a":"\\u0000"}', b"\x1f\x8b"]
+
+CHILD = """
+import sys
+from anabranch.replay import Player
+from anabranch.replay.finding import find_past
+from anabranch.replay.format import Format
+from anabranch.topics.client import Cluster
+servers, spec, topic = sys.argv[1:]
+history = find_past([spec], Format(), cluster=Cluster(servers))
+player = Player(Cluster(servers), history, topic, transaction_records=200, batch_lines=50)
+player.play(lambda progress: print(progress.sent, flush=True))
+"""
+
+maybe = st.one_of(st.none(), st.binary(max_size=8))
+headers = st.lists(st.tuples(st.text(max_size=4, alphabet=st.characters(exclude_categories=["Cs"])), maybe), max_size=3)
+
+
+@pytest.mark.parametrize("encoding", ["parquet", "jsonl"])
+@given(st.lists(st.tuples(maybe, maybe, st.one_of(st.none(), headers)), min_size=1, max_size=9), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_odd_bytes_come_back_from_a_file(
+    encoding: Any, records: list[tuple[bytes | None, bytes | None, Any]], batch: int
+) -> None:
+    rows, file = Rows(), io.BytesIO()
+    for n, (key, value, told) in enumerate(records):
+        rows.keys.append(key)
+        rows.values.append(value)
+        rows.headers.append(told)
+        rows.offsets.append(3 * n)
+        rows.times.append(START_MS - n)
+    written = encoder(encoding)[0](file, "t", 2)
+    written.write(rows)
+    written.close()
+    file.seek(0)
+    found = list(reader(encoding)(file, batch))
+    assert [item for part in found for item in part.items(2)] == [
+        (key, value, START_MS - n, told or None, 2) for n, (key, value, told) in enumerate(records)
+    ]
+    assert [offset for part in found for offset in part.offsets] == [3 * n for n in range(len(records))]
+
+
+def read(source: Source) -> list[Item]:
+    items: list[Item] = []
+    while not source.ended:
+        items += source.next_batch()
+    source.close()
+    return items
+
+
+def records_of(messages: list[Message]) -> dict[int, list[tuple[Any, ...]]]:
+    """Per partition, in order, all but the offsets."""
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    for message in sorted(messages, key=lambda message: message.offset() or 0):
+        record = (message.key(), message.value(), message.timestamp()[1], message.headers() or None)
+        found.setdefault(message.partition() or 0, []).append(record)
+    return found
+
+
+@pytest.fixture(scope="module")
+def fill(broker: Cluster) -> Callable[..., str]:
+    """A topic of 3 partitions with odd records, aborted ones in between, and times that go back now and then."""
+
+    def make(name: str, count: int, *, partitions: int = 3) -> str:
+        Admin(broker).create([TopicSpec(name, partitions)])
+        producer = TransactionalProducer(broker, f"{name}-fill")
+        producer.open()
+        n = 0
+        while n < count:
+            for commit in (False, True):
+                producer.begin()
+                for i in range(n, min(n + max(7, count // 10), count)):
+                    key, value = ODD[i % len(ODD)], ODD[i // 2 % len(ODD)] if i % 2 else b"%d" % i
+                    told: Any = None if i % 3 else [("h", b"%d" % i), ("h", None), ("é", b"\xff")]
+                    time_ms = START_MS + i * 1000 - (5_000 if i % 11 == 0 else 0)
+                    producer.produce(name, value, key, i * i % partitions, time_ms, told)
+                producer.flush()
+                (producer.commit if commit else producer.abort)()
+            n += max(7, count // 10)
+        producer.close()
+        return name
+
+    return make
+
+
+@pytest.fixture(params=["archive in parquet", "archive in jsonl", "topic"])
+def history(
+    request: pytest.FixtureRequest, broker: Cluster, fresh: Fresh, fill: Callable[..., str], tmp_path: Path
+) -> Replayable:
+    topic = fill(fresh("past"), 60)
+    if request.param == "topic":
+        return find_past([f"topic://{topic}"], Format(), cluster=broker)
+    encoding = request.param.removeprefix("archive in ")
+    folder = tmp_path / "archive"
+    Archiver(broker, topic, folder, encoding=encoding, rolling=Rolling(size_bytes=500)).archive()
+    return find_past([str(folder)], Format(), cluster=broker)
+
+
+@pytest.mark.parametrize("order", ["time", "source"])
+def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(history: Replayable, order: Any) -> None:
+    course = Course(order=order)
+    whole = read(course.open(history))
+    assert len(whole) == 60
+    source = course.open(history, batch_lines=4)
+    seen: list[Item] = []
+    while not source.ended:
+        position = msgspec.json.decode(msgspec.json.encode(source.snapshot()), type=Position)
+        if len(seen) % 3 == 0:
+            rest = read(course.open(history, position))
+            assert sorted(map(str, seen + rest)) == sorted(map(str, whole))
+            assert order == "source" or seen + rest == whole, "merged by time, there is one order"
+        seen += source.next_batch()
+    source.close()
+    for partition in range(3):
+        assert [item for item in seen if item[4] == partition] == [item for item in whole if item[4] == partition]
+    last = course.open(history, source.snapshot())
+    assert read(last) == []
+
+
+def test_what_goes_back_is_what_was_there(
+    broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = fill(fresh("there"), 500)
+    for encoding in ("parquet", "jsonl"):
+        Archiver(broker, topic, tmp_path / encoding, encoding=encoding, rolling=Rolling(size_bytes=4_000)).archive()
+    was = records_of(drain(topic))
+    assert sum(map(len, was.values())) == 500
+    for spec in (str(tmp_path / "parquet"), str(tmp_path / "jsonl"), f"topic://{topic}"):
+        again = fresh("again")
+        find = find_past([spec], Format(), cluster=broker)
+        report = Player(broker, find, again, transaction_records=70, batch_lines=20).play()
+        assert (report.sent, report.done, records_of(drain(again)) == was) == (500, True, True), spec
+        assert Admin(broker).partitions([again]) == {again: 3}
+        assert Player(broker, find_past([spec], Format(), cluster=broker), again).play().already_done
+
+
+@pytest.mark.parametrize("kind", ["archive", "topic"])
+def test_killed_again_and_again_each_record_goes_back_once(
+    broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    topic, again = fill(fresh("killed"), 6_000), fresh("again")
+    spec = f"topic://{topic}"
+    if kind == "archive":
+        Archiver(broker, topic, tmp_path, rolling=Rolling(size_bytes=30_000)).archive()
+        spec = str(tmp_path)
+    command = [sys.executable, "-c", CHILD, broker.bootstrap_servers, spec, again]
+    #            commits seen before the kill:   1   then 6 more
+    for commits in (1, 6):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout
+            seen = [child.stdout.readline() for _ in range(commits)]
+            assert all(seen), "ended before it was killed"
+            os.kill(child.pid, signal.SIGKILL)
+    report = Player(broker, find_past([spec], Format(), cluster=broker), again).play()
+    assert report.resumed_from
+    assert records_of(drain(again)) == records_of(drain(topic))
+
+
+def test_a_topic_with_other_partitions_is_refused_unless_records_may_move(
+    broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str], tmp_path: Path
+) -> None:
+    topic, other = fill(fresh("three"), 30), fresh("two")
+    Admin(broker).create([TopicSpec(other, 2)])
+    Archiver(broker, topic, tmp_path).archive()
+    for spec in (str(tmp_path), f"topic://{topic}"):
+        with pytest.raises(Usage, match=r"3 partitions[\s\S]*--repartition"):
+            Player(broker, find_past([spec], Format(), cluster=broker), other).play()
+    Player(broker, find_past([str(tmp_path)], Format(), repartition=True), other).play()
+    there = drain(other)
+    assert sorted(str((m.key(), m.value())) for m in there) == sorted(str((m.key(), m.value())) for m in drain(topic))
+    places: dict[Any, set[int | None]] = {}
+    for message in there:
+        places.setdefault(message.key(), set()).add(message.partition())
+    assert all(len(found) == 1 for key, found in places.items() if key is not None)
+
+
+def test_a_topic_is_read_from_where_to_where_one_says(broker: Cluster, fresh: Fresh, fill: Callable[..., str]) -> None:
+    topic = fill(fresh("spans"), 60, partitions=1)
+
+    def values(begin: str | None, until: str | None, **more: Any) -> list[int]:
+        found = find_past([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until), **more)
+        return [(item[2] - START_MS) // 1000 for item in read(Course().open(found))]
+
+    whole = values(None, None)
+    assert whole == [second - 5 if second % 11 == 0 else second for second in range(60)]
+    assert values("2013-01-01T00:27:00Z", None) == whole[20:]
+    assert values("2013-01-01T00:27:00Z", "2013-01-01T00:27:10Z") == whole[20:30]
+    assert values("36500d", "2013-01-01T00:27:00Z", by_partition=True) == whole[:20]
+    # Each 7 are aborted first: offsets 8 to 14 are the first that count, between markers of today.
+    assert values("8", "11") == whole[:3]
+    assert values("latest", None) == values("7d", None) == values(None, "0") == []
+    with pytest.raises(Usage, match="not a place in a topic"):
+        values("yesterday", None)
+    request = TopicPartition(topic, 0, 10)
+    admin = AdminClient(broker.config())
+    admin.delete_records([request])[request].result(30)
+    assert values(None, None) == whole[2:]
+    with pytest.raises(Usage, match="begins at offset 10"):
+        values("9", None)
+
+
+def test_what_cannot_be_replayed_is_refused(
+    broker: Cluster, fresh: Fresh, fill: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = fill(fresh("refused"), 10)
+    history = find_past([f"topic://{topic}"], Format(), cluster=broker)
+    with pytest.raises(Usage, match="into itself"):
+        Player(broker, history, topic).play()
+    with pytest.raises(Usage, match="there is no topic"):
+        find_past([f"topic://{fresh('none')}"], Format(), cluster=broker)
+    with pytest.raises(Usage, match="are for files"):
+        find_past([f"topic://{topic}"], Format(key="k"), cluster=broker)
+    Archiver(broker, topic, tmp_path).archive()
+    whole = ArchiveHistory(tmp_path, Format())
+    path = tmp_path / whole.manifest.files[0].name
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Stop, match="not what the archiver wrote"):
+        Player(broker, whole, fresh("damaged")).play()
+
+
+def test_a_topic_that_was_made_anew_is_another(
+    broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str]
+) -> None:
+    topic, again = fill(fresh("anew"), 20), fresh("again")
+    Player(broker, find_past([f"topic://{topic}"], Format(), cluster=broker), again).play()
+    Admin(broker).delete([topic])
+    fill(topic, 20)
+    with pytest.raises(Stop, match="deleted and made anew"):
+        Player(broker, find_past([f"topic://{topic}"], Format(), cluster=broker), again).play()
+    assert len(drain(again)) == 20
+
+
+def test_followed_a_topic_is_copied_on(
+    broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str], eventually: Callable[..., None]
+) -> None:
+    topic, again = fill(fresh("followed"), 30), fresh("again")
+    history = find_past([f"topic://{topic}"], Format(), cluster=broker, follow=True)
+    player = Player(broker, history, again)
+    more = TransactionalProducer(broker, fresh())
+    more.open()
+
+    def go_on(progress: Any) -> None:
+        if progress.sent == 30:
+            more.begin()
+            more.produce(topic, b"late", b"late", 1)
+            more.commit()
+        elif progress.sent > 30:
+            player.stop()
+
+    report = player.play(go_on)
+    assert (report.sent, report.done) == (31, False)
+    assert records_of(drain(again)) == records_of(drain(topic))
+
+
+def test_places_in_topics() -> None:
+    assert Bound.parse("7d ago") == Bound("ago", 7 * DAY_MS)
+    assert Bound.parse("2013-01-01") == Bound("time", 1_356_998_400_000)
+    assert Bound.parse("42") == Bound("offset", 42)
