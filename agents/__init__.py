@@ -9,6 +9,7 @@ from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .app import App
 from .event import RecordBatch
 from .flow import Flow
+from .policy import Retry
 from .settings import EngineSettings
 from .table import Table
 
@@ -17,6 +18,7 @@ __all__ = [
     "EngineSettings",
     "Flow",
     "RecordBatch",
+    "Retry",
     "Table",
     "current_event",
     # for Flow.aggregate

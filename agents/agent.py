@@ -15,8 +15,8 @@ from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
 
 from ..topics.errors import Usage
-from .runner import Runner, acting_runner
-from .settings import POLICIES
+from .policy import Retry, policy
+from .runner import Runner, acting_runner, this_runner
 
 __all__ = ["Agent"]
 
@@ -28,21 +28,26 @@ class Agent(FaustAgent):
 
     Args:
         on_failure: what happens to a record that makes the agent raise, or that cannot be decoded: `dead_letter`
-            (default: to `<topic>.dlq` with the reason), `skip` (logged and counted) or `fail` (the worker stops).
-            Either way, what the agent did with the record before it raised is undone.
+            (default: to `<topic>.dlq` with the reason), `skip` (logged and counted) or `fail` (the worker stops);
+            `Retry(…)`, or `retry` for its defaults, tries it again before one of these. Whichever it is, what the agent
+            did with the record before it raised is undone.
+
+    What comes through a channel in memory is not Kafka's and cannot be undone, tried again or kept: `fail` stops the
+    worker, anything else logs the error and goes on with the next.
+
+    Attributes:
+        on_failure: the policy by name; retry: what comes before it.
     """
 
     mundane_level = "debug"
 
-    def __init__(self, fun: Any, *, on_failure: str = "dead_letter", **kwargs: Any) -> None:
-        if on_failure not in POLICIES:
-            raise Usage(f"on_failure={on_failure!r}", hint=f"one of {', '.join(POLICIES)}")
-        self.on_failure = on_failure
+    def __init__(self, fun: Any, *, on_failure: str | Retry = "dead_letter", **kwargs: Any) -> None:
+        self.on_failure, self.retry = policy(on_failure)
         super().__init__(fun, **kwargs)
 
     def info(self) -> Any:
         """As Faust's, with the policy."""
-        return {**super().info(), "on_failure": self.on_failure}
+        return {**super().info(), "on_failure": self.on_failure, "retry": self.retry}
 
     def stream(self, channel: Any = None, active_partitions: Any = None, **kwargs: Any) -> Any:
         """As Faust's; the channel learns how many streams share its records."""
@@ -67,7 +72,18 @@ class Agent(FaustAgent):
             engine.asking -= 1
 
     async def ask_nowait(self, *args: Any, force: bool = False, **kwargs: Any) -> Any:
-        """As Faust's."""
+        """As Faust's.
+
+        Raises:
+            Usage: asked by an agent before its loop.
+        """
+        asker = this_runner()
+        if asker is not None and not asker.begun:
+            # The worker takes no records before all its agents iterate, so there would never be an answer.
+            raise Usage(
+                f"agent {asker.name} asks agent {self.name} before its own loop",
+                hint="ask inside of `async for`, or in an @app.task",
+            )
         return await super().ask_nowait(*args, force=force or acting_runner() is not None, **kwargs)
 
     def _create_req(self, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +111,7 @@ class Agent(FaustAgent):
             made: Any = first.pop() if first else self.fun(started.stream)
             return _awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
 
-        runner = Runner(cast(Any, self.app).engine, self.name, make, self.on_failure)
+        runner = Runner(cast(Any, self.app).engine, self.name, make, started.stream)
         task = cast(Any, self.loop.create_task(self._run(runner)))
         task._beacon = beacon
         started.actor_task = task

@@ -21,13 +21,14 @@ from mode.utils.objects import cached_property
 
 from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
-from ..topics.errors import Stop, Usage
+from ..topics.errors import Usage
 from ..topics.partition import RangePlan
 from ..topics.plans import Plans
 from .agent import Agent
 from .directory import Directory
 from .engine import Engine
 from .expiring import new_table
+from .needed import NeededTopics
 from .probes import WebServer
 from .probes import blueprint as probes
 from .replies import ReplyConsumer
@@ -105,8 +106,7 @@ class App(faust.App):
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()
         self.plans: dict[str, RangePlan] = {}
-        self._declared: set[str] = set()
-        self._required: dict[str, tuple[TopicSpec, RangePlan | None]] = {}
+        self.needed = NeededTopics(self)
 
     def configure(self, **settings: Any) -> None:
         """Change Faust settings after the program has used them, as the command line does.
@@ -225,7 +225,7 @@ class App(faust.App):
         named = [(topic, name) for topic in topics for name in topic.topics]
         planned = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
         self.plans = await asyncio.to_thread(Plans(self.cluster).agree, planned)
-        await self._create([self.spec_of(topic, name) for topic, name in named if name not in self._declared])
+        await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.needed.declared])
 
     def spec_of(self, topic: Any, name: str) -> TopicSpec:
         """How a topic would be made."""
@@ -235,10 +235,6 @@ class App(faust.App):
             topic.replicas or self.conf.topic_replication_factor,
             topic_config(topic),
         )
-
-    def is_declared(self, name: str) -> bool:
-        """Whether a topic is known to be there."""
-        return name in self._declared
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
         """Create one topic by name."""
@@ -250,7 +246,7 @@ class App(faust.App):
             admin = Admin(self.cluster)
             existing = await asyncio.to_thread(admin.partitions, [spec.name for spec in specs])
             await asyncio.to_thread(admin.create, [spec for spec in specs if spec.name not in existing])
-            self._declared |= {spec.name for spec in specs}
+            self.needed.declared |= {spec.name for spec in specs}
 
     async def declare_changelogs(self) -> None:
         """Create changelogs; check those that exist against the topics the app reads.
@@ -279,31 +275,6 @@ class App(faust.App):
                     TopicSpec(name, table.changelog_partitions, self.conf.topic_replication_factor or 1, config)
                 )
         await asyncio.to_thread(admin.create, missing)
-
-    def require(self, spec: TopicSpec, plan: RangePlan | None = None) -> None:
-        """Have a topic there, spread by its plan, before the epoch that sends to it is committed."""
-        if spec.name not in self._declared:
-            self._required[spec.name] = spec, plan
-
-    def create_required(self) -> None:
-        """Create what `require` asked for (blocking).
-
-        Raises:
-            Stop: a topic does not exist, and the app must not make it; or it is spread by another plan.
-        """
-        if not self._required:
-            return
-        required, self._required = list(self._required.values()), {}
-        admin = Admin(self.cluster)
-        existing = admin.partitions([spec.name for spec, _ in required])
-        missing = [spec for spec, _ in required if spec.name not in existing]
-        if missing and not self.conf.topic_allow_declare:
-            listed = ", ".join(sorted(spec.name for spec in missing))
-            raise Stop(f"no such topic: {listed}", hint="create it; topic_allow_declare is off")
-        if planned := [(spec, plan) for spec, plan in required if plan is not None]:
-            self.plans |= Plans(self.cluster).agree(planned)
-        admin.create([spec for spec, plan in required if plan is None and spec in missing])
-        self._declared |= {spec.name for spec, _ in required}
 
     # Tables ---------------------------------------------------------------------------------------------------------
 

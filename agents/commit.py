@@ -14,17 +14,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import Stop, from_kafka, is_lost, kafka_error
+from ..topics.errors import BadRecord, Stop, from_kafka, is_lost, kafka_error
 from ..topics.producer import Aborted, TransactionalProducer, plain_producer_config
 from .effects import Output
 from .store import Changes
 
-__all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce"]
+__all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce", "TooLarge"]
 
 _ATTEMPTS = 5
+
+# What the broker takes is a matter of the topic, and a dead letter is larger than its record, so librdkafka's own bound
+# is out of the way. Brokers hang up on requests of more than 100 MiB.
+_RECORD_BYTES = 100_000_000
+# A delivery report for each record costs as much as producing it; smaller ones are not refused for their size.
+_LARGE_BYTES = 16 * 1024
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 Key = tuple[str, int]
 
@@ -50,11 +58,44 @@ Positions = dict[Key, int]
 """(changelog topic, partition) -> the position after the epoch's last record in it."""
 
 
+class TooLarge(BadRecord):
+    """A topic has refused a record for its size; nothing of the epoch is visible.
+
+    Attributes:
+        limits: topic -> what it takes, in bytes.
+    """
+
+    def __init__(self, limits: dict[str, int]) -> None:
+        listed = ", ".join(f"{topic} takes {limit:,} bytes" for topic, limit in sorted(limits.items()))
+        super().__init__(f"a record is too large: {listed}", hint="raise max.message.bytes of the topic")
+        self.limits = limits
+
+
+class Refusals:
+    """Topics that refuse records for their size, as delivery reports tell."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._admin = Admin(cluster)
+        self._topics: set[str] = set()
+
+    def note(self, error: Any, message: Any) -> None:
+        """A delivery report."""
+        if error is not None and error.code() in _TOO_LARGE:
+            self._topics.add(message.topic())
+
+    def check(self) -> None:
+        """Raise TooLarge if there were some since the last time (blocking)."""
+        topics, self._topics = self._topics, set()
+        if topics:
+            raise TooLarge({topic: int(self._admin.config(topic)["max.message.bytes"]) for topic in topics})
+
+
 class ExactlyOnce:
     """Commits epochs as transactions of one transactional id."""
 
     def __init__(self, cluster: Cluster, transactional_id: str) -> None:
-        self._kafka = TransactionalProducer(cluster, transactional_id)
+        self._kafka = TransactionalProducer(cluster, transactional_id, message_max_bytes=_RECORD_BYTES)
+        self._refusals = Refusals(cluster)
 
     def open(self) -> None:
         """Fence and clean up after whoever had the id before (blocking)."""
@@ -65,12 +106,14 @@ class ExactlyOnce:
 
         Raises:
             Aborted: with `lost`, the partitions are gone; the epoch belongs to nobody.
+            TooLarge: of a record that its topic does not take.
             Rebuild: fenced.
         """
         for attempt in range(_ATTEMPTS):
             try:
                 return self._try(plan)
             except Aborted as exc:
+                self._refusals.check()
                 if exc.lost or attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.05 * 2**attempt)
@@ -79,7 +122,7 @@ class ExactlyOnce:
     def _try(self, plan: EpochPlan) -> Positions:
         kafka = self._kafka
         kafka.begin()
-        positions = _produce(kafka.produce, kafka.produce_fast, plan)
+        positions = _produce(kafka.produce, kafka.produce_fast, plan, self._refusals.note)
         if plan.offsets and plan.group is not None:
             kafka.send_offsets(plan.offsets, plan.group)
         kafka.commit()
@@ -95,7 +138,8 @@ class AtLeastOnce:
 
     def __init__(self, cluster: Cluster, consumer: Any) -> None:
         self._cluster = cluster
-        self._kafka = Producer(plain_producer_config(cluster))
+        self._kafka = Producer(plain_producer_config(cluster, message_max_bytes=_RECORD_BYTES))
+        self._refusals = Refusals(cluster)
         self._consumer = consumer
         self._failed: KafkaException | None = None
 
@@ -111,6 +155,7 @@ class AtLeastOnce:
                 raise Stop("flush: records undelivered for 120 s", hint="is the broker up?")
         if self._failed is not None:
             failed, self._failed = self._failed, None
+            self._refusals.check()
             raise from_kafka(failed, "produce", servers=self._cluster.bootstrap_servers) from failed
         if plan.offsets and plan.group is not None:
             try:
@@ -121,8 +166,9 @@ class AtLeastOnce:
                 raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
         return positions
 
-    def _note(self, error: Any, _message: Any) -> None:
+    def _note(self, error: Any, message: Any) -> None:
         if error is not None:
+            self._refusals.note(error, message)
             self._failed = self._failed or KafkaException(error)
 
     def _produce(
@@ -161,10 +207,23 @@ class AtLeastOnce:
 Committer = ExactlyOnce | AtLeastOnce
 
 
-def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any = None) -> Positions:
-    """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns."""
+def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any) -> Positions:
+    """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns.
+
+    Args:
+        note: told of the fate of large records, and of those whose position is wanted.
+    """
     for output in plan.outputs:
-        produce(output.topic, output.value, output.key, output.partition, output.timestamp_ms, output.headers)
+        large = len(output.value or b"") >= _LARGE_BYTES
+        produce(
+            output.topic,
+            output.value,
+            output.key,
+            output.partition,
+            output.timestamp_ms,
+            output.headers,
+            note if large else None,
+        )
     positions: Positions = {}
     for topic, partitions in plan.changes.items():
         for partition, changes in partitions.items():
@@ -172,13 +231,15 @@ def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any = None)
             def delivered(error: Any, message: Any, at: Key = (topic, partition)) -> None:
                 if error is None:
                     positions[at] = message.offset() + 1
-                if note is not None:
-                    note(error, message)
+                note(error, message)
 
             # Only the last record of a partition reports where it went: an idempotent producer keeps the order, and a
             # callback for each would cost as much as producing it.
             keys, values = changes.keys, changes.values
             for key, value in zip(keys[:-1], values[:-1], strict=True):
+                if value is not None and len(value) >= _LARGE_BYTES:
+                    produce(topic, value, key, partition, on_delivery=note)
+                    continue
                 try:
                     produce_fast(topic, value, key, partition)
                 except BufferError:

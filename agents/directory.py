@@ -103,7 +103,7 @@ class Directory:
 
     def _send(self, value: bytes | None) -> None:
         config = {"cleanup.policy": "compact"}
-        self._app.require(TopicSpec(self.topic, 1, self._app.conf.topic_replication_factor or 1, config))
+        self._app.needed.add(TopicSpec(self.topic, 1, self._app.conf.topic_replication_factor or 1, config))
         key = self._app.engine.instance.encode()
         self._app.engine.send(Output(self.topic, value, key, 0, 0, None))
 

@@ -73,6 +73,18 @@ class Dispatch:
         """Records handed over and not taken."""
         return sum(stream.inbox.waiting for stream in self.streams)
 
+    def release(self, now_s: float) -> None:
+        """Records that are due are tried again."""
+        for stream in self.streams:
+            if stream.inbox.delayed and not stream.running:
+                stream.inbox.release(now_s)
+
+    def held_back(self, most: int) -> set[Position]:
+        """Partitions that wait for a record to be tried again, once so many records have gathered behind such ones."""
+        delayed = [delayed for stream in self.streams for delayed in stream.inbox.delayed.items()]
+        gathered = sum(len(batch.messages) for _, (_, batches) in delayed for batch in batches)
+        return {at for at, _ in delayed} if gathered >= most else set()
+
     def hand_over(self, messages: list[Any], *, one_topic: bool) -> None:
         """Give what was polled to the streams, and keep it."""
         self.records_total += len(messages)
@@ -146,7 +158,8 @@ class Dispatch:
             stream.committed = dict(stream.inbox.progress())
             if not stream.inbox.poisoned:
                 stream.inbox.careful = False
-            stream.inbox.poisoned.clear()
+            if stream.inbox.failures or stream.inbox.poisoned:
+                stream.inbox.committed()
         for at, batches in self._kept.items():
             mark = offsets.get(at, 0)
             gone = 0

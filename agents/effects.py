@@ -16,6 +16,10 @@ __all__ = ["Effects", "Output"]
 # One record that wants more than this is a mistake in the agent, and memory must not find it out.
 MAX_OUTPUTS = 1_000_000
 
+# Beside their content: lengths, times and offsets, and what stands once before a batch of records.
+_HEADER_BYTES = 4
+_RECORD_BYTES = 90
+
 
 class Output(NamedTuple):
     """A record to be produced; `partition` -1 lets the key choose, `timestamp_ms` 0 means now."""
@@ -26,6 +30,12 @@ class Output(NamedTuple):
     partition: int
     timestamp_ms: int
     headers: Headers | None
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in Kafka, uncompressed."""
+        headers = sum(len(name) + len(value or b"") + _HEADER_BYTES for name, value in self.headers or ())
+        return len(self.value or b"") + len(self.key or b"") + headers + _RECORD_BYTES
 
 
 class Effects:

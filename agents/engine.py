@@ -26,6 +26,7 @@ from ..topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retry, Sto
 from ..topics.producer import Aborted
 from .aside import aside
 from .changelog import Restoration
+from .commit import TooLarge
 from .epoch import Draft
 from .membership import Membership
 from .rebalance import Rebalancing
@@ -193,6 +194,7 @@ class Engine(Rebalancing):
     def _poll(self, *, during_work: bool = False) -> bool:
         if not during_work and self._dispatch.somebody_is_missing:
             return False
+        self._group.hold(self._dispatch.held_back(self.settings.batch_records))
         messages = self._group.consume()
         if not messages:
             return False
@@ -200,14 +202,6 @@ class Engine(Rebalancing):
             self.first_record_at = time.time()
         self._dispatch.hand_over(messages, one_topic=len(self._subscribed) == 1)
         return True
-
-    def _wake(self) -> bool:
-        """Let every stream with records go on; whether any did."""
-        woken = False
-        for stream in self._dispatch.streams:
-            if not stream.running and stream.inbox.has_work:
-                woken = self._gate.resume(stream) or woken
-        return woken
 
     def hurry(self) -> None:
         """End the epoch soon."""
@@ -259,7 +253,7 @@ class Engine(Rebalancing):
         began = time.monotonic()
         if self._epoch.dirty:
             with self._settled():
-                await aside(self.app.create_required)
+                await aside(self.app.needed.create)
                 draft = self._draft()
                 self._epoch.finish(draft, await aside(self._member.committer.commit, draft.plan))
             self._epoch.begin(cost_s=time.monotonic() - began)
@@ -273,7 +267,7 @@ class Engine(Rebalancing):
         assert self._member is not None
         if self._epoch.dirty:
             with self._settled():
-                self.app.create_required()
+                self.app.needed.create()
                 draft = self._draft()
                 self._epoch.finish(draft, self._member.committer.commit(draft.plan))
 
@@ -283,6 +277,8 @@ class Engine(Rebalancing):
         try:
             yield
             self._aborted_in_a_row = 0
+            if not self._dispatch.careful:
+                self._failures.limits.clear()
         except BadRecord as exc:
             self._blame_somebody(exc)
         except Aborted as exc:
@@ -299,8 +295,9 @@ class Engine(Rebalancing):
 
     def _blame_somebody(self, error: BadRecord) -> None:
         """Something in the epoch cannot be encoded: do it again record by record, which finds whose it is."""
-        if not self._dispatch.be_careful():
-            raise Stop(f"a table change cannot be encoded: {error}")
+        learnt = isinstance(error, TooLarge) and self._failures.learn(error.limits)
+        if not self._dispatch.be_careful() and not learnt:
+            raise Stop(f"no record is to blame: {error}")
         self._redo_wanted = True
 
     async def _rebuild(self) -> None:

@@ -85,6 +85,7 @@ class Group:
         self.heard_s = time.monotonic()
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
+        self._held: set[Position] = set()
         self._flows: dict[Position, int] = {}
         self._closing = False
         self._moving_since_s = 0.0
@@ -139,11 +140,18 @@ class Group:
         self._polled_s = time.monotonic()
         if self._paused:
             paused, self._paused = self._paused, []
-            self.kafka.resume([p for p in paused if Position(p.topic, p.partition) in self.owned])
+            self.kafka.resume([p for p in paused if Position(p.topic, p.partition) in self.owned - self._held])
         messages = self._consume(self._batch_records)
         if self._early:
             messages, self._early = self._early + messages, []
         return messages
+
+    def hold(self, partitions: set[Position]) -> None:
+        """Take no records of these until told otherwise. A pause purges librdkafka's queue: it has to be worth it."""
+        if partitions != self._held:
+            held, self._held = self._held, partitions & self._flows.keys()
+            self.kafka.pause([TopicPartition(*at) for at in self._held - held])
+            self.kafka.resume([TopicPartition(*at) for at in held - self._held])
 
     def keep_alive(self) -> None:
         """Stay a member while agents are busy; partitions are paused for it, which purges librdkafka's queue."""
@@ -229,9 +237,9 @@ class Group:
             self._moving_since_s = 0.0
 
     def _resume(self) -> None:
-        if self._paused:  # librdkafka remembers a pause, also of a partition that goes and comes back
-            self.kafka.resume(self._paused)
-            self._paused = []
+        if self._paused or self._held:  # librdkafka remembers a pause, also of a partition that goes and comes back
+            self.kafka.resume([*self._paused, *(TopicPartition(*at) for at in self._held)])
+            self._paused, self._held = [], set()
 
     def close(self, *, keep_identity: bool = False) -> None:
         """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""

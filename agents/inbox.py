@@ -24,6 +24,10 @@ class Position(NamedTuple):
     partition: int
 
 
+Where = tuple[Position, int]
+"""A record: its partition and offset."""
+
+
 def listed(positions: Iterable[Position]) -> str:
     """Partitions as people read them."""
     return ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(positions)) or "no partitions"
@@ -37,12 +41,22 @@ class Batch(NamedTuple):
     end: int
 
 
+class Delayed(NamedTuple):
+    """A partition whose next record is to be tried again later; it and all behind it wait."""
+
+    due_s: float
+    batches: deque[Batch]
+
+
 class Inbox:
     """The records of one stream.
 
     Attributes:
         marks: partition -> offset of the next record to handle.
         poisoned: records that made the agent fail: (partition, offset) -> why. They go to the policy instead.
+        failures: (partition, offset) -> how often the agent has failed at that record.
+        again: records to be tried again: (partition, offset) -> not before this (monotonic seconds).
+        delayed: partitions that wait for such a record.
         careful: hand out record by record, with a savepoint before each.
         cut: no further records until the epoch is committed.
         held: partition -> offset of the first record that was taken and is held back (`take`).
@@ -50,7 +64,20 @@ class Inbox:
             are equally far when the epoch is committed.
     """
 
-    __slots__ = ("_queue", "_taken", "careful", "cut", "held", "marks", "poisoned", "shared", "waiting")
+    __slots__ = (
+        "_queue",
+        "_taken",
+        "again",
+        "careful",
+        "cut",
+        "delayed",
+        "failures",
+        "held",
+        "marks",
+        "poisoned",
+        "shared",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.shared = False
@@ -58,7 +85,10 @@ class Inbox:
         self._taken: Batch | None = None
         self.marks: dict[Position, int] = {}
         self.held: dict[Position, int] = {}
-        self.poisoned: dict[tuple[Position, int], BaseException] = {}
+        self.poisoned: dict[Where, Exception] = {}
+        self.failures: dict[Where, int] = {}
+        self.again: dict[Where, float] = {}
+        self.delayed: dict[Position, Delayed] = {}
         self.careful = False
         self.cut = False
         self.waiting = 0
@@ -73,7 +103,11 @@ class Inbox:
             messages = [m for m in messages if m.offset() >= mark]
         else:
             messages = list(messages)  # a cut takes the rest out of our list, and nobody else's
-        self._queue.append(Batch(batch.at, messages, batch.end))
+        batch = Batch(batch.at, messages, batch.end)
+        if batch.at in self.delayed:
+            self.delayed[batch.at].batches.append(batch)
+            return
+        self._queue.append(batch)
         self.waiting += len(messages)
 
     def take(self) -> Batch | None:
@@ -84,21 +118,51 @@ class Inbox:
             if not self._queue:
                 return None
             batch = self._queue.popleft()
-            if batch.messages:
-                break
-            self.marks[batch.at] = batch.end  # all of this run went to streams beside us
-        if self.careful or self.poisoned:
-            batch = self._part(batch)
+            if not batch.messages:
+                self.marks[batch.at] = batch.end  # all of this run went to streams beside us
+                continue
+            if self.careful or self.poisoned or self.again:
+                batch = self._part(batch)
+                due_s = self.again.get((batch.at, batch.messages[0].offset()))
+                if due_s is not None:
+                    self._delay(batch, due_s)
+                    continue
+            break
         self._taken = batch
         self.waiting -= len(batch.messages)
         return batch
 
+    def _delay(self, batch: Batch, due_s: float) -> None:
+        """The batch, and all behind it of its partition, wait."""
+        at = batch.at
+        batches = deque([batch, *(other for other in self._queue if other.at == at)])
+        self._queue = deque(other for other in self._queue if other.at != at)
+        self.waiting -= sum(len(other.messages) for other in batches)
+        self.delayed[at] = Delayed(due_s, batches)
+
+    def release(self, now_s: float) -> None:
+        """Partitions whose record is due go on; not while the stream is at a record, which it could not tell apart."""
+        for at, (due_s, batches) in list(self.delayed.items()):
+            if due_s <= now_s:
+                del self.delayed[at]
+                self.again.pop((at, batches[0].messages[0].offset()), None)
+                self._queue.extendleft(reversed(batches))
+                self.waiting += sum(len(batch.messages) for batch in batches)
+                self.careful = True  # it may well fail again
+
+    def committed(self) -> None:
+        """What lies below the marks is behind us: forget what is known of failures there."""
+        marks = self.marks
+        self.poisoned = {(at, o): why for (at, o), why in self.poisoned.items() if o >= marks.get(at, 0)}
+        self.failures = {(at, o): count for (at, o), count in self.failures.items() if o >= marks.get(at, 0)}
+
     def _part(self, batch: Batch) -> Batch:
-        """Up to the next poisoned record, or one record."""
+        """Up to the next record that is poisoned or has to wait, or one record."""
         count = 1 if self.careful else len(batch.messages)
-        if self.poisoned:
+        if self.poisoned or self.again:
             for i, message in enumerate(batch.messages[:count]):
-                if (batch.at, message.offset()) in self.poisoned:
+                where = batch.at, message.offset()
+                if where in self.poisoned or where in self.again:
                     count = i or 1  # what comes before it first; then it, alone
                     break
         if count == len(batch.messages):
@@ -107,7 +171,7 @@ class Inbox:
         self._queue.appendleft(Batch(batch.at, rest, batch.end))
         return Batch(batch.at, head, rest[0].offset())
 
-    def poison_of(self, batch: Batch) -> BaseException | None:
+    def poison_of(self, batch: Batch) -> Exception | None:
         """Why the first record of a taken batch must not reach the agent, if so."""
         return self.poisoned.get((batch.at, batch.messages[0].offset())) if self.poisoned else None
 
@@ -161,6 +225,7 @@ class Inbox:
     def reset(self, marks: dict[Position, int]) -> None:
         """Forget everything that was handed over; go on from `marks`."""
         self._queue.clear()
+        self.delayed.clear()
         self._taken = None
         self.waiting = 0
         self.held.clear()
@@ -173,4 +238,7 @@ class Inbox:
         for at in lost:
             self.marks.pop(at, None)
             self.held.pop(at, None)
+            self.delayed.pop(at, None)
         self.poisoned = {where: why for where, why in self.poisoned.items() if where[0] not in lost}
+        self.failures = {where: count for where, count in self.failures.items() if where[0] not in lost}
+        self.again = {where: due_s for where, due_s in self.again.items() if where[0] not in lost}

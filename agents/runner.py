@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .stream import Stream
 
-__all__ = ["Runner", "acting_runner", "halt_all", "task_starter"]
+__all__ = ["Runner", "acting_runner", "halt_all", "task_starter", "this_runner"]
 
 _runner: contextvars.ContextVar[Runner | None] = contextvars.ContextVar("anabranch-runner", default=None)
 
@@ -38,21 +38,28 @@ def task_starter() -> str | None:
     return None if runner is None else runner.name
 
 
+def this_runner() -> Runner | None:
+    """Whose task this is, or who started it; None outside of agents."""
+    return _runner.get()
+
+
 class Runner:
     """One agent instance.
 
     Args:
         make: makes a fresh coroutine of the agent function; called again after each failure.
-        policy: what to do with a record that fails: `dead_letter`, `skip` or `fail`.
+        source: the stream it is given.
 
     Attributes:
+        begun: whether the agent has come to its loop, once in its life.
         stream: the stream whose record the agent works on; None before the first.
         at: partition of that record.
         steps: how often the coroutine was resumed; equal counts mean that nothing else can have run in between.
     """
 
-    def __init__(self, engine: Engine, name: str, make: Callable[[], Coroutine[Any, Any, Any]], policy: str) -> None:
-        self.engine, self.name, self._make, self.policy = engine, name, make, policy
+    def __init__(self, engine: Engine, name: str, make: Callable[[], Coroutine[Any, Any, Any]], source: Stream) -> None:
+        self.engine, self.name, self._make, self.source = engine, name, make, source
+        self.begun = False
         self.stream: Stream | None = None
         self.at: Position | None = None
         self.task: asyncio.Task[None] | None = None

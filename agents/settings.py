@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["EngineSettings", "FailurePolicy"]
-
-FailurePolicy = str
-POLICIES = ("dead_letter", "skip", "fail")
+__all__ = ["EngineSettings"]
 
 
 @dataclass(frozen=True, slots=True)

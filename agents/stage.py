@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from ..topics.errors import BadRecord, Usage
@@ -133,6 +134,15 @@ class Stage(FaustConsumer):
             )
         return stream.message.timestamp()[1]
 
+    def _wake(self) -> bool:
+        """Let every stream with records go on; whether any did."""
+        woken = False
+        self._dispatch.release(time.monotonic())
+        for stream in self._dispatch.streams:
+            if not stream.running and stream.inbox.has_work:
+                woken = self._gate.resume(stream) or woken
+        return woken
+
     async def park(self, stream: Stream, timeout_s: float | None = None) -> None:
         """A stream has nothing to do, or must wait for a commit."""
         await self._gate.park(stream, timeout_s)
@@ -144,17 +154,15 @@ class Stage(FaustConsumer):
             self._epoch.outside.append(output)
             return
         message = runner.stream.message
+        if self._failures.limits and runner.stream.inbox.careful:
+            self._failures.check_size(output)
         if not output.timestamp_ms and message is not None:
             output = output._replace(timestamp_ms=max(0, message.timestamp()[1]))
         self._epoch.effects.add(output)
         if self._epoch.full:
             self._dispatch.cut()
 
-    def policy_of(self, agent: str) -> str:
-        """The failure policy of an agent, by name."""
-        return self._failures.policy_of(agent)
-
-    def give_up(self, stream: Stream, message: Any, error: BaseException, reason: str) -> None:
+    def give_up(self, stream: Stream, message: Any, error: Exception, reason: str) -> None:
         """A record goes to the policy of its agent; see `Failures`."""
         self._failures.give_up(stream, message, error, reason)
 

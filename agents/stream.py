@@ -23,7 +23,7 @@ from mode.utils.futures import maybe_async
 
 from .event import RecordBatch, to_event
 from .inbox import Batch, Inbox, Position
-from .runner import Runner
+from .runner import Runner, this_runner
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -48,6 +48,8 @@ class Stream(faust.Stream[Any]):
         self._event: Any = None
         self._event_of: Any = None
         self._registered = False
+        self.grouped = False  # whether an agent gets several records at a time
+        self.in_hand = False  # whether it works on something that is no record of a topic
 
     # What the engine reads and calls ------------------------------------------------------------------------------
 
@@ -92,10 +94,23 @@ class Stream(faust.Stream[Any]):
         return hasattr(self.channel, "decode_value") and not self.app.client_only
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return self._values() if self.from_engine else super().__aiter__()
+        return self._values() if self.from_engine else self._in_memory(super().__aiter__())
 
-    async def _begin(self) -> None:
+    async def _in_memory(self, values: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        runner = this_runner()
+        if runner is not None:
+            runner.begun = True
+        self.in_hand = False
+        async for value in values:
+            self.in_hand = True
+            yield value
+            self.in_hand = False
+
+    async def _begin(self, *, grouped: bool = False) -> None:
         self._finalized = True
+        self.grouped = grouped
+        if self.engine.current is not None:
+            self.engine.current.begun = True
         _current_event.set(cast(Any, self._current))
         await self.maybe_start()
         if not self._registered:
@@ -161,7 +176,7 @@ class Stream(faust.Stream[Any]):
         A batch is handled as one: when the agent raises, the batch is undone and comes again record by record, so that
         exactly the failing record goes to its policy. Processors (`filter`, …) are not applied.
         """
-        await self._begin()
+        await self._begin(grouped=True)
         self.by_batch = True
         while True:
             batch = await self._next_batch()
@@ -225,7 +240,7 @@ class Stream(faust.Stream[Any]):
     noack_take = cast(Any, take)
 
     async def _take(self, max_: int, within: Any) -> AsyncIterator[list[tuple[Any, Any]]]:
-        await self._begin()
+        await self._begin(grouped=True)
         inbox, engine = self.inbox, self.engine
         inbox.held.clear()  # of the agent function's last life
         within_s = want_seconds(within) if within else None
@@ -233,10 +248,10 @@ class Stream(faust.Stream[Any]):
         held: dict[Position, list[tuple[Any, Any]]] = {}
         due_at: dict[Position, float] = {}
         while True:
-            # One record at a time after a failure, so that a group cannot hide which record failed.
-            size = 1 if inbox.careful else max_
             wait_s = max(0.0, min(due_at.values()) - loop.time()) if due_at else None
             batch = await self._next_batch(wait_s)
+            # One record at a time after a failure, so that a group cannot hide which record failed.
+            size = 1 if inbox.careful else max_
             for at in [at for at in held if at not in inbox.held]:  # revoked meanwhile
                 del held[at]
                 due_at.pop(at, None)
@@ -341,8 +356,7 @@ class Stream(faust.Stream[Any]):
         if declare:
             await channel.maybe_declare()
         self._passive_started.set()
-        policy = self.engine.policy_of(self.name)
-        await Runner(self.engine, f"{self.name} (repartitioning)", self._exhaust, policy).main()
+        await Runner(self.engine, f"{self.name} (repartitioning)", self._exhaust, self).main()
 
     async def _exhaust(self) -> None:
         async for _ in self:

@@ -151,8 +151,8 @@ class Topic(faust.Topic):
         )
         if force or not app.engine_runs:
             return await app.sender.send(output)
-        if not app.is_declared(output.topic):
-            app.require(app.spec_of(self, output.topic), self.plan)
+        if output.topic not in app.needed.declared:
+            app.needed.add(app.spec_of(self, output.topic), self.plan)
         app.engine.send(output)
         tp = TP(output.topic, output.partition)
         sent = Sent(RecordMetadata(tp.topic, tp.partition, tp, -1, timestamp, None))

@@ -26,7 +26,7 @@ __all__ = ["Aborted", "Headers", "TransactionalProducer", "plain_producer_config
 
 logger = logging.getLogger(__name__)
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 OnDelivery = Callable[[KafkaError | None, Message], None]
 
 # A dead worker's open transaction holds back every read_committed reader until it times out, so it is short. Nothing

@@ -71,8 +71,12 @@ class Lab:
     def topic(self, partitions: int = 1, stem: str = "in", **config: str) -> str:
         """A new topic."""
         name = self.fresh(stem)
-        self.admin.create([TopicSpec(name, partitions, config={k.replace("_", "."): v for k, v in config.items()})])
+        self.admin.create([self.spec(name, partitions, **config)])
         return name
+
+    def spec(self, name: str, partitions: int = 1, **config: str) -> TopicSpec:
+        """A topic to be; `max_message_bytes` is `max.message.bytes`."""
+        return TopicSpec(name, partitions, config={k.replace("_", "."): v for k, v in config.items()})
 
     def produce(self, topic: str, records: Iterable[Any]) -> None:
         """Records, or values, or pairs of key and value."""

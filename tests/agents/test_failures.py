@@ -60,6 +60,8 @@ async def test_a_record_that_raises_becomes_a_dead_letter_that_says_why_and_wher
         "anabranch-timestamp-ms": str(LONG_AGO_MS),
         "anabranch-agent": "picky",
         "anabranch-app": name,
+        "anabranch-app-version": "1",
+        "anabranch-attempts": "2",
     }
     assert app.engine.dead_letters_total == 1
 
@@ -501,9 +503,9 @@ async def test_an_agent_that_returns_stops_the_worker(lab, when) -> None:
 
 async def test_a_policy_that_does_not_exist_is_refused(lab) -> None:
     app = lab.app(lab.fresh("app"))
-    with pytest.raises(Stop, match="on_failure='retry'"):
+    with pytest.raises(Stop, match="on_failure='ignore'"):
 
-        @app.agent(app.topic("t"), name="a", on_failure="retry")
+        @app.agent(app.topic("t"), name="a", on_failure="ignore")
         async def a(stream):
             async for _ in stream:
                 pass

@@ -8,7 +8,7 @@ from typing import Any
 import faust
 import msgspec
 import pytest
-from anabranch.topics.errors import BadRecord
+from anabranch.topics.errors import BadRecord, Stop
 
 
 class Order(msgspec.Struct):
@@ -311,3 +311,45 @@ async def test_one_worker_of_the_group_is_the_leader(lab) -> None:
         before = dict(ticks)
         await lab.until(lambda: ticks[leader] > before[leader] + 10)
         assert ticks[other] <= before[other] + 1
+
+
+async def test_an_agent_that_asks_before_its_loop_is_told_so_instead_of_waiting_for_ever(lab) -> None:
+    topic, app = lab.topic(), lab.app(lab.fresh("app"))
+    doubler = doubling(app, lab.topic())
+
+    @app.agent(app.topic(topic), name="hasty")
+    async def hasty(stream):
+        await doubler.ask(1)
+        async for _ in stream:
+            pass
+
+    stop = await lab.stopped_by(app)
+    assert isinstance(stop, Stop)
+    assert "agent hasty asks agent doubler before its own loop" in str(stop)
+
+
+@pytest.mark.parametrize("policy", ["dead_letter", "skip", "fail"])
+async def test_an_agent_on_a_channel_in_memory_goes_on_after_a_failure_unless_its_policy_is_to_stop(lab, policy):
+    app, seen = lab.app(lab.fresh("app")), []
+    channel = app.channel()
+
+    @app.agent(channel, name="picky", on_failure=policy)
+    async def picky(stream):
+        async for value in stream:
+            if value == 2:
+                raise ValueError("no two")
+            seen.append(value)
+
+    @app.task
+    async def feed():
+        for value in (1, 2, 3):
+            await channel.put(value)
+
+    if policy == "fail":
+        stop = await lab.stopped_by(app)
+        assert isinstance(stop, Stop)
+        assert "agent picky failed: ValueError: no two" in str(stop)
+    else:
+        async with lab.running(app):
+            await lab.until(lambda: seen == [1, 3])
+        assert app.engine.skipped_total == 1

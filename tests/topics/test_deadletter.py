@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anabranch.topics.deadletter import MAX_ERROR_CHARACTERS, dead_letter, dead_letter_topic
+from anabranch.topics.deadletter import MAX_ERROR_CHARACTERS, dead_letter, dead_letter_topic, read_headers
 
 
 def test_the_topic_is_the_records_with_an_ending() -> None:
@@ -23,12 +23,14 @@ def test_key_and_value_are_the_records_own_bytes_and_its_headers_come_first() ->
         timestamp_ms=1_357_016_400_123,
         agent="shop.total",
         app="shop",
+        app_version=3,
+        attempts=4,
     )
     assert (letter.topic, letter.key, letter.value) == ("orders.dlq", b"\x00", b"\xff not JSON")
     assert letter.headers == [
         ("trace", b"\x01"),
         ("trace", b"\x02"),
-        ("none", b""),
+        ("none", None),
         ("anabranch-reason", b"decode"),
         ("anabranch-error", b"DecodeError: no"),
         ("anabranch-source", b"orders[3]@7"),
@@ -38,7 +40,21 @@ def test_key_and_value_are_the_records_own_bytes_and_its_headers_come_first() ->
         ("anabranch-timestamp-ms", b"1357016400123"),
         ("anabranch-agent", b"shop.total"),
         ("anabranch-app", b"shop"),
+        ("anabranch-app-version", b"3"),
+        ("anabranch-attempts", b"4"),
     ]
+    assert read_headers(letter.headers) == (
+        [("trace", b"\x01"), ("trace", b"\x02"), ("none", None)],
+        {name.removeprefix("anabranch-"): (value or b"").decode() for name, value in letter.headers[3:]},
+    )
+
+
+def test_of_a_letter_of_a_letter_the_last_headers_are_its_own() -> None:
+    first = dead_letter(topic="orders", key=None, value=None, reason="decode", error="a", headers=[("mine", b"1")])
+    second = dead_letter(topic=first.topic, key=None, value=None, reason="agent", error="b", headers=first.headers)
+    headers, ours = read_headers(second.headers)
+    assert (headers, ours["error"]) == (list(first.headers), "b")
+    assert read_headers([("trace", b"x")]) == ([("trace", b"x")], {})
 
 
 def test_only_what_is_known_is_said_and_nought_is_known() -> None:
