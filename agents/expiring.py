@@ -29,6 +29,8 @@ class ExpiringTable(Table):
         clock: timestamp of the record at hand, in ms; -1 where there is none.
     """
 
+    ttl_ms: int
+
     def __init__(self, name: str, *, ttl_ms: int, clock: Callable[[], int], **options: Any) -> None:
         self.ttl_ms, self._clock = ttl_ms, clock
         super().__init__(name, **options)

@@ -24,9 +24,11 @@ class Overlay(dict[Any, Any]):
 
     Attributes:
         states: partition -> its state, for the partitions of this worker.
+        ttl_ms: the time-to-live of keys; None where they have none.
         opened, closed: the classes of this object while an agent runs, and while none does.
     """
 
+    ttl_ms: int | None = None
     opened: ClassVar[type[Overlay]]
     closed: ClassVar[type[Overlay]]
 

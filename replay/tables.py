@@ -98,6 +98,13 @@ class TableReader:
 
     def read(self) -> Snapshot:
         """What the table holds now: everything that is committed; the second time, what has come since."""
+        content: dict[bytes, bytes] = {}
+        for data in self.read_raw():
+            content |= self._table.content(data)
+        return Snapshot(self._table, content)
+
+    def read_raw(self) -> list[dict[bytes, bytes]]:
+        """Likewise by partition, as it stands in the changelog."""
         for run in read_to_end(self._cluster, self._reached, self._admin.ends(self._at, committed=True)):
             data = self._data[run.at[1]]
             for message in run.messages:
@@ -107,10 +114,7 @@ class TableReader:
                 else:
                     data[key] = value
             self._reached[run.at] = run.position
-        content: dict[bytes, bytes] = {}
-        for data in self._data:
-            content |= self._table.content(data)
-        return Snapshot(self._table, content)
+        return self._data
 
 
 def rows_of(snapshot: Snapshot) -> tuple[list[str], list[list[Any]]]:

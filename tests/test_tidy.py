@@ -22,12 +22,15 @@ MAX_LINES = 400
 
 # In replay/, only what runs or compares apps may know agents.
 REPLAY_KNOWS_AGENTS = {
+    "replay/backup.py",
     "replay/commands/worker.py",
     "replay/demo.py",
     "replay/loading.py",
     "replay/look.py",
+    "replay/recovery.py",
     "replay/reprocess.py",
     "replay/run.py",
+    "replay/seeding.py",
     "replay/tables.py",
     "replay/verify.py",
 }
@@ -52,6 +55,7 @@ KNOWS_FAUST = {
 KNOWS_KAFKA = {
     "topics/admin.py",
     "topics/errors.py",
+    "topics/groups.py",
     "topics/node.py",
     "topics/partition.py",
     "topics/plans.py",
@@ -66,8 +70,10 @@ KNOWS_KAFKA = {
     "agents/group.py",
     "agents/replies.py",
     "agents/sender.py",
+    "replay/backup.py",
     "replay/checkpoint.py",
     "replay/drain.py",
+    "replay/recovery.py",
     "replay/tables.py",
     "replay/tally.py",
     "replay/transaction.py",

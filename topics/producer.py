@@ -85,9 +85,12 @@ class TransactionalProducer:
         self._config = plain_producer_config(
             cluster,
             transactional_id=transactional_id,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             # librdkafka refuses a message timeout beyond the transaction's.
-            **{"message_timeout_ms": TRANSACTION_TIMEOUT_MS, **config},
+            **{
+                "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
+                "message_timeout_ms": TRANSACTION_TIMEOUT_MS,
+                **config,
+            },
         )
         self._kafka = Producer(self._config)
 

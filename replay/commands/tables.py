@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..options import app_name, cluster_options, log_to_stderr, on_ground
+from ..options import app_name, cluster_options, log_to_stderr, on_ground, passing
 
 __all__ = ["tables"]
 
 
-@click.command()
+class _Tables(click.Group):
+    """With a word of its own it does that; anything else, and nothing, shows tables."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["show", *args])
+
+
+@click.group(cls=_Tables)
+def tables() -> None:
+    """Show what an app's tables hold, back it up, bring it back."""
+
+
+@tables.command()
 @click.argument("name", required=False, metavar="[TABLE]")
 @click.option("--key", help="Only this key.")
 @click.option("--follow", is_flag=True, help="Show it anew every second.")
@@ -25,7 +38,7 @@ __all__ = ["tables"]
 @click.option("--run-id", help="Of a bounded run, instead of the live tables.")
 @cluster_options
 @click.pass_context
-def tables(
+def show(
     context: click.Context,
     name: str | None,
     key: str | None,
@@ -45,6 +58,11 @@ def tables(
       anabranch -A shop tables
       anabranch -A shop tables totals --key alice
       anabranch -A shop tables totals --follow
+
+    \b
+    More:
+      anabranch -A shop tables backup --help
+      anabranch -A shop tables restore --help
     """
     from ..look import look
 
@@ -57,3 +75,123 @@ def tables(
     with on_ground(bootstrap_server, options, app.declared_broker) as place:
         app.cluster = place.cluster
         look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
+
+
+@tables.command()
+@click.argument("names", nargs=-1, metavar="[TABLE]…")
+@click.option("--to", "address", required=True, metavar="FOLDER", help="A new folder, or an address (s3://…).")
+@cluster_options
+@click.pass_context
+def backup(
+    context: click.Context,
+    names: tuple[str, ...],
+    address: str,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Write what tables hold, as committed, to a folder that is there as a whole or not at all.
+
+    Workers may run meanwhile. Stop them first where the backup is to be brought back without its changelogs: only then
+    are all partitions, and the offsets that belong to them, of one moment.
+
+    \b
+    Examples:
+      anabranch -A shop tables backup --to backups/monday
+      anabranch -A shop tables backup --to s3://backups/shop/monday totals
+    """
+    from ..backup import back_up
+    from ..depot import depot
+    from ..loading import load_app
+    from ..tables import find_table
+
+    log_to_stderr(None)
+    app = load_app(app_name(context))
+    chosen = [find_table(app, name) for name in names] or list(app.live_tables)
+    to = depot(address)
+    with on_ground(bootstrap_server, options, app.declared_broker) as place:
+        app.cluster = place.cluster
+        made = back_up(app, chosen, to, lambda table: passing(f"{table.table} …"))
+    passing("")
+    for table in made.tables:
+        keys = sum(part.count for part in table.partitions) - (len(table.partitions) if table.expires else 0)
+        size = sum(part.bytes for part in table.partitions)
+        click.echo(f"{table.table}  {max(0, keys):,} keys in {len(table.partitions)} partitions, {size:,} bytes")
+    click.echo(f"→ {address}")
+    if not made.settled:
+        click.echo(
+            "the app was at work: each partition is of a moment of its own. That is fine where the changelogs stay; "
+            "for a backup of one moment stop the workers",
+            err=True,
+        )
+
+
+@tables.command()
+@click.argument("names", nargs=-1, metavar="[TABLE]…")
+@click.option("--from", "address", required=True, metavar="FOLDER", help="Where `backup` wrote to.")
+@click.option("--overwrite", is_flag=True, help="Make tables what they were, whatever they hold now.")
+@click.option("--other-app", is_flag=True, help="The backup may be of an app of another name.")
+@click.option(
+    "--start",
+    type=click.Choice(["earliest", "latest", "backup"]),
+    help="Where the app's group goes on in its topics; `backup`: where it was, if the topics are the same.",
+)
+@click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Of the worker whose stores are to be made.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@cluster_options
+@click.pass_context
+def restore(
+    context: click.Context,
+    names: tuple[str, ...],
+    address: str,
+    overwrite: bool,
+    other_app: bool,
+    start: Any,
+    datadir: Path | None,
+    dry_run: bool,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Bring tables back from a backup.
+
+    Where a table's changelog is still there, a worker restores it from there by itself; for a table on disk this makes
+    the worker's store from the backup, so that only what has come since is read. Where the changelog is gone, or on a
+    new cluster, it is filled from the backup, in one transaction. A changelog with other content is not touched,
+    unless asked with --overwrite.
+
+    \b
+    Examples:
+      anabranch -A shop tables restore --from backups/monday --dry-run
+      anabranch -A shop tables restore --from backups/monday --start earliest -b new-kafka:9092
+      anabranch -A shop tables restore --from backups/monday --overwrite --start backup
+    """
+    from ..backup import read_manifest
+    from ..depot import depot
+    from ..loading import load_app
+    from ..recovery import decide, recover
+
+    log_to_stderr(None)
+    app = load_app(app_name(context))
+    if datadir is not None:
+        app.configure(datadir=datadir)
+    source = depot(address)
+    kept = read_manifest(source)
+    with on_ground(bootstrap_server, options, app.declared_broker) as place:
+        app.cluster = place.cluster
+        steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
+        for step in steps:
+            click.echo(f"{step.table.name}: {_WHAT[step.what]} ({step.why})")
+        if dry_run:
+            return
+        recover(app, source, kept, steps, start=start, on_progress=lambda t, n: passing(f"{t}: {n:,}"))
+        passing("")
+    written = any(step.what == "write" for step in steps)
+    click.echo("done")
+    if written and start is None:
+        click.echo(
+            "the group's offsets were left as they are. Where it has none, a worker refuses to begin, because it could "
+            "count history twice: say --start next time, or set them with kafka-consumer-groups",
+            err=True,
+        )
+
+
+_WHAT = {"write": "its changelog is filled", "seed": "the worker's store is made", "keep": "nothing to be done"}

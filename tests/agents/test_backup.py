@@ -1,0 +1,233 @@
+"""Backups of tables and what becomes of them, on a real broker."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anabranch import App
+from anabranch.agents.changelog import Restoration
+from anabranch.replay.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
+from anabranch.replay.depot import MANIFEST, depot
+from anabranch.replay.recovery import decide, recover
+from anabranch.topics.errors import Stop, Usage
+
+PARTITIONS = 2
+
+
+@pytest.fixture
+def started(monkeypatch) -> dict[tuple[str, int], int]:
+    """Where restores began first: (changelog, partition) -> position of the store."""
+    begun: dict[tuple[str, int], int] = {}
+    aim = Restoration._aim
+
+    def noting(restoration: Any, at: Any, *more: Any) -> None:
+        begun.setdefault(at, restoration._states[at].store.position)
+        aim(restoration, at, *more)
+
+    monkeypatch.setattr(Restoration, "_aim", noting)
+    return begun
+
+
+def program(lab: Any, name: str, topic: str, *, ttl: int | None = 3_600, worker: str = "a") -> App:
+    """Totals on disk, sets in memory, counts that expire; a number of 0 deletes the total."""
+    app = lab.app(name, worker=worker)
+    totals = app.Table("totals", default=int, store="rocksdb://")
+    numbers = app.SetTable("numbers")
+    recent = app.Table("recent", default=int, ttl=ttl)
+
+    @app.agent(app.topic(topic, key_type=str), name="total")
+    async def total(stream):
+        async for key, number in stream.items():
+            if number:
+                totals[key] += number
+            else:
+                del totals[key]
+            numbers[key].add(number)
+            recent[key] += 1
+
+    return app
+
+
+def shown(app: App) -> dict[str, dict[Any, Any]]:
+    return {name: dict(table.items()) for name, table in app.tables.items()}
+
+
+async def fed(lab: Any, app: App, topic: str, start: int, stop: int) -> dict[str, dict[Any, Any]]:
+    """The worker handles records and ends; what its tables hold then."""
+    lab.produce(topic, [(f"k{i % 20}", i) for i in range(start, stop)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        return shown(app)
+
+
+def saved(lab: Any, app: App, name: str = "backup", *tables: str) -> tuple[str, Backup]:
+    address = str(lab.folder / name)
+    return address, back_up(app, [app.tables[t] for t in tables] or app.live_tables, depot(address))
+
+
+def bring_back(app: App, address: str, *names: str, start: Any = None, **options: bool) -> dict[str, str]:
+    """Restores; returns what was done to which table."""
+    source = depot(address)
+    kept = read_manifest(source)
+    steps = decide(app, kept, names, **{"overwrite": False, "other_app": False, **options})
+    recover(app, source, kept, steps, start=start)
+    return {step.table.name: step.what for step in steps}
+
+
+async def test_a_worker_that_lost_its_disk_reads_only_what_has_come_since(lab, started) -> None:
+    #  worker  ── 1..200 ──┐          ── 200..210 ── disk lost          ── starts: reads the tail
+    #  backup              └─ taken                          └─ restored
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    await fed(lab, program(lab, name, topic), topic, 1, 200)
+    address, made = saved(lab, program(lab, name, topic))
+    assert made.settled
+    totals = await fed(lab, program(lab, name, topic), topic, 200, 210)
+    shutil.rmtree(lab.folder / "a")
+
+    app = program(lab, name, topic)
+    assert bring_back(app, address) == {"totals": "seed", "numbers": "keep", "recent": "keep"}
+    (folder,) = {path.parent for path in (lab.folder / "a").glob("v*/0/tables/totals-0")}
+    assert sorted(path.name for path in folder.iterdir()) == ["totals-0", "totals-1"]
+    positions = {at: part.position for table in made.tables[:1] for at, part in enumerate(table.partitions)}
+    app = program(lab, name, topic)
+    started.clear()
+    async with lab.running(app):
+        assert shown(app) == totals
+    assert {at: started[f"{name}-totals-changelog", at] for at in positions} == positions
+    assert bring_back(app, address, "totals") == {"totals": "seed"}, "again: its own stores are further, and stay"
+    assert not list(folder.glob("*.set-aside"))
+
+
+async def test_tables_are_brought_to_an_app_that_has_none_and_its_group_goes_on_where_they_stood(lab) -> None:
+    topic, name, other = lab.topic(PARTITIONS), lab.fresh("app"), lab.fresh("other")
+    before = await fed(lab, program(lab, name, topic), topic, 1, 200)
+    address, _ = saved(lab, program(lab, name, topic))
+    app = program(lab, other, topic, worker="b")
+    with pytest.raises(Usage, match=f"the backup is of {name}, this app is {other}"):
+        bring_back(app, address)
+    done = bring_back(app, address, other_app=True, start="backup")
+    assert set(done.values()) == {"write"}
+    async with lab.running(app):
+        assert shown(app) == before
+    after = await fed(lab, program(lab, name, topic), topic, 200, 260)
+    app = program(lab, other, topic, worker="b")
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        assert shown(app) == after, "each record once"
+
+
+async def test_without_a_start_a_worker_refuses_to_count_history_twice(lab) -> None:
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    await fed(lab, program(lab, name, topic), topic, 1, 50)
+    address, _ = saved(lab, program(lab, name, topic))
+    app = program(lab, lab.fresh("other"), topic, worker="b")
+    bring_back(app, address, other_app=True)
+    assert "would count history twice" in str(await lab.stopped_by(app))
+
+
+async def test_a_changelog_with_other_content_is_refused_and_with_overwrite_becomes_what_it_was(lab, drain) -> None:
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    before = await fed(lab, program(lab, name, topic), topic, 1, 100)
+    address, _ = saved(lab, program(lab, name, topic))
+    lab.produce(topic, [("new", 7), ("k1", 0)])
+    await fed(lab, program(lab, name, topic), topic, 100, 150)
+    app = program(lab, name, topic)
+    for changelog in (table.changelog_name for table in app.live_tables):
+        lab.admin.delete([changelog])
+    lab.produce(topic, [("newer", 1)])
+    async with lab.running(app):  # it makes new changelogs, whose content is another history
+        await lab.caught_up(topic, app)
+    app = program(lab, name, topic)
+    with pytest.raises(Usage, match=r"another changelog than that of the backup, and has 1 keys"):
+        bring_back(app, address)
+    done = bring_back(app, address, overwrite=True, start="backup")
+    assert set(done.values()) == {"write"}
+    assert {m.key() for m in drain(app.tables["totals"].changelog_name) if m.value() is None} == {b'"newer"'}
+    app = program(lab, name, topic)
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        again = shown(app)
+    expected = dict(before["totals"])
+    for key, number in [("new", 7), ("k1", 0), *((f"k{i % 20}", i) for i in range(100, 150)), ("newer", 1)]:
+        expected[key] = expected.get(key, 0) + number
+        if not number:
+            del expected[key]
+    assert again["totals"] == expected, "the group went back to the backup as well"
+
+
+async def test_while_a_worker_runs_backups_can_be_taken_and_changelogs_not_be_written(lab) -> None:
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    app = program(lab, name, topic)
+    lab.produce(topic, [(f"k{i}", i) for i in range(1, 20)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        address, made = saved(lab, program(lab, name, topic))
+        assert made.settled, "it was idle"
+        with pytest.raises(Stop, match="workers run"):
+            bring_back(program(lab, name, topic), address, overwrite=True)
+        with pytest.raises(Stop, match="a worker uses"):
+            bring_back(program(lab, name, topic), address)
+    with pytest.raises(Usage, match="no changelog is written"):
+        bring_back(program(lab, name, topic), address, start="latest")
+
+
+async def test_what_is_wrong_is_said_before_anything_is_done(lab, tmp_path) -> None:
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    app = program(lab, name, topic)
+    with pytest.raises(Usage, match="no changelog of"):
+        saved(lab, app)
+    await fed(lab, app, topic, 1, 50)
+    app = program(lab, name, topic)
+    address, made = saved(lab, app)
+    _, again = saved(lab, app, "again")
+    hashes = [[part.sha256 for table in each.tables for part in table.partitions] for each in (made, again)]
+    assert hashes[0] == hashes[1], "the same content gives the same bytes"
+    assert not list(tmp_path.glob(".*.part"))
+    with pytest.raises(Usage, match="something already"):
+        saved(lab, app)
+    with pytest.raises(Usage, match="no backup is there"):
+        bring_back(app, str(tmp_path / "nowhere"))
+    with pytest.raises(Usage, match="the backup has no table nope"):
+        bring_back(app, address, "nope")
+    with pytest.raises(Usage, match="table recent had a time-to-live"):
+        bring_back(program(lab, name, topic, ttl=None), address, "recent")
+    other = program(lab, lab.fresh("other"), topic, worker="b")
+    (tmp_path / "backup" / "totals-1.gz").write_bytes(b"damaged")
+    with pytest.raises(Stop, match=r"totals-1\.gz is not what was written"):
+        bring_back(other, address, other_app=True)
+    assert not lab.admin.partitions([other.tables["totals"].changelog_name]), "nothing has been made"
+    (tmp_path / "backup" / MANIFEST).write_bytes(b"{")
+    with pytest.raises(Stop, match="is damaged"):
+        bring_back(app, address)
+
+
+async def test_a_backup_can_lie_where_fsspec_reaches(lab, fresh) -> None:
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    before = await fed(lab, program(lab, name, topic), topic, 1, 50)
+    app, address = program(lab, name, topic), f"memory://{fresh('shelf')}/monday"
+    back_up(app, app.live_tables, depot(address))
+    with pytest.raises(Usage, match="something already"):
+        back_up(app, app.live_tables, depot(address))
+    other = program(lab, lab.fresh("other"), topic, worker="b")
+    bring_back(other, address, other_app=True, start="latest")
+    async with lab.running(other):
+        assert shown(other) == before
+    with pytest.raises(Usage, match="no backup is there"):
+        read_manifest(depot("memory://nobody/knows"))
+    with pytest.raises(Usage, match="nothing://"):
+        depot("nothing://here")
+
+
+def test_a_file_gives_back_any_bytes(tmp_path: Path) -> None:
+    class Reader:
+        def open(self, name: str) -> Any:
+            return (tmp_path / name).open("rb")
+
+    content = {b"": b"", b"\x00" * 3: b"x" * 100_000, "Zürich".encode(): b"\xff", b"a": b""}
+    with (tmp_path / "t-0.gz").open("wb") as raw:
+        size, sha256 = write_pairs(raw, content)
+    part = BackupPartition(0, "t-0.gz", 7, len(content), size, sha256)
+    assert dict(pairs_of(Reader(), part)) == content  # type: ignore[arg-type]

@@ -1,0 +1,57 @@
+"""Consumer groups as the cluster knows them: who is in one, where it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from .client import Cluster
+from .errors import from_kafka, kafka_error
+
+__all__ = ["Groups"]
+
+_TIMEOUT_S = 15.0
+
+Key = tuple[str, int]
+
+
+class Groups:
+    """Blocking questions about groups; every one raises `Stop` with a hint where no broker answers."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._kafka = AdminClient(cluster.config())
+
+    def members(self, group: str) -> int:
+        """How many consumers are in it; 0 for a group that nobody has heard of."""
+        try:
+            found = self._kafka.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result()
+        except KafkaException as exc:
+            if kafka_error(exc).code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise self._sorted(exc, f"describe group {group}") from exc
+        return len(found.members)
+
+    def offsets(self, group: str) -> dict[Key, tuple[int, str]]:
+        """(topic, partition) -> committed offset and its metadata."""
+        asked = [ConsumerGroupTopicPartitions(group)]
+        try:
+            found = self._kafka.list_consumer_group_offsets(asked, request_timeout=_TIMEOUT_S)[group].result()
+        except KafkaException as exc:
+            if kafka_error(exc).code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise self._sorted(exc, f"offsets of group {group}") from exc
+        return {(p.topic, p.partition): (p.offset, p.metadata or "") for p in found.topic_partitions if p.offset >= 0}
+
+    def metadata(self, group: str) -> Any:
+        """What a transaction needs in order to set the offsets of a group without members."""
+        consumer = Consumer(self._cluster.config(group_id=group, enable_auto_commit=False))
+        try:
+            return consumer.consumer_group_metadata()
+        finally:
+            consumer.close()
+
+    def _sorted(self, exc: KafkaException, doing: str) -> Exception:
+        return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers)
