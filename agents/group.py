@@ -4,6 +4,9 @@ Defaults, each measured on a real broker: classic protocol, range assignment (ke
 worker) and static membership, because a worker that is killed and started again then has its partitions back in 0.7 s;
 without an identity it waits for the session timeout. A static member's `close()` does not leave the group, so leaving
 is `unsubscribe()` first.
+
+With KIP-848's protocol (`group_protocol="consumer"`) assignments are increments: what is not named stays as it is, and
+its records flow on.
 """
 
 from __future__ import annotations
@@ -87,6 +90,7 @@ class Group:
         self._paused: list[TopicPartition] = []
         self._held: set[Position] = set()
         self._flows: dict[Position, int] = {}
+        self._incremental = settings.group_protocol == "consumer"
         self._closing = False
         self._moving_since_s = 0.0
         self._polled_s = time.monotonic()
@@ -95,10 +99,7 @@ class Group:
         self.kafka: Any = Consumer(
             cluster.config(
                 group_id=group_id,
-                group_instance_id=instance,
-                partition_assignment_strategy="range",
-                session_timeout_ms=settings.session_timeout_ms,
-                heartbeat_interval_ms=max(settings.session_timeout_ms // 10, 300),
+                **_membership(instance, settings),
                 max_poll_interval_ms=settings.max_poll_interval_ms,
                 enable_auto_commit=False,
                 enable_auto_offset_store=False,
@@ -218,6 +219,10 @@ class Group:
 
     def take_again(self) -> None:
         """Begin anew with the partitions there are, from what is committed now (blocking)."""
+        if self._incremental:
+            self._resume()
+            self.kafka.incremental_unassign([TopicPartition(*at) for at in self._flows])
+            self._flows, self._early = {}, []
         self._begin(self.kafka, [TopicPartition(*at) for at in self.owned])
 
     def flow(self, starts: Mapping[Position, int]) -> None:
@@ -227,12 +232,22 @@ class Group:
         tables are restored, stays silent for a second (measured; 3 ms this way). The classic protocol knows only whole
         assignments, so those that flow are fetched again from where they are: call it rarely.
         """
+        starts = {at: start for at, start in starts.items() if at in self.owned}
+        if self._incremental:
+            if starts:
+                self.kafka.incremental_assign([TopicPartition(*at, start) for at, start in starts.items()])
+            self._flows |= starts
+            self._look_whether_settled()
+            return
         self._resume()
         for at in self.kafka.position([TopicPartition(*at) for at in self._flows]) if self._flows else ():
             if at.offset >= 0:  # else nothing of it was consumed yet
                 self._flows[Position(at.topic, at.partition)] = at.offset
-        self._flows |= {at: start for at, start in starts.items() if at in self.owned}
+        self._flows |= starts
         self.kafka.assign([TopicPartition(*at, start) for at, start in self._flows.items()])
+        self._look_whether_settled()
+
+    def _look_whether_settled(self) -> None:
         if self._flows.keys() >= self.owned:
             self._moving_since_s = 0.0
 
@@ -281,7 +296,7 @@ class Group:
 
     def _assigned(self, kafka: Any, partitions: list[TopicPartition]) -> None:
         if self._closing:  # a rebalance was under way: what comes now goes at once, and nobody can be asked any more
-            kafka.unassign()
+            self._hold(kafka)
         else:
             self._begin(kafka, partitions)
 
@@ -291,15 +306,25 @@ class Group:
             assignment = self._starts(partitions)
         except Hung as exc:
             self.hear_of(exc)
-            kafka.unassign()
+            self._hold(kafka)
             return
         self.heard_s = time.monotonic()
         assignment.began_s = self._moving_since_s
-        self._resume()
-        kafka.assign([])  # `flow` assigns
-        self._flows, self._early = {}, []
-        self.owned = set(assignment.starts)
+        if self._incremental:  # beside what is there
+            self.owned |= assignment.starts.keys()
+        else:
+            self._resume()
+            self._flows, self._early = {}, []
+            self.owned = set(assignment.starts)
+        self._hold(kafka)  # until `flow`
         self._on_assign(assignment)
+
+    def _hold(self, kafka: Any) -> None:
+        """In a callback: nothing of what has come is fetched; without a word the binding would assign it."""
+        if self._incremental:
+            kafka.incremental_assign([])
+        else:
+            kafka.assign([])
 
     def _moving(self) -> None:
         self._moving_since_s = self._moving_since_s or time.monotonic()
@@ -313,13 +338,18 @@ class Group:
     def _give_up(self, kafka: Any, partitions: list[TopicPartition], tell: Callable[[set[Position]], None]) -> None:
         self._moving()
         gone = {Position(p.topic, p.partition) for p in partitions}
-        self._early = []
+        self._early = [m for m in self._early if (m.topic(), m.partition()) not in gone] if self._incremental else []
         if self.finished is None:  # else all is begun anew
             tell(gone)
         self.owned -= gone
-        self._flows = {}
         self._resume()
-        kafka.unassign()
+        if self._incremental:
+            flowing = gone & self._flows.keys()
+            self._flows = {at: start for at, start in self._flows.items() if at not in gone}
+            kafka.incremental_unassign([TopicPartition(*at) for at in flowing])
+        else:
+            self._flows = {}
+            kafka.unassign()
 
     def _starts(self, partitions: list[TopicPartition]) -> Assignment:
         """Committed offsets, waiting for those of open transactions; the beginning where there is none."""
@@ -362,3 +392,16 @@ class Group:
 def _may_pass(exc: KafkaException) -> bool:
     error = kafka_error(exc)
     return passes(error) or is_unreachable(error)
+
+
+def _membership(instance: str, settings: EngineSettings) -> dict[str, Any]:
+    """librdkafka's settings of a member."""
+    if settings.group_protocol == "consumer":
+        # No static id: a member that was killed still holds it, and librdkafka takes that for a fatal error.
+        return {"group_protocol": "consumer", "group_remote_assignor": "range", "client_id": instance}
+    return {
+        "group_instance_id": instance,
+        "partition_assignment_strategy": "range",
+        "session_timeout_ms": settings.session_timeout_ms,
+        "heartbeat_interval_ms": max(settings.session_timeout_ms // 10, 300),
+    }

@@ -52,7 +52,10 @@ class Rebalancing(Observed):
     # Told by the group ----------------------------------------------------------------------------------------------
 
     def _on_assign(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+        if self._assignment is None:
+            self._assignment = assignment
+        else:
+            self._assignment.add(assignment)
 
     def _on_revoke(self, gone: set[Position]) -> None:
         if self._gate.running or self.app.stopped_by is not None:
@@ -71,6 +74,8 @@ class Rebalancing(Observed):
     def _forget(self, gone: set[Position]) -> None:
         self._dispatch.forget(gone)
         self.active -= gone
+        if self._assignment is not None:
+            self._assignment.drop(gone)
         if self._restoration is not None:
             self._restoration.forget(gone)
         for at in gone:

@@ -22,7 +22,7 @@ class EngineSettings:
         backlog_records: most records handed over and not yet committed; above it nothing is polled.
         effects: most outputs an epoch may hold before it is committed.
         group_protocol: `classic`, or `consumer` (KIP-848), where partitions that do not move do not stop and session
-            times are the broker's.
+            times are the broker's; all members of a group need the same.
         session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
         start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
         connect_s: how long a start waits for a broker that answers.

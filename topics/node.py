@@ -56,6 +56,9 @@ _SETTINGS = {
     "group.min.session.timeout.ms": "1000",
     "group.consumer.min.session.timeout.ms": "1000",
     "group.consumer.min.heartbeat.interval.ms": "100",
+    # Of KIP-848's groups, whose members are told of a rebalance by heartbeats; Kafka's own are 45 s and 5 s.
+    "group.consumer.session.timeout.ms": "10000",
+    "group.consumer.heartbeat.interval.ms": "500",
     # How late beyond its timeout a dead producer's transaction still holds back readers; Kafka's own is 10 s.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     # After a SIGKILL the new broker is let in when the old one's session is over; Kafka's own 9 s are a long start.

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ _LAST_PORT = 65_535
 @click.option("--web-host", help="Name under which other workers reach this one.")
 @click.option("--web-bind", help="Address to listen at; loopback unless given.")
 @click.option("--keep-identity", is_flag=True, help="On SIGTERM keep the partitions for this worker's restart.")
+@click.option("--group-protocol", type=click.Choice(["classic", "consumer"]), help="consumer is KIP-848's.")
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
 @cluster_options
 @click.pass_context
@@ -96,6 +98,8 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
 
     app.cluster = cluster
     app.keep_identity = settings["keep_identity"]
+    if settings["group_protocol"]:
+        app.engine_settings = replace(app.engine_settings, group_protocol=settings["group_protocol"])
     if settings["datadir"] is not None:
         settings["datadir"].mkdir(parents=True, exist_ok=True)
     told = {name: settings[name] for name in ("datadir", "web_bind", "web_port", "web_host")}
@@ -114,7 +118,7 @@ def _supervise(
 
     told += ["--with-web" if settings["with_web"] else "--without-web"]
     told += ["--keep-identity"] if settings["keep_identity"] else []
-    for option in ("datadir", "web_host", "web_bind"):
+    for option in ("datadir", "web_host", "web_bind", "group_protocol"):
         if settings[option] is not None:
             told += [f"--{option.replace('_', '-')}", str(settings[option])]
     first = settings["web_port"] or app.conf.web_port

@@ -6,15 +6,18 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
 from anabranch import App
+from anabranch.agents.settings import EngineSettings
 
 PARTITIONS = 4
 KEYS = 40
+PROTOCOLS = pytest.mark.parametrize("protocol", ["classic", "consumer"])
 
 
-def program(lab: Any, name: str, topic: str, worker: str, target: str | None = None) -> App:
+def program(lab: Any, name: str, topic: str, worker: str, target: str | None = None, protocol: Any = "classic") -> App:
     """Totals by key; each worker has a data folder of its own."""
-    app = lab.app(name, worker=worker)
+    app = lab.app(name, worker=worker, settings=EngineSettings(session_timeout_ms=6_000, group_protocol=protocol))
     totals = app.Table("totals", default=int)
     out = app.topic(target) if target else None
 
@@ -42,11 +45,12 @@ def owned(app: App) -> int:
     return len(app.engine.assignment())
 
 
-async def test_two_workers_share_the_partitions_and_one_gets_all_when_the_other_leaves(lab, table_of) -> None:
+@PROTOCOLS
+async def test_two_workers_share_the_partitions_and_one_gets_all_when_the_other_leaves(lab, table_of, protocol) -> None:
     #  a   ── 4 ── 2 ─────────────── 2 ── 4 ──
     #  b          2 ── leaves
     topic, name = lab.topic(PARTITIONS), lab.fresh("app")
-    a, b = program(lab, name, topic, "a"), program(lab, name, topic, "b")
+    a, b = (program(lab, name, topic, worker, protocol=protocol) for worker in "ab")
     async with lab.running(a):
         lab.produce(topic, records(0, 1_000))
         await lab.caught_up(topic, a)
@@ -65,9 +69,13 @@ async def test_two_workers_share_the_partitions_and_one_gets_all_when_the_other_
     assert table_of(a, "totals") == expected(3_000)
 
 
-async def test_a_worker_joins_and_leaves_under_load(lab, drain, table_of) -> None:
+@PROTOCOLS
+async def test_workers_join_and_leave_under_load(lab, drain, table_of, protocol) -> None:
+    #  a   ── 4 ── 2 ── 2 ── 2 ── 4 ──
+    #  b          2 ── 1 ── 2 ── leaves
+    #  c               1 ── leaves
     topic, target, name = lab.topic(PARTITIONS), lab.topic(2, "out"), lab.fresh("app")
-    a, b, c = (program(lab, name, topic, worker, target) for worker in "abc")
+    a, b, c = (program(lab, name, topic, worker, target, protocol) for worker in "abc")
     done, sent = asyncio.Event(), 0
 
     async def load() -> None:
@@ -90,6 +98,28 @@ async def test_a_worker_joins_and_leaves_under_load(lab, drain, table_of) -> Non
         await lab.caught_up(topic, a)
     assert table_of(a, "totals") == expected(sent)
     assert Counter(int(m.value()) for m in drain(target)) == Counter(range(sent))
+
+
+@pytest.mark.parametrize(("protocol", "kept"), [("classic", 0), ("consumer", 2)])
+async def test_partitions_that_do_not_move_do_not_stop_where_the_protocol_lets_them(lab, protocol, kept) -> None:
+    topic, name = lab.topic(PARTITIONS), lab.fresh("app")
+    a, b = (program(lab, name, topic, worker, protocol=protocol) for worker in "ab")
+    lab.produce(topic, records(0, 1_000))
+    async with lab.running(a):
+        await lab.caught_up(topic, a)
+        without_a_break = set(a.engine.active)
+        starting = asyncio.create_task(lab.started(b))
+
+        while not owned(a) == owned(b) == len(a.engine.active) == len(b.engine.active) == 2:
+            assert not starting.done() or not starting.exception()
+            without_a_break &= a.engine.active
+            await asyncio.sleep(0)  # each turn of the loop is looked at
+        assert len(without_a_break) == kept
+        b_worker = await starting
+        lab.produce(topic, records(1_000, 1_100))
+        await lab.caught_up(topic, a, b)
+        b.stop_requested.set()
+        await b_worker
 
 
 async def test_a_worker_that_is_killed_has_its_partitions_back_when_it_starts_again(lab, table_of) -> None:

@@ -12,6 +12,9 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+from confluent_kafka import ConsumerGroupType
+from confluent_kafka.admin import AdminClient
+
 APP = """
 import anabranch
 app = anabranch.App("{app}", topic_partitions=4)
@@ -108,13 +111,17 @@ def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, event
     assert not any(alive(int(pid)) for _, pid, _ in ready())
 
 
-def test_workers_end_when_their_parent_is_killed(shell, fresh, eventually) -> None:
+def test_workers_end_when_their_parent_is_killed(shell, fresh, broker, eventually) -> None:
     app = fresh("crew")
     shell.write("crew.py", APP.format(app=app))
-    parent = shell.start("-A", "crew", "worker", "--processes", 2, "--without-web")
+    options = ["--processes", 2, "--without-web", "--group-protocol", "consumer"]
+    parent = shell.start("-A", "crew", "worker", *options)
     output = Output(parent)
     eventually(lambda: len(output.found(r"ready on .* pid (\d+)")) == 2, "both are ready")
     pids = [int(pid) for (pid,) in output.found(r"ready on .* pid (\d+)")]
+    admin = AdminClient(broker.config())
+    group = admin.describe_consumer_groups([app])[app].result(30)
+    assert (group.type, len(group.members)) == (ConsumerGroupType.CONSUMER, 2), "the option has reached the workers"
     parent.kill()
     eventually(lambda: not any(map(alive, pids)), "the workers end, too")
 
