@@ -99,7 +99,7 @@ class Group:
         self.kafka: Any = Consumer(
             cluster.config(
                 group_id=group_id,
-                **_membership(instance, settings),
+                **settings.membership(instance),
                 max_poll_interval_ms=settings.max_poll_interval_ms,
                 enable_auto_commit=False,
                 enable_auto_offset_store=False,
@@ -392,16 +392,3 @@ class Group:
 def _may_pass(exc: KafkaException) -> bool:
     error = kafka_error(exc)
     return passes(error) or is_unreachable(error)
-
-
-def _membership(instance: str, settings: EngineSettings) -> dict[str, Any]:
-    """librdkafka's settings of a member."""
-    if settings.group_protocol == "consumer":
-        # No static id: a member that was killed still holds it, and librdkafka takes that for a fatal error.
-        return {"group_protocol": "consumer", "group_remote_assignor": "range", "client_id": instance}
-    return {
-        "group_instance_id": instance,
-        "partition_assignment_strategy": "range",
-        "session_timeout_ms": settings.session_timeout_ms,
-        "heartbeat_interval_ms": max(settings.session_timeout_ms // 10, 300),
-    }

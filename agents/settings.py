@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["EngineSettings"]
 
@@ -50,3 +50,15 @@ class EngineSettings:
     give_up_share: float = 0.5
     ready_lag_records: int | None = 100_000
     stuck_s: float = 30.0
+
+    def membership(self, instance: str) -> dict[str, Any]:
+        """librdkafka's settings of a member of the group, `_` for `.`."""
+        if self.group_protocol == "consumer":
+            # No static id: a member that was killed still holds it, and librdkafka takes that for a fatal error.
+            return {"group_protocol": "consumer", "group_remote_assignor": "range", "client_id": instance}
+        return {
+            "group_instance_id": instance,
+            "partition_assignment_strategy": "range",
+            "session_timeout_ms": self.session_timeout_ms,
+            "heartbeat_interval_ms": max(self.session_timeout_ms // 10, 300),
+        }
