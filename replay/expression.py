@@ -130,10 +130,10 @@ def as_bytes(value: Any) -> bytes | None:
     Raises:
         ValueError: it is an object or a list.
     """
-    if value is None or isinstance(value, bytes):
-        return value
     if isinstance(value, str):
         return value.encode()
+    if value is None or isinstance(value, bytes):
+        return value
     if isinstance(value, dict | list | tuple):
         raise ValueError("an object or a list; text, a number, true, false or null can be one")
     return msgspec.json.encode(value).strip(b'"')

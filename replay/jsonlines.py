@@ -12,7 +12,6 @@ from .format import Format
 from .item import NO_LIMIT, BadLine, Item, check_sizes
 from .lines import NO_FIELDS, Parsed, clean
 from .shape import Shape
-from .stamp import Stamps
 
 __all__ = ["JsonLinesParser"]
 
@@ -54,7 +53,6 @@ class JsonLinesParser:
         self._text_keys = not self._both
         self._decode = self._decoder()
         self._keys = _Keys()
-        self._stamps = _JsonStamps(format.time_format, format.time_zone)
 
     def parse(self, lines: list[bytes], first: int, *, final: bool) -> Parsed:
         """See `LineParser`."""
@@ -79,7 +77,7 @@ class JsonLinesParser:
             fields.append(("key", str if self._text_keys else msgspec.Raw))
             names["key"] = self._key
         if self._time is not None and not self._both:
-            fields.append(("time", msgspec.Raw))
+            fields.append(("time", int | float | str | None))
             names["time"] = self._time
         kind: Any = msgspec.defstruct("Line", fields, rename=names, gc=False) if fields else msgspec.Raw
         return msgspec.json.Decoder(kind).decode
@@ -100,9 +98,10 @@ class JsonLinesParser:
             else:
                 keys = [known_keys[bytes(line.key)] for line in found]
         if self._time is not None:
-            known_stamps = self._stamps
-            written = [line.key for line in found] if self._both else [line.time for line in found]
-            stamps = [known_stamps[bytes(time)] for time in written]
+            if self._both:
+                stamps = self._shape.stamps.many([msgspec.json.decode(line.key) for line in found])
+            else:
+                stamps = self._shape.stamps.many([line.time for line in found])
         return list(zip(keys, lines, stamps, repeat(None), repeat(None)))
 
     def _shaped(self, line: bytes) -> Item:
@@ -170,11 +169,3 @@ class _Keys(dict[bytes, bytes | None]):
             self.clear()
         self[written] = key
         return key
-
-
-class _JsonStamps(Stamps):
-    """A time as JSON, to milliseconds."""
-
-    def parse(self, written: object) -> int:
-        assert isinstance(written, bytes)
-        return super().parse(msgspec.json.decode(written))

@@ -146,7 +146,7 @@ class _Table:
             if times.null_count() or not (times.min() > 0 and times.max() <= LAST_MS):
                 raise ValueError("a time that is none")
             return times.to_list()
-        return [stamps[time] for time in column.to_list()]
+        return stamps.many(column.to_list())
 
 
 def _as_json(polars: Any, name: str, kind: Any) -> Any:

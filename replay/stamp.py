@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from ..topics.errors import Usage
@@ -103,9 +105,41 @@ class Stamps(dict[object, int]):
         self[written] = ms
         return ms
 
+    def many(self, written: Sequence[Any]) -> list[int]:
+        """`[stamps[each] for each in written]`; whole numbers of one unit are done at once.
+
+        Raises:
+            ValueError: one of them is no time.
+        """
+        numbers = _whole_numbers(written)
+        if numbers:
+            lowest, highest = min(numbers), max(numbers)
+            unit = self._how if self._how in _PER_MS else _unit(lowest) if self._how == "auto" else ""
+            if unit and (self._how == unit or unit == _unit(highest)) and lowest > 0 and highest < _ABSURD:
+                times, by = _PER_MS[unit]
+                if lowest * times // by > 0 and highest * times // by <= LAST_MS:
+                    return numbers if times == by else [number * times // by for number in numbers]
+        return [self[each] if isinstance(each, str) else self.parse(each) for each in written]
+
     def parse(self, written: object) -> int:
         """What is done for a time that is not remembered."""
         return parse_time_ms(written, self._how, self._zone)
+
+
+def _unit(number: int) -> str:
+    return next((unit for below, unit in _UNITS if number < below), "")
+
+
+def _whole_numbers(written: Sequence[Any]) -> list[int]:
+    """All of them as numbers, where all are whole and not negative; otherwise none."""
+    kinds = set(map(type, written))
+    if kinds == {int}:
+        return list(written)
+    if kinds == {str}:
+        joined = "".join(written)
+        if joined.isascii() and joined.isdigit() and "" not in written and max(map(len, written)) <= _MOST_DIGITS:
+            return list(map(int, written))
+    return []
 
 
 def _number(written: str) -> int | float | None:

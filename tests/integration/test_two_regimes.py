@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import polars
 import pytest
+import zstandard
 from anabranch.topics.admin import Admin
 from anabranch.topics.partition import HashPlan
 
@@ -34,6 +36,25 @@ async def add(stream):
         key, _, number = line.partition(",")
         sums[key] += int(number)
         await results.send(key=key, value=line)
+"""
+
+# What stands in a table depends on each record's key, value and time.
+FORMATS = """
+import anabranch, msgspec
+class Order(msgspec.Struct):
+    user: str
+    n: int
+    f: float
+
+app = anabranch.App("APP", topic_partitions=4)
+orders = app.topic("orders", value_type=Order, partitions=4)
+sums = app.Table("sums", default=float)
+
+@app.agent(orders)
+async def add(stream):
+    async for event in stream.events():
+        order = event.value
+        sums[order.user] += order.n * order.f + event.message.timestamp % 1000
 """
 
 
@@ -269,3 +290,27 @@ def test_a_year_of_history_keeps_its_own_times_and_java_s_places(shell, fresh, b
     assert stamps == {b"UA": 1_357_034_400_000, b"AA": 1_372_581_000_000, b"DL": 1_388_552_399_000}
     assert all(message.partition() == HashPlan(4).partition(key) for key, message in records.items())
     assert Admin(broker).config(topic)["retention.ms"] == "-1"
+
+
+def test_the_same_history_in_any_format_ends_with_the_same_digest(shell, fresh):
+    #   one history ─┬─ a.csv        ┐
+    #                ├─ a.jsonl.zst  ├─ the same agent ── the same digest
+    #                ├─ a.parquet    │
+    #                └─ year=…/…avro ┘
+    app = fresh("formats")
+    shell.write("formats.py", FORMATS.replace("APP", app))
+    rng = random.Random(3)
+    rows = [{"user": f"u{rng.randrange(50)}é", "n": n, "f": n / 4, "at": 1_357_034_400_000 + n} for n in range(2_000)]
+    frame = polars.DataFrame(rows)
+    frame.write_csv(shell.folder / "a.csv")
+    lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    (shell.folder / "a.jsonl.zst").write_bytes(zstandard.compress(lines))
+    frame.write_parquet(shell.folder / "a.parquet", row_group_size=300)
+    (shell.folder / "lake" / "year=2013").mkdir(parents=True)
+    frame.write_avro(shell.folder / "lake" / "year=2013" / "a.avro")
+    digests = []
+    for path in ("a.csv", "a.jsonl.zst", "a.parquet", "lake"):
+        ran = shell.run("run", "formats", "--input", path, "--key", "user.lower()", "--time", "at", "--table", "sums")
+        assert ran.returncode == 0, ran.stderr
+        digests.append(re.search(r"digest (\w{32})", ran.stdout)[1])
+    assert len(set(digests)) == 1, digests

@@ -21,7 +21,7 @@ from anabranch.replay.item import BadLine, Item
 from anabranch.replay.lines import LineBuffer
 from anabranch.replay.placement import last_of_each, place
 from anabranch.replay.source import Position, Source
-from anabranch.replay.stamp import parse_time_ms
+from anabranch.replay.stamp import Stamps, parse_time_ms
 from anabranch.replay.target import Target
 from anabranch.topics.deadletter import dead_letter
 from anabranch.topics.errors import AnabranchError, Stop, Usage
@@ -212,6 +212,48 @@ def test_where_a_batch_is_cut_changes_no_row() -> None:
         rest = parser.parse(lines[first.used :], first.used + 1, final=True)
         assert first.items + rest.items == whole.items
         assert first.blank + rest.blank == whole.blank == 1
+
+
+Odd = st.text("019-.+eE \"'xé\u0663NA,", max_size=4)
+Number = st.integers(-3, 10**20).map(str)
+
+
+@given(
+    st.lists(st.tuples(Odd | Number, Number, Odd), min_size=1, max_size=8),
+    st.sampled_from([(), (("a", "int"),), (("b", "text"), ("c", "float"))]),
+    st.sampled_from([("", "NA"), ("1", "-"), ()]),
+)
+def test_many_rows_at_once_are_what_they_are_one_by_one(
+    rows: list[tuple[str, ...]], types: tuple[tuple[str, str], ...], nulls: tuple[str, ...]
+) -> None:
+    lines = [",".join(row).encode() for row in rows]
+    format = Format(key="a", time="b", types=types, nulls=nulls, quote="")
+
+    def parsed(some: list[bytes], first: int) -> tuple[list[Item], list[str], int]:
+        found = CsvParser("x", format, ("a", "b", "c")).parse(some, first, final=True)
+        return found.items, sorted(str(bad) for bad in found.bad), found.blank
+
+    alone = [parsed([line], number) for number, line in enumerate(lines, 1)]
+    items, bad, blank = parsed(lines, 1)
+    assert items == [item for found in alone for item in found[0]]
+    assert bad == sorted(said for found in alone for said in found[1])
+    assert blank == sum(found[2] for found in alone)
+
+
+@given(
+    st.lists(st.integers(-2, 10**21) | st.integers(0, 99).map(lambda n: 1_357_034_400_000 + n), min_size=1, max_size=5),
+    st.sampled_from(["auto", "iso", "s", "ms", "us", "ns", "%Y%m%d"]),
+    st.booleans(),
+)
+def test_many_times_at_once_are_what_they_are_one_by_one(numbers: list[int], how: str, as_text: bool) -> None:
+    def outcome(read: Callable[[], list[int]]) -> list[int] | str:
+        try:
+            return read()
+        except ValueError as exc:
+            return str(exc)
+
+    written = [str(number) for number in numbers] if as_text else numbers
+    assert outcome(lambda: Stamps(how).many(written)) == outcome(lambda: [parse_time_ms(each, how) for each in written])
 
 
 # ---- JSON Lines ----

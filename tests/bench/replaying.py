@@ -1,0 +1,217 @@
+"""The bench of replays: history in a file into a topic, exactly once, against a bare transactional produce loop.
+
+    python tests/bench/replaying.py                      1,000,000 records in each format, three times
+    python tests/bench/replaying.py --large 2            and the peak memory of replaying a file of 2 GB
+
+The bare loop has the same records (key, value, time) as objects in memory before its clock starts, and does nothing but
+`produce` and commit. Each measure runs in a process of its own, in turn with the others; each topic is counted after.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+from anabranch.replay.format import Format
+from anabranch.replay.history import find_history
+from anabranch.replay.player import Player
+from anabranch.replay.tally import count_records
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.client import Cluster
+from anabranch.topics.producer import plain_producer_config
+from confluent_kafka import Producer
+from main import broker, progress
+from outcome import peak_bytes
+from records import PARTITIONS, orders
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_IN_TRANSACTION = 50_000
+_MIB = 1024 * 1024
+FORMATS = ("jsonl", "csv", "parquet", "avro")
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Figures of one run; `seconds` from the opened producer, or the start of `Player.play`, to the last commit."""
+
+    records: int
+    seconds: float
+    peak_bytes: int
+
+    @property
+    def rate(self) -> float:
+        """Records a second."""
+        return self.records / self.seconds
+
+
+@click.group(invoke_without_command=True)
+@click.option("--records", default=1_000_000, show_default=True)
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--only", multiple=True, type=click.Choice(FORMATS), help="Leave the other formats out.")
+@click.option("--large", type=float, default=0.0, metavar="GB", help="Also replay a file of so many GB.")
+@click.option("--bootstrap-server", help="Use this cluster instead of a broker of our own.")
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to FILE.")
+@click.pass_context
+def main(
+    context: click.Context,
+    records: int,
+    repeat: int,
+    only: tuple[str, ...],
+    large: float,
+    bootstrap_server: str | None,
+    out: Path | None,
+) -> None:
+    """Measure how fast files become topics."""
+    if context.invoked_subcommand:
+        return
+    folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
+    logging.basicConfig(filename=folder / "bench.log")
+    measures = ["bare", *(only or FORMATS)]
+    files = {name: folder / f"orders.{'jsonl' if name == 'bare' else name}" for name in measures}
+    try:
+        _write(files["bare"], records)
+        for name in measures[1:]:
+            _convert(files["bare"], files[name])
+        with broker(bootstrap_server) as (cluster, _):
+            _measure(cluster, "bare", files["bare"], folder, records)  # makes the broker's internal topics
+            runs: dict[str, list[Replayed]] = {name: [] for name in measures}
+            for _turn in range(repeat):
+                for name in measures:
+                    run = _measure(cluster, name, files[name], folder, records)
+                    runs[name].append(run)
+                    progress.print(f"{name:<10}{run.rate:>12,.0f} records/s {run.peak_bytes / _MIB:>6,.0f} MiB")
+            if large:
+                runs["large"] = [_large(cluster, folder, large)]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _show(runs)
+    if out is not None:
+        out.write_text(json.dumps({name: [asdict(run) for run in found] for name, found in runs.items()}, indent=1))
+
+
+@main.command(hidden=True)
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("servers")
+@click.argument("topic")
+@click.argument("out", type=click.Path(path_type=Path))
+def measure(name: str, file: Path, servers: str, topic: str, out: Path) -> None:
+    """One run, in this process."""
+    logging.basicConfig()
+    cluster = Cluster.named(servers)
+    if name == "bare":
+        run = _bare(cluster, file, topic)
+    else:
+        began_s = time.monotonic()
+        report = Player(cluster, find_history([str(file)], Format(key="user", time="at")), topic).play()
+        run = Replayed(report.sent, time.monotonic() - began_s, peak_bytes(os.getpid()))
+    out.write_text(json.dumps(asdict(run)))
+
+
+def _bare(cluster: Cluster, file: Path, topic: str) -> Replayed:
+    items: list[tuple[str, bytes, int]] = []
+    for line in file.read_bytes().splitlines():
+        order = json.loads(line)
+        items.append((order["user"], line, order["at"]))
+    producer = Producer(plain_producer_config(cluster, transactional_id=topic))
+    producer.init_transactions(30)
+    began_s = time.monotonic()
+    for first in range(0, len(items), _IN_TRANSACTION):
+        producer.begin_transaction()
+        for key, value, at in items[first : first + _IN_TRANSACTION]:
+            while True:
+                try:
+                    producer.produce(topic, value, key, timestamp=at)
+                    break
+                except BufferError:
+                    producer.poll(0.05)
+        producer.commit_transaction(30)
+    return Replayed(len(items), time.monotonic() - began_s, peak_bytes(os.getpid()))
+
+
+def _measure(cluster: Cluster, name: str, file: Path, folder: Path, records: int) -> Replayed:
+    topic, out = f"bench-replay-{uuid.uuid4().hex[:8]}", folder / f"{name}.json"
+    Admin(cluster).create([TopicSpec(topic, PARTITIONS)])
+    command = [sys.executable, __file__, "measure", name, str(file), cluster.bootstrap_servers, topic, str(out)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        if ended.returncode:
+            raise click.ClickException(f"{name}: {ended.stderr[-2_000:]}")
+        if (found := count_records(cluster, topic, PARTITIONS)) != records:
+            raise click.ClickException(f"{name}: {found:,} records in the topic instead of {records:,}")
+    finally:
+        Admin(cluster).delete([topic])
+    return Replayed(**json.loads(out.read_text()))
+
+
+def _large(cluster: Cluster, folder: Path, gigabytes: float) -> Replayed:
+    path = folder / "large.jsonl"
+    lines = b"".join(_lines(100_000))
+    times = max(1, round(gigabytes * 1e9 / len(lines)))
+    with path.open("wb") as file:
+        for _ in range(times):
+            file.write(lines)
+    return _measure(cluster, "large", path, folder, 100_000 * times)
+
+
+def _lines(count: int) -> Iterator[bytes]:
+    for user, amount, at in orders(count):
+        yield b'{"user":"%b","amount":%d,"at":%d}\n' % (user.encode(), amount, at)
+
+
+def _write(path: Path, records: int) -> None:
+    with path.open("wb") as file:
+        file.writelines(_lines(records))
+
+
+def _convert(path: Path, into: Path) -> None:
+    import polars
+
+    frame = polars.read_ndjson(path)
+    if into.suffix == ".csv":
+        frame.write_csv(into)
+    elif into.suffix == ".parquet":
+        frame.write_parquet(into)
+    elif into.suffix == ".avro":
+        frame.write_avro(into, compression="deflate")
+
+
+def _show(runs: dict[str, list[Replayed]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, title="history into a topic, exactly once")
+    for column in ("", "records/s", "min-max", "of the bare loop", "peak MiB"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    bare = statistics.median(run.rate for run in runs["bare"])
+    for name, found in runs.items():
+        rates = [run.rate for run in found]
+        rate = statistics.median(rates)
+        peak = max(run.peak_bytes for run in found) / _MIB
+        spread = f"{min(rates):,.0f}-{max(rates):,.0f}"
+        table.add_row(name, f"{rate:,.0f}", spread, f"{rate / bare:.2f}", f"{peak:,.0f}")
+    Console(width=max(Console().width, 100)).print(table)
+    for name in FORMATS:
+        if name in runs:
+            ratio = statistics.median(run.rate for run in runs[name]) / bare
+            click.echo(
+                f"{'✓' if ratio >= 0.5 else '✗'} {name}, exactly-once, at least 0.5 of the bare loop: {ratio:.2f}"
+            )
+    if "large" in runs:
+        peak = runs["large"][0].peak_bytes / 1e6
+        click.echo(f"{'✓' if peak < 300 else '✗'} the large file in less than 300 MB of memory: {peak:,.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
