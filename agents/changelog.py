@@ -116,10 +116,10 @@ class Restoration:
         for table, p in missing:
             self._states[table.changelog_name, p] = table.state_of(stores.get((table.name, p)))
         begins, ends = await beside(group, self._admin.spans, list(wanted))
-        for at in wanted:
-            self._aim(at, begins[at], ends[at])
+        for at, (table, _) in wanted.items():
+            self._aim(at, table, begins[at], ends[at])
 
-    def _aim(self, at: Key, begin: int, end: int) -> None:
+    def _aim(self, at: Key, table: Table, begin: int, end: int) -> None:
         store = self._states[at].store
         if store.position > end:
             # The changelog was deleted and made anew, or the store is another cluster's.
@@ -129,6 +129,14 @@ class Restoration:
                 hint="was the changelog topic deleted? Start the worker again to rebuild from what is there",
             )
         if at not in self._follower:
+            if store.position < begin and "delete" not in table.config.get("cleanup.policy", "compact"):
+                raise Stop(
+                    f"changelog {at[0]}[{at[1]}] begins at {begin}, and the store stands at {store.position}: records "
+                    f"were deleted, and table {table.name} would be without what they say",
+                    hint="compute it anew, under another app id or with the changelog deleted and the group's offsets "
+                    "set to the beginning; where Kafka is meant to delete, give the table "
+                    'extra_topic_configs={"cleanup.policy": "compact,delete"}',
+                )
             store.position = max(store.position, begin)
             store.mark(at_end=False)
         if store.position < end:

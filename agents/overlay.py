@@ -19,6 +19,12 @@ from .store import Changes, MemoryStore, Store
 __all__ = ["Overlay"]
 
 
+_MOVED = (
+    "where partitions were added to a live topic its keys have moved, and the table has to be computed anew under "
+    "another app id"
+)
+
+
 class Overlay(dict[Any, Any]):
     """What all tables have below the dict that agents see; for the arguments see `Table`.
 
@@ -178,14 +184,14 @@ class Overlay(dict[Any, Any]):
         return Usage(
             f"table {self.name}: partition {self._partition} of topic {self._topic} has no counterpart in the "
             f"changelog, which has {self.changelog_partitions} partitions",
-            hint="a table and the topics whose agents write to it need the same number of partitions",
+            hint=f"a table and the topics whose agents write to it need the same number of partitions; {_MOVED}",
         )
 
     def _mismatch(self, topic: str, partitions: int) -> Stop:
         return Usage(
             f"table {self.name}: topic {topic} has {partitions} partitions, the changelog "
             f"{self.changelog_name} has {self.changelog_partitions}",
-            hint="give both the same number (partitions=…), or repartition the stream with group_by",
+            hint=f"give both the same number (partitions=…), or repartition the stream with group_by; {_MOVED}",
         )
 
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from faust.types import TP
 
+from ..topics.admin import Admin
 from .assignment import Assignment
+from .changelog import beside
 from .group import Group
 from .inbox import Position, listed
 from .observed import Observed
@@ -31,6 +33,8 @@ _LOOK_S = 0.1
 
 class Rebalancing(Observed):
     """The part of the engine that the group acts on."""
+
+    _admin: Admin
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
@@ -94,6 +98,8 @@ class Rebalancing(Observed):
         self._taken_over = assignment
         self._looked_s = 0.0
         self._lost = False
+        # Partitions may have been added to a topic: tables look at its number when what was written is committed.
+        self.partition_counts = await beside(self._group, self._admin.partitions)
         owned = {TP(at.topic, at.partition) for at in self.owned}
         self.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
         await self.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})

@@ -59,16 +59,21 @@ class Admin:
         """Number of partitions of each topic that exists, of all where `topics` is None.
 
         Args:
-            timeout_s: ask once, and wait this long, instead of patiently.
+            timeout_s: wait this long at most, instead of patiently.
         """
         doing = "list topics"
         if timeout_s is None:
             found = self._patiently(doing, lambda: self._kafka.list_topics(timeout=TIMEOUT_S).topics)
         else:
-            try:
-                found = self._kafka.list_topics(timeout=timeout_s).topics
-            except KafkaException as exc:
-                raise from_kafka(exc, doing, servers=self._cluster.bootstrap_servers) from exc
+            deadline = time.monotonic() + timeout_s
+            while True:
+                try:
+                    found = self._kafka.list_topics(timeout=max(_AGAIN_S, deadline - time.monotonic())).topics
+                    break
+                except KafkaException as exc:  # of a broker that restarts a connection is lost at once
+                    if not is_unreachable(kafka_error(exc)) or time.monotonic() > deadline:
+                        raise from_kafka(exc, doing, servers=self._cluster.bootstrap_servers) from exc
+                    time.sleep(_AGAIN_S)
         wanted = None if topics is None else set(topics)
         return {
             name: len(topic.partitions)

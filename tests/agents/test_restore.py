@@ -22,7 +22,7 @@ from anabranch.agents.worker import work
 from anabranch.replay.bar import RestoreBar
 from anabranch.topics.errors import Stop
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from rich.console import Console
 
 KEYS = 40
@@ -204,6 +204,42 @@ async def test_changelog_records_that_are_deleted_under_a_restore_stop_the_worke
         future.result(30)
     with pytest.raises(Stop, match=r"records of .*-changelog\[0\] were deleted before they were read"):
         await asyncio.wait_for(running, 30)
+
+
+async def test_a_changelog_that_has_lost_its_beginning_stops_a_worker_that_needs_it(lab) -> None:
+    #   changelog:  ░░░░░░░░░│0 1 2 … ▶      what was deleted there stands nowhere else
+    topic = lab.topic(1)
+    name = lab.fresh("beheaded")
+
+    def made(worker: str) -> App:
+        app = lab.app(name, worker=worker)
+        totals = app.Table("totals", default=int)
+
+        @app.agent(app.topic(topic, key_type=str))
+        async def total(stream):
+            async for key, value in stream.items():
+                totals[key] += value
+
+        return app
+
+    lab.produce(topic, records(0, 100))
+    async with lab.running(made("a")) as app:
+        await lab.caught_up(topic, app)
+    changelog = f"{name}-totals-changelog"
+    admin = AdminClient(lab.cluster.config())
+    # By accident, or by a retention that somebody has set: a topic that is only compacted loses nothing.
+    for policy in ("delete", "compact"):
+        entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, changelog, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(30)
+        if policy == "delete":
+            gone = admin.delete_records([TopicPartition(changelog, 0, lab.ends(changelog)[0])])
+            for future in gone.values():
+                future.result(30)
+    error = await lab.stopped_by(made("b"))
+    assert isinstance(error, Stop)
+    assert f"changelog {changelog}[0] begins at" in str(error)
+    assert "compute it anew" in str(error)
 
 
 def test_progress_says_how_much_is_left_at_this_pace() -> None:

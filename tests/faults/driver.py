@@ -86,6 +86,7 @@ class World:
                 "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in listeners),
             },
         )
+        self._restarting = threading.Lock()
         self._trio: Trio | None = None
 
     def __enter__(self) -> World:
@@ -98,6 +99,13 @@ class World:
         self.cable.__exit__()
         if self._trio is not None:
             self._trio.__exit__()
+
+    def restart(self, after_s: float) -> None:
+        """Stop the broker and start it again; one that is down already is not stopped a second time (blocking)."""
+        with self._restarting:
+            self.broker.stop()
+            time.sleep(after_s)
+            self.broker.start()
 
     @property
     def trio(self) -> Trio:
@@ -232,7 +240,7 @@ class _Round:
             case BrokerDown():
                 if fault.crash:
                     self._world.broker.kill()
-                self._later(0.0, self._world.broker.stop, fault.for_s, self._world.broker.start)
+                self._later(partial(self._world.restart, fault.for_s))
             case NodeDown():
                 self._world.trio.kill(fault.which)
                 self._later(fault.for_s, partial(self._world.trio.launch, fault.which))
