@@ -53,8 +53,8 @@ class StampedState(PartitionState):
     """
 
     __slots__ = (
-        *("_committed_ms", "_due_ms", "_found", "_loaded", "_sweep", "_swept", "_table", "event_ms", "fresh", "handed"),
-        *("now_ms", "ttl_ms", "written"),
+        *("_committed_ms", "_due_ms", "_found", "_loaded_at", "_sweep", "_swept", "_table"),
+        *("event_ms", "fresh", "handed", "now_ms", "ttl_ms", "written"),
     )
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool, table: str, ttl_ms: int) -> None:
@@ -65,7 +65,7 @@ class StampedState(PartitionState):
         self.handed: dict[tuple[Any, int], tuple[Any, bytes, int]] = {}
         self.now_ms = self.event_ms = _NEVER_MS
         self._committed_ms: int | None = None
-        self._loaded = False
+        self._loaded_at = -1  # position of the store when the committed event time was looked up
         self._found: tuple[Any, bytes | None] = (ABSENT, None)
         self._sweep: Any = None
         self._due_ms = _NEVER_MS
@@ -74,13 +74,14 @@ class StampedState(PartitionState):
     # Time -----------------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Look up the committed event time, once the store is restored.
+        """Look up the committed event time, if the store was written past us (a restore).
 
         Raises:
             Usage: the store's content is of a table without a time-to-live.
         """
-        if self._loaded:
+        if self._loaded_at == self.store.position:
             return
+        self._found = (ABSENT, None)
         data = self.store.get(EVENT_TIME)
         if data is None and next(iter(self.store.items()), None) is not None:
             raise Usage(
@@ -89,15 +90,14 @@ class StampedState(PartitionState):
                 hint="give the table another name, or delete its changelog to compute it anew",
             )
         self._committed_ms = None if data is None else _STAMP.unpack(data)[0]
-        self._loaded = True
+        self._loaded_at = self.store.position
         self.now_ms = self.event_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
 
     check_content = load
 
     def advance(self, timestamp_ms: int) -> None:
         """An agent touches the table for a record of this time."""
-        if not self._loaded:
-            self.load()
+        self.load()
         if timestamp_ms > self.now_ms:
             self.now_ms = timestamp_ms
 
@@ -178,7 +178,7 @@ class StampedState(PartitionState):
     @property
     def touched(self) -> bool:
         """Whether a commit finds something to write or to look through."""
-        if not self._loaded:
+        if self._loaded_at < 0:
             return False
         sweeping = self._swept is not None or self._sweep is not None or self.event_ms >= self._due_ms
         return sweeping or bool(self.epoch) or self.event_ms != self._committed_ms
@@ -233,6 +233,7 @@ class StampedState(PartitionState):
     def apply(self, changes: Changes, position: int) -> None:
         """As in any table."""
         super().apply(changes, position)
+        self._loaded_at = position
         self._committed_ms = self.event_ms
         self._end_epoch(committed=True)
 
@@ -253,7 +254,7 @@ class StampedState(PartitionState):
     def forget_view(self) -> None:
         """As in any table."""
         super().forget_view()
-        self._loaded, self._found = False, (ABSENT, None)
+        self._loaded_at, self._found = -1, (ABSENT, None)
 
     # What is committed ----------------------------------------------------------------------------------------------
 

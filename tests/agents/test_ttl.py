@@ -251,6 +251,30 @@ def test_a_record_that_only_reads_moves_the_event_time_for_good() -> None:
     assert "a" not in real.table, "a late record works at the partition's event time"
 
 
+def test_a_store_that_is_written_past_the_table_is_seen_as_it_is() -> None:
+    #  real      ── a ── commit              ── shown
+    #  another             └─ b, at 50 ──┘ comes in by the changelog
+    real, another = Real(int), Real(int)
+    real.timestamp = 1
+    real.table.open("in", 0)
+    real.table["a"] = 1
+    real.commit()
+    assert real.table == {"a": 1}
+    another.changelog = dict(real.changelog)
+    another.restart()
+    another.timestamp = 50
+    another.table.open("in", 0)
+    another.table["b"] = 1
+    another.commit()
+    data = another.changelog
+    real.table.states[0].store.apply(Changes(list(data), list(data.values()), deletes=False), 9)
+    assert real.table == {"b": 1}
+    real.timestamp = 2
+    real.table.open("in", 0)
+    assert "a" not in real.table
+    assert real.table["b"] == 1
+
+
 def test_nothing_is_written_where_nothing_was_touched() -> None:
     real = Real(int)
     real.timestamp = 5
