@@ -11,6 +11,7 @@ from ..topics.errors import AnabranchError
 from .commands.archive import archive
 from .commands.broker import broker
 from .commands.demo import demo
+from .commands.dlq import dlq
 from .commands.replay import replay
 from .commands.run import run
 from .commands.tables import tables
@@ -40,7 +41,7 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
     context.obj = app_name
 
 
-for command in (archive, broker, demo, replay, run, tables, topics, worker):
+for command in (archive, broker, demo, dlq, replay, run, tables, topics, worker):
     cli.add_command(command)
 
 

@@ -1,0 +1,73 @@
+"""`anabranch dlq` as a user types it: a worker's dead letters listed, shown, put back, and processed after the fix."""
+
+from __future__ import annotations
+
+import json
+
+APP = """
+import anabranch
+app = anabranch.App("{app}", topic_partitions=1)
+orders = app.topic("{app}-orders", value_type=int)
+total = app.Table("total", default=int)
+
+@app.agent(orders)
+async def add(stream):
+    async for amount in stream:
+        if amount < {least}:
+            raise ValueError("too little")
+        total["all"] += amount
+"""
+
+
+def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fresh, eventually):
+    app = fresh("shop")
+    topic = f"{app}-orders"
+    shell.write("numbers.txt", "5\n-1\n7\n-2\nnone\n")
+    assert shell.run("replay", "numbers.txt", "--to", topic, "--partitions", 1).returncode == 0
+    shell.write("mine.py", APP.format(app=app, least=0))
+
+    def letters() -> list[dict]:
+        shown = shell.run("dlq", "list", "-J").stdout.splitlines()
+        return [found for found in map(json.loads, shown) if found["topic"] == f"{topic}.dlq"]
+
+    worker = shell.start("-A", "mine", "worker", "--without-web")
+    eventually(lambda: sum(kind["letters"] for kind in letters()) == 3, "three dead letters")
+    worker.terminate()
+    assert worker.wait(30) == 0
+    assert {(kind["agent"], kind["reason"], kind["error"], kind["letters"]) for kind in letters()} == {
+        ("mine.add", "agent", "ValueError", 2),
+        ("mine.add", "decode", "DecodeError", 1),
+    }
+
+    one = json.loads(shell.run("dlq", "show", topic, "--match", "-1", "-J").stdout)
+    assert (one["value"], one["error"], one["agent"], one["app_version"], one["put_back"]) == (
+        "-1",
+        "ValueError: too little",
+        "mine.add",
+        "1",
+        False,
+    )
+    assert "too little" in shell.run("dlq", "show", topic, "--reason", "agent").stdout
+    assert shell.run("dlq", "show", topic, "--reason", "decode", "--raw").stdout == "none\n"
+
+    shell.write("mine.py", APP.format(app=app, least=-10))
+    dry = shell.run("dlq", "replay", topic, "--agent", "mine.add", "--reason", "agent", "--dry-run").stdout
+    assert "2 records would be put back" in dry
+    assert "2 records put back" in shell.run("dlq", "replay", topic, "--reason", "agent").stdout
+    again = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
+    assert "0 records put back" in again
+    assert "2 had been put back before" in again
+    worker = shell.start("-A", "mine", "worker", "--without-web")
+
+    def total() -> int:
+        rows = shell.run("-A", "mine", "tables", "total", "-J").stdout.splitlines()
+        return sum(json.loads(row)["value"] for row in rows)
+
+    eventually(lambda: total() == 9, "what was put back counts as well")
+    worker.terminate()
+    assert worker.wait(30) == 0
+    assert sum(kind["letters"] for kind in letters()) == 3
+
+    nothing = shell.run("dlq", "show", fresh("nothing"))
+    assert nothing.returncode == 2
+    assert "no dead letters of" in nothing.stderr

@@ -1,0 +1,177 @@
+"""Dead letters put back: each once, where it came from, as it was; whatever is filtered, killed and started again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from anabranch.replay.dlq import DeadLetters, Ranges
+from anabranch.replay.letters import Wanted
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.client import Cluster
+from anabranch.topics.deadletter import dead_letter
+from anabranch.topics.errors import Stop
+from anabranch.topics.producer import TransactionalProducer
+from confluent_kafka import Message
+
+Drain = Callable[..., list[Message]]
+Fresh = Callable[..., str]
+
+LONG_AGO_MS = 1_357_016_400_000
+
+
+class Place:
+    """A topic of three partitions and its dead letters."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster, self.topic, self.letters = cluster, name, f"{name}.dlq"
+        self.runs = f"{name}-runs"
+        Admin(cluster).create([TopicSpec(name, 3), TopicSpec(self.letters, 1)])
+
+    def bury(self, *numbers: int, agent: str = "total", reason: str = "agent") -> None:
+        """Letters in transactions of two, as a worker writes them: with markers between."""
+        producer = TransactionalProducer(self.cluster, f"bury-{self.topic}")
+        producer.open()
+        for i in range(0, len(numbers), 2):
+            producer.begin()
+            for n in numbers[i : i + 2]:
+                origin: dict[str, Any] = {"partition": n % 3, "offset": n} if reason != "line" else {}
+                letter = dead_letter(
+                    topic=self.topic,
+                    key=b"k%d" % n,
+                    value=b"%d" % n,
+                    headers=[("trace", b"t%d" % n), ("null", None)],
+                    reason=reason,
+                    error=f"Boom: no {n}",
+                    agent=agent,
+                    **origin,
+                )
+                producer.produce(letter.topic, letter.value, letter.key, -1, LONG_AGO_MS + n, letter.headers)
+            producer.commit()
+        producer.close()
+
+    def dead(self, **more: Any) -> DeadLetters:
+        return DeadLetters(self.cluster, self.letters, runs_topic=self.runs, **more)
+
+
+@pytest.fixture
+def place(broker: Cluster, fresh: Fresh) -> Place:
+    return Place(broker, fresh("orders"))
+
+
+def numbers(messages: list[Message]) -> list[int]:
+    return sorted(int(m.value() or b"") for m in messages)
+
+
+def test_a_record_comes_back_as_it_was_and_where_it_was(place: Place, drain: Drain) -> None:
+    place.bury(*range(7))
+    assert place.dead().put_back(Wanted()).sent == 7
+    found = drain(place.topic)
+    assert numbers(found) == list(range(7))
+    for message in found:
+        n = int(message.value() or b"")
+        assert (message.key(), message.partition(), message.timestamp()[1]) == (b"k%d" % n, n % 3, LONG_AGO_MS + n)
+        assert message.headers() == [("trace", b"t%d" % n), ("null", None)]
+
+
+def test_started_again_it_goes_on_with_what_is_new_whichever_filters_there_were(place: Place, drain: Drain) -> None:
+    place.bury(*range(10), agent="a")
+    place.bury(*range(10, 15), agent="b")
+    assert place.dead().put_back(Wanted(agent="b")).sent == 5
+    assert place.dead().put_back(Wanted(match="no 3")).sent == 1
+    assert place.dead().look(Wanted()).sent == 9
+    again = place.dead().put_back(Wanted())
+    assert (again.sent, again.before) == (9, 6)
+    place.bury(20, 21)
+    assert place.dead().put_back(Wanted()).sent == 2
+    assert place.dead().put_back(Wanted()).sent == 0
+    assert numbers(drain(place.topic)) == [*range(15), 20, 21]
+    state = place.dead()._found()
+    assert state is not None
+    assert state.position is not None
+    assert len(state.position) == 1, "all of it is one range"
+
+
+def test_what_an_end_in_the_middle_has_not_put_back_comes_once_later(
+    place: Place, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.bury(*range(20))
+    commits = TransactionalProducer.commit
+
+    def dies(at: int) -> Callable[[TransactionalProducer], None]:
+        left = [at]
+
+        def commit(self: TransactionalProducer) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            commits(self)
+
+        return commit
+
+    for at in (0, 1, 2):
+        monkeypatch.setattr(TransactionalProducer, "commit", dies(at))
+        with pytest.raises(KeyboardInterrupt):
+            place.dead(transaction_letters=4).put_back(Wanted())
+    monkeypatch.setattr(TransactionalProducer, "commit", commits)
+    report = place.dead(transaction_letters=4).put_back(Wanted())
+    assert (report.sent, report.before) == (8, 12)
+    assert numbers(drain(place.topic)) == list(range(20))
+
+
+def test_another_topic_gets_all_of_them_once_as_well(place: Place, fresh: Fresh, drain: Drain) -> None:
+    other = fresh("mend")
+    Admin(place.cluster).create([TopicSpec(other, 1)])
+    place.bury(*range(4))
+    place.dead().put_back(Wanted())
+    assert place.dead(to=other).put_back(Wanted()).sent == 4
+    assert place.dead(to=other).put_back(Wanted()).sent == 0
+    assert numbers(drain(other)) == list(range(4))
+    with pytest.raises(Stop, match="no topic"):
+        place.dead(to=fresh("nowhere")).put_back(Wanted())
+
+
+def test_lines_of_a_file_are_no_records_and_are_left(place: Place, drain: Drain) -> None:
+    place.bury(1, 2)
+    place.bury(3, reason="line")
+    report = place.dead().put_back(Wanted())
+    assert (report.sent, report.without_record) == (2, 1)
+    assert numbers(drain(place.topic)) == [1, 2]
+
+
+def test_letters_of_a_topic_that_was_made_anew_are_new(place: Place, drain: Drain) -> None:
+    place.bury(1, 2)
+    place.dead().put_back(Wanted())
+    admin = Admin(place.cluster)
+    admin.delete([place.letters])
+    admin.create([TopicSpec(place.letters, 1)])
+    place.bury(3, 4)
+    assert place.dead().put_back(Wanted()).sent == 2
+    assert numbers(drain(place.topic)) == [1, 2, 3, 4]
+
+
+def test_letters_are_counted_by_agent_reason_and_error(place: Place) -> None:
+    place.bury(1, 2, 3)
+    place.bury(4, reason="decode")
+    place.dead().put_back(Wanted(offsets=(0, 0)))
+    counts = place.dead().counts()
+    assert {kind: (c.letters, c.put_back, c.first_ms, c.last_ms) for kind, c in counts.items()} == {
+        ("total", "agent", "Boom"): (3, 1, LONG_AGO_MS + 1, LONG_AGO_MS + 3),
+        ("total", "decode", "Boom"): (1, 0, LONG_AGO_MS + 4, LONG_AGO_MS + 4),
+    }
+
+
+def test_ranges_are_a_set_of_offsets() -> None:
+    dice = random.Random(7)
+    for _ in range(200):
+        ranges, dumb = Ranges(), set[int]()
+        for _ in range(dice.randrange(12)):
+            begin = dice.randrange(30)
+            end = begin + 1 + dice.randrange(6)
+            ranges.add(0, begin, end)
+            dumb |= set(range(begin, end))
+            ranges = Ranges(ranges.position())
+        assert {offset for offset in range(40) if (0, offset) in ranges} == dumb
+        assert len(ranges) == len([offset for offset in dumb if offset + 1 not in dumb])
