@@ -138,5 +138,6 @@ def log_to_stderr(level: str | None, *, default: str = "warn", form: str = "text
     else:
         logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Service life cycles are of interest to who works on us, not to who works with us.
-    for noisy in ("mode", "faust", "aiohttp", "anabranch.agents.app", "anabranch.agents.transport"):
+    ours = ("anabranch.agents.app", "anabranch.agents.probes", "anabranch.agents.transport")
+    for noisy in ("mode", "faust", "aiohttp", *ours):
         logging.getLogger(noisy).setLevel(max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric)
