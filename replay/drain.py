@@ -8,12 +8,11 @@ last record, the end behind it counts transaction markers; whether there is a re
 
 from __future__ import annotations
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
-from ..topics.errors import Stop, from_kafka, kafka_error, passes
+from ..topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 from ..topics.reading import read_to_end
 
 __all__ = ["Drain"]
@@ -23,6 +22,7 @@ Key = tuple[str, int]
 # More offsets than this behind the end cannot be markers alone; reading them would only be done to find records.
 _MARKERS = 2_000
 _READ_S = 2.0
+_CALL_S = 10.0
 
 
 class Drain:
@@ -37,7 +37,9 @@ class Drain:
         self.topics = set(topics)
         self._cluster, self._group = cluster, group
         self._admin = Admin(cluster)
-        self._offsets = AdminClient(cluster.config())
+        # Never subscribes, so it is no member. librdkafka's admin call for a group's offsets ends the process where the
+        # coordinator moves or loads (confluentinc/librdkafka#5040), as it does just after a broker's start.
+        self._offsets = Consumer(cluster.config(group_id=group, enable_auto_commit=False))
         self._empty: dict[Key, tuple[int, int]] = {}
         self.done_offsets = 0
         self.left_offsets = 0
@@ -60,16 +62,18 @@ class Drain:
         return self._admin.ends(partitions) == ends
 
     def _committed(self) -> dict[Key, int]:
-        request = [ConsumerGroupTopicPartitions(self._group)]
         try:
-            future = self._offsets.list_consumer_group_offsets(request, require_stable=True)[self._group]
-            found = future.result().topic_partitions
+            there = self._offsets.list_topics(timeout=_CALL_S).topics
+            # Topics between stages carry the group's name.
+            names = [name for name in there if name in self.topics or name.startswith(f"{self._group}-")]
+            asked = [TopicPartition(name, number) for name in names for number in there[name].partitions]
+            found = self._offsets.committed(asked, timeout=_CALL_S) if asked else []
         except KafkaException as exc:
             error = kafka_error(exc)
-            if error.code() == KafkaError.GROUP_ID_NOT_FOUND or passes(error):
-                return {}  # no worker has committed yet, or is committing just now
+            if passes(error) or is_unreachable(error):
+                return {}  # the coordinator is not there yet, or an offset is being committed just now
             raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
-        return {(p.topic, p.partition): p.offset for p in found or () if p.offset >= 0 and p.error is None}
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0 and p.error is None}
 
     def _nothing_between(self, at: Key, committed: int, end: int) -> bool:
         if committed >= end or self._empty.get(at) == (committed, end):
