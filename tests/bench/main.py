@@ -27,6 +27,8 @@ from anabranch.topics.admin import Admin
 from anabranch.topics.broker import EmbeddedBroker
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import AnabranchError
+from latency import lines
+from latency import measure as measure_latency
 from measure import MEASURES, BenchError, Measure, Run, Source
 from records import fill
 from report import Report, Weight
@@ -44,6 +46,7 @@ progress = Console(stderr=True, highlight=False)
 )
 @click.option("--bootstrap-server", help="Use this cluster instead of a broker of our own.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to FILE.")
+@click.option("--latency/--no-latency", default=True, show_default=True, help="Measure latency as well.")
 @click.option("--keep", is_flag=True, help="Keep the folder with the logs.")
 def main(
     records: int,
@@ -52,6 +55,7 @@ def main(
     only: tuple[str, ...],
     bootstrap_server: str | None,
     out: Path | None,
+    latency: bool,
     keep: bool,
 ) -> None:
     """Measure how fast agents are, against librdkafka and against stock Faust."""
@@ -64,6 +68,7 @@ def main(
     try:
         with broker(bootstrap_server) as (cluster, embedded):
             runs = _take_turns(cluster, measures, folder, records, min(head, records), repeat)
+            late = lines(measure_latency(cluster.bootstrap_servers)) if latency else []
             stats = None if embedded is None else embedded.stats
             weight = None if stats is None else Weight(stats.startup_s, stats.rss_bytes(), stats.peak_rss_bytes())
     except (BenchError, AnabranchError) as exc:
@@ -74,6 +79,8 @@ def main(
     click.echo(report.broker_line())
     for target in report.targets():
         click.echo(target.line())
+    for line in late:
+        click.echo(line)
     if out is not None:
         out.write_text(json.dumps(report.facts(), indent=1) + "\n")
     if keep:
