@@ -96,13 +96,18 @@ class Runs:
         Raises:
             Stop: the topic cannot be read to its end in a minute, or the state is not one.
         """
-        value = self._last(run_id.encode())
-        if value is None:
-            return None
-        try:
-            return msgspec.json.decode(value, type=RunState)
-        except msgspec.DecodeError as exc:
-            raise Stop(f"the state of run {run_id} in {self.topic} cannot be read: {exc}") from None
+        value = self._values().get(run_id.encode())
+        return None if value is None else self._decoded(run_id, value)
+
+    def all(self) -> list[RunState]:
+        """The committed states of all runs, by id (blocking).
+
+        Raises:
+            Stop: as `read`.
+        """
+        if not self._admin.partitions([self.topic]):
+            return []
+        return [self._decoded(key.decode(errors="replace"), value) for key, value in sorted(self._values().items())]
 
     def holds(self, state: RunState) -> bool:
         """Whether the topic still has the offsets that the run wrote to; if not, it was deleted or made anew."""
@@ -117,13 +122,22 @@ class Runs:
         """Key and value that keep a state."""
         return state.run_id.encode(), msgspec.json.encode(state)
 
-    def _last(self, key: bytes) -> bytes | None:
+    def _decoded(self, run_id: str, value: bytes) -> RunState:
+        try:
+            return msgspec.json.decode(value, type=RunState)
+        except msgspec.DecodeError as exc:
+            raise Stop(f"the state of run {run_id} in {self.topic} cannot be read: {exc}") from None
+
+    def _values(self) -> dict[bytes, bytes]:
         partition = TopicPartition(self.topic, 0)
         # The end with open transactions: behind one of them may stand what our predecessor committed.
         ends, begins = self._admin.ends([partition]), self._admin.begins([partition])
-        last: Any = None
+        last: dict[bytes, bytes] = {}
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_READ_S):
             for message in run.messages:
-                if message.key() == key:
-                    last = message.value()
+                key, value = message.key(), message.value()
+                if value is None:
+                    last.pop(key, None)
+                else:
+                    last[key] = value
         return last

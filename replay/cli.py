@@ -14,8 +14,10 @@ from .commands.demo import demo
 from .commands.dlq import dlq
 from .commands.replay import replay
 from .commands.run import run
+from .commands.runs import runs
 from .commands.tables import tables
 from .commands.topics import topics
+from .commands.verify import verify
 from .commands.worker import worker
 
 __all__ = ["main"]
@@ -41,7 +43,7 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
     context.obj = app_name
 
 
-for command in (archive, broker, demo, dlq, replay, run, tables, topics, worker):
+for command in (archive, broker, demo, dlq, replay, run, runs, tables, topics, verify, worker):
     cli.add_command(command)
 
 

@@ -21,7 +21,7 @@ from ..agents.app import App
 from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
 from ..topics.deadletter import dead_letter_topic
-from ..topics.errors import Usage
+from ..topics.errors import Stop, Usage
 from .course import Course
 from .crew import Crew
 from .drain import Drain
@@ -49,6 +49,7 @@ class RunReport:
         replays: one for each input.
         seconds: from the first replay to the last commit; `total_seconds` with starts and the result file.
         dead_letters: dead letter topic -> how many records it holds.
+        found: records that are in the topics of the inputs, counted by reading; with `records` the run's certificate.
         finished_before: the run was complete, nothing was computed.
     """
 
@@ -60,6 +61,7 @@ class RunReport:
     dead_letters: dict[str, int] = field(default_factory=dict[str, int])
     restarts: int = 0
     finished_before: bool = False
+    found: int = 0
     snapshot: Snapshot | None = None
     output: Path | None = None
 
@@ -176,6 +178,7 @@ class BoundedRun:
             crew.end()
         report.seconds = time.monotonic() - began
         report.dead_letters = self._count_dead_letters(drain.topics)
+        report.found = self._certify(report)
         if self._table is not None:
             reader = TableReader(self._cluster, self._table)
             report.snapshot = reader.read()
@@ -232,6 +235,21 @@ class BoundedRun:
             self._watch.replaying(topic.removeprefix(f"{self.app.conf.id}-"), progress)
 
         return player.play(on_progress)
+
+    def _certify(self, report: RunReport) -> int:
+        """Count what a reader finds in the topics of the inputs.
+
+        Raises:
+            Stop: less than was sent; then the result is worth nothing.
+        """
+        topics = Admin(self._cluster).partitions(set(self._topics))
+        found = sum(count_records(self._cluster, topic, count) for topic, count in topics.items())
+        if found < report.records:
+            raise Stop(
+                f"run {self.run_id} sent {report.records:,} records, and its topics hold {found:,}",
+                hint="somebody deleted records of the run; --run-id NAME starts another run",
+            )
+        return found
 
     def _count_dead_letters(self, topics: set[str]) -> dict[str, int]:
         """Records in the run's dead letter topics; counted by reading, since markers occupy offsets."""

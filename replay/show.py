@@ -48,6 +48,8 @@ def show_run(report: RunReport) -> None:
     for replay in report.replays:
         out.print(f"  {replay.sent:>10,} → {replay.topic}")
         show_bad(replay)
+    more = f", {report.found - report.records:,} more of its agents" if report.found > report.records else ""
+    out.print(f"  certificate: {report.records:,} records sent, {report.found:,} in its topics{more}")
     for topic, count in report.dead_letters.items():
         out.print(f"  [yellow]{count:>10,} dead letters in {topic}[/yellow]")
     if report.restarts:

@@ -116,6 +116,26 @@ class Admin:
                 if kafka_error(exc).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise from_kafka(exc, f"delete topic {name}") from exc
 
+    def has_group(self, group: str) -> bool:
+        """Whether there is a consumer group of that name."""
+        listed = self._patiently("list groups", lambda: self._kafka.list_consumer_groups().result())
+        return any(found.group_id == group for found in listed.valid or ())
+
+    def delete_group(self, group: str) -> None:
+        """Delete a consumer group that has no members.
+
+        Raises:
+            Stop: it has some.
+        """
+        future = self._kafka.delete_consumer_groups([group], request_timeout=TIMEOUT_S)[group]
+        try:
+            future.result()
+        except KafkaException as exc:
+            if kafka_error(exc).code() == KafkaError.NON_EMPTY_GROUP:
+                raise Stop(f"group {group} has members", hint="end the workers of that run first") from exc
+            if kafka_error(exc).code() != KafkaError.GROUP_ID_NOT_FOUND:
+                raise from_kafka(exc, f"delete group {group}", servers=self._cluster.bootstrap_servers) from exc
+
     def cluster_id(self) -> str:
         """The id that the cluster gave itself when it was made."""
         return self._patiently("find the cluster", lambda: str(self._kafka.list_topics(timeout=TIMEOUT_S).cluster_id))
