@@ -54,6 +54,7 @@ class App(faust.App):
         id: names the consumer group, the changelogs and the data folder.
         processing_guarantee: `exactly_once` (default) or `at_least_once`.
         topic_partitions: of topics and changelogs that do not say otherwise; 4.
+        standby_replicas: other workers that keep a warm copy of each partition's tables; 0.
         settings: what an operator can turn in the engine.
         options: Faust's settings, and of them `broker`, `datadir`, `web_*`, `topic_*`, `broker_commit_interval`
             (seconds; an epoch's longest duration), `consumer_auto_offset_reset`, `store` (`memory://`, or `rocksdb://`
@@ -68,6 +69,7 @@ class App(faust.App):
         self,
         id: str,
         *,
+        standby_replicas: int | None = None,
         settings: EngineSettings | None = None,
         **options: Any,
     ) -> None:
@@ -98,8 +100,9 @@ class App(faust.App):
             exactly_once=ProcessingGuarantee(guarantee) == ProcessingGuarantee.EXACTLY_ONCE,
             epoch_s=float(options["broker_commit_interval"]),
             start_at_end=options.get("consumer_auto_offset_reset") == "latest",
+            standby_replicas=base.standby_replicas if standby_replicas is None else standby_replicas,
         )
-        self.declared_broker = _servers(options["broker"]) if "broker" in options else None
+        self.declared_broker = Cluster.servers_of(options["broker"]) if "broker" in options else None
         self._cluster: Cluster | None = None
         self.keep_identity = False
         self.supervised = False
@@ -283,7 +286,6 @@ class App(faust.App):
         name: str,
         *,
         default: Any = None,
-        window: Any = None,
         partitions: int | None = None,
         help: str | None = None,
         key_type: Any = None,
@@ -292,6 +294,7 @@ class App(faust.App):
         store: Any = None,
         ttl: Any = None,
         sets: bool = False,
+        everywhere: bool = False,
         **unsupported: Any,
     ) -> Any:
         """A table; see `anabranch.agents.table.Table`. Its `store` is the app's where it has none of its own.
@@ -302,11 +305,8 @@ class App(faust.App):
         Raises:
             Usage: an option or a store that this version does not have.
         """
-        if window is not None or unsupported:
-            names: list[str] = sorted([*map(str, unsupported), *(["window"] if window is not None else [])])
-            raise Usage(
-                f"table {name}: {', '.join(names)}: not supported", hint="see the README for what tables can do"
-            )
+        if names := ", ".join(sorted(option for option, value in unsupported.items() if value is not None)):
+            raise Usage(f"table {name}: {names}: not supported", hint="see the README for what tables can do")
         table = new_table(
             name,
             ttl,
@@ -319,6 +319,7 @@ class App(faust.App):
             config={k: str(v) for k, v in (extra_topic_configs or {}).items()},
             store=scheme_of(store or self.conf.store, name),
             sets=sets,
+            everywhere=everywhere,
         )
         table.changelog_topic = self.topic(
             f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True
@@ -334,6 +335,10 @@ class App(faust.App):
             Usage: as `Table`.
         """
         return self.Table(name, **options, sets=True)
+
+    def GlobalTable(self, name: str, **options: Any) -> Any:  # noqa: N802 (Faust's name)
+        """A table that every worker holds whole; see `anabranch.agents.globaltable`. Options as for `Table`."""
+        return self.Table(name, **options, everywhere=True)
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -363,9 +368,3 @@ class App(faust.App):
         """Raise what ended the engine, if something did."""
         if self.stopped_by is not None:
             raise self.stopped_by
-
-
-def _servers(broker: Any) -> str:
-    """Bootstrap servers of Faust's `broker` setting: `kafka://host:port`, several with `;` or as a list."""
-    urls = broker if isinstance(broker, list | tuple) else str(broker).split(";")
-    return ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)

@@ -11,6 +11,9 @@ Partitions become active one by one. Those of one number belong together, whatev
 to any table, so they wait until all tables of that number are at their ends, and for nothing else. What is restored
 meanwhile is read by the follower, beside the event loop; a partition that goes away keeps its store until the next
 assignment says that it has not come back.
+
+Copies are the same thing without an end: partitions of global tables that others own, and those that this worker keeps
+warm for others (`standby.py`). When such a partition comes, only what its copy has not read yet is restored.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from ..topics.reading import Key, stalled
 from .aside import aside
 from .assignment import Assignment
 from .follower import Follower
+from .globaltable import GlobalTable
 from .group import Group
 from .inbox import Position
 from .progress import RestoreProgress
@@ -80,8 +84,13 @@ class Restoration:
         restored_total: records read by restores that have come to their end.
     """
 
-    def __init__(self, app_id: str, shelf: Shelf, admin: Admin, tables: Iterable[Table]) -> None:
+    def __init__(
+        self, app_id: str, shelf: Shelf, admin: Admin, tables: Iterable[Table], *, standby_replicas: int = 0
+    ) -> None:
         self._app_id, self._shelf, self._admin, self._tables = app_id, shelf, admin, tables
+        self._replicas = standby_replicas
+        self._standby: set[int] | None = None
+        self._lock = asyncio.Lock()
         self._follower = Follower(shelf.cluster)
         self._waiting = Assignment()
         self._states: dict[Key, PartitionState] = {}
@@ -99,25 +108,75 @@ class Restoration:
         Raises:
             Stop: a store is in use or beyond its changelog's end, or no broker answers.
         """
-        self._waiting.add(assignment)
-        numbers = {at.partition for at in group.owned}
-        wanted = {
+        async with self._lock:
+            self._waiting.add(assignment)
+            self._standby = None
+            wanted = self._places({at.partition for at in group.owned})
+            copies = {at: place for at, place in self._everywhere().items() if at not in wanted}
+            for table in self._tables:
+                for p, state in table.take_set_aside().items():
+                    self._states[table.changelog_name, p] = state
+            if not self._replicas:  # else it is not known yet what is to be kept
+                self._let_go(self._states.keys() - wanted.keys() - copies.keys())
+            both = wanted | copies
+            self._goals = {at: goal for at, goal in self._goals.items() if at in both}
+            missing = [place for at, place in both.items() if at not in self._states]
+            stores = await beside(group, self._shelf.open, self._admin, missing)
+            for table, p in missing:
+                self._states[table.changelog_name, p] = table.state_of(stores.get((table.name, p)))
+            begins, ends = await beside(group, self._admin.spans, list(both))
+            for at, (table, _) in both.items():
+                if at in wanted or at not in self._follower:
+                    self._aim(at, table, begins[at], ends[at])
+            self._copy(self._states.keys() - wanted.keys())
+
+    async def keep(self, numbers: set[int]) -> None:
+        """Keep copies of these partitions, and of no others but global tables'."""
+        async with self._lock:
+            self._standby = numbers
+            wanted = {at: place for at, place in self._places(numbers).items() if not self._waits(at)}
+            self._let_go({at for at in self._states if not self._waits(at)} - wanted.keys() - self._everywhere().keys())
+            missing = {at: place for at, place in wanted.items() if at not in self._states}
+            stores = await aside(self._shelf.open, self._admin, list(missing.values()))
+            begins, _ = await aside(self._admin.spans, list(missing))
+            for at, (table, p) in missing.items():
+                state = table.state_of(stores.get((table.name, p)))
+                if state.store.position < begins[at]:
+                    state.store.close()  # what to do about records that are gone is for its owner to say
+                else:
+                    self._states[at] = state
+            self._copy(wanted.keys() & self._states.keys())
+
+    def _places(self, numbers: Iterable[int]) -> dict[Key, tuple[Table, int]]:
+        """What tables have of these partitions and do not show."""
+        return {
             (table.changelog_name, p): (table, p)
             for table in self._tables
             for p in numbers
             if p < table.changelog_partitions and p not in table.states
         }
-        for table in self._tables:
-            for p, state in table.take_set_aside().items():
-                self._states[table.changelog_name, p] = state
-        self._let_go(self._states.keys() - wanted.keys())
-        missing = [who for at, who in wanted.items() if at not in self._states]
-        stores = await beside(group, self._shelf.open, self._admin, missing)
-        for table, p in missing:
-            self._states[table.changelog_name, p] = table.state_of(stores.get((table.name, p)))
-        begins, ends = await beside(group, self._admin.spans, list(wanted))
-        for at, (table, _) in wanted.items():
-            self._aim(at, table, begins[at], ends[at])
+
+    def _everywhere(self) -> dict[Key, tuple[Table, int]]:
+        """All of global tables."""
+        return {
+            (table.changelog_name, p): (table, p)
+            for table in self._tables
+            if isinstance(table, GlobalTable)
+            for p in range(table.changelog_partitions)
+            if p not in table.states
+        }
+
+    def _waits(self, at: Key) -> bool:
+        return any(waiting.partition == at[1] for waiting in self._waiting.starts)
+
+    def _copy(self, partitions: Iterable[Key]) -> None:
+        """Follow these without an end; what is of a global table is shown."""
+        by_name = {table.changelog_name: table for table in self._tables}
+        for at in partitions:
+            self._follower.follow(at, self._states[at].store)
+            table = by_name[at[0]]
+            if isinstance(table, GlobalTable):
+                table.copies[at[1]] = self._states[at]
 
     def _aim(self, at: Key, table: Table, begin: int, end: int) -> None:
         store = self._states[at].store
@@ -151,17 +210,23 @@ class Restoration:
         gone = list(partitions)
         self._follower.stop(gone)
         for at in gone:
-            self._states.pop(at).store.close()
+            self._take(at).store.close()
             self._goals.pop(at, None)
+
+    def _take(self, at: Key) -> PartitionState:
+        for table in self._tables:
+            if isinstance(table, GlobalTable) and table.changelog_name == at[0]:
+                table.copies.pop(at[1], None)
+        return self._states.pop(at)
 
     def forget(self, gone: set[Position]) -> None:
         """Partitions have gone. Reading goes on until it is known whether they come back at once."""
         self._waiting.drop(gone)
 
     @property
-    def waiting(self) -> set[Position]:
-        """Partitions of this worker whose records do not flow yet."""
-        return set(self._waiting.starts)
+    def waiting(self) -> bool:
+        """Whether records of partitions do not flow yet, or global tables are not whole yet."""
+        return bool(self._waiting.starts or self._goals)
 
     def ready(self) -> Assignment | None:
         """Hand over to the tables what is restored; the partitions that can flow now, None if there are none.
@@ -170,25 +235,29 @@ class Restoration:
             Stop: nothing has come for too long, or as `refuse_counting_twice`.
         """
         self._follower.raise_failed()
-        if not self._waiting.starts:
+        self._watch()
+        everywhere = self._everywhere().keys() & self._goals.keys()
+        for at in [at for at in everywhere if self._at_end(at) and not self._waits(at)]:
+            self._reach(at, self._goals.pop(at))
+        if not all(map(self._at_end, everywhere)):
             return None
         numbers = {at.partition for at in self._waiting.starts}
         done = {number for number in numbers if all(map(self._at_end, self._of(number)))}
-        self._watch()
         if not done:
+            self._finish()
             return None
         by_name = {table.changelog_name: table for table in self._tables}
         for at in [at for number in done for at in self._of(number)]:
-            state = self._states.pop(at)
             if at in self._goals:
                 self._reach(at, self._goals.pop(at))
-                state.forget_view()  # the store was written past it
+            self._follower.stop([at])
+            state = self._take(at)
+            state.forget_view()  # the store may have been written past it
             state.store.mark(at_end=True)
             state.check_content()
             by_name[at[0]].add_partition(at[1], state)
-        if numbers == done:
-            self._finish()
         ready = self._waiting.take(done)
+        self._finish()
         refuse_counting_twice(self._app_id, self._tables, ready)
         return ready
 
@@ -196,7 +265,6 @@ class Restoration:
         self._done.records += self._follower.records(at) - goal.before
         self._done.offsets += goal.end - goal.begin
         self._done.partitions += 1
-        self._follower.stop([at])
 
     def _of(self, number: int) -> list[Key]:
         return [(t.changelog_name, number) for t in self._tables if (t.changelog_name, number) in self._states]
@@ -206,12 +274,11 @@ class Restoration:
         return goal is None or self._states[at].store.position >= goal.end
 
     def _finish(self) -> None:
-        progress = self.progress
-        if progress is not None:
-            logger.info("restored %s records in %.2f s", f"{progress.records:,}", progress.seconds)
-            self.restored_total += progress.records
-        self._goals.clear()
-        self._done = _Done()
+        if self._done.partitions and not self.waiting:
+            seconds = time.monotonic() - self._began_s
+            logger.info("restored %s records in %.2f s", f"{self._done.records:,}", seconds)
+            self.restored_total += self._done.records
+            self._done = _Done()
 
     def _watch(self) -> None:
         """Say how far it is, every few seconds; end what does not get on."""
@@ -220,7 +287,7 @@ class Restoration:
             return
         if progress.offsets_left != self._left:
             self._left, self._moved_s = progress.offsets_left, now_s
-        elif now_s - self._moved_s > _STALLED_S:
+        elif self._left and now_s - self._moved_s > _STALLED_S:
             raise stalled(self._goals, _STALLED_S)
         if now_s - self._said_s > _SAY_S:
             self._said_s = now_s
@@ -230,7 +297,7 @@ class Restoration:
     def progress(self) -> RestoreProgress | None:
         """How far it is; None while nothing is restored."""
         goals, done = self._goals, self._done
-        if not self._waiting.starts or not (goals or done.partitions):
+        if not goals and not (done.partitions and self._waiting.starts):
             return None
         left = [max(0, goal.end - self._states[at].store.position) for at, goal in goals.items()]
         return RestoreProgress(

@@ -70,7 +70,13 @@ class Engine(Rebalancing):
             self._on_lost,
         )
         await self._member.open()
-        self._restoration = Restoration(self.app.conf.id, self._member.shelf, self._admin, self.app.live_tables)
+        self._restoration = Restoration(
+            self.app.conf.id,
+            self._member.shelf,
+            self._admin,
+            self.app.live_tables,
+            standby_replicas=self.settings.standby_replicas,
+        )
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Called by Faust's conductor whenever the set of topics changes."""
@@ -102,6 +108,8 @@ class Engine(Rebalancing):
                 self._main_task.cancel()
             except asyncio.CancelledError:
                 pass
+        if self._placing is not None:
+            self._placing.cancel()
         if self._restoration is not None:
             await aside(self._restoration.close)
         if self._member is not None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 from mode import want_seconds
 
 from ..topics.errors import BadRecord, Usage
+from .globaltable import GlobalTable
 from .stamped import StampedState, unexpired
 from .state import ABSENT, EVENT_TIME, IMMUTABLE, PartitionState
 from .store import Store
@@ -129,12 +130,16 @@ class _ClosedExpiringTable(ClosedTable, ExpiringTable):
 ExpiringTable.opened, ExpiringTable.closed = ExpiringTable, _ClosedExpiringTable
 
 
-def new_table(name: str, ttl: Any, clock: Callable[[], int], **options: Any) -> Table:
-    """A table, with a time-to-live (seconds, or a timedelta) unless that is None.
+def new_table(name: str, ttl: Any, clock: Callable[[], int], *, everywhere: bool = False, **options: Any) -> Table:
+    """A table, with a time-to-live (seconds, or a timedelta) unless that is None; or a GlobalTable.
 
     Raises:
         Usage: it is no time.
     """
+    if everywhere:
+        if ttl is not None:
+            raise Usage(f"table {name}: ttl={ttl!r} in a GlobalTable: not supported", hint="use a Table")
+        return GlobalTable(name, **options)
     if ttl is None:
         return Table(name, **options)
     ttl_ms = round(want_seconds(ttl) * 1000)

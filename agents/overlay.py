@@ -169,6 +169,10 @@ class Overlay(dict[Any, Any]):
         self._partition = -1  # an agent may have been resumed here while the partition was away: look again
         return state
 
+    def held(self) -> list[PartitionState]:
+        """The partitions that are shown outside of agents."""
+        return list(self.states.values())
+
     def set_aside(self, keep: set[int]) -> None:
         """Other partitions are gone; their stores are kept, so that one that comes back needs no restore."""
         self.drop_epoch()

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -16,11 +17,14 @@ from typing import Any
 from faust.types import TP
 
 from ..topics.admin import Admin
+from ..topics.errors import AnabranchError
+from .aside import aside
 from .assignment import Assignment
 from .changelog import beside
 from .group import Group
 from .inbox import Position, listed
 from .observed import Observed
+from .standby import copies_of
 
 __all__ = ["Rebalancing"]
 
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 # Each time partitions become active the others are fetched anew: several that are restored at about the same time share
 # that.
 _LOOK_S = 0.1
+_PLACE_AGAIN_S = 0.5
 
 
 class Rebalancing(Observed):
@@ -43,6 +48,8 @@ class Rebalancing(Observed):
         self._assignment: Assignment | None = None
         self._taken_over = Assignment()
         self._looked_s = 0.0
+        self._placing: asyncio.Future[None] | None = None
+        self._admin: Admin
 
     def _commit_now(self) -> None:
         """Commit inside of a callback (blocking)."""
@@ -96,6 +103,8 @@ class Rebalancing(Observed):
         assert assignment is not None
         assert self._restoration is not None
         self._taken_over = assignment
+        if self._placing is not None:
+            self._placing.cancel()
         self._looked_s = 0.0
         self._lost = False
         # Partitions may have been added to a topic: tables look at its number when what was written is committed.
@@ -118,17 +127,34 @@ class Rebalancing(Observed):
             return
         self._looked_s = now_s
         ready = self._restoration.ready()
-        if ready is None:
-            return
-        self.active |= ready.starts.keys()
-        self.committed.update(ready.starts)
-        self._route()
-        self._dispatch.begin(ready)
-        self._group.flow(ready.starts)
+        if ready is not None:
+            self.active |= ready.starts.keys()
+            self.committed.update(ready.starts)
+            self._route()
+            self._dispatch.begin(ready)
+            self._group.flow(ready.starts)
         if not self._restoration.waiting:
             await self._settle()
 
     async def _settle(self) -> None:
         """All that was assigned is active."""
         self._rebalanced(self._taken_over)
+        if self.settings.standby_replicas:
+            self._placing = asyncio.ensure_future(self._place_copies())
         await self.app.on_partitions_assigned.send({TP(at.topic, at.partition) for at in self.owned})
+
+    async def _place_copies(self) -> None:
+        """When the group is at rest, keep copies of what others own."""
+        assert self._restoration is not None
+        while not self.stopping:
+            try:
+                members = await aside(self._admin.members, self.app.conf.id)
+                assigned = {name: {number for _, number in ats} for name, ats in (members or {}).items()}
+                if assigned.get(self.instance) == {at.partition for at in self.owned}:
+                    numbers = copies_of(self.instance, assigned, self.settings.standby_replicas)
+                    await self._restoration.keep(numbers)
+                    logger.info("keeping warm copies of partitions %s", ", ".join(map(str, sorted(numbers))) or "-")
+                    return
+            except AnabranchError as exc:
+                logger.warning("warm copies: %s", exc)
+            await asyncio.sleep(_PLACE_AGAIN_S)

@@ -31,6 +31,7 @@ class EngineSettings:
             over a minute and at least 1,000 of them; 1 never stops it.
         ready_lag_records: `/readyz` says no while this worker is further behind; None never does. A hundred thousand
             are what agents work off within seconds.
+        standby_replicas: other workers that keep a warm copy of each partition's tables.
         stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
     """
 
@@ -49,6 +50,7 @@ class EngineSettings:
     patience_s: float = 120.0
     give_up_share: float = 0.5
     ready_lag_records: int | None = 100_000
+    standby_replicas: int = 0
     stuck_s: float = 30.0
 
     def membership(self, instance: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from faust import web
 from faust.exceptions import SameNode
 
 from ..topics.errors import BadRecord
+from .globaltable import GlobalTable
 from .state import ABSENT
 from .table import Table
 
@@ -72,7 +73,7 @@ class OneTable(_View):
         """GET."""
         del request
         table = self.table(name)
-        pairs = [pair for state in table.states.values() for pair in islice(state.committed_items(), MAX_PAIRS)]
+        pairs = [pair for state in table.held() for pair in islice(state.committed_items(), MAX_PAIRS)]
         shown = [(key, table.plain(value)) for key, value in pairs[:MAX_PAIRS]]
         return self.answer({**_summary(table), "partitions": sorted(table.states), "pairs": shown})
 
@@ -97,6 +98,8 @@ class OneKey(_View):
 
     def serves(self, table: Table, key: Any) -> bool:
         """Whether the key is here, in a partition that is restored."""
+        if isinstance(table, GlobalTable):
+            return key in table
         engine = cast(Any, self.app).engine
         return any(
             engine.serves(partition) and state.committed(key) is not ABSENT
@@ -121,7 +124,7 @@ def blueprint(name: str) -> web.Blueprint:
 
 
 def _summary(table: Any) -> dict[str, Any]:
-    keys = sum(state.about() for state in table.states.values())
+    keys = sum(state.about() for state in table.held())
     return {"table": table.name, "help": table.help, "keys": keys}
 
 

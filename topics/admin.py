@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupState,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from . import pulse
@@ -135,6 +142,21 @@ class Admin:
                 raise Stop(f"group {group} has members", hint="end the workers of that run first") from exc
             if kafka_error(exc).code() != KafkaError.GROUP_ID_NOT_FOUND:
                 raise from_kafka(exc, f"delete group {group}", servers=self._cluster.bootstrap_servers) from exc
+
+    def members(self, group: str) -> dict[str, set[tuple[str, int]]] | None:
+        """Member of a group -> its partitions; static ones by their instance id. None while the group rebalances."""
+        described = self._patiently(
+            f"describe group {group}",
+            lambda: self._kafka.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group].result(),
+        )
+        if described.state != ConsumerGroupState.STABLE:
+            return None
+        return {
+            member.group_instance_id or member.member_id: {
+                (at.topic, at.partition) for at in (member.assignment.topic_partitions if member.assignment else ())
+            }
+            for member in described.members
+        }
 
     def cluster_id(self) -> str:
         """The id that the cluster gave itself when it was made."""

@@ -64,6 +64,12 @@ class Cluster:
         """Values of options that nobody may read."""
         return [value for name, value in self.options.items() if _is_secret(name)]
 
+    @staticmethod
+    def servers_of(broker: Any) -> str:
+        """Bootstrap servers of Faust's `broker` setting: `kafka://host:port`, several with `;` or as a list."""
+        urls = broker if isinstance(broker, list | tuple) else str(broker).split(";")
+        return ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)
+
     def __repr__(self) -> str:
         shown = {k: "***" if _is_secret(k) else v for k, v in self.options.items()}
         return f"Cluster({self.bootstrap_servers!r}, {shown!r})"
