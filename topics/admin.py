@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetS
 
 from . import pulse
 from .client import Cluster
-from .errors import Stop, from_kafka, is_unreachable, kafka_error, passes
+from .errors import AnabranchError, Stop, from_kafka, is_unreachable, kafka_error, passes
 
 __all__ = ["Admin", "TopicSpec"]
 
@@ -28,6 +28,9 @@ TIMEOUT_S = 15.0
 _LATEST: Any = OffsetSpec.latest()
 _EARLIEST: Any = OffsetSpec.earliest()
 _AGAIN_S = 0.05
+
+# Why a broker that is there does not answer.
+_SHUT_OUT = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})  # pyright: ignore[reportPrivateUsage]
 
 T = TypeVar("T")
 
@@ -60,7 +63,20 @@ class Admin:
 
     def __init__(self, cluster: Cluster, *, patience_s: float = TIMEOUT_S) -> None:
         self._cluster, self._patience_s = cluster, patience_s
-        self._kafka = AdminClient(cluster.config())
+        self._shut_out = ""
+        self._kafka = self._client()
+
+    def _client(self) -> AdminClient:
+        return AdminClient(self._cluster.config(error_cb=self._hear))
+
+    def _hear(self, error: KafkaError) -> None:
+        # Calls say no more than that they timed out; what is wrong with the connection comes this way.
+        if error.code() in _SHUT_OUT or "security.protocol" in error.str():
+            self._shut_out = error.str()
+
+    def _sorted(self, exc: KafkaException, doing: str) -> AnabranchError:
+        self._kafka.poll(0)  # serves `_hear`
+        return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers, why=self._shut_out)
 
     def partitions(self, topics: Iterable[str] | None = None, *, timeout_s: float | None = None) -> dict[str, int]:
         """Number of partitions of each topic that exists, of all where `topics` is None.
@@ -79,7 +95,7 @@ class Admin:
                     break
                 except KafkaException as exc:  # of a broker that restarts a connection is lost at once
                     if not is_unreachable(kafka_error(exc)) or time.monotonic() > deadline:
-                        raise from_kafka(exc, doing, servers=self._cluster.bootstrap_servers) from exc
+                        raise self._sorted(exc, doing) from exc
                     time.sleep(_AGAIN_S)
         wanted = None if topics is None else set(topics)
         return {
@@ -237,9 +253,9 @@ class Admin:
                 passing = passes(error) or is_unreachable(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
                 now = time.monotonic()
                 if not passing or now > began + self._patience_s:
-                    raise from_kafka(exc, doing, servers=self._cluster.bootstrap_servers) from exc
+                    raise self._sorted(exc, doing) from exc
                 if now > renewed + pulse.HUNG_S / 2:  # the client may be finished without saying so
-                    self._kafka, renewed = AdminClient(self._cluster.config()), now
+                    self._kafka, renewed = self._client(), now
                 time.sleep(_AGAIN_S)
                 # Left to itself librdkafka asks with the leader's epoch that it knows from before, for ever.
                 with contextlib.suppress(KafkaException):

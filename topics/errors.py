@@ -138,17 +138,23 @@ def is_lost(error: KafkaError) -> bool:
     return error.code() in _LOST
 
 
-def from_kafka(exc: KafkaException, doing: str, *, servers: str = "") -> AnabranchError:
+def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str = "") -> AnabranchError:
     """Sort a Kafka exception by remedy.
 
     Args:
         exc: what librdkafka raised.
         doing: what was being done, as in "create topic orders".
         servers: bootstrap servers, named when none can be reached.
+        why: what the client has heard of connections that failed, such as a wrong password.
     """
     error = kafka_error(exc)
     if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):  # pyright: ignore[reportPrivateUsage]
         return Rebuild(f"{doing}: {error.str()}")
+    if error.code() in _UNREACHABLE and why:
+        return Stop(
+            f"{doing}: no broker{f' at {servers}' if servers else ''} lets us in: {why}",
+            hint="check security.protocol, ssl.* and sasl.* (-X name=value, or KAFKA_… in the environment)",
+        )
     if error.code() in _UNREACHABLE:
         return Stop(
             f"{doing}: no broker answers{f' at {servers}' if servers else ''} ({error.name()})",

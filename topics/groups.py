@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from .client import Cluster
@@ -36,14 +36,18 @@ class Groups:
 
     def offsets(self, group: str) -> dict[Key, tuple[int, str]]:
         """(topic, partition) -> committed offset and its metadata."""
-        asked = [ConsumerGroupTopicPartitions(group)]
+        # By a consumer that never subscribes: librdkafka's admin call for it ends the process where the coordinator
+        # moves or loads (confluentinc/librdkafka#5040).
+        consumer: Any = Consumer(self._cluster.config(group_id=group, enable_auto_commit=False))
         try:
-            found = self._kafka.list_consumer_group_offsets(asked, request_timeout=_TIMEOUT_S)[group].result()
+            there = consumer.list_topics(timeout=_TIMEOUT_S).topics
+            asked = [TopicPartition(name, number) for name, topic in there.items() for number in topic.partitions]
+            found = consumer.committed(asked, timeout=_TIMEOUT_S) if asked else []
         except KafkaException as exc:
-            if kafka_error(exc).code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
             raise self._sorted(exc, f"offsets of group {group}") from exc
-        return {(p.topic, p.partition): (p.offset, p.metadata or "") for p in found.topic_partitions if p.offset >= 0}
+        finally:
+            consumer.close()
+        return {(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def metadata(self, group: str) -> Any:
         """What a transaction needs in order to set the offsets of a group without members."""
