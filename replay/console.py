@@ -28,7 +28,7 @@ class ProgressView:
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[said]}"),
             TimeElapsedColumn(),
             console=err,

@@ -50,12 +50,12 @@ class _Lane:
         if cursor.anchored:
             self._high_at = self._high
         items = cursor.items
-        self.times = times = high_times(items, self._high)
-        if times:
-            self._high = times[-1]
         written = [item[2] for item in items]
-        if times == written:
+        if not written or (written[0] >= self._high and written == sorted(written)):  # the usual, and much faster
+            self.times, self._high = written, written[-1] if written else self._high
             return []
+        self.times = times = high_times(items, self._high)
+        self._high = times[-1]
         fresh = cursor.taken
         return [0] * fresh + [
             high - time if time else 0 for high, time in zip(times[fresh:], written[fresh:], strict=True)

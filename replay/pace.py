@@ -82,7 +82,7 @@ class Paced:
         round_of: which round of a loop the source's last batch is of.
 
     Attributes:
-        lag_s: by how much the records that went last were behind the pace.
+        lag_s: by how much the records that went last were behind their speed; a rate is a limit, and has no such thing.
     """
 
     def __init__(
@@ -173,7 +173,6 @@ class Paced:
         if self._rate_s is None:
             self._rate_s, self._gone = now_s, 0
         due = int((now_s - self._rate_s) * rate) - self._gone
-        self.lag_s = max(0.0, (due - waiting) / rate)
         most = max(1, int(MOST_BEHIND_S * rate))
         if due > most:
             self._rate_s += (due - most) / rate

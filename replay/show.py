@@ -37,19 +37,25 @@ class RunView(ReplayView, Watcher):
 def show_run(report: RunReport) -> None:
     """What a bounded run did."""
     if report.finished_before:
-        out.print(f"run {report.run_id} was finished before: {report.records:,} records; nothing was computed again")
+        what = f"into live of {report.app_id}" if report.into_live else f"run {report.run_id}"
+        out.print(f"{what} was finished before: {report.records:,} records; nothing was computed again")
     else:
         # Of a few records it would only say how long a start takes.
         rate = f"{report.records_now / report.seconds:,.0f}/s, " if report.records_now >= _RATED else ""
         out.print(
             f"[bold]{report.records:,}[/bold] records through the agents in {report.seconds:.1f} s "
-            f"({rate}exactly once)   run {report.run_id}"
+            f"({rate}exactly once)   {'into live' if report.into_live else f'run {report.run_id}'}"
         )
     for replay in report.replays:
         out.print(f"  {replay.sent:>10,} → {replay.topic}")
         show_bad(replay)
     more = f", {report.found - report.records:,} more of its agents" if report.found > report.records else ""
-    out.print(f"  certificate: {report.records:,} records sent, {report.found:,} in its topics{more}")
+    if not report.into_live:
+        out.print(f"  certificate: {report.records:,} records sent, {report.found:,} in its topics{more}")
+    for stage in report.stages:
+        if stage.records:
+            rate = f" ({stage.rate:,.0f}/s)" if stage.records >= _RATED else ""
+            out.print(f"  {stage.records:>10,} worked off in {stage.topic}, through after {stage.seconds:.1f} s{rate}")
     for topic, count in report.dead_letters.items():
         out.print(f"  [yellow]{count:>10,} dead letters in {topic}[/yellow]")
     if report.restarts:

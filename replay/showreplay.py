@@ -31,15 +31,15 @@ class ReplayView(ProgressView):
         """A replay's progress."""
         said = f"{progress.sent:,} records  {progress.rate:,.0f}/s"
         facts: dict[str, Any] = {"sent": progress.sent, "rate": round(progress.rate)}
+        if progress.left_s is not None:
+            facts["left_s"] = round(progress.left_s, 1)
+            said += f"  {shown_ms(progress.left_s * 1000)} left"
         if progress.at_ms:
             facts["at"] = shown_time(progress.at_ms)
             said += f"  at {facts['at']}"
         if progress.lag_s >= _LAG_S:
             facts["lag_s"] = round(progress.lag_s, 1)
             said += f"  {progress.lag_s:,.0f} s behind"
-        if progress.left_s is not None:
-            facts["left_s"] = round(progress.left_s, 1)
-            said += f"  {shown_ms(progress.left_s * 1000)} left"
         self.move(name, progress.done_bytes, progress.size_bytes or None, said, **facts)
 
 

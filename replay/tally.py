@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from confluent_kafka import TopicPartition
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
 from ..topics.reading import read_to_end
 
-__all__ = ["count_records"]
+__all__ = ["count_between", "count_records"]
 
 
 def count_records(cluster: Cluster, topic: str, partitions: int) -> int:
     """Number of records a `read_committed` reader sees now."""
     at, admin = [TopicPartition(topic, p) for p in range(partitions)], Admin(cluster)
-    runs = read_to_end(cluster, admin.begins(at), admin.ends(at, committed=True))
-    return sum(len(run.messages) for run in runs)
+    return count_between(cluster, admin.begins(at), admin.ends(at, committed=True))
+
+
+def count_between(cluster: Cluster, starts: Mapping[tuple[str, int], int], ends: Mapping[tuple[str, int], int]) -> int:
+    """Number of records a `read_committed` reader sees between offsets, by topic and partition; what has been deleted
+    meanwhile is not among them."""
+    found = 0
+    for run in read_to_end(cluster, starts, ends):
+        end = ends[run.at]
+        found += len(run.messages) if run.position <= end else sum(m.offset() < end for m in run.messages)
+    return found

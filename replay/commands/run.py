@@ -39,6 +39,9 @@ __all__ = ["run"]
 @click.option("--repartition", is_flag=True, help="Records of archives and topics go where their keys' hashes say.")
 @click.option("--run-id", help="Name of the run; else it follows from program, inputs and options.")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option(
+    "--into-live", is_flag=True, help="Into the app's own topics and totals, instead of a run's; cannot be taken back."
+)
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @course_options
@@ -57,6 +60,7 @@ def run(
     repartition: bool,
     run_id: str | None,
     processes: int,
+    into_live: bool,
     on_bad_line: str,
     loglevel: str,
     bootstrap_server: str | None,
@@ -66,13 +70,18 @@ def run(
     """Run an app over history: replay, drain, write the result, exit 0.
 
     The run has topics, tables and a group of its own, so it never touches live totals. Started again after a crash it
-    goes on where it was; started again when it is finished it only writes the result anew.
+    goes on where it was; started again when it is finished it only writes the result anew. Who else writes to its
+    topics meanwhile does not keep it from ending.
+
+    With --into-live history goes into the app's real topics and is added to its live totals, beside what comes in
+    live: once, whenever it is asked again. Workers that run do the work; where there are none, they are started.
 
     \b
     Examples:
       anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
       anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour \\
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
+      anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
     """
     from ..inputs import parse_inputs
     from ..run import BoundedRun
@@ -95,6 +104,7 @@ def run(
             repartition=repartition,
             run_id=run_id,
             processes=processes,
+            into_live=into_live,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
             watcher=view,
         )

@@ -176,6 +176,7 @@ def test_a_cursor_goes_on_between_any_two_records() -> None:
                 cursor.taken += 1
         for batch in (1, 2, 9):
             rest = Cursor(lambda at, n=batch: part("a", lines, n).open(at, 0), cursor.snapshot())
+            assert rest.snapshot() == cursor.snapshot(), "also before anything is read again"
             values: list[str] = []
             while not (rest.last and rest.used_up):
                 rest.fill()

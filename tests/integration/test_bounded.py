@@ -1,0 +1,139 @@
+"""Bounded runs end, and say how: several stages, several workers, somebody else writing meanwhile; and into live."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from anabranch.replay.drain import Drain
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.client import Cluster
+from confluent_kafka import Producer, TopicPartition
+
+# Lines `key,n` are counted by key, and again by the last digit of n, after a repartition.
+STAGED = """
+import anabranch
+app = anabranch.App("APP", topic_partitions=4)
+numbers = app.topic("NUMBERS", value_type=str)
+by_key = app.Table("by_key", default=int)
+by_digit = app.Table("by_digit", default=int)
+
+@app.agent(numbers, name="first")
+async def first(stream):
+    async for line in stream:
+        by_key[line.split(",")[0]] += 1
+
+@app.agent(numbers, name="second")
+async def second(stream):
+    async for line in stream.group_by(lambda line: line[-1], name="digit"):
+        by_digit[line[-1]] += 1
+"""
+
+
+def write_lines(path: Path, count: int) -> None:
+    path.write_text("".join(f"h{n % 7},{n}\n" for n in range(count)))
+
+
+def read_result(path: Path) -> Counter[str]:
+    return Counter({key: int(count) for key, count in (line.split(",") for line in path.read_text().splitlines())})
+
+
+@contextmanager
+def somebody_writing(cluster: Cluster, topic: str) -> Iterator[list[int]]:
+    """Lines `live,n` go into a topic for as long as the block lasts, once the topic is there."""
+    over, sent = threading.Event(), [0]
+
+    def write() -> None:
+        admin, producer = Admin(cluster), Producer(cluster.config(linger_ms=1))
+        while topic not in admin.partitions([topic]):
+            if over.wait(0.02):
+                return
+        while not over.wait(0.002):
+            producer.produce(topic, f"live,{sent[0]}".encode(), b"live")
+            sent[0] += 1
+            producer.poll(0)
+        producer.flush()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_stages_and_workers_end_while_somebody_keeps_writing(shell, fresh, broker):
+    app, run_id = fresh("staged"), fresh()
+    shell.write("staged.py", STAGED.replace("APP", app).replace("NUMBERS", "numbers"))
+    write_lines(shell.folder / "n.txt", 30_000)
+    command = [
+        "run", "staged", "--input", "n.txt", "--key-before", ",", "--processes", 2, "--run-id", run_id,
+        "--table", "by_digit", "--output", "digits.txt",
+    ]  # fmt: skip
+    topic = f"{app}-run-{run_id}-numbers"
+    with somebody_writing(broker, topic) as sent:
+        ran = shell.run(*command)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert sent[0], "nobody wrote"
+    counted = sum(read_result(shell.folder / "digits.txt").values())
+    assert 30_000 <= counted <= 30_000 + sent[0]
+    said = re.findall(r"([\d,]+) worked off in (\S+),", ran.stdout)
+    stages = {name: int(count.replace(",", "")) for count, name in said}
+    assert stages[topic] >= 30_000
+    (repartition,) = (name for name in stages if name.endswith("-repartition"))
+    assert stages[repartition] >= 30_000
+
+
+def test_history_goes_into_live_once_beside_live_records(shell, fresh, broker, eventually):
+    #   live worker:   ───────────────────────────────────────────────▶
+    #   live records:  ─────────────────────────────▶
+    #   history:             run --into-live ▶      again: finished before
+    app = fresh("staged")
+    numbers = f"{app}-numbers"
+    shell.write("staged.py", STAGED.replace("APP", app).replace("NUMBERS", numbers))
+    write_lines(shell.folder / "n.txt", 20_000)
+    Admin(broker).create([TopicSpec(numbers, 4)])
+    worker = shell.start("-A", "staged", "worker", "--without-web")
+    eventually(lambda: Drain(broker, app, [numbers]).members() > 0, "the live worker is there")
+    command = ["run", "staged", "--input", "n.txt", "--key-before", ",", "--into-live", "--table", "by_key"]
+    with somebody_writing(broker, numbers) as sent:
+        ran = shell.run(*command, "--output", "first.txt")
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "cannot be taken back" in ran.stderr
+    history = {f"h{k}": len(range(k, 20_000, 7)) for k in range(7)}
+    first = read_result(shell.folder / "first.txt")
+    assert {key: count for key, count in first.items() if key != "live"} == history
+    assert worker.poll() is None, "the live worker goes on"
+
+    again = shell.run(*command, "--output", "again.txt")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "finished before" in again.stdout
+
+    def everything_counted() -> bool:
+        shell.run("-A", "staged", "tables", "by_key", "-o", "now.txt")
+        return read_result(shell.folder / "now.txt") == Counter({**history, "live": sent[0]})
+
+    eventually(everything_counted, "history once, and all that was live")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+
+
+def test_into_live_brings_its_own_workers_where_there_are_none(shell, fresh, broker):
+    app = fresh("staged")
+    numbers = f"{app}-numbers"
+    shell.write("staged.py", STAGED.replace("APP", app).replace("NUMBERS", numbers))
+    write_lines(shell.folder / "n.txt", 2_000)
+    ran = shell.run(
+        "run", "staged", "--input", "n.txt", "--key-before", ",", "--into-live", "--table", "by_digit", "-o", "d.txt"
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert sum(read_result(shell.folder / "d.txt").values()) == 2_000
+    ends = Admin(broker).ends([TopicPartition(numbers, p) for p in range(4)])
+    assert sum(ends.values()) >= 2_000
+    assert Drain(broker, app, [numbers]).members() == 0, "they left"
