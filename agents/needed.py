@@ -49,8 +49,8 @@ class NeededTopics:
         """
         if not self._wanted:
             return
-        wanted, self._wanted = list(self._wanted.values()), {}
-        admin = Admin(self._app.cluster)
+        wanted = list(self._wanted.values())
+        admin = Admin(self._app.cluster, patience_s=self._app.engine_settings.patience_s)
         existing = admin.partitions([spec.name for spec, _ in wanted])
         missing = [spec for spec, _ in wanted if spec.name not in existing]
         if missing and not self._app.conf.topic_allow_declare:
@@ -60,6 +60,8 @@ class NeededTopics:
             self._app.plans |= Plans(self._app.cluster).agree(planned)
         admin.create([self._sized(admin, spec) for spec, plan in wanted if plan is None and spec in missing])
         self.declared |= {spec.name for spec, _ in wanted}
+        for spec, _ in wanted:
+            self._wanted.pop(spec.name, None)
 
     def _sized(self, admin: Admin, spec: TopicSpec) -> TopicSpec:
         """A topic for dead letters takes that of the largest record."""

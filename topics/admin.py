@@ -54,6 +54,21 @@ class TopicSpec:
         return {"retention.ms": "-1", "message.timestamp.type": "CreateTime", **self.config}
 
 
+class _ShutOut:
+    """Why a broker that is there does not let us in: calls say no more than that they timed out, this comes aside.
+
+    An object of its own, because a client that refers to who owns it is closed only when garbage is collected.
+    """
+
+    def __init__(self) -> None:
+        self.why = ""
+
+    def hear(self, error: KafkaError) -> None:
+        """librdkafka's `error_cb`."""
+        if error.code() in _SHUT_OUT or "security.protocol" in error.str():
+            self.why = error.str()
+
+
 class Admin:
     """Blocking calls about topics; every one raises `Stop` with a hint where no broker answers.
 
@@ -63,20 +78,15 @@ class Admin:
 
     def __init__(self, cluster: Cluster, *, patience_s: float = TIMEOUT_S) -> None:
         self._cluster, self._patience_s = cluster, patience_s
-        self._shut_out = ""
+        self._shut_out = _ShutOut()
         self._kafka = self._client()
 
     def _client(self) -> AdminClient:
-        return AdminClient(self._cluster.config(error_cb=self._hear))
-
-    def _hear(self, error: KafkaError) -> None:
-        # Calls say no more than that they timed out; what is wrong with the connection comes this way.
-        if error.code() in _SHUT_OUT or "security.protocol" in error.str():
-            self._shut_out = error.str()
+        return AdminClient(self._cluster.config(error_cb=self._shut_out.hear))
 
     def _sorted(self, exc: KafkaException, doing: str) -> AnabranchError:
-        self._kafka.poll(0)  # serves `_hear`
-        return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers, why=self._shut_out)
+        self._kafka.poll(0)  # serves `hear`
+        return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers, why=self._shut_out.why)
 
     def partitions(self, topics: Iterable[str] | None = None, *, timeout_s: float | None = None) -> dict[str, int]:
         """Number of partitions of each topic that exists, of all where `topics` is None.

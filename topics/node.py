@@ -61,8 +61,9 @@ _SETTINGS = {
     "group.consumer.heartbeat.interval.ms": "500",
     # How late beyond its timeout a dead producer's transaction still holds back readers; Kafka's own is 10 s.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-    # After a SIGKILL the new broker is let in when the old one's session is over; Kafka's own 9 s are a long start.
-    "broker.session.timeout.ms": "3000",
+    # After a SIGKILL the new broker is let in when the old one's session is over; Kafka's 9 s are a long start. Much
+    # less, and a broker on a busy machine is late with its heartbeats and shut out by its own controller.
+    "broker.session.timeout.ms": "6000",
     "broker.heartbeat.interval.ms": "500",
     # Kafka deletes by record timestamp, and a replay carries old ones.
     "log.retention.ms": "-1",
