@@ -15,8 +15,9 @@ help:  ## this list
 demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 	@$(BIN)/anabranch demo
 
+# Tests wait more than they compute: two of them at a time, each with a broker of its own.
 test: $(VENV)/.test  ## set everything up and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.test  ## style and types
 	$(BIN)/ruff check .
