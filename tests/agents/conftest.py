@@ -26,7 +26,7 @@ from anabranch.topics.client import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @pytest.hookimpl(tryfirst=True)
