@@ -5,13 +5,13 @@
 
 from faust import current_event
 
-from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .app import App
 from .event import RecordBatch
-from .flow import Flow
+from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
+from .flows.flow import Flow
 from .policy import Retry
 from .settings import EngineSettings
-from .table import Table
+from .tables.table import Table
 
 __all__ = [
     "App",

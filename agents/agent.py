@@ -15,8 +15,8 @@ from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
 
 from ..topics.errors import Usage
+from .engine.runner import Runner, acting_runner, this_runner
 from .policy import Retry, policy
-from .runner import Runner, acting_runner, this_runner
 
 __all__ = ["Agent"]
 

@@ -25,22 +25,22 @@ from ..topics.errors import Usage
 from ..topics.partition import RangePlan
 from ..topics.plans import Plans
 from .agent import Agent
-from .directory import Directory
-from .engine import Engine
-from .expiring import new_table
-from .needed import NeededTopics
-from .probes import WebServer
-from .probes import blueprint as probes
+from .engine.loop import Engine
+from .engine.needed import NeededTopics
+from .engine.transport import TableManager, Transport
 from .replies import ReplyConsumer
-from .routing import Router
 from .sender import Sender
 from .settings import EngineSettings
-from .shelf import scheme_of
 from .stream import Stream
-from .table import Table
+from .tables.expiring import new_table
+from .tables.shelf import scheme_of
+from .tables.table import Table
 from .topic import Topic, topic_config
-from .transport import TableManager, Transport
-from .web import blueprint, restore
+from .web.directory import Directory
+from .web.probes import WebServer
+from .web.probes import blueprint as probes
+from .web.routing import Router
+from .web.site import blueprint, restore
 
 __all__ = ["App"]
 
@@ -297,10 +297,10 @@ class App(faust.App):
         everywhere: bool = False,
         **unsupported: Any,
     ) -> Any:
-        """A table; see `anabranch.agents.table.Table`. Its `store` is the app's where it has none of its own.
+        """A table; see `anabranch.agents.tables.table.Table`. Its `store` is the app's where it has none of its own.
 
         `ttl` (seconds, or a timedelta) lets keys expire in event time, so long after their last write; see
-        `anabranch.agents.stamped` for what exactly that means.
+        `anabranch.agents.tables.stamped` for what exactly that means.
 
         Raises:
             Usage: an option or a store that this version does not have.
@@ -337,7 +337,7 @@ class App(faust.App):
         return self.Table(name, **options, sets=True)
 
     def GlobalTable(self, name: str, **options: Any) -> Any:  # noqa: N802 (Faust's name)
-        """A table that every worker holds whole; see `anabranch.agents.globaltable`. Options as for `Table`."""
+        """A table that every worker holds whole; see `anabranch.agents.tables.globaltable`. Options as for `Table`."""
         return self.Table(name, **options, everywhere=True)
 
     # Life -----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from faust import Event as FaustEvent
 from faust.types import Message as FaustMessage
 
-from .inbox import Batch
+from .engine.inbox import Batch
 
 if TYPE_CHECKING:
     from .topic import Topic

@@ -15,7 +15,7 @@ from faust.types.tuples import RecordMetadata
 from ..topics.client import Cluster
 from ..topics.errors import from_kafka
 from ..topics.producer import plain_producer_config
-from .effects import Output
+from .engine.effects import Output
 
 __all__ = ["Sender"]
 

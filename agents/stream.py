@@ -21,12 +21,12 @@ from faust.types import TP
 from mode import want_seconds
 from mode.utils.futures import maybe_async
 
+from .engine.inbox import Batch, Inbox, Position
+from .engine.runner import Runner, this_runner
 from .event import RecordBatch, to_event
-from .inbox import Batch, Inbox, Position
-from .runner import Runner, this_runner
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .engine.loop import Engine
     from .topic import Topic
 
 __all__ = ["RecordBatch", "Stream"]

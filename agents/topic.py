@@ -13,11 +13,11 @@ from ..topics.errors import BadRecord
 from ..topics.partition import RangePlan
 from ..topics.producer import Headers
 from ..topics.serde import codec
-from .effects import Output
+from .engine.effects import Output
 
 if TYPE_CHECKING:
     from .app import App
-    from .flow import Flow
+    from .flows.flow import Flow
 
 __all__ = ["Sent", "Topic", "topic_config"]
 
@@ -186,7 +186,7 @@ class Topic(faust.Topic):
 
     def flow(self, *, on_failure: Any = "dead_letter") -> Flow:
         """Its values as a flow, for agents of this failure policy."""
-        from .flow import Flow
+        from .flows.flow import Flow
 
         return Flow(self, type=Any if self.value_type is None else self.value_type, on_failure=on_failure)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..topics.errors import AnabranchError
 from .app import App
-from .progress import RestoreProgress
+from .tables.progress import RestoreProgress
 
 __all__ = ["run_worker", "work"]
 

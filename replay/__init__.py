@@ -4,15 +4,15 @@ history = find_history(["orders/*.jsonl.gz"], Format(key="user", time="at"))
 report = Player(cluster, history, "orders").play()
 """
 
-from .course import Course
-from .disorder import Disorder
-from .format import Format
-from .history import History, find_history
-from .pace import Pace
+from .course.course import Course
+from .course.disorder import Disorder
+from .course.pace import Pace
+from .course.selection import Selection
+from .course.transform import Record
 from .player import Player
 from .report import Progress, Report
-from .selection import Selection
-from .transform import Record
+from .sources.format import Format
+from .sources.history import History, find_history
 
 __all__ = [
     "Course", "Disorder", "Format", "History", "Pace", "Player", "Progress", "Record", "Report", "Selection",

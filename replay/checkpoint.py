@@ -20,7 +20,7 @@ from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
 from ..topics.errors import Stop
 from ..topics.reading import read_to_end
-from .source import Position
+from .sources.source import Position
 
 __all__ = ["BROKER_DEFAULT", "RUNS_TOPIC", "RunState", "Runs"]
 

@@ -24,12 +24,12 @@ from rich.rule import Rule
 
 from ..agents.app import App
 from ..topics.errors import Stop, Usage
-from .crew import Crew
-from .drain import Drain
-from .ground import Ground
-from .loading import load_app
-from .show import out, table_grid
-from .tables import TableReader, find_table
+from .running.crew import Crew
+from .running.drain import Drain
+from .running.ground import Ground
+from .running.loading import load_app
+from .show.work import out, table_grid
+from .tables.tables import TableReader, find_table
 
 __all__ = ["run_demo"]
 

@@ -17,7 +17,7 @@ from ..topics.admin import Admin
 from ..topics.client import Cluster
 from ..topics.producer import TransactionalProducer
 from .checkpoint import Runs, RunState
-from .ground import home
+from .running.ground import home
 
 __all__ = ["Doomed", "Kept", "Ledger"]
 

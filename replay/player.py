@@ -23,15 +23,15 @@ from ..topics.partition import HashPlan, Plan
 from ..topics.plans import Plans
 from ..topics.producer import TransactionalProducer
 from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
-from .clock import Clock
-from .course import Course
-from .format import OnBadLine
-from .history import History
-from .item import BadLine
-from .notes import Notes
-from .pace import Pace, Paced
+from .course.clock import Clock
+from .course.course import Course
+from .course.notes import Notes
+from .course.pace import Pace, Paced
 from .report import Progress, Report
-from .source import Replayable, Source
+from .sources.format import OnBadLine
+from .sources.history import History
+from .sources.item import BadLine
+from .sources.source import Replayable, Source
 from .target import Target
 from .transaction import Transaction
 

@@ -18,9 +18,9 @@ from ..topics.errors import AnabranchError, Stop
 from ..topics.partition import Plan
 from ..topics.producer import Aborted, TransactionalProducer
 from .checkpoint import Runs, RunState
-from .item import BadLine, Item
-from .placement import last_of_each, place
-from .source import Position
+from .course.placement import last_of_each, place
+from .sources.item import BadLine, Item
+from .sources.source import Position
 from .target import Target
 
 __all__ = ["Transaction"]

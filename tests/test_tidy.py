@@ -22,34 +22,34 @@ MAX_LINES = 400
 
 # In replay/, only what runs or compares apps may know agents.
 REPLAY_KNOWS_AGENTS = {
-    "replay/backup.py",
+    "replay/tables/backup.py",
     "replay/commands/worker.py",
     "replay/demo.py",
-    "replay/loading.py",
-    "replay/look.py",
-    "replay/recovery.py",
+    "replay/running/loading.py",
+    "replay/show/look.py",
+    "replay/tables/recovery.py",
     "replay/reprocess.py",
-    "replay/run.py",
-    "replay/seeding.py",
-    "replay/tables.py",
-    "replay/verify.py",
+    "replay/running/run.py",
+    "replay/tables/seeding.py",
+    "replay/tables/tables.py",
+    "replay/verify/verify.py",
 }
 
 KNOWS_FAUST = {
     "agents/agent.py",
     "agents/__init__.py",
     "agents/app.py",
-    "agents/consumer.py",
+    "agents/engine/consumer.py",
     "agents/event.py",
-    "agents/probes.py",
-    "agents/rebalance.py",
+    "agents/web/probes.py",
+    "agents/engine/rebalance.py",
     "agents/replies.py",
-    "agents/routing.py",
+    "agents/web/routing.py",
     "agents/sender.py",
     "agents/stream.py",
     "agents/topic.py",
-    "agents/transport.py",
-    "agents/web.py",
+    "agents/engine/transport.py",
+    "agents/web/site.py",
 }
 
 KNOWS_KAFKA = {
@@ -62,19 +62,19 @@ KNOWS_KAFKA = {
     "topics/producer.py",
     "topics/pulse.py",
     "topics/reading.py",
-    "agents/assignment.py",
-    "agents/commit.py",
-    "agents/directory.py",
-    "agents/dispatch.py",
-    "agents/follower.py",
-    "agents/group.py",
+    "agents/group/assignment.py",
+    "agents/engine/commit.py",
+    "agents/web/directory.py",
+    "agents/engine/dispatch.py",
+    "agents/tables/follower.py",
+    "agents/group/group.py",
     "agents/replies.py",
     "agents/sender.py",
-    "replay/backup.py",
+    "replay/tables/backup.py",
     "replay/checkpoint.py",
-    "replay/drain.py",
-    "replay/recovery.py",
-    "replay/tables.py",
+    "replay/running/drain.py",
+    "replay/tables/recovery.py",
+    "replay/tables/tables.py",
     "replay/tally.py",
     "replay/transaction.py",
 }
@@ -117,8 +117,11 @@ def calls(module: str) -> Iterator[ast.Call]:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {"__init__.py", "topics/client.py", "agents/table.py", "replay/player.py"} <= set(MODULES)
-    assert set(imports("agents/table.py")) >= {"anabranch.topics.errors.BadRecord", "anabranch.agents.state.ABSENT"}
+    assert {"__init__.py", "topics/client.py", "agents/tables/table.py", "replay/player.py"} <= set(MODULES)
+    assert set(imports("agents/tables/table.py")) >= {
+        "anabranch.topics.errors.BadRecord",
+        "anabranch.agents.tables.state.ABSENT",
+    }
 
 
 @every_module

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any
 
-from ..item import Item
+from ..sources.item import Item
 
 __all__ = ["COLUMNS", "Headers", "Rows"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from ...topics.errors import Stop, Usage
-from ..format import Format
-from ..item import BadLine, Item
-from ..lines import BATCH_LINES
-from ..source import Part, Position, Source
+from ..sources.format import Format
+from ..sources.item import BadLine, Item
+from ..sources.lines import BATCH_LINES
+from ..sources.source import Part, Position, Source
 from .encoding import reader
 from .envelope import Rows
 from .manifest import Entry, Manifest, read_manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ...topics.errors import Usage
-from ..options import LEVELS, cluster_options, log_to_stderr, on_ground
+from .options import LEVELS, cluster_options, log_to_stderr, on_ground
 
 __all__ = ["archive"]
 
@@ -57,7 +57,7 @@ def archive(
       anabranch archive check archive/orders
     """
     from ..archive import Archiver, Rolling
-    from ..showarchive import ArchiveView, show_archive, show_check
+    from ..show.archive import ArchiveView, show_archive, show_check
 
     log_to_stderr(loglevel)
     if folder is None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from ...topics.errors import AnabranchError
-from ..ground import home
-from ..options import passing
+from ..running.ground import home
+from .options import passing
 
 __all__ = ["broker"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..options import cluster_options, log_to_stderr, on_ground
+from .options import cluster_options, log_to_stderr, on_ground
 
 __all__ = ["demo"]
 

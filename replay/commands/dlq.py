@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ...topics.errors import Usage
-from ..options import cluster_options, log_to_stderr, on_ground
+from .options import cluster_options, log_to_stderr, on_ground
 
 __all__ = ["dlq"]
 
@@ -53,9 +53,9 @@ def list_letters(
       anabranch dlq list orders -J
     """
     from ...topics.admin import Admin
-    from ..dlq import DeadLetters
-    from ..letters import letters_topic, letters_topics
-    from ..showdlq import show_counts
+    from ..dlq.dlq import DeadLetters
+    from ..dlq.letters import letters_topic, letters_topics
+    from ..show.dlq import show_counts
 
     log_to_stderr(None)
     with on_ground(bootstrap_server, options) as place:
@@ -89,9 +89,9 @@ def show(
       anabranch dlq show lines --reason line --raw > lines.txt     # mend them, then: anabranch replay lines.txt
     """
     from ...topics.admin import Admin
-    from ..dlq import DeadLetters
-    from ..letters import letters_topic
-    from ..showdlq import show_letters
+    from ..dlq.dlq import DeadLetters
+    from ..dlq.letters import letters_topic
+    from ..show.dlq import show_letters
 
     log_to_stderr(None)
     wanted = wanted_of(**chosen)
@@ -130,9 +130,9 @@ def replay(
       anabranch dlq replay orders --to orders-to-mend
     """
     from ...topics.admin import Admin
-    from ..dlq import DeadLetters
-    from ..letters import letters_topic
-    from ..showdlq import show_put_back
+    from ..dlq.dlq import DeadLetters
+    from ..dlq.letters import letters_topic
+    from ..show.dlq import show_put_back
 
     log_to_stderr(None)
     wanted = wanted_of(**chosen)
@@ -147,7 +147,7 @@ def wanted_of(reason: str | None, agent: str | None, offsets: str | None, match:
     Raises:
         Usage: offsets that are none.
     """
-    from ..letters import Wanted
+    from ..dlq.letters import Wanted
 
     span = None
     if offsets is not None:

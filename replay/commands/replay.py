@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ..courseoptions import course_of, course_options
-from ..options import LEVELS, cluster_at_hand, cluster_options, format_options, log_to_stderr, on_ground
+from .courseoptions import course_of, course_options
+from .options import LEVELS, cluster_at_hand, cluster_options, format_options, log_to_stderr, on_ground
 
 __all__ = ["replay"]
 
@@ -90,14 +90,14 @@ def replay(
     """
     from ...topics.admin import Admin
     from ...topics.partition import RangePlan
-    from ..finding import find_past, names_topic
-    from ..inputs import format_of
-    from ..pace import Pace
+    from ..course.pace import Pace
+    from ..course.survey import survey
     from ..player import Player
-    from ..plot import checked_plot, write_plot
-    from ..preview import plan_of, preview
-    from ..showreplay import ReplayView, show_replay
-    from ..survey import survey
+    from ..running.inputs import format_of
+    from ..show.plot import checked_plot, write_plot
+    from ..show.preview import plan_of, preview
+    from ..show.replay import ReplayView, show_replay
+    from ..sources.finding import find_past, names_topic
 
     log_to_stderr(loglevel)
     course, pace = course_of(form), Pace.parse(speed, rate)

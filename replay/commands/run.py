@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from ...topics.errors import Usage
-from ..courseoptions import course_of, course_options
-from ..options import LEVELS, app_name, cluster_options, format_options, log_to_stderr, on_ground
+from .courseoptions import course_of, course_options
+from .options import LEVELS, app_name, cluster_options, format_options, log_to_stderr, on_ground
 
 __all__ = ["run"]
 
@@ -83,9 +83,9 @@ def run(
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
       anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
     """
-    from ..inputs import parse_inputs
-    from ..run import BoundedRun
-    from ..show import RunView, show_run
+    from ..running.inputs import parse_inputs
+    from ..running.run import BoundedRun
+    from ..show.work import RunView, show_run
 
     log_to_stderr(loglevel)
     course = course_of(form)

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from ...topics.errors import Usage
-from ..options import cluster_options, log_to_stderr, on_ground
+from .options import cluster_options, log_to_stderr, on_ground
 
 __all__ = ["runs"]
 
@@ -34,7 +34,7 @@ def runs(
       anabranch runs shop-run-1f0c9a7e --forget --yes
     """
     from ..ledger import Ledger
-    from ..showruns import show_run_states, show_runs
+    from ..show.runs import show_run_states, show_runs
 
     log_to_stderr(None)
     if forget and run is None:

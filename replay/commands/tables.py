@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..options import app_name, cluster_options, log_to_stderr, on_ground, passing
+from .options import app_name, cluster_options, log_to_stderr, on_ground, passing
 
 __all__ = ["tables"]
 
@@ -64,12 +64,12 @@ def show(
       anabranch -A shop tables backup --help
       anabranch -A shop tables restore --help
     """
-    from ..look import look
+    from ..show.look import look
 
     log_to_stderr(None)
     if run_id:
         os.environ["ANABRANCH_RUN"] = run_id
-    from ..loading import load_app
+    from ..running.loading import load_app
 
     app = load_app(app_name(context))
     with on_ground(bootstrap_server, options, app.declared_broker) as place:
@@ -99,10 +99,10 @@ def backup(
       anabranch -A shop tables backup --to backups/monday
       anabranch -A shop tables backup --to s3://backups/shop/monday totals
     """
-    from ..backup import back_up
-    from ..depot import depot
-    from ..loading import load_app
-    from ..tables import find_table
+    from ..running.loading import load_app
+    from ..tables.backup import back_up
+    from ..tables.depot import depot
+    from ..tables.tables import find_table
 
     log_to_stderr(None)
     app = load_app(app_name(context))
@@ -164,10 +164,10 @@ def restore(
       anabranch -A shop tables restore --from backups/monday --start earliest -b new-kafka:9092
       anabranch -A shop tables restore --from backups/monday --overwrite --start backup
     """
-    from ..backup import read_manifest
-    from ..depot import depot
-    from ..loading import load_app
-    from ..recovery import decide, recover
+    from ..running.loading import load_app
+    from ..tables.backup import read_manifest
+    from ..tables.depot import depot
+    from ..tables.recovery import decide, recover
 
     log_to_stderr(None)
     app = load_app(app_name(context))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..options import cluster_options, format_options, log_to_stderr, on_ground
+from .options import cluster_options, format_options, log_to_stderr, on_ground
 
 __all__ = ["topics"]
 
@@ -27,7 +27,7 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
     """
     if context.invoked_subcommand:
         return
-    from ..topiclist import list_topics
+    from ..show.topics import list_topics
 
     log_to_stderr(None)
     with on_ground(bootstrap_server, options) as place:
@@ -51,10 +51,10 @@ def plan(sources: tuple[str, ...], key: str | None, partitions: int, sample: int
       anabranch topics plan 'orders/*.jsonl' --key user --partitions 8
       anabranch replay 'orders/*.jsonl' --to orders --key user --plan range:f,n,t
     """
-    from ..history import find_history
-    from ..inputs import format_of
-    from ..spread import sample_keys
-    from ..topiclist import show_plans
+    from ..running.inputs import format_of
+    from ..show.spread import sample_keys
+    from ..show.topics import show_plans
+    from ..sources.history import find_history
 
     log_to_stderr(None)
     show_plans(sample_keys(find_history(list(sources), format_of(form, key=key, time=None)), sample), partitions)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from ..options import cluster_at_hand, cluster_options, format_options, log_to_stderr
+from .options import cluster_at_hand, cluster_options, format_options, log_to_stderr
 
 __all__ = ["verify"]
 
@@ -45,10 +45,10 @@ def verify(
       anabranch verify archive/orders topic://orders-again
       anabranch verify table://shop/totals table://shop-run-1f0c9a7e/totals
     """
-    from ..inputs import format_of
-    from ..showverify import show_verified
-    from ..side import find_side
-    from ..verify import verify as compare
+    from ..running.inputs import format_of
+    from ..show.verify import show_verified
+    from ..verify.side import find_side
+    from ..verify.verify import verify as compare
 
     log_to_stderr(None)
     cluster = cluster_at_hand(bootstrap_server, options)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...topics.errors import AnabranchError, Stop
-from ..bar import RestoreBar
-from ..jsonlog import said_as_json
-from ..options import LEVELS, app_name, cluster_options, log_to_stderr, on_ground
+from ..show.bar import RestoreBar
+from ..show.jsonlog import said_as_json
+from .options import LEVELS, app_name, cluster_options, log_to_stderr, on_ground
 
 if TYPE_CHECKING:
     from ...agents.app import App
@@ -71,7 +71,7 @@ def worker(
     if end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
-        from ..loading import load_app
+        from ..running.loading import load_app
 
         app = load_app(app_name(context))
         with on_ground(bootstrap_server, options, app.declared_broker) as place:
@@ -114,7 +114,7 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
 def _supervise(
     app: App, name: str, cluster: Cluster, processes: int, told: list[str], settings: dict[str, Any]
 ) -> None:
-    from ..supervisor import Supervisor
+    from ..running.supervisor import Supervisor
 
     told += ["--with-web" if settings["with_web"] else "--without-web"]
     told += ["--keep-identity"] if settings["keep_identity"] else []

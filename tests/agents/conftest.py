@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from anabranch import App
-from anabranch.agents.inbox import Position
+from anabranch.agents.engine.inbox import Position
 from anabranch.agents.settings import EngineSettings
 from anabranch.agents.worker import work
 from anabranch.topics.admin import Admin, TopicSpec

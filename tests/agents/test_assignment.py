@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from anabranch.agents.assignment import MAX_METADATA_BYTES, Assignment, read_marks, write_marks
-from anabranch.agents.inbox import Position
+from anabranch.agents.engine.inbox import Position
+from anabranch.agents.group.assignment import MAX_METADATA_BYTES, Assignment, read_marks, write_marks
 from anabranch.topics.errors import Stop
 from hypothesis import given
 from hypothesis import strategies as st

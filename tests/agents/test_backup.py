@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.changelog import Restoration
-from anabranch.replay.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
-from anabranch.replay.depot import MANIFEST, depot
-from anabranch.replay.recovery import decide, recover
+from anabranch.agents.tables.changelog import Restoration
+from anabranch.replay.tables.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
+from anabranch.replay.tables.depot import MANIFEST, depot
+from anabranch.replay.tables.recovery import decide, recover
 from anabranch.topics.errors import Stop, Usage
 
 PARTITIONS = 2

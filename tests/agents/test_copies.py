@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.standby import copies_of, heirs
+from anabranch.agents.tables.standby import copies_of, heirs
 
 KEYS = 200
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.agents.flood import Flood
+from anabranch.agents.engine.flood import Flood
 from anabranch.topics.errors import Stop
 
 

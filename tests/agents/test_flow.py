@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from anabranch.agents.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
-from anabranch.agents.flow import Flow
-from anabranch.agents.folding import Aggregating, Joining, folded
+from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
+from anabranch.agents.flows.flow import Flow
+from anabranch.agents.flows.folding import Aggregating, Joining, folded
 from anabranch.topics.errors import Usage
 from hypothesis import given
 from hypothesis import strategies as st

@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from anabranch.agents import identity
-from anabranch.agents.identity import Identity
+from anabranch.agents.group import identity
+from anabranch.agents.group.identity import Identity
 from anabranch.topics.errors import Stop
 
 # Takes a slot, says which, and keeps it until its input ends.
 HOLDER = """
 import sys
 from pathlib import Path
-from anabranch.agents.identity import Identity
+from anabranch.agents.group.identity import Identity
 held = Identity(Path(sys.argv[1]))
 print(held.slot, held.name, flush=True)
 sys.stdin.read()

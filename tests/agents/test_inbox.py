@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from anabranch.agents.inbox import Batch, Inbox, Position
+from anabranch.agents.engine.inbox import Batch, Inbox, Position
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.rebalance import Rebalancing
-from anabranch.agents.rocks import Owner, RocksStore, Unfit
+from anabranch.agents.engine.rebalance import Rebalancing
+from anabranch.agents.tables.rocks import Owner, RocksStore, Unfit
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Stop
 

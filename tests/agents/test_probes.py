@@ -8,8 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from anabranch.agents.metrics import Histogram, Metric, Sample, exposition
 from anabranch.agents.settings import EngineSettings
+from anabranch.agents.web.metrics import Histogram, Metric, Sample, exposition
 from anabranch.topics.errors import Usage
 from prometheus_client.parser import text_string_to_metric_families
 

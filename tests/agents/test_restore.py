@@ -16,10 +16,10 @@ import aiohttp
 import msgspec
 import pytest
 from anabranch import App
-from anabranch.agents.inbox import Position
-from anabranch.agents.progress import RestoreProgress
+from anabranch.agents.engine.inbox import Position
+from anabranch.agents.tables.progress import RestoreProgress
 from anabranch.agents.worker import work
-from anabranch.replay.bar import RestoreBar
+from anabranch.replay.show.bar import RestoreBar
 from anabranch.topics.errors import Stop
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from anabranch import Retry
-from anabranch.agents.inbox import Position
+from anabranch.agents.engine.inbox import Position
 from anabranch.agents.settings import EngineSettings
 from anabranch.topics.errors import BadRecord, Stop
 

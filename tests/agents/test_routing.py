@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from anabranch.agents.directory import Claim, Directory
-from anabranch.agents.routing import FORWARDED
+from anabranch.agents.web.directory import Claim, Directory
+from anabranch.agents.web.routing import FORWARDED
 from yarl import URL
 
 PARTITIONS = 4

@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from anabranch.agents.store import Changes
-from anabranch.agents.table import ClosedTable, Table
+from anabranch.agents.tables.store import Changes
+from anabranch.agents.tables.table import ClosedTable, Table
 from anabranch.topics.errors import BadRecord, Usage
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -797,7 +797,7 @@ def test_hot_keys_are_read_once(monkeypatch) -> None:
 
 @pytest.mark.parametrize("what", ["values", "keys", "keys that are only read", "the same key again and again"])
 def test_what_is_at_hand_is_bounded_in_bytes(what: str, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.state.VIEW_BYTES", 1_000_000)
+    monkeypatch.setattr("anabranch.agents.tables.state.VIEW_BYTES", 1_000_000)
     table, long = made(str), "x" * 10_000
     largest = 0
     for step in range(300):

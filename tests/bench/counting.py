@@ -9,8 +9,8 @@ import argparse
 import time
 from pathlib import Path
 
-from anabranch.agents.assignment import Assignment
-from anabranch.agents.group import Group
+from anabranch.agents.group.assignment import Assignment
+from anabranch.agents.group.group import Group
 from anabranch.agents.settings import EngineSettings
 from anabranch.topics.client import Cluster
 from outcome import Outcome

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-from anabranch.replay.format import Format
-from anabranch.replay.history import find_history
 from anabranch.replay.player import Player
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
 from anabranch.replay.tally import count_records
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster

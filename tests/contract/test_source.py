@@ -16,11 +16,11 @@ import msgspec
 import polars
 import pytest
 import zstandard
-from anabranch.replay.cursor import Cursor
-from anabranch.replay.format import Format
-from anabranch.replay.history import find_history
-from anabranch.replay.item import Item
-from anabranch.replay.source import Position, Source
+from anabranch.replay.course.cursor import Cursor
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.source import Position, Source
 
 TEXT = b"one,1\n\ntwo,2\r\nthree,3\xc3\xa9\n,\nlast without an end"
 CSV = b'k,n,text\na,1,plain\nb,NA,"two\nlines, one ""cell"""\r\n\nc,007,x\nd,1.5e3,\ne,-4,last'

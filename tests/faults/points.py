@@ -19,9 +19,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from anabranch.agents.epoch import Epoch
-from anabranch.agents.state import PartitionState
-from anabranch.agents.table import Table
+from anabranch.agents.engine.epoch import Epoch
+from anabranch.agents.tables.state import PartitionState
+from anabranch.agents.tables.table import Table
 from anabranch.topics import producer, pulse
 from anabranch.topics.producer import TransactionalProducer
 

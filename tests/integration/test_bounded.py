@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from anabranch.replay.drain import Drain
+from anabranch.replay.running.drain import Drain
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from confluent_kafka import Producer, TopicPartition

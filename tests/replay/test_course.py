@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch.replay.clock import Clock
-from anabranch.replay.course import Course
-from anabranch.replay.disorder import Disorder
-from anabranch.replay.format import Format
-from anabranch.replay.history import History, find_history
-from anabranch.replay.item import Item
-from anabranch.replay.notes import Notes
-from anabranch.replay.pace import Pace
-from anabranch.replay.selection import Selection
-from anabranch.replay.source import Position, Source
+from anabranch.replay.course.clock import Clock
+from anabranch.replay.course.course import Course
+from anabranch.replay.course.disorder import Disorder
+from anabranch.replay.course.notes import Notes
+from anabranch.replay.course.pace import Pace
+from anabranch.replay.course.selection import Selection
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import History, find_history
+from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.source import Position, Source
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.partition import HashPlan
 

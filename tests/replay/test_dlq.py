@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anabranch.replay.dlq import DeadLetters, Ranges
-from anabranch.replay.letters import Wanted
+from anabranch.replay.dlq.dlq import DeadLetters, Ranges
+from anabranch.replay.dlq.letters import Wanted
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.deadletter import dead_letter

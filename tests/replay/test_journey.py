@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch.replay.clock import Clock
-from anabranch.replay.course import Course
-from anabranch.replay.format import Format
-from anabranch.replay.history import find_history
-from anabranch.replay.pace import Pace
+from anabranch.replay.course.clock import Clock
+from anabranch.replay.course.course import Course
+from anabranch.replay.course.pace import Pace
 from anabranch.replay.player import Player
 from anabranch.replay.report import Progress
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Stop
 from confluent_kafka import Message

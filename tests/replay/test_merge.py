@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from anabranch.replay.course import Course
-from anabranch.replay.cursor import Cursor
-from anabranch.replay.disorder import Disorder
-from anabranch.replay.format import Format
-from anabranch.replay.history import find_history
-from anabranch.replay.item import BadLine, Item
-from anabranch.replay.merge import Merge
-from anabranch.replay.notes import Notes
-from anabranch.replay.source import Part, Position, Source
+from anabranch.replay.course.course import Course
+from anabranch.replay.course.cursor import Cursor
+from anabranch.replay.course.disorder import Disorder
+from anabranch.replay.course.merge import Merge
+from anabranch.replay.course.notes import Notes
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.item import BadLine, Item
+from anabranch.replay.sources.source import Part, Position, Source
 from anabranch.topics.errors import Stop, Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st

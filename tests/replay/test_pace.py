@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
-from anabranch.replay.clock import Clock
-from anabranch.replay.item import BadLine, Item
-from anabranch.replay.loop import Loop
-from anabranch.replay.pace import TICK_S, Pace, Paced
-from anabranch.replay.source import Position, Source
+from anabranch.replay.course.clock import Clock
+from anabranch.replay.course.loop import Loop
+from anabranch.replay.course.pace import TICK_S, Pace, Paced
+from anabranch.replay.sources.item import BadLine, Item
+from anabranch.replay.sources.source import Position, Source
 from anabranch.topics.errors import Usage
 
 

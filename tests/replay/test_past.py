@@ -16,13 +16,13 @@ import pytest
 from anabranch.replay.archive import ArchiveHistory, Archiver, Rolling
 from anabranch.replay.archive.encoding import encoder, reader
 from anabranch.replay.archive.envelope import Rows
-from anabranch.replay.course import Course
-from anabranch.replay.finding import find_past
-from anabranch.replay.format import Format
-from anabranch.replay.item import Item
+from anabranch.replay.course.course import Course
 from anabranch.replay.player import Player
-from anabranch.replay.source import Position, Replayable, Source
-from anabranch.replay.span import Bound
+from anabranch.replay.sources.finding import find_past
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.source import Position, Replayable, Source
+from anabranch.replay.sources.span import Bound
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Stop, Usage
@@ -42,8 +42,8 @@ ODD = [b"", None, b"\xff\x00\n", "é".encode(), b"plain", b'{"a":"\\u0000"}', b"
 CHILD = """
 import sys
 from anabranch.replay import Player
-from anabranch.replay.finding import find_past
-from anabranch.replay.format import Format
+from anabranch.replay.sources.finding import find_past
+from anabranch.replay.sources.format import Format
 from anabranch.topics.client import Cluster
 servers, spec, topic = sys.argv[1:]
 history = find_past([spec], Format(), cluster=Cluster(servers))

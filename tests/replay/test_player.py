@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from anabranch.replay import player as player_module
 from anabranch.replay.checkpoint import Runs
-from anabranch.replay.format import Format
-from anabranch.replay.history import find_history
-from anabranch.replay.item import BadLine
 from anabranch.replay.player import Player
 from anabranch.replay.report import Progress
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.item import BadLine
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Rebuild, Stop, Usage

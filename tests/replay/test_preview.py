@@ -9,15 +9,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from anabranch.replay.course import Course
-from anabranch.replay.format import Format
-from anabranch.replay.histogram import MOST_BINS, Histogram
-from anabranch.replay.history import find_history
-from anabranch.replay.pace import Pace
-from anabranch.replay.placement import place
-from anabranch.replay.plot import checked_plot, draw
-from anabranch.replay.selection import Selection
-from anabranch.replay.survey import Survey, survey
+from anabranch.replay.course.course import Course
+from anabranch.replay.course.histogram import MOST_BINS, Histogram
+from anabranch.replay.course.pace import Pace
+from anabranch.replay.course.placement import place
+from anabranch.replay.course.selection import Selection
+from anabranch.replay.course.survey import Survey, survey
+from anabranch.replay.show.plot import checked_plot, draw
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import Usage
 from anabranch.topics.partition import HashPlan
 from hypothesis import given

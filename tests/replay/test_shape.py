@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from anabranch.replay.format import Format
-from anabranch.replay.history import find_history
-from anabranch.replay.inputs import format_of, parse_inputs
-from anabranch.replay.item import NO_LIMIT, Item
-from anabranch.replay.source import Source
-from anabranch.replay.stamp import parse_time_ms
+from anabranch.replay.running.inputs import format_of, parse_inputs
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.item import NO_LIMIT, Item
+from anabranch.replay.sources.source import Source
+from anabranch.replay.sources.stamp import parse_time_ms
 from anabranch.topics.errors import Usage
 
 CSV = b"carrier,flight,at,p,price\nUA,15,01.02.2013 10:00,2,1.50\nAA,7,02.02.2013 11:30,,2\n"

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from anabranch.replay.csvfile import CsvParser
-from anabranch.replay.format import Format, kind_of
-from anabranch.replay.history import find_history
-from anabranch.replay.item import BadLine, Item
-from anabranch.replay.lines import LineBuffer
-from anabranch.replay.placement import last_of_each, place
-from anabranch.replay.source import Position, Source
-from anabranch.replay.stamp import Stamps, parse_time_ms
+from anabranch.replay.course.placement import last_of_each, place
+from anabranch.replay.sources.csvfile import CsvParser
+from anabranch.replay.sources.format import Format, kind_of
+from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.item import BadLine, Item
+from anabranch.replay.sources.lines import LineBuffer
+from anabranch.replay.sources.source import Position, Source
+from anabranch.replay.sources.stamp import Stamps, parse_time_ms
 from anabranch.replay.target import Target
 from anabranch.topics.deadletter import dead_letter
 from anabranch.topics.errors import AnabranchError, Stop, Usage

@@ -15,10 +15,10 @@ import fastavro
 import fsspec
 import polars
 import pytest
-from anabranch.replay.format import Format
-from anabranch.replay.history import History, find_history
-from anabranch.replay.item import Item
-from anabranch.replay.source import Source
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import History, find_history
+from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.source import Source
 from anabranch.topics.errors import Usage
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from anabranch.replay import verify as verify_module
 from anabranch.replay.archive import Archiver
-from anabranch.replay.finding import find_past
-from anabranch.replay.format import Format
 from anabranch.replay.player import Player
-from anabranch.replay.side import find_side
-from anabranch.replay.verify import Compared, verify
+from anabranch.replay.sources.finding import find_past
+from anabranch.replay.sources.format import Format
+from anabranch.replay.verify import verify as verify_module
+from anabranch.replay.verify.side import find_side
+from anabranch.replay.verify.verify import Compared, verify
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.producer import plain_producer_config

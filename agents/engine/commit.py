@@ -1,0 +1,248 @@
+"""The commit: performs the effects of an epoch, in one order, in one Kafka transaction.
+
+    begin → outputs → changelog (last value of each dirty key) → offsets, with the current group metadata → commit
+
+Laws. The stores are written after it, by the caller, and only if it returned. An outcome that is unknown is asked for
+again until it is known; nothing is aborted or applied on doubt. Every transaction of a worker that owns partitions
+carries offsets, unchanged ones if nothing was consumed, because only a transaction with offsets fences a zombie.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from ...topics.admin import Admin
+from ...topics.client import Cluster
+from ...topics.errors import BadRecord, Stop, from_kafka, is_lost, kafka_error
+from ...topics.producer import Aborted, TransactionalProducer, plain_producer_config
+from ..tables.store import Changes
+from .effects import Output
+
+__all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce", "TooLarge"]
+
+_ATTEMPTS = 5
+
+# What the broker takes is a matter of the topic, and a dead letter is larger than its record, so librdkafka's own bound
+# is out of the way. Brokers hang up on requests of more than 100 MiB.
+_RECORD_BYTES = 100_000_000
+# A delivery report for each record costs as much as producing it; smaller ones are not refused for their size.
+_LARGE_BYTES = 16 * 1024
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """Everything one epoch wants of Kafka.
+
+    Attributes:
+        outputs: records to produce, in order.
+        changes: changelog topic -> partition -> (key, value or None for a tombstone).
+        offsets: next offsets to consume, with the marks of streams that are further in their metadata.
+        group: the consumer's group metadata, as it is now; None without a group.
+    """
+
+    outputs: Sequence[Output]
+    changes: Mapping[str, Mapping[int, Changes]]
+    offsets: list[TopicPartition]
+    group: Any
+
+
+Positions = dict[Key, int]
+"""(changelog topic, partition) -> the position after the epoch's last record in it."""
+
+
+class TooLarge(BadRecord):
+    """A topic has refused a record for its size; nothing of the epoch is visible.
+
+    Attributes:
+        limits: topic -> what it takes, in bytes.
+    """
+
+    def __init__(self, limits: dict[str, int]) -> None:
+        listed = ", ".join(f"{topic} takes {limit:,} bytes" for topic, limit in sorted(limits.items()))
+        super().__init__(f"a record is too large: {listed}", hint="raise max.message.bytes of the topic")
+        self.limits = limits
+
+
+class Refusals:
+    """Topics that refuse records for their size, as delivery reports tell."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._admin = Admin(cluster)
+        self._topics: set[str] = set()
+
+    def note(self, error: Any, message: Any) -> None:
+        """A delivery report."""
+        if error is not None and error.code() in _TOO_LARGE:
+            self._topics.add(message.topic())
+
+    def check(self) -> None:
+        """Raise TooLarge if there were some since the last time (blocking)."""
+        topics, self._topics = self._topics, set()
+        if topics:
+            raise TooLarge({topic: int(self._admin.config(topic)["max.message.bytes"]) for topic in topics})
+
+
+class ExactlyOnce:
+    """Commits epochs as transactions of one transactional id."""
+
+    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
+        self._kafka = TransactionalProducer(cluster, transactional_id, message_max_bytes=_RECORD_BYTES)
+        self._refusals = Refusals(cluster)
+
+    def open(self) -> None:
+        """Fence and clean up after whoever had the id before (blocking)."""
+        self._kafka.open()
+
+    def commit(self, plan: EpochPlan) -> Positions:
+        """Perform it (blocking); returns the changelog positions after it.
+
+        Raises:
+            Aborted: with `lost`, the partitions are gone; the epoch belongs to nobody.
+            TooLarge: of a record that its topic does not take.
+            Rebuild: fenced.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._try(plan)
+            except Aborted as exc:
+                self._refusals.check()
+                if exc.lost or attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _try(self, plan: EpochPlan) -> Positions:
+        kafka = self._kafka
+        kafka.begin()
+        positions = _produce(kafka.produce, kafka.produce_fast, plan, self._refusals.note)
+        if plan.offsets and plan.group is not None:
+            kafka.send_offsets(plan.offsets, plan.group)
+        kafka.commit()
+        return positions
+
+    def close(self) -> None:
+        """Nothing is open between commits."""
+        self._kafka.close()
+
+
+class AtLeastOnce:
+    """Produces, waits, then commits offsets: after a crash in between, an epoch is done again."""
+
+    def __init__(self, cluster: Cluster, consumer: Any) -> None:
+        self._cluster = cluster
+        self._kafka = Producer(plain_producer_config(cluster, message_max_bytes=_RECORD_BYTES))
+        self._refusals = Refusals(cluster)
+        self._consumer = consumer
+        self._failed: KafkaException | None = None
+
+    def open(self) -> None:
+        """Nothing to clean up."""
+
+    def commit(self, plan: EpochPlan) -> Positions:
+        """As `ExactlyOnce.commit`, without its promise."""
+        positions = _produce(self._produce, self._kafka.produce, plan, self._note)
+        deadline = time.monotonic() + 120
+        while self._kafka.flush(1.0):
+            if time.monotonic() > deadline:
+                raise Stop("flush: records undelivered for 120 s", hint="is the broker up?")
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            self._refusals.check()
+            raise from_kafka(failed, "produce", servers=self._cluster.bootstrap_servers) from failed
+        if plan.offsets and plan.group is not None:
+            try:
+                self._consumer.commit(offsets=plan.offsets, asynchronous=False)
+            except KafkaException as exc:
+                if is_lost(kafka_error(exc)):
+                    raise Aborted(f"commit offsets: {kafka_error(exc).str()}", lost=True) from exc
+                raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
+        return positions
+
+    def _note(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self._refusals.note(error, message)
+            self._failed = self._failed or KafkaException(error)
+
+    def _produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        timestamp_ms: int = 0,
+        headers: Any = None,
+        on_delivery: Any = None,
+    ) -> None:
+        while True:
+            try:
+                self._kafka.produce(
+                    topic,
+                    value,
+                    key,
+                    partition,
+                    timestamp=timestamp_ms,
+                    headers=list(headers or ()),
+                    on_delivery=on_delivery or self._note,
+                )
+                return
+            except BufferError:
+                self._kafka.poll(0.05)
+
+    def poll(self, timeout_s: float) -> None:
+        """Serve delivery reports."""
+        self._kafka.poll(timeout_s)
+
+    def close(self) -> None:
+        """Nothing is outstanding between commits."""
+
+
+Committer = ExactlyOnce | AtLeastOnce
+
+
+def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any) -> Positions:
+    """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns.
+
+    Args:
+        note: told of the fate of large records, and of those whose position is wanted.
+    """
+    for output in plan.outputs:
+        large = len(output.value or b"") >= _LARGE_BYTES
+        produce(
+            output.topic,
+            output.value,
+            output.key,
+            output.partition,
+            output.timestamp_ms,
+            output.headers,
+            note if large else None,
+        )
+    positions: Positions = {}
+    for topic, partitions in plan.changes.items():
+        for partition, changes in partitions.items():
+
+            def delivered(error: Any, message: Any, at: Key = (topic, partition)) -> None:
+                if error is None:
+                    positions[at] = message.offset() + 1
+                note(error, message)
+
+            # Only the last record of a partition reports where it went: an idempotent producer keeps the order, and a
+            # callback for each would cost as much as producing it.
+            keys, values = changes.keys, changes.values
+            for key, value in zip(keys[:-1], values[:-1], strict=True):
+                if value is not None and len(value) >= _LARGE_BYTES:
+                    produce(topic, value, key, partition, on_delivery=note)
+                    continue
+                try:
+                    produce_fast(topic, value, key, partition)
+                except BufferError:
+                    produce(topic, value, key, partition)
+            produce(topic, values[-1], keys[-1], partition, on_delivery=delivered)
+    return positions

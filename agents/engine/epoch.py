@@ -1,0 +1,154 @@
+"""An epoch: everything between two commits, and whether it is time to end it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..group.assignment import write_marks
+from ..settings import EngineSettings
+from ..tables.store import Changes
+from ..web.metrics import Histogram
+from .commit import EpochPlan, Positions
+from .dispatch import Dispatch
+from .effects import Effects, Output
+from .flood import Flood
+from .inbox import Position
+
+if TYPE_CHECKING:
+    from ..app import App
+
+__all__ = ["Draft", "Epoch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A plan, and what has to be known of it once it is committed.
+
+    Attributes:
+        changes: table -> partition -> changes.
+        outside: how many of the outputs came from outside of agents.
+        began_s: when it was drawn up, on the monotonic clock.
+    """
+
+    plan: EpochPlan
+    changes: dict[str, dict[int, Changes]]
+    outside: int
+    began_s: float
+
+
+class Epoch:
+    """The running epoch.
+
+    Attributes:
+        effects: outputs of agents.
+        outside: what timers and web views have sent; no redo can bring it back, so only a commit takes it out.
+        committed: partition -> committed offset.
+        commits_total, dead_letters_total, skipped_total: since the start, of what was committed.
+        commit_seconds: how long commits took, from the closed gate to the stores' writes.
+        committed_s: when the last commit was through, on the monotonic clock.
+    """
+
+    def __init__(self, app: App, dispatch: Dispatch, settings: EngineSettings) -> None:
+        self._app, self._dispatch, self._settings = app, dispatch, settings
+        self.effects = Effects()
+        self.outside: list[Output] = []
+        self.committed: dict[Position, int] = {}
+        self.commits_total = 0
+        self.dead_letters_total = 0
+        self.skipped_total = 0
+        self._flood = Flood(settings.give_up_share)
+        self._handled = 0
+        self.commit_seconds = Histogram()
+        self.committed_s = 0.0
+        self._began_s = time.monotonic()
+        self._cost_s = 0.01
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is anything to commit."""
+        if self.effects.outputs or self.outside or self.effects.skipped:
+            return True
+        return self._dispatch.moved
+
+    @property
+    def full(self) -> bool:
+        """Whether it holds as many outputs as it may."""
+        return len(self.effects.outputs) >= self._settings.effects
+
+    @property
+    def due(self) -> bool:
+        """Whether it has to end."""
+        return self.full or (time.monotonic() - self._began_s >= self._settings.epoch_s and self.dirty)
+
+    @property
+    def affordable(self) -> bool:
+        """Whether ending it early keeps commits within their share of the time."""
+        return (time.monotonic() - self._began_s) * self._settings.commit_share >= self._cost_s
+
+    def begin(self, cost_s: float | None = None) -> None:
+        """A new one begins now; `cost_s` is what the commit before it took."""
+        self._began_s = time.monotonic()
+        if cost_s is not None:
+            self._cost_s = cost_s
+
+    def hurry(self) -> None:
+        """End it as soon as may be."""
+        self._began_s = 0.0
+
+    def drop(self) -> None:
+        """Forget what agents have done in it."""
+        for table in self._app.live_tables:
+            table.drop_epoch()
+        self.effects.clear()
+
+    def draft(self, owned: set[Position], group: Callable[[], Any], partitions_of: Callable[[str], int]) -> Draft:
+        """What is to be committed; all agents are parked.
+
+        Args:
+            group: gives the consumer's group metadata.
+            partitions_of: topic -> number of its partitions.
+
+        Raises:
+            BadRecord: a table change cannot be encoded.
+            Usage: a table and a topic have different numbers of partitions.
+        """
+        began_s = time.monotonic()
+        tables = list(self._app.live_tables)
+        changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
+        progress = {at: offset for at, offset in self._dispatch.progress().items() if at in owned}
+        plan = EpochPlan(
+            [*self.effects.outputs, *self.outside],
+            {table.changelog_name: changes[table.name] for table in tables if changes[table.name]},
+            write_marks(progress, self._dispatch.marks(progress)),
+            group() if progress else None,
+        )
+        return Draft(plan, changes, len(self.outside), began_s)
+
+    def finish(self, draft: Draft, positions: Positions) -> None:
+        """Kafka has committed: now the stores, then everything that was kept in case it had not.
+
+        Raises:
+            Stop: too many records were given up lately.
+        """
+        for table in self._app.live_tables:
+            made = draft.changes[table.name]
+            table.epoch_committed(made, {p: positions[table.changelog_name, p] for p in made})
+        self.commits_total += 1
+        self.dead_letters_total += self.effects.dead_letters
+        self.skipped_total += self.effects.skipped
+        given_up = self.effects.dead_letters + self.effects.skipped
+        del self.outside[: draft.outside]
+        self.effects.clear()
+        for offset in draft.plan.offsets:
+            self.committed[Position(offset.topic, offset.partition)] = offset.offset
+        self._dispatch.committed(self.committed)
+        if not self._dispatch.careful:
+            for table in self._app.live_tables:
+                table.trust()
+        handled, self._handled = self._dispatch.records_total - self._handled, self._dispatch.records_total
+        self.committed_s = time.monotonic()
+        self.commit_seconds.observe(self.committed_s - draft.began_s)
+        self._flood.note(time.monotonic(), given_up=given_up, handled=handled)

@@ -1,0 +1,196 @@
+"""What becomes of a record that makes its agent fail.
+
+The first failure in an epoch drops the epoch; its records come again one by one, each after a savepoint (*careful*),
+so that exactly the failing record is found. From then on a failure undoes that record alone, unless its agent was
+suspended in the middle of it, when others may have built on what it did; then the epoch is dropped again, and the
+record is known as poisoned when it comes by. Either way it goes to its agent's policy, and careful ends with the first
+epoch without a failure.
+
+Where the policy is to try again, the record's partition waits in the agent's inbox until the record is due (`Inbox`),
+and nobody is at it meanwhile: commits take what was before it, a revoke gives it away, a worker ends without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from ...topics.deadletter import dead_letter
+from ...topics.errors import BadRecord, Stop
+from .effects import Effects, Output
+from .inbox import Position
+from .runner import Runner
+
+if TYPE_CHECKING:
+    from ..app import App
+    from ..stream import Stream
+
+__all__ = ["Failures"]
+
+logger = logging.getLogger(__name__)
+
+
+class Failures:
+    """Policies, savepoints, and the undoing of one record.
+
+    Attributes:
+        limits: topic -> the largest record it takes, of topics that have refused one in this epoch. Only then, and
+            record by record, it is looked at what would be too large: compressed, most of it is not.
+    """
+
+    def __init__(self, app: App, effects: Effects) -> None:
+        self._app, self._effects = app, effects
+        self._savepoint: tuple[int, int, int] = (0, 0, -1)
+        self.limits: dict[str, int] = {}
+
+    def give_up(self, stream: Stream, message: Any, error: Exception, reason: str) -> None:
+        """A record goes to the policy of its agent.
+
+        Raises:
+            Stop: the policy is `fail`.
+        """
+        policy = getattr(self._app.agents.get(stream.name), "on_failure", "dead_letter")
+        at, offset = Position(message.topic(), message.partition()), message.offset()
+        where = f"{at.topic}[{at.partition}]@{offset}"
+        text = f"{type(error).__name__}: {error}"
+        fields = {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()}
+        fields["agent"] = stream.name
+        if policy == "fail":
+            raise Stop(
+                f"agent {stream.name} failed at {where}: {text}",
+                hint='mend the record or the agent; on_failure="dead_letter" would have set it aside',
+            )
+        if policy == "skip":
+            self._effects.skipped += 1
+            logger.warning("skipped %s (agent %s): %s", where, stream.name, text, extra=fields)
+            return
+        letter = dead_letter(
+            topic=at.topic,
+            key=message.key(),
+            value=message.value(),
+            headers=message.headers(),
+            reason=reason,
+            error=text,
+            source=where,
+            partition=at.partition,
+            offset=offset,
+            timestamp_ms=message.timestamp()[1],
+            agent=stream.name,
+            app=self._app.conf.id,
+            app_version=self._app.conf.version,
+            attempts=stream.inbox.failures.get((at, offset)),
+        )
+        self._app.needed.add_letters(letter.topic, at.topic)
+        output = Output(letter.topic, letter.value, letter.key, -1, max(0, message.timestamp()[1]), letter.headers)
+        try:
+            self.check_size(output)
+        except BadRecord as exc:
+            raise Stop(f"the dead letter of {where} does not fit: {exc}") from error
+        self._effects.add(output)
+        self._effects.dead_letters += 1
+        logger.warning("dead letter %s → %s (agent %s): %s", where, letter.topic, stream.name, text, extra=fields)
+
+    def learn(self, limits: dict[str, int]) -> bool:
+        """Topics have refused records for their size; whether that is news."""
+        news = not limits.keys() <= self.limits.keys()
+        self.limits.update(limits)
+        return news
+
+    def check_size(self, output: Output) -> None:
+        """Raise BadRecord if the record is larger than its topic takes."""
+        limit = self.limits.get(output.topic)
+        if limit is not None and output.size_bytes > limit:
+            raise BadRecord(
+                f"a record of {output.size_bytes:,} bytes for topic {output.topic}, which takes {limit:,}",
+                hint="raise max.message.bytes of the topic",
+            )
+
+    def savepoint(self, runner: Runner | None) -> None:
+        """What follows can be undone without touching what was before.
+
+        Raises:
+            BadRecord: what the record before wrote cannot be encoded, or is too large for its changelog.
+        """
+        # All or none: a table that refuses must not find that another one has moved on.
+        for table in self._app.live_tables:
+            table.check()
+            if table.changelog_name in self.limits:
+                for key, value in dict.items(table):
+                    encoded = table.value_codec.encode(value), table.key_codec.encode(key)
+                    self.check_size(Output(table.changelog_name, *encoded, -1, 0, None))
+        for table in self._app.live_tables:
+            table.savepoint()
+        self._savepoint = (id(runner), runner.steps if runner else 0, len(self._effects.outputs))
+
+    def undo(self, runner: Runner, error: Exception) -> bool:
+        """An agent raised: undo its record, if that alone can be undone. False: the epoch has to be dropped.
+
+        Raises:
+            Stop: the agent failed outside of a record, or on purpose.
+        """
+        if isinstance(error, Stop):
+            raise error
+        if runner.source.in_hand:
+            self._leave_behind(runner, error)
+            return True
+        stream = runner.stream
+        message = stream.message if stream is not None else None
+        if stream is None or message is None:
+            logger.error("agent %s failed outside of a record", runner.name, exc_info=error)
+            raise Stop(
+                f"agent {runner.name} failed outside of a record: {type(error).__name__}: {error}",
+                hint="what an agent does before its loop has to work; the traceback is in the log",
+            ) from error
+        logger.debug("agent %s failed", runner.name, exc_info=error)
+        inbox = stream.inbox
+        at, offset = Position(message.topic(), message.partition()), message.offset()
+        # Of several records at a time it is not known yet which one it was.
+        alone = not stream.grouped or (inbox.careful and inbox.held.get(at, offset) == offset)
+        if alone:
+            self._count(stream, (at, offset), error)
+        if not inbox.careful:
+            inbox.careful = True
+            return False
+        owner, steps, outputs = self._savepoint
+        if owner != id(runner) or steps != runner.steps or not stream.running or not alone:
+            return False
+        for table in self._app.live_tables:
+            table.discard_overlay()
+        self._effects.truncate(outputs)
+        inbox.again_from(message)
+        stream.forget_message()
+        return True
+
+    def _count(self, stream: Stream, where: tuple[Position, int], error: Exception) -> None:
+        """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
+        inbox = stream.inbox
+        failures = inbox.failures[where] = inbox.failures.get(where, 0) + 1
+        retry = getattr(self._app.agents.get(stream.name), "retry", None)
+        if retry is not None and retry.worth(error, failures):
+            wait_s = retry.wait_s(failures)
+            inbox.again[where] = time.monotonic() + wait_s
+            logger.info(
+                "%s[%d]@%d is tried again in %.1f s (agent %s, %d of %d): %s: %s",
+                *where[0],
+                where[1],
+                wait_s,
+                stream.name,
+                failures,
+                retry.times,
+                type(error).__name__,
+                error,
+            )
+        elif inbox.careful or retry is not None:
+            inbox.poisoned[where] = error
+
+    def _leave_behind(self, runner: Runner, error: Exception) -> None:
+        """What came through memory cannot come again, so there is nothing to undo or to keep."""
+        policy = getattr(self._app.agents.get(runner.source.name), "on_failure", "skip")
+        if policy == "fail":
+            raise Stop(
+                f"agent {runner.name} failed: {type(error).__name__}: {error}",
+                hint='mend the agent; on_failure="skip" would have gone on with the next',
+            ) from error
+        self._effects.skipped += 1
+        logger.error("agent %s failed at what came through memory, and goes on", runner.name, exc_info=error)

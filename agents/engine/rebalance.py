@@ -1,0 +1,160 @@
+"""Partitions come and go.
+
+- Rebalance callbacks run inside `consume()`. With all agents parked a revoke commits and gives the partition away in
+  the callback, because the binding unassigns when it returns. With an agent in the middle of a record the epoch ends
+  locally instead: drop it, restart the agents, commit nothing.
+- What comes is owned at once and becomes *active* when its tables are restored: then its records flow, while other
+  partitions may still be restored. Only active partitions have progress, and only theirs is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from faust.types import TP
+
+from ...topics.admin import Admin
+from ...topics.errors import AnabranchError
+from ..group.assignment import Assignment
+from ..group.group import Group
+from ..tables.changelog import beside
+from ..tables.standby import copies_of
+from .aside import aside
+from .inbox import Position, listed
+from .observed import Observed
+
+__all__ = ["Rebalancing"]
+
+logger = logging.getLogger(__name__)
+
+# Each time partitions become active the others are fetched anew: several that are restored at about the same time share
+# that.
+_LOOK_S = 0.1
+_PLACE_AGAIN_S = 0.5
+
+
+class Rebalancing(Observed):
+    """The part of the engine that the group acts on."""
+
+    _admin: Admin
+
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._rebuild_wanted = False
+        self._lost = False
+        self._assignment: Assignment | None = None
+        self._taken_over = Assignment()
+        self._looked_s = 0.0
+        self._placing: asyncio.Future[None] | None = None
+        self._admin: Admin
+
+    def _commit_now(self) -> None:
+        """Commit inside of a callback (blocking)."""
+        raise NotImplementedError
+
+    @property
+    def _group(self) -> Group:
+        assert self._member is not None, "not started"
+        return self._member.group
+
+    # Told by the group ----------------------------------------------------------------------------------------------
+
+    def _on_assign(self, assignment: Assignment) -> None:
+        if self._assignment is None:
+            self._assignment = assignment
+        else:
+            self._assignment.add(assignment)
+
+    def _on_revoke(self, gone: set[Position]) -> None:
+        if self._gate.running or self.app.stopped_by is not None:
+            self._epoch.drop()
+            self._redo_wanted = True
+        elif not (self._redo_wanted or self._lost or self._rebuild_wanted):
+            self._commit_now()
+        self._forget(gone)
+
+    def _on_lost(self, gone: set[Position]) -> None:
+        logger.warning("partitions lost: %s", listed(gone))
+        self._epoch.drop()
+        self._redo_wanted = bool(self._dispatch.streams)
+        self._forget(gone)
+
+    def _forget(self, gone: set[Position]) -> None:
+        self._dispatch.forget(gone)
+        self.active -= gone
+        if self._assignment is not None:
+            self._assignment.drop(gone)
+        if self._restoration is not None:
+            self._restoration.forget(gone)
+        for at in gone:
+            self.committed.pop(at, None)
+        partitions = {at.partition for at in self.owned - gone}
+        for table in self.app.live_tables:
+            table.set_aside(partitions)
+
+    # In the loop -----------------------------------------------------------------------------------------------------
+
+    async def _take_over(self) -> None:
+        """Partitions have come: begin to restore their tables."""
+        assignment, self._assignment = self._assignment, None
+        assert assignment is not None
+        assert self._restoration is not None
+        self._taken_over = assignment
+        if self._placing is not None:
+            self._placing.cancel()
+        self._looked_s = 0.0
+        self._lost = False
+        # Partitions may have been added to a topic: tables look at its number when what was written is committed.
+        self.partition_counts = await beside(self._group, self._admin.partitions)
+        owned = {TP(at.topic, at.partition) for at in self.owned}
+        self.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
+        await self.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})
+        await self.app.topics.on_partitions_assigned(owned)
+        await self._restoration.begin(assignment, self._group)
+        if not self._restoration.waiting:
+            self._group.flow({})
+            await self._settle()
+
+    async def _let_flow(self) -> None:
+        """Partitions whose tables are restored become active: their records flow."""
+        if self._restoration is None or not self._restoration.waiting:
+            return
+        now_s = time.monotonic()
+        if self.active and now_s - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now_s
+        ready = self._restoration.ready()
+        if ready is not None:
+            self.active |= ready.starts.keys()
+            self.committed.update(ready.starts)
+            self._route()
+            self._dispatch.begin(ready)
+            self._group.flow(ready.starts)
+        if not self._restoration.waiting:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """All that was assigned is active."""
+        self._rebalanced(self._taken_over)
+        if self.settings.standby_replicas:
+            self._placing = asyncio.ensure_future(self._place_copies())
+        await self.app.on_partitions_assigned.send({TP(at.topic, at.partition) for at in self.owned})
+
+    async def _place_copies(self) -> None:
+        """When the group is at rest, keep copies of what others own."""
+        assert self._restoration is not None
+        while not self.stopping:
+            try:
+                members = await aside(self._admin.members, self.app.conf.id)
+                assigned = {name: {number for _, number in ats} for name, ats in (members or {}).items()}
+                if assigned.get(self.instance) == {at.partition for at in self.owned}:
+                    numbers = copies_of(self.instance, assigned, self.settings.standby_replicas)
+                    await self._restoration.keep(numbers)
+                    logger.info("keeping warm copies of partitions %s", ", ".join(map(str, sorted(numbers))) or "-")
+                    return
+            except AnabranchError as exc:
+                logger.warning("warm copies: %s", exc)
+            await asyncio.sleep(_PLACE_AGAIN_S)

@@ -1,0 +1,185 @@
+"""What agents and streams see of the engine: where they wait, whose tables are open, where their effects go."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from ...topics.errors import BadRecord, Usage
+from ..settings import EngineSettings
+from .consumer import FaustConsumer
+from .dispatch import Dispatch
+from .effects import Output
+from .epoch import Epoch
+from .failure import Failures
+from .gate import Gate
+from .inbox import Position
+from .runner import Runner, acting_runner
+
+if TYPE_CHECKING:
+    from ..app import App
+    from ..stream import Stream
+
+__all__ = ["Stage"]
+
+
+class Stage(FaustConsumer):
+    """The part of the engine that agents act on.
+
+    Attributes:
+        current: whose coroutine runs right now; None between steps.
+        asking: agents that wait for the answer of an agent: no commit can come before it.
+        active: partitions of this worker whose tables are restored, so that their records flow.
+    """
+
+    def __init__(self, app: App, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.app = app
+        self.settings: EngineSettings = app.engine_settings
+        self.current: Runner | None = None
+        self.asking = 0
+        self.stopping = False
+        self._dispatch = Dispatch()
+        self._gate = Gate()
+        self._epoch = Epoch(app, self._dispatch, self.settings)
+        self._failures = Failures(app, self._epoch.effects)
+        self._runners: list[Runner] = []
+        self._redo_wanted = False
+        self.active: set[Position] = set()
+
+    async def stop_with(self, error: BaseException) -> None:
+        """A human has to change something: the app ends with this error."""
+        raise NotImplementedError
+
+    @property
+    def committed(self) -> dict[Position, int]:
+        """Partition -> committed offset."""
+        return self._epoch.committed
+
+    @property
+    def commits_total(self) -> int:
+        """Epochs committed since the start."""
+        return self._epoch.commits_total
+
+    @property
+    def dead_letters_total(self) -> int:
+        """Records given up as dead letters since the start."""
+        return self._epoch.dead_letters_total
+
+    @property
+    def skipped_total(self) -> int:
+        """Records given up without a dead letter since the start."""
+        return self._epoch.skipped_total
+
+    @property
+    def records_total(self) -> int:
+        """Records handed to agents since the start."""
+        return self._dispatch.records_total
+
+    def add_stream(self, stream: Stream) -> None:
+        """A stream begins to iterate."""
+        self._dispatch.add(stream)
+        self._route()
+
+    def _route(self) -> None:
+        self._dispatch.route(cast(Any, self.app.topics)._tp_index, self.active, self.committed)
+
+    def add_runner(self, runner: Runner) -> None:
+        """An agent starts."""
+        self._runners.append(runner)
+
+    def remove_runner(self, runner: Runner) -> None:
+        """An agent is gone."""
+        if runner in self._runners:
+            self._runners.remove(runner)
+
+    def enter(self, runner: Runner) -> None:
+        """The stepper is about to resume an agent."""
+        runner.steps += 1
+        self.current = runner
+        at = runner.at
+        if at is not None:
+            for table in self.app.live_tables:
+                table.open(at.topic, at.partition)
+
+    def leave_agent(self) -> None:
+        """The agent is suspended."""
+        self.current = None
+        for table in self.app.live_tables:
+            table.close()
+
+    def at(self, stream: Stream, at: Position) -> None:
+        """The current agent turns to records of this partition."""
+        runner = self.current
+        if runner is None:
+            raise BadRecord("a stream of a topic can only be iterated by an agent")
+        runner.stream, runner.at = stream, at
+        stream.runner = runner
+        for table in self.app.live_tables:
+            table.open(at.topic, at.partition)
+
+    def record_time_ms(self) -> int:
+        """Timestamp of the record that the current agent works on; -1 where there is none.
+
+        Raises:
+            Usage: the agent takes batches, which have no time of their own.
+        """
+        stream = self.current.stream if self.current is not None else None
+        if stream is None or stream.message is None:
+            return -1
+        if stream.by_batch:
+            raise Usage(
+                f"agent {stream.name} takes batches and uses a table with a time-to-live",
+                hint="a batch has no time of its own: iterate the stream itself",
+            )
+        return stream.message.timestamp()[1]
+
+    def _wake(self) -> bool:
+        """Let every stream with records go on; whether any did."""
+        woken = False
+        self._dispatch.release(time.monotonic())
+        for stream in self._dispatch.streams:
+            if not stream.running and stream.inbox.has_work:
+                woken = self._gate.resume(stream) or woken
+        return woken
+
+    async def park(self, stream: Stream, timeout_s: float | None = None) -> None:
+        """A stream has nothing to do, or must wait for a commit."""
+        await self._gate.park(stream, timeout_s)
+
+    def send(self, output: Output) -> None:
+        """Keep a record for the gate; without a time of its own it takes that of the record being handled."""
+        runner = self.current or acting_runner()
+        if runner is None or runner.stream is None:
+            self._epoch.outside.append(output)
+            return
+        message = runner.stream.message
+        if self._failures.limits and runner.stream.inbox.careful:
+            self._failures.check_size(output)
+        if not output.timestamp_ms and message is not None:
+            output = output._replace(timestamp_ms=max(0, message.timestamp()[1]))
+        self._epoch.effects.add(output)
+        if self._epoch.full:
+            self._dispatch.cut()
+
+    def give_up(self, stream: Stream, message: Any, error: Exception, reason: str) -> None:
+        """A record goes to the policy of its agent; see `Failures`."""
+        self._failures.give_up(stream, message, error, reason)
+
+    def savepoint(self, stream: Stream) -> None:
+        """In careful mode, before each record; see `Failures`."""
+        del stream
+        self._failures.savepoint(self.current)
+
+    def failed(self, runner: Runner, error: Exception) -> bool:
+        """An agent raised. True: its record is undone and given up, start the agent anew; False: wait for the redo.
+
+        Raises:
+            Stop: the agent failed outside of a record, or on purpose.
+        """
+        if self._failures.undo(runner, error):
+            return True
+        self._redo_wanted = True
+        assert runner.stream is not None
+        self._gate.fell(runner.stream)
+        return False

@@ -1,0 +1,1 @@
+"""Flows: pipelines of plain functions, made into agents."""

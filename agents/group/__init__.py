@@ -1,0 +1,1 @@
+"""The consumer group, and a worker's place and identity in it."""

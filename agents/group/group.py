@@ -1,0 +1,394 @@
+"""The consumer group as the engine sees it: records in, assignments told, revokes served.
+
+Defaults, each measured on a real broker: classic protocol, range assignment (keeps co-partitioned topics on one
+worker) and static membership, because a worker that is killed and started again then has its partitions back in 0.7 s;
+without an identity it waits for the session timeout. A static member's `close()` does not leave the group, so leaving
+is `unsubscribe()` first.
+
+With KIP-848's protocol (`group_protocol="consumer"`) assignments are increments: what is not named stays as it is, and
+its records flow on.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from ...topics import pulse
+from ...topics.admin import Admin
+from ...topics.client import Cluster
+from ...topics.errors import Hung, Stop, from_kafka, is_unreachable, kafka_error, passes
+from ..engine.inbox import Position
+from ..settings import EngineSettings
+from .assignment import Assignment, read_marks
+
+__all__ = ["Group"]
+
+logger = logging.getLogger(__name__)
+
+_ASK_S = 5.0
+
+# Committed offsets are told when the transactions on their way are settled: that of a dead worker takes its timeout and
+# the broker's 10 s. In waits for a client that hangs.
+_SETTLED = 2.5
+_KEEP_ALIVE_S = 1.0
+
+# Records in a poll: of the first, before it is known how fast the agents are, and the least.
+_FIRST = 500
+_LEAST = 16
+_error_of = Message.error
+
+# How librdkafka writes group metadata down: this, then the generation as four bytes.
+_METADATA = b"CGMDv2:"
+
+# A consumer's fatal error comes as a message whose error does not call itself fatal.
+_FINISHED = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})  # pyright: ignore[reportPrivateUsage]
+
+
+class Group:
+    """Membership of one worker.
+
+    Args:
+        on_assign, on_revoke, on_lost: called inside `consume`, `keep_alive` and `close`, nowhere else.
+
+    Attributes:
+        kafka: the librdkafka consumer.
+        owned: partitions of this worker.
+        topics: what is subscribed.
+        finished: why this client can do nothing more, and the worker needs a new one; None while it works. A static
+            member is fenced when another process has its identity, but also by itself: a broker that restarts may
+            take its own second attempt to join for another.
+        fenced: whether that is why.
+        heard_s: monotonic time of the last sign that somebody answers this client.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        group_id: str,
+        instance: str,
+        settings: EngineSettings,
+        on_assign: Callable[[Assignment], None],
+        on_revoke: Callable[[set[Position]], None],
+        on_lost: Callable[[set[Position]], None],
+    ) -> None:
+        self._cluster, self._group_id = cluster, group_id
+        self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
+        self._settings = settings
+        self._batch_records = _FIRST
+        self.owned: set[Position] = set()
+        self.topics: list[str] = []
+        self.finished: str | None = None
+        self.fenced = False
+        self.heard_s = time.monotonic()
+        self._early: list[Any] = []
+        self._paused: list[TopicPartition] = []
+        self._held: set[Position] = set()
+        self._flows: dict[Position, int] = {}
+        self._incremental = settings.group_protocol == "consumer"
+        self._closing = False
+        self._moving_since_s = 0.0
+        self._polled_s = time.monotonic()
+        self._admin = Admin(cluster, patience_s=settings.patience_s)
+        self._complained_s = 0.0
+        self.kafka: Any = Consumer(
+            cluster.config(
+                group_id=group_id,
+                **settings.membership(instance),
+                max_poll_interval_ms=settings.max_poll_interval_ms,
+                enable_auto_commit=False,
+                enable_auto_offset_store=False,
+                # Earliest is chosen by us, and only where nothing was ever committed: see `_starts`.
+                auto_offset_reset="error",
+                isolation_level="read_committed",
+                # The default of 1,000 ms makes a fast consumer wait half of its time.
+                fetch_queue_backoff_ms=2,
+                queued_min_messages=200_000,
+                fetch_wait_max_ms=100,
+                topic_metadata_refresh_interval_ms=10_000,
+            )
+        )
+
+    def subscribe(self, topics: list[str]) -> None:
+        """Join the group, or change what is subscribed."""
+        self.topics = topics
+        if not self._closing:  # told to end while the app was still starting
+            self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def metadata(self) -> Any:
+        """The group metadata as it is now; part of every transaction."""
+        return self.kafka.consumer_group_metadata()
+
+    def tune(self, spent_s: float) -> None:
+        """Agents took this long with what was polled: poll as many records as keep them busy for `batch_s`."""
+        settings = self._settings
+        if spent_s > settings.batch_s * 1.5:
+            self._batch_records = max(_LEAST, int(self._batch_records * settings.batch_s / spent_s))
+        elif spent_s < settings.batch_s / 2:
+            self._batch_records = min(settings.batch_records, self._batch_records * 2)
+
+    def consume(self) -> list[Any]:
+        """What has arrived, without waiting.
+
+        Raises:
+            Stop: a committed offset is gone, or another error that needs a human.
+        """
+        self._polled_s = time.monotonic()
+        if self._paused:
+            paused, self._paused = self._paused, []
+            self.kafka.resume([p for p in paused if Position(p.topic, p.partition) in self.owned - self._held])
+        messages = self._consume(self._batch_records)
+        if self._early:
+            messages, self._early = self._early + messages, []
+        return messages
+
+    def hold(self, partitions: set[Position]) -> None:
+        """Take no records of these until told otherwise. A pause purges librdkafka's queue: it has to be worth it."""
+        if partitions != self._held:
+            held, self._held = self._held, partitions & self._flows.keys()
+            self.kafka.pause([TopicPartition(*at) for at in self._held - held])
+            self.kafka.resume([TopicPartition(*at) for at in held - self._held])
+
+    def keep_alive(self) -> None:
+        """Stay a member while agents are busy; partitions are paused for it, which purges librdkafka's queue."""
+        if time.monotonic() - self._polled_s < _KEEP_ALIVE_S:
+            return
+        self._polled_s = time.monotonic()
+        if self._flows and not self._paused:
+            self._paused = [TopicPartition(*at) for at in self._flows]
+            self.kafka.pause(self._paused)
+        self._early += self._consume(1)
+
+    def _consume(self, most: int) -> list[Any]:
+        try:
+            messages: list[Any] = self.kafka.consume(most, 0)
+        except KafkaException as exc:
+            raise from_kafka(exc, "consume", servers=self._cluster.bootstrap_servers) from exc
+        if messages:
+            self.heard_s = time.monotonic()
+        if any(map(_error_of, messages)):
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    self._sort(error, message)
+            messages = [message for message in messages if message.error() is None]
+        return messages
+
+    def _sort(self, error: Any, message: Any) -> None:
+        code = error.code()
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # pyright: ignore[reportPrivateUsage]
+            raise Stop(
+                f"group {self._group_id}: records of {message.topic()}[{message.partition()}] were deleted before they "
+                f"were read ({error.str()})",
+                hint="raise the topic's retention; to go on with what is there, set the group's offsets with "
+                "kafka-consumer-groups --reset-offsets",
+            )
+        if error.fatal() or code in _FINISHED:
+            self.finished, self.fenced = error.str(), True
+        now = time.monotonic()
+        if now - self._complained_s > 5:
+            self._complained_s = now
+            logger.warning("consumer: %s", error.str())
+
+    def hear_of(self, error: BaseException) -> None:
+        """What has made the worker's producer hang has happened to its consumer as well."""
+        if isinstance(error, Hung) and self.finished is None:
+            self.finished = str(error.args[0])
+            logger.warning("%s: this worker takes a new one", self.finished)
+
+    def ask(self) -> None:
+        """Ask the coordinator something (blocking); noted as finished when it has not answered for too long."""
+        if not self.topics or time.monotonic() - self.heard_s < pulse.HUNG_S:
+            return
+        try:
+            self.kafka.committed([TopicPartition(self.topics[0], 0)], timeout=_ASK_S)
+            self.heard_s = time.monotonic()
+        except KafkaException as exc:
+            silent_s = time.monotonic() - self.heard_s
+            if not _may_pass(exc):
+                self.heard_s = time.monotonic()
+            elif silent_s > _SETTLED * pulse.HUNG_S and pulse.answers(self._cluster):
+                self.hear_of(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
+        except RuntimeError:
+            pass  # closed meanwhile
+
+    def take_again(self) -> None:
+        """Begin anew with the partitions there are, from what is committed now (blocking)."""
+        if self._incremental:
+            self._resume()
+            self.kafka.incremental_unassign([TopicPartition(*at) for at in self._flows])
+            self._flows, self._early = {}, []
+        self._begin(self.kafka, [TopicPartition(*at) for at in self.owned])
+
+    def flow(self, starts: Mapping[Position, int]) -> None:
+        """Let the records of partitions flow whose tables are restored, beside those that flow already.
+
+        Until then librdkafka does not have them: a partition that is paused as it is assigned, and resumed when its
+        tables are restored, stays silent for a second (measured; 3 ms this way). The classic protocol knows only whole
+        assignments, so those that flow are fetched again from where they are: call it rarely.
+        """
+        starts = {at: start for at, start in starts.items() if at in self.owned}
+        if self._incremental:
+            if starts:
+                self.kafka.incremental_assign([TopicPartition(*at, start) for at, start in starts.items()])
+            self._flows |= starts
+            self._look_whether_settled()
+            return
+        self._resume()
+        for at in self.kafka.position([TopicPartition(*at) for at in self._flows]) if self._flows else ():
+            if at.offset >= 0:  # else nothing of it was consumed yet
+                self._flows[Position(at.topic, at.partition)] = at.offset
+        self._flows |= starts
+        self.kafka.assign([TopicPartition(*at, start) for at, start in self._flows.items()])
+        self._look_whether_settled()
+
+    def _look_whether_settled(self) -> None:
+        if self._flows.keys() >= self.owned:
+            self._moving_since_s = 0.0
+
+    def _resume(self) -> None:
+        if self._paused or self._held:  # librdkafka remembers a pause, also of a partition that goes and comes back
+            self.kafka.resume([*self._paused, *(TopicPartition(*at) for at in self._held)])
+            self._paused, self._held = [], set()
+
+    def close(self, *, keep_identity: bool = False) -> None:
+        """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""
+        self._closing = True
+        try:
+            if not keep_identity:
+                self.kafka.unsubscribe()
+                deadline = time.monotonic() + 5
+                while self.owned and time.monotonic() < deadline:
+                    self.kafka.consume(1, 0.05)
+            self.kafka.close()
+        except (KafkaException, RuntimeError) as exc:
+            logger.warning("leaving the group: %s", exc)
+
+    # What can be seen -----------------------------------------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether partitions are on their way: given up, or assigned and not flowing yet."""
+        return self._moving_since_s > 0
+
+    @property
+    def generation(self) -> int:
+        """Of the group, or of the member where the protocol is KIP-848's; -1 outside of it."""
+        metadata = bytes(self.metadata())
+        known = metadata.startswith(_METADATA)
+        return int.from_bytes(metadata[len(_METADATA) :][:4], sys.byteorder, signed=True) if known else -1
+
+    def lags(self, committed: Mapping[Position, int]) -> dict[Position, int]:
+        """Partition -> offsets between what is committed and the end that the last fetch saw; nothing is asked."""
+        lags: dict[Position, int] = {}
+        for at in self.owned & committed.keys():
+            _, end = self.kafka.get_watermark_offsets(TopicPartition(*at), cached=True)
+            if end >= 0:
+                lags[at] = max(0, end - committed[at])
+        return lags
+
+    # Callbacks ------------------------------------------------------------------------------------------------------
+
+    def _assigned(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        if self._closing:  # a rebalance was under way: what comes now goes at once, and nobody can be asked any more
+            self._hold(kafka)
+        else:
+            self._begin(kafka, partitions)
+
+    def _begin(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        self._moving()
+        try:
+            assignment = self._starts(partitions)
+        except Hung as exc:
+            self.hear_of(exc)
+            self._hold(kafka)
+            return
+        self.heard_s = time.monotonic()
+        assignment.began_s = self._moving_since_s
+        if self._incremental:  # beside what is there
+            self.owned |= assignment.starts.keys()
+        else:
+            self._resume()
+            self._flows, self._early = {}, []
+            self.owned = set(assignment.starts)
+        self._hold(kafka)  # until `flow`
+        self._on_assign(assignment)
+
+    def _hold(self, kafka: Any) -> None:
+        """In a callback: nothing of what has come is fetched; without a word the binding would assign it."""
+        if self._incremental:
+            kafka.incremental_assign([])
+        else:
+            kafka.assign([])
+
+    def _moving(self) -> None:
+        self._moving_since_s = self._moving_since_s or time.monotonic()
+
+    def _revoked(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        self._give_up(kafka, partitions, self._on_revoke)
+
+    def _lost(self, kafka: Any, partitions: list[TopicPartition]) -> None:
+        self._give_up(kafka, partitions, self._on_lost)
+
+    def _give_up(self, kafka: Any, partitions: list[TopicPartition], tell: Callable[[set[Position]], None]) -> None:
+        self._moving()
+        gone = {Position(p.topic, p.partition) for p in partitions}
+        self._early = [m for m in self._early if (m.topic(), m.partition()) not in gone] if self._incremental else []
+        if self.finished is None:  # else all is begun anew
+            tell(gone)
+        self.owned -= gone
+        self._resume()
+        if self._incremental:
+            flowing = gone & self._flows.keys()
+            self._flows = {at: start for at, start in self._flows.items() if at not in gone}
+            kafka.incremental_unassign([TopicPartition(*at) for at in flowing])
+        else:
+            self._flows = {}
+            kafka.unassign()
+
+    def _starts(self, partitions: list[TopicPartition]) -> Assignment:
+        """Committed offsets, waiting for those of open transactions; the beginning where there is none."""
+        assignment = Assignment()
+        without: list[TopicPartition] = []
+        for partition in self._committed(partitions):
+            at = Position(partition.topic, partition.partition)
+            if partition.offset >= 0:
+                assignment.starts[at] = partition.offset
+                for agent, mark in read_marks(partition.metadata).items():
+                    assignment.marks[at, agent] = mark
+            else:
+                without.append(partition)
+                assignment.uncommitted.append(at)
+        find = self._admin.ends if self._settings.start_at_end else self._admin.begins
+        for at, offset in find(without).items():
+            assignment.starts[Position(*at)] = offset
+        return assignment
+
+    def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        if not partitions:
+            return []
+        began = time.monotonic()
+        while True:
+            try:
+                found: list[TopicPartition] = self.kafka.committed(partitions, timeout=_ASK_S)
+                for partition in found:
+                    if partition.error is not None:  # not the same as a group that has committed nothing
+                        raise KafkaException(partition.error)
+                return found
+            except KafkaException as exc:
+                waited_s = time.monotonic() - began
+                if not _may_pass(exc) or waited_s > self._settings.patience_s:
+                    raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
+                if waited_s > _SETTLED * pulse.HUNG_S and pulse.answers(self._cluster):
+                    raise Hung(f"the consumer has not read committed offsets for {waited_s:.0f} s") from exc
+                time.sleep(0.05)
+
+
+def _may_pass(exc: KafkaException) -> bool:
+    error = kafka_error(exc)
+    return passes(error) or is_unreachable(error)

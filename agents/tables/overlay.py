@@ -1,0 +1,212 @@
+"""The engine's side of a table: whose partition it shows, and how its changes move on until the gate.
+
+The overlay is a real dict, the table object itself: what the agent has changed since the table was turned to the
+partition it shows. `leave` moves it into the partition's epoch (`state.py`), and the gate encodes the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from ...topics.errors import Stop, Usage
+from ...topics.serde import Codec, key_codec, set_codec, value_codec
+from .state import PartitionState
+from .store import Changes, MemoryStore, Store
+
+__all__ = ["Overlay"]
+
+
+_MOVED = (
+    "where partitions were added to a live topic its keys have moved, and the table has to be computed anew under "
+    "another app id"
+)
+
+
+class Overlay(dict[Any, Any]):
+    """What all tables have below the dict that agents see; for the arguments see `Table`.
+
+    Attributes:
+        states: partition -> its state, for the partitions of this worker.
+        ttl_ms: the time-to-live of keys; None where they have none.
+        opened, closed: the classes of this object while an agent runs, and while none does.
+    """
+
+    ttl_ms: int | None = None
+    opened: ClassVar[type[Overlay]]
+    closed: ClassVar[type[Overlay]]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        default: Callable[[], Any] | None = None,
+        partitions: int | None = None,
+        key_type: Any = None,
+        value_type: Any = None,
+        help: str = "",
+        config: Mapping[str, str] | None = None,
+        store: str = "memory",
+        sets: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name, self.default, self.help = name, set if sets else default, help
+        self.partitions, self.store = partitions, store
+        self.config = dict(config or {})
+        self.key_codec: Codec = key_codec(key_type)
+        self.sets = sets
+        self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)
+        self.changelog_topic: Any = None
+        self.changelog_partitions = 0
+        self.states: dict[int, PartitionState] = {}
+        self._set_aside: dict[int, PartitionState] = {}
+        self._state: PartitionState | None = None
+        self._view: dict[Any, Any] = {}
+        self._partition = -1
+        self._topic = ""
+        self._writers: set[str] = set()
+        self._deleted: set[Any] = set()
+        self._copying = False
+        self.close()
+
+    # The engine's side ------------------------------------------------------------------------------------------
+
+    def open(self, topic: str, partition: int) -> None:
+        """Show `partition` to an agent that reads `topic`."""
+        if partition != self._partition or topic != self._topic:
+            self.leave()
+            state = self.states.get(partition)
+            self._topic, self._partition, self._state = topic, partition, state
+            self._view = state.view if state is not None else {}
+        self.__class__ = self.opened  # pyright: ignore[reportAttributeAccessIssue]
+
+    def close(self) -> None:
+        """The agent is suspended."""
+        self.__class__ = self.closed  # pyright: ignore[reportAttributeAccessIssue]
+
+    def leave(self) -> None:
+        """Move the overlay into its partition's epoch."""
+        if not dict.__len__(self) and not self._deleted:
+            return
+        state = self._state
+        if state is None:
+            self.discard_overlay()
+            raise self._no_partition()
+        self._writers.add(self._topic)
+        state.move(self, self._deleted)
+        self.discard_overlay()
+
+    def discard_overlay(self) -> None:
+        """Forget what was changed since the last `leave`."""
+        dict.clear(self)
+        self._deleted.clear()
+
+    def drop_epoch(self) -> None:
+        """Forget everything that is not committed."""
+        self.discard_overlay()
+        self._partition, self._state, self._topic, self._view = -1, None, "", {}
+        self._writers.clear()
+        for state in self.states.values():
+            state.drop()
+
+    def check(self) -> None:
+        """Raise BadRecord if what was written since the last savepoint cannot be kept; changes nothing."""
+        if dict.__len__(self):
+            self.key_codec.keep_all(list(dict.keys(self)))
+            self.value_codec.keep_all(list(dict.values(self)))
+
+    def savepoint(self) -> None:
+        """From here on, `discard_overlay` undoes; mutable values are handed out as copies.
+
+        Several tables make one savepoint: `check` all of them before the first moves, so that it holds for all or none.
+
+        Raises:
+            BadRecord: as `check`; the overlay is still there.
+        """
+        self.check()
+        self._copying = True
+        self.leave()
+
+    def trust(self) -> None:
+        """End of `savepoint` mode."""
+        self._copying = False
+
+    def encode_epoch(self, partitions_of: Callable[[str], int]) -> dict[int, Changes]:
+        """Changes by partition, for the gate.
+
+        Raises:
+            Usage: a topic was read whose partition count differs from the changelog's.
+            BadRecord: something cannot be encoded.
+        """
+        self.leave()
+        for topic in self._writers:
+            if partitions_of(topic) != self.changelog_partitions:
+                raise self._mismatch(topic, partitions_of(topic))
+        return {p: changes for p, state in self.states.items() if state.touched and len(changes := state.encode())}
+
+    def epoch_committed(self, changes: Mapping[int, Changes], positions: Mapping[int, int]) -> None:
+        """Kafka has committed `changes`; `positions` are the changelog positions after them."""
+        for partition, state in self.states.items():
+            made = changes.get(partition)
+            if made is not None:
+                state.apply(made, positions[partition])
+            else:
+                state.drop()
+        self._writers.clear()
+
+    def state_of(self, store: Store | None = None) -> PartitionState:
+        """A partition that is not shown yet: with this store, or empty."""
+        return self._new_state(MemoryStore() if store is None else store)
+
+    def _new_state(self, store: Store) -> PartitionState:
+        return PartitionState(store, self.key_codec, self.value_codec, sets=self.sets)
+
+    def add_partition(self, partition: int, state: PartitionState | None = None) -> PartitionState:
+        """Own a partition, and show it."""
+        state = self.states[partition] = self.state_of() if state is None else state
+        self._partition = -1  # an agent may have been resumed here while the partition was away: look again
+        return state
+
+    def held(self) -> list[PartitionState]:
+        """The partitions that are shown outside of agents."""
+        return list(self.states.values())
+
+    def set_aside(self, keep: set[int]) -> None:
+        """Other partitions are gone; their stores are kept, so that one that comes back needs no restore."""
+        self.drop_epoch()
+        for partition in self.states.keys() - keep:
+            self._set_aside[partition] = self.states.pop(partition)
+
+    def take_set_aside(self) -> dict[int, PartitionState]:
+        """What has gone, for who brings it back (`add_partition`) or closes it."""
+        gone, self._set_aside = self._set_aside, {}
+        return gone
+
+    def _no_partition(self) -> Stop:
+        return Usage(
+            f"table {self.name}: partition {self._partition} of topic {self._topic} has no counterpart in the "
+            f"changelog, which has {self.changelog_partitions} partitions",
+            hint=f"a table and the topics whose agents write to it need the same number of partitions; {_MOVED}",
+        )
+
+    def _mismatch(self, topic: str, partitions: int) -> Stop:
+        return Usage(
+            f"table {self.name}: topic {topic} has {partitions} partitions, the changelog "
+            f"{self.changelog_name} has {self.changelog_partitions}",
+            hint=f"give both the same number (partitions=…), or repartition the stream with group_by; {_MOVED}",
+        )
+
+    def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """What a partition holds by its changelog: key bytes -> value bytes, as the codecs know them."""
+        return data
+
+    def plain(self, value: Any) -> Any:
+        """A value as JSON shows it: sets as lists, in an order that does not depend on how they came about."""
+        return msgspec.json.decode(self.value_codec.encode(value)) if self.sets else value
+
+    @property
+    def changelog_name(self) -> str:
+        """Name of the changelog topic."""
+        return self.changelog_topic.get_topic_name()

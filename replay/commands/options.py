@@ -1,0 +1,143 @@
+"""Options that commands of `anabranch` share, and what they bring about."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Generator
+from typing import Any
+
+import click
+
+from ...topics.client import Cluster
+from ...topics.errors import Usage
+from ..running.ground import Ground, ground, servers_at_hand
+from ..show.jsonlog import log_json_to_stderr, said_as_json
+
+__all__ = [
+    "LEVELS",
+    "app_name",
+    "cluster_at_hand",
+    "cluster_options",
+    "format_options",
+    "log_to_stderr",
+    "on_ground",
+    "passing",
+]
+
+logger = logging.getLogger("anabranch")
+
+LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
+Command = Callable[..., Any]
+
+
+def cluster_options(command: Command) -> Command:
+    """-b and -X."""
+    command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(
+        command
+    )
+    return click.option(
+        "-b",
+        "--bootstrap-server",
+        metavar="HOST:PORT",
+        help="A Kafka cluster. Without it a broker of our own is started.",
+    )(command)
+
+
+def format_options(command: Command) -> Command:
+    """What a file's lines mean."""
+    for option in (
+        click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
+        click.option("--types", metavar="A=T,…", help="Types of CSV columns: text, int, float, bool; else guessed."),
+        click.option("--quote", default='"', metavar="C", help="Of CSV cells; '' where there are none."),
+        click.option("--partition", metavar="EXPR", help="The record's partition; else its key tells."),
+        click.option("--header", "headers", multiple=True, metavar="NAME=EXPR", help="A header; may be repeated."),
+        click.option("--time-zone", default="UTC", show_default=True, help="Of times that name none."),
+        click.option(
+            "--time-format", default="auto", metavar="F", help="auto, iso, s, ms, us, ns, or like %d.%m.%Y %H:%M."
+        ),
+        click.option("--columns", metavar="A,B,…", help="Names of CSV columns; the file then has no header line."),
+        click.option("--delimiter", metavar="C", help="Of CSV cells."),
+        click.option(
+            "--format",
+            "kind",
+            type=click.Choice(["auto", "text", "csv", "jsonl", "parquet", "avro"]),
+            default="auto",
+            show_default=True,
+        ),
+        click.option("--key-before", metavar="C", help="Text: what stands before the first C is the key."),
+        click.option("--encoding", default="utf-8", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+def app_name(context: click.Context) -> str:
+    """What `-A` named.
+
+    Raises:
+        Usage: nothing.
+    """
+    if not context.obj:
+        raise Usage("no app", hint="name it: anabranch -A MODULE …")
+    return context.obj
+
+
+def _options(pairs: tuple[str, ...]) -> dict[str, str]:
+    handed_down = tuple(line for line in os.environ.get("ANABRANCH_OPTIONS", "").splitlines() if line)
+    return Cluster.parse_options((*handed_down, *pairs))
+
+
+@contextlib.contextmanager
+def on_ground(
+    bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None, *, keep: bool = True
+) -> Generator[Ground]:
+    """A cluster for the length of a `with` block; says so where it is a broker of our own."""
+    with ground(bootstrap_server, _options(options), declared=declared, keep=keep, on_progress=passing) as place:
+        if place.broker is not None:
+            stats = place.broker
+            passing("")
+            _say(
+                f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
+                f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
+            )
+        yield place
+
+
+def cluster_at_hand(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:
+    """The cluster that is told or runs already; None where `on_ground` would start one."""
+    servers = servers_at_hand(bootstrap_server)
+    return Cluster.named(servers, _options(options)) if servers else None
+
+
+def _say(text: str) -> None:
+    if said_as_json() is not None:
+        logger.info(text)
+    else:
+        click.echo(text, err=True)
+
+
+def passing(text: str) -> None:
+    """A line that the next one replaces, where there is a terminal."""
+    if sys.stderr.isatty() and said_as_json() is None:
+        click.echo(f"\r\033[K{text}", err=True, nl=False)
+    elif text:
+        _say(text)
+
+
+def log_to_stderr(level: str | None, *, default: str = "warn", form: str = "text") -> None:
+    """Log at a level, as `text` or `json` lines; others' service life cycles only where they are asked for."""
+    numeric = {"crit": logging.CRITICAL, "warn": logging.WARNING}.get(
+        (level or default).lower(), getattr(logging, (level or default).upper(), logging.WARNING)
+    )
+    if form == "json":
+        log_json_to_stderr(numeric)
+        logger.setLevel(logging.INFO)  # what the text form says without being asked
+    else:
+        logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Service life cycles are of interest to who works on us, not to who works with us.
+    ours = ("anabranch.agents.app", "anabranch.agents.web.probes", "anabranch.agents.engine.transport")
+    for noisy in ("mode", "faust", "aiohttp", *ours):
+        logging.getLogger(noisy).setLevel(max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric)

@@ -1,0 +1,106 @@
+"""A source taken record by record, with a position between any two of them.
+
+A source knows its position after a batch. A cursor remembers the position before the batch at hand and how much of it
+has been given away; opened at such a position, it reads the batch again and passes over as much. This rests on sources
+being pure: the same records follow from the same position, however batches are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..sources.item import BadLine, Item
+from ..sources.source import Position, Source
+
+__all__ = ["Cursor", "Open"]
+
+# Opens a source at a position, or at its beginning.
+Open = Callable[[Position | None], Source]
+
+
+class Cursor:
+    """One source, a batch at hand.
+
+    Position: `at`, the source's own before the batch at hand; `items`, `bad` and `blank`, how many were given since
+    then; `n`, how many items before it.
+
+    Attributes:
+        items, taken: the batch at hand, and how many of it have been given away; whoever takes moves `taken`.
+        anchored: the position has moved to the batch at hand; not so while what was given before is passed over.
+        bad, blank: see `Source`; for whoever reads to take out.
+    """
+
+    def __init__(self, open_at: Open, position: Position | None = None) -> None:
+        position = position or {}
+        self._at: Position | None = position.get("at")
+        self._skip_items: int = position.get("items", 0)
+        self._skip_bad: int = position.get("bad", 0)
+        self._skip_blank: int = position.get("blank", 0)
+        self._before: int = position.get("n", 0)
+        self._since = self._since_bad = self._since_blank = 0
+        self.items: list[Item] = []
+        self.taken = 0
+        self.anchored = True
+        self.bad: list[BadLine] = []
+        self.blank = 0
+        self.source = open_at(self._at)
+
+    @property
+    def used_up(self) -> bool:
+        """Nothing of the batch is left."""
+        return self.taken >= len(self.items)
+
+    @property
+    def last(self) -> bool:
+        """Nothing follows the batch at hand, not even a word about what could not be read."""
+        return self.source.ended and not self.source.bad
+
+    @property
+    def number(self) -> int:
+        """Which record of the source is the first of the batch at hand, from 0."""
+        return self._before + self._since
+
+    def fill(self) -> None:
+        """Replace a batch that is used up by the next one, which may be empty."""
+        source = self.source
+        # Until everything that was given before has been met again, the position stays where it was.
+        self.anchored = not (self._skip_items or self._skip_bad or self._skip_blank)
+        if self.anchored:
+            self._before += self._since + len(self.items)
+            self._at = source.snapshot()
+            self._since = self._since_bad = self._since_blank = 0
+        else:
+            self._since += len(self.items)
+        self.items = source.next_batch()
+        self.taken = min(self._skip_items, len(self.items))
+        self._skip_items -= self.taken
+        self._take_bad()
+
+    def snapshot(self) -> Position:
+        """Position of the next record."""
+        return {
+            "at": self._at,
+            "items": self._since + self.taken + self._skip_items,
+            "bad": self._since_bad + self._skip_bad,
+            "blank": self._since_blank + self._skip_blank,
+            "n": self._before,
+        }
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+    def _take_bad(self) -> None:
+        source = self.source
+        if source.bad:
+            bad, source.bad = source.bad, []
+            known = min(self._skip_bad, len(bad))
+            self._skip_bad -= known
+            self._since_bad += len(bad)
+            self.bad += bad[known:]
+        if source.blank:
+            blank, source.blank = source.blank, 0
+            known = min(self._skip_blank, blank)
+            self._skip_blank -= known
+            self._since_blank += blank
+            self.blank += blank - known

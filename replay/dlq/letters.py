@@ -1,0 +1,167 @@
+"""Dead letters, read from their topic: what each says of itself, which of them are meant, how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ...topics.admin import Admin
+from ...topics.client import Cluster
+from ...topics.deadletter import SUFFIX, read_headers
+from ...topics.errors import Usage
+from ...topics.producer import Headers
+from ...topics.reading import read_to_end
+
+__all__ = ["Count", "Letter", "Span", "Wanted", "counted", "letters_topic", "letters_topics", "read_letters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter.
+
+    Attributes:
+        partition, offset, timestamp_ms: where it is, and the time of the record in it.
+        headers: those of the record.
+        facts: what our headers say, without their prefix; empty in letters of other programs.
+    """
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    facts: dict[str, str]
+
+    @classmethod
+    def of(cls, message: Any) -> Letter:
+        """From a record of the topic."""
+        headers, facts = read_headers(message.headers())
+        stamp_ms = message.timestamp()[1]
+        return cls(message.partition(), message.offset(), stamp_ms, message.key(), message.value(), headers, facts)
+
+    @property
+    def reason(self) -> str:
+        """`decode`, `agent` or `line`; `unknown` in letters of other programs."""
+        return self.facts.get("reason", "unknown")
+
+    @property
+    def error(self) -> str:
+        """The error's type, or what stands for it: errors of one kind are counted together."""
+        return self.facts.get("error", "").partition(":")[0]
+
+    @property
+    def origin(self) -> tuple[str, int] | None:
+        """Topic and partition that the record came from; None where it never was in one."""
+        topic, partition = self.facts.get("topic"), self.facts.get("partition", "")
+        return (topic, int(partition)) if topic and partition.isdigit() and self.reason != "line" else None
+
+    def described(self) -> dict[str, Any]:
+        """As JSON shows it; bytes that are no UTF-8 are escaped."""
+        return {
+            "partition": self.partition,
+            "offset": self.offset,
+            "timestamp_ms": self.timestamp_ms,
+            "key": _text(self.key),
+            "value": _text(self.value),
+            "headers": [[name, _text(value)] for name, value in self.headers],
+            **{name.replace("-", "_"): value for name, value in self.facts.items() if name != "timestamp-ms"},
+        }
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode(errors="backslashreplace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which letters are meant; what is not given does not matter.
+
+    Attributes:
+        offsets: of the letters, first and last.
+        match: stands in key, value or error.
+    """
+
+    reason: str | None = None
+    agent: str | None = None
+    offsets: tuple[int, int] | None = None
+    match: str | None = None
+
+    def holds(self, letter: Letter) -> bool:
+        """Whether a letter is meant."""
+        if self.reason is not None and letter.reason != self.reason:
+            return False
+        if self.agent is not None and letter.facts.get("agent") != self.agent:
+            return False
+        if self.offsets is not None and not self.offsets[0] <= letter.offset <= self.offsets[1]:
+            return False
+        if self.match is None:
+            return True
+        places = letter.key, letter.value, letter.facts.get("error", "").encode()
+        return any(self.match.encode() in (place or b"") for place in places)
+
+
+class Span(NamedTuple):
+    """What was read of a partition: the letters from `begin` up to, not including, `end`."""
+
+    partition: int
+    begin: int
+    end: int
+    letters: list[Letter]
+
+
+def letters_topic(admin: Admin, name: str) -> str:
+    """The topic that is meant: itself, or the one whose letters it holds.
+
+    Raises:
+        Usage: there is none.
+    """
+    found = admin.partitions()
+    for candidate in (name if name.endswith(SUFFIX) else name + SUFFIX, name):
+        if candidate in found:
+            return candidate
+    known = ", ".join(sorted(topic for topic in found if topic.endswith(SUFFIX)))
+    raise Usage(f"no dead letters of {name}", hint=f"there are {known}" if known else "there are none at all")
+
+
+def letters_topics(admin: Admin) -> list[str]:
+    """All topics of dead letters."""
+    return sorted(topic for topic in admin.partitions() if topic.endswith(SUFFIX))
+
+
+def read_letters(cluster: Cluster, topic: str) -> Iterator[Span]:
+    """All committed letters of a topic, up to its end as it is now (blocking)."""
+    admin = Admin(cluster)
+    begins, ends = admin.spans((topic, p) for p in range(admin.partitions([topic])[topic]))
+    position = dict(begins)
+    for run in read_to_end(cluster, begins, ends):
+        begin, position[run.at] = position[run.at], run.position
+        yield Span(run.at[1], begin, run.position, [Letter.of(message) for message in run.messages])
+
+
+@dataclass(slots=True)
+class Count:
+    """Letters of one kind.
+
+    Attributes:
+        put_back: how many of them were put back.
+        first_ms, last_ms: times of their records, the earliest and the latest.
+    """
+
+    letters: int = 0
+    put_back: int = 0
+    first_ms: int = 2**63 - 1
+    last_ms: int = 0
+
+
+def counted(letters: Iterator[tuple[Letter, bool]]) -> dict[tuple[str, str, str], Count]:
+    """(agent, reason, error) -> how many; each letter comes with whether it was put back."""
+    counts: dict[tuple[str, str, str], Count] = {}
+    for letter, put_back in letters:
+        count = counts.setdefault((letter.facts.get("agent", ""), letter.reason, letter.error), Count())
+        count.letters += 1
+        count.put_back += put_back
+        count.first_ms = min(count.first_ms, letter.timestamp_ms)
+        count.last_ms = max(count.last_ms, letter.timestamp_ms)
+    return counts

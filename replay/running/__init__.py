@@ -1,0 +1,1 @@
+"""Bounded runs, and the worker processes of runs and of `worker --processes`."""

@@ -1,0 +1,71 @@
+"""Where a command works: on the cluster it is told, or on a broker of our own.
+
+The ladder: `--bootstrap-server`, else `KAFKA_BOOTSTRAP_SERVERS`, else the app's own `broker=…`, else the embedded
+broker, whose data is kept under `.anabranch/` of the working directory (`ANABRANCH_HOME`). A broker that another
+command runs there is joined, not started twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...topics.admin import Admin
+from ...topics.broker import BrokerStats, EmbeddedBroker, running_at
+from ...topics.client import Cluster
+
+__all__ = ["Ground", "ground", "home", "servers_at_hand"]
+
+
+_REACH_S = 5.0
+
+
+def home() -> Path:
+    """Where data of this project lives on this machine."""
+    return Path(os.environ.get("ANABRANCH_HOME", ".anabranch")).absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A cluster to work on.
+
+    Attributes:
+        broker: what our own broker said at its start; None where somebody else runs it.
+    """
+
+    cluster: Cluster
+    broker: BrokerStats | None = None
+
+
+def servers_at_hand(bootstrap_server: str | None, *, declared: str | None = None, keep: bool = True) -> str | None:
+    """The cluster that needs not be started; see `ground`."""
+    servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or declared
+    return servers or (running_at(home() / "broker") if keep else None)
+
+
+@contextlib.contextmanager
+def ground(
+    bootstrap_server: str | None,
+    options: Mapping[str, str] | None = None,
+    *,
+    declared: str | None = None,
+    keep: bool = True,
+    on_progress: Callable[[str], None] | None = None,
+) -> Generator[Ground]:
+    """A cluster for the length of a `with` block.
+
+    Args:
+        declared: the broker an app names itself.
+        keep: keep the data of a broker of our own; otherwise it is a new one, and thrown away.
+    """
+    servers = servers_at_hand(bootstrap_server, declared=declared, keep=keep)
+    if servers:
+        cluster = Cluster.named(servers, options)
+        Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there
+        yield Ground(cluster)
+        return
+    with EmbeddedBroker(home() / "broker" if keep else None, on_progress=on_progress) as broker:
+        yield Ground(Cluster.named(broker.bootstrap_servers, options), broker.stats)

@@ -1,0 +1,298 @@
+"""A bounded run: history in, the app's agents over it, result out; batch is a stream that ends.
+
+This process coordinates; workers compute. A run has an identity of its own: the app id is `<app>-run-<id>`, and its
+group, topics and changelogs are its own, so history is never added to live totals, and a run can be repeated. The id
+follows from what is asked (program text, inputs with their content's fingerprint, options): the same command goes on
+where it was, or says that it is finished; a changed program or file is a new run.
+
+Into live (`into_live`), the app keeps its own id: history goes into its real topics, to its real group and tables.
+Workers that are there already do the work; where there are none, they are started for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...agents.app import App
+from ...topics.admin import Admin, TopicSpec
+from ...topics.client import Cluster
+from ...topics.deadletter import dead_letter_topic
+from ...topics.errors import Stop, Usage
+from ..course.course import Course
+from ..player import Player
+from ..report import Progress, Report
+from ..sources.finding import find_past
+from ..sources.format import OnBadLine
+from ..sources.source import Replayable
+from ..tables.tables import Snapshot, TableReader, find_table, known_ending, write_result
+from ..tally import count_records
+from .crew import Crew
+from .drain import Drain, Stage
+from .ground import home
+from .inputs import Input
+from .loading import load_app, source_of
+
+__all__ = ["BoundedRun", "RunReport", "Watcher"]
+
+_POLL_S = 0.1
+
+_INTO_LIVE = (
+    "into live: history goes into {topics} of {app} itself. It is added to the live totals, everybody who reads these "
+    "topics gets it, and it cannot be taken back; a second start adds nothing."
+)
+
+
+@dataclass(slots=True)
+class RunReport:
+    """How a run ended.
+
+    Attributes:
+        replays: one for each input.
+        seconds: from the first replay to the last commit; `total_seconds` with starts and the result file.
+        stages: the topics that were worked off, in the order in which they were through.
+        into_live: it went into the app's own topics.
+        dead_letters: dead letter topic -> how many records it holds.
+        found: records that are in the topics of the inputs, counted by reading; with `records` the run's certificate.
+        finished_before: the run was complete, nothing was computed.
+    """
+
+    run_id: str
+    app_id: str
+    replays: list[Report] = field(default_factory=list[Report])
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    dead_letters: dict[str, int] = field(default_factory=dict[str, int])
+    stages: list[Stage] = field(default_factory=list[Stage])
+    into_live: bool = False
+    restarts: int = 0
+    finished_before: bool = False
+    found: int = 0
+    snapshot: Snapshot | None = None
+    output: Path | None = None
+
+    @property
+    def records(self) -> int:
+        """Records of all inputs."""
+        return sum(replay.sent for replay in self.replays)
+
+    @property
+    def records_now(self) -> int:
+        """Records that this start sent."""
+        return sum(replay.sent_now for replay in self.replays)
+
+
+class Watcher:
+    """What a run tells while it goes on; this one says nothing."""
+
+    def replaying(self, topic: str, progress: Progress) -> None:
+        """After each commit of the replay into `topic`."""
+
+    def draining(self, done: int, left: int) -> None:
+        """While agents work off what is there; offsets, transaction markers counted."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+
+
+class BoundedRun:
+    """One bounded run.
+
+    Args:
+        app_name: as for `-A`.
+        inputs: what is replayed, in the order of their stages.
+        course: in which order records go into the topics.
+        output: result file; its ending says the format. None writes none.
+        table: the table that is the result; None means the app's only one.
+        repartition: see `find_past`; for inputs that are archives or topics.
+        run_id: None derives it from what is asked.
+        into_live: feed the app's own topics instead of a run's.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        app_name: str,
+        inputs: Sequence[Input],
+        *,
+        course: Course | None = None,
+        output: Path | None = None,
+        table: str | None = None,
+        run_id: str | None = None,
+        processes: int = 1,
+        on_bad_line: OnBadLine = "fail",
+        repartition: bool = False,
+        into_live: bool = False,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._cluster, self._app_name, self._output = cluster, app_name, output
+        self._course = course or Course()
+        self._processes = processes
+        self._on_bad_line: OnBadLine = on_bad_line
+        self._watch = watcher or Watcher()
+        if output is not None:
+            known_ending(output)
+        self._inputs = list(inputs)
+        self._histories = [find_past(i.specs, i.format, cluster=cluster, repartition=repartition) for i in self._inputs]
+        self._into_live, self._named = into_live, run_id
+        # No run is an app's own identity.
+        self.run_id = "" if into_live else run_id or self._derive_id()
+        os.environ["ANABRANCH_RUN"] = self.run_id
+        self.app: App = load_app(app_name)
+        self.app.cluster = cluster
+        self._table = find_table(self.app, table) if output is not None or table is not None else None
+        self._sources = self._find_sources()
+        self._topics = [self._physical(i.topic) for i in self._inputs]
+        self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
+
+    def _derive_id(self) -> str:
+        asked = [
+            [i.topic, i.stage, self._course.run_id(history, i.topic or ""), history.fingerprint()]
+            for i, history in zip(self._inputs, self._histories, strict=True)
+        ]
+        text = json.dumps([self._app_name, asked], sort_keys=True).encode()
+        return hashlib.sha256(text + source_of(self._app_name)).hexdigest()[:8]
+
+    def _find_sources(self) -> dict[str, Any]:
+        """The app's own names of the topics its agents read -> the topics."""
+        prefix = f"{self.app.conf.id}-" if self.run_id else ""
+        found: dict[str, Any] = {}
+        for agent in self.app.agents.values():
+            for name in getattr(agent.channel, "topics", ()):
+                found[name.removeprefix(prefix)] = agent.channel
+        return found
+
+    def _physical(self, topic: str | None) -> str:
+        listed = ", ".join(sorted(self._sources)) or "none"
+        if topic is None:
+            if len(self._sources) != 1:
+                raise Usage(f"{self._app_name} reads several topics: {listed}", hint="say which: --input TOPIC=PATH")
+            topic = next(iter(self._sources))
+        if topic not in self._sources:
+            raise Usage(f"{self._app_name} reads no topic {topic}", hint=f"it reads: {listed}")
+        return self.app.own_name(topic)
+
+    def execute(self) -> RunReport:
+        """Do it, or what is left of it (blocking).
+
+        Raises:
+            AnabranchError: what ended it; the same command goes on from there.
+        """
+        began = time.monotonic()
+        report = RunReport(self.run_id, self.app.conf.id, output=self._output, into_live=self._into_live)
+        if self._into_live:
+            self._watch.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
+        self._create_topics()
+        drain = Drain(self._cluster, self.app.conf.id, self._read_topics(), shared=self._into_live)
+        with Crew(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes) as crew:
+            self._play(report, drain, crew)
+            report.restarts = crew.restarts
+            crew.end()
+        report.seconds = time.monotonic() - began
+        report.stages = [] if report.finished_before else drain.stages()
+        report.dead_letters = self._count_dead_letters(drain.topics)
+        # Topics that others write to and delete from say nothing about a run.
+        report.found = report.records if self._into_live else self._certify(report)
+        if self._table is not None:
+            reader = TableReader(self._cluster, self._table)
+            report.snapshot = reader.read()
+            if self._output is not None:
+                write_result(report.snapshot, self._output)
+        report.total_seconds = time.monotonic() - began
+        return report
+
+    def _create_topics(self) -> None:
+        admin = Admin(self._cluster)
+        specs = [
+            TopicSpec(self.app.own_name(name), topic.partitions or self.app.conf.topic_partitions)
+            for name, topic in self._sources.items()
+        ]
+        existing = admin.partitions([spec.name for spec in specs])
+        admin.create([spec for spec in specs if spec.name not in existing])
+
+    def _read_topics(self) -> list[str]:
+        return [self.app.own_name(name) for name in self._sources]
+
+    def _play(self, report: RunReport, drain: Drain, crew: Crew) -> None:
+        stages = sorted({i.stage for i in self._inputs})
+        report.finished_before = True
+        for stage in stages:
+            for i, (asked, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
+                if asked.stage == stage:
+                    report.replays.append(self._replay(i, history, crew, drain))
+            drain.expect(_marks(report.replays))
+            if all(replay.already_done for replay in report.replays) and drain.drained():
+                continue
+            report.finished_before = False
+            self._see_to_workers(crew, drain)
+            while not drain.drained():
+                self._see_to_workers(crew, drain)
+                self._watch.draining(drain.done_offsets, drain.left_offsets)
+                time.sleep(_POLL_S)
+
+    def _see_to_workers(self, crew: Crew, drain: Drain) -> None:
+        """Workers start with the first records, so a finished run is not woken up only to find nothing."""
+        if crew.pids:
+            crew.check()
+        elif not self._into_live or not drain.members():
+            crew.start()
+
+    def _replay(self, number: int, history: Replayable, crew: Crew, drain: Drain) -> Report:
+        topic = self._topics[number]
+        player = Player(
+            self._cluster,
+            history,
+            topic,
+            course=self._course,
+            run_id=self._replay_id(number),
+            on_bad_line=self._on_bad_line,
+        )
+
+        def on_progress(progress: Progress) -> None:
+            self._see_to_workers(crew, drain)
+            self._watch.replaying(topic.removeprefix(f"{self.app.conf.id}-"), progress)
+
+        return player.play(on_progress)
+
+    def _certify(self, report: RunReport) -> int:
+        """Count what a reader finds in the topics of the inputs.
+
+        Raises:
+            Stop: less than was sent; then the result is worth nothing.
+        """
+        topics = Admin(self._cluster).partitions(set(self._topics))
+        found = sum(count_records(self._cluster, topic, count) for topic, count in topics.items())
+        if found < report.records:
+            raise Stop(
+                f"run {self.run_id} sent {report.records:,} records, and its topics hold {found:,}",
+                hint="somebody deleted records of the run; --run-id NAME starts another run",
+            )
+        return found
+
+    def _replay_id(self, number: int) -> str | None:
+        """Into live it is the replay's own: a changed program must not send history a second time."""
+        if self._into_live:
+            return f"{self._named}-{number}" if self._named else None
+        return f"{self.app.conf.id}-{number}"
+
+    def _count_dead_letters(self, topics: set[str]) -> dict[str, int]:
+        """Records in the run's dead letter topics; counted by reading, since markers occupy offsets."""
+        admin = Admin(self._cluster)
+        names = [dead_letter_topic(topic) for topic in sorted(topics)]
+        there = admin.partitions(names)
+        return {name: n for name in there if (n := count_records(self._cluster, name, there[name]))}
+
+
+def _marks(replays: Sequence[Report]) -> dict[tuple[str, int], int]:
+    marks: dict[tuple[str, int], int] = {}
+    for replay in replays:
+        for partition, mark in replay.marks.items():
+            at = replay.topic, partition
+            marks[at] = max(mark, marks.get(at, 0))
+    return marks

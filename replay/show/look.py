@@ -1,0 +1,78 @@
+"""`anabranch tables`: looking at a table, once or every second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+from rich.live import Live
+
+from ...agents.app import App
+from ...topics.errors import Usage
+from ..tables.tables import Snapshot, TableReader, find_table, rows_of, write_result
+from .work import err, out, show_table, table_grid
+
+__all__ = ["look"]
+
+_EVERY_S = 1.0
+
+
+def look(
+    app: App,
+    name: str | None,
+    *,
+    key: str | None,
+    follow: bool,
+    digest: bool,
+    as_json: bool,
+    most: int,
+    output: Path | None,
+) -> None:
+    """Show, print, write or follow one table; without a name and with several tables, list them."""
+    tables = list(app.live_tables)
+    if name is None and len(tables) != 1:
+        if not tables:
+            raise Usage(f"{app.conf.id} has no tables")
+        for table in tables:
+            out.print(f"[bold]{table.name}[/bold]  {table.help}  [dim]{table.changelog_name}[/dim]")
+        return
+    table = find_table(app, name)
+    reader = TableReader(app.cluster, table)
+    if follow:
+        _follow(reader, most)
+        return
+    snapshot = reader.read()
+    if key is not None:
+        _show_key(snapshot, key)
+    elif digest:
+        out.print(snapshot.digest())
+    elif output is not None:
+        write_result(snapshot, output)
+        out.print(f"{len(snapshot):,} keys → {output}")
+    elif as_json:
+        columns, rows = rows_of(snapshot)
+        for row in rows:
+            sys.stdout.buffer.write(msgspec.json.encode(dict(zip(columns, row, strict=True))) + b"\n")
+    else:
+        show_table(snapshot, most=most)
+
+
+def _show_key(snapshot: Snapshot, key: str) -> None:
+    for candidate, value in snapshot.items():
+        if str(candidate) == key:
+            out.print_json(msgspec.json.encode(snapshot.table.plain(value)).decode())
+            return
+    raise Usage(f"table {snapshot.table.name} has no key {key}")
+
+
+def _follow(reader: TableReader, most: int) -> None:
+    try:
+        with Live(console=err if not out.is_terminal else out, auto_refresh=False) as live:
+            while True:
+                snapshot = reader.read()
+                live.update(table_grid(snapshot, most=most, title=time.strftime("%H:%M:%S")), refresh=True)
+                time.sleep(_EVERY_S)
+    except KeyboardInterrupt:
+        return

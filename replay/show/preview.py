@@ -1,0 +1,70 @@
+"""`anabranch replay --dry-run`: what would happen, without writing anything, and without starting a broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...topics.admin import Admin
+from ...topics.client import Cluster
+from ...topics.partition import HashPlan, Plan
+from ...topics.plans import Plans
+from ..checkpoint import Runs
+from ..course.course import Course
+from ..course.pace import Pace
+from ..course.survey import survey
+from ..player import DEFAULT_PARTITIONS
+from ..sources.source import Replayable
+from .plot import write_plot
+from .replay import show_survey
+
+__all__ = ["plan_of", "preview"]
+
+# Enough to see an order and a spread; more is read only for a picture.
+_READ_RECORDS = 200_000
+
+
+def plan_of(cluster: Cluster, topic: str, partitions: int) -> Plan:
+    """How the keys of a topic that exists map to its partitions."""
+    return Plans(cluster).check(topic, partitions, None)
+
+
+def preview(
+    history: Replayable,
+    course: Course,
+    pace: Pace,
+    topic: str,
+    *,
+    cluster: Cluster | None,
+    run_id: str | None = None,
+    partitions: int | None = None,
+    plan: Plan | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Show it.
+
+    Args:
+        cluster: to look at the topic and the run; None where there is no broker yet.
+        plot: where a picture goes; all of the sources is read for it.
+    """
+    course.checked(history, pace)
+    history.check(topic)
+    run = run_id or course.run_id(history, topic)
+    there, state = 0, None
+    if cluster is not None:
+        runs = Runs(cluster)
+        known = Admin(cluster).partitions([topic, runs.topic])
+        there = known.get(topic, 0)
+        if there:
+            plan = plan_of(cluster, topic, there)
+        state = runs.read(run) if runs.topic in known else None
+    if state is None:
+        stands = "new"
+    elif state.done:
+        stands = f"finished: {state.sent:,} records were sent, and nothing would be"
+    else:
+        stands = f"would go on after {state.sent:,} records"
+    plan = plan or HashPlan(partitions or history.partitions or DEFAULT_PARTITIONS)
+    found = survey(history, course, plan, most=None if plot else _READ_RECORDS)
+    show_survey(found, history, course, pace, topic=topic, plan=plan, there=bool(there), run=f"{run}, {stands}")
+    if plot is not None:
+        write_plot(found, f"replay → {topic}", plot)

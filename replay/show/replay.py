@@ -1,0 +1,149 @@
+"""What a person sees of a replay: progress, what was sent, and what would be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...topics.partition import Plan
+from ..course.course import Course
+from ..course.pace import Pace
+from ..course.placement import place
+from ..course.survey import Survey
+from ..report import Progress, Report
+from ..shown import shown_ms, shown_time
+from ..sources.item import Item
+from ..sources.source import Replayable
+from .console import ProgressView, out
+
+__all__ = ["ReplayView", "show_bad", "show_replay", "show_survey"]
+
+_RATED = 10_000
+_LAG_S = 1.0
+_SHOWN_PARTS = 10
+_SHOWN_CHARS = 90
+
+
+class ReplayView(ProgressView):
+    """Progress of a replay."""
+
+    def replaying(self, name: str, progress: Progress) -> None:
+        """A replay's progress."""
+        said = f"{progress.sent:,} records  {progress.rate:,.0f}/s"
+        facts: dict[str, Any] = {"sent": progress.sent, "rate": round(progress.rate)}
+        if progress.left_s is not None:
+            facts["left_s"] = round(progress.left_s, 1)
+            said += f"  {shown_ms(progress.left_s * 1000)} left"
+        if progress.at_ms:
+            facts["at"] = shown_time(progress.at_ms)
+            said += f"  at {facts['at']}"
+        if progress.lag_s >= _LAG_S:
+            facts["lag_s"] = round(progress.lag_s, 1)
+            said += f"  {progress.lag_s:,.0f} s behind"
+        self.move(name, progress.done_bytes, progress.size_bytes or None, said, **facts)
+
+
+def show_replay(report: Report) -> None:
+    """What a replay did."""
+    if report.already_done:
+        out.print(
+            f"run {report.run_id} was finished before: {report.sent:,} records are in [bold]{report.topic}[/bold]; "
+            "nothing was written"
+        )
+        return
+    resumed = f", resumed after {report.resumed_from:,}" if report.resumed_from else ""
+    spread = "  ".join(f"{p}: {n:,}" for p, n in sorted(report.counts.items()))
+    out.print(
+        f"[bold]{report.sent_now:,}[/bold] records → [bold]{report.topic}[/bold] in {report.seconds:.1f} s"
+        f"{f' ({report.rate:,.0f}/s)' if report.sent_now >= _RATED else ''}{resumed}"
+    )
+    out.print(f"  run {report.run_id}   partitions {spread or '-'}")
+    show_bad(report)
+    if not report.done:
+        out.print("  stopped before the end" + ("; the same command goes on from there" if report.resumable else ""))
+
+
+def show_bad(report: Report) -> None:
+    """What was not as it should be."""
+    if report.skipped:
+        out.print(f"  [yellow]{report.skipped:,} bad lines skipped[/yellow]")
+    if report.dead_letters:
+        out.print(f"  [yellow]{report.dead_letters:,} bad lines in {report.topic}.dlq[/yellow]")
+    for example in report.examples[:3]:
+        out.print(f"    {example}", markup=False)
+    if report.left_out:
+        out.print(f"  {report.left_out:,} were read and left out")
+    if report.late:
+        out.print(
+            f"  [yellow]{report.late:,} records were late in their source, by {shown_ms(report.late_ms)} at most; "
+            "they keep their places (--disorder)[/yellow]"
+        )
+    for warning in report.warnings:
+        out.print(f"  [yellow]{warning}[/yellow]")
+
+
+def show_survey(
+    found: Survey,
+    history: Replayable,
+    course: Course,
+    pace: Pace,
+    *,
+    topic: str,
+    plan: Plan,
+    there: bool,
+    run: str,
+) -> None:
+    """What a replay would do.
+
+    Args:
+        there: the topic exists.
+        run: how far the run is, in words.
+    """
+    out.print("[bold]dry run[/bold]: nothing is written", highlight=False)
+    order = "merged by time" if course.merges(history) else "one after another"
+    size = f"{history.size_bytes:,} bytes" if history.size_bytes else "of unknown size"
+    names = [part.name for part in history.parts] or list(history.specs)
+    _say("sources", f"{len(names):,}, {size}, {order if len(names) > 1 else 'in its order'}")
+    for name in names[:_SHOWN_PARTS]:
+        _say("", name)
+    if len(names) > _SHOWN_PARTS:
+        _say("", f"… and {len(names) - _SHOWN_PARTS:,} more")
+    _say("run", run)
+    _say("topic", f"{topic}, {plan.partitions} partitions" + ("" if there else "; it would be made"))
+    read = "" if found.whole else f"; estimated from the first {found.records + found.notes.left_out:,}"
+    about = "" if found.whole else "about "
+    each = "" if course.rounds == 1 else f" a round, {course.rounds or 'endless'} rounds"
+    _say("records", f"{about}{found.in_all:,}{each}{read}")
+    if found.notes.left_out:
+        _say("left out", f"{found.notes.left_out:,}")
+    if found.over_time.counts():
+        begin_ms, end_ms = found.over_time.span_ms
+        _say("time", f"{shown_time(begin_ms)} … {shown_time(end_ms)} ({shown_ms(end_ms - begin_ms)})")
+    if found.notes.late:
+        worst = shown_ms(found.notes.late_ms)
+        _say("late", f"{found.notes.late:,} records, by {worst} at most: see --disorder")
+    if found.bad:
+        _say("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
+    _say("spread", _spread(found.partitions, plan.partitions))
+    takes_s = found.takes_s(pace, course.rounds)
+    if takes_s is not None:
+        _say("takes", f"about {shown_ms(takes_s * 1000)}")
+    for number, item in enumerate(found.first):
+        _say("" if number else "first", _shown_item(item, plan, number))
+
+
+def _say(name: str, text: str) -> None:
+    out.print(f"  {name:<10}{text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _spread(counts: Mapping[int, int], partitions: int) -> str:
+    total = sum(counts.values()) or 1
+    return "  ".join(f"{p}: {counts.get(p, 0):,} ({counts.get(p, 0) / total:.0%})" for p in range(partitions))
+
+
+def _shown_item(item: Item, plan: Plan, number: int) -> str:
+    (partition,) = place([item], plan, number)
+    key = "-" if item[0] is None else item[0].decode(errors="replace")
+    value = (item[1] or b"").decode(errors="replace")
+    cut = value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…"
+    return "  ".join([*([shown_time(item[2])] if item[2] else []), f"partition {partition}", key, cut])

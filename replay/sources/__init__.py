@@ -1,0 +1,1 @@
+"""What history is read from: files of all kinds, sockets, topics, archives."""

@@ -1,0 +1,178 @@
+"""What is in a file: text, CSV, JSON Lines, Parquet or Avro, and where key, time, headers and partition stand in it."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import msgspec
+
+from ...topics.errors import Usage
+
+__all__ = ["AS_THEY_ARE", "COMPRESSED", "ENDINGS", "OF_LINES", "Format", "Kind", "OnBadLine", "kind_of", "known"]
+
+Kind = Literal["text", "csv", "jsonl", "parquet", "avro"]
+OnBadLine = Literal["fail", "skip", "dead-letter"]
+
+# The encoding that is none: bytes travel as they are, unchecked.
+AS_THEY_ARE = "bytes"
+
+ENDINGS: dict[str, Kind] = {
+    ".txt": "text",
+    ".log": "text",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".avro": "avro",
+}
+COMPRESSED = (".gz", ".zst", ".bz2")
+
+# Kinds whose records stand one after another in lines; the others are read by row, and hold their own compression.
+OF_LINES = frozenset({"text", "csv", "jsonl"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How lines and rows become records. What is an EXPRESSION is a field or more, see `expression`.
+
+    Attributes:
+        kind: `auto` goes by the file's ending (below `.gz`, `.zst` and `.bz2`, and inside a `.zip`), see `ENDINGS`.
+        key: EXPRESSION whose value becomes the record's key. Text as UTF-8, numbers as they are written; null gives a
+            record without a key.
+        key_before: for text: what stands before the first of these is the key. The whole line stays the value.
+        time: EXPRESSION for the record's time.
+        time_format: how times are written; see `stamp.parse_time_ms`.
+        time_zone: of times that name none.
+        headers: names, and the EXPRESSION for each value; null leaves the header out.
+        partition: EXPRESSION for the number of the record's partition; null leaves it to the key.
+        columns: names of a CSV file's columns; the file then has no header line.
+        types: CSV columns whose type is not to be guessed: `text`, `int`, `float` or `bool`.
+        delimiter: of CSV cells; none means `,`, and a tab for `.tsv`.
+        quote: of CSV cells; empty for files that know no quotes.
+        encoding: of the file. What is sent is UTF-8. `bytes` (text only) sends lines as they are, unchecked.
+        nulls: CSV cells that mean null.
+        as_text: keep CSV cells as strings instead of telling numbers and nulls from text.
+    """
+
+    kind: Literal["auto", "text", "csv", "jsonl", "parquet", "avro"] = "auto"
+    key: str | None = None
+    key_before: str | None = None
+    time: str | None = None
+    time_format: str = "auto"
+    time_zone: str = "UTC"
+    headers: tuple[tuple[str, str], ...] = ()
+    partition: str | None = None
+    columns: tuple[str, ...] | None = None
+    types: tuple[tuple[str, str], ...] = ()
+    delimiter: str | None = None
+    quote: str = '"'
+    encoding: str = "utf-8"
+    nulls: tuple[str, ...] = ("", "NA")
+    as_text: bool = False
+
+    def checked(self, kind: Kind, name: str) -> None:
+        """Refuse options that say nothing about files of `kind`, rather than ignore them.
+
+        Args:
+            name: of the file that is of this kind, for the message.
+
+        Raises:
+            Usage: an option does not fit; the message names it.
+        """
+        if kind == "text":
+            wishes = [("--key", self.key), ("--time", self.time), ("--partition", self.partition)]
+            for option, given in (*wishes, *(("--header", text) for _, text in self.headers)):
+                if given is not None:
+                    raise Usage(
+                        f"{name}: {option} {given} names a field, and lines of text have none",
+                        hint="--key-before DELIMITER takes the key from a line's start; or give --format csv|jsonl",
+                    )
+            if self.key_before == "":
+                raise Usage("--key-before is empty", hint="for example --key-before ,")
+        elif self.key_before is not None:
+            raise Usage(f"{name}: --key-before is for text, this is {kind}", hint="--key FIELD names the key's field")
+        if kind != "csv":
+            given = (("columns", self.columns), ("delimiter", self.delimiter), ("types", self.types or None))
+            for option, value in (*given, ("quote", None if self.quote == '"' else self.quote)):
+                if value is not None:
+                    raise Usage(f"{name}: --{option} is for CSV, this is {kind}", hint="--format csv if it is CSV")
+        else:
+            self._check_csv()
+        if self.time is None and (self.time_format, self.time_zone) != ("auto", "UTC"):
+            raise Usage("--time-format and --time-zone say how to read --time FIELD, which is not given")
+        self._check_encoding(kind, name)
+
+    def _check_csv(self) -> None:
+        for option, mark in (("--delimiter", self.delimiter), ("--quote", self.quote or None)):
+            if mark is not None and (len(mark) != 1 or mark in "\r\n" or not mark.isascii()):
+                raise Usage(f"{option} {mark!r}: one character is expected, not a line's end")
+        if self.delimiter is not None and self.delimiter == self.quote:
+            raise Usage(f"--delimiter {self.delimiter!r}: one character is expected, and not the quote")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise Usage(f"--columns {','.join(self.columns)}: a name stands twice")
+        for column, kind in self.types:
+            if kind not in ("text", "int", "float", "bool"):
+                raise Usage(f"--types {column}={kind}: unknown type", hint="text, int, float or bool")
+
+    def _check_encoding(self, kind: Kind, name: str) -> None:
+        if kind not in OF_LINES:
+            return
+        if self.encoding == AS_THEY_ARE:
+            if kind != "text":
+                raise Usage(f"{name}: --encoding bytes is for text, this is {kind}", hint="name the real encoding")
+            return
+        try:
+            codecs.lookup(self.encoding)
+            # Lines are cut before they are decoded, which only works where a line's end is the byte 10.
+            fits = "\n".encode(self.encoding) == b"\n"
+        except LookupError:
+            raise Usage(f"--encoding {self.encoding}: unknown", hint="for example utf-8, latin-1, cp1252") from None
+        if not fits:
+            raise Usage(
+                f"--encoding {self.encoding}: a line's end is not one byte in it", hint="turn the file into UTF-8 first"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """All options as plain JSON values; two formats with the same identity read the same records."""
+        return msgspec.json.decode(msgspec.json.encode(self))
+
+
+def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
+    """The kind of a file, and the format with what the ending says filled in.
+
+    >>> kind_of("flights.csv.gz", Format())[0]
+    'csv'
+
+    Raises:
+        Usage: the ending says nothing and no kind is given, or an option does not fit the kind.
+    """
+    ending = _ending(name)
+    kind = ENDINGS.get(ending) if format.kind == "auto" else format.kind
+    if kind is None:
+        raise Usage(
+            f"{name}: its ending does not say what is in it",
+            hint=f"give --format text|csv|jsonl|parquet|avro (known: {' '.join(ENDINGS)}, lines also with "
+            f"{' '.join(COMPRESSED)}, all inside .zip)",
+        )
+    if kind not in OF_LINES and name.lower().endswith(COMPRESSED):
+        raise Usage(f"{name}: {kind} is compressed inside, and read from where it is needed", hint="unpack it first")
+    format.checked(kind, name)
+    if kind == "csv" and format.delimiter is None:
+        format = replace(format, delimiter="\t" if ending == ".tsv" else ",")
+    return kind, format
+
+
+def known(name: str) -> bool:
+    """Whether the ending says what is in it."""
+    return _ending(name) in ENDINGS
+
+
+def _ending(name: str) -> str:
+    path = PurePosixPath(name.lower())
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix

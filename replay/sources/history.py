@@ -1,0 +1,242 @@
+"""What is asked to be replayed: the sources a user names, in order, opened at a position as one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import msgspec
+
+from ...topics.errors import Usage
+from .avrofile import open_avro
+from .filesource import FileSource
+from .format import Format, kind_of
+from .item import NO_LIMIT, BadLine, Item
+from .lines import BATCH_LINES
+from .member import Member, find_members
+from .parquetfile import open_parquet
+from .shape import Shape
+from .socketlines import SocketSource, parse_address
+from .source import Part, Position, Source
+from .storage import absolute, changed_after, fingerprint
+
+__all__ = ["History", "Series", "find_history", "open_part"]
+
+_SOCKET = "tcp://"
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Sources found and checked as far as that goes without reading them.
+
+    Attributes:
+        specs: paths and globs, absolute; or one `tcp://host:port`.
+        members: the files, in the order they are read; none for a socket.
+        left_out: files inside archives that are not read, because their ending is none that we know.
+        follow: a socket is connected to again when it ends.
+        max_record_bytes: records with larger values are bad lines.
+    """
+
+    specs: tuple[str, ...]
+    format: Format
+    members: tuple[Member, ...] = ()
+    left_out: tuple[str, ...] = ()
+    follow: bool = False
+    max_record_bytes: int = NO_LIMIT
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can be read again from a position. A socket cannot."""
+        return bool(self.members)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its records carry times of their own, by which its parts can be merged."""
+        return self.format.time is not None
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its files, in the order in which they are read without merging; none for a socket."""
+        return [
+            Part(m.name, m.size_bytes, partial(_open_at, m, self.format, self.max_record_bytes)) for m in self.members
+        ]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk, compressed; 0 for a socket."""
+        return sum(member.size_bytes for member in self.members)
+
+    def identity(self, topic: str) -> str:
+        """The name of the run that sends this to `topic`: the same for the same paths, format and topic.
+
+        What the files hold is not in it, so that a changed file is noticed, and not taken for another history.
+        """
+        asked = msgspec.json.encode([self.specs, self.format.identity(), topic], order="deterministic")
+        return hashlib.sha256(asked).hexdigest()[:16]
+
+    @property
+    def partitions(self) -> int | None:
+        """Any number will do."""
+        return None
+
+    def check(self, topic: str) -> None:
+        """Look at each file's columns, so that a wrong name in the last is known before the first is sent.
+
+        Raises:
+            Usage: a column that is named does not exist in a file.
+        """
+        del topic
+        for member in self.members:
+            kind, _ = kind_of(member.inside or member.path, self.format)
+            if kind not in ("text", "jsonl"):
+                open_part(member, self.format).close()
+        Shape(self.format, " ".join(self.specs))
+
+    def limited(self, max_record_bytes: int) -> History:
+        """The same; records whose values are larger are bad lines."""
+        return replace(self, max_record_bytes=max_record_bytes)
+
+    def fingerprint(self) -> str:
+        """What tells these files from changed ones; see `opening.fingerprint`. Empty for a socket.
+
+        Raises:
+            Usage: a file has gone.
+        """
+        try:
+            return fingerprint(dict.fromkeys(member.path for member in self.members)) if self.members else ""
+        except OSError as exc:
+            raise Usage(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)) from None
+
+    def changed_since(self, time_ms: int) -> list[str]:
+        """Files that were written to after `time_ms`, to say which one a changed fingerprint comes from."""
+        paths = dict.fromkeys(member.path for member in self.members)
+        return [path for path in paths if changed_after(path, time_ms)]
+
+    def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
+        """Begin to read, at a position that `snapshot()` gave or at the beginning.
+
+        Raises:
+            Usage: a column that is named does not exist.
+            Stop: a file cannot be opened, nobody listens.
+        """
+        if not self.members:
+            return SocketSource(self.specs[0], self.format, follow=self.follow)
+        return Series(
+            self.members, self.format, position, batch_lines=batch_lines, max_record_bytes=self.max_record_bytes
+        )
+
+
+class Series:
+    """Files one after another, as one source; one is open at a time. Position: `file`, and that in it."""
+
+    ask_again_s = 0.0
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        format: Format,
+        position: Position | None = None,
+        *,
+        batch_lines: int = BATCH_LINES,
+        max_record_bytes: int = NO_LIMIT,
+    ) -> None:
+        self.bad: list[BadLine] = []
+        self.blank = 0
+        self._members = members
+        self._format = format
+        self._open_next = partial(open_part, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
+        self._at = position["file"] if position else 0
+        self._open: Source | None = None
+        self._done_bytes = sum(member.size_bytes for member in members[: self._at])
+        if self._at < len(members):
+            self._open = self._open_next(members[self._at], format, position if len(position or ()) > 1 else None)
+            self._move_on()
+
+    @property
+    def ended(self) -> bool:
+        """See `Source`."""
+        return self._open is None
+
+    @property
+    def done_bytes(self) -> int:
+        """See `Source`."""
+        return self._done_bytes + (self._open.done_bytes if self._open else 0)
+
+    def next_batch(self) -> list[Item]:
+        """See `Source`; a batch never spans files."""
+        if self._open is None:
+            return []
+        source = self._open
+        items = source.next_batch()
+        if source.bad:
+            self.bad += source.bad
+            source.bad = []
+        self.blank += source.blank
+        source.blank = 0
+        self._move_on()
+        return items
+
+    def snapshot(self) -> Position:
+        """See `Source`."""
+        here = self._open.snapshot() if self._open else {}
+        return {"file": self._at, **here}
+
+    def close(self) -> None:
+        """See `Source`."""
+        if self._open is not None:
+            self._open.close()
+
+    def _move_on(self) -> None:
+        while self._open is not None and self._open.ended:
+            self._open.close()
+            self._done_bytes += self._members[self._at].size_bytes
+            self._at += 1
+            more = self._at < len(self._members)
+            self._open = self._open_next(self._members[self._at], self._format) if more else None
+
+
+def _open_at(
+    member: Member, format: Format, max_record_bytes: int, position: Position | None, batch_lines: int
+) -> Source:
+    return open_part(member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
+
+
+def open_part(
+    member: Member,
+    format: Format,
+    position: Position | None = None,
+    *,
+    batch_lines: int = BATCH_LINES,
+    max_record_bytes: int = NO_LIMIT,
+) -> Source:
+    """One part of a history by itself; see `History.open`."""
+    kind, _ = kind_of(member.inside or member.path, format)
+    if kind == "parquet":
+        return open_parquet(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
+    if kind == "avro":
+        return open_avro(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
+    return FileSource(member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
+
+
+def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) -> History:
+    """Find what the user names: paths and globs, read in the order given, or one socket.
+
+    Raises:
+        Usage: something is missing, given twice, of unknown kind, or an option does not fit it.
+        Stop: an archive cannot be opened.
+    """
+    if not specs:
+        raise Usage("nothing to replay", hint="name a file, a glob or tcp://host:port")
+    if any(spec.startswith(_SOCKET) for spec in specs):
+        if len(specs) > 1:
+            raise Usage("a socket is replayed alone", hint="one replay for the socket, one for the files")
+        parse_address(specs[0])
+        return History((specs[0],), format, follow=follow)
+    if follow:
+        raise Usage("--follow is for tcp://host:port; files have an end")
+    members, left_out = find_members(specs, format)
+    for member in members:
+        kind_of(member.inside or member.path, format)
+    return History(tuple(map(absolute, specs)), format, tuple(members), tuple(left_out))

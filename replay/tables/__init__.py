@@ -1,0 +1,1 @@
+"""Tables seen from outside of their app: read, backed up, brought back."""

@@ -1,0 +1,1 @@
+"""Whether two histories hold the same records."""

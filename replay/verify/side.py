@@ -1,0 +1,189 @@
+"""One side of a comparison: the records of files, an archive, a topic or a table, and where each of them stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from ...topics.admin import Admin
+from ...topics.client import Cluster
+from ...topics.errors import Usage
+from ...topics.reading import Run, read_to_end
+from ..archive import ArchiveHistory, is_archive
+from ..archive.encoding import reader
+from ..archive.envelope import Rows
+from ..sources.finding import find_past, names_topic
+from ..sources.format import Format
+from ..sources.item import Item
+from ..sources.source import Position, Replayable, Source
+from ..sources.topicsource import TopicHistory
+
+__all__ = ["Batch", "Side", "find_side"]
+
+TABLE = "table://"
+_ROWS = 5_000
+_STALLED_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records, and what says where the n-th of them stands."""
+
+    items: list[Item]
+    where: Callable[[int], str]
+
+
+class Side(Protocol):
+    """What is compared.
+
+    Attributes:
+        timed: its records have times of their own.
+        partitions: how many its records lie in; None where they say none.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def timed(self) -> bool: ...
+
+    @property
+    def partitions(self) -> int | None: ...
+
+    def batches(self) -> Iterator[Batch]:
+        """Its records, from the beginning each time."""
+        ...
+
+
+def find_side(spec: str, format: Format, cluster: Cluster | None) -> Side:
+    """The side that a user names: files, an archive's folder, `topic://NAME`, `table://APP/TABLE`.
+
+    Args:
+        format: of files.
+
+    Raises:
+        Usage: there is no such thing.
+    """
+    if spec.startswith(TABLE):
+        return _Table(spec, cluster)
+    history = find_past([spec], Format() if names_topic(spec) else _fitting(spec, format), cluster=cluster)
+    if isinstance(history, TopicHistory):
+        assert cluster is not None
+        return _Topic(history, cluster)
+    if isinstance(history, ArchiveHistory):
+        return _Archive(history)
+    if not history.resumable:
+        raise Usage(f"{spec}: what can be read only once cannot be compared")
+    return _Files(spec, history)
+
+
+def _fitting(spec: str, format: Format) -> Format:
+    return Format() if is_archive(Path(spec)) else format
+
+
+class _Topic:
+    def __init__(self, history: TopicHistory, cluster: Cluster) -> None:
+        self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
+        self._history, self._cluster = history, cluster
+
+    def batches(self) -> Iterator[Batch]:
+        begins, ends = self._history.span.begins, self._history.span.ends
+        for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
+            messages = [message for message in run.messages if message.offset() < ends[run.at]]
+            partition = run.at[1]
+            items: list[Item] = [
+                (m.key(), m.value(), max(m.timestamp()[1], 0), m.headers(), partition) for m in messages
+            ]
+            yield Batch(items, partial(self._where, run))
+
+    def _where(self, run: Run, number: int) -> str:
+        return f"{run.at[0]}[{run.at[1]}] offset {run.messages[number].offset():,}"
+
+
+class _Archive:
+    def __init__(self, history: ArchiveHistory) -> None:
+        self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
+        self._history = history
+
+    def batches(self) -> Iterator[Batch]:
+        history = self._history
+        history.check("")
+        for entry in history.manifest.files:
+            with (history.folder / entry.name).open("rb") as file:
+                for rows in reader(history.manifest.encoding)(file, _ROWS):
+                    at = f"{history.manifest.topic}[{entry.partition}]"
+                    yield Batch(rows.items(entry.partition), partial(_row, f"{entry.name}: {at}", rows))
+
+
+def _row(where: str, rows: Rows, number: int) -> str:
+    return f"{where} offset {rows.offsets[number]:,}"
+
+
+class _Files:
+    def __init__(self, spec: str, history: Replayable) -> None:
+        self.name, self.timed, self.partitions = spec, history.timed, None
+        self._history = history
+
+    def batches(self) -> Iterator[Batch]:
+        for part in self._history.parts:
+            source = part.open(None, _ROWS)
+            try:
+                while not source.ended:
+                    before = source.snapshot()
+                    items = source.next_batch()
+                    source.bad = []
+                    yield Batch(items, partial(_line, part.name, part.open, before))
+            finally:
+                source.close()
+
+
+def _line(name: str, open_part: Callable[[Position | None, int], Source], before: Position, number: int) -> str:
+    """File and line (or row) of the n-th record after a position: read again from there, one by one."""
+    source = open_part(before, 1)
+    try:
+        passed = 0
+        while True:
+            here = source.snapshot()
+            passed += len(source.next_batch())
+            if passed > number or source.ended:
+                break
+    finally:
+        source.close()
+    return f"{name}:{here['line'] + 1}" if "line" in here else f"{name}: record {here.get('row', number) + 1:,}"
+
+
+class _Table:
+    """A table as its changelog tells it; `APP` is an app's id, or `APP-run-ID` of a bounded run."""
+
+    timed = False
+    partitions = None
+
+    def __init__(self, spec: str, cluster: Cluster | None) -> None:
+        app, slash, table = spec.removeprefix(TABLE).rpartition("/")
+        if not slash or not app or not table:
+            raise Usage(f"{spec}: not a table", hint="table://APP/TABLE, or table://APP-run-ID/TABLE of a bounded run")
+        if cluster is None:
+            raise Usage(f"{spec}: no broker runs that could have it", hint="--bootstrap-server HOST:PORT")
+        self.name, self._cluster = spec, cluster
+        self._topic = f"{app}-{table}-changelog"
+        count = Admin(cluster).partitions([self._topic]).get(self._topic)
+        if count is None:
+            raise Usage(f"{spec}: there is no changelog {self._topic} on {cluster.bootstrap_servers}")
+        self._at = [(self._topic, partition) for partition in range(count)]
+
+    def batches(self) -> Iterator[Batch]:
+        begins, ends = Admin(self._cluster).spans(self._at)
+        data: dict[bytes | None, tuple[bytes, int, int]] = {}
+        for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
+            for message in run.messages:
+                key, value = message.key(), message.value()
+                if value is None:
+                    data.pop(key, None)
+                else:
+                    data[key] = (value, run.at[1], message.offset())
+        items: list[Item] = [(key, value, 0, None, None) for key, (value, _, _) in data.items()]
+        places = [f"{self._topic}[{partition}] offset {offset:,}" for _, partition, offset in data.values()]
+        yield Batch(items, places.__getitem__)
