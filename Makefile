@@ -39,7 +39,7 @@ bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in on
 	$(BIN)/python tests/bench/restoring.py
 
 clean:  ## remove what make has made
-	rm -rf $(VENV) build *.egg-info .anabranch demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .anabranch .bench demo .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
