@@ -14,10 +14,15 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import TYPE_CHECKING, Any, cast
 
 from .errors import Usage
 
-__all__ = ["HashPlan", "Plan", "RangePlan", "murmur2"]
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+__all__ = ["HashPlan", "Plan", "RangePlan", "column_places", "key_bytes", "murmur2"]
 
 _M = 0x5BD1E995
 _SEED = 0x9747B28C
@@ -159,3 +164,22 @@ class RangePlan:
 
 
 Plan = HashPlan | RangePlan
+
+
+def key_bytes(column: pyarrow.Array) -> pyarrow.Array:
+    """A column of keys as bytes: text as UTF-8, whole numbers in decimal, bytes as they are; null is no key."""
+    import pyarrow
+
+    keys: Any = column
+    if pyarrow.types.is_integer(keys.type):
+        keys = keys.cast(pyarrow.string())
+    return keys.cast(pyarrow.binary())
+
+
+def column_places(plan: Plan, column: pyarrow.Array) -> numpy.ndarray:
+    """`plan.partition` of each key of a column (see `key_bytes`), -1 where there is none."""
+    import numpy
+
+    coded = cast(Any, column).dictionary_encode()
+    places = numpy.array([*plan.places(key_bytes(coded.dictionary).to_pylist()), -1])
+    return places[coded.indices.fill_null(len(places) - 1).to_numpy()]

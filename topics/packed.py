@@ -1,0 +1,243 @@
+"""Packed batches: one Kafka record that holds many rows of one partition. `docs/packed.md` has the format.
+
+Headers `content-type` and `rows`; the value is an Arrow IPC stream of one record batch. What its columns hold is what
+JSON would hold, so a row is as good as a plain record: it has a value, perhaps a key, and a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import BadRecord, Usage
+from .partition import key_bytes
+from .producer import Headers
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["CONTENT_TYPE", "KEY", "MAX_ROWS", "RESERVED", "TIME", "Packed", "PackedRecord", "is_packed", "pack"]
+
+CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
+KEY, TIME = "__key", "__time"
+RESERVED = frozenset({KEY, TIME})
+"""Names that a field of a row cannot have."""
+
+MAX_ROWS = 32_768
+"""Most rows a writer should put into one batch: it is handed over, undone and committed whole."""
+
+_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRecord:
+    """A packed batch on its way into a topic; it has no key, and its timestamp is the largest of its rows."""
+
+    value: bytes
+    headers: Headers
+    rows: int
+    timestamp_ms: int
+
+
+def is_packed(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
+    """Whether a record with such headers is a packed batch."""
+    if not headers:
+        return False
+    found = dict(headers)
+    return found.get("content-type") == CONTENT_TYPE and "rows" in found
+
+
+def pack(
+    batch: pyarrow.RecordBatch,
+    *,
+    key: str | None = None,
+    time: str | None = None,
+    value: Literal["json", "text"] = "json",
+    compression: Literal["lz4", "zstd"] | None = "lz4",
+) -> PackedRecord:
+    """Rows as one record.
+
+    Args:
+        batch: the rows; whoever calls keeps it below the topic's `max.message.bytes` and `MAX_ROWS`. Its columns are
+            those of the value, then `__key` and `__time`, where these are not fields of the value.
+        key: the column with the keys: text, whole numbers or bytes; a row with null has none.
+        time: the column with the times, in ms since 1970; a row with null has that of the record.
+        value: `json`: a row's value is a JSON object of the columns, in order; `text`: there is one, with the values.
+
+    Raises:
+        Usage: a column is none that JSON could hold, or bears a name of ours.
+    """
+    ipc = arrow().ipc
+    names = batch.schema.names
+    about = {b"anabranch.packed": _VERSION.encode(), b"anabranch.value": value.encode()}
+    if key is not None:
+        about[b"anabranch.key"] = key.encode()
+    if time is not None:
+        about[b"anabranch.time"] = time.encode()
+    wrong = _wrong(batch, names, key, time, value)
+    if wrong:
+        raise Usage(f"rows cannot be packed: {wrong}", hint="without packing, records may be anything")
+    batch = batch.replace_schema_metadata(about)
+    sink = arrow().BufferOutputStream()
+    with ipc.new_stream(sink, batch.schema, options=ipc.IpcWriteOptions(compression=compression)) as stream:
+        stream.write_batch(batch)
+    latest = None if time is None else _compute().max(batch[time]).as_py()
+    headers: Headers = [("content-type", CONTENT_TYPE), ("rows", b"%d" % batch.num_rows)]
+    return PackedRecord(sink.getvalue().to_pybytes(), headers, batch.num_rows, max(0, latest or 0))
+
+
+class Packed:
+    """What a packed record holds; keys, times and values are made when somebody asks for them.
+
+    Args:
+        value: the record's.
+        timestamp_ms: the record's, for rows that have no time of their own.
+
+    Attributes:
+        batch: the columns of the value, as Arrow; views of `value` where that is not compressed.
+        rows: how many.
+        key_column: name of the column that gives the keys, `__key` where they are no field of the value; None: no keys.
+        kind: `json` or `text`; see `pack`.
+
+    Raises:
+        BadRecord: it is damaged, or something else.
+    """
+
+    def __init__(self, value: bytes, timestamp_ms: int = 0) -> None:
+        pyarrow = arrow()
+        try:
+            with pyarrow.ipc.open_stream(value) as stream:
+                batch = stream.read_next_batch()
+                if next(iter(stream), None) is not None:
+                    raise ValueError("more than one batch")
+            batch.validate(full=True)  # offsets that point outside would take the process down later
+            self._open(batch, {name: text.decode() for name, text in (batch.schema.metadata or {}).items()})
+        except StopIteration:
+            raise BadRecord("a packed batch without rows") from None
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError) as exc:
+            raise BadRecord(f"a packed batch that is damaged: {exc}") from None
+        self._timestamp_ms = timestamp_ms
+
+    def _open(self, batch: pyarrow.RecordBatch, about: dict[bytes, str]) -> None:
+        self.kind: str = about.get(b"anabranch.value", "")
+        self.key_column = about.get(b"anabranch.key")
+        time = about.get(b"anabranch.time")
+        wrong = _wrong(batch, batch.schema.names, self.key_column, time, self.kind)
+        if about.get(b"anabranch.packed") != _VERSION:
+            wrong = "its schema does not say anabranch.packed=1"
+        if wrong:
+            raise BadRecord(f"an Arrow stream that is no packed batch: {wrong}")
+        self.rows: int = batch.num_rows
+        self._keys = None if self.key_column is None else batch[self.key_column]
+        self._times = None if time is None else batch[time]
+        self.batch: pyarrow.RecordBatch = batch.drop_columns(
+            [name for name in batch.schema.names if name in RESERVED]
+        ).replace_schema_metadata(None)
+
+    def keys(self) -> list[bytes | None]:
+        """Each row's key, as the record's would be."""
+        return self._key_list
+
+    def times_ms(self) -> list[int]:
+        """Each row's time, in ms since 1970."""
+        if self._times is None:
+            return [self._timestamp_ms] * self.rows
+        return self._times.fill_null(self._timestamp_ms).to_numpy().tolist()
+
+    def values(self) -> list[bytes]:
+        """Each row's value, as the record's would be."""
+        return self._value_list
+
+    @cached_property
+    def _key_list(self) -> list[bytes | None]:
+        return [None] * self.rows if self._keys is None else _listed(key_bytes(self._keys))
+
+    @cached_property
+    def _value_list(self) -> list[bytes]:
+        if self.kind == "text":
+            return _listed(key_bytes(self.batch.column(0)))
+        import polars
+
+        frame: Any = polars.from_arrow(self.batch)
+        made = frame.select(polars.struct(polars.all()).struct.json_encode().cast(polars.Binary))
+        return made.to_series().to_list()
+
+
+def arrow() -> Any:
+    """pyarrow, which is an extra.
+
+    Raises:
+        Usage: it, or polars, is not installed.
+    """
+    try:
+        import polars  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        import pyarrow
+        import pyarrow.ipc  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        raise Usage("packed batches need pyarrow and polars", hint="pip install 'anabranch[pack]'") from None
+    return pyarrow
+
+
+def _compute() -> Any:
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
+def _listed(column: Any) -> list[Any]:
+    import polars
+
+    made: Any = polars.from_arrow(column)
+    return made.to_list()
+
+
+def _wrong(batch: Any, names: list[str], key: str | None, time: str | None, value: str | None) -> str:
+    """What keeps a batch from being a packed one; empty if nothing does."""
+    types = arrow().types
+    columns = [field for field in batch.schema if field.name not in RESERVED]
+    if not batch.num_rows:
+        return "no rows"
+    if len(set(names)) < len(names) or not columns:
+        return "each column needs a name of its own, and there must be one"
+    for name, meant in ((KEY, key), (TIME, time)):
+        if name in names and meant != name:
+            return f"a field cannot be called {name}"
+    for what, name in (("keys", key), ("times", time)):
+        if name is not None and name not in names:
+            return f"no column {name} for the {what}"
+    if key is not None and not _is_key(types, batch.schema.field(key).type):
+        return f"column {key}: keys are text, whole numbers or bytes"
+    if time is not None and not types.is_int64(batch.schema.field(time).type):
+        return f"column {time}: times are 64-bit numbers of milliseconds"
+    if value == "text":
+        text = batch.schema.field(columns[0].name).type
+        if len(columns) > 1 or types.is_integer(text) or not _is_key(types, text):
+            return "values are one column of text"
+        return "" if not batch[columns[0].name].null_count else "a value that is null"
+    if value != "json":
+        return f"values are json or text, not {value}"
+    for field in columns:
+        if not _is_json(types, field.type):
+            return f"column {field.name}: JSON has no {field.type}"
+    return ""
+
+
+def _is_key(types: Any, kind: Any) -> bool:
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    raw = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return text or raw or types.is_integer(kind)
+
+
+def _is_json(types: Any, kind: Any) -> bool:
+    if types.is_list(kind) or types.is_large_list(kind):
+        inner = [kind.value_field]
+    elif types.is_struct(kind):
+        inner = [kind.field(i) for i in range(kind.num_fields)]
+    else:
+        text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        number = types.is_integer(kind) or types.is_floating(kind)
+        return text or number or types.is_boolean(kind) or types.is_null(kind)
+    # Looking at a name raises if it is no UTF-8, which polars would not survive.
+    return len({field.name for field in inner}) == len(inner) > 0 and all(_is_json(types, f.type) for f in inner)
