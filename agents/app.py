@@ -194,6 +194,7 @@ class App(faust.App):
         """Start what `ask` from outside of a worker needs: a producer and the reply consumer."""
         self.client_only = True
         self.finalize()
+        self.plans |= await asyncio.to_thread(Plans(self.cluster).of)
         await self.producer.maybe_start()
 
     def is_leader(self) -> bool:
@@ -227,7 +228,8 @@ class App(faust.App):
             return
         named = [(topic, name) for topic in topics for name in topic.topics]
         planned = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
-        self.plans = await asyncio.to_thread(Plans(self.cluster).agree, planned)
+        if planned:
+            self.plans |= await asyncio.to_thread(Plans(self.cluster).agree, planned)
         await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.needed.declared])
 
     def spec_of(self, topic: Any, name: str) -> TopicSpec:
@@ -263,7 +265,8 @@ class App(faust.App):
         missing: list[TopicSpec] = []
         for table in self.live_tables:
             name = table.changelog_name
-            table.changelog_partitions = counts.get(name) or table.partitions or max(sources.values(), default=0)
+            most = max(sources.values(), default=self.conf.topic_partitions)
+            table.changelog_partitions = counts.get(name) or table.partitions or most
             if sources and table.changelog_partitions not in sources.values():
                 listed = ", ".join(sorted(f"{topic} has {n}" for topic, n in sources.items()))
                 raise Usage(

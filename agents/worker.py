@@ -34,11 +34,13 @@ def run_worker(
     *,
     on_ready: Callable[[App], None] | None = None,
     on_progress: Callable[[RestoreProgress | None], None] | None = None,
+    on_hard_end: Callable[[BaseException], object] | None = None,
 ) -> None:
     """Run `app` in this process until SIGTERM or SIGINT (blocking).
 
     Args:
         on_progress: called a few times a second while tables are restored, and with None at the end of it.
+        on_hard_end: says why, where the process ends although parts of it hang; without it, a line on stderr does.
 
     Raises:
         AnabranchError: why it ended otherwise.
@@ -48,7 +50,7 @@ def run_worker(
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 1_000)
-    asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, signals=True))
+    asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, on_hard_end=on_hard_end, signals=True))
 
 
 async def work(
@@ -56,6 +58,7 @@ async def work(
     *,
     on_ready: Callable[[App], None] | None = None,
     on_progress: Callable[[RestoreProgress | None], None] | None = None,
+    on_hard_end: Callable[[BaseException], object] | None = None,
     signals: bool = False,
 ) -> None:
     """Run `app` until `app.stop_requested` is set."""
@@ -81,7 +84,7 @@ async def work(
         if telling is not None:
             telling.cancel()
         if signals:
-            _watch_the_end(app)
+            _watch_the_end(app, on_hard_end or _say)
         await _end(app, starting)
     app.raise_if_stopped()
 
@@ -114,7 +117,11 @@ async def _end(app: App, starting: asyncio.Future[Any]) -> None:
             raise
 
 
-def _watch_the_end(app: App) -> None:
+def _say(error: BaseException) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+
+
+def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
     """A worker that was told to end does: calls into librdkafka can hang, or wait minutes for a broker that is away.
 
     What is not committed is done again by the next start, as after a `kill -9`.
@@ -126,8 +133,10 @@ def _watch_the_end(app: App) -> None:
             f"ended before the last epoch was known to be committed: the end took more than {after_s:.0f} s",
             hint="is the broker up? Nothing is lost: the next start goes on from what was committed",
         )
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        try:
+            say(error)
+        finally:
+            os._exit(1)
 
     overdue = threading.Timer(after_s, end_hard)
     overdue.daemon = True

@@ -170,7 +170,10 @@ class Admin:
                 raise from_kafka(exc, f"delete group {group}", servers=self._cluster.bootstrap_servers) from exc
 
     def members(self, group: str) -> dict[str, set[tuple[str, int]]] | None:
-        """Member of a group -> its partitions; static ones by their instance id. None while the group rebalances."""
+        """Member of a group -> its partitions, in the order of range assignors. None while the group rebalances.
+
+        A static member goes by its instance id, another one by its client id.
+        """
         described = self._patiently(
             f"describe group {group}",
             lambda: self._kafka.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group].result(),
@@ -178,10 +181,10 @@ class Admin:
         if described.state != ConsumerGroupState.STABLE:
             return None
         return {
-            member.group_instance_id or member.member_id: {
+            member.group_instance_id or member.client_id: {
                 (at.topic, at.partition) for at in (member.assignment.topic_partitions if member.assignment else ())
             }
-            for member in described.members
+            for member in sorted(described.members, key=lambda member: member.group_instance_id or member.member_id)
         }
 
     def cluster_id(self) -> str:

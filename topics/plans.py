@@ -80,18 +80,18 @@ class Plans:
             self.check(spec.name, spec.partitions, plan)
 
     def agree(self, declared: Sequence[tuple[TopicSpec, RangePlan]]) -> dict[str, RangePlan]:
-        """Make or check declared topics; the plans of all topics of the cluster.
+        """Make or check declared topics; their plans.
 
         Raises:
             Usage: one exists and is spread otherwise.
         """
-        there = self._admin.partitions()
+        there = self._admin.partitions([spec.name for spec, _ in declared])
         for spec, plan in declared:
             if spec.name in there:
                 self.check(spec.name, there[spec.name], plan)
             else:
                 self.create(spec, plan)
-        return self.of() if declared or PLANS_TOPIC in there else {}
+        return {spec.name: plan for spec, plan in declared}
 
     def _is_new(self, topic: str, plan: Plan) -> bool:
         _, ends = self._admin.spans((topic, partition) for partition in range(plan.partitions))

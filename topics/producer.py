@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -207,9 +205,8 @@ class TransactionalProducer:
             Rebuild: the client is fenced.
             Hung: it does not come back.
         """
-        self._until_known(
-            "send offsets", _leaving_hung, self._kafka.send_offsets_to_transaction, offsets, group_metadata
-        )
+        in_time = partial(pulse.unless_hung, min(_CALL_S, pulse.HUNG_S) + _LATE_S)
+        self._until_known("send offsets", in_time, self._kafka.send_offsets_to_transaction, offsets, group_metadata)
 
     def commit(self) -> None:
         """Make it visible; asks again until the outcome is known (blocking).
@@ -269,28 +266,3 @@ def _drop(kafka: Any) -> None:
     with contextlib.suppress(KafkaException):  # fenced or broken: there is nothing to end
         kafka.purge()
         kafka.flush(0)
-
-
-def _leaving_hung(call: Callable[..., object], *args: Any) -> None:
-    """Make a blocking call that may hang, in a thread that can be left behind.
-
-    Raises:
-        Hung: it did not come back.
-    """
-    outcome: SimpleQueue[BaseException | None] = SimpleQueue()
-    patience_s = min(_CALL_S, pulse.HUNG_S) + _LATE_S
-
-    def make() -> None:
-        try:
-            call(*args)
-            outcome.put(None)
-        except BaseException as exc:  # noqa: BLE001 (raised again by who waits)
-            outcome.put(exc)
-
-    threading.Thread(target=make, daemon=True).start()
-    try:
-        error = outcome.get(timeout=patience_s)
-    except Empty:
-        raise Hung(f"the Kafka client has hung for {patience_s:.0f} s") from None
-    if error is not None:
-        raise error

@@ -9,15 +9,20 @@ one is finished.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from .client import Cluster
+from .errors import Hung
 
-__all__ = ["HUNG_S", "answers", "leave_behind"]
+__all__ = ["HUNG_S", "answers", "leave_behind", "unless_hung"]
+
+logger = logging.getLogger(__name__)
 
 HUNG_S = 15.0
 _ASK_S = 3.0
@@ -32,16 +37,37 @@ def answers(cluster: Cluster) -> bool:
         return False
 
 
-def leave_behind(close: Callable[[], object], within_s: float = 0.0) -> bool:
-    """Close a client that may hang; whether it was closed in time. What is not stays with a thread that nobody waits
-    for, not even the end of the process."""
-    closed = threading.Event()
+def unless_hung(within_s: float, call: Callable[..., object], *args: object) -> None:
+    """Make a blocking call that may hang. What does not come back in time stays with a thread that nobody waits for,
+    not even the end of the process.
 
-    def end() -> None:
+    Raises:
+        Hung: it did not come back.
+    """
+    outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def make() -> None:
         try:
-            close()
-        finally:
-            closed.set()
+            call(*args)
+            outcome.put(None)
+        except BaseException as exc:  # noqa: BLE001 (raised again by who waits)
+            outcome.put(exc)
 
-    threading.Thread(target=end, name="anabranch-close", daemon=True).start()
-    return closed.wait(within_s)
+    threading.Thread(target=make, name="anabranch-unless-hung", daemon=True).start()
+    try:
+        error = outcome.get(timeout=within_s)
+    except Empty:
+        raise Hung(f"the Kafka client has hung for {within_s:.0f} s") from None
+    if error is not None:
+        raise error
+
+
+def leave_behind(close: Callable[[], object], within_s: float = 0.0) -> bool:
+    """Close a client that may hang; whether it was closed in time."""
+    try:
+        unless_hung(within_s, close)
+    except Hung:
+        return False
+    except (KafkaException, RuntimeError) as exc:  # there is nothing to close any more
+        logger.debug("closing a client: %s", exc)
+    return True

@@ -16,9 +16,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from ...topics import pulse
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.errors import BadRecord, Stop, from_kafka, is_lost, kafka_error
+from ...topics.errors import BadRecord, Hung, Stop, from_kafka, is_lost, kafka_error
 from ...topics.producer import Aborted, TransactionalProducer, plain_producer_config
 from ..tables.store import Changes
 from .effects import Output
@@ -26,6 +27,7 @@ from .effects import Output
 __all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce", "TooLarge"]
 
 _ATTEMPTS = 5
+_UNDELIVERED_S = 120.0
 
 # What the broker takes is a matter of the topic, and a dead letter is larger than its record, so librdkafka's own bound
 # is out of the way. Brokers hang up on requests of more than 100 MiB.
@@ -149,10 +151,7 @@ class AtLeastOnce:
     def commit(self, plan: EpochPlan) -> Positions:
         """As `ExactlyOnce.commit`, without its promise."""
         positions = _produce(self._produce, self._kafka.produce, plan, self._note)
-        deadline = time.monotonic() + 120
-        while self._kafka.flush(1.0):
-            if time.monotonic() > deadline:
-                raise Stop("flush: records undelivered for 120 s", hint="is the broker up?")
+        self._flush()
         if self._failed is not None:
             failed, self._failed = self._failed, None
             self._refusals.check()
@@ -165,6 +164,23 @@ class AtLeastOnce:
                     raise Aborted(f"commit offsets: {kafka_error(exc).str()}", lost=True) from exc
                 raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
         return positions
+
+    def _flush(self) -> None:
+        """Wait until all is delivered, or has failed.
+
+        Raises:
+            Stop: nothing was delivered for too long.
+            Hung: likewise, where only a new producer can help.
+        """
+        left, moved_s = len(self._kafka), time.monotonic()
+        while now_left := self._kafka.flush(1.0):
+            now_s = time.monotonic()
+            if now_left < left:
+                left, moved_s = now_left, now_s
+            elif now_s - moved_s > _UNDELIVERED_S:
+                raise Stop(f"records undelivered for {_UNDELIVERED_S:.0f} s", hint="is the broker up?")
+            elif now_s - moved_s > pulse.HUNG_S and pulse.answers(self._cluster):
+                raise Hung(f"the Kafka client has delivered nothing for {now_s - moved_s:.0f} s")
 
     def _note(self, error: Any, message: Any) -> None:
         if error is not None:
@@ -201,7 +217,8 @@ class AtLeastOnce:
         self._kafka.poll(timeout_s)
 
     def close(self) -> None:
-        """Nothing is outstanding between commits."""
+        """Forget what is queued: there is something only where the client hangs."""
+        self._kafka.purge()
 
 
 Committer = ExactlyOnce | AtLeastOnce

@@ -89,7 +89,7 @@ def samples(app: App, now_s: float) -> Iterator[Sample]:
     yield Sample(metrics.RESTORED, progress.records if progress is not None else 0)
     yield Sample(metrics.RESTORE_LEFT, progress.offsets_left if progress is not None else 0)
     for table in app.live_tables:
-        keys = sum(state.store.about() for state in list(table.states.values()))
+        keys = sum(state.store.about() for state in table.held())
         yield Sample(metrics.TABLE_KEYS, keys, (table.name,))
     yield Sample(metrics.MEMORY, _resident_bytes())
     yield Sample(metrics.CPU_SECONDS, time.process_time())

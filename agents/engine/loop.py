@@ -23,9 +23,12 @@ from typing import Any
 
 from ...topics.admin import Admin
 from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retry, Stop
+from ...topics.plans import PLANS_TOPIC, Plans
 from ...topics.producer import Aborted
+from ..group.assignment import Assignment
 from ..group.membership import Membership
 from ..tables.changelog import Restoration
+from ..tables.globaltable import GlobalTable
 from .aside import aside
 from .commit import TooLarge
 from .epoch import Draft
@@ -60,6 +63,8 @@ class Engine(Rebalancing):
         self.app.flow_control.resume()  # of channels in memory; what topics deliver does not pass through it
         self._admin = Admin(self.app.cluster, patience_s=self.settings.patience_s)
         self.partition_counts = await aside(self._admin.partitions, timeout_s=self.settings.connect_s)
+        if PLANS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
+            self.app.plans |= await aside(Plans(self.app.cluster).of)
         self._member = Membership(
             self.app.cluster,
             self.app.conf.id,
@@ -87,6 +92,8 @@ class Engine(Rebalancing):
             self.partition_counts = await aside(self._admin.partitions)
             if self._subscribed:
                 self._group.subscribe(self._subscribed)
+            elif any(isinstance(table, GlobalTable) for table in self.app.live_tables):
+                self._on_assign(Assignment(began_s=time.monotonic()))  # of no partitions: ready when they are whole
             else:
                 self.ready.set()  # only timers and web views: they send, so epochs end all the same
         except AnabranchError as exc:

@@ -7,17 +7,28 @@ bounds it by `offset.metadata.max.bytes`, 4,096 by default.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
-from ...topics.errors import Stop
+from ...topics import pulse
+from ...topics.admin import Admin
+from ...topics.client import Cluster
+from ...topics.errors import Hung, Stop, from_kafka, is_unreachable, kafka_error, passes
 from ..engine.inbox import Position
+from ..settings import EngineSettings
 
-__all__ = ["Assignment", "read_marks", "write_marks"]
+__all__ = ["ASK_S", "SETTLED", "Assignment", "assigned", "may_pass", "read_marks", "write_marks"]
 
 MAX_METADATA_BYTES = 4096
+ASK_S = 5.0
+
+# Committed offsets are told when the transactions on their way are settled: that of a dead worker takes its timeout and
+# the broker's 10 s. In waits for a client that hangs.
+SETTLED = 2.5
 
 
 @dataclass(slots=True)
@@ -94,3 +105,58 @@ def write_marks(progress: Mapping[Position, int], marks: Mapping[tuple[Position,
             )
         offsets.append(TopicPartition(at.topic, at.partition, offset, metadata))
     return offsets
+
+
+def assigned(
+    kafka: Any, partitions: list[TopicPartition], admin: Admin, cluster: Cluster, settings: EngineSettings
+) -> Assignment:
+    """Partitions that a consumer is given: committed offsets, the topic's beginning where there is none (blocking; it
+    waits for offsets of open transactions).
+
+    Raises:
+        Hung: the consumer does not get an answer.
+        Stop: no broker answers.
+    """
+    assignment = Assignment()
+    without: list[TopicPartition] = []
+    for partition in _committed(kafka, partitions, cluster, settings.patience_s):
+        at = Position(partition.topic, partition.partition)
+        if partition.offset >= 0:
+            assignment.starts[at] = partition.offset
+            for agent, mark in read_marks(partition.metadata).items():
+                assignment.marks[at, agent] = mark
+        else:
+            without.append(partition)
+            assignment.uncommitted.append(at)
+    find = admin.ends if settings.start_at_end else admin.begins
+    for at, offset in find(without).items():
+        assignment.starts[Position(*at)] = offset
+    return assignment
+
+
+def _committed(
+    kafka: Any, partitions: list[TopicPartition], cluster: Cluster, patience_s: float
+) -> list[TopicPartition]:
+    if not partitions:
+        return []
+    began = time.monotonic()
+    while True:
+        try:
+            found: list[TopicPartition] = kafka.committed(partitions, timeout=ASK_S)
+            for partition in found:
+                if partition.error is not None:  # not the same as a group that has committed nothing
+                    raise KafkaException(partition.error)
+            return found
+        except KafkaException as exc:
+            waited_s = time.monotonic() - began
+            if not may_pass(exc) or waited_s > patience_s:
+                raise from_kafka(exc, "read committed offsets", servers=cluster.bootstrap_servers) from exc
+            if waited_s > SETTLED * pulse.HUNG_S and pulse.answers(cluster):
+                raise Hung(f"the consumer has not read committed offsets for {waited_s:.0f} s") from exc
+            time.sleep(0.05)
+
+
+def may_pass(exc: KafkaException) -> bool:
+    """Whether asking again may help."""
+    error = kafka_error(exc)
+    return passes(error) or is_unreachable(error)

@@ -22,21 +22,19 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from ...topics import pulse
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.errors import Hung, Stop, from_kafka, is_unreachable, kafka_error, passes
+from ...topics.errors import Hung, Stop, from_kafka
 from ..engine.inbox import Position
 from ..settings import EngineSettings
-from .assignment import Assignment, read_marks
+from .assignment import ASK_S, SETTLED, Assignment, assigned, may_pass
 
 __all__ = ["Group"]
 
 logger = logging.getLogger(__name__)
 
-_ASK_S = 5.0
-
-# Committed offsets are told when the transactions on their way are settled: that of a dead worker takes its timeout and
-# the broker's 10 s. In waits for a client that hangs.
-_SETTLED = 2.5
 _KEEP_ALIVE_S = 1.0
+
+# A member by KIP-848's protocol is not called where there is nothing for it; it is told its share soon after it joined.
+_NOTHING_S = 1.0
 
 # Records in a poll: of the first, before it is known how fast the agents are, and the least.
 _FIRST = 500
@@ -92,6 +90,7 @@ class Group:
         self._flows: dict[Position, int] = {}
         self._incremental = settings.group_protocol == "consumer"
         self._closing = False
+        self._untold_since_s = 0.0
         self._moving_since_s = 0.0
         self._polled_s = time.monotonic()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
@@ -103,7 +102,7 @@ class Group:
                 max_poll_interval_ms=settings.max_poll_interval_ms,
                 enable_auto_commit=False,
                 enable_auto_offset_store=False,
-                # Earliest is chosen by us, and only where nothing was ever committed: see `_starts`.
+                # Earliest is chosen by us, and only where nothing was ever committed: see `assigned`.
                 auto_offset_reset="error",
                 isolation_level="read_committed",
                 # The default of 1,000 ms makes a fast consumer wait half of its time.
@@ -117,6 +116,8 @@ class Group:
     def subscribe(self, topics: list[str]) -> None:
         """Join the group, or change what is subscribed."""
         self.topics = topics
+        if self._incremental and not self.owned:
+            self._untold_since_s = time.monotonic()
         if not self._closing:  # told to end while the app was still starting
             self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
@@ -143,9 +144,18 @@ class Group:
             paused, self._paused = self._paused, []
             self.kafka.resume([p for p in paused if Position(p.topic, p.partition) in self.owned - self._held])
         messages = self._consume(self._batch_records)
+        if self._untold_since_s:
+            self._look_whether_for_nothing()
         if self._early:
             messages, self._early = self._early + messages, []
         return messages
+
+    def _look_whether_for_nothing(self) -> None:
+        """More members than partitions: who gets none is ready all the same."""
+        since_s = self._untold_since_s
+        if time.monotonic() - since_s > _NOTHING_S and self.generation > 0:
+            self._untold_since_s = 0.0
+            self._on_assign(Assignment(began_s=since_s))
 
     def hold(self, partitions: set[Position]) -> None:
         """Take no records of these until told otherwise. A pause purges librdkafka's queue: it has to be worth it."""
@@ -206,13 +216,13 @@ class Group:
         if not self.topics or time.monotonic() - self.heard_s < pulse.HUNG_S:
             return
         try:
-            self.kafka.committed([TopicPartition(self.topics[0], 0)], timeout=_ASK_S)
+            self.kafka.committed([TopicPartition(self.topics[0], 0)], timeout=ASK_S)
             self.heard_s = time.monotonic()
         except KafkaException as exc:
             silent_s = time.monotonic() - self.heard_s
-            if not _may_pass(exc):
+            if not may_pass(exc):
                 self.heard_s = time.monotonic()
-            elif silent_s > _SETTLED * pulse.HUNG_S and pulse.answers(self._cluster):
+            elif silent_s > SETTLED * pulse.HUNG_S and pulse.answers(self._cluster):
                 self.hear_of(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
         except RuntimeError:
             pass  # closed meanwhile
@@ -302,8 +312,9 @@ class Group:
 
     def _begin(self, kafka: Any, partitions: list[TopicPartition]) -> None:
         self._moving()
+        self._untold_since_s = 0.0
         try:
-            assignment = self._starts(partitions)
+            assignment = assigned(self.kafka, partitions, self._admin, self._cluster, self._settings)
         except Hung as exc:
             self.hear_of(exc)
             self._hold(kafka)
@@ -350,45 +361,3 @@ class Group:
         else:
             self._flows = {}
             kafka.unassign()
-
-    def _starts(self, partitions: list[TopicPartition]) -> Assignment:
-        """Committed offsets, waiting for those of open transactions; the beginning where there is none."""
-        assignment = Assignment()
-        without: list[TopicPartition] = []
-        for partition in self._committed(partitions):
-            at = Position(partition.topic, partition.partition)
-            if partition.offset >= 0:
-                assignment.starts[at] = partition.offset
-                for agent, mark in read_marks(partition.metadata).items():
-                    assignment.marks[at, agent] = mark
-            else:
-                without.append(partition)
-                assignment.uncommitted.append(at)
-        find = self._admin.ends if self._settings.start_at_end else self._admin.begins
-        for at, offset in find(without).items():
-            assignment.starts[Position(*at)] = offset
-        return assignment
-
-    def _committed(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        if not partitions:
-            return []
-        began = time.monotonic()
-        while True:
-            try:
-                found: list[TopicPartition] = self.kafka.committed(partitions, timeout=_ASK_S)
-                for partition in found:
-                    if partition.error is not None:  # not the same as a group that has committed nothing
-                        raise KafkaException(partition.error)
-                return found
-            except KafkaException as exc:
-                waited_s = time.monotonic() - began
-                if not _may_pass(exc) or waited_s > self._settings.patience_s:
-                    raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
-                if waited_s > _SETTLED * pulse.HUNG_S and pulse.answers(self._cluster):
-                    raise Hung(f"the consumer has not read committed offsets for {waited_s:.0f} s") from exc
-                time.sleep(0.05)
-
-
-def _may_pass(exc: KafkaException) -> bool:
-    error = kafka_error(exc)
-    return passes(error) or is_unreachable(error)

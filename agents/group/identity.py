@@ -21,7 +21,7 @@ from types import TracebackType
 
 from ...topics.errors import Stop
 
-__all__ = ["Identity"]
+__all__ = ["Identity", "slots"]
 
 MAX_SLOTS = 256
 
@@ -60,6 +60,11 @@ class Identity:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.release()
+
+
+def slots(data: Path) -> int:
+    """How many processes a data folder has had at a time."""
+    return len(list((data / "identity").glob("*.json")))
 
 
 def _read_or_make(fd: int) -> str:

@@ -1,8 +1,8 @@
 """Who keeps warm copies of whose partitions.
 
 librdkafka has no assignor of our own, so nobody can be told: every worker computes it, from what the broker says of the
-group. A copy is worth most where the partition will go: with the range assignor, which gives members in order of their
-names blocks of neighbouring partitions, that is known. So the first copy of a partition is kept by who inherits it when
+group. A copy is worth most where the partition will go: with the range assignor, which gives members in their order
+blocks of neighbouring partitions, that is known. So the first copy of a partition is kept by who inherits it when
 its owner goes, the next ones by who gets it when another member goes (blocks move then, too), then by the members that
 follow its owner in order.
 """
@@ -14,9 +14,13 @@ from collections.abc import Mapping
 __all__ = ["copies_of", "heirs"]
 
 
-def heirs(owners: Mapping[int, str], members: set[str]) -> dict[int, list[str]]:
-    """Partition number -> the other members, best first."""
-    ordered, numbers = sorted(members), sorted(owners)
+def heirs(owners: Mapping[int, str], ordered: list[str]) -> dict[int, list[str]]:
+    """Partition number -> the other members, best first.
+
+    Args:
+        ordered: all members, in the order of the assignor.
+    """
+    numbers = sorted(owners)
     without = {gone: _ranges(numbers, [name for name in ordered if name != gone]) for gone in ordered}
     found: dict[int, list[str]] = {}
     for number, owner in owners.items():
@@ -31,10 +35,10 @@ def copies_of(me: str, assigned: Mapping[str, set[int]], replicas: int) -> set[i
     """Numbers of the partitions of which `me` keeps copies.
 
     Args:
-        assigned: member -> numbers of its partitions.
+        assigned: member -> numbers of its partitions, members in the order of the assignor.
     """
-    owners = {number: name for name, numbers in sorted(assigned.items()) for number in numbers}
-    return {n for n, names in heirs(owners, set(assigned)).items() if me in names[:replicas]} - assigned.get(me, set())
+    owners = {number: name for name, numbers in assigned.items() for number in numbers}
+    return {n for n, names in heirs(owners, list(assigned)).items() if me in names[:replicas]} - assigned.get(me, set())
 
 
 def _ranges(numbers: list[int], members: list[str]) -> dict[int, str]:

@@ -136,6 +136,9 @@ def backup(
     help="Where the app's group goes on in its topics; `backup`: where it was, if the topics are the same.",
 )
 @click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Of the worker whose stores are to be made.")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), help="Workers on that folder; as many as there were on it, unless given."
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @cluster_options
 @click.pass_context
@@ -147,6 +150,7 @@ def restore(
     other_app: bool,
     start: Any,
     datadir: Path | None,
+    processes: int | None,
     dry_run: bool,
     bootstrap_server: str | None,
     options: tuple[str, ...],
@@ -154,9 +158,9 @@ def restore(
     """Bring tables back from a backup.
 
     Where a table's changelog is still there, a worker restores it from there by itself; for a table on disk this makes
-    the worker's store from the backup, so that only what has come since is read. Where the changelog is gone, or on a
-    new cluster, it is filled from the backup, in one transaction. A changelog with other content is not touched,
-    unless asked with --overwrite.
+    the worker's store from the backup, so that only what has come since is read; with --processes it does so for each
+    worker of `worker --processes`. Where the changelog is gone, or on a new cluster, it is filled from the backup, in
+    one transaction. A changelog with other content is not touched, unless asked with --overwrite.
 
     \b
     Examples:
@@ -182,7 +186,11 @@ def restore(
             click.echo(f"{step.table.name}: {_WHAT[step.what]} ({step.why})")
         if dry_run:
             return
-        recover(app, source, kept, steps, start=start, on_progress=lambda t, n: passing(f"{t}: {n:,}"))
+
+        def said(table: str, done: int) -> None:
+            passing(f"{table}: {done:,}")
+
+        recover(app, source, kept, steps, start=start, processes=processes, on_progress=said)
         passing("")
     written = any(step.what == "write" for step in steps)
     click.echo("done")
@@ -194,4 +202,4 @@ def restore(
         )
 
 
-_WHAT = {"write": "its changelog is filled", "seed": "the worker's store is made", "keep": "nothing to be done"}
+_WHAT = {"write": "its changelog is filled", "seed": "the workers' stores are made", "keep": "nothing to be done"}

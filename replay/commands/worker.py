@@ -108,7 +108,8 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
         **{name: value for name, value in told.items() if value is not None},
     )
     with RestoreBar() as bar:
-        run_worker(app, on_ready=_say_ready, on_progress=bar.show)
+        said = None if said_as_json() is None else _say_end
+        run_worker(app, on_ready=_say_ready, on_progress=bar.show, on_hard_end=said)
 
 
 def _supervise(
@@ -155,7 +156,7 @@ def _say_ready(app: App) -> None:
         click.echo(f"{ready}\n  {partitions}", err=True)
 
 
-def _say_end(error: Exception) -> int:
+def _say_end(error: BaseException) -> int:
     """Log why the worker ends; its exit code."""
     known = error if isinstance(error, AnabranchError) else None
     logger.critical(

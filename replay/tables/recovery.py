@@ -1,8 +1,8 @@
 """Bringing tables back from a backup: decided first, for all tables, then done.
 
 - `write`: the table's changelog is not there or empty; it is filled from the backup.
-- `seed`: the changelog is that of the backup, and the table is on disk. The worker's store is made from the backup, so
-  that it reads only the changelog's tail.
+- `seed`: the changelog is that of the backup, and the table is on disk. The workers' stores are made from the backup,
+  so that they read only the changelog's tail.
 - `keep`: the changelog is that of the backup, and the table is in memory. Nothing is to be done.
 - Another changelog that has content is refused. With `overwrite`, it is written as well: the table becomes what it was,
   and what it was not is deleted.
@@ -168,12 +168,14 @@ def recover(
     steps: list[Step],
     *,
     start: Start | None,
+    processes: int | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> None:
     """Do what was decided.
 
     Args:
         start: where the group goes on: at its topics' beginning, end, or where it stood when the backup was taken.
+        processes: of how many workers on the data folder stores are made; None means of those it has had.
         on_progress: gets the table and how many of its keys are done.
 
     Raises:
@@ -191,7 +193,7 @@ def recover(
     if seeding:
         from .seeding import seed  # needs the extra of tables on disk
 
-        seed(app, depot, backup, seeding, said)
+        seed(app, depot, backup, seeding, said, processes)
 
 
 def _offsets(app: App, backup: Backup, start: Start | None) -> list[TopicPartition]:

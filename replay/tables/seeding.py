@@ -1,19 +1,20 @@
 """Stores on disk made from a backup, so that a worker that lost its disk reads only the changelog's tail.
 
 A worker checks what it finds there as ever: the app, the cluster, the changelog's id, that the tail is still there. A
-store of its own that is not behind the backup stays; another one is set aside. Partitions that another worker owns lie
-there unused.
+store of its own that is not behind the backup stays; another one is set aside. Which of the workers of a data folder
+gets which partitions is not known, so each has them all; those that another worker owns lie there unused.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...agents.app import App
-from ...agents.group.identity import Identity
+from ...agents.group.identity import Identity, slots
 from ...agents.tables.rocks import Owner, RocksStore, Unfit
 from ...agents.tables.store import Changes
 from ...topics.admin import Admin
@@ -29,23 +30,35 @@ __all__ = ["seed"]
 _BATCH = 20_000
 
 
-def seed(app: App, depot: Depot, backup: Backup, steps: list[Step], said: Callable[[str, int], None]) -> None:
-    """Make the stores of the first worker on the app's data folder.
+def seed(
+    app: App,
+    depot: Depot,
+    backup: Backup,
+    steps: list[Step],
+    said: Callable[[str, int], None],
+    processes: int | None = None,
+) -> None:
+    """Make the stores of workers on the app's data folder.
+
+    Args:
+        processes: of how many; None means as many as there have been on this folder, and at least one.
 
     Raises:
-        Stop: it runs, or the disk does not let us.
+        Stop: one of them runs, or the disk does not let us.
     """
-    cluster = Admin(app.cluster).cluster_id()
-    with Identity(app.conf.appdir) as identity:
-        if identity.slot:
-            raise Stop(f"a worker uses {app.conf.appdir}", hint="stop it first, or name another --datadir")
+    cluster, data = Admin(app.cluster).cluster_id(), Path(app.conf.appdir)
+    wanted = list(range(processes or max(1, slots(data))))
+    with ExitStack() as held:
+        if [held.enter_context(Identity(data)).slot for _ in wanted] != wanted:
+            raise Stop(f"a worker uses {data}", hint="stop it first, or name another --datadir")
         for step in steps:
             done = 0
-            for part in step.kept.partitions:
-                folder = Path(app.conf.appdir) / "0" / "tables" / f"{step.table.name}-{part.partition}"
-                _seed_one(app, depot, backup, step, part, folder, cluster)
-                done += part.count
-                said(step.table.name, done)
+            for slot in wanted:
+                for part in step.kept.partitions:
+                    folder = data / str(slot) / "tables" / f"{step.table.name}-{part.partition}"
+                    _seed_one(app, depot, backup, step, part, folder, cluster)
+                    done += part.count
+                    said(step.table.name, done)
 
 
 def _is_further(folder: Path, owner: Owner, position: int) -> bool:

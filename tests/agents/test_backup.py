@@ -68,12 +68,14 @@ def saved(lab: Any, app: App, name: str = "backup", *tables: str) -> tuple[str, 
     return address, back_up(app, [app.tables[t] for t in tables] or app.live_tables, depot(address))
 
 
-def bring_back(app: App, address: str, *names: str, start: Any = None, **options: bool) -> dict[str, str]:
+def bring_back(
+    app: App, address: str, *names: str, start: Any = None, processes: int | None = None, **options: bool
+) -> dict[str, str]:
     """Restores; returns what was done to which table."""
     source = depot(address)
     kept = read_manifest(source)
     steps = decide(app, kept, names, **{"overwrite": False, "other_app": False, **options})
-    recover(app, source, kept, steps, start=start)
+    recover(app, source, kept, steps, start=start, processes=processes)
     return {step.table.name: step.what for step in steps}
 
 
@@ -99,6 +101,12 @@ async def test_a_worker_that_lost_its_disk_reads_only_what_has_come_since(lab, s
     assert {at: started[f"{name}-totals-changelog", at] for at in positions} == positions
     assert bring_back(app, address, "totals") == {"totals": "seed"}, "again: its own stores are further, and stay"
     assert not list(folder.glob("*.set-aside"))
+    second = folder.parents[1] / "1" / "tables"
+    assert not second.exists()
+    for processes in (2, None):  # then as many as there have been
+        bring_back(app, address, "totals", processes=processes)
+        assert sorted(path.name for path in second.iterdir()) == ["totals-0", "totals-1"]
+        shutil.rmtree(second)
 
 
 async def test_tables_are_brought_to_an_app_that_has_none_and_its_group_goes_on_where_they_stood(lab) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from anabranch import App
+from anabranch.agents.engine.condition import samples
+from anabranch.agents.settings import EngineSettings
 from anabranch.agents.tables.standby import copies_of, heirs
+from anabranch.agents.web.metrics import TABLE_KEYS
 
 KEYS = 200
+
+WAYS = pytest.mark.parametrize(
+    ("store", "protocol"), [("memory://", "classic"), ("rocksdb://", "classic"), ("memory://", "consumer")]
+)
 
 
 def ranges(partitions: int, members: list[str]) -> dict[int, str]:
@@ -26,7 +34,7 @@ def ranges(partitions: int, members: list[str]) -> dict[int, str]:
 def test_the_first_copy_of_a_partition_is_where_it_goes_when_its_owner_leaves(partitions, count) -> None:
     members = [f"m{i}" for i in range(count)]
     owners = ranges(partitions, members)
-    found = heirs(owners, set(members))
+    found = heirs(owners, members)
     for number, owner in owners.items():
         assert sorted([owner, *found[number]]) == members
         rest = [member for member in members if member != owner]
@@ -40,9 +48,14 @@ def test_the_first_copy_of_a_partition_is_where_it_goes_when_its_owner_leaves(pa
     assert all(a <= b for a, b in pairwise(len(copies_of("m0", assigned, r)) for r in range(count)))
 
 
+def of_group(lab: Any, name: str, worker: str, protocol: Any = "classic", **options: Any) -> App:
+    settings = EngineSettings(session_timeout_ms=6_000, group_protocol=protocol)
+    return lab.app(name, worker=worker, settings=settings, **options)
+
+
 def rates(lab: Any, name: str, topic: str, asked: str, worker: str, **options: Any) -> App:
     """Rates by currency from one topic; questions of another, keyed otherwise, are answered from any partition's."""
-    app = lab.app(name, worker=worker, **options)
+    app = of_group(lab, name, worker, **options)
     table = app.GlobalTable("rates", default=int)
     answers = app.topic(f"{asked}-answers", partitions=1)
 
@@ -62,13 +75,13 @@ def rates(lab: Any, name: str, topic: str, asked: str, worker: str, **options: A
     return app
 
 
-@pytest.mark.parametrize("store", ["memory://", "rocksdb://"])
-async def test_every_worker_holds_all_of_a_global_table(lab, drain, record, store) -> None:
+@WAYS
+async def test_every_worker_holds_all_of_a_global_table(lab, drain, record, store, protocol) -> None:
     #  a  ── learns all ──── [0] ── learns ──────────────── [0] [1] ── answers from all
     #  b                     [1] ── sees a's, a sees b's ── leaves
     #  c                     no partition, sees all
     topic, asked, name = lab.topic(2), lab.topic(2, "asked"), lab.fresh("app")
-    a, b, c = (rates(lab, name, topic, asked, worker, store=store) for worker in "abc")
+    a, b, c = (rates(lab, name, topic, asked, worker, store=store, protocol=protocol) for worker in "abc")
     want = {f"c{i}": i for i in range(KEYS)}
     lab.produce(topic, list(want.items()))
     async with lab.running(a):
@@ -95,8 +108,27 @@ async def test_every_worker_holds_all_of_a_global_table(lab, drain, record, stor
     assert answers == [text.encode() for text in sorted(right)]
 
 
+async def test_a_worker_without_topics_is_ready_when_its_global_tables_are_whole(lab) -> None:
+    #  a       ── learns ─────────────── learns on
+    #  viewer               ── ready ──────── sees it
+    topic, name = lab.topic(2), lab.fresh("app")
+    a = rates(lab, name, topic, lab.topic(2, "asked"), "a")
+    viewer = lab.app(name, worker="b")
+    seen = viewer.GlobalTable("rates", default=int)
+    want = {f"c{i}": i for i in range(KEYS)}
+    lab.produce(topic, list(want.items()))
+    async with lab.running(a):
+        await lab.caught_up(topic, a)
+        async with lab.running(viewer):
+            assert dict(seen.items()) == want
+            (keys,) = [s.value for s in samples(viewer, time.monotonic()) if s.metric is TABLE_KEYS]
+            assert keys == KEYS, "others' partitions count as well"
+            lab.produce(topic, [("new", 5)])
+            await lab.until(lambda: seen["new"] == 5, "what is committed later")
+
+
 def totals(lab: Any, name: str, topic: str, worker: str, **options: Any) -> App:
-    app = lab.app(name, worker=worker, **options)
+    app = of_group(lab, name, worker, **options)
     table = app.Table("totals", default=int)
 
     @app.agent(app.topic(topic, key_type=str), name="total")
@@ -116,12 +148,13 @@ def copied(lab: Any, app: App, numbers: set[int]) -> bool:
     return all(state.store.position == ends[at[1]] for at, state in states.items())
 
 
-@pytest.mark.parametrize("store", ["memory://", "rocksdb://"])
-async def test_a_take_over_from_a_warm_copy_restores_nothing(lab, table_of, store) -> None:
+@WAYS
+async def test_a_take_over_from_a_warm_copy_restores_nothing(lab, table_of, store, protocol) -> None:
     #  a  ── two of four ── copies of the others', at the end ── takes over: nothing to read
     #  b     two of four ── copies of the others' ────────────── leaves
     topic, name = lab.topic(4), lab.fresh("app")
-    apps = [totals(lab, name, topic, worker, store=store, standby_replicas=1) for worker in "ab"]
+    way = {"store": store, "protocol": protocol, "standby_replicas": 1}
+    apps = [totals(lab, name, topic, worker, **way) for worker in "ab"]
     records = [(f"k{i % KEYS}", i) for i in range(2_000)]
     want = {f"k{k}": sum(range(k, 2_000, KEYS)) for k in range(KEYS)}
     async with lab.running(apps[0]):

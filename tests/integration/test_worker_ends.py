@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 
 STUCK = """
@@ -21,11 +22,17 @@ async def hang():
 
 def test_a_thread_that_hangs_does_not_keep_a_worker_alive(shell, fresh):
     shell.write("stuck.py", STUCK.format(name=fresh("stuck")))
-    worker = shell.start("-A", "stuck", "worker", "--without-web")
-    for line in worker.stdout:
-        if "hanging" in line:
-            break
-    worker.send_signal(signal.SIGTERM)
-    said, _ = worker.communicate(timeout=90)
-    assert worker.returncode == 1
-    assert "error: ended before the last epoch was known to be committed" in said
+    workers = [
+        shell.start("-A", "stuck", "worker", "--without-web", "--log-format", form, "--datadir", form)
+        for form in ("text", "json")
+    ]
+    for worker in workers:
+        for line in worker.stdout:
+            if "hanging" in line:
+                break
+        worker.send_signal(signal.SIGTERM)
+    text, lines = (worker.communicate(timeout=90)[0] for worker in workers)
+    assert [worker.returncode for worker in workers] == [1, 1]
+    assert "error: ended before the last epoch was known to be committed" in text
+    last = json.loads([line for line in lines.splitlines() if line != "hanging"][-1])
+    assert (last["level"].lower(), "is the broker up?" in last["hint"]) == ("critical", True)
