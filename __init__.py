@@ -11,15 +11,15 @@ result. This page hands on the few names of a first program; the rooms hold the 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["App", "Retry", "__version__", "current_event"]
+__all__ = ["App", "Retry", "__version__", "col", "current_event"]
 
 if TYPE_CHECKING:
-    from .agents import App, Retry, current_event
+    from .agents import App, Retry, col, current_event
 
 
 def __getattr__(name: str) -> Any:
     # Faust takes half a second to import; `anabranch replay` and `anabranch broker` never need it.
-    if name in ("App", "Retry", "current_event"):
+    if name in ("App", "Retry", "col", "current_event"):
         from . import agents
 
         return getattr(agents, name)

@@ -8,6 +8,7 @@ from faust import current_event
 from .app import App
 from .event import RecordBatch
 from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
+from .flows.expressions import Expression, col
 from .flows.flow import Flow
 from .policy import Retry
 from .settings import EngineSettings
@@ -16,10 +17,12 @@ from .tables.table import Table
 __all__ = [
     "App",
     "EngineSettings",
+    "Expression",
     "Flow",
     "RecordBatch",
     "Retry",
     "Table",
+    "col",
     "current_event",
     # for Flow.aggregate
     "Aggregate",

@@ -6,7 +6,7 @@
 
 A flow is only a description; `reduce`, `aggregate` and `to` make agents of it, with all that agents have: exactly once,
 failure policies, bounded runs. The functions are plain Python and get one element each; one that raises sends its
-record, alone, to the dead letters.
+record, alone, to the dead letters. Instead of a function, a field's name or an expression will do (`expressions.py`).
 
 Laws.
 - `key_by` sends elements through a topic of the app's own, so that all of one key meet in one partition. Elements that
@@ -18,18 +18,18 @@ Laws.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
 from ...topics.errors import Stop, Usage
-from .aggregates import Aggregate, What, getter
+from .aggregates import Aggregate, What
+from .batchfold import BatchFold
 from .folding import Aggregating, Folding, Joining, folded
+from .pairs import Pairs
+from .steps import Filter, FlatMap, Map, Select, Step, WithColumns
 
 if TYPE_CHECKING:
     from ..app import App
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Flow"]
 
 Function = Callable[[Any], Any]
-Step = Callable[[Iterable[Any]], Iterable[Any]]
-Pairs = Iterator[tuple[Any, Any]]
-
-# Python's own reductions take a collection; of two elements they make this.
-_PAIRWISE: Mapping[Any, Callable[[Any, Any], Any]] = {
-    sum: operator.add,
-    min: lambda a, b: b if b < a else a,
-    max: lambda a, b: b if b > a else a,
-}
 
 
 @dataclass(frozen=True)
@@ -55,14 +46,14 @@ class Flow:
     Attributes:
         topic: whose values the elements are made of.
         steps: what happens to them, in order.
-        keyed: takes key and value out of an element; None where the record's own key counts.
+        keyed: what is key and what is left of an element; None where the record's own key counts.
         type: of the elements, where it is known.
         on_failure: policy of the agents, as in `@app.agent`.
     """
 
     topic: Any
     steps: tuple[Step, ...] = ()
-    keyed: tuple[Function, Function] | None = None
+    keyed: tuple[What, What] | None = None
     type: Any = Any
     on_failure: Any = "dead_letter"
 
@@ -70,24 +61,23 @@ class Flow:
 
     def map(self, function: Function) -> Flow:
         """What `function` makes of each element."""
-        return self._then(partial(map, function), _returned(function))
+        return self._then(Map(function), _returned(function))
 
     def filter(self, function: Function) -> Flow:
         """The elements for which `function` is true."""
-        return self._then(partial(filter, function), self.type)
+        return self._then(Filter(function), self.type)
 
     def flat_map(self, function: Callable[[Any], Iterable[Any]]) -> Flow:
         """All that `function` gives for each element."""
-        return self._then(lambda elements: chain.from_iterable(map(function, elements)), Any)
+        return self._then(FlatMap(function), Any)
 
     def select(self, *fields: str, **computed: What) -> Flow:
-        """Elements of these fields only, as dicts; `computed` ones from another field, an index or a function."""
-        return self._then(partial(map, _columns({**dict(zip(fields, fields, strict=True)), **computed})), Any)
+        """Elements of these fields only, as dicts; `computed` ones from another field, an expression or a function."""
+        return self._then(Select({**dict(zip(fields, fields, strict=True)), **computed}), Any)
 
     def with_columns(self, **computed: What) -> Flow:
         """Elements with these fields too, as dicts."""
-        columns = _columns(computed)
-        return self._then(partial(map, lambda element: _fields_of(element) | columns(element)), Any)
+        return self._then(WithColumns(computed), Any)
 
     def _then(self, step: Step, type_: Any) -> Flow:
         if self.keyed is not None:
@@ -107,7 +97,7 @@ class Flow:
             raise Usage("key_by twice", hint="end the flow in a topic between them: .to(topic)")
         if key is None:
             key, value = 0, 1
-        return replace(self, keyed=(getter(key), getter(value)), type=self.type if value is None else Any)
+        return replace(self, keyed=(key, value), type=self.type if value is None else Any)
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
@@ -126,7 +116,7 @@ class Flow:
         if self.type is not Any:
             options.setdefault("value_type", self.type)
         name = f"{self._origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
-        return self._into(table or name, options, Joining(_PAIRWISE.get(how, how)))
+        return self._into(table or name, options, Joining(how))
 
     def aggregate(self, table: Any = None, /, **columns: Any) -> Any:
         """A table that holds, for each key, a dict of aggregates.
@@ -156,12 +146,13 @@ class Flow:
             The topic.
         """
         target = self._app.topic(topic) if isinstance(topic, str) else topic
+        pairs = self._pairs
 
         async def send(stream: Any) -> None:
             async for batch in stream.batches():
                 for message, value in zip(batch.messages, batch.values, strict=True):
                     stamp_s = message.timestamp()[1] / 1000
-                    for key, element in self._pairs((message,), (value,), own_key=bytes):
+                    for key, element in pairs.of((message,), (value,), own_key=bytes):
                         await target.send(key=key, value=element, timestamp=stamp_s)
 
         self._agent(f"{self._origin}-to-{target.get_topic_name()}", self.topic, send)
@@ -181,8 +172,14 @@ class Flow:
     def _into(self, table: Any, options: dict[str, Any], how: Folding) -> Any:
         """Agents that fold the elements into a table."""
         made = self._app.Table(table, **options) if isinstance(table, str) else table
+        fold = BatchFold(self._pairs, how, None if self.topic.value_serializer else self.topic.value_type)
+
+        async def fill(stream: Any) -> None:
+            async for batch in stream.batches():
+                _merge(made, how, _folded(stream, batch, fold))
+
         if self.keyed is None:
-            self._agent(made.name, self.topic, _filling(made, how, how.start, how.add, self._pairs))
+            self._agent(made.name, self.topic, fill)
             return made
         between = self._app.topic(
             f"{self._app.conf.id}-{made.name}-repartition",
@@ -193,7 +190,7 @@ class Flow:
 
         async def combine(stream: Any) -> None:
             async for batch in stream.batches():
-                for key, state in folded(self._pairs(batch.messages, batch.values), how.start, how.add).items():
+                for key, state in _folded(stream, batch, fold).items():
                     if self.type is Any and isinstance(state, msgspec.Struct):
                         raise Stop(
                             f"{made.name}: it is not known that elements are {type(state).__name__}s",
@@ -201,67 +198,33 @@ class Flow:
                         )
                     await between.send(key=key, value=(key, state))
 
+        async def merge(stream: Any) -> None:
+            async for batch in stream.batches():
+                _merge(made, how, folded(_arrived(batch.values), lambda state: state, how.merge))
+
         self._agent(f"{made.name}-combine", self.topic, combine)
-        self._agent(made.name, between, _filling(made, how, _same, how.merge, _arrived))
+        self._agent(made.name, between, merge)
         return made
 
-    def _pairs(
-        self, messages: Iterable[Any], values: Iterable[Any], own_key: Callable[[bytes], Any] = bytes.decode
-    ) -> Pairs:
-        """Keys and elements of records."""
-        if self.keyed is None:
-            return self._pairs_by_own_key(messages, values, own_key)
-        key_of, value_of = self.keyed
-        elements = self._stepped(value for value in values if value is not None)
-        return ((_known(key_of(element)), value_of(element)) for element in elements)
-
-    def _pairs_by_own_key(
-        self, messages: Iterable[Any], values: Iterable[Any], own_key: Callable[[bytes], Any]
-    ) -> Pairs:
-        declared = self.topic.key_type is not None and own_key is not bytes
-        decode = self.topic.decode_key if declared else own_key
-        for message, value in zip(messages, values, strict=True):
-            if value is not None:
-                raw = message.key()
-                key = None if raw is None else decode(raw)
-                for element in self._stepped((value,)):
-                    yield key if own_key is bytes else _known(key), element
-
-    def _stepped(self, elements: Iterable[Any]) -> Iterable[Any]:
-        for step in self.steps:
-            elements = step(elements)
-        return elements
+    @property
+    def _pairs(self) -> Pairs:
+        return Pairs(self.topic, self.steps, self.keyed)
 
 
-def _filling(
-    table: Any,
-    how: Folding,
-    start: Function,
-    add: Callable[[Any, Any], Any],
-    pairs: Callable[[Any, Any], Pairs],
-) -> Any:
-    async def fill(stream: Any) -> None:
-        async for batch in stream.batches():
-            for key, state in folded(pairs(batch.messages, batch.values), start, add).items():
-                if key in table:
-                    state = how.merge(how.opened(table[key]), state)
-                table[key] = how.stored(state)
-
-    return fill
+def _folded(stream: Any, batch: Any, fold: BatchFold) -> dict[Any, Any]:
+    """Key -> state; what functions refuse goes to the agent's policy, by way of the engine or at once."""
+    return fold.rows(batch.messages, batch.values)
 
 
-def _arrived(_messages: Any, values: Iterable[Any]) -> Pairs:
+def _merge(table: Any, how: Folding, states: dict[Any, Any]) -> None:
+    for key, state in states.items():
+        if key in table:
+            state = how.merge(how.opened(table[key]), state)
+        table[key] = how.stored(state)
+
+
+def _arrived(values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
     return ((tuple(key) if isinstance(key, list) else key, state) for key, state in values)
-
-
-def _same(state: Any) -> Any:
-    return state
-
-
-def _known(key: Any) -> Any:
-    if key is None:
-        raise ValueError("no key: neither the record has one, nor does key_by find it")
-    return key
 
 
 def _returned(function: Any) -> Any:
@@ -272,16 +235,3 @@ def _returned(function: Any) -> Any:
         return get_type_hints(function).get("return", Any)
     except (TypeError, NameError, AttributeError):  # a partial, a built-in, a name that is not there at run time
         return Any
-
-
-def _columns(columns: Mapping[str, What]) -> Function:
-    getters = {name: getter(what) for name, what in columns.items()}
-    return lambda element: {name: get(element) for name, get in getters.items()}
-
-
-def _fields_of(element: Any) -> dict[str, Any]:
-    if isinstance(element, dict):
-        return element
-    if isinstance(element, msgspec.Struct):
-        return msgspec.structs.asdict(element)
-    raise TypeError(f"with_columns needs elements with fields, not {type(element).__name__}")

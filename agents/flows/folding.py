@@ -1,29 +1,65 @@
 """How the elements of one key become one value: of a batch, then of batches, then with what the table has.
 
 element ─start─▶ state ◀─add─ element        in the agent that sees elements
+columns ─grouped─▶ states                    the same of all keys of a batch at once
 state ◀─merge─ state                         where partial results meet
 state ─stored─▶ value of the table ─opened─▶ state
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .aggregates import Aggregate
+from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum
+from .steps import is_column
+
+if TYPE_CHECKING:
+    from .columns import Column
+    from .frame import Frame
+    from .groups import Groups
 
 __all__ = ["Aggregating", "Folding", "Joining", "folded"]
 
 
+def _added(element: Any) -> Any:
+    return 0 + element  # as Python's sum begins, so that what is no number is refused where it comes in
+
+
+def _ordered(element: Any) -> Any:
+    if element is None:
+        raise TypeError("None is neither less nor greater than anything")
+    return element
+
+
+# Python's own reductions take a collection: what they make of one element, of two, and of columns.
+_OWN: Mapping[Any, tuple[Callable[[Any], Any], Callable[[Any, Any], Any], Callable[[Groups, Column], list[Any]]]] = {
+    sum: (_added, operator.add, lambda groups, column: groups.sums(column)),
+    min: (_ordered, lambda a, b: b if b < a else a, lambda groups, column: groups.extremes(column, greatest=False)),
+    max: (_ordered, lambda a, b: b if b > a else a, lambda groups, column: groups.extremes(column, greatest=True)),
+}
+
+
 class Joining:
-    """By a function of two elements; the state is such an element."""
+    """By a function of two elements, or by Python's `sum`, `min`, `max`; the state is such an element."""
 
-    def __init__(self, join: Callable[[Any, Any], Any]) -> None:
-        self.add = self.merge = join
+    def __init__(self, how: Any) -> None:
+        self.start, join, self._grouped = _OWN.get(how, (_same, how, None))
+        self.add: Callable[[Any, Any], Any] = join
+        self.merge: Callable[[Any, Any], Any] = join
 
-    def start(self, element: Any) -> Any:
-        """The state of one element."""
-        return element
+    def by_column(self, value: Any) -> bool:
+        """Whether there is a column way, where that is what is left of an element."""
+        return self._grouped is not None and value is not None
+
+    def columns(self, frame: Frame, value: Column | None) -> Callable[[Groups], list[Any]]:
+        """The states of columns; sets rows aside."""
+        grouped = self._grouped
+        assert grouped is not None
+        assert value is not None
+        frame.set_aside(value.null)
+        return lambda groups: grouped(groups, value)
 
     def stored(self, state: Any) -> Any:
         """What the table holds."""
@@ -32,6 +68,17 @@ class Joining:
     def opened(self, value: Any) -> Any:
         """The state that a value of the table stands for."""
         return value
+
+
+# Of aggregates that are exactly these; a user's own may mean anything by its methods.
+_GROUPED: Mapping[type, Callable[[Groups, Any], list[Any]]] = {
+    Count: lambda groups, column: groups.counts(column),
+    Sum: lambda groups, column: groups.sums(column),
+    Min: lambda groups, column: groups.extremes(column, greatest=False),
+    Max: lambda groups, column: groups.extremes(column, greatest=True),
+    Mean: lambda groups, column: list(map(list, zip(groups.sums(column), groups.counts(column), strict=True))),
+    Distinct: lambda groups, column: groups.distinct(column),
+}
 
 
 class Aggregating:
@@ -53,6 +100,19 @@ class Aggregating:
     def merge(self, state: list[Any], other: list[Any]) -> list[Any]:
         """The state of both."""
         return [how.merge(a, b) for how, a, b in zip(self._hows, state, other, strict=True)]
+
+    def by_column(self, value: Any) -> bool:
+        """Whether there is a column way, where that is what is left of an element; None: all of it."""
+        return all(type(how) in _GROUPED and _readable(how, value) for how in self._hows)
+
+    def columns(self, frame: Frame, value: Column | None) -> Callable[[Groups], list[Any]]:
+        """The states of columns; sets rows aside."""
+        columns = [value if how.of is None else frame.column(how.of) for how in self._hows]
+        for column in columns:
+            if column is not None:
+                frame.set_aside(column.bad)
+        parts = [(_GROUPED[type(how)], column) for how, column in zip(self._hows, columns, strict=True)]
+        return lambda groups: list(map(list, zip(*(grouped(groups, column) for grouped, column in parts), strict=True)))
 
     def stored(self, state: list[Any]) -> dict[str, Any]:
         """Results by name, and beside each what is needed to go on where that is more."""
@@ -83,6 +143,17 @@ def folded(
     for key, element in pairs:
         states[key] = add(states[key], element) if key in states else start(element)
     return states
+
+
+def _same(state: Any) -> Any:
+    return state
+
+
+def _readable(how: Aggregate, value: Any) -> bool:
+    """Whether what it counts is a column, where `value` is left of elements; None: all of them."""
+    if how.of is None:
+        return value is not None or type(how) is Count
+    return value is None and is_column(how.of)
 
 
 def _keeps_more(how: Aggregate) -> bool:

@@ -1,0 +1,111 @@
+"""A batch of records, folded by key: by column where that is cheap and certain to give the same, else row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .aggregates import What
+from .expressions import Expression
+from .folding import Folding, folded
+from .pairs import Pairs
+from .steps import Map, is_column
+
+__all__ = ["BatchFold", "Failed"]
+
+Failed = list[tuple[int, Exception]]
+"""Rows that the flow's functions have refused, and why."""
+
+
+class BatchFold:
+    """What the end of a flow does with a batch.
+
+    Args:
+        declared: the type of the topic's values.
+
+    Attributes:
+        by_column: whether there is a column way: fields, expressions, Python's `sum`, `min`, `max`, and aggregates.
+    """
+
+    def __init__(self, pairs: Pairs, how: Folding, declared: Any = None) -> None:
+        self._pairs, self._how, self._declared = pairs, how, declared
+        self._steps = pairs.steps
+        self._key: What = None
+        self._value: What = None
+        if pairs.keyed is not None:
+            self._key, self._value = pairs.keyed
+        elif self._steps and isinstance(last := self._steps[-1], Map) and isinstance(last.function, Expression):
+            self._steps, self._value = self._steps[:-1], last.function
+        self.by_column = (
+            all(step.by_column for step in self._steps)
+            and (is_column(self._key) or pairs.own_key)
+            and (self._value is None or is_column(self._value))
+            and how.by_column(self._value)
+        )
+
+    def rows(self, messages: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
+        """Key -> state, row by row; raises what the flow's functions raise."""
+        return folded(self._pairs.of(messages, values), self._how.start, self._how.add)
+
+    def each_row(self, messages: Sequence[Any], values: Sequence[Any]) -> tuple[dict[Any, Any], Failed]:
+        """As `rows`; what a function refuses is left out, and told. For functions without effects of their own."""
+        try:
+            return self.rows(messages, values), []
+        except Exception:  # noqa: BLE001 (below it is found out whose it is)
+            return self._one_by_one(messages, values)
+
+    def _one_by_one(self, messages: Sequence[Any], values: Sequence[Any]) -> tuple[dict[Any, Any], Failed]:
+        how, states, failed = self._how, dict[Any, Any](), Failed()
+        for row, (message, value) in enumerate(zip(messages, values, strict=True)):
+            try:
+                pairs = list(self._pairs.of((message,), (value,)))
+                for _, element in pairs:
+                    how.start(element)  # by itself first, so that a state is not half added to
+                for key, element in pairs:
+                    states[key] = how.add(states[key], element) if key in states else how.start(element)
+            except Exception as exc:  # noqa: BLE001 (whatever it raises belongs to its record)
+                failed.append((row, exc))
+        return states, failed
+
+    def columns(
+        self, batch: Any, messages: Sequence[Any], own_keys: Any = None
+    ) -> tuple[dict[Any, Any], Failed] | None:
+        """As `each_row`, of a `pyarrow.RecordBatch` whose rows are the values; None where it may give something else.
+
+        Args:
+            messages: rows by number, for those that have to be looked at.
+            own_keys: an Arrow array of the records' keys as text, where these count.
+        """
+        from .columns import Doubt, column_of
+        from .frame import Frame
+        from .groups import Groups
+
+        try:
+            frame = Frame(batch, self._declared)
+            for step in self._steps:
+                step.columns(frame)
+            keys = column_of(own_keys) if self._pairs.own_key else frame.column(self._key)
+            frame.set_aside(keys.off)
+            value = None if self._value is None else frame.column(self._value)
+            if value is not None:
+                frame.set_aside(value.bad)
+            grouped = self._how.columns(frame, value)
+            failed = self._looked_at(frame.aside.nonzero()[0].tolist(), messages) if frame.aside.any() else []
+            groups = Groups(keys, frame.live)
+            return dict(zip(groups.keys, grouped(groups), strict=True)), failed
+        except Doubt:
+            return None
+
+    def _looked_at(self, rows: list[int], messages: Sequence[Any]) -> Failed:
+        """Rows that were set aside have to fail, or to be filtered out."""
+        from .columns import Doubt
+
+        decode = self._pairs.topic.decode_value
+        failed: Failed = []
+        for row in rows:
+            message = messages[row]
+            states, failures = self._one_by_one((message,), (decode(message.value()),))
+            if states:
+                raise Doubt("a row that columns could not tell is fine")
+            failed.extend((row, error) for _, error in failures)
+        return failed

@@ -1,0 +1,134 @@
+"""A batch in columns on its way through a flow: which fields its elements have, and which of its rows are still there.
+
+The row way's twin: `filter` takes rows out, `with_columns` and `select` change the fields, and rows at which something
+is the matter are *set aside*, for the row way to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import msgspec
+import numpy as np
+
+from .aggregates import What
+from .columns import Column, Doubt, as_floats, column_of, evaluate
+from .expressions import Expression
+
+__all__ = ["Frame", "declarable"]
+
+_KINDS = {int: "int", float: "float", str: "text", bool: "bool"}
+_JSON = (None, Any, dict, dict[str, Any])
+
+
+class Frame:
+    """The rows of an Arrow batch, each a JSON object.
+
+    Args:
+        batch: a `pyarrow.RecordBatch`.
+        declared: the type that rows are decoded into.
+
+    Attributes:
+        live: which rows are still there; aside: which of the others the row way has to look at.
+
+    Raises:
+        Doubt: decoding may refuse some of the rows, or change them.
+    """
+
+    def __init__(self, batch: Any, declared: Any = None) -> None:
+        self._batch = batch
+        self._columns: dict[str, Column] = {}
+        self._names: Collection[str] = set(batch.schema.names)
+        self.rows: int = batch.num_rows
+        self.live: Any = np.ones(self.rows, bool)
+        self.aside: Any = np.zeros(self.rows, bool)
+        if declared not in _JSON:
+            self._declare(declared)
+
+    def _declare(self, declared: Any) -> None:
+        if not declarable(declared):
+            raise Doubt(f"elements are {declared}")
+        fields = msgspec.structs.fields(declared)
+        for field in fields:
+            if field.encode_name not in self._names:
+                raise Doubt(f"no column {field.encode_name}")
+            kind, nullable = _declared_kind(field.type)
+            column = column_of(self._batch[field.encode_name])
+            if column.null.any() and not nullable:
+                raise Doubt(f"{field.encode_name}: None")
+            if column.kind == "int" and kind == "float":
+                column = as_floats(column)
+            elif column.kind not in (kind, "null"):
+                raise Doubt(f"{field.encode_name}: {column.kind}, not {kind}")
+            self._columns[field.name] = column
+        self._names = set(self._columns)
+
+    def column(self, what: What) -> Column:
+        """A field, or an expression's value.
+
+        Raises:
+            Doubt: see `evaluate`; or there is no such field.
+        """
+        if isinstance(what, Expression):
+            return evaluate(what, self._field, self.rows)
+        if isinstance(what, str):
+            return self._field(what)
+        raise Doubt(f"{what!r} is no field")
+
+    def _field(self, name: str) -> Column:
+        if name not in self._names:
+            raise Doubt(f"no column {name}")
+        if name not in self._columns:
+            self._columns[name] = column_of(self._batch[name])
+        return self._columns[name]
+
+    def set_aside(self, rows: Any) -> None:
+        """The row way has to look at these, as far as they are still there."""
+        rows = rows & self.live
+        if rows.any():
+            self.aside |= rows
+            self.live = self.live & ~rows
+
+    def keep(self, condition: What) -> None:
+        """Only the rows for which it is true."""
+        column = self.column(condition)
+        self.set_aside(column.bad)
+        self.live = self.live & column.truth()
+
+    def with_columns(self, columns: Mapping[str, What]) -> None:
+        """These fields, too."""
+        made = {name: self.column(what) for name, what in columns.items()}
+        for column in made.values():
+            self.set_aside(column.bad)
+        self._columns.update(made)
+        self._names = {*self._names, *made}
+
+    def select(self, columns: Mapping[str, What]) -> None:
+        """These fields only."""
+        self.with_columns(columns)
+        self._names = set(columns)
+
+
+def declarable(declared: Any) -> bool:
+    """Whether elements of a declared type are rows of plain fields, so that columns can be checked against it."""
+    if declared in _JSON:
+        return True
+    if not (isinstance(declared, type) and issubclass(declared, msgspec.Struct)):
+        return False
+    config = declared.__struct_config__
+    if config.array_like or config.tag is not None or config.forbid_unknown_fields:
+        return False
+    if hasattr(declared, "__post_init__"):
+        return False
+    return all(_declared_kind(field.type)[0] for field in msgspec.structs.fields(declared))
+
+
+def _declared_kind(declared: Any) -> tuple[str, bool]:
+    """Kind of a column for a field of this type, empty if there is none, and whether it may be None."""
+    if get_origin(declared) in (Union, UnionType):
+        inner = [kind for kind in get_args(declared) if kind is not NoneType]
+        nullable = len(inner) < len(get_args(declared))
+        return (_KINDS.get(inner[0], "") if len(inner) == 1 else "", nullable)
+    return (_KINDS.get(declared, ""), False) if isinstance(declared, type) else ("", False)

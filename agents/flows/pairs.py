@@ -1,0 +1,61 @@
+"""Keys and elements of records: what a flow makes of them before it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from .aggregates import What, getter
+from .steps import Step
+
+__all__ = ["Pairs"]
+
+
+class Pairs:
+    """The steps of a flow, and how it finds keys.
+
+    Args:
+        topic: whose records they are.
+        key, value: what is key and what is left of an element; without a key the record's own counts.
+
+    Attributes:
+        own_key: whether the record's own key counts.
+    """
+
+    def __init__(self, topic: Any, steps: tuple[Step, ...], keyed: tuple[What, What] | None) -> None:
+        self.topic, self.steps, self.keyed = topic, steps, keyed
+        self.own_key = keyed is None
+        self._key_of, self._value_of = (getter(None), getter(None)) if keyed is None else map(getter, keyed)
+
+    def of(
+        self, messages: Iterable[Any], values: Iterable[Any], own_key: Callable[[bytes], Any] = bytes.decode
+    ) -> Iterator[tuple[Any, Any]]:
+        """Keys and elements, in the order of the records; tombstones have none."""
+        if self.own_key:
+            return self._by_own_key(messages, values, own_key)
+        key_of, value_of = self._key_of, self._value_of
+        elements = self._stepped(value for value in values if value is not None)
+        return ((_known(key_of(element)), value_of(element)) for element in elements)
+
+    def _by_own_key(
+        self, messages: Iterable[Any], values: Iterable[Any], own_key: Callable[[bytes], Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        declared = self.topic.key_type is not None and own_key is not bytes
+        decode = self.topic.decode_key if declared else own_key
+        for message, value in zip(messages, values, strict=True):
+            if value is not None:
+                raw = message.key()
+                key = None if raw is None else decode(raw)
+                for element in self._stepped((value,)):
+                    yield key if own_key is bytes else _known(key), element
+
+    def _stepped(self, elements: Iterable[Any]) -> Iterable[Any]:
+        for step in self.steps:
+            elements = step.rows(elements)
+        return elements
+
+
+def _known(key: Any) -> Any:
+    if key is None:
+        raise ValueError("no key: neither the record has one, nor does key_by find it")
+    return key
