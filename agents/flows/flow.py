@@ -217,10 +217,9 @@ def _folded(stream: Any, batch: Any, fold: BatchFold) -> dict[Any, Any]:
 
 
 def _merge(table: Any, how: Folding, states: dict[Any, Any]) -> None:
-    for key, state in states.items():
-        if key in table:
-            state = how.merge(how.opened(table[key]), state)
-        table[key] = how.stored(state)
+    """Into what the table has."""
+    keys = list(states)
+    table.update(zip(keys, how.joined(table.known(keys), states.values()), strict=True))
 
 
 def _arrived(values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

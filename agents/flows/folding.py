@@ -3,7 +3,7 @@
 element ─start─▶ state ◀─add─ element        in the agent that sees elements
 columns ─grouped─▶ states                    the same of all keys of a batch at once
 state ◀─merge─ state                         where partial results meet
-state ─stored─▶ value of the table ─opened─▶ state
+state ─joined─▶ value of the table           with what the table has; for aggregates ─opened─▶ state ─stored─▶
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..tables.state import ABSENT
 from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum
 from .steps import is_column
 
@@ -61,13 +62,10 @@ class Joining:
         frame.set_aside(value.null)
         return lambda groups: grouped(groups, value)
 
-    def stored(self, state: Any) -> Any:
-        """What the table holds."""
-        return state
-
-    def opened(self, value: Any) -> Any:
-        """The state that a value of the table stands for."""
-        return value
+    def joined(self, known: Iterable[Any], states: Iterable[Any]) -> list[Any]:
+        """What a table holds after these states, one a key; `known` is what it has there, or ABSENT."""
+        merge = self.merge
+        return [state if old is ABSENT else merge(old, state) for old, state in zip(known, states, strict=True)]
 
 
 # Of aggregates that are exactly these; a user's own may mean anything by its methods.
@@ -113,6 +111,14 @@ class Aggregating:
                 frame.set_aside(column.bad)
         parts = [(_GROUPED[type(how)], column) for how, column in zip(self._hows, columns, strict=True)]
         return lambda groups: list(map(list, zip(*(grouped(groups, column) for grouped, column in parts), strict=True)))
+
+    def joined(self, known: Iterable[Any], states: Iterable[list[Any]]) -> list[dict[str, Any]]:
+        """As `Joining.joined`."""
+        merge, opened, stored = self.merge, self.opened, self.stored
+        return [
+            stored(state if old is ABSENT else merge(opened(old), state))
+            for old, state in zip(known, states, strict=True)
+        ]
 
     def stored(self, state: list[Any]) -> dict[str, Any]:
         """Results by name, and beside each what is needed to go on where that is more."""

@@ -13,7 +13,7 @@ cache, bounded in bytes, and everything in it can be found further right.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from ...topics.errors import Usage
@@ -31,6 +31,7 @@ class _Absent:
 
 
 ABSENT: Any = _Absent()
+_UNTOUCHED: Any = object()
 
 # Tables with a time-to-live keep their event time here (`stamped.py`). No text and no JSON looks like that.
 EVENT_TIME = b"\xff\xfeanabranch event time"
@@ -115,6 +116,22 @@ class PartitionState:
         """The committed value, a private copy if it is mutable; ABSENT where there is none."""
         data = self.store.get(self._keys.keep(key))
         return ABSENT if data is None else self._values.decode(data)
+
+    def below_view(self, keys: Sequence[Any]) -> list[Any]:
+        """What epoch and store have at keys that are not in the view, ABSENT where nothing; for looking only."""
+        if self.epoch:
+            found = [self.epoch.get(key, _UNTOUCHED) for key in keys]
+            places = [place for place, value in enumerate(found) if value is _UNTOUCHED]
+            keys = [keys[place] for place in places]
+        else:
+            found, places = [ABSENT] * len(keys), range(len(keys))
+        decode, get = self._values.decode, self.store.get
+        for place, key, kept in zip(places, keys, self._keys.keep_all(keys), strict=True):
+            data = get(kept)
+            value = found[place] = ABSENT if data is None else decode(data)
+            if value is not ABSENT and type(value) in IMMUTABLE:
+                self.remember(key, value)
+        return found
 
     def remember(self, key: Any, value: Any) -> None:
         """Keep an immutable committed value at hand."""

@@ -15,7 +15,8 @@ overrides `__getitem__` or `__setitem__` in Python loses C speed even for an ove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any, NoReturn
 
 from ...topics.errors import BadRecord
@@ -98,6 +99,26 @@ class Table(Overlay):
         if value is ABSENT:
             value = self._below(key)
         return value if value is not ABSENT and state.live(key, value) else ABSENT
+
+    def known(self, keys: Sequence[Any]) -> list[Any]:
+        """What is there at each of many keys, ABSENT where nothing is; several times faster than asking one by one.
+
+        For looking only: what would be changed in place has to be read by `[]`.
+        """
+        state = self._need_state()
+        if type(self) is not Table or self._deleted or self._copying or state.borrowed or self.sets:
+            return list(map(self._find, keys))
+        view = state.view.get
+        if dict.__len__(self):
+            own = super().get
+            found = [view(key, ABSENT) if (value := own(key, ABSENT)) is ABSENT else value for key in keys]
+        else:
+            found = list(map(view, keys, repeat(ABSENT)))
+        places = [place for place, value in enumerate(found) if value is ABSENT]
+        below = state.below_view([keys[place] for place in places]) if places else []
+        for place, value in zip(places, below, strict=True):
+            found[place] = value
+        return found
 
     def __contains__(self, key: object) -> bool:
         return self._find(key) is not ABSENT

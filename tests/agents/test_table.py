@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from anabranch.agents.tables.state import ABSENT
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import ClosedTable, Table
 from anabranch.topics.errors import BadRecord, Usage
@@ -222,6 +223,11 @@ class TableMachine(RuleBasedStateMachine):
         self.both(lambda: key in self.table, lambda: key in self.twin)
         self.both(lambda: self.table.get(key), lambda: self.twin.get(key))
         self.both(lambda: self.table.get(key, "else"), lambda: self.twin.get(key, "else"))
+
+    @rule(many=st.lists(keys, max_size=4))
+    def asks_for_many(self, many: list[Any]) -> None:
+        twin = self.twin
+        self.both(lambda: self.table.known(many), lambda: [twin.get(key, ABSENT) for key in many])
 
     @rule()
     def looks_at_everything(self) -> None:
