@@ -130,35 +130,56 @@ class Topic(faust.Topic):
         """
         del schema
         app = cast("App", self.app)
-        raw_key = self.encode_key(key, key_serializer)
-        raw_value = self.encode_value(value, value_serializer)
-        size = len(raw_value or b"") + len(raw_key or b"")
-        if size > app.max_record_bytes:
-            raise BadRecord(
-                f"a record of {size:,} bytes for topic {self.get_topic_name()} is over {app.max_record_bytes:,}",
-                hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
-            )
-        if partition is None:
-            plan = self.plan or app.plans.get(self.get_topic_name())
-            partition = -1 if plan is None or raw_key is None else plan.partition(raw_key)
-        output = Output(
-            self.get_topic_name(),
-            raw_value,
-            raw_key,
-            partition,
+        output = self.output(
+            self.encode_key(key, key_serializer),
+            self.encode_value(value, value_serializer),
             0 if timestamp is None else round(timestamp * 1000),
-            header_list(headers),
+            partition=partition,
+            headers=header_list(headers),
         )
         if force or not app.engine_runs:
             return await app.sender.send(output)
-        if output.topic not in app.needed.declared:
-            app.needed.add(app.spec_of(self, output.topic), self.plan)
+        self.need()
         app.engine.send(output)
         tp = TP(output.topic, output.partition)
         sent = Sent(RecordMetadata(tp.topic, tp.partition, tp, -1, timestamp, None))
         if callback:
             callback(sent)
         return sent
+
+    def output(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        timestamp_ms: int = 0,
+        *,
+        partition: int | None = None,
+        headers: Headers | None = None,
+    ) -> Output:
+        """A record for this topic, as the epoch takes it.
+
+        Raises:
+            BadRecord: it is larger than the topic may take.
+        """
+        app = cast("App", self.app)
+        name = self.get_topic_name()
+        size = len(value or b"") + len(key or b"")
+        if size > app.max_record_bytes:
+            raise BadRecord(
+                f"a record of {size:,} bytes for topic {name} is over {app.max_record_bytes:,}",
+                hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
+            )
+        if partition is None:
+            plan = self.plan or app.plans.get(name)
+            partition = -1 if plan is None or key is None else plan.partition(key)
+        return Output(name, value, key, partition, timestamp_ms, headers)
+
+    def need(self) -> None:
+        """The running epoch writes to it: make it before the commit, where it is not there."""
+        app = cast("App", self.app)
+        name = self.get_topic_name()
+        if name not in app.needed.declared:
+            app.needed.add(app.spec_of(self, name), self.plan)
 
     def send_soon(self, **kwargs: Any) -> Any:
         """Send from a plain function: as `send`, through the epoch."""

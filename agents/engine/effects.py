@@ -6,12 +6,13 @@ transaction timeout.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from ...topics.errors import Stop
+from ...topics.errors import BadRecord, Stop
 from ...topics.producer import Headers
 
-__all__ = ["Effects", "Output"]
+__all__ = ["Effects", "Output", "Partials"]
 
 # One record that wants more than this is a mistake in the agent, and memory must not find it out.
 MAX_OUTPUTS = 1_000_000
@@ -38,19 +39,71 @@ class Output(NamedTuple):
         return len(self.value or b"") + len(self.key or b"") + headers + _RECORD_BYTES
 
 
+class Partials:
+    """Partial results on their way to a topic: one a key, merged as long as the epoch lasts, sent at the gate.
+
+    Args:
+        merge: of two results of a key; may change the first.
+        output: makes the record of a key and its result; the third argument is its time in ms.
+    """
+
+    __slots__ = ("_merge", "_output", "_timestamp_ms", "states")
+
+    def __init__(self, merge: Callable[[Any, Any], Any], output: Callable[[Any, Any, int], Output]) -> None:
+        self._merge, self._output = merge, output
+        self._timestamp_ms = 0
+        self.states: dict[Any, Any] = {}
+
+    def add(self, states: dict[Any, Any], timestamp_ms: int) -> None:
+        """Results of records up to this time."""
+        self._timestamp_ms = max(self._timestamp_ms, timestamp_ms)
+        if not self.states:
+            self.states = dict(states)
+            return
+        mine, merge = self.states, self._merge
+        for key, state in states.items():
+            mine[key] = merge(mine[key], state) if key in mine else state
+
+    def outputs(self) -> list[Output]:
+        """One record a key.
+
+        Raises:
+            BadRecord: one cannot be encoded.
+        """
+        try:
+            return [self._output(key, state, self._timestamp_ms) for key, state in self.states.items()]
+        except BadRecord:
+            raise
+        except Exception as exc:
+            raise BadRecord(f"a partial result cannot be sent: {type(exc).__name__}: {exc}") from exc
+
+
 class Effects:
     """Outputs of the running epoch, in order.
 
     Attributes:
+        partials: topic -> partial results that become outputs at the gate. They cannot be undone but with the epoch.
         dead_letters: how many of the outputs are dead letters; skipped: records given up without one.
     """
 
-    __slots__ = ("dead_letters", "outputs", "skipped")
+    __slots__ = ("dead_letters", "outputs", "partials", "skipped")
 
     def __init__(self) -> None:
         self.outputs: list[Output] = []
+        self.partials: dict[str, Partials] = {}
         self.dead_letters = 0
         self.skipped = 0
+
+    def __len__(self) -> int:
+        return len(self.outputs) + sum(len(partials.states) for partials in self.partials.values())
+
+    def all(self) -> list[Output]:
+        """What is to be sent, for the gate.
+
+        Raises:
+            BadRecord: a partial result cannot be encoded.
+        """
+        return [*self.outputs, *(output for partials in self.partials.values() for output in partials.outputs())]
 
     def add(self, output: Output) -> None:
         """Keep an output until the gate."""
@@ -68,4 +121,5 @@ class Effects:
     def clear(self) -> None:
         """A new epoch."""
         self.outputs = []
+        self.partials = {}
         self.dead_letters = self.skipped = 0

@@ -76,7 +76,7 @@ class Epoch:
     @property
     def full(self) -> bool:
         """Whether it holds as many outputs as it may."""
-        return len(self.effects.outputs) >= self._settings.effects
+        return len(self.effects) >= self._settings.effects
 
     @property
     def due(self) -> bool:
@@ -112,7 +112,7 @@ class Epoch:
             partitions_of: topic -> number of its partitions.
 
         Raises:
-            BadRecord: a table change cannot be encoded.
+            BadRecord: a table change or a partial result cannot be encoded.
             Usage: a table and a topic have different numbers of partitions.
         """
         began_s = time.monotonic()
@@ -120,7 +120,7 @@ class Epoch:
         changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
         progress = {at: offset for at, offset in self._dispatch.progress().items() if at in owned}
         plan = EpochPlan(
-            [*self.effects.outputs, *self.outside],
+            [*self.effects.all(), *self.outside],
             {table.changelog_name: changes[table.name] for table in tables if changes[table.name]},
             write_marks(progress, self._dispatch.marks(progress)),
             group() if progress else None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from ...topics.errors import BadRecord, Usage
 from ..settings import EngineSettings
 from .consumer import FaustConsumer
 from .dispatch import Dispatch
-from .effects import Output
+from .effects import Output, Partials
 from .epoch import Epoch
 from .failure import Failures
 from .gate import Gate
@@ -159,6 +160,23 @@ class Stage(FaustConsumer):
         if not output.timestamp_ms and message is not None:
             output = output._replace(timestamp_ms=max(0, message.timestamp()[1]))
         self._epoch.effects.add(output)
+        if self._epoch.full:
+            self._dispatch.cut()
+
+    def combine(self, topic: str, states: dict[Any, Any], partials: Callable[[], Partials]) -> None:
+        """Keep partial results of the records being handled for the gate, merged with those that the epoch has.
+
+        Args:
+            partials: makes the place for those of a topic. What cannot be sent is found at the gate; then the records
+                come again one by one, and are to send their results themselves (`inbox.careful`).
+        """
+        runner = self.current
+        assert runner is not None
+        assert runner.stream is not None
+        kept = self._epoch.effects.partials
+        if topic not in kept:
+            kept[topic] = partials()
+        kept[topic].add(states, max(0, runner.stream.message.timestamp()[1]))
         if self._epoch.full:
             self._dispatch.cut()
 

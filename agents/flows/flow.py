@@ -11,7 +11,8 @@ record, alone, to the dead letters. Instead of a function, a field's name or an 
 Laws.
 - `key_by` sends elements through a topic of the app's own, so that all of one key meet in one partition. Elements that
   come from different partitions have no promised order there, so reductions must be associative and commutative.
-- That being so, elements are *combined* before they are sent: one partial result for each key of a batch.
+- That being so, elements are *combined* before they are sent: one partial result for each key of an epoch. Where
+  records come one by one, because one has failed, each sends its own.
 - Without a `key_by` the record's own key counts, and nothing is sent.
 - Tombstones (records without a value) have nothing to work on, and pass by.
 """
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 
 from ...topics.errors import Stop, Usage
+from ..engine.effects import Output, Partials
 from .aggregates import Aggregate, What
 from .batchfold import BatchFold
 from .folding import Aggregating, Folding, Joining, folded
@@ -188,15 +190,20 @@ class Flow:
             partitions=made.partitions,
         )
 
+        def output(key: Any, state: Any, timestamp_ms: int) -> Output:
+            return between.output(between.encode_key(key), between.encode_value((key, state)), timestamp_ms)
+
         async def combine(stream: Any) -> None:
             async for batch in stream.batches():
-                for key, state in _folded(stream, batch, fold).items():
-                    if self.type is Any and isinstance(state, msgspec.Struct):
-                        raise Stop(
-                            f"{made.name}: it is not known that elements are {type(state).__name__}s",
-                            hint="annotate what makes them, as in def parse(line: str) -> Order",
-                        )
-                    await between.send(key=key, value=(key, state))
+                states = _folded(stream, batch, fold)
+                if self.type is Any:
+                    _check_known(made, states)
+                if stream.inbox.careful:
+                    for key, state in states.items():
+                        await between.send(key=key, value=(key, state))
+                else:
+                    between.need()
+                    stream.engine.combine(between.get_topic_name(), states, lambda: Partials(how.merge, output))
 
         async def merge(stream: Any) -> None:
             async for batch in stream.batches():
@@ -220,6 +227,15 @@ def _merge(table: Any, how: Folding, states: dict[Any, Any]) -> None:
     """Into what the table has."""
     keys = list(states)
     table.update(zip(keys, how.joined(table.known(keys), states.values()), strict=True))
+
+
+def _check_known(table: Any, states: dict[Any, Any]) -> None:
+    kinds = {kind for kind in set(map(type, states.values())) if issubclass(kind, msgspec.Struct)}
+    if kinds:
+        raise Stop(
+            f"{table.name}: it is not known that elements are {kinds.pop().__name__}s",
+            hint="annotate what makes them, as in def parse(line: str) -> Order",
+        )
 
 
 def _arrived(values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

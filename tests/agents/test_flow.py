@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from anabranch.agents.engine.effects import Effects, Output, Partials
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from anabranch.agents.flows.flow import Flow
 from anabranch.agents.flows.folding import Aggregating, Joining, folded
@@ -145,6 +146,39 @@ def test_a_flow_that_makes_no_sense_says_so(lab) -> None:
         with pytest.raises(Usage) as caught:
             wrong()
         assert caught.value.hint
+
+
+async def test_a_partial_result_that_cannot_be_sent_costs_only_its_own_record(lab, table_of, drain) -> None:
+    """It is found at the gate, when nobody is at a record; then the records come again, each with its own results."""
+
+    def keyed(line: str) -> tuple[str, Any]:
+        return line[0], 1j if line == "a-bad" else 1
+
+    topic, app = lab.topic(1), lab.app(lab.fresh("app"), topic_partitions=1)
+    app.topic(topic, value_type=str).map(keyed).key_by().reduce(sum, "totals")
+    lab.produce(topic, ["a", "b", "a-bad", "a", "b"])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: at_rest(app, drain)("totals"), "the flow at rest")
+    assert table_of(app, "totals") == {"a": 2, "b": 2}
+    assert [m.value() for m in drain(f"{topic}.dlq")] == [b"a-bad"]
+
+
+def test_partial_results_of_an_epoch_are_one_record_a_key() -> None:
+    effects = Effects()
+    partials = effects.partials["t"] = Partials(
+        lambda a, b: a + b, lambda key, state, at_ms: Output("t", str(state).encode(), key.encode(), -1, at_ms, None)
+    )
+    for at_ms, states in ((5, {"b": 1, "a": 2}), (9, {"a": 3}), (7, {"c": 4, "b": 5})):
+        partials.add(states, at_ms)
+    assert len(effects) == 3
+    assert [(o.key, o.value, o.timestamp_ms) for o in effects.all()] == [
+        (b"b", b"6", 9),
+        (b"a", b"5", 9),
+        (b"c", b"4", 9),
+    ]
+    effects.clear()
+    assert not effects.all() and len(effects) == 0
 
 
 NUMBERS = st.lists(st.integers(-100, 100), min_size=1, max_size=30)
