@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check test-containers faults bench clean
+.PHONY: help demo test lint check test-containers faults bench bench-peers clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,10 @@ bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in on
 	$(BIN)/python tests/bench/main.py
 	$(BIN)/python tests/bench/replaying.py --large 2
 	$(BIN)/python tests/bench/restoring.py
+
+# What peers need is fetched once, into .bench; who cannot be had here is left out.
+bench-peers: $(VENV)/.bench  ## the same for PySpark, DuckDB, Quix Streams, Kafka Streams; CHART=docs/bench.svg draws it
+	$(BIN)/python tests/bench/comparing.py $(if $(CHART),--chart $(CHART))
 
 clean:  ## remove what make has made
 	rm -rf $(VENV) build *.egg-info .anabranch .bench demo .pytest_cache .ruff_cache .hypothesis

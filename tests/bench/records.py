@@ -92,8 +92,14 @@ def fill(cluster: Cluster, topic: str, count: int, tell: Tell | None = None) -> 
     return truth_of(totals, count)
 
 
-def read_totals(cluster: Cluster, topic: str, decode: Callable[[bytes], object]) -> dict[str, int]:
-    """What a restart would find: the last committed value of each key of a changelog."""
+def read_totals(
+    cluster: Cluster,
+    topic: str,
+    decode: Callable[[bytes], object],
+    decode_value: Callable[[bytes], object] | None = None,
+) -> dict[str, int]:
+    """What a restart would find: the last committed value of each key of a changelog; `decode_value`: if different."""
+    decode_value = decode_value or decode
     consumer = Consumer(
         cluster.config(
             group_id="anabranch-bench-audit",
@@ -114,7 +120,7 @@ def read_totals(cluster: Cluster, topic: str, decode: Callable[[bytes], object])
             waiting -= set(_ended(messages))
     finally:
         consumer.close()
-    return {str(decode(key)): int(str(decode(value))) for key, value in last.items() if value is not None}
+    return {str(decode(key)): int(str(decode_value(value))) for key, value in last.items() if value is not None}
 
 
 def _ended(messages: Iterable[object]) -> Iterator[int]:

@@ -1,0 +1,168 @@
+"""The bench of peers: what one would use instead of anabranch, on the same data, every ratio from one run.
+
+    python tests/bench/comparing.py                            all of it: some minutes, and more the first time
+    python tests/bench/comparing.py --only record --only quix  those two
+    python tests/bench/comparing.py --rows 2000000 --records 500000 --repeat 1     a look
+
+Each run is a process of its own, contenders take turns, and each result is checked: a wrong sum fails the bench. What
+peers need is made under a folder of the bench and kept there; a peer that cannot be had here is left out, and says why.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from amounts import Amounts
+from anabranch.topics.client import Cluster
+from anabranch.topics.errors import AnabranchError
+from main import broker, filled, progress
+from measure import BenchError
+from peers.chart import write_chart
+from peers.environment import Missing
+from peers.figure import Figure
+from peers.onfile import ON_FILE, THREADS
+from peers.ontopic import ON_TOPIC
+from peers.standing import Field, Standing
+from rich.console import Console
+
+_CACHE = Path(__file__).parents[2] / ".bench"
+_KEYS = [contender.who.key for contender in (*ON_TOPIC, *ON_FILE)]
+
+
+@click.command()
+@click.option("--records", default=3_000_000, show_default=True, help="How many records on the topic.")
+@click.option("--head", default=300_000, show_default=True, help="How many of them Quix Streams gets.")
+@click.option("--rows", default=20_000_000, show_default=True, help="How many rows in the files.")
+@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs of each.")
+@click.option("--only", multiple=True, type=click.Choice(_KEYS), help="Leave the others out.")
+@click.option("--bootstrap-server", help="Use this cluster instead of a broker of our own.")
+@click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to FILE.")
+@click.option("--chart", type=click.Path(dir_okay=False, path_type=Path), help="Draw them into FILE (SVG).")
+@click.option(
+    "--cache", type=click.Path(file_okay=False, path_type=Path), default=_CACHE, help="Folder for what peers need."
+)
+@click.option("--keep", is_flag=True, help="Keep the folder with the logs.")
+def main(
+    records: int,
+    head: int,
+    rows: int,
+    repeat: int,
+    only: tuple[str, ...],
+    bootstrap_server: str | None,
+    out: Path | None,
+    chart: Path | None,
+    cache: Path,
+    keep: bool,
+) -> None:
+    """Measure anabranch against PySpark, DuckDB, Kafka Streams and Quix Streams."""
+    on_topic = [contender for contender in ON_TOPIC if not only or contender.who.key in only]
+    on_file = [contender for contender in ON_FILE if not only or contender.who.key in only]
+    head = min(head, records)
+    cache = cache.absolute()
+    cache.mkdir(parents=True, exist_ok=True)
+    left_out = _prepare([*on_topic, *on_file], cache)
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        progress.print(f"[yellow]the machine is busy (load {load:.1f}): figures will be too low[/]")
+    folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
+    logging.basicConfig(filename=folder / "bench.log")  # what librdkafka says in this process
+    topic_runs: dict[str, list[Figure]] = {}
+    file_runs: dict[str, list[Figure]] = {}
+    try:
+        with broker(bootstrap_server) as (cluster, _):
+            if present := [contender for contender in on_topic if contender.who.key not in left_out]:
+                topic_runs = _on_topic(cluster, present, folder, cache, records, head, repeat)
+            if present := [contender for contender in on_file if contender.who.key not in left_out]:
+                file_runs = _on_file(present, folder, cache, rows, repeat)
+    except (BenchError, AnabranchError) as exc:
+        progress.print(f"failed: {exc}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    standing = Standing(
+        Field(
+            f"a topic of {records:,} JSON records, exactly-once (Quix Streams: {head:,})",
+            *("records", "record"),
+            [contender.who for contender in on_topic],
+            topic_runs,
+            left_out,
+        ),
+        Field(
+            f"a file of {rows:,} rows into a file of sums, {THREADS} threads, from start to end",
+            *("rows", "packed"),
+            [contender.who for contender in on_file],
+            file_runs,
+            left_out,
+        ),
+        load,
+    )
+    _show(standing)
+    if out is not None:
+        out.write_text(json.dumps(standing.facts(), indent=1) + "\n")
+    if chart is not None:
+        write_chart([standing.on_topic, standing.on_file], f"one run, {os.cpu_count()} cores; make bench-peers", chart)
+    if keep:
+        click.echo(f"logs: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(contenders: Iterable[Any], cache: Path) -> dict[str, str]:
+    """Have everybody make what they need; returns who cannot, and why."""
+    left_out: dict[str, str] = {}
+    for contender in contenders:
+        try:
+            contender.prepare(cache, progress.print)
+        except Missing as exc:
+            left_out[contender.who.key] = str(exc)
+            progress.print(f"{contender.who.name} is left out: {exc}", style="yellow", markup=False, soft_wrap=True)
+    return left_out
+
+
+def _on_topic(
+    cluster: Cluster, contenders: list[Any], folder: Path, cache: Path, records: int, head: int, repeat: int
+) -> dict[str, list[Figure]]:
+    with filled(cluster, "head", head) as few, filled(cluster, "orders", records) as many:
+        for contender in contenders:
+            # Makes the broker's internal topics, and finds out early what is broken; not measured.
+            contender.run(few, folder, cache)
+        return _turns(contenders, repeat, lambda c: c.run(few if c.head_only else many, folder, cache))
+
+
+def _on_file(contenders: list[Any], folder: Path, cache: Path, rows: int, repeat: int) -> dict[str, list[Figure]]:
+    with progress.status(f"{rows:,} rows"):
+        amounts = Amounts.written(rows, cache / "data")
+    return _turns(contenders, repeat, lambda contender: contender.run(amounts, folder, cache))
+
+
+def _turns(contenders: list[Any], repeat: int, run: Callable[[Any], Figure]) -> dict[str, list[Figure]]:
+    runs: dict[str, list[Figure]] = {contender.who.key: [] for contender in contenders}
+    for turn in range(repeat):
+        for contender in contenders:
+            figure = run(contender)
+            runs[contender.who.key].append(figure)
+            where = f"{turn + 1}/{repeat} {contender.who.name}"
+            progress.print(f"{where:<42}{figure.rate:>12,.0f}/s {figure.seconds:>8.1f} s")
+    return runs
+
+
+def _show(standing: Standing) -> None:
+    console = Console(width=max(Console().width, 130))
+    for field in (standing.on_topic, standing.on_file):
+        if field.contenders:
+            console.print(field.table())
+        for note in field.notes():
+            click.echo(note)
+    for target in standing.targets():
+        click.echo(target.line())
+
+
+if __name__ == "__main__":
+    main()
