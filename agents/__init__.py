@@ -10,6 +10,7 @@ from .event import RecordBatch
 from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .flows.expressions import Expression, col
 from .flows.flow import Flow
+from .flows.sketch import ApproxDistinct
 from .policy import Retry
 from .settings import EngineSettings
 from .tables.table import Table
@@ -26,6 +27,7 @@ __all__ = [
     "current_event",
     # for Flow.aggregate
     "Aggregate",
+    "ApproxDistinct",
     "Count",
     "Distinct",
     "Max",

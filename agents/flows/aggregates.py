@@ -11,6 +11,7 @@ That holds for all of these, except that sums of floats may differ in their last
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
@@ -130,19 +131,35 @@ class Mean(Aggregate):
 
 
 class Distinct(Aggregate):
-    """How many different values there were, exactly: all of them are kept, so it is for few (thousands a key)."""
+    """How many different values there were, exactly: all of them are kept, so it is for few (thousands a key).
+
+    For more there is `ApproxDistinct`.
+    """
 
     def zero(self) -> Any:
         return []
 
     def add(self, state: Any, value: Any) -> Any:
-        return self.merge(state, [] if value is None else [value])
+        if value is None:
+            return state
+        if type(value) in _FLAT:  # most values are there already
+            place = bisect_left(state, _rank(value), key=_rank)
+            if place < len(state) and state[place] == value:
+                return state
+        return self.merge(state, [value])
 
     def merge(self, state: Any, other: Any) -> Any:
-        return sorted({*map(_hashable, state), *map(_hashable, other)}, key=lambda value: (str(type(value)), value))
+        return sorted({*map(_hashable, state), *map(_hashable, other)}, key=_rank)
 
     def result(self, state: Any) -> Any:
         return len(state)
+
+
+_FLAT = frozenset({str, int, bool})
+
+
+def _rank(value: Any) -> tuple[str, Any]:
+    return str(type(value)), value
 
 
 def _hashable(value: Any) -> Any:
@@ -170,6 +187,8 @@ class Top(Aggregate):
         return []
 
     def add(self, state: Any, value: Any) -> Any:
+        if len(state) == self.n and value[0] < state[-1][0]:
+            return state
         return self.merge(state, [value])
 
     def merge(self, state: Any, other: Any) -> Any:

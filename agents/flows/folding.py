@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from ..tables.state import ABSENT
 from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum
+from .sketch import ApproxDistinct
 from .steps import is_column
 
 if TYPE_CHECKING:
@@ -69,13 +71,14 @@ class Joining:
 
 
 # Of aggregates that are exactly these; a user's own may mean anything by its methods.
-_GROUPED: Mapping[type, Callable[[Groups, Any], list[Any]]] = {
-    Count: lambda groups, column: groups.counts(column),
-    Sum: lambda groups, column: groups.sums(column),
-    Min: lambda groups, column: groups.extremes(column, greatest=False),
-    Max: lambda groups, column: groups.extremes(column, greatest=True),
-    Mean: lambda groups, column: list(map(list, zip(groups.sums(column), groups.counts(column), strict=True))),
-    Distinct: lambda groups, column: groups.distinct(column),
+_GROUPED: Mapping[type, Callable[[Any, Groups, Any], list[Any]]] = {
+    Count: lambda _, groups, column: groups.counts(column),
+    Sum: lambda _, groups, column: groups.sums(column),
+    Min: lambda _, groups, column: groups.extremes(column, greatest=False),
+    Max: lambda _, groups, column: groups.extremes(column, greatest=True),
+    Mean: lambda _, groups, column: list(map(list, zip(groups.sums(column), groups.counts(column), strict=True))),
+    Distinct: lambda _, groups, column: groups.distinct(column),
+    ApproxDistinct: lambda how, groups, column: [reduce(how.add, each, how.zero()) for each in groups.distinct(column)],
 }
 
 
@@ -109,8 +112,10 @@ class Aggregating:
         for column in columns:
             if column is not None:
                 frame.set_aside(column.bad)
-        parts = [(_GROUPED[type(how)], column) for how, column in zip(self._hows, columns, strict=True)]
-        return lambda groups: list(map(list, zip(*(grouped(groups, column) for grouped, column in parts), strict=True)))
+        parts = list(zip(self._hows, columns, strict=True))
+        return lambda groups: list(
+            map(list, zip(*(_GROUPED[type(how)](how, groups, column) for how, column in parts), strict=True))
+        )
 
     def joined(self, known: Iterable[Any], states: Iterable[list[Any]]) -> list[dict[str, Any]]:
         """As `Joining.joined`."""

@@ -14,6 +14,7 @@ from anabranch.agents.flows.columns import Doubt, column_of, evaluate
 from anabranch.agents.flows.expressions import Constant, Expression, Function, Operation
 from anabranch.agents.flows.folding import Aggregating, Joining
 from anabranch.agents.flows.pairs import Pairs
+from anabranch.agents.flows.sketch import ApproxDistinct
 from anabranch.agents.flows.steps import Filter, FlatMap, Map, Select, Step, WithColumns
 from anabranch.topics.errors import Usage
 from anabranch.topics.serde import codec
@@ -196,7 +197,9 @@ HOWS = st.one_of(
     st.sampled_from([sum, min, max]).map(Joining),
     st.lists(
         st.one_of(
-            st.just(Count()), *(SIMPLE.map(how) for how in (Count, Sum, Min, Max, Mean, Distinct)), EXPRESSIONS.map(Sum)
+            st.just(Count()),
+            *(SIMPLE.map(how) for how in (Count, Sum, Min, Max, Mean, Distinct, ApproxDistinct)),
+            EXPRESSIONS.map(Sum),
         ),
         min_size=1,
         max_size=3,

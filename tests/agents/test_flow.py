@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from functools import reduce
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
@@ -14,6 +15,7 @@ from anabranch.agents.engine.effects import Effects, Output, Partials
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from anabranch.agents.flows.flow import Flow
 from anabranch.agents.flows.folding import Aggregating, Joining, folded
+from anabranch.agents.flows.sketch import ApproxDistinct
 from anabranch.topics.errors import Usage
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,7 @@ async def test_flows_end_in_tables_and_topics_that_hold_what_python_says(lab, ta
         most=Max("amount"),
         mean=Mean("amount"),
         items=Distinct("item"),
+        amounts=ApproxDistinct("amount"),
         best=Top("amount", 2),
     )
     lines.aggregate("by-own-key", lines=Count(), longest=Max(len))
@@ -113,6 +116,7 @@ async def test_flows_end_in_tables_and_topics_that_hold_what_python_says(lab, ta
         assert (value["sold"], value["least"], value["most"]) == (sum(amounts), min(amounts), max(amounts))
         assert value["mean"] == fmean(amounts)
         assert value["items"] == len({s.item for s in group})
+        assert value["amounts"] == pytest.approx(len(set(amounts)), rel=0.05)
         assert [element["amount"] for element in value["best"]] == sorted(amounts, reverse=True)[:2]
     assert table_of(app, "by-own-key") == {
         "even": {"lines": 150, "longest": max(map(len, LINES[::2]))},
@@ -142,6 +146,7 @@ def test_a_flow_that_makes_no_sense_says_so(lab) -> None:
         lambda: lines.aggregate("t", n=sum),
         lambda: lines.reduce(Count()),
         lambda: lines.aggregate("t", top=Top("a", 0)),
+        lambda: lines.aggregate("t", n=ApproxDistinct("a", 3)),
     ):
         with pytest.raises(Usage) as caught:
             wrong()
@@ -182,7 +187,7 @@ def test_partial_results_of_an_epoch_are_one_record_a_key() -> None:
 
 
 NUMBERS = st.lists(st.integers(-100, 100), min_size=1, max_size=30)
-HOWS: list[Aggregate] = [Count(), Sum(), Min(), Max(), Mean(), Distinct(), Top(None, 3)]
+HOWS: list[Aggregate] = [Count(), Sum(), Min(), Max(), Mean(), Distinct(), Top(None, 3), ApproxDistinct(None, 4)]
 
 
 @given(NUMBERS, st.data())
@@ -208,3 +213,20 @@ def test_a_reduction_of_batches_is_that_of_the_elements(numbers: list[int]) -> N
     halves = [numbers[::2], numbers[1::2]]
     parts = [folded(((None, n) for n in half), join.start, join.add)[None] for half in halves if half]
     assert folded(((None, p) for p in parts), lambda s: s, join.merge)[None] == sum(numbers)
+
+
+@pytest.mark.parametrize(
+    ("precision", "count"), [(12, 0), (12, 1), (12, 150), (12, 20_000), (8, 300), (8, 20_000), (14, 20_000)]
+)
+def test_a_sketch_errs_as_it_says(precision: int, count: int) -> None:
+    """Three times the standard error; hashes are the same everywhere, so is the estimate."""
+    how = ApproxDistinct(None, precision)
+    halves = [reduce(how.add, (f"user-{i}" for i in range(begin, count, 2)), how.zero()) for begin in (0, 1)]
+    once = reduce(how.add, (f"user-{i}" for i in range(count)), how.zero())
+    assert how.merge(*halves) == once == how.merge(once, halves[0])
+    assert abs(how.result(once) - count) <= 3 * 1.04 / 2 ** (precision / 2) * count
+
+
+def test_a_sketch_counts_what_is_equal_once_and_none_never() -> None:
+    how = ApproxDistinct()
+    assert how.result(reduce(how.add, [1, 1.0, True, None, "1", [1], 2.5, 2.5], how.zero())) == 4

@@ -1,0 +1,129 @@
+"""How many different values there were, about: a HyperLogLog in JSON.
+
+A value is hashed to 64 bits (BLAKE2b of its JSON, so everywhere and always the same). The first `precision` bits choose
+one of 2**precision registers, and the register keeps the longest run of zeros seen at the head of the rest, plus one.
+The estimate is Ertl's (arXiv:1702.01284), which needs no tables of corrections and is as good for few as for many.
+
+    state: [register * 64 + run, …], sorted          while at most 1/16 of the registers are in use
+           text, a character a register: "0" + run   from then on
+
+Which one it is depends on the values alone, not on how they were grouped, so equal sets have equal states.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from ...topics.errors import Usage
+from .aggregates import Aggregate
+
+__all__ = ["ApproxDistinct"]
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_RUN = 64  # a run of zeros is shorter
+_ZERO = ord("0")
+
+State = list[int] | str
+
+
+@dataclass(frozen=True)
+class ApproxDistinct(Aggregate):
+    """About how many different values there were, None not counted; what is equal to Python is one value (1 and 1.0).
+
+    The standard error is 1.04 / sqrt(2**precision): 1.6 % with 12, where a state takes 4 kB once it is full (with up to
+    256 of its 4,096 registers in use, it is a list of as many numbers). Two more halve the error and quadruple the
+    state.
+    """
+
+    precision: int = 12
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.precision <= 16:
+            raise Usage(f"ApproxDistinct({self.of!r}, precision={self.precision})", hint="from 4 to 16")
+
+    def zero(self) -> State:
+        return []
+
+    def add(self, state: State, value: Any) -> State:
+        if value is None:
+            return state
+        register, run = self._hashed(value)
+        if isinstance(state, str):
+            if run <= ord(state[register]) - _ZERO:
+                return state
+            return f"{state[:register]}{chr(_ZERO + run)}{state[register + 1 :]}"
+        place = bisect_left(state, register * _RUN)
+        if place < len(state) and state[place] // _RUN == register:
+            state[place] = max(state[place], register * _RUN + run)
+        else:
+            state.insert(place, register * _RUN + run)
+        return state if len(state) <= self._few else self._full(state)
+
+    def merge(self, state: State, other: State) -> State:
+        if isinstance(state, list) and isinstance(other, list):
+            longest = {entry // _RUN: entry for entry in sorted([*state, *other])}
+            joined = list(longest.values())
+            return joined if len(joined) <= self._few else self._full(joined)
+        return "".join(map(max, self._full(state), self._full(other)))
+
+    def _full(self, state: State) -> str:
+        if isinstance(state, str):
+            return state
+        registers = bytearray([_ZERO]) * (1 << self.precision)
+        for entry in state:
+            registers[entry // _RUN] = _ZERO + entry % _RUN
+        return registers.decode()
+
+    @property
+    def _few(self) -> int:
+        return (1 << self.precision) // 16
+
+    def result(self, state: State) -> int:
+        runs = (ord(run) - _ZERO for run in state) if isinstance(state, str) else (entry % _RUN for entry in state)
+        return round(_estimate(Counter(runs), self.precision))
+
+    def _hashed(self, value: Any) -> tuple[int, int]:
+        """Register and run of a value."""
+        if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+            value = int(value)
+        bits = int.from_bytes(blake2b(_encode(value), digest_size=8).digest())
+        rest = 64 - self.precision
+        return bits >> rest, rest - (bits & ((1 << rest) - 1)).bit_length() + 1
+
+
+def _estimate(of_run: Counter[int], precision: int) -> float:
+    count, longest = 1 << precision, 65 - precision
+    z = count * _tau(1 - of_run[longest] / count)
+    for run in range(longest - 1, 0, -1):
+        z = 0.5 * (z + of_run[run])
+    used = of_run.total() - of_run[0]
+    z += count * _sigma(1 - used / count)
+    return count * count / (2 * math.log(2) * z)
+
+
+def _sigma(x: float) -> float:
+    if x == 1:
+        return math.inf
+    y, z, before = 1.0, x, -1.0
+    while z != before:
+        x *= x
+        before, z, y = z, z + x * y, 2 * y
+    return z
+
+
+def _tau(x: float) -> float:
+    if x in (0, 1):
+        return 0.0
+    y, z, before = 1.0, 1 - x, -1.0
+    while z != before:
+        x = math.sqrt(x)
+        y *= 0.5
+        before, z = z, z - (1 - x) ** 2 * y
+    return z / 3
