@@ -32,3 +32,10 @@ def test_the_first_agent_of_the_readme_is_an_app() -> None:
     names: dict[str, object] = {"__name__": "shop"}
     exec(compile(code[1], "shop.py", "exec"), names)  # our own README
     assert "totals" in names
+
+
+def test_the_flows_of_their_page_are_flows() -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/flows.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "flows"}
+    exec(compile("\n".join(code), "flows.md", "exec"), names)  # our own page
+    assert {"totals", "revenue", "spent", "by_user", "by_item"} <= names.keys()
