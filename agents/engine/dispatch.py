@@ -8,15 +8,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from confluent_kafka import Message
 
 from ..group.assignment import Assignment
 from .inbox import Batch, Position
-
-if TYPE_CHECKING:
-    from ..stream import Stream
+from .ports import Feed
 
 __all__ = ["Dispatch"]
 
@@ -32,12 +30,12 @@ class Dispatch:
     """
 
     def __init__(self) -> None:
-        self.streams: list[Stream] = []
+        self.streams: list[Feed] = []
         self.records_total = 0
-        self._routes: dict[Position, list[list[Stream]]] = {}
+        self._routes: dict[Position, list[list[Feed]]] = {}
         self._kept: dict[Position, list[Batch]] = {}
 
-    def add(self, stream: Stream) -> None:
+    def add(self, stream: Feed) -> None:
         """A stream begins to iterate; `route` comes next."""
         topic = stream.topic
         if stream not in topic.streams:
@@ -208,7 +206,7 @@ def _topic_and_partition_of(message: Any) -> tuple[str, int]:
     return message.topic(), message.partition()
 
 
-def _deal(batch: Batch, streams: list[Stream]) -> None:
+def _deal(batch: Batch, streams: list[Feed]) -> None:
     """Deal records to concurrent streams by key, so that order a key holds."""
     hands: list[list[Any]] = [[] for _ in streams]
     for message in batch.messages:

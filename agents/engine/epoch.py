@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..group.assignment import write_marks
 from ..settings import EngineSettings
@@ -16,9 +16,7 @@ from .dispatch import Dispatch
 from .effects import Effects, Output
 from .flood import Flood
 from .inbox import Position
-
-if TYPE_CHECKING:
-    from ..app import App
+from .ports import Host
 
 __all__ = ["Draft", "Epoch"]
 
@@ -51,7 +49,7 @@ class Epoch:
         committed_s: when the last commit was through, on the monotonic clock.
     """
 
-    def __init__(self, app: App, dispatch: Dispatch, settings: EngineSettings) -> None:
+    def __init__(self, app: Host, dispatch: Dispatch, settings: EngineSettings) -> None:
         self._app, self._dispatch, self._settings = app, dispatch, settings
         self.effects = Effects()
         self.outside: list[Output] = []

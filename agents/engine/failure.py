@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...topics.deadletter import dead_letter
 from ...topics.errors import BadRecord, Stop
 from .effects import Effects, Output
 from .inbox import Position
+from .ports import Feed, Host
 from .runner import Runner
-
-if TYPE_CHECKING:
-    from ..app import App
-    from ..stream import Stream
 
 __all__ = ["Failures"]
 
@@ -39,12 +36,12 @@ class Failures:
             record by record, it is looked at what would be too large: compressed, most of it is not.
     """
 
-    def __init__(self, app: App, effects: Effects) -> None:
+    def __init__(self, app: Host, effects: Effects) -> None:
         self._app, self._effects = app, effects
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
         self.limits: dict[str, int] = {}
 
-    def give_up(self, stream: Stream, message: Any, error: Exception, reason: str) -> None:
+    def give_up(self, stream: Feed, message: Any, error: Exception, reason: str) -> None:
         """A record goes to the policy of its agent.
 
         Raises:
@@ -162,7 +159,7 @@ class Failures:
         stream.forget_message()
         return True
 
-    def _count(self, stream: Stream, where: tuple[Position, int], error: Exception) -> None:
+    def _count(self, stream: Feed, where: tuple[Position, int], error: Exception) -> None:
         """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
         inbox = stream.inbox
         failures = inbox.failures[where] = inbox.failures.get(where, 0) + 1

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ..stream import Stream
+from .ports import Feed
 
 __all__ = ["Gate"]
 
@@ -33,7 +31,7 @@ class Gate:
         self.busy_since_s = 0.0
         self._changed = asyncio.Event()
 
-    async def park(self, stream: Stream, timeout_s: float | None = None) -> None:
+    async def park(self, stream: Feed, timeout_s: float | None = None) -> None:
         """A stream has nothing to do, or must wait for a commit; with a timeout it is resumed after it anyway."""
         loop = asyncio.get_running_loop()
         stream.wakeup = loop.create_future()
@@ -51,7 +49,7 @@ class Gate:
                 stream.timer.cancel()
                 stream.timer = None
 
-    def resume(self, stream: Stream) -> bool:
+    def resume(self, stream: Feed) -> bool:
         """Let a parked stream go on; whether it did."""
         if stream.wakeup is None or stream.wakeup.done() or stream.running:
             return False
@@ -62,13 +60,13 @@ class Gate:
         stream.wakeup.set_result(None)
         return True
 
-    def _resume_late(self, stream: Stream) -> None:
+    def _resume_late(self, stream: Feed) -> None:
         if self.closed:
             stream.timer = asyncio.get_running_loop().call_later(_LATE_S, self._resume_late, stream)
         else:
             self.resume(stream)
 
-    def fell(self, stream: Stream) -> None:
+    def fell(self, stream: Feed) -> None:
         """The stream's agent is gone in the middle of a record."""
         if stream.running:
             stream.running = False

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ...topics.admin import Admin, TopicSpec
 from ...topics.deadletter import HEADROOM_BYTES
 from ...topics.errors import Stop
 from ...topics.partition import RangePlan
 from ...topics.plans import Plans
-
-if TYPE_CHECKING:
-    from ..app import App
+from .ports import Host
 
 __all__ = ["NeededTopics"]
 
@@ -24,7 +21,7 @@ class NeededTopics:
         declared: names of topics that are known to be there.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: Host) -> None:
         self._app = app
         self.declared: set[str] = set()
         self._wanted: dict[str, tuple[TopicSpec, RangePlan | None]] = {}

@@ -12,14 +12,11 @@ import contextvars
 import time
 import types
 from collections.abc import Callable, Container, Coroutine, Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...topics.errors import Stop
 from .inbox import Position
-
-if TYPE_CHECKING:
-    from ..stream import Stream
-    from .loop import Engine
+from .ports import Engaged, Feed
 
 __all__ = ["Runner", "acting_runner", "halt_all", "task_starter", "this_runner"]
 
@@ -57,10 +54,10 @@ class Runner:
         steps: how often the coroutine was resumed; equal counts mean that nothing else can have run in between.
     """
 
-    def __init__(self, engine: Engine, name: str, make: Callable[[], Coroutine[Any, Any, Any]], source: Stream) -> None:
+    def __init__(self, engine: Engaged, name: str, make: Callable[[], Coroutine[Any, Any, Any]], source: Feed) -> None:
         self.engine, self.name, self._make, self.source = engine, name, make, source
         self.begun = False
-        self.stream: Stream | None = None
+        self.stream: Feed | None = None
         self.at: Position | None = None
         self.task: asyncio.Task[None] | None = None
         self.steps = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from ...topics.errors import BadRecord, Usage
 from ..settings import EngineSettings
@@ -15,11 +15,8 @@ from .epoch import Epoch
 from .failure import Failures
 from .gate import Gate
 from .inbox import Position
+from .ports import Feed, Host
 from .runner import Runner, acting_runner
-
-if TYPE_CHECKING:
-    from ..app import App
-    from ..stream import Stream
 
 __all__ = ["Stage"]
 
@@ -33,7 +30,7 @@ class Stage(FaustConsumer):
         active: partitions of this worker whose tables are restored, so that their records flow.
     """
 
-    def __init__(self, app: App, **kwargs: Any) -> None:
+    def __init__(self, app: Host, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.app = app
         self.settings: EngineSettings = app.engine_settings
@@ -77,13 +74,13 @@ class Stage(FaustConsumer):
         """Records handed to agents since the start."""
         return self._dispatch.records_total
 
-    def add_stream(self, stream: Stream) -> None:
+    def add_stream(self, stream: Feed) -> None:
         """A stream begins to iterate."""
         self._dispatch.add(stream)
         self._route()
 
     def _route(self) -> None:
-        self._dispatch.route(cast(Any, self.app.topics)._tp_index, self.active, self.committed)
+        self._dispatch.route(self.app.topics._tp_index, self.active, self.committed)
 
     def add_runner(self, runner: Runner) -> None:
         """An agent starts."""
@@ -109,7 +106,7 @@ class Stage(FaustConsumer):
         for table in self.app.live_tables:
             table.close()
 
-    def at(self, stream: Stream, at: Position) -> None:
+    def at(self, stream: Feed, at: Position) -> None:
         """The current agent turns to records of this partition."""
         runner = self.current
         if runner is None:
@@ -144,7 +141,7 @@ class Stage(FaustConsumer):
                 woken = self._gate.resume(stream) or woken
         return woken
 
-    async def park(self, stream: Stream, timeout_s: float | None = None) -> None:
+    async def park(self, stream: Feed, timeout_s: float | None = None) -> None:
         """A stream has nothing to do, or must wait for a commit."""
         await self._gate.park(stream, timeout_s)
 
@@ -180,11 +177,11 @@ class Stage(FaustConsumer):
         if self._epoch.full:
             self._dispatch.cut()
 
-    def give_up(self, stream: Stream, message: Any, error: Exception, reason: str) -> None:
+    def give_up(self, stream: Feed, message: Any, error: Exception, reason: str) -> None:
         """A record goes to the policy of its agent; see `Failures`."""
         self._failures.give_up(stream, message, error, reason)
 
-    def savepoint(self, stream: Stream) -> None:
+    def savepoint(self, stream: Feed) -> None:
         """In careful mode, before each record; see `Failures`."""
         del stream
         self._failures.savepoint(self.current)

@@ -34,10 +34,10 @@ from ..group.assignment import Assignment
 from ..group.group import Group
 from .follower import Follower
 from .globaltable import GlobalTable
+from .overlay import Overlay
 from .progress import RestoreProgress
 from .shelf import Shelf
 from .state import PartitionState
-from .table import Table
 
 __all__ = ["Restoration"]
 
@@ -85,7 +85,7 @@ class Restoration:
     """
 
     def __init__(
-        self, app_id: str, shelf: Shelf, admin: Admin, tables: Iterable[Table], *, standby_replicas: int = 0
+        self, app_id: str, shelf: Shelf, admin: Admin, tables: Iterable[Overlay], *, standby_replicas: int = 0
     ) -> None:
         self._app_id, self._shelf, self._admin, self._tables = app_id, shelf, admin, tables
         self._replicas = standby_replicas
@@ -147,7 +147,7 @@ class Restoration:
                     self._states[at] = state
             self._copy(wanted.keys() & self._states.keys())
 
-    def _places(self, numbers: Iterable[int]) -> dict[Key, tuple[Table, int]]:
+    def _places(self, numbers: Iterable[int]) -> dict[Key, tuple[Overlay, int]]:
         """What tables have of these partitions and do not show."""
         return {
             (table.changelog_name, p): (table, p)
@@ -156,7 +156,7 @@ class Restoration:
             if p < table.changelog_partitions and p not in table.states
         }
 
-    def _everywhere(self) -> dict[Key, tuple[Table, int]]:
+    def _everywhere(self) -> dict[Key, tuple[Overlay, int]]:
         """All of global tables."""
         return {
             (table.changelog_name, p): (table, p)
@@ -178,7 +178,7 @@ class Restoration:
             if isinstance(table, GlobalTable):
                 table.copies[at[1]] = self._states[at]
 
-    def _aim(self, at: Key, table: Table, begin: int, end: int) -> None:
+    def _aim(self, at: Key, table: Overlay, begin: int, end: int) -> None:
         store = self._states[at].store
         if store.position > end:
             # The changelog was deleted and made anew, or the store is another cluster's.
@@ -325,7 +325,7 @@ async def beside(group: Group, call: Callable[P, T], *args: P.args, **kwargs: P.
     return task.result()
 
 
-def refuse_counting_twice(group: str, tables: Iterable[Table], assignment: Assignment) -> None:
+def refuse_counting_twice(group: str, tables: Iterable[Overlay], assignment: Assignment) -> None:
     """The beginning of a topic is right only where nothing was ever committed and the tables are empty.
 
     Raises:

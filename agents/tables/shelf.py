@@ -24,8 +24,8 @@ from ...topics.errors import Stop, Usage
 from .store import Store
 
 if TYPE_CHECKING:
+    from .overlay import Overlay
     from .rocks import RocksStore
-    from .table import Table
 
 __all__ = ["MEMORY", "Shelf", "scheme_of"]
 
@@ -70,7 +70,7 @@ class Shelf:
         self._app_id, self._folder, self._clock = app_id, folder, clock
         self._open: dict[tuple[str, int], RocksStore] = {}
 
-    def open(self, admin: Admin, wanted: Iterable[tuple[Table, int]]) -> dict[tuple[str, int], Store]:
+    def open(self, admin: Admin, wanted: Iterable[tuple[Overlay, int]]) -> dict[tuple[str, int], Store]:
         """Table name and partition -> its store, for tables on disk (blocking); one that is open stays as it is.
 
         Raises:
@@ -86,7 +86,7 @@ class Shelf:
         store = self._open.get((table, partition))
         return store is not None and not store.closed
 
-    def _open_missing(self, admin: Admin, missing: list[tuple[Table, int]]) -> None:
+    def _open_missing(self, admin: Admin, missing: list[tuple[Overlay, int]]) -> None:
         from .rocks import Owner
 
         changelogs = {table.changelog_name for table, _ in missing}

@@ -22,7 +22,7 @@ from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
 from ...topics.errors import Usage
-from ..engine.condition import not_alive, not_ready, samples
+from .condition import not_alive, not_ready, samples
 from .metrics import CONTENT_TYPE, exposition
 
 __all__ = ["WebServer", "blueprint"]

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..web import metrics
-from ..web.metrics import Sample
+from . import metrics
+from .metrics import Sample
 
 if TYPE_CHECKING:
     from ..app import App

@@ -1,0 +1,138 @@
+"""What the engine asks of the app that it serves, of the streams that it feeds, and what runners ask of the engine.
+
+`App`, `Stream` and `Engine` are these; the engine knows no more of them, so that it can be read without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from ...topics.client import Cluster
+from ...topics.partition import RangePlan
+from ..settings import EngineSettings
+from ..tables.overlay import Overlay
+from .inbox import Inbox, Position
+
+__all__ = ["Engaged", "Feed", "Host"]
+
+
+class Host(Protocol):
+    """An app. `conf`, `topics`, `agents` and so on are Faust's.
+
+    Attributes:
+        plans: topic -> its range plan, where it has one.
+        stopped_by: why the app ends, if something is wrong.
+        keep_identity: whether the worker's name stays its own after its end.
+    """
+
+    conf: Any
+    flow_control: Any
+    on_partitions_assigned: Any
+    _assignment: Any
+    plans: dict[str, RangePlan]
+    stopped_by: BaseException | None
+    keep_identity: bool
+
+    @property
+    def topics(self) -> Any: ...
+
+    @property
+    def agents(self) -> Any: ...
+
+    @property
+    def needed(self) -> Any: ...
+
+    @property
+    def directory(self) -> Any: ...
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    @property
+    def engine_settings(self) -> EngineSettings: ...
+
+    @property
+    def live_tables(self) -> Iterable[Overlay]:
+        """Tables that have a changelog and take part in epochs."""
+        ...
+
+    async def declare(self, topics: Iterable[Any]) -> None:
+        """Make the topics that are not there."""
+        ...
+
+    async def declare_changelogs(self) -> None:
+        """Likewise."""
+        ...
+
+    async def end(self) -> None:
+        """The engine has ended."""
+        ...
+
+
+class Feed(Protocol):
+    """A stream.
+
+    Attributes:
+        inbox: what it has been handed.
+        running: its agent is at a record.
+        wakeup: set while it is parked; timer: resumes it anyway.
+        committed: its progress as of the last commit.
+        grouped: an agent gets several records at a time; by_batch: those that arrived together.
+        in_hand: it works on something that is no record of a topic.
+        runner: who drives its agent.
+    """
+
+    inbox: Inbox
+    running: bool
+    wakeup: asyncio.Future[None] | None
+    timer: asyncio.TimerHandle | None
+    committed: dict[Position, int]
+    grouped: bool
+    by_batch: bool
+    in_hand: bool
+    runner: Any
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def progress_name(self) -> str: ...
+
+    @property
+    def topic(self) -> Any: ...
+
+    @property
+    def message(self) -> Any:
+        """The record its agent works on, None while there is none."""
+        ...
+
+    def forget_message(self) -> None:
+        """The record is undone or handled."""
+        ...
+
+
+class Engaged(Protocol):
+    """The engine, as runners know it."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    def add_runner(self, runner: Any) -> None: ...
+
+    def remove_runner(self, runner: Any) -> None: ...
+
+    def failed(self, runner: Any, error: Exception) -> bool:
+        """An agent raised; whether it may go on at once."""
+        ...
+
+    def enter(self, runner: Any) -> None:
+        """The stepper is about to resume an agent."""
+        ...
+
+    def leave_agent(self) -> None:
+        """It has."""
+        ...
+
+    async def stop_with(self, error: BaseException) -> None: ...
