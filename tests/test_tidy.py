@@ -27,6 +27,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/demo.py",
     "replay/running/loading.py",
     "replay/show/look.py",
+    "replay/tables/decision.py",
     "replay/tables/recovery.py",
     "replay/reprocess.py",
     "replay/running/run.py",

@@ -170,8 +170,9 @@ def restore(
     """
     from ..running.loading import load_app
     from ..tables.backup import read_manifest
+    from ..tables.decision import decide
     from ..tables.depot import depot
-    from ..tables.recovery import decide, recover
+    from ..tables.recovery import recover
 
     log_to_stderr(None)
     app = load_app(app_name(context))

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...agents.app import App
 from ...agents.group.identity import Identity, slots
@@ -20,10 +19,8 @@ from ...agents.tables.store import Changes
 from ...topics.admin import Admin
 from ...topics.errors import Stop
 from .backup import Backup, BackupPartition, pairs_of
+from .decision import Step
 from .depot import Depot
-
-if TYPE_CHECKING:
-    from .recovery import Step
 
 __all__ = ["seed"]
 

@@ -10,8 +10,9 @@ import pytest
 from anabranch import App
 from anabranch.agents.tables.changelog import Restoration
 from anabranch.replay.tables.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
+from anabranch.replay.tables.decision import decide
 from anabranch.replay.tables.depot import MANIFEST, depot
-from anabranch.replay.tables.recovery import decide, recover
+from anabranch.replay.tables.recovery import recover
 from anabranch.topics.errors import Stop, Usage
 
 PARTITIONS = 2
