@@ -23,6 +23,7 @@ from ..topics.partition import HashPlan, Plan
 from ..topics.plans import Plans
 from ..topics.producer import TransactionalProducer
 from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
+from .collector import seldom_collected
 from .course.clock import Clock
 from .course.course import Course
 from .course.notes import Notes
@@ -134,7 +135,8 @@ class Player:
             found = self._runs.read(self.run_id) if self._history.resumable else None
             state = self._accept(found, fingerprint) if found else self._first_state(fingerprint)
             if not state.done:
-                state = self._play_from(state, producer, begun_s, on_progress)
+                with seldom_collected():
+                    state = self._play_from(state, producer, begun_s, on_progress)
         except Rebuild as exc:
             raise Rebuild(
                 f"run {self.run_id} is no longer ours: {exc}",

@@ -20,7 +20,7 @@ from . import pulse
 from .client import Cluster
 from .errors import Hung, Rebuild, Stop, from_kafka, is_lost, kafka_error
 
-__all__ = ["Aborted", "Headers", "TransactionalProducer", "plain_producer_config"]
+__all__ = ["Aborted", "Headers", "OnDelivery", "TransactionalProducer", "plain_producer_config"]
 
 logger = logging.getLogger(__name__)
 

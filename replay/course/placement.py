@@ -12,14 +12,11 @@ from ...topics.errors import Stop
 from ...topics.partition import Plan
 from ..sources.item import Item
 
-__all__ = ["last_of_each", "place"]
+__all__ = ["last_of_each", "place", "places_of"]
 
 
 def place(items: Sequence[Item], plan: Plan, sent: int) -> list[int]:
-    """The partition of each item: its own, else by the plan from its key, and in turn for those without one.
-
-    Args:
-        sent: how many records the run has sent before, so that the turn goes on where it was.
+    """The partition of each item; see `places_of`.
 
     >>> from ...topics.partition import HashPlan
     >>> items = [(None, b"a"), (b"foobar", b"b"), (None, b"c")]
@@ -27,17 +24,25 @@ def place(items: Sequence[Item], plan: Plan, sent: int) -> list[int]:
     [3, 2, 1]
     >>> place([(b"foobar", b"b", 0, None, 3)], HashPlan(4), sent=0)
     [3]
+    """
+    return places_of([item[0] for item in items], [item[4] for item in items], plan, sent)
+
+
+def places_of(keys: Sequence[bytes | None], named: Sequence[int | None], plan: Plan, sent: int) -> list[int]:
+    """The partition of each record: its own, else by the plan from its key, and in turn for those without one.
+
+    Args:
+        named: the records' own partitions.
+        sent: how many records the run has sent before, so that the turn goes on where it was.
 
     Raises:
-        Stop: an item's own partition is none of the topic's.
+        Stop: a record's own partition is none of the topic's.
     """
-    keys = [item[0] for item in items]
     partitions = plan.partitions
     if None not in keys:
         places = plan.places(keys)  # pyright: ignore[reportArgumentType]
     else:
         places = [(sent + i) % partitions if key is None else plan.partition(key) for i, key in enumerate(keys)]
-    named = [item[4] for item in items]
     if named.count(None) < len(named):
         places = [place if own is None else own for own, place in zip(named, places, strict=True)]
         if max(places) >= partitions:

@@ -10,7 +10,8 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import repeat
+from operator import contains
 from typing import Any
 
 import msgspec
@@ -29,6 +30,9 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)((?:\.\d+)?(?:[eE][+-]?\d+)?)", re.ASCII)
 _INT_DIGITS = 18
 _INT = re.compile(r"[-+]?\d{1,60}", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_OF_NUMBERS = re.compile(r"[-+.eE\d]+")
+# What JSON writes in another way inside of a text.
+_ESCAPED = bytes(range(32)) + b'"\\'
 _BOOLS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1"), b"true"),
     **dict.fromkeys(("false", "f", "no", "n", "0"), b"false"),
@@ -122,7 +126,8 @@ class CsvParser:
             good = [line.removesuffix(b"\r") for line in good]
             text = b"\n".join(good).decode()
         # The reader's limit on cells is kept on both ways, so that where a batch is cut changes nothing.
-        if quoted or "\r" in text or max(map(len, good), default=0) > csv.field_size_limit():
+        most = csv.field_size_limit()
+        if quoted or "\r" in text or (len(text) > most and max(map(len, good)) > most):
             found, bad_rows, taken = _rows(
                 text.split("\n") if good else [], numbers, source=self._source, format=self._format, final=final
             )
@@ -145,28 +150,40 @@ class CsvParser:
 
     def _columns_of(self, text: str) -> list[list[str]]:
         """Cells by column, without a list of each row's: that is half the cost."""
-        lines = text.split("\n")
-        if "" in lines or set(map(str.count, lines, repeat(self._delimiter))) != {self._width - 1}:
+        delimiter, width = self._delimiter, self._width
+        # A line's end becomes a cell of its own, which has to stand behind each `width` others.
+        cells = text.replace("\n", f"{delimiter}\n{delimiter}").split(delimiter)
+        ends = cells[width :: width + 1]
+        if (len(cells) + 1) % (width + 1) or ends.count("\n") < len(ends) or (width == 1 and "" in cells):
             raise ValueError
-        cells = text.replace("\n", self._delimiter).split(self._delimiter)
-        return [cells[number :: self._width] for number in range(self._width)]
+        return [cells[number :: width + 1] for number in range(width)]
 
     def _items(self, columns: Sequence[Sequence[str]]) -> list[Item]:
         if len(columns) != self._width:
             if not columns:
                 return []
             raise ValueError
-        pieces = [made.pieces(cells) for made, cells in zip(self._columns, columns, strict=True)]
-        between = map(repeat, self._between)
-        joined = map("".join, zip(*chain.from_iterable(zip(between, pieces, strict=True)), repeat(self._end)))
-        values = "\n".join(joined).encode().split(b"\n")  # JSON holds no line's end
-        check_sizes(values, self._max_bytes)
+        around = [made.around(cells) for made, cells in zip(self._columns, columns, strict=True)]
+        # Of each row: what stands before a cell, the cell, and so on; all rows are joined at once.
+        row: list[str] = []
+        for between, before, after in zip(self._between, ("", *around), around, strict=False):
+            row += [f"{before or ''}{between}{after or ''}", ""]
+        row.append(f"{around[-1] or ''}{self._end}\n")
+        pieces = row * len(columns[0])
+        for number, (made, cells, mark) in enumerate(zip(self._columns, columns, around, strict=True)):
+            written = cells if mark is not None else list(map(made.__getitem__, cells))
+            pieces[2 * number + 1 :: len(row)] = written
+        joined = "".join(pieces).encode()
+        values = joined.split(b"\n")  # JSON holds no line's end
+        values.pop()
+        if len(joined) > self._max_bytes:
+            check_sizes(values, self._max_bytes)
         keys: Iterable[bytes | None] = repeat(None)
         times: Iterable[int] = repeat(0)
         if self._key is not None:
             cells = columns[self._key]
             keys = map(str.encode, cells)
-            if not self._nulls.isdisjoint(cells):
+            if around[self._key] is None and not self._nulls.isdisjoint(cells):
                 keys = [None if cell in self._nulls else cell.encode() for cell in cells]
         if not self._plain:
             shaped = [self._shaped(row) for row in zip(*columns, strict=True)]
@@ -203,8 +220,17 @@ class CsvParser:
         return Parsed(items, bad, blank, used)
 
 
+def _no_numbers(cells: Sequence[str]) -> bool:
+    """Whether it can be seen at once that none of these is one."""
+    if min(cells) >= ":":  # what numbers begin with comes before it
+        return True
+    # Something that no number has, and all of them: the T of times, a letter that names begin with.
+    mark = _OF_NUMBERS.sub("", cells[0])[:1]
+    return mark != "" and all(map(contains, cells, repeat(mark)))
+
+
 class _Column(dict[str, str]):
-    """A cell's text, to what it is as JSON."""
+    """A cell's text, to what it is as JSON, for those of which it can't be told at once."""
 
     def __init__(self, name: str, nulls: frozenset[str], kind: str) -> None:
         super().__init__()
@@ -215,14 +241,21 @@ class _Column(dict[str, str]):
         # Numbers stand in JSON as they stand in the file, unless one of them means null.
         self._as_is = kind in ("auto", "int") and not any(null.isdigit() for null in nulls)
 
-    def pieces(self, cells: Sequence[str]) -> Iterable[str]:
-        """What stands for each cell."""
+    def around(self, cells: Sequence[str]) -> str | None:
+        """What makes each of the cells JSON when it stands on both sides of it: nothing, or quotes. None where that
+        differs, or a cell has to be written in another way; such cells are looked up in this, one by one.
+        """
+        data = "".join(cells).encode()
         if self._as_is and cells[0].isdigit():
-            joined = "".join(cells)
             # The smallest text begins with the smallest first character: none is empty, and none begins with 0.
-            if joined.isdigit() and joined.isascii() and min(cells) >= "1" and max(map(len, cells)) <= _INT_DIGITS:
-                return cells
-        return map(self.__getitem__, cells)
+            if data.isdigit() and min(cells) >= "1" and max(map(len, cells)) <= _INT_DIGITS:
+                return ""
+            return None
+        if self._kind not in ("auto", "text") or not self._nulls.isdisjoint(cells):
+            return None
+        if len(data.translate(None, _ESCAPED)) < len(data):
+            return None
+        return '"' if self._kind == "text" or _no_numbers(cells) else None
 
     def __missing__(self, cell: str) -> str:
         piece = self._value(cell).decode()

@@ -15,6 +15,8 @@ from .text import TextParser
 __all__ = ["FileSource"]
 
 _CHUNK_BYTES = 256 * 1024
+# More than one, because a header may be quoted over several, and blank lines may stand before it.
+_HEADER_LINES = 16
 
 
 class FileSource:
@@ -126,17 +128,21 @@ class FileSource:
         return CsvParser(self._name, format, columns, fields=fields, max_bytes=most)
 
     def _read_header(self, format: Format) -> tuple[str, ...]:
+        buffer, wanted = self._buffer, _HEADER_LINES
         while True:
-            self._fill()
+            if buffer.waiting < wanted and not self._exhausted:
+                self._fill()
             if self._broken is not None:
                 raise self._broken
-            lines = self._buffer.peek(self._buffer.waiting)
-            header = read_header(lines, source=self._name, format=format, final=self._exhausted) if lines else None
+            lines = buffer.peek(wanted)
+            last = self._exhausted and len(lines) == buffer.waiting
+            header = read_header(lines, source=self._name, format=format, final=last) if lines else None
             if header is not None:
-                self._buffer.drop(header[1])
+                buffer.drop(header[1])
                 return header[0]
-            if self._exhausted:
+            if last:
                 raise BadLine(self._name, 1, "no header line: it is empty (--columns names those of such a file)", b"")
+            wanted = 2 * max(wanted, len(lines))
 
     def _fill(self) -> None:
         assert self._opened is not None

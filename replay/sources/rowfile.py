@@ -164,7 +164,11 @@ def _items_at_once(rows: list[Row], shape: Shape, fields: Row, max_bytes: int) -
     keys: Any = repeat(None)
     times: Any = repeat(0)
     if shape.key_field is not None:
-        keys = map(as_bytes, [row[shape.key_field] for row in rows])
+        column = [row[shape.key_field] for row in rows]
+        try:
+            keys = list(map(str.encode, column))
+        except TypeError:  # some are no text
+            keys = map(as_bytes, column)
     if shape.time_field is not None:
         times = shape.stamps.many([row[shape.time_field] for row in rows])
     return list(zip(keys, values, times, repeat(None), repeat(None)))

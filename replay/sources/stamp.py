@@ -132,13 +132,15 @@ def _unit(number: int) -> str:
 
 def _whole_numbers(written: Sequence[Any]) -> list[int]:
     """All of them as numbers, where all are whole and not negative; otherwise none."""
-    kinds = set(map(type, written))
-    if kinds == {int}:
-        return list(written)
-    if kinds == {str}:
-        joined = "".join(written)
-        if joined.isascii() and joined.isdigit() and "" not in written and max(map(len, written)) <= _MOST_DIGITS:
+    try:
+        # Joining finds out whether all are text; bytes know only ASCII's digits; and what is empty is no int.
+        if "".join(written).encode().isdigit() and max(map(len, written)) <= _MOST_DIGITS:
             return list(map(int, written))
+    except TypeError:
+        if set(map(type, written)) == {int}:
+            return list(written)
+    except ValueError:
+        pass
     return []
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from anabranch.replay.course.placement import last_of_each, place
 from anabranch.replay.sources.csvfile import CsvParser
@@ -212,6 +214,29 @@ def test_where_a_batch_is_cut_changes_no_row() -> None:
         rest = parser.parse(lines[first.used :], first.used + 1, final=True)
         assert first.items + rest.items == whole.items
         assert first.blank + rest.blank == whole.blank == 1
+
+
+def as_json(cell: str) -> bytes:
+    if cell in ("", "NA"):
+        return b"null"
+    if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", cell):
+        return cell.encode()
+    return msgspec.json.encode(float(cell) if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+|[eE]\d)", cell, re.ASCII) else cell)
+
+
+# Columns of one flavour each, since what is alike is written all at once.
+Flavours = [["1", "20"], ["user-1", "user-é"], ["2013-01-01T1:00", "1T"], ["x", "Ab"], ["a\\b", "a"], ["a\tb", "\x7f"]]
+Flavours += [["1", "-1", "-0"], ["1", "007", "0"], ["12345678901234567890", "3"], ["1", ""], ["NA", "ab"], ["1e5", "1"]]
+
+
+@given(st.sampled_from(Flavours).flatmap(lambda cells: st.lists(st.sampled_from(cells), min_size=1, max_size=6)))
+def test_cells_are_numbers_nulls_and_text(cells: list[str]) -> None:
+    for columns, row, value in (("a", "%s", b'{"a":%b}'), ("ab", "%s,x", b'{"a":%b,"b":"x"}')):
+        parser = CsvParser("x", Format(), tuple(columns))
+        found = parser.parse([(row % cell).encode() for cell in cells], 1, final=True)
+        expected = [value % as_json(cell) for cell in cells if cell or len(columns) > 1]
+        assert [item[1] for item in found.items] == expected
+        assert found.bad == []
 
 
 Odd = st.text("019-.+eE \"'xé\u0663NA,", max_size=4)
