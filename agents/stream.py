@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 import faust
 from faust.exceptions import Skip
 from faust.streams import _current_event  # pyright: ignore[reportPrivateUsage]
-from faust.types import TP
 from mode import want_seconds
 from mode.utils.futures import maybe_async
 
+from .columns import fits
 from .engine.inbox import Batch, Inbox, Position
+from .engine.rows import Package
 from .engine.runner import Runner, this_runner
 from .event import RecordBatch, to_event
 
@@ -45,6 +46,7 @@ class Stream(faust.Stream[Any]):
         self.timer: asyncio.TimerHandle | None = None
         self.committed: dict[Position, int] = {}
         self._message: Any = None
+        self._package: Package | None = None
         self._event: Any = None
         self._event_of: Any = None
         self._registered = False
@@ -126,6 +128,11 @@ class Stream(faust.Stream[Any]):
                 async for _, value in self._processed(batch):
                     yield value
                 continue
+            if batch.rows is not None:
+                for row, value in self._decoded(batch):
+                    self._message = row
+                    yield value
+                continue
             for message in batch.messages:
                 self._message = message
                 try:
@@ -150,6 +157,14 @@ class Stream(faust.Stream[Any]):
 
     def _decoded(self, batch: Batch) -> Iterator[tuple[Any, Any]]:
         decode = self.topic.decode_value
+        if batch.rows is not None:
+            try:
+                values = self.topic.decode_rows(batch.rows)
+            except Exception:  # noqa: BLE001, S110 (decoders may be the user's; below it is found out whose row it is)
+                pass
+            else:
+                yield from zip(batch.rows, values, strict=True)
+                return
         for message in batch.messages:
             data = message.value()
             try:
@@ -160,31 +175,38 @@ class Stream(faust.Stream[Any]):
             else:
                 yield message, value
 
-    def _decode_all(self, batch: Batch) -> tuple[list[Any], list[Any]]:
+    def _record_batch(self, batch: Batch) -> RecordBatch:
         """Records that can be decoded and their values; the others are given up."""
-        decode = self.topic.decode_value
+        rows, topic = batch.rows, self.topic
         try:
-            # Half the time of going one by one, which is for runs with a tombstone or a bad record in them.
-            return batch.messages, [decode(message.value()) for message in batch.messages]
+            if rows is None:
+                # Half the time of going one by one, which is for runs with a tombstone or a bad record in them.
+                decode = topic.decode_value
+                return RecordBatch(batch, topic, batch.messages, [decode(m.value()) for m in batch.messages])
+            surely = fits(topic.declared, rows)
+            return RecordBatch(batch, topic, rows, None if surely else topic.decode_rows(rows))
         except Exception:  # noqa: BLE001 (decoders may be the user's; below it is found out whose record it is)
             pairs = list(self._decoded(batch))
-            return [message for message, _ in pairs], [value for _, value in pairs]
+            good = [message for message, _ in pairs]
+            messages = good if rows is None else rows.only([row.row for row in good])
+            return RecordBatch(batch, topic, messages, [value for _, value in pairs])
 
     async def batches(self) -> AsyncIterator[RecordBatch]:
         """Iterate over runs of records; each is a `RecordBatch` of one partition.
 
         A batch is handled as one: when the agent raises, the batch is undone and comes again record by record, so that
-        exactly the failing record goes to its policy. Processors (`filter`, …) are not applied.
+        exactly the failing record goes to its policy. Processors (`filter`, …) are not applied. A packed batch comes as
+        it is; rows that do not fit the declared type go to the policy alone, and the others come without them.
         """
         await self._begin(grouped=True)
         self.by_batch = True
         while True:
             batch = await self._next_batch()
-            messages, values = self._decode_all(batch)
-            if messages:
+            made = self._record_batch(batch)
+            if made:
                 # The last record of the run, decoded or not: a cut must not hand out again what was given up.
                 self._message = batch.messages[-1]
-                yield RecordBatch(batch, messages, values)
+                yield made
 
     async def _next_batch(self, timeout_s: float | None = None) -> Batch:
         """The next records; waits for them, and for a running commit. With a timeout, an empty batch after it."""
@@ -193,6 +215,10 @@ class Stream(faust.Stream[Any]):
             engine.savepoint(self)
         inbox.done()
         self._message = None
+        if self._package is not None and not inbox.inside:
+            self._package.close()
+            self._package = None
+            await asyncio.sleep(0)  # it may have taken long: let the engine look at the time
         waited = False
         while True:
             batch = inbox.take() if self.running else None
@@ -207,6 +233,12 @@ class Stream(faust.Stream[Any]):
                 engine.give_up(self, batch.messages[0], why, "agent")
                 inbox.done()
                 continue
+            if batch.rows is not None:
+                self._package = package = batch.rows.package
+                if package.damage is not None:
+                    engine.give_up(self, package.message, package.damage, "decode")
+                    inbox.done()
+                    continue
             if inbox.careful:
                 # Again, right before the record: what came in between (a dead letter, others while we were parked) is
                 # not to be undone with it.
@@ -267,6 +299,8 @@ class Stream(faust.Stream[Any]):
                     yield held.pop(batch.at)
                     due_at.pop(batch.at, None)
                     inbox.held.pop(batch.at, None)
+            if batch.rows is not None and batch.at in held and not inbox.inside:
+                due_at[batch.at] = loop.time()  # what is held back is never a part of a packed message
             for at in [at for at, due in due_at.items() if due <= loop.time()]:
                 group = held.pop(at)
                 engine.at(self, at)
@@ -364,8 +398,3 @@ class Stream(faust.Stream[Any]):
 
 
 _NOTHING = Batch(Position("", -1), [], 0)
-
-
-def positions(partitions: set[TP]) -> set[Position]:
-    """Faust's partitions as ours."""
-    return {Position(tp.topic, tp.partition) for tp in partitions}

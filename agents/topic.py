@@ -14,6 +14,7 @@ from ..topics.partition import RangePlan
 from ..topics.producer import Headers
 from ..topics.serde import codec
 from .engine.effects import Output
+from .engine.rows import Rows
 
 if TYPE_CHECKING:
     from .app import App
@@ -81,6 +82,23 @@ class Topic(faust.Topic):
         else:
             self.decode_value = self._value.decode
         self.decode_key: Any = self._key.decode
+
+    @property
+    def declared(self) -> Any:
+        """The type of its values, if it alone decides how they are decoded; else `Ellipsis`."""
+        return ... if self.value_serializer and self.value_type not in (bytes, str) else self.value_type
+
+    def decode_rows(self, rows: Rows) -> list[Any]:
+        """Values of rows of a packed batch, all at once.
+
+        Raises:
+            whatever the decoder raises for a row that does not fit.
+        """
+        packed = rows.package.open()
+        encoded = rows.picked(packed.values())
+        if packed.kind == "json" and self.declared is not ...:
+            return self._value.decode_all(encoded)
+        return list(map(self.decode_value, encoded))
 
     def _clone_args(self) -> Mapping[str, Any]:
         return {**super()._clone_args(), "plan": self.plan}

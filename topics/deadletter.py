@@ -6,8 +6,8 @@ The topic is `<topic>.dlq`. Key and value are the record's own bytes, its header
 | --- | --- |
 | `anabranch-reason` | `decode`, `agent` or `line` |
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
-| `anabranch-source` | `topic[partition]@offset`, or `file:line` |
-| `anabranch-topic`, `-partition`, `-offset`, `-timestamp-ms` | the record, as its topic had it; where known |
+| `anabranch-source` | `topic[partition]@offset`, with `#row` for a row of a packed batch, or `file:line` |
+| `anabranch-topic`, `-partition`, `-offset`, `-row`, `-timestamp-ms` | the record, as its topic had it; where known |
 | `anabranch-agent`, `-app`, `-app-version` | whose it was |
 | `anabranch-attempts` | how often the agent has failed at it |
 """
@@ -67,6 +67,7 @@ def dead_letter(
     source: str | None = None,
     partition: int | None = None,
     offset: int | None = None,
+    row: int | None = None,
     timestamp_ms: int | None = None,
     agent: str | None = None,
     app: str | None = None,
@@ -81,6 +82,7 @@ def dead_letter(
         "topic": topic,
         "partition": partition,
         "offset": offset,
+        "row": row,
         "timestamp-ms": timestamp_ms,
         "agent": agent,
         "app": app,

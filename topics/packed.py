@@ -142,9 +142,7 @@ class Packed:
 
     def times_ms(self) -> list[int]:
         """Each row's time, in ms since 1970."""
-        if self._times is None:
-            return [self._timestamp_ms] * self.rows
-        return self._times.fill_null(self._timestamp_ms).to_numpy().tolist()
+        return self._time_list
 
     def values(self) -> list[bytes]:
         """Each row's value, as the record's would be."""
@@ -153,6 +151,12 @@ class Packed:
     @cached_property
     def _key_list(self) -> list[bytes | None]:
         return [None] * self.rows if self._keys is None else _listed(key_bytes(self._keys))
+
+    @cached_property
+    def _time_list(self) -> list[int]:
+        if self._times is None:
+            return [self._timestamp_ms] * self.rows
+        return self._times.fill_null(self._timestamp_ms).to_numpy().tolist()
 
     @cached_property
     def _value_list(self) -> list[bytes]:

@@ -86,6 +86,12 @@ class Codec:
         self._trusted, self._fast = trusted, fast or encode
         self._decode_list, self._whole = decode_list, whole
 
+    def decode_all(self, data: list[bytes]) -> list[Any]:
+        """`decode` of each; where they are JSON, whoever asks knows that each is a whole document."""
+        if self._decode_list is None:
+            return list(map(self.decode, data))
+        return self._decode_list(b"[%b]" % b",".join(data))
+
     def keep(self, value: Any) -> bytes:
         """Value to bytes, for tables.
 

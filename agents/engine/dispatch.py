@@ -6,7 +6,7 @@ Records are kept until the epoch that handled them is committed, so that a redo 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +15,7 @@ from confluent_kafka import Message
 from ..group.assignment import Assignment
 from .inbox import Batch, Position
 from .ports import Feed
+from .rows import LEAST_BYTES, Rows, rows_of
 
 __all__ = ["Dispatch"]
 
@@ -26,7 +27,7 @@ class Dispatch:
 
     Attributes:
         streams: all that have begun to iterate.
-        records_total: records handed over since the start, repetitions of a redo not counted.
+        records_total: records and rows handed over since the start, repetitions of a redo not counted.
     """
 
     def __init__(self) -> None:
@@ -85,12 +86,13 @@ class Dispatch:
 
     def hand_over(self, messages: list[Any], *, one_topic: bool) -> None:
         """Give what was polled to the streams, and keep it."""
-        self.records_total += len(messages)
+        some_large = max(map(len, messages)) >= LEAST_BYTES  # packed batches are; looking at each header costs
         for at, run in _runs(messages, one_topic=one_topic):
             if at in self._routes:  # else assigned a moment ago and gone again
-                batch = Batch(at, run, run[-1].offset() + 1)
-                self._kept.setdefault(at, []).append(batch)
-                self._give(batch)
+                for batch in _unpacked(at, run) if some_large else (Batch(at, run, run[-1].offset() + 1),):
+                    self.records_total += len(batch.messages)
+                    self._kept.setdefault(at, []).append(batch)
+                    self._give(batch)
 
     def hand_over_again(self, owned: set[Position]) -> None:
         """For a redo: every stream begins anew at what it has committed."""
@@ -202,15 +204,45 @@ def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[Position, l
     return [(Position(*at), run) for at, run in runs.items()]
 
 
+def _unpacked(at: Position, run: list[Any]) -> Iterator[Batch]:
+    """A packed message is a batch of its own."""
+    plain: list[Any] = []
+    for message in run:
+        rows = rows_of(*at, message)
+        if rows is None:
+            plain.append(message)
+            continue
+        if plain:
+            yield Batch(at, plain, plain[-1].offset() + 1)
+            plain = []
+        yield Batch(at, rows, message.offset() + 1)
+    if plain:
+        yield Batch(at, plain, plain[-1].offset() + 1)
+
+
 def _topic_and_partition_of(message: Any) -> tuple[str, int]:
     return message.topic(), message.partition()
 
 
 def _deal(batch: Batch, streams: list[Feed]) -> None:
     """Deal records to concurrent streams by key, so that order a key holds."""
+    if batch.rows is not None:
+        for stream, rows in zip(streams, _dealt(batch.rows, len(streams)), strict=True):
+            stream.inbox.put(Batch(batch.at, rows, batch.end))
+        return
     hands: list[list[Any]] = [[] for _ in streams]
     for message in batch.messages:
         key = message.key()
         hands[zlib.crc32(key) % len(streams) if key else message.offset() % len(streams)].append(message)
     for stream, hand in zip(streams, hands, strict=True):
         stream.inbox.put(Batch(batch.at, hand, batch.end))
+
+
+def _dealt(rows: Rows, hands: int) -> list[Rows]:
+    if rows.package.damage is not None:
+        return [rows, *[rows.only(())] * (hands - 1)]
+    numbers: list[list[int]] = [[] for _ in range(hands)]
+    for number, key in enumerate(rows.package.open().keys()):
+        numbers[zlib.crc32(key) % hands if key else number % hands].append(number)
+    rows.package.close()  # until it is its turn
+    return [rows.only(hand) for hand in numbers]

@@ -19,7 +19,7 @@ from typing import Any
 from ...topics.deadletter import dead_letter
 from ...topics.errors import BadRecord, Stop
 from .effects import Effects, Output
-from .inbox import Position
+from .inbox import Position, Where, where
 from .ports import Feed, Host
 from .runner import Runner
 
@@ -49,18 +49,19 @@ class Failures:
         """
         policy = getattr(self._app.agents.get(stream.name), "on_failure", "dead_letter")
         at, offset = Position(message.topic(), message.partition()), message.offset()
-        where = f"{at.topic}[{at.partition}]@{offset}"
+        row: int | None = getattr(message, "row", None)
+        source = f"{at.topic}[{at.partition}]@{offset}" + ("" if row is None else f"#{row}")
         text = f"{type(error).__name__}: {error}"
         fields = {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()}
-        fields["agent"] = stream.name
+        fields |= {"agent": stream.name} if row is None else {"agent": stream.name, "row": row}
         if policy == "fail":
             raise Stop(
-                f"agent {stream.name} failed at {where}: {text}",
+                f"agent {stream.name} failed at {source}: {text}",
                 hint='mend the record or the agent; on_failure="dead_letter" would have set it aside',
             )
         if policy == "skip":
             self._effects.skipped += 1
-            logger.warning("skipped %s (agent %s): %s", where, stream.name, text, extra=fields)
+            logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
             return
         letter = dead_letter(
             topic=at.topic,
@@ -69,24 +70,25 @@ class Failures:
             headers=message.headers(),
             reason=reason,
             error=text,
-            source=where,
+            source=source,
             partition=at.partition,
             offset=offset,
+            row=row,
             timestamp_ms=message.timestamp()[1],
             agent=stream.name,
             app=self._app.conf.id,
             app_version=self._app.conf.version,
-            attempts=stream.inbox.failures.get((at, offset)),
+            attempts=stream.inbox.failures.get(where(at, message)),
         )
         self._app.needed.add_letters(letter.topic, at.topic)
         output = Output(letter.topic, letter.value, letter.key, -1, max(0, message.timestamp()[1]), letter.headers)
         try:
             self.check_size(output)
         except BadRecord as exc:
-            raise Stop(f"the dead letter of {where} does not fit: {exc}") from error
+            raise Stop(f"the dead letter of {source} does not fit: {exc}") from error
         self._effects.add(output)
         self._effects.dead_letters += 1
-        logger.warning("dead letter %s → %s (agent %s): %s", where, letter.topic, stream.name, text, extra=fields)
+        logger.warning("dead letter %s → %s (agent %s): %s", source, letter.topic, stream.name, text, extra=fields)
 
     def learn(self, limits: dict[str, int]) -> bool:
         """Topics have refused records for their size; whether that is news."""
@@ -145,13 +147,15 @@ class Failures:
         # Of several records at a time it is not known yet which one it was.
         alone = not stream.grouped or (inbox.careful and inbox.held.get(at, offset) == offset)
         if alone:
-            self._count(stream, (at, offset), error)
+            self._count(stream, where(at, message), error)
         if not inbox.careful:
             inbox.careful = True
             return False
         owner, steps, outputs = self._savepoint
         if owner != id(runner) or steps != runner.steps or not stream.running or not alone:
             return False
+        if hasattr(message, "row") and where(at, message) in inbox.again:
+            return False  # all of its batch waits, so the rows before it are to be undone as well
         for table in self._app.live_tables:
             table.discard_overlay()
         self._effects.truncate(outputs)
@@ -159,18 +163,18 @@ class Failures:
         stream.forget_message()
         return True
 
-    def _count(self, stream: Feed, where: tuple[Position, int], error: Exception) -> None:
+    def _count(self, stream: Feed, which: Where, error: Exception) -> None:
         """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
         inbox = stream.inbox
-        failures = inbox.failures[where] = inbox.failures.get(where, 0) + 1
+        failures = inbox.failures[which] = inbox.failures.get(which, 0) + 1
         retry = getattr(self._app.agents.get(stream.name), "retry", None)
         if retry is not None and retry.worth(error, failures):
             wait_s = retry.wait_s(failures)
-            inbox.again[where] = time.monotonic() + wait_s
+            inbox.again[which] = time.monotonic() + wait_s
             logger.info(
                 "%s[%d]@%d is tried again in %.1f s (agent %s, %d of %d): %s: %s",
-                *where[0],
-                where[1],
+                *which[0],
+                which[1],
                 wait_s,
                 stream.name,
                 failures,
@@ -179,7 +183,7 @@ class Failures:
                 error,
             )
         elif inbox.careful or retry is not None:
-            inbox.poisoned[where] = error
+            inbox.poisoned[which] = error
 
     def _leave_behind(self, runner: Runner, error: Exception) -> None:
         """What came through memory cannot come again, so there is nothing to undo or to keep."""

@@ -3,6 +3,9 @@
 Progress is kept per stream and partition as the offset of the next record to handle. A stream takes a batch whole and
 iterates it without asking anybody (that is what makes it fast); the engine may *cut* the batch at a record boundary
 while the agent is suspended in the middle of it, and gets the rest back.
+
+A packed batch is a unit of progress: it is never cut, and an agent that has been handed some of its rows is handed all
+before anything can be committed. Only records that fail are told apart by row.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["Batch", "Inbox", "Position", "listed"]
+from .rows import Rows
+
+__all__ = ["Batch", "Inbox", "Position", "Where", "listed", "where"]
 
 Message = Any
 """A confluent_kafka.Message; its accessors cost as much as decoding JSON, so they are called as little as can be."""
@@ -24,8 +29,13 @@ class Position(NamedTuple):
     partition: int
 
 
-Where = tuple[Position, int]
-"""A record: its partition and offset."""
+Where = tuple[Position, int, int]
+"""A record: its partition, offset and row; plain ones are row 0."""
+
+
+def where(at: Position, message: Message) -> Where:
+    """Which record a message of this partition is."""
+    return at, message.offset(), getattr(message, "row", 0)
 
 
 def listed(positions: Iterable[Position]) -> str:
@@ -34,11 +44,19 @@ def listed(positions: Iterable[Position]) -> str:
 
 
 class Batch(NamedTuple):
-    """A run of consecutive records of one partition; `end` is the offset after the last one."""
+    """A run of consecutive records of one partition; `end` is the offset after the last one.
+
+    `messages` is a list of messages, or rows of one packed message.
+    """
 
     at: Position
-    messages: list[Message]
+    messages: Any
     end: int
+
+    @property
+    def rows(self) -> Rows | None:
+        """The rows, if these are rows."""
+        return self.messages if type(self.messages) is Rows else None
 
 
 class Delayed(NamedTuple):
@@ -53,9 +71,9 @@ class Inbox:
 
     Attributes:
         marks: partition -> offset of the next record to handle.
-        poisoned: records that made the agent fail: (partition, offset) -> why. They go to the policy instead.
-        failures: (partition, offset) -> how often the agent has failed at that record.
-        again: records to be tried again: (partition, offset) -> not before this (monotonic seconds).
+        poisoned: records that made the agent fail: which -> why. They go to the policy instead.
+        failures: which record -> how often the agent has failed at it.
+        again: records to be tried again: which -> not before this (monotonic seconds).
         delayed: partitions that wait for such a record.
         careful: hand out record by record, with a savepoint before each.
         cut: no further records until the epoch is committed.
@@ -99,7 +117,9 @@ class Inbox:
         if batch.end <= mark:
             return
         messages = batch.messages
-        if messages and messages[0].offset() < mark:
+        if batch.rows is not None:
+            pass
+        elif messages and messages[0].offset() < mark:
             messages = [m for m in messages if m.offset() >= mark]
         else:
             messages = list(messages)  # a cut takes the rest out of our list, and nobody else's
@@ -112,7 +132,7 @@ class Inbox:
 
     def take(self) -> Batch | None:
         """The next batch to iterate; None while there is nothing or the epoch is cut."""
-        if self.cut and not self.shared:
+        if self.cut and not (self.shared or self.inside):
             return None
         while True:
             if not self._queue:
@@ -122,15 +142,31 @@ class Inbox:
                 self.marks[batch.at] = batch.end  # all of this run went to streams beside us
                 continue
             if self.careful or self.poisoned or self.again:
-                batch = self._part(batch)
-                due_s = self.again.get((batch.at, batch.messages[0].offset()))
+                if batch.rows is None:
+                    batch = self._part(batch)
+                due_s = self._due_s(batch)
                 if due_s is not None:
                     self._delay(batch, due_s)
                     continue
+                if batch.rows is not None and batch.rows.package.damage is None:
+                    batch = self._part(batch)
             break
         self._taken = batch
         self.waiting -= len(batch.messages)
         return batch
+
+    @property
+    def inside(self) -> bool:
+        """Whether some rows of a packed message were handed out, and some were not."""
+        rows = self._queue[0].rows if self._queue else None
+        return rows is not None and rows.begun
+
+    def _due_s(self, batch: Batch) -> float | None:
+        """When the first record, or any row of that message, is to be tried again."""
+        if not self.again:
+            return None
+        first = batch.at, batch.messages[0].offset()
+        return max((due_s for (at, offset, _), due_s in self.again.items() if (at, offset) == first), default=None)
 
     def _delay(self, batch: Batch, due_s: float) -> None:
         """The batch, and all behind it of its partition, wait."""
@@ -145,7 +181,8 @@ class Inbox:
         for at, (due_s, batches) in list(self.delayed.items()):
             if due_s <= now_s:
                 del self.delayed[at]
-                self.again.pop((at, batches[0].messages[0].offset()), None)
+                first = at, batches[0].messages[0].offset()
+                self.again = {which: due for which, due in self.again.items() if which[:2] != first}
                 self._queue.extendleft(reversed(batches))
                 self.waiting += sum(len(batch.messages) for batch in batches)
                 self.careful = True  # it may well fail again
@@ -153,16 +190,16 @@ class Inbox:
     def committed(self) -> None:
         """What lies below the marks is behind us: forget what is known of failures there."""
         marks = self.marks
-        self.poisoned = {(at, o): why for (at, o), why in self.poisoned.items() if o >= marks.get(at, 0)}
-        self.failures = {(at, o): count for (at, o), count in self.failures.items() if o >= marks.get(at, 0)}
+        self.poisoned = {w: why for w, why in self.poisoned.items() if w[1] >= marks.get(w[0], 0)}
+        self.failures = {w: count for w, count in self.failures.items() if w[1] >= marks.get(w[0], 0)}
 
     def _part(self, batch: Batch) -> Batch:
         """Up to the next record that is poisoned or has to wait, or one record."""
         count = 1 if self.careful else len(batch.messages)
         if self.poisoned or self.again:
             for i, message in enumerate(batch.messages[:count]):
-                where = batch.at, message.offset()
-                if where in self.poisoned or where in self.again:
+                which = where(batch.at, message)
+                if which in self.poisoned or which in self.again:
                     count = i or 1  # what comes before it first; then it, alone
                     break
         if count == len(batch.messages):
@@ -173,7 +210,7 @@ class Inbox:
 
     def poison_of(self, batch: Batch) -> Exception | None:
         """Why the first record of a taken batch must not reach the agent, if so."""
-        return self.poisoned.get((batch.at, batch.messages[0].offset())) if self.poisoned else None
+        return self.poisoned.get(where(batch.at, batch.messages[0])) if self.poisoned else None
 
     def done(self) -> None:
         """The taken batch is handled up to where it was cut."""
@@ -186,7 +223,7 @@ class Inbox:
         """No further records; of the taken batch nothing after `message`, the one the agent works on."""
         self.cut = True
         batch = self._taken
-        if batch is None or message is None or self.shared:
+        if batch is None or message is None or self.shared or batch.rows is not None:
             return
         for i, candidate in enumerate(batch.messages):  # noqa: B007 (where the loop broke off is what we want)
             if candidate is message:
@@ -203,7 +240,7 @@ class Inbox:
     @property
     def has_work(self) -> bool:
         """Whether `take` would give something."""
-        return bool(self._queue) and (self.shared or not self.cut)
+        return bool(self._queue) and (self.shared or not self.cut or self.inside)
 
     def again_from(self, message: Message) -> None:
         """`message` is undone: it and what follows it in the taken batch come again."""
@@ -211,7 +248,10 @@ class Inbox:
         self._taken = None
         if batch is None:
             return
-        rest = [m for m in batch.messages if m.offset() >= message.offset()]
+        if batch.rows is not None:
+            rest: Any = batch.rows.since(message)
+        else:
+            rest = [m for m in batch.messages if m.offset() >= message.offset()]
         self._queue.appendleft(Batch(batch.at, rest, batch.end))
         self.waiting += len(rest)
         self.marks[batch.at] = message.offset()
@@ -239,6 +279,6 @@ class Inbox:
             self.marks.pop(at, None)
             self.held.pop(at, None)
             self.delayed.pop(at, None)
-        self.poisoned = {where: why for where, why in self.poisoned.items() if where[0] not in lost}
-        self.failures = {where: count for where, count in self.failures.items() if where[0] not in lost}
-        self.again = {where: due_s for where, due_s in self.again.items() if where[0] not in lost}
+        self.poisoned = {which: why for which, why in self.poisoned.items() if which[0] not in lost}
+        self.failures = {which: count for which, count in self.failures.items() if which[0] not in lost}
+        self.again = {which: due_s for which, due_s in self.again.items() if which[0] not in lost}

@@ -199,15 +199,15 @@ class Engine(Rebalancing):
                 self._epoch.begin()
             if not self._gate.running:
                 break
-            if self._dispatch.waiting < self.settings.backlog_records:
-                self._poll(during_work=True)
-                self._wake()
-            else:
-                self._group.keep_alive()
+            self._poll(during_work=True)
+            self._wake()
         self._group.tune(time.monotonic() - began)
 
     def _poll(self, *, during_work: bool = False) -> bool:
         if not during_work and self._dispatch.somebody_is_missing:
+            return False
+        if self._dispatch.waiting >= self.settings.backlog_records:
+            self._group.keep_alive()
             return False
         self._group.hold(self._dispatch.held_back(self.settings.batch_records))
         messages = self._group.consume()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import pyarrow
 import pytest
 from anabranch.agents.engine.inbox import Batch, Inbox, Position
+from anabranch.agents.engine.rows import rows_of
+from anabranch.topics.packed import PackedRecord, pack
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -24,6 +28,39 @@ class Fake:
 
     def __repr__(self) -> str:
         return f"@{self._offset}"
+
+
+@cache
+def packed_record(rows: int) -> PackedRecord:
+    return pack(pyarrow.record_batch({"n": range(rows)}))
+
+
+class FakePacked(Fake):
+    """As much of a packed message as its rows ask for."""
+
+    def __init__(self, offset: int, rows: int) -> None:
+        super().__init__(offset)
+        record = packed_record(rows)
+        self.value, self.headers = lambda: record.value, lambda: record.headers
+
+    def __len__(self) -> int:
+        return len(self.value())
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+
+def packed(offset: int, rows: int, at: Position = P0) -> Batch:
+    return Batch(at, rows_of(*at, FakePacked(offset, rows)), offset + 1)
+
+
+def place(message: Any) -> tuple[int, int]:
+    return message.offset(), getattr(message, "row", 0)
+
+
+def places(taken: Batch | None) -> list[tuple[int, int]]:
+    assert taken is not None
+    return list(map(place, taken.messages))
 
 
 def batch(*offsets: int, at: Position = P0, end: int | None = None) -> Batch:
@@ -173,7 +210,7 @@ def test_a_careful_inbox_hands_out_record_by_record(inbox: Inbox) -> None:
 
 def test_a_poisoned_record_comes_alone_with_its_reason_and_what_is_before_it_comes_first(inbox: Inbox) -> None:
     why = ValueError("no")
-    inbox.poisoned[P0, 2] = why
+    inbox.poisoned[P0, 2, 0] = why
     inbox.put(batch(0, 1, 2, 3, 4))
     runs = []
     while inbox.has_work:
@@ -185,7 +222,7 @@ def test_a_poisoned_record_comes_alone_with_its_reason_and_what_is_before_it_com
 
 
 def test_the_same_offset_of_another_partition_is_not_poisoned(inbox: Inbox) -> None:
-    inbox.poisoned[P1, 0] = ValueError("no")
+    inbox.poisoned[P1, 0, 0] = ValueError("no")
     inbox.put(batch(0, 1))
     taken = inbox.take()
     assert taken is not None
@@ -250,12 +287,72 @@ def test_dropping_a_partition_forgets_only_that_one(inbox: Inbox) -> None:
     inbox.put(batch(0, 1))
     inbox.put(batch(0, at=P1))
     inbox.held[P0] = 0
-    inbox.poisoned = {(P0, 1): ValueError("no"), (P1, 0): ValueError("no")}
+    inbox.poisoned = {(P0, 1, 0): ValueError("no"), (P1, 0, 0): ValueError("no")}
     inbox.drop({P0})
     assert inbox.waiting == 1
     assert inbox.progress() == {P1: 0}
-    assert list(inbox.poisoned) == [(P1, 0)]
+    assert list(inbox.poisoned) == [(P1, 0, 0)]
     assert offsets(inbox.take()) == [0]
+
+
+def test_a_packed_batch_is_not_cut(inbox: Inbox) -> None:
+    inbox.put(packed(5, 3))
+    inbox.put(batch(6, 7))
+    assert inbox.waiting == 5
+    taken = inbox.take()
+    assert places(taken) == [(5, 0), (5, 1), (5, 2)]
+    inbox.cut_after(taken.messages[0])
+    assert len(taken.messages) == 3
+    inbox.done()
+    assert inbox.progress() == {P0: 6}
+    assert inbox.take() is None
+
+
+def test_in_the_middle_of_a_packed_batch_rows_are_handed_out_after_a_cut_and_its_offset_stands(inbox: Inbox) -> None:
+    inbox.careful = True
+    inbox.put(packed(5, 3))
+    inbox.put(batch(6))
+    assert places(inbox.take()) == [(5, 0)]
+    inbox.cut_after(None)
+    progress = []
+    while True:
+        inbox.done()
+        progress.append(inbox.progress()[P0])
+        taken = inbox.take()
+        if taken is None:
+            break
+        assert len(taken.messages) == 1
+    assert progress == [5, 5, 6]
+
+
+def test_a_poisoned_row_comes_alone_with_its_reason(inbox: Inbox) -> None:
+    why = ValueError("no")
+    inbox.poisoned[P0, 5, 1] = why
+    inbox.put(packed(5, 4))
+    runs = []
+    while inbox.has_work:
+        taken = inbox.take()
+        runs.append((places(taken), inbox.poison_of(taken)))
+        inbox.done()
+    assert runs == [([(5, 0)], None), ([(5, 1)], why), ([(5, 2), (5, 3)], None)]
+    assert inbox.progress() == {P0: 6}
+
+
+def test_a_row_that_is_tried_again_lets_its_whole_batch_wait(inbox: Inbox) -> None:
+    inbox.again = {(P0, 5, 1): 10.0, (P0, 5, 2): 20.0}
+    for made in (batch(4), packed(5, 3), batch(6), batch(0, at=P1)):
+        inbox.put(made)
+    assert places(inbox.take()) == [(4, 0)]
+    inbox.done()
+    assert inbox.take().at == P1
+    inbox.done()
+    assert inbox.take() is None
+    assert inbox.progress() == {P0: 5, P1: 1}
+    inbox.release(19.0)
+    assert not inbox.has_work
+    inbox.release(20.0)
+    assert not inbox.again
+    assert places(inbox.take()) == [(5, 0)], "it may fail again, so row by row"
 
 
 class InboxMachine(RuleBasedStateMachine):
@@ -271,11 +368,11 @@ class InboxMachine(RuleBasedStateMachine):
         super().__init__()
         self.inbox = Inbox()
         self.inbox.shared = self.shared
-        self.log: dict[Position, list[int]] = {P0: [], P1: []}
+        self.log: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
         self.end = {P0: 0, P1: 0}
         self.kept: list[Batch] = []
-        self.handled: dict[Position, list[int]] = {P0: [], P1: []}
-        self.committed: dict[Position, list[int]] = {P0: [], P1: []}
+        self.handled: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
+        self.committed: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
         self.marks: dict[Position, int] = {}
         self.taken: Batch | None = None
         self.at_record = -1
@@ -293,18 +390,28 @@ class InboxMachine(RuleBasedStateMachine):
         if self.shared:
             mine = [offset for offset in new if offset % 2]
             made = Batch(at, [Fake(offset) for offset in mine], self.end[at])
-            self.log[at] += mine
+            self.log[at] += [(offset, 0) for offset in mine]
         else:
             self.end[at] += trailing
             made = Batch(at, [Fake(offset) for offset in new], self.end[at])
-            self.log[at] += new
+            self.log[at] += [(offset, 0) for offset in new]
+        self.kept.append(made)
+        self.inbox.put(made)
+
+    @rule(at=st.sampled_from([P0, P1]), rows=st.integers(1, 4))
+    def arrives_packed(self, at: Position, rows: int) -> None:
+        made = packed(self.end[at], rows, at)
+        if self.shared:
+            made = made._replace(messages=made.messages.only(range(1, rows, 2)))
+        self.log[at] += map(place, made.messages)
+        self.end[at] += 1
         self.kept.append(made)
         self.inbox.put(made)
 
     @precondition(lambda self: self.taken is None)
     @rule()
     def takes(self) -> None:
-        cut = self.inbox.cut and not self.shared
+        cut = self.inbox.cut and not self.shared and not self.inbox.inside
         self.taken = self.inbox.take()
         assert not (cut and self.taken), "after a cut nothing is handed out"
         self.at_record = -1
@@ -317,10 +424,10 @@ class InboxMachine(RuleBasedStateMachine):
         assert self.taken is not None
         self.at_record += 1
         at, message = self.taken.at, self.taken.messages[self.at_record]
-        alone = self.inbox.poisoned.get((at, message.offset()))
+        alone = self.inbox.poisoned.get((at, *place(message)))
         assert self.at_record == 0 or alone is None, "poison is only looked for at the head of a batch"
         assert alone is self.inbox.poison_of(self.taken) or self.at_record > 0
-        self.handled[at].append(message.offset())
+        self.handled[at].append(place(message))
 
     @precondition(lambda self: self.taken is not None)
     @rule(records=st.integers(1, 3))
@@ -338,13 +445,13 @@ class InboxMachine(RuleBasedStateMachine):
     def is_cut(self) -> None:
         self.inbox.cut_after(self.taken.messages[self.at_record] if self.taken is not None else None)
 
-    @precondition(lambda self: self.taken is None)
+    @precondition(lambda self: self.taken is None and not self.inbox.inside)  # else the agent is not parked
     @rule()
     def commits_and_goes_on(self) -> None:
         for at, mark in self.inbox.progress().items():
             self.committed[at] += self.handled[at]
             self.handled[at] = []
-            assert self.committed[at] == [offset for offset in self.log[at] if offset < mark]
+            assert self.committed[at] == [found for found in self.log[at] if found[0] < mark]
             self.marks[at] = mark
         self.kept = [batch for batch in self.kept if batch.end > self.marks.get(batch.at, 0)]
         self.inbox.careful = False
@@ -356,12 +463,12 @@ class InboxMachine(RuleBasedStateMachine):
     def fails_and_undoes_one_record(self) -> None:
         assert self.taken is not None
         message: Any = self.taken.messages[self.at_record]
-        where = (self.taken.at, message.offset())
+        where = (self.taken.at, *place(message))
         if where in self.inbox.poisoned:
             return
         self.inbox.poisoned[where] = ValueError("no")
         self.inbox.again_from(message)
-        assert self.handled[self.taken.at].pop() == message.offset()
+        assert self.handled[self.taken.at].pop() == place(message)
         self.taken = None
 
     @rule(careful=st.booleans())
