@@ -84,13 +84,14 @@ class Epoch:
     @property
     def affordable(self) -> bool:
         """Whether ending it early keeps commits within their share of the time."""
-        return (time.monotonic() - self._began_s) * self._settings.commit_share >= self._cost_s
+        share = self._settings.commit_share
+        return (time.monotonic() - self._began_s) * share >= self._cost_s * (1 - share)
 
     def begin(self, cost_s: float | None = None) -> None:
         """A new one begins now; `cost_s` is what the commit before it took."""
         self._began_s = time.monotonic()
-        if cost_s is not None:
-            self._cost_s = cost_s
+        if cost_s is not None:  # a commit that was slow for once makes the next epochs only a little longer
+            self._cost_s = min(cost_s, 2 * self._cost_s)
 
     def hurry(self) -> None:
         """End it as soon as may be."""

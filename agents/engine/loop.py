@@ -268,7 +268,8 @@ class Engine(Rebalancing):
         began = time.monotonic()
         if self._epoch.dirty:
             with self._settled():
-                await aside(self.app.needed.create)
+                if self.app.needed.wanted:
+                    await aside(self.app.needed.create)
                 draft = self._draft()
                 self._epoch.finish(draft, await aside(self._member.committer.commit, draft.plan))
             self._epoch.begin(cost_s=time.monotonic() - began)

@@ -38,6 +38,11 @@ class NeededTopics:
             self._letters_of[letters] = topic
             self.add(TopicSpec(letters, 1, self._app.conf.topic_replication_factor or 1))
 
+    @property
+    def wanted(self) -> bool:
+        """Whether something may be missing."""
+        return bool(self._wanted)
+
     def create(self) -> None:
         """Make what is missing (blocking).
 

@@ -22,6 +22,7 @@ from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Consumer, Producer, TopicPartition
+from report import Target
 
 __all__ = ["measure"]
 
@@ -115,9 +116,9 @@ def _percentiles(latencies_ms: list[float]) -> dict[int, float]:
 def lines(found: dict[int, float]) -> list[str]:
     """What is said of it."""
     return [
-        f"latency p{p} at 10,000 records/s, exactly-once: {ms:.1f} ms (goal: under {GOALS_MS[p]:.0f} ms: "
-        f"{'met' if ms < GOALS_MS[p] else 'MISSED'})"
+        Target(f"latency p{p} at 10,000 records/s, exactly-once, under {goal:.0f} ms", ms, " ms", ms < goal).line()
         for p, ms in found.items()
+        for goal in (GOALS_MS[p],)
     ]
 
 
