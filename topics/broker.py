@@ -81,7 +81,7 @@ class EmbeddedBroker:
         data: folder to keep records in; None for a temporary one that `stop()` throws away. Kafka flushes in its own
             time, so a power cut can cost the newest records; the death of the process cannot.
         port: TCP port for clients; 0 for one that is free.
-        heap_mb: Java's maximum heap in MiB; resident memory is about 210 MiB at rest and 310 under load with 512.
+        heap_mb: Java's maximum heap in MiB; resident memory is about 200 MiB at rest and 270 under load with 512.
         settings: broker configuration under Kafka's names; wins over ours.
         on_progress: told what a first start is fetching, one line at a time.
     """
