@@ -98,6 +98,7 @@ class Packed:
     Attributes:
         batch: the columns of the value, as Arrow; views of `value` where that is not compressed.
         rows: how many.
+        key_array: the column that gives the keys, as it came; None: no keys.
         key_column: name of the column that gives the keys, `__key` where they are no field of the value; None: no keys.
         kind: `json` or `text`; see `pack`.
 
@@ -130,7 +131,7 @@ class Packed:
         if wrong:
             raise BadRecord(f"an Arrow stream that is no packed batch: {wrong}")
         self.rows: int = batch.num_rows
-        self._keys = None if self.key_column is None else batch[self.key_column]
+        self.key_array = None if self.key_column is None else batch[self.key_column]
         self._times = None if time is None else batch[time]
         self.batch: pyarrow.RecordBatch = batch.drop_columns(
             [name for name in batch.schema.names if name in RESERVED]
@@ -150,7 +151,7 @@ class Packed:
 
     @cached_property
     def _key_list(self) -> list[bytes | None]:
-        return [None] * self.rows if self._keys is None else _listed(key_bytes(self._keys))
+        return [None] * self.rows if self.key_array is None else _listed(key_bytes(self.key_array))
 
     @cached_property
     def _time_list(self) -> list[int]:

@@ -154,12 +154,19 @@ class Rows(Sequence[Row]):
 
     def columns(self) -> Any:
         """The fields of their values, as a pyarrow.RecordBatch; a view where they are next to each other."""
-        batch: Any = self.package.open().batch
+        return self._taken(self.package.open().batch)
+
+    def key_column(self) -> Any:
+        """Their keys, as a pyarrow.Array of text, whole numbers or bytes; None where the message has none."""
+        keys = self.package.open().key_array
+        return None if keys is None else self._taken(keys)
+
+    def _taken(self, of_all: Any) -> Any:
         if self.whole:
-            return batch
+            return of_all
         if isinstance(self.numbers, range):
-            return batch.slice(self.numbers.start, len(self.numbers))
-        return batch.take(self.numbers)
+            return of_all.slice(self.numbers.start, len(self.numbers))
+        return of_all.take(self.numbers)
 
 
 def rows_of(topic: str, partition: int, message: Any) -> Rows | None:

@@ -38,7 +38,7 @@ class BatchFold:
             self._steps, self._value = self._steps[:-1], last.function
         self.by_column = (
             all(step.by_column for step in self._steps)
-            and (is_column(self._key) or pairs.own_key)
+            and (pairs.topic.key_type in (None, str) if pairs.own_key else is_column(self._key))
             and (self._value is None or is_column(self._value))
             and how.by_column(self._value)
         )
@@ -74,9 +74,9 @@ class BatchFold:
 
         Args:
             messages: rows by number, for those that have to be looked at.
-            own_keys: an Arrow array of the records' keys as text, where these count.
+            own_keys: an Arrow array of the records' keys, where these count; None where they have none.
         """
-        from .columns import Doubt, column_of
+        from .columns import Doubt
         from .frame import Frame
         from .groups import Groups
 
@@ -84,7 +84,7 @@ class BatchFold:
             frame = Frame(batch, self._declared)
             for step in self._steps:
                 step.columns(frame)
-            keys = column_of(own_keys) if self._pairs.own_key else frame.column(self._key)
+            keys = frame.texts(own_keys) if self._pairs.own_key else frame.column(self._key)
             frame.set_aside(keys.off)
             value = None if self._value is None else frame.column(self._value)
             if value is not None:

@@ -27,6 +27,7 @@ import msgspec
 
 from ...topics.errors import Stop, Usage
 from ..engine.effects import Output, Partials
+from ..engine.rows import Rows
 from .aggregates import Aggregate, What
 from .batchfold import BatchFold
 from .folding import Aggregating, Folding, Joining, folded
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["Flow"]
 
 Function = Callable[[Any], Any]
+
+# Columns cost the same for few rows; it does not matter much where the line is drawn.
+_FEW = 256
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Flow:
     def _into(self, table: Any, options: dict[str, Any], how: Folding) -> Any:
         """Agents that fold the elements into a table."""
         made = self._app.Table(table, **options) if isinstance(table, str) else table
-        fold = BatchFold(self._pairs, how, None if self.topic.value_serializer else self.topic.value_type)
+        fold = BatchFold(self._pairs, how, self.topic.declared)
 
         async def fill(stream: Any) -> None:
             async for batch in stream.batches():
@@ -219,8 +223,15 @@ class Flow:
 
 
 def _folded(stream: Any, batch: Any, fold: BatchFold) -> dict[Any, Any]:
-    """Key -> state; what functions refuse goes to the agent's policy, by way of the engine or at once."""
-    return fold.rows(batch.messages, batch.values)
+    """Key -> state. What functions refuse makes them raise or, where they are known to have no effects, goes to the
+    policy of the agent at once."""
+    rows = batch.messages
+    if not fold.by_column or len(rows) < _FEW or not isinstance(rows, Rows) or rows.package.open().kind != "json":
+        return fold.rows(rows, batch.values)
+    done = fold.columns(batch.arrow, rows, rows.key_column()) or fold.each_row(rows, batch.values)
+    for row, error in done[1]:
+        stream.engine.give_up(stream, rows[row], error, "agent")
+    return done[0]
 
 
 def _merge(table: Any, how: Folding, states: dict[Any, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from .aggregates import What
 from .columns import Column, Doubt, as_floats, column_of, evaluate
@@ -76,6 +77,15 @@ class Frame:
         if isinstance(what, str):
             return self._field(what)
         raise Doubt(f"{what!r} is no field")
+
+    def texts(self, keys: Any) -> Column:
+        """The keys of records, an Arrow array of text, whole numbers or bytes; None where they have none."""
+        if keys is None:
+            return column_of(pa.nulls(self.rows))
+        try:
+            return column_of(keys.cast(pa.large_string()))
+        except pa.ArrowInvalid:
+            raise Doubt("keys that are no text") from None
 
     def _field(self, name: str) -> Column:
         if name not in self._names:
