@@ -35,7 +35,9 @@ class Metric:
 
 INFO = Metric("anabranch_worker_info", "gauge", "1; what runs here.", ("app", "version", "instance", "protocol"))
 READY = Metric("anabranch_ready", "gauge", "1 when /readyz says so, else 0.")
-RECORDS = Metric("anabranch_records_total", "counter", "Records handed to agents; what a redo repeats counts once.")
+RECORDS = Metric(
+    "anabranch_records_total", "counter", "Records and rows handed to agents; what a redo repeats counts once."
+)
 WAITING = Metric("anabranch_waiting_records", "gauge", "Records polled that no agent has taken yet.")
 COMMITS = Metric("anabranch_commits_total", "counter", "Epochs committed.")
 COMMIT_SECONDS = Metric("anabranch_commit_duration_seconds", "histogram", "From closed gate to written stores.")

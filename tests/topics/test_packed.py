@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import anabranch
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -180,6 +183,17 @@ def test_an_arrow_stream_of_others_is_a_bad_record() -> None:
 def test_what_cannot_be_packed_is_said(columns: dict[str, Any], named: dict[str, Any], why: str) -> None:
     with pytest.raises(Usage, match=why):
         pack(pa.record_batch(columns), **named)
+
+
+def test_the_vector_in_the_docs_holds_the_rows_that_it_says() -> None:
+    page = (Path(anabranch.__file__).parent / "docs" / "packed.md").read_text()
+    (written,) = re.findall(r"```hex\n(.*?)```", page, re.DOTALL)
+    (listed,) = re.findall(r"```jsonl\n(.*?)```", page, re.DOTALL)
+    packed = Packed(bytes.fromhex(written))
+    rows = zip(packed.keys(), packed.times_ms(), packed.values(), strict=True)
+    assert [[key.decode(), time_ms, value.decode()] for key, time_ms, value in rows if key] == [
+        json.loads(line) for line in listed.splitlines()
+    ]
 
 
 PLANS = st.integers(1, 20).map(HashPlan) | st.sets(st.binary(min_size=1, max_size=3), max_size=5).map(
