@@ -14,6 +14,8 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
@@ -28,12 +30,13 @@ from .course.clock import Clock
 from .course.course import Course
 from .course.notes import Notes
 from .course.pace import Pace, Paced
+from .course.packing import Compression, Packing, check_packable
 from .report import Progress, Report
 from .sources.format import OnBadLine
 from .sources.history import History
 from .sources.item import BadLine
 from .sources.source import Replayable, Source
-from .target import Target
+from .target import MAX_MESSAGE_BYTES, Target
 from .transaction import Transaction
 
 __all__ = ["DEFAULT_PARTITIONS", "Player"]
@@ -45,10 +48,18 @@ DEFAULT_PARTITIONS = 4
 TRANSACTION_RECORDS = 50_000
 TRANSACTION_S = 0.2
 
+# Where records travel packed, many more of them are one transaction; what bounds it is what is kept.
+PACKED_TRANSACTION_RECORDS = 5_000_000
+PACKED_TRANSACTION_BYTES = 32 * 1024 * 1024
+
 _EXAMPLES = 10
 
 # What librdkafka takes unless told otherwise.
 _CLIENT_MAX_BYTES = 1_000_000
+# As librdkafka has it.
+_BATCH_BYTES = 1_000_000
+# Of a message for what is around a value.
+_AROUND_BYTES = 4_096
 
 _logger = logging.getLogger("anabranch.replay")
 
@@ -65,6 +76,7 @@ class Player:
         clock: for tests.
         on_bad_line: `fail` ends the replay at the first, with nothing of its transaction sent; `skip` counts them;
             `dead-letter` sends them to `<topic>.dlq`.
+        pack: send packed batches, compressed so; see `topics.packed`. Counts are those of their rows.
         runs_topic: where runs keep their positions.
     """
 
@@ -80,8 +92,9 @@ class Player:
         partitions: int | None = None,
         plan: Plan | None = None,
         on_bad_line: OnBadLine = "fail",
+        pack: Compression | None = None,
         runs_topic: str = RUNS_TOPIC,
-        transaction_records: int = TRANSACTION_RECORDS,
+        transaction_records: int | None = None,
         transaction_s: float = TRANSACTION_S,
         batch_lines: int | None = None,
         clock: Clock | None = None,
@@ -90,7 +103,11 @@ class Player:
         self._course.checked(history, self._pace)
         way = self._course.identity(history)
         fresh = "" if history.resumable else f"-{secrets.token_hex(4)}"
-        self.run_id = run_id or self._course.run_id(history, topic) + fresh
+        self._pack: Compression | None = pack
+        if pack:
+            check_packable(history)
+            way["packed"] = True
+        self.run_id = run_id or self._course.run_id(history, topic, packed=pack is not None) + fresh
         self._asked = {**history.format.identity(), **({"course": way} if way else {})}
         self._cluster = cluster
         self._history = history
@@ -98,7 +115,8 @@ class Player:
         self._partitions = plan.partitions if plan is not None else partitions
         self._plan = plan
         self._on_bad_line: OnBadLine = on_bad_line
-        self._transaction_records = transaction_records
+        usual = PACKED_TRANSACTION_RECORDS if pack else TRANSACTION_RECORDS
+        self._transaction_records = transaction_records or usual
         self._transaction_s = transaction_s
         self._batch_lines = batch_lines
         self._admin = Admin(cluster)
@@ -129,7 +147,7 @@ class Player:
         fingerprint = self._history.fingerprint() + self._course.fingerprint()
         self._history.check(self._topic)
         self._runs.create()
-        producer = TransactionalProducer(self._cluster, f"anabranch-replay-{self.run_id}")
+        producer = TransactionalProducer(self._cluster, f"anabranch-replay-{self.run_id}", **self._producing())
         try:
             producer.open()
             found = self._runs.read(self.run_id) if self._history.resumable else None
@@ -145,6 +163,14 @@ class Player:
         finally:
             producer.close()
         return self._report(state, found, self._clock.now_s() - begun_s)
+
+    def _producing(self) -> dict[str, Any]:
+        """How messages leave: what is packed is compressed already, and may be as large as the topic takes at once."""
+        if not self._pack:
+            return {}
+        there = self._admin.partitions([self._topic])
+        most = Target.of(self._topic, self._admin.config(self._topic)).max_bytes if there else MAX_MESSAGE_BYTES
+        return {"compression_type": "none", "batch_size": min(_BATCH_BYTES, most)}
 
     def _first_state(self, fingerprint: str) -> RunState:
         history = self._history
@@ -192,19 +218,7 @@ class Player:
         on_progress: Callable[[Progress], None] | None,
     ) -> RunState:
         target, plan = self._prepare_topic()
-        more = {} if self._batch_lines is None else {"batch_lines": self._batch_lines}
-        history = self._history
-        if isinstance(history, History):
-            history = history.limited(int(self._cluster.config().get("message.max.bytes", _CLIENT_MAX_BYTES)))
-        source = self._course.open(
-            history,
-            state.position,
-            plan=plan,
-            pace=self._pace,
-            clock=self._clock,
-            notes=self._notes,
-            **more,
-        )
+        source = self._open(state, target, plan)
         watch = _Watch(state, source, begun_s)
         try:
             while not state.done and not self._stop.is_set():
@@ -224,6 +238,24 @@ class Player:
             source.close()
         return state
 
+    def _open(self, state: RunState, target: Target, plan: Plan) -> Source:
+        more = {} if self._batch_lines is None else {"batch_lines": self._batch_lines}
+        history, course = self._history, self._course
+        most = int(self._cluster.config().get("message.max.bytes", _CLIENT_MAX_BYTES))
+        if self._pack:
+            target.check_packed()
+            most = min(most, target.max_bytes)
+            most -= min(_AROUND_BYTES, most // 4)
+        if isinstance(history, History):
+            history = history.limited(most)
+            if self._pack and course.columns_stay(history):
+                course = replace(course, order="source")
+                history = history if self._pace else history.by_column()
+        source = course.open(
+            history, state.position, plan=plan, pace=self._pace, clock=self._clock, notes=self._notes, **more
+        )
+        return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent) if self._pack else source
+
     def _collect(self, source: Source, work: Transaction) -> None:
         """Take batches into a transaction until one of its bounds is met."""
         until_s = self._clock.now_s() + self._transaction_s
@@ -238,7 +270,8 @@ class Player:
                 work.send(items, self._clock.now_ms())
             elif source.ask_again_s:
                 return
-            if source.ended or len(work) >= self._transaction_records or self._clock.now_s() >= until_s:
+            full = len(work) >= self._transaction_records or work.size_bytes >= PACKED_TRANSACTION_BYTES
+            if source.ended or full or self._clock.now_s() >= until_s:
                 return
 
     def _take_bad(self, bad: list[BadLine], work: Transaction) -> None:
@@ -286,6 +319,7 @@ class Player:
 
     def _progress(self, state: RunState, at_ms: int, source: Source, watch: _Watch) -> Progress:
         rounds = self._course.rounds
+        inner = source.source if isinstance(source, Packing) else source
         watch.at_ms = at_ms or watch.at_ms
         return Progress(
             sent=state.sent,
@@ -297,7 +331,7 @@ class Player:
             begun_bytes=watch.begun_bytes,
             limit=self._course.limit,
             at_ms=watch.at_ms,
-            lag_s=source.lag_s if isinstance(source, Paced) else 0.0,
+            lag_s=inner.lag_s if isinstance(inner, Paced) else 0.0,
             seconds=self._clock.now_s() - watch.begun_s,
         )
 

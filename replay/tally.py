@@ -8,22 +8,24 @@ from confluent_kafka import TopicPartition
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
+from ..topics.packed import LEAST_BYTES, packed_rows
 from ..topics.reading import read_to_end
 
 __all__ = ["count_between", "count_records"]
 
 
 def count_records(cluster: Cluster, topic: str, partitions: int) -> int:
-    """Number of records a `read_committed` reader sees now."""
+    """Number of records (rows, where they are packed) a `read_committed` reader sees now."""
     at, admin = [TopicPartition(topic, p) for p in range(partitions)], Admin(cluster)
     return count_between(cluster, admin.begins(at), admin.ends(at, committed=True))
 
 
 def count_between(cluster: Cluster, starts: Mapping[tuple[str, int], int], ends: Mapping[tuple[str, int], int]) -> int:
-    """Number of records a `read_committed` reader sees between offsets, by topic and partition; what has been deleted
-    meanwhile is not among them."""
+    """Number of records (rows, where they are packed) a `read_committed` reader sees between offsets, by topic and
+    partition; what has been deleted meanwhile is not among them."""
     found = 0
     for run in read_to_end(cluster, starts, ends):
         end = ends[run.at]
-        found += len(run.messages) if run.position <= end else sum(m.offset() < end for m in run.messages)
+        messages = run.messages if run.position <= end else [m for m in run.messages if m.offset() < end]
+        found += len(messages) + sum(packed_rows(m.headers()) - 1 for m in messages if len(m) >= LEAST_BYTES)
     return found

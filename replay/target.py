@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..topics.errors import Stop
+from ..topics.errors import Stop, Usage
 
-__all__ = ["Target"]
+__all__ = ["MAX_MESSAGE_BYTES", "Target"]
+
+# Kafka's own, of a batch of records as the broker takes it.
+MAX_MESSAGE_BYTES = 1_048_588
 
 _FOREVER_MS = 2**63 - 1
 
@@ -24,6 +27,7 @@ class Target:
     restamps: bool
     accepted_before_ms: int
     accepted_after_ms: int
+    max_bytes: int = MAX_MESSAGE_BYTES
 
     @classmethod
     def of(cls, topic: str, config: Mapping[str, str]) -> Target:
@@ -40,6 +44,7 @@ class Target:
             restamps=config.get("message.timestamp.type") == "LogAppendTime",
             accepted_before_ms=int(config.get("message.timestamp.before.max.ms", both)),
             accepted_after_ms=int(config.get("message.timestamp.after.max.ms", both)),
+            max_bytes=int(config.get("max.message.bytes", str(MAX_MESSAGE_BYTES))),
         )
 
     def warnings(self) -> list[str]:
@@ -94,6 +99,18 @@ class Target:
         """
         if self.compacts and without_key:
             raise self._refusal("is compacted and rejects records without a key", "cleanup.policy=delete")
+
+    def check_packed(self) -> None:
+        """Refuse packed batches where the topic is compacted: they have no keys, and would stand for many.
+
+        Raises:
+            Usage: says what to do.
+        """
+        if self.compacts:
+            raise Usage(
+                f"topic {self.topic} is compacted: it keeps the last record of each key, and a packed batch has none",
+                hint="replay without --pack, or into a topic with cleanup.policy=delete",
+            )
 
     def _refusal(self, what: str, setting: str) -> Stop:
         return Stop(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import repeat, starmap
 from operator import length_hint
 
@@ -20,6 +20,7 @@ from ..topics.errors import AnabranchError, Stop
 from ..topics.partition import Plan
 from ..topics.producer import Aborted, Headers, OnDelivery, TransactionalProducer
 from .checkpoint import Runs, RunState
+from .course.packing import rows_of
 from .course.placement import last_of_each, places_of
 from .sources.item import BadLine, Item
 from .sources.source import Position
@@ -45,6 +46,7 @@ class Transaction:
 
     Attributes:
         newest_ms: the latest event time of what was sent last; 0 where there is none.
+        size_bytes: of the values in it.
     """
 
     def __init__(
@@ -65,9 +67,10 @@ class Transaction:
         self.skipped = 0
         self.blank = 0
         self.newest_ms = 0
+        self.size_bytes = 0
 
     def __len__(self) -> int:
-        """Records and dead letters in it."""
+        """Records (rows, where they are packed) and dead letters in it."""
         return self._sent + len(self._bad)
 
     @property
@@ -75,7 +78,7 @@ class Transaction:
         """Whether there is nothing to say, not even that lines were passed over."""
         return not (len(self) or self.skipped or self.blank)
 
-    def send(self, items: list[Item], now_ms: int) -> None:
+    def send(self, items: Sequence[Item], now_ms: int) -> None:
         """Send records; they are kept until the commit.
 
         Raises:
@@ -93,8 +96,15 @@ class Transaction:
             self._target.check_keys(without_key=None in keys)
         places = places_of(keys, named, self._plan, self._state.sent + self._sent)
         self._kept.append((columns, places))
-        self._counts.update(places)
-        self._sent += len(places)
+        rows = rows_of(headers)
+        if rows is None:
+            self._counts.update(places)
+            self._sent += len(places)
+        else:
+            for at, count in zip(places, rows, strict=True):
+                self._counts[at] += count
+            self._sent += sum(rows)
+            self.size_bytes += sum(len(value or b"") for value in values)
         if not self._aborted:
             try:
                 self._produce(columns, places)

@@ -18,7 +18,21 @@ from .producer import Headers
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["CONTENT_TYPE", "KEY", "MAX_ROWS", "RESERVED", "TIME", "Packed", "PackedRecord", "is_packed", "pack"]
+__all__ = [
+    "CONTENT_TYPE",
+    "KEY",
+    "LEAST_BYTES",
+    "MAX_ROWS",
+    "RESERVED",
+    "TIME",
+    "Packed",
+    "PackedRecord",
+    "arrow",
+    "is_packed",
+    "pack",
+    "packed_rows",
+    "row_values",
+]
 
 CONTENT_TYPE = b"application/vnd.apache.arrow.stream"
 KEY, TIME = "__key", "__time"
@@ -27,6 +41,9 @@ RESERVED = frozenset({KEY, TIME})
 
 MAX_ROWS = 32_768
 """Most rows a writer should put into one batch: it is handed over, undone and committed whole."""
+
+LEAST_BYTES = 256
+"""No packed batch is smaller: its schema alone is not. So of smaller records nobody has to look at the headers."""
 
 _VERSION = "1"
 
@@ -47,6 +64,16 @@ def is_packed(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
         return False
     found = dict(headers)
     return found.get("content-type") == CONTENT_TYPE and "rows" in found
+
+
+def packed_rows(headers: Iterable[tuple[str, bytes | None]] | None) -> int:
+    """How many rows a record stands for, going by its headers: 1 unless it is packed."""
+    if not is_packed(headers):
+        return 1
+    try:
+        return int(dict(headers or ())["rows"] or b"")
+    except ValueError:
+        return 1
 
 
 def pack(
@@ -161,13 +188,18 @@ class Packed:
 
     @cached_property
     def _value_list(self) -> list[bytes]:
-        if self.kind == "text":
-            return _listed(key_bytes(self.batch.column(0)))
-        import polars
+        return row_values(self.batch, self.kind)
 
-        frame: Any = polars.from_arrow(self.batch)
-        made = frame.select(polars.struct(polars.all()).struct.json_encode().cast(polars.Binary))
-        return made.to_series().to_list()
+
+def row_values(batch: pyarrow.RecordBatch, kind: str) -> list[bytes]:
+    """The value of each row of a batch: a JSON object of its columns, or its text as it stands; see `pack`."""
+    if kind == "text":
+        return _listed(key_bytes(batch.column(0)))
+    import polars
+
+    frame: Any = polars.from_arrow(batch)
+    made = frame.select(polars.struct(polars.all()).struct.json_encode().cast(polars.Binary))
+    return made.to_series().to_list()
 
 
 def arrow() -> Any:

@@ -12,10 +12,11 @@ from typing import Any
 
 from confluent_kafka import Message
 
+from ...topics.packed import LEAST_BYTES
 from ..group.assignment import Assignment
 from .inbox import Batch, Position
 from .ports import Feed
-from .rows import LEAST_BYTES, Rows, rows_of
+from .rows import Rows, rows_of
 
 __all__ = ["Dispatch"]
 

@@ -10,12 +10,9 @@ from itertools import repeat
 from typing import Any, NamedTuple, overload
 
 from ...topics.errors import BadRecord
-from ...topics.packed import Packed, is_packed
+from ...topics.packed import LEAST_BYTES, Packed, is_packed
 
-__all__ = ["LEAST_BYTES", "Package", "Row", "Rows", "rows_of"]
-
-LEAST_BYTES = 256
-"""A packed batch is never smaller: its schema alone is not."""
+__all__ = ["Package", "Row", "Rows", "rows_of"]
 
 
 class Package:

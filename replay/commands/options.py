@@ -18,12 +18,14 @@ from ..show.jsonlog import log_json_to_stderr, said_as_json
 
 __all__ = [
     "LEVELS",
+    "Packable",
     "app_name",
     "cluster_at_hand",
     "cluster_options",
     "format_options",
     "log_to_stderr",
     "on_ground",
+    "pack_option",
     "passing",
 ]
 
@@ -31,6 +33,8 @@ logger = logging.getLogger("anabranch")
 
 LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
 Command = Callable[..., Any]
+
+_PACKED = ("lz4", "zstd")
 
 
 def cluster_options(command: Command) -> Command:
@@ -72,6 +76,31 @@ def format_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+class Packable(click.Command):
+    """A command with `--pack [lz4|zstd]`: what follows it is a compression, or not its business."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        said: list[str] = []
+        for word in args:
+            if said[-1:] == ["--pack"]:
+                said.pop()
+                said += [f"--pack={word}"] if word in _PACKED else [f"--pack={_PACKED[0]}", word]
+            else:
+                said.append(word)
+        return super().parse_args(ctx, [f"--pack={_PACKED[0]}" if word == "--pack" else word for word in said])
+
+
+def pack_option(command: Command) -> Command:
+    """--pack, of a `Packable` command."""
+    return click.option(
+        "--pack",
+        type=click.Choice(_PACKED),
+        metavar="[lz4|zstd]",
+        help="Many rows as one message, as columns: many times as fast, for readers that know packed batches.",
+    )(command)
 
 
 def app_name(context: click.Context) -> str:

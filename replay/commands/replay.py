@@ -5,17 +5,29 @@ from __future__ import annotations
 import signal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .courseoptions import course_of, course_options
-from .options import LEVELS, cluster_at_hand, cluster_options, format_options, log_to_stderr, on_ground
+from .options import (
+    LEVELS,
+    Packable,
+    cluster_at_hand,
+    cluster_options,
+    format_options,
+    log_to_stderr,
+    on_ground,
+    pack_option,
+)
+
+if TYPE_CHECKING:
+    from ..course.packing import Compression
 
 __all__ = ["replay"]
 
 
-@click.command()
+@click.command(cls=Packable)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
 @click.option("--to", "topic", required=True, metavar="TOPIC", help="Made with 4 partitions where it does not exist.")
 @click.option("-k", "--key", metavar="EXPR", help="Field, or more, that becomes the record's key.")
@@ -39,6 +51,7 @@ __all__ = ["replay"]
 @click.option("--by-partition", is_flag=True, help="Of a topic: one partition after another.")
 @click.option("--repartition", is_flag=True, help="Of a topic or an archive: place records by their keys' hashes.")
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@pack_option
 @course_options
 @format_options
 @cluster_options
@@ -61,6 +74,7 @@ def replay(
     by_partition: bool,
     repartition: bool,
     loglevel: str,
+    pack: Compression | None,
     bootstrap_server: str | None,
     options: tuple[str, ...],
     **form: Any,
@@ -84,6 +98,7 @@ def replay(
       anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
       anabranch replay trips.csv --to trips --time at --speed 60x --start 2013-01-31 --where 'fare > 100'
       anabranch replay trips.csv --to trips --time at --dry-run --plot trips.svg
+      anabranch replay 'lake/**/*.parquet' --to trips --key zone --pack         # rows as columns, many as one message
       anabranch replay archive/orders --to orders-again
       anabranch replay topic://orders --to orders-copy --from 2013-01-01 --until 6h
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
@@ -125,6 +140,7 @@ def replay(
             run_id=run_id,
             partitions=partitions,
             plan=RangePlan.parsed(plan) if plan else None,
+            packed=pack is not None,
             plot=plot,
         )
         return
@@ -140,6 +156,7 @@ def replay(
             partitions=partitions,
             plan=RangePlan.parsed(plan) if plan else None,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            pack=pack,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: player.stop())

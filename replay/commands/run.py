@@ -6,18 +6,21 @@ import contextlib
 import signal
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...topics.errors import Usage
 from .courseoptions import course_of, course_options
-from .options import LEVELS, app_name, cluster_options, format_options, log_to_stderr, on_ground
+from .options import LEVELS, Packable, app_name, cluster_options, format_options, log_to_stderr, on_ground, pack_option
+
+if TYPE_CHECKING:
+    from ..course.packing import Compression
 
 __all__ = ["run"]
 
 
-@click.command()
+@click.command(cls=Packable)
 @click.argument("module", required=False)
 @click.option(
     "-i",
@@ -44,6 +47,7 @@ __all__ = ["run"]
 )
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@pack_option
 @course_options
 @format_options
 @cluster_options
@@ -63,6 +67,7 @@ def run(
     into_live: bool,
     on_bad_line: str,
     loglevel: str,
+    pack: Compression | None,
     bootstrap_server: str | None,
     options: tuple[str, ...],
     **form: Any,
@@ -106,6 +111,7 @@ def run(
             processes=processes,
             into_live=into_live,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            pack=pack,
             watcher=view,
         )
         with _terminated_as_interrupt():

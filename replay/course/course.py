@@ -53,6 +53,11 @@ class Course:
         """Whether a history's parts are merged by time."""
         return self.order != "source" and history.timed and bool(history.parts)
 
+    def columns_stay(self, history: Replayable) -> bool:
+        """Whether nothing on the way looks at single records, so that what is read as columns may stay that."""
+        sorts = self.merges(history) and (len(history.parts) > 1 or self.disorder.policy != "accept")
+        return not (sorts or self.selection.identity() or self.transform)
+
     def checked(self, history: Replayable, pace: Pace | None = None) -> None:
         """Refuse what cannot be done with a history.
 
@@ -96,13 +101,14 @@ class Course:
         """What tells a transform from a changed one; empty without one."""
         return "" if self.transform is None else hashlib.sha256(source_of(self.transform)).hexdigest()
 
-    def run_id(self, history: Replayable, topic: str) -> str:
+    def run_id(self, history: Replayable, topic: str, *, packed: bool = False) -> str:
         """The name of the run: the same for the same history, course and topic."""
         asked = self.identity(history)
         name = history.identity(topic)
-        if not asked:
-            return name
-        return hashlib.sha256(name.encode() + msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
+        if asked:
+            name = hashlib.sha256(name.encode() + msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
+        # Counts and positions are not those of plain records.
+        return f"{name}-packed" if packed else name
 
     def open(
         self,

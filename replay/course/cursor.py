@@ -7,7 +7,7 @@ being pure: the same records follow from the same position, however batches are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..sources.item import BadLine, Item
 from ..sources.source import Position, Source
@@ -38,7 +38,7 @@ class Cursor:
         self._skip_blank: int = position.get("blank", 0)
         self._before: int = position.get("n", 0)
         self._since = self._since_bad = self._since_blank = 0
-        self.items: list[Item] = []
+        self.items: Sequence[Item] = ()
         self.taken = 0
         self.anchored = True
         self.bad: list[BadLine] = []

@@ -107,7 +107,7 @@ class Sorted:
         """See `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         gained = 0
         # Sorting what is held again for a few records would cost more than it brings.

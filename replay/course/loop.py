@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...topics.errors import Stop
 from ..sources.item import BadLine, Item
 from ..sources.source import Position
@@ -44,7 +46,7 @@ class Loop:
         """See `Source`; of all rounds since this was opened."""
         return self._done_bytes + self._source.done_bytes
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         if self._source.ended and not self.ended:
             if not self._rounds and not self._given:

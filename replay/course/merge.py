@@ -123,7 +123,7 @@ class Merge:
         """See `Source`."""
         return self._done_bytes + sum(lane.cursor.source.done_bytes for lane in self._lanes)
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         self.ask_again_s = 0.0
         while not self.ended:
@@ -158,9 +158,9 @@ class Merge:
         for lane in self._lanes:
             lane.cursor.close()
 
-    def _take(self, time: int, rank: int) -> list[Item]:
+    def _take(self, time: int, rank: int) -> Sequence[Item]:
         """Take all that goes before a time and rank, or is of it."""
-        chunks: list[list[Item]] = []
+        chunks: list[Sequence[Item]] = []
         times: list[int] = []
         for lane in self._lanes:
             cursor = lane.cursor
@@ -223,7 +223,7 @@ class Merge:
         lines = self._batch_lines if self._disorder.policy == "sort" else _LOOK_LINES
         source = self._open_part(part, lines, None)
         try:
-            items: list[Item] = []
+            items: Sequence[Item] = ()
             while not items and not source.bad and not source.ended:
                 items = source.next_batch()
             return items[0][2] if items else 0

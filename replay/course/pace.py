@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...topics.errors import Usage
@@ -120,7 +120,7 @@ class Paced:
         """See `Source`; what is held back counts as read."""
         return self._cursor.source.done_bytes
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`; what is due."""
         cursor, now_s = self._cursor, self._clock.now_s()
         self.ask_again_s = 0.0

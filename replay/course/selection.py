@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from .placement import place
 __all__ = ["Limited", "Selection", "Step", "Through"]
 
 # Gives what goes on of some records; the ones that it cannot judge go into the list.
-Step = Callable[[list[Item], list[BadLine]], list[Item]]
+Step = Callable[[Sequence[Item], list[BadLine]], list[Item]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Selection:
         if self.partitions:
             chosen = set(self.partitions)
 
-            def led_there(items: list[Item], _: list[BadLine]) -> list[Item]:
+            def led_there(items: Sequence[Item], _: list[BadLine]) -> list[Item]:
                 placed = [item for item in items if item[0] is not None or item[4] is not None]
                 places = place(placed, plan, 0) if placed else []
                 return [item for item, at in zip(placed, places, strict=True) if at in chosen]
@@ -77,7 +77,7 @@ def _where(holds: Expression) -> Step:
     decode = msgspec.json.Decoder().decode
     seen = 0
 
-    def step(items: list[Item], bad: list[BadLine]) -> list[Item]:
+    def step(items: Sequence[Item], bad: list[BadLine]) -> list[Item]:
         nonlocal seen
         found: list[Item] = []
         for number, item in enumerate(items, seen + 1):
@@ -122,7 +122,7 @@ class Through:
         """See `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         source = self._source
         items = source.next_batch()
@@ -174,7 +174,7 @@ class Limited:
         """See `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         if self.ended:
             return []

@@ -18,7 +18,7 @@ of it before is passed over by counting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -79,7 +79,7 @@ def transforming(name: str, transform: Transform) -> Step:
         Stop: the function fails, or gives something else than records.
     """
 
-    def step(items: list[Item], _: list[BadLine]) -> list[Item]:
+    def step(items: Sequence[Item], _: list[BadLine]) -> list[Item]:
         found: list[Item] = []
         for item in items:
             try:

@@ -26,6 +26,7 @@ from ...topics.client import Cluster
 from ...topics.deadletter import dead_letter_topic
 from ...topics.errors import Stop, Usage
 from ..course.course import Course
+from ..course.packing import Compression
 from ..player import Player
 from ..report import Progress, Report
 from ..sources.finding import find_past
@@ -112,6 +113,7 @@ class BoundedRun:
         table: the table that is the result; None means the app's only one.
         repartition: see `find_past`; for inputs that are archives or topics.
         run_id: None derives it from what is asked.
+        pack: replay packed batches, see `Player`.
         into_live: feed the app's own topics instead of a run's.
     """
 
@@ -127,6 +129,7 @@ class BoundedRun:
         run_id: str | None = None,
         processes: int = 1,
         on_bad_line: OnBadLine = "fail",
+        pack: Compression | None = None,
         repartition: bool = False,
         into_live: bool = False,
         watcher: Watcher | None = None,
@@ -135,6 +138,7 @@ class BoundedRun:
         self._course = course or Course()
         self._processes = processes
         self._on_bad_line: OnBadLine = on_bad_line
+        self._pack: Compression | None = pack
         self._watch = watcher or Watcher()
         if output is not None:
             known_ending(output)
@@ -153,7 +157,12 @@ class BoundedRun:
 
     def _derive_id(self) -> str:
         asked = [
-            [i.topic, i.stage, self._course.run_id(history, i.topic or ""), history.fingerprint()]
+            [
+                i.topic,
+                i.stage,
+                self._course.run_id(history, i.topic or "", packed=self._pack is not None),
+                history.fingerprint(),
+            ]
             for i, history in zip(self._inputs, self._histories, strict=True)
         ]
         text = json.dumps([self._app_name, asked], sort_keys=True).encode()
@@ -252,6 +261,7 @@ class BoundedRun:
             course=self._course,
             run_id=self._replay_id(number),
             on_bad_line=self._on_bad_line,
+            pack=self._pack,
         )
 
         def on_progress(progress: Progress) -> None:

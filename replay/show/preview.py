@@ -11,6 +11,7 @@ from ...topics.plans import Plans
 from ..checkpoint import Runs
 from ..course.course import Course
 from ..course.pace import Pace
+from ..course.packing import check_packable
 from ..course.survey import survey
 from ..player import DEFAULT_PARTITIONS
 from ..sources.source import Replayable
@@ -38,6 +39,7 @@ def preview(
     run_id: str | None = None,
     partitions: int | None = None,
     plan: Plan | None = None,
+    packed: bool = False,
     plot: Path | None = None,
 ) -> None:
     """Show it.
@@ -48,7 +50,9 @@ def preview(
     """
     course.checked(history, pace)
     history.check(topic)
-    run = run_id or course.run_id(history, topic)
+    if packed:
+        check_packable(history)
+    run = run_id or course.run_id(history, topic, packed=packed)
     there, state = 0, None
     if cluster is not None:
         runs = Runs(cluster)

@@ -41,7 +41,9 @@ _CACHED = 16_384
 _CACHED_CELL_CHARS = 64
 
 
-def read_header(lines: list[bytes], *, source: str, format: Format, final: bool) -> tuple[tuple[str, ...], int] | None:
+def read_header(
+    lines: Sequence[bytes], *, source: str, format: Format, final: bool
+) -> tuple[tuple[str, ...], int] | None:
     """The names in a CSV file's first row that is not blank, and how many lines lie before the second.
 
     Returns:
@@ -113,7 +115,7 @@ class CsvParser:
         self._plain = self._shape.plain and self._shape.fields.isdisjoint(self._fields)
         self._cells = [(name, i, self._columns[i]) for i, name in enumerate(columns) if name in self._shape.fields]
 
-    def parse(self, lines: list[bytes], first: int, *, final: bool) -> Parsed:
+    def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """See `LineParser`."""
         used = len(lines)
         quote = self._format.quote
@@ -203,7 +205,7 @@ class CsvParser:
         numbers: Sequence[int],
         bad: list[BadLine],
         used: int,
-        lines: list[bytes],
+        lines: Sequence[bytes],
         first: int,
     ) -> Parsed:
         items: list[Item] = []

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
+from .block import BLOCK_BYTES, BlockBuffer, BlockParser
+from .csvcolumns import CsvColumns
 from .csvfile import CsvParser, read_header
 from .format import Format, kind_of
 from .item import NO_LIMIT, BadLine, Item
@@ -11,6 +16,7 @@ from .member import Member
 from .opening import UNREADABLE, Opened, open_member, why
 from .source import Position
 from .text import TextParser
+from .textcolumns import TextColumns
 
 __all__ = ["FileSource"]
 
@@ -27,6 +33,7 @@ class FileSource:
     Args:
         position: where to begin: `byte` of the decompressed stream and `line`, both of the next line.
         max_record_bytes: larger values are bad lines.
+        columns: make columns, see `Columns`.
 
     Raises:
         Usage: a column that is named does not exist.
@@ -40,16 +47,21 @@ class FileSource:
         *,
         batch_lines: int = BATCH_LINES,
         max_record_bytes: int = NO_LIMIT,
+        columns: bool = False,
     ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
         self._name = member.name
         self._member = member
-        self._batch_lines = batch_lines
+        # Of blocks all that is at hand is taken at once.
+        self._batch_lines = 1 if columns else batch_lines
+        self._chunk_bytes = BLOCK_BYTES if columns else _CHUNK_BYTES
+        self._columns = columns
+        self._new_buffer = partial(BlockBuffer if columns else LineBuffer, self._name)
         self._max_record_bytes = max_record_bytes
         self._exhausted = False
         self._broken: BadLine | None = None
-        self._buffer = LineBuffer(self._name, skip_bom=is_utf8(format.encoding))
+        self._buffer = self._new_buffer(skip_bom=is_utf8(format.encoding))
         self._opened: Opened | None = None
         self._parser: LineParser | None = None
         kind, format = kind_of(member.inside or member.path, format)
@@ -59,7 +71,7 @@ class FileSource:
             if position and position["byte"] > self._buffer.byte:
                 self._opened.stream.seek(position["byte"])
                 self._exhausted = False
-                self._buffer = LineBuffer(self._name, byte=position["byte"], line=position["line"])
+                self._buffer = self._new_buffer(byte=position["byte"], line=position["line"])
         except UNREADABLE as exc:
             self._breaks(why(exc))
         except BadLine as exc:
@@ -80,7 +92,7 @@ class FileSource:
         """See `Source`."""
         return self._opened.done_bytes() if self._opened else 0
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         buffer, parser = self._buffer, self._parser
         wanted = self._batch_lines
@@ -121,11 +133,15 @@ class FileSource:
     def _make_parser(self, kind: str, format: Format) -> LineParser:
         fields, most = self._member.fields, self._max_record_bytes
         if kind == "text":
-            return TextParser(self._name, format, max_bytes=most)
+            plain = TextParser(self._name, format, max_bytes=most)
+            return BlockParser(plain, TextColumns(format, most)) if self._columns else plain
         if kind == "jsonl":
             return JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
         columns = format.columns or self._read_header(format)
-        return CsvParser(self._name, format, columns, fields=fields, max_bytes=most)
+        plain = CsvParser(self._name, format, columns, fields=fields, max_bytes=most)
+        if not self._columns:
+            return plain
+        return BlockParser(plain, CsvColumns(self._name, format, columns, fields, most))
 
     def _read_header(self, format: Format) -> tuple[str, ...]:
         buffer, wanted = self._buffer, _HEADER_LINES
@@ -134,7 +150,7 @@ class FileSource:
                 self._fill()
             if self._broken is not None:
                 raise self._broken
-            lines = buffer.peek(wanted)
+            lines = buffer.peek(wanted)[:wanted]
             last = self._exhausted and len(lines) == buffer.waiting
             header = read_header(lines, source=self._name, format=format, final=last) if lines else None
             if header is not None:
@@ -147,7 +163,7 @@ class FileSource:
     def _fill(self) -> None:
         assert self._opened is not None
         try:
-            data = self._opened.stream.read(_CHUNK_BYTES)
+            data = self._opened.stream.read(self._chunk_bytes)
             if data:
                 self._buffer.feed(data)
             else:
@@ -162,10 +178,10 @@ class FileSource:
         line = self._buffer.line + self._buffer.waiting + 1
         self._broken = BadLine(self._name, line, f"{reason}; the rest of the file is not read", b"")
 
-    def _give_up(self) -> list[Item]:
+    def _give_up(self) -> Sequence[Item]:
         assert self._broken is not None
         self.bad.append(self._broken)
         self._broken = None
         self._exhausted = True
-        self._buffer = LineBuffer(self._name, byte=self._buffer.byte, line=self._buffer.line)
+        self._buffer = self._new_buffer(byte=self._buffer.byte, line=self._buffer.line)
         return []

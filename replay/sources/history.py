@@ -37,6 +37,7 @@ class History:
         left_out: files inside archives that are not read, because their ending is none that we know.
         follow: a socket is connected to again when it ends.
         max_record_bytes: records with larger values are bad lines.
+        columns: make columns, see `Columns`.
     """
 
     specs: tuple[str, ...]
@@ -45,6 +46,7 @@ class History:
     left_out: tuple[str, ...] = ()
     follow: bool = False
     max_record_bytes: int = NO_LIMIT
+    columns: bool = False
 
     @property
     def resumable(self) -> bool:
@@ -98,6 +100,10 @@ class History:
         """The same; records whose values are larger are bad lines."""
         return replace(self, max_record_bytes=max_record_bytes)
 
+    def by_column(self) -> History:
+        """The same; it gives columns where files hold them, see `Columns`."""
+        return replace(self, columns=True)
+
     def fingerprint(self) -> str:
         """What tells these files from changed ones; see `opening.fingerprint`. Empty for a socket.
 
@@ -124,7 +130,12 @@ class History:
         if not self.members:
             return SocketSource(self.specs[0], self.format, follow=self.follow)
         return Series(
-            self.members, self.format, position, batch_lines=batch_lines, max_record_bytes=self.max_record_bytes
+            self.members,
+            self.format,
+            position,
+            batch_lines=batch_lines,
+            max_record_bytes=self.max_record_bytes,
+            columns=self.columns,
         )
 
 
@@ -141,12 +152,15 @@ class Series:
         *,
         batch_lines: int = BATCH_LINES,
         max_record_bytes: int = NO_LIMIT,
+        columns: bool = False,
     ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
         self._members = members
         self._format = format
-        self._open_next = partial(open_part, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
+        self._open_next = partial(
+            open_part, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+        )
         self._at = position["file"] if position else 0
         self._open: Source | None = None
         self._done_bytes = sum(member.size_bytes for member in members[: self._at])
@@ -164,7 +178,7 @@ class Series:
         """See `Source`."""
         return self._done_bytes + (self._open.done_bytes if self._open else 0)
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`; a batch never spans files."""
         if self._open is None:
             return []
@@ -210,14 +224,19 @@ def open_part(
     *,
     batch_lines: int = BATCH_LINES,
     max_record_bytes: int = NO_LIMIT,
+    columns: bool = False,
 ) -> Source:
     """One part of a history by itself; see `History.open`."""
     kind, _ = kind_of(member.inside or member.path, format)
     if kind == "parquet":
-        return open_parquet(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
+        return open_parquet(
+            member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+        )
     if kind == "avro":
         return open_avro(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
-    return FileSource(member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
+    return FileSource(
+        member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+    )
 
 
 def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) -> History:

@@ -54,7 +54,7 @@ class JsonLinesParser:
         self._decode = self._decoder()
         self._keys = _Keys()
 
-    def parse(self, lines: list[bytes], first: int, *, final: bool) -> Parsed:
+    def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """See `LineParser`."""
         used = len(lines)
         lines, numbers, bad = clean(lines, first, source=self._source, encoding=self._encoding)

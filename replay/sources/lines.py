@@ -33,7 +33,7 @@ _BOM = b"\xef\xbb\xbf"
 class Parsed(NamedTuple):
     """What became of some lines: each is in an item, is bad, is blank, or was not used yet."""
 
-    items: list[Item]
+    items: Sequence[Item]
     bad: list[BadLine]
     blank: int
     used: int
@@ -46,7 +46,7 @@ class LineTooLong(Exception):
 class LineParser(Protocol):
     """Turns lines into records. Pure: the same lines give the same records, wherever a batch is cut."""
 
-    def parse(self, lines: list[bytes], first: int, *, final: bool) -> Parsed:
+    def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """Parse whole lines, without their ends.
 
         Args:
@@ -98,12 +98,7 @@ class LineBuffer:
                 data = data[len(_BOM) :]
                 self.byte = len(_BOM)
         if b"\n" in data:
-            lines = b"".join((*self._tail, data)).split(b"\n")
-            tail = lines.pop()
-            self._waiting_bytes += self._tail_bytes + len(data) - len(tail)
-            self._tail, self._tail_bytes = [tail], len(tail)
-            self._lines = self._lines[self._at :] + lines if self.waiting else lines
-            self._at = 0
+            self._take(data)
         else:
             self._tail.append(data)
             self._tail_bytes += len(data)
@@ -113,6 +108,15 @@ class LineBuffer:
                 f"A compressed file needs its ending ({', '.join(COMPRESSED)}, .zip)"
             )
 
+    def _take(self, data: bytes) -> None:
+        """Data that holds a line's end."""
+        lines = b"".join((*self._tail, data)).split(b"\n")
+        tail = lines.pop()
+        self._waiting_bytes += self._tail_bytes + len(data) - len(tail)
+        self._tail, self._tail_bytes = [tail], len(tail)
+        self._lines = self._lines[self._at :] + lines if self.waiting else lines
+        self._at = 0
+
     def finish(self) -> None:
         """Nothing follows: what came after the last line's end is a line too, if it is not empty."""
         tail = b"".join(self._tail)
@@ -121,7 +125,7 @@ class LineBuffer:
             self._unterminated = 1
         self._tail, self._tail_bytes = [], 0
 
-    def peek(self, limit: int) -> list[bytes]:
+    def peek(self, limit: int) -> Sequence[bytes]:
         """The next lines, at most `limit`, without their ends (a `\\r` stays)."""
         return self._lines[self._at : self._at + limit]
 
@@ -139,13 +143,14 @@ class LineBuffer:
 
 
 def clean(
-    lines: list[bytes], first: int, *, source: str, encoding: str, keep_cr: bool = False
+    given: Sequence[bytes], first: int, *, source: str, encoding: str, keep_cr: bool = False
 ) -> tuple[list[bytes], Sequence[int], list[BadLine]]:
     """Lines as valid UTF-8 without `\\r` at their ends.
 
     Returns:
         The lines that are valid in `encoding`; their numbers; the others.
     """
+    lines = given if isinstance(given, list) else list(given)
     joined = b"\n".join(lines)
     numbers: Sequence[int] = range(first, first + len(lines))
     bad: list[BadLine] = []

@@ -18,6 +18,7 @@ from .item import NO_LIMIT, Item, check_sizes
 from .lines import BATCH_LINES
 from .member import Member
 from .opening import Opened, open_seekable
+from .parquetcolumns import ParquetColumns
 from .rowfile import RowFile, Rows, items_of, shape_of
 from .shape import Shape
 from .source import Position
@@ -27,6 +28,7 @@ __all__ = ["open_parquet"]
 
 _BATCH_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
+_COLUMN_ROWS = 262_144
 
 
 def open_parquet(
@@ -36,20 +38,24 @@ def open_parquet(
     *,
     batch_rows: int = BATCH_LINES,
     max_record_bytes: int = NO_LIMIT,
+    columns: bool = False,
 ) -> RowFile:
     """A Parquet file as a source. Memory is bounded by the compressed pages of a row group and a batch of rows.
+
+    Args:
+        columns: make columns, see `Columns`.
 
     Raises:
         Usage: pyarrow and polars are not installed, or a field that is asked for does not exist.
     """
-    return RowFile(member, open_seekable, _Parquet(member, format, batch_rows, max_record_bytes), position)
+    return RowFile(member, open_seekable, _Parquet(member, format, batch_rows, max_record_bytes, columns), position)
 
 
 class _Parquet:
     DAMAGE: tuple[type[BaseException], ...] = (ValueError, KeyError, NotImplementedError)
 
-    def __init__(self, member: Member, format: Format, batch_rows: int, max_bytes: int) -> None:
-        self._member, self._format = member, format
+    def __init__(self, member: Member, format: Format, batch_rows: int, max_bytes: int, columns: bool) -> None:
+        self._member, self._format, self._columns = member, format, columns
         self._batch_rows, self._max_bytes = batch_rows, max_bytes
 
     def __call__(self, opened: Opened, first: int) -> Iterator[Rows]:
@@ -68,28 +74,43 @@ class _Parquet:
             raise OSError(f"not a Parquet file ({exc})") from None
         shape, fields = shape_of(self._format, self._member.name, columns, self._member.fields)
         table = _Table(polars, file.schema_arrow, shape, fields, self._max_bytes)
+        made = (
+            ParquetColumns(self._member.name, file.schema_arrow, shape, fields, self._max_bytes)
+            if self._columns
+            else None
+        )
         whole = max(1, file.metadata.num_rows)
         size = self._member.size_bytes
         done = [first]
         opened.done_bytes = lambda: size * done[0] // whole
-        return self._batches(file, first, table, done)
+        return self._batches(file, first, table, made, done)
 
-    def _batches(self, file: Any, first: int, table: _Table, done: list[int]) -> Iterator[Rows]:
+    def _batches(
+        self, file: Any, first: int, table: _Table, made: ParquetColumns | None, done: list[int]
+    ) -> Iterator[Rows]:
         groups, skip = list(range(file.metadata.num_row_groups)), first
         while groups and skip >= file.metadata.row_group(groups[0]).num_rows:
             skip -= file.metadata.row_group(groups.pop(0)).num_rows
         for group in groups:
             about = file.metadata.row_group(group)
             row_bytes = max(1, about.total_byte_size // max(1, about.num_rows))
-            rows = max(1, min(self._batch_rows, _BATCH_BYTES // row_bytes))
+            rows = max(1, min(self._batch_rows if made is None else _COLUMN_ROWS, _BATCH_BYTES // row_bytes))
             for batch in file.iter_batches(rows, row_groups=[group], use_threads=False):
                 if skip >= batch.num_rows:
                     skip -= batch.num_rows
                     continue
-                found = table.rows(batch.slice(skip))
+                rest = batch.slice(skip)
                 skip = 0
-                done[0] += found.count
-                yield found
+                for found in [table.rows(rest)] if made is None else self._as_columns(rest, table, made):
+                    done[0] += found.count
+                    yield found
+
+    def _as_columns(self, batch: Any, table: _Table, made: ParquetColumns) -> Iterator[Rows]:
+        try:
+            yield Rows(batch.num_rows, made(batch), [])
+        except ValueError:  # something in it is wrong, or polars could not write it as JSON: as records, then
+            for begin in range(0, batch.num_rows, self._batch_rows):
+                yield table.rows(batch.slice(begin, self._batch_rows))
 
 
 class _Table:

@@ -26,7 +26,7 @@ class Rows(NamedTuple):
     """Some rows that became records, and those that could not: (index among them, reason, row)."""
 
     count: int
-    items: list[Item]
+    items: Sequence[Item]
     bad: list[tuple[int, str, Row]]
 
 
@@ -88,7 +88,7 @@ class RowFile:
         whole = self._member.size_bytes
         return whole if self.ended or self._opened is None else min(self._opened.done_bytes(), whole)
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         self._look_ahead()
         rows = self._next

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from ...topics.errors import Stop, Usage
@@ -83,7 +83,7 @@ class SocketSource:
             return max(_ASK_AGAIN_S, self._next_try_s - self._clock())
         return _ASK_AGAIN_S
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`; does not wait for the peer."""
         buffer = self._buffer
         if self._socket is None and not buffer.waiting and not self.ended:

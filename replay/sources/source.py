@@ -13,7 +13,7 @@ same transaction as the records before it, or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ class Source(Protocol):
     bad: list[BadLine]
     blank: int
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """The next records in order; empty where there are none now.
 
         Raises:

@@ -21,6 +21,7 @@ _UNITS = ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (1e20, "ns"))
 _PER_MS = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 _ABSURD = 1e20
 _MOST_DIGITS = 40
+_INT64 = 2**63
 
 
 def parse_time_ms(written: object, how: str = "auto", zone: tzinfo = UTC) -> int:
@@ -112,14 +113,27 @@ class Stamps(dict[object, int]):
             ValueError: one of them is no time.
         """
         numbers = _whole_numbers(written)
-        if numbers:
-            lowest, highest = min(numbers), max(numbers)
-            unit = self._how if self._how in _PER_MS else _unit(lowest) if self._how == "auto" else ""
-            if unit and (self._how == unit or unit == _unit(highest)) and lowest > 0 and highest < _ABSURD:
-                times, by = _PER_MS[unit]
-                if lowest * times // by > 0 and highest * times // by <= LAST_MS:
-                    return numbers if times == by else [number * times // by for number in numbers]
+        ratio = self._ratio(min(numbers), max(numbers)) if numbers else None
+        if ratio is not None:
+            times, by = ratio
+            return numbers if times == by else [number * times // by for number in numbers]
         return [self[each] if isinstance(each, str) else self.parse(each) for each in written]
+
+    def whole(self, numbers: Any, lowest: int, highest: int) -> Any:
+        """`many` of a NumPy array of whole numbers, where all are of one unit; None where they are not."""
+        ratio = self._ratio(lowest, highest)
+        if ratio is None or highest * ratio[0] >= _INT64:
+            return None
+        return numbers if ratio[0] == ratio[1] else numbers * ratio[0] // ratio[1]
+
+    def _ratio(self, lowest: int, highest: int) -> tuple[int, int] | None:
+        """What makes milliseconds of numbers, times and by; None where they are not of one unit, or no times."""
+        unit = self._how if self._how in _PER_MS else _unit(lowest) if self._how == "auto" else ""
+        if unit and (self._how == unit or unit == _unit(highest)) and lowest > 0 and highest < _ABSURD:
+            times, by = _PER_MS[unit]
+            if lowest * times // by > 0 and highest * times // by <= LAST_MS:
+                return times, by
+        return None
 
     def parse(self, written: object) -> int:
         """What is done for a time that is not remembered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import repeat
 
 from .format import Format
@@ -20,7 +21,7 @@ class TextParser:
         self._encoding = format.encoding
         self._before = None if format.key_before is None else format.key_before.encode()
 
-    def parse(self, lines: list[bytes], first: int, *, final: bool) -> Parsed:
+    def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """See `LineParser`."""
         used = len(lines)
         lines, numbers, bad = clean(lines, first, source=self._source, encoding=self._encoding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Protocol
 from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Usage
+from ...topics.packed import is_packed
 from ...topics.reading import Run, read_to_end
 from ..archive import ArchiveHistory, is_archive
 from ..archive.encoding import reader
 from ..archive.envelope import Rows
+from ..sources.columns import Columns
 from ..sources.finding import find_past, names_topic
 from ..sources.format import Format
 from ..sources.item import Item
@@ -32,7 +34,7 @@ _STALLED_S = 120.0
 class Batch:
     """Records, and what says where the n-th of them stands."""
 
-    items: list[Item]
+    items: Sequence[Item]
     where: Callable[[int], str]
 
 
@@ -97,10 +99,30 @@ class _Topic:
             items: list[Item] = [
                 (m.key(), m.value(), max(m.timestamp()[1], 0), m.headers(), partition) for m in messages
             ]
-            yield Batch(items, partial(self._where, run))
+            yield from _rows(items, partial(self._where, run))
 
     def _where(self, run: Run, number: int) -> str:
         return f"{run.at[0]}[{run.at[1]}] offset {run.messages[number].offset():,}"
+
+
+def _rows(items: list[Item], where: Callable[[int], str]) -> Iterator[Batch]:
+    """Records as they are, and packed batches as their rows."""
+    begin = 0
+    for number, item in enumerate(items):
+        if item[3] and is_packed(item[3]):
+            yield Batch(items[begin:number], partial(_behind, where, begin))
+            begin = number + 1
+            rows = Columns.unpacked(item[1] or b"", item[2], item[4])
+            yield Batch(rows, partial(_row_of, where(number)))
+    yield Batch(items[begin:], partial(_behind, where, begin))
+
+
+def _behind(where: Callable[[int], str], begin: int, number: int) -> str:
+    return where(begin + number)
+
+
+def _row_of(where: str, row: int) -> str:
+    return f"{where}#{row}"
 
 
 class _Archive:
@@ -115,7 +137,7 @@ class _Archive:
             with (history.folder / entry.name).open("rb") as file:
                 for rows in reader(history.manifest.encoding)(file, _ROWS):
                     at = f"{history.manifest.topic}[{entry.partition}]"
-                    yield Batch(rows.items(entry.partition), partial(_row, f"{entry.name}: {at}", rows))
+                    yield from _rows(rows.items(entry.partition), partial(_row, f"{entry.name}: {at}", rows))
 
 
 def _row(where: str, rows: Rows, number: int) -> str:

@@ -1,0 +1,178 @@
+"""The end of the way where records travel packed: cut by the topic's plan, many of one partition as one message.
+
+What comes as columns is cut as columns. Other records become rows of text, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from ...topics.errors import Stop, Usage
+from ...topics.packed import KEY, MAX_ROWS, TIME, arrow, pack, packed_rows
+from ...topics.partition import Plan, column_places
+from ...topics.producer import Headers
+from ..sources.columns import Columns
+from ..sources.item import BadLine, Item
+from ..sources.source import Position, Replayable, Source
+
+__all__ = ["Compression", "Packing", "check_packable", "rows_of"]
+
+Compression = Literal["lz4", "zstd"]
+
+# Larger ones are no faster, and what is handed to an agent at once should not be the largest that a topic takes.
+_TARGET_BYTES = 900_000
+
+
+class Packing:
+    """A source whose items are packed batches, each for one partition. Positions are the source's own.
+
+    Args:
+        plan: of the topic.
+        max_bytes: no message is larger.
+        sent: rows that the run has sent before; those without a key take turns, as plain records do.
+
+    Attributes:
+        source: what is packed.
+    """
+
+    def __init__(self, source: Source, plan: Plan, compression: Compression, *, max_bytes: int, sent: int) -> None:
+        self.bad: list[BadLine] = []
+        self.blank = 0
+        self.source, self._plan = source, plan
+        self._compression: Compression = compression
+        self._max_bytes, self._sent = max_bytes, sent
+        self._target_bytes = min(_TARGET_BYTES, max_bytes)
+        # Bytes of a message for each byte of its columns, as of the last one.
+        self._ratio = 1.0
+
+    @property
+    def ask_again_s(self) -> float:
+        """See `Source`."""
+        return self.source.ask_again_s
+
+    @property
+    def ended(self) -> bool:
+        """See `Source`."""
+        return self.source.ended
+
+    @property
+    def done_bytes(self) -> int:
+        """See `Source`."""
+        return self.source.done_bytes
+
+    def next_batch(self) -> Sequence[Item]:
+        """See `Source`.
+
+        Raises:
+            Usage: a record cannot be a row.
+        """
+        source = self.source
+        items = source.next_batch()
+        self.bad += source.bad
+        source.bad = []
+        self.blank += source.blank
+        source.blank = 0
+        return list(self._packed(items)) if items else []
+
+    def snapshot(self) -> Position:
+        """See `Source`."""
+        return self.source.snapshot()
+
+    def close(self) -> None:
+        """See `Source`."""
+        self.source.close()
+
+    def _packed(self, items: Sequence[Item]) -> Iterator[Item]:
+        import numpy
+
+        try:
+            columns = Columns.of(items)
+        except ValueError as exc:
+            raise Usage(f"--pack: rows of a packed batch have a value and no headers; here is {exc}") from None
+        places: Any = self._places(columns)
+        self._sent += len(columns)
+        # A stable sort of small numbers takes no comparing.
+        places = places.astype(numpy.uint16 if self._plan.partitions < 2**16 else numpy.int64)
+        ordered = columns.take(numpy.argsort(places, kind="stable"))
+        counts: Any = numpy.bincount(places, minlength=self._plan.partitions)
+        begin = 0
+        for partition, count in enumerate(counts.tolist()):
+            if count:
+                yield from self._messages(ordered[begin : begin + count], partition)
+            begin += count
+
+    def _places(self, columns: Columns) -> Any:
+        import numpy
+
+        rows, partitions = len(columns), self._plan.partitions
+        if columns.keys is None:
+            places: Any = (self._sent + numpy.arange(rows)) % partitions
+        else:
+            places = column_places(self._plan, columns.keys)
+            if columns.keys.null_count:
+                places = numpy.where(places < 0, (self._sent + numpy.arange(rows)) % partitions, places)
+        if columns.partitions is not None:
+            places = numpy.where(columns.partitions < 0, places, columns.partitions)
+            if int(places.max()) >= partitions:
+                raise Stop(
+                    f"a record is for partition {int(places.max())}, but the topic has {partitions}",
+                    hint="make the topic with more partitions, or leave the choice to the key",
+                )
+        return places
+
+    def _messages(self, columns: Columns, partition: int) -> Iterator[Item]:
+        whole, time = _whole(columns)
+        rows = len(columns)
+        parts = max(-(-rows // MAX_ROWS), int(whole.nbytes * self._ratio / self._target_bytes) + 1)
+        most = -(-rows // parts)
+        begin = 0
+        while begin < rows:
+            piece = whole.slice(begin, most)
+            key = columns.key if columns.key is not None else KEY if columns.keys is not None else None
+            made = pack(piece, key=key, time=time, value=columns.kind, compression=self._compression)
+            if len(made.value) > self._target_bytes and len(piece) > 1:
+                most = -(-len(piece) // 2)
+                continue
+            if len(made.value) > self._max_bytes:
+                raise Stop(
+                    f"a row of {len(made.value):,} bytes; a message may have {self._max_bytes:,}",
+                    hint="-X message.max.bytes=… here, and max.message.bytes of the topic",
+                )
+            self._ratio = len(made.value) / max(1, piece.nbytes)
+            begin += len(piece)
+            yield (None, made.value, made.timestamp_ms, made.headers, partition)
+
+
+def _whole(columns: Columns) -> tuple[Any, str | None]:
+    """Rows with their keys and times, and the name of the column with times."""
+    batch, time = columns.batch, None
+    if columns.key is None and columns.keys is not None:
+        batch = batch.append_column(KEY, columns.keys)
+    if columns.times is not None:
+        pyarrow = arrow()
+        # 0 is none: those get the time of their message.
+        batch = batch.append_column(TIME, pyarrow.array(columns.times, mask=columns.times == 0))
+        time = TIME
+    return batch, time
+
+
+def check_packable(history: Replayable) -> None:
+    """Refuse what cannot travel packed.
+
+    Raises:
+        Usage: names the option.
+    """
+    arrow()
+    if history.format.headers:
+        raise Usage(
+            f"--pack and --header {history.format.headers[0][0]}=…: rows of a packed batch have no headers",
+            hint="without --pack they have; or agents take it from the row's own fields",
+        )
+
+
+def rows_of(headers: Sequence[Headers | None]) -> list[int] | None:
+    """How many rows each item stands for, going by its headers; None where each is a record."""
+    if headers.count(None) == len(headers):
+        return None
+    return [packed_rows(found) if found else 1 for found in headers]

@@ -1,0 +1,153 @@
+"""Rows that stay columns: what a source gives where nobody has to look at each record.
+
+They are records nevertheless, made when somebody asks for one, so whoever knows nothing of columns can take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import repeat
+from typing import Any, Literal, overload
+
+from ...topics.packed import Packed, arrow, row_values
+from ...topics.partition import key_bytes
+from .item import Item
+
+__all__ = ["TEXT", "Columns"]
+
+TEXT = "value"
+"""Name of the one column of rows whose values are text."""
+
+
+class Columns(Sequence[Item]):
+    """Rows of one Arrow batch. `columns[2:5]` are columns, too.
+
+    Args:
+        batch: the values: fields of a JSON object in order, or one column of text.
+        kind: which of the two, see `packed.pack`.
+        key: name of the field that is the key, where it is one as it stands.
+        keys: else the keys, as text, numbers or bytes; None where rows have none.
+        times: ms since 1970 as int64, 0 for none; None where rows have none.
+        partitions: the rows' own as int64, -1 for none; None where rows have none.
+    """
+
+    def __init__(
+        self,
+        batch: Any,
+        *,
+        kind: Literal["json", "text"] = "json",
+        key: str | None = None,
+        keys: Any = None,
+        times: Any = None,
+        partitions: Any = None,
+    ) -> None:
+        self.batch, self.key = batch, key
+        self.kind: Literal["json", "text"] = kind
+        self.keys = batch[key] if key is not None else keys
+        self.times, self.partitions = times, partitions
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> Columns:
+        """Records as rows of text, byte for byte.
+
+        Raises:
+            ValueError: one has headers or no value, which rows do not.
+        """
+        if isinstance(items, Columns):
+            return items
+        pyarrow, numpy = arrow(), _numpy()
+        keys, values, times, headers, partitions = zip(*items, strict=True)
+        if any(headers) or None in values:
+            raise ValueError("a record with headers" if any(headers) else "a record without a value")
+        column = pyarrow.array(values, pyarrow.binary())
+        if b"".join(values).isascii() or _is_text(values):
+            column = column.cast(pyarrow.string())
+        return cls(
+            pyarrow.record_batch([column], [TEXT]),
+            kind="text",
+            keys=None if keys.count(None) == len(keys) else pyarrow.array(keys, pyarrow.binary()),
+            times=numpy.array(times, numpy.int64) if any(times) else None,
+            partitions=None
+            if partitions.count(None) == len(partitions)
+            else numpy.array([-1 if place is None else place for place in partitions], numpy.int64),
+        )
+
+    @classmethod
+    def unpacked(cls, value: bytes, timestamp_ms: int, partition: int | None = None) -> Columns:
+        """The rows of a packed batch.
+
+        Args:
+            timestamp_ms: the record's, for rows without times of their own.
+            partition: where they stay; None leaves that to their keys.
+
+        Raises:
+            BadRecord: it is damaged.
+        """
+        numpy = _numpy()
+        packed = Packed(value, timestamp_ms)
+        return cls(
+            packed.batch,
+            kind="text" if packed.kind == "text" else "json",
+            key=packed.key_column if packed.key_column in packed.batch.schema.names else None,
+            keys=packed.key_array,
+            times=numpy.array(packed.times_ms(), numpy.int64),
+            partitions=None if partition is None else numpy.full(packed.rows, partition, numpy.int64),
+        )
+
+    def __len__(self) -> int:
+        return self.batch.num_rows
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Columns: ...
+
+    def __getitem__(self, index: int | slice) -> Item | Columns:
+        if isinstance(index, int):
+            return self._items[index]
+        first, end, step = index.indices(len(self))
+        if step != 1:
+            raise ValueError("columns are cut in one piece")
+        return self._changed(lambda column: column[first:end], self.batch.slice(first, max(0, end - first)))
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self._items)
+
+    def take(self, order: Any) -> Columns:
+        """Rows in another order, or fewer of them: their numbers, as NumPy has them."""
+        numbers = arrow().array(order)
+        return self._changed(
+            lambda column: column[order] if isinstance(column, type(order)) else column.take(numbers),
+            self.batch.take(numbers),
+        )
+
+    def _changed(self, change: Any, batch: Any) -> Columns:
+        own = None if self.key is not None or self.keys is None else change(self.keys)
+        times, partitions = (None if column is None else change(column) for column in (self.times, self.partitions))
+        return Columns(batch, kind=self.kind, key=self.key, keys=own, times=times, partitions=partitions)
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        keys: Any = repeat(None) if self.keys is None else key_bytes(self.keys).to_pylist()
+        times: Any = repeat(0) if self.times is None else self.times.tolist()
+        places: Any = repeat(None)
+        if self.partitions is not None:
+            places = [None if place < 0 else place for place in self.partitions.tolist()]
+        return list(zip(keys, row_values(self.batch, self.kind), times, repeat(None), places))
+
+
+def _is_text(values: Sequence[bytes | None]) -> bool:
+    try:
+        for value in values:
+            (value or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _numpy() -> Any:
+    import numpy
+
+    return numpy

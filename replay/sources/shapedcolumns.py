@@ -1,0 +1,57 @@
+"""Key, time and partition of rows that stay columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...topics.packed import arrow
+from .shape import Shape
+from .stamp import Stamps
+
+__all__ = ["shaped", "stamped"]
+
+
+def stamped(stamps: Stamps, column: Any) -> Any:
+    """Times as a column holds them, in ms, as int64. Each of them is read once, however often it occurs.
+
+    Raises:
+        ValueError: one is none.
+    """
+    import numpy
+
+    if column.null_count:
+        raise ValueError("no time")
+    if arrow().types.is_int64(column.type):
+        numbers: Any = column.to_numpy()
+        found = stamps.whole(numbers, int(numbers.min()), int(numbers.max()))
+        if found is not None:
+            return found
+    coded = column.dictionary_encode()
+    times = numpy.array(stamps.many(coded.dictionary.to_pylist()), numpy.int64)
+    return times[coded.indices.to_numpy()]
+
+
+def shaped(shape: Shape, columns: Mapping[str, Any], rows: int) -> tuple[Any, Any, Any]:
+    """Keys, times and partitions as `Columns` takes them, where they are computed: row by row.
+
+    Args:
+        columns: of Arrow, by the fields' names.
+
+    Raises:
+        ValueError: one of them cannot be had.
+    """
+    import numpy
+
+    used = [name for name in columns if name in shape.fields]
+    cells = [columns[name].to_pylist() for name in used]
+    records = (dict(zip(used, row, strict=True)) for row in zip(*cells, strict=True)) if used else [{}] * rows
+    keys, times, _, partitions = zip(*map(shape, records), strict=True)
+    pyarrow = arrow()
+    return (
+        pyarrow.array(keys, pyarrow.binary()) if any(key is not None for key in keys) else None,
+        numpy.array(times, numpy.int64) if any(times) else None,
+        numpy.array([-1 if place is None else place for place in partitions], numpy.int64)
+        if any(place is not None for place in partitions)
+        else None,
+    )

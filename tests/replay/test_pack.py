@@ -1,0 +1,249 @@
+"""A replay of packed batches: the very records that plain ones are, each once, cut by the topic's plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars
+import pytest
+from anabranch.replay import player as player_module
+from anabranch.replay.course.course import Course
+from anabranch.replay.course.selection import Selection
+from anabranch.replay.player import Player
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.item import BadLine
+from anabranch.replay.tally import count_records
+from anabranch.replay.verify.side import find_side
+from anabranch.replay.verify.verify import verify
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.client import Cluster
+from anabranch.topics.errors import Usage
+from anabranch.topics.packed import MAX_ROWS, Packed
+from anabranch.topics.partition import HashPlan, Plan, RangePlan
+from anabranch.topics.producer import Aborted, TransactionalProducer
+from confluent_kafka import Message
+
+Drain = Callable[..., list[Message]]
+Fresh = Callable[..., str]
+Eventually = Callable[..., None]
+
+BLOCK = "anabranch.replay.sources.filesource.BLOCK_BYTES"
+
+# Plays argv[2:] packed into a topic in small blocks and transactions and says after each how far it is.
+CHILD = """
+import sys
+from anabranch.replay import Format, Player, find_history
+from anabranch.replay.sources import filesource
+from anabranch.topics.client import Cluster
+servers, topic, path = sys.argv[1:]
+filesource.BLOCK_BYTES = 1_000
+player = Player(Cluster(servers), find_history([path], Format(key_before=",")), topic,
+                pack="lz4", transaction_records=200)
+player.play(lambda progress: print(progress.sent, flush=True))
+"""
+
+
+def unpacked(messages: list[Message]) -> list[tuple[int, bytes | None, bytes, int]]:
+    """Partition, key, value and time of each row."""
+    rows: list[tuple[int, bytes | None, bytes, int]] = []
+    for message in messages:
+        packed = Packed(message.value() or b"", message.timestamp()[1])
+        assert dict(message.headers() or [])["rows"] == b"%d" % packed.rows
+        assert message.key() is None
+        for key, value, time in zip(packed.keys(), packed.values(), packed.times_ms(), strict=True):
+            rows.append((message.partition() or 0, key, value, time))
+    return rows
+
+
+def write_lines(folder: Path, count: int) -> Path:
+    path = folder / "data.txt"
+    path.write_text("".join(f"k{n % 17},{n}\n" for n in range(count)))
+    return path
+
+
+def check_once_and_in_order(messages: list[Message], count: int, plan: Plan) -> None:
+    numbers: dict[bytes, list[int]] = {}
+    for partition, key, value, _ in unpacked(messages):
+        name, number = value.split(b",")
+        assert (key, partition) == (name, plan.partition(name))
+        numbers.setdefault(name, []).append(int(number))
+    assert sorted(n for found in numbers.values() for n in found) == list(range(count))
+    assert all(found == sorted(found) for found in numbers.values())
+
+
+def write_orders(folder: Path) -> dict[str, tuple[Path, Format]]:
+    """The same orders in each format, odd ones among them."""
+    notes = ["plain", 'say "hi"', "a,b", "é\u2028", "\\", "7", "007", "-0", "1.50", "x" * 300]
+    rows = [
+        {
+            "user": f"u{n % 17}" if n % 29 else None,
+            "at": 1_357_034_400_000 + n,
+            "n": n,
+            "f": n / 8,
+            "note": notes[n % 10],
+        }
+        for n in range(3_000)
+    ]
+    frame = polars.DataFrame(rows)
+    files = {name: folder / f"a.{name}" for name in ("csv", "jsonl", "parquet", "txt")}
+    frame.write_csv(files["csv"])
+    frame.write_parquet(files["parquet"], row_group_size=700)
+    files["jsonl"].write_text(
+        "".join(json.dumps({k: v for k, v in row.items() if n % 7 or k != "f"}) + "\n" for n, row in enumerate(rows))
+    )
+    files["txt"].write_text("".join(f"{row['user']}|{row['n']}\n" for row in rows))
+    keyed = Format(key="user", time="at")
+    return {name: (path, Format(key_before="|") if name == "txt" else keyed) for name, path in files.items()}
+
+
+def test_packed_and_plain_are_the_same_records_in_every_format(
+    broker: Cluster, fresh: Fresh, eventually: Eventually, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BLOCK, 20_000)
+    for name, (path, format) in write_orders(tmp_path).items():
+        history, plain, packed = find_history([str(path)], format), fresh(f"plain-{name}"), fresh(f"packed-{name}")
+        first = Player(broker, history, plain, partitions=3).play()
+        report = Player(broker, history, packed, partitions=3, pack="lz4").play()
+        assert (report.sent, report.counts) == (3_000, first.counts)
+        assert sum(report.marks.values()) < 300
+        # A commit has happened before each partition has been told.
+        for topic in (plain, packed):
+            eventually(lambda topic=topic: count_records(broker, topic, 3) == 3_000, f"all of {topic}")
+        sides = [find_side(f"topic://{topic}", Format(), broker) for topic in (plain, packed)]
+        if name == "txt":  # has no times of its own, and those of arrival differ
+            sides = [find_side(str(path), format, broker), sides[1]]
+        found = verify(*sides)
+        assert found.same, (name, found.differences[:2])
+        assert ("time" in found.fields, "partition" in found.fields) == (name != "txt", name != "txt")
+
+
+def test_a_difference_is_shown_with_its_row(
+    broker: Cluster, fresh: Fresh, eventually: Eventually, tmp_path: Path
+) -> None:
+    path, topic = write_lines(tmp_path, 100), fresh("differs")
+    Player(broker, find_history([str(path)], Format()), topic, partitions=1, pack="zstd").play()
+    path.write_text(path.read_text().replace(",42\n", ",43\n"))
+    eventually(lambda: count_records(broker, topic, 1) == 100, f"all of {topic}")
+    found = verify(find_side(str(path), Format(), broker), find_side(f"topic://{topic}", Format(), broker))
+    assert [(d.where, d.value) for d in found.differences] == [
+        (f"{path}:43", b"k8,43"),
+        (f"{topic}[0] offset 0#42", b"k8,42"),
+    ]
+
+
+def test_killed_again_and_again_every_row_is_there_once(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
+) -> None:
+    count, topic = 20_000, fresh("killed")
+    path = write_lines(tmp_path, count)
+    command = [sys.executable, "-c", CHILD, broker.bootstrap_servers, topic, str(path)]
+    for commits in (1, 9, 25):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout
+            seen = [child.stdout.readline() for _ in range(commits)]
+            assert all(seen), "ended before it was killed"
+            os.kill(child.pid, signal.SIGKILL)
+    history = find_history([str(path)], Format(key_before=","))
+    report = Player(broker, history, topic, pack="lz4").play()
+    assert report.resumed_from
+    assert report.sent == sum(report.counts.values()) == count
+    check_once_and_in_order(drain(topic), count, HashPlan(4))
+    assert Player(broker, history, topic, pack="zstd").play().already_done
+
+
+def test_aborted_transactions_are_sent_again_and_a_range_plan_is_kept(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unlucky(TransactionalProducer):
+        commits = 0
+
+        def commit(self) -> None:
+            Unlucky.commits += 1
+            if Unlucky.commits % 2:
+                self.flush()
+                self.abort()
+                raise Aborted("by the test")
+            super().commit()
+
+    monkeypatch.setattr(player_module, "TransactionalProducer", Unlucky)
+    monkeypatch.setattr(BLOCK, 1_000)
+    topic, plan = fresh("aborted"), RangePlan((b"k12", b"k3"))
+    history = find_history([str(write_lines(tmp_path, 1_000))], Format(key_before=","))
+    report = Player(broker, history, topic, plan=plan, pack="lz4", transaction_records=300).play()
+    assert (report.sent, sum(report.counts.values())) == (1_000, 1_000)
+    check_once_and_in_order(drain(topic), 1_000, plan)
+    assert len(drain(topic, committed=False)) == 2 * len(drain(topic))
+
+
+def test_messages_keep_below_the_limit_of_the_topic_and_rows_without_keys_take_turns(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
+) -> None:
+    topic, path, count = fresh("sizes"), tmp_path / "a.csv", 100_000
+    noise = random.Random(1)
+    rows = [noise.randbytes(noise.choice((2, 50))).hex() for _ in range(count)]
+    path.write_text("noise\n" + "".join(f"x{row}\n" for row in rows))
+    Admin(broker).create([TopicSpec(topic, 2, config={"max.message.bytes": "100000"})])
+    report = Player(broker, find_history([str(path)], Format()), topic, pack="zstd").play()
+    assert report.counts == {0: count // 2, 1: count // 2}
+    messages = drain(topic)
+    assert max(len(message.value() or b"") for message in messages) < 100_000
+    assert max(Packed(message.value() or b"").rows for message in messages) <= MAX_ROWS
+    for partition in range(2):
+        found = [json.loads(value)["noise"] for at, _, value, _ in unpacked(messages) if at == partition]
+        assert found == [f"x{row}" for row in rows[partition::2]]
+
+
+BAD = b"k,1\nbad\nk,2\n\xff\nk,3\n"
+
+
+def test_bad_lines_keep_their_policies(broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path) -> None:
+    topic, path = fresh("bad"), tmp_path / "a.txt"
+    path.write_bytes(BAD)
+    history = find_history([str(path)], Format(key_before=","))
+    with pytest.raises(BadLine, match=r"a\.txt:2: no ',' ends a key"):
+        Player(broker, history, topic, pack="lz4").play()
+    assert drain(topic) == []
+    report = Player(broker, history, topic, pack="lz4", on_bad_line="dead-letter").play()
+    assert (report.sent, report.dead_letters) == (3, 2)
+    assert [row[2] for row in unpacked(drain(topic))] == [b"k,1", b"k,2", b"k,3"]
+    letters = {m.value(): dict(m.headers() or [])["anabranch-source"] for m in drain(f"{topic}.dlq")}
+    assert letters == {b"bad": f"{path}:2".encode(), b"\xff": f"{path}:4".encode()}
+
+
+def test_what_looks_at_records_gives_rows_of_text_and_the_same(
+    broker: Cluster, fresh: Fresh, eventually: Eventually, tmp_path: Path
+) -> None:
+    files = write_orders(tmp_path)
+    path, format = files["csv"]
+    more = tmp_path / "b.csv"
+    more.write_bytes(path.read_bytes())
+    merged = find_history([str(path), str(more)], format)
+    for course in (Course(selection=Selection(where="n % 2")), Course(limit=100, rounds=2), Course()):
+        plain, packed = fresh("plain"), fresh("packed")
+        for topic, pack in ((plain, None), (packed, "lz4")):
+            sent = Player(broker, merged, topic, course=course, partitions=2, pack=pack).play().sent
+            eventually(lambda topic=topic, sent=sent: count_records(broker, topic, 2) == sent, f"all of {topic}")
+        found = verify(*(find_side(f"topic://{topic}", Format(), broker) for topic in (plain, packed)))
+        assert found.same, found.differences[:2]
+
+
+def test_what_cannot_travel_packed_is_refused(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:
+    path, topic = write_lines(tmp_path, 5), fresh("compacted")
+    with pytest.raises(Usage, match="--header"):
+        Player(
+            broker,
+            find_history([str(path)], Format(kind="csv", columns=("k", "n"), headers=(("h", "k"),))),
+            topic,
+            pack="lz4",
+        )
+    Admin(broker).create([TopicSpec(topic, 1, config={"cleanup.policy": "compact"})])
+    with pytest.raises(Usage, match="compacted"):
+        Player(broker, find_history([str(path)], Format(key_before=",")), topic, pack="lz4").play()
