@@ -61,6 +61,9 @@ class Transaction:
         self._bad: list[BadLine] = []
         self._counts: Counter[int] = Counter()
         self._marks: dict[int, int] = {}
+        # Partitions that have got something, and those of which nobody knows whether they have.
+        self._reached: set[int] = set()
+        self._unsure: set[int] = set()
         self._sent = 0
         self._begun = False
         self._aborted = ""
@@ -134,6 +137,9 @@ class Transaction:
                 self._begin()
                 # Offsets are known only when everything is delivered.
                 self._producer.flush()
+                if self._unsure:
+                    self._producer.abort()
+                    raise Aborted(f"what went to partitions {sorted(self._unsure)} first may be lost")
                 state = self._next_state(position, done=done, now_ms=now_ms)
                 key, value = self._runs.record(state)
                 self._producer.produce(self._runs.topic, value, key)
@@ -161,6 +167,8 @@ class Transaction:
     def _send_again(self) -> None:
         self._begun = False
         self._aborted = ""
+        self._reached.clear()
+        self._unsure.clear()
         for columns, places in self._kept:
             self._produce(columns, places)
         self._produce_dead(self._bad)
@@ -168,9 +176,13 @@ class Transaction:
     def _produce(self, columns: _Columns, places: list[int]) -> None:
         self._begin()
         keys, values, stamps, headers = columns
+        last = last_of_each(places)
         reports: list[OnDelivery | None] = [None] * len(places)
-        for last in last_of_each(places).values():
-            reports[last] = self._note
+        for number in last.values():
+            reports[number] = self._note
+        for partition in last.keys() - self._reached:
+            reports[places.index(partition)] = self._note_first
+        self._reached |= last.keys()
         left = iter(places)
         calls = zip(repeat(self._target.topic), values, keys, left, reports, repeat(None), stamps, headers)
         while True:
@@ -215,8 +227,17 @@ class Transaction:
     def _note(self, error: KafkaError | None, message: Message) -> None:
         partition, offset = message.partition(), message.offset()
         # A record that was not delivered fails the commit, so it needs no word here.
-        if error is None and partition is not None and offset is not None:
-            self._marks[partition] = offset + 1
+        if error is None and partition is not None and offset is not None and offset >= 0:
+            self._marks[partition] = max(offset + 1, self._marks.get(partition, 0))
+
+    def _note_first(self, error: KafkaError | None, message: Message) -> None:
+        """The first record for a partition. Whoever is refused once, for the partition is new or has moved, and sends
+        more meanwhile, may find that accepted first; librdkafka then takes the first for delivered, without an offset
+        (confluentinc/confluent-kafka-go#921). Once a partition has got something, the broker minds the order."""
+        partition, offset = message.partition(), message.offset()
+        if error is None and partition is not None and (offset is None or offset < 0):
+            self._unsure.add(partition)
+        self._note(error, message)
 
     def _next_state(self, position: Position, *, done: bool, now_ms: int) -> RunState:
         state = self._state

@@ -117,7 +117,7 @@ class Admin:
     def create(self, specs: Iterable[TopicSpec]) -> set[str]:
         """Create what does not exist yet; returns the names of those that were created here.
 
-        Waits until each new topic has leaders, so that the next call finds it.
+        Waits until each new partition has a leader that takes records, so that the next call finds it.
         """
         specs = list(specs)
         if not specs:
@@ -134,7 +134,12 @@ class Admin:
             except KafkaException as exc:
                 if kafka_error(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise from_kafka(exc, f"create topic {name}", servers=self._cluster.bootstrap_servers) from exc
-        self._await_leaders({s.name: s.partitions for s in specs if s.name in created})
+        new_partitions = {s.name: s.partitions for s in specs if s.name in created}
+        self._await_leaders(new_partitions)
+        # A leader that is named may not know of it yet, and refuses the first records that it gets.
+        self.begins(
+            [TopicPartition(name, partition) for name, count in new_partitions.items() for partition in range(count)]
+        )
         return created
 
     def delete(self, topics: Iterable[str]) -> None:
