@@ -37,6 +37,7 @@ bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in on
 	$(BIN)/python tests/bench/main.py
 	$(BIN)/python tests/bench/replaying.py --large 2
 	$(BIN)/python tests/bench/restoring.py
+	$(BIN)/python tests/bench/recovering.py
 
 # What peers need is fetched once, into .bench; who cannot be had here is left out.
 bench-peers: $(VENV)/.bench  ## the same for PySpark, DuckDB, Quix Streams, Kafka Streams; CHART=docs/bench.svg draws it
