@@ -35,7 +35,12 @@ app = anabranch.App(
     topic_replication_factor=int(os.environ.get("BANK_REPLICAS", "1")),
     store=os.environ.get("BANK_STORE", "memory://"),
     # A machine that is busy with other rounds connects late.
-    settings=EngineSettings(session_timeout_ms=SESSION_MS, max_poll_interval_ms=MAX_POLL_MS, connect_s=60.0),
+    settings=EngineSettings(
+        session_timeout_ms=SESSION_MS,
+        max_poll_interval_ms=MAX_POLL_MS,
+        connect_s=60.0,
+        group_protocol="consumer" if os.environ.get("BANK_PROTOCOL") == "consumer" else "classic",
+    ),
 )
 
 

@@ -19,6 +19,7 @@ from anabranch.topics.broker import EmbeddedBroker
 from anabranch.topics.client import Cluster
 from anabranch.topics.producer import plain_producer_config
 from audit import Truth, audit, read
+from bank import SESSION_MS
 from confluent_kafka import Consumer, Producer, TopicPartition
 from crew import End, Worker
 from plan import BrokerDown, Cable, Damage, Fault, Join, Kill, Leave, NodeDown, Plan, Stop, Trap, records
@@ -80,6 +81,9 @@ class World:
                 "transaction.abort.timed.out.transaction.cleanup.interval.ms": "10000",
                 # Its own 3 s make it lose its only broker on a machine with more to do than it can.
                 "broker.session.timeout.ms": "9000",
+                # A member's, by KIP-848's protocol; by the classic one it is the bank's.
+                "group.consumer.session.timeout.ms": str(SESSION_MS),
+                "group.consumer.heartbeat.interval.ms": str(SESSION_MS // 5),
                 "controller.quorum.voters": f"1@127.0.0.1:{controller}",
                 "listeners": _addresses(listeners),
                 "advertised.listeners": _addresses(advertised),
@@ -193,6 +197,7 @@ class _Round:
             "BANK": self._name,
             "BANK_FOLDER": str(self._report.folder),
             "BANK_STORE": self._plan.store,
+            "BANK_PROTOCOL": self._plan.protocol,
             "BANK_REPLICAS": str(self._replicas),
             "KAFKA_BOOTSTRAP_SERVERS": self._world.servers(self._plan),
         }

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from driver import World
@@ -24,6 +25,7 @@ def main() -> int:
     asked.add_argument("--rounds", type=int, default=100)
     asked.add_argument("--seed", type=int, default=1)
     asked.add_argument("--only", action="append", choices=FAULTS, default=[], help="these faults, in every round")
+    asked.add_argument("--group-protocol", choices=["classic", "consumer"], default="classic", help="of the workers")
     asked.add_argument("--keep", action="store_true", help="keep the logs of rounds that pass")
     asked.add_argument("--verbose", action="store_true", help="show every round")
     asked.add_argument("--until-first", action="store_true", help="stop at the first round that fails")
@@ -34,7 +36,7 @@ def main() -> int:
     began_s = time.monotonic()
     with World(folder) as world:
         for seed in range(options.seed, options.seed + options.rounds):
-            report = world.run(mixed(seed, options.only))
+            report = world.run(replace(mixed(seed, options.only), protocol=options.group_protocol))
             ends.update(f"{'+'.join(report.plan.kinds)}: {end.words.splitlines()[0]}" for end in report.ends)
             if report.wrong or options.verbose:
                 print(report, flush=True)

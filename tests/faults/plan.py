@@ -128,6 +128,7 @@ class Plan:
         bad, slow: how many of them no agent can handle, and how many take longer than the session timeout.
         large: how many are as large as a record may be, or grow beyond it on their way.
         store: where the tables are.
+        protocol: of the group, `classic` or `consumer`.
     """
 
     seed: int
@@ -140,13 +141,15 @@ class Plan:
     slow: int = 0
     large: int = 0
     store: str = "memory://"
+    protocol: str = "classic"
     kinds: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         faults = "".join(f"\n    {fault}" for fault in self.faults)
         odd = {"bad": self.bad, "slow": self.slow, "large": self.large}
         more = "".join(f", {count} {what}" for what, count in odd.items() if count)
-        return f"seed {self.seed}: {self.workers} workers, {self.store}, {self.transfers} transfers{more}{faults}"
+        workers = f"{self.workers} workers, {self.protocol}, {self.store}"
+        return f"seed {self.seed}: {workers}, {self.transfers} transfers{more}{faults}"
 
     @property
     def wired(self) -> bool:
