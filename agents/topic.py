@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -191,6 +192,26 @@ class Topic(faust.Topic):
             plan = self.plan or app.plans.get(name)
             partition = -1 if plan is None or key is None else plan.partition(key)
         return Output(name, value, key, partition, timestamp_ms, headers)
+
+    def outputs(self, keys: Iterable[Any], values: Iterable[Any], timestamp_ms: int) -> list[Output]:
+        """`output` of many records, their keys and values to be encoded.
+
+        Raises:
+            BadRecord: one is larger than the topic may take.
+        """
+        app = cast("App", self.app)
+        raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(self.encode_value, values))
+        plan = self.plan or app.plans.get(self.get_topic_name())
+        sizes = (
+            max((len(key or b"") for key in raw_keys), default=0),
+            max((len(v or b"") for v in raw_values), default=0),
+        )
+        if plan is not None or sum(sizes) > app.max_record_bytes:
+            return list(map(self.output, raw_keys, raw_values, repeat(timestamp_ms)))
+        name = self.get_topic_name()
+        return [
+            Output(name, value, key, -1, timestamp_ms, None) for key, value in zip(raw_keys, raw_values, strict=True)
+        ]
 
     def need(self) -> None:
         """The running epoch writes to it: make it before the commit, where it is not there."""

@@ -44,13 +44,15 @@ class Partials:
 
     Args:
         merge: of two results of a key; may change the first.
-        output: makes the record of a key and its result; the third argument is its time in ms.
+        outputs: makes records of keys and their results; the second argument is their time in ms.
     """
 
-    __slots__ = ("_merge", "_output", "_timestamp_ms", "states")
+    __slots__ = ("_merge", "_outputs", "_timestamp_ms", "states")
 
-    def __init__(self, merge: Callable[[Any, Any], Any], output: Callable[[Any, Any, int], Output]) -> None:
-        self._merge, self._output = merge, output
+    def __init__(
+        self, merge: Callable[[Any, Any], Any], outputs: Callable[[dict[Any, Any], int], list[Output]]
+    ) -> None:
+        self._merge, self._outputs = merge, outputs
         self._timestamp_ms = 0
         self.states: dict[Any, Any] = {}
 
@@ -71,7 +73,7 @@ class Partials:
             BadRecord: one cannot be encoded.
         """
         try:
-            return [self._output(key, state, self._timestamp_ms) for key, state in self.states.items()]
+            return self._outputs(self.states, self._timestamp_ms)
         except BadRecord:
             raise
         except Exception as exc:

@@ -194,8 +194,8 @@ class Flow:
             partitions=made.partitions,
         )
 
-        def output(key: Any, state: Any, timestamp_ms: int) -> Output:
-            return between.output(between.encode_key(key), between.encode_value((key, state)), timestamp_ms)
+        def outputs(states: dict[Any, Any], timestamp_ms: int) -> list[Output]:
+            return between.outputs(states.keys(), states.items(), timestamp_ms)
 
         async def combine(stream: Any) -> None:
             async for batch in stream.batches():
@@ -207,7 +207,7 @@ class Flow:
                         await between.send(key=key, value=(key, state))
                 else:
                     between.need()
-                    stream.engine.combine(between.get_topic_name(), states, lambda: Partials(how.merge, output))
+                    stream.engine.combine(between.get_topic_name(), states, lambda: Partials(how.merge, outputs))
 
         async def merge(stream: Any) -> None:
             async for batch in stream.batches():

@@ -259,7 +259,10 @@ async def test_a_partial_result_that_cannot_be_sent_costs_only_its_own_record(la
 def test_partial_results_of_an_epoch_are_one_record_a_key() -> None:
     effects = Effects()
     partials = effects.partials["t"] = Partials(
-        lambda a, b: a + b, lambda key, state, at_ms: Output("t", str(state).encode(), key.encode(), -1, at_ms, None)
+        lambda a, b: a + b,
+        lambda states, at_ms: [
+            Output("t", str(n).encode(), key.encode(), -1, at_ms, None) for key, n in states.items()
+        ],
     )
     for at_ms, states in ((5, {"b": 1, "a": 2}), (9, {"a": 3}), (7, {"c": 4, "b": 5})):
         partials.add(states, at_ms)
