@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check test-containers faults bench bench-peers clean
+.PHONY: help demo test lint check test-containers faults bench bench-bounded bench-peers clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -38,6 +38,9 @@ bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in on
 	$(BIN)/python tests/bench/replaying.py --large 2
 	$(BIN)/python tests/bench/restoring.py
 	$(BIN)/python tests/bench/recovering.py
+
+bench-bounded: $(VENV)/.bench  ## bounded runs of 20,000,000 rows, from file to result file, plain and packed
+	$(BIN)/python tests/bench/bounded.py
 
 # What peers need is fetched once, into .bench; who cannot be had here is left out.
 bench-peers: $(VENV)/.bench  ## the same for PySpark, DuckDB, Quix Streams, Kafka Streams; CHART=docs/bench.svg draws it

@@ -17,6 +17,7 @@ from .commands.run import run
 from .commands.runs import runs
 from .commands.tables import tables
 from .commands.topics import topics
+from .commands.unpack import unpack
 from .commands.verify import verify
 from .commands.worker import worker
 
@@ -43,7 +44,7 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
     context.obj = app_name
 
 
-for command in (archive, broker, demo, dlq, replay, run, runs, tables, topics, verify, worker):
+for command in (archive, broker, demo, dlq, replay, run, runs, tables, topics, unpack, verify, worker):
     cli.add_command(command)
 
 

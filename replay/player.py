@@ -246,6 +246,7 @@ class Player:
             target.check_packed()
             most = min(most, target.max_bytes)
             most -= min(_AROUND_BYTES, most // 4)
+            history = history.by_row()
         if isinstance(history, History):
             history = history.limited(most)
             if self._pack and course.columns_stay(history):

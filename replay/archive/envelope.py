@@ -61,6 +61,15 @@ class Rows:
         for column in (self.keys, self.values, self.headers, self.offsets, self.times):
             del column[:first]
 
+    def cut(self, count: int) -> Rows:
+        """Take the first of them away."""
+        found = Rows()
+        for name in ("keys", "values", "headers", "offsets", "times"):
+            column = getattr(self, name)
+            setattr(found, name, column[:count])
+            del column[:count]
+        return found
+
     def items(self, partition: int | None) -> list[Item]:
         """As records on their way into a topic."""
         times = [max(time, 0) for time in self.times]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ...topics.errors import Stop, Usage
+from ..sources.columns import apart, rows_of
 from ..sources.format import Format
 from ..sources.item import BadLine, Item
 from ..sources.lines import BATCH_LINES
@@ -27,7 +29,7 @@ class ArchiveHistory:
     """An archive; see `Replayable`.
 
     Args:
-        repartition: records go where their key's hash says, not where they were.
+        repartition: records go where their key's hash says, not where they were; of packed batches the rows.
 
     Raises:
         Usage: it is no archive, or an option is given that says what its records already say.
@@ -48,7 +50,7 @@ class ArchiveHistory:
         self.folder, self.format, self.manifest = folder, format, manifest
         self.specs = (str(folder.absolute()),)
         self.size_bytes = manifest.size_bytes
-        self._repartition = repartition
+        self._repartition = self._rows = repartition
         self.partitions = None if repartition else manifest.partitions
 
     @property
@@ -65,7 +67,13 @@ class ArchiveHistory:
 
     def _open(self, partition: int, position: Position | None, batch_rows: int) -> Source:
         return ArchiveSource(
-            self.folder, self.manifest, [partition], position, batch_rows=batch_rows, placed=not self._repartition
+            self.folder,
+            self.manifest,
+            [partition],
+            position,
+            batch_rows=batch_rows,
+            placed=not self._repartition,
+            by_row=self._rows,
         )
 
     def identity(self, topic: str) -> str:
@@ -90,6 +98,12 @@ class ArchiveHistory:
             if not path.is_file() or path.stat().st_size != entry.size_bytes:
                 raise _damaged(path)
 
+    def by_row(self) -> ArchiveHistory:
+        """See `Replayable`."""
+        found = copy.copy(self)
+        found._rows = True
+        return found
+
     def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
         """One partition after another."""
         return ArchiveSource(
@@ -99,6 +113,7 @@ class ArchiveHistory:
             position,
             batch_rows=batch_lines,
             placed=not self._repartition,
+            by_row=self._rows,
         )
 
 
@@ -119,11 +134,12 @@ class ArchiveSource:
         *,
         batch_rows: int = BATCH_LINES,
         placed: bool = True,
+        by_row: bool = False,
     ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
         self._folder, self._rows_of = folder, reader(manifest.encoding)
-        self._batch_rows, self._placed = batch_rows, placed
+        self._batch_rows, self._placed, self._by_row = batch_rows, placed, by_row
         files = [entry for partition in partitions for entry in manifest.of(partition)]
         at = (position["partition"], position["offset"]) if position else (-1, 0)
         order = {partition: i for i, partition in enumerate(partitions)}
@@ -139,12 +155,14 @@ class ArchiveSource:
         """See `Source`."""
         return self._next is None
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`."""
         if self._next is None:
             return []
         entry, rows = self._next
-        items = rows.items(entry.partition if self._placed else None)
+        items: Sequence[Item] = rows.items(entry.partition if self._placed else None)
+        if self._by_row:
+            items = rows_of(items, f"{self._folder}/{entry.name}: offset", rows.offsets[0], self.bad)
         self._at = {"partition": entry.partition, "offset": rows.offsets[-1] + 1}
         self._next = next(self._batches, None)
         return items
@@ -172,6 +190,8 @@ class ArchiveSource:
                     for rows in self._rows_of(file, self._batch_rows):
                         if entry.partition == at[0] and rows.offsets[0] < at[1]:
                             rows.drop_below(at[1])
+                        while self._by_row and rows:
+                            yield entry, rows.cut(apart(rows.headers))
                         if rows:
                             yield entry, rows
             except OSError as exc:

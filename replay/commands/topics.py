@@ -18,7 +18,7 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
     """List topics with their partitions, records, plan and skew.
 
     Skew is what the fullest partition has, as a multiple of an even share. Records are offsets in use: a transaction's
-    end takes one too.
+    end takes one too, and a packed batch no more than one.
 
     \b
     Examples:

@@ -130,6 +130,9 @@ class Course:
         Raises:
             Usage: an expression is none, there is no such function; see also `History.open`.
         """
+        paced = bool(pace) or (position is not None and "cut" in position)
+        if paced or self.limit is not None or self.transform or self.selection.identity():
+            history = history.by_row()
         loops: list[Loop] = []
         open_once = self._opening(history, plan or HashPlan(1), notes or Notes(), batch_lines)
 
@@ -143,7 +146,7 @@ class Course:
             return open_all(position) if self.limit is None else Limited(open_all, self.limit, position)
 
         # A run that was begun at a pace stands at a cut, and can go on without one.
-        if pace or (position is not None and "cut" in position):
+        if paced:
             return Paced(
                 open_at,
                 pace or Pace(),

@@ -10,11 +10,13 @@ from functools import cached_property
 from itertools import repeat
 from typing import Any, Literal, overload
 
-from ...topics.packed import Packed, arrow, row_values
+from ...topics.errors import BadRecord
+from ...topics.packed import Packed, arrow, is_packed, row_values
 from ...topics.partition import key_bytes
-from .item import Item
+from ...topics.producer import Headers
+from .item import BadLine, Item
 
-__all__ = ["TEXT", "Columns"]
+__all__ = ["TEXT", "Columns", "apart", "rows_of"]
 
 TEXT = "value"
 """Name of the one column of rows whose values are text."""
@@ -136,6 +138,30 @@ class Columns(Sequence[Item]):
         if self.partitions is not None:
             places = [None if place < 0 else place for place in self.partitions.tolist()]
         return list(zip(keys, row_values(self.batch, self.kind), times, repeat(None), places))
+
+
+def apart(headers: Sequence[Headers | None]) -> int:
+    """How many of some records are taken together: one that is packed alone, others up to the next that is."""
+    for number, found in enumerate(headers):
+        if found and is_packed(found):
+            return number or 1
+    return len(headers)
+
+
+def rows_of(items: Sequence[Item], where: str, offset: int, bad: list[BadLine]) -> Sequence[Item]:
+    """Records that are taken together: the rows, where it is one that is packed.
+
+    Args:
+        where, offset: of the first of them; one that is damaged is put into `bad` under them.
+    """
+    if len(items) != 1 or not is_packed(items[0][3]):
+        return items
+    _, value, timestamp_ms, _, partition = items[0]
+    try:
+        return Columns.unpacked(value or b"", timestamp_ms, partition)
+    except BadRecord as exc:
+        bad.append(BadLine(where, offset, str(exc), value or b""))
+        return ()
 
 
 def _is_text(values: Sequence[bytes | None]) -> bool:

@@ -104,6 +104,10 @@ class History:
         """The same; it gives columns where files hold them, see `Columns`."""
         return replace(self, columns=True)
 
+    def by_row(self) -> History:
+        """See `Replayable`; files hold no packed batches."""
+        return self
+
     def fingerprint(self) -> str:
         """What tells these files from changed ones; see `opening.fingerprint`. Empty for a socket.
 

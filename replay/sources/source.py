@@ -140,6 +140,10 @@ class Replayable(Protocol):
         """
         ...
 
+    def by_row(self) -> Replayable:
+        """The same; of packed batches it gives the rows, where it would give them as they are."""
+        ...
+
     def open(self, position: Position | None = None, *, batch_lines: int = ...) -> Source:
         """Begin to read, at a position that `snapshot()` gave or at the beginning.
 

@@ -6,6 +6,7 @@ kept in the position; so the end is the topic's end as it stood then, whatever i
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Usage
 from ...topics.reading import Reader, stalled
+from .columns import apart, rows_of
 from .format import Format
 from .item import BadLine, Item
 from .lines import BATCH_LINES
@@ -45,7 +47,8 @@ class TopicHistory:
     Args:
         follow: it has no end.
         by_partition: one partition after another, where it is not merged by time.
-        repartition: records go where their key's hash says, not where they are.
+        repartition: records go where their key's hash says, not where they are; of packed batches the rows.
+        unpack: of packed batches it gives the rows.
 
     Raises:
         Usage: there is no such topic, or an option is given that says what its records already say.
@@ -62,6 +65,7 @@ class TopicHistory:
         follow: bool = False,
         by_partition: bool = False,
         repartition: bool = False,
+        unpack: bool = False,
     ) -> None:
         if format != Format():
             raise Usage(f"{spec}: options about keys, times and formats are for files; a topic's records have all that")
@@ -79,6 +83,8 @@ class TopicHistory:
         self._count = count
         self._bounds = Bound.parse(asked.get("from", "earliest")), Bound.parse(asked.get("until", "latest"))
         self._follow, self._by_partition, self._repartition = follow, by_partition, repartition
+        self._unpack = unpack
+        self._rows = unpack or repartition
         self.partitions = None if repartition else count
         self.timed = not follow and not by_partition
         self._span: Resolved | None = None
@@ -113,6 +119,7 @@ class TopicHistory:
     def identity(self, topic: str) -> str:
         """See `Replayable`; asked by a duration, the run keeps what it came to at its first start."""
         asked = ["topic", self.specs, self._follow, self._by_partition, self._repartition, topic]
+        asked += ["unpack"] * self._unpack
         return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
 
     def fingerprint(self) -> str:
@@ -129,6 +136,12 @@ class TopicHistory:
         if topic == self.topic:
             raise Usage(f"{topic} would be replayed into itself", hint="name another topic: --to OTHER")
 
+    def by_row(self) -> TopicHistory:
+        """See `Replayable`."""
+        found = copy.copy(self)
+        found._rows = True
+        return found
+
     def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
         """As the broker gives them, or one partition after another."""
         return self._open(self._cluster, range(self._count), position, batch_lines)
@@ -143,6 +156,7 @@ class TopicHistory:
             follow=self._follow,
             one_by_one=self._by_partition,
             placed=not self._repartition,
+            by_row=self._rows,
             batch_records=batch_records,
         )
 
@@ -172,6 +186,7 @@ class TopicSource:
         follow: bool = False,
         one_by_one: bool = False,
         placed: bool = True,
+        by_row: bool = False,
         batch_records: int = BATCH_LINES,
     ) -> None:
         self.bad: list[BadLine] = []
@@ -179,7 +194,7 @@ class TopicSource:
         self.done_bytes = 0
         self._cluster, self._topic = cluster, topic
         self._follow, self._one_by_one, self._placed = follow, one_by_one, placed
-        self._batch_records = batch_records
+        self._batch_records, self._by_row = batch_records, by_row
         # Of the next record to give away, and to read; between them lie the batches at hand.
         self._next = {int(partition): offset for partition, offset in position["next"].items()}
         self._reached = dict(self._next)
@@ -195,18 +210,22 @@ class TopicSource:
         """See `Source`."""
         return not self._follow and not self._ready and not self._left()
 
-    def next_batch(self) -> list[Item]:
+    def next_batch(self) -> Sequence[Item]:
         """See `Source`; waits a moment where nothing is at hand."""
         if not self._ready and not self.ended:
             self._fetch()
         while self._ready:
             partition, items, offsets, after = self._ready.popleft()
             most = self._batch_records
+            if self._by_row and items:
+                most = min(most, apart([item[3] for item in items[:most]]))
             if len(items) > most:
                 self._ready.appendleft((partition, items[most:], offsets[most:], after))
                 items, after = items[:most], offsets[most]
             self.done_bytes += after - self._next[partition]
             self._next[partition] = after
+            if items and self._by_row:
+                return rows_of(items, f"{self._topic}[{partition}]", offsets[0], self.bad)
             if items:
                 return items
         return []

@@ -10,16 +10,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars
 import pytest
 from anabranch.replay import player as player_module
+from anabranch.replay.archive import Archiver
 from anabranch.replay.course.course import Course
 from anabranch.replay.course.selection import Selection
 from anabranch.replay.player import Player
+from anabranch.replay.sources.finding import find_past
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.item import BadLine
+from anabranch.replay.sources.source import Replayable
+from anabranch.replay.sources.topicsource import TopicHistory
 from anabranch.replay.tally import count_records
 from anabranch.replay.verify.side import find_side
 from anabranch.replay.verify.verify import verify
@@ -233,6 +238,44 @@ def test_what_looks_at_records_gives_rows_of_text_and_the_same(
             eventually(lambda topic=topic, sent=sent: count_records(broker, topic, 2) == sent, f"all of {topic}")
         found = verify(*(find_side(f"topic://{topic}", Format(), broker) for topic in (plain, packed)))
         assert found.same, found.differences[:2]
+
+
+def test_unpacked_they_are_plain_records_again_and_archives_keep_them(
+    broker: Cluster, fresh: Fresh, eventually: Eventually, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BLOCK, 20_000)
+    path, format = write_orders(tmp_path)["csv"]
+    packed, plain, again, wider = (fresh(name) for name in ("packed", "plain", "again", "wider"))
+    Player(broker, find_history([str(path)], format), packed, partitions=3, pack="lz4").play()
+    Player(broker, find_history([str(path)], format), packed, run_id=fresh("beside")).play()  # plain ones follow
+
+    def played(history: Replayable, topic: str, **more: Any) -> None:
+        # Stopped after its first transaction, it goes on where it was.
+        player = Player(broker, history, topic, transaction_records=500, batch_lines=200, **more)
+        player.play(lambda _: player.stop())
+        assert Player(broker, history, topic, **more).play().sent == 6_000
+        eventually(lambda: count_records(broker, topic, Admin(broker).partitions([topic])[topic]) == 6_000, topic)
+
+    eventually(lambda: count_records(broker, packed, 3) == 6_000, packed)
+    unpacking = TopicHistory(broker, f"topic://{packed}", Format(), unpack=True)
+    played(unpacking, plain, course=Course(order="source"))
+    assert {len(message.headers() or []) for message in drain(plain)} == {0}
+    assert len(drain(plain)) == 6_000
+
+    folder = tmp_path / "archive"
+    Archiver(broker, packed, folder).archive()
+    assert Archiver(broker, packed, folder).archive().records == 0
+    played(find_past([str(folder)], Format()), again)
+    assert [m.value() for m in drain(again)].count(None) == 0
+    assert sorted(m.value() or b"" for m in drain(again)) == sorted(m.value() or b"" for m in drain(packed))
+    Admin(broker).create([TopicSpec(wider, 5)])
+    played(find_past([str(folder)], Format(), repartition=True), wider, pack="lz4")
+
+    for topic in (plain, again, wider):
+        found = verify(*(find_side(f"topic://{name}", Format(), broker) for name in (packed, topic)))
+        assert found.same, (topic, found.differences[:2])
+    places = {(partition, key) for partition, key, _, _ in unpacked(drain(wider)) if key is not None}
+    assert all(HashPlan(5).partition(key) == partition for partition, key in places)
 
 
 def test_what_cannot_travel_packed_is_refused(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""`anabranch unpack`: the rows of a topic's packed batches as plain records in another topic."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from .options import LEVELS, cluster_options, log_to_stderr, on_ground
+
+__all__ = ["unpack"]
+
+
+@click.command()
+@click.argument("topic")
+@click.option("--to", "target", required=True, metavar="TOPIC", help="Made like TOPIC where it does not exist.")
+@click.option("--run-id", help="Name of the run; else it follows from the two topics.")
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@cluster_options
+def unpack(
+    topic: str, target: str, run_id: str | None, loglevel: str, bootstrap_server: str | None, options: tuple[str, ...]
+) -> None:
+    """Turn the packed batches of TOPIC into plain records of another topic, for readers that know only those.
+
+    Each row becomes a record with its key, value, time, partition and order; what is plain already goes as it is. Each
+    once and resumable, as every replay of a topic: the end is that of TOPIC as it stood at the first start.
+
+    \b
+    Examples:
+      anabranch unpack trips --to trips-plain
+    """
+    from ...topics.plans import Plans
+    from ..course.course import Course
+    from ..player import Player
+    from ..show.replay import ReplayView, show_replay
+    from ..sources.format import Format
+    from ..sources.topicsource import SCHEME, TopicHistory
+
+    log_to_stderr(loglevel)
+    with on_ground(bootstrap_server, options) as place, ReplayView() as view:
+        player = Player(
+            place.cluster,
+            TopicHistory(place.cluster, SCHEME + topic.removeprefix(SCHEME), Format(), unpack=True),
+            target,
+            # Within a partition the order is kept whatever comes first.
+            course=Course(order="source"),
+            plan=Plans(place.cluster).of([topic.removeprefix(SCHEME)]).get(topic.removeprefix(SCHEME)),
+            run_id=run_id,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: player.stop())
+        report = player.play(lambda progress: view.replaying(f"unpack → {target}", progress))
+    show_replay(report)
