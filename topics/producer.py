@@ -254,7 +254,8 @@ class TransactionalProducer:
 
     def _sorted(self, exc: KafkaException, doing: str) -> Exception:
         error = kafka_error(exc)
-        if error.fatal():
+        # A client that is fatally broken already says so in every call, with an error that does not call itself fatal.
+        if error.fatal() or error.code() == KafkaError._FATAL:  # pyright: ignore[reportPrivateUsage]
             return Rebuild(f"{doing}: {error.str()}")
         if error.txn_requires_abort() or is_lost(error):
             self._until_known("abort transaction", self._kafka.abort_transaction)

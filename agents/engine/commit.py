@@ -259,7 +259,7 @@ def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any) -> Pos
                     continue
                 try:
                     produce_fast(topic, value, key, partition)
-                except BufferError:
+                except (BufferError, KafkaException):  # it waits, and sorts errors
                     produce(topic, value, key, partition)
             produce(topic, values[-1], keys[-1], partition, on_delivery=delivered)
     return positions

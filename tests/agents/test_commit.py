@@ -1,13 +1,18 @@
-"""What a committer does with a client that is finished without saying so."""
+"""What committers do with clients that are finished, whether these say so or not."""
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from anabranch.agents.engine.commit import AtLeastOnce, EpochPlan
+from anabranch.agents.engine.commit import AtLeastOnce, EpochPlan, ExactlyOnce
 from anabranch.agents.engine.effects import Output
+from anabranch.agents.tables.store import Changes
 from anabranch.topics import pulse
 from anabranch.topics.client import Cluster
-from anabranch.topics.errors import Hung
+from anabranch.topics.errors import Hung, Rebuild
+from anabranch.topics.producer import TransactionalProducer
+from confluent_kafka import KafkaException
 
 
 def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
@@ -22,3 +27,26 @@ def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
         committer.commit(plan)
     committer.close()
     assert not committer._kafka.flush(10), "what it had is forgotten"
+
+
+@pytest.mark.parametrize("what", ["outputs", "changes"])
+def test_a_client_that_was_broken_before_it_was_asked_is_replaced(lab, monkeypatch, what) -> None:
+    #  committer  ── transaction ──      ✗ told of it meanwhile ── commit: Rebuild
+    #  another                    ── open ──
+    topic, who = lab.topic(), lab.fresh("tx")
+    committer = ExactlyOnce(lab.cluster, who)
+    committer.open()
+    kafka = committer._kafka
+    kafka.begin()
+    kafka.produce(topic, b"lost", b"k", 0)
+    TransactionalProducer(lab.cluster, who).open()
+    deadline = time.monotonic() + 30
+    with pytest.raises(KafkaException):
+        while time.monotonic() < deadline:
+            kafka.produce_fast(topic, b"lost", b"k", 0)
+            kafka._kafka.poll(0.05)
+    monkeypatch.setattr(kafka, "begin", lambda: None)  # it was begun, and then the client broke
+    outputs = [Output(topic, b"2", b"k", 0, 0, None)] if what == "outputs" else []
+    changes = {topic: {0: Changes([b"a", b"b"], [b"1", b"2"], deletes=False)}} if what == "changes" else {}
+    with pytest.raises(Rebuild):
+        committer.commit(EpochPlan(outputs, changes, [], None))
