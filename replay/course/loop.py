@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...topics.errors import Stop
 from ..sources.item import BadLine, Item
-from ..sources.source import Position
+from ..sources.source import Position, hand_on
 from .cursor import Open
 
 __all__ = ["Loop"]
@@ -58,8 +58,7 @@ class Loop:
         source = self._source
         items = source.next_batch()
         self._given = self._given or bool(items)
-        self.bad, source.bad = self.bad + source.bad, []
-        self.blank, source.blank = self.blank + source.blank, 0
+        hand_on(source, self)
         self.ask_again_s = source.ask_again_s
         return items
 

@@ -19,7 +19,8 @@ from ...topics.errors import Stop
 from ..shown import shown_ms, shown_time
 from ..sources.item import BadLine, Item
 from ..sources.lines import BATCH_LINES
-from ..sources.source import Part, Position, Source
+from ..sources.source import Part, Position, Source, hand_on
+from ..undoing import on_failure
 from .cursor import Cursor
 from .disorder import Disorder, Sorted, high_times, pack, unpack
 from .notes import Notes
@@ -102,16 +103,13 @@ class Merge:
         # (time of the first record, rank) of parts that nothing was taken of, the next one last.
         self._waiting: list[tuple[int, int]] = []
         begun = {int(rank): at for rank, at in position["open"].items()} if position else dict[int, Position]()
-        try:
+        with on_failure(self.close):
             for rank in range(len(self._parts)):
                 if rank in begun:
                     self._open(rank, begun[rank])
                 elif rank not in self._ended:
                     self._waiting.append((self._look(rank), rank))
             self._waiting.sort(reverse=True)
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def ended(self) -> bool:
@@ -178,11 +176,7 @@ class Merge:
     def _fill(self, lane: _Lane) -> None:
         cursor = lane.cursor
         late = lane.fill()
-        if cursor.bad:
-            self.bad += cursor.bad
-            cursor.bad = []
-        self.blank += cursor.blank
-        cursor.blank = 0
+        hand_on(cursor, self)
         worst = max(late, default=0)
         if not worst:
             return

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...topics.errors import Usage
 from ..sources.item import BadLine, Item
-from ..sources.source import Position
+from ..sources.source import Position, hand_on
 from .clock import Clock
 from .cursor import Cursor, Open
 from .disorder import high_times
@@ -156,8 +156,7 @@ class Paced:
     def _fill(self) -> None:
         cursor = self._cursor
         cursor.fill()
-        self.bad, cursor.bad = self.bad + cursor.bad, []
-        self.blank, cursor.blank = self.blank + cursor.blank, 0
+        hand_on(cursor, self)
         if self._round_of() != self._round:
             self._round = self._round_of()
             self._high, self._begun_ms = 0, None

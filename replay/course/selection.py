@@ -11,7 +11,7 @@ import msgspec
 from ...topics.partition import Plan
 from ..sources.expression import Expression, expression
 from ..sources.item import BadLine, Item
-from ..sources.source import Position, Source
+from ..sources.source import Position, Source, hand_on
 from .cursor import Open
 from .notes import Notes
 from .placement import place
@@ -129,10 +129,7 @@ class Through:
         read = len(items)
         if read and self._end_ms is not None and items[-1][2] >= self._end_ms:
             self._over = True
-        self.bad += source.bad
-        source.bad = []
-        self.blank += source.blank
-        source.blank = 0
+        hand_on(source, self)
         for step in self._steps:
             if not items:
                 break
@@ -180,8 +177,7 @@ class Limited:
             return []
         items = self._source.next_batch()[: self._limit - self._given]
         self._given += len(items)
-        self.bad, self._source.bad = self.bad + self._source.bad, []
-        self.blank, self._source.blank = self.blank + self._source.blank, 0
+        hand_on(self._source, self)
         return items
 
     def snapshot(self) -> Position:

@@ -30,6 +30,7 @@ from ..sources.item import Item
 from ..sources.source import Position
 from ..target import Target
 from ..transaction import Transaction
+from ..undoing import on_failure
 from .letters import Count, Letter, Wanted, counted, read_letters
 
 __all__ = ["DeadLetters", "PutBack", "Ranges"]
@@ -207,7 +208,7 @@ class DeadLetters:
         return report
 
     def _send(self, work: Transaction, part: list[tuple[int, Letter]], done: Ranges, plan: Plan) -> RunState:
-        try:
+        with on_failure(work.abandon):
             work.send([self._item(letter, plan.partitions) for _, letter in part], _now_ms())
             for begin, letter in part:
                 done.add(letter.partition, begin, letter.offset + 1)
@@ -216,9 +217,6 @@ class DeadLetters:
                     "the letters put back lie too scattered among the others to be remembered",
                     hint="filter less finely, or put back a range of them: --offset FIRST-LAST",
                 )
-        except BaseException:
-            work.abandon()
-            raise
         return work.commit(done.position(), done=False, now_ms=_now_ms())
 
     def _parts(self, letters: list[tuple[int, Letter]]) -> Iterator[list[tuple[int, Letter]]]:

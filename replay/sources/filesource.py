@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ..undoing import on_failure
 from .block import BLOCK_BYTES, BlockBuffer, BlockParser
 from .csvcolumns import CsvColumns
 from .csvfile import CsvParser, read_header
@@ -65,20 +66,18 @@ class FileSource:
         self._opened: Opened | None = None
         self._parser: LineParser | None = None
         kind, format = kind_of(member.inside or member.path, format)
-        try:
-            self._opened = open_member(member)
-            self._parser = self._make_parser(kind, format)
-            if position and position["byte"] > self._buffer.byte:
-                self._opened.stream.seek(position["byte"])
-                self._exhausted = False
-                self._buffer = self._new_buffer(byte=position["byte"], line=position["line"])
-        except UNREADABLE as exc:
-            self._breaks(why(exc))
-        except BadLine as exc:
-            self._broken = exc
-        except BaseException:
-            self.close()
-            raise
+        with on_failure(self.close):
+            try:
+                self._opened = open_member(member)
+                self._parser = self._make_parser(kind, format)
+                if position and position["byte"] > self._buffer.byte:
+                    self._opened.stream.seek(position["byte"])
+                    self._exhausted = False
+                    self._buffer = self._new_buffer(byte=position["byte"], line=position["line"])
+            except UNREADABLE as exc:
+                self._breaks(why(exc))
+            except BadLine as exc:
+                self._broken = exc
 
     ask_again_s = 0.0
 

@@ -9,10 +9,12 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from ...topics.errors import Usage
+from ..undoing import on_failure
 from .member import Member
 from .storage import open_raw
 
@@ -82,15 +84,10 @@ def open_seekable(member: Member) -> Opened:
     if member.inside is None:
         return opened
     copy: Any = tempfile.TemporaryFile()  # noqa: SIM115 - `Opened.close` closes it
-    try:
+    with closing(opened), on_failure(copy.close):
         while data := opened.stream.read(_COPIED_BYTES):
             copy.write(data)
         copy.seek(0)
-    except BaseException:
-        copy.close()
-        raise
-    finally:
-        opened.close()
     return Opened(copy, copy.tell, [])
 
 

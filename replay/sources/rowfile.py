@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ..undoing import on_failure
 from .expression import as_bytes
 from .format import Format
 from .item import BadLine, Item, check_sizes
@@ -66,14 +67,12 @@ class RowFile:
         self._looked = False
         self._broken: BadLine | None = None
         self._opened: Opened | None = None
-        try:
-            self._opened = open(member)
-            self._rows = reader(self._opened, self._row)
-        except UNREADABLE as exc:
-            self._breaks(why(exc))
-        except BaseException:
-            self.close()
-            raise
+        with on_failure(self.close):
+            try:
+                self._opened = open(member)
+                self._rows = reader(self._opened, self._row)
+            except UNREADABLE as exc:
+                self._breaks(why(exc))
 
     @property
     def ended(self) -> bool:

@@ -20,10 +20,26 @@ from typing import Any, Protocol
 from .format import Format
 from .item import BadLine, Item
 
-__all__ = ["Part", "Position", "Replayable", "Source"]
+__all__ = ["Part", "Position", "Replayable", "Source", "Telling", "hand_on"]
 
 # Plain JSON, opaque to everyone but the kind of source that made it; a source made of others keeps theirs in its own.
 Position = dict[str, Any]
+
+
+class Telling(Protocol):
+    """What tells of lines that did not become records; see `Source`."""
+
+    bad: list[BadLine]
+    blank: int
+
+
+def hand_on(inner: Telling, outer: Telling) -> None:
+    """What one source has to tell is from now on for the one around it to tell."""
+    if inner.bad:
+        outer.bad += inner.bad
+        inner.bad = []
+    outer.blank += inner.blank
+    inner.blank = 0
 
 
 class Source(Protocol):
