@@ -9,15 +9,18 @@ from itertools import chain, islice
 from typing import Any
 
 from ...topics.errors import Usage
+from .avroblocks import Decode, decode_slowly, decoder
 from .format import Format
 from .item import NO_LIMIT
 from .lines import BATCH_LINES
 from .member import Member
 from .opening import Opened, open_member
-from .rowfile import RowFile, Rows, items_of, shape_of
+from .rowfile import Row, RowFile, Rows, items_of, shape_of
 from .source import Position
 
 __all__ = ["open_avro"]
+
+_WORTH_BYTES = 1024 * 1024
 
 # What fastavro stumbles over in a damaged file depends on where the damage is.
 _DAMAGE: tuple[type[BaseException], ...] = (
@@ -71,18 +74,35 @@ class _Avro:
         if not columns:
             raise OSError("its schema is not that of records")
         shape, fields = shape_of(self._format, self._member.name, columns, self._member.fields)
-        return self._batches(blocks, first, shape, fields)
+        # Small files are not worth the time that it takes to load what is faster.
+        decode = decoder(schema) if self._member.size_bytes >= _WORTH_BYTES else decode_slowly
+        return self._batches(blocks, first, decode, shape, fields)
 
-    def _batches(self, blocks: Any, first: int, shape: Any, fields: Any) -> Iterator[Rows]:
-        def rows() -> Iterator[Any]:
-            skip = first
-            for block in blocks:
-                if skip >= block.num_records:
-                    skip -= block.num_records
-                    continue
-                yield from islice(block, skip, None)
-                skip = 0
-
-        found = rows()
+    def _batches(self, blocks: Any, first: int, decode: Decode, shape: Any, fields: Any) -> Iterator[Rows]:
+        found = self._rows(blocks, first, decode)
         for row in found:
             yield items_of(chain((row,), islice(found, self._batch_rows - 1)), shape, fields, self._max_bytes)
+
+    def _rows(self, blocks: Any, first: int, decode: Decode) -> Iterator[Row]:
+        skip, count, waiting = first, 0, list[Any]()
+        damage: BaseException | None = None
+        while damage is None:
+            try:
+                block = next(blocks, None)
+            except _DAMAGE as exc:
+                # What stands before it is read, then it is told.
+                block, damage = None, exc
+            if block is not None:
+                if not waiting and skip >= block.num_records:
+                    skip -= block.num_records
+                    continue
+                waiting.append(block)
+                count += block.num_records
+                if count < self._batch_rows:
+                    continue
+            yield from islice(decode(waiting), skip, None)
+            skip, count, waiting = 0, 0, []
+            if block is None:
+                break
+        if damage is not None:
+            raise damage

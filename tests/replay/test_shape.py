@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
+import fastavro
 import pytest
 from anabranch.replay.running.inputs import format_of, parse_inputs
+from anabranch.replay.sources.avroblocks import decode_slowly, decoder
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.item import NO_LIMIT, Item
 from anabranch.replay.sources.source import Source
 from anabranch.replay.sources.stamp import parse_time_ms
 from anabranch.topics.errors import Usage
+from hypothesis import given
+from hypothesis import strategies as st
 
 CSV = b"carrier,flight,at,p,price\nUA,15,01.02.2013 10:00,2,1.50\nAA,7,02.02.2013 11:30,,2\n"
 JSONL = (
@@ -166,6 +172,33 @@ def test_a_record_that_the_topic_would_refuse_is_a_bad_line(tmp_path: Path) -> N
         items, source = read(tmp_path, name, data, Format(), 100)
         assert len(items) == 1
         assert "at most 100 are sent" in source.bad[0].reason
+
+
+Plain: dict[str, st.SearchStrategy[object]] = {
+    "boolean": st.booleans(),
+    "int": st.integers(-(2**31), 2**31 - 1),
+    "long": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(width=32, allow_nan=False),
+    "double": st.floats(allow_nan=False),
+    "string": st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+}
+Avro = st.lists(st.fixed_dictionaries({name: st.none() | values for name, values in Plain.items()}), min_size=1)
+
+
+@given(Avro, st.integers(1, 40))
+def test_avro_is_the_same_whichever_way_it_is_decoded(rows: list[dict[str, object]], interval: int) -> None:
+    out, fields = io.BytesIO(), [{"name": name, "type": ["null", name]} for name in Plain]
+    schema: Any = {"type": "record", "name": "r", "fields": fields}
+    fastavro.writer(out, schema, rows, codec="deflate", sync_interval=interval)
+    decode = decoder(schema)
+    assert decode is not decode_slowly
+
+    def blocks() -> list[Any]:
+        return list(fastavro.block_reader(io.BytesIO(out.getvalue())))
+
+    assert list(decode(blocks())) == list(decode_slowly(blocks()))
+    dated: Any = {**schema, "fields": [{"name": "d", "type": {"type": "int", "logicalType": "date"}}]}
+    assert decoder(dated) is decode_slowly
 
 
 def test_options_of_a_command_line(tmp_path: Path) -> None:
