@@ -46,6 +46,7 @@ __all__ = ["replay"]
 @click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("--follow", is_flag=True, help="A socket: connect again when it ends. A topic: go on at its end.")
+@click.option("--spool", metavar="FILE", help="A socket: write down what it gives, so that a crash loses nothing.")
 @click.option("--from", "begin", metavar="WHERE", help="Of a topic: earliest, an offset, a time, or so long ago: 6h.")
 @click.option("--until", metavar="WHERE", help="Of a topic, likewise; its end as it stands unless given.")
 @click.option("--by-partition", is_flag=True, help="Of a topic: one partition after another.")
@@ -69,6 +70,7 @@ def replay(
     run_id: str | None,
     on_bad_line: str,
     follow: bool,
+    spool: str | None,
     begin: str | None,
     until: str | None,
     by_partition: bool,
@@ -85,7 +87,7 @@ def replay(
     .bz2) or in a .zip (all of it, or archive.zip!member); the folder of an archive or topic://NAME, whose records keep
     keys, headers, times, partitions and order; or tcp://host:port. Killed and started again, the same command goes on
     where it was; finished, it writes nothing. A socket cannot be read again, so what was received and not committed at
-    a crash is lost.
+    a crash is lost, unless --spool FILE keeps it: each line is written to the file, then sent.
 
     An EXPR is a field, a.b.c, or more: carrier + "-" + origin, f"{carrier}-{flight}", name.lower()[:3]. Folders named
     year=2013/month=01 add these fields.
@@ -101,7 +103,7 @@ def replay(
       anabranch replay 'lake/**/*.parquet' --to trips --key zone --pack         # rows as columns, many as one message
       anabranch replay archive/orders --to orders-again
       anabranch replay topic://orders --to orders-copy --from 2013-01-01 --until 6h
-      nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before ,
+      nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before , --spool lines.spool
     """
     from ...topics.admin import Admin
     from ...topics.partition import RangePlan
@@ -124,6 +126,7 @@ def replay(
         span=(begin, until),
         by_partition=by_partition,
         repartition=repartition,
+        spool=spool,
     )
     # What is wrong with a file is said before a broker is looked for.
     found = None if any(map(names_topic, sources)) else find()

@@ -28,7 +28,7 @@ __all__ = ["run"]
     "inputs",
     multiple=True,
     metavar="[TOPIC=]PATH",
-    help="File, glob, archive or topic://NAME; may be repeated.",
+    help="File, glob, archive, topic://NAME or tcp://HOST:PORT; may be repeated.",
 )
 @click.option(
     "--then", multiple=True, metavar="[TOPIC=]PATH", help="An input that starts when those before are through."
@@ -36,6 +36,9 @@ __all__ = ["run"]
 @click.option("-k", "--key", multiple=True, metavar="[TOPIC=]FIELD", help="Field that becomes the record's key.")
 @click.option(
     "-t", "--time", "times", multiple=True, metavar="[TOPIC=]FIELD", help="Field that holds the record's time."
+)
+@click.option(
+    "--spool", "spools", multiple=True, metavar="[TOPIC=]FILE", help="A socket: write down what it gives; see replay."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt .csv .json .jsonl .parquet")
 @click.option("--table", help="The table that is the result; needed where the app has several and --output is given.")
@@ -59,6 +62,7 @@ def run(
     then: tuple[str, ...],
     key: tuple[str, ...],
     times: tuple[str, ...],
+    spools: tuple[str, ...],
     output: Path | None,
     table: str | None,
     repartition: bool,
@@ -97,7 +101,7 @@ def run(
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("nothing to run over", hint="--input FILE")
-    asked = parse_inputs(inputs, then, key, times, form)
+    asked = parse_inputs(inputs, then, key, times, form, spools)
     with on_ground(bootstrap_server, options) as place, RunView() as view:
         bounded = BoundedRun(
             place.cluster,

@@ -11,6 +11,7 @@ import msgspec
 from ...topics.errors import Usage
 from ...topics.partition import HashPlan, Plan
 from ..modules import source_of
+from ..sources.history import History
 from ..sources.lines import BATCH_LINES
 from ..sources.source import Position, Replayable, Source
 from .clock import Clock
@@ -66,8 +67,8 @@ class Course:
         """
         wants = "--order time" if self.order == "time" else f"--disorder {self.disorder.policy}"
         if (self.order == "time" or self.disorder.policy != "accept") and not self.merges(history):
-            if not history.resumable:
-                raise Usage(f"{wants} is for what can be read again, and a socket cannot")
+            if _is_socket(history):
+                raise Usage(f"{wants} is for what can be read to its end, and a socket cannot")
             raise Usage(f"{wants} needs records with times", hint="--time FIELD names the field, and no --order source")
         by_time = {
             "--start": self.selection.start_ms is not None,
@@ -77,8 +78,8 @@ class Course:
         for option, given in by_time.items():
             if given and not history.timed:
                 raise Usage(f"{option} needs records with times", hint="--time FIELD names the field that holds them")
-        if self.rounds != 1 and not history.resumable:
-            raise Usage("--loop is for what can be read again, and a socket cannot")
+        if self.rounds != 1 and _is_socket(history):
+            raise Usage("--loop is for what can be read to its end, and a socket cannot")
 
     def identity(self, history: Replayable) -> dict[str, Any]:
         """What decides over which records are sent in which order, as plain JSON; empty for the usual."""
@@ -174,3 +175,7 @@ class Course:
             return Through(source, steps, notes, end_ms=end_ms) if steps else source
 
         return open_at
+
+
+def _is_socket(history: Replayable) -> bool:
+    return not history.resumable or (isinstance(history, History) and history.spool is not None)

@@ -21,16 +21,23 @@ class Input:
     Attributes:
         topic: as the app names it; None means its only one.
         stage: inputs of a stage start when those of the stages before are through the agents.
+        spool: of a socket: file that keeps what it gives.
     """
 
     topic: str | None
     specs: tuple[str, ...]
     format: Format
     stage: int = 0
+    spool: str | None = None
 
 
 def parse_inputs(
-    inputs: Sequence[str], then: Sequence[str], key: Sequence[str], times: Sequence[str], form: Mapping[str, Any]
+    inputs: Sequence[str],
+    then: Sequence[str],
+    key: Sequence[str],
+    times: Sequence[str],
+    form: Mapping[str, Any],
+    spools: Sequence[str] = (),
 ) -> list[Input]:
     """The inputs of a command line; paths of one topic, format and stage are one input, read one after another."""
     staged = [(0, text) for text in inputs] + [(stage, text) for stage, text in enumerate(then, 1)]
@@ -39,7 +46,9 @@ def parse_inputs(
         topic, path = split_input(text)
         at = (topic, stage, format_of(form, key=_scoped(key, topic), time=_scoped(times, topic)))
         merged[at] = (*merged.get(at, ()), path)
-    return [Input(topic, specs, format_, stage) for (topic, stage, format_), specs in merged.items()]
+    return [
+        Input(topic, specs, format_, stage, _scoped(spools, topic)) for (topic, stage, format_), specs in merged.items()
+    ]
 
 
 def split_input(text: str) -> tuple[str | None, str]:

@@ -143,7 +143,9 @@ class BoundedRun:
         if output is not None:
             known_ending(output)
         self._inputs = list(inputs)
-        self._histories = [find_past(i.specs, i.format, cluster=cluster, repartition=repartition) for i in self._inputs]
+        self._histories = [
+            find_past(i.specs, i.format, cluster=cluster, repartition=repartition, spool=i.spool) for i in self._inputs
+        ]
         self._into_live, self._named = into_live, run_id
         # No run is an app's own identity.
         self.run_id = "" if into_live else run_id or self._derive_id()

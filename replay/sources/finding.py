@@ -31,6 +31,7 @@ def find_past(
     span: tuple[str | None, str | None] = (None, None),
     by_partition: bool = False,
     repartition: bool = False,
+    spool: str | None = None,
 ) -> Replayable:
     """Find it, and check that the options fit.
 
@@ -39,6 +40,7 @@ def find_past(
         span: of a topic: from where and until where, see `span`.
         by_partition: of a topic: one partition after another.
         repartition: of an archive or a topic: place records by their keys' hashes.
+        spool: of a socket: file that keeps what it gives.
 
     Raises:
         Usage: something is missing, or an option does not fit it.
@@ -46,6 +48,8 @@ def find_past(
     """
     topics = list(filter(names_topic, specs))
     archives = [spec for spec in specs if spec not in topics and is_archive(Path(spec))]
+    if (topics or archives) and spool is not None:
+        raise Usage("--spool is for tcp://host:port; everything else can be read again")
     if (topics or archives) and len(specs) > 1:
         raise Usage(f"{(topics or archives)[0]} is replayed alone", hint="one replay for each topic or archive")
     if topics:
@@ -64,4 +68,4 @@ def find_past(
         return ArchiveHistory(Path(archives[0]), format, repartition=repartition)
     if repartition:
         raise Usage("--repartition is for archives and topics", hint="records of files go where their keys' hashes say")
-    return find_history(specs, format, follow=follow)
+    return find_history(specs, format, follow=follow, spool=spool)

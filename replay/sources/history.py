@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from .member import Member, find_members
 from .parquetfile import open_parquet
 from .shape import Shape
 from .socketlines import SocketSource, parse_address
-from .source import Part, Position, Source
+from .source import Part, Position, Source, hand_on
 from .storage import absolute, changed_after, fingerprint
 
 __all__ = ["History", "Series", "find_history", "open_part"]
@@ -36,6 +37,7 @@ class History:
         members: the files, in the order they are read; none for a socket.
         left_out: files inside archives that are not read, because their ending is none that we know.
         follow: a socket is connected to again when it ends.
+        spool: file that keeps what a socket gives, so that it can be read again; absolute.
         max_record_bytes: records with larger values are bad lines.
         columns: make columns, see `Columns`.
     """
@@ -45,13 +47,14 @@ class History:
     members: tuple[Member, ...] = ()
     left_out: tuple[str, ...] = ()
     follow: bool = False
+    spool: str | None = None
     max_record_bytes: int = NO_LIMIT
     columns: bool = False
 
     @property
     def resumable(self) -> bool:
-        """Whether it can be read again from a position. A socket cannot."""
-        return bool(self.members)
+        """Whether it can be read again from a position. A socket without a spool cannot."""
+        return bool(self.members) or self.spool is not None
 
     @property
     def timed(self) -> bool:
@@ -75,8 +78,10 @@ class History:
 
         What the files hold is not in it, so that a changed file is noticed, and not taken for another history.
         """
-        asked = msgspec.json.encode([self.specs, self.format.identity(), topic], order="deterministic")
-        return hashlib.sha256(asked).hexdigest()[:16]
+        asked: list[Any] = [self.specs, self.format.identity(), topic]
+        if self.spool is not None:
+            asked.append(self.spool)
+        return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
 
     @property
     def partitions(self) -> int | None:
@@ -132,7 +137,15 @@ class History:
             Stop: a file cannot be opened, nobody listens.
         """
         if not self.members:
-            return SocketSource(self.specs[0], self.format, follow=self.follow)
+            return SocketSource(
+                self.specs[0],
+                self.format,
+                position,
+                spool=self.spool,
+                follow=self.follow,
+                batch_lines=batch_lines,
+                max_record_bytes=self.max_record_bytes,
+            )
         return Series(
             self.members,
             self.format,
@@ -188,11 +201,7 @@ class Series:
             return []
         source = self._open
         items = source.next_batch()
-        if source.bad:
-            self.bad += source.bad
-            source.bad = []
-        self.blank += source.blank
-        source.blank = 0
+        hand_on(source, self)
         self._move_on()
         return items
 
@@ -243,7 +252,7 @@ def open_part(
     )
 
 
-def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) -> History:
+def find_history(specs: Sequence[str], format: Format, *, follow: bool = False, spool: str | None = None) -> History:
     """Find what the user names: paths and globs, read in the order given, or one socket.
 
     Raises:
@@ -256,7 +265,9 @@ def find_history(specs: Sequence[str], format: Format, *, follow: bool = False) 
         if len(specs) > 1:
             raise Usage("a socket is replayed alone", hint="one replay for the socket, one for the files")
         parse_address(specs[0])
-        return History((specs[0],), format, follow=follow)
+        return History((specs[0],), format, follow=follow, spool=spool and absolute(spool))
+    if spool is not None:
+        raise Usage("--spool is for tcp://host:port; everything else can be read again")
     if follow:
         raise Usage("--follow is for tcp://host:port; files have an end")
     members, left_out = find_members(specs, format)

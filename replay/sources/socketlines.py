@@ -1,23 +1,29 @@
 """Lines from a listening TCP socket, as `nc -lk 9999` serves them.
 
-Not promised: what was received and not yet committed when the process dies cannot be received again, so a socket is
-exempt from the exactly-once contract; its `snapshot` says how many lines were taken and opens nothing.
+What was received and not yet committed when the process dies cannot be received again. So a socket by itself is exempt
+from the exactly-once contract: its `snapshot` says how many lines were taken, and opens nothing. With a spool it is as
+any other source: whole lines are written down, then used; opened at a position, it gives what the spool holds from
+there, and connects when that has been given.
+
+Not promised with a spool: that a CSV row of several lines which the end of a connection tore is told as bad in the same
+way after a crash.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from ...topics.errors import Stop, Usage
 from .csvfile import CsvParser
 from .format import OF_LINES, Format, Kind
-from .item import BadLine, Item
+from .item import NO_LIMIT, BadLine, Item
 from .jsonlines import JsonLinesParser
-from .lines import BATCH_LINES, LineBuffer, LineParser, LineTooLong, is_utf8
+from .lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
 from .source import Position
+from .spool import Spool
 from .text import TextParser
 
 __all__ = ["SocketSource", "parse_address"]
@@ -50,6 +56,9 @@ class SocketSource:
     Args:
         spec: `tcp://host:port`.
         format: `auto` is text; CSV needs `columns`.
+        position: where to begin, in the spool.
+        spool: file in which what is received is kept.
+        max_record_bytes: larger values are bad lines.
         follow: connect again after the end, with growing pauses of 0.1 to 5 seconds; it then never ends.
         clock: seconds that only grow.
 
@@ -59,7 +68,16 @@ class SocketSource:
     """
 
     def __init__(
-        self, spec: str, format: Format, *, follow: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        spec: str,
+        format: Format,
+        position: Position | None = None,
+        *,
+        spool: str | None = None,
+        follow: bool = False,
+        batch_lines: int = BATCH_LINES,
+        max_record_bytes: int = NO_LIMIT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
@@ -71,10 +89,18 @@ class SocketSource:
         self._clock = clock
         self._pause_s = _BACK_OFF_S[0]
         self._next_try_s = 0.0
-        self._buffer = LineBuffer(spec, skip_bom=is_utf8(format.encoding))
-        self._parser = _make_parser(spec, format)
+        self._batch_lines = batch_lines
+        self._parser = _make_parser(spec, format, max_record_bytes)
+        at: Position = position if position and spool else {"byte": 0, "line": 0, "seam": None}
+        self._buffer = LineBuffer(spec, byte=at["byte"], line=at["line"], skip_bom=is_utf8(format.encoding))
         self._socket: socket.socket | None = None
-        self._connect()
+        self._spool = Spool(spool, at["byte"], at["seam"]) if spool else None
+        self._kept: Iterator[bytes] | None = self._spool.read(at["byte"]) if self._spool else None
+        # With a spool: what was received of a line that is not complete.
+        self._torn = b""
+        self._gave_kept = self._closed = False
+        if self._kept is None:
+            self._connect()
 
     @property
     def ask_again_s(self) -> float:
@@ -86,33 +112,63 @@ class SocketSource:
     def next_batch(self) -> Sequence[Item]:
         """See `Source`; does not wait for the peer."""
         buffer = self._buffer
-        if self._socket is None and not buffer.waiting and not self.ended:
-            self._connect()
+        if self._kept is not None:
+            self._take_kept(self._batch_lines)
+        elif self._socket is None and not buffer.waiting and not self.ended:
+            # After what was kept nothing comes for once, so that it is committed before it turns out that nobody
+            # listens any more.
+            if not self._gave_kept:
+                self._connect()
+            self._gave_kept = False
         self._receive()
-        lines = buffer.peek(BATCH_LINES)
-        if not lines:
-            self.ended = self._socket is None and not self._follow
-            return []
-        final = self._socket is None and len(lines) == buffer.waiting
-        parsed = self._parser.parse(lines, buffer.line + 1, final=final)
-        if not parsed.used and len(lines) < buffer.waiting:
+        lines = buffer.peek(self._batch_lines)
+        if lines and self._spool is not None:
+            self._spool.sync()
+        parsed = self._parse(lines)
+        while not parsed.used and (len(lines) < buffer.waiting or self._kept is not None):
+            if len(lines) == buffer.waiting:
+                self._take_kept(2 * len(lines))
             lines = buffer.peek(buffer.waiting)
-            parsed = self._parser.parse(lines, buffer.line + 1, final=self._socket is None)
+            parsed = self._parse(lines)
         buffer.drop(parsed.used)
         self.bad += parsed.bad
         self.blank += parsed.blank
-        self.ended = self._socket is None and not buffer.waiting and not self._follow
+        self.ended = self._closed and not buffer.waiting and not self._follow
         return parsed.items
 
     def snapshot(self) -> Position:
-        """How many lines were taken."""
-        return {"line": self._buffer.line}
+        """With a spool its next byte, else how many lines were taken."""
+        buffer = self._buffer
+        if self._spool is None:
+            return {"line": buffer.line}
+        return {"byte": buffer.byte, "line": buffer.line, "seam": self._spool.seam(buffer.byte)}
 
     def close(self) -> None:
         """See `Source`."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._disconnect()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _parse(self, lines: Sequence[bytes]) -> Parsed:
+        # The end of what was kept is the end of a connection as well.
+        over = self._socket is None and self._kept is None and len(lines) == self._buffer.waiting
+        return self._parser.parse(lines, self._buffer.line + 1, final=over) if lines else Parsed([], [], 0, 0)
+
+    def _take_kept(self, lines: int) -> None:
+        assert self._kept is not None
+        for data in self._kept:
+            self._gave_kept = True
+            self._feed(data)
+            if self._buffer.waiting >= lines:
+                return
+        self._kept = None
+
+    def _feed(self, data: bytes) -> None:
+        self.done_bytes += len(data)
+        try:
+            self._buffer.feed(data)
+        except LineTooLong as exc:
+            raise Stop(f"{self._spec}:{self._buffer.line + 1}: {exc}") from None
 
     def _connect(self) -> None:
         now = self._clock()
@@ -131,7 +187,7 @@ class SocketSource:
         self._socket.setblocking(False)
 
     def _receive(self) -> None:
-        while self._socket is not None and self._buffer.waiting < BATCH_LINES:
+        while self._socket is not None and self._buffer.waiting < self._batch_lines:
             try:
                 data = self._socket.recv(_RECEIVE_BYTES)
             except BlockingIOError:
@@ -141,23 +197,42 @@ class SocketSource:
                     raise Stop(f"{self._spec}: line {self._buffer.line + 1}: {exc.strerror or exc}") from None
                 data = b""
             if data:
-                self.done_bytes += len(data)
                 self._pause_s = _BACK_OFF_S[0]
-                try:
-                    self._buffer.feed(data)
-                except LineTooLong as exc:
-                    raise Stop(f"{self._spec}:{self._buffer.line + 1}: {exc}") from None
+                self._keep(data)
             else:
+                if self._torn:
+                    self._keep(b"\n")
                 self._buffer.finish()
-                self.close()
+                self._disconnect()
+                self._closed = True
                 self._back_off()
+
+    def _keep(self, data: bytes) -> None:
+        if self._spool is None:
+            self._feed(data)
+            return
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            whole = self._torn + data[:cut]
+            self._spool.append(whole)
+            self._feed(whole)
+            self._torn = data[cut:]
+        else:
+            self._torn += data
+            if len(self._torn) > MAX_LINE_BYTES:
+                self._feed(self._torn)  # says what is wrong with it
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _back_off(self) -> None:
         self._next_try_s = self._clock() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _BACK_OFF_S[1])
 
 
-def _make_parser(spec: str, format: Format) -> LineParser:
+def _make_parser(spec: str, format: Format, most: int) -> LineParser:
     kind: Kind = "text" if format.kind == "auto" else format.kind
     if kind not in OF_LINES:
         raise Usage(f"{spec}: {kind} is not made of lines", hint="--format text|csv|jsonl")
@@ -165,5 +240,5 @@ def _make_parser(spec: str, format: Format) -> LineParser:
     if kind == "csv":
         if format.columns is None:
             raise Usage(f"{spec}: CSV from a socket has no header", hint="--columns names its columns")
-        return CsvParser(spec, format, format.columns)
-    return JsonLinesParser(spec, format) if kind == "jsonl" else TextParser(spec, format)
+        return CsvParser(spec, format, format.columns, max_bytes=most)
+    return (JsonLinesParser if kind == "jsonl" else TextParser)(spec, format, max_bytes=most)

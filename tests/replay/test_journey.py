@@ -6,8 +6,10 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,38 @@ def test_killed_again_and_again_it_is_all_there_once_and_in_order(
     where = {n: partition for partition, placed in found.items() for n in placed}
     for partition, placed in found.items():
         assert placed == rounds * [row["n"] for row in rows if where[row["n"]] == partition]
+
+
+def test_killed_with_a_spool_each_line_that_came_is_there_once(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
+) -> None:
+    #   connection ── lines, in the spool ─ ✗   connection ── more lines ─ ✗   …   connection ── the last lines, end
+    spool, topic, rng, sent = tmp_path / "lines.spool", fresh("spool"), random.Random(3), 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        spec = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        asked = [sys.executable, "-c", CHILD, "replay", spec, "--to", topic, "--partitions", "1", "--spool", str(spool)]
+        environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
+        for killed in (True, True, True, False):
+            with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
+                connection, _ = server.accept()
+                with connection:
+                    more = range(sent, sent + rng.randrange(2_000, 20_000))
+                    connection.sendall(b"".join(b"%d\n" % n for n in more))
+                    sent = more.stop
+                    if killed:
+                        last, deadline = b"%d\n" % (sent - 1), time.monotonic() + 60
+                        while not spool.read_bytes().endswith(last):
+                            assert time.monotonic() < deadline
+                            time.sleep(0.001)
+                        # Received and written down; how much of it is sent and committed is up to chance.
+                        child.kill()
+                said, why = child.communicate(timeout=60)
+                assert child.returncode == (-signal.SIGKILL if killed else 0), why
+        assert b"resumed after" in said, said
+        again = subprocess.run(asked, capture_output=True, env=environment, text=True)
+        assert "finished before" in again.stdout, again.stderr
+    assert [int(message.value() or b"") for message in drain(topic)] == list(range(sent))
 
 
 class Hand(Clock):
