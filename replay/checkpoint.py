@@ -44,6 +44,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         sent, skipped, dead_letters, blank: counts of lines or records since the run began.
         counts: records sent, by partition.
         marks: end marks: by partition, the offset after the last record sent; none where nothing was sent.
+        ends: where a topic that is replayed ended at the first start, by partition.
         done: the sources were read to their end.
         started_ms, updated_ms: wall clock, milliseconds since 1970.
     """
@@ -62,6 +63,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     blank: int = 0
     counts: dict[int, int] = {}
     marks: dict[int, int] = {}
+    ends: dict[int, int] = {}
     done: bool = False
 
 

@@ -36,21 +36,23 @@ from .sources.format import OnBadLine
 from .sources.history import History
 from .sources.item import BadLine
 from .sources.source import Replayable, Source
+from .sources.topicsource import TopicHistory
 from .target import MAX_MESSAGE_BYTES, Target
 from .transaction import Transaction
+from .undoing import on_failure
 
 __all__ = ["DEFAULT_PARTITIONS", "Player"]
 
 DEFAULT_PARTITIONS = 4
 
-# A transaction ends when it holds this many records, is this old, or the source has nothing at hand. Larger ones are no
-# faster, and what is sent is kept in memory until it is committed.
+# A transaction ends when it holds this much, is this old, or the source has nothing at hand. Larger ones are no faster,
+# and what is sent is kept in memory until it is committed, by us and by librdkafka.
 TRANSACTION_RECORDS = 50_000
+TRANSACTION_BYTES = 32 * 1024 * 1024
 TRANSACTION_S = 0.2
 
 # Where records travel packed, many more of them are one transaction; what bounds it is what is kept.
 PACKED_TRANSACTION_RECORDS = 5_000_000
-PACKED_TRANSACTION_BYTES = 32 * 1024 * 1024
 
 _EXAMPLES = 10
 
@@ -152,6 +154,8 @@ class Player:
             producer.open()
             found = self._runs.read(self.run_id) if self._history.resumable else None
             state = self._accept(found, fingerprint) if found else self._first_state(fingerprint)
+            if found and state.done and isinstance(self._history, TopicHistory):
+                self._warnings += self._history.grown_since(state.ends, state.started_ms)
             if not state.done:
                 with seldom_collected():
                     state = self._play_from(state, producer, begun_s, on_progress)
@@ -166,11 +170,12 @@ class Player:
 
     def _producing(self) -> dict[str, Any]:
         """How messages leave: what is packed is compressed already, and may be as large as the topic takes at once."""
-        if not self._pack:
-            return {}
         there = self._admin.partitions([self._topic])
         most = Target.of(self._topic, self._admin.config(self._topic)).max_bytes if there else MAX_MESSAGE_BYTES
-        return {"compression_type": "none", "batch_size": min(_BATCH_BYTES, most)}
+        if self._pack:
+            return {"compression_type": "none", "batch_size": min(_BATCH_BYTES, most)}
+        # A topic may take less at a time than clients send by themselves.
+        return {"batch_size": most} if most < _BATCH_BYTES else {}
 
     def _first_state(self, fingerprint: str) -> RunState:
         history = self._history
@@ -180,6 +185,7 @@ class Player:
             specs=history.specs,
             format=self._asked,
             fingerprint=fingerprint,
+            ends=history.ends if isinstance(history, TopicHistory) else {},
             started_ms=self._clock.now_ms(),
         )
 
@@ -223,11 +229,8 @@ class Player:
         try:
             while not state.done and not self._stop.is_set():
                 work = Transaction(producer, self._runs, target, plan, state)
-                try:
+                with on_failure(work.abandon):
                     self._collect(source, work)
-                except BaseException:
-                    work.abandon()
-                    raise
                 if work.empty and not source.ended:
                     self._clock.wait(self._stop, source.ask_again_s)
                     continue
@@ -244,6 +247,7 @@ class Player:
         most = int(self._cluster.config().get("message.max.bytes", _CLIENT_MAX_BYTES))
         if self._pack:
             target.check_packed()
+        if self._pack or target.max_bytes < most:
             most = min(most, target.max_bytes)
             most -= min(_AROUND_BYTES, most // 4)
             history = history.by_row()
@@ -271,7 +275,7 @@ class Player:
                 work.send(items, self._clock.now_ms())
             elif source.ask_again_s:
                 return
-            full = len(work) >= self._transaction_records or work.size_bytes >= PACKED_TRANSACTION_BYTES
+            full = len(work) >= self._transaction_records or work.size_bytes >= TRANSACTION_BYTES
             if source.ended or full or self._clock.now_s() >= until_s:
                 return
 

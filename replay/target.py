@@ -17,7 +17,11 @@ _FOREVER_MS = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What of a topic's configuration decides over the records of a replay. Times in ms; -1 in `retention_ms`: none."""
+    """What of a topic's configuration decides over the records of a replay. Times in ms; -1 in `retention_ms`: none.
+
+    Attributes:
+        max_bytes: the largest batch it takes, and so the largest record with all that goes with it.
+    """
 
     topic: str
     retention_ms: int

@@ -67,10 +67,10 @@ class Transaction:
         self._sent = 0
         self._begun = False
         self._aborted = ""
+        self.size_bytes = 0
         self.skipped = 0
         self.blank = 0
         self.newest_ms = 0
-        self.size_bytes = 0
 
     def __len__(self) -> int:
         """Records (rows, where they are packed) and dead letters in it."""
@@ -107,7 +107,7 @@ class Transaction:
             for at, count in zip(places, rows, strict=True):
                 self._counts[at] += count
             self._sent += sum(rows)
-            self.size_bytes += sum(len(value or b"") for value in values)
+        self.size_bytes += sum(map(len, filter(None, values)))
         if not self._aborted:
             try:
                 self._produce(columns, places)

@@ -37,7 +37,7 @@ def verify(
 
     A and B are a file or a glob, an archive's folder, topic://NAME (with ?from=…&until=…), or table://APP/TABLE
     (APP-run-ID for the table of a bounded run). Times, and partitions where both have equally many, are compared where
-    both sides have them. Exit code 1 where they differ.
+    both sides have them. Memory is bounded, except that a table is held as a whole. Exit code 1 where they differ.
 
     \b
     Examples:

@@ -50,6 +50,8 @@ def show_replay(report: Report) -> None:
             f"run {report.run_id} was finished before: {report.sent:,} records are in [bold]{report.topic}[/bold]; "
             "nothing was written"
         )
+        for warning in report.warnings:
+            out.print(f"  [yellow]{warning}[/yellow]")
         return
     resumed = f", resumed after {report.resumed_from:,}" if report.resumed_from else ""
     spread = "  ".join(f"{p}: {n:,}" for p, n in sorted(report.counts.items()))

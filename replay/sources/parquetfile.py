@@ -26,8 +26,11 @@ from .stamp import LAST_MS
 
 __all__ = ["open_parquet"]
 
-_BATCH_BYTES = 16 * 1024 * 1024
-_READ_BYTES = 1024 * 1024
+# Rows of wide text come fewer at a time: a batch exists as pages, columns, text and records, and allocators keep more
+# than that. By column there is less of all that.
+_BATCH_BYTES = 2 * 1024 * 1024
+_COLUMN_BYTES = 16 * 1024 * 1024
+_READ_BYTES = 256 * 1024
 _COLUMN_ROWS = 262_144
 
 
@@ -94,7 +97,8 @@ class _Parquet:
         for group in groups:
             about = file.metadata.row_group(group)
             row_bytes = max(1, about.total_byte_size // max(1, about.num_rows))
-            rows = max(1, min(self._batch_rows if made is None else _COLUMN_ROWS, _BATCH_BYTES // row_bytes))
+            most = (self._batch_rows, _BATCH_BYTES) if made is None else (_COLUMN_ROWS, _COLUMN_BYTES)
+            rows = max(1, min(most[0], most[1] // row_bytes))
             for batch in file.iter_batches(rows, row_groups=[group], use_threads=False):
                 if skip >= batch.num_rows:
                     skip -= batch.num_rows

@@ -10,7 +10,8 @@ import copy
 import hashlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl
@@ -114,6 +115,26 @@ class TopicHistory:
         return [
             Part(f"{self.topic}[{at[1]:05d}]", end - self.span.begins[at], partial(self._open, modest, [at[1]]))
             for at, end in self.span.ends.items()
+        ]
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """By partition, the end as it stands; none where it is given, or there is no end."""
+        if self._follow or self._bounds[1].kind != "latest":
+            return {}
+        return {partition: end for (_, partition), end in self.span.ends.items()}
+
+    def grown_since(self, ends: Mapping[int, int], then_ms: int) -> list[str]:
+        """What a finished run should be told, where the topic ended at `ends` when it was begun."""
+        now = self.ends
+        more = sum(now[partition] - ends.get(partition, 0) for partition in now)
+        if not ends or more <= 0:
+            return []
+        begun = datetime.fromtimestamp(then_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at = ", ".join(f"{partition}: {end:,}" for partition, end in sorted(ends.items()))
+        return [
+            f"topic {self.topic} has grown by {more:,} offsets since the run began ({begun}; its ends then: {at}), and "
+            "they are not in it: --run-id NAME starts another run, which takes all there is now"
         ]
 
     def identity(self, topic: str) -> str:

@@ -171,6 +171,9 @@ def test_what_goes_back_is_what_was_there(
         assert (report.sent, report.done, records_of(drain(again)) == was) == (500, True, True), spec
         assert Admin(broker).partitions([again]) == {again: 3}
         assert Player(broker, find_past([spec], Format(), cluster=broker), again).play().already_done
+    fill(topic, 20)
+    (told,) = Player(broker, find_past([spec], Format(), cluster=broker), again).play().warnings
+    assert f"topic {topic} has grown by " in told
 
 
 @pytest.mark.parametrize("kind", ["archive", "topic"])

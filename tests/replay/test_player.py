@@ -291,6 +291,21 @@ def test_a_record_that_is_too_large_and_a_truncated_file_follow_the_policy(
     assert letters == {f"{large}:2".encode(): 900_000, f"{cut}:2".encode(): 0}
 
 
+def test_a_topic_that_takes_less_than_we_send_at_a_time_gets_what_fits(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
+) -> None:
+    topic, path, rng = fresh("small"), tmp_path / "a.txt", random.Random(1)
+    lines = [rng.randbytes(50).hex() for _ in range(2_000)]
+    path.write_text("\n".join((*lines[:1_000], rng.randbytes(9_000).hex(), *lines[1_000:])))
+    Admin(broker).create([TopicSpec(topic, 1, config={"max.message.bytes": "10000"})])
+    history = find_history([str(path)], Format())
+    with pytest.raises(BadLine, match=r"a\.txt:1001: a record of 18,000 bytes[\s\S]*max\.message\.bytes"):
+        Player(broker, history, topic).play()
+    report = Player(broker, history, topic, on_bad_line="skip").play()
+    assert (report.sent, report.skipped) == (2_000, 1)
+    assert [(message.value() or b"").decode() for message in drain(topic)] == lines
+
+
 def test_an_existing_topic_keeps_its_partitions_and_we_say_so(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:
     topic = fresh("two")
     Admin(broker).create([TopicSpec(topic, 2)])
