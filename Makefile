@@ -36,6 +36,7 @@ faults: $(VENV)/.test  ## many rounds of faults against workers and brokers, aud
 bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in one run
 	$(BIN)/python tests/bench/main.py
 	$(BIN)/python tests/bench/replaying.py --large 2
+	$(BIN)/python tests/bench/archiving.py
 	$(BIN)/python tests/bench/restoring.py
 	$(BIN)/python tests/bench/recovering.py
 
