@@ -57,7 +57,8 @@ def numbers(messages: list[Message]) -> dict[int, list[int]]:
 
 # The real command, with small transactions, and it says after each how far it is.
 CHILD = """
-from anabranch.replay import console, player
+from anabranch.replay import player
+from anabranch.replay.show import console
 console._LINE_EVERY_S = 0
 player.Player.__init__.__kwdefaults__.update(transaction_records=2000, batch_lines=500)
 from anabranch.replay.cli import main
