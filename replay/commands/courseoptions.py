@@ -10,17 +10,20 @@ import click
 from ...topics.errors import Usage
 from ..course.course import Course
 from ..course.disorder import Disorder
+from ..course.pace import Pace
 from ..course.selection import Selection
 from ..sources.stamp import parse_time_ms
 
-__all__ = ["course_of", "course_options"]
+__all__ = ["course_of", "course_options", "pace_of"]
 
 Command = Callable[..., Any]
 
 
 def course_options(command: Command) -> Command:
-    """In which order records go, which of them, and what becomes of them."""
+    """In which order records go, which of them, what becomes of them, and how fast."""
     for option in (
+        click.option("--rate", metavar="5000/s", help="No more records than that; also /min and /h."),
+        click.option("--speed", metavar="60x", help="As fast as event time goes, times that much."),
         click.option("--loop", metavar="N|forever", help="All of it again and again, one round after another."),
         click.option("--transform", metavar="MODULE:FUNCTION", help="Each record goes through it; see docs/replay.md."),
         click.option("--limit", type=click.IntRange(1), metavar="N", help="No more than N records."),
@@ -74,6 +77,15 @@ def course_of(form: MutableMapping[str, Any]) -> Course:
         rounds=_rounds(form.pop("loop")),
         limit=form.pop("limit"),
     )
+
+
+def pace_of(form: MutableMapping[str, Any]) -> Pace:
+    """The pace that they describe, likewise.
+
+    Raises:
+        Usage: one is not what it should be.
+    """
+    return Pace.parse(form.pop("speed"), form.pop("rate"))
 
 
 def _time(option: str, text: str | None) -> int | None:

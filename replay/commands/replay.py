@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .courseoptions import course_of, course_options
+from .courseoptions import course_of, course_options, pace_of
 from .options import (
     LEVELS,
     Packable,
@@ -34,8 +34,6 @@ __all__ = ["replay"]
 @click.option("-t", "--time", metavar="EXPR", help="Field that holds the record's time.")
 @click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
 @click.option("--plan", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
-@click.option("--speed", metavar="60x", help="As fast as event time goes, times that much.")
-@click.option("--rate", metavar="5000/s", help="No more records than that; also /min and /h.")
 @click.option("--dry-run", is_flag=True, help="Show sources, order, first records, spread and time; write nothing.")
 @click.option(
     "--plot",
@@ -63,8 +61,6 @@ def replay(
     time: str | None,
     partitions: int | None,
     plan: str | None,
-    speed: str | None,
-    rate: str | None,
     dry_run: bool,
     plot: Path | None,
     run_id: str | None,
@@ -107,7 +103,6 @@ def replay(
     """
     from ...topics.admin import Admin
     from ...topics.partition import RangePlan
-    from ..course.pace import Pace
     from ..course.survey import survey
     from ..player import Player
     from ..running.inputs import format_of
@@ -117,7 +112,7 @@ def replay(
     from ..sources.finding import find_past, names_topic
 
     log_to_stderr(loglevel)
-    course, pace = course_of(form), Pace.parse(speed, rate)
+    course, pace = course_of(form), pace_of(form)
     find = partial(
         find_past,
         sources,

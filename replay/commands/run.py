@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...topics.errors import Usage
-from .courseoptions import course_of, course_options
+from .courseoptions import course_of, course_options, pace_of
 from .options import LEVELS, Packable, app_name, cluster_options, format_options, log_to_stderr, on_ground, pack_option
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def run(
     from ..show.work import RunView, show_run
 
     log_to_stderr(loglevel)
-    course = course_of(form)
+    course, pace = course_of(form), pace_of(form)
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("nothing to run over", hint="--input FILE")
@@ -108,6 +108,7 @@ def run(
             name,
             asked,
             course=course,
+            pace=pace,
             output=output,
             table=table,
             repartition=repartition,

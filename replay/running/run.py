@@ -26,6 +26,7 @@ from ...topics.client import Cluster
 from ...topics.deadletter import dead_letter_topic
 from ...topics.errors import Stop, Usage
 from ..course.course import Course
+from ..course.pace import Pace
 from ..course.packing import Compression
 from ..player import Player
 from ..report import Progress, Report
@@ -109,6 +110,7 @@ class BoundedRun:
         app_name: as for `-A`.
         inputs: what is replayed, in the order of their stages.
         course: in which order records go into the topics.
+        pace: how fast; each input by itself.
         output: result file; its ending says the format. None writes none.
         table: the table that is the result; None means the app's only one.
         repartition: see `find_past`; for inputs that are archives or topics.
@@ -124,6 +126,7 @@ class BoundedRun:
         inputs: Sequence[Input],
         *,
         course: Course | None = None,
+        pace: Pace | None = None,
         output: Path | None = None,
         table: str | None = None,
         run_id: str | None = None,
@@ -135,7 +138,7 @@ class BoundedRun:
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
-        self._course = course or Course()
+        self._course, self._pace = course or Course(), pace
         self._processes = processes
         self._on_bad_line: OnBadLine = on_bad_line
         self._pack: Compression | None = pack
@@ -261,6 +264,7 @@ class BoundedRun:
             history,
             topic,
             course=self._course,
+            pace=self._pace,
             run_id=self._replay_id(number),
             on_bad_line=self._on_bad_line,
             pack=self._pack,

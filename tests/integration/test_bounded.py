@@ -137,3 +137,22 @@ def test_into_live_brings_its_own_workers_where_there_are_none(shell, fresh, bro
     ends = Admin(broker).ends([TopicPartition(numbers, p) for p in range(4)])
     assert sum(ends.values()) >= 2_000
     assert Drain(broker, app, [numbers]).members() == 0, "they left"
+
+
+def test_an_archive_and_a_topic_are_inputs_too(shell, fresh, broker):
+    app, was = fresh("staged"), fresh("was")
+    shell.write("staged.py", STAGED.replace("APP", app).replace("NUMBERS", "numbers"))
+    write_lines(shell.folder / "n.txt", 2_000)
+    fill = ["replay", "n.txt", "--to", was, "--key-before", ",", "--partitions", 4]
+    for command in (fill, ["archive", was, "--to", "kept"]):
+        made = shell.run(*command)
+        assert made.returncode == 0, made.stdout + made.stderr
+    for spec in ("kept", f"topic://{was}"):
+        command = ["run", "staged", "--input", spec, "--table", "by_key", "-o", "out.txt", "--rate", "100000/s"]
+        ran = shell.run(*command)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert read_result(shell.folder / "out.txt") == {f"h{k}": len(range(k, 2_000, 7)) for k in range(7)}
+    shell.run(*fill, "--run-id", fresh())
+    again = shell.run(*command)
+    assert "finished before" in again.stdout
+    assert f"topic {was} has grown by" in again.stdout.replace("\n", " ")
