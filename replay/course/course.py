@@ -11,7 +11,7 @@ import msgspec
 from ...topics.errors import Usage
 from ...topics.partition import HashPlan, Plan
 from ..modules import source_of
-from ..sources.history import History
+from ..sources.history import is_socket
 from ..sources.lines import BATCH_LINES
 from ..sources.source import Position, Replayable, Source
 from .clock import Clock
@@ -67,7 +67,7 @@ class Course:
         """
         wants = "--order time" if self.order == "time" else f"--disorder {self.disorder.policy}"
         if (self.order == "time" or self.disorder.policy != "accept") and not self.merges(history):
-            if _is_socket(history):
+            if is_socket(history):
                 raise Usage(f"{wants} is for what can be read to its end, and a socket cannot")
             raise Usage(f"{wants} needs records with times", hint="--time FIELD names the field, and no --order source")
         by_time = {
@@ -78,7 +78,7 @@ class Course:
         for option, given in by_time.items():
             if given and not history.timed:
                 raise Usage(f"{option} needs records with times", hint="--time FIELD names the field that holds them")
-        if self.rounds != 1 and _is_socket(history):
+        if self.rounds != 1 and is_socket(history):
             raise Usage("--loop is for what can be read to its end, and a socket cannot")
 
     def identity(self, history: Replayable) -> dict[str, Any]:
@@ -175,7 +175,3 @@ class Course:
             return Through(source, steps, notes, end_ms=end_ms) if steps else source
 
         return open_at
-
-
-def _is_socket(history: Replayable) -> bool:
-    return not history.resumable or (isinstance(history, History) and history.spool is not None)

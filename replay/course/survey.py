@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ...topics.errors import Usage
 from ...topics.partition import Plan
+from ..sources.history import is_socket
 from ..sources.item import Item
 from ..sources.source import Replayable
 from .course import Course
@@ -83,7 +84,7 @@ def survey(history: Replayable, course: Course, plan: Plan, *, most: int | None 
         Usage: it cannot be read twice.
         Stop: it cannot be read; see `Source`.
     """
-    if not history.resumable:
+    if is_socket(history):
         raise Usage("a socket can be read only once", hint="--dry-run and --plot are for what can be read again")
     began_s = time.monotonic()
     found = Survey(size_bytes=history.size_bytes)

@@ -20,10 +20,10 @@ from .member import Member, find_members
 from .parquetfile import open_parquet
 from .shape import Shape
 from .socketlines import SocketSource, parse_address
-from .source import Part, Position, Source, hand_on
+from .source import Part, Position, Replayable, Source, hand_on
 from .storage import absolute, changed_after, fingerprint
 
-__all__ = ["History", "Series", "find_history", "open_part"]
+__all__ = ["History", "Series", "find_history", "is_socket", "open_part"]
 
 _SOCKET = "tcp://"
 
@@ -250,6 +250,11 @@ def open_part(
     return FileSource(
         member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
     )
+
+
+def is_socket(history: Replayable) -> bool:
+    """Whether it comes when it comes, and reading it is taking it."""
+    return not history.resumable or (isinstance(history, History) and not history.members)
 
 
 def find_history(specs: Sequence[str], format: Format, *, follow: bool = False, spool: str | None = None) -> History:

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from anabranch.replay.course.course import Course
+from anabranch.replay.course.survey import survey
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import History, find_history
 from anabranch.replay.sources.item import Item
 from anabranch.replay.sources.source import Position, Source
 from anabranch.topics.errors import Stop, Usage
+from anabranch.topics.partition import HashPlan
 
 PARTS = [b"k,n\n\none,1\ntwo", b",2\r\nthree,3\xc3\xa9\n", b"four,4\nlast without an end"]
 CASES = [
@@ -130,6 +133,10 @@ def test_a_spool_that_is_another_or_in_use_is_refused(tmp_path: Path) -> None:
         (tmp_path / "spool").write_bytes(other)
         with pytest.raises(Stop, match="is not the spool"):
             history.open(position)
+    with pytest.raises(Usage, match="only once"):
+        survey(history, Course(), HashPlan(4))
+    with pytest.raises(Usage, match="--loop"):
+        Course(rounds=2).checked(history)
     with pytest.raises(Usage, match="--spool"):
         find_history([__file__], Format(kind="text"), spool="x")
     with pytest.raises(Usage, match="Is a directory"):
