@@ -129,7 +129,8 @@ class Dispatch:
         return any(stream.committed != stream.inbox.progress() for stream in self.streams)
 
     def progress(self) -> dict[Position, int]:
-        """The smallest offset any stream still needs, by partition."""
+        """The smallest offset any stream still needs, by partition; asked at a commit."""
+        assert not any(stream.inbox.inside for stream in self.streams), "a packed batch is a unit of progress"
         smallest: dict[Position, int] = {}
         for stream in self.streams:
             for at, offset in stream.inbox.progress().items():

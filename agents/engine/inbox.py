@@ -170,6 +170,7 @@ class Inbox:
 
     def _delay(self, batch: Batch, due_s: float) -> None:
         """The batch, and all behind it of its partition, wait."""
+        assert batch.rows is None or not batch.rows.begun, "a packed batch waits whole"
         at = batch.at
         batches = deque([batch, *(other for other in self._queue if other.at == at)])
         self._queue = deque(other for other in self._queue if other.at != at)

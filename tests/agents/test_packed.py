@@ -207,7 +207,7 @@ async def test_a_row_may_succeed_when_its_batch_is_tried_again(lab, record, tabl
     topic, app = lab.topic(), lab.app(lab.fresh("app"))
     table, tries = app.Table("totals", default=int), Counter[int]()
 
-    @app.agent(app.topic(topic), name="adder", on_failure=Retry(times=3, first_s=0.001, most_s=0.001))
+    @app.agent(app.topic(topic), name="adder", on_failure=Retry(times=3, first_s=0.2, most_s=0.2))
     async def adder(stream):
         async for row in stream:
             table[row["key"]] += row["n"]
@@ -219,6 +219,20 @@ async def test_a_row_may_succeed_when_its_batch_is_tried_again(lab, record, tabl
     async with lab.running(app):
         await lab.caught_up(topic, app)
     assert table_of(app, "totals") == totals(rows(20))
+
+
+async def test_what_take_holds_back_is_never_a_part_of_a_packed_batch(lab, record) -> None:
+    topic, app, taken = lab.topic(), lab.app(lab.fresh("app")), []
+
+    @app.agent(app.topic(topic))
+    async def group(stream):
+        async for found in stream.take(4):
+            taken.append(len(found))
+
+    lab.produce(topic, [*plain(record, rows(1)), packed(record, rows(10)), *plain(record, rows(2))])
+    async with lab.running(app):
+        await lab.until(lambda: list(app.engine.committed.values()) == [2], "all but the last two, which wait for more")
+    assert taken == [4, 4, 3]
 
 
 async def test_what_does_not_fit_the_declared_type_goes_alone_and_what_is_damaged_whole(
