@@ -256,6 +256,7 @@ async def test_what_does_not_fit_the_declared_type_goes_alone_and_what_is_damage
     assert [source for source, _ in found] == [
         source for source in ["[0]@0#3", "[0]@1", "[0]@3", "[0]@4#0"] for _ in apps
     ]
+    assert {dict(letter.headers())["anabranch-reason"] for _, letter in found} == {b"decode"}
     assert {letter.value() for source, letter in found if source == "[0]@1"} == {cut_off.value}
     assert {letter.value() for source, letter in found if source == "[0]@0#3"} == {b'{"key":"k0","n":null}'}
 
