@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from .aggregates import What, getter
-from .steps import Step
+from .steps import Map, Select, Step, WithColumns
 
 __all__ = ["Pairs"]
 
@@ -25,10 +25,11 @@ class Pairs:
     def __init__(self, topic: Any, steps: tuple[Step, ...], keyed: tuple[What, What] | None) -> None:
         self.topic, self.steps, self.keyed = topic, steps, keyed
         self.own_key = keyed is None
+        self._one_to_one = all(isinstance(step, (Map, Select, WithColumns)) for step in steps)
         self._key_of, self._value_of = (getter(None), getter(None)) if keyed is None else map(getter, keyed)
 
     def of(
-        self, messages: Iterable[Any], values: Iterable[Any], own_key: Callable[[bytes], Any] = bytes.decode
+        self, messages: Sequence[Any], values: Sequence[Any], own_key: Callable[[bytes], Any] = bytes.decode
     ) -> Iterator[tuple[Any, Any]]:
         """Keys and elements, in the order of the records; tombstones have none."""
         if self.own_key:
@@ -38,16 +39,22 @@ class Pairs:
         return ((_known(key_of(element)), value_of(element)) for element in elements)
 
     def _by_own_key(
-        self, messages: Iterable[Any], values: Iterable[Any], own_key: Callable[[bytes], Any]
+        self, messages: Sequence[Any], values: Sequence[Any], own_key: Callable[[bytes], Any]
     ) -> Iterator[tuple[Any, Any]]:
         declared = self.topic.key_type is not None and own_key is not bytes
         decode = self.topic.decode_key if declared else own_key
-        for message, value in zip(messages, values, strict=True):
-            if value is not None:
-                raw = message.key()
-                key = None if raw is None else decode(raw)
-                for element in self._stepped((value,)):
-                    yield key if own_key is bytes else _known(key), element
+        if None in values:
+            there = [place for place, value in enumerate(values) if value is not None]
+            messages, values = [messages[place] for place in there], [values[place] for place in there]
+        keys: Iterable[Any] = (None if (raw := message.key()) is None else decode(raw) for message in messages)
+        known = _same if own_key is bytes else _known
+        if self._one_to_one:  # much faster than to send each element through all steps by itself
+            return zip(map(known, keys), self._stepped(values), strict=True)
+        return (
+            (known(key), element)
+            for key, value in zip(keys, values, strict=True)
+            for element in self._stepped((value,))
+        )
 
     def _stepped(self, elements: Iterable[Any]) -> Iterable[Any]:
         for step in self.steps:
@@ -58,4 +65,8 @@ class Pairs:
 def _known(key: Any) -> Any:
     if key is None:
         raise ValueError("no key: neither the record has one, nor does key_by find it")
+    return key
+
+
+def _same(key: Any) -> Any:
     return key
