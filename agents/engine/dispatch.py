@@ -21,6 +21,7 @@ from .rows import Rows, rows_of
 __all__ = ["Dispatch"]
 
 _partition_of: Any = Message.partition
+_headers_of: Any = Message.headers
 
 
 class Dispatch:
@@ -87,7 +88,7 @@ class Dispatch:
 
     def hand_over(self, messages: list[Any], *, one_topic: bool) -> None:
         """Give what was polled to the streams, and keep it."""
-        some_large = max(map(len, messages)) >= LEAST_BYTES  # packed batches are; looking at each header costs
+        some_large = max(map(len, messages)) >= LEAST_BYTES  # as packed batches are; the rest need no second look
         for at, run in _runs(messages, one_topic=one_topic):
             if at in self._routes:  # else assigned a moment ago and gone again
                 for batch in _unpacked(at, run) if some_large else (Batch(at, run, run[-1].offset() + 1),):
@@ -208,6 +209,9 @@ def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[Position, l
 
 def _unpacked(at: Position, run: list[Any]) -> Iterator[Batch]:
     """A packed message is a batch of its own."""
+    if not any(map(_headers_of, run)):
+        yield Batch(at, run, run[-1].offset() + 1)
+        return
     plain: list[Any] = []
     for message in run:
         rows = rows_of(*at, message)
