@@ -109,7 +109,9 @@ def _run(amounts: Amounts, servers: str, form: str, packed: bool, processes: int
     try:
         with (folder / "log").open("wb") as log:
             began_s = time.monotonic()
-            process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, cwd=folder, env=_environment(amounts), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         peaks = _Peaks(process.pid)
         try:
             status = process.wait(_PATIENCE_S)
@@ -128,6 +130,12 @@ def _run(amounts: Amounts, servers: str, form: str, packed: bool, processes: int
         return Bounded(amounts.rows, seconds, peaks.own_bytes, peaks.others_bytes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(amounts: Amounts) -> dict[str, str]:
+    """Ours, where Python keeps what it has compiled: as an installed program finds it."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(amounts.text.parent / "pycache")}
 
 
 @dataclass
