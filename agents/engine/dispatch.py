@@ -88,10 +88,11 @@ class Dispatch:
 
     def hand_over(self, messages: list[Any], *, one_topic: bool) -> None:
         """Give what was polled to the streams, and keep it."""
-        some_large = max(map(len, messages)) >= LEAST_BYTES  # as packed batches are; the rest need no second look
+        # Packed batches have headers and are large: what is not so needs no second look.
+        some_packed = any(map(_headers_of, messages)) and max(map(len, messages)) >= LEAST_BYTES
         for at, run in _runs(messages, one_topic=one_topic):
             if at in self._routes:  # else assigned a moment ago and gone again
-                for batch in _unpacked(at, run) if some_large else (Batch(at, run, run[-1].offset() + 1),):
+                for batch in _unpacked(at, run) if some_packed else (Batch(at, run, run[-1].offset() + 1),):
                     self.records_total += len(batch.messages)
                     self._kept.setdefault(at, []).append(batch)
                     self._give(batch)
@@ -209,9 +210,6 @@ def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[Position, l
 
 def _unpacked(at: Position, run: list[Any]) -> Iterator[Batch]:
     """A packed message is a batch of its own."""
-    if not any(map(_headers_of, run)):
-        yield Batch(at, run, run[-1].offset() + 1)
-        return
     plain: list[Any] = []
     for message in run:
         rows = rows_of(*at, message)
