@@ -18,6 +18,7 @@ from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Stop, Usage
 from ...topics.reading import Gone, Key, Reader, Run, stalled
+from ..collector import seldom_collected
 from .envelope import COLUMNS
 from .manifest import Encoding, Entry, Lost, Manifest, locked, read_manifest, sync_folder
 from .rolling import Growing, is_ours
@@ -121,7 +122,7 @@ class Archiver:
         begun_s = time.monotonic()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with locked(self._folder):
+            with locked(self._folder), seldom_collected():
                 report = self._open()
                 self._go_on(report, begun_s, on_progress)
         except OSError as exc:

@@ -210,6 +210,8 @@ def _write(path: Path, records: int) -> None:
 def _convert(path: Path, into: Path) -> None:
     import polars
 
+    if path == into:
+        return
     if into.suffix == ".jsonl":
         shutil.copyfile(path, into)
         return
