@@ -44,7 +44,7 @@ bench-bounded: $(VENV)/.bench  ## bounded runs of 20,000,000 rows, from file to 
 	$(BIN)/python tests/bench/bounded.py
 
 # What peers need is fetched once, into .bench; who cannot be had here is left out.
-bench-peers: $(VENV)/.bench  ## the same for PySpark, DuckDB, Quix Streams, Kafka Streams; CHART=docs/bench.svg draws it
+bench-peers: $(VENV)/.bench  ## PySpark, DuckDB, Quix Streams, Kafka Streams beside it; CHART=docs/bench.svg draws them
 	$(BIN)/python tests/bench/comparing.py $(if $(CHART),--chart $(CHART))
 
 clean:  ## remove what make has made

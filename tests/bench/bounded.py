@@ -31,7 +31,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+__all__ = ["RESULT", "check", "command", "environment", "forget"]
+
 _JOB = Path(__file__).with_name("amountsum.py")
+RESULT = "result.txt"
 _LOOK_S = 0.1
 _PATIENCE_S = 1_800
 _RATE = 1_500_000
@@ -78,7 +81,7 @@ def main(
     out: Path | None,
 ) -> None:
     """Measure bounded runs from file to result file."""
-    amounts = Amounts.written(rows, cache.absolute())
+    amounts = Amounts.written(rows, cache.absolute() / "data")
     runs: dict[str, list[Bounded]] = {}
     try:
         with broker(bootstrap_server) as (cluster, _):
@@ -98,19 +101,38 @@ def main(
         out.write_text(json.dumps({name: [asdict(run) for run in found] for name, found in runs.items()}, indent=1))
 
 
-def _run(amounts: Amounts, servers: str, form: str, packed: bool, processes: int) -> Bounded:
-    folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
+def command(amounts: Amounts, servers: str, *, form: str, packed: bool, processes: int, run_id: str) -> list[str]:
+    """The command line of a run; its result is the file `RESULT` in the folder where it works."""
     source = ["--input", str(amounts.parquet)]
     if form == "csv":
         source = ["--input", str(amounts.text), "--format", "csv", "--columns", "key,amount"]
-    command = [sys.executable, "-m", "anabranch", "run", str(_JOB), *source, "--key", "key", "--output", "result.txt"]
-    command += ["--processes", str(processes), "--bootstrap-server", servers, "--run-id", folder.name[-8:]]
-    command += ["--pack"] * packed
+    asked = [sys.executable, "-m", "anabranch", "run", str(_JOB), *source, "--key", "key", "--output", RESULT]
+    asked += ["--processes", str(processes), "--bootstrap-server", servers, "--run-id", run_id]
+    return [*asked, "--pack"] if packed else asked
+
+
+def check(amounts: Amounts, result: Path) -> None:
+    """Raises `BenchError` where the sums are wrong."""
+    pairs = [line.rpartition(",") for line in result.read_text().splitlines()]
+    wrong = amounts.truth.differs(truth_of({key: int(total) for key, _, total in pairs}, amounts.rows))
+    if wrong:
+        raise BenchError(f"the result is wrong: {wrong}")
+
+
+def forget(run_id: str, servers: str) -> None:
+    """Delete the topics and the data of a run."""
+    asked = [sys.executable, "-m", "anabranch", "runs", f"amounts-run-{run_id}", "--forget", "--yes"]
+    subprocess.run([*asked, "--bootstrap-server", servers], check=True, capture_output=True)
+
+
+def _run(amounts: Amounts, servers: str, form: str, packed: bool, processes: int) -> Bounded:
+    folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
+    asked = command(amounts, servers, form=form, packed=packed, processes=processes, run_id=folder.name[-8:])
     try:
         with (folder / "log").open("wb") as log:
             began_s = time.monotonic()
             process = subprocess.Popen(
-                command, cwd=folder, env=_environment(amounts), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                asked, cwd=folder, env=environment(amounts), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         peaks = _Peaks(process.pid)
         try:
@@ -121,18 +143,14 @@ def _run(amounts: Amounts, servers: str, form: str, packed: bool, processes: int
             peaks.stop()
         if status:
             raise BenchError(f"ended with {status}: {(folder / 'log').read_text(errors='replace')[-2_000:]}")
-        pairs = [line.rpartition(",") for line in (folder / "result.txt").read_text().splitlines()]
-        wrong = amounts.truth.differs(truth_of({key: int(total) for key, _, total in pairs}, amounts.rows))
-        if wrong:
-            raise BenchError(f"the result is wrong: {wrong}")
-        forget = [sys.executable, "-m", "anabranch", "runs", f"amounts-run-{folder.name[-8:]}", "--forget", "--yes"]
-        subprocess.run([*forget, "--bootstrap-server", servers], cwd=folder, check=True, capture_output=True)
+        check(amounts, folder / RESULT)
+        forget(folder.name[-8:], servers)
         return Bounded(amounts.rows, seconds, peaks.own_bytes, peaks.others_bytes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _environment(amounts: Amounts) -> dict[str, str]:
+def environment(amounts: Amounts) -> dict[str, str]:
     """Ours, where Python keeps what it has compiled: as an installed program finds it."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(amounts.text.parent / "pycache")}

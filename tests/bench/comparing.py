@@ -29,8 +29,8 @@ from measure import BenchError
 from peers.chart import write_chart
 from peers.environment import Missing
 from peers.figure import Figure
-from peers.onfile import ON_FILE, THREADS
-from peers.ontopic import ON_TOPIC
+from peers.onfile import ON_FILE, THREADS, OnFile
+from peers.ontopic import ON_TOPIC, OnTopic
 from peers.standing import Field, Standing
 from rich.console import Console
 
@@ -82,7 +82,7 @@ def main(
             if present := [contender for contender in on_topic if contender.who.key not in left_out]:
                 topic_runs = _on_topic(cluster, present, folder, cache, records, head, repeat)
             if present := [contender for contender in on_file if contender.who.key not in left_out]:
-                file_runs = _on_file(present, folder, cache, rows, repeat)
+                file_runs = _on_file(cluster, present, folder, cache, rows, repeat)
     except (BenchError, AnabranchError) as exc:
         progress.print(f"failed: {exc}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
@@ -114,7 +114,7 @@ def main(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare(contenders: Iterable[Any], cache: Path) -> dict[str, str]:
+def _prepare(contenders: Iterable[OnTopic | OnFile], cache: Path) -> dict[str, str]:
     """Have everybody make what they need; returns who cannot, and why."""
     left_out: dict[str, str] = {}
     for contender in contenders:
@@ -127,7 +127,7 @@ def _prepare(contenders: Iterable[Any], cache: Path) -> dict[str, str]:
 
 
 def _on_topic(
-    cluster: Cluster, contenders: list[Any], folder: Path, cache: Path, records: int, head: int, repeat: int
+    cluster: Cluster, contenders: list[OnTopic], folder: Path, cache: Path, records: int, head: int, repeat: int
 ) -> dict[str, list[Figure]]:
     with filled(cluster, "head", head) as few, filled(cluster, "orders", records) as many:
         for contender in contenders:
@@ -136,10 +136,12 @@ def _on_topic(
         return _turns(contenders, repeat, lambda c: c.run(few if c.head_only else many, folder, cache))
 
 
-def _on_file(contenders: list[Any], folder: Path, cache: Path, rows: int, repeat: int) -> dict[str, list[Figure]]:
+def _on_file(
+    cluster: Cluster, contenders: list[OnFile], folder: Path, cache: Path, rows: int, repeat: int
+) -> dict[str, list[Figure]]:
     with progress.status(f"{rows:,} rows"):
         amounts = Amounts.written(rows, cache / "data")
-    return _turns(contenders, repeat, lambda contender: contender.run(amounts, folder, cache))
+    return _turns(contenders, repeat, lambda contender: contender.run(amounts, cluster, folder, cache))
 
 
 def _turns(contenders: list[Any], repeat: int, run: Callable[[Any], Figure]) -> dict[str, list[Figure]]:

@@ -38,7 +38,7 @@ class Usage:
 
 
 def metered(command: Sequence[str], *, folder: Path, log: Path, environment: Mapping[str, str] | None = None) -> Usage:
-    """Run it to its end; what it says goes to `log`, what it leaves running is ended.
+    """Run it to its end; what it says goes to `log`, what it leaves running is ended. `environment`: None for ours.
 
     Raises:
         BenchError: it ended with an error, or not within 15 minutes.
@@ -51,7 +51,7 @@ def metered(command: Sequence[str], *, folder: Path, log: Path, environment: Map
             stdout=logged,
             stderr=logged,
             cwd=folder,
-            env={**os.environ, **(environment or {})},
+            env=environment,
             start_new_session=True,
         )
     watch = _Watch(process.pid)

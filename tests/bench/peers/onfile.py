@@ -5,12 +5,16 @@ What is measured is a command line as a user would give it, with the start of in
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from amounts import Amounts
+from anabranch.topics.client import Cluster
+from bounded import RESULT, check, command, environment, forget
 from measure import BenchError
 from records import truth_of
 
@@ -25,12 +29,51 @@ _SPARK = Python("pyspark", ("pyspark==4.3.0",), needs_java=True)
 _DUCKDB = Python("duckdb", ("duckdb==2.0.0",))
 
 
+class OnFile(Protocol):
+    """Anybody who can be measured on a file."""
+
+    @property
+    def who(self) -> Contender: ...
+
+    def prepare(self, cache: Path, tell: Tell) -> None:
+        """Make what it needs; raises `Missing` where it cannot be had."""
+
+    def run(self, amounts: Amounts, cluster: Cluster, folder: Path, cache: Path) -> Figure:
+        """Run it once and check its sums; raises `BenchError` where it fails or they are wrong."""
+
+
 @dataclass(frozen=True, slots=True)
-class OnFile:
+class Ours:
+    """A bounded run, packed, as `bounded.py` has it: one worker.
+
+    Attributes:
+        reads: `csv` or `parquet`.
+    """
+
+    who: Contender
+    reads: str
+
+    def prepare(self, cache: Path, tell: Tell) -> None:
+        """Nothing is missing."""
+
+    def run(self, amounts: Amounts, cluster: Cluster, folder: Path, cache: Path) -> Figure:
+        """One run with topics of its own, which are deleted afterwards."""
+        servers, run_id = cluster.bootstrap_servers, uuid.uuid4().hex[:8]
+        place = folder / f"{self.who.key}-{run_id}"
+        place.mkdir()
+        asked = command(amounts, servers, form=self.reads, packed=True, processes=1, run_id=run_id)
+        usage = metered(asked, folder=place, log=place / "log", environment=environment(amounts))
+        check(amounts, place / RESULT)
+        forget(run_id, servers)
+        return Figure(amounts.rows / usage.seconds, usage.seconds, usage.cpu_s, usage.peak_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
     """A program in an environment of its own.
 
     Attributes:
-        reads: `text` or `parquet`.
+        reads: `csv` or `parquet`.
     """
 
     who: Contender
@@ -40,27 +83,21 @@ class OnFile:
     options: tuple[str, ...] = ()
 
     def prepare(self, cache: Path, tell: Tell) -> None:
-        """Make what it needs.
-
-        Raises:
-            Missing: it cannot be had.
-        """
+        """Make its environment."""
         self.environment.get(cache, tell)
 
-    def run(self, amounts: Amounts, folder: Path, cache: Path) -> Figure:
-        """Run it once and check its sums.
-
-        Raises:
-            BenchError: it ended with an error, or its sums are wrong.
-        """
-        python = self.environment.get(cache, lambda _: None)
+    def run(self, amounts: Amounts, cluster: Cluster, folder: Path, cache: Path) -> Figure:
+        """One run; it knows nothing of the cluster."""
+        python = str(self.environment.get(cache, lambda _: None))
         name = f"{self.who.key}-{uuid.uuid4().hex[:8]}"
         result = folder / name
         source = amounts.parquet if self.reads == "parquet" else amounts.text
-        command = [str(python), str(PROGRAMS / self.program), "--input", str(source.absolute())]
-        command += ["--output", str(result), "--threads", str(THREADS), *self.options]
+        asked = [python, str(PROGRAMS / self.program), "--input", str(source.absolute())]
+        asked += ["--output", str(result), "--threads", str(THREADS), *self.options]
         # Workers of Spark are of the same Python.
-        usage = metered(command, folder=folder, log=folder / f"{name}.log", environment={"PYSPARK_PYTHON": str(python)})
+        usage = metered(
+            asked, folder=folder, log=folder / f"{name}.log", environment={**os.environ, "PYSPARK_PYTHON": python}
+        )
         wrong = amounts.truth.differs(truth_of(dict(_sums(result)), amounts.rows))
         if wrong:
             raise BenchError(f"{self.who.name}: the result is wrong: {wrong}")
@@ -79,14 +116,16 @@ def _sums(result: Path) -> Iterator[tuple[str, int]]:
             yield key, int(total)
 
 
-def _spark(key: str, name: str, reads: str, form: str, settings: str) -> OnFile:
-    return OnFile(Contender(key, name, settings), _SPARK, "spark.py", reads, ("--form", form))
+def _spark(key: str, name: str, reads: str, form: str, settings: str) -> Peer:
+    return Peer(Contender(key, name, settings), _SPARK, "spark.py", reads, ("--form", form))
 
 
-ON_FILE = (
-    _spark("spark-rdd", "PySpark, RDD, text", "text", "rdd", "local[2], textFile, map, reduceByKey, saveAsTextFile"),
-    _spark("spark-frame", "PySpark, DataFrame, CSV", "text", "frame", "local[2], schema given, 2 shuffle partitions"),
+ON_FILE: tuple[OnFile, ...] = (
+    Ours(Contender("packed", "anabranch, packed, CSV", "run --pack, one worker", ours=True), "csv"),
+    Ours(Contender("packed-parquet", "anabranch, packed, Parquet", "run --pack, one worker", ours=True), "parquet"),
+    _spark("spark-rdd", "PySpark, RDD, text", "csv", "rdd", "local[2], textFile, map, reduceByKey, saveAsTextFile"),
+    _spark("spark-frame", "PySpark, DataFrame, CSV", "csv", "frame", "local[2], schema given, 2 shuffle partitions"),
     _spark("spark-parquet", "PySpark, DataFrame, Parquet", "parquet", "frame", "local[2], 2 shuffle partitions"),
-    OnFile(Contender("duckdb-csv", "DuckDB, CSV", "2 threads, columns given"), _DUCKDB, "duck.py", "text"),
-    OnFile(Contender("duckdb-parquet", "DuckDB, Parquet", "2 threads"), _DUCKDB, "duck.py", "parquet"),
+    Peer(Contender("duckdb-csv", "DuckDB, CSV", "2 threads, columns given"), _DUCKDB, "duck.py", "csv"),
+    Peer(Contender("duckdb-parquet", "DuckDB, Parquet", "2 threads"), _DUCKDB, "duck.py", "parquet"),
 )
