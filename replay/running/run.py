@@ -183,12 +183,14 @@ class BoundedRun:
         return found
 
     def _physical(self, topic: str | None) -> str:
-        listed = ", ".join(sorted(self._sources)) or "none"
+        # What a flow sends to itself by way of Kafka is no place for history.
+        outer = [name for name, topic in self._sources.items() if not getattr(topic, "has_prefix", False)]
+        listed = ", ".join(sorted(outer)) or "none"
         if topic is None:
-            if len(self._sources) != 1:
+            if len(outer) != 1:
                 raise Usage(f"{self._app_name} reads several topics: {listed}", hint="say which: --input TOPIC=PATH")
-            topic = next(iter(self._sources))
-        if topic not in self._sources:
+            topic = outer[0]
+        if topic not in outer:
             raise Usage(f"{self._app_name} reads no topic {topic}", hint=f"it reads: {listed}")
         return self.app.own_name(topic)
 

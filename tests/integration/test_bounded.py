@@ -156,3 +156,16 @@ def test_an_archive_and_a_topic_are_inputs_too(shell, fresh, broker):
     again = shell.run(*command)
     assert "finished before" in again.stdout
     assert f"topic {was} has grown by" in again.stdout.replace("\n", " ")
+
+
+def test_what_a_flow_sends_to_itself_is_no_input_to_choose(shell, fresh):
+    app = fresh("flowing")
+    shell.write(
+        "flowing.py",
+        f"from anabranch import App\napp = App('{app}')\nsales = app.topic('sales', partitions=2)\n"
+        "by_city = sales.key_by('city', 'amount').reduce(sum, 'by-city')\n",
+    )
+    shell.write("sales.csv", "city,amount\na,1\nb,2\na,3\n")
+    ran = shell.run("run", "flowing", "--input", "sales.csv", "--output", "sums.txt")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert read_result(shell.folder / "sums.txt") == {"a": 4, "b": 2}
