@@ -30,7 +30,7 @@ from .engine.needed import NeededTopics
 from .engine.transport import TableManager, Transport
 from .replies import ReplyConsumer
 from .sender import Sender
-from .settings import EngineSettings
+from .settings import BOUNDED_EPOCH_S, EngineSettings
 from .stream import Stream
 from .tables.expiring import new_table
 from .tables.shelf import scheme_of
@@ -76,7 +76,7 @@ class App(faust.App):
         # A bounded run has an identity of its own, so that history is never added to live totals.
         self.run_id = os.environ.get("ANABRANCH_RUN", "")
         self.declared_id = id
-        base = settings or EngineSettings()
+        base = settings or (EngineSettings(epoch_s=BOUNDED_EPOCH_S) if self.run_id else EngineSettings())
         guarantee = options.setdefault("processing_guarantee", "exactly_once")
         options.setdefault("topic_partitions", DEFAULT_PARTITIONS)
         options.setdefault("broker_commit_interval", base.epoch_s)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["EngineSettings"]
+__all__ = ["BOUNDED_EPOCH_S", "EngineSettings"]
+
+BOUNDED_EPOCH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +16,9 @@ class EngineSettings:
 
     Attributes:
         exactly_once: one Kafka transaction an epoch; False produces and commits without one (at least once).
-        epoch_s: an epoch ends after this long at the latest.
+        epoch_s: an epoch ends after this long at the latest. In a bounded run, where nobody waits for results while
+            there is history to read, it is `BOUNDED_EPOCH_S` unless the app says otherwise: what a commit costs is the
+            keys that the epoch touched.
         commit_share: commits may take this share of the time while nothing waits to be handled, so that epochs end
             early: half of it makes the latency about twice that of a commit (80 of them a second on one machine). Less
             spares a broker that many workers share.
@@ -23,6 +27,7 @@ class EngineSettings:
         batch_s: how long one poll's worth of records should keep the agents busy.
         backlog_records: most records handed over and not yet committed; above it nothing is polled.
         effects: most outputs an epoch may hold before it is committed.
+        epoch_bytes: how much memory its records may take, about, before it is; they are kept for a redo.
         group_protocol: `classic`, or `consumer` (KIP-848), where partitions that do not move do not stop and session
             times are the broker's; all members of a group need the same.
         session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
@@ -44,6 +49,7 @@ class EngineSettings:
     batch_s: float = 0.05
     backlog_records: int = 200_000
     effects: int = 100_000
+    epoch_bytes: int = 64_000_000
     group_protocol: Literal["classic", "consumer"] = "classic"
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000

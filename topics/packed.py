@@ -39,7 +39,7 @@ KEY, TIME = "__key", "__time"
 RESERVED = frozenset({KEY, TIME})
 """Names that a field of a row cannot have."""
 
-MAX_ROWS = 65_536
+MAX_ROWS = 32_768
 """Most rows a writer should put into one batch: it is handed over, undone and committed whole."""
 
 LEAST_BYTES = 256

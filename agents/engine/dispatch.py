@@ -20,6 +20,9 @@ from .rows import Rows, rows_of
 
 __all__ = ["Dispatch"]
 
+# What a message takes besides its value, about.
+_MESSAGE_BYTES = 400
+
 _partition_of: Any = Message.partition
 _headers_of: Any = Message.headers
 
@@ -30,11 +33,13 @@ class Dispatch:
     Attributes:
         streams: all that have begun to iterate.
         records_total: records and rows handed over since the start, repetitions of a redo not counted.
+        gathered_bytes: about how much memory takes what was handed over in this epoch.
     """
 
     def __init__(self) -> None:
         self.streams: list[Feed] = []
         self.records_total = 0
+        self.gathered_bytes = 0
         self._routes: dict[Position, list[list[Feed]]] = {}
         self._kept: dict[Position, list[Batch]] = {}
 
@@ -88,6 +93,9 @@ class Dispatch:
 
     def hand_over(self, messages: list[Any], *, one_topic: bool) -> None:
         """Give what was polled to the streams, and keep it."""
+        # The first and the last stand for all: to ask each for its size would cost as much as grouping them.
+        about = (len(messages[0]) + len(messages[-1])) // 2 + _MESSAGE_BYTES
+        self.gathered_bytes += about * len(messages)
         # Packed batches have headers and are large: what is not so needs no second look.
         some_packed = any(map(_headers_of, messages)) and max(map(len, messages)) >= LEAST_BYTES
         for at, run in _runs(messages, one_topic=one_topic):

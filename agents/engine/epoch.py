@@ -79,6 +79,8 @@ class Epoch:
     @property
     def due(self) -> bool:
         """Whether it has to end."""
+        if self._dispatch.gathered_bytes >= self._settings.epoch_bytes and self.dirty:
+            return True
         return self.full or (time.monotonic() - self._began_s >= self._settings.epoch_s and self.dirty)
 
     @property
@@ -90,6 +92,7 @@ class Epoch:
     def begin(self, cost_s: float | None = None) -> None:
         """A new one begins now; `cost_s` is what the commit before it took."""
         self._began_s = time.monotonic()
+        self._dispatch.gathered_bytes = 0
         if cost_s is not None:  # a commit that was slow for once makes the next epochs only a little longer
             self._cost_s = min(cost_s, 2 * self._cost_s)
 

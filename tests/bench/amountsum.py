@@ -13,7 +13,6 @@ class Amount(msgspec.Struct):
     amount: int
 
 
-# What a commit costs is the keys that an epoch touched, here nearly all of them however short it is.
-app = App("amounts", broker_commit_interval=2)
+app = App("amounts")
 amounts = app.topic("amounts", value_type=Amount, partitions=4)
 totals = amounts.map(col("amount")).reduce(sum, "totals")
