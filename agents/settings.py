@@ -49,7 +49,7 @@ class EngineSettings:
     batch_s: float = 0.05
     backlog_records: int = 200_000
     effects: int = 100_000
-    epoch_bytes: int = 64_000_000
+    epoch_bytes: int = 32_000_000
     group_protocol: Literal["classic", "consumer"] = "classic"
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000

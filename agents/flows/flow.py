@@ -30,6 +30,7 @@ from ..engine.effects import Output, Partials
 from ..engine.rows import Rows
 from .aggregates import Aggregate, What
 from .batchfold import BatchFold
+from .expressions import col
 from .folding import Aggregating, Folding, Joining, folded
 from .pairs import Pairs
 from .steps import Filter, FlatMap, Map, Select, Step, WithColumns
@@ -65,12 +66,14 @@ class Flow:
 
     # One element at a time ------------------------------------------------------------------------------------------
 
-    def map(self, function: Function) -> Flow:
-        """What `function` makes of each element."""
+    def map(self, function: Function | str) -> Flow:
+        """What `function` makes of each element; or the field of that name."""
+        function = _or_field(function)
         return self._then(Map(function), _returned(function))
 
-    def filter(self, function: Function) -> Flow:
-        """The elements for which `function` is true."""
+    def filter(self, function: Function | str) -> Flow:
+        """The elements for which `function`, or the field of that name, is true."""
+        function = _or_field(function)
         return self._then(Filter(function), self.type)
 
     def flat_map(self, function: Callable[[Any], Iterable[Any]]) -> Flow:
@@ -251,6 +254,10 @@ def _check_known(table: Any, states: dict[Any, Any]) -> None:
 
 def _arrived(values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
     return ((tuple(key) if isinstance(key, list) else key, state) for key, state in values)
+
+
+def _or_field(function: Function | str) -> Function:
+    return col(function) if isinstance(function, str) else function
 
 
 def _returned(function: Any) -> Any:

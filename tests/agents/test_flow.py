@@ -130,6 +130,13 @@ async def test_flows_end_in_tables_and_topics_that_hold_what_python_says(lab, ta
     assert sent == {f"k{x}".encode(): {"x": x, "y": 2 * x, "z": 2 * x} for x in range(5)}
 
 
+def test_the_name_of_a_field_does_for_map_and_filter() -> None:
+    elements: Any = [{"paid": True, "amount": 3}, {"paid": False, "amount": 4}]
+    for step in Flow(None).filter("paid").map("amount").steps:
+        elements = step.rows(elements)
+    assert list(elements) == [3]
+
+
 @pytest.mark.parametrize("declared", [None, Sale])
 async def test_packed_batches_go_through_flows_by_column_and_their_dirty_rows_go_alone(
     lab, record, table_of, drain, monkeypatch, declared: Any
