@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 from msgspec import inspect
 
-from ..topics.packed import arrow
+from ..topics.packed import arrow, is_text
 from .engine.rows import Rows
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["columns", "fits"]
+__all__ = ["Field", "checkable", "columns", "fits"]
 
 _ARROW = {inspect.IntType: "int64", inspect.FloatType: "float64", inspect.StrType: "string", inspect.BoolType: "bool_"}
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
     """A field of a declared class.
 
     Attributes:
@@ -45,14 +45,14 @@ def fits(declared: Any, rows: Rows) -> bool:
         return False
     if declared in (None, Any, str, dict):
         return True
-    fields = _checkable(declared)
+    fields = checkable(declared)
     if fields is None:
         return False
     batch = rows.columns()
     return all(_holds(batch, field) for field in fields)
 
 
-def _holds(batch: Any, field: _Field) -> bool:
+def _holds(batch: Any, field: Field) -> bool:
     types, compute = arrow().types, cast(Any, import_module("pyarrow.compute"))
     if field.name not in batch.schema.names:
         return not field.required
@@ -68,12 +68,12 @@ def _holds(batch: Any, field: _Field) -> bool:
         finite = types.is_floating(kind) and (field.nullable or compute.all(compute.is_finite(column)).as_py())
         return types.is_integer(kind) or finite  # JSON has null for the others
     if field.kind is inspect.StrType:
-        return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+        return is_text(kind)
     return field.kind is inspect.BoolType and types.is_boolean(kind)
 
 
 @lru_cache(maxsize=256)
-def _checkable(declared: Any) -> list[_Field] | None:
+def checkable(declared: Any) -> list[Field] | None:
     """The fields of a class of which nothing is asked but their types; None if there is more to it."""
     fields = _fields(declared)
     if fields is None or hasattr(declared, "__post_init__") or any(field.kind is None for field in fields):
@@ -85,12 +85,12 @@ def _checkable(declared: Any) -> list[_Field] | None:
 
 
 @lru_cache(maxsize=256)
-def _fields(declared: Any) -> list[_Field] | None:
+def _fields(declared: Any) -> list[Field] | None:
     """The fields of a declared struct or dataclass; None if it is something else."""
     if not isinstance(declared, type) or not (issubclass(declared, msgspec.Struct) or _is_dataclass(declared)):
         return None
     about: Any = inspect.type_info(declared)
-    fields: list[_Field] = []
+    fields: list[Field] = []
     for field in about.fields:
         of = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
         kinds = [kind for kind in of if not isinstance(kind, inspect.NoneType)]
@@ -98,7 +98,7 @@ def _fields(declared: Any) -> list[_Field] | None:
         # Equal to one without constraints: a bound or a pattern is not for columns to check.
         plain = len(kinds) == 1 and type(kinds[0]) in (*_ARROW, inspect.AnyType) and kinds[0] == type(kinds[0])()
         kind = type(kinds[0]) if plain else None
-        fields.append(_Field(field.name, field.encode_name, kind, field.required, nullable))
+        fields.append(Field(field.name, field.encode_name, kind, field.required, nullable))
     return fields
 
 
@@ -120,7 +120,7 @@ def columns(values: list[Any], declared: Any) -> pyarrow.RecordBatch:
     return pyarrow.record_batch({"value": pyarrow.array(values)})
 
 
-def _column(values: list[Any], field: _Field) -> Any:
+def _column(values: list[Any], field: Field) -> Any:
     pyarrow = arrow()
     try:
         column: list[Any] = list(map(attrgetter(field.attribute), values))

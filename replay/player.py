@@ -24,6 +24,7 @@ from ..topics.errors import Rebuild, Stop, Usage
 from ..topics.partition import HashPlan, Plan
 from ..topics.plans import Plans
 from ..topics.producer import TransactionalProducer
+from ..topics.undoing import on_failure
 from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
 from .collector import seldom_collected
 from .course.clock import Clock
@@ -39,7 +40,6 @@ from .sources.source import Replayable, Source
 from .sources.topicsource import TopicHistory
 from .target import MAX_MESSAGE_BYTES, Target
 from .transaction import Transaction
-from .undoing import on_failure
 
 __all__ = ["DEFAULT_PARTITIONS", "Player"]
 

@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,6 +35,7 @@ from .distribution import KAFKA_VERSION, Distribution, OnProgress
 from .errors import Stop
 from .java import Java
 from .node import Node, aot_flags, rehearse_once, write
+from .undoing import on_failure
 
 __all__ = ["BrokerStats", "EmbeddedBroker", "running_at"]
 
@@ -135,15 +137,11 @@ class EmbeddedBroker:
         rehearsal_s = rehearse_once(kafka, self._on_progress)
         begun = time.monotonic()
         self._open_data()
-        try:
+        # A temporary folder stays then: its log is what the error points to. A later start sweeps it.
+        with on_failure(self._close_data), on_failure(partial(self._end_java, 0.0)):
             node = self._launch_on_a_free_port(kafka)
             facts = {"pid": node.java.pid, "bootstrap_servers": node.servers, "kafka": KAFKA_VERSION}
             write(self._data / "broker.json", json.dumps(facts) + "\n")
-        except BaseException:
-            self._end_java(0.0)
-            # A temporary folder stays this time: its log is what the error points to. A later start sweeps it.
-            self._close_data()
-            raise
         atexit.register(self.stop)
         # The next start of this object comes back at the same address, as clients expect of a broker.
         self._port = node.port

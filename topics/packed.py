@@ -29,6 +29,7 @@ __all__ = [
     "PackedRecord",
     "arrow",
     "is_packed",
+    "is_text",
     "pack",
     "packed_rows",
     "row_values",
@@ -261,10 +262,15 @@ def _wrong(batch: Any, names: list[str], key: str | None, time: str | None, valu
     return ""
 
 
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of its ways to hold text."""
+    types = arrow().types
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
 def _is_key(types: Any, kind: Any) -> bool:
-    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     raw = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
-    return text or raw or types.is_integer(kind)
+    return is_text(kind) or raw or types.is_integer(kind)
 
 
 def _is_json(types: Any, kind: Any) -> bool:
@@ -273,8 +279,7 @@ def _is_json(types: Any, kind: Any) -> bool:
     elif types.is_struct(kind):
         inner = [kind.field(i) for i in range(kind.num_fields)]
     else:
-        text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
         number = types.is_integer(kind) or types.is_floating(kind)
-        return text or number or types.is_boolean(kind) or types.is_null(kind)
+        return is_text(kind) or number or types.is_boolean(kind) or types.is_null(kind)
     # Looking at a name raises if it is no UTF-8, which polars would not survive.
     return len({field.name for field in inner}) == len(inner) > 0 and all(_is_json(types, f.type) for f in inner)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ...topics.packed import is_text
 from .expressions import FUNCTIONS, Constant, Expression, Field, Function, Operation
 
 __all__ = ["Column", "Doubt", "as_floats", "column_of", "evaluate"]
@@ -80,7 +81,7 @@ def column_of(array: Any) -> Column:
     kind = array.type
     if types.is_null(kind):
         return Column("null", np.zeros(n, np.int64), ~none, none)
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if is_text(kind):
         return Column("text", pc.fill_null(array.cast(_TEXT), ""), null, none)
     if types.is_boolean(kind):
         return Column("bool", _numbers(pc.fill_null(array, False)), null, none)

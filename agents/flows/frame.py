@@ -7,20 +7,21 @@ is the matter are *set aside*, for the row way to look at.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+from msgspec import inspect
 
+from ..columns import Field, checkable
 from .aggregates import What
 from .columns import Column, Doubt, as_floats, column_of, evaluate
 from .expressions import Expression
 
-__all__ = ["Frame", "declarable"]
+__all__ = ["Frame"]
 
-_KINDS = {int: "int", float: "float", str: "text", bool: "bool"}
+_KINDS = {inspect.IntType: "int", inspect.FloatType: "float", inspect.StrType: "text", inspect.BoolType: "bool"}
 _JSON = (None, Any, dict, dict[str, Any])
 
 
@@ -49,21 +50,21 @@ class Frame:
             self._declare(declared)
 
     def _declare(self, declared: Any) -> None:
-        if not declarable(declared):
+        fields = _plain_fields(declared)
+        if fields is None:
             raise Doubt(f"elements are {declared}")
-        fields = msgspec.structs.fields(declared)
         for field in fields:
-            if field.encode_name not in self._names:
-                raise Doubt(f"no column {field.encode_name}")
-            kind, nullable = _declared_kind(field.type)
-            column = column_of(self._batch[field.encode_name])
-            if column.null.any() and not nullable:
-                raise Doubt(f"{field.encode_name}: None")
+            if field.name not in self._names:
+                raise Doubt(f"no column {field.name}")
+            kind = _KINDS[field.kind]
+            column = column_of(self._batch[field.name])
+            if column.null.any() and not field.nullable:
+                raise Doubt(f"{field.name}: None")
             if column.kind == "int" and kind == "float":
                 column = as_floats(column)
             elif column.kind not in (kind, "null"):
-                raise Doubt(f"{field.encode_name}: {column.kind}, not {kind}")
-            self._columns[field.name] = column
+                raise Doubt(f"{field.name}: {column.kind}, not {kind}")
+            self._columns[field.attribute] = column
         self._names = set(self._columns)
 
     def column(self, what: What) -> Column:
@@ -121,24 +122,7 @@ class Frame:
         self._names = set(columns)
 
 
-def declarable(declared: Any) -> bool:
-    """Whether elements of a declared type are rows of plain fields, so that columns can be checked against it."""
-    if declared in _JSON:
-        return True
-    if not (isinstance(declared, type) and issubclass(declared, msgspec.Struct)):
-        return False
-    config = declared.__struct_config__
-    if config.array_like or config.tag is not None or config.forbid_unknown_fields:
-        return False
-    if hasattr(declared, "__post_init__"):
-        return False
-    return all(_declared_kind(field.type)[0] for field in msgspec.structs.fields(declared))
-
-
-def _declared_kind(declared: Any) -> tuple[str, bool]:
-    """Kind of a column for a field of this type, empty if there is none, and whether it may be None."""
-    if get_origin(declared) in (Union, UnionType):
-        inner = [kind for kind in get_args(declared) if kind is not NoneType]
-        nullable = len(inner) < len(get_args(declared))
-        return (_KINDS.get(inner[0], "") if len(inner) == 1 else "", nullable)
-    return (_KINDS.get(declared, ""), False) if isinstance(declared, type) else ("", False)
+def _plain_fields(declared: Any) -> list[Field] | None:
+    """The fields of a struct whose rows are plain fields, so that columns can be checked against it; else None."""
+    fields = checkable(declared) if isinstance(declared, type) and issubclass(declared, msgspec.Struct) else None
+    return fields if fields is not None and all(field.kind in _KINDS for field in fields) else None

@@ -37,6 +37,7 @@ import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, Snapshot, WriteBatch
 
 from ...topics.errors import Stop
+from ...topics.undoing import on_failure
 from .store import Changes
 
 __all__ = ["Owner", "RocksStore", "Unfit"]
@@ -120,11 +121,8 @@ class RocksStore:
             self._family = self._data.get_column_family_handle(_META)
         except Exception as exc:  # noqa: BLE001 (RocksDB's bindings raise nothing narrower)
             self._cannot_open(exc)
-        try:
+        with on_failure(self.close):
             self.position, self.current_ms = self._read_state(owner)
-        except BaseException:
-            self.close()
-            raise
         self._at_end = False
         self._restoring_ms = self.current_ms
 

@@ -25,6 +25,7 @@ from yarl import URL
 
 from ...topics.admin import TopicSpec
 from ...topics.errors import from_kafka
+from ...topics.undoing import on_failure
 from ..engine.effects import Output
 
 if TYPE_CHECKING:
@@ -137,12 +138,9 @@ class Directory:
         )
         consumer.assign([TopicPartition(self.topic, 0, 0)])
         deadline_s = time.monotonic() + _OPEN_S
-        try:
+        with on_failure(consumer.close):
             while not self._note(consumer.consume(_MOST, 0.1)) and time.monotonic() < deadline_s:
                 pass
-        except BaseException:
-            consumer.close()
-            raise
         self._consumer = consumer
 
     def _note(self, messages: list[Any]) -> bool:

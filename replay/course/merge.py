@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from ...topics.errors import Stop
+from ...topics.undoing import on_failure
 from ..shown import shown_ms, shown_time
 from ..sources.item import BadLine, Item
 from ..sources.lines import BATCH_LINES
 from ..sources.source import Part, Position, Source, hand_on
-from ..undoing import on_failure
 from .cursor import Cursor
 from .disorder import Disorder, Sorted, high_times, pack, unpack
 from .notes import Notes

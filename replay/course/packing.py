@@ -14,7 +14,7 @@ from ...topics.partition import Plan, column_places
 from ...topics.producer import Headers
 from ..sources.columns import Columns
 from ..sources.item import BadLine, Item
-from ..sources.source import Position, Replayable, Source
+from ..sources.source import Position, Replayable, Source, hand_on
 
 __all__ = ["Compression", "Packing", "check_packable", "rows_of"]
 
@@ -69,10 +69,7 @@ class Packing:
         """
         source = self.source
         items = source.next_batch()
-        self.bad += source.bad
-        source.bad = []
-        self.blank += source.blank
-        source.blank = 0
+        hand_on(source, self)
         return list(self._packed(items)) if items else []
 
     def snapshot(self) -> Position:

@@ -25,12 +25,12 @@ from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.partition import Plan
 from ...topics.plans import Plans
 from ...topics.producer import TransactionalProducer
+from ...topics.undoing import on_failure
 from ..checkpoint import RUNS_TOPIC, Runs, RunState
 from ..sources.item import Item
 from ..sources.source import Position
 from ..target import Target
 from ..transaction import Transaction
-from ..undoing import on_failure
 from .letters import Count, Letter, Wanted, counted, read_letters
 
 __all__ = ["DeadLetters", "PutBack", "Ranges"]

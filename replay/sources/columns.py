@@ -16,7 +16,7 @@ from ...topics.partition import key_bytes
 from ...topics.producer import Headers
 from .item import BadLine, Item
 
-__all__ = ["TEXT", "Columns", "apart", "rows_of"]
+__all__ = ["TEXT", "Columns", "apart", "as_columns", "rows_of"]
 
 TEXT = "value"
 """Name of the one column of rows whose values are text."""
@@ -58,22 +58,15 @@ class Columns(Sequence[Item]):
         """
         if isinstance(items, Columns):
             return items
-        pyarrow, numpy = arrow(), _numpy()
+        pyarrow = arrow()
         keys, values, times, headers, partitions = zip(*items, strict=True)
         if any(headers) or None in values:
             raise ValueError("a record with headers" if any(headers) else "a record without a value")
         column = pyarrow.array(values, pyarrow.binary())
         if b"".join(values).isascii() or _is_text(values):
             column = column.cast(pyarrow.string())
-        return cls(
-            pyarrow.record_batch([column], [TEXT]),
-            kind="text",
-            keys=None if keys.count(None) == len(keys) else pyarrow.array(keys, pyarrow.binary()),
-            times=numpy.array(times, numpy.int64) if any(times) else None,
-            partitions=None
-            if partitions.count(None) == len(partitions)
-            else numpy.array([-1 if place is None else place for place in partitions], numpy.int64),
-        )
+        own = as_columns(keys, times, partitions)
+        return cls(pyarrow.record_batch([column], [TEXT]), kind="text", keys=own[0], times=own[1], partitions=own[2])
 
     @classmethod
     def unpacked(cls, value: bytes, timestamp_ms: int, partition: int | None = None) -> Columns:
@@ -138,6 +131,20 @@ class Columns(Sequence[Item]):
         if self.partitions is not None:
             places = [None if place < 0 else place for place in self.partitions.tolist()]
         return list(zip(keys, row_values(self.batch, self.kind), times, repeat(None), places))
+
+
+def as_columns(
+    keys: Sequence[bytes | None], times: Sequence[int], partitions: Sequence[int | None]
+) -> tuple[Any, Any, Any]:
+    """Rows' keys, times and partitions as `Columns` takes them."""
+    pyarrow, numpy = arrow(), _numpy()
+    return (
+        None if keys.count(None) == len(keys) else pyarrow.array(keys, pyarrow.binary()),
+        numpy.array(times, numpy.int64) if any(times) else None,
+        None
+        if partitions.count(None) == len(partitions)
+        else numpy.array([-1 if place is None else place for place in partitions], numpy.int64),
+    )
 
 
 def apart(headers: Sequence[Headers | None]) -> int:

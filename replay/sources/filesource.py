@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from ..undoing import on_failure
+from ...topics.undoing import on_failure
 from .block import BLOCK_BYTES, BlockBuffer, BlockParser
 from .csvcolumns import CsvColumns
 from .csvfile import CsvParser, read_header

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from ...topics.errors import Usage
-from ..undoing import on_failure
+from ...topics.undoing import on_failure
 from .member import Member
 from .storage import open_raw
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from ..undoing import on_failure
+from ...topics.undoing import on_failure
 from .expression import as_bytes
 from .format import Format
 from .item import BadLine, Item, check_sizes

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...topics.packed import arrow
+from .columns import as_columns
 from .shape import Shape
 from .stamp import Stamps
 
@@ -41,17 +42,8 @@ def shaped(shape: Shape, columns: Mapping[str, Any], rows: int) -> tuple[Any, An
     Raises:
         ValueError: one of them cannot be had.
     """
-    import numpy
-
     used = [name for name in columns if name in shape.fields]
     cells = [columns[name].to_pylist() for name in used]
     records = (dict(zip(used, row, strict=True)) for row in zip(*cells, strict=True)) if used else [{}] * rows
     keys, times, _, partitions = zip(*map(shape, records), strict=True)
-    pyarrow = arrow()
-    return (
-        pyarrow.array(keys, pyarrow.binary()) if any(key is not None for key in keys) else None,
-        numpy.array(times, numpy.int64) if any(times) else None,
-        numpy.array([-1 if place is None else place for place in partitions], numpy.int64)
-        if any(place is not None for place in partitions)
-        else None,
-    )
+    return as_columns(keys, times, partitions)

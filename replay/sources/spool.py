@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...topics.errors import Stop, Usage
-from ..undoing import on_failure
+from ...topics.undoing import on_failure
 
 __all__ = ["Spool"]
 

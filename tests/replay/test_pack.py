@@ -14,7 +14,6 @@ from typing import Any
 
 import polars
 import pytest
-from anabranch.replay import player as player_module
 from anabranch.replay.archive import Archiver
 from anabranch.replay.course.course import Course
 from anabranch.replay.course.selection import Selection
@@ -33,7 +32,6 @@ from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Usage
 from anabranch.topics.packed import MAX_ROWS, Packed
 from anabranch.topics.partition import HashPlan, Plan, RangePlan
-from anabranch.topics.producer import Aborted, TransactionalProducer
 from confluent_kafka import Message
 
 Drain = Callable[..., list[Message]]
@@ -164,21 +162,10 @@ def test_killed_again_and_again_every_row_is_there_once(
     assert Player(broker, history, topic, pack="zstd").play().already_done
 
 
+@pytest.mark.usefixtures("unlucky")
 def test_aborted_transactions_are_sent_again_and_a_range_plan_is_kept(
     broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Unlucky(TransactionalProducer):
-        commits = 0
-
-        def commit(self) -> None:
-            Unlucky.commits += 1
-            if Unlucky.commits % 2:
-                self.flush()
-                self.abort()
-                raise Aborted("by the test")
-            super().commit()
-
-    monkeypatch.setattr(player_module, "TransactionalProducer", Unlucky)
     monkeypatch.setattr(BLOCK, 1_000)
     topic, plan = fresh("aborted"), RangePlan((b"k12", b"k3"))
     history = find_history([str(write_lines(tmp_path, 1_000))], Format(key_before=","))

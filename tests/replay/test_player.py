@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from anabranch.replay import player as player_module
 from anabranch.replay.checkpoint import Runs
 from anabranch.replay.player import Player
 from anabranch.replay.report import Progress
@@ -26,7 +25,7 @@ from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Rebuild, Stop, Usage
 from anabranch.topics.partition import HashPlan
-from anabranch.topics.producer import Aborted, TransactionalProducer
+from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message
 
 Drain = Callable[..., list[Message]]
@@ -199,21 +198,8 @@ def test_a_forgotten_twin_is_fenced(broker: Cluster, fresh: Fresh, drain: Drain,
     check_once_and_in_order(drain(topic), 1_000)
 
 
-def test_an_aborted_transaction_is_sent_again(
-    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Unlucky(TransactionalProducer):
-        commits = 0
-
-        def commit(self) -> None:
-            Unlucky.commits += 1
-            if Unlucky.commits % 2:
-                self.flush()
-                self.abort()
-                raise Aborted("by the test")
-            super().commit()
-
-    monkeypatch.setattr(player_module, "TransactionalProducer", Unlucky)
+@pytest.mark.usefixtures("unlucky")
+def test_an_aborted_transaction_is_sent_again(broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path) -> None:
     topic, history = fresh("aborted"), find_history([str(write_lines(tmp_path, 300))], KEYED)
     report = Player(broker, history, topic, transaction_records=100, batch_lines=50).play()
     assert (report.sent, sum(report.counts.values())) == (300, 300)
