@@ -37,10 +37,7 @@ from .tables.shelf import scheme_of
 from .tables.table import Table
 from .topic import Topic, topic_config
 from .web.directory import Directory
-from .web.probes import WebServer
-from .web.probes import blueprint as probes
 from .web.routing import Router
-from .web.site import blueprint, restore
 
 __all__ = ["App"]
 
@@ -104,6 +101,7 @@ class App(faust.App):
         )
         self.declared_broker = Cluster.servers_of(options["broker"]) if "broker" in options else None
         self._cluster: Cluster | None = None
+        self._admin: Admin | None = None
         self.keep_identity = False
         self.supervised = False
         self.stopped_by: BaseException | None = None
@@ -134,7 +132,14 @@ class App(faust.App):
 
     @cluster.setter
     def cluster(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+        self._cluster, self._admin = cluster, None
+
+    @property
+    def admin(self) -> Admin:
+        """Asks about topics and makes them; kept, because each new client first has to connect."""
+        if self._admin is None:
+            self._admin = Admin(self.cluster, patience_s=self.engine_settings.patience_s)
+        return self._admin
 
     @property
     def engine(self) -> Engine:
@@ -173,6 +178,11 @@ class App(faust.App):
         return Transport(self.conf.broker_producer, self)
 
     def _new_web(self) -> Any:
+        # Imported here, because aiohttp's server takes a while and workers of a bounded run have no web views.
+        from .web.probes import WebServer
+        from .web.probes import blueprint as probes
+        from .web.site import blueprint, restore
+
         made = WebServer(self)
         made.blueprints.add("", probes())
         made.blueprints.add("", restore())
@@ -248,9 +258,8 @@ class App(faust.App):
 
     async def _create(self, specs: list[TopicSpec]) -> None:
         if specs:
-            admin = Admin(self.cluster)
-            existing = await asyncio.to_thread(admin.partitions, [spec.name for spec in specs])
-            await asyncio.to_thread(admin.create, [spec for spec in specs if spec.name not in existing])
+            existing = await asyncio.to_thread(self.admin.partitions, [spec.name for spec in specs])
+            await asyncio.to_thread(self.admin.create, [spec for spec in specs if spec.name not in existing])
             self.needed.declared |= {spec.name for spec in specs}
 
     async def declare_changelogs(self) -> None:
@@ -259,8 +268,7 @@ class App(faust.App):
         Raises:
             Usage: a changelog has another number of partitions than every topic the app reads.
         """
-        admin = Admin(self.cluster)
-        counts = await asyncio.to_thread(admin.partitions)
+        counts = await asyncio.to_thread(self.admin.partitions)
         sources = {name: counts[name] for topic in self.topics for name in topic.topics if name in counts}
         missing: list[TopicSpec] = []
         for table in self.live_tables:
@@ -280,7 +288,7 @@ class App(faust.App):
                 missing.append(
                     TopicSpec(name, table.changelog_partitions, self.conf.topic_replication_factor or 1, config)
                 )
-        await asyncio.to_thread(admin.create, missing)
+        await asyncio.to_thread(self.admin.create, missing)
 
     # Tables ---------------------------------------------------------------------------------------------------------
 

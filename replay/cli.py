@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
 import click
 
-from ..topics.errors import AnabranchError
-from .commands.archive import archive
-from .commands.broker import broker
-from .commands.demo import demo
-from .commands.dlq import dlq
-from .commands.replay import replay
-from .commands.run import run
-from .commands.runs import runs
-from .commands.tables import tables
-from .commands.topics import topics
-from .commands.unpack import unpack
-from .commands.verify import verify
-from .commands.worker import worker
+__all__ = ["COMMANDS", "main"]
 
-__all__ = ["main"]
+# Name -> what `anabranch --help` says of it. A command is `commands/<name>.py`, and imported when it is asked for:
+# together they take three times as long as one, and a worker that is started again has to be back soon.
+COMMANDS = {
+    "archive": "Write a topic's committed records into a folder.",
+    "broker": "Run a real Kafka on loopback, for development.",
+    "demo": "Show the main jobs on real data.",
+    "dlq": "Dead letters: list, show, replay.",
+    "replay": "Feed files, a socket, an archive or a topic into TOPIC.",
+    "run": "Run an app over history, write the result, exit.",
+    "runs": "List runs, show one, or forget it.",
+    "tables": "Show an app's tables, back them up, restore them.",
+    "topics": "List topics: records, plan, skew.",
+    "unpack": "Turn packed batches into plain records.",
+    "verify": "Compare A with B, and show the first differences.",
+    "worker": "Run the app's agents for ever.",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f".commands.{cmd_name}", __package__), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-A", "--app", "app_name", metavar="MODULE", help="The app: module, module:app or path/to/file.py.")
 @click.option("-W", "--workdir", type=click.Path(exists=True, file_okay=False), help="Change to this folder first.")
 @click.version_option(package_name="anabranch", prog_name="anabranch")
@@ -44,10 +62,6 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
     context.obj = app_name
 
 
-for command in (archive, broker, demo, dlq, replay, run, runs, tables, topics, unpack, verify, worker):
-    cli.add_command(command)
-
-
 def main() -> None:
     """Entry point: errors are said in a line or two, with what to do, and an exit code."""
     # Faust looks for options of its own in there when it is imported, and takes our --loop for one.
@@ -55,9 +69,6 @@ def main() -> None:
     del sys.argv[1:]
     try:
         cli.main(arguments, standalone_mode=False, prog_name="anabranch")
-    except AnabranchError as exc:
-        click.echo(f"error: {exc}", err=True)
-        raise SystemExit(exc.exit_code) from None
     except click.ClickException as exc:
         exc.show()
         raise SystemExit(exc.exit_code) from None
@@ -65,4 +76,11 @@ def main() -> None:
         click.echo("interrupted; the same command goes on from there", err=True)
         raise SystemExit(130) from None
     except click.exceptions.Exit as exc:
+        raise SystemExit(exc.exit_code) from None
+    except Exception as exc:
+        from ..topics.errors import AnabranchError  # librdkafka comes with it, which --help can do without
+
+        if not isinstance(exc, AnabranchError):
+            raise
+        click.echo(f"error: {exc}", err=True)
         raise SystemExit(exc.exit_code) from None

@@ -21,7 +21,6 @@ import time
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from ...topics.admin import Admin
 from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retry, Stop
 from ...topics.plans import PLANS_TOPIC, Plans
 from ...topics.producer import Aborted
@@ -53,18 +52,16 @@ class Engine(Rebalancing):
     def __init__(self, transport: Any, **kwargs: Any) -> None:
         super().__init__(transport.app, **kwargs)
         self._left = False
+        self._opening: asyncio.Future[None] | None = None
         self._aborted_in_a_row = 0
         self._subscribed: list[str] = []
 
     # Starting and stopping ------------------------------------------------------------------------------------------
 
     async def on_start(self) -> None:
-        """Reach the cluster, take an identity, end what a predecessor left open."""
+        """Reach the cluster, take an identity, begin to end what a predecessor left open."""
         self.app.flow_control.resume()  # of channels in memory; what topics deliver does not pass through it
-        self._admin = Admin(self.app.cluster, patience_s=self.settings.patience_s)
-        self.partition_counts = await aside(self._admin.partitions, timeout_s=self.settings.connect_s)
-        if PLANS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
-            self.app.plans |= await aside(Plans(self.app.cluster).of)
+        self._admin = self.app.admin
         self._member = Membership(
             self.app.cluster,
             self.app.conf.id,
@@ -74,7 +71,11 @@ class Engine(Rebalancing):
             self._on_revoke,
             self._on_lost,
         )
-        await self._member.open()
+        # The worker joins its group meanwhile; nothing is taken from the group before this is done.
+        self._opening = asyncio.ensure_future(self._member.open())
+        self.partition_counts = await aside(self._admin.partitions, timeout_s=self.settings.connect_s)
+        if PLANS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
+            self.app.plans |= await aside(Plans(self.app.cluster).of)
         self._restoration = Restoration(
             self.app.conf.id,
             self._member.shelf,
@@ -107,6 +108,8 @@ class Engine(Rebalancing):
         if self._left:
             return
         self._left = self.stopping = True
+        if self._opening is not None:
+            self._opening.cancel()
         if self._main_task is not None:
             try:
                 await asyncio.wait_for(asyncio.shield(self._main_task), self.settings.stuck_s)
@@ -144,6 +147,8 @@ class Engine(Rebalancing):
 
     async def _main(self) -> None:
         try:
+            if not await self._opened():
+                return
             self._epoch.begin()
             idle_s = 0.0
             while not self.stopping:
@@ -157,6 +162,16 @@ class Engine(Rebalancing):
         except BaseException as exc:
             logger.exception("the engine failed")
             await self.stop_with(exc)
+
+    async def _opened(self) -> bool:
+        """Wait until the predecessors' transactions have ended; False where this worker cannot have any."""
+        assert self._opening is not None
+        try:
+            await self._opening
+        except AnabranchError as exc:
+            await self.stop_with(exc)
+            return False
+        return True
 
     async def _turn(self, idle_s: float) -> float:
         """One round; returns how long the next idle wait may be."""

@@ -52,7 +52,7 @@ class NeededTopics:
         if not self._wanted:
             return
         wanted = list(self._wanted.values())
-        admin = Admin(self._app.cluster, patience_s=self._app.engine_settings.patience_s)
+        admin = self._app.admin
         existing = admin.partitions([spec.name for spec, _ in wanted])
         missing = [spec for spec, _ in wanted if spec.name not in existing]
         if missing and not self._app.conf.topic_allow_declare:

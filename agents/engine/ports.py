@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.partition import RangePlan
 from ..settings import EngineSettings
@@ -49,6 +50,9 @@ class Host(Protocol):
 
     @property
     def cluster(self) -> Cluster: ...
+
+    @property
+    def admin(self) -> Admin: ...
 
     @property
     def engine_settings(self) -> EngineSettings: ...

@@ -12,10 +12,13 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...topics.admin import Admin
-from ...topics.broker import BrokerStats, EmbeddedBroker, running_at
 from ...topics.client import Cluster
+
+if TYPE_CHECKING:
+    from ...topics.broker import BrokerStats
 
 __all__ = ["Ground", "ground", "home", "servers_at_hand"]
 
@@ -43,7 +46,11 @@ class Ground:
 def servers_at_hand(bootstrap_server: str | None, *, declared: str | None = None, keep: bool = True) -> str | None:
     """The cluster that needs not be started; see `ground`."""
     servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or declared
-    return servers or (running_at(home() / "broker") if keep else None)
+    if servers or not keep:
+        return servers
+    from ...topics.broker import running_at  # who has a cluster needs none of it
+
+    return running_at(home() / "broker")
 
 
 @contextlib.contextmanager
@@ -67,5 +74,7 @@ def ground(
         Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there
         yield Ground(cluster)
         return
+    from ...topics.broker import EmbeddedBroker
+
     with EmbeddedBroker(home() / "broker" if keep else None, on_progress=on_progress) as broker:
         yield Ground(Cluster.named(broker.bootstrap_servers, options), broker.stats)

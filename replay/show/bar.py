@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 __all__ = ["RestoreBar"]
 
@@ -19,20 +21,26 @@ class RestoreBar:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console
         self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._task: Any = None
 
     def show(self, progress: Any) -> None:
         """A worker's `RestoreProgress`; None when it is done."""
         if progress is None:
             self._end()
-        elif self._console.is_terminal:
-            if self._bar is None:
-                self._bar = Progress(BarColumn(30), TextColumn("{task.description}"), console=self._console)
-                self._task = self._bar.add_task("", total=1.0)
-                self._bar.start()
+        elif self._console.is_terminal if self._console is not None else sys.stderr.isatty():
+            self._bar = self._bar or self._begin()
             self._bar.update(self._task, completed=progress.share, description=str(progress))
+
+    def _begin(self) -> Progress:
+        from rich.console import Console  # a worker needs it for this, if at all
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        bar = Progress(BarColumn(30), TextColumn("{task.description}"), console=self._console or Console(stderr=True))
+        self._task = bar.add_task("", total=1.0)
+        bar.start()
+        return bar
 
     def _end(self) -> None:
         if self._bar is not None:

