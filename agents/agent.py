@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any, cast
 
 import msgspec
@@ -60,16 +60,28 @@ class Agent(FaustAgent):
     # commit would never come. Question and answer go outside of the epoch then, at least once. Whoever else asks gets
     # an answer that is committed.
 
-    async def ask(self, *args: Any, **kwargs: Any) -> Any:
+    async def ask(self, *args: Any, reply_to: Any = None, **kwargs: Any) -> Any:
         """As Faust's. Asked by an agent, the answer may be given twice, and from state that is not yet committed."""
+        reply_to = reply_to or self.app.conf.reply_to
         if acting_runner() is None:
-            return await super().ask(*args, **kwargs)
+            await self._listen(reply_to)
+            return await super().ask(*args, reply_to=reply_to, **kwargs)
         engine = cast(Any, self.app).engine
         engine.asking += 1
         try:
-            return await super().ask(*args, **kwargs)
+            await self._listen(reply_to)
+            return await super().ask(*args, reply_to=reply_to, **kwargs)
         finally:
             engine.asking -= 1
+
+    async def _barrier_send(self, barrier: Any, items: Any, reply_to: Any) -> AsyncIterator[str]:
+        await self._listen(reply_to)
+        async for asked in super()._barrier_send(barrier, items, reply_to):
+            yield asked
+
+    async def _listen(self, reply_to: Any) -> None:
+        """Faust begins to listen when it has asked, and an answer may be faster."""
+        await cast(Any, self.app)._reply_consumer.listen(self._get_strtopic(reply_to))
 
     async def ask_nowait(self, *args: Any, force: bool = False, **kwargs: Any) -> Any:
         """As Faust's.

@@ -23,16 +23,32 @@ class ReplyConsumer(FaustReplyConsumer):
 
     mundane_level = "debug"
 
-    async def _start_fetcher(self, topic_name: str) -> None:
-        if topic_name in self._fetchers:
-            return
-        self._fetchers[topic_name] = None
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._draining: list[asyncio.Task[None]] = []
+
+    async def listen(self, topic_name: str) -> None:
+        """Return when each answer that is sent to the topic from now on will be read. Whoever asks must have waited for
+        it: an answer may be there before this consumer knows where the topic ends, and would be missed for ever.
+        """
+        opening = self._fetchers.get(topic_name)
+        if opening is None:  # who asks meanwhile waits for the same
+            opening = asyncio.get_running_loop().create_task(self._begin(topic_name))
+            self._fetchers[topic_name] = opening
+        try:
+            await asyncio.shield(opening)
+        except Exception:
+            self._fetchers.pop(topic_name, None)  # for the next to try again
+            raise
+
+    _start_fetcher = listen
+
+    async def _begin(self, topic_name: str) -> None:
         app = cast(Any, self.app)
         topic = self._reply_topic(topic_name)
         await topic.maybe_declare()
         consumer = await asyncio.to_thread(self._open, app.cluster, topic.get_topic_name())
-        task = asyncio.get_running_loop().create_task(self._drain(consumer, topic))
-        self._fetchers[topic_name] = cast(Any, task)
+        self._draining.append(asyncio.get_running_loop().create_task(self._drain(consumer, topic)))
 
     @staticmethod
     def _open(cluster: Any, topic_name: str) -> Consumer:
@@ -52,7 +68,8 @@ class ReplyConsumer(FaustReplyConsumer):
                         logger.warning("replies: %s", message.error().str())
                         continue
                     reply: ReqRepResponse = topic.decode_value(message.value())
-                    for promise in list(self._waiting.get(reply.correlation_id, ())):
+                    # A second answer to a question finds nobody: agents may yield twice, and be asked twice.
+                    for promise in list(self._waiting.pop(reply.correlation_id, ())):
                         promise.fulfill(reply.correlation_id, maybe_model(reply.value))
                 if not messages:
                     await asyncio.sleep(_POLL_S)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import faust
 import msgspec
 import pytest
+from anabranch.agents.replies import ReplyConsumer
 from anabranch.topics.errors import BadRecord, Stop
 
 
@@ -171,6 +173,54 @@ async def test_map_and_join_ask_many_questions(lab) -> None:
         await lab.until(lambda: len(mapped) == 3, "answers")
     assert joined == [2, 4, 6]
     assert sorted(mapped) == [8, 10, 12]
+
+
+@pytest.mark.parametrize("how", ["ask", "join"])
+async def test_an_answer_is_never_faster_than_the_listener(lab, how, monkeypatch) -> None:
+    #  asker     ── listens to where answers come ── asks ──────────── has the answer
+    #  answerer                                          ── answers ──
+    app, asked, answers, opened = lab.app(lab.fresh("app")), threading.Event(), [], ReplyConsumer._open
+    early: list[bool] = []
+
+    @app.agent(app.topic(lab.topic()), name="doubler")
+    async def doubler(stream):
+        async for value in stream:
+            asked.set()
+            yield 2 * value
+
+    def open_late(*args: Any) -> Any:
+        early.append(asked.wait(0.5))
+        return opened(*args)
+
+    monkeypatch.setattr(ReplyConsumer, "_open", staticmethod(open_late))
+
+    @app.task
+    async def asker():
+        answers.extend(await (asyncio.gather(doubler.ask(1), doubler.ask(2)) if how == "ask" else doubler.join([1, 2])))
+
+    async with lab.running(app):
+        await lab.until(lambda: answers or any(early))
+    assert early == [False], "listens once, and before it asks"
+    assert answers == [2, 4]
+
+
+async def test_the_first_answer_counts_and_another_harms_nothing(lab) -> None:
+    app, answers = lab.app(lab.fresh("app")), []
+
+    @app.agent(app.topic(lab.topic()), name="twice")
+    async def twice(stream):
+        async for value in stream:
+            yield value
+            yield -value
+
+    @app.task
+    async def asker():
+        for value in range(1, 6):
+            answers.append(await twice.ask(value))
+
+    async with lab.running(app):
+        await lab.until(lambda: len(answers) == 5)
+    assert answers == [1, 2, 3, 4, 5]
 
 
 async def test_cast_and_send_reach_an_agent_without_an_answer(lab) -> None:
