@@ -1,0 +1,309 @@
+"""Flows by column: whatever columns give, rows give, bit by bit; against the row way over generated batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+from anabranch import col
+from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
+from anabranch.agents.flows.batchfold import BatchFold
+from anabranch.agents.flows.columns import Doubt, column_of, evaluate
+from anabranch.agents.flows.expressions import Constant, Expression, Function, Operation
+from anabranch.agents.flows.folding import Aggregating, Joining
+from anabranch.agents.flows.pairs import Pairs
+from anabranch.agents.flows.sketch import ApproxDistinct
+from anabranch.agents.flows.steps import Filter, FlatMap, Map, Select, Step, WithColumns
+from anabranch.topics.errors import Usage
+from anabranch.topics.serde import codec
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+EXAMPLES = 300
+
+# Batches -------------------------------------------------------------------------------------------------------------
+
+NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 2**62, 2**63 - 1, -(2**63)]))
+FLOATS = st.one_of(
+    st.sampled_from([0.0, -0.0, 0.1, 0.2, 0.7, -1.5, 3.0, 1e16, 1e308, -1e308, 5e-324, float(2**53), 2.0**63]),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+TEXTS = st.one_of(
+    st.sampled_from(["", "a", "B", "ab", " 7 ", "7", "1_0", "nan", "ß", "ΑΣ", "\x1f7", "\U0001d518", "\uffff"]),
+    st.text(max_size=3),
+)
+KINDS = {
+    "a": (pa.int64(), NUMBERS),
+    "b": (pa.int64(), NUMBERS),
+    "i": (pa.int32(), st.integers(-2, 9)),
+    "w": (pa.uint64(), st.integers(0, 2**64 - 1)),
+    "f": (pa.float64(), FLOATS),
+    "g": (pa.float64(), FLOATS),
+    "t": (pa.string(), TEXTS),
+    "u": (pa.large_string(), TEXTS),
+    "p": (pa.bool_(), st.booleans()),
+    "q": (pa.bool_(), st.booleans()),
+    "z": (pa.null(), st.none()),
+}
+
+
+@st.composite
+def batches(draw: Any, max_rows: int = 8) -> pa.RecordBatch:
+    rows = draw(st.integers(1, max_rows))
+    nulls = draw(st.sets(st.sampled_from(sorted(KINDS)), max_size=3))
+    columns = {
+        name: pa.array(
+            draw(st.lists(st.one_of(st.none(), of) if name in nulls else of, min_size=rows, max_size=rows)), kind
+        )
+        for name, (kind, of) in KINDS.items()
+    }
+    return pa.record_batch(columns)
+
+
+# Expressions ---------------------------------------------------------------------------------------------------------
+
+SIGNS = ["+", "-", "*", "/", "//", "%", "==", "!=", "<", "<=", ">", ">=", "&", "|"]
+CALLS = ["-", "~", "is_null", "lower", "upper", "strip", "length", "to_int", "to_float"]
+CONSTANTS = st.one_of(NUMBERS, FLOATS, st.booleans(), st.sampled_from(["", "a", "7"]), st.none(), st.just(2**70))
+LEAVES = st.one_of(st.sampled_from(sorted(KINDS)).map(col), CONSTANTS.map(Constant))
+NUMERIC = st.one_of(st.sampled_from("abifg").map(col), NUMBERS.map(Constant), FLOATS.map(Constant))
+FLAGS = st.one_of(
+    st.sampled_from("pq").map(col),
+    st.builds(Operation, st.sampled_from(SIGNS[6:12]), NUMERIC, NUMERIC),
+    st.sampled_from("abfgtuz").map(lambda name: col(name).is_null()),
+)
+
+
+def grown(inner: Any) -> Any:
+    return st.one_of(
+        st.builds(Operation, st.sampled_from(SIGNS), inner, inner),
+        st.builds(Function, st.sampled_from(CALLS), inner),
+        st.builds(Function, st.sampled_from(["startswith", "endswith", "contains"]), inner, st.sampled_from(["", "a"])),
+        st.builds(Function, st.just("fill_null"), inner, CONSTANTS),
+    )
+
+
+# Anything at all, mostly nonsense; arithmetic that makes sense; conditions that do.
+EXPRESSIONS = st.one_of(
+    st.recursive(LEAVES, grown, max_leaves=6),
+    st.recursive(NUMERIC, lambda inner: st.builds(Operation, st.sampled_from(SIGNS[:6]), inner, inner), max_leaves=4),
+    st.recursive(
+        FLAGS,
+        lambda inner: st.one_of(
+            st.builds(Operation, st.sampled_from("&|"), inner, inner), st.builds(Function, st.just("~"), inner)
+        ),
+        max_leaves=4,
+    ),
+)
+
+
+def bits(value: Any) -> Any:
+    """What tells 1 from 1.0 and True, and 0.0 from -0.0; any NaN is one."""
+    return repr(value)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(batches(), EXPRESSIONS)
+def test_an_expression_means_the_same_by_column(batch: pa.RecordBatch, expression: Expression) -> None:
+    try:
+        column = evaluate(expression, lambda name: column_of(batch[name]), batch.num_rows)
+    except Doubt as doubt:
+        event(f"by row: {doubt}")
+        return  # row by row, then
+    event(f"column of {column.kind}")
+    values = column.values.to_pylist() if column.kind == "text" else column.values.tolist()
+    truth = column.truth().tolist()
+    for row, element in enumerate(batch.to_pylist()):
+        if not column.bad[row]:
+            value = expression(element)  # does not raise
+            assert bits(value) == bits(None if column.null[row] else values[row]), element
+            assert truth[row] == bool(value)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        (col("a") + 1) * 2 - col("b") // 3 % 5,
+        col("f") / 2 + col("a"),
+        (col("a") > 0) & ~(col("t") == "a") | col("t").lower().startswith("b"),
+        col("t").to_int().is_null() | (col("t").length() < col("a")),
+        -col("a") <= col("f").fill_null(0.0),
+        (col("z") == None) & (col("t") + col("u")).contains("x"),  # noqa: E711
+    ],
+)
+def test_what_is_usual_has_a_column_way(expression: Expression) -> None:
+    batch = pa.record_batch(
+        {
+            "a": [1, 2, 3],
+            "b": [4, 5, 6],
+            "f": [0.5, None, 2.0],
+            "t": ["a", "B", "7"],
+            "u": ["x", "", "y"],
+            "z": [None] * 3,
+        }
+    )
+    assert len(evaluate(expression, lambda name: column_of(batch[name]), 3)) == 3
+
+
+def test_expressions_refuse_what_python_would_take_wrongly() -> None:
+    a = col("a")
+    for wrong in (lambda: 0 < a < 5, lambda: a and col("b"), lambda: not a, lambda: a + b""):
+        with pytest.raises(Usage) as caught:
+            wrong()
+        assert caught.value.hint
+
+
+# Whole flows ---------------------------------------------------------------------------------------------------------
+
+
+class Row:
+    """A row of a packed batch, as far as flows look at it."""
+
+    def __init__(self, value: bytes, key: bytes | None) -> None:
+        self._value, self._key = value, key
+
+    def value(self) -> bytes:
+        return self._value
+
+    def key(self) -> bytes | None:
+        return self._key
+
+
+class Source:
+    """A topic, as far as flows look at it."""
+
+    def __init__(self, declared: Any = None) -> None:
+        self.key_type, self.decode_value, self.decode_key = None, codec(declared).decode, bytes.decode
+
+
+class Declared(msgspec.Struct):
+    a: int
+    f: float | None
+    t: str
+    p: bool | None = None
+
+
+FIELDS = st.one_of(st.sampled_from(sorted(KINDS)), EXPRESSIONS)
+STEPS = st.one_of(
+    FLAGS.map(Filter),
+    EXPRESSIONS.map(Filter),
+    st.dictionaries(st.sampled_from(["a", "f", "new"]), FIELDS, min_size=1, max_size=2).map(WithColumns),
+    st.just(Select({name: name for name in "abfgtpiq"})),
+)
+SIMPLE = st.sampled_from(["a", "b", "i", "f", "g", "t", "p"])
+HOWS = st.one_of(
+    st.sampled_from([sum, min, max]).map(Joining),
+    st.lists(
+        st.one_of(
+            st.just(Count()),
+            *(SIMPLE.map(how) for how in (Count, Sum, Min, Max, Mean, Distinct, ApproxDistinct)),
+            EXPRESSIONS.map(Sum),
+        ),
+        min_size=1,
+        max_size=3,
+    ).map(lambda hows: Aggregating({str(i): how for i, how in enumerate(hows)})),
+)
+
+
+def both_ways(fold: BatchFold, batch: pa.RecordBatch, source: Source, keys: list[bytes | None] | None = None) -> bool:
+    """Folds a batch both ways and compares them; whether there was a column way."""
+    values = list(map(msgspec.json.encode, batch.to_pylist()))
+    rows = [Row(value, key) for value, key in zip(values, keys or [None] * len(values), strict=True)]
+    own = None if keys is None else pa.array([None if key is None else key.decode() for key in keys], pa.string())
+    by_column = fold.columns(batch, rows, own)
+    if by_column is None:
+        return False
+    states, failed = fold.each_row(rows, list(map(source.decode_value, values)))
+    assert bits(list(by_column[0].items())) == bits(list(states.items()))
+    assert sorted(row for row, _ in by_column[1]) == [row for row, _ in failed]
+    assert {row: repr(error) for row, error in by_column[1]} == {row: repr(error) for row, error in failed}
+    return True
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(batches(), st.lists(STEPS, max_size=2), st.sampled_from("tuip"), st.one_of(SIMPLE, EXPRESSIONS), HOWS)
+def test_a_flow_by_column_is_the_flow_by_row(
+    batch: pa.RecordBatch, steps: list[Step], key: str, value: Any, how: Any
+) -> None:
+    source = Source()
+    left = value if isinstance(how, Joining) else None
+    done = both_ways(BatchFold(Pairs(source, tuple(steps), (key, left)), how), batch, source)
+    event("by column" if done else "by row")
+
+
+@settings(deadline=None)
+@given(batches(), st.data())
+def test_records_own_keys_count_without_a_key_by(batch: pa.RecordBatch, data: Any) -> None:
+    source, n = Source(), batch.num_rows
+    keys = data.draw(st.lists(st.sampled_from([b"x", b"y", "ß".encode(), None]), min_size=n, max_size=n))
+    both_ways(BatchFold(Pairs(source, (Map(col("i") * 2),), None), Joining(sum)), batch, source, keys)
+    both_ways(
+        BatchFold(Pairs(source, (Filter(col("i") > 1),), None), Aggregating({"n": Count(), "s": Sum("i")})),
+        batch,
+        source,
+        keys,
+    )
+
+
+@settings(deadline=None)
+@given(batches())
+def test_columns_are_checked_against_a_declared_type(batch: pa.RecordBatch) -> None:
+    """What decoding refuses, or changes (a whole number where a float is declared), comes out the same."""
+    source = Source(Declared)
+    for columns in ({}, {"f": batch["i"]}, {"a": batch["f"]}, {"t": batch["p"]}):
+        shown = pa.record_batch({name: columns.get(name, batch[name]) for name in "aftpb"})
+        fold = BatchFold(Pairs(source, (Filter(col("a") > 0),), ("t", "f")), Joining(max), Declared)
+        try:
+            list(map(source.decode_value, map(msgspec.json.encode, shown.to_pylist())))
+        except msgspec.ValidationError:
+            assert fold.columns(shown, []) is None
+        else:
+            both_ways(fold, shown, source)
+
+
+def test_a_usual_batch_goes_by_column_and_dirty_rows_alone_by_row() -> None:
+    source = Source()
+    batch = pa.record_batch(
+        {"key": ["b", "a", None, "b", "c"], "amount": [0.1, 0.2, 1.0, 0.3, None], "n": [1, 2, 3, 0, 5]}
+    )
+    for flow, states, dirty in (
+        (Pairs(source, (), ("key", "amount")), {"b": 0.4, "a": 0.2}, [2, 4]),
+        (Pairs(source, (Filter(~col("amount").is_null()),), ("key", "n")), {"b": 1, "a": 2}, [2]),
+        (Pairs(source, (WithColumns({"x": 6 // col("n")}),), ("key", "x")), {"b": 6, "a": 3, "c": 1}, [2, 3]),
+    ):
+        fold = BatchFold(flow, Joining(sum))
+        assert fold.by_column
+        assert both_ways(fold, batch, source)
+        found, failed = fold.columns(batch, [Row(msgspec.json.encode(row), None) for row in batch.to_pylist()]) or (
+            {},
+            [],
+        )
+        assert found == states
+        assert sorted(row for row, _ in failed) == dirty
+
+
+def test_only_fields_and_expressions_go_by_column() -> None:
+    def fold(how: Any, *steps: Step, key: Any = "k", value: Any = "v") -> bool:
+        return BatchFold(Pairs(Source(), steps, (key, value)), how).by_column
+
+    class Own(Sum):
+        def merge(self, state: Any, other: Any) -> Any:
+            return state
+
+    assert fold(Joining(sum))
+    assert fold(Aggregating({"n": Count()}), value=None)
+    assert fold(Aggregating({"s": Sum(col("a") * 2)}), Select({"a": "b"}), value=None)
+    refused: list[tuple[Any, ...]] = [
+        (Joining(lambda a, b: a),),
+        (Joining(sum), Map(len)),
+        (Joining(sum), FlatMap(list)),
+        (Joining(sum), Filter(bool)),
+        (Joining(sum), WithColumns({"a": len})),
+        *((Aggregating({"x": how}),) for how in (Own("a"), Aggregate("a"), Top("a"), Sum(len))),
+    ]
+    for how, *steps in refused:
+        assert not fold(how, *steps)
+    assert not fold(Joining(sum), key=0, value=1)
+    assert not fold(Joining(sum), value=None)
