@@ -65,6 +65,7 @@ KNOWS_KAFKA = {
     "topics/reading.py",
     "agents/group/assignment.py",
     "agents/engine/commit.py",
+    "agents/engine/reports.py",
     "agents/web/directory.py",
     "agents/engine/dispatch.py",
     "agents/tables/follower.py",

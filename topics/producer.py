@@ -35,6 +35,9 @@ TRANSACTION_TIMEOUT_MS = 10_000
 _CALL_S = 10.0
 _COMPLAIN_S = 5.0
 
+# Beside a transaction, which does not wait for longer.
+_LOOK_S = 1.0
+
 # Sending offsets does not always keep to that: when the group's coordinator was away it may never return
 # (confluentinc/librdkafka#5456, seen with 2.16.0 after a broker came back).
 _LATE_S = 5.0
@@ -163,6 +166,14 @@ class TransactionalProducer:
                 self._kafka.poll(0.05)
             except KafkaException as exc:
                 raise self._sorted(exc, f"produce to {topic}") from exc
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has (blocking); 0 where nobody says."""
+        try:
+            found = self._kafka.list_topics(topic, timeout=_LOOK_S).topics.get(topic)
+        except KafkaException:
+            return 0
+        return 0 if found is None else len(found.partitions)
 
     @property
     def produce_fast(self) -> Callable[..., None]:

@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer, TopicPartition
 
 from ...topics import pulse
-from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.errors import BadRecord, Hung, Stop, from_kafka, is_lost, kafka_error
+from ...topics.errors import Hung, Stop, from_kafka, is_lost, kafka_error
 from ...topics.producer import Aborted, TransactionalProducer, plain_producer_config
 from ..tables.store import Changes
 from .effects import Output
+from .reports import LARGE_BYTES, Reports, TooLarge
 
 __all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce", "TooLarge"]
 
@@ -32,9 +32,6 @@ _UNDELIVERED_S = 120.0
 # What the broker takes is a matter of the topic, and a dead letter is larger than its record, so librdkafka's own bound
 # is out of the way. Brokers hang up on requests of more than 100 MiB.
 _RECORD_BYTES = 100_000_000
-# A delivery report for each record costs as much as producing it; smaller ones are not refused for their size.
-_LARGE_BYTES = 16 * 1024
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 Key = tuple[str, int]
 
@@ -60,44 +57,12 @@ Positions = dict[Key, int]
 """(changelog topic, partition) -> the position after the epoch's last record in it."""
 
 
-class TooLarge(BadRecord):
-    """A topic has refused a record for its size; nothing of the epoch is visible.
-
-    Attributes:
-        limits: topic -> what it takes, in bytes.
-    """
-
-    def __init__(self, limits: dict[str, int]) -> None:
-        listed = ", ".join(f"{topic} takes {limit:,} bytes" for topic, limit in sorted(limits.items()))
-        super().__init__(f"a record is too large: {listed}", hint="raise max.message.bytes of the topic")
-        self.limits = limits
-
-
-class Refusals:
-    """Topics that refuse records for their size, as delivery reports tell."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._admin = Admin(cluster)
-        self._topics: set[str] = set()
-
-    def note(self, error: Any, message: Any) -> None:
-        """A delivery report."""
-        if error is not None and error.code() in _TOO_LARGE:
-            self._topics.add(message.topic())
-
-    def check(self) -> None:
-        """Raise TooLarge if there were some since the last time (blocking)."""
-        topics, self._topics = self._topics, set()
-        if topics:
-            raise TooLarge({topic: int(self._admin.config(topic)["max.message.bytes"]) for topic in topics})
-
-
 class ExactlyOnce:
     """Commits epochs as transactions of one transactional id."""
 
     def __init__(self, cluster: Cluster, transactional_id: str) -> None:
         self._kafka = TransactionalProducer(cluster, transactional_id, message_max_bytes=_RECORD_BYTES)
-        self._refusals = Refusals(cluster)
+        self._reports = Reports(cluster)
 
     def open(self) -> None:
         """Fence and clean up after whoever had the id before (blocking)."""
@@ -115,18 +80,25 @@ class ExactlyOnce:
             try:
                 return self._try(plan)
             except Aborted as exc:
-                self._refusals.check()
+                self._reports.check_sizes()
                 if exc.lost or attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")
 
     def _try(self, plan: EpochPlan) -> Positions:
-        kafka = self._kafka
+        kafka, reports = self._kafka, self._reports
         kafka.begin()
-        positions = _produce(kafka.produce, kafka.produce_fast, plan, self._refusals.note)
+        reports.begin()
+        positions = _produce(kafka.produce, kafka.produce_fast, plan, reports)
         if plan.offsets and plan.group is not None:
             kafka.send_offsets(plan.offsets, plan.group)
+        if reports.asked:
+            kafka.flush()
+            if reports.unsure:
+                kafka.abort()
+                raise Aborted(_may_be_lost(reports))
+            reports.settle(kafka.partitions)
         kafka.commit()
         return positions
 
@@ -141,21 +113,23 @@ class AtLeastOnce:
     def __init__(self, cluster: Cluster, consumer: Any) -> None:
         self._cluster = cluster
         self._kafka = Producer(plain_producer_config(cluster, message_max_bytes=_RECORD_BYTES))
-        self._refusals = Refusals(cluster)
+        self._reports = Reports(cluster, every=True)
         self._consumer = consumer
-        self._failed: KafkaException | None = None
 
     def open(self) -> None:
         """Nothing to clean up."""
 
     def commit(self, plan: EpochPlan) -> Positions:
         """As `ExactlyOnce.commit`, without its promise."""
-        positions = _produce(self._produce, self._kafka.produce, plan, self._note)
+        reports = self._reports
+        reports.begin()
+        positions = _produce(self._produce, self._kafka.produce, plan, reports)
         self._flush()
-        if self._failed is not None:
-            failed, self._failed = self._failed, None
-            self._refusals.check()
-            raise from_kafka(failed, "produce", servers=self._cluster.bootstrap_servers) from failed
+        if reports.failed is not None:
+            reports.check_sizes()
+            raise from_kafka(reports.failed, "produce", servers=self._cluster.bootstrap_servers) from reports.failed
+        if reports.unsure:
+            raise Aborted(_may_be_lost(reports))
         if plan.offsets and plan.group is not None:
             try:
                 self._consumer.commit(offsets=plan.offsets, asynchronous=False)
@@ -182,11 +156,6 @@ class AtLeastOnce:
             elif now_s - moved_s > pulse.HUNG_S and pulse.answers(self._cluster):
                 raise Hung(f"the Kafka client has delivered nothing for {now_s - moved_s:.0f} s")
 
-    def _note(self, error: Any, message: Any) -> None:
-        if error is not None:
-            self._refusals.note(error, message)
-            self._failed = self._failed or KafkaException(error)
-
     def _produce(
         self,
         topic: str,
@@ -206,7 +175,7 @@ class AtLeastOnce:
                     partition,
                     timestamp=timestamp_ms,
                     headers=list(headers or ()),
-                    on_delivery=on_delivery or self._note,
+                    on_delivery=on_delivery or self._reports.note,
                 )
                 return
             except BufferError:
@@ -224,28 +193,37 @@ class AtLeastOnce:
 Committer = ExactlyOnce | AtLeastOnce
 
 
-def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any) -> Positions:
+def _may_be_lost(reports: Reports) -> str:
+    listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(reports.unsure))
+    return f"what went to {listed} first may be lost"
+
+
+def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, reports: Reports) -> Positions:
     """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns.
 
     Args:
-        note: told of the fate of large records, and of those whose position is wanted.
+        reports: told of the fate of those that may be refused, and of those whose position is wanted.
     """
+    known, doubt = "", None
     for output in plan.outputs:
-        large = len(output.value or b"") >= _LARGE_BYTES
-        produce(
-            output.topic,
-            output.value,
-            output.key,
-            output.partition,
-            output.timestamp_ms,
-            output.headers,
-            note if large else None,
-        )
+        topic, value, key, partition, timestamp_ms, headers = output
+        if topic != known:
+            known, doubt = topic, reports.doubt(topic)
+        if doubt is not None and doubt.about(key, partition):
+            reports.asked, report = True, doubt.note
+        else:
+            report = reports.note if value is not None and len(value) >= LARGE_BYTES else None
+        produce(topic, value, key, partition, timestamp_ms, headers, report)
     positions: Positions = {}
     for topic, partitions in plan.changes.items():
+        doubt = reports.doubt(topic)
         for partition, changes in partitions.items():
+            first = doubt.note if doubt is not None and doubt.about(None, partition) else None
+            reports.asked |= first is not None
 
-            def delivered(error: Any, message: Any, at: Key = (topic, partition)) -> None:
+            def delivered(
+                error: Any, message: Any, at: Key = (topic, partition), note: Any = first or reports.note
+            ) -> None:
                 if error is None:
                     positions[at] = message.offset() + 1
                 note(error, message)
@@ -254,8 +232,9 @@ def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, note: Any) -> Pos
             # callback for each would cost as much as producing it.
             keys, values = changes.keys, changes.values
             for key, value in zip(keys[:-1], values[:-1], strict=True):
-                if value is not None and len(value) >= _LARGE_BYTES:
-                    produce(topic, value, key, partition, on_delivery=note)
+                if first is not None or (value is not None and len(value) >= LARGE_BYTES):
+                    produce(topic, value, key, partition, on_delivery=first or reports.note)
+                    first = None
                     continue
                 try:
                     produce_fast(topic, value, key, partition)
