@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...topics.packed import row_values
 from .aggregates import What
 from .expressions import Expression
 from .folding import Folding, folded
@@ -24,11 +25,14 @@ class BatchFold:
         declared: the type of the topic's values.
 
     Attributes:
+        how: how elements become one value.
         by_column: whether there is a column way: fields, expressions, Python's `sum`, `min`, `max`, and aggregates.
+        independent: whether rows that are refused can be left out one by one; see `folding`.
     """
 
     def __init__(self, pairs: Pairs, how: Folding, declared: Any = None) -> None:
-        self._pairs, self._how, self._declared = pairs, how, declared
+        self._pairs, self.how, self._declared = pairs, how, declared
+        self.independent = how.independent
         self._steps = pairs.steps
         self._key: What = None
         self._value: What = None
@@ -45,17 +49,19 @@ class BatchFold:
 
     def rows(self, messages: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
         """Key -> state, row by row; raises what the flow's functions raise."""
-        return folded(self._pairs.of(messages, values), self._how.start, self._how.add)
+        return folded(self._pairs.of(messages, values), self.how.start, self.how.add)
 
     def each_row(self, messages: Sequence[Any], values: Sequence[Any]) -> tuple[dict[Any, Any], Failed]:
-        """As `rows`; what a function refuses is left out, and told. For functions without effects of their own."""
+        """As `rows`; what a function refuses is left out, and told, where that can be known of each alone."""
+        if not self.independent:
+            return self.rows(messages, values), []
         try:
             return self.rows(messages, values), []
         except Exception:  # noqa: BLE001 (below it is found out whose it is)
             return self._one_by_one(messages, values)
 
     def _one_by_one(self, messages: Sequence[Any], values: Sequence[Any]) -> tuple[dict[Any, Any], Failed]:
-        how, states, failed = self._how, dict[Any, Any](), Failed()
+        how, states, failed = self.how, dict[Any, Any](), Failed()
         for row, (message, value) in enumerate(zip(messages, values, strict=True)):
             try:
                 pairs = list(self._pairs.of((message,), (value,)))
@@ -89,12 +95,24 @@ class BatchFold:
             value = None if self._value is None else frame.column(self._value)
             if value is not None:
                 frame.set_aside(value.bad)
-            grouped = self._how.columns(frame, value)
+            grouped = self.how.columns(frame, value)
             failed = self._looked_at(frame.aside.nonzero()[0].tolist(), messages) if frame.aside.any() else []
-            groups = Groups(keys, frame.live)
+            groups = Groups(keys, frame.live, lambda numbers: self._elements(batch, messages, numbers))
             return dict(zip(groups.keys, grouped(groups), strict=True)), failed
         except Doubt:
             return None
+        except Exception:
+            if self.independent:
+                raise
+            return None  # an aggregate refuses something: whose it is, is found out row by row
+
+    def _elements(self, batch: Any, messages: Sequence[Any], numbers: list[int]) -> list[Any]:
+        """The elements of some rows, one each, as the row way makes them."""
+        decode = self._pairs.topic.decode_value
+        values = list(map(decode, row_values(batch.take(numbers), "json")))
+        elements = [element for _, element in self._pairs.of([messages[number] for number in numbers], values)]
+        assert len(elements) == len(numbers)
+        return elements
 
     def _looked_at(self, rows: list[int], messages: Sequence[Any]) -> Failed:
         """Rows that were set aside have to fail, or to be filtered out."""

@@ -14,7 +14,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from ..tables.state import ABSENT
-from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum
+from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .sketch import ApproxDistinct
 from .steps import is_column
 
@@ -45,7 +45,14 @@ _OWN: Mapping[Any, tuple[Callable[[Any], Any], Callable[[Any, Any], Any], Callab
 
 
 class Joining:
-    """By a function of two elements, or by Python's `sum`, `min`, `max`; the state is such an element."""
+    """By a function of two elements, or by Python's `sum`, `min`, `max`; the state is such an element.
+
+    Attributes:
+        independent: whether an element that can begin a state can join any other of its kind, so that those which
+            cannot may be left out one by one.
+    """
+
+    independent = True
 
     def __init__(self, how: Any) -> None:
         self.start, join, self._grouped = _OWN.get(how, (_same, how, None))
@@ -70,7 +77,7 @@ class Joining:
         return [state if old is ABSENT else merge(old, state) for old, state in zip(known, states, strict=True)]
 
 
-# Of aggregates that are exactly these; a user's own may mean anything by its methods.
+# Of aggregates that are exactly these; of a user's own the methods are asked.
 _GROUPED: Mapping[type, Callable[[Any, Groups, Any], list[Any]]] = {
     Count: lambda _, groups, column: groups.counts(column),
     Sum: lambda _, groups, column: groups.sums(column),
@@ -79,16 +86,32 @@ _GROUPED: Mapping[type, Callable[[Any, Groups, Any], list[Any]]] = {
     Mean: lambda _, groups, column: list(map(list, zip(groups.sums(column), groups.counts(column), strict=True))),
     Distinct: lambda _, groups, column: groups.distinct(column),
     ApproxDistinct: lambda how, groups, column: [reduce(how.add, each, how.zero()) for each in groups.distinct(column)],
+    Top: lambda how, groups, column: [
+        how.merge(how.zero(), list(map(how.taken(), each))) for each in groups.greatest(column, how.n)
+    ],
 }
 
 
+def _own(how: Aggregate, groups: Groups, column: Any) -> list[Any]:
+    return [reduce(how.add, each, how.zero()) for each in groups.each(column)]
+
+
+# What these take from an element by itself they take after any other.
+_INDEPENDENT = _GROUPED.keys() - {Top}
+
+
 class Aggregating:
-    """By several aggregates side by side; the state is theirs in a list."""
+    """By several aggregates side by side; the state is theirs in a list.
+
+    Attributes:
+        independent: as `Joining`'s.
+    """
 
     def __init__(self, columns: Mapping[str, Aggregate]) -> None:
         self._columns = dict(columns)
         self._hows = list(columns.values())
         self._taken = [how.taken() for how in self._hows]
+        self.independent = _INDEPENDENT.issuperset(map(type, self._hows))
 
     def start(self, element: Any) -> list[Any]:
         """The state of one element."""
@@ -104,7 +127,7 @@ class Aggregating:
 
     def by_column(self, value: Any) -> bool:
         """Whether there is a column way, where that is what is left of an element; None: all of it."""
-        return all(type(how) in _GROUPED and _readable(how, value) for how in self._hows)
+        return all(_readable(how, value) for how in self._hows)
 
     def columns(self, frame: Frame, value: Column | None) -> Callable[[Groups], list[Any]]:
         """The states of columns; sets rows aside."""
@@ -114,7 +137,7 @@ class Aggregating:
                 frame.set_aside(column.bad)
         parts = list(zip(self._hows, columns, strict=True))
         return lambda groups: list(
-            map(list, zip(*(_GROUPED[type(how)](how, groups, column) for how, column in parts), strict=True))
+            map(list, zip(*(_GROUPED.get(type(how), _own)(how, groups, column) for how, column in parts), strict=True))
         )
 
     def joined(self, known: Iterable[Any], states: Iterable[list[Any]]) -> list[dict[str, Any]]:
@@ -162,6 +185,8 @@ def _same(state: Any) -> Any:
 
 def _readable(how: Aggregate, value: Any) -> bool:
     """Whether what it counts is a column, where `value` is left of elements; None: all of them."""
+    if type(how) not in _GROUPED and type(how).taken is not Aggregate.taken:
+        return False
     if how.of is None:
         return value is not None or type(how) is Count
     return value is None and is_column(how.of)

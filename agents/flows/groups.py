@@ -5,7 +5,7 @@ Sums of floats are added in the order of rows, so they are the same to the last 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +26,7 @@ class Groups:
     Args:
         keys: texts, whole numbers or flags; not None.
         live: the rows that count.
+        elements: gives the elements of rows, by their numbers in the batch.
 
     Attributes:
         keys: in the order in which they came first.
@@ -34,11 +35,11 @@ class Groups:
         Doubt: as keys, values of this kind are not what they are to Python's dict.
     """
 
-    def __init__(self, keys: Column, live: Any) -> None:
+    def __init__(self, keys: Column, live: Any, elements: Callable[[list[int]], list[Any]]) -> None:
         if keys.kind not in ("text", "int", "bool"):
             raise Doubt(f"keys: {keys.kind}")
         self._all = bool(live.all())
-        self._live = live
+        self._live, self._elements = live, elements
         array = pa.array(keys.values) if keys.kind != "text" else keys.values
         encoded = (array if self._all else array.filter(pa.array(live))).dictionary_encode()
         self.keys: list[Any] = encoded.dictionary.to_pylist()
@@ -109,6 +110,38 @@ class Groups:
         ]
         return found if texts is None else [None if place is None else texts[place] for place in found]
 
+    def each(self, column: Column) -> list[list[Any]]:
+        """All values, None among them, in the order of rows."""
+        values, null = (column.values, column.null) if self._all else self._lived(column)
+        listed: list[Any] = values.to_pylist() if column.kind == "text" else values.tolist()
+        if null.any():
+            listed = [None if none else value for value, none in zip(listed, null.tolist(), strict=True)]
+        order = np.argsort(self._codes, kind="stable")
+        return self._cut([listed[place] for place in order.tolist()], self._codes[order])
+
+    def greatest(self, column: Column, n: int) -> list[list[Any]]:
+        """The elements of the `n` rows with the greatest values, and of rows that are equal to the last of them."""
+        values, null = (column.values, column.null) if self._all else self._lived(column)
+        if null.any():
+            raise Doubt("None is neither less nor greater than anything")
+        if column.kind == "text":
+            _, values = _ranked(values)
+        elif column.kind == "float" and np.isnan(values).any():
+            raise Doubt("which of them is first decides")
+        order = np.lexsort((values, self._codes))
+        codes, values = self._codes[order], values[order]
+        begins, ends = np.searchsorted(codes, np.arange(self._n)), np.searchsorted(codes, np.arange(1, self._n + 1))
+        last = values[np.maximum(begins, ends - n)]
+        chosen = values >= last[codes]
+        order, codes = order[chosen], codes[chosen]
+        numbers = order if self._all else self._live.nonzero()[0][order]
+        return self._cut(self._elements(numbers.tolist()) if len(numbers) else [], codes)
+
+    def _cut(self, of_rows: list[Any], codes: Any) -> list[list[Any]]:
+        """By key, of what is sorted by it."""
+        borders = np.searchsorted(codes, np.arange(self._n + 1)).tolist()
+        return [of_rows[begin:end] for begin, end in pairwise(borders)]
+
     def distinct(self, column: Column) -> list[list[Any]]:
         """The different values that are not None, sorted."""
         if column.kind == "null":
@@ -124,9 +157,7 @@ class Groups:
         size = max(len(sorted_values), 1)
         pairs = np.unique(codes.astype(np.int64) * size + ranks)  # by key, then by value
         owners, ranks = pairs // size, pairs % size
-        borders = np.searchsorted(owners, np.arange(self._n + 1)).tolist()
-        found = [sorted_values[rank] for rank in ranks.tolist()]
-        return [found[begin:end] for begin, end in pairwise(borders)]
+        return self._cut([sorted_values[rank] for rank in ranks.tolist()], owners)
 
 
 def _ranked(texts: Any) -> tuple[list[str], Any]:
