@@ -6,7 +6,8 @@ in any way before they meet (by batch, by partition), so `merge` must not care h
 
     merge(add(zero, x), add(zero, y)) == add(add(zero, x), y), in either order
 
-That holds for all of these, except that sums of floats may differ in their last digits.
+That holds for all of these, except that sums of floats may differ in their last digits. NaN, which has no place in any
+order, is refused by those that compare.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import msgspec
 
 from ...topics.errors import Usage
 
-__all__ = ["Aggregate", "Count", "Distinct", "Max", "Mean", "Min", "Sum", "Top", "getter"]
+__all__ = ["Aggregate", "Count", "Distinct", "Max", "Mean", "Min", "Sum", "Top", "getter", "ordered"]
 
 What = str | int | Callable[[Any], Any] | None
 
@@ -44,6 +45,17 @@ def getter(what: What) -> Callable[[Any], Any]:
 
 def _itself(element: Any) -> Any:
     return element
+
+
+def ordered(value: Any) -> Any:
+    """The value, unless it is neither less nor greater than anything: then what is the least depends on who came first.
+
+    Raises:
+        ValueError: it is NaN.
+    """
+    if value != value:
+        raise ValueError("NaN is neither less nor greater than anything")
+    return value
 
 
 @dataclass(frozen=True)
@@ -104,14 +116,14 @@ class Min(Aggregate):
     """The least of them; None where there was none."""
 
     def merge(self, state: Any, other: Any) -> Any:
-        return state if other is None or (state is not None and state <= other) else other
+        return state if other is None or (state is not None and state <= other) else ordered(other)
 
 
 class Max(Aggregate):
     """The greatest of them; None where there was none."""
 
     def merge(self, state: Any, other: Any) -> Any:
-        return state if other is None or (state is not None and state >= other) else other
+        return state if other is None or (state is not None and state >= other) else ordered(other)
 
 
 class Mean(Aggregate):
@@ -181,7 +193,7 @@ class Top(Aggregate):
 
     def taken(self) -> Callable[[Any], Any]:
         key = getter(self.of)
-        return lambda element: [key(element), msgspec.to_builtins(element)]
+        return lambda element: [ordered(key(element)), msgspec.to_builtins(element)]
 
     def zero(self) -> Any:
         return []

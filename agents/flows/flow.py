@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from ...topics.errors import Stop, Usage
+from ...topics.errors import BadRecord, Stop, Usage
 from ..engine.effects import Output, Partials
 from ..engine.rows import Rows
 from .aggregates import Aggregate, What
@@ -198,7 +199,10 @@ class Flow:
         )
 
         def outputs(states: dict[Any, Any], timestamp_ms: int) -> list[Output]:
-            return between.outputs(states.keys(), states.items(), timestamp_ms)
+            made = between.outputs(states.keys(), states.items(), timestamp_ms)
+            # What JSON does not have is written as null; only where there is one it is worth a look.
+            _check_whole(state for state, record in zip(states.values(), made, strict=True) if b"null" in record.value)
+            return made
 
         async def combine(stream: Any) -> None:
             async for batch in stream.batches():
@@ -206,6 +210,7 @@ class Flow:
                 if self.type is Any:
                     _check_known(made, states)
                 if stream.inbox.careful:
+                    _check_whole(states.values())
                     for key, state in states.items():
                         await between.send(key=key, value=(key, state))
                 else:
@@ -250,6 +255,28 @@ def _check_known(table: Any, states: dict[Any, Any]) -> None:
             f"{table.name}: it is not known that elements are {kinds.pop().__name__}s",
             hint="annotate what makes them, as in def parse(line: str) -> Order",
         )
+
+
+def _check_whole(states: Iterable[Any]) -> None:
+    """Refuse what would arrive as something else, because JSON has no such numbers.
+
+    Raises:
+        BadRecord: NaN or infinity.
+    """
+    for state in states:
+        if not _is_finite(msgspec.to_builtins(state)):
+            raise BadRecord(
+                "a partial result is not a finite number, or holds one that is not: it would come back as null",
+                hint="filter such elements out before key_by, or replace them",
+            )
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or isfinite(value)
 
 
 def _arrived(values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:

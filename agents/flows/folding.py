@@ -14,7 +14,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from ..tables.state import ABSENT
-from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
+from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top, ordered
 from .sketch import ApproxDistinct
 from .steps import is_column
 
@@ -33,14 +33,22 @@ def _added(element: Any) -> Any:
 def _ordered(element: Any) -> Any:
     if element is None:
         raise TypeError("None is neither less nor greater than anything")
-    return element
+    return ordered(element)
+
+
+def _lesser(a: Any, b: Any) -> Any:
+    return b if b < a else a if b == b else ordered(b)
+
+
+def _greater(a: Any, b: Any) -> Any:
+    return b if b > a else a if b == b else ordered(b)
 
 
 # Python's own reductions take a collection: what they make of one element, of two, and of columns.
 _OWN: Mapping[Any, tuple[Callable[[Any], Any], Callable[[Any, Any], Any], Callable[[Groups, Column], list[Any]]]] = {
     sum: (_added, operator.add, lambda groups, column: groups.sums(column)),
-    min: (_ordered, lambda a, b: b if b < a else a, lambda groups, column: groups.extremes(column, greatest=False)),
-    max: (_ordered, lambda a, b: b if b > a else a, lambda groups, column: groups.extremes(column, greatest=True)),
+    min: (_ordered, _lesser, lambda groups, column: groups.extremes(column, greatest=False)),
+    max: (_ordered, _greater, lambda groups, column: groups.extremes(column, greatest=True)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from functools import reduce
@@ -251,16 +252,26 @@ async def test_a_partial_result_that_cannot_be_sent_costs_only_its_own_record(la
     """It is found at the gate, when nobody is at a record; then the records come again, each with its own results."""
 
     def keyed(line: str) -> tuple[str, Any]:
-        return line[0], 1j if line == "a-bad" else 1
+        return line[0], {"a-bad": 1j, "a-nan": math.nan, "b-inf": math.inf}.get(line, -0.0 if line == "c" else 1)
 
     topic, app = lab.topic(1), lab.app(lab.fresh("app"), topic_partitions=1)
     app.topic(topic, value_type=str).map(keyed).key_by().reduce(sum, "totals")
-    lab.produce(topic, ["a", "b", "a-bad", "a", "b"])
+    lab.produce(topic, ["a", "b", "a-bad", "a", "a-nan", "b", "c", "b-inf"])
     async with lab.running(app):
         await lab.caught_up(topic, app)
         await lab.until(lambda: at_rest(app, drain)("totals"), "the flow at rest")
-    assert table_of(app, "totals") == {"a": 2, "b": 2}
-    assert [m.value() for m in drain(f"{topic}.dlq")] == [b"a-bad"]
+    assert table_of(app, "totals") == {"a": 2, "b": 2, "c": 0}
+    letters = drain(f"{topic}.dlq")
+    assert [letter.value() for letter in letters] == [b"a-bad", b"a-nan", b"b-inf"]
+    assert b"finite" in dict(letters[1].headers())["anabranch-error"]
+
+
+@pytest.mark.parametrize("how", [Joining(min), Joining(max), *(Aggregating({"x": h}) for h in (Min(), Max(), Top()))])
+def test_what_is_in_no_order_is_refused_wherever_it_comes(how: Any) -> None:
+    """Else the least of NaN and 1 would depend on which of them came first."""
+    for numbers in ([math.nan, 1.0], [1.0, math.nan]):
+        with pytest.raises(ValueError, match="NaN"):
+            folded(((None, n) for n in numbers), how.start, how.add)
 
 
 def test_partial_results_of_an_epoch_are_one_record_a_key() -> None:
