@@ -79,8 +79,7 @@ class ExpiringTable(Table):
             state.note(key, value, fresh=fresh)
         written_ms = state.time_of(key)
         if written_ms is not None and state.is_expired(written_ms, state.now_ms):
-            dict.pop(self, key, None)
-            self._deleted.add(key)
+            self._delete(key)
             state.fresh[key] = None
         return state
 

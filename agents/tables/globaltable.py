@@ -55,10 +55,10 @@ class GlobalTable(Table):
                 return value
         return ABSENT
 
-    def __missing__(self, key: Any) -> Any:
+    def __missing__(self, key: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         if self._here(key) is ABSENT and (value := self._elsewhere(key)) is not ABSENT:
             return value
-        return super().__missing__(key)
+        return self._deeper(key)
 
     def _here(self, key: Any) -> Any:
         return ABSENT if self._state is None else Table._find(self, key)

@@ -13,7 +13,7 @@ import msgspec
 
 from ...topics.errors import Stop, Usage
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
-from .state import PartitionState
+from .state import PartitionState, View
 from .store import Changes, MemoryStore, Store
 
 __all__ = ["Overlay"]
@@ -33,6 +33,11 @@ class Overlay(dict[Any, Any]):
         ttl_ms: the time-to-live of keys; None where they have none.
         opened, closed: the classes of this object while an agent runs, and while none does.
     """
+
+    # What a dict calls for a key that it does not have is looked up in its class, and there this is a slot: so each
+    # table has one of its own. It is the `__getitem__` of the view that is shown, at a fifth of what a method costs.
+    __slots__ = ("__dict__", "__missing__", "__weakref__")
+    __missing__: Callable[[Any], Any]
 
     ttl_ms: int | None = None
     opened: ClassVar[type[Overlay]]
@@ -62,13 +67,10 @@ class Overlay(dict[Any, Any]):
         self.changelog_partitions = 0
         self.states: dict[int, PartitionState] = {}
         self._set_aside: dict[int, PartitionState] = {}
-        self._state: PartitionState | None = None
-        self._view: dict[Any, Any] = {}
-        self._partition = -1
-        self._topic = ""
         self._writers: set[str] = set()
         self._deleted: set[Any] = set()
         self._copying = False
+        self._show("", -1)
         self.close()
 
     # The engine's side ------------------------------------------------------------------------------------------
@@ -77,10 +79,26 @@ class Overlay(dict[Any, Any]):
         """Show `partition` to an agent that reads `topic`."""
         if partition != self._partition or topic != self._topic:
             self.leave()
-            state = self.states.get(partition)
-            self._topic, self._partition, self._state = topic, partition, state
-            self._view = state.view if state is not None else {}
+            self._show(topic, partition)
         self.__class__ = self.opened  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _show(self, topic: str, partition: int) -> None:
+        self._topic, self._partition = topic, partition
+        self._state: PartitionState | None = self.states.get(partition)
+        view = View() if self._state is None else self._state.view
+        view.__missing__ = self._deeper
+        self.__missing__ = view.__getitem__
+
+    def _deeper(self, key: Any) -> Any:
+        """The value of a key that is neither here nor in the view, as `[]` gives it."""
+        raise NotImplementedError
+
+    def _delete(self, key: Any) -> None:
+        """It is gone, for whoever looks here; the view is looked at before this can be asked."""
+        dict.pop(self, key, None)
+        self._deleted.add(key)
+        if self._state is not None:
+            self._state.view.pop(key, None)
 
     def close(self) -> None:
         """The agent is suspended."""
@@ -95,7 +113,11 @@ class Overlay(dict[Any, Any]):
             self.discard_overlay()
             raise self._no_partition()
         self._writers.add(self._topic)
-        state.move(self, self._deleted)
+        # A dict whose class iterates in its own way is copied pair by pair; this class does not.
+        shown, self.__class__ = self.__class__, Overlay  # pyright: ignore[reportAttributeAccessIssue]
+        changes = dict.copy(self)
+        self.__class__ = shown  # pyright: ignore[reportAttributeAccessIssue]
+        state.move(changes, self._deleted)
         self.discard_overlay()
 
     def discard_overlay(self) -> None:
@@ -106,7 +128,7 @@ class Overlay(dict[Any, Any]):
     def drop_epoch(self) -> None:
         """Forget everything that is not committed."""
         self.discard_overlay()
-        self._partition, self._state, self._topic, self._view = -1, None, "", {}
+        self._show("", -1)
         self._writers.clear()
         for state in self.states.values():
             state.drop()

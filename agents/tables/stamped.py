@@ -159,12 +159,12 @@ class StampedState(PartitionState):
 
     # The overlay and the epoch --------------------------------------------------------------------------------------
 
-    def move(self, overlay: dict[Any, Any], deleted: set[Any]) -> None:
+    def move(self, changes: dict[Any, Any], deleted: set[Any]) -> None:
         """As in any table, with the times; there is no view, since what is at hand would have to expire as well."""
         for key in deleted:
             self.epoch[key] = ABSENT
             self.written.pop(key, None)
-        self.epoch.update(dict.items(overlay))
+        self.epoch.update(changes)
         self.written.update((key, ms) for key, ms in self.fresh.items() if ms is not None)
 
     def undo(self) -> None:

@@ -13,14 +13,14 @@ cache, bounded in bytes, and everything in it can be found further right.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 from ...topics.errors import Usage
 from ...topics.serde import Codec
 from .store import Changes, Store
 
-__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "PartitionState"]
+__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "PartitionState", "View"]
 
 
 class _Absent:
@@ -49,11 +49,18 @@ _SLOT_BYTES = 104
 _MEASURE_FIRST = 16  # entries; then each time they have doubled
 
 
+class View(dict[Any, Any]):
+    """Values at hand. What is not here is looked for by `__missing__`, set by the table that shows the partition."""
+
+    __slots__ = ("__missing__",)
+    __missing__: Callable[[Any], Any]
+
+
 class PartitionState:
     """See the module's picture.
 
     Attributes:
-        epoch: key -> value, or ABSENT for a deletion.
+        epoch: key -> value, or ABSENT for a deletion; deletes: whether there may be such.
         borrowed: mutable values that were read and may have been changed in place: (key, identity of the object that
             was handed out) -> (that object, the key's committed bytes or those of the default, whether the key existed
             or this is the default). They count as changed when their bytes differ. The identity is part of the key
@@ -68,6 +75,7 @@ class PartitionState:
         "_texts",
         "_values",
         "borrowed",
+        "deletes",
         "epoch",
         "store",
         "view",
@@ -76,24 +84,28 @@ class PartitionState:
     def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool = False) -> None:
         self.store, self._keys, self._values, self._sets = store, keys, values, sets
         self.epoch: dict[Any, Any] = {}
+        self.deletes = False
         self.borrowed: dict[tuple[Any, int], tuple[Any, bytes, bool]] = {}
-        self.view: dict[Any, Any] = {}
+        self.view = View()
         self.forget_view()
 
-    def move(self, overlay: dict[Any, Any], deleted: set[Any]) -> None:
-        """Take over an overlay and the keys deleted with it."""
+    def move(self, changes: dict[Any, Any], deleted: set[Any]) -> None:
+        """Take over what a table has changed, a dict that is nobody else's, and the keys deleted with it."""
         for key in deleted:
             self.epoch[key] = ABSENT
             self.view.pop(key, None)
-        items = dict.items(overlay)
-        self.epoch.update(items)
-        kinds = set(map(type, dict.values(overlay)))
-        if kinds <= IMMUTABLE:
-            self.view.update(items)
-            if not kinds <= _SMALL:
-                self._texts += sum(map(sys.getsizeof, dict.values(overlay)))
+            self.deletes = True
+        if self.epoch:
+            self.epoch.update(changes)
         else:
-            for key, value in items:
+            self.epoch = changes
+        kinds = set(map(type, changes.values()))
+        if kinds <= IMMUTABLE:
+            self.view.update(changes)
+            if not kinds <= _SMALL:
+                self._texts += sum(map(sys.getsizeof, changes.values()))
+        else:
+            for key, value in changes.items():
                 if type(value) in IMMUTABLE:
                     self.view[key] = value
                     self._texts += sys.getsizeof(value)
@@ -186,7 +198,7 @@ class PartitionState:
         if self.borrowed or self._sets:
             return self._encode_changed()
         epoch, gone = self.epoch, list[Any]()
-        if ABSENT in epoch.values():
+        if self.deletes:
             gone = [key for key, value in epoch.items() if value is ABSENT]
             epoch = {key: value for key, value in epoch.items() if value is not ABSENT}
         return self._changes(epoch.keys(), self._values.keep_all(epoch.values()), gone)
@@ -219,13 +231,14 @@ class PartitionState:
     def _changes(self, keys: Collection[Any], values: list[bytes], gone: list[Any]) -> Changes:
         keys_kept = self._keys.keep_all(keys)
         if not gone:
-            return Changes(keys_kept, list[bytes | None](values), deletes=False)
+            return Changes(keys_kept, cast("list[bytes | None]", values), deletes=False)
         return Changes(keys_kept + self._keys.keep_all(gone), [*values, *([None] * len(gone))], deletes=True)
 
     def apply(self, changes: Changes, position: int) -> None:
         """Kafka has committed: write to the store, start a new epoch. The view stays, what is in it is committed."""
         self.store.apply(changes, position)
         self.epoch.clear()
+        self.deletes = False
         self.borrowed.clear()
 
     def forget_view(self) -> None:
@@ -239,6 +252,7 @@ class PartitionState:
             for key in self.epoch:
                 self.view.pop(key, None)
             self.epoch.clear()
+        self.deletes = False
         self.borrowed.clear()
 
     def private_copy(self, key: Any, value: Any) -> Any:

@@ -44,12 +44,7 @@ class Table(Overlay):
             that adding to a set and taking away again leaves the same table wherever a commit fell in between.
     """
 
-    def __missing__(self, key: Any) -> Any:
-        if not self._deleted:
-            try:
-                return self._view[key]
-            except KeyError:
-                pass
+    def _deeper(self, key: Any) -> Any:
         state = self._need_state()
         value = ABSENT if key in self._deleted else state.epoch.get(key, _UNTOUCHED)
         if value is _UNTOUCHED:
@@ -130,8 +125,7 @@ class Table(Overlay):
     def __delitem__(self, key: Any) -> None:
         if key not in self:
             raise KeyError(key)
-        dict.pop(self, key, None)
-        self._deleted.add(key)
+        self._delete(key)
 
     def pop(self, key: Any, *default: Any) -> Any:
         """As dict.pop."""
