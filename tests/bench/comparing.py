@@ -1,11 +1,13 @@
 """The bench of peers: what one would use instead of anabranch, on the same data, every ratio from one run.
 
-    python tests/bench/comparing.py                            all of it: some minutes, and more the first time
+    python tests/bench/comparing.py                            all of it: 20 minutes, and more the first time
     python tests/bench/comparing.py --only record --only quix  those two
-    python tests/bench/comparing.py --rows 2000000 --records 500000 --repeat 1     a look
+    python tests/bench/comparing.py --rows 2000000 --records 500000 --turns 1 --file-turns 1     a look
 
-Each run is a process of its own, contenders take turns, and each result is checked: a wrong sum fails the bench. What
-peers need is made under a folder of the bench and kept there; a peer that cannot be had here is left out, and says why.
+The broker is warmed up, then everybody runs once unmeasured, on little. Each run is a process of its own, and each
+result is checked: a wrong sum fails the bench. Contenders take turns, another one first each time; ratios are those of
+one turn. What peers need is made under a folder of the bench and kept there; a peer that cannot be had here is left
+out, and says why.
 """
 
 from __future__ import annotations
@@ -16,9 +18,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 from amounts import Amounts
@@ -32,9 +33,12 @@ from peers.figure import Figure
 from peers.onfile import ON_FILE, THREADS, OnFile
 from peers.ontopic import ON_TOPIC, OnTopic
 from peers.standing import Field, Standing
+from peers.turns import take_turns
 from rich.console import Console
+from warming import warm_broker, warm_files
 
 _CACHE = Path(__file__).parents[2] / ".bench"
+_LITTLE_ROWS = 1_000_000
 _KEYS = [contender.who.key for contender in (*ON_TOPIC, *ON_FILE)]
 
 
@@ -42,7 +46,9 @@ _KEYS = [contender.who.key for contender in (*ON_TOPIC, *ON_FILE)]
 @click.option("--records", default=3_000_000, show_default=True, help="How many records on the topic.")
 @click.option("--head", default=300_000, show_default=True, help="How many of them Quix Streams gets.")
 @click.option("--rows", default=20_000_000, show_default=True, help="How many rows in the files.")
-@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Runs of each.")
+@click.option("--turns", default=5, show_default=True, type=click.IntRange(1), help="Runs of each on the topic.")
+@click.option("--file-turns", default=3, show_default=True, type=click.IntRange(1), help="Runs of each on the files.")
+@click.option("--warm-s", default=15.0, show_default=True, help="How long to warm the broker up, seconds.")
 @click.option("--only", multiple=True, type=click.Choice(_KEYS), help="Leave the others out.")
 @click.option("--bootstrap-server", help="Use this cluster instead of a broker of our own.")
 @click.option("--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures to FILE.")
@@ -55,7 +61,9 @@ def main(
     records: int,
     head: int,
     rows: int,
-    repeat: int,
+    turns: int,
+    file_turns: int,
+    warm_s: float,
     only: tuple[str, ...],
     bootstrap_server: str | None,
     out: Path | None,
@@ -79,10 +87,13 @@ def main(
     file_runs: dict[str, list[Figure]] = {}
     try:
         with broker(bootstrap_server) as (cluster, _):
+            with progress.status(f"warming the broker up for {warm_s:.0f} s"):
+                transactions = warm_broker(cluster, warm_s)
+            progress.print(f"broker warmed up with {transactions:,} transactions")
             if present := [contender for contender in on_topic if contender.who.key not in left_out]:
-                topic_runs = _on_topic(cluster, present, folder, cache, records, head, repeat)
+                topic_runs = _on_topic(cluster, present, folder, cache, records, head, turns)
             if present := [contender for contender in on_file if contender.who.key not in left_out]:
-                file_runs = _on_file(cluster, present, folder, cache, rows, repeat)
+                file_runs = _on_file(cluster, present, folder, cache, rows, file_turns)
     except (BenchError, AnabranchError) as exc:
         progress.print(f"failed: {exc}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
@@ -107,11 +118,19 @@ def main(
     if out is not None:
         out.write_text(json.dumps(standing.facts(), indent=1) + "\n")
     if chart is not None:
-        write_chart([standing.on_topic, standing.on_file], f"one run, {os.cpu_count()} cores; make bench-peers", chart)
+        write_chart([standing.on_topic, standing.on_file], _note(records, turns, file_turns), chart)
     if keep:
         click.echo(f"logs: {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _note(records: int, turns: int, file_turns: int) -> str:
+    """What stands below the picture."""
+    return (
+        f"Bars are medians of {turns} turns on the topic and {file_turns} on the files, lines their range; "
+        f"{os.cpu_count()} cores, the broker among them. make bench-peers"
+    )
 
 
 def _prepare(contenders: Iterable[OnTopic | OnFile], cache: Path) -> dict[str, str]:
@@ -127,32 +146,30 @@ def _prepare(contenders: Iterable[OnTopic | OnFile], cache: Path) -> dict[str, s
 
 
 def _on_topic(
-    cluster: Cluster, contenders: list[OnTopic], folder: Path, cache: Path, records: int, head: int, repeat: int
+    cluster: Cluster, contenders: list[OnTopic], folder: Path, cache: Path, records: int, head: int, turns: int
 ) -> dict[str, list[Figure]]:
     with filled(cluster, "head", head) as few, filled(cluster, "orders", records) as many:
-        for contender in contenders:
-            # Makes the broker's internal topics, and finds out early what is broken; not measured.
-            contender.run(few, folder, cache)
-        return _turns(contenders, repeat, lambda c: c.run(few if c.head_only else many, folder, cache))
+        with progress.status("everybody once, on little"):
+            for contender in contenders:
+                contender.run(few, folder, cache)
+        return take_turns(contenders, turns, lambda c: c.run(few if c.head_only else many, folder, cache), _tell)
 
 
 def _on_file(
-    cluster: Cluster, contenders: list[OnFile], folder: Path, cache: Path, rows: int, repeat: int
+    cluster: Cluster, contenders: list[OnFile], folder: Path, cache: Path, rows: int, turns: int
 ) -> dict[str, list[Figure]]:
     with progress.status(f"{rows:,} rows"):
         amounts = Amounts.written(rows, cache / "data")
-    return _turns(contenders, repeat, lambda contender: contender.run(amounts, cluster, folder, cache))
-
-
-def _turns(contenders: list[Any], repeat: int, run: Callable[[Any], Figure]) -> dict[str, list[Figure]]:
-    runs: dict[str, list[Figure]] = {contender.who.key: [] for contender in contenders}
-    for turn in range(repeat):
+        few = Amounts.written(min(rows, _LITTLE_ROWS), cache / "data")
+        warm_files(amounts.text, amounts.parquet)
+    with progress.status("everybody once, on little"):
         for contender in contenders:
-            figure = run(contender)
-            runs[contender.who.key].append(figure)
-            where = f"{turn + 1}/{repeat} {contender.who.name}"
-            progress.print(f"{where:<42}{figure.rate:>12,.0f}/s {figure.seconds:>8.1f} s")
-    return runs
+            contender.run(few, cluster, folder, cache)
+    return take_turns(contenders, turns, lambda contender: contender.run(amounts, cluster, folder, cache), _tell)
+
+
+def _tell(line: str) -> None:
+    progress.print(line, markup=False, soft_wrap=True)
 
 
 def _show(standing: Standing) -> None:

@@ -68,6 +68,15 @@ def measure(app: App, records: int, out: Path) -> None:
     watching[0].result()
 
 
+def share(app: App, out: Path) -> None:
+    """Run the worker until SIGTERM; others of its group work beside it."""
+    begun_at = time.time()
+    run_worker(app)
+    engine = app.engine
+    assert not (engine.dead_letters_total or engine.skipped_total), "records were given up"
+    Outcome.of(engine.records_total, begun_at, engine.first_record_at, time.time()).write(out)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--bootstrap-server", required=True)
@@ -79,10 +88,14 @@ def main() -> None:
     arguments.add_argument("--style", choices=["record", "batch"], default="record")
     arguments.add_argument("--store", default="memory://")
     arguments.add_argument("--data", required=True)
+    arguments.add_argument("--share", action="store_true", help="one of several workers")
     a = arguments.parse_args()
     app = shop(a.name, a.topic, a.guarantee, a.style, a.data, a.store)
     app.cluster = Cluster.named(a.bootstrap_server)
-    measure(app, a.records, a.out)
+    if a.share:
+        share(app, a.out)
+    else:
+        measure(app, a.records, a.out)
 
 
 if __name__ == "__main__":

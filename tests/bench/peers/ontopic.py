@@ -6,12 +6,14 @@ those in the changelog: what a restart would find.
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 from anabranch.topics.admin import Admin
 from measure import MEASURES, BenchError, Source
 from outcome import Outcome
@@ -24,6 +26,8 @@ from .meter import metered
 __all__ = ["ON_TOPIC", "OnTopic"]
 
 Decode = Callable[[bytes], object]
+
+_WORKERS = Path(__file__).parents[1] / "workers.py"
 
 _QUIX = Python("quixstreams", ("quixstreams==3.28.1", "confluent-kafka==2.12.2"))
 # The collector for throughput: a quarter faster here than the one that Java chooses by itself.
@@ -71,6 +75,28 @@ class Ours:
         """See `Measure.run`."""
         run = next(measure for measure in MEASURES if measure.key == self.who.key).run(source, folder)
         return Figure(run.rate, run.seconds, run.cpu_s, run.peak_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class OursTogether:
+    """The same agent in several workers of one group."""
+
+    who: Contender
+    workers: int = 2
+    head_only: bool = False
+
+    def prepare(self, cache: Path, tell: Tell) -> None:
+        """Nothing is missing."""
+
+    def run(self, source: Source, folder: Path, cache: Path) -> Figure:
+        """One run of so many processes."""
+        name = f"bench-{self.who.key}-{uuid.uuid4().hex[:8]}"
+        command = [sys.executable, str(_WORKERS), "--bootstrap-server", source.cluster.bootstrap_servers]
+        command += ["--topic", source.topic, "--records", str(source.truth.records), "--name", name]
+        command += ["--out", f"{folder / name}.json", "--data", str(folder / name), "--workers", str(self.workers)]
+        changelog = f"{name}-totals-changelog"
+        decode = msgspec.json.decode
+        return _measured(self.who, source, folder, name, command, changelog, decode, decode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +189,11 @@ ON_TOPIC: tuple[OnTopic, ...] = (
     Ours(
         Contender(
             "record", "anabranch, agent by record", "table in memory; commits every 100 ms at the latest", ours=True
+        )
+    ),
+    OursTogether(
+        Contender(
+            "record-2", "anabranch, two workers", "the same in two processes, as the peers have 2 threads", ours=True
         )
     ),
     Ours(Contender("record-disk", "anabranch, table in RocksDB", "the same, its table in RocksDB", ours=True)),
