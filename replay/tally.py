@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from confluent_kafka import TopicPartition
 
@@ -11,7 +11,7 @@ from ..topics.client import Cluster
 from ..topics.packed import LEAST_BYTES, packed_rows
 from ..topics.reading import read_to_end
 
-__all__ = ["count_between", "count_records"]
+__all__ = ["count_between", "count_records", "counted_between"]
 
 
 def count_records(cluster: Cluster, topic: str, partitions: int) -> int:
@@ -23,9 +23,14 @@ def count_records(cluster: Cluster, topic: str, partitions: int) -> int:
 def count_between(cluster: Cluster, starts: Mapping[tuple[str, int], int], ends: Mapping[tuple[str, int], int]) -> int:
     """Number of records (rows, where they are packed) a `read_committed` reader sees between offsets, by topic and
     partition; what has been deleted meanwhile is not among them."""
-    found = 0
+    return sum(counted_between(cluster, starts, ends))
+
+
+def counted_between(
+    cluster: Cluster, starts: Mapping[tuple[str, int], int], ends: Mapping[tuple[str, int], int]
+) -> Iterator[int]:
+    """Likewise, a number for each run of them that was read."""
     for run in read_to_end(cluster, starts, ends):
         end = ends[run.at]
         messages = run.messages if run.position <= end else [m for m in run.messages if m.offset() < end]
-        found += len(messages) + sum(packed_rows(m.headers()) - 1 for m in messages if len(m) >= LEAST_BYTES)
-    return found
+        yield len(messages) + sum(packed_rows(m.headers()) - 1 for m in messages if len(m) >= LEAST_BYTES)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from .arrays import as_numpy
 from .errors import BadRecord, Usage
 from .partition import key_bytes
 from .producer import Headers
@@ -185,7 +186,9 @@ class Packed:
     def _time_list(self) -> list[int]:
         if self._times is None:
             return [self._timestamp_ms] * self.rows
-        return self._times.fill_null(self._timestamp_ms).to_numpy().tolist()
+        if self._times.null_count:
+            return [self._timestamp_ms if time is None else time for time in self._times.to_pylist()]
+        return as_numpy(self._times).tolist()
 
     @cached_property
     def _value_list(self) -> list[bytes]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
+from .arrays import as_numpy
 from .errors import Usage
 
 if TYPE_CHECKING:
@@ -182,4 +183,5 @@ def column_places(plan: Plan, column: pyarrow.Array) -> numpy.ndarray:
 
     coded = cast(Any, column).dictionary_encode()
     places = numpy.array([*plan.places(key_bytes(coded.dictionary).to_pylist()), -1])
-    return places[coded.indices.fill_null(len(places) - 1).to_numpy()]
+    codes = coded.indices
+    return places[as_numpy(codes.fill_null(len(places) - 1) if codes.null_count else codes)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from ...topics.arrays import as_arrow
 from ...topics.errors import Stop, Usage
 from ...topics.packed import KEY, MAX_ROWS, TIME, arrow, pack, packed_rows
 from ...topics.partition import Plan, column_places
@@ -149,7 +150,9 @@ def _whole(columns: Columns) -> tuple[Any, str | None]:
     if columns.times is not None:
         pyarrow = arrow()
         # 0 is none: those get the time of their message.
-        batch = batch.append_column(TIME, pyarrow.array(columns.times, mask=columns.times == 0))
+        none = columns.times == 0
+        times = pyarrow.array(columns.times, mask=none) if none.any() else as_arrow(columns.times)
+        batch = batch.append_column(TIME, times)
         time = TIME
     return batch, time
 

@@ -23,7 +23,7 @@ from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 from ...topics.reading import read_to_end
-from ..tally import count_between
+from .certificate import Counts
 
 __all__ = ["Drain", "Stage"]
 
@@ -101,13 +101,19 @@ class Drain:
             self._marks = self._ends(self._others())
         return False
 
-    def stages(self) -> list[Stage]:
+    def count_ahead(self, counts: Counts) -> None:
+        """Let what has to be worked off now be counted beside it."""
+        counts.begin(self._starts_of(self._marks), self._marks)
+
+    def stages(self, counts: Counts) -> list[Stage]:
         """The topics that are through, in the order in which they were."""
-        found: list[Stage] = []
-        for topic, (seconds, marks) in sorted(self._through.items(), key=lambda entry: entry[1][0]):
-            starts = {at: self._starts.get(at, 0) for at in marks}
-            found.append(Stage(topic, count_between(self._cluster, starts, marks), seconds))
-        return found
+        return [
+            Stage(topic, counts.between(self._starts_of(marks), marks), seconds)
+            for topic, (seconds, marks) in sorted(self._through.items(), key=lambda entry: entry[1][0])
+        ]
+
+    def _starts_of(self, marks: Mapping[Key, int]) -> dict[Key, int]:
+        return {at: self._starts.get(at, 0) for at in marks}
 
     def members(self) -> int:
         """How many workers the group has now."""

@@ -36,11 +36,13 @@ from ..sources.format import OnBadLine
 from ..sources.source import Replayable
 from ..tables.tables import Snapshot, TableReader, find_table, known_ending, write_result
 from ..tally import count_records
+from .certificate import Counts
 from .crew import Crew
 from .drain import Drain, Stage
 from .ground import home
 from .inputs import Input
 from .loading import load_app, source_of
+from .moments import Moments
 
 __all__ = ["BoundedRun", "RunReport", "Watcher"]
 
@@ -59,6 +61,7 @@ class RunReport:
     Attributes:
         replays: one for each input.
         seconds: from the first replay to the last commit; `total_seconds` with starts and the result file.
+        moments: when it had done what.
         stages: the topics that were worked off, in the order in which they were through.
         into_live: it went into the app's own topics.
         dead_letters: dead letter topic -> how many records it holds.
@@ -79,6 +82,7 @@ class RunReport:
     found: int = 0
     snapshot: Snapshot | None = None
     output: Path | None = None
+    moments: Moments = field(default_factory=Moments)
 
     @property
     def records(self) -> int:
@@ -201,29 +205,50 @@ class BoundedRun:
         Raises:
             AnabranchError: what ended it; the same command goes on from there.
         """
-        began = time.monotonic()
-        report = RunReport(self.run_id, self.app.conf.id, output=self._output, into_live=self._into_live)
+        moments = Moments()
+        report = RunReport(
+            self.run_id, self.app.conf.id, output=self._output, into_live=self._into_live, moments=moments
+        )
         if self._into_live:
             self._watch.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
-        self._create_topics()
+        new = self._create_topics()
         drain = Drain(self._cluster, self.app.conf.id, self._read_topics(), shared=self._into_live)
-        with Crew(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes) as crew:
-            self._play(report, drain, crew)
+        crew = Crew(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes)
+        with crew, Counts(self._cluster) as counts:
+            if new and not self._into_live:
+                # They are ready when the first records are.
+                self._see_to_workers(report, crew, drain)
+            self._play(report, drain, crew, counts)
             report.restarts = crew.restarts
-            with ThreadPoolExecutor(1) as beside:
-                counted = beside.submit(self._count, report, drain)
+            with ThreadPoolExecutor(2) as beside:
+                counted = beside.submit(self._count, report, drain, counts)
+                reader = beside.submit(self._read_table)
                 crew.end()
-            report.seconds = time.monotonic() - began
+                moments.note("workers ended")
+            report.seconds = moments.now_s
             counted.result()
-        if self._table is not None:
-            reader = TableReader(self._cluster, self._table)
-            report.snapshot = reader.read()
-            if self._output is not None:
-                write_result(report.snapshot, self._output)
-        report.total_seconds = time.monotonic() - began
+            self._write(report, reader.result())
+        report.total_seconds = moments.now_s
         return report
 
-    def _create_topics(self) -> None:
+    def _read_table(self) -> TableReader | None:
+        """Of what workers write on their way out there is little: the reader reads on then."""
+        if self._table is None:
+            return None
+        reader = TableReader(self._cluster, self._table)
+        reader.read_raw()
+        return reader
+
+    def _write(self, report: RunReport, reader: TableReader | None) -> None:
+        if reader is None:
+            return
+        report.snapshot = reader.read()
+        if self._output is not None:
+            write_result(report.snapshot, self._output)
+            report.moments.note("result written")
+
+    def _create_topics(self) -> bool:
+        """Whether none of them was there before, so that the run is a new one."""
         admin = Admin(self._cluster)
         specs = [
             TopicSpec(self.app.own_name(name), topic.partitions or self.app.conf.topic_partitions)
@@ -231,35 +256,40 @@ class BoundedRun:
         ]
         existing = admin.partitions([spec.name for spec in specs])
         admin.create([spec for spec in specs if spec.name not in existing])
+        return not existing
 
     def _read_topics(self) -> list[str]:
         return [self.app.own_name(name) for name in self._sources]
 
-    def _play(self, report: RunReport, drain: Drain, crew: Crew) -> None:
+    def _play(self, report: RunReport, drain: Drain, crew: Crew, counts: Counts) -> None:
         stages = sorted({i.stage for i in self._inputs})
         report.finished_before = True
         for stage in stages:
             for i, (asked, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
                 if asked.stage == stage:
-                    report.replays.append(self._replay(i, history, crew, drain))
+                    report.replays.append(self._replay(i, history, report, crew, drain))
             drain.expect(_marks(report.replays))
             if all(replay.already_done for replay in report.replays) and drain.drained():
                 continue
             report.finished_before = False
-            self._see_to_workers(crew, drain)
+            report.moments.note("all in Kafka")
+            self._see_to_workers(report, crew, drain)
+            drain.count_ahead(counts)
             while not drain.drained():
-                self._see_to_workers(crew, drain)
+                self._see_to_workers(report, crew, drain)
                 self._watch.draining(drain.done_offsets, drain.left_offsets)
                 time.sleep(_POLL_S)
+        report.moments.note("worked off")
 
-    def _see_to_workers(self, crew: Crew, drain: Drain) -> None:
-        """Workers start with the first records, so a finished run is not woken up only to find nothing."""
+    def _see_to_workers(self, report: RunReport, crew: Crew, drain: Drain) -> None:
+        """Of a run that was there before, workers start with the first records: if it is finished, none is needed."""
         if crew.pids:
             crew.check()
         elif not self._into_live or not drain.members():
             crew.start()
+            report.moments.note("workers started")
 
-    def _replay(self, number: int, history: Replayable, crew: Crew, drain: Drain) -> Report:
+    def _replay(self, number: int, history: Replayable, report: RunReport, crew: Crew, drain: Drain) -> Report:
         topic = self._topics[number]
         player = Player(
             self._cluster,
@@ -273,21 +303,23 @@ class BoundedRun:
         )
 
         def on_progress(progress: Progress) -> None:
-            self._see_to_workers(crew, drain)
+            report.moments.note("first records in Kafka")
+            self._see_to_workers(report, crew, drain)
             self._watch.replaying(topic.removeprefix(f"{self.app.conf.id}-"), progress)
 
         return player.play(on_progress)
 
-    def _count(self, report: RunReport, drain: Drain) -> None:
+    def _count(self, report: RunReport, drain: Drain, counts: Counts) -> None:
         """What went through is read again, to be counted.
 
         Raises:
             Stop: see `_certify`.
         """
-        report.stages = [] if report.finished_before else drain.stages()
+        report.stages = [] if report.finished_before else drain.stages(counts)
         report.dead_letters = self._count_dead_letters(drain.topics)
         # Topics that others write to and delete from say nothing about a run.
         report.found = report.records if self._into_live else self._certify(report)
+        report.moments.note("counted")
 
     def _certify(self, report: RunReport) -> int:
         """Count what a reader finds in the topics of the inputs, where that was not done for their stages.

@@ -56,6 +56,8 @@ def show_run(report: RunReport) -> None:
         if stage.records:
             rate = f" ({stage.rate:,.0f}/s)" if stage.records >= _RATED else ""
             out.print(f"  {stage.records:>10,} worked off in {stage.topic}, through after {stage.seconds:.1f} s{rate}")
+    if not report.finished_before:
+        out.print(f"  times: {report.moments}")
     for topic, count in report.dead_letters.items():
         out.print(f"  [yellow]{count:>10,} dead letters in {topic}[/yellow]")
     if report.restarts:

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import Any, Literal, overload
 
+from ...topics.arrays import as_arrow
 from ...topics.errors import BadRecord
 from ...topics.packed import Packed, arrow, is_packed, row_values
 from ...topics.partition import key_bytes
@@ -112,7 +113,7 @@ class Columns(Sequence[Item]):
 
     def take(self, order: Any) -> Columns:
         """Rows in another order, or fewer of them: their numbers, as NumPy has them."""
-        numbers = arrow().array(order)
+        numbers = as_arrow(order)
         return self._changed(
             lambda column: column[order] if isinstance(column, type(order)) else column.take(numbers),
             self.batch.take(numbers),

@@ -15,6 +15,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...topics.arrays import as_numpy
 from ...topics.errors import Usage
 from ...topics.packed import RESERVED, arrow
 from .block import Block
@@ -257,7 +258,7 @@ def _written(column: Any) -> int:
     """
     import numpy
 
-    numbers: Any = column.to_numpy()
+    numbers: Any = as_numpy(column)
     low, high = int(numbers.min()), int(numbers.max())
     if not (low > -_LARGEST and high < _LARGEST):
         raise ValueError("more digits than a number has")

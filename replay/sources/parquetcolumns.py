@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...topics.arrays import as_numpy
 from ...topics.errors import Usage
 from ...topics.packed import RESERVED, arrow
 from .columns import Columns
@@ -73,7 +74,7 @@ class ParquetColumns:
             times, by = units[column.type.unit]
             if column.null_count:
                 raise ValueError("no time")
-            found: Any = column.cast(arrow().int64()).to_numpy() * times // by
+            found: Any = as_numpy(column.cast(arrow().int64())) * times // by
             if not (found.min() > 0 and found.max() <= LAST_MS):
                 raise ValueError("a time that is none")
             return found

@@ -125,7 +125,10 @@ class _Table:
         self._shape = shape
         self._fields = fields
         self._max_bytes = max_bytes
-        empty = polars.from_arrow(schema.empty_table())
+        import pyarrow
+
+        # Not `schema.empty_table()`, which loads pandas where that happens to be installed.
+        empty = polars.from_arrow(pyarrow.Table.from_batches([], schema))
         written = [_as_json(polars, name, kind) for name, kind in empty.schema.items()]
         self._value: Any = None
         if all(part is not None for part in written):

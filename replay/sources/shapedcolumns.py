@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...topics.arrays import as_numpy
 from ...topics.packed import arrow
 from .columns import as_columns
 from .shape import Shape
@@ -24,13 +25,13 @@ def stamped(stamps: Stamps, column: Any) -> Any:
     if column.null_count:
         raise ValueError("no time")
     if arrow().types.is_int64(column.type):
-        numbers: Any = column.to_numpy()
+        numbers: Any = as_numpy(column)
         found = stamps.whole(numbers, int(numbers.min()), int(numbers.max()))
         if found is not None:
             return found
     coded = column.dictionary_encode()
     times = numpy.array(stamps.many(coded.dictionary.to_pylist()), numpy.int64)
-    return times[coded.indices.to_numpy()]
+    return times[as_numpy(coded.indices)]
 
 
 def shaped(shape: Shape, columns: Mapping[str, Any], rows: int) -> tuple[Any, Any, Any]:

@@ -48,6 +48,7 @@ def test_a_bounded_run_has_a_certificate_and_leaves_nothing_when_it_is_forgotten
     ran = shell.run(*command)
     assert ran.returncode == 0, ran.stderr
     assert "200 records sent, 200 in its topics" in ran.stdout
+    assert "all in Kafka" in ran.stdout and "worked off" in ran.stdout, "where the time went"
     facts = listed(shell, name)
     assert (facts["done"], facts["records"], facts["bounded"]) == (True, 200, True)
     asked = shell.run("runs", name, "--forget")

@@ -1,0 +1,60 @@
+"""Counts of what went through: begun ahead of time, and as good as if they were taken last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from anabranch.replay.running import certificate
+from anabranch.replay.running.certificate import Counts
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.client import Cluster
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+Fresh = Callable[..., str]
+
+
+def filled(broker: Cluster, topic: str, **config: str) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+    """A topic of two partitions with 600 records; where they start and end."""
+    Admin(broker).create([TopicSpec(topic, 2, config={name.replace("_", "."): text for name, text in config.items()})])
+    producer = Producer(broker.config())
+    for number in range(600):
+        producer.produce(topic, b"value", b"key", number % 2)
+    assert producer.flush(30) == 0
+    at = [TopicPartition(topic, partition) for partition in range(2)]
+    return Admin(broker).begins(at), Admin(broker).ends(at)
+
+
+def test_what_was_counted_ahead_is_not_read_again(broker: Cluster, fresh: Fresh, monkeypatch: pytest.MonkeyPatch):
+    starts, ends = filled(broker, fresh("counted"))
+    with Counts(broker) as counts:
+        counts.begin(starts, ends)
+        monkeypatch.setattr(certificate, "count_between", None)
+        assert counts.between(starts, ends) == 600
+
+
+def test_what_is_deleted_after_it_was_counted_is_missed(broker: Cluster, fresh: Fresh):
+    topic = fresh("deleted")
+    starts, ends = filled(broker, topic)
+    with Counts(broker) as counts:
+        counts.begin(starts, ends)
+        assert counts.between(starts, ends) == 600
+        request, admin = TopicPartition(topic, 1, 100), AdminClient(broker.config())
+        admin.delete_records([request])[request].result(30)
+        assert counts.between(starts, ends) == 500
+
+
+def test_compacted_topics_and_other_offsets_are_counted_when_asked(
+    broker: Cluster, fresh: Fresh, monkeypatch: pytest.MonkeyPatch
+):
+    compacted, other = fresh("compacted"), fresh("other")
+    asked = [filled(broker, compacted, cleanup_policy="compact"), filled(broker, other)]
+    with Counts(broker) as counts:
+        for starts, ends in asked:
+            counts.begin(starts, ends)
+        monkeypatch.setattr(certificate, "count_between", lambda *_: -1)
+        assert counts.between(*asked[0]) == -1
+        starts, ends = asked[1]
+        assert counts.between({**starts, (other, 0): 7}, ends) == -1
+        assert counts.between(starts, ends) == 600
