@@ -239,7 +239,7 @@ class App(faust.App):
         named = [(topic, name) for topic in topics for name in topic.topics]
         planned = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
         if planned:
-            self.plans |= await asyncio.to_thread(Plans(self.cluster).agree, planned)
+            self.plans |= await asyncio.to_thread(Plans(self.cluster, self.admin).agree, planned)
         await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.needed.declared])
 
     def spec_of(self, topic: Any, name: str) -> TopicSpec:

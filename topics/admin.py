@@ -119,27 +119,39 @@ class Admin:
 
         Waits until each new partition has a leader that takes records, so that the next call finds it.
         """
-        specs = list(specs)
-        if not specs:
-            return set()
-        new = [
-            NewTopic(s.name, num_partitions=s.partitions, replication_factor=s.replicas, config=s.full_config())
-            for s in specs
-        ]
+        left = {s.name: s for s in specs}
+        counts = {name: spec.partitions for name, spec in left.items()}
         created: set[str] = set()
-        for name, future in self._kafka.create_topics(new, operation_timeout=TIMEOUT_S).items():
-            try:
-                future.result()
-                created.add(name)
-            except KafkaException as exc:
-                if kafka_error(exc).code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise from_kafka(exc, f"create topic {name}", servers=self._cluster.bootstrap_servers) from exc
-        new_partitions = {s.name: s.partitions for s in specs if s.name in created}
-        self._await_leaders(new_partitions)
+        waited_for: set[str] = set()
+
+        def ask() -> None:
+            new = [
+                NewTopic(s.name, num_partitions=s.partitions, replication_factor=s.replicas, config=s.full_config())
+                for s in left.values()
+            ]
+            asked = self._kafka.create_topics(new, operation_timeout=TIMEOUT_S, request_timeout=TIMEOUT_S)
+            failed: list[KafkaException] = []
+            for name, future in asked.items():
+                try:
+                    future.result()
+                    created.add(name)
+                except KafkaException as exc:
+                    error = kafka_error(exc)
+                    if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                        failed.append(exc)
+                        if is_unreachable(error):
+                            waited_for.add(name)  # it may have been made all the same
+                        continue
+                del left[name]
+            if failed:
+                raise failed[0]
+
+        if left:
+            self._patiently(f"create topic {', '.join(left)}", ask)
+        made = created | waited_for
+        self._await_leaders({name: counts[name] for name in created})
         # A leader that is named may not know of it yet, and refuses the first records that it gets.
-        self.begins(
-            [TopicPartition(name, partition) for name, count in new_partitions.items() for partition in range(count)]
-        )
+        self.begins([TopicPartition(name, partition) for name in made for partition in range(counts[name])])
         return created
 
     def delete(self, topics: Iterable[str]) -> None:
@@ -269,6 +281,8 @@ class Admin:
                 # comes back (_NOENT).
                 error = kafka_error(exc)
                 passing = passes(error) or is_unreachable(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
+                # One that has just started has not been let in by its controller.
+                passing = passing or "brokers are currently fenced" in error.str()
                 now = time.monotonic()
                 if not passing or now > began + self._patience_s:
                     raise self._sorted(exc, doing) from exc
@@ -283,7 +297,7 @@ class Admin:
         deadline = time.monotonic() + TIMEOUT_S
         waiting = dict(topics)
         while waiting:
-            found = self._kafka.list_topics(timeout=TIMEOUT_S).topics
+            found = self._patiently("list topics", lambda: self._kafka.list_topics(timeout=TIMEOUT_S).topics)
             for name, partitions in list(waiting.items()):
                 topic = found.get(name)
                 if (

@@ -112,6 +112,7 @@ _NOT_YET = frozenset(
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
+        KafkaError._WAIT_COORD,  # pyright: ignore[reportPrivateUsage]
     }
 )
 

@@ -35,11 +35,15 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class Plans:
-    """The plans of a cluster's topics (blocking)."""
+    """The plans of a cluster's topics (blocking).
 
-    def __init__(self, cluster: Cluster) -> None:
+    Args:
+        admin: who asks, where somebody is there already.
+    """
+
+    def __init__(self, cluster: Cluster, admin: Admin | None = None) -> None:
         self._cluster = cluster
-        self._admin = Admin(cluster)
+        self._admin = admin or Admin(cluster)
 
     def of(self, topics: Iterable[str] | None = None) -> dict[str, RangePlan]:
         """Topic -> its plan, for those of `topics` (all where None) that are spread by range."""

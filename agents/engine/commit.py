@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 
 from ...topics import pulse
 from ...topics.client import Cluster
-from ...topics.errors import Hung, Stop, from_kafka, is_lost, kafka_error
+from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_unreachable, kafka_error, passes
 from ...topics.producer import Aborted, TransactionalProducer, plain_producer_config
 from ..tables.store import Changes
 from .effects import Output
@@ -131,13 +131,25 @@ class AtLeastOnce:
         if reports.unsure:
             raise Aborted(_may_be_lost(reports))
         if plan.offsets and plan.group is not None:
-            try:
-                self._consumer.commit(offsets=plan.offsets, asynchronous=False)
-            except KafkaException as exc:
-                if is_lost(kafka_error(exc)):
-                    raise Aborted(f"commit offsets: {kafka_error(exc).str()}", lost=True) from exc
-                raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
+            self._commit_offsets(plan.offsets)
         return positions
+
+    def _commit_offsets(self, offsets: list[TopicPartition]) -> None:
+        began_s = time.monotonic()
+        while True:
+            try:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+                return
+            except KafkaException as exc:
+                error = kafka_error(exc)
+                if is_lost(error):
+                    raise Aborted(f"commit offsets: {error.str()}", lost=True) from exc
+                waited_s = time.monotonic() - began_s
+                if not (passes(error) or is_unreachable(error)) or waited_s > _UNDELIVERED_S:
+                    raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
+                if waited_s > pulse.HUNG_S and pulse.answers(self._cluster):
+                    raise Hung(f"the consumer has not committed offsets for {waited_s:.0f} s") from exc
+                time.sleep(0.05)
 
     def _flush(self) -> None:
         """Wait until all is delivered, or has failed.

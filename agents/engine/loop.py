@@ -75,7 +75,7 @@ class Engine(Rebalancing):
         self._opening = asyncio.ensure_future(self._member.open())
         self.partition_counts = await aside(self._admin.partitions, timeout_s=self.settings.connect_s)
         if PLANS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
-            self.app.plans |= await aside(Plans(self.app.cluster).of)
+            self.app.plans |= await aside(Plans(self.app.cluster, self._admin).of)
         self._restoration = Restoration(
             self.app.conf.id,
             self._member.shelf,

@@ -59,7 +59,7 @@ class NeededTopics:
             listed = ", ".join(sorted(spec.name for spec in missing))
             raise Stop(f"no such topic: {listed}", hint="create it; topic_allow_declare is off")
         if planned := [(spec, plan) for spec, plan in wanted if plan is not None]:
-            self._app.plans |= Plans(self._app.cluster).agree(planned)
+            self._app.plans |= Plans(self._app.cluster, admin).agree(planned)
         admin.create([self._sized(admin, spec) for spec, plan in wanted if plan is None and spec in missing])
         self.declared |= {spec.name for spec, _ in wanted}
         for spec, _ in wanted:

@@ -31,6 +31,8 @@ _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TO
 _TRUST_S = 600.0
 _KEYS = 10_000
 
+_PATIENCE_S = 120.0
+
 
 class TooLarge(BadRecord):
     """A topic has refused a record for its size; nothing of the epoch is visible.
@@ -90,7 +92,7 @@ class Reports:
     """
 
     def __init__(self, cluster: Cluster, *, every: bool = False) -> None:
-        self._admin = Admin(cluster)
+        self._admin = Admin(cluster, patience_s=_PATIENCE_S)
         self._every = every
         self._refused: set[str] = set()
         self._doubts: dict[str, Doubt | None] = {}
