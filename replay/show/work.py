@@ -61,7 +61,7 @@ def show_run(report: RunReport) -> None:
     for topic, count in report.dead_letters.items():
         out.print(f"  [yellow]{count:>10,} dead letters in {topic}[/yellow]")
     if report.restarts:
-        out.print(f"  a worker was killed and started again {report.restarts} times; totals are not touched by that")
+        out.print(f"  workers killed and started again: {report.restarts}; totals are not touched by that")
     if report.snapshot is not None:
         show_table(report.snapshot)
     if report.output is not None and report.snapshot is not None:

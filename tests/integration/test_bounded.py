@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,3 +171,29 @@ def test_what_a_flow_sends_to_itself_is_no_input_to_choose(shell, fresh):
     ran = shell.run("run", "flowing", "--input", "sales.csv", "--output", "sums.txt")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert read_result(shell.folder / "sums.txt") == {"a": 4, "b": 2}
+
+
+def test_a_socket_with_a_spool_is_an_input_like_any_other(shell, fresh) -> None:
+    #   connection ── half of the lines, in the spool ─ ✗   connection ── the other half, end   finished before
+    run = fresh("spooled")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60)
+        command = ["run", "anabranch.agents.jobs.keyed_sum", "--input", f"tcp://127.0.0.1:{server.getsockname()[1]}"]
+        command += ["--spool", "lines.spool", "--key-before", ",", "--output", "result.txt", "--run-id", run]
+        for begin, killed in ((0, True), (500, False)):
+            child = shell.start(*command)
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"".join(b"k%d,%d\n" % (n % 7, n) for n in range(begin, begin + 500)))
+                if killed:
+                    spooled, deadline = shell.folder / "lines.spool", time.monotonic() + 60
+                    while not spooled.exists() or not spooled.read_bytes().endswith(b"k2,499\n"):
+                        assert time.monotonic() < deadline
+                        time.sleep(0.01)
+                    child.kill()
+            said, _ = child.communicate(timeout=90)
+            assert child.returncode == (-signal.SIGKILL if killed else 0), said
+    assert "1,000" in said
+    assert read_result(shell.folder / "result.txt") == {f"k{d}": sum(range(d, 1000, 7)) for d in range(7)}
+    again = shell.run(*command)
+    assert (again.returncode, "finished before" in again.stdout) == (0, True), again.stdout + again.stderr
