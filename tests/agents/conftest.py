@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
 
 DEADLINE_S = 60.0
 

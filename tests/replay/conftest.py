@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 from anabranch.replay import player
 from anabranch.topics.producer import Aborted, TransactionalProducer
+
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
 
 
 @pytest.fixture

@@ -1,0 +1,177 @@
+"""Whatever happens between a batch and its commit, every record is handled once: an inbox against a log of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anabranch.agents.engine.inbox import Batch, Inbox, Position
+from handed import P0, P1, Fake, packed, place
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+
+class InboxMachine(RuleBasedStateMachine):
+    """A stream and its engine, reduced to what they do to an inbox.
+
+    `handled` is what agents did in this epoch, `committed` what counts for ever. A redo forgets the epoch and hands the
+    kept batches over again, from the committed marks.
+    """
+
+    shared = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inbox = Inbox()
+        self.inbox.shared = self.shared
+        self.log: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
+        self.end = {P0: 0, P1: 0}
+        self.kept: list[Batch] = []
+        self.handled: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
+        self.committed: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
+        self.marks: dict[Position, int] = {}
+        self.taken: Batch | None = None
+        self.at_record = -1
+
+    @rule(
+        at=st.sampled_from([P0, P1]),
+        gaps=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+        trailing=st.integers(0, 1),
+    )
+    def arrives(self, at: Position, gaps: list[int], trailing: int) -> None:
+        new: list[int] = []
+        for gap in gaps:
+            new.append(self.end[at] + gap)
+            self.end[at] = new[-1] + 1
+        if self.shared:
+            mine = [offset for offset in new if offset % 2]
+            made = Batch(at, [Fake(offset) for offset in mine], self.end[at])
+            self.log[at] += [(offset, 0) for offset in mine]
+        else:
+            self.end[at] += trailing
+            made = Batch(at, [Fake(offset) for offset in new], self.end[at])
+            self.log[at] += [(offset, 0) for offset in new]
+        self.kept.append(made)
+        self.inbox.put(made)
+
+    @rule(at=st.sampled_from([P0, P1]), rows=st.integers(1, 4))
+    def arrives_packed(self, at: Position, rows: int) -> None:
+        made = packed(self.end[at], rows, at)
+        if self.shared:
+            made = made._replace(messages=made.messages.only(range(1, rows, 2)))
+        self.log[at] += map(place, made.messages)
+        self.end[at] += 1
+        self.kept.append(made)
+        self.inbox.put(made)
+
+    @precondition(lambda self: self.taken is None)
+    @rule()
+    def takes(self) -> None:
+        cut = self.inbox.cut and not self.shared and not self.inbox.inside
+        self.taken = self.inbox.take()
+        assert not (cut and self.taken), "after a cut nothing is handed out"
+        self.at_record = -1
+        if self.taken is not None:
+            assert self.taken.messages
+            assert len(self.taken.messages) == 1 or not self.inbox.careful
+            self.handles()
+
+    def handles(self) -> None:
+        assert self.taken is not None
+        self.at_record += 1
+        at, message = self.taken.at, self.taken.messages[self.at_record]
+        alone = self.inbox.poisoned.get((at, *place(message)))
+        assert self.at_record == 0 or alone is None, "poison is only looked for at the head of a batch"
+        assert alone is self.inbox.poison_of(self.taken) or self.at_record > 0
+        self.handled[at].append(place(message))
+
+    @precondition(lambda self: self.taken is not None)
+    @rule(records=st.integers(1, 3))
+    def goes_on(self, records: int) -> None:
+        assert self.taken is not None
+        for _ in range(records):
+            if self.at_record + 1 < len(self.taken.messages):
+                self.handles()
+            else:
+                self.inbox.done()
+                self.taken = None
+                break
+
+    @rule()
+    def is_cut(self) -> None:
+        self.inbox.cut_after(self.taken.messages[self.at_record] if self.taken is not None else None)
+
+    @precondition(lambda self: self.taken is None and not self.inbox.inside)  # else the agent is not parked
+    @rule()
+    def commits_and_goes_on(self) -> None:
+        for at, mark in self.inbox.progress().items():
+            self.committed[at] += self.handled[at]
+            self.handled[at] = []
+            assert self.committed[at] == [found for found in self.log[at] if found[0] < mark]
+            self.marks[at] = mark
+        self.kept = [batch for batch in self.kept if batch.end > self.marks.get(batch.at, 0)]
+        self.inbox.careful = False
+        self.inbox.poisoned.clear()
+        self.inbox.cut = False
+
+    @precondition(lambda self: self.taken is not None)
+    @rule()
+    def fails_and_undoes_one_record(self) -> None:
+        assert self.taken is not None
+        message: Any = self.taken.messages[self.at_record]
+        where = (self.taken.at, *place(message))
+        if where in self.inbox.poisoned:
+            return
+        self.inbox.poisoned[where] = ValueError("no")
+        self.inbox.again_from(message)
+        assert self.handled[self.taken.at].pop() == place(message)
+        self.taken = None
+
+    @rule(careful=st.booleans())
+    def is_redone(self, careful: bool) -> None:
+        self.inbox.careful = careful
+        self.inbox.reset(self.marks)
+        self.inbox.cut = False
+        self.handled = {P0: [], P1: []}
+        self.taken = None
+        for made in self.kept:
+            self.inbox.put(made)
+
+    @invariant()
+    def nothing_is_handled_twice_or_left_out(self) -> None:
+        for at, log in self.log.items():
+            seen = self.committed[at] + self.handled[at]
+            assert seen == log[: len(seen)]
+
+    @invariant()
+    def what_waits_is_counted(self) -> None:
+        in_hand = 0 if self.taken is None else len(self.taken.messages)
+        begun = 0 if self.taken is None else self.at_record + 1
+        handled = sum(len(self.committed[at]) + len(self.handled[at]) for at in self.log)
+        assert self.inbox.waiting == sum(map(len, self.log.values())) - handled - (in_hand - begun)
+
+    def teardown(self) -> None:
+        """Left alone, it comes to the end."""
+        while self.taken is not None:
+            self.goes_on(1)
+        self.inbox.cut = False
+        self.takes()
+        while self.taken is not None:
+            self.goes_on(1)
+            if self.taken is None:
+                self.takes()
+        self.commits_and_goes_on()
+        assert self.committed == self.log
+        assert all(mark == self.end[at] for at, mark in self.inbox.progress().items())
+
+
+class SharedInboxMachine(InboxMachine):
+    """Beside another stream, that gets the even offsets."""
+
+    shared = True
+
+
+TestEveryRecordIsHandledOnceInOrder = InboxMachine.TestCase
+TestEveryRecordOfASharedPartitionIsHandledOnceInOrder = SharedInboxMachine.TestCase
+for case in (InboxMachine, SharedInboxMachine):
+    case.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

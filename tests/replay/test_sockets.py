@@ -1,0 +1,75 @@
+"""Sockets of lines: they end, or are connected to again."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.source import Source
+from anabranch.topics.errors import Stop
+from files import refusal
+
+
+class Server:
+    """Listens on loopback and serves each connection the next of the texts, then closes it."""
+
+    def __init__(self, *texts: list[bytes]) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.spec = f"tcp://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._texts = texts
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        for text in self._texts:
+            connection, _ = self._listening.accept()
+            with connection:
+                for piece in text:
+                    connection.sendall(piece)
+        self._listening.close()
+
+
+def read_until(source: Source, count: int) -> list[Item]:
+    items: list[Item] = []
+    deadline = time.monotonic() + 10
+    while len(items) < count and not source.ended:
+        assert time.monotonic() < deadline
+        items += source.next_batch() or time.sleep(0.005) or []
+    return items
+
+
+def test_a_socket_ends_when_the_server_closes_it_and_its_last_line_counts() -> None:
+    server = Server([b"a,1\nb", b",2\r\n", b"c,3"])
+    history = find_history([server.spec], Format(key_before=","))
+    assert not history.resumable
+    source = history.open()
+    assert [item[:2] for item in read_until(source, 99)] == [(b"a", b"a,1"), (b"b", b"b,2"), (b"c", b"c,3")]
+    assert source.ended
+
+
+def test_a_followed_socket_is_connected_to_again() -> None:
+    server = Server([b"one\ntwo"], [b"three\n"])
+    source = find_history([server.spec], Format(), follow=True).open()
+    assert [item[1] for item in read_until(source, 3)] == [b"one", b"two", b"three"]
+    assert not source.ended
+    assert source.ask_again_s > 0
+    source.close()
+
+
+def test_a_socket_speaks_csv_and_json_too() -> None:
+    source = find_history([Server([b'x,"1\n2"\n']).spec], Format(kind="csv", columns=("a", "b"), key="a")).open()
+    assert read_until(source, 9) == [(b"x", b'{"a":"x","b":"1\\n2"}', 0, None, None)]
+    source = find_history([Server([b'{"a":1}\n']).spec], Format(kind="jsonl", key="a")).open()
+    assert read_until(source, 9) == [(b"1", b'{"a":1}', 0, None, None)]
+
+
+def test_a_socket_nobody_listens_at_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        spec = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    assert "nc -lk" in refusal(lambda: find_history([spec], Format()).open(), Stop)
+    assert "tcp://host:port" in refusal(lambda: find_history(["tcp://nowhere"], Format()))
+    assert "alone" in refusal(lambda: find_history([spec, __file__], Format()))
