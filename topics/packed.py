@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from .arrays import as_numpy
@@ -206,6 +207,7 @@ def row_values(batch: pyarrow.RecordBatch, kind: str) -> list[bytes]:
     return made.to_series().to_list()
 
 
+@cache
 def arrow() -> Any:
     """pyarrow, which is an extra.
 
@@ -213,9 +215,11 @@ def arrow() -> Any:
         Usage: it, or polars, is not installed.
     """
     try:
-        import polars  # noqa: F401  # pyright: ignore[reportUnusedImport]
         import pyarrow
         import pyarrow.ipc  # pyright: ignore[reportUnusedImport]
+
+        if find_spec("polars") is None:  # which is loaded where it is needed: it takes 25 MB
+            raise ImportError
     except ImportError:
         raise Usage("packed batches need pyarrow and polars", hint="pip install 'anabranch[pack]'") from None
     return pyarrow

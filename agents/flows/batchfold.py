@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...topics.packed import row_values
 from .aggregates import What
@@ -11,6 +11,10 @@ from .expressions import Expression
 from .folding import Folding, folded
 from .pairs import Pairs
 from .steps import Map, is_column
+
+if TYPE_CHECKING:
+    from .columns import Column
+    from .gathered import Piece
 
 __all__ = ["BatchFold", "Failed"]
 
@@ -83,22 +87,12 @@ class BatchFold:
             own_keys: an Arrow array of the records' keys, where these count; None where they have none.
         """
         from .columns import Doubt
-        from .frame import Frame
         from .groups import Groups
 
         try:
-            frame = Frame(batch, self._declared)
-            for step in self._steps:
-                step.columns(frame)
-            keys = frame.texts(own_keys) if self._pairs.own_key else frame.column(self._key)
-            frame.set_aside(keys.off)
-            value = None if self._value is None else frame.column(self._value)
-            if value is not None:
-                frame.set_aside(value.bad)
-            grouped = self.how.columns(frame, value)
-            failed = self._looked_at(frame.aside.nonzero()[0].tolist(), messages) if frame.aside.any() else []
-            groups = Groups(keys, frame.live, lambda numbers: self._elements(batch, messages, numbers))
-            return dict(zip(groups.keys, grouped(groups), strict=True)), failed
+            keys, columns, live, failed = self._read(batch, messages, own_keys)
+            groups = Groups(keys, live, lambda numbers: self._elements(batch, messages, numbers))
+            return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True)), failed
         except Doubt:
             return None
         except Exception:
@@ -114,6 +108,47 @@ class BatchFold:
         assert len(elements) == len(numbers)
         return elements
 
+    def piece(self, batch: Any, messages: Sequence[Any], own_keys: Any = None) -> tuple[Piece, Failed] | None:
+        """As `columns`, to be grouped later, as one with those of other batches; None where that cannot be promised."""
+        from .columns import Doubt
+        from .gathered import Piece
+
+        adds = self.how.adds()
+        if adds is None:
+            return None
+        try:
+            keys, columns, live, failed = self._read(batch, messages, own_keys)
+            return Piece.of(keys, columns, live, adds), failed
+        except Doubt:
+            return None
+
+    def grouped(self, pieces: Sequence[Piece]) -> dict[Any, Any]:
+        """Key -> state of pieces of one kind."""
+        from .gathered import joined
+        from .groups import Groups
+
+        keys, columns, live = joined(pieces)
+        groups = Groups(keys, live, _no_elements)
+        return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True))
+
+    def _read(
+        self, batch: Any, messages: Sequence[Any], own_keys: Any
+    ) -> tuple[Column, list[Column | None], Any, Failed]:
+        """Keys, what is folded, which rows count, and which have failed."""
+        from .frame import Frame
+
+        frame = Frame(batch, self._declared)
+        for step in self._steps:
+            step.columns(frame)
+        keys = frame.texts(own_keys) if self._pairs.own_key else frame.column(self._key)
+        frame.set_aside(keys.off)
+        value = None if self._value is None else frame.column(self._value)
+        if value is not None:
+            frame.set_aside(value.bad)
+        columns = self.how.columns(frame, value)
+        failed = self._looked_at(frame.aside.nonzero()[0].tolist(), messages) if frame.aside.any() else []
+        return keys, columns, frame.live, failed
+
     def _looked_at(self, rows: list[int], messages: Sequence[Any]) -> Failed:
         """Rows that were set aside have to fail, or to be filtered out."""
         from .columns import Doubt
@@ -127,3 +162,7 @@ class BatchFold:
                 raise Doubt("a row that columns could not tell is fine")
             failed.extend((row, error) for _, error in failures)
         return failed
+
+
+def _no_elements(_: list[int]) -> list[Any]:
+    raise AssertionError("whoever needs elements does not wait for other batches")

@@ -29,12 +29,14 @@ import msgspec
 from ...topics.errors import BadRecord, Stop, Usage
 from ..engine.effects import Output, Partials
 from ..engine.rows import Rows
+from ..tables.table import Table
 from .aggregates import Aggregate, What
-from .batchfold import BatchFold
+from .batchfold import BatchFold, Failed
 from .expressions import col
 from .folding import Aggregating, Folding, Joining, folded
 from .pairs import Pairs
 from .steps import Filter, FlatMap, Map, Select, Step, WithColumns
+from .waiting import Gathered, merge
 
 if TYPE_CHECKING:
     from ..app import App
@@ -186,7 +188,8 @@ class Flow:
 
         async def fill(stream: Any) -> None:
             async for batch in stream.batches():
-                _merge(made, how, _folded(stream, batch, fold))
+                if not _waits(stream, batch, fold, how, made):
+                    merge(made, how, _folded(stream, batch, fold))
 
         if self.keyed is None:
             self._agent(made.name, self.topic, fill)
@@ -217,12 +220,12 @@ class Flow:
                     between.need()
                     stream.engine.combine(between.get_topic_name(), states, lambda: Partials(how.merge, outputs))
 
-        async def merge(stream: Any) -> None:
+        async def gather(stream: Any) -> None:
             async for batch in stream.batches():
-                _merge(made, how, folded(_arrived(batch.values), lambda state: state, how.merge))
+                merge(made, how, folded(_arrived(batch.values), lambda state: state, how.merge))
 
         self._agent(f"{made.name}-combine", self.topic, combine)
-        self._agent(made.name, between, merge)
+        self._agent(made.name, between, gather)
         return made
 
     @property
@@ -230,22 +233,45 @@ class Flow:
         return Pairs(self.topic, self.steps, self.keyed)
 
 
+def _by_column(batch: Any, fold: BatchFold) -> Rows | None:
+    """The rows, if the column way is to be tried."""
+    rows = batch.messages
+    if not fold.by_column or len(rows) < _FEW or not isinstance(rows, Rows) or rows.package.open().kind != "json":
+        return None
+    return rows
+
+
 def _folded(stream: Any, batch: Any, fold: BatchFold) -> dict[Any, Any]:
     """Key -> state. What functions refuse makes them raise or, where they are known to have no effects, goes to the
     policy of the agent at once."""
-    rows = batch.messages
-    if not fold.by_column or len(rows) < _FEW or not isinstance(rows, Rows) or rows.package.open().kind != "json":
-        return fold.rows(rows, batch.values)
+    rows = _by_column(batch, fold)
+    if rows is None:
+        return fold.rows(batch.messages, batch.values)
     done = fold.columns(batch.arrow, rows, rows.key_column()) or fold.each_row(rows, batch.values)
-    for row, error in done[1]:
-        stream.engine.give_up(stream, rows[row], error, "agent")
+    _give_up(stream, rows, done[1])
     return done[0]
 
 
-def _merge(table: Any, how: Folding, states: dict[Any, Any]) -> None:
-    """Into what the table has."""
-    keys = list(states)
-    table.update(zip(keys, how.joined(table.known(keys), states.values()), strict=True))
+def _waits(stream: Any, batch: Any, fold: BatchFold, how: Folding, table: Any) -> bool:
+    """Whether the batch can wait for others of its epoch and partition, and does."""
+    rows = None if stream.inbox.careful or table.opened is not Table else _by_column(batch, fold)
+    made = None if rows is None else fold.piece(batch.arrow, rows, rows.key_column())
+    if rows is None or made is None:
+        return False
+    piece, failed = made
+    waiting = table.waiting.get(batch.partition, {}).get(batch.topic)
+    if waiting is None or not waiting.add(piece):
+        table.settle()
+        waiting = Gathered(stream, fold, how)
+        waiting.add(piece)
+        table.wait(waiting)
+    _give_up(stream, rows, failed)
+    return True
+
+
+def _give_up(stream: Any, rows: Rows, failed: Failed) -> None:
+    for row, error in failed:
+        stream.engine.give_up(stream, rows[row], error, "agent")
 
 
 def _check_known(table: Any, states: dict[Any, Any]) -> None:

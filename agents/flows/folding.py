@@ -1,7 +1,7 @@
 """How the elements of one key become one value: of a batch, then of batches, then with what the table has.
 
 element ─start─▶ state ◀─add─ element        in the agent that sees elements
-columns ─grouped─▶ states                    the same of all keys of a batch at once
+columns ─grouped─▶ states                    the same of all keys of a batch, or of several, at once
 state ◀─merge─ state                         where partial results meet
 state ─joined─▶ value of the table           with what the table has; for aggregates ─opened─▶ state ─stored─▶
 """
@@ -9,9 +9,9 @@ state ─joined─▶ value of the table           with what the table has; for 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..tables.state import ABSENT
 from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top, ordered
@@ -63,6 +63,7 @@ class Joining:
     independent = True
 
     def __init__(self, how: Any) -> None:
+        self._how = how
         self.start, join, self._grouped = _OWN.get(how, (_same, how, None))
         self.add: Callable[[Any, Any], Any] = join
         self.merge: Callable[[Any, Any], Any] = join
@@ -71,13 +72,20 @@ class Joining:
         """Whether there is a column way, where that is what is left of an element."""
         return self._grouped is not None and value is not None
 
-    def columns(self, frame: Frame, value: Column | None) -> Callable[[Groups], list[Any]]:
-        """The states of columns; sets rows aside."""
-        grouped = self._grouped
-        assert grouped is not None
+    def columns(self, frame: Frame, value: Column | None) -> list[Column | None]:
+        """What `grouped` needs; sets rows aside."""
         assert value is not None
         frame.set_aside(value.null)
-        return lambda groups: grouped(groups, value)
+        return [value]
+
+    def grouped(self, groups: Groups, columns: Sequence[Column | None]) -> list[Any]:
+        """The states of columns."""
+        assert self._grouped is not None
+        return self._grouped(groups, cast("Column", columns[0]))
+
+    def adds(self) -> list[bool] | None:
+        """Of each column whether it is added up, where columns of several batches may be grouped as one; else None."""
+        return None if self._grouped is None else [self._how is sum]
 
     def joined(self, known: Iterable[Any], states: Iterable[Any]) -> list[Any]:
         """What a table holds after these states, one a key; `known` is what it has there, or ABSENT."""
@@ -137,16 +145,26 @@ class Aggregating:
         """Whether there is a column way, where that is what is left of an element; None: all of it."""
         return all(_readable(how, value) for how in self._hows)
 
-    def columns(self, frame: Frame, value: Column | None) -> Callable[[Groups], list[Any]]:
-        """The states of columns; sets rows aside."""
+    def columns(self, frame: Frame, value: Column | None) -> list[Column | None]:
+        """As `Joining.columns`."""
         columns = [value if how.of is None else frame.column(how.of) for how in self._hows]
         for column in columns:
             if column is not None:
                 frame.set_aside(column.bad)
-        parts = list(zip(self._hows, columns, strict=True))
-        return lambda groups: list(
+        return columns
+
+    def grouped(self, groups: Groups, columns: Sequence[Column | None]) -> list[Any]:
+        """As `Joining.grouped`."""
+        parts = zip(self._hows, columns, strict=True)
+        return list(
             map(list, zip(*(_GROUPED.get(type(how), _own)(how, groups, column) for how, column in parts), strict=True))
         )
+
+    def adds(self) -> list[bool] | None:
+        """As `Joining.adds`."""
+        if not {type(how) for how in self._hows} <= {Count, Sum, Min, Max, Mean}:
+            return None
+        return [type(how) in (Sum, Mean) for how in self._hows]
 
     def joined(self, known: Iterable[Any], states: Iterable[list[Any]]) -> list[dict[str, Any]]:
         """As `Joining.joined`."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .columns import Column, Doubt
+from .columns import Column, Doubt, numbers
 
 __all__ = ["Groups"]
 
@@ -43,7 +43,7 @@ class Groups:
         array = pa.array(keys.values) if keys.kind != "text" else keys.values
         encoded = (array if self._all else array.filter(pa.array(live))).dictionary_encode()
         self.keys: list[Any] = encoded.dictionary.to_pylist()
-        self._codes: Any = encoded.indices.to_numpy()
+        self._codes: Any = numbers(encoded.indices)
         self._n = len(self.keys)
 
     def _of(self, column: Column) -> tuple[Any, Any, Any]:
@@ -167,4 +167,4 @@ def _ranked(texts: Any) -> tuple[list[str], Any]:
     order = sorted(range(len(different)), key=different.__getitem__)
     rank = np.empty(len(different), np.int64)
     rank[order] = np.arange(len(different))
-    return [different[place] for place in order], rank[encoded.indices.to_numpy()]
+    return [different[place] for place in order], rank[numbers(encoded.indices)]

@@ -108,6 +108,8 @@ class Group:
                 # The default of 1,000 ms makes a fast consumer wait half of its time.
                 fetch_queue_backoff_ms=2,
                 queued_min_messages=200_000,
+                # That many are rarely larger; packed batches are, and a second's worth of them takes half of this.
+                queued_max_messages_kbytes=32_768,
                 fetch_wait_max_ms=100,
                 topic_metadata_refresh_interval_ms=10_000,
             )

@@ -6,17 +6,18 @@ partition it shows. `leave` moves it into the partition's epoch (`state.py`), an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from ...topics.errors import Stop, Usage
+from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
 from .state import PartitionState, View
 from .store import Changes, MemoryStore, Store
 
-__all__ = ["Overlay"]
+__all__ = ["Overlay", "Waiting"]
 
 
 _MOVED = (
@@ -25,13 +26,27 @@ _MOVED = (
 )
 
 
+class Waiting(Protocol):
+    """Changes of one partition that are folded into it once somebody looks; see `table.py`."""
+
+    def fold(self, table: Any) -> None:
+        """Into the table, which is open at the partition.
+
+        Raises:
+            BadRecord: it cannot be; then the table is as it was, and the epoch is to be done again without waiting.
+        """
+        ...
+
+
 class Overlay(dict[Any, Any]):
     """What all tables have below the dict that agents see; for the arguments see `Table`.
 
     Attributes:
         states: partition -> its state, for the partitions of this worker.
         ttl_ms: the time-to-live of keys; None where they have none.
-        opened, closed: the classes of this object while an agent runs, and while none does.
+        opened, closed: the classes of this object while an agent runs, and while none does; `unsettled`: while one runs
+            at a partition with something `waiting`.
+        waiting: partition -> topic -> what waits.
     """
 
     # What a dict calls for a key that it does not have is looked up in its class, and there this is a slot: so each
@@ -41,6 +56,7 @@ class Overlay(dict[Any, Any]):
 
     ttl_ms: int | None = None
     opened: ClassVar[type[Overlay]]
+    unsettled: ClassVar[type[Overlay]]
     closed: ClassVar[type[Overlay]]
 
     def __init__(
@@ -70,6 +86,7 @@ class Overlay(dict[Any, Any]):
         self._writers: set[str] = set()
         self._deleted: set[Any] = set()
         self._copying = False
+        self.waiting: dict[int, dict[str, Waiting]] = {}
         self._show("", -1)
         self.close()
 
@@ -80,7 +97,7 @@ class Overlay(dict[Any, Any]):
         if partition != self._partition or topic != self._topic:
             self.leave()
             self._show(topic, partition)
-        self.__class__ = self.opened  # pyright: ignore[reportAttributeAccessIssue]
+        self.__class__ = self.unsettled if partition in self.waiting else self.opened  # pyright: ignore[reportAttributeAccessIssue]
 
     def _show(self, topic: str, partition: int) -> None:
         self._topic, self._partition = topic, partition
@@ -120,6 +137,37 @@ class Overlay(dict[Any, Any]):
         state.move(changes, self._deleted)
         self.discard_overlay()
 
+    def wait(self, changes: Waiting) -> None:
+        """The open partition changes by this, once somebody looks; in place of what waits of the same topic."""
+        if self._state is None:
+            raise self._no_partition()
+        self.waiting.setdefault(self._partition, {})[self._topic] = changes
+        self.__class__ = self.unsettled  # pyright: ignore[reportAttributeAccessIssue]
+
+    def settle(self) -> None:
+        """Fold what waits at the open partition.
+
+        Raises:
+            BadRecord: see `Waiting`; it still waits then.
+        """
+        found = self.waiting.get(self._partition, {})
+        self.__class__ = self.opened  # pyright: ignore[reportAttributeAccessIssue]
+        while found:
+            topic, changes = next(iter(found.items()))
+            try:
+                changes.fold(self)
+            except BaseException:
+                self.__class__ = self.unsettled  # pyright: ignore[reportAttributeAccessIssue]
+                raise
+            self._writers.add(topic)
+            del found[topic]
+        self.waiting.pop(self._partition, None)
+
+    def _settle_all(self) -> None:
+        for partition, found in list(self.waiting.items()):
+            self.open(next(iter(found)), partition)
+            self.settle()
+
     def discard_overlay(self) -> None:
         """Forget what was changed since the last `leave`."""
         dict.clear(self)
@@ -128,6 +176,7 @@ class Overlay(dict[Any, Any]):
     def drop_epoch(self) -> None:
         """Forget everything that is not committed."""
         self.discard_overlay()
+        self.waiting.clear()
         self._show("", -1)
         self._writers.clear()
         for state in self.states.values():
@@ -148,6 +197,9 @@ class Overlay(dict[Any, Any]):
             BadRecord: as `check`; the overlay is still there.
         """
         self.check()
+        # What waits is not the next record's, so undoing that must not undo it. What cannot be folded, the gate says.
+        with contextlib.suppress(BadRecord):
+            self._settle_all()
         self._copying = True
         self.leave()
 
@@ -160,8 +212,13 @@ class Overlay(dict[Any, Any]):
 
         Raises:
             Usage: a topic was read whose partition count differs from the changelog's.
-            BadRecord: something cannot be encoded.
+            BadRecord: something cannot be encoded, or folded.
         """
+        if self.waiting:
+            try:
+                self._settle_all()
+            finally:
+                self.close()
         self.leave()
         for topic in self._writers:
             if partitions_of(topic) != self.changelog_partitions:

@@ -10,12 +10,15 @@ Laws.
 - Nothing leaves the process before the gate; there the last value of each changed key goes to the changelog.
 
 Open and closed are two classes of one object: `__class__` is switched (0.06 µs a switch), because a dict subclass that
-overrides `__getitem__` or `__setitem__` in Python loses C speed even for an override that does nothing.
+overrides `__getitem__` or `__setitem__` in Python loses C speed even for an override that does nothing. A third is for
+an open partition that changes are waiting for: to fold what batches amount to into it one by one would touch most of
+its keys again and again, so they wait (`Overlay.wait`) until somebody looks, at the gate at the latest. Who looks
+cannot tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NoReturn
 
@@ -24,7 +27,7 @@ from ..engine.runner import task_starter
 from .overlay import Overlay
 from .state import ABSENT, IMMUTABLE, PartitionState
 
-__all__ = ["ClosedTable", "Table"]
+__all__ = ["ClosedTable", "Table", "UnsettledTable"]
 
 _UNTOUCHED: Any = object()
 
@@ -265,4 +268,26 @@ class ClosedTable(Table):
     __setitem__ = __delitem__ = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
 
-Table.opened, Table.closed = Table, ClosedTable
+class UnsettledTable(Table):
+    """An open table at whose partition something waits; whatever it is asked for, it settles that first."""
+
+    __hash__ = Table.__hash__
+
+
+def _settled_first(name: str) -> Callable[..., Any]:
+    def method(table: Table, *args: Any, **kwargs: Any) -> Any:
+        table.settle()  # it is a `Table` from here on
+        return getattr(table, name)(*args, **kwargs)
+
+    return method
+
+
+_LOOKING = (
+    *("__getitem__", "__contains__", "__iter__", "__reversed__", "__len__", "__bool__", "__eq__", "__ne__", "__or__"),
+    *("__ror__", "get", "keys", "values", "items", "copy", "known"),
+)
+_CHANGING = ("__setitem__", "__delitem__", "__ior__", "pop", "popitem", "setdefault", "update", "clear")
+for _name in (*_LOOKING, *_CHANGING):
+    setattr(UnsettledTable, _name, _settled_first(_name))
+
+Table.opened, Table.closed, Table.unsettled = Table, ClosedTable, UnsettledTable

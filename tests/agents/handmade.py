@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from anabranch.agents.tables.store import Changes
@@ -45,3 +45,14 @@ def decoded(table: Table, data: dict[bytes, bytes]) -> dict[Any, Any]:
 
 def stored(table: Table) -> Content:
     return {p: decoded(table, dict(state.store.items())) for p, state in table.states.items()}
+
+
+class Steps(NamedTuple):
+    """Changes that wait."""
+
+    found: list[dict[Any, int]]
+
+    def fold(self, table: Table) -> None:
+        for steps in self.found:
+            for key, step in steps.items():
+                table[key] += step

@@ -313,6 +313,47 @@ def test_columns_are_checked_against_a_declared_type(batch: pa.RecordBatch) -> N
             both_ways(fold, shown, source)
 
 
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.lists(batches(), min_size=1, max_size=4), st.sampled_from("tuip"), SIMPLE, HOWS)
+def test_batches_that_are_grouped_as_one_give_what_their_rows_give(
+    found: list[pa.RecordBatch], key: str, value: Any, how: Any
+) -> None:
+    fold = BatchFold(
+        Pairs(Source(), (Filter(~col("p").is_null()),), (key, value if isinstance(how, Joining) else None)), how
+    )
+    pieces, values = [], []
+    for batch in found:
+        rows = list(map(msgspec.json.encode, batch.to_pylist()))
+        made = fold.piece(batch, [Row(row, None) for row in rows])
+        if made is None or (pieces and not made[0].goes_with(pieces)):
+            event("one by one")
+            continue
+        pieces.append(made[0])
+        values += map(msgspec.json.decode, rows)
+    if pieces:
+        event(f"{len(pieces)} batches")
+        states, _ = fold.each_row([Row(b"", None)] * len(values), values)
+        assert bits(list(fold.grouped(pieces).items())) == bits(list(states.items()))
+
+
+def test_sums_that_may_leave_64_bits_together_are_not_grouped_as_one() -> None:
+    fold = BatchFold(Pairs(Source(), (), ("key", "n")), Joining(sum))
+
+    def piece(n: int) -> Any:
+        made = fold.piece(pa.record_batch({"key": ["a", "b"], "n": [n, 1]}), [])
+        assert made is not None
+        return made[0]
+
+    large, small = piece(2**60), piece(5)
+    assert large.goes_with([small])
+    assert not large.goes_with([large, small, small])
+    assert fold.grouped([large, small]) == {"a": 2**60 + 5, "b": 2}
+    assert fold.piece(pa.record_batch({"key": ["a"], "n": [1.5]}), []) is not None
+    assert not large.goes_with([fold.piece(pa.record_batch({"key": ["a"], "n": [1.5]}), [])[0]])  # type: ignore[index]
+    for doubtful in ([2**62, 1], [0.5, -0.0], ["x", "y"]):
+        assert fold.piece(pa.record_batch({"key": ["a", "b"], "n": doubtful}), []) is None, doubtful
+
+
 def test_a_usual_batch_goes_by_column_and_dirty_rows_alone_by_row() -> None:
     source = Source()
     batch = pa.record_batch(

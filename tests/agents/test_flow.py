@@ -15,11 +15,13 @@ import pyarrow as pa
 import pytest
 from anabranch import col
 from anabranch.agents.engine.effects import Effects, Output, Partials
+from anabranch.agents.engine.inbox import Position
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from anabranch.agents.flows.batchfold import BatchFold
 from anabranch.agents.flows.flow import Flow
 from anabranch.agents.flows.folding import Aggregating, Joining, folded
 from anabranch.agents.flows.sketch import ApproxDistinct
+from anabranch.agents.settings import EngineSettings
 from anabranch.topics.errors import Usage
 from anabranch.topics.packed import pack
 from hypothesis import given
@@ -147,6 +149,7 @@ async def test_packed_batches_go_through_flows_by_column_and_their_dirty_rows_go
     The flow "odd" of plain functions and the column ways of the others meet the same rows.
     """
     monkeypatch.setattr(BatchFold, "columns", counted := Counted(BatchFold.columns))
+    monkeypatch.setattr(BatchFold, "piece", waiting := Counted(BatchFold.piece))
     topic, app = lab.topic(2), lab.app(lab.fresh("app"), topic_partitions=2)
     source = app.topic(topic, value_type=declared)
     source.map(col("amount") * 2).reduce(sum, "doubled")
@@ -197,8 +200,116 @@ async def test_packed_batches_go_through_flows_by_column_and_their_dirty_rows_go
     letters = Counter(dict(letter.headers())["anabranch-row"] for letter in drain(f"{topic}.dlq"))
     # Decoding refuses both rows for each of four agents, else each flow what it has no use for.
     assert letters == ({b"7": 4, b"9": 4} if declared else {b"7": 3, b"9": 2})
-    assert counted.by_column >= 9  # three flows; more where the epoch is done again because of the fourth
-    assert counted.in_doubt == 0
+    assert (
+        counted.by_column + waiting.by_column >= 9
+    )  # three flows; more where the epoch is done again because of the fourth
+    assert counted.in_doubt == waiting.in_doubt == 0
+
+
+# An epoch ends when it is told to.
+PATIENT = EngineSettings(session_timeout_ms=6_000, epoch_s=600.0, commit_share=1e-6)
+
+
+async def hurried(lab: Any, topic: str, app: Any) -> None:
+    """All of the topic is committed."""
+    ends = lab.ends(topic)
+
+    def done() -> bool:
+        if all(app.engine.committed.get(Position(topic, p), 0) >= end for p, end in ends.items()):
+            return True
+        app.engine.hurry()
+        return False
+
+    await lab.until(done, f"all of {topic} committed")
+
+
+async def test_packed_batches_of_an_epoch_are_folded_as_one_and_others_see_them_at_once(
+    lab, record, table_of, drain, monkeypatch
+) -> None:
+    """p0: packed 600, row 7 dirty │ 600 │ "look" │ 600      p1: packed 600; somebody else has written text at a key"""
+    monkeypatch.setattr(BatchFold, "grouped", counted := Counted(BatchFold.grouped))
+    topic, other = lab.topic(2), lab.topic(2, "other")
+    app = lab.app(lab.fresh("app"), topic_partitions=2, settings=PATIENT)
+    sums = app.topic(topic).map(col("amount")).reduce(sum, "sums")
+    seen: list[Any] = []
+
+    @app.agent(app.topic(other, value_type=str))
+    async def looks(stream):
+        async for text in stream:
+            if text == "look":
+                seen.append(dict(sums.items()))
+            else:
+                sums["x3"] = text
+                sums["mine"] = 1
+
+    rows = [{"item": f"i{n % 11}", "amount": n} for n in range(600)]
+    dirty = [{**row, "amount": None if n == 7 else row["amount"]} for n, row in enumerate(rows)]
+    apart = [{**row, "item": row["item"].replace("i", "x")} for row in rows]
+    good, bad, one = (pack(pa.RecordBatch.from_pylist(found), key="item") for found in (rows, dirty, apart))
+    each: Counter[str] = Counter()
+    for row in rows:
+        each[row["item"]] += row["amount"]
+    twice = {item: 2 * total - 7 * (item == "i7") for item, total in each.items()}
+
+    async with lab.running(app):
+        lab.produce(topic, [record(made.value, None, 1_000, made.headers, 0) for made in (bad, good)])
+        await lab.until(
+            lambda: app.engine.records_total == 1_200 and sums.waiting.keys() == {0}, "two batches that wait"
+        )
+        assert app.engine.commits_total == 0 and dict(sums.items()) == {}
+        lab.produce(other, [record("look", None, 1_000, None, 0)])
+        await lab.until(lambda: seen, "a look at the table")
+        assert seen == [twice]
+        await hurried(lab, topic, app)
+        assert counted.by_column == 1 and dict(sums.items()) == twice
+        # From here on a number meets text: the records that do fail, alone.
+        lab.produce(other, [record("text", None, 1_000, None, 1)])
+        await lab.until(lambda: app.engine.records_total == 1_202, "text in the table")
+        lab.produce(topic, [record(made.value, None, 1_000, made.headers, p) for p, made in enumerate((good, one))])
+        await hurried(lab, topic, app)
+    letters = Counter(dict(letter.headers())["anabranch-offset"] for letter in drain(f"{topic}.dlq"))
+    # Row 7 of the first in partition 0, and of the first in partition 1 those whose key has text.
+    assert letters == {b"0": 1 + sum(row["item"] == "x3" for row in apart)}
+    assert table_of(app, "sums") == {
+        **{item: total + each[item] for item, total in twice.items()},
+        **{item.replace("i", "x"): total for item, total in each.items()},
+        "x3": "text",
+        "mine": 1,
+    }
+
+
+async def test_a_worker_killed_while_batches_wait_counts_them_once(lab, record, table_of) -> None:
+    topic, name = lab.topic(2), lab.fresh("app")
+    rows = [{"item": f"i{n % 300}", "amount": n} for n in range(900)]
+
+    def app() -> Any:
+        made = lab.app(name, topic_partitions=2, settings=PATIENT)
+        return made, made.topic(topic).map(col("amount")).reduce(sum, "sums")
+
+    def send(batches: int) -> None:
+        found = [
+            pack(pa.RecordBatch.from_pylist([{**row, "item": f"{row['item']}-{p}"} for row in rows]), key="item")
+            for p in (0, 1)
+        ]
+        lab.produce(
+            topic, [record(found[n % 2].value, None, 1_000, found[n % 2].headers, n % 2) for n in range(batches)]
+        )
+
+    first, sums = app()
+    send(8)
+    worker = await lab.started(first)
+    await lab.until(lambda: sums.waiting.keys() == {0, 1}, "batches that wait")
+    await hurried(lab, topic, first)
+    send(6)
+    await lab.until(lambda: sums.waiting.keys() == {0, 1}, "further ones")
+    await lab.kill(first, worker)
+    again, _ = app()
+    async with lab.running(again):
+        await hurried(lab, topic, again)
+    once: Counter[str] = Counter()
+    for row in rows:
+        once[row["item"]] += row["amount"]
+    assert table_of(again, "sums") == {f"{item}-{p}": 7 * total for item, total in once.items() for p in (0, 1)}
 
 
 def amount_of(sale: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import BadRecord, Usage
-from handmade import commit, made, stored
+from handmade import Steps, commit, made, stored
 
 
 def test_a_default_that_was_only_looked_at_is_not_a_key_in_savepoint_mode_either() -> None:
@@ -35,6 +35,62 @@ def test_undoing_a_record_brings_back_what_an_earlier_one_only_looked_at() -> No
     table.discard_overlay()
     assert "a" not in table
     assert commit(table) == {}
+
+
+def test_whatever_an_agent_does_with_a_table_what_waits_is_there() -> None:
+    """And each method that a dict has is one that folds first, or shows nothing of what is in it."""
+    does: dict[str, tuple[Callable[[Table], Any], Any]] = {
+        "__contains__": (lambda t: "a" in t, True),
+        "__delitem__": (lambda t: t.__delitem__("a"), None),
+        "__eq__": (lambda t: t == {"a": 1}, True),
+        "__getitem__": (lambda t: t["a"], 1),
+        "__ior__": (lambda t: t.__ior__({"b": 2}) == {"a": 1, "b": 2}, True),
+        "__iter__": (lambda t: list(iter(t)), ["a"]),
+        "__len__": (len, 1),
+        "__ne__": (lambda t: t != {"a": 1}, False),
+        "__or__": (lambda t: t | {"b": 2}, {"a": 1, "b": 2}),
+        "__reversed__": (lambda t: list(reversed(t)), ["a"]),
+        "__ror__": (lambda t: {"b": 2} | t, {"a": 1, "b": 2}),
+        "__setitem__": (lambda t: t.__setitem__("a", 7), None),
+        "clear": (lambda t: t.clear(), None),
+        "copy": (lambda t: t.copy(), {"a": 1}),
+        "get": (lambda t: t.get("a"), 1),
+        "items": (lambda t: list(t.items()), [("a", 1)]),
+        "keys": (lambda t: list(t.keys()), ["a"]),
+        "pop": (lambda t: t.pop("a"), 1),
+        "popitem": (lambda t: t.popitem(), ("a", 1)),
+        "setdefault": (lambda t: t.setdefault("a", 5), 1),
+        "update": (lambda t: t.update({"b": 2}), None),
+        "values": (lambda t: list(t.values()), [1]),
+    }
+    others = {"__class_getitem__", "__doc__", "__ge__", "__gt__", "__le__", "__lt__", "__sizeof__", "fromkeys"}
+    others |= {"__hash__", "__repr__", "__getattribute__", "__new__", "__init__"}
+    assert set(vars(dict)) - others == does.keys()
+    for name, (call, expected) in does.items():
+        table = made(int)
+        table.open("orders", 0)
+        table.wait(Steps([{"a": 1}]))
+        assert call(table) == expected, name
+        assert type(table) is Table, name
+        left = {"__delitem__": {}, "__ior__": {"a": 1, "b": 2}, "__setitem__": {"a": 7}, "clear": {}, "pop": {}}
+        left |= {"popitem": {}, "update": {"a": 1, "b": 2}}
+        commit(table)
+        assert stored(table)[0] == left.get(name, {"a": 1}), name
+
+
+def test_what_waits_is_not_seen_outside_before_the_commit_and_cannot_be_undone_with_a_record() -> None:
+    table = made(int)
+    table.open("orders", 0)
+    table.wait(Steps([{"a": 1}]))
+    table.close()
+    assert table == {}
+    table.open("orders", 1)
+    assert table["a"] == 0
+    table.savepoint()
+    table["b"] = 1
+    table.discard_overlay()
+    commit(table)
+    assert stored(table) == {0: {"a": 1}, 1: {}, 2: {}}
 
 
 def test_only_what_changed_is_encoded_once_and_deletions_are_tombstones() -> None:

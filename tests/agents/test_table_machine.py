@@ -16,7 +16,7 @@ from anabranch.agents.tables.state import ABSENT
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import ClosedTable, Table
 from anabranch.topics.errors import Usage
-from handmade import PARTITIONS, Basket, Content, decoded, known, made, stored
+from handmade import PARTITIONS, Basket, Content, Steps, decoded, known, made, stored
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -329,6 +329,18 @@ class Numbers(TableMachine):
         step = data.draw(st.integers(-3, 3))
         table[key] += step
         self.twin[key] = value + step
+
+    @rule(steps=st.dictionaries(keys, st.integers(-3, 3), min_size=1, max_size=4))
+    def lets_changes_wait(self, steps: dict[Any, int]) -> None:
+        self.undoable = False  # whoever goes record by record lets nothing wait
+        self.touch(*steps)
+        waiting = self.table.waiting.get(self.at, {}).get(self.topic)
+        if isinstance(waiting, Steps):
+            waiting.found.append(steps)
+        else:
+            self.table.wait(Steps([steps]))
+        for key, step in steps.items():
+            self.twin[key] = self.twin.get(key, 0) + step
 
 
 class Lists(TableMachine):
