@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy
 import polars
 import pyarrow.parquet
+from job import AMOUNTS, Job
 from records import Truth, truth_of
 
 __all__ = ["CHUNK", "KEYS", "Amounts", "drawn"]
@@ -37,6 +38,11 @@ class Amounts:
     text: Path
     parquet: Path
     truth: Truth
+
+    @property
+    def job(self) -> Job:
+        """What is run on them."""
+        return AMOUNTS
 
     @classmethod
     def written(cls, rows: int, folder: Path) -> Amounts:

@@ -18,7 +18,7 @@ from confluent_kafka import TopicPartition
 from outcome import Outcome
 from records import PARTITIONS, Truth, read_totals, truth_of
 
-__all__ = ["MEASURES", "BenchError", "Measure", "Run", "Source"]
+__all__ = ["MEASURES", "BenchError", "Measure", "Run", "Source", "waited"]
 
 _HERE = Path(__file__).parent
 _PATIENCE_S = 900.0
@@ -90,7 +90,7 @@ class Measure:
         with log.open("wb") as logged:
             started_at = time.time()
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=logged, stderr=logged, cwd=folder)
-            cpu_s = _wait(process)
+            cpu_s = waited(process)
         if process.returncode != 0 or not out.exists():
             raise BenchError(f"{self.name}: ended with {process.returncode}, see {log}\n{_tail(log)}")
         outcome = Outcome.read(out)
@@ -143,9 +143,12 @@ MEASURES = (
 )
 
 
-def _wait(process: subprocess.Popen[bytes]) -> float:
-    """Wait for the end; returns CPU seconds. Only `wait4` gives those of one child and not of all so far."""
-    ender = threading.Timer(_PATIENCE_S, os.kill, (process.pid, 9))
+def waited(process: subprocess.Popen[bytes], patience_s: float = _PATIENCE_S) -> float:
+    """Wait for the end; returns CPU seconds, with those of what it has started and waited for.
+
+    Only `wait4` gives those of one child and not of all so far.
+    """
+    ender = threading.Timer(patience_s, os.kill, (process.pid, 9))
     ender.start()
     try:
         _, status, usage = os.wait4(process.pid, 0)

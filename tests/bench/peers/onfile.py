@@ -64,7 +64,7 @@ class Ours:
         asked = command(amounts, servers, form=self.reads, packed=True, processes=1, run_id=run_id)
         usage = metered(asked, folder=place, log=place / "log", environment=environment(amounts))
         check(amounts, place / RESULT)
-        forget(run_id, servers)
+        forget(amounts, run_id, servers)
         return Figure(amounts.rows / usage.seconds, usage.seconds, usage.cpu_s, usage.peak_bytes)
 
 
