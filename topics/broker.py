@@ -37,7 +37,7 @@ from .java import Java
 from .node import Node, aot_flags, rehearse_once, write
 from .undoing import on_failure
 
-__all__ = ["BrokerStats", "EmbeddedBroker", "running_at"]
+__all__ = ["BrokerStats", "EmbeddedBroker", "Occupied", "running_at"]
 
 STOP_S = 15.0
 
@@ -46,6 +46,10 @@ _LOCK_S = 1.0
 _PORT_ATTEMPTS = 3
 _TEMPORARY = "anabranch-broker-"
 _ABANDONED_S = 60.0
+
+
+class Occupied(Stop):
+    """Another broker has the data folder: it runs, starts or stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +132,9 @@ class EmbeddedBroker:
         """Start it and wait until it answers (blocking, at most a minute beside a download).
 
         Raises:
-            Stop: Kafka cannot be fetched; the data folder is in use or of another Kafka; Java ended or does not answer
-                (with the last lines of its log).
+            Occupied: the data folder is in use.
+            Stop: Kafka cannot be fetched; the data folder is of another Kafka; Java ended or does not answer (with the
+                last lines of its log).
         """
         assert not self.alive, "already started"
         self.stop()  # Java may have died meanwhile: what it left has to go first
@@ -255,7 +260,7 @@ def _lock(data: Path) -> int:
             if time.monotonic() > deadline:
                 os.close(lock)
                 servers = running_at(data)
-                raise Stop(
+                raise Occupied(
                     f"{data} is in use by another broker{f' at {servers}' if servers else ' that starts or stops'}",
                     hint=f"--bootstrap-server {servers} uses it" if servers else "try again, or name another folder",
                 ) from None

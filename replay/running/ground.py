@@ -2,13 +2,14 @@
 
 The ladder: `--bootstrap-server`, else `KAFKA_BOOTSTRAP_SERVERS`, else the app's own `broker=…`, else the embedded
 broker, whose data is kept under `.anabranch/` of the working directory (`ANABRANCH_HOME`). A broker that another
-command runs there is joined, not started twice.
+command runs there is joined, not started twice; while one starts or stops it, the next waits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ from ...topics.admin import Admin
 from ...topics.client import Cluster
 
 if TYPE_CHECKING:
-    from ...topics.broker import BrokerStats
+    from ...topics.broker import BrokerStats, EmbeddedBroker
 
 __all__ = ["Ground", "ground", "home", "servers_at_hand"]
 
 
 _REACH_S = 5.0
+_TURN_S = 90.0  # a start takes a minute at most, an end a quarter of one
 
 
 def home() -> Path:
@@ -68,13 +70,29 @@ def ground(
         declared: the broker an app names itself.
         keep: keep the data of a broker of our own; otherwise it is a new one, and thrown away.
     """
-    servers = servers_at_hand(bootstrap_server, declared=declared, keep=keep)
-    if servers:
-        cluster = Cluster.named(servers, options)
-        Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there
-        yield Ground(cluster)
-        return
-    from ...topics.broker import EmbeddedBroker
+    deadline_s = time.monotonic() + _TURN_S
+    while not (servers := servers_at_hand(bootstrap_server, declared=declared, keep=keep)):
+        broker = _started(home() / "broker" if keep else None, on_progress, deadline_s)
+        if broker is not None:
+            try:
+                yield Ground(Cluster.named(broker.bootstrap_servers, options), broker.stats)
+            finally:
+                broker.stop()
+            return
+    cluster = Cluster.named(servers, options)
+    Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there
+    yield Ground(cluster)
 
-    with EmbeddedBroker(home() / "broker" if keep else None, on_progress=on_progress) as broker:
-        yield Ground(Cluster.named(broker.bootstrap_servers, options), broker.stats)
+
+def _started(data: Path | None, on_progress: Callable[[str], None] | None, deadline_s: float) -> EmbeddedBroker | None:
+    """A broker of our own; None where another command starts or stops one."""
+    from ...topics.broker import EmbeddedBroker, Occupied
+
+    broker = EmbeddedBroker(data, on_progress=on_progress)
+    try:
+        broker.start()
+    except Occupied:
+        if time.monotonic() > deadline_s:
+            raise
+        return None
+    return broker

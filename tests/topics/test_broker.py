@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from anabranch.replay.running.ground import ground
 from anabranch.topics import distribution
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.broker import EmbeddedBroker, running_at
@@ -285,3 +286,20 @@ def test_two_at_once_fetch_once_and_what_a_killed_one_left_is_swept(
     assert sorted(seconds > 0 for seconds in (one.download_s, other.download_s)) == [False, True]
     # The features a new cluster starts with do not depend on who formatted.
     assert len(one.bootstrap_checkpoint.read_bytes()) == len(kafka.bootstrap_checkpoint.read_bytes())
+
+
+def test_commands_that_begin_at_the_same_time_share_one_broker(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path))
+    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    together = threading.Barrier(3, timeout=DEADLINE_S * 3)
+
+    def command() -> tuple[str, bool]:
+        together.wait()
+        with ground(None) as place:
+            together.wait()  # all are there at once
+            return place.cluster.bootstrap_servers, place.broker is not None
+
+    with ThreadPoolExecutor(3) as commands:
+        found = [future.result() for future in [commands.submit(command) for _ in range(3)]]
+    assert len({servers for servers, _ in found}) == 1
+    assert sorted(own for _, own in found) == [False, False, True]
