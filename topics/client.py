@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +20,24 @@ _logger = logging.getLogger("anabranch.librdkafka")
 _NORMAL = ("Coordinator load in progress", "another concurrent operation on the same transaction")
 
 
+# A client that finds nobody says so several times a second, each time after so many milliseconds.
+_AFTER = re.compile(r" \(after .*\)$")
+_QUIET_S = 10.0
+_MOST = 1_000
+_said_s: dict[str, float] = {}
+
+
 def _worth_reading(record: logging.LogRecord) -> bool:
-    return not any(text in record.getMessage() for text in _NORMAL)
+    text = _AFTER.sub("", record.getMessage())
+    if any(normal in text for normal in _NORMAL):
+        return False
+    now_s = time.monotonic()
+    if now_s - _said_s.get(text, -_QUIET_S) < _QUIET_S:
+        return False
+    if len(_said_s) >= _MOST:
+        _said_s.clear()
+    _said_s[text] = now_s
+    return True
 
 
 _logger.addFilter(_worth_reading)

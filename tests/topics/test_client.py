@@ -93,3 +93,11 @@ def test_secrets_are_never_shown(name: str) -> None:
         assert name in shown
         assert "SASL_SSL" in shown
     assert cluster.config()[name] == "s3cret"
+
+
+def test_what_a_client_says_again_and_again_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    logger = Cluster("h:1").config()["logger"]
+    for milliseconds in range(5):
+        for where in ("one:1", "two:1"):
+            logger.error("FAIL [thrd:%s]: %s: refused (after %dms in state CONNECT)", where, where, milliseconds)
+    assert ["one" in text for text in caplog.messages] == [True, False]
