@@ -31,7 +31,7 @@ from .course.clock import Clock
 from .course.course import Course
 from .course.notes import Notes
 from .course.pace import Pace, Paced
-from .course.packing import Compression, Packing, check_packable
+from .course.packing import GATHERED_ROWS, Compression, Packing, check_packable
 from .report import Progress, Report
 from .sources.format import OnBadLine
 from .sources.history import History
@@ -259,7 +259,10 @@ class Player:
         source = course.open(
             history, state.position, plan=plan, pace=self._pace, clock=self._clock, notes=self._notes, **more
         )
-        return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent) if self._pack else source
+        if not self._pack:
+            return source
+        rows = min(GATHERED_ROWS, self._transaction_records)
+        return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent, gathered_rows=rows)
 
     def _collect(self, source: Source, work: Transaction) -> None:
         """Take batches into a transaction until one of its bounds is met."""

@@ -17,12 +17,15 @@ from ..sources.columns import Columns
 from ..sources.item import BadLine, Item
 from ..sources.source import Position, Replayable, Source, hand_on
 
-__all__ = ["Compression", "Packing", "check_packable", "rows_of"]
+__all__ = ["GATHERED_ROWS", "Compression", "Packing", "check_packable", "rows_of"]
 
 Compression = Literal["lz4", "zstd"]
 
 # Larger ones are no faster, and what is handed to an agent at once should not be the largest that a topic takes.
 _TARGET_BYTES = 900_000
+
+GATHERED_ROWS = 65_536
+_GATHERED_BYTES = 8 * 1024 * 1024
 
 
 class Packing:
@@ -32,17 +35,29 @@ class Packing:
         plan: of the topic.
         max_bytes: no message is larger.
         sent: rows that the run has sent before; those without a key take turns, as plain records do.
+        gathered_rows: as many of what comes record by record are cut at once; fewer where nothing more is at hand.
 
     Attributes:
         source: what is packed.
     """
 
-    def __init__(self, source: Source, plan: Plan, compression: Compression, *, max_bytes: int, sent: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        compression: Compression,
+        *,
+        max_bytes: int,
+        sent: int,
+        gathered_rows: int = GATHERED_ROWS,
+    ) -> None:
         self.bad: list[BadLine] = []
         self.blank = 0
         self.source, self._plan = source, plan
         self._compression: Compression = compression
         self._max_bytes, self._sent = max_bytes, sent
+        self._gathered_rows = gathered_rows
+        self._pause = False
         self._target_bytes = min(_TARGET_BYTES, max_bytes)
         # Bytes of a message for each byte of its columns, as of the last one.
         self._ratio = 1.0
@@ -68,10 +83,26 @@ class Packing:
         Raises:
             Usage: a record cannot be a row.
         """
-        source = self.source
-        items = source.next_batch()
-        hand_on(source, self)
-        return list(self._packed(items)) if items else []
+        if self._pause:
+            self._pause = False
+            return []
+        # Records come a few thousand at a time; of that many for each partition messages would be small.
+        rows: list[Item] = []
+        columns: Sequence[Item] = ()
+        size_bytes = 0
+        while len(rows) < self._gathered_rows and size_bytes < _GATHERED_BYTES and not columns:
+            items = self.source.next_batch()
+            hand_on(self.source, self)
+            if isinstance(items, Columns):
+                columns = items
+                continue
+            rows += items
+            size_bytes += sum(len(item[1] or b"") for item in items)
+            if not items or self.source.ended:
+                # That nothing comes for now is said when these are sent: a socket's lines are committed then.
+                self._pause = bool(rows) and not self.source.ended
+                break
+        return [packed for batch in (rows, columns) if batch for packed in self._packed(batch)]
 
     def snapshot(self) -> Position:
         """See `Source`."""

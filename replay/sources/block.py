@@ -19,10 +19,12 @@ _PIECE_LINES = 5_000
 class Block(Sequence[bytes]):
     """Whole lines. `data` holds each with its `\\n`, but the last of a file may have none."""
 
-    __slots__ = ("_count", "data")
+    __slots__ = ("_count", "_sized", "data")
 
     def __init__(self, data: bytes, count: int) -> None:
         self.data, self._count = data, count
+        # What was asked for last is asked for again, when the lines are done with.
+        self._sized = 0, 0
 
     def __len__(self) -> int:
         return self._count
@@ -52,10 +54,12 @@ class Block(Sequence[bytes]):
         """Bytes of the first lines."""
         if count >= self._count:
             return len(self.data)
-        end = 0
-        for _ in range(count):
-            end = self.data.index(b"\n", end) + 1
-        return end
+        if self._sized[0] != count:
+            end = 0
+            for _ in range(count):
+                end = self.data.index(b"\n", end) + 1
+            self._sized = count, end
+        return self._sized[1]
 
 
 class BlockBuffer(LineBuffer):

@@ -11,10 +11,12 @@ from .csvcolumns import CsvColumns
 from .csvfile import CsvParser, read_header
 from .format import Format, kind_of
 from .item import NO_LIMIT, BadLine, Item
+from .jsoncolumns import JsonColumns
 from .jsonlines import JsonLinesParser
 from .lines import BATCH_LINES, LineBuffer, LineParser, LineTooLong, is_utf8
 from .member import Member
 from .opening import UNREADABLE, Opened, open_member, why
+from .shape import Shape
 from .source import Position
 from .text import TextParser
 from .textcolumns import TextColumns
@@ -135,7 +137,11 @@ class FileSource:
             plain = TextParser(self._name, format, max_bytes=most)
             return BlockParser(plain, TextColumns(format, most)) if self._columns else plain
         if kind == "jsonl":
-            return JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
+            plain = JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
+            shape = Shape(format, self._name)
+            # A field of the folder would stand in each line; a key that is computed is one of text.
+            by_column = self._columns and shape.plain and not fields
+            return BlockParser(plain, JsonColumns(format, shape, most)) if by_column else plain
         columns = format.columns or self._read_header(format)
         plain = CsvParser(self._name, format, columns, fields=fields, max_bytes=most)
         if not self._columns:

@@ -24,7 +24,7 @@ from .shape import Shape
 from .source import Position
 from .stamp import LAST_MS
 
-__all__ = ["open_parquet"]
+__all__ = ["is_simple", "open_parquet"]
 
 # Rows of wide text come fewer at a time: a batch exists as pages, columns, text and records, and allocators keep more
 # than that. By column there is less of all that.
@@ -187,14 +187,15 @@ def _as_json(polars: Any, name: str, kind: Any) -> Any:
         return column.bin.encode("base64").alias(name)
     if kind in (polars.Date, polars.Time, polars.Categorical) or isinstance(kind, polars.Decimal | polars.Enum):
         return column
-    return column if _is_simple(polars, kind) else None
+    return column if is_simple(polars, kind) else None
 
 
-def _is_simple(polars: Any, kind: Any) -> bool:
+def is_simple(polars: Any, kind: Any) -> bool:
+    """Whether a polars type is one that it writes as JSON has it."""
     if isinstance(kind, polars.Struct):
-        return all(_is_simple(polars, field.dtype) for field in kind.fields)
+        return all(is_simple(polars, field.dtype) for field in kind.fields)
     if isinstance(kind, polars.List):
-        return _is_simple(polars, kind.inner)
+        return is_simple(polars, kind.inner)
     numbers = (polars.Int8, polars.Int16, polars.Int32, polars.Int64, polars.Float32, polars.Float64)
     more = (polars.UInt8, polars.UInt16, polars.UInt32, polars.UInt64, polars.Boolean, polars.String)
     return kind in (*numbers, *more)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import decimal
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars
 import pytest
 from anabranch.replay.sources.columns import Columns
@@ -208,3 +210,84 @@ def test_names_of_ours_are_refused(tmp_path: Path) -> None:
     path.write_text("__key,n\na,1\n")
     with pytest.raises(Usage, match="__key"):
         find_history([str(path)], Format()).by_column().open()
+
+
+JSON_TEXT = st.text(max_size=5) | st.sampled_from(
+    ["user-1", "é", '"', "\\", "\u2028", "\x00", "\x7f", "/", "2013-01-01"]
+)
+JSON_INTS = st.integers(-(2**63), 2**64) | st.sampled_from([0, 1_357_034_400, 10**18, 2**63, 10**30])
+JSON_FLOATS = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(
+    [1e15, 1e16, -1e17, 1e-7, 0.1, -0.0, 1e300]
+)
+JSON_PLAIN = JSON_TEXT | JSON_INTS | JSON_FLOATS | st.booleans() | st.none()
+JSON_VALUES = JSON_PLAIN | st.lists(JSON_INTS, max_size=2) | st.fixed_dictionaries({"x": JSON_PLAIN, "y": JSON_INTS})
+JSON_ODD = [
+    b"", b"\r", b"{}", b"[]", b"7", b"nothing", b"\xff", b'{"a":1}{"a":2}', b'{"a":1,"a":1}', b'{"a":1', b'{"a": 1}',
+    b' {"a":1}', b'{"a":1} ', b'{"a":-0}', b'{"a":1.0}', b'{"a":1.50}', b'{"a":1e5}', b'{"a":1e+16}', b'{"a":1e16}',
+    b'{"a":01}', b'{"a":NaN}', b'{"a":"\\u0041"}', b'{"a":"\\ud800"}', b'{"a":"\\/"}', b'{"a":"\x01"}', b'{"b":1}',
+    b'{"a":1,"b":2,"c":3,"d":4}', b'{"b":1,"a":1}', b'{"__key":1,"a":1}', b'{"a":{}}', b'{"a":[]}', b'{"a":[{}]}',
+]  # fmt: skip
+
+
+@st.composite
+def json_lines(draw: st.DrawFn) -> bytes:
+    """Lines that are mostly of one kind, and some that are not."""
+    names = draw(st.sampled_from(["a", "ab", "abc", "ba"]))
+    kinds = [
+        draw(st.sampled_from([JSON_TEXT, JSON_INTS, JSON_FLOATS, JSON_PLAIN, JSON_VALUES, st.booleans(), st.none()]))
+        for _ in names
+    ]
+    rows = [dict(zip(names, map(draw, kinds), strict=True)) for _ in range(draw(st.integers(0, 5)))]
+    write: Any = draw(st.sampled_from([msgspec.json.encode, lambda row: json.dumps(row).encode()]))
+    lines = [write(row) for row in rows] + draw(st.lists(st.sampled_from(JSON_ODD), max_size=1))
+    end = draw(st.sampled_from([b"\n", b"\r\n"]))
+    return end.join(lines) + draw(st.sampled_from([b"", end]))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    json_lines(),
+    st.sampled_from([{}, {"key": "a"}, {"key": "b", "time": "a"}, {"key": "a", "time": "a"}, {"key": "a + b"}]),
+)
+def test_whatever_stands_in_a_file_of_json_lines(
+    tmp_path_factory: pytest.TempPathFactory, text: bytes, asked: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(text)
+    check_same(path, Format(**asked))
+
+
+def test_lines_come_as_columns_block_after_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.replay.sources.filesource.BLOCK_BYTES", 10_000)
+    path = tmp_path / "a.jsonl"
+    rows: list[dict[str, Any]] = [
+        {"user": f"ü{n % 7}", "n": n, "f": n / 3, "at": f"2013-01-{n % 28 + 1:02d}", "more": {"tags": ["a", None]}}
+        for n in range(3_000)
+    ]
+    lines = [msgspec.json.encode(row) for row in rows]
+    #  what each of these blocks holds: a number that is not written by all as it is here, spaces, no line at all, and
+    #  from the middle on a field more
+    lines[700], lines[900], lines[1_100] = lines[700][:-1] + b',"x":1e16}', json.dumps(rows[900]).encode(), b"bad"
+    lines[1_500:] = [line[:-1] + b',"late":true}' for line in lines[1_500:]]
+    for end in (b"\n", b"\r\n"):
+        path.write_bytes(end.join(lines))
+        for format in (Format(), Format(key="user", time="at"), Format(key="n", time="at")):
+            assert 1_500 < check_same(path, format) < 3_000
+    # Written as they stand, or not there as one column: as text, line by line.
+    for format in (Format(key="f"), Format(key="user + at"), Format(key="more.tags")):
+        assert check_same(path, format) == 0
+
+
+def test_lines_that_polars_has_written_stay_columns(tmp_path: Path) -> None:
+    frame = polars.DataFrame({"a": [1, 2, None], "b": ["x", None, "y"], "c": [[1.5], [], None], "d": [None] * 3})
+    frame.write_ndjson(tmp_path / "a.jsonl")
+    assert check_same(tmp_path / "a.jsonl", Format(key="b")) == 3
+    # Other versions, and others, write that number without a plus.
+    (tmp_path / "b.jsonl").write_bytes(b'{"a":1e+16}\n{"a":1.5}\n')
+    assert check_same(tmp_path / "b.jsonl", Format()) == 0
+
+
+def test_json_lines_too_large_for_their_topic_are_the_same_bad_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"".join(b'{"a":"%b"}\n' % (b"x" * size) for size in (1, 3_992, 3_993, 5_000, 2)))
+    assert check_same(path, Format(), max_bytes=4_000) == 0

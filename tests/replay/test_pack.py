@@ -193,6 +193,23 @@ def test_messages_keep_below_the_limit_of_the_topic_and_rows_without_keys_take_t
         assert found == [f"x{row}" for row in rows[partition::2]]
 
 
+def test_rows_that_come_by_turns_as_columns_and_one_by_one_keep_their_turn(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BLOCK, 3_000)
+    topic, path, count = fresh("turns"), tmp_path / "a.jsonl", 3_000
+    # Now and then written with spaces, so that what is around goes line by line.
+    lines = [json.dumps({"n": n}, separators=(",", ": " if n % 500 == 499 else ":")) for n in range(count)]
+    path.write_text("".join(f"{line}\n" for line in lines))
+    history = find_history([str(path)], Format())
+    Player(broker, history, topic, partitions=3, pack="lz4", transaction_records=700).play()
+    messages = drain(topic)
+    assert {Packed(message.value() or b"").kind for message in messages} == {"json", "text"}
+    for partition in range(3):
+        found = [value.decode() for at, _, value, _ in unpacked(messages) if at == partition]
+        assert found == lines[partition::3]
+
+
 BAD = b"k,1\nbad\nk,2\n\xff\nk,3\n"
 
 
