@@ -182,7 +182,8 @@ class Engine(Rebalancing):
         if self._gate.running:
             await self._work()
             return 0.0
-        if self._epoch.due:
+        # Closed and not due: partitions went while the gate closed, and what was to be committed was, in that callback.
+        if self._epoch.due or self._gate.closed:
             await self._commit()
         if self._undone or self.stopping:
             return 0.0

@@ -139,6 +139,39 @@ async def test_a_worker_that_is_killed_has_its_partitions_back_when_it_starts_ag
     assert table_of(a, "totals") == expected(2_000)
 
 
+async def test_a_revoke_while_the_gate_closes_leaves_it_open(lab, table_of, monkeypatch) -> None:
+    #  agent  ── 1 ── 2 ………… parks                                ── 3 ──
+    #  gate          due: closes … ── revoke: committed, nothing left to commit
+    topic, app, two, go_on = lab.topic(1), lab.app(lab.fresh("app")), asyncio.Event(), asyncio.Event()
+    totals, out, revokes = app.Table("totals", default=int), app.topic(lab.topic(1, "out")), []
+
+    @app.agent(app.topic(topic), name="total")
+    async def total(stream):
+        async for value in stream:
+            totals["all"] += value
+            await out.send(value=value)
+            if value == 2:
+                two.set()
+                await go_on.wait()
+
+    def keep_alive() -> None:
+        """A member that has not polled for a second does so here, and hears that partitions go."""
+        if not app.engine._gate.running and not revokes:
+            revokes.append(None)
+            app.engine._on_revoke(set())
+
+    async with lab.running(app):
+        lab.produce(topic, [1, 2])
+        await two.wait()
+        monkeypatch.setattr(app.engine._group, "keep_alive", keep_alive)
+        await lab.until(lambda: app.engine._gate.closed)
+        go_on.set()
+        await lab.until(lambda: revokes)
+        lab.produce(topic, [3])
+        await lab.caught_up(topic, app)
+    assert table_of(app, "totals") == {"all": 6}
+
+
 async def test_partitions_that_are_revoked_in_the_middle_of_a_record_leave_nothing_of_it(lab, drain, table_of) -> None:
     #  a   ── record 5 … waits ──────── revoked: dropped
     #  b                      joins ── record 5 anew
