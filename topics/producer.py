@@ -142,6 +142,11 @@ class TransactionalProducer:
         Args:
             partition: -1 lets murmur2 of the key choose.
             timestamp_ms: 0 means now.
+
+        Raises:
+            Aborted: the transaction has failed since it began.
+            Rebuild: the client is fenced or broken.
+            Stop: the broker takes nothing, or not this.
         """
         more: dict[str, Any] = {}
         if headers:
@@ -165,6 +170,10 @@ class TransactionalProducer:
                     ) from None
                 self._kafka.poll(0.05)
             except KafkaException as exc:
+                if kafka_error(exc).code() == KafkaError._STATE:  # pyright: ignore[reportPrivateUsage]
+                    # The transaction has failed since it began; only who ends it is told how.
+                    self.abort()
+                    raise Aborted(f"produce to {topic}: the transaction has failed meanwhile") from exc
                 raise self._sorted(exc, f"produce to {topic}") from exc
 
     def partitions(self, topic: str) -> int:

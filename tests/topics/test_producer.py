@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Rebuild
-from anabranch.topics.producer import TransactionalProducer
+from anabranch.topics.producer import Aborted, TransactionalProducer
 
 
 @pytest.fixture
@@ -56,6 +59,26 @@ def test_an_aborted_transaction_stays_invisible_and_the_next_one_works(
     assert [message.value() for message in drain(topic)] == [b"kept"]
     # The broker has both: it is the reader's isolation that hides one.
     assert [message.value() for message in drain(topic, committed=False)] == [b"dropped", b"kept"]
+
+
+def test_a_transaction_that_fails_while_it_is_filled_is_aborted_and_the_next_one_works(
+    broker: Cluster, topic: str, fresh, drain
+) -> None:
+    #  begin ── too large for its topic, which is heard a while later ── produce: Aborted ── begin ── commit
+    small = fresh("small")
+    Admin(broker).create([TopicSpec(small, 1, config={"max.message.bytes": "1000"})])
+    producer = opened(broker, fresh("tx"))
+    producer.begin()
+    producer.produce(small, os.urandom(5_000))
+    deadline_s = time.monotonic() + 60
+    with pytest.raises(Aborted, match="meanwhile"):
+        while time.monotonic() < deadline_s:
+            producer.produce(topic, b"lost", b"k")
+            producer.poll(0.05)
+    producer.begin()
+    producer.produce(topic, b"kept", b"k")
+    producer.commit()
+    assert [message.value() for message in drain(topic)] == [b"kept"]
 
 
 def test_a_second_owner_fences_the_first_and_ends_what_it_left_open(broker: Cluster, topic: str, fresh, drain) -> None:
