@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 from types import TracebackType
 
@@ -80,7 +81,7 @@ class Crew:
         if killed:
             raise Stop(f"worker {killed[0]} did not end in {_END_S:.0f} s", hint=f"see {self._log(killed[0])}")
         for number, code in codes.items():
-            if code:
+            if code and code != -signal.SIGTERM:  # that is who had not begun to listen to signals
                 raise Stop(f"worker {number} ended with exit code {code}: {self._last_words(number)}")
 
     def __enter__(self) -> Crew:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anabranch.replay.running.crew import Crew
 from anabranch.replay.running.drain import Drain
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
@@ -158,6 +159,13 @@ def test_an_archive_and_a_topic_are_inputs_too(shell, fresh, broker):
     again = shell.run(*command)
     assert "finished before" in again.stdout
     assert f"topic {was} has grown by" in again.stdout.replace("\n", " ")
+
+
+def test_workers_that_are_still_starting_when_all_is_done_are_no_failure(tmp_path):
+    with Crew(Cluster("127.0.0.1:1"), "anabranch.agents.jobs.keyed_sum", "run", tmp_path) as crew:
+        crew.start()
+        crew.end()
+    assert not crew.pids
 
 
 def test_what_a_flow_sends_to_itself_is_no_input_to_choose(shell, fresh):
