@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 from anabranch.topics.admin import Admin
 from anabranch.topics.client import Cluster
+from anabranch.topics.packed import Packed, is_packed
 from bank import OPENING, Transfer
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-__all__ = ["Truth", "audit", "read"]
+__all__ = ["Truth", "audit", "plainly", "read"]
 
 END_S = 20.0
 _SHOWN = 6
@@ -27,7 +28,7 @@ class Truth:
 
     Attributes:
         done: numbers of the transfers that go through.
-        letters: values of the records that cannot, by topic.
+        letters: values of the records that cannot, by topic; see `plainly`.
         journals: account -> the numbers of its transfers, negative where it is the source.
     """
 
@@ -44,11 +45,11 @@ class Truth:
             self.letters["transfers"].append(value)
             return
         if transfer.trouble in ("withdraw", "grow"):
-            self.letters["transfers"].append(value)
+            self.letters["transfers"].append(plainly(value))
             return
         self._book(transfer.source, -transfer.amount, -transfer.number)
         if transfer.trouble == "deposit":
-            self.letters["deposits"].append(value)
+            self.letters["deposits"].append(plainly(value))
             return
         self._book(transfer.target, transfer.amount, transfer.number)
         self.done.append(transfer.number)
@@ -58,24 +59,35 @@ class Truth:
         self.journals.setdefault(account, []).append(number)
 
 
-def audit(cluster: Cluster, name: str, sent: Truth, written: int) -> list[str]:
+def plainly(value: bytes) -> bytes:
+    """A record's value with all of its fields, as it is in files and in rows; what is no transfer stays as it is."""
+    try:
+        return msgspec.json.encode(msgspec.structs.asdict(msgspec.json.decode(value, type=Transfer)))
+    except msgspec.DecodeError:
+        return value
+
+
+def audit(cluster: Cluster, name: str, sent: Truth, made: list[bytes], tables: str = "") -> list[str]:
     """What is wrong at the end of a round; nothing, if nothing is.
 
     Args:
-        sent: of what the driver has sent.
-        written: number of records it has sent.
+        name: what its topics begin with.
+        sent: of what was sent.
+        made: the values that were sent.
+        tables: what its changelogs begin with; the same unless given.
     """
-    wrong: list[str] = []
-    found = [message.value() for message in read(cluster, f"{name}-transfers")]
-    if len(found) != written:
-        return [f"the driver's own records: {written} sent, {len(found)} in the topic"]
+    tables = tables or name
+    found = [plainly(value) for message in read(cluster, f"{name}-transfers") for value in _values(message)]
+    wrong = _compare("transfers", [plainly(value) for value in made], found)
+    if wrong:
+        return wrong
     wrong += _compare("done", sent.done, [int(m.value()) for m in read(cluster, f"{name}-done")])
     for topic, letters in sent.letters.items():
-        wrong += _compare(f"{topic}.dlq", letters, [m.value() for m in read(cluster, f"{name}-{topic}.dlq")])
-    journals = _table(cluster, name, "journals")
+        wrong += _compare(f"{topic}.dlq", letters, [plainly(m.value()) for m in read(cluster, f"{name}-{topic}.dlq")])
+    journals = _table(cluster, tables, "journals")
     for account in sorted(sent.journals.keys() | journals.keys()):
         wrong += _compare(f"journal of {account}", sent.journals.get(account, []), journals.get(account, []))
-    balances = _table(cluster, name, "balances")
+    balances = _table(cluster, tables, "balances")
     for account in sorted(sent.balances.keys() | balances.keys()):
         should, stands = OPENING + sent.balances[account], balances.get(account, OPENING)
         if should != stands:
@@ -84,6 +96,10 @@ def audit(cluster: Cluster, name: str, sent: Truth, written: int) -> list[str]:
     if total:
         wrong.append(f"the total of all balances has changed by {total}")
     return wrong
+
+
+def _values(message: Any) -> list[bytes]:
+    return Packed(message.value()).values() if is_packed(message.headers()) else [message.value()]
 
 
 def _compare(what: str, should: list[Any], stands: list[Any]) -> list[str]:

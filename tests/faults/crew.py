@@ -85,6 +85,11 @@ class Worker:
             return False
         return stat.rpartition(")")[2].split()[0] == "T"
 
+    def command(self) -> list[str]:
+        """What it is asked to do, as a user types it."""
+        data = ["--datadir", str(self.folder / f"data-{self.who}"), "--end-with-stdin"]
+        return ["-A", str(BANK), "worker", "--without-web", "-l", "info", *data]
+
     def supervise(self) -> None:
         """Start it where it is due, let it go on where it has been frozen long enough."""
         now = time.monotonic()
@@ -156,8 +161,7 @@ class Worker:
         environment |= {**self.bank, "ANABRANCH_OPTIONS": os.environ.get("FAULTS_OPTIONS", "")}  # as debug=eos,broker
         if self._trap is not None:
             environment["FAULT_AT"] = f"{self._trap.point}:{self._trap.nth}:SIG{self._trap.signal}"
-        command = [sys.executable, "-m", "anabranch", "-A", str(BANK), "worker", "--without-web", "-l", "info"]
-        command += ["--datadir", str(self.folder / f"data-{self.who}"), "--end-with-stdin"]
+        command = [sys.executable, "-m", "anabranch", *self.command()]
         with self.log.open("ab") as log:
             log.write(f"--- start {self.starts}, {environment.get('FAULT_AT', 'no trap')}\n".encode())
             log.flush()

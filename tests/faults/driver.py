@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ from audit import Truth, audit, read
 from bank import SESSION_MS
 from confluent_kafka import Consumer, Producer, TopicPartition
 from crew import End, Worker
-from plan import BrokerDown, Cable, Damage, Fault, Join, Kill, Leave, NodeDown, Plan, Stop, Trap, records
+from history import RUN, Replay, Run, write
+from plan import BrokerDown, Cable, Damage, Fault, Join, Kill, KillReplay, Leave, NodeDown, Plan, Stop, Trap, records
 from proxy import Proxy, free_port
 from trio import Trio
 
@@ -147,6 +149,11 @@ class _Round:
     def __init__(self, world: World, name: str, plan: Plan, report: Report) -> None:
         self._world, self._name, self._plan, self._report = world, name, plan, report
         self._cluster, self._replicas = world.cluster(plan), 3 if plan.trio else 1
+        # A run's app has a name of its own, and so have all of its topics.
+        self._tables = f"{name}-run-{RUN}" if plan.feed == "run" else name
+        self._topics = f"{self._tables}-{name}" if plan.feed == "run" else name
+        self._replay: Replay | None = None
+        self._sent_again = False
         self._sent = Truth()
         self._workers: list[Worker] = []
         self._faults: list[Fault] = [fault for fault in plan.faults if not isinstance(fault, Trap)]
@@ -156,9 +163,9 @@ class _Round:
     def __enter__(self) -> _Round:
         admin = Admin(self._cluster)
         admin.create(
-            [TopicSpec(f"{self._name}-{t}", PARTITIONS, self._replicas) for t in ("transfers", "deposits", "done")]
+            [TopicSpec(f"{self._topics}-{t}", PARTITIONS, self._replicas) for t in ("transfers", "deposits", "done")]
         )
-        admin.create([TopicSpec(f"{self._name}-{t}.dlq", 1, self._replicas) for t in ("transfers", "deposits")])
+        admin.create([TopicSpec(f"{self._topics}-{t}.dlq", 1, self._replicas) for t in ("transfers", "deposits")])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,12 +179,21 @@ class _Round:
         made = records(plan)
         for _, value in made:
             self._sent.add(value)
-        self._feed(made[: len(made) // 2], 0.0)
-        for who in range(plan.workers):
-            self._add([f for f in plan.faults if isinstance(f, Trap) and f.who == who])
+        if plan.feed == "driver":
+            self._feed(made[: len(made) // 2], 0.0)
+        else:
+            write(report.folder / "transfers.jsonl", [value for _, value in made])
+        if plan.feed == "run":
+            self._replay = self._add([], Run)
+        else:
+            for who in range(plan.workers):
+                self._add([f for f in plan.faults if isinstance(f, Trap) and f.who == who])
         self._until_ready()
-        self._feeder = threading.Thread(target=self._feed, args=(made[len(made) // 2 :], plan.for_s))
-        self._feeder.start()
+        if plan.feed == "replay":
+            self._replay = self._add([], Replay)
+        elif plan.feed == "driver":
+            self._feeder = threading.Thread(target=self._feed, args=(made[len(made) // 2 :], plan.for_s))
+            self._feeder.start()
         self._until_at_rest()
         for worker in self._workers:
             worker.leave()
@@ -187,21 +203,29 @@ class _Round:
             report.ends += worker.ends
             report.wrong += worker.wrong
             report.starts += worker.starts
+        values = [value for _, value in made]
         try:
-            report.wrong += audit(self._cluster, self._name, self._sent, len(made))
+            if self._sent_again:  # what was on its way when the driver took a new client may be there twice
+                found = Counter(message.value() for message in read(self._cluster, f"{self._topics}-transfers"))
+                for value in (found - Counter(values)).elements():
+                    self._sent.add(value)
+                    values.append(value)
+            report.wrong += audit(self._cluster, self._topics, self._sent, values, self._tables)
         except AssertionError as exc:
             report.wrong.append(str(exc))
 
-    def _add(self, traps: list[Trap]) -> None:
+    def _add(self, traps: list[Trap], kind: type[Worker] = Worker) -> Any:
         bank = {
             "BANK": self._name,
             "BANK_FOLDER": str(self._report.folder),
             "BANK_STORE": self._plan.store,
             "BANK_PROTOCOL": self._plan.protocol,
             "BANK_REPLICAS": str(self._replicas),
+            "BANK_RATE": str(round(self._plan.transfers / self._plan.for_s)),
             "KAFKA_BOOTSTRAP_SERVERS": self._world.servers(self._plan),
         }
-        self._workers.append(Worker(len(self._workers), bank, self._report.folder, traps))
+        self._workers.append(kind(len(self._workers), bank, self._report.folder, traps))
+        return self._workers[-1]
 
     def _until_ready(self) -> None:
         """The plan's clock starts when each worker has been ready: faults shall hit workers that work."""
@@ -221,7 +245,9 @@ class _Round:
                     self._inject(self._faults.pop(0))
                 for worker in self._workers:
                     worker.supervise()
-                busy = self._faults or any(thread.is_alive() for thread in [self._feeder, *self._restarts])
+                threads = [*self._restarts, *([self._feeder] if self._feeder else [])]
+                busy = self._faults or any(thread.is_alive() for thread in threads)
+                busy = busy or (self._replay is not None and not self._replay.complete)
                 if not busy and seen() and all(worker.settled for worker in self._workers if worker.wanted):
                     return
                 if now_s > deadline_s:
@@ -233,6 +259,10 @@ class _Round:
 
     def _inject(self, fault: Fault) -> None:
         match fault:
+            case Kill() if isinstance(self._replay, Run):
+                self._replay.kill_worker(fault.who)
+            case KillReplay():
+                self._replay.kill(0.0)
             case Kill():
                 self._workers[fault.who].kill(fault.again_s)
             case Stop():
@@ -285,7 +315,7 @@ class _Round:
             if pulse.answers(self._cluster):  # not only down: this client has lost it for good
                 producer.purge()
                 producer.flush(1)
-                producer = self._producer()
+                producer, self._sent_again = self._producer(), True
                 there = {message.value() for message in read(self._cluster, topic)}
                 for key, value in made:
                     if value not in there:
@@ -298,7 +328,8 @@ class _Round:
     @contextmanager
     def _watched(self) -> Iterator[Any]:
         """Gives a function that says whether a committed result of every record is there."""
-        topics = {f"{self._name}-done": PARTITIONS, f"{self._name}-transfers.dlq": 1, f"{self._name}-deposits.dlq": 1}
+        name = self._topics
+        topics = {f"{name}-done": PARTITIONS, f"{name}-transfers.dlq": 1, f"{name}-deposits.dlq": 1}
         expected = len(self._sent.done) + sum(map(len, self._sent.letters.values()))
         at = [TopicPartition(topic, p, 0) for topic, count in topics.items() for p in range(count)]
         consumer, heard_s = self._watcher(at), time.monotonic()

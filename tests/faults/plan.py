@@ -22,6 +22,7 @@ __all__ = [
     "Fault",
     "Join",
     "Kill",
+    "KillReplay",
     "Leave",
     "NodeDown",
     "Plan",
@@ -114,7 +115,14 @@ class Leave:
     who: int
 
 
-Fault = Kill | Trap | Stop | BrokerDown | NodeDown | Cable | Damage | Join | Leave
+@dataclass(frozen=True, slots=True)
+class KillReplay:
+    """kill -9 of what replays history, or runs over it; it is started again at once."""
+
+    at_s: float
+
+
+Fault = Kill | KillReplay | Trap | Stop | BrokerDown | NodeDown | Cable | Damage | Join | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,8 @@ class Plan:
         large: how many are as large as a record may be, or grow beyond it on their way.
         store: where the tables are.
         protocol: of the group, `classic` or `consumer`.
+        feed: what brings the records: the `driver`, one by one; a `replay` of a file, as packed batches; or a bounded
+            `run` over it, which has two workers of its own and no others.
     """
 
     seed: int
@@ -142,13 +152,14 @@ class Plan:
     large: int = 0
     store: str = "memory://"
     protocol: str = "classic"
+    feed: str = "driver"
     kinds: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         faults = "".join(f"\n    {fault}" for fault in self.faults)
         odd = {"bad": self.bad, "slow": self.slow, "large": self.large}
         more = "".join(f", {count} {what}" for what, count in odd.items() if count)
-        workers = f"{self.workers} workers, {self.protocol}, {self.store}"
+        workers = f"{self.workers} workers, {self.protocol}, {self.store}, fed by {self.feed}"
         return f"seed {self.seed}: {workers}, {self.transfers} transfers{more}{faults}"
 
     @property
@@ -170,8 +181,12 @@ _SELDOM = ("broker", "broker-long", "slow", "cable", "damage", "disk", "large")
 # show it): then they are torn, or stay open for ever, and no client can mend that.
 #
 # Three brokers, and one that is away for longer than any request waits, take their time.
-FAULTS = (*_OFTEN, *_SELDOM, "broker-crash", "broker-away", "node")
-_DRAWN = (*_OFTEN, *_OFTEN, *_SELDOM)
+_FEEDS = {"packed": "replay", "run": "run"}
+FAULTS = (*_OFTEN, *_SELDOM, *_FEEDS, "broker-crash", "broker-away", "node")
+_DRAWN = (*_OFTEN, *_OFTEN, *_SELDOM, "packed")
+
+# Workers of a run are its own: they are killed, and all else happens to the brokers and in the records.
+_RUN = ("run", "kill", "bad", "slow", "broker", "broker-long", "broker-crash", "broker-away", "node")
 
 # Quotes and name of the padding.
 _AROUND = 13
@@ -187,6 +202,9 @@ def mixed(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Plan:
     workers = chosen.pop("workers", rng.choice((1, 2, 2, 3)))
     if "node" in drawn:  # one broker and three are two worlds
         drawn = tuple(kind for kind in drawn if not kind.startswith(("broker", "cable")))
+    feed = next((_FEEDS[kind] for kind in drawn if kind in _FEEDS), "driver")
+    if feed == "run":
+        drawn = tuple(kind for kind in drawn if kind in _RUN)
     faults = [fault for kind in drawn for fault in _draw(kind, rng, workers)]
     on_disk = {"damage", "disk"} & set(drawn) or rng.random() < 0.3
     return Plan(
@@ -196,7 +214,8 @@ def mixed(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Plan:
         transfers=chosen.pop("transfers", rng.choice((500, 4_000, 12_000))),
         bad=rng.randint(1, 4) if "bad" in drawn else 0,
         slow=rng.randint(1, 2) if "slow" in drawn else 0,
-        large=rng.randint(1, 3) if "large" in drawn else 0,
+        large=rng.randint(1, 3) if "large" in drawn and feed == "driver" else 0,
+        feed=feed,
         store="rocksdb://" if on_disk else "memory://",
         kinds=drawn,
     )
@@ -234,6 +253,11 @@ def _draw(kind: str, rng: random.Random, workers: int) -> Iterator[Fault]:
             yield Damage(rng.uniform(0.5, 4.0), who, rng.choice(("flip", "cut", "lose")))
         case "disk":
             yield Trap(0.0, who, DISK_FULL, rng.choice((32, 64, 128)))
+        case "packed" | "run":
+            for _ in range(rng.randint(1, 3)):
+                yield KillReplay(rng.uniform(0.2, 4.0))
+            if kind == "run":
+                yield Kill(rng.uniform(0.0, 4.0), who, 0.0)
         case "join":
             yield Join(at_s)
         case "leave":
@@ -254,10 +278,10 @@ def records(plan: Plan) -> list[tuple[str, bytes]]:
         transfer = Transfer(i + 1, source, target, rng.randint(1, 100))
         if i in bad:
             kind = rng.randrange(3)
-            if kind == 0:
+            if kind == 0 and plan.feed == "driver":
                 made.append((source, b'{"number": %d, "source' % transfer.number))
                 continue
-            transfer.trouble = ("withdraw", "deposit")[kind - 1]
+            transfer.trouble = ("deposit", "withdraw", "deposit")[kind]
             # Money that is set aside between its two halves would be missing in the total.
             transfer.amount = 0
         elif i in slow:

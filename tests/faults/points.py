@@ -11,12 +11,16 @@ the signal in the worker itself when it reaches the point for the nth time.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import faulthandler
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from anabranch.agents.engine.epoch import Epoch
@@ -46,13 +50,26 @@ def install() -> None:
     """Shorten the transactions' timeout; arm the point that the environment names."""
     producer.TRANSACTION_TIMEOUT_MS = TRANSACTION_TIMEOUT_MS
     pulse.HUNG_S = HUNG_S
-    faulthandler.register(signal.SIGUSR1)  # where a worker that does not get on stands, for its log
+    signal.signal(signal.SIGUSR1, _show_tasks)
+    faulthandler.register(signal.SIGUSR1, chain=True)  # where a worker that does not get on stands, for its log
     if "FAULT_AT" in os.environ:
         point, nth, name = os.environ["FAULT_AT"].split(":")
         if point == DISK_FULL:
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(nth) * 1024, resource.RLIM_INFINITY))
             return
         _Trap(int(nth), signal.Signals[name]).arm(point)
+
+
+def _show_tasks(*_: Any) -> None:
+    """What each task waits for, down to the innermost coroutine."""
+    with contextlib.suppress(RuntimeError):  # no loop runs
+        for task in asyncio.all_tasks():
+            inner: Any = task.get_coro()
+            while frame := getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None):
+                where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+                print("  waits:", where, file=sys.stderr, end=" ")
+                inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
+            print(f"{inner!r:.200}", file=sys.stderr, flush=True)
 
 
 class _Trap:

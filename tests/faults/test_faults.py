@@ -7,9 +7,17 @@ once. What is asserted here beside it is how the workers took it.
 
 from __future__ import annotations
 
+import json
+import uuid
+
+import audit as audit_module
 import pytest
-from audit import Truth, _compare
-from plan import BrokerDown, Cable, Damage, Join, Kill, Leave, NodeDown, Plan, Stop, Trap, mixed, records
+from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.producer import TransactionalProducer, plain_producer_config
+from audit import Truth, _compare, audit
+from bank import OPENING
+from confluent_kafka import Producer
+from plan import BrokerDown, Cable, Damage, Join, Kill, KillReplay, Leave, NodeDown, Plan, Stop, Trap, mixed, records
 from points import DISK_FULL
 
 # A round that goes well takes seconds; one that does not is to tell why, before it is cut off.
@@ -24,6 +32,69 @@ def test_the_auditor_sees_what_is_lost_and_what_is_double():
     assert len(truth.done) + sum(map(len, truth.letters.values())) == 50
     assert _compare("done", truth.done, truth.done[::-1]) == []
     assert _compare("done", [1, 2, 3], [1, 3, 3]) == ["done: missing ['2'], too often ['3']"]
+
+
+def test_the_auditor_finds_what_is_lost_doubled_or_wrong_in_kafka(world, monkeypatch):
+    plan, name, truth = Plan(1, transfers=60, bad=6), f"audited-{uuid.uuid4().hex[:8]}", Truth()
+    cluster, made = world.cluster(plan), [value for _, value in records(plan)]
+    for value in made:
+        truth.add(value)
+    tables = {"balances": {a: OPENING + b for a, b in truth.balances.items()}, "journals": truth.journals}
+    plain = ["transfers", "done", "transfers.dlq", "deposits.dlq", "balances-changelog", "journals-changelog"]
+    Admin(cluster).create([TopicSpec(f"{name}-{topic}", 1) for topic in plain])
+    producer = Producer(plain_producer_config(cluster))
+
+    def write(topic: str, *values: object, key: object = None) -> None:
+        for value in values:
+            data = value if isinstance(value, bytes) or value is None else json.dumps(value)
+            producer.produce(f"{name}-{topic}", data, None if key is None else json.dumps(key))
+        producer.flush()
+
+    def found(made: list[bytes] = made) -> list[str]:
+        return audit(cluster, name, truth, made)
+
+    write("transfers", *made)
+    write("done", *truth.done)
+    for topic, letters in truth.letters.items():
+        write(f"{topic}.dlq", *letters)
+    for table, rows in tables.items():
+        for account, value in rows.items():
+            write(f"{table}-changelog", value, key=account)
+    assert found() == []
+
+    account = min(truth.journals)
+    balance, journal = tables["balances"][account], truth.journals[account]
+    lost = truth.letters["deposits"].pop()
+    truth.done.append(61)
+    write("balances-changelog", balance + 1, key=account)
+    write("journals-changelog", [*journal, journal[0]], key=account)
+    assert [wrong.partition("[")[0] for wrong in found()] == [
+        "done: missing ",
+        "deposits.dlq: missing none, too often ",
+        f"journal of {account}: missing none, too often ",
+        f"balance of {account}: {balance + 1}, not {balance}",
+        "the total of all balances has changed by 1",
+    ]
+    truth.letters["deposits"].append(lost)
+    write("done", 61, 61)
+    write("balances-changelog", None, key=account)
+    write("journals-changelog", journal[1:], key=account)
+    assert [wrong.partition("[")[0] for wrong in found()] == [
+        "done: missing none, too often ",
+        f"journal of {account}: missing ",
+        f"balance of {account}: {OPENING}, not {balance}",
+        f"the total of all balances has changed by {OPENING - balance}",
+    ]
+    assert found([*made, lost])[0].startswith("transfers: missing [")
+    open_one = TransactionalProducer(cluster, name)
+    open_one.open()
+    open_one.begin()
+    open_one.produce(f"{name}-done", b"62")
+    open_one.flush()
+    monkeypatch.setattr(audit_module, "END_S", 1.0)
+    with pytest.raises(AssertionError, match="a transaction is left open"):
+        found()
+    open_one.abort()
 
 
 def test_a_seed_decides_everything():
@@ -123,3 +194,11 @@ def test_one_of_three_brokers_may_be_killed(play):
 
 def test_all_at_once(play):
     play(mixed(8, ("kill", "trap", "bad", "join", "damage"), workers=2, transfers=2_000))
+
+
+def test_a_bounded_run_over_packed_batches_while_it_and_its_workers_are_killed(play):
+    #   run:      ──────────────✗ ─────────────▶ done
+    #   workers:  ──✗ ──────────✗ ───✗ ────────▶
+    report = play(Plan(15, (Kill(0.3, 0, 0.0), KillReplay(1.2), Kill(3.0, 1, 0.0)), bad=3, feed="run"))
+    assert report.starts == 2
+    assert not report.ends
