@@ -28,7 +28,7 @@ from typing import Any
 import click
 from anabranch.topics.admin import Admin
 from main import broker, filled, progress
-from measure import Source
+from measure import BenchError, Source
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -102,7 +102,10 @@ def threads() -> dict[str, float]:
     """CPU seconds of this process's threads that have used any, by id and name."""
     found: dict[str, float] = {}
     for path in Path("/proc/self/task").iterdir():
-        head, _, tail = (path / "stat").read_text().rpartition(")")
+        try:
+            head, _, tail = (path / "stat").read_text().rpartition(")")
+        except OSError:
+            continue  # a commit's thread that has just ended
         fields = tail.split()
         found[f"{path.name} {head.partition('(')[2]}"] = (int(fields[11]) + int(fields[12])) / _TICKS
     return found
@@ -170,7 +173,9 @@ def _run(source: Source, folder: Path, store: str) -> dict[str, Any]:
     asked += ["--records", str(source.truth.records), "--name", name]
     asked += ["--out", str(folder / "outcome.json"), "--data", str(folder / "data")]
     with (folder / "log").open("wb") as log:
-        subprocess.run(asked, check=True, stderr=log)
+        status = subprocess.run(asked, stdout=log, stderr=log, check=False).returncode
+    if status:
+        raise BenchError(f"ended with {status}: {(folder / 'log').read_text(errors='replace')[-2_000:]}")
     Admin(source.cluster).delete([f"{name}-totals-changelog"])
     facts = json.loads(facts_path.read_text())
     progress.print(f"{source.truth.records / facts['seconds']:>12,.0f} records/s")
