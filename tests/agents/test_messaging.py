@@ -402,4 +402,4 @@ async def test_an_agent_on_a_channel_in_memory_goes_on_after_a_failure_unless_it
     else:
         async with lab.running(app):
             await lab.until(lambda: seen == [1, 3])
-        await lab.until(lambda: app.engine.skipped_total == 1)  # counted with the epoch's commit
+            await lab.until(lambda: app.engine.skipped_total == 1)  # counted with the epoch's commit
