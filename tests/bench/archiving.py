@@ -8,47 +8,24 @@ measure runs in a process of its own, in turn with the others; each archive's ma
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 from anabranch.replay.archive.archiver import Archiver
 from anabranch.topics.client import Cluster
 from confluent_kafka import Consumer, TopicPartition
-from main import broker, filled, progress
+from main import broker, filled
 from outcome import peak_bytes
 from records import PARTITIONS
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from turns import Moved, in_process, in_turn, median_rate, show, write_runs
 
-_MIB = 1024 * 1024
 _LEAST = 0.3
 ENCODINGS = ("parquet", "jsonl")
-
-
-@dataclass(frozen=True, slots=True)
-class Archived:
-    """Figures of one run; `seconds` from the opened consumer, or the start of `Archiver.archive`, to its end."""
-
-    records: int
-    seconds: float
-    peak_bytes: int
-    size_bytes: int = 0
-
-    @property
-    def rate(self) -> float:
-        """Records a second."""
-        return self.records / self.seconds
 
 
 @click.group(invoke_without_command=True)
@@ -63,20 +40,20 @@ def main(context: click.Context, records: int, repeat: int, bootstrap_server: st
         return
     folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
     logging.basicConfig(filename=folder / "bench.log")
-    names = ("counting", *ENCODINGS)
-    runs: dict[str, list[Archived]] = {name: [] for name in names}
     try:
         with broker(bootstrap_server) as (cluster, _), filled(cluster, "archive", records) as source:
-            for _turn in range(repeat):
-                for name in names:
-                    run = _measure(cluster, name, source.topic, folder, records)
-                    runs[name].append(run)
-                    progress.print(f"{name:<10}{run.rate:>12,.0f} records/s {run.peak_bytes / _MIB:>6,.0f} MiB")
+
+            def measured(name: str) -> Moved:
+                return _measure(cluster, name, source.topic, folder, records)
+
+            runs = in_turn(("counting", *ENCODINGS), repeat, measured)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _show(runs)
-    if out is not None:
-        out.write_text(json.dumps({name: [asdict(run) for run in found] for name, found in runs.items()}, indent=1))
+    show("a topic into files, exactly once", "counting", "of counting", runs)
+    for name in ENCODINGS:
+        ratio = median_rate(runs[name]) / median_rate(runs["counting"])
+        click.echo(f"{'✓' if ratio >= _LEAST else '✗'} archive as {name}, at least {_LEAST} of counting: {ratio:.2f}")
+    write_runs(runs, out)
 
 
 @main.command(hidden=True)
@@ -96,11 +73,11 @@ def measure(name: str, servers: str, topic: str, records: int, folder: Path) -> 
         report = Archiver(cluster, topic, folder / name, encoding=name).archive()  # pyright: ignore[reportArgumentType]
         seconds = time.monotonic() - began_s
         size = sum(entry.size_bytes for entry in report.manifest.files)
-        run = Archived(report.records, seconds, peak_bytes(os.getpid()), size)
-    (folder / f"{name}.json").write_text(json.dumps(asdict(run)))
+        run = Moved(report.records, seconds, peak_bytes(os.getpid()), size)
+    run.write(folder / f"{name}.json")
 
 
-def _count(cluster: Cluster, topic: str, records: int) -> Archived:
+def _count(cluster: Cluster, topic: str, records: int) -> Moved:
     consumer = Consumer(
         cluster.config(
             group_id="anabranch-bench-count",
@@ -120,36 +97,16 @@ def _count(cluster: Cluster, topic: str, records: int) -> Archived:
         found += len(messages)
     seconds = time.monotonic() - began_s
     consumer.close()
-    return Archived(found, seconds, peak_bytes(os.getpid()))
+    return Moved(found, seconds, peak_bytes(os.getpid()))
 
 
-def _measure(cluster: Cluster, name: str, topic: str, folder: Path, records: int) -> Archived:
-    command = [sys.executable, __file__, "measure", name, cluster.bootstrap_servers, topic, str(records), str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    if ended.returncode:
-        raise click.ClickException(f"{name}: {ended.stderr[-2_000:]}")
+def _measure(cluster: Cluster, name: str, topic: str, folder: Path, records: int) -> Moved:
+    arguments = ("measure", name, cluster.bootstrap_servers, topic, records, folder)
+    run = in_process(name, folder / f"{name}.json", __file__, *arguments)
     shutil.rmtree(folder / name, ignore_errors=True)
-    run = Archived(**json.loads((folder / f"{name}.json").read_text()))
     if run.records != records:
         raise click.ClickException(f"{name}: {run.records:,} records instead of {records:,}")
     return run
-
-
-def _show(runs: dict[str, list[Archived]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, title="a topic into files, exactly once")
-    for column in ("", "records/s", "min-max", "of counting", "peak MiB", "bytes a record"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    rates = {name: statistics.median(run.rate for run in found) for name, found in runs.items()}
-    for name, found in runs.items():
-        spread = f"{min(run.rate for run in found):,.0f}-{max(run.rate for run in found):,.0f}"
-        peak = max(run.peak_bytes for run in found) / _MIB
-        size = f"{found[0].size_bytes / found[0].records:.1f}" if found[0].size_bytes else ""
-        ratio = f"{rates[name] / rates['counting']:.2f}"
-        table.add_row(name, f"{rates[name]:,.0f}", spread, ratio, f"{peak:,.0f}", size)
-    Console(width=max(Console().width, 100)).print(table)
-    for name in ENCODINGS:
-        ratio = rates[name] / rates["counting"]
-        click.echo(f"{'✓' if ratio >= _LEAST else '✗'} archive as {name}, at least {_LEAST} of counting: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -14,14 +14,10 @@ import json
 import logging
 import os
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -36,28 +32,12 @@ from confluent_kafka import Producer
 from main import broker, progress
 from outcome import peak_bytes
 from records import PARTITIONS, orders
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from turns import Moved, in_process, in_turn, median_rate, show, write_runs
 
 _IN_TRANSACTION = 50_000
 _IN_LARGE = 100_000
 _MIB = 1024 * 1024
 FORMATS = ("jsonl", "csv", "parquet", "avro")
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """Figures of one run; `seconds` from the opened producer, or the start of `Player.play`, to the last commit."""
-
-    records: int
-    seconds: float
-    peak_bytes: int
-
-    @property
-    def rate(self) -> float:
-        """Records a second."""
-        return self.records / self.seconds
 
 
 @click.group(invoke_without_command=True)
@@ -89,13 +69,12 @@ def main(
         for name in measures[1:]:
             _convert(files["bare"], files[name])
         with broker(bootstrap_server) as (cluster, _):
-            _measure(cluster, "bare", files["bare"], folder, records)  # makes the broker's internal topics
-            runs: dict[str, list[Replayed]] = {name: [] for name in measures}
-            for _turn in range(repeat):
-                for name in measures:
-                    run = _measure(cluster, name, files[name], folder, records)
-                    runs[name].append(run)
-                    progress.print(f"{name:<10}{run.rate:>12,.0f} records/s {run.peak_bytes / _MIB:>6,.0f} MiB")
+
+            def measured(name: str) -> Moved:
+                return _measure(cluster, name, files[name], folder, records)
+
+            measured("bare")  # makes the broker's internal topics
+            runs = in_turn(measures, repeat, measured)
             if large:
                 for name in measures[1:]:
                     run = _large(cluster, folder, large, name)
@@ -104,8 +83,7 @@ def main(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _show(runs)
-    if out is not None:
-        out.write_text(json.dumps({name: [asdict(run) for run in found] for name, found in runs.items()}, indent=1))
+    write_runs(runs, out)
 
 
 @main.command(hidden=True)
@@ -123,11 +101,11 @@ def measure(name: str, file: Path, servers: str, topic: str, out: Path) -> None:
     else:
         began_s = time.monotonic()
         report = Player(cluster, find_history([str(file)], Format(key="user", time="at")), topic).play()
-        run = Replayed(report.sent, time.monotonic() - began_s, peak_bytes(os.getpid()))
-    out.write_text(json.dumps(asdict(run)))
+        run = Moved(report.sent, time.monotonic() - began_s, peak_bytes(os.getpid()))
+    run.write(out)
 
 
-def _bare(cluster: Cluster, file: Path, topic: str) -> Replayed:
+def _bare(cluster: Cluster, file: Path, topic: str) -> Moved:
     items: list[tuple[str, bytes, int]] = []
     for line in file.read_bytes().splitlines():
         order = json.loads(line)
@@ -145,25 +123,22 @@ def _bare(cluster: Cluster, file: Path, topic: str) -> Replayed:
                 except BufferError:
                     producer.poll(0.05)
         producer.commit_transaction(30)
-    return Replayed(len(items), time.monotonic() - began_s, peak_bytes(os.getpid()))
+    return Moved(len(items), time.monotonic() - began_s, peak_bytes(os.getpid()))
 
 
-def _measure(cluster: Cluster, name: str, file: Path, folder: Path, records: int) -> Replayed:
+def _measure(cluster: Cluster, name: str, file: Path, folder: Path, records: int) -> Moved:
     topic, out = f"bench-replay-{uuid.uuid4().hex[:8]}", folder / f"{name}.json"
     Admin(cluster).create([TopicSpec(topic, PARTITIONS)])
-    command = [sys.executable, __file__, "measure", name, str(file), cluster.bootstrap_servers, topic, str(out)]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=900)
-        if ended.returncode:
-            raise click.ClickException(f"{name}: {ended.stderr[-2_000:]}")
+        run = in_process(name, out, __file__, "measure", name, file, cluster.bootstrap_servers, topic, out)
         if (found := count_records(cluster, topic, PARTITIONS)) != records:
             raise click.ClickException(f"{name}: {found:,} records in the topic instead of {records:,}")
     finally:
         Admin(cluster).delete([topic])
-    return Replayed(**json.loads(out.read_text()))
+    return run
 
 
-def _large(cluster: Cluster, folder: Path, gigabytes: float, name: str) -> Replayed:
+def _large(cluster: Cluster, folder: Path, gigabytes: float, name: str) -> Moved:
     """The same records over and over, as many as make a file of JSON Lines so large."""
     few, path = folder / "few.jsonl", folder / f"large.{name}"
     _write(few, _IN_LARGE)
@@ -224,21 +199,11 @@ def _convert(path: Path, into: Path) -> None:
         frame.write_avro(into, compression="deflate")
 
 
-def _show(runs: dict[str, list[Replayed]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, title="history into a topic, exactly once")
-    for column in ("", "records/s", "min-max", "of the bare loop", "peak MiB"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    bare = statistics.median(run.rate for run in runs["bare"])
-    for name, found in runs.items():
-        rates = [run.rate for run in found]
-        rate = statistics.median(rates)
-        peak = max(run.peak_bytes for run in found) / _MIB
-        spread = f"{min(rates):,.0f}-{max(rates):,.0f}"
-        table.add_row(name, f"{rate:,.0f}", spread, f"{rate / bare:.2f}", f"{peak:,.0f}")
-    Console(width=max(Console().width, 100)).print(table)
+def _show(runs: dict[str, list[Moved]]) -> None:
+    show("history into a topic, exactly once", "bare", "of the bare loop", runs)
     for name in FORMATS:
         if name in runs:
-            ratio = statistics.median(run.rate for run in runs[name]) / bare
+            ratio = median_rate(runs[name]) / median_rate(runs["bare"])
             click.echo(
                 f"{'✓' if ratio >= 0.5 else '✗'} {name}, exactly-once, at least 0.5 of the bare loop: {ratio:.2f}"
             )
