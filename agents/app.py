@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -30,7 +31,7 @@ from .engine.needed import NeededTopics
 from .engine.transport import TableManager, Transport
 from .replies import ReplyConsumer
 from .sender import Sender
-from .settings import BOUNDED_EPOCH_S, EngineSettings
+from .settings import BOUNDED, EngineSettings
 from .stream import Stream
 from .tables.expiring import new_table
 from .tables.shelf import scheme_of
@@ -73,7 +74,7 @@ class App(faust.App):
         # A bounded run has an identity of its own, so that history is never added to live totals.
         self.run_id = os.environ.get("ANABRANCH_RUN", "")
         self.declared_id = id
-        base = settings or (EngineSettings(epoch_s=BOUNDED_EPOCH_S) if self.run_id else EngineSettings())
+        base = settings or (BOUNDED if self.run_id else EngineSettings())
         guarantee = options.setdefault("processing_guarantee", "exactly_once")
         options.setdefault("topic_partitions", DEFAULT_PARTITIONS)
         options.setdefault("broker_commit_interval", base.epoch_s)
@@ -103,6 +104,7 @@ class App(faust.App):
         self._cluster: Cluster | None = None
         self._admin: Admin | None = None
         self.keep_identity = False
+        self.complete: threading.Event | None = None
         self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["BOUNDED_EPOCH_S", "EngineSettings"]
-
-BOUNDED_EPOCH_S = 5.0
+__all__ = ["BOUNDED", "EngineSettings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +15,8 @@ class EngineSettings:
     Attributes:
         exactly_once: one Kafka transaction an epoch; False produces and commits without one (at least once).
         epoch_s: an epoch ends after this long at the latest. In a bounded run, where nobody waits for results while
-            there is history to read, it is `BOUNDED_EPOCH_S` unless the app says otherwise: what a commit costs is the
-            keys that the epoch touched.
+            there is history to read, `BOUNDED` has longer ones unless the app says otherwise: what a commit costs is
+            the keys that the epoch touched, and reading the result costs the keys of all commits.
         commit_share: commits may take this share of the time while nothing waits to be handled, so that epochs end
             early: half of it makes the latency about twice that of a commit (80 of them a second on one machine). Less
             spares a broker that many workers share.
@@ -72,3 +70,7 @@ class EngineSettings:
             "session_timeout_ms": self.session_timeout_ms,
             "heartbeat_interval_ms": max(self.session_timeout_ms // 10, 300),
         }
+
+
+BOUNDED = EngineSettings(epoch_s=5.0, epoch_bytes=64_000_000)
+"""Of a bounded run."""

@@ -85,7 +85,10 @@ class Epoch:
 
     @property
     def affordable(self) -> bool:
-        """Whether ending it early keeps commits within their share of the time."""
+        """Whether ending it early keeps commits within their share of the time, and somebody waits for it."""
+        complete = self._app.complete
+        if complete is not None and not complete.is_set():
+            return False  # what is idle here leaves the processor to who feeds it
         share = self._settings.commit_share
         return (time.monotonic() - self._began_s) * share >= self._cost_s * (1 - share)
 

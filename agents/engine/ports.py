@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ class Host(Protocol):
         plans: topic -> its range plan, where it has one.
         stopped_by: why the app ends, if something is wrong.
         keep_identity: whether the worker's name stays its own after its end.
+        complete: is set once all of a bounded run's history is in Kafka; None where nobody says so.
     """
 
     conf: Any
@@ -35,6 +37,7 @@ class Host(Protocol):
     plans: dict[str, RangePlan]
     stopped_by: BaseException | None
     keep_identity: bool
+    complete: threading.Event | None
 
     @property
     def topics(self) -> Any: ...

@@ -41,6 +41,7 @@ _LAST_PORT = 65_535
 @click.option("--keep-identity", is_flag=True, help="On SIGTERM keep the partitions for this worker's restart.")
 @click.option("--group-protocol", type=click.Choice(["classic", "consumer"]), help="consumer is KIP-848's.")
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
+@click.option("--complete-by-stdin", is_flag=True, hidden=True)
 @cluster_options
 @click.pass_context
 def worker(
@@ -49,6 +50,7 @@ def worker(
     log_format: str,
     processes: int,
     end_with_stdin: bool,
+    complete_by_stdin: bool,
     bootstrap_server: str | None,
     options: tuple[str, ...],
     **settings: Any,
@@ -68,12 +70,14 @@ def worker(
       anabranch -A shop worker -b kafka:9092 -X security.protocol=SSL -X ssl.ca.location=ca.pem
     """
     log_to_stderr(loglevel, form=log_format)
+    complete = threading.Event()
     if end_with_stdin:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
+        threading.Thread(target=_end_with_stdin, args=(complete,), daemon=True).start()
     try:
         from ..running.loading import load_app
 
         app = load_app(app_name(context))
+        app.complete = complete if complete_by_stdin else None
         with on_ground(bootstrap_server, options, app.declared_broker) as place:
             lines = said_as_json()
             if lines is not None:
@@ -139,10 +143,10 @@ def _supervise(
     Supervisor(cluster, name, arguments, write=write, tell=tell).run()
 
 
-def _end_with_stdin() -> None:
+def _end_with_stdin(complete: threading.Event) -> None:
     # Not through sys.stdin, whose lock a thread that never ends would hold at the interpreter's exit.
     while os.read(0, 4096):
-        pass
+        complete.set()
     os.kill(os.getpid(), signal.SIGTERM)
 
 

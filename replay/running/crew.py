@@ -33,6 +33,7 @@ class Crew:
         self._app_name, self._data, self._count = app_name, data, processes
         self._processes = Processes(cluster, {"ANABRANCH_RUN": run_id})
         self.restarts = 0
+        self._complete = False
 
     @property
     def pids(self) -> list[int]:
@@ -50,6 +51,8 @@ class Crew:
 
     def _start(self, number: int) -> None:
         arguments = ["--without-web", "-l", "info", "--datadir", str(self._data)]
+        if not self._complete:
+            arguments.append("--complete-by-stdin")
         self._processes.start(number, self._app_name, arguments, self._log(number).open("ab"))
 
     def check(self) -> None:
@@ -69,6 +72,12 @@ class Crew:
 
     def _last_words(self, number: int) -> str:
         return last_words(self._log(number).read_text(errors="replace").splitlines()) or f"see {self._log(number)}"
+
+    def complete(self) -> None:
+        """All is in Kafka: from now on somebody waits for what workers have done, so they commit when they are idle."""
+        if not self._complete:
+            self._complete = True
+            self._processes.write(b"complete\n")
 
     def end(self) -> None:
         """SIGTERM, so that they commit and leave; wait.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -70,6 +71,14 @@ class Processes:
         for process in self._running.values():
             if process.poll() is None:
                 process.send_signal(number)
+
+    def write(self, line: bytes) -> None:
+        """Into the input of all."""
+        for process in self._running.values():
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):  # it has just died
+                process.stdin.write(line)
+                process.stdin.flush()
 
     def wait(self, most_s: float) -> tuple[dict[int, int], list[int]]:
         """Wait for all: number -> exit code, and the numbers of those that had to be killed after `most_s`."""

@@ -274,6 +274,7 @@ class BoundedRun:
             report.finished_before = False
             report.moments.note("all in Kafka")
             self._see_to_workers(report, crew, drain)
+            crew.complete()
             drain.count_ahead(counts)
             while not drain.drained():
                 self._see_to_workers(report, crew, drain)

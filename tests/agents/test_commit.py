@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 from anabranch.agents.engine.commit import AtLeastOnce, EpochPlan, ExactlyOnce
 from anabranch.agents.engine.effects import Output
+from anabranch.agents.settings import EngineSettings
 from anabranch.agents.tables.store import Changes
 from anabranch.topics import pulse
 from anabranch.topics.client import Cluster
@@ -27,6 +29,27 @@ def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
         committer.commit(plan)
     committer.close()
     assert not committer._kafka.flush(10), "what it had is forgotten"
+
+
+async def test_nobody_waits_for_an_idle_worker_before_the_history_is_complete(lab, drain) -> None:
+    settings = EngineSettings(session_timeout_ms=6_000, epoch_s=600.0)
+    topic, app = lab.topic(), lab.app(lab.fresh("app"), settings=settings)
+    app.complete = threading.Event()
+    totals = app.Table("totals", default=int)
+
+    @app.agent(app.topic(topic))
+    async def total(stream):
+        async for value in stream:
+            totals["all"] += value
+
+    async with lab.running(app):
+        for handled in range(1, 4):
+            lab.produce(topic, [1])
+            await lab.until(lambda handled=handled: app.engine.records_total == handled, "a record")
+        assert app.engine.commits_total == 0
+        app.complete.set()
+        await lab.caught_up(topic, app)
+    assert [message.value() for message in drain(f"{app.conf.id}-totals-changelog")] == [b"3"]
 
 
 @pytest.mark.parametrize("what", ["outputs", "changes"])

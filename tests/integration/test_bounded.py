@@ -93,6 +93,18 @@ def test_stages_and_workers_end_while_somebody_keeps_writing(shell, fresh, broke
     assert stages[repartition] >= 30_000
 
 
+def test_workers_commit_what_they_have_once_all_is_in_kafka(shell, fresh):
+    app = fresh("staged")
+    settings = "settings=anabranch.agents.settings.EngineSettings(epoch_s=600.0, epoch_bytes=10**12)"
+    program = STAGED.replace("topic_partitions=4", f"topic_partitions=4, {settings}")
+    shell.write("staged.py", program.replace("APP", app).replace("NUMBERS", "numbers"))
+    write_lines(shell.folder / "n.txt", 1_000)
+    asked = ["--input", "n.txt", "--key-before", ",", "--table", "by_digit", "--output", "digits.txt"]
+    ran = shell.run("run", "staged", *asked)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert read_result(shell.folder / "digits.txt") == {str(digit): 100 for digit in range(10)}
+
+
 def test_history_goes_into_live_once_beside_live_records(shell, fresh, broker, eventually):
     #   live worker:   ───────────────────────────────────────────────▶
     #   live records:  ─────────────────────────────▶
