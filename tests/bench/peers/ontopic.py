@@ -188,15 +188,14 @@ def _before_bar(key: bytes) -> str:
 ON_TOPIC: tuple[OnTopic, ...] = (
     Ours(
         Contender(
-            "record", "anabranch, agent by record", "table in memory; commits every 100 ms at the latest", ours=True
+            "record",
+            "anabranch, one worker",
+            "agent by record, table in memory; commits every 100 ms at the latest",
+            ours=True,
         )
     ),
-    OursTogether(
-        Contender(
-            "record-2", "anabranch, two workers", "the same in two processes, as the peers have 2 threads", ours=True
-        )
-    ),
-    Ours(Contender("record-disk", "anabranch, table in RocksDB", "the same, its table in RocksDB", ours=True)),
+    OursTogether(Contender("record-2", "anabranch, two workers", "the same in two processes of one group", ours=True)),
+    Ours(Contender("record-disk", "anabranch, one worker, RocksDB", "the same, its table in RocksDB", ours=True)),
     KafkaStreams(
         Contender(
             "streams", "Kafka Streams, commit 100 ms", "exactly_once_v2, 2 threads, store in memory, LZ4, ParallelGC"
