@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 from anabranch import App
+from anabranch.agents.engine.commit import EpochPlan, ExactlyOnce
+from anabranch.agents.engine.effects import Output
 from anabranch.agents.settings import EngineSettings
+from anabranch.topics.errors import Stop
+from anabranch.topics.producer import Aborted, TransactionalProducer
 
 PARTITIONS = 4
 KEYS = 40
@@ -206,3 +210,37 @@ async def test_partitions_that_are_revoked_in_the_middle_of_a_record_leave_nothi
         await b_worker
     assert table_of(a, "totals") == {"all": 45}
     assert [int(m.value()) for m in drain(target)] == list(range(10))
+
+
+async def test_a_zombie_that_has_consumed_nothing_is_fenced_all_the_same(lab, drain) -> None:
+    #  a   ── 4 ── an epoch of what a timer sends ─────── its commit: too late
+    #  b                                          joins
+    topic, target, name = lab.topic(PARTITIONS), lab.topic(1, "out"), lab.fresh("app")
+    a, b = (program(lab, name, topic, worker) for worker in "ab")
+    async with lab.running(a):
+        lab.produce(topic, records(0, 100))
+        await lab.caught_up(topic, a)
+        epoch = a.engine._draft().plan
+        assert (sorted(at.partition for at in epoch.offsets), epoch.outputs) == ([0, 1, 2, 3], [])
+        async with lab.running(b):
+            await lab.until(lambda: (owned(a), owned(b)) == (2, 2))
+            zombie = ExactlyOnce(lab.cluster, lab.fresh("zombie"))
+            await asyncio.to_thread(zombie.open)
+            late = EpochPlan([Output(target, b"late", None, 0, 0, None)], {}, epoch.offsets, epoch.group)
+            with pytest.raises(Aborted) as refused:
+                await asyncio.to_thread(zombie.commit, late)
+            assert refused.value.lost
+    assert drain(target) == []
+
+
+async def test_a_worker_that_is_fenced_twice_within_a_minute_stops_and_says_why(lab) -> None:
+    topic = lab.topic(PARTITIONS)
+    app = program(lab, lab.fresh("app"), topic, "a")
+    worker = await lab.started(app)
+    for turn in range(2):
+        fenced = app.engine._member.committer
+        await asyncio.to_thread(TransactionalProducer(lab.cluster, app.engine._member.name).open)
+        lab.produce(topic, records(100 * turn, 100 * turn + 100))
+        await lab.until(lambda fenced=fenced: worker.done() or app.engine._member.committer is not fenced)
+    with pytest.raises(Stop, match="producer was fenced twice within a minute: another process uses its identity"):
+        await worker
