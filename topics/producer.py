@@ -44,8 +44,9 @@ _LATE_S = 5.0
 
 # A transaction's end is answered before its markers are written. Whoever begins the next one meanwhile is told to ask
 # again, which librdkafka does after its backoff: with its own 100 ms one in a hundred transactions stood still as long.
-# Each further attempt waits for twice as long, up to a second.
-_RETRY_MS = 5
+# Each further attempt waits for twice as long, up to the second number; without that, markers that took a while made a
+# transaction stand still for twice the while.
+_RETRY_MS, _RETRY_MOST_MS = 5, 50
 
 _QUEUE_MESSAGES = 500_000
 
@@ -96,6 +97,7 @@ class TransactionalProducer:
                 "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
                 "message_timeout_ms": TRANSACTION_TIMEOUT_MS,
                 "retry_backoff_ms": _RETRY_MS,
+                "retry_backoff_max_ms": _RETRY_MOST_MS,
                 **config,
             },
         )
