@@ -11,7 +11,7 @@ from rich.live import Live
 
 from ...agents.app import App
 from ...topics.errors import Usage
-from ..tables.tables import Snapshot, TableReader, find_table, rows_of, write_result
+from ..tables.tables import Snapshot, TableReader, find_table, write_result
 from .work import err, out, show_table, table_grid
 
 __all__ = ["look"]
@@ -52,7 +52,7 @@ def look(
         write_result(snapshot, output)
         out.print(f"{len(snapshot):,} keys → {output}")
     elif as_json:
-        columns, rows = rows_of(snapshot)
+        columns, rows = snapshot.rows
         for row in rows:
             sys.stdout.buffer.write(msgspec.json.encode(dict(zip(columns, row, strict=True))) + b"\n")
     else:

@@ -8,13 +8,14 @@ from rich.table import Table as Grid
 
 from ..report import Progress
 from ..running.run import RunReport, Watcher
-from ..tables.tables import Snapshot, rows_of
+from ..tables.tables import Snapshot
 from .console import ProgressView, err, out
 from .replay import ReplayView, show_bad
 
 __all__ = ["ProgressView", "RunView", "err", "out", "show_run", "show_table", "table_grid"]
 
 _ROWS = 20
+_NUMBERS = (int, float, type(None))
 _RATED = 10_000
 
 
@@ -76,10 +77,10 @@ def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = Non
 
 def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> Grid:
     """A table's first rows as something rich can print."""
-    columns, rows = rows_of(snapshot)
+    columns, rows = snapshot.rows
     grid = Grid(title=title or snapshot.table.help or snapshot.table.name, title_justify="left")
     for i, column in enumerate(columns):
-        numbers = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
+        numbers = all(isinstance(row[i], _NUMBERS) for row in rows)
         grid.add_column(column, justify="right" if numbers and i else "left")
     for row in rows[:most]:
         grid.add_row(*[_shown(cell) for cell in row])

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ from ...topics.client import Cluster
 from ...topics.errors import Usage
 from ...topics.reading import read_to_end
 
-__all__ = ["Snapshot", "TableReader", "find_table", "rows_of", "write_result"]
+__all__ = ["Snapshot", "TableReader", "find_table", "write_result"]
+
+_SCALARS = frozenset({int, float, str, bool, type(None)})
+# A union that is made for each cell would cost more than the look.
+_NESTED = (dict, list, bool)
 
 
 def find_table(app: App, name: str | None) -> Table:
@@ -62,6 +67,25 @@ class Snapshot:
             return iter(sorted(pairs, key=lambda pair: pair[0]))
         except TypeError:
             return iter(sorted(pairs, key=lambda pair: str(pair[0])))
+
+    @cached_property
+    def rows(self) -> tuple[list[str], list[list[Any]]]:
+        """Column names and rows: `key` and the fields of a structured value, or `key` and `value`."""
+        keys, values, structured = list[Any](), list[Any](), False
+        for key, value in self.items():
+            keys.append("/".join(map(str, key)) if isinstance(key, tuple) else key)
+            if type(value) not in _SCALARS:
+                value = msgspec.to_builtins(value.asdict() if hasattr(value, "asdict") else self.table.plain(value))
+                structured = structured or isinstance(value, dict)
+            values.append(value)
+        if not structured:
+            return ["key", "value"], [list(pair) for pair in zip(keys, values, strict=True)]
+        rows = [
+            {"key": key, **(value if isinstance(value, dict) else {"value": value})}
+            for key, value in zip(keys, values, strict=True)
+        ]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        return columns, [[row.get(name) for name in columns] for row in rows]
 
     def digest(self) -> str:
         """Equal for equal content, whatever the order it came in: the sum of the pairs' hashes, modulo 2^128."""
@@ -117,17 +141,6 @@ class TableReader:
         return self._data
 
 
-def rows_of(snapshot: Snapshot) -> tuple[list[str], list[list[Any]]]:
-    """Column names and rows: `key` and the fields of a structured value, or `key` and `value`."""
-    rows: list[dict[str, Any]] = []
-    for key, value in snapshot.items():
-        plain = msgspec.to_builtins(value.asdict() if hasattr(value, "asdict") else snapshot.table.plain(value))
-        shown_key = "/".join(map(str, key)) if isinstance(key, tuple) else key
-        rows.append({"key": shown_key, **(plain if isinstance(plain, dict) else {"value": plain})})
-    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["key", "value"]
-    return columns, [[row.get(name) for name in columns] for row in rows]
-
-
 def write_result(snapshot: Snapshot, path: Path) -> None:
     """Write a table to a file, by its ending: `.txt` (`key,value` lines, sorted), `.csv`, `.json`, `.jsonl`,
     `.parquet`.
@@ -137,7 +150,7 @@ def write_result(snapshot: Snapshot, path: Path) -> None:
     Raises:
         Usage: unknown ending, or `.parquet` without its extra.
     """
-    columns, rows = rows_of(snapshot)
+    columns, rows = snapshot.rows
     make = _WRITERS.get(path.suffix.lower())
     if make is None:
         raise Usage(f"{path}: unknown ending {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")
@@ -167,7 +180,7 @@ def _csv(columns: list[str], rows: list[list[Any]]) -> bytes:
 def _cell(cell: Any) -> str:
     if cell is None:
         return ""
-    return msgspec.json.encode(cell).decode() if isinstance(cell, dict | list | bool) else str(cell)
+    return msgspec.json.encode(cell).decode() if isinstance(cell, _NESTED) else str(cell)
 
 
 def _jsonl(columns: list[str], rows: Iterable[list[Any]]) -> bytes:
