@@ -18,7 +18,7 @@ from typing import Any
 from ...topics.arrays import as_numpy
 from ...topics.errors import Usage
 from ...topics.packed import RESERVED, arrow
-from .block import Block
+from .block import Block, counted
 from .columns import Columns
 from .format import Format
 from .shape import Shape
@@ -66,11 +66,9 @@ class CsvColumns:
         """See `MadeColumns`."""
         data = block.data
         checked_text(data, self._format.encoding)
-        returns = data.count(b"\r")
-        if returns and not (returns == data.count(b"\r\n") == data.count(b"\n")):
+        returns = counted(data, b"\r")
+        if returns and not (returns == data.count(b"\r\n") == counted(data, b"\n")):
             raise ValueError("lines that end in different ways")
-        if data[:1] in b"\r\n" or b"\n\n" in data or (returns and b"\n\r\n" in data):
-            raise ValueError("a blank line")
         quotes = _checked_quotes(data, self._format)
         if self._whole:
             try:
@@ -90,13 +88,13 @@ class CsvColumns:
             reader.ParseOptions(
                 delimiter=self._format.delimiter or ",",
                 quote_char=self._format.quote if quotes else False,
-                ignore_empty_lines=False,
+                ignore_empty_lines=True,
             ),
             reader.ConvertOptions(column_types=kinds, null_values=[], strings_can_be_null=False, check_utf8=False),
         )
         batches = found.combine_chunks().to_batches()
         if found.num_rows != len(block) or len(batches) != 1:
-            raise ValueError("rows that are not lines")
+            raise ValueError("blank lines, or rows that are not lines")
         return batches[0]
 
     def _made(self, cells: Any, more: int, size: int) -> Columns:
@@ -279,10 +277,12 @@ def _checked_quotes(data: bytes, format: Format) -> int:
     Raises:
         ValueError: one is inside of a cell, or a cell holds a line's end.
     """
-    if not format.quote or not (count := data.count(format.quote.encode())):
+    quote = format.quote.encode()
+    if not quote or quote not in data:
         return 0
     import numpy
 
+    count = data.count(quote)
     bytes_: Any = numpy.frombuffer(b"\n%b\n" % data, numpy.uint8)
     at: Any = numpy.flatnonzero(bytes_ == ord(format.quote))
     if count % 2:
