@@ -49,7 +49,8 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         """Whole or not at all."""
-        new = path.with_suffix(".new")
+        # Two workers write beside each other, in names that differ by their ending.
+        new = path.with_name(f"{path.name}.new")
         new.write_text(json.dumps(asdict(self)))
         new.replace(path)
 

@@ -12,8 +12,8 @@ from .standing import Field
 
 __all__ = ["draw", "write_chart"]
 
-_WIDTH = 900
-_LEFT, _RIGHT = 250, 200
+_WIDTH = 920
+_LEFT, _RIGHT = 270, 200
 _BAR, _STEP, _CAP = 20, 32, 8
 _INK, _OURS, _THEIRS, _FAINT, _QUIET = "#24292f", "#2f6f8f", "#b4bec8", "#d0d7de", "#656d76"
 _BOLD = ' font-weight="600"'
