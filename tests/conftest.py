@@ -1,8 +1,8 @@
 """One broker for the whole session, and names that nobody else uses in it.
 
-`ANABRANCH_TEST_BROKER` chooses: `container` (fails where there is no engine or image), `embedded`, or `auto` (default:
-a container where a Docker engine answers and has the image already, else embedded). `ANABRANCH_TEST_IMAGE` names the
-image.
+`ANABRANCH_TEST_BROKER` chooses: `container` (fails where there is no engine or image), `embedded`, the address of a broker
+that runs already (`127.0.0.1:9092`, say of `anabranch broker`; a short run starts sooner), or `auto` (default: a container
+where a Docker engine answers and has the image already, else embedded). `ANABRANCH_TEST_IMAGE` names the image.
 """
 
 from __future__ import annotations
@@ -63,8 +63,13 @@ Drain = Callable[..., list[Message]]
 class Choice:
     """Which broker the session uses, and why."""
 
-    image: str  # empty: embedded
+    image: str  # empty: no container
     why: str
+    servers: str = ""  # of a broker that runs already; empty: start one
+
+    def __str__(self) -> str:
+        kind = f"at {self.servers}" if self.servers else f"container {self.image}" if self.image else "embedded"
+        return f"{kind} ({self.why})"
 
 
 @cache
@@ -72,10 +77,11 @@ def choice() -> Choice:
     """Decide in at most `ENGINE_S` seconds; in particular, nothing is pulled to find out."""
     mode = os.environ.get("ANABRANCH_TEST_BROKER", "auto")
     image = os.environ.get("ANABRANCH_TEST_IMAGE", f"apache/kafka:{KAFKA_VERSION}")
-    if mode not in ("auto", "container", "embedded"):
-        pytest.exit(f"ANABRANCH_TEST_BROKER={mode}: expected auto, container or embedded", returncode=4)
+    if mode not in ("auto", "container", "embedded") and ":" not in mode:
+        pytest.exit(f"ANABRANCH_TEST_BROKER={mode}: expected auto, container, embedded or HOST:PORT", returncode=4)
     if mode != "auto":
-        return Choice(image if mode == "container" else "", "ANABRANCH_TEST_BROKER says so")
+        why = "ANABRANCH_TEST_BROKER says so"
+        return Choice(image if mode == "container" else "", why, servers=mode if ":" in mode else "")
     import docker
     from docker.errors import DockerException, ImageNotFound
 
@@ -93,15 +99,16 @@ def choice() -> Choice:
 
 
 def pytest_report_header() -> str:
-    chosen = choice()
-    return f"broker: {f'container {chosen.image}' if chosen.image else f'embedded {KAFKA_VERSION}'} ({chosen.why})"
+    return f"broker: {choice()}"
 
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Cluster]:
     """A cluster of one broker that all tests of the session share."""
     chosen = choice()
-    if chosen.image:
+    if chosen.servers:
+        yield Cluster(chosen.servers)
+    elif chosen.image:
         with container(chosen.image) as cluster:
             yield cluster
     else:
