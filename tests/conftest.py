@@ -1,8 +1,9 @@
 """One broker for the whole session, and names that nobody else uses in it.
 
-`ANABRANCH_TEST_BROKER` chooses: `container` (fails where there is no engine or image), `embedded`, the address of a broker
-that runs already (`127.0.0.1:9092`, say of `anabranch broker`; a short run starts sooner), or `auto` (default: a container
-where a Docker engine answers and has the image already, else embedded). `ANABRANCH_TEST_IMAGE` names the image.
+`ANABRANCH_TEST_BROKER` chooses: `container` (fails where there is no engine or image), `embedded`, the address of a
+broker that runs already (`127.0.0.1:9092`, say of `anabranch broker`; a short run starts sooner), or `auto` (default: a
+container where a Docker engine answers and has the image already, else embedded). `ANABRANCH_TEST_IMAGE` names the
+image.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
+from types import GenericAlias
 from typing import Any
 from uuid import UUID
 
@@ -216,7 +217,7 @@ def codec(declared: Any = None) -> Codec:
     if hasattr(declared, "_options") and hasattr(declared, "from_data"):  # a Faust model, known by its shape
         return _faust_codec(declared)
     decoder, name = msgspec.json.Decoder(declared), getattr(declared, "__name__", str(declared))
-    decode_list, sets = msgspec.json.Decoder(list[declared]).decode, _has_sets(declared)
+    decode_list, sets = msgspec.json.Decoder(_list_of(declared)).decode, _has_sets(declared)
     return Codec(
         name,
         decoder.decode,
@@ -225,6 +226,11 @@ def codec(declared: Any = None) -> Codec:
         fast=_to_sorted_json if sets else _json_encoder.encode,
         decode_list=decode_list,
     )
+
+
+def _list_of(declared: Any) -> Any:
+    # As `list[declared]`, which type checkers take for an annotation.
+    return GenericAlias(list, (declared,))
 
 
 def _is_trusted(declared: type) -> bool:
@@ -343,8 +349,8 @@ def set_codec(table: str, declared: Any = None) -> Codec:
             lambda data: [set(map(_hashable, found)) for found in _json_decoder.decode(data)],
         )
     else:
-        decode = msgspec.json.Decoder(set[declared]).decode
-        decode_list = msgspec.json.Decoder(list[set[declared]]).decode
+        decode = msgspec.json.Decoder(GenericAlias(set, (declared,))).decode
+        decode_list = msgspec.json.Decoder(_list_of(GenericAlias(set, (declared,)))).decode
     return Codec(f"a set of {element.name}", decode, encode, fast=fast, decode_list=decode_list, whole=frozenset({set}))
 
 
