@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from .report import Progress, Report
 from .sources.format import OnBadLine
 from .sources.history import History
 from .sources.item import BadLine
-from .sources.source import Replayable, Source
+from .sources.source import Position, Replayable, Source
 from .sources.topicsource import TopicHistory
 from .target import MAX_MESSAGE_BYTES, Target
 from .transaction import Transaction
@@ -230,11 +230,11 @@ class Player:
             while not state.done and not self._stop.is_set():
                 work = Transaction(producer, self._runs, target, plan, state)
                 with on_failure(work.abandon):
-                    self._collect(source, work)
+                    position = self._collect(source, work)
                 if work.empty and not source.ended:
                     self._clock.wait(self._stop, source.ask_again_s)
                     continue
-                state = work.commit(source.snapshot(), done=source.ended, now_ms=self._clock.now_ms())
+                state = work.commit(position, done=source.ended, now_ms=self._clock.now_ms())
                 if on_progress is not None:
                     on_progress(self._progress(state, work.newest_ms, source, watch))
         finally:
@@ -264,26 +264,24 @@ class Player:
         rows = min(GATHERED_ROWS, self._transaction_records)
         return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent, gathered_rows=rows)
 
-    def _collect(self, source: Source, work: Transaction) -> None:
-        """Take batches into a transaction until one of its bounds is met."""
+    def _collect(self, source: Source, work: Transaction) -> Position:
+        """Take batches into a transaction until one of its bounds is met; returns the position after them."""
         until_s = self._clock.now_s() + self._transaction_s
         while True:
-            items = source.next_batch()
-            if source.bad:
-                bad, source.bad = source.bad, []
-                self._take_bad(bad, work)
-            work.blank += source.blank
-            source.blank = 0
-            if items:
-                work.send(items, self._clock.now_ms())
+            batch = source.next_batch()
+            if batch.bad:
+                self._take_bad(batch.bad, work)
+            work.blank += batch.blank
+            if batch.items:
+                work.send(batch.items, self._clock.now_ms())
             elif source.ask_again_s:
-                return
+                return batch.after
             full = len(work) >= self._transaction_records or work.size_bytes >= TRANSACTION_BYTES
             if source.ended or full or self._clock.now_s() >= until_s:
-                return
+                return batch.after
 
-    def _take_bad(self, bad: list[BadLine], work: Transaction) -> None:
-        bad.sort(key=lambda line: line.line)
+    def _take_bad(self, found: Sequence[BadLine], work: Transaction) -> None:
+        bad = sorted(found, key=lambda line: line.line)
         if self._on_bad_line == "fail":
             raise bad[0]
         for line in bad[: _EXAMPLES - len(self._examples)]:

@@ -15,7 +15,7 @@ from ..sources.columns import apart, rows_of
 from ..sources.format import Format
 from ..sources.item import BadLine, Item
 from ..sources.lines import BATCH_LINES
-from ..sources.source import Part, Position, Source
+from ..sources.source import Batch, Part, Position, Source
 from .encoding import reader
 from .envelope import Rows
 from .manifest import Entry, Manifest, read_manifest
@@ -136,8 +136,6 @@ class ArchiveSource:
         placed: bool = True,
         by_row: bool = False,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self._folder, self._rows_of = folder, reader(manifest.encoding)
         self._batch_rows, self._placed, self._by_row = batch_rows, placed, by_row
         files = [entry for partition in partitions for entry in manifest.of(partition)]
@@ -146,7 +144,8 @@ class ArchiveSource:
         rank = order.get(at[0], -1)
         self._files = [e for e in files if order[e.partition] > rank or (e.partition == at[0] and e.end > at[1])]
         self.done_bytes = sum(entry.size_bytes for entry in files) - sum(entry.size_bytes for entry in self._files)
-        self._at: Position = position or {"partition": -1, "offset": 0}
+        self.begins: Position = position or {"partition": -1, "offset": 0}
+        self._at = self.begins
         self._batches: Iterator[tuple[Entry, Rows]] = self._read(at)
         self._next = next(self._batches, None)
 
@@ -155,21 +154,18 @@ class ArchiveSource:
         """See `Source`."""
         return self._next is None
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
         if self._next is None:
-            return []
+            return Batch((), self._at)
         entry, rows = self._next
         items: Sequence[Item] = rows.items(entry.partition if self._placed else None)
+        bad: list[BadLine] = []
         if self._by_row:
-            items = rows_of(items, f"{self._folder}/{entry.name}: offset", rows.offsets[0], self.bad)
+            items = rows_of(items, f"{self._folder}/{entry.name}: offset", rows.offsets[0], bad)
         self._at = {"partition": entry.partition, "offset": rows.offsets[-1] + 1}
         self._next = next(self._batches, None)
-        return items
-
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        return self._at
+        return Batch(items, self._at, bad)
 
     def close(self) -> None:
         """See `Source`."""

@@ -27,7 +27,6 @@ class Cursor:
     Attributes:
         items, taken: the batch at hand, and how many of it have been given away; whoever takes moves `taken`.
         anchored: the position has moved to the batch at hand; not so while what was given before is passed over.
-        bad, blank: see `Source`; for whoever reads to take out.
     """
 
     def __init__(self, open_at: Open, position: Position | None = None) -> None:
@@ -41,9 +40,8 @@ class Cursor:
         self.items: Sequence[Item] = ()
         self.taken = 0
         self.anchored = True
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self.source = open_at(self._at)
+        self._after = self.source.begins
 
     @property
     def used_up(self) -> bool:
@@ -53,28 +51,34 @@ class Cursor:
     @property
     def last(self) -> bool:
         """Nothing follows the batch at hand, not even a word about what could not be read."""
-        return self.source.ended and not self.source.bad
+        return self.source.ended
 
     @property
     def number(self) -> int:
         """Which record of the source is the first of the batch at hand, from 0."""
         return self._before + self._since
 
-    def fill(self) -> None:
-        """Replace a batch that is used up by the next one, which may be empty."""
-        source = self.source
+    def fill(self) -> tuple[Sequence[BadLine], int]:
+        """Replace a batch that is used up by the next one, which may be empty; returns its bad and blank lines."""
         # Until everything that was given before has been met again, the position stays where it was.
         self.anchored = not (self._skip_items or self._skip_bad or self._skip_blank)
         if self.anchored:
             self._before += self._since + len(self.items)
-            self._at = source.snapshot()
+            self._at = self._after
             self._since = self._since_bad = self._since_blank = 0
         else:
             self._since += len(self.items)
-        self.items = source.next_batch()
+        batch = self.source.next_batch()
+        self.items, self._after = batch.items, batch.after
         self.taken = min(self._skip_items, len(self.items))
         self._skip_items -= self.taken
-        self._take_bad()
+        known = min(self._skip_bad, len(batch.bad))
+        self._skip_bad -= known
+        self._since_bad += len(batch.bad)
+        passed = min(self._skip_blank, batch.blank)
+        self._skip_blank -= passed
+        self._since_blank += batch.blank
+        return batch.bad[known:], batch.blank - passed
 
     def snapshot(self) -> Position:
         """Position of the next record."""
@@ -89,18 +93,3 @@ class Cursor:
     def close(self) -> None:
         """Close the source."""
         self.source.close()
-
-    def _take_bad(self) -> None:
-        source = self.source
-        if source.bad:
-            bad, source.bad = source.bad, []
-            known = min(self._skip_bad, len(bad))
-            self._skip_bad -= known
-            self._since_bad += len(bad)
-            self.bad += bad[known:]
-        if source.blank:
-            blank, source.blank = source.blank, 0
-            known = min(self._skip_blank, blank)
-            self._skip_blank -= known
-            self._since_blank += blank
-            self.blank += blank - known

@@ -11,7 +11,7 @@ from typing import Literal
 from ...topics.errors import Stop, Usage
 from ..shown import shown_time
 from ..sources.item import BadLine, Item
-from ..sources.source import Position
+from ..sources.source import Batch, Position
 from .cursor import Open
 
 __all__ = ["Disorder", "Sorted", "high_times", "pack", "unpack"]
@@ -81,10 +81,12 @@ class Sorted:
     ask_again_s = 0.0
 
     def __init__(self, name: str, open_at: Open, records: int, position: Position | None = None) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self._name, self._records = name, records
         self._source = open_at(position["at"] if position else None)
+        self._next = self._source.begins
+        # Of the batch that is being made.
+        self._bad: list[BadLine] = []
+        self._blank = 0
         # (time, number of the record since it was opened, record); sorted, so that ties keep their order.
         self._held: list[tuple[int, int, Item]] = []
         self._high = self._last = 0
@@ -96,6 +98,7 @@ class Sorted:
             self._high, self._last = position["high"], position["last"]
             self._skip_bad, self._skip_blank = position["bad"], position["blank"]
             self._read_again(position)
+        self.begins = self._position()
 
     @property
     def ended(self) -> bool:
@@ -107,15 +110,21 @@ class Sorted:
         """See `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
+        items = self._next_items()
+        bad, blank = self._bad, self._blank
+        self._bad, self._blank = [], 0
+        return Batch(items, self._position(), bad, blank)
+
+    def _next_items(self) -> Sequence[Item]:
         gained = 0
         # Sorting what is held again for a few records would cost more than it brings.
         while not self._source.ended and gained < max(1, self._records // 2):
             batch = self._read_batch()
             gained += len(batch)
             self._held += batch
-            if self.bad:
+            if self._bad:
                 break
         self._held.sort()
         going = len(self._held) if self._source.ended else max(0, len(self._held) - self._records)
@@ -132,12 +141,11 @@ class Sorted:
         self._forget()
         return [item for _, _, item in out]
 
-    def snapshot(self) -> Position:
-        """See `Source`."""
+    def _position(self) -> Position:
         self._forget()
         if not self._anchors:
             at, first, bad, blank, high = (
-                self._source.snapshot(),
+                self._next,
                 self._read,
                 self._bad_seen,
                 self._blank_seen,
@@ -160,10 +168,17 @@ class Sorted:
         self._source.close()
 
     def _read_batch(self) -> list[tuple[int, int, Item]]:
-        source = self._source
-        self._anchors.append(self._anchor())
-        items = source.next_batch()
-        self._take_bad()
+        self._anchors.append((self._read, self._next, self._bad_seen, self._blank_seen, self._high))
+        batch = self._source.next_batch()
+        self._next, items = batch.after, batch.items
+        known = min(self._skip_bad, len(batch.bad))
+        self._skip_bad -= known
+        self._bad_seen += len(batch.bad)
+        self._bad += batch.bad[known:]
+        known = min(self._skip_blank, batch.blank)
+        self._skip_blank -= known
+        self._blank_seen += batch.blank
+        self._blank += batch.blank - known
         times = [item[2] for item in items]
         highs = high_times(items, self._high)
         if 0 in times:  # a record without a time stays behind the one in front of it
@@ -184,22 +199,6 @@ class Sorted:
                     self._held.append(entry)
             assert self._read > before or not self._source.ended, "the source has become shorter"
         self._held.sort()
-
-    def _anchor(self) -> _Anchor:
-        return self._read, self._source.snapshot(), self._bad_seen, self._blank_seen, self._high
-
-    def _take_bad(self) -> None:
-        source = self._source
-        bad, source.bad = source.bad, []
-        known = min(self._skip_bad, len(bad))
-        self._skip_bad -= known
-        self._bad_seen += len(bad)
-        self.bad += bad[known:]
-        blank, source.blank = source.blank, 0
-        known = min(self._skip_blank, blank)
-        self._skip_blank -= known
-        self._blank_seen += blank
-        self.blank += blank - known
 
     def _forget(self) -> None:
         first = min((number for _, number, _ in self._held), default=self._read)

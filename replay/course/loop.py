@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 from ...topics.errors import Stop
-from ..sources.item import BadLine, Item
-from ..sources.source import Position, hand_on
+from ..sources.source import Batch, Position
 from .cursor import Open
 
 __all__ = ["Loop"]
@@ -28,13 +27,12 @@ class Loop:
     ask_again_s = 0.0
 
     def __init__(self, open_at: Open, rounds: int, position: Position | None = None) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self._open_at, self._rounds = open_at, rounds
         self.round: int = position["round"] if position else 0
         self._given = self.round > 0
         self._done_bytes = 0
         self._source = open_at(position["at"] if position else None)
+        self.begins: Position = {"round": self.round, "at": self._source.begins}
 
     @property
     def ended(self) -> bool:
@@ -46,7 +44,7 @@ class Loop:
         """See `Source`; of all rounds since this was opened."""
         return self._done_bytes + self._source.done_bytes
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
         if self._source.ended and not self.ended:
             if not self._rounds and not self._given:
@@ -56,15 +54,10 @@ class Loop:
             self.round += 1
             self._source = self._open_at(None)
         source = self._source
-        items = source.next_batch()
-        self._given = self._given or bool(items)
-        hand_on(source, self)
+        batch = source.next_batch()
+        self._given = self._given or len(batch.items) > 0
         self.ask_again_s = source.ask_again_s
-        return items
-
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        return {"round": self.round, "at": self._source.snapshot()}
+        return replace(batch, after={"round": self.round, "at": batch.after})
 
     def close(self) -> None:
         """See `Source`."""

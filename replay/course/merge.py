@@ -20,7 +20,7 @@ from ...topics.undoing import on_failure
 from ..shown import shown_ms, shown_time
 from ..sources.item import BadLine, Item
 from ..sources.lines import BATCH_LINES
-from ..sources.source import Part, Position, Source, hand_on
+from ..sources.source import Batch, Part, Position, Source
 from .cursor import Cursor
 from .disorder import Disorder, Sorted, high_times, pack, unpack
 from .notes import Notes
@@ -42,12 +42,15 @@ class _Lane:
     def __init__(self, rank: int, part: Part, cursor: Cursor, position: Position | None) -> None:
         self.rank, self.part, self.cursor = rank, part, cursor
         self.times: list[int] = []
+        # Of the batch at hand.
+        self.bad: Sequence[BadLine] = ()
+        self.blank = 0
         self._high_at = self._high = position["high"] if position else 0
 
     def fill(self) -> list[int]:
         """Get the next batch; returns by how much its late records are late, with 0 for the others, or nothing."""
         cursor = self.cursor
-        cursor.fill()
+        self.bad, self.blank = cursor.fill()
         if cursor.anchored:
             self._high_at = self._high
         items = cursor.items
@@ -90,9 +93,10 @@ class Merge:
         notes: Notes | None = None,
         batch_lines: int = BATCH_LINES,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self.ask_again_s = 0.0
+        # Of the batch that is being made.
+        self._bad: list[BadLine] = []
+        self._blank = 0
         self._disorder = disorder or Disorder()
         self._notes = notes or Notes()
         self._parts = sorted(parts, key=lambda part: part.name)
@@ -110,6 +114,7 @@ class Merge:
                 elif rank not in self._ended:
                     self._waiting.append((self._look(rank), rank))
             self._waiting.sort(reverse=True)
+        self.begins = self._position()
 
     @property
     def ended(self) -> bool:
@@ -121,8 +126,13 @@ class Merge:
         """See `Source`."""
         return self._done_bytes + sum(lane.cursor.source.done_bytes for lane in self._lanes)
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
+        self._bad, self._blank = [], 0
+        items = self._next_items()
+        return Batch(items, self._position(), self._bad, self._blank)
+
+    def _next_items(self) -> Sequence[Item]:
         self.ask_again_s = 0.0
         while not self.ended:
             for lane in self._lanes:
@@ -147,8 +157,7 @@ class Merge:
             return items
         return []
 
-    def snapshot(self) -> Position:
-        """See `Source`."""
+    def _position(self) -> Position:
         return {"open": {str(lane.rank): lane.snapshot() for lane in self._lanes}, "ended": pack(self._ended)}
 
     def close(self) -> None:
@@ -176,7 +185,8 @@ class Merge:
     def _fill(self, lane: _Lane) -> None:
         cursor = lane.cursor
         late = lane.fill()
-        hand_on(cursor, self)
+        self._bad += lane.bad
+        self._blank += lane.blank
         worst = max(late, default=0)
         if not worst:
             return
@@ -217,10 +227,11 @@ class Merge:
         lines = self._batch_lines if self._disorder.policy == "sort" else _LOOK_LINES
         source = self._open_part(part, lines, None)
         try:
-            items: Sequence[Item] = ()
-            while not items and not source.bad and not source.ended:
-                items = source.next_batch()
-            return items[0][2] if items else 0
+            while not source.ended:
+                batch = source.next_batch()
+                if batch.items or batch.bad:
+                    return 0 if batch.bad or not batch.items else batch.items[0][2]
+            return 0
         finally:
             source.close()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...topics.errors import Usage
 from ..sources.item import BadLine, Item
-from ..sources.source import Position, hand_on
+from ..sources.source import Batch, Position
 from .clock import Clock
 from .cursor import Cursor, Open
 from .disorder import high_times
@@ -94,12 +94,11 @@ class Paced:
         *,
         round_of: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self.ask_again_s = 0.0
         self.lag_s = 0.0
         self._pace, self._clock, self._round_of = pace, clock, round_of
         self._cursor = Cursor(open_at, position["cut"] if position else None)
+        self.begins: Position = {"cut": self._cursor.snapshot()}
         self._times: list[int] = []
         self._high = 0
         self._round = 0
@@ -120,17 +119,18 @@ class Paced:
         """See `Source`; what is held back counts as read."""
         return self._cursor.source.done_bytes
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`; what is due."""
+        bad, blank = self._fill() if self._cursor.used_up and not self._cursor.last else ((), 0)
+        items = self._due()
+        return Batch(items, {"cut": self._cursor.snapshot()}, bad, blank)
+
+    def _due(self) -> Sequence[Item]:
         cursor, now_s = self._cursor, self._clock.now_s()
         self.ask_again_s = 0.0
         if cursor.used_up:
-            if cursor.last:
-                return []
-            self._fill()
-            if cursor.used_up:
-                self.ask_again_s = cursor.source.ask_again_s
-                return []
+            self.ask_again_s = 0.0 if cursor.last else cursor.source.ask_again_s
+            return []
         if now_s < self._not_before_s:
             self.ask_again_s = self._not_before_s - now_s
             return []
@@ -145,24 +145,20 @@ class Paced:
             self._not_before_s = now_s + TICK_S
         return items
 
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        return {"cut": self._cursor.snapshot()}
-
     def close(self) -> None:
         """See `Source`."""
         self._cursor.close()
 
-    def _fill(self) -> None:
+    def _fill(self) -> tuple[Sequence[BadLine], int]:
         cursor = self._cursor
-        cursor.fill()
-        hand_on(cursor, self)
+        told = cursor.fill()
         if self._round_of() != self._round:
             self._round = self._round_of()
             self._high, self._begun_ms = 0, None
         if self._pace.speed is not None and cursor.items:
             self._times = high_times(cursor.items, self._high)
             self._high = self._times[-1]
+        return told
 
     def _due_by_rate(self, now_s: float) -> int:
         waiting = len(self._cursor.items) - self._cursor.taken

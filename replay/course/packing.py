@@ -15,7 +15,7 @@ from ...topics.partition import Plan, column_places
 from ...topics.producer import Headers
 from ..sources.columns import Columns
 from ..sources.item import BadLine, Item
-from ..sources.source import Position, Replayable, Source, hand_on
+from ..sources.source import Batch, Replayable, Source
 
 __all__ = ["GATHERED_ROWS", "Compression", "Packing", "check_packable", "rows_of"]
 
@@ -51,8 +51,7 @@ class Packing:
         sent: int,
         gathered_rows: int = GATHERED_ROWS,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
+        self.begins = self._after = source.begins
         self.source, self._plan = source, plan
         self._compression: Compression = compression
         self._max_bytes, self._sent = max_bytes, sent
@@ -77,7 +76,7 @@ class Packing:
         """See `Source`."""
         return self.source.done_bytes
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`.
 
         Raises:
@@ -85,14 +84,17 @@ class Packing:
         """
         if self._pause:
             self._pause = False
-            return []
+            return Batch((), self._after)
         # Records come a few thousand at a time; of that many for each partition messages would be small.
         rows: list[Item] = []
         columns: Sequence[Item] = ()
-        size_bytes = 0
+        bad: list[BadLine] = []
+        size_bytes = blank = 0
         while len(rows) < self._gathered_rows and size_bytes < _GATHERED_BYTES and not columns:
-            items = self.source.next_batch()
-            hand_on(self.source, self)
+            batch = self.source.next_batch()
+            items, self._after = batch.items, batch.after
+            bad += batch.bad
+            blank += batch.blank
             if isinstance(items, Columns):
                 columns = items
                 continue
@@ -102,11 +104,8 @@ class Packing:
                 # That nothing comes for now is said when these are sent: a socket's lines are committed then.
                 self._pause = bool(rows) and not self.source.ended
                 break
-        return [packed for batch in (rows, columns) if batch for packed in self._packed(batch)]
-
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        return self.source.snapshot()
+        packed = [message for some in (rows, columns) if some for message in self._packed(some)]
+        return Batch(packed, self._after, bad, blank)
 
     def close(self) -> None:
         """See `Source`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from ...topics.partition import Plan
 from ..sources.expression import Expression, expression
 from ..sources.item import BadLine, Item
-from ..sources.source import Position, Source, hand_on
+from ..sources.source import Batch, Position, Source
 from .cursor import Open
 from .notes import Notes
 from .placement import place
@@ -102,8 +102,7 @@ class Through:
     """
 
     def __init__(self, source: Source, steps: list[Step], notes: Notes, *, end_ms: int | None = None) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
+        self.begins = source.begins
         self._source, self._steps, self._notes, self._end_ms = source, steps, notes, end_ms
         self._over = False
 
@@ -122,24 +121,19 @@ class Through:
         """See `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
-        source = self._source
-        items = source.next_batch()
+        batch = self._source.next_batch()
+        items, bad = batch.items, [*batch.bad]
         read = len(items)
         if read and self._end_ms is not None and items[-1][2] >= self._end_ms:
             self._over = True
-        hand_on(source, self)
         for step in self._steps:
             if not items:
                 break
-            items = step(items, self.bad)
+            items = step(items, bad)
         self._notes.left_out += max(0, read - len(items))
-        return items
-
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        return self._source.snapshot()
+        return replace(batch, items=items, bad=bad)
 
     def close(self) -> None:
         """See `Source`."""
@@ -150,11 +144,10 @@ class Limited:
     """The first records of a source. Position: how many were given, and the source's own, `at`."""
 
     def __init__(self, open_at: Open, limit: int, position: Position | None = None) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self._limit = limit
         self._given: int = position["given"] if position else 0
         self._source = open_at(position["at"] if position else None)
+        self.begins = self._last = self._at(self._source.begins)
 
     @property
     def ask_again_s(self) -> float:
@@ -171,18 +164,18 @@ class Limited:
         """See `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
         if self.ended:
-            return []
-        items = self._source.next_batch()[: self._limit - self._given]
+            return Batch((), self._last)
+        batch = self._source.next_batch()
+        items = batch.items[: self._limit - self._given]
         self._given += len(items)
-        hand_on(self._source, self)
-        return items
+        self._last = self._at(batch.after)
+        return replace(batch, items=items, after=self._last)
 
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        return {"given": self._given, "at": self._source.snapshot()}
+    def _at(self, position: Position) -> Position:
+        return {"given": self._given, "at": position}
 
     def close(self) -> None:
         """See `Source`."""

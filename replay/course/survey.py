@@ -91,15 +91,15 @@ def survey(history: Replayable, course: Course, plan: Plan, *, most: int | None 
     source = replace(course, rounds=1).open(history, plan=plan, notes=found.notes)
     try:
         while not source.ended and (most is None or found.records + found.notes.left_out < most):
-            items = source.next_batch()
+            batch = source.next_batch()
+            items = batch.items
             found.first += items[: _FIRST - len(found.first)]
             found.partitions.update(place(items, plan, found.records))
             found.over_time.add([item[2] for item in items if item[2]])
             found.records += len(items)
-            found.examples += [f"{bad.where}: {bad.reason}" for bad in source.bad[: _EXAMPLES - len(found.examples)]]
-            found.bad += len(source.bad)
-            found.blank += source.blank
-            source.bad, source.blank = [], 0
+            found.examples += [f"{bad.where}: {bad.reason}" for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
+            found.bad += len(batch.bad)
+            found.blank += batch.blank
         found.whole, found.read_bytes = source.ended, source.done_bytes
     finally:
         source.close()

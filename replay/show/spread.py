@@ -46,10 +46,10 @@ def sample_keys(history: Replayable, most: int) -> list[bytes]:
     source, keys = history.open(None), list[bytes]()
     try:
         while len(keys) < most and not source.ended:
-            batch = source.next_batch()
-            if not batch and source.ask_again_s:
+            items = source.next_batch().items
+            if not items and source.ask_again_s:
                 break
-            keys += [item[0] for item in batch if item[0] is not None]
+            keys += [item[0] for item in items if item[0] is not None]
     finally:
         source.close()
     if not keys:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from ...topics.undoing import on_failure
@@ -10,14 +9,14 @@ from .block import BLOCK_BYTES, BlockBuffer, BlockParser
 from .csvcolumns import CsvColumns
 from .csvfile import CsvParser, read_header
 from .format import Format, kind_of
-from .item import NO_LIMIT, BadLine, Item
+from .item import NO_LIMIT, BadLine
 from .jsoncolumns import JsonColumns
 from .jsonlines import JsonLinesParser
 from .lines import BATCH_LINES, LineBuffer, LineParser, LineTooLong, is_utf8
 from .member import Member
 from .opening import UNREADABLE, Opened, open_member, why
 from .shape import Shape
-from .source import Position
+from .source import Batch, Position
 from .text import TextParser
 from .textcolumns import TextColumns
 
@@ -52,8 +51,6 @@ class FileSource:
         max_record_bytes: int = NO_LIMIT,
         columns: bool = False,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self._name = member.name
         self._member = member
         # Of blocks all that is at hand is taken at once.
@@ -80,6 +77,7 @@ class FileSource:
                 self._breaks(why(exc))
             except BadLine as exc:
                 self._broken = exc
+        self.begins = self._position()
 
     ask_again_s = 0.0
 
@@ -93,7 +91,7 @@ class FileSource:
         """See `Source`."""
         return self._opened.done_bytes() if self._opened else 0
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
         buffer, parser = self._buffer, self._parser
         wanted = self._batch_lines
@@ -105,7 +103,7 @@ class FileSource:
                 return self._give_up()
             if not lines or parser is None:
                 if self._exhausted:
-                    return []
+                    return Batch((), self._position())
                 continue
             cut_off = self._broken is not None and len(lines) == buffer.waiting
             parsed = parser.parse(lines, buffer.line + 1, final=self._exhausted and len(lines) == buffer.waiting)
@@ -115,15 +113,12 @@ class FileSource:
                 return self._give_up()
             wanted = 2 * max(wanted, len(lines))
         buffer.drop(parsed.used)
-        self.bad += parsed.bad
-        self.blank += parsed.blank
         if not buffer.waiting and not self._exhausted and self._broken is None:
             # Look ahead: a last batch that is known to be the last saves the run a transaction of its own for its end.
             self._fill()
-        return parsed.items
+        return Batch(parsed.items, self._position(), parsed.bad, parsed.blank)
 
-    def snapshot(self) -> Position:
-        """See `Source`."""
+    def _position(self) -> Position:
         return {"byte": self._buffer.byte, "line": self._buffer.line}
 
     def close(self) -> None:
@@ -183,10 +178,9 @@ class FileSource:
         line = self._buffer.line + self._buffer.waiting + 1
         self._broken = BadLine(self._name, line, f"{reason}; the rest of the file is not read", b"")
 
-    def _give_up(self) -> Sequence[Item]:
+    def _give_up(self) -> Batch:
         assert self._broken is not None
-        self.bad.append(self._broken)
-        self._broken = None
+        bad, self._broken = [self._broken], None
         self._exhausted = True
         self._buffer = self._new_buffer(byte=self._buffer.byte, line=self._buffer.line)
-        return []
+        return Batch((), self._position(), bad)

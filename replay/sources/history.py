@@ -14,13 +14,13 @@ from ...topics.errors import Usage
 from .avrofile import open_avro
 from .filesource import FileSource
 from .format import Format, kind_of
-from .item import NO_LIMIT, BadLine, Item
+from .item import NO_LIMIT
 from .lines import BATCH_LINES
 from .member import Member, find_members
 from .parquetfile import open_parquet
 from .shape import Shape
 from .socketlines import SocketSource, parse_address
-from .source import Part, Position, Replayable, Source, hand_on
+from .source import Batch, Part, Position, Replayable, Source
 from .storage import absolute, changed_after, fingerprint
 
 __all__ = ["History", "Series", "find_history", "is_socket", "open_part"]
@@ -130,7 +130,7 @@ class History:
         return [path for path in paths if changed_after(path, time_ms)]
 
     def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
-        """Begin to read, at a position that `snapshot()` gave or at the beginning.
+        """Begin to read, at a position that a source gave or at the beginning.
 
         Raises:
             Usage: a column that is named does not exist.
@@ -171,8 +171,6 @@ class Series:
         max_record_bytes: int = NO_LIMIT,
         columns: bool = False,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self._members = members
         self._format = format
         self._open_next = partial(
@@ -183,7 +181,11 @@ class Series:
         self._done_bytes = sum(member.size_bytes for member in members[: self._at])
         if self._at < len(members):
             self._open = self._open_next(members[self._at], format, position if len(position or ()) > 1 else None)
+            self._next: Position = self._open.begins
             self._move_on()
+        else:
+            self._next = {}
+        self.begins = self._position()
 
     @property
     def ended(self) -> bool:
@@ -195,25 +197,22 @@ class Series:
         """See `Source`."""
         return self._done_bytes + (self._open.done_bytes if self._open else 0)
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`; a batch never spans files."""
         if self._open is None:
-            return []
-        source = self._open
-        items = source.next_batch()
-        hand_on(source, self)
+            return Batch((), self._position())
+        batch = self._open.next_batch()
+        self._next = batch.after
         self._move_on()
-        return items
-
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        here = self._open.snapshot() if self._open else {}
-        return {"file": self._at, **here}
+        return replace(batch, after=self._position())
 
     def close(self) -> None:
         """See `Source`."""
         if self._open is not None:
             self._open.close()
+
+    def _position(self) -> Position:
+        return {"file": self._at, **self._next}
 
     def _move_on(self) -> None:
         while self._open is not None and self._open.ended:
@@ -222,6 +221,7 @@ class Series:
             self._at += 1
             more = self._at < len(self._members)
             self._open = self._open_next(self._members[self._at], self._format) if more else None
+            self._next = self._open.begins if self._open is not None else {}
 
 
 def _open_at(

@@ -15,7 +15,7 @@ from .item import BadLine, Item, check_sizes
 from .member import Member
 from .opening import UNREADABLE, Opened, why
 from .shape import Shape
-from .source import Position
+from .source import Batch, Position
 
 __all__ = ["Row", "RowFile", "RowReader", "Rows", "items_of", "shape_of"]
 
@@ -57,11 +57,10 @@ class RowFile:
     def __init__(
         self, member: Member, open: Callable[[Member], Opened], reader: RowReader, position: Position | None
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self._member = member
         self._damage = (*UNREADABLE, *reader.DAMAGE)
         self._row = position["row"] if position else 0
+        self.begins: Position = {"row": self._row}
         self._rows: Iterator[Rows] = iter(())
         self._next: Rows | None = None
         self._looked = False
@@ -87,26 +86,18 @@ class RowFile:
         whole = self._member.size_bytes
         return whole if self.ended or self._opened is None else min(self._opened.done_bytes(), whole)
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`."""
         self._look_ahead()
         rows = self._next
         if rows is None:
-            if self._broken is not None:
-                self.bad.append(self._broken)
-                self._broken = None
-            return []
+            broken, self._broken = self._broken, None
+            return Batch((), {"row": self._row}, () if broken is None else (broken,))
         name = self._member.name
-        self.bad += [
-            BadLine(name, self._row + at + 1, reason, msgspec.json.encode(row)) for at, reason, row in rows.bad
-        ]
+        bad = [BadLine(name, self._row + at + 1, reason, msgspec.json.encode(row)) for at, reason, row in rows.bad]
         self._row += rows.count
         self._looked = False
-        return rows.items
-
-    def snapshot(self) -> Position:
-        """See `Source`."""
-        return {"row": self._row}
+        return Batch(rows.items, {"row": self._row}, bad)
 
     def close(self) -> None:
         """See `Source`."""

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from ...topics.errors import Stop, Usage
 from .csvfile import CsvParser
 from .format import OF_LINES, Format, Kind
-from .item import NO_LIMIT, BadLine, Item
+from .item import NO_LIMIT
 from .jsonlines import JsonLinesParser
 from .lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
-from .source import Position
+from .source import Batch, Position
 from .spool import Spool
 from .text import TextParser
 
@@ -79,8 +79,6 @@ class SocketSource:
         max_record_bytes: int = NO_LIMIT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self.ended = False
         self.done_bytes = 0
         self._spec = spec
@@ -99,6 +97,7 @@ class SocketSource:
         # With a spool: what was received of a line that is not complete.
         self._torn = b""
         self._gave_kept = self._closed = False
+        self.begins = self._position()
         if self._kept is None:
             self._connect()
 
@@ -109,7 +108,7 @@ class SocketSource:
             return max(_ASK_AGAIN_S, self._next_try_s - self._clock())
         return _ASK_AGAIN_S
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`; does not wait for the peer."""
         buffer = self._buffer
         if self._kept is not None:
@@ -131,12 +130,10 @@ class SocketSource:
             lines = buffer.peek(buffer.waiting)
             parsed = self._parse(lines)
         buffer.drop(parsed.used)
-        self.bad += parsed.bad
-        self.blank += parsed.blank
         self.ended = self._closed and not buffer.waiting and not self._follow
-        return parsed.items
+        return Batch(parsed.items, self._position(), parsed.bad, parsed.blank)
 
-    def snapshot(self) -> Position:
+    def _position(self) -> Position:
         """With a spool its next byte, else how many lines were taken."""
         buffer = self._buffer
         if self._spool is None:

@@ -2,13 +2,14 @@
 
 A source is read in three verbs, by one reader, in this order and again:
 
-1. `next_batch()` gives the next records, never more than fits in memory; none means "not now" or, with `ended`, "never
-   again". Bad lines met on the way are put into `bad`; whoever reads takes them out.
+1. `next_batch()` gives the next `Batch`: records, never more than fits in memory, the bad and blank lines among them
+   and the position after them. No records means "not now" or, with `ended`, "never again".
 2. `ask_again_s` says when to ask again after a batch that was empty.
-3. `snapshot()` gives the position of the *next* item. A source opened at it gives what this one would have given.
+3. `begins` is the position of the first record. A source opened at it, or at `Batch.after` of any batch, gives what
+   this one gives from there.
 
-The classic mistake is to take the snapshot before the batch it belongs to has been sent: the position is stored in the
-same transaction as the records before it, or not at all.
+The classic mistake is to store a position before the batch it belongs to has been sent: it is stored in the same
+transaction as the records before it, or not at all.
 """
 
 from __future__ import annotations
@@ -20,40 +21,40 @@ from typing import Any, Protocol
 from .format import Format
 from .item import BadLine, Item
 
-__all__ = ["Part", "Position", "Replayable", "Source", "Telling", "hand_on"]
+__all__ = ["Batch", "Part", "Position", "Replayable", "Source"]
 
 # Plain JSON, opaque to everyone but the kind of source that made it; a source made of others keeps theirs in its own.
 Position = dict[str, Any]
 
 
-class Telling(Protocol):
-    """What tells of lines that did not become records; see `Source`."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a source gives at once.
 
-    bad: list[BadLine]
-    blank: int
+    Attributes:
+        items: records, in order.
+        after: position of the item that follows.
+        bad: lines, among those of the records, that could not become records.
+        blank: how many lines are no records because nothing stands on them.
+    """
 
-
-def hand_on(inner: Telling, outer: Telling) -> None:
-    """What one source has to tell is from now on for the one around it to tell."""
-    if inner.bad:
-        outer.bad += inner.bad
-        inner.bad = []
-    outer.blank += inner.blank
-    inner.blank = 0
+    items: Sequence[Item]
+    after: Position
+    bad: Sequence[BadLine] = ()
+    blank: int = 0
 
 
 class Source(Protocol):
     """Open history; see the module for its laws.
 
     Attributes:
-        bad: lines that could not become records, since whoever reads last took them.
-        blank: lines so far that are no records because nothing stands on them.
+        begins: position of the first item, as it was opened.
     """
 
-    bad: list[BadLine]
-    blank: int
+    @property
+    def begins(self) -> Position: ...
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """The next records in order; empty where there are none now.
 
         Raises:
@@ -74,10 +75,6 @@ class Source(Protocol):
     @property
     def done_bytes(self) -> int:
         """How much of the history's size on disk has been read; for showing progress."""
-        ...
-
-    def snapshot(self) -> Position:
-        """Position of the next item."""
         ...
 
     def close(self) -> None:
@@ -161,7 +158,7 @@ class Replayable(Protocol):
         ...
 
     def open(self, position: Position | None = None, *, batch_lines: int = ...) -> Source:
-        """Begin to read, at a position that `snapshot()` gave or at the beginning.
+        """Begin to read, at a position that a source gave or at the beginning.
 
         Raises:
             Stop: it cannot be read.

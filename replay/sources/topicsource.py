@@ -27,7 +27,7 @@ from .columns import apart, rows_of
 from .format import Format
 from .item import BadLine, Item
 from .lines import BATCH_LINES
-from .source import Part, Position, Source
+from .source import Batch, Part, Position, Source
 from .span import Bound, Resolved, resolve
 
 __all__ = ["SCHEME", "TopicHistory", "TopicSource"]
@@ -210,8 +210,6 @@ class TopicSource:
         by_row: bool = False,
         batch_records: int = BATCH_LINES,
     ) -> None:
-        self.bad: list[BadLine] = []
-        self.blank = 0
         self.done_bytes = 0
         self._cluster, self._topic = cluster, topic
         self._follow, self._one_by_one, self._placed = follow, one_by_one, placed
@@ -225,13 +223,14 @@ class TopicSource:
         self._moved_s = self._asked_s = time.monotonic()
         self._reading: list[int] = []
         self._reader = self._read_on()
+        self.begins = self._position()
 
     @property
     def ended(self) -> bool:
         """See `Source`."""
         return not self._follow and not self._ready and not self._left()
 
-    def next_batch(self) -> Sequence[Item]:
+    def next_batch(self) -> Batch:
         """See `Source`; waits a moment where nothing is at hand."""
         if not self._ready and not self.ended:
             self._fetch()
@@ -246,13 +245,14 @@ class TopicSource:
             self.done_bytes += after - self._next[partition]
             self._next[partition] = after
             if items and self._by_row:
-                return rows_of(items, f"{self._topic}[{partition}]", offsets[0], self.bad)
+                bad: list[BadLine] = []
+                rows = rows_of(items, f"{self._topic}[{partition}]", offsets[0], bad)
+                return Batch(rows, self._position(), bad)
             if items:
-                return items
-        return []
+                return Batch(items, self._position())
+        return Batch((), self._position())
 
-    def snapshot(self) -> Position:
-        """See `Source`."""
+    def _position(self) -> Position:
         return {
             "next": {str(partition): offset for partition, offset in self._next.items()},
             "end": {str(partition): offset for partition, offset in self._end.items()},

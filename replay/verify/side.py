@@ -153,11 +153,11 @@ class _Files:
         for part in self._history.parts:
             source = part.open(None, _ROWS)
             try:
+                before = source.begins
                 while not source.ended:
-                    before = source.snapshot()
-                    items = source.next_batch()
-                    source.bad = []
-                    yield Batch(items, partial(_line, part.name, part.open, before))
+                    found = source.next_batch()
+                    yield Batch(found.items, partial(_line, part.name, part.open, before))
+                    before = found.after
             finally:
                 source.close()
 
@@ -166,12 +166,13 @@ def _line(name: str, open_part: Callable[[Position | None, int], Source], before
     """File and line (or row) of the n-th record after a position: read again from there, one by one."""
     source = open_part(before, 1)
     try:
-        passed = 0
+        passed, here = 0, source.begins
         while True:
-            here = source.snapshot()
-            passed += len(source.next_batch())
+            found = source.next_batch()
+            passed += len(found.items)
             if passed > number or source.ended:
                 break
+            here = found.after
     finally:
         source.close()
     return f"{name}:{here['line'] + 1}" if "line" in here else f"{name}: record {here.get('row', number) + 1:,}"

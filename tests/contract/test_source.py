@@ -6,7 +6,7 @@ import bz2
 import gzip
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.item import Item
 from anabranch.replay.sources.source import Position, Source
+from files import Reading, read
 
 TEXT = b"one,1\n\ntwo,2\r\nthree,3\xc3\xa9\n,\nlast without an end"
 CSV = b'k,n,text\na,1,plain\nb,NA,"two\nlines, one ""cell"""\r\n\nc,007,x\nd,1.5e3,\ne,-4,last'
@@ -109,13 +110,9 @@ CASES = [
 pytestmark = pytest.mark.parametrize(("pack", "kind"), CASES)
 
 
-def batches(source: Source) -> Iterator[list[Item]]:
+def batches(source: Source) -> Iterator[Sequence[Item]]:
     while not source.ended:
-        yield source.next_batch()
-
-
-def read(source: Source) -> list[Item]:
-    return [item for batch in batches(source) for item in batch]
+        yield source.next_batch().items
 
 
 def as_stored(position: Position) -> Position:
@@ -128,13 +125,13 @@ def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(tmp_path: 
     whole = read(history.open())
     assert len(whole) == 2 * kind.count
     for size in (1, 3):
-        source = history.open(batch_lines=size)
+        source = Reading(history.open(batch_lines=size))
         read_so_far: list[Item] = []
         while not source.ended:
-            assert read_so_far + read(history.open(as_stored(source.snapshot()))) == whole
-            read_so_far += source.next_batch()
+            assert read_so_far + read(history.open(as_stored(source.position))) == whole
+            read_so_far += source.next()
         assert read_so_far == whole
-        assert read(history.open(as_stored(source.snapshot()))) == []
+        assert read(history.open(as_stored(source.position))) == []
 
 
 def test_a_position_between_any_two_records_is_one(tmp_path: Path, pack: Pack, kind: Kind) -> None:
@@ -162,8 +159,8 @@ def test_a_smaller_batch_changes_nothing(tmp_path: Path, pack: Pack, kind: Kind)
     history = find_history([pack(tmp_path, kind.name, kind.data)], kind.format)
     bad_and_blank = []
     for size in (1, 2, 3, 100):
-        source = history.open(batch_lines=size)
-        assert read(source) == read(history.open())
+        source = Reading(history.open(batch_lines=size))
+        assert source.rest() == read(history.open())
         bad_and_blank.append(([str(line) for line in source.bad], source.blank))
         assert max(map(len, batches(history.open(batch_lines=size)))) <= max(size, 1)
     assert all(found == bad_and_blank[0] for found in bad_and_blank)
@@ -192,8 +189,8 @@ def test_cut_off_anywhere_it_gives_a_beginning_and_says_so(tmp_path: Path, pack:
     for size in range(1, len(data), 7):
         path = plain(tmp_path, f"{size}-{Path(packed).name}", data[:size])
         history = find_history([path], kind.format)
-        source = history.open(batch_lines=2)
-        items = read(source)
+        source = Reading(history.open(batch_lines=2))
+        items = source.rest()
         assert items == whole[: len(items)] or (kind.lines and items[:-1] == whole[: len(items) - 1])
         at_a_border = not source.bad and (items == whole or pack in (zst, bz) or kind.name == "a.avro")
         assert at_a_border or source.bad[-1].reason.endswith("the rest of the file is not read"), (size, source.bad)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from anabranch.replay.sources.item import Item
 from anabranch.replay.sources.source import Position, Source
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.partition import HashPlan
+from files import Reading
 
 PARTS = [b"k,n\n\none,1\ntwo", b",2\r\nthree,3\xc3\xa9\n", b"four,4\nlast without an end"]
 CASES = [
@@ -49,12 +50,12 @@ def serving(*connections: list[bytes], held: int = 0) -> Iterator[str]:
         yield f"tcp://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def next_of(source: Source) -> list[Item]:
+def next_of(source: Reading) -> Sequence[Item]:
     """The next batch that is not empty, or nothing at the end."""
     deadline = time.monotonic() + 30
     while not source.ended:
         assert time.monotonic() < deadline
-        if items := source.next_batch():
+        if items := source.next():
             return items
         time.sleep(0.001)
     return []
@@ -62,7 +63,8 @@ def next_of(source: Source) -> list[Item]:
 
 def rest_of(source: Source) -> list[Item]:
     found: list[Item] = []
-    while items := next_of(source):
+    reading = Reading(source)
+    while items := next_of(reading):
         found += items
     source.close()
     return found
@@ -84,13 +86,13 @@ def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(
 ) -> None:
     with serving(parts) as spec:
         history = spooled(spec, format, tmp_path)
-        source = history.open(batch_lines=2)
+        source = Reading(history.open(batch_lines=2))
         whole: list[Item] = []
-        snapshots = [(0, as_stored(source.snapshot()))]
+        snapshots = [(0, as_stored(source.position))]
         while items := next_of(source):
             whole += items
-            snapshots.append((len(whole), as_stored(source.snapshot())))
-        source.close()
+            snapshots.append((len(whole), as_stored(source.position)))
+        source.source.close()
     assert len(whole) == count
     assert (tmp_path / "spool").read_bytes() == b"".join(parts).removesuffix(b"\n") + b"\n"
     for given, position in snapshots:
@@ -104,31 +106,31 @@ def test_what_was_received_is_given_first_then_what_comes(tmp_path: Path, commit
     # The first connection gives two lines and a half; then the process dies, with or without a commit.
     with serving([b"a\nb\nhal"], [b"c\n"], held=1) as spec:
         history = spooled(spec, Format(), tmp_path)
-        source = history.open()
+        source = Reading(history.open())
         assert [item[1] for item in next_of(source)] == [b"a", b"b"]
-        position = as_stored(source.snapshot()) if committed else None
-        source.close()
+        position = as_stored(source.position) if committed else None
+        source.source.close()
         with (tmp_path / "spool").open("ab") as file:
             file.write(b"torn by a power cut")
-        source = history.open(position)
+        source = Reading(history.open(position))
         if not committed:
-            assert [item[1] for item in source.next_batch()] == [b"a", b"b"]
+            assert [item[1] for item in source.next()] == [b"a", b"b"]
             # Once nothing, so that this is committed before it turns out that nobody listens any more.
-            assert source.next_batch() == []
+            assert list(source.next()) == []
             assert not source.ended
-        assert [item[1] for item in rest_of(source)] == [b"c"]
+        assert [item[1] for item in rest_of(source.source)] == [b"c"]
     assert (tmp_path / "spool").read_bytes() == b"a\nb\nc\n"
 
 
 def test_a_spool_that_is_another_or_in_use_is_refused(tmp_path: Path) -> None:
     with serving([b"a\nb\n"]) as spec:
         history = spooled(spec, Format(), tmp_path)
-        source = history.open()
+        source = Reading(history.open())
         next_of(source)
-        position = source.snapshot()
+        position = source.position
         with pytest.raises(Stop, match="another process writes to it"):
             history.open()
-        source.close()
+        source.source.close()
     for other in (b"a\n", b"a\nB\nc\n"):
         (tmp_path / "spool").write_bytes(other)
         with pytest.raises(Stop, match="is not the spool"):

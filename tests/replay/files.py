@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.item import BadLine, Item
 from anabranch.replay.sources.source import Position, Source
 from anabranch.topics.errors import AnabranchError, Usage
 
 
+class Reading:
+    """A source, what it has told so far, and where it stands."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.bad: list[BadLine] = []
+        self.blank = 0
+        self.position = source.begins
+
+    @property
+    def ended(self) -> bool:
+        return self.source.ended
+
+    def next(self) -> Sequence[Item]:
+        batch = self.source.next_batch()
+        self.bad += batch.bad
+        self.blank += batch.blank
+        self.position = batch.after
+        return batch.items
+
+    def rest(self) -> list[Item]:
+        items: list[Item] = []
+        while not self.ended:
+            items += self.next()
+        return items
+
+
 def read(source: Source) -> list[Item]:
-    items: list[Item] = []
-    while not source.ended:
-        items += source.next_batch()
-    return items
+    return Reading(source).rest()
 
 
-def read_file(path: Path, format: Format | None = None, position: Position | None = None) -> tuple[list[Item], Source]:
-    source = find_history([str(path)], format or Format()).open(position)
-    return read(source), source
+def read_file(path: Path, format: Format | None = None, position: Position | None = None) -> tuple[list[Item], Reading]:
+    source = Reading(find_history([str(path)], format or Format()).open(position))
+    return source.rest(), source
 
 
 def values(path: Path, format: Format | None = None) -> list[bytes | None]:

@@ -28,15 +28,16 @@ def read(history: History) -> tuple[list[Item], list[Any], int, Any, int]:
     items: list[Item] = []
     bad: list[Any] = []
     blank = by_column = 0
+    after = source.begins
     while not source.ended:
         batch = source.next_batch()
-        by_column += len(batch) if isinstance(batch, Columns) else 0
-        items += batch
-        bad += [(line.where, line.reason, line.value) for line in source.bad]
-        blank += source.blank
-        source.bad, source.blank = [], 0
+        by_column += len(batch.items) if isinstance(batch.items, Columns) else 0
+        items += batch.items
+        bad += [(line.where, line.reason, line.value) for line in batch.bad]
+        blank += batch.blank
+        after = batch.after
     source.close()
-    return items, sorted(bad), blank, source.snapshot(), by_column
+    return items, sorted(bad), blank, after, by_column
 
 
 def check_same(path: Path, format: Format, max_bytes: int = 1_000_000) -> int:
@@ -198,8 +199,8 @@ def test_columns_are_cut_like_lists(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("k,at\n" + "".join(f"{n},{1_357_034_400 + n}\n" for n in range(10)))
     history = find_history([str(path)], Format(key="k", time="at"))
-    (batch,) = [history.by_column().open().next_batch()]
-    items = list(history.open().next_batch())
+    (batch,) = [history.by_column().open().next_batch().items]
+    items = list(history.open().next_batch().items)
     for first, end in itertools.product((0, 3, 9, 12), (0, 4, 10, 99)):
         assert list(batch[first:end]) == items[first:end]
     assert (batch[3], batch[-1]) == (items[3], items[-1])

@@ -61,11 +61,14 @@ def numbers(items: list[Item]) -> list[Any]:
 
 def everything(source: Source, after_batch: Callable[[Position, int], None] | None = None) -> list[Any]:
     found: list[Any] = []
+    position = source.begins
     while not source.ended:
         if after_batch is not None:
-            after_batch(json.loads(json.dumps(source.snapshot())), len(found))
-        found += numbers(source.next_batch())
-        assert not source.bad
+            after_batch(json.loads(json.dumps(position)), len(found))
+        batch = source.next_batch()
+        position = batch.after
+        found += numbers(batch.items)
+        assert not batch.bad
     source.close()
     return found
 
@@ -156,16 +159,17 @@ def test_a_record_that_an_expression_cannot_judge_is_bad(tmp_path: Path) -> None
     (tmp_path / "a.jsonl").write_text('{"n":1}\n{"m":1}\n[1]\n')
     history = find_history([str(tmp_path / "a.jsonl")], Format())
     source = Course(selection=Selection(where="n == 1")).open(history)
-    assert numbers(source.next_batch()) == [1]
-    assert [line.where for line in source.bad] == ["record:2", "record:3"]
-    assert "no field 'n'" in source.bad[0].reason
+    batch = source.next_batch()
+    assert numbers(batch.items) == [1]
+    assert [line.where for line in batch.bad] == ["record:2", "record:3"]
+    assert "no field 'n'" in batch.bad[0].reason
 
 
 def test_lines_of_text_are_judged_by_their_value(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("error: x\nfine\n")
     history = find_history([str(tmp_path / "a.txt")], Format())
     source = Course(selection=Selection(where='value.startswith("error")')).open(history)
-    assert [item[1] for item in source.next_batch()] == [b"error: x"]
+    assert [item[1] for item in source.next_batch().items] == [b"error: x"]
 
 
 def test_a_transform_that_fails_names_the_record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from anabranch.replay.course.notes import Notes
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.item import BadLine, Item
-from anabranch.replay.sources.source import Part, Position, Source
+from anabranch.replay.sources.source import Batch, Part, Position, Source
 from anabranch.topics.errors import Stop, Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,29 +35,30 @@ class Listed:
     batch: int
     at: int = 0
     ask_again_s: float = 0.0
-    bad: list[BadLine] = field(default_factory=list)
-    blank: int = 0
     done_bytes: int = 0
 
     @property
     def ended(self) -> bool:
         return self.at >= len(self.lines)
 
-    def next_batch(self) -> list[Item]:
+    @property
+    def begins(self) -> Position:
+        return {"at": self.at}
+
+    def next_batch(self) -> Batch:
         items: list[Item] = []
+        bad: list[BadLine] = []
+        blank = 0
         for number in range(self.at, min(self.at + self.batch, len(self.lines))):
             time = self.lines[number]
             if time == -1:
-                self.bad.append(BadLine(self.name, number + 1, "bad", b""))
+                bad.append(BadLine(self.name, number + 1, "bad", b""))
             elif time == -2:
-                self.blank += 1
+                blank += 1
             else:
                 items.append((None, f"{self.name}{number}".encode(), time, None, None))
         self.at = min(self.at + self.batch, len(self.lines))
-        return items
-
-    def snapshot(self) -> Position:
-        return {"at": self.at}
+        return Batch(items, {"at": self.at}, bad, blank)
 
     def close(self) -> None:
         pass
@@ -76,16 +78,24 @@ class Gone:
     values: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     blank: int = 0
+    position: Position = field(default_factory=dict)
 
     def read(self, source: Source, batches: int | None = None) -> Source:
         while not source.ended and batches != 0:
-            self.values += [(item[1] or b"").decode() for item in source.next_batch()]
-            self.bad += [line.where for line in source.bad]
-            source.bad = []
-            self.blank += source.blank
-            source.blank = 0
+            batch = source.next_batch()
+            self.values += [(item[1] or b"").decode() for item in batch.items]
+            self.bad += [line.where for line in batch.bad]
+            self.blank += batch.blank
+            self.position = batch.after
             batches = None if batches is None else batches - 1
         return source
+
+    def stored(self, source: Source) -> Position:
+        return json.loads(json.dumps(self.position or source.begins))
+
+    def tell(self, bad: Sequence[BadLine], blank: int) -> None:
+        self.bad += [line.where for line in bad]
+        self.blank += blank
 
 
 def heads_first(parts: dict[str, Lines]) -> list[str]:
@@ -116,7 +126,7 @@ def test_one_order_whatever_the_batches_and_resumed_after_every_batch(
     source = Merge(data.draw(st.permutations(given_)))
     positions: list[tuple[Position, int, int, int]] = []
     while not source.ended:
-        positions.append((json.loads(json.dumps(source.snapshot())), len(whole.values), len(whole.bad), whole.blank))
+        positions.append((whole.stored(source), len(whole.values), len(whole.bad), whole.blank))
         whole.read(source, 1)
     assert whole.values == heads_first(parts)
     assert len(whole.bad) == sum(lines.count(-1) for lines in parts.values())
@@ -146,7 +156,7 @@ def test_sorted_within_a_buffer_or_refused_and_resumed_after_every_batch(
     ]
     try:
         while not source.ended:
-            positions.append((json.loads(json.dumps(source.snapshot())), len(whole.values), len(whole.bad)))
+            positions.append((whole.stored(source), len(whole.values), len(whole.bad)))
             whole.read(source, 1)
     except Stop:
         assert any(len(lines) > records for lines in parts.values()), "all of it fits"
@@ -170,7 +180,7 @@ def test_a_cursor_goes_on_between_any_two_records() -> None:
         cursor, got = Cursor(lambda at: part("a", lines, 4).open(at, 0)), Gone()
         while len(got.values) < given_:
             if cursor.used_up:
-                cursor.fill()
+                got.tell(*cursor.fill())
             else:
                 got.values.append((cursor.items[cursor.taken][1] or b"").decode())
                 cursor.taken += 1
@@ -178,13 +188,14 @@ def test_a_cursor_goes_on_between_any_two_records() -> None:
             rest = Cursor(lambda at, n=batch: part("a", lines, n).open(at, 0), cursor.snapshot())
             assert rest.snapshot() == cursor.snapshot(), "also before anything is read again"
             values: list[str] = []
+            told = Gone()
             while not (rest.last and rest.used_up):
-                rest.fill()
+                told.tell(*rest.fill())
                 values += [(item[1] or b"").decode() for item in rest.items[rest.taken :]]
                 rest.taken = len(rest.items)
             assert [*got.values, *values] == ["a0", "a2", "a3", "a6", "a7", "a8"]
-            assert len(cursor.bad) + len(rest.bad) == 2
-            assert cursor.blank + rest.blank == 1
+            assert len(got.bad) + len(told.bad) == 2
+            assert got.blank + told.blank == 1
 
 
 def test_a_late_record_is_refused_with_its_place() -> None:
@@ -234,7 +245,7 @@ def test_files_are_merged_where_their_records_have_times(tmp_path: Path) -> None
     def keys(course: Course) -> list[str]:
         source, found = course.open(history), list[str]()
         while not source.ended:
-            found += [(item[0] or b"").decode() for item in source.next_batch()]
+            found += [(item[0] or b"").decode() for item in source.next_batch().items]
         return found
 
     assert keys(Course()) == ["a1", "b1", "a2", "b3", "b5", "a6"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from anabranch.replay.course.clock import Clock
 from anabranch.replay.course.loop import Loop
 from anabranch.replay.course.pace import TICK_S, Pace, Paced
-from anabranch.replay.sources.item import BadLine, Item
-from anabranch.replay.sources.source import Position, Source
+from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.source import Batch, Position, Source
 from anabranch.topics.errors import Usage
 
 
@@ -22,20 +22,22 @@ class Listed:
     seconds: list[float]
     at: int = 0
     ask_again_s: float = 0.0
-    bad: list[BadLine] = field(default_factory=list)
-    blank: int = 0
     done_bytes: int = 0
 
     @property
     def ended(self) -> bool:
         return self.at >= len(self.seconds)
 
-    def next_batch(self) -> list[Item]:
-        begin, self.at = self.at, min(self.at + 4, len(self.seconds))
-        return [(None, str(n).encode(), round(1e6 + self.seconds[n] * 1000), None, None) for n in range(begin, self.at)]
-
-    def snapshot(self) -> Position:
+    @property
+    def begins(self) -> Position:
         return {"at": self.at}
+
+    def next_batch(self) -> Batch:
+        begin, self.at = self.at, min(self.at + 4, len(self.seconds))
+        items: list[Item] = [
+            (None, str(n).encode(), round(1e6 + self.seconds[n] * 1000), None, None) for n in range(begin, self.at)
+        ]
+        return Batch(items, {"at": self.at})
 
     def close(self) -> None:
         pass
@@ -67,7 +69,7 @@ def played(source: Paced, clock: Hand, count: int | None = None) -> list[tuple[i
     """Which record went when, in seconds since now."""
     begun, found, stop = clock.now, list[tuple[int, float]](), threading.Event()
     while not source.ended and (count is None or len(found) < count):
-        items = source.next_batch()
+        items = source.next_batch().items
         found += [(int(item[1] or b""), clock.now - begun) for item in items]
         if not items:
             clock.wait(stop, source.ask_again_s)
@@ -106,9 +108,12 @@ def test_a_stop_for_a_night_is_not_made_up_for() -> None:
     seconds = [float(n) for n in range(40)]
     for pace in (Pace(speed=1), Pace(rate=1)):
         first = Paced(opening(seconds), pace, clock)
-        assert len(played(first, clock, 21)) == 21
+        assert len(played(first, clock, 20)) == 20
+        clock.now += 1.5
+        last = first.next_batch()
+        assert len(last.items) == 1
         clock.now += 40_000
-        went = played(Paced(opening(seconds), pace, clock, first.snapshot()), clock)
+        went = played(Paced(opening(seconds), pace, clock, last.after), clock)
         assert [n for n, _ in went] == list(range(21, 40))
         assert went[-1][1] == pytest.approx(18.5, abs=0.5 + 3 * TICK_S)
 

@@ -29,6 +29,7 @@ from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import AdminClient
+from files import Reading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,9 +81,7 @@ def test_odd_bytes_come_back_from_a_file(
 
 
 def read(source: Source) -> list[Item]:
-    items: list[Item] = []
-    while not source.ended:
-        items += source.next_batch()
+    items = Reading(source).rest()
     source.close()
     return items
 
@@ -140,19 +139,19 @@ def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(history: R
     course = Course(order=order)
     whole = read(course.open(history))
     assert len(whole) == 60
-    source = course.open(history, batch_lines=4)
+    source = Reading(course.open(history, batch_lines=4))
     seen: list[Item] = []
     while not source.ended:
-        position = msgspec.json.decode(msgspec.json.encode(source.snapshot()), type=Position)
+        position = msgspec.json.decode(msgspec.json.encode(source.position), type=Position)
         if len(seen) % 3 == 0:
             rest = read(course.open(history, position))
             assert sorted(map(str, seen + rest)) == sorted(map(str, whole))
             assert order == "source" or seen + rest == whole, "merged by time, there is one order"
-        seen += source.next_batch()
-    source.close()
+        seen += source.next()
+    source.source.close()
     for partition in range(3):
         assert [item for item in seen if item[4] == partition] == [item for item in whole if item[4] == partition]
-    last = course.open(history, source.snapshot())
+    last = course.open(history, source.position)
     assert read(last) == []
 
 

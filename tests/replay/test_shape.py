@@ -13,9 +13,9 @@ from anabranch.replay.sources.avroblocks import decode_slowly, decoder
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.item import NO_LIMIT, Item
-from anabranch.replay.sources.source import Source
 from anabranch.replay.sources.stamp import parse_time_ms
 from anabranch.topics.errors import Usage
+from files import Reading
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,13 +27,10 @@ JSONL = (
 UA_MS, AA_MS = 1_359_712_800_000, 1_359_804_600_000  # in UTC
 
 
-def read(folder: Path, name: str, data: bytes, format: Format, most: int = NO_LIMIT) -> tuple[list[Item], Source]:
+def read(folder: Path, name: str, data: bytes, format: Format, most: int = NO_LIMIT) -> tuple[list[Item], Reading]:
     (folder / name).write_bytes(data)
-    source = find_history([str(folder / name)], format).limited(most).open()
-    items: list[Item] = []
-    while not source.ended:
-        items += source.next_batch()
-    return items, source
+    source = Reading(find_history([str(folder / name)], format).limited(most).open())
+    return source.rest(), source
 
 
 @pytest.mark.parametrize(("name", "data"), [("f.csv", CSV), ("f.jsonl", JSONL)])

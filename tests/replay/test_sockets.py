@@ -38,7 +38,7 @@ def read_until(source: Source, count: int) -> list[Item]:
     deadline = time.monotonic() + 10
     while len(items) < count and not source.ended:
         assert time.monotonic() < deadline
-        items += source.next_batch() or time.sleep(0.005) or []
+        items += source.next_batch().items or time.sleep(0.005) or []
     return items
 
 

@@ -24,7 +24,7 @@ def test_a_file_of_many_chunks_is_read_in_bounded_batches(tmp_path: Path) -> Non
     sizes: list[int] = []
     seen: list[bytes | None] = []
     while not source.ended:
-        batch = source.next_batch()
+        batch = source.next_batch().items
         sizes.append(len(batch))
         seen += [item[1] for item in batch]
     assert max(sizes) <= 5_000

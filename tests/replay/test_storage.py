@@ -17,22 +17,14 @@ import polars
 import pytest
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import History, find_history
-from anabranch.replay.sources.item import Item
-from anabranch.replay.sources.source import Source
 from anabranch.topics.errors import Usage
+from files import Reading, read, read_file
 
 
 def write(path: Path, data: bytes | str = b"") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
-
-
-def read(source: Source) -> list[Item]:
-    items: list[Item] = []
-    while not source.ended:
-        items += source.next_batch()
-    return items
 
 
 def names(history: History, folder: Path) -> list[str]:
@@ -178,8 +170,8 @@ def test_types_of_parquet_become_those_of_json_by_column_and_by_row(tmp_path: Pa
 def test_bad_rows_are_named_by_their_number(tmp_path: Path) -> None:
     frame = polars.DataFrame({"k": ["a", "b", None, "d"], "t": [1_357_034_400, None, 1_357_034_400, -1]})
     frame.write_parquet(tmp_path / "a.parquet")
-    source = find_history([str(tmp_path / "a.parquet")], Format(key="k", time="t")).open()
-    assert [item[0] for item in read(source)] == [b"a", None]
+    items, source = read_file(tmp_path / "a.parquet", Format(key="k", time="t"))
+    assert [item[0] for item in items] == [b"a", None]
     assert [(bad.line, bad.value) for bad in source.bad] == [(2, b'{"k":"b","t":null}'), (4, b'{"k":"d","t":-1}')]
 
 
@@ -188,8 +180,8 @@ def test_what_is_not_of_its_format_is_bad_from_its_beginning(tmp_path: Path) -> 
         path = write(tmp_path / name, b"not what it says" * 9)
         history = find_history([str(path)], Format())
         history.check("t")
-        source = history.open()
-        assert read(source) == []
+        source = Reading(history.open())
+        assert source.rest() == []
         assert f"{name}:1: " in str(source.bad[0])
     with pytest.raises(Usage, match="unpack it first"):
         find_history([str(write(tmp_path / "a.parquet.gz"))], Format())
