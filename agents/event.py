@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from faust import Event as FaustEvent
 from faust.types import Message as FaustMessage
 
+from ..topics.headers import headers_of
 from .columns import columns
 from .engine.inbox import Batch
 from .engine.rows import Rows
@@ -31,7 +32,7 @@ def to_event(app: Any, topic: Topic, message: Any) -> Event:
         offset=message.offset(),
         timestamp=timestamp_ms / 1000,
         timestamp_type=0,
-        headers=message.headers(),
+        headers=cast(Any, headers_of(message)),
         key=message.key(),
         value=message.value(),
         checksum=None,

@@ -8,6 +8,7 @@ from confluent_kafka import TopicPartition
 
 from ..topics.admin import Admin
 from ..topics.client import Cluster
+from ..topics.headers import headers_of
 from ..topics.packed import LEAST_BYTES, packed_rows
 from ..topics.reading import read_to_end
 
@@ -33,4 +34,4 @@ def counted_between(
     for run in read_to_end(cluster, starts, ends):
         end = ends[run.at]
         messages = run.messages if run.position <= end else [m for m in run.messages if m.offset() < end]
-        yield len(messages) + sum(packed_rows(m.headers()) - 1 for m in messages if len(m) >= LEAST_BYTES)
+        yield len(messages) + sum(packed_rows(headers_of(m)) - 1 for m in messages if len(m) >= LEAST_BYTES)

@@ -8,6 +8,7 @@ image.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import time
@@ -16,7 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
+import confluent_kafka
 import pytest
 from anabranch.topics.admin import Admin
 from anabranch.topics.broker import EmbeddedBroker
@@ -180,6 +183,31 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture
+def send_with_unreadable_header(broker: Cluster) -> Callable[..., None]:
+    """Sends a record with a header whose name is not UTF-8, which Python's producer refuses and C or Go write."""
+
+    def send(topic: str, value: bytes, key: bytes = b"k", partition: int = 0) -> None:
+        folder = Path(confluent_kafka.__file__).parent
+        found = [*folder.parent.glob("confluent_kafka.libs/librdkafka*"), *folder.glob(".dylibs/librdkafka*")]
+        kafka, pointer, error = ctypes.CDLL(str(found[0])), ctypes.c_void_p, ctypes.create_string_buffer(512)
+        kafka.rd_kafka_conf_new.restype = kafka.rd_kafka_new.restype = pointer
+        conf = pointer(kafka.rd_kafka_conf_new())
+        assert kafka.rd_kafka_conf_set(conf, b"bootstrap.servers", broker.bootstrap_servers.encode(), error, 512) == 0
+        client = pointer(kafka.rd_kafka_new(0, conf, error, 512))
+        # rd_kafka_vtype_t: 1 is a topic, 3 a partition, 4 a value, 5 a key, 7 flags (2: copy), 9 a header, 0 the end.
+        number, text, size, end = ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int(0)
+        where = number(1), text(topic.encode()), number(3), ctypes.c_int32(partition)
+        data = number(4), text(value), size(len(value)), number(5), text(key), size(len(key)), number(7), number(2)
+        headers = number(9), text(b"trace"), text(b"1"), ctypes.c_ssize_t(1)
+        unreadable = number(9), text(b"\xff\xfe\xfd"), text(b"v"), ctypes.c_ssize_t(1)
+        assert kafka.rd_kafka_producev(client, *where, *data, *headers, *unreadable, end) == 0
+        assert kafka.rd_kafka_flush(client, 30_000) == 0
+        kafka.rd_kafka_destroy(client)
+
+    return send
 
 
 @pytest.fixture

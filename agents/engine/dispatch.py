@@ -12,9 +12,10 @@ from typing import Any
 
 from confluent_kafka import Message
 
+from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES
 from ..group.assignment import Assignment
-from .inbox import Batch, Position
+from .inbox import Batch, Position, where
 from .ports import Feed
 from .rows import Rows, rows_of
 
@@ -24,7 +25,6 @@ __all__ = ["Dispatch"]
 _MESSAGE_BYTES = 400
 
 _partition_of: Any = Message.partition
-_headers_of: Any = Message.headers
 
 
 class Dispatch:
@@ -97,13 +97,22 @@ class Dispatch:
         about = (len(messages[0]) + len(messages[-1])) // 2 + _MESSAGE_BYTES
         self.gathered_bytes += about * len(messages)
         # Packed batches have headers and are large: what is not so needs no second look.
-        some_packed = any(map(_headers_of, messages)) and max(map(len, messages)) >= LEAST_BYTES
+        headers, unreadable = all_headers(messages)
+        some_packed = any(headers) and max(map(len, messages)) >= LEAST_BYTES
+        for number in unreadable:
+            self._poison(messages[number])
         for at, run in _runs(messages, one_topic=one_topic):
             if at in self._routes:  # else assigned a moment ago and gone again
                 for batch in _unpacked(at, run) if some_packed else (Batch(at, run, run[-1].offset() + 1),):
                     self.records_total += len(batch.messages)
                     self._kept.setdefault(at, []).append(batch)
                     self._give(batch)
+
+    def _poison(self, message: Any) -> None:
+        """Its headers cannot be read: it goes to each agent's policy in its turn, whatever the agent asks for."""
+        at = Position(message.topic(), message.partition())
+        for stream in [stream for streams in self._routes.get(at, ()) for stream in streams]:
+            stream.inbox.poisoned[where(at, message)] = UnreadableHeaders()
 
     def hand_over_again(self, owned: set[Position]) -> None:
         """For a redo: every stream begins anew at what it has committed."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...topics.deadletter import dead_letter
 from ...topics.errors import BadRecord, Stop
+from ...topics.headers import UnreadableHeaders, headers_of
 from .effects import Effects, Output
 from .inbox import Position, Where, where
 from .ports import Feed, Host
@@ -67,8 +68,8 @@ class Failures:
             topic=at.topic,
             key=message.key(),
             value=message.value(),
-            headers=message.headers(),
-            reason=reason,
+            headers=headers_of(message),
+            reason="decode" if isinstance(error, UnreadableHeaders) else reason,
             error=text,
             source=source,
             partition=at.partition,

@@ -10,6 +10,7 @@ from itertools import repeat
 from typing import Any, NamedTuple, overload
 
 from ...topics.errors import BadRecord
+from ...topics.headers import headers_of
 from ...topics.packed import LEAST_BYTES, Packed, is_packed
 
 __all__ = ["Package", "Row", "Rows", "rows_of"]
@@ -30,7 +31,7 @@ class Package:
     @property
     def claimed(self) -> int:
         """How many rows its header says there are, 1 where it says nothing of the kind."""
-        said = dict(self.message.headers())["rows"] or b""
+        said = dict(headers_of(self.message) or ())["rows"] or b""
         return int(said) if said.isdigit() and len(said) < 10 and int(said) else 1
 
     def open(self) -> Packed:
@@ -168,7 +169,7 @@ class Rows(Sequence[Row]):
 
 def rows_of(topic: str, partition: int, message: Any) -> Rows | None:
     """The rows of a message, None if it is a plain one."""
-    if len(message) < LEAST_BYTES or not is_packed(message.headers()):
+    if len(message) < LEAST_BYTES or not is_packed(headers_of(message)):
         return None
     package = Package(topic, partition, message)
     return Rows(package, range(package.claimed))

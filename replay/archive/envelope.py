@@ -9,8 +9,9 @@ timestamp    milliseconds since 1970
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from typing import Any, cast
 
+from ...topics.headers import kept_headers
 from ..sources.item import Item
 
 __all__ = ["COLUMNS", "Headers", "Rows"]
@@ -50,7 +51,7 @@ class Rows:
         values = [message.value() for message in messages]
         self.keys += keys
         self.values += values
-        self.headers += [message.headers() for message in messages]
+        self.headers += cast(list[Headers | None], kept_headers(messages))
         self.offsets += [message.offset() for message in messages]
         self.times += [message.timestamp()[1] for message in messages]
         self.size_bytes += sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))

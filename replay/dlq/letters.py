@@ -10,6 +10,7 @@ from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.deadletter import SUFFIX, read_headers
 from ...topics.errors import Usage
+from ...topics.headers import kept_headers
 from ...topics.producer import Headers
 from ...topics.reading import read_to_end
 
@@ -37,7 +38,7 @@ class Letter:
     @classmethod
     def of(cls, message: Any) -> Letter:
         """From a record of the topic."""
-        headers, facts = read_headers(message.headers())
+        headers, facts = read_headers(kept_headers([message])[0])
         stamp_ms = message.timestamp()[1]
         return cls(message.partition(), message.offset(), stamp_ms, message.key(), message.value(), headers, facts)
 

@@ -22,6 +22,7 @@ from ...topics import pulse
 from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Usage
+from ...topics.headers import kept_headers
 from ...topics.reading import Reader, stalled
 from .columns import apart, rows_of
 from .format import Format
@@ -307,4 +308,8 @@ class TopicSource:
 
     def _items(self, partition: int, messages: list[Any]) -> list[Item]:
         place = partition if self._placed else None
-        return [(m.key(), m.value(), max(m.timestamp()[1], 0), m.headers(), place) for m in messages]
+        headers = kept_headers(messages)
+        return [
+            (m.key(), m.value(), max(m.timestamp()[1], 0), said, place)
+            for m, said in zip(messages, headers, strict=True)
+        ]

@@ -11,6 +11,7 @@ from typing import Protocol
 from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Usage
+from ...topics.headers import kept_headers
 from ...topics.packed import is_packed
 from ...topics.reading import Run, read_to_end
 from ..archive import ArchiveHistory, is_archive
@@ -97,7 +98,8 @@ class _Topic:
             messages = [message for message in run.messages if message.offset() < ends[run.at]]
             partition = run.at[1]
             items: list[Item] = [
-                (m.key(), m.value(), max(m.timestamp()[1], 0), m.headers(), partition) for m in messages
+                (m.key(), m.value(), max(m.timestamp()[1], 0), headers, partition)
+                for m, headers in zip(messages, kept_headers(messages), strict=True)
             ]
             yield from _rows(items, partial(self._where, run))
 

@@ -1,0 +1,88 @@
+"""The headers of a record, also where a name in them is not UTF-8.
+
+Kafka does not check header names, and producers in C or Go write the bytes that they are given. confluent_kafka cannot
+decode such a name: `Message.headers()` sets an exception and still returns a list, with a C NULL in place of the name.
+Called from C code, that is a `SystemError`. Called from bytecode that the interpreter has specialised, it goes
+unnoticed, and reading the NULL ends the process. Each later call returns the same list without an exception. So no
+other file of this project calls it (`tests/test_tidy.py`), and the list is replaced as soon as it is found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from operator import methodcaller
+from typing import Any
+
+from confluent_kafka import Message
+
+from .errors import BadRecord
+from .producer import Headers
+
+__all__ = ["UNREADABLE", "UnreadableHeaders", "all_headers", "headers_of", "kept_headers"]
+
+_logger = logging.getLogger("anabranch.headers")
+
+# Both call from C, which checks for the exception. `message.headers()` in Python does not, once it is specialised.
+_ask_one: Any = methodcaller("headers")
+_ask: Any = Message.headers
+
+_FAULTS = (SystemError, UnicodeDecodeError)
+
+
+class _Unreadable(tuple[tuple[str, bytes | None], ...]):
+    """No headers, for want of readable ones."""
+
+    __slots__ = ()
+
+
+UNREADABLE: Headers = _Unreadable()
+"""Stands for headers that cannot be read; empty, so that who does not ask finds none."""
+
+
+class UnreadableHeaders(BadRecord):
+    """A record has a header whose name is not UTF-8."""
+
+    def __init__(self) -> None:
+        super().__init__("a header name that is not UTF-8", hint="its producer has to write header names as UTF-8")
+
+
+def headers_of(message: Any) -> Headers | None:
+    """The headers of a record or a row; `UNREADABLE` where a name is not UTF-8."""
+    try:
+        return _ask_one(message)
+    except _FAULTS:
+        message.set_headers(UNREADABLE)
+        return UNREADABLE
+
+
+def all_headers(messages: Sequence[Any]) -> tuple[list[Headers | None], list[int]]:
+    """The headers of each record, and which of the records have `UNREADABLE` ones."""
+    found: list[Headers | None] = []
+    unreadable: list[int] = []
+    left = iter(messages)
+    while True:
+        try:
+            found.extend(map(_ask, left))
+            return found, unreadable
+        except _FAULTS:
+            # Those before it are in the list. Asked once more, it would give the list with the hole.
+            number = len(found)
+            messages[number].set_headers(UNREADABLE)
+            found.append(UNREADABLE)
+            unreadable.append(number)
+
+
+def kept_headers(messages: Sequence[Any]) -> list[Headers | None]:
+    """The headers of each record, for tools: None where they are unreadable, and a warning names the record."""
+    found, unreadable = all_headers(messages)
+    for number in unreadable:
+        found[number] = None
+        message = messages[number]
+        _logger.warning(
+            "%s[%d]@%d: a header name that is not UTF-8; the record goes on without its headers",
+            message.topic(),
+            message.partition(),
+            message.offset(),
+        )
+    return found
