@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException
 
+from .printable import without_passwords
+
 __all__ = [
     "AnabranchError",
     "BadRecord",
@@ -35,15 +37,15 @@ class AnabranchError(Exception):
     """Base of all errors of this project.
 
     Args:
-        message: what happened, with the facts (topic, partition, offset, file, line).
+        message: what happened, with the facts (topic, partition, offset, file, line). Passwords in URLs are hidden.
         hint: what to do about it; shown on a line of its own.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(without_passwords(message))
+        self.hint = without_passwords(hint)
 
     def __str__(self) -> str:
         message = super().__str__()

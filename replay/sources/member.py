@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import PurePath
 from typing import Any
-from urllib.parse import unquote
 
-from ...topics.errors import Stop, Usage
+from ...topics.errors import Usage
+from ...topics.printable import utf8, without_passwords
+from .folders import typed, written_fields
 from .format import Format, known
-from .storage import find_files, open_raw, same, size_bytes
+from .storage import find_files, same, size_bytes, version
+from .walk import hidden, shown_by
+from .zipped import zip_entries
 
 __all__ = ["Member", "find_members"]
-
-# `year=2013` as the name of a folder, as Hive and Spark write it; the second stands for null.
-_FIELD = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_NULL = "__HIVE_DEFAULT_PARTITION__"
-_WHOLE = re.compile(r"-?\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +27,22 @@ class Member:
         inside: name inside the archive; it chooses the format and is shown, and never becomes a path.
         number: which entry of the archive, because names can stand twice.
         size_bytes: on disk, so compressed.
+        version: of the file when it was found; it must not be another one while it is read.
+        fields: what the names of its folders say, see `folders`.
     """
 
     path: str
     inside: str | None
     number: int
     size_bytes: int
+    version: tuple[int, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
 
     @property
     def name(self) -> str:
-        """`flights.csv.zip!flights.csv`, as shown to the user."""
-        return self.path if self.inside is None else f"{self.path}!{self.inside}"
-
-    @property
-    def fields(self) -> Mapping[str, Any]:
-        """What the names of its folders say: `year=2013/month=01/a.csv` is of year 2013 and month 1."""
-        folders = PurePath(self.path).parts[:-1]
-        pairs = [found.groups() for part in folders if (found := _FIELD.fullmatch(part))]
-        return {name: _value(unquote(written)) for name, written in pairs}
+        """`flights.csv.zip!flights.csv`, as shown to the user: valid text, without passwords."""
+        name = self.path if self.inside is None else f"{self.path}!{self.inside}"
+        return without_passwords(utf8(name))
 
 
 def find_members(specs: Iterable[str], format: Format) -> tuple[list[Member], list[str]]:
@@ -79,18 +72,28 @@ def find_members(specs: Iterable[str], format: Format) -> tuple[list[Member], li
             if real in seen:
                 raise Usage(f"{file} is given twice (also as {seen[real]})", hint="each file is replayed once")
             seen[real] = file
+            now = version(file)
             if is_zip:
-                inside, others = _inside(file, chosen, format)
+                inside, others = _inside(file, now, chosen, format)
                 members += inside
                 left_out += others
             else:
-                members.append(Member(file, None, 0, size_bytes(file)))
+                members.append(Member(file, None, 0, size_bytes(file), now))
         if len(members) == taken:
             raise Usage(
                 f"{spec}: no file whose ending is known" + (f" ({', '.join(left_out[:5])})" if left_out else ""),
                 hint="--format text|csv|jsonl|parquet|avro says what they are",
             )
-    return members, left_out
+    return _with_fields(members), left_out
+
+
+def _with_fields(members: list[Member]) -> list[Member]:
+    """Of all members together, so that a field is of one type in all of them."""
+    written = {path: written_fields(path) for path in dict.fromkeys(member.path for member in members)}
+    if not any(written.values()):
+        return members
+    fields = dict(zip(written, typed(list(written.values())), strict=True))
+    return [replace(member, fields=fields[member.path]) for member in members]
 
 
 def _split(spec: str) -> tuple[str, str | None]:
@@ -99,24 +102,20 @@ def _split(spec: str) -> tuple[str, str | None]:
     return (archive, inside) if mark and inside and archive.lower().endswith(".zip") else (spec, None)
 
 
-def _inside(path: str, chosen: str | None, format: Format) -> tuple[list[Member], list[str]]:
-    try:
-        with open_raw(path) as raw, zipfile.ZipFile(raw) as archive:
-            entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as exc:
-        raise Stop(f"{path}: cannot be read as a zip archive: {exc}") from None
+def _inside(path: str, now: tuple[int, ...], chosen: str | None, format: Format) -> tuple[list[Member], list[str]]:
+    entries = zip_entries(path, now)
     members: list[Member] = []
     left_out: list[str] = []
     for number, info in enumerate(entries):
         # Archives made on a Mac carry a hidden twin of each file, which holds no lines.
         if info.is_dir() or info.filename.startswith("__MACOSX/"):
             continue
-        if chosen is not None and not fnmatchcase(info.filename, chosen):
+        if not (_shown(info.filename) if chosen is None else _chosen(info.filename, chosen)):
             continue
         if format.kind == "auto" and not known(info.filename):
             left_out.append(f"{path}!{info.filename}")
             continue
-        members.append(Member(path, info.filename, number, info.compress_size))
+        members.append(Member(path, info.filename, number, info.compress_size, now))
     if chosen is not None and not members:
         names = ", ".join(info.filename for info in entries[:5])
         raise Usage(f"{path}: no file {chosen} inside that can be read", hint=f"it holds: {names}")
@@ -124,7 +123,9 @@ def _inside(path: str, chosen: str | None, format: Format) -> tuple[list[Member]
     return members, left_out
 
 
-def _value(written: str) -> Any:
-    if written == _NULL:
-        return None
-    return int(written) if _WHOLE.fullmatch(written) else written
+def _shown(name: str) -> bool:
+    return not any(hidden(part) for part in name.split("/") if part not in (".", ".."))
+
+
+def _chosen(name: str, chosen: str) -> bool:
+    return name == chosen or (fnmatchcase(name, chosen) and shown_by(chosen, name))

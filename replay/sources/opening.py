@@ -8,24 +8,31 @@ import io
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
-from ...topics.errors import Usage
+from ...topics.errors import AnabranchError, Usage
 from ...topics.undoing import on_failure
 from .member import Member
-from .storage import open_raw
+from .watched import open_watched
+from .zipped import opened_zip
 
-__all__ = ["UNREADABLE", "Opened", "Stream", "ZstdStream", "open_member", "open_seekable", "why"]
+__all__ = ["UNREADABLE", "Opened", "Stream", "ZstdStream", "foreign", "open_member", "open_seekable", "why"]
 
 # What reading a damaged or vanished file raises.
 UNREADABLE = (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
 _COPIED_BYTES = 1024 * 1024
+# What has to be unpacked before it can be read is Parquet, which is compressed inside: it hardly becomes smaller, or
+# somebody means harm.
+_UNPACKED_BYTES = 64 * 1024 * 1024
+_UNPACKED_TIMES = 200
 # So little goes in at a time because what comes out is bounded by nothing else: 2 KiB can be up to 64 MiB.
 _ZSTD_FED_BYTES = 2 * 1024
+# What `zstd -d` takes too, unless told otherwise: the window is memory that a file asks for.
+_ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 
 
 class Stream(Protocol):
@@ -48,12 +55,27 @@ class Opened:
 
     stream: Stream
     done_bytes: Callable[[], int]
-    _more: list[IO[bytes] | zipfile.ZipFile]
+    _more: list[Callable[[], object]]
 
     def close(self) -> None:
         """Close the stream and what it reads from."""
-        for each in (self.stream, *self._more):
-            each.close()
+        self.stream.close()
+        while self._more:
+            self._more.pop(0)()
+
+
+@contextmanager
+def foreign() -> Generator[None]:
+    """A block in which a library looks at a stranger's data: whatever it raises over that is an `OSError`.
+
+    Libraries tell damage by any exception there is, and panics of Rust's are not even an `Exception`.
+    """
+    try:
+        yield
+    except (AnabranchError, *UNREADABLE, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as exc:
+        raise OSError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def open_member(member: Member) -> Opened:
@@ -63,15 +85,22 @@ def open_member(member: Member) -> Opened:
         OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError: see `UNREADABLE`.
         Usage: what decompresses it is not installed.
     """
-    raw = open_raw(member.path)
     if member.inside is None:
-        return Opened(_decompressed(raw, member.path), raw.tell, [raw])
-    archive = zipfile.ZipFile(raw)
-    info = archive.infolist()[member.number]
-    stream = archive.open(info)
-    whole = max(info.file_size, 1)
-    inner = _decompressed(stream, member.inside)
-    return Opened(inner, lambda: member.size_bytes * min(stream.tell(), whole) // whole, [stream, archive, raw])
+        raw = open_watched(member.path, member.version)
+        with on_failure(raw.close), foreign():
+            return Opened(_decompressed(raw, member.path), raw.tell, [raw.close])
+    with foreign():
+        archive = opened_zip(member.path, member.version)
+    with on_failure(archive.release), foreign():
+        info = archive.entries[member.number]
+        stream: Any = archive.open(info)
+        whole = max(info.file_size, 1)
+        inner = _decompressed(stream, member.inside)
+        if inner is stream:
+            inner = _UpToTheDamage(stream)
+    return Opened(
+        inner, lambda: member.size_bytes * min(stream.tell(), whole) // whole, [stream.close, archive.release]
+    )
 
 
 def open_seekable(member: Member) -> Opened:
@@ -85,8 +114,10 @@ def open_seekable(member: Member) -> Opened:
         return opened
     copy: Any = tempfile.TemporaryFile()  # noqa: SIM115 - `Opened.close` closes it
     with closing(opened), on_failure(copy.close):
+        most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * member.size_bytes)
         while data := opened.stream.read(_COPIED_BYTES):
-            copy.write(data)
+            if copy.write(data) + copy.tell() > most:
+                raise OSError(f"it grows to more than {_UNPACKED_TIMES} times its size when it is unpacked")
         copy.seek(0)
     return Opened(copy, copy.tell, [])
 
@@ -99,7 +130,7 @@ def why(exc: BaseException) -> str:
 class _UpToTheDamage:
     """A stream that gives what can be decompressed before it says that no more can be."""
 
-    def __init__(self, stream: gzip.GzipFile | bz2.BZ2File) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._error: BaseException | None = None
 
@@ -109,9 +140,10 @@ class _UpToTheDamage:
         parts: list[bytes] = []
         left = n if n >= 0 else _COPIED_BYTES
         try:
-            while left > 0 and (data := self._stream.read1(left)):
-                parts.append(data)
-                left -= len(data)
+            with foreign():
+                while left > 0 and (data := self._stream.read1(left)):
+                    parts.append(data)
+                    left -= len(data)
         except UNREADABLE as exc:
             if not parts:
                 raise
@@ -119,7 +151,12 @@ class _UpToTheDamage:
         return b"".join(parts)
 
     def seek(self, offset: int, /) -> int:
-        return self._stream.seek(offset)
+        with foreign():
+            return self._stream.seek(offset)
+        raise AssertionError("unreachable")
+
+    def tell(self) -> int:
+        return self._stream.tell()
 
     def close(self) -> None:
         self._stream.close()
@@ -135,7 +172,7 @@ class ZstdStream(io.RawIOBase):
             raise Usage("zstd is not installed", hint="pip install 'anabranch[zstd]' reads .zst") from None
         self._raw = raw
         self._error = zstandard.ZstdError
-        self._new: Callable[[], Any] = zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj
+        self._new: Callable[[], Any] = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj
         self._frame: Any = None
         self._out = b""
         self._at = 0
@@ -186,7 +223,8 @@ class ZstdStream(io.RawIOBase):
         try:
             self._out, self._at = self._frame.decompress(data), 0
         except self._error as exc:
-            raise OSError(str(exc)) from None
+            large = "; compress it anew, without --long" if "too much memory" in str(exc) else ""
+            raise OSError(f"{exc}{large}") from None
         return True
 
 

@@ -45,7 +45,7 @@ def parse_address(spec: str) -> tuple[str, int]:
         host, port, path = parts.hostname, parts.port, parts.path
     except ValueError:
         host, port, path = None, None, ""
-    if not host or not port or path not in ("", "/"):
+    if not host or not port or path not in ("", "/") or "@" in spec:
         raise Usage(f"{spec}: expected tcp://host:port", hint="for example tcp://localhost:9999")
     return host, port
 

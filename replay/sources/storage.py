@@ -12,12 +12,24 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
 from ...topics.errors import Stop, Usage
+from ...topics.printable import utf8, without_passwords
+from .walk import files_below, globbed, hidden, shown_by
 
-__all__ = ["absolute", "changed_after", "find_files", "fingerprint", "is_remote", "open_raw", "same", "size_bytes"]
+__all__ = [
+    "absolute",
+    "changed_after",
+    "find_files",
+    "fingerprint",
+    "is_remote",
+    "open_raw",
+    "same",
+    "size_bytes",
+    "version",
+    "version_of",
+]
 
 _HASHED_BYTES = 64 * 1024
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_HIDDEN = (".", "_")
 # What stores tell about a version of a file, each by a name of its own.
 _VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "generation", "md5", "contentHash")
 
@@ -30,8 +42,8 @@ def is_remote(spec: str) -> bool:
 
 
 def absolute(spec: str) -> str:
-    """What means the same from any folder."""
-    return spec if is_remote(spec) else str(Path(spec).absolute())
+    """What means the same from any folder, as it is kept with a run: valid text, without passwords."""
+    return without_passwords(spec) if is_remote(spec) else utf8(str(Path(spec).absolute()))
 
 
 def same(path: str) -> str:
@@ -42,15 +54,40 @@ def same(path: str) -> str:
 def find_files(spec: str) -> tuple[list[str], bool]:
     """The files behind a path, a glob or a folder, sorted; and whether they were found rather than named.
 
-    Of a folder, those below it too. What begins with `.` or `_` is hidden, as in every lake of data.
+    Of a folder, those below it too, also behind links. Hidden names are left out, see `hidden`, unless the glob spells
+    their first character.
 
     Raises:
-        Usage: there is nothing, or it cannot be read again.
+        Usage: there is nothing, a folder cannot be read, or what is named cannot be read again.
     """
     found = _find_remote(spec) if is_remote(spec) else _find_local(spec)
     if not found[0]:
         raise Usage(f"{spec}: no file matches", hint="globs are relative to the folder you are in; ** needs a folder")
     return found
+
+
+def version(path: str) -> tuple[int, ...]:
+    """What tells a local file from what it was before: inode, size, time of change. Nothing of a remote one.
+
+    Raises:
+        Usage: it has gone, or cannot be read a second time.
+    """
+    if is_remote(path):
+        return ()
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError) as exc:
+        raise Usage(f"{path}: {getattr(exc, 'strerror', None) or exc}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise Usage(
+            f"{path} is not a regular file: it cannot be read again after a crash", hint="save it to a file first"
+        )
+    return version_of(found)
+
+
+def version_of(found: os.stat_result) -> tuple[int, ...]:
+    """As `version`."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def size_bytes(path: str) -> int:
@@ -110,41 +147,36 @@ def _version(path: str) -> str:
 
 
 def _find_local(spec: str) -> tuple[list[str], bool]:
-    if glob.has_magic(spec) and not Path(spec).exists():
-        return sorted(path for path in glob.glob(spec, recursive=True) if Path(path).is_file()), True  # noqa: PTH207 - Path.glob knows no absolute patterns
+    if glob.has_magic(spec) and not os.path.lexists(spec):
+        return _once(globbed(spec)), True
     try:
         mode = Path(spec).stat().st_mode
-    except OSError as exc:
-        raise Usage(f"{spec}: {exc.strerror or exc}") from None
+    except (OSError, ValueError) as exc:
+        raise Usage(f"{spec}: {getattr(exc, 'strerror', None) or exc}") from None
     if stat.S_ISDIR(mode):
-        found = [
-            os.path.join(folder, name)  # noqa: PTH118 - the user's own words are kept
-            for folder, folders, names in os.walk(spec)
-            for name in names
-            if _shown(folders, name)
-        ]
+        found = _once(files_below(spec))
         if not found:
             raise Usage(f"{spec}: the folder holds no files")
-        return sorted(path for path in found if Path(path).is_file()), True
-    if not stat.S_ISREG(mode):
-        raise Usage(
-            f"{spec} is not a regular file: it cannot be read again after a crash", hint="save it to a file first"
-        )
+        return found, True
+    version(spec)
     return [spec], False
 
 
-def _shown(folders: list[str], name: str) -> bool:
-    folders[:] = [folder for folder in folders if not folder.startswith(_HIDDEN)]
-    return not name.startswith(_HIDDEN)
+def _once(paths: Iterable[str]) -> list[str]:
+    """Sorted; a file that was found by several links goes by the shortest way to it."""
+    found = {same(path): path for path in sorted(paths, key=lambda path: (path.count("/"), path), reverse=True)}
+    return sorted(found.values())
 
 
 def _find_remote(spec: str) -> tuple[list[str], bool]:
     def find(fs: Any, at: str) -> tuple[list[str], bool]:
-        if glob.has_magic(at):
-            return [fs.unstrip_protocol(path) for path in fs.glob(at) if fs.isfile(path)], True
+        # What follows the ? of a web address is no glob.
+        if glob.has_magic(at.partition("?")[0] if spec.startswith("http") else at):
+            found = [path for path in fs.glob(at) if shown_by(at, path) and fs.isfile(path)]
+            return [fs.unstrip_protocol(path) for path in found], True
         if fs.isdir(at) and not fs.isfile(at):
             below = [(path, PurePosixPath(path.removeprefix(at)).parts) for path in fs.find(at)]
-            return [fs.unstrip_protocol(p) for p, parts in below if not any(x.startswith(_HIDDEN) for x in parts)], True
+            return [fs.unstrip_protocol(path) for path, parts in below if not any(map(hidden, parts))], True
         fs.info(at)
         return [spec], False
 

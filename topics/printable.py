@@ -1,0 +1,67 @@
+"""Text that others wrote, fit for terminals, logs and what is kept.
+
+A key, a file's name or an exception's text may hold what a terminal obeys: escape sequences that clear the screen or
+set its title, backspaces that hide a word, marks that reverse the direction of reading. A URL may hold a password.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["printable", "utf8", "without_passwords"]
+
+# C0 without tab and line feed, DEL, C1; then separators and invisible format characters, which end a line or change the
+# order in which it is read; surrogates stand for bytes that are no UTF-8, and cannot be written.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+_LINE_ENDS = re.compile("[\t\n]")
+
+_USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*://)([^\s/?#@'\"]*):([^\s/?#'\"]+)@")
+_SIGNED = re.compile(
+    r"([?&](?:[^\s=&#]*(?:password|passwd|secret|token|signature|credential|api_?key|accesskeyid)|sig|pwd|key)=)[^\s&#'\"]+",
+    re.IGNORECASE,
+)
+
+
+def printable(text: object, *, one_line: bool = False) -> str:
+    r"""A text with what a terminal would obey written as `\x1b`, `\u202e`.
+
+    Args:
+        one_line: tabs and line feeds likewise.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    found = str(text)
+    if found.isascii() and found.isprintable():
+        return found
+    found = _UNSAFE.sub(_escaped, found)
+    return _LINE_ENDS.sub(_escaped, found) if one_line else found
+
+
+def utf8(text: str) -> str:
+    r"""A path as text that can be kept: bytes that are no UTF-8, which Python shows as surrogates, as `\xff`.
+
+    >>> utf8("caf\udce9.csv")
+    'caf\\xe9.csv'
+    """
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def without_passwords(text: str) -> str:
+    """A text whose URLs show neither passwords nor signatures.
+
+    >>> without_passwords("https://ann:pass@host/a.csv?sig=1f0c&v=2")
+    'https://ann:***@host/a.csv?sig=***&v=2'
+    """
+    if "://" not in text:
+        return text
+    return _SIGNED.sub(r"\1***", _USER.sub(r"\1\2:***@", text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found[0]
+    if 0xDC80 <= ord(character) <= 0xDCFF:
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return repr(character)[1:-1] if character.isascii() else f"\\u{ord(character):04x}"
