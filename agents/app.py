@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import faust
 from faust.exceptions import AlreadyConfiguredWarning
-from faust.types.enums import ProcessingGuarantee
+from faust.sensors import Monitor
 from mode.utils.objects import cached_property
 
 from ..topics.admin import Admin, TopicSpec
@@ -29,6 +29,7 @@ from .agent import Agent
 from .engine.loop import Engine
 from .engine.needed import NeededTopics
 from .engine.transport import TableManager, Transport
+from .faust_settings import Settings, check_names, check_settings, client_options, engine_settings
 from .replies import ReplyConsumer
 from .sender import Sender
 from .settings import BOUNDED, EngineSettings
@@ -71,36 +72,15 @@ class App(faust.App):
         settings: EngineSettings | None = None,
         **options: Any,
     ) -> None:
+        check_names(options)
         # A bounded run has an identity of its own, so that history is never added to live totals.
         self.run_id = os.environ.get("ANABRANCH_RUN", "")
         self.declared_id = id
         base = settings or (BOUNDED if self.run_id else EngineSettings())
-        guarantee = options.setdefault("processing_guarantee", "exactly_once")
-        options.setdefault("topic_partitions", DEFAULT_PARTITIONS)
-        options.setdefault("broker_commit_interval", base.epoch_s)
-        options.setdefault("topic_disable_leader", True)
-        options.setdefault("autodiscover", False)
-        options.setdefault("web_bind", "127.0.0.1")
-        self._web_tables = options.pop("web_tables_enabled", True)
-        options["web_tables_enabled"] = False  # ours know Struct values, and what is not here
-        options.setdefault("datadir", str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / id))
-        super().__init__(
-            f"{id}-run-{self.run_id}" if self.run_id else id,
-            Agent=Agent,
-            Stream=Stream,
-            Topic=Topic,
-            TableManager=TableManager,
-            Router=Router,
-            **options,
-        )
-        self.engine_settings = replace(
-            base,
-            exactly_once=ProcessingGuarantee(guarantee) == ProcessingGuarantee.EXACTLY_ONCE,
-            epoch_s=float(options["broker_commit_interval"]),
-            start_at_end=options.get("consumer_auto_offset_reset") == "latest",
-            standby_replicas=base.standby_replicas if standby_replicas is None else standby_replicas,
-        )
-        self.declared_broker = Cluster.servers_of(options["broker"]) if "broker" in options else None
+        self._base = base if standby_replicas is None else replace(base, standby_replicas=standby_replicas)
+        self._engine_settings: tuple[int, EngineSettings] | None = None
+        self._web_tables = True
+        super().__init__(f"{id}-run-{self.run_id}" if self.run_id else id, **options)
         self._cluster: Cluster | None = None
         self._admin: Admin | None = None
         self.keep_identity = False
@@ -110,6 +90,77 @@ class App(faust.App):
         self.stop_requested = asyncio.Event()
         self.plans: dict[str, RangePlan] = {}
         self.needed = NeededTopics(self)
+
+    # Settings -------------------------------------------------------------------------------------------------------
+
+    def _load_settings(self, *, silent: bool = False) -> Any:
+        """As Faust's: from the program, a configuration source and the environment; where none says, our defaults."""
+        id, given = self._default_options
+        source = self._load_settings_from_source(self._config_source, silent=silent) if self._config_source else {}
+        conf: dict[str, Any] = {**self._prepare_compat_settings({**given, **source})}
+        ours: dict[str, Any] = {
+            "Agent": Agent,
+            "Stream": Stream,
+            "Topic": Topic,
+            "TableManager": TableManager,
+            "Router": Router,
+        }
+        defaults = {
+            "processing_guarantee": "exactly_once",
+            "topic_partitions": DEFAULT_PARTITIONS,
+            "broker_commit_interval": self._base.epoch_s,
+            "topic_disable_leader": True,
+            "web_bind": "127.0.0.1",
+            "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self.declared_id),
+        }
+        settings = Settings(id, **{**conf, **ours}, anabranch_defaults=defaults)
+        if "web_tables_enabled" in settings.given:
+            self._web_tables = settings.web_tables_enabled
+        settings.web_tables_enabled = False  # ours know Struct values, and what is not here
+        self._engine_settings = None
+        return settings
+
+    def finalize(self) -> None:
+        """The program has said all it wants to say.
+
+        Raises:
+            Usage: a setting of Faust's, or a sensor, that would not be honoured.
+        """
+        super().finalize()
+        check_settings(cast(Settings, self.conf))
+        sensors: Any = self.sensors
+        if (self._monitor is not None and type(self._monitor) is not Monitor) or set(sensors) - {self._monitor}:
+            raise Usage("Faust sensors are not supported", hint="read /metrics of the worker's web port instead")
+        signal: Any = self.on_produce_message
+        if list(signal.iter_receivers(self)):
+            raise Usage(
+                "the signal on_produce_message is not supported",
+                hint="give headers where records are sent: send(…, headers=…)",
+            )
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        """What an operator can turn in the engine, by anabranch's names and by Faust's."""
+        conf = cast(Settings, self.conf)
+        if self._engine_settings is None or self._engine_settings[0] != conf.changes:
+            check_settings(conf)
+            self._engine_settings = (conf.changes, engine_settings(self._base, conf))
+        return self._engine_settings[1]
+
+    def set_engine(self, **changes: Any) -> None:
+        """Change the engine's settings before the worker starts, as the command line does."""
+        self._base, self._engine_settings = replace(self._base, **changes), None
+
+    @property
+    def declared_broker(self) -> str | None:
+        """Bootstrap servers that the program, its configuration or Faust's BROKER_URL names."""
+        conf = cast(Settings, self.conf)
+        return Cluster.servers_of(conf.broker) if conf.given & {"broker", "url"} else None
+
+    @property
+    def client_options(self) -> Mapping[str, str]:
+        """librdkafka's options for the program's `broker_credentials`; what the command line says wins over them."""
+        return client_options(cast(Settings, self.conf))
 
     def configure(self, **settings: Any) -> None:
         """Change Faust settings after the program has used them, as the command line does.
@@ -128,7 +179,8 @@ class App(faust.App):
         """Where this app's topics live."""
         if self._cluster is None:
             self._cluster = Cluster.named(
-                os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or self.declared_broker or "localhost:9092"
+                os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or self.declared_broker or "localhost:9092",
+                defaults=self.client_options,
             )
         return self._cluster
 
@@ -210,8 +262,13 @@ class App(faust.App):
         await self.producer.maybe_start()
 
     def is_leader(self) -> bool:
-        """One worker of the group is: the owner of partition 0 of the first topic."""
+        """One worker of the group is: the owner of partition 0 of the first topic.
+
+        An app that reads no topic joins a group the first time that this is asked, for a topic with no records.
+        """
         owned = self.engine.assignment()
+        if not owned and self.engine_runs:
+            self.engine.elect()
         return any(tp.partition == 0 and tp.topic == min(t.topic for t in owned) for tp in owned)
 
     # Topics ---------------------------------------------------------------------------------------------------------
@@ -243,6 +300,11 @@ class App(faust.App):
         if planned:
             self.plans |= await asyncio.to_thread(Plans(self.cluster, self.admin).agree, planned)
         await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.needed.declared])
+
+    async def declare_once(self, topic: Any) -> None:
+        """Create a topic before the first record that a client sends to it, where it does not exist."""
+        if topic.get_topic_name() not in self.needed.declared:
+            await self.declare([topic])
 
     def spec_of(self, topic: Any, name: str) -> TopicSpec:
         """How a topic would be made."""

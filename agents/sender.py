@@ -6,6 +6,7 @@ At least once: a record that was sent is visible at once and stays, whatever bec
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from confluent_kafka import KafkaException, Producer
@@ -18,6 +19,8 @@ from ..topics.producer import plain_producer_config
 from .engine.effects import Output
 
 __all__ = ["Sender"]
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.002
 
@@ -43,11 +46,12 @@ class Sender:
             if future.done():
                 return
             if error is not None:
-                future.set_exception(
-                    from_kafka(
-                        KafkaException(error), f"send to {output.topic}", servers=self._cluster.bootstrap_servers
-                    )
+                why = from_kafka(
+                    KafkaException(error), f"send to {output.topic}", servers=self._cluster.bootstrap_servers
                 )
+                # Also where nobody awaits the answer, as in a command that has sent and ends.
+                logger.error("not sent: %s", why)
+                future.set_exception(why)
                 return
             tp = TP(message.topic(), message.partition())
             future.set_result(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from ..topics.errors import Usage
 
 __all__ = ["BOUNDED", "EngineSettings"]
 
@@ -38,6 +41,8 @@ class EngineSettings:
             are what agents work off within seconds.
         standby_replicas: other workers that keep a warm copy of each partition's tables.
         stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
+        consumer_options: librdkafka's options of the worker's consumer, under its dotted names; they win over ours, and
+            `-X` over both. producer_options: of its producers, likewise.
     """
 
     exactly_once: bool = True
@@ -58,11 +63,18 @@ class EngineSettings:
     ready_lag_records: int | None = 100_000
     standby_replicas: int = 0
     stuck_s: float = 30.0
+    consumer_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    producer_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def membership(self, instance: str) -> dict[str, Any]:
         """librdkafka's settings of a member of the group, `_` for `.`."""
         if self.group_protocol == "consumer":
             # No static id: a member that was killed still holds it, and librdkafka takes that for a fatal error.
+            if "client.id" in self.consumer_options:
+                raise Usage(
+                    "broker_client_id, or a client.id of the consumer, with group_protocol=consumer",
+                    hint="workers are known by it there, so it is their own: omit it",
+                )
             return {"group_protocol": "consumer", "group_remote_assignor": "range", "client_id": instance}
         return {
             "group_instance_id": instance,

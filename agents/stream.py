@@ -20,6 +20,7 @@ from faust.streams import _current_event  # pyright: ignore[reportPrivateUsage]
 from mode import want_seconds
 from mode.utils.futures import maybe_async
 
+from ..topics.errors import Usage
 from .columns import fits
 from .engine.inbox import Batch, Inbox, Position
 from .engine.rows import Package
@@ -269,7 +270,21 @@ class Stream(faust.Stream[Any]):
                     value[timestamp_field_name] = message.timestamp()[1] / 1000
             yield [value for _, value in taken]
 
-    noack_take = cast(Any, take)
+    def noack(self) -> Any:
+        """Of Faust.
+
+        Raises:
+            Usage: always; progress is committed by offset, with what the agent did.
+        """
+        raise _no_manual_acks("noack()")
+
+    def noack_take(self, max_: int, within: Any = None) -> Any:
+        """Of Faust.
+
+        Raises:
+            Usage: always; see `noack`.
+        """
+        raise _no_manual_acks("noack_take()")
 
     async def _take(self, max_: int, within: Any) -> AsyncIterator[list[tuple[Any, Any]]]:
         await self._begin(grouped=True)
@@ -395,6 +410,14 @@ class Stream(faust.Stream[Any]):
     async def _exhaust(self) -> None:
         async for _ in self:
             pass
+
+
+def _no_manual_acks(name: str) -> Usage:
+    return Usage(
+        f"stream.{name}: records are not acknowledged one by one",
+        hint="offsets are committed with what the agent did, exactly once, so a record that was not done comes again; "
+        "take(n, within=…) holds records back",
+    )
 
 
 _NOTHING = Batch(Position("", -1), [], 0)

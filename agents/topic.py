@@ -7,21 +7,26 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
+import msgspec
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
 from ..topics.errors import BadRecord
 from ..topics.partition import RangePlan
 from ..topics.producer import Headers
-from ..topics.serde import codec
+from ..topics.serde import Codec, codec
 from .engine.effects import Output
 from .engine.rows import Rows
+from .faust_values import UNMARKED_TEXT, UNTYPED
 
 if TYPE_CHECKING:
     from .app import App
     from .flows.flow import Flow
 
 __all__ = ["Sent", "Topic", "topic_config"]
+
+
+_json_text = msgspec.json.Decoder(str).decode
 
 
 class Sent:
@@ -62,7 +67,8 @@ def topic_config(topic: Any) -> dict[str, str]:
 class Topic(faust.Topic):
     """A topic whose values have a declared type; see `anabranch.topics.serde` for what is declared how.
 
-    A `key_serializer` or `value_serializer` that is given keeps its Faust meaning.
+    A `key_serializer` or `value_serializer` that is given keeps its Faust meaning. Without one, text is UTF-8, and text
+    that looks as Faust writes it (JSON, in quotes) is refused: see `anabranch.agents.faust_values`.
 
     Attributes:
         plan: how keys map to partitions, where the program says so.
@@ -73,21 +79,30 @@ class Topic(faust.Topic):
         self.plan = plan
         self.streams: list[Any] = []
         self.expected_streams = 1
-        self._value = codec(None if self.value_serializer else self.value_type)
+        # What "raw" says of text and bytes is what they are without it.
+        raw = self.value_serializer == "raw" and self.value_type in (bytes, str)
+        self._serializer = None if raw else self.value_serializer
+        self._value = self._codec(raw=raw)
         self._key = codec(self.key_type if self.key_type is not None else bytes)
-        registry = self.app.serializers
-        if self.value_serializer and self.value_type not in (bytes, str):
-            self.decode_value: Any = lambda data: registry.loads_value(
-                cast(Any, self.value_type), data, serializer=self.value_serializer
-            )
-        else:
-            self.decode_value = self._value.decode
+        self.decode_value: Any = self._loads if self._serializer else self._value.decode
         self.decode_key: Any = self._key.decode
+
+    def _codec(self, *, raw: bool) -> Codec:
+        if self._serializer:
+            return codec(None)
+        if self.value_type is None:
+            return UNTYPED
+        return UNMARKED_TEXT if self.value_type is str and not raw else codec(self.value_type)
+
+    def _loads(self, data: bytes) -> Any:
+        if self.value_type is str and self._serializer == "json":
+            return _json_text(data)  # Faust takes a number for text here
+        return self.app.serializers.loads_value(cast(Any, self.value_type), data, serializer=self._serializer)
 
     @property
     def declared(self) -> Any:
         """The type of its values, if it alone decides how they are decoded; else `Ellipsis`."""
-        return ... if self.value_serializer and self.value_type not in (bytes, str) else self.value_type
+        return ... if self._serializer else self.value_type
 
     def decode_rows(self, rows: Rows) -> list[Any]:
         """Values of rows of a packed batch, all at once.
@@ -118,7 +133,7 @@ class Topic(faust.Topic):
         """Value as bytes; bytes pass as they are, objects that know how to `dumps` themselves do."""
         if value is None or isinstance(value, bytes):
             return value
-        if serializer or self.value_serializer:
+        if serializer or self._serializer:
             return self.prepare_value(value, serializer, self.schema, {})[0]
         if self.value_type is None and (hasattr(value, "dumps") or hasattr(value, "__struct_fields__")):
             return codec(type(value)).encode(value)
@@ -157,6 +172,7 @@ class Topic(faust.Topic):
             headers=header_list(headers),
         )
         if force or not app.engine_runs:
+            await app.declare_once(self)
             return await app.sender.send(output)
         self.need()
         app.engine.send(output)

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(anabranch.__file__).parent
 ROOMS = ("topics", "agents", "replay")
-MAX_LINES = 400
+MAX_LINES = 600  # most are far shorter; a noun is not split to meet a count
 
 # In replay/, only what runs or compares apps may know agents.
 REPLAY_KNOWS_AGENTS = {
@@ -42,6 +42,9 @@ KNOWS_FAUST = {
     "agents/app.py",
     "agents/engine/consumer.py",
     "agents/event.py",
+    "agents/faust_settings.py",
+    "agents/faust_values.py",
+    "replay/running/loading.py",
     "agents/web/probes.py",
     "agents/engine/rebalance.py",
     "agents/replies.py",

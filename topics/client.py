@@ -63,14 +63,20 @@ class Cluster:
     options: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
-    def named(cls, bootstrap_servers: str, options: Mapping[str, str] | None = None) -> Cluster:
-        """The cluster at `bootstrap_servers`, with `KAFKA_*` of the environment below `options`."""
+    def named(
+        cls,
+        bootstrap_servers: str,
+        options: Mapping[str, str] | None = None,
+        *,
+        defaults: Mapping[str, str] | None = None,
+    ) -> Cluster:
+        """The cluster at `bootstrap_servers`; `options` win over the environment's `KAFKA_*`, these over `defaults`."""
         environment = {
             name.removeprefix("KAFKA_").lower().replace("_", "."): value
             for name, value in os.environ.items()
             if name.startswith("KAFKA_") and name.removeprefix("KAFKA_").startswith(_ENVIRONMENT_PREFIXES)
         }
-        return cls(bootstrap_servers, {**environment, **(options or {})})
+        return cls(bootstrap_servers, {**(defaults or {}), **environment, **(options or {})})
 
     def config(self, **chosen: Any) -> dict[str, Any]:
         """A librdkafka configuration; names use `_` for `.` (`group_id` is `group.id`), callbacks as they are."""

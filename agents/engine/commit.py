@@ -58,10 +58,15 @@ Positions = dict[Key, int]
 
 
 class ExactlyOnce:
-    """Commits epochs as transactions of one transactional id."""
+    """Commits epochs as transactions of one transactional id.
 
-    def __init__(self, cluster: Cluster, transactional_id: str) -> None:
-        self._kafka = TransactionalProducer(cluster, transactional_id, message_max_bytes=_RECORD_BYTES)
+    Args:
+        options: librdkafka's, of the producer.
+    """
+
+    def __init__(self, cluster: Cluster, transactional_id: str, options: Mapping[str, Any] | None = None) -> None:
+        chosen: dict[str, Any] = {"message_max_bytes": _RECORD_BYTES, **(options or {})}
+        self._kafka = TransactionalProducer(cluster, transactional_id, **chosen)
         self._reports = Reports(cluster)
 
     def open(self) -> None:
@@ -110,9 +115,10 @@ class ExactlyOnce:
 class AtLeastOnce:
     """Produces, waits, then commits offsets: after a crash in between, an epoch is done again."""
 
-    def __init__(self, cluster: Cluster, consumer: Any) -> None:
+    def __init__(self, cluster: Cluster, consumer: Any, options: Mapping[str, Any] | None = None) -> None:
         self._cluster = cluster
-        self._kafka = Producer(plain_producer_config(cluster, message_max_bytes=_RECORD_BYTES))
+        chosen: dict[str, Any] = {"message_max_bytes": _RECORD_BYTES, **(options or {})}
+        self._kafka = Producer(plain_producer_config(cluster, **chosen))
         self._reports = Reports(cluster, every=True)
         self._consumer = consumer
 

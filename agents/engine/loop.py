@@ -55,6 +55,7 @@ class Engine(Rebalancing):
         self._opening: asyncio.Future[None] | None = None
         self._aborted_in_a_row = 0
         self._subscribed: list[str] = []
+        self._electing: asyncio.Future[Any] | None = None
 
     # Starting and stopping ------------------------------------------------------------------------------------------
 
@@ -102,6 +103,22 @@ class Engine(Rebalancing):
             return
         if self._main_task is None:
             self._main_task = self.add_future(self._main())
+
+    def elect(self) -> None:
+        """Join the group for a topic without records, where the app reads none: its owner is the leader."""
+        if not self._subscribed and self._electing is None and not self.stopping:
+            self._electing = self.add_future(self._elect())
+
+    async def _elect(self) -> None:
+        name = f"{self.app.conf.id}-__assignor-__leader"  # Faust's name of it
+        try:
+            await self.app.create_topic(name, 1, self.app.conf.topic_replication_factor or 1)
+        except AnabranchError as exc:
+            await self.stop_with(exc)
+            return
+        if not self._subscribed:
+            self._subscribed = [name]
+            self._group.subscribe(self._subscribed)
 
     async def leave(self) -> None:
         """End at record boundaries, commit, leave the group at once."""
@@ -188,6 +205,8 @@ class Engine(Rebalancing):
         if self._undone or self.stopping:
             return 0.0
         polled = self._poll()
+        if self._gone:
+            await self._tell_of_gone()
         if self._assignment is not None:
             await self._take_over()
         await self._let_flow()

@@ -33,6 +33,9 @@ class Host(Protocol):
     conf: Any
     flow_control: Any
     on_partitions_assigned: Any
+    on_partitions_revoked: Any
+    on_rebalance_complete: Any
+    rebalancing_count: int
     _assignment: Any
     plans: dict[str, RangePlan]
     stopped_by: BaseException | None
@@ -71,6 +74,10 @@ class Host(Protocol):
 
     async def declare_changelogs(self) -> None:
         """Likewise."""
+        ...
+
+    async def create_topic(self, topic: str, partitions: int, replication: int) -> None:
+        """Make a topic by name, where it is not there."""
         ...
 
     async def end(self) -> None:

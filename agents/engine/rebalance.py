@@ -49,6 +49,7 @@ class Rebalancing(Observed):
         self._taken_over = Assignment()
         self._looked_s = 0.0
         self._placing: asyncio.Future[None] | None = None
+        self._gone: set[Position] = set()
         self._admin: Admin
 
     def _commit_now(self) -> None:
@@ -83,6 +84,7 @@ class Rebalancing(Observed):
         self._forget(gone)
 
     def _forget(self, gone: set[Position]) -> None:
+        self._gone |= gone
         self._dispatch.forget(gone)
         self.active -= gone
         if self._assignment is not None:
@@ -118,6 +120,11 @@ class Rebalancing(Observed):
             self._group.flow({})
             await self._settle()
 
+    async def _tell_of_gone(self) -> None:
+        """Faust's signal; a handler may wait, which a rebalance's callback cannot."""
+        gone, self._gone = self._gone, set()
+        await self.app.on_partitions_revoked.send({TP(at.topic, at.partition) for at in gone})
+
     async def _let_flow(self) -> None:
         """Partitions whose tables are restored become active: their records flow."""
         if self._restoration is None or not self._restoration.waiting:
@@ -141,7 +148,9 @@ class Rebalancing(Observed):
         self._rebalanced(self._taken_over)
         if self.settings.standby_replicas:
             self._placing = asyncio.ensure_future(self._place_copies())
+        self.app.rebalancing_count = self.rebalances_total
         await self.app.on_partitions_assigned.send({TP(at.topic, at.partition) for at in self.owned})
+        await self.app.on_rebalance_complete.send()
 
     async def _place_copies(self) -> None:
         """When the group is at rest, keep copies of what others own."""

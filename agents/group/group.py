@@ -112,6 +112,7 @@ class Group:
                 queued_max_messages_kbytes=32_768,
                 fetch_wait_max_ms=100,
                 topic_metadata_refresh_interval_ms=10_000,
+                **settings.consumer_options,
             )
         )
 

@@ -67,8 +67,8 @@ class Membership:
 
     def _new_committer(self) -> Committer:
         if self._settings.exactly_once:
-            return ExactlyOnce(self._cluster, self.name)
-        return AtLeastOnce(self._cluster, self.group.kafka)
+            return ExactlyOnce(self._cluster, self.name, self._settings.producer_options)
+        return AtLeastOnce(self._cluster, self.group.kafka, self._settings.producer_options)
 
     async def open(self) -> None:
         """Fence predecessors, end what they left open; from then on look whether the consumer hangs."""

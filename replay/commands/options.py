@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from ...topics.client import Cluster
 from ...topics.errors import Usage
 from ..running.ground import Ground, ground, servers_at_hand
 from ..show.jsonlog import log_json_to_stderr, said_as_json
+
+if TYPE_CHECKING:
+    from ..running.ground import Declares
 
 __all__ = [
     "LEVELS",
@@ -121,10 +124,18 @@ def _options(pairs: tuple[str, ...]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def on_ground(
-    bootstrap_server: str | None, options: tuple[str, ...], declared: str | None = None, *, keep: bool = True
+    bootstrap_server: str | None, options: tuple[str, ...], app: Declares | None = None, *, keep: bool = True
 ) -> Generator[Ground]:
-    """A cluster for the length of a `with` block; says so where it is a broker of our own."""
-    with ground(bootstrap_server, _options(options), declared=declared, keep=keep, on_progress=passing) as place:
+    """A cluster for the length of a `with` block; says so where it is a broker of our own.
+
+    Args:
+        app: its `broker` counts where the command line and the environment name none, and its credentials.
+    """
+    declared, defaults = (None, None) if app is None else (app.declared_broker, app.client_options)
+    chosen = _options(options)
+    with ground(
+        bootstrap_server, chosen, declared=declared, defaults=defaults, keep=keep, on_progress=passing
+    ) as place:
         if place.broker is not None:
             stats = place.broker
             passing("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -93,6 +94,7 @@ def run(
       anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
     """
     from ..running.inputs import parse_inputs
+    from ..running.loading import declared_by
     from ..running.run import BoundedRun
     from ..show.work import RunView, show_run
 
@@ -102,7 +104,8 @@ def run(
     if not inputs and not then:
         raise Usage("nothing to run over", hint="--input FILE")
     asked = parse_inputs(inputs, then, key, times, form, spools)
-    with on_ground(bootstrap_server, options) as place, RunView() as view:
+    told = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    with on_ground(bootstrap_server, options, None if told else declared_by(name)) as place, RunView() as view:
         bounded = BoundedRun(
             place.cluster,
             name,

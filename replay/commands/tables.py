@@ -72,7 +72,7 @@ def show(
     from ..running.loading import load_app
 
     app = load_app(app_name(context))
-    with on_ground(bootstrap_server, options, app.declared_broker) as place:
+    with on_ground(bootstrap_server, options, app) as place:
         app.cluster = place.cluster
         look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
 
@@ -108,7 +108,7 @@ def backup(
     app = load_app(app_name(context))
     chosen = [find_table(app, name) for name in names] or list(app.live_tables)
     to = depot(address)
-    with on_ground(bootstrap_server, options, app.declared_broker) as place:
+    with on_ground(bootstrap_server, options, app) as place:
         app.cluster = place.cluster
         made = back_up(app, chosen, to, lambda table: passing(f"{table.table} …"))
     passing("")
@@ -180,7 +180,7 @@ def restore(
         app.configure(datadir=datadir)
     source = depot(address)
     kept = read_manifest(source)
-    with on_ground(bootstrap_server, options, app.declared_broker) as place:
+    with on_ground(bootstrap_server, options, app) as place:
         app.cluster = place.cluster
         steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
         for step in steps:

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,7 @@ def worker(
 
         app = load_app(app_name(context))
         app.complete = complete if complete_by_stdin else None
-        with on_ground(bootstrap_server, options, app.declared_broker) as place:
+        with on_ground(bootstrap_server, options, app) as place:
             lines = said_as_json()
             if lines is not None:
                 lines.always["group"] = app.conf.id
@@ -103,7 +102,7 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
     app.cluster = cluster
     app.keep_identity = settings["keep_identity"]
     if settings["group_protocol"]:
-        app.engine_settings = replace(app.engine_settings, group_protocol=settings["group_protocol"])
+        app.set_engine(group_protocol=settings["group_protocol"])
     if settings["datadir"] is not None:
         settings["datadir"].mkdir(parents=True, exist_ok=True)
     told = {name: settings[name] for name in ("datadir", "web_bind", "web_port", "web_host")}

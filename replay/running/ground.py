@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
@@ -21,7 +21,7 @@ from ...topics.client import Cluster
 if TYPE_CHECKING:
     from ...topics.broker import BrokerStats, EmbeddedBroker
 
-__all__ = ["Ground", "ground", "home", "servers_at_hand"]
+__all__ = ["Declares", "Ground", "ground", "home", "servers_at_hand"]
 
 
 _REACH_S = 5.0
@@ -31,6 +31,16 @@ _TURN_S = 90.0  # a start takes a minute at most, an end a quarter of one
 def home() -> Path:
     """Where data of this project lives on this machine."""
     return Path(os.environ.get("ANABRANCH_HOME", ".anabranch")).absolute()
+
+
+class Declares(Protocol):
+    """An app, or what is known of one: the cluster that the program names, and librdkafka's options for it."""
+
+    @property
+    def declared_broker(self) -> str | None: ...
+
+    @property
+    def client_options(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +71,14 @@ def ground(
     options: Mapping[str, str] | None = None,
     *,
     declared: str | None = None,
+    defaults: Mapping[str, str] | None = None,
     keep: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Generator[Ground]:
     """A cluster for the length of a `with` block.
 
     Args:
-        declared: the broker an app names itself.
+        declared: the broker an app names itself; defaults: the options it has for it.
         keep: keep the data of a broker of our own; otherwise it is a new one, and thrown away.
     """
     deadline_s = time.monotonic() + _TURN_S
@@ -79,7 +90,7 @@ def ground(
             finally:
                 broker.stop()
             return
-    cluster = Cluster.named(servers, options)
+    cluster = Cluster.named(servers, options, defaults=defaults)
     Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there
     yield Ground(cluster)
 

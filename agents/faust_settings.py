@@ -1,0 +1,245 @@
+"""Faust's settings: each is honoured, or refused by name before the worker starts.
+
+A setting counts as given where the program (`App(…)`), a configuration source (`config_from_object`), a handler of
+`on_configured`, a later `app.conf.x = …` or the environment names it; the environment wins, as in Faust. Settings of
+Faust's own machinery (its aiokafka clients, its stream buffers, its assignor) have no part here that they could turn. A
+worker that ignored them would run with other limits, another partitioner or without credentials, so it does not start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Any
+
+from faust.auth import SASLCredentials
+from faust.types.enums import ProcessingGuarantee
+from faust.types.settings import Settings as FaustSettings
+
+from ..topics.errors import Usage
+from .settings import EngineSettings
+
+__all__ = ["Settings", "check_names", "check_settings", "client_options", "engine_settings"]
+
+# Names under which Faust 1.x knew settings; it still takes them.
+_FORMER = frozenset(
+    {
+        "client_id",
+        "commit_interval",
+        "create_reply_topic",
+        "default_partitions",
+        "num_standby_replicas",
+        "replication_factor",
+    }
+)
+_OF_THE_APP = frozenset({"beacon", "config_source", "env", "loop", "settings", "standby_replicas"})
+
+# Classes that make an app exact. Another one in their place would lose that.
+OWN_CLASSES = frozenset({"Agent", "Router", "Stream", "TableManager", "Topic"})
+
+_OWN = "anabranch brings its own"
+_EITHER_WAY = "librdkafka needs no version: omit it"
+_SENSORS = "no sensor is called; read /metrics of the worker's web port instead"
+_IN_TOPICS = "give it to each topic: app.topic(…, {}=…)"
+
+_REFUSED: dict[str, str] = {
+    "aerospike_retries_on_exception": "there is no Aerospike store here",
+    "aerospike_sleep_seconds_between_retries_on_exception": "there is no Aerospike store here",
+    "broker_api_version": _EITHER_WAY,
+    "broker_commit_every": "an epoch ends after broker_commit_interval seconds, or when a buffer is full: "
+    "settings=EngineSettings(effects=…)",
+    "broker_commit_livelock_soft_timeout": "see /readyz and the metric of the oldest epoch instead",
+    "broker_rebalance_timeout": "it is broker_max_poll_interval here",
+    "ConsumerScheduler": _OWN,
+    "consumer_api_version": _EITHER_WAY,
+    "consumer_group_instance_id": "a worker keeps a static id of its own in its data folder; give each worker its own "
+    "--datadir",
+    "crash_app_on_aerospike_exception": "there is no Aerospike store here",
+    "Event": _OWN,
+    "GlobalTable": _OWN,
+    "key_serializer": _IN_TOPICS.format("key_serializer"),
+    "LeaderAssignor": _OWN,
+    "Monitor": _SENSORS,
+    "PartitionAssignor": "partitions are assigned by range, so that tables meet their topics",
+    "producer_acks": "every record is acknowledged by all in-sync replicas, as exactly-once needs it",
+    "producer_api_version": _EITHER_WAY,
+    "producer_partitioner": "keys go by murmur2 as with Java's clients, or by range: app.topic(…, plan=RangePlan(…)); "
+    "send(…, partition=…) names one",
+    "producer_threaded": "librdkafka sends in threads of its own",
+    "recovery_consistency_check": "it is always made",
+    "SetGlobalTable": _OWN,
+    "SetTable": _OWN,
+    "ssl_context": "librdkafka reads certificates itself: -X security.protocol=SSL -X ssl.ca.location=ca.pem, or "
+    "KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CA_LOCATION",
+    "store_check_exists": "it is an option of Faust's own stores",
+    "stream_buffer_maxsize": "use settings=EngineSettings(backlog_records=…)",
+    "stream_processing_timeout": "see /readyz and /metrics for agents that are stuck",
+    "stream_recovery_delay": "there is no delay to set",
+    "stream_wait_empty": "a rebalance always waits for the record at hand, or undoes it",
+    "Table": _OWN,
+    "table_cleanup_interval": "windowed tables are not there yet",
+    "table_key_index_size": "windowed tables are not there yet",
+    "tabledir": "tables lie in the data folder: datadir=…",
+    "value_serializer": _IN_TOPICS.format("value_serializer"),
+    "web_in_thread": "the web server runs in the worker's own loop",
+    "web_metrics_enabled": "/metrics is always there",
+    "web_stats_enabled": _SENSORS,
+}
+
+
+def _ms(seconds: Any) -> int:
+    return round(float(seconds) * 1000)
+
+
+def _word(value: Any) -> str:
+    return "true" if value is True else "false" if value is False else str(value)
+
+
+_Change = tuple[str, Callable[[Any], Any]]
+
+_ENGINE: dict[str, _Change] = {
+    "broker_commit_interval": ("epoch_s", float),
+    "broker_max_poll_interval": ("max_poll_interval_ms", _ms),
+    "broker_max_poll_records": ("batch_records", int),
+    "broker_session_timeout": ("session_timeout_ms", _ms),
+    "table_standby_replicas": ("standby_replicas", int),
+}
+_CONSUMER: dict[str, _Change] = {
+    "broker_check_crcs": ("check.crcs", _word),
+    "broker_client_id": ("client.id", str),
+    "broker_heartbeat_interval": ("heartbeat.interval.ms", _ms),
+    "broker_request_timeout": ("socket.timeout.ms", _ms),
+    "consumer_connections_max_idle_ms": ("connections.max.idle.ms", int),
+    "consumer_max_fetch_size": ("max.partition.fetch.bytes", int),
+    "consumer_metadata_max_age_ms": ("topic.metadata.refresh.interval.ms", int),
+}
+_PRODUCER: dict[str, _Change] = {
+    "broker_client_id": ("client.id", str),
+    "producer_compression_type": ("compression.type", str),
+    "producer_connections_max_idle_ms": ("connections.max.idle.ms", int),
+    "producer_linger": ("linger.ms", _ms),
+    "producer_linger_ms": ("linger.ms", int),
+    "producer_max_batch_size": ("batch.size", int),
+    "producer_metadata_max_age_ms": ("topic.metadata.refresh.interval.ms", int),
+    "producer_request_timeout": ("request.timeout.ms", _ms),
+}
+
+
+class Settings(FaustSettings):
+    """Faust's settings, which remember what was given and what is a default.
+
+    Attributes:
+        given: names of settings that somebody has chosen, in the program or in the environment.
+        changes: how many were set after the app was configured; what is derived from them is derived anew then.
+    """
+
+    given: set[str]
+    changes: int
+
+    def _init_settings(self, kwargs: dict[str, Any]) -> None:
+        defaults: Mapping[str, Any] = kwargs.pop("anabranch_defaults", {})
+        given = {name for name, value in kwargs.items() if name in self.SETTINGS and value is not None}
+        for name, param in self.SETTINGS.items():
+            if param.env_name is not None and self.getenv(param.env_name) is not None:
+                given.add(name)
+        object.__setattr__(self, "given", given)
+        object.__setattr__(self, "changes", 0)
+        for name, value in defaults.items():
+            if kwargs.get(name) is None:
+                kwargs[name] = value
+        super()._init_settings(kwargs)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        if key in self.SETTINGS and not object.__getattribute__(self, "_initializing"):
+            self.given.add(key)
+            object.__setattr__(self, "changes", self.changes + 1)
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Refuse options of `App(…)` that nobody would read.
+
+    Raises:
+        TypeError: a name that no setting has, with the nearest that one has.
+        Usage: a class of anabranch's own is to be replaced.
+    """
+    known = Settings.SETTINGS.keys() | _FORMER | _OF_THE_APP
+    for name in options:
+        if name in OWN_CLASSES:
+            raise Usage(f"App: {name}=… cannot be replaced", hint=_OWN)
+        if name == "monitor":
+            raise Usage("App: monitor=… is not supported", hint=_SENSORS)
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise TypeError(
+                f"App() got an unexpected keyword argument {name!r}" + (f": do you mean {near[0]!r}?" if near else "")
+            )
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what cannot be honoured, all of it at once.
+
+    Raises:
+        Usage: names the settings, and for each what to do instead.
+    """
+    asked = sorted(settings.given & _REFUSED.keys())
+    if asked:
+        # Written down as it is anyway, a setting changes nothing.
+        faust = FaustSettings(settings.id, env={})
+        asked = [name for name in asked if getattr(settings, name) != getattr(faust, name)]
+    if asked:
+        hints = "; ".join(f"{name}: {_REFUSED[name]}" for name in asked)
+        raise Usage(f"Faust settings that anabranch cannot honour: {', '.join(asked)}", hint=hints)
+    for name in ("broker_consumer", "broker_producer"):
+        if name in settings.given and getattr(settings, name) != settings.broker:
+            raise Usage(
+                f"{name} differs from broker", hint="one transaction cannot span two clusters: set broker alone"
+            )
+    if settings.consumer_auto_offset_reset not in ("earliest", "latest"):
+        raise Usage(
+            f"consumer_auto_offset_reset={settings.consumer_auto_offset_reset!r}", hint="it is earliest or latest"
+        )
+
+
+def _changed(settings: Settings, table: Mapping[str, _Change]) -> dict[str, Any]:
+    return {
+        name: convert(getattr(settings, setting))
+        for setting, (name, convert) in table.items()
+        if setting in settings.given and getattr(settings, setting) is not None
+    }
+
+
+def engine_settings(base: EngineSettings, settings: Settings) -> EngineSettings:
+    """The engine's settings: `base`, changed by what was given in Faust's words."""
+    return replace(
+        base,
+        exactly_once=ProcessingGuarantee(settings.processing_guarantee) == ProcessingGuarantee.EXACTLY_ONCE,
+        start_at_end=settings.consumer_auto_offset_reset == "latest",
+        consumer_options={**base.consumer_options, **_changed(settings, _CONSUMER)},
+        producer_options={**base.producer_options, **_changed(settings, _PRODUCER)},
+        **_changed(settings, _ENGINE),
+    )
+
+
+def client_options(settings: Settings) -> MutableMapping[str, str]:
+    """librdkafka's options for the credentials that the program gives, if it does.
+
+    Raises:
+        Usage: they are of a kind that librdkafka cannot be given from Python.
+    """
+    credentials: Any = settings.broker_credentials
+    if credentials is None:
+        return {}
+    if not isinstance(credentials, SASLCredentials) or credentials.ssl_context is not None:
+        raise Usage(
+            f"broker_credentials: {type(credentials).__name__} with Python's own TLS or tokens cannot reach librdkafka",
+            hint="say it in librdkafka's words instead: -X security.protocol=SASL_SSL -X sasl.mechanism=… "
+            "-X ssl.ca.location=ca.pem, or KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_PASSWORD, …",
+        )
+    return {
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": credentials.mechanism.value,
+        "sasl.username": credentials.username or "",
+        "sasl.password": credentials.password or "",
+    }

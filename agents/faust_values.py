@@ -1,0 +1,85 @@
+"""Values that Faust may have written, where anabranch reads the same bytes in another way.
+
+- Text. `value_type=str` is UTF-8 text here, as for most clients of Kafka; Faust writes and reads a JSON string,
+  `"vv"`. A text in quotes that is a JSON string may be either, so it is refused until the topic says which it is:
+  `value_serializer="json"` (Faust's) or `"raw"` (the quotes are part of the text).
+- Values without a declared type. Faust marks the records of a model with its name, `{"__faust": {"ns": "shop.Order"}}`,
+  and makes an `Order` of them again wherever no type is declared. So does this; a model that the program does not have
+  is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from faust.models.base import registry
+
+from ..topics.errors import BadRecord
+from ..topics.serde import Codec, codec
+
+__all__ = ["UNMARKED_TEXT", "UNTYPED"]
+
+_MARK = "__faust"
+_TEXT, _JSON = codec(str), codec(None)
+_decode_json = _JSON.decode
+_json_text = msgspec.json.Decoder(str).decode
+
+
+def _check_text(data: bytes) -> None:
+    try:
+        _json_text(data)
+    except msgspec.DecodeError:
+        return
+    raise BadRecord(
+        "a text in quotes: a JSON string, as Faust writes text, or text that has quotes",
+        hint='say which: app.topic(…, value_type=str, value_serializer="json"), or "raw" where the quotes belong to it',
+    )
+
+
+def _decode_text(data: bytes) -> str:
+    if data[:1] == b'"':
+        _check_text(data)
+    return data.decode()
+
+
+def _encode_text(value: Any) -> bytes:
+    data = _TEXT.encode(value)
+    if data[:1] == b'"':
+        _check_text(data)
+    return data
+
+
+def _model(value: Any) -> Any:
+    mark = value[_MARK]
+    if not isinstance(mark, dict) or "ns" not in mark:
+        return value
+    name = mark["ns"]
+    model: Any = registry.get(name) if isinstance(name, str) else None
+    if model is None:
+        raise BadRecord(
+            f"a record of the Faust model {name}, which this program does not have",
+            hint="import the module that defines it, or declare value_type=dict to read the fields alone",
+        )
+    return model.from_data(value)
+
+
+def _decode_untyped(data: bytes) -> Any:
+    value = _decode_json(data)
+    return _model(value) if type(value) is dict and _MARK in value else value
+
+
+class _Untyped(Codec):
+    __slots__ = ()
+
+    def decode_all(self, encoded: list[bytes]) -> list[Any]:
+        """Many values at once; see `Codec.decode_all`."""
+        values = super().decode_all(encoded)
+        return [_model(value) if type(value) is dict and _MARK in value else value for value in values]
+
+
+UNMARKED_TEXT = Codec("text", _decode_text, _encode_text)
+"""Of topics with `value_type=str` that do not say how text travels."""
+
+UNTYPED = _Untyped("JSON", _decode_untyped, _JSON.encode, decode_list=_decode_json)
+"""Of topics without a `value_type`."""
