@@ -123,7 +123,7 @@ class Agent(FaustAgent):
             made: Any = first.pop() if first else self.fun(started.stream)
             return _awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
 
-        runner = Runner(cast(Any, self.app).engine, self.name, make, started.stream)
+        runner = Runner(cast(Any, self.app).engine, self.name, make, started.stream, lambda: self.should_stop)
         task = cast(Any, self.loop.create_task(self._run(runner)))
         task._beacon = beacon
         started.actor_task = task

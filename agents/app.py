@@ -37,6 +37,7 @@ from .stream import Stream
 from .tables.expiring import new_table
 from .tables.shelf import scheme_of
 from .tables.table import Table
+from .tasks import called, ends_the_worker
 from .topic import Topic, topic_config
 from .web.directory import Directory
 from .web.routing import Router
@@ -414,6 +415,19 @@ class App(faust.App):
     def GlobalTable(self, name: str, **options: Any) -> Any:  # noqa: N802 (Faust's name)
         """A table that every worker holds whole; see `anabranch.agents.tables.globaltable`. Options as for `Table`."""
         return self.Table(name, **options, everywhere=True)
+
+    # Tasks: each of Faust's decorators comes down to `_task` ---------------------------------------------------------
+
+    def _task(self, fun: Any, on_leader: bool = False, traced: bool = False) -> Any:
+        return super()._task(ends_the_worker(self, fun), on_leader=on_leader, traced=traced)
+
+    def timer(self, *args: Any, **kwargs: Any) -> Any:
+        """As Faust's; one that fails ends the worker, see `tasks.py`."""
+        return called("timer", super().timer(*args, **kwargs))
+
+    def crontab(self, *args: Any, **kwargs: Any) -> Any:
+        """As `timer`."""
+        return called("cron job", super().crontab(*args, **kwargs))
 
     # Life -----------------------------------------------------------------------------------------------------------
 

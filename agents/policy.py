@@ -29,7 +29,7 @@ class Retry:
         first_s: seconds before the first of these; each further wait is twice as long.
         most_s: no wait is longer.
         then: where a record goes that failed each time: `dead_letter`, `skip` or `fail`.
-        on: only these errors are worth a try; the others go there at once.
+        on: only these errors are worth a try, all unless given; the others go there at once.
 
     Raises:
         Usage: values that make no sense.
@@ -39,7 +39,7 @@ class Retry:
     first_s: float = 0.1
     most_s: float = 10.0
     then: str = "dead_letter"
-    on: tuple[type[Exception], ...] | type[Exception] = Exception
+    on: tuple[type[BaseException], ...] | type[BaseException] = BaseException
 
     def __post_init__(self) -> None:
         if self.times < 1 or not 0 < self.first_s <= self.most_s:
@@ -55,7 +55,7 @@ class Retry:
         """All waits."""
         return tuple(self.wait_s(failures) for failures in range(1, self.times + 1))
 
-    def worth(self, error: Exception, failures: int) -> bool:
+    def worth(self, error: BaseException, failures: int) -> bool:
         """Whether to try again after so many failures, the last one this."""
         return failures <= self.times and isinstance(error, self.on) and not isinstance(error, BadRecord)
 

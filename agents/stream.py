@@ -138,7 +138,7 @@ class Stream(faust.Stream[Any]):
                 self._message = message
                 try:
                     value = decode(message.value())
-                except Exception as exc:  # noqa: BLE001 (decoders may be the user's)
+                except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
                     if message.value() is not None:
                         self.engine.give_up(self, message, exc, "decode")
                         continue
@@ -161,7 +161,7 @@ class Stream(faust.Stream[Any]):
         if batch.rows is not None:
             try:
                 values = self.topic.decode_rows(batch.rows)
-            except Exception:  # noqa: BLE001, S110 (decoders may be the user's; below it is found out whose row it is)
+            except BaseException:  # noqa: BLE001, S110 (decoders may be the user's; below it is found out whose row it is)
                 pass
             else:
                 yield from zip(batch.rows, values, strict=True)
@@ -170,7 +170,7 @@ class Stream(faust.Stream[Any]):
             data = message.value()
             try:
                 value = None if data is None else decode(data)
-            except Exception as exc:  # noqa: BLE001 (decoders may be the user's)
+            except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
                 self._message = message
                 self.engine.give_up(self, message, exc, "decode")
             else:
@@ -186,7 +186,7 @@ class Stream(faust.Stream[Any]):
                 return RecordBatch(batch, topic, batch.messages, [decode(m.value()) for m in batch.messages])
             surely = fits(topic.declared, rows)
             return RecordBatch(batch, topic, rows, None if surely else topic.decode_rows(rows))
-        except Exception:  # noqa: BLE001 (decoders may be the user's; below it is found out whose record it is)
+        except BaseException:  # noqa: BLE001 (decoders may be the user's; below it is found out whose record it is)
             pairs = list(self._decoded(batch))
             good = [message for message, _ in pairs]
             messages = good if rows is None else rows.only([row.row for row in good])
@@ -405,7 +405,7 @@ class Stream(faust.Stream[Any]):
         if declare:
             await channel.maybe_declare()
         self._passive_started.set()
-        await Runner(self.engine, f"{self.name} (repartitioning)", self._exhaust, self).main()
+        await Runner(self.engine, f"{self.name} (repartitioning)", self._exhaust, self, lambda: self.should_stop).main()
 
     async def _exhaust(self) -> None:
         async for _ in self:

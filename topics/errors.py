@@ -13,6 +13,8 @@ Each carries a hint: what to do about it.
 
 from __future__ import annotations
 
+import asyncio
+
 from confluent_kafka import KafkaError, KafkaException
 
 from .printable import without_passwords
@@ -25,6 +27,7 @@ __all__ = [
     "Retry",
     "Stop",
     "Usage",
+    "described",
     "from_kafka",
     "is_lost",
     "is_unreachable",
@@ -50,6 +53,14 @@ class AnabranchError(Exception):
     def __str__(self) -> str:
         message = super().__str__()
         return f"{message}\n  hint: {self.hint}" if self.hint else message
+
+
+def described(error: BaseException) -> str:
+    """Type and message of an error, in one line where the message is one."""
+    text = str(error)
+    if not text and isinstance(error, asyncio.CancelledError):
+        text = "something that was awaited has been cancelled"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Retry(AnabranchError):

@@ -12,12 +12,13 @@ and nobody is at it meanwhile: commits take what was before it, a revoke gives i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
 
 from ...topics.deadletter import dead_letter
-from ...topics.errors import BadRecord, Stop
+from ...topics.errors import BadRecord, Stop, described
 from ...topics.headers import UnreadableHeaders, headers_of
 from .effects import Effects, Output
 from .inbox import Position, Where, where
@@ -42,7 +43,7 @@ class Failures:
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
         self.limits: dict[str, int] = {}
 
-    def give_up(self, stream: Feed, message: Any, error: Exception, reason: str) -> None:
+    def give_up(self, stream: Feed, message: Any, error: BaseException, reason: str) -> None:
         """A record goes to the policy of its agent.
 
         Raises:
@@ -52,7 +53,7 @@ class Failures:
         at, offset = Position(message.topic(), message.partition()), message.offset()
         row: int | None = getattr(message, "row", None)
         source = f"{at.topic}[{at.partition}]@{offset}" + ("" if row is None else f"#{row}")
-        text = f"{type(error).__name__}: {error}"
+        text = described(error)
         fields = {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()}
         fields |= {"agent": stream.name} if row is None else {"agent": stream.name, "row": row}
         if policy == "fail":
@@ -123,7 +124,7 @@ class Failures:
             table.savepoint()
         self._savepoint = (id(runner), runner.steps if runner else 0, len(self._effects.outputs))
 
-    def undo(self, runner: Runner, error: Exception) -> bool:
+    def undo(self, runner: Runner, error: BaseException) -> bool:
         """An agent raised: undo its record, if that alone can be undone. False: the epoch has to be dropped.
 
         Raises:
@@ -136,10 +137,14 @@ class Failures:
             return True
         stream = runner.stream
         message = stream.message if stream is not None else None
+        if stream is not None and message is None and isinstance(error, asyncio.CancelledError):
+            logger.warning("agent %s was cancelled between two records, and is started anew", runner.name)
+            stream.inbox.careful = True  # if a record has done it, it is found out at its end: see `savepoint`
+            return False
         if stream is None or message is None:
             logger.error("agent %s failed outside of a record", runner.name, exc_info=error)
             raise Stop(
-                f"agent {runner.name} failed outside of a record: {type(error).__name__}: {error}",
+                f"agent {runner.name} failed outside of a record: {described(error)}",
                 hint="what an agent does before its loop has to work; the traceback is in the log",
             ) from error
         logger.debug("agent %s failed", runner.name, exc_info=error)
@@ -164,7 +169,7 @@ class Failures:
         stream.forget_message()
         return True
 
-    def _count(self, stream: Feed, which: Where, error: Exception) -> None:
+    def _count(self, stream: Feed, which: Where, error: BaseException) -> None:
         """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
         inbox = stream.inbox
         failures = inbox.failures[which] = inbox.failures.get(which, 0) + 1
@@ -173,25 +178,24 @@ class Failures:
             wait_s = retry.wait_s(failures)
             inbox.again[which] = time.monotonic() + wait_s
             logger.info(
-                "%s[%d]@%d is tried again in %.1f s (agent %s, %d of %d): %s: %s",
+                "%s[%d]@%d is tried again in %.1f s (agent %s, %d of %d): %s",
                 *which[0],
                 which[1],
                 wait_s,
                 stream.name,
                 failures,
                 retry.times,
-                type(error).__name__,
-                error,
+                described(error),
             )
         elif inbox.careful or retry is not None:
             inbox.poisoned[which] = error
 
-    def _leave_behind(self, runner: Runner, error: Exception) -> None:
+    def _leave_behind(self, runner: Runner, error: BaseException) -> None:
         """What came through memory cannot come again, so there is nothing to undo or to keep."""
         policy = getattr(self._app.agents.get(runner.source.name), "on_failure", "skip")
         if policy == "fail":
             raise Stop(
-                f"agent {runner.name} failed: {type(error).__name__}: {error}",
+                f"agent {runner.name} failed: {described(error)}",
                 hint='mend the agent; on_failure="skip" would have gone on with the next',
             ) from error
         self._effects.skipped += 1

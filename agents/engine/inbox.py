@@ -103,7 +103,7 @@ class Inbox:
         self._taken: Batch | None = None
         self.marks: dict[Position, int] = {}
         self.held: dict[Position, int] = {}
-        self.poisoned: dict[Where, Exception] = {}
+        self.poisoned: dict[Where, BaseException] = {}
         self.failures: dict[Where, int] = {}
         self.again: dict[Where, float] = {}
         self.delayed: dict[Position, Delayed] = {}
@@ -209,7 +209,7 @@ class Inbox:
         self._queue.appendleft(Batch(batch.at, rest, batch.end))
         return Batch(batch.at, head, rest[0].offset())
 
-    def poison_of(self, batch: Batch) -> Exception | None:
+    def poison_of(self, batch: Batch) -> BaseException | None:
         """Why the first record of a taken batch must not reach the agent, if so."""
         return self.poisoned.get(where(batch.at, batch.messages[0])) if self.poisoned else None
 

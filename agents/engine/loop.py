@@ -175,6 +175,10 @@ class Engine(Rebalancing):
         except Stop as exc:
             await self.stop_with(exc)
         except asyncio.CancelledError:
+            if not self.stopping:
+                await self.stop_with(
+                    Stop("the engine's task was cancelled", hint="does the program cancel tasks that are not its own?")
+                )
             raise
         except BaseException as exc:
             logger.exception("the engine failed")

@@ -56,8 +56,9 @@ class Observed(Stage):
 
     @property
     def ended(self) -> bool:
-        """Whether the loop is over."""
-        return self._main_task is not None and self._main_task.done()
+        """Whether the loop is over, or was cancelled."""
+        task = self._main_task
+        return task is not None and (task.done() or (isinstance(task, asyncio.Task) and task.cancelling() > 0))
 
     @property
     def rebalancing(self) -> bool:

@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Container, Coroutine, Generator, Iterable
 from typing import Any
 
-from ...topics.errors import Stop
+from ...topics.errors import Stop, described
 from .inbox import Position
 from .ports import Engaged, Feed
 
@@ -46,6 +46,7 @@ class Runner:
     Args:
         make: makes a fresh coroutine of the agent function; called again after each failure.
         source: the stream it is given.
+        leaving: whether the agent was told to end.
 
     Attributes:
         begun: whether the agent has come to its loop, once in its life.
@@ -54,8 +55,15 @@ class Runner:
         steps: how often the coroutine was resumed; equal counts mean that nothing else can have run in between.
     """
 
-    def __init__(self, engine: Engaged, name: str, make: Callable[[], Coroutine[Any, Any, Any]], source: Feed) -> None:
-        self.engine, self.name, self._make, self.source = engine, name, make, source
+    def __init__(
+        self,
+        engine: Engaged,
+        name: str,
+        make: Callable[[], Coroutine[Any, Any, Any]],
+        source: Feed,
+        leaving: Callable[[], bool],
+    ) -> None:
+        self.engine, self.name, self._make, self.source, self._leaving = engine, name, make, source, leaving
         self.begun = False
         self.stream: Feed | None = None
         self.at: Position | None = None
@@ -63,22 +71,29 @@ class Runner:
         self.steps = 0
         self._again: asyncio.Future[None] | None = None
         self._cancelled_by_redo = False
+        self.closed = False
 
     async def main(self) -> None:
-        """The agent's task: run until it is cancelled; a failing record goes to the engine."""
+        """The agent's task: run until the worker ends; a failing record goes to the engine.
+
+        Whatever the agent raises is its record's failure: also what is no `Exception` (a panic of a Rust library,
+        `SystemExit`), and a cancellation that neither the engine nor the end of the worker has asked for.
+        """
         self.task = asyncio.current_task()
         _runner.set(self)
         self.engine.add_runner(self)
+        gone: Stop | None = None
         try:
             while True:
                 try:
                     await _stepped(self, self._make())
-                except asyncio.CancelledError:
-                    if not self._left_for_redo():
+                except BaseException as exc:
+                    if self.closed or (not self._left_for_redo() and self._is_the_end(exc)):
                         raise
-                except Exception as exc:  # noqa: BLE001 (whatever an agent raises belongs to its record)
-                    if not self._left_for_redo() and not self.engine.failed(self, exc):
-                        self._again = self._again or asyncio.get_running_loop().create_future()
+                    if self._again is None and not self.engine.failed(self, exc):
+                        self._again = asyncio.get_running_loop().create_future()
+                    if isinstance(exc, asyncio.CancelledError):
+                        await self._settled()
                 else:
                     if self._left_for_redo():
                         pass
@@ -89,13 +104,60 @@ class Runner:
                             f"agent {self.name} returned",
                             hint="an agent iterates its stream for ever: `async for value in stream`",
                         )
-                if self._again is not None:
-                    await self._again
-                    self._again = None
+                await self._resumed()
         except Stop as exc:
-            await self.engine.stop_with(exc)
+            gone = exc
+        except BaseException as exc:
+            if not self._worker_ends:
+                gone = Stop(f"agent {self.name} is gone: {described(exc)}")
+            raise
         finally:
-            self.engine.remove_runner(self)
+            if not self.closed:
+                self.engine.remove_runner(self, expected=gone is None)
+                if gone is not None:
+                    await self.engine.stop_with(gone)
+
+    async def _settled(self) -> None:
+        """Of a cancellation that was taken back something may be left, which belongs to no later record."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as exc:
+            if not self._left_for_redo() and self._is_the_end(exc):
+                raise
+
+    async def _resumed(self) -> None:
+        """Wait for `resume`, where the agent was halted or its failure undoes the epoch."""
+        while (again := self._again) is not None:
+            try:
+                await again
+            except asyncio.CancelledError as exc:
+                if self._is_the_end(exc):
+                    raise
+                if self._again is again:  # else `resume` was faster
+                    self._again = asyncio.get_running_loop().create_future()
+            else:
+                self._again = None
+
+    @property
+    def _worker_ends(self) -> bool:
+        return self.engine.stopping or self.engine.ended
+
+    def _is_the_end(self, error: BaseException) -> bool:
+        """Whether the agent was cancelled because it, or the worker, ends; any other cancellation is taken back."""
+        assert self.task is not None
+        if not isinstance(error, asyncio.CancelledError) or not self.task.cancelling():
+            return False
+        if self._worker_ends or self._leaving():
+            return True
+        while self.task.cancelling():
+            self.task.uncancel()
+        return False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled the agent, and it goes on until it has to wait."""
+        ours = self._cancelled_by_redo or self._worker_ends or self._leaving()
+        return not ours and self.task is not None and self.task.cancelling() > 0
 
     def _left_for_redo(self) -> bool:
         """Whether the coroutine ended because `halt` cancelled it, however it took that."""
@@ -121,7 +183,9 @@ class Runner:
     def resume(self) -> None:
         """Start the agent function anew."""
         self.stream = self.at = None
-        if self._again is not None and not self._again.done():
+        if self._again is not None and self._again.cancelled():
+            self._again = None
+        elif self._again is not None and not self._again.done():
             self._again.set_result(None)
 
 
@@ -156,5 +220,9 @@ def _stepped(runner: Runner, coro: Coroutine[Any, Any, Any]) -> Generator[Any, A
         thrown = None
         try:
             yield waits_for
+        except GeneratorExit:  # the task is gone, with its loop; an agent's own never comes this way
+            runner.closed = True
+            coro.close()
+            raise
         except BaseException as exc:  # noqa: BLE001 (cancellation is the coroutine's to handle)
             thrown = exc

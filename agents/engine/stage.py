@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,7 @@ class Stage(FaustConsumer):
         current: whose coroutine runs right now; None between steps.
         asking: agents that wait for the answer of an agent: no commit can come before it.
         active: partitions of this worker whose tables are restored, so that their records flow.
+        gone: agents that have ended although the worker has not been told to.
     """
 
     def __init__(self, app: Host, **kwargs: Any) -> None:
@@ -44,6 +46,7 @@ class Stage(FaustConsumer):
         self._runners: list[Runner] = []
         self._redo_wanted = False
         self.active: set[Position] = set()
+        self.gone: list[str] = []
 
     async def stop_with(self, error: BaseException) -> None:
         """A human has to change something: the app ends with this error."""
@@ -86,10 +89,15 @@ class Stage(FaustConsumer):
         """An agent starts."""
         self._runners.append(runner)
 
-    def remove_runner(self, runner: Runner) -> None:
-        """An agent is gone."""
+    def remove_runner(self, runner: Runner, *, expected: bool) -> None:
+        """An agent is gone; `expected` as the worker ends."""
         if runner in self._runners:
             self._runners.remove(runner)
+        if runner.stream is not None and runner.stream.running:
+            self._gate.fell(runner.stream)  # in the middle of a record: what it did must not be committed
+            self._redo_wanted = True
+        if not expected:
+            self.gone.append(runner.name)
 
     def enter(self, runner: Runner) -> None:
         """The stepper is about to resume an agent."""
@@ -177,16 +185,17 @@ class Stage(FaustConsumer):
         if self._epoch.full:
             self._dispatch.cut()
 
-    def give_up(self, stream: Feed, message: Any, error: Exception, reason: str) -> None:
+    def give_up(self, stream: Feed, message: Any, error: BaseException, reason: str) -> None:
         """A record goes to the policy of its agent; see `Failures`."""
         self._failures.give_up(stream, message, error, reason)
 
     def savepoint(self, stream: Feed) -> None:
-        """In careful mode, before each record; see `Failures`."""
-        del stream
+        """In careful mode, before and after each record; see `Failures`."""
+        if stream.message is not None and self.current is not None and self.current.cancelled:
+            raise asyncio.CancelledError
         self._failures.savepoint(self.current)
 
-    def failed(self, runner: Runner, error: Exception) -> bool:
+    def failed(self, runner: Runner, error: BaseException) -> bool:
         """An agent raised. True: its record is undone and given up, start the agent anew; False: wait for the redo.
 
         Raises:

@@ -43,6 +43,8 @@ def not_alive(app: App, now_s: float) -> str:
 def not_ready(app: App) -> str:
     """Why this worker should not be relied on at the moment; empty if it can be."""
     engine = app.engine
+    if engine.gone:
+        return f"agent {', '.join(engine.gone)} is gone"
     if app.stop_requested.is_set():
         return "ending"
     if not engine.ready.is_set():
