@@ -12,7 +12,7 @@ from .flows.expressions import Expression, col
 from .flows.flow import Flow
 from .flows.sketch import ApproxDistinct
 from .policy import Retry
-from .settings import EngineSettings
+from .settings import EngineSettings, PackedLimits
 from .tables.table import Table
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "EngineSettings",
     "Expression",
     "Flow",
+    "PackedLimits",
     "RecordBatch",
     "Retry",
     "Table",

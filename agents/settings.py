@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..topics.arrowstream import PackedLimits
 from ..topics.errors import Usage
 
-__all__ = ["BOUNDED", "EngineSettings"]
+__all__ = ["BOUNDED", "EngineSettings", "PackedLimits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class EngineSettings:
         stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
         consumer_options: librdkafka's options of the worker's consumer, under its dotted names; they win over ours, and
             `-X` over both. producer_options: of its producers, likewise.
+        packed: the largest packed batches that are opened, larger ones are dead letters; None takes the limits of the
+            environment (`ANABRANCH_PACKED_ROWS`, …), else those of `PackedLimits`.
     """
 
     exactly_once: bool = True
@@ -65,6 +68,7 @@ class EngineSettings:
     stuck_s: float = 30.0
     consumer_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     producer_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    packed: PackedLimits | None = None
 
     def membership(self, instance: str) -> dict[str, Any]:
         """librdkafka's settings of a member of the group, `_` for `.`."""

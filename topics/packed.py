@@ -6,13 +6,15 @@ JSON would hold, so a row is as good as a plain record: it has a value, perhaps 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from .arrays import as_numpy
+from .arrowstream import PackedLimits, Refused, measure
 from .errors import BadRecord, Usage
 from .partition import key_bytes
 from .producer import Headers
@@ -28,10 +30,13 @@ __all__ = [
     "RESERVED",
     "TIME",
     "Packed",
+    "PackedLimits",
     "PackedRecord",
     "arrow",
+    "exceeded_by",
     "is_packed",
     "is_text",
+    "limits",
     "pack",
     "packed_rows",
     "row_values",
@@ -69,14 +74,40 @@ def is_packed(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
     return found.get("content-type") == CONTENT_TYPE and "rows" in found
 
 
-def packed_rows(headers: Iterable[tuple[str, bytes | None]] | None) -> int:
-    """How many rows a record stands for, going by its headers: 1 unless it is packed."""
+def packed_rows(headers: Iterable[tuple[str, bytes | None]] | None, most: int | None = None) -> int:
+    """How many rows a record stands for, going by its headers.
+
+    Args:
+        most: rows that a batch may have; None for those of `limits()`.
+
+    Returns:
+        1 where it is not packed, or says something that is not taken anyway.
+    """
     if not is_packed(headers):
         return 1
-    try:
-        return int(dict(headers or ())["rows"] or b"")
-    except ValueError:
-        return 1
+    said = dict(headers or ())["rows"] or b""
+    rows = int(said) if said.isdigit() and len(said) < 10 else 0
+    return rows if 0 < rows <= (limits().rows if most is None else most) else 1
+
+
+@cache
+def limits() -> PackedLimits:
+    """The largest batches that are opened, where an app does not say otherwise: `PackedLimits`, or the environment's.
+
+    `ANABRANCH_PACKED_ROWS`, `ANABRANCH_PACKED_COLUMNS`, `ANABRANCH_PACKED_SIZE_BYTES`, `ANABRANCH_PACKED_DEPTH`.
+
+    Raises:
+        Usage: one of them is not a number above 0.
+    """
+    found: dict[str, int] = {}
+    for field in fields(PackedLimits):
+        name = f"ANABRANCH_PACKED_{field.name.upper()}"
+        text = os.environ.get(name, "")
+        if text:
+            if not (text.isascii() and text.isdigit() and 0 < int(text[:19]) == int(text)):
+                raise Usage(f"{name}={text}: expected a number above 0")
+            found[field.name] = int(text)
+    return PackedLimits(**found)
 
 
 def pack(
@@ -100,6 +131,7 @@ def pack(
         Usage: a column is none that JSON could hold, or bears a name of ours.
     """
     ipc = arrow().ipc
+    batch = _without_views(batch)
     names = batch.schema.names
     about = {b"anabranch.packed": _VERSION.encode(), b"anabranch.value": value.encode()}
     if key is not None:
@@ -124,6 +156,7 @@ class Packed:
     Args:
         value: the record's.
         timestamp_ms: the record's, for rows that have no time of their own.
+        most: the largest batch that is opened; None for `limits()`.
 
     Attributes:
         batch: the columns of the value, as Arrow; views of `value` where that is not compressed.
@@ -133,20 +166,21 @@ class Packed:
         kind: `json` or `text`; see `pack`.
 
     Raises:
-        BadRecord: it is damaged, or something else.
+        BadRecord: it is damaged, larger than `most`, or something else.
     """
 
-    def __init__(self, value: bytes, timestamp_ms: int = 0) -> None:
+    def __init__(self, value: bytes, timestamp_ms: int = 0, most: PackedLimits | None = None) -> None:
         pyarrow = arrow()
         try:
+            measure(value, most or limits())
             with pyarrow.ipc.open_stream(value) as stream:
                 batch = stream.read_next_batch()
-                if next(iter(stream), None) is not None:
-                    raise ValueError("more than one batch")
             batch.validate(full=True)  # offsets that point outside would take the process down later
             self._open(batch, {name: text.decode() for name, text in (batch.schema.metadata or {}).items()})
-        except StopIteration:
-            raise BadRecord("a packed batch without rows") from None
+        except Refused as exc:
+            if exc.limit:
+                raise BadRecord(f"a packed batch of {exc}", hint=_raise_hint(exc.limit)) from None
+            raise BadRecord(f"a packed batch that is damaged: {exc}") from None
         except (pyarrow.ArrowException, OSError, ValueError, TypeError) as exc:
             raise BadRecord(f"a packed batch that is damaged: {exc}") from None
         self._timestamp_ms = timestamp_ms
@@ -225,6 +259,20 @@ def arrow() -> Any:
     return pyarrow
 
 
+def exceeded_by(value: bytes, most: PackedLimits) -> str:
+    """Which of the limits a packed batch exceeds, by its name; empty where it is within them."""
+    try:
+        measure(value, most)
+    except Refused as exc:
+        return exc.limit
+    return ""
+
+
+def _raise_hint(limit: str) -> str:
+    name = f"ANABRANCH_PACKED_{limit.upper()}"
+    return f"write smaller batches; or raise {name}, or for an app EngineSettings(packed=PackedLimits({limit}=…))"
+
+
 def _compute() -> Any:
     import pyarrow.compute
 
@@ -275,8 +323,25 @@ def is_text(kind: Any) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
+def _without_views(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """A batch whose text and bytes are written in the way that readers take."""
+    pa = arrow()
+
+    def plain(kind: Any) -> Any:
+        types = pa.types
+        if types.is_struct(kind):
+            return pa.struct([field.with_type(plain(field.type)) for field in kind])
+        if types.is_list(kind) or types.is_large_list(kind):
+            return (pa.list_ if types.is_list(kind) else pa.large_list)(plain(kind.value_type))
+        views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+        return views.get(kind, kind)
+
+    schema = pa.schema([field.with_type(plain(field.type)) for field in batch.schema])
+    return batch if schema.types == batch.schema.types else batch.cast(schema)
+
+
 def _is_key(types: Any, kind: Any) -> bool:
-    raw = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    raw = types.is_binary(kind) or types.is_large_binary(kind)
     return is_text(kind) or raw or types.is_integer(kind)
 
 

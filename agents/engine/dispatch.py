@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import Message
 
 from ...topics.headers import UnreadableHeaders, all_headers
-from ...topics.packed import LEAST_BYTES
+from ...topics.packed import LEAST_BYTES, PackedLimits, limits
 from ..group.assignment import Assignment
 from .inbox import Batch, Position, where
 from .ports import Feed
@@ -30,13 +30,17 @@ _partition_of: Any = Message.partition
 class Dispatch:
     """The streams of an app and their records.
 
+    Args:
+        most: the largest packed batches that are opened; None for `limits()`.
+
     Attributes:
         streams: all that have begun to iterate.
         records_total: records and rows handed over since the start, repetitions of a redo not counted.
         gathered_bytes: about how much memory takes what was handed over in this epoch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: PackedLimits | None = None) -> None:
+        self._most = most or limits()
         self.streams: list[Feed] = []
         self.records_total = 0
         self.gathered_bytes = 0
@@ -103,10 +107,25 @@ class Dispatch:
             self._poison(messages[number])
         for at, run in _runs(messages, one_topic=one_topic):
             if at in self._routes:  # else assigned a moment ago and gone again
-                for batch in _unpacked(at, run) if some_packed else (Batch(at, run, run[-1].offset() + 1),):
+                for batch in self._unpacked(at, run) if some_packed else (Batch(at, run, run[-1].offset() + 1),):
                     self.records_total += len(batch.messages)
                     self._kept.setdefault(at, []).append(batch)
                     self._give(batch)
+
+    def _unpacked(self, at: Position, run: list[Any]) -> Iterator[Batch]:
+        """A packed message is a batch of its own."""
+        plain: list[Any] = []
+        for message in run:
+            rows = rows_of(*at, message, self._most)
+            if rows is None:
+                plain.append(message)
+                continue
+            if plain:
+                yield Batch(at, plain, plain[-1].offset() + 1)
+                plain = []
+            yield Batch(at, rows, message.offset() + 1)
+        if plain:
+            yield Batch(at, plain, plain[-1].offset() + 1)
 
     def _poison(self, message: Any) -> None:
         """Its headers cannot be read: it goes to each agent's policy in its turn, whatever the agent asks for."""
@@ -223,22 +242,6 @@ def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[Position, l
         topic = messages[0].topic()
         return [(Position(topic, partition), run) for partition, run in runs.items()]
     return [(Position(*at), run) for at, run in runs.items()]
-
-
-def _unpacked(at: Position, run: list[Any]) -> Iterator[Batch]:
-    """A packed message is a batch of its own."""
-    plain: list[Any] = []
-    for message in run:
-        rows = rows_of(*at, message)
-        if rows is None:
-            plain.append(message)
-            continue
-        if plain:
-            yield Batch(at, plain, plain[-1].offset() + 1)
-            plain = []
-        yield Batch(at, rows, message.offset() + 1)
-    if plain:
-        yield Batch(at, plain, plain[-1].offset() + 1)
 
 
 def _topic_and_partition_of(message: Any) -> tuple[str, int]:

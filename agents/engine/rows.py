@@ -11,28 +11,28 @@ from typing import Any, NamedTuple, overload
 
 from ...topics.errors import BadRecord
 from ...topics.headers import headers_of
-from ...topics.packed import LEAST_BYTES, Packed, is_packed
+from ...topics.packed import LEAST_BYTES, Packed, PackedLimits, is_packed, limits, packed_rows
 
 __all__ = ["Package", "Row", "Rows", "rows_of"]
 
 
 class Package:
-    """A packed message; opened when somebody looks into it."""
+    """A packed message; opened when somebody looks into it.
 
-    __slots__ = ("_damage", "_opened", "_stamp", "message", "offset", "partition", "topic")
+    Attributes:
+        claimed: how many rows its header says there are, 1 where it says something that is not taken.
+    """
 
-    def __init__(self, topic: str, partition: int, message: Any) -> None:
+    __slots__ = ("_damage", "_limits", "_opened", "_stamp", "claimed", "message", "offset", "partition", "topic")
+
+    def __init__(self, topic: str, partition: int, message: Any, most: PackedLimits) -> None:
         self.topic, self.partition, self.offset = topic, partition, message.offset()
         self.message = message
+        self._limits = most
+        self.claimed = packed_rows(headers_of(message), most.rows)
         self._stamp: tuple[int, int] = message.timestamp()
         self._opened: Packed | None = None
         self._damage: BadRecord | None = None
-
-    @property
-    def claimed(self) -> int:
-        """How many rows its header says there are, 1 where it says nothing of the kind."""
-        said = dict(headers_of(self.message) or ())["rows"] or b""
-        return int(said) if said.isdigit() and len(said) < 10 and int(said) else 1
 
     def open(self) -> Packed:
         """What is in it.
@@ -44,9 +44,10 @@ class Package:
             if self._damage is not None:
                 raise self._damage
             try:
-                opened = Packed(self.message.value(), self._stamp[1])
+                opened = Packed(self.message.value(), self._stamp[1], self._limits)
                 if opened.rows != self.claimed:
-                    raise BadRecord(f"a packed batch of {opened.rows:,} rows whose header says {self.claimed:,}")
+                    said = (dict(headers_of(self.message) or ())["rows"] or b"")[:40].decode(errors="backslashreplace")
+                    raise BadRecord(f"a packed batch of {opened.rows:,} rows whose header says {said}")
             except BadRecord as exc:
                 self._damage = exc
                 raise
@@ -167,9 +168,13 @@ class Rows(Sequence[Row]):
         return of_all.take(self.numbers)
 
 
-def rows_of(topic: str, partition: int, message: Any) -> Rows | None:
-    """The rows of a message, None if it is a plain one."""
+def rows_of(topic: str, partition: int, message: Any, most: PackedLimits | None = None) -> Rows | None:
+    """The rows of a message, None if it is a plain one.
+
+    Args:
+        most: the largest batch that is opened; None for `limits()`.
+    """
     if len(message) < LEAST_BYTES or not is_packed(headers_of(message)):
         return None
-    package = Package(topic, partition, message)
+    package = Package(topic, partition, message, most or limits())
     return Rows(package, range(package.claimed))

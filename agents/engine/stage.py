@@ -39,7 +39,7 @@ class Stage(FaustConsumer):
         self.current: Runner | None = None
         self.asking = 0
         self.stopping = False
-        self._dispatch = Dispatch()
+        self._dispatch = Dispatch(self.settings.packed)
         self._gate = Gate()
         self._epoch = Epoch(app, self._dispatch, self.settings)
         self._failures = Failures(app, self._epoch.effects)

@@ -15,15 +15,23 @@ __all__ = ["unpack"]
 @click.argument("topic")
 @click.option("--to", "target", required=True, metavar="TOPIC", help="Made like TOPIC where it does not exist.")
 @click.option("--run-id", help="Name of the run; else it follows from the two topics.")
+@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @cluster_options
 def unpack(
-    topic: str, target: str, run_id: str | None, loglevel: str, bootstrap_server: str | None, options: tuple[str, ...]
+    topic: str,
+    target: str,
+    run_id: str | None,
+    on_bad_line: str,
+    loglevel: str,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
 ) -> None:
     """Turn the packed batches of TOPIC into plain records of another topic, for readers that know only those.
 
     Each row becomes a record with its key, value, time, partition and order; what is plain already goes as it is. Each
-    once and resumable, as every replay of a topic: the end is that of TOPIC as it stood at the first start.
+    once and resumable, as every replay of a topic: the end is that of TOPIC as it stood at the first start. A packed
+    batch that is damaged, or larger than is taken (`ANABRANCH_PACKED_ROWS` and so on), is a bad line.
 
     \b
     Examples:
@@ -46,6 +54,7 @@ def unpack(
             course=Course(order="source"),
             plan=Plans(place.cluster).of([topic.removeprefix(SCHEME)]).get(topic.removeprefix(SCHEME)),
             run_id=run_id,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: player.stop())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ...topics.arrays import as_arrow
 from ...topics.errors import Stop, Usage
-from ...topics.packed import KEY, MAX_ROWS, TIME, arrow, pack, packed_rows
+from ...topics.packed import KEY, MAX_ROWS, TIME, PackedLimits, arrow, exceeded_by, pack, packed_rows
 from ...topics.partition import Plan, column_places
 from ...topics.producer import Headers
 from ..sources.columns import Columns
@@ -23,6 +23,9 @@ Compression = Literal["lz4", "zstd"]
 
 # Larger ones are no faster, and what is handed to an agent at once should not be the largest that a topic takes.
 _TARGET_BYTES = 900_000
+
+# What readers take who have not raised their limits.
+_READERS = PackedLimits()
 
 GATHERED_ROWS = 65_536
 _GATHERED_BYTES = 8 * 1024 * 1024
@@ -152,16 +155,30 @@ class Packing:
     def _messages(self, columns: Columns, partition: int) -> Iterator[Item]:
         whole, time = _whole(columns)
         rows = len(columns)
-        parts = max(-(-rows // MAX_ROWS), int(whole.nbytes * self._ratio / self._target_bytes) + 1)
+        parts = max(
+            -(-rows // MAX_ROWS),
+            int(whole.nbytes * self._ratio / self._target_bytes) + 1,
+            whole.nbytes // _READERS.size_bytes + 1,
+        )
         most = -(-rows // parts)
         begin = 0
         while begin < rows:
             piece = whole.slice(begin, most)
             key = columns.key if columns.key is not None else KEY if columns.keys is not None else None
             made = pack(piece, key=key, time=time, value=columns.kind, compression=self._compression)
-            if len(made.value) > self._target_bytes and len(piece) > 1:
+            beyond = exceeded_by(made.value, _READERS)
+            if beyond in ("columns", "depth"):
+                # As text, which each line was or would be, a row is one column.
+                yield from self._messages(Columns.of(list(columns[begin:])), partition)
+                return
+            if (len(made.value) > self._target_bytes or beyond) and len(piece) > 1:
                 most = -(-len(piece) // 2)
                 continue
+            if beyond:
+                raise Stop(
+                    f"a row of {piece.nbytes:,} bytes; readers of packed batches take {_READERS.size_bytes:,}",
+                    hint="without --pack it can be sent, if the topic takes it",
+                )
             if len(made.value) > self._max_bytes:
                 raise Stop(
                     f"a row of {len(made.value):,} bytes; a message may have {self._max_bytes:,}",

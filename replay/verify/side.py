@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.errors import Usage
+from ...topics.errors import BadRecord, Usage
 from ...topics.headers import kept_headers
 from ...topics.packed import is_packed
 from ...topics.reading import Run, read_to_end
@@ -25,6 +26,8 @@ from ..sources.source import Position, Replayable, Source
 from ..sources.topicsource import TopicHistory
 
 __all__ = ["Batch", "Side", "find_side"]
+
+logger = logging.getLogger("anabranch.verify")
 
 TABLE = "table://"
 _ROWS = 5_000
@@ -114,7 +117,12 @@ def _rows(items: list[Item], where: Callable[[int], str]) -> Iterator[Batch]:
         if item[3] and is_packed(item[3]):
             yield Batch(items[begin:number], partial(_behind, where, begin))
             begin = number + 1
-            rows = Columns.unpacked(item[1] or b"", item[2], item[4])
+            try:
+                rows = Columns.unpacked(item[1] or b"", item[2], item[4])
+            except BadRecord as exc:
+                logger.warning("%s: %s; the message is compared as it is", where(number), exc)
+                begin = number
+                continue
             yield Batch(rows, partial(_row_of, where(number)))
     yield Batch(items[begin:], partial(_behind, where, begin))
 

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars
 import pytest
 from anabranch.replay.archive import Archiver
+from anabranch.replay.course import packing
 from anabranch.replay.course.course import Course
 from anabranch.replay.course.selection import Selection
 from anabranch.replay.player import Player
@@ -28,6 +30,7 @@ from anabranch.replay.tally import count_records
 from anabranch.replay.verify.side import find_side
 from anabranch.replay.verify.verify import verify
 from anabranch.topics.admin import Admin, TopicSpec
+from anabranch.topics.arrowstream import PackedLimits, measure
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Usage
 from anabranch.topics.packed import MAX_ROWS, Packed
@@ -37,6 +40,7 @@ from confluent_kafka import Message
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]
 Eventually = Callable[..., None]
+Patch = pytest.MonkeyPatch
 
 BLOCK = "anabranch.replay.sources.filesource.BLOCK_BYTES"
 
@@ -294,3 +298,25 @@ def test_what_cannot_travel_packed_is_refused(broker: Cluster, fresh: Fresh, tmp
     Admin(broker).create([TopicSpec(topic, 1, config={"cleanup.policy": "compact"})])
     with pytest.raises(Usage, match="compacted"):
         Player(broker, find_history([str(path)], Format(key_before=",")), topic, pack="lz4").play()
+
+
+def deep(levels: int) -> Any:
+    return {"x": deep(levels - 1)} if levels else 1
+
+
+@pytest.mark.parametrize(
+    ("line", "rows"), [({f"f{n}": n for n in range(5_000)}, 3), ({"n": deep(40)}, 3), ({"n": 1}, 2_000)]
+)
+def test_what_is_written_lies_within_what_readers_take(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: Patch, line: dict[str, Any], rows: int
+) -> None:
+    readers = PackedLimits(size_bytes=200_000)
+    monkeypatch.setattr(packing, "_READERS", readers)
+    # Many rows that compress to little.
+    path, topic = tmp_path / "in.jsonl", fresh("packed")
+    path.write_bytes((msgspec.json.encode({**line, "text": "a" * 500}) + b"\n") * rows)
+    Player(broker, find_history([str(path)], Format()), topic, partitions=1, pack="zstd").play()
+    messages = drain(topic)
+    assert sum(measure(message.value() or b"", readers).rows for message in messages) == rows
+    found = [value for message in messages for value in Packed(message.value() or b"").values()]
+    assert found == path.read_bytes().splitlines()
