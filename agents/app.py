@@ -86,6 +86,7 @@ class App(faust.App):
         self._admin: Admin | None = None
         self.keep_identity = False
         self.complete: threading.Event | None = None
+        self.ends: Mapping[tuple[str, int], int] = {}
         self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Event", "RecordBatch", "to_event"]
 
 
-def to_event(app: Any, topic: Topic, message: Any) -> Event:
-    """Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds."""
+def to_event(app: Any, topic: Topic, message: Any, processed: Any = ...) -> Event:
+    """Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds.
+
+    Args:
+        processed: the value, where the stream's processors have made it; else it is decoded.
+    """
     timestamp_ms = message.timestamp()[1]
     raw = FaustMessage(
         topic=message.topic(),
@@ -38,10 +42,12 @@ def to_event(app: Any, topic: Topic, message: Any) -> Event:
         checksum=None,
     )
     key, value = raw.key, raw.value
+    if processed is ...:
+        processed = None if value is None else topic.decode_value(value)
     event = Event(
         app,
         None if key is None else topic.decode_key(key),
-        None if value is None else topic.decode_value(value),
+        processed,
         cast(Any, raw.headers),
         raw,
     )

@@ -33,6 +33,7 @@ class EngineSettings:
         group_protocol: `classic`, or `consumer` (KIP-848), where partitions that do not move do not stop and session
             times are the broker's; all members of a group need the same.
         session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
+        notice_ends: notice where partitions end, for a run that says where its history does.
         start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
         connect_s: how long a start waits for a broker that answers.
         patience_s: how long a worker that runs waits for a broker that went away, before it ends with an error.
@@ -59,6 +60,7 @@ class EngineSettings:
     group_protocol: Literal["classic", "consumer"] = "classic"
     session_timeout_ms: int = 10_000
     max_poll_interval_ms: int = 300_000
+    notice_ends: bool = False
     start_at_end: bool = False
     connect_s: float = 5.0
     patience_s: float = 120.0

@@ -11,7 +11,8 @@ What a hot loop does not ask for it does not pay for: events, headers and timest
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -26,6 +27,8 @@ from .engine.inbox import Batch, Inbox, Position
 from .engine.rows import Package
 from .engine.runner import Runner, this_runner
 from .event import RecordBatch, to_event
+from .held import Group, Held
+from .processors import Processor, changing, filtering, keyed_by, passing_on
 
 if TYPE_CHECKING:
     from .engine.loop import Engine
@@ -50,6 +53,8 @@ class Stream(faust.Stream[Any]):
         self._package: Package | None = None
         self._event: Any = None
         self._event_of: Any = None
+        self._processed_of: Any = None  # the record whose value has gone through all processors
+        self._processed_value: Any = None
         self._registered = False
         self.grouped = False  # whether an agent gets several records at a time
         self.in_hand = False  # whether it works on something that is no record of a topic
@@ -149,11 +154,13 @@ class Stream(faust.Stream[Any]):
         for message, value in self._decoded(batch):
             if self._processors:
                 self._message = message
+                self._event_of = self._processed_of = None  # of an attempt before
                 try:
                     for processor in self._processors:
                         value = await maybe_async(cast(Any, processor)(value))
                 except Skip:
                     continue
+                self._processed_of, self._processed_value = message, value
             yield message, value
 
     def _decoded(self, batch: Batch) -> Iterator[tuple[Any, Any]]:
@@ -196,9 +203,17 @@ class Stream(faust.Stream[Any]):
         """Iterate over runs of records; each is a `RecordBatch` of one partition.
 
         A batch is handled as one: when the agent raises, the batch is undone and comes again record by record, so that
-        exactly the failing record goes to its policy. Processors (`filter`, …) are not applied. A packed batch comes as
-        it is; rows that do not fit the declared type go to the policy alone, and the others come without them.
+        exactly the failing record goes to its policy. A packed batch comes as it is; rows that do not fit the declared
+        type go to the policy alone, and the others come without them.
+
+        Raises:
+            Usage: the stream has processors (`filter`, `echo`, …), which are for single values.
         """
+        if self._processors:
+            raise Usage(
+                f"agent {self.name}: batches() of a stream with processors (filter, echo, …), which take single values",
+                hint="do the same with the batch, or iterate the stream itself",
+            )
         await self._begin(grouped=True)
         self.by_batch = True
         while True:
@@ -224,7 +239,7 @@ class Stream(faust.Stream[Any]):
         while True:
             batch = inbox.take() if self.running else None
             if batch is None:
-                if waited and timeout_s is not None and self.running:
+                if self.running and ((waited and timeout_s is not None) or inbox.gives_rest):
                     return _NOTHING
                 await engine.park(self, timeout_s)
                 waited = True
@@ -252,7 +267,8 @@ class Stream(faust.Stream[Any]):
     async def take(self, max_: int, within: Any = None) -> AsyncIterator[list[Any]]:
         """Lists of up to `max_` values of one partition, or what there is `within` seconds after the first of them.
 
-        What is held back counts as not handled: after a crash it comes again.
+        In a bounded run the rest comes at the end of history. What is held back counts as not handled: after a crash it
+        comes again.
         """
         async for taken in self._take(max_, within):
             yield [value for _, value in taken]
@@ -260,7 +276,7 @@ class Stream(faust.Stream[Any]):
     async def take_events(self, max_: int, within: Any = None) -> AsyncIterator[list[Any]]:
         """As `take`, as events."""
         async for taken in self._take(max_, within):
-            yield [to_event(self.app, self.topic, message) for message, _ in taken]
+            yield [to_event(self.app, self.topic, message, value) for message, value in taken]
 
     async def take_with_timestamp(self, max_: int, within: Any, timestamp_field_name: str) -> AsyncIterator[list[Any]]:
         """As `take`; values that are dicts get the record's timestamp (seconds) in a field."""
@@ -286,43 +302,23 @@ class Stream(faust.Stream[Any]):
         """
         raise _no_manual_acks("noack_take()")
 
-    async def _take(self, max_: int, within: Any) -> AsyncIterator[list[tuple[Any, Any]]]:
+    async def _take(self, max_: int, within: Any) -> AsyncIterator[Group]:
         await self._begin(grouped=True)
-        inbox, engine = self.inbox, self.engine
-        inbox.held.clear()  # of the agent function's last life
-        within_s = want_seconds(within) if within else None
-        loop = asyncio.get_running_loop()
-        held: dict[Position, list[tuple[Any, Any]]] = {}
-        due_at: dict[Position, float] = {}
+        held = Held(self.inbox, max_, want_seconds(within) if within else None, time.monotonic)
         while True:
-            wait_s = max(0.0, min(due_at.values()) - loop.time()) if due_at else None
-            batch = await self._next_batch(wait_s)
-            # One record at a time after a failure, so that a group cannot hide which record failed.
-            size = 1 if inbox.careful else max_
-            for at in [at for at in held if at not in inbox.held]:  # revoked meanwhile
-                del held[at]
-                due_at.pop(at, None)
+            batch = await self._next_batch(held.wait_s)
+            held.drop_revoked()
             async for message, value in self._processed(batch):
-                group = held.setdefault(batch.at, [])
-                if not group:
-                    inbox.held[batch.at] = message.offset()
-                    if within_s is not None:
-                        due_at[batch.at] = loop.time() + within_s
-                group.append((message, value))
-                if len(group) >= size:
+                group = held.add(batch.at, message, value)
+                if group is not None:
                     self._message = message
-                    yield held.pop(batch.at)
-                    due_at.pop(batch.at, None)
-                    inbox.held.pop(batch.at, None)
-            if batch.rows is not None and batch.at in held and not inbox.inside:
-                due_at[batch.at] = loop.time()  # what is held back is never a part of a packed message
-            for at in [at for at, due in due_at.items() if due <= loop.time()]:
-                group = held.pop(at)
-                engine.at(self, at)
+                    yield group
+                    held.done(batch.at)
+            for at, group in held.due(batch).items():
+                self.engine.at(self, at)
                 self._message = group[-1][0]
                 yield group
-                del due_at[at]
-                inbox.held.pop(at, None)
+                held.done(at)
 
     # Events -------------------------------------------------------------------------------------------------------
 
@@ -338,6 +334,8 @@ class Stream(faust.Stream[Any]):
         if self._event_of is not message:
             self._event = to_event(self.app, self.topic, message)
             self._event_of = message
+        if self._processed_of is message:
+            self._event.value = self._processed_value
         return self._event
 
     @current_event.setter
@@ -357,44 +355,45 @@ class Stream(faust.Stream[Any]):
         if not self._finalized and getattr(processor, "__name__", "") != "_maybe_unwrap_reply_request":
             super().add_processor(processor)
 
+    def filter(self, fun: Any) -> Any:
+        """As in Faust; it stands where it was written, also before a `group_by`, `through` or `echo`."""
+        self.add_processor(filtering(fun))
+        return self
+
     def echo(self, *channels: Any) -> Any:
         """As in Faust, and the copies keep key, headers and timestamp."""
         targets = [self.derive_topic(channel) if isinstance(channel, str) else channel for channel in channels]
-
-        async def echoing(value: Any) -> Any:
-            # Faust does this in tasks of their own, which are nobody's when it comes to undoing them.
-            event = self.current_event
-            for target in targets:
-                if value is event.value:
-                    await event.forward(target)
-                else:
-                    await event.forward(target, value=value)
-            return value
-
-        self.add_processor(echoing)
+        self.add_processor(passing_on(self, targets, changed=changing(self._processors)))
         return self
 
     def group_by(self, key: Any, **kwargs: Any) -> Any:
         """As in Faust: a stream of the same values, repartitioned by another key."""
         if self._finalized and self._next is not None:
             return self._next  # the agent was restarted: the chain is there
-        return super().group_by(key, **kwargs)
+        return self._instead(super().group_by(key, **kwargs), keyed_by(key))
 
     def through(self, channel: Any) -> Any:
         """As in Faust: a stream of the same values, by way of another topic."""
         if self._finalized and self._next is not None:
             return self._next
-        return super().through(channel)
+        return self._instead(super().through(channel))
+
+    def _chain(self, **kwargs: Any) -> Any:
+        # Faust gives the new stream the processors of this one, so that they would run behind the other topic.
+        self._next = made = self.clone(on_start=self.maybe_start, prev=self, processors=[], **kwargs)
+        return made
+
+    def _instead(self, chained: Any, key_of: Processor | None = None) -> Any:
+        """Replace the processor of Faust that sends records on to the chained stream, as they came."""
+        if chained is not self:
+            del self._processors[-1]
+            changed = changing(self._processors)
+            self.add_processor(passing_on(self, [chained.channel], key_of, changed=changed))
+        return chained
 
     def derive_topic(self, name: str, **kwargs: Any) -> Any:
         """As Faust's; `through` and `echo` take names. A bounded run must not write to a live topic."""
         return super().derive_topic(cast(Any, self.app).own_name(name), **kwargs)
-
-    async def _format_key(self, key: Any, value: Any) -> Any:
-        # Faust logs the error and drops the record; here it goes to the agent's policy like any other error.
-        if hasattr(key, "getattr"):
-            return key.getattr(value)
-        return await maybe_async(cast(Callable[[Any], Any], key)(value))
 
     def _enable_passive(self, channel: Any, *, declare: bool = False) -> None:
         if not self._passive:

@@ -11,7 +11,7 @@ import msgspec
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
-from ..topics.errors import BadRecord
+from ..topics.errors import BadRecord, Usage
 from ..topics.partition import RangePlan
 from ..topics.producer import Headers
 from ..topics.serde import Codec, codec
@@ -47,11 +47,15 @@ class Sent:
 
 
 def header_list(headers: Any) -> Headers | None:
-    """Headers as librdkafka takes them; a mapping or pairs, text values as UTF-8."""
+    """Headers as librdkafka takes them; a mapping or pairs, text values as UTF-8, None stays null."""
     if not headers:
         return None
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return [(str(name), value if isinstance(value, bytes) else str(value).encode()) for name, value in pairs]
+    return [(str(name), _header_value(value)) for name, value in pairs]
+
+
+def _header_value(value: Any) -> bytes | None:
+    return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
 def topic_config(topic: Any) -> dict[str, str]:
@@ -72,10 +76,20 @@ class Topic(faust.Topic):
 
     Attributes:
         plan: how keys map to partitions, where the program says so.
+
+    Raises:
+        Usage: it has a pattern instead of names.
     """
 
     def __init__(self, *args: Any, plan: RangePlan | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.pattern is not None:
+            raise Usage(
+                f"app.topic(pattern={getattr(self.pattern, 'pattern', self.pattern)!r}): not supported",
+                hint="name the topics: app.topic('orders', 'returns')",
+            )
+        if not self.topics:
+            raise Usage("app.topic(): no name given", hint="name the topic: app.topic('orders')")
         self.plan = plan
         self.streams: list[Any] = []
         self.expected_streams = 1

@@ -50,6 +50,7 @@ KNOWS_FAUST = {
     "agents/replies.py",
     "agents/web/routing.py",
     "agents/sender.py",
+    "agents/processors.py",
     "agents/stream.py",
     "agents/topic.py",
     "agents/engine/transport.py",

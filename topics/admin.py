@@ -29,6 +29,9 @@ _LATEST: Any = OffsetSpec.latest()
 _EARLIEST: Any = OffsetSpec.earliest()
 _AGAIN_S = 0.05
 
+# How a broker answers that no record is that late; librdkafka's own "no offset" is another number.
+_NO_RECORD = -1
+
 # Why a broker that is there does not answer.
 _SHUT_OUT = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})  # pyright: ignore[reportPrivateUsage]
 
@@ -249,13 +252,14 @@ class Admin:
     def since(self, partitions: Iterable[tuple[str, int]], time_ms: int) -> dict[tuple[str, int], int]:
         """The offset of the first record, or transaction marker, that is not before a time; the end without one."""
         wanted = [TopicPartition(*at) for at in partitions]
-        found = self._offsets(wanted, OffsetSpec.for_timestamp(time_ms), committed=False)
+        found = self._offsets(wanted, OffsetSpec.for_timestamp(time_ms), committed=False, none_is=_NO_RECORD)
         ends = self.ends(wanted)
         return {at: ends[at] if offset < 0 else offset for at, offset in found.items()}
 
     def _offsets(
-        self, partitions: Iterable[TopicPartition], spec: Any, *, committed: bool
+        self, partitions: Iterable[TopicPartition], spec: Any, *, committed: bool, none_is: int | None = None
     ) -> dict[tuple[str, int], int]:
+        """Args: none_is: the negative offset that is an answer: there is no such record."""
         request = {TopicPartition(p.topic, p.partition): spec for p in partitions}
         if not request:
             return {}
@@ -264,7 +268,7 @@ class Admin:
         def ask() -> dict[tuple[str, int], int]:
             futures = self._kafka.list_offsets(request, isolation_level=isolation, request_timeout=TIMEOUT_S)
             found = {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
-            if any(offset < 0 for offset in found.values()):
+            if any(offset < 0 and offset != none_is for offset in found.values()):
                 # Seen while a partition's leader moved: no error, and no offset either.
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
             return found

@@ -89,6 +89,12 @@ class Dispatch:
             if stream.inbox.delayed and not stream.running:
                 stream.inbox.release(now_s)
 
+    def end(self, ends: Mapping[tuple[str, int], int], reached: Mapping[Position, int]) -> None:
+        """Streams at the end of a bounded run's history give away what they hold back; see `Inbox.end`."""
+        for stream in self.streams:
+            if stream.inbox.held and not stream.running:
+                stream.inbox.end(ends, reached)
+
     def held_back(self, most: int) -> set[Position]:
         """Partitions that wait for a record to be tried again, once so many records have gathered behind such ones."""
         delayed = [delayed for stream in self.streams for delayed in stream.inbox.delayed.items()]

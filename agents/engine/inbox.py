@@ -11,7 +11,7 @@ before anything can be committed. Only records that fail are told apart by row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .rows import Rows
@@ -78,6 +78,7 @@ class Inbox:
         careful: hand out record by record, with a savepoint before each.
         cut: no further records until the epoch is committed.
         held: partition -> offset of the first record that was taken and is held back (`take`).
+        ended: partitions whose history is over, so that what is held back of them is to be given away.
         shared: several streams share the partition's records by key; then a batch is not cut, so that all of them
             are equally far when the epoch is committed.
     """
@@ -89,6 +90,7 @@ class Inbox:
         "careful",
         "cut",
         "delayed",
+        "ended",
         "failures",
         "held",
         "marks",
@@ -104,6 +106,7 @@ class Inbox:
         self.marks: dict[Position, int] = {}
         self.held: dict[Position, int] = {}
         self.poisoned: dict[Where, BaseException] = {}
+        self.ended: set[Position] = set()
         self.failures: dict[Where, int] = {}
         self.again: dict[Where, float] = {}
         self.delayed: dict[Position, Delayed] = {}
@@ -240,8 +243,27 @@ class Inbox:
 
     @property
     def has_work(self) -> bool:
-        """Whether `take` would give something."""
-        return bool(self._queue) and (self.shared or not self.cut or self.inside)
+        """Whether `take` would give something, or what is held back is to be given away."""
+        return (bool(self._queue) and (self.shared or not self.cut or self.inside)) or self.gives_rest
+
+    @property
+    def gives_rest(self) -> bool:
+        """Whether what is held back of some partition is to be given away now."""
+        return bool(self.ended) and not self.cut
+
+    def end(self, ends: Mapping[tuple[str, int], int], reached: Mapping[Position, int]) -> None:
+        """Note partitions that are at the end of their history: nothing is to come that a group could wait for.
+
+        Args:
+            ends: offsets behind the last records of history.
+            reached: offsets to which partitions were read, transaction markers included.
+        """
+        for at in self.held:
+            end = ends.get(at)
+            if end is None or end > max(self.marks.get(at, 0), reached.get(at, 0)):
+                continue
+            if at not in self.delayed and not any(batch.at == at for batch in self._queue):
+                self.ended.add(at)
 
     def again_from(self, message: Message) -> None:
         """`message` is undone: it and what follows it in the taken batch come again."""
@@ -270,6 +292,7 @@ class Inbox:
         self._taken = None
         self.waiting = 0
         self.held.clear()
+        self.ended.clear()
         self.marks = dict(marks)
 
     def drop(self, lost: set[Position]) -> None:
@@ -279,6 +302,7 @@ class Inbox:
         for at in lost:
             self.marks.pop(at, None)
             self.held.pop(at, None)
+            self.ended.discard(at)
             self.delayed.pop(at, None)
         self.poisoned = {which: why for which, why in self.poisoned.items() if which[0] not in lost}
         self.failures = {which: count for which, count in self.failures.items() if which[0] not in lost}

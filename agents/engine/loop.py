@@ -214,6 +214,8 @@ class Engine(Rebalancing):
         if self._assignment is not None:
             await self._take_over()
         await self._let_flow()
+        if self.app.ends:
+            self._dispatch.end(self.app.ends, self._group.reached)
         if self._wake():
             return 0.0
         if not polled:

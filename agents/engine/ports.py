@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from ...topics.admin import Admin
@@ -28,6 +28,7 @@ class Host(Protocol):
         stopped_by: why the app ends, if something is wrong.
         keep_identity: whether the worker's name stays its own after its end.
         complete: is set once all of a bounded run's history is in Kafka; None where nobody says so.
+        ends: where history ends, of partitions of which a bounded run has said so.
     """
 
     conf: Any
@@ -41,6 +42,7 @@ class Host(Protocol):
     stopped_by: BaseException | None
     keep_identity: bool
     complete: threading.Event | None
+    ends: Mapping[tuple[str, int], int]
 
     @property
     def topics(self) -> Any: ...

@@ -62,6 +62,8 @@ class Group:
             member is fenced when another process has its identity, but also by itself: a broker that restarts may
             take its own second attempt to join for another.
         fenced: whether that is why.
+        reached: with `notice_ends`, partition -> the offset at which it ended when it was last read to its end,
+            transaction markers included. All before it has been consumed.
         heard_s: monotonic time of the last sign that somebody answers this client.
     """
 
@@ -84,6 +86,8 @@ class Group:
         self.finished: str | None = None
         self.fenced = False
         self.heard_s = time.monotonic()
+        self.reached: dict[Position, int] = {}
+        self._ends: dict[Position, int] = {}  # noticed, while records before them wait in `_early`
         self._early: list[Any] = []
         self._paused: list[TopicPartition] = []
         self._held: set[Position] = set()
@@ -105,6 +109,7 @@ class Group:
                 # Earliest is chosen by us, and only where nothing was ever committed: see `assigned`.
                 auto_offset_reset="error",
                 isolation_level="read_committed",
+                enable_partition_eof=settings.notice_ends,
                 # The default of 1,000 ms makes a fast consumer wait half of its time.
                 fetch_queue_backoff_ms=2,
                 queued_min_messages=200_000,
@@ -151,6 +156,9 @@ class Group:
             self._look_whether_for_nothing()
         if self._early:
             messages, self._early = self._early + messages, []
+        if self._ends:
+            self.reached |= self._ends
+            self._ends = {}
         return messages
 
     def _look_whether_for_nothing(self) -> None:
@@ -194,6 +202,9 @@ class Group:
 
     def _sort(self, error: Any, message: Any) -> None:
         code = error.code()
+        if code == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
+            self._ends[Position(message.topic(), message.partition())] = message.offset()
+            return
         if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # pyright: ignore[reportPrivateUsage]
             raise Stop(
                 f"group {self._group_id}: records of {message.topic()}[{message.partition()}] were deleted before they "
@@ -329,6 +340,7 @@ class Group:
         else:
             self._resume()
             self._flows, self._early = {}, []
+            self._forget_ends(self.owned)
             self.owned = set(assignment.starts)
         self._hold(kafka)  # until `flow`
         self._on_assign(assignment)
@@ -339,6 +351,11 @@ class Group:
             kafka.incremental_assign([])
         else:
             kafka.assign([])
+
+    def _forget_ends(self, gone: set[Position]) -> None:
+        for at in gone:
+            self.reached.pop(at, None)
+            self._ends.pop(at, None)
 
     def _moving(self) -> None:
         self._moving_since_s = self._moving_since_s or time.monotonic()
@@ -356,6 +373,7 @@ class Group:
         if self.finished is None:  # else all is begun anew
             tell(gone)
         self.owned -= gone
+        self._forget_ends(gone)
         self._resume()
         if self._incremental:
             flowing = gone & self._flows.keys()

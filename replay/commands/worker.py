@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -69,14 +70,16 @@ def worker(
       anabranch -A shop worker -b kafka:9092 -X security.protocol=SSL -X ssl.ca.location=ca.pem
     """
     log_to_stderr(loglevel, form=log_format)
-    complete = threading.Event()
+    complete, ends = threading.Event(), dict[tuple[str, int], int]()
     if end_with_stdin:
-        threading.Thread(target=_end_with_stdin, args=(complete,), daemon=True).start()
+        threading.Thread(target=_listen_to_stdin, args=(complete, ends), daemon=True).start()
     try:
         from ..running.loading import load_app
 
         app = load_app(app_name(context))
-        app.complete = complete if complete_by_stdin else None
+        if complete_by_stdin:
+            app.complete, app.ends = complete, ends
+            app.set_engine(notice_ends=True)
         with on_ground(bootstrap_server, options, app) as place:
             lines = said_as_json()
             if lines is not None:
@@ -142,10 +145,17 @@ def _supervise(
     Supervisor(cluster, name, arguments, write=write, tell=tell).run()
 
 
-def _end_with_stdin(complete: threading.Event) -> None:
+def _listen_to_stdin(complete: threading.Event, ends: dict[tuple[str, int], int]) -> None:
+    """What a run tells its workers, a line each (see `Crew`); its end is ours, too."""
+    rest = b""
     # Not through sys.stdin, whose lock a thread that never ends would hold at the interpreter's exit.
-    while os.read(0, 4096):
-        complete.set()
+    while data := os.read(0, 65_536):
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line == b"complete":
+                complete.set()
+            elif line.startswith(b"ends "):
+                ends.update({(str(topic), int(number)): end for topic, number, end in json.loads(line[5:])})
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 # A worker that something kills is started again, exactly once holds; one that cannot live must not be for ever.
 _RESTARTS = 10
 _END_S = 60.0
+
+Key = tuple[str, int]
 
 
 class Crew:
@@ -34,6 +38,7 @@ class Crew:
         self._processes = Processes(cluster, {"ANABRANCH_RUN": run_id})
         self.restarts = 0
         self._complete = False
+        self._ends: dict[Key, int] = {}
 
     @property
     def pids(self) -> list[int]:
@@ -50,10 +55,9 @@ class Crew:
         return self._data / f"worker-{number}.log"
 
     def _start(self, number: int) -> None:
-        arguments = ["--without-web", "-l", "info", "--datadir", str(self._data)]
-        if not self._complete:
-            arguments.append("--complete-by-stdin")
+        arguments = ["--without-web", "-l", "info", "--datadir", str(self._data), "--complete-by-stdin"]
         self._processes.start(number, self._app_name, arguments, self._log(number).open("ab"))
+        self._tell()
 
     def check(self) -> None:
         """Start again who was killed.
@@ -77,7 +81,21 @@ class Crew:
         """All is in Kafka: from now on somebody waits for what workers have done, so they commit when they are idle."""
         if not self._complete:
             self._complete = True
+            self._tell()
+
+    def history_ends(self, ends: Mapping[Key, int]) -> None:
+        """Of these partitions history ends at these offsets: what agents hold back of it (`take`) is the rest."""
+        if not ends.items() <= self._ends.items():
+            self._ends |= ends
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell all workers what they have to know; who knows it already hears nothing new."""
+        if self._complete:
             self._processes.write(b"complete\n")
+        if self._ends:
+            told = json.dumps([[*at, end] for at, end in self._ends.items()], separators=(",", ":"))
+            self._processes.write(f"ends {told}\n".encode())
 
     def end(self) -> None:
         """SIGTERM, so that they commit and leave; wait.

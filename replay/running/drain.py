@@ -89,6 +89,11 @@ class Drain:
         self._inputs |= {topic for topic, _ in marks}
         self._marks, self._round = dict(marks), 0
 
+    @property
+    def marks(self) -> dict[Key, int]:
+        """The offsets that the group has to reach now, by topic and partition."""
+        return self._marks
+
     def drained(self) -> bool:
         """Whether the run is over for now; updates `done_offsets` and `left_offsets` (markers counted) on the way."""
         while self._reached():

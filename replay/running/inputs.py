@@ -11,7 +11,7 @@ from typing import Any
 from ...topics.errors import Usage
 from ..sources.format import Format
 
-__all__ = ["Input", "format_of", "parse_inputs", "split_input"]
+__all__ = ["Input", "format_of", "parse_inputs", "refuse_unaligned", "split_input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,37 @@ def parse_inputs(
     return [
         Input(topic, specs, format_, stage, _scoped(spools, topic)) for (topic, stage, format_), specs in merged.items()
     ]
+
+
+def refuse_unaligned(inputs: Sequence[Input], topics: Sequence[str], *, by_time: bool = False) -> None:
+    """Refuse several inputs of one stage that are to go by event time.
+
+    Only the files of one input are merged by time. Several inputs are sent one after another, and the order in which
+    topics are written does not decide the order in which agents read them.
+
+    Args:
+        topics: of the inputs, in their order.
+        by_time: an order by time was asked for, whether or not a field with the time is named.
+
+    Raises:
+        Usage: names `--then`.
+    """
+    for stage in sorted({asked.stage for asked in inputs}):
+        found = [(asked, topic) for asked, topic in zip(inputs, topics, strict=True) if asked.stage == stage]
+        if len(found) < 2 or not (by_time or any(asked.format.time for asked, _ in found)):
+            continue
+        names = sorted({topic for _, topic in found})
+        if len(names) == 1:
+            raise Usage(
+                f"the inputs of {names[0]} are not given alike, so they would not be merged by time",
+                hint="name the topic with each: --input TOPIC=PATH --input TOPIC=PATH",
+            )
+        raise Usage(
+            f"several inputs with --time: each topic has its own order, and nothing aligns {', '.join(names)} by event "
+            "time: an agent would see the future of one beside the past of another",
+            hint="--then TOPIC=PATH gives an input that starts when those before it are processed; without --time, "
+            "inputs are read in no particular order",
+        )
 
 
 def split_input(text: str) -> tuple[str | None, str]:

@@ -40,7 +40,7 @@ from .certificate import Counts
 from .crew import Crew
 from .drain import Drain, Stage
 from .ground import home
-from .inputs import Input
+from .inputs import Input, refuse_unaligned
 from .loading import load_app, source_of
 from .moments import Moments
 
@@ -163,6 +163,9 @@ class BoundedRun:
         self._table = find_table(self.app, table) if output is not None or table is not None else None
         self._sources = self._find_sources()
         self._topics = [self._physical(i.topic) for i in self._inputs]
+        own = f"{self.app.conf.id}-" if self.run_id else ""
+        names = [topic.removeprefix(own) for topic in self._topics]
+        refuse_unaligned(self._inputs, names, by_time=self._course.order == "time")
         self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
 
     def _derive_id(self) -> str:
@@ -276,7 +279,9 @@ class BoundedRun:
             self._see_to_workers(report, crew, drain)
             crew.complete()
             drain.count_ahead(counts)
+            crew.history_ends(drain.marks)
             while not drain.drained():
+                crew.history_ends(drain.marks)
                 self._see_to_workers(report, crew, drain)
                 self._watch.draining(drain.done_offsets, drain.left_offsets)
                 time.sleep(_POLL_S)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from typing import Any
 
 import faust
 import msgspec
+import pytest
 from anabranch import current_event
 from anabranch.topics.admin import TopicSpec
+from anabranch.topics.errors import Usage
 
 LONG_AGO_MS = 1_357_016_400_123
-HEADERS = [("trace", b"\x00\xff"), ("trace", b"again"), ("empty", b"")]
+HEADERS = [("trace", b"\x00\xff"), ("trace", b"again"), ("empty", b""), ("null", None)]
 
 
 class Order(msgspec.Struct):
@@ -72,7 +75,7 @@ async def test_key_headers_and_timestamp_of_a_record_are_there_for_who_asks(lab,
             message = event.message
             by_event.append((event.key, event.value, list(message.headers), message.partition, message.offset))
             assert round(message.timestamp * 1000) == LONG_AGO_MS
-            assert event.headers == {"trace": b"again", "empty": b""}
+            assert event.headers == {"trace": b"again", "empty": b"", "null": None}
 
     @app.agent(source, name="items")
     async def items(stream):
@@ -194,6 +197,13 @@ async def test_a_bounded_run_never_writes_to_the_topics_of_the_live_app(lab, dra
     assert drain(live, committed=False) == []
     assert f"{live}-2" not in lab.admin.partitions()
     assert [m.value() for m in drain(f"{name}-run-r1-{live}")] == [b"1"] * 4
+
+
+async def test_a_topic_by_pattern_is_refused_when_it_is_declared(lab) -> None:
+    app = lab.app(lab.fresh("app"))
+    for pattern in ("orders-.*", re.compile("orders-.*")):
+        with pytest.raises(Usage, match=r"pattern='orders-\.\*'[\s\S]*name the topics"):
+            app.topic(pattern=pattern)
 
 
 async def test_a_send_says_where_and_when_or_takes_the_time_of_the_record_being_handled(lab, record, drain) -> None:

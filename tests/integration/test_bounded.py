@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -217,3 +218,39 @@ def test_a_socket_with_a_spool_is_an_input_like_any_other(shell, fresh) -> None:
     assert read_result(shell.folder / "result.txt") == {f"k{d}": sum(range(d, 1000, 7)) for d in range(7)}
     again = shell.run(*command)
     assert (again.returncode, "finished before" in again.stdout) == (0, True), again.stdout + again.stderr
+
+
+# Records are summed in tens; the sums go on by key and are collected in tens again, and there is a `within` of an hour.
+TAKING = """
+import anabranch
+app = anabranch.App("APP")
+numbers = app.topic("numbers", value_type=int, partitions=2)
+sums = app.topic("sums", value_type=list, partitions=2)
+groups = app.Table("groups", default=int)
+
+@app.agent(numbers, name="sum")
+async def sum_up(stream):
+    async for taken in stream.take(10):
+        groups[f"numbers {stream.current_event.message.partition}"] += len(taken)
+        await sums.send(key=str(sum(taken)), value=taken)
+
+@app.agent(sums, name="collect")
+async def collect(stream):
+    async for events in stream.take_events(10, within=3600):
+        groups[f"lists {events[0].message.partition}"] += len(events)
+        groups[f"in lists {events[0].message.partition}"] += sum(len(event.value) for event in events)
+"""
+
+
+def test_what_take_holds_back_comes_at_the_end_of_history_in_every_stage(shell, fresh) -> None:
+    app = fresh("taking")
+    shell.write("taking.py", TAKING.replace("APP", app))
+    shell.write("numbers.txt", "".join(f"{n}\n" for n in range(25)))
+    ran = shell.run("run", "taking", "--input", "numbers=numbers.txt", "--output", "groups.json", "--table", "groups")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found: Counter[str] = Counter()
+    for row in json.loads((shell.folder / "groups.json").read_text()):
+        found[row["key"].rpartition(" ")[0]] += row["value"]
+    # Of two partitions, so two or three tens and two rests at most.
+    assert found["numbers"] == found["in lists"] == 25
+    assert found["lists"] in (3, 4)

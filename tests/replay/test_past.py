@@ -240,6 +240,33 @@ def test_a_topic_is_read_from_where_to_where_one_says(broker: Cluster, fresh: Fr
         values("9", None)
 
 
+def test_a_time_past_the_end_and_empty_partitions_leave_nothing_to_read(
+    broker: Cluster, fresh: Fresh, drain: Drain
+) -> None:
+    #  from 2013      partition 0: 2012          1: 2014          2: empty
+    topic, copy = fresh("sparse"), fresh("copy")
+    Admin(broker).create([TopicSpec(topic, 3)])
+    producer = TransactionalProducer(broker, fresh("id"))
+    producer.open()
+    producer.begin()
+    for partition, timestamp_ms in ((0, START_MS - 365 * DAY_MS), (1, START_MS + 365 * DAY_MS)):
+        producer.produce(topic, b"v%d" % partition, None, partition, timestamp_ms)
+    producer.commit()
+    producer.close()
+
+    def values(begin: str | None, until: str | None) -> list[bytes | None]:
+        found = find_past([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until))
+        return [item[1] for item in read(Course().open(found))]
+
+    assert values("2013-01-01", None) == [b"v1"]
+    assert values(None, "2013-01-01") == [b"v0"]
+    assert values(None, "2090-01-01") == [b"v0", b"v1"]
+    assert values("2090-01-01", None) == values("2090-01-01", "2091-01-01") == []
+    report = Player(broker, find_past([f"topic://{topic}"], Format(), cluster=broker, span=("2090-01-01", None)), copy)
+    assert report.play().done
+    assert drain(copy) == []
+
+
 def test_what_cannot_be_replayed_is_refused(
     broker: Cluster, fresh: Fresh, fill: Callable[..., str], tmp_path: Path
 ) -> None:
