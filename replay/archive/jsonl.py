@@ -15,6 +15,7 @@ from typing import IO, Any
 import msgspec
 
 from ...topics.errors import Usage
+from ..sources.lines import MAX_LINE_BYTES
 from .envelope import Headers, Rows
 
 __all__ = ["ENDING", "JsonlFile", "read_jsonl"]
@@ -22,6 +23,8 @@ __all__ = ["ENDING", "JsonlFile", "read_jsonl"]
 ENDING = ".jsonl.zst"
 _LEVEL = 3
 _CHUNK_BYTES = 1024 * 1024
+# A record of 16 MB, written in escapes of six characters a byte.
+_MAX_LINE_BYTES = 6 * MAX_LINE_BYTES
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -81,19 +84,28 @@ def read_jsonl(file: IO[bytes], batch_rows: int) -> Iterator[Rows]:
     """
     zstandard = _zstandard()
     decode = msgspec.json.Decoder(_Line).decode
-    rows, tail = Rows(), b""
+    rows = Rows()
+    # The beginning of a line that ends in a later chunk.
+    tail: list[bytes] = []
+    tail_bytes = 0
     try:
         with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False) as stream:
             while data := stream.read(_CHUNK_BYTES):
-                *lines, tail = (tail + data).split(b"\n")
-                for line in lines:
-                    _add(rows, decode(line))
-                    if len(rows) >= batch_rows:
-                        yield rows
-                        rows = Rows()
+                begun, end, rest = data.rpartition(b"\n")
+                if end:
+                    for line in b"".join((*tail, begun)).split(b"\n"):
+                        _add(rows, decode(line))
+                        if len(rows) >= batch_rows:
+                            yield rows
+                            rows = Rows()
+                    tail, tail_bytes = [], 0
+                tail.append(rest)
+                tail_bytes += len(rest)
+                if tail_bytes > _MAX_LINE_BYTES:
+                    raise ValueError(f"a line is longer than {_MAX_LINE_BYTES:,} bytes")
     except zstandard.ZstdError as exc:
         raise OSError(str(exc)) from exc
-    if tail:
+    if tail_bytes:
         raise ValueError("it ends in the middle of a line")
     if rows:
         yield rows

@@ -24,6 +24,8 @@ __all__ = ["MANIFEST", "Encoding", "Entry", "Lost", "Manifest", "is_archive", "l
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
+_VERSION = 1
+_MOST_PARTITIONS = 1_000_000
 
 Encoding = Literal["parquet", "jsonl"]
 
@@ -136,13 +138,31 @@ def read_manifest(folder: Path) -> Manifest | None:
         body = bytes(sealed.manifest)
         if hashlib.sha256(body).hexdigest() != sealed.sha256:
             raise Stop(f"{path}: it was changed after it was written", hint="bring back a whole copy of the archive")
-        return msgspec.json.decode(body, type=Manifest)
+        return _sound(msgspec.json.decode(body, type=Manifest), path)
     except FileNotFoundError:
         return None
     except OSError as exc:
         raise Stop(f"{path}: {exc.strerror or exc}") from None
-    except msgspec.DecodeError as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise Stop(f"{path}: not the manifest of an archive: {exc}") from None
+
+
+def _sound(manifest: Manifest, path: Path) -> Manifest:
+    """A manifest that says what can be; its checksum is right in one that somebody made up, too."""
+    if manifest.version != _VERSION:
+        raise Stop(f"{path}: of version {manifest.version}, {_VERSION} is known", hint="a newer anabranch wrote it")
+    spans = [(each.partition, each.begin, each.end) for each in (*manifest.files, *manifest.lost)]
+    names = [entry.name for entry in manifest.files]
+    if (
+        not 0 < manifest.partitions <= _MOST_PARTITIONS
+        or not all(0 <= p < manifest.partitions and 0 <= begin <= end < 2**63 for p, begin, end in spans)
+        or not all(0 <= p < manifest.partitions for p in (*manifest.begun, *manifest.positions))
+        or not all(name == Path(name).name and name[:1] not in ("", ".") for name in names)
+        or len(set(names)) < len(names)
+        or any(entry.records < 0 or entry.size_bytes < 0 for entry in manifest.files)
+    ):
+        raise Stop(f"{path}: not the manifest of an archive: partitions, offsets or names that cannot be")
+    return manifest
 
 
 @contextlib.contextmanager

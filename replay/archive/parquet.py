@@ -13,6 +13,10 @@ __all__ = ["ENDING", "ParquetFile", "read_parquet"]
 ENDING = ".parquet"
 _LEVEL = 1
 
+# The archiver's row groups are of 8 MB, and what librdkafka has at hand beyond that (64 MB a partition).
+_GROUP_BYTES = 1024 * 1024 * 1024
+_BATCH_BYTES = 2 * 1024 * 1024 * 1024
+
 
 def _arrow() -> tuple[Any, Any]:
     try:
@@ -25,6 +29,21 @@ def _arrow() -> tuple[Any, Any]:
     return pyarrow, parquet
 
 
+def _schema(arrow: Any) -> Any:
+    header = arrow.struct([arrow.field("name", arrow.string(), False), arrow.field("value", arrow.binary())])
+    return arrow.schema(
+        [
+            ("key", arrow.binary()),
+            ("value", arrow.binary()),
+            ("headers", arrow.list_(header)),
+            ("topic", arrow.string()),
+            ("partition", arrow.int32()),
+            ("offset", arrow.int64()),
+            ("timestamp", arrow.timestamp("ms", tz="UTC")),
+        ]
+    )
+
+
 class ParquetFile:
     """Writes one file.
 
@@ -34,19 +53,8 @@ class ParquetFile:
 
     def __init__(self, file: IO[bytes], topic: str, partition: int) -> None:
         self._arrow, parquet = _arrow()
-        arrow = self._arrow
-        self._header = arrow.struct([arrow.field("name", arrow.string(), False), arrow.field("value", arrow.binary())])
-        self._schema = arrow.schema(
-            [
-                ("key", arrow.binary()),
-                ("value", arrow.binary()),
-                ("headers", arrow.list_(self._header)),
-                ("topic", arrow.string()),
-                ("partition", arrow.int32()),
-                ("offset", arrow.int64()),
-                ("timestamp", arrow.timestamp("ms", tz="UTC")),
-            ]
-        )
+        self._schema = _schema(self._arrow)
+        self._header = self._schema.field("headers").type.value_type
         self._topic, self._partition = topic, partition
         self._writer = parquet.ParquetWriter(
             file,
@@ -91,10 +99,18 @@ def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[Rows]:
     Raises:
         OSError, ValueError: it is damaged.
     """
-    _, parquet = _arrow()
+    arrow, parquet = _arrow()
     reader = parquet.ParquetFile(file, pre_buffer=False)
     columns = ["key", "value", "headers", "offset", "timestamp"]
-    for batch in reader.iter_batches(batch_rows, columns=columns):
+    schema = _schema(arrow)
+    for name in columns:
+        if not reader.schema_arrow.field(name).equals(schema.field(name)):
+            raise ValueError(f"{name} is not {schema.field(name).type}")
+    for batch in reader.iter_batches(_fitting_rows(reader.metadata, batch_rows), columns=columns):
+        if batch.column("offset").null_count or batch.column("timestamp").null_count:
+            raise ValueError("a record without offset or time")
+        if not batch.num_rows:
+            continue
         rows = Rows()
         rows.keys = batch.column("key").to_pylist()
         rows.values = batch.column("value").to_pylist()
@@ -107,3 +123,22 @@ def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[Rows]:
             told = headers.to_pylist()
             rows.headers = [None if one is None else [(h["name"], h["value"]) for h in one] for one in told]
         yield rows
+
+
+def _fitting_rows(metadata: Any, batch_rows: int) -> int:
+    """How many rows at a time take no more memory than there is, whatever a stranger has put into a few bytes.
+
+    Raises:
+        ValueError: no number would do.
+    """
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        if group.total_byte_size > _GROUP_BYTES:
+            raise ValueError(f"a row group of {group.total_byte_size:,} bytes: at most {_GROUP_BYTES:,} are read")
+        for column in map(group.column, range(group.num_columns)):
+            dictionary = column.dictionary_page_offset is not None
+            if column.path_in_schema == "value" and dictionary:
+                raise ValueError("its values are a dictionary, which the archiver does not write")
+            # A key that stands once in the file may be that of each row.
+            if column.path_in_schema == "key" and dictionary and column.total_uncompressed_size:
+                batch_rows = max(1, min(batch_rows, _BATCH_BYTES // column.total_uncompressed_size))
+    return batch_rows

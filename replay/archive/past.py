@@ -10,19 +10,19 @@ from pathlib import Path
 
 import msgspec
 
-from ...topics.errors import Stop, Usage
+from ...topics.errors import Usage
 from ..sources.columns import apart, rows_of
 from ..sources.format import Format
 from ..sources.item import BadLine, Item
 from ..sources.lines import BATCH_LINES
 from ..sources.source import Batch, Part, Position, Source
-from .encoding import reader
+from ..sources.storage import absolute
+from .audit import check_chain
 from .envelope import Rows
-from .manifest import Entry, Manifest, read_manifest
+from .manifest import MANIFEST, Entry, Manifest, read_manifest
+from .reading import damaged, read_entry
 
 __all__ = ["ArchiveHistory", "ArchiveSource"]
-
-_CHUNK_BYTES = 1024 * 1024
 
 
 class ArchiveHistory:
@@ -48,7 +48,7 @@ class ArchiveHistory:
                 f"{folder}: options about keys, times and formats are for files; an archive's records have all that"
             )
         self.folder, self.format, self.manifest = folder, format, manifest
-        self.specs = (str(folder.absolute()),)
+        self.specs = (absolute(str(folder)),)
         self.size_bytes = manifest.size_bytes
         self._repartition = self._rows = repartition
         self.partitions = None if repartition else manifest.partitions
@@ -91,12 +91,16 @@ class ArchiveHistory:
         return [f"{self.folder} was archived into"] if self.manifest.updated_ms > time_ms else []
 
     def check(self, topic: str) -> None:
-        """Whether all files are there."""
+        """Whether all files are there, and no record twice."""
         del topic
         for entry in self.manifest.files:
             path = self.folder / entry.name
             if not path.is_file() or path.stat().st_size != entry.size_bytes:
-                raise _damaged(path)
+                raise damaged(path, "it is not what the archiver wrote")
+        for partition in range(self.manifest.partitions):
+            for finding in check_chain(self.manifest, partition):
+                if finding.kind == "overlap":
+                    raise damaged(self.folder / MANIFEST, f"{finding.where}: {finding.text}")
 
     def by_row(self) -> ArchiveHistory:
         """See `Replayable`."""
@@ -120,7 +124,7 @@ class ArchiveHistory:
 class ArchiveSource:
     """Partitions of an archive, one after another. Position: `partition`, and `offset` in it.
 
-    A file is read as a whole and its SHA-256 compared before the first of its records is given away.
+    A file is read as a whole before the first of its records is given away, see `reading`.
     """
 
     ask_again_s = 0.0
@@ -136,7 +140,7 @@ class ArchiveSource:
         placed: bool = True,
         by_row: bool = False,
     ) -> None:
-        self._folder, self._rows_of = folder, reader(manifest.encoding)
+        self._folder, self._encoding = folder, manifest.encoding
         self._batch_rows, self._placed, self._by_row = batch_rows, placed, by_row
         files = [entry for partition in partitions for entry in manifest.of(partition)]
         at = (position["partition"], position["offset"]) if position else (-1, 0)
@@ -174,29 +178,11 @@ class ArchiveSource:
 
     def _read(self, at: tuple[int, int]) -> Iterator[tuple[Entry, Rows]]:
         for entry in self._files:
-            path = self._folder / entry.name
-            try:
-                with path.open("rb") as file:
-                    digest = hashlib.sha256()
-                    while data := file.read(_CHUNK_BYTES):
-                        digest.update(data)
-                    if digest.hexdigest() != entry.sha256:
-                        raise _damaged(path)
-                    file.seek(0)
-                    for rows in self._rows_of(file, self._batch_rows):
-                        if entry.partition == at[0] and rows.offsets[0] < at[1]:
-                            rows.drop_below(at[1])
-                        while self._by_row and rows:
-                            yield entry, rows.cut(apart(rows.headers))
-                        if rows:
-                            yield entry, rows
-            except OSError as exc:
-                raise Stop(f"{path}: {exc.strerror or exc}", hint="anabranch archive check FOLDER") from exc
+            for rows in read_entry(self._folder, entry, self._encoding, self._batch_rows):
+                if entry.partition == at[0] and rows.offsets[0] < at[1]:
+                    rows.drop_below(at[1])
+                while self._by_row and rows:
+                    yield entry, rows.cut(apart(rows.headers))
+                if rows:
+                    yield entry, rows
             self.done_bytes += entry.size_bytes
-
-
-def _damaged(path: Path) -> Stop:
-    return Stop(
-        f"{path}: it is not what the archiver wrote",
-        hint=f"anabranch archive check {path.parent} lists what is wrong; bring back a whole copy",
-    )

@@ -37,7 +37,8 @@ def verify(
 
     A and B are a file or a glob, an archive's folder, topic://NAME (with ?from=…&until=…), or table://APP/TABLE
     (APP-run-ID for the table of a bounded run). Times, and partitions where both have equally many, are compared where
-    both sides have them. Memory is bounded, except that a table is held as a whole. Exit code 1 where they differ.
+    both sides have them. Memory is bounded, except that a table is held as a whole. Exit code 1 where they differ, and
+    where a side has lines that cannot be read, which are counted.
 
     \b
     Examples:
@@ -55,7 +56,10 @@ def verify(
     format = format_of(form, key=key, time=time)
     compared = compare(find_side(a, format, cluster), find_side(b, format, cluster), most=most)
     if as_json:
-        sides = [{"name": s.name, "records": s.records, "digest": s.digest} for s in (compared.a, compared.b)]
+        sides = [
+            {"name": s.name, "records": s.records, "digest": s.digest, "unreadable": s.unreadable}
+            for s in (compared.a, compared.b)
+        ]
         found = [{**msgspec.to_builtins(d), "key": str(d.key), "value": str(d.value)} for d in compared.differences]
         facts = {"same": compared.same, "compared": compared.fields, "sides": sides, "differences": found}
         sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")

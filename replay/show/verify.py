@@ -14,8 +14,15 @@ def show_verified(compared: Compared) -> None:
     """Both sides, and what differs."""
     for tally in (compared.a, compared.b):
         out.print(f"{tally.records:>12,} records  digest {tally.digest}  {tally.name}", markup=False)
+        if tally.unreadable:
+            out.print(f"{tally.unreadable:>12,} that cannot be read, for example:", style="red")
+            for example in tally.examples:
+                out.print(f"               {example}", markup=False)
     if compared.same:
         out.print(f"the same, in any order ({', '.join(compared.fields)})")
+        return
+    if compared.equal:
+        out.print("they differ in what cannot be read; the records are the same", style="red")
         return
     out.print(f"they differ ({', '.join(compared.fields)} were compared)", style="red")
     for side in (compared.a.name, compared.b.name):

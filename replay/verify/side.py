@@ -14,10 +14,11 @@ from ...topics.client import Cluster
 from ...topics.errors import BadRecord, Usage
 from ...topics.headers import kept_headers
 from ...topics.packed import is_packed
+from ...topics.printable import utf8, without_passwords
 from ...topics.reading import Run, read_to_end
 from ..archive import ArchiveHistory, is_archive
-from ..archive.encoding import reader
 from ..archive.envelope import Rows
+from ..archive.reading import read_entry
 from ..sources.columns import Columns
 from ..sources.finding import find_past, names_topic
 from ..sources.format import Format
@@ -36,10 +37,11 @@ _STALLED_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records, and what says where the n-th of them stands."""
+    """Records, what says where the n-th of them stands, and what could not be read among them: where, and why."""
 
     items: Sequence[Item]
     where: Callable[[int], str]
+    unreadable: Sequence[str] = ()
 
 
 class Side(Protocol):
@@ -144,10 +146,9 @@ class _Archive:
         history = self._history
         history.check("")
         for entry in history.manifest.files:
-            with (history.folder / entry.name).open("rb") as file:
-                for rows in reader(history.manifest.encoding)(file, _ROWS):
-                    at = f"{history.manifest.topic}[{entry.partition}]"
-                    yield from _rows(rows.items(entry.partition), partial(_row, f"{entry.name}: {at}", rows))
+            at = f"{entry.name}: {history.manifest.topic}[{entry.partition}]"
+            for rows in read_entry(history.folder, entry, history.manifest.encoding, _ROWS):
+                yield from _rows(rows.items(entry.partition), partial(_row, at, rows))
 
 
 def _row(where: str, rows: Rows, number: int) -> str:
@@ -156,7 +157,7 @@ def _row(where: str, rows: Rows, number: int) -> str:
 
 class _Files:
     def __init__(self, spec: str, history: Replayable) -> None:
-        self.name, self.timed, self.partitions = spec, history.timed, None
+        self.name, self.timed, self.partitions = without_passwords(utf8(spec)), history.timed, None
         self._history = history
 
     def batches(self) -> Iterator[Batch]:
@@ -166,7 +167,8 @@ class _Files:
                 before = source.begins
                 while not source.ended:
                     found = source.next_batch()
-                    yield Batch(found.items, partial(_line, part.name, part.open, before))
+                    unreadable = [f"{bad.where}: {bad.reason}" for bad in found.bad]
+                    yield Batch(found.items, partial(_line, part.name, part.open, before), unreadable)
                     before = found.after
             finally:
                 source.close()

@@ -24,6 +24,7 @@ _BUCKETS = 4_096
 _MASK = (1 << 128) - 1
 # How many records' digests are kept to find the first differences; more where one bucket alone holds more.
 _KEPT = 200_000
+_EXAMPLES = 3
 
 # What is compared of a record, as bytes that no two different records share.
 _encode = msgspec.msgpack.Encoder().encode
@@ -35,10 +36,13 @@ class Tally:
 
     Attributes:
         digest: equal for equal records, in whatever order.
+        unreadable: lines and rows that are no records; `examples` are the first of them.
     """
 
     name: str
     records: int = 0
+    unreadable: int = 0
+    examples: list[str] = field(default_factory=list[str])
     sums: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
     counts: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
 
@@ -73,7 +77,12 @@ class Compared:
 
     @property
     def same(self) -> bool:
-        """Whether both hold the same records, each as often."""
+        """Whether both hold the same records, each as often, and nothing that cannot be read."""
+        return self.equal and not (self.a.unreadable or self.b.unreadable)
+
+    @property
+    def equal(self) -> bool:
+        """Whether the records that can be read are the same."""
         return self.a.records == self.b.records and self.a.digest == self.b.digest
 
 
@@ -110,7 +119,7 @@ def verify(a: Side, b: Side, *, most: int = 10) -> Compared:
     digests = _Digests(fields)
     tallies = _tally(a, digests), _tally(b, digests)
     compared = Compared(*tallies, fields, [])
-    if not compared.same:
+    if not compared.equal:
         compared.differences.extend(_differences(a, b, tallies, digests, most))
     return compared
 
@@ -128,6 +137,8 @@ def _tally(side: Side, digests: _Digests) -> Tally:
             sums[bucket] += digests.of(item)
             counts[bucket] += 1
         tally.records += len(batch.items)
+        tally.unreadable += len(batch.unreadable)
+        tally.examples += batch.unreadable[: _EXAMPLES - len(tally.examples)]
     tally.sums = [total & _MASK for total in sums]
     return tally
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def compare(cluster: Cluster, a: str, b: str, format: Format = FORMAT, **more: i
 def orders(broker: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
     """The same 2,000 records as a file, in a topic and in an archive."""
     folder = tmp_path_factory.mktemp("orders")
-    path, topic = write_orders(folder / "orders.jsonl", 2_000), f"orders-{folder.name}"
+    path, topic = write_orders(folder / "orders.jsonl", 2_000), f"orders-{uuid.uuid4().hex[:8]}"
     Player(broker, find_past([str(path)], FORMAT), topic, partitions=3).play()
     Archiver(broker, topic, folder / "archive").archive()
     return path, topic, folder / "archive"
@@ -106,3 +107,19 @@ def test_tables_are_compared_by_their_last_values(broker: Cluster, fresh: Fresh)
     assert producer.flush(30) == 0
     found = compare(broker, first, second, Format())
     assert [(d.only_in, d.key, d.value) for d in found.differences] == [(first, b"b", b"2"), (second, b"b", b"4")]
+
+
+@pytest.mark.parametrize("bad", ["no json", '{"at": 1357034400000}', '{"user": "u", "at": null}'])
+def test_a_side_with_lines_that_cannot_be_read_differs_and_they_are_counted(
+    broker: Cluster, orders: tuple[Path, str, Path], tmp_path: Path, bad: str
+) -> None:
+    path, topic, _ = orders
+    lines = path.read_text().splitlines()
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text("\n".join([*lines[:5], bad, *lines[5:], bad]))
+    found = compare(broker, str(torn), f"topic://{topic}")
+    assert (found.same, found.equal, found.differences) == (False, True, [])
+    assert (found.a.records, found.a.unreadable, found.b.unreadable) == (2_000, 2, 0)
+    assert found.a.examples[0].startswith(f"{torn}:6: ")
+    # Both sides alike are not the same: nobody knows what the lines were.
+    assert not compare(broker, str(torn), str(torn)).same
