@@ -19,7 +19,7 @@ from ..sources.source import Batch, Part, Position, Source
 from ..sources.storage import absolute
 from .audit import check_chain
 from .envelope import Rows
-from .manifest import MANIFEST, Entry, Manifest, read_manifest
+from .manifest import MANIFEST, Encoding, Entry, Manifest, read_manifest
 from .reading import damaged, read_entry
 
 __all__ = ["ArchiveHistory", "ArchiveSource"]
@@ -140,7 +140,8 @@ class ArchiveSource:
         placed: bool = True,
         by_row: bool = False,
     ) -> None:
-        self._folder, self._encoding = folder, manifest.encoding
+        self._folder = folder
+        self._encoding: Encoding = manifest.encoding
         self._batch_rows, self._placed, self._by_row = batch_rows, placed, by_row
         files = [entry for partition in partitions for entry in manifest.of(partition)]
         at = (position["partition"], position["offset"]) if position else (-1, 0)
