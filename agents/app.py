@@ -23,7 +23,7 @@ from mode.utils.objects import cached_property
 from ..topics.admin import Admin, TopicSpec
 from ..topics.client import Cluster
 from ..topics.errors import Usage
-from ..topics.partition import RangePlan
+from ..topics.partition import HashPlan, Plan, RangePlan
 from ..topics.plans import Plans
 from .agent import Agent
 from .engine.loop import Engine
@@ -289,18 +289,23 @@ class App(faust.App):
         made.plan = plan
         return made
 
+    def partitioner_of(self, topic: str, partitions: int) -> Plan:
+        """How keys map to the partitions of a topic that has so many, for whoever sends, looks up or checks them."""
+        return self.plans.get(topic) or HashPlan(partitions)
+
     def own_name(self, topic: str) -> str:
         """Name of a topic that the program calls so: in a bounded run, the run's own."""
         return topic if not self.run_id or topic.startswith(self.conf.id) else f"{self.conf.id}-{topic}"
 
     async def declare(self, topics: Iterable[Any]) -> None:
-        """Create topics that do not exist, in one call."""
-        if not self.conf.topic_allow_declare:
-            return
+        """Create topics that do not exist, in one call; those that do have to be spread as they are declared."""
         named = [(topic, name) for topic in topics for name in topic.topics]
         planned = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
         if planned:
-            self.plans |= await asyncio.to_thread(Plans(self.cluster, self.admin).agree, planned)
+            plans, may_create = Plans(self.cluster, self.admin), self.conf.topic_allow_declare
+            self.plans |= await asyncio.to_thread(plans.agree if may_create else plans.compare, planned)
+        if not self.conf.topic_allow_declare:
+            return
         await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.needed.declared])
 
     async def declare_once(self, topic: Any) -> None:
@@ -372,12 +377,15 @@ class App(faust.App):
         ttl: Any = None,
         sets: bool = False,
         everywhere: bool = False,
+        local: bool = False,
         **unsupported: Any,
     ) -> Any:
         """A table; see `anabranch.agents.tables.table.Table`. Its `store` is the app's where it has none of its own.
 
         `ttl` (seconds, or a timedelta) lets keys expire in event time, so long after their last write; see
         `anabranch.agents.tables.stamped` for what exactly that means.
+
+        `local`: content is meant to be by partition; results say in which.
 
         Raises:
             Usage: an option or a store that this version does not have.
@@ -397,6 +405,7 @@ class App(faust.App):
             store=scheme_of(store or self.conf.store, name),
             sets=sets,
             everywhere=everywhere,
+            local=local,
         )
         table.changelog_topic = self.topic(
             f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True

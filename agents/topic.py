@@ -114,6 +114,16 @@ class Topic(faust.Topic):
         return self.app.serializers.loads_value(cast(Any, self.value_type), data, serializer=self._serializer)
 
     @property
+    def plan(self) -> RangePlan | None:
+        return self._plan
+
+    @plan.setter
+    def plan(self, plan: RangePlan | None) -> None:
+        self._plan = plan
+        if plan is not None:
+            cast("App", self.app).plans |= dict.fromkeys(self.topics, plan)
+
+    @property
     def declared(self) -> Any:
         """The type of its values, if it alone decides how they are decoded; else `Ellipsis`."""
         return ... if self._serializer else self.value_type
@@ -219,7 +229,7 @@ class Topic(faust.Topic):
                 hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
             )
         if partition is None:
-            plan = self.plan or app.plans.get(name)
+            plan = app.plans.get(name)
             partition = -1 if plan is None or key is None else plan.partition(key)
         return Output(name, value, key, partition, timestamp_ms, headers)
 
@@ -231,7 +241,7 @@ class Topic(faust.Topic):
         """
         app = cast("App", self.app)
         raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(self.encode_value, values))
-        plan = self.plan or app.plans.get(self.get_topic_name())
+        plan = app.plans.get(self.get_topic_name())
         sizes = (
             max((len(key or b"") for key in raw_keys), default=0),
             max((len(v or b"") for v in raw_values), default=0),

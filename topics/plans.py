@@ -66,10 +66,7 @@ class Plans:
         if found == HashPlan(declared.partitions) and isinstance(declared, RangePlan) and self._is_new(topic, found):
             self._keep(topic, declared)  # who made it did not live to write its plan down
             return declared
-        raise Usage(
-            f"topic {topic} is spread by {found}, not by {declared}",
-            hint="a plan cannot be changed: replay the topic into a new one",
-        )
+        raise _other_plan(topic, found, declared)
 
     def create(self, spec: TopicSpec, plan: Plan) -> None:
         """Make a topic that does not exist, and keep its plan.
@@ -95,6 +92,15 @@ class Plans:
                 self.check(spec.name, there[spec.name], plan)
             else:
                 self.create(spec, plan)
+        return {spec.name: plan for spec, plan in declared}
+
+    def compare(self, declared: Sequence[tuple[TopicSpec, RangePlan]]) -> dict[str, RangePlan]:
+        """As `agree`, of topics that exist; nothing is made or written."""
+        found = self.of([spec.name for spec, _ in declared])
+        there = self._admin.partitions([spec.name for spec, _ in declared])
+        for spec, plan in declared:
+            if spec.name in there and found.get(spec.name) != plan:
+                raise _other_plan(spec.name, found.get(spec.name, HashPlan(there[spec.name])), plan)
         return {spec.name: plan for spec, plan in declared}
 
     def _is_new(self, topic: str, plan: Plan) -> bool:
@@ -125,3 +131,10 @@ class Plans:
             for message in run.messages:
                 kept[message.key().decode()] = msgspec.json.decode(message.value(), type=_Kept)
         return kept
+
+
+def _other_plan(topic: str, found: Plan, declared: Plan) -> Usage:
+    return Usage(
+        f"topic {topic} is spread by {found}, not by {declared}",
+        hint="a plan cannot be changed: replay the topic into a new one",
+    )

@@ -12,15 +12,15 @@ A missing payload (a tombstone) is None whatever the type.
 
 Two ways to encode. `encode` is for sending: whoever reads sees what was meant, as near as JSON comes. `keep` is for
 tables: what is read back after a commit has to be what was written, or the result of a program would depend on when its
-commits fell. So it refuses a NaN (JSON: null), a tuple or a date inside an undeclared value (a list, a text), and
-whatever does not fit the declared type. Exact instances of a declared class are trusted with the types of their fields;
-in a declared `list[…]` or `dict[…]` what comes back has to be equal, so what is in it has to know equality.
+commits fell. So it refuses a NaN (JSON: null), a tuple or a date inside an undeclared value (a list, a text), whatever
+does not fit the declared type, and what would come back equal and of another type, at any depth (`identity.py`): a
+`Counter` for a dict, an `IntEnum` for a number, an int where a float is declared. What is in a declared type has to
+know equality.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -32,6 +32,7 @@ from uuid import UUID
 import msgspec
 
 from .errors import BadRecord, Usage
+from .identity import identical, identical_json, plainly_exact
 
 __all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]
 
@@ -50,7 +51,7 @@ _JSON_ROUND_TRIP = frozenset({str, int, float, bool, type(None), list, dict})
 # Of these, the ones that need no second look: a float may be NaN, a container may hold anything.
 _JSON_TRUSTED = frozenset({str, int, bool, type(None)})
 
-# Declared types that need none either; beside them structs, dataclasses and enums.
+# Declared types that need none either; beside them enums.
 _TRUSTED = frozenset({int, bool, datetime, date, time, timedelta, Decimal, UUID})
 
 _CODECS = 512
@@ -61,6 +62,8 @@ class Codec:
 
     Args:
         trusted: values of exactly these types come back as they are; others are compared with what comes back.
+        exact: whether many values of one other type surely come back as they are.
+        same: whether values are what came back: two lists of the same length.
         fast: encodes values of the `trusted` and `whole` types without looking at them first.
         decode_list: decodes a JSON array of values; with it many values are compared at once.
         whole: types of values that `decode_list` may be asked about, besides the trusted; None means any.
@@ -70,7 +73,7 @@ class Codec:
         encode: value to bytes, for sending; raises `BadRecord` or what the library raises.
     """
 
-    __slots__ = ("_decode_list", "_fast", "_trusted", "_whole", "decode", "encode", "name")
+    __slots__ = ("_decode_list", "_exact", "_fast", "_same", "_trusted", "_whole", "decode", "encode", "name")
 
     def __init__(
         self,
@@ -79,12 +82,14 @@ class Codec:
         encode: Encode,
         *,
         trusted: frozenset[type] = frozenset(),
+        exact: Callable[[list[Any]], bool] | None = None,
+        same: Callable[[list[Any], list[Any]], bool] = identical,
         fast: Encode | None = None,
         decode_list: Decode | None = None,
         whole: frozenset[type] | None = None,
     ) -> None:
         self.name, self.decode, self.encode = name, decode, encode
-        self._trusted, self._fast = trusted, fast or encode
+        self._trusted, self._exact, self._same, self._fast = trusted, exact, same, fast or encode
         self._decode_list, self._whole = decode_list, whole
 
     def decode_all(self, data: list[bytes]) -> list[Any]:
@@ -103,7 +108,7 @@ class Codec:
             data = self.encode(value)
             if type(value) in self._trusted:
                 return data
-            same = self.decode(data) == value
+            same = self._same([self.decode(data)], [value])
         except BadRecord:
             raise
         except Exception as exc:
@@ -130,7 +135,7 @@ class Codec:
     def keep_all(self, values: Collection[Any], drafts: list[bytes] | None = None) -> list[bytes]:
         """`keep` of each value, several times faster where all are as usual; `drafts` spares encoding them again."""
         kinds = set(map(type, values))
-        trusted = kinds <= self._trusted
+        trusted = kinds <= self._trusted or (self._exact is not None and self._exact(list(values)))
         if trusted or (self._decode_list is not None and (self._whole is None or kinds <= self._whole)):
             try:
                 kept = list(map(self._fast, values)) if drafts is None or b"" in drafts else drafts
@@ -142,7 +147,7 @@ class Codec:
 
     def _come_back(self, kept: list[bytes], values: Collection[Any]) -> bool:
         assert self._decode_list is not None
-        return self._decode_list(b"[%b]" % b",".join(kept)) == list(values)
+        return self._same(self._decode_list(b"[%b]" % b",".join(kept)), list(values))
 
     def __repr__(self) -> str:
         return f"Codec({self.name})"
@@ -195,6 +200,7 @@ _JSON = Codec(
     _json_decoder.decode,
     _encode_json,
     trusted=_JSON_TRUSTED,
+    same=identical_json,
     fast=_json_encoder.encode,
     decode_list=_json_decoder.decode,
     whole=_JSON_ROUND_TRIP,
@@ -222,7 +228,8 @@ def codec(declared: Any = None) -> Codec:
         name,
         decoder.decode,
         _to_sorted_json if sets else _json_encoder.encode,
-        trusted=frozenset({declared}) if isinstance(declared, type) and _is_trusted(declared) else frozenset(),
+        trusted=frozenset({declared}) if _is_trusted(declared) else frozenset(),
+        exact=plainly_exact(declared),
         fast=_to_sorted_json if sets else _json_encoder.encode,
         decode_list=decode_list,
     )
@@ -233,8 +240,8 @@ def _list_of(declared: Any) -> Any:
     return GenericAlias(list, (declared,))
 
 
-def _is_trusted(declared: type) -> bool:
-    return declared in _TRUSTED or issubclass(declared, (msgspec.Struct, Enum)) or is_dataclass(declared)
+def _is_trusted(declared: Any) -> bool:
+    return isinstance(declared, type) and (declared in _TRUSTED or issubclass(declared, Enum))
 
 
 def _faust_codec(model: Any) -> Codec:
@@ -247,7 +254,7 @@ def _faust_codec(model: Any) -> Codec:
     def encode(value: Any) -> bytes:
         return value.dumps(serializer=serializer)
 
-    return Codec(model.__name__, decode, encode, trusted=frozenset({model}))
+    return Codec(model.__name__, decode, encode)
 
 
 def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) -> Codec:
@@ -282,14 +289,20 @@ def key_codec(declared: Any = None) -> Codec:
     chosen = codec(declared)
     if chosen in (_RAW, _TEXT) or hasattr(declared, "from_data"):
         return chosen
-    exact = frozenset({declared}) if isinstance(declared, type) and (_is_trusted(declared) or declared is float) else ()
+    exact = frozenset({declared}) if _is_trusted(declared) or declared is float else ()
 
     def encode(key: Any) -> bytes:
         # Equal keys have to be equal bytes: where a float is declared, 1 is kept as 1.0.
         data = chosen.encode(key)
         return data if type(key) in exact else chosen.encode(chosen.decode(data))
 
-    return Codec(chosen.name, chosen.decode, encode, trusted=frozenset(exact) - {float}, fast=chosen.encode)
+    return Codec(
+        chosen.name, chosen.decode, encode, trusted=frozenset(exact) - {float}, same=_equal, fast=chosen.encode
+    )
+
+
+def _equal(back: list[Any], values: list[Any]) -> bool:
+    return back == values
 
 
 def _hashable(value: Any) -> Any:
@@ -317,6 +330,7 @@ _JSON_KEY = Codec(
     lambda data: _hashable(_json_decoder.decode(data)),
     _encode_json_key,
     trusted=frozenset({str, int, bool, type(None)}),
+    same=_equal,
     fast=_json_encoder.encode,
 )
 
@@ -351,7 +365,15 @@ def set_codec(table: str, declared: Any = None) -> Codec:
     else:
         decode = msgspec.json.Decoder(GenericAlias(set, (declared,))).decode
         decode_list = msgspec.json.Decoder(_list_of(GenericAlias(set, (declared,)))).decode
-    return Codec(f"a set of {element.name}", decode, encode, fast=fast, decode_list=decode_list, whole=frozenset({set}))
+    return Codec(
+        f"a set of {element.name}",
+        decode,
+        encode,
+        same=_equal,  # the elements are looked at one by one when they are encoded
+        fast=fast,
+        decode_list=decode_list,
+        whole=frozenset({set}),
+    )
 
 
 def _decode_set(data: bytes) -> Any:
@@ -362,7 +384,7 @@ def _json_element(declared: Any) -> Codec:
     """As `codec`, but text and bytes are JSON here too, since they are inside of an array."""
     if hasattr(declared, "from_data"):
         raise TypeError("Faust records cannot be in a set")
-    trusted = frozenset({declared}) if isinstance(declared, type) and (_is_trusted(declared) or declared is str) else ()
+    trusted = frozenset({declared}) if _is_trusted(declared) or declared is str else ()
     decoder = msgspec.json.Decoder(declared)
     return Codec(
         getattr(declared, "__name__", str(declared)), decoder.decode, _to_sorted_json, trusted=frozenset(trusted)

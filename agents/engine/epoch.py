@@ -9,6 +9,7 @@ from typing import Any
 
 from ..group.assignment import write_marks
 from ..settings import EngineSettings
+from ..tables.ownplace import MisplacedKeys
 from ..tables.store import Changes
 from ..web.metrics import Histogram
 from .commit import EpochPlan, Positions
@@ -57,6 +58,7 @@ class Epoch:
         self.commits_total = 0
         self.dead_letters_total = 0
         self.skipped_total = 0
+        self._misplaced = MisplacedKeys(app)
         self._flood = Flood(settings.give_up_share)
         self._handled = 0
         self.commit_seconds = Histogram()
@@ -123,6 +125,9 @@ class Epoch:
         began_s = time.monotonic()
         tables = list(self._app.live_tables)
         changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
+        for table in tables:
+            if changes[table.name]:
+                self._misplaced.look(table, changes[table.name])
         progress = {at: offset for at, offset in self._dispatch.progress().items() if at in owned}
         plan = EpochPlan(
             [*self.effects.all(), *self.outside],

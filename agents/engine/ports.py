@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.partition import RangePlan
+from ...topics.partition import Plan, RangePlan
 from ..settings import EngineSettings
 from ..tables.overlay import Overlay
 from .inbox import Inbox, Position
@@ -68,6 +68,10 @@ class Host(Protocol):
     @property
     def live_tables(self) -> Iterable[Overlay]:
         """Tables that have a changelog and take part in epochs."""
+        ...
+
+    def partitioner_of(self, topic: str, partitions: int) -> Plan:
+        """How keys map to the partitions of a topic."""
         ...
 
     async def declare(self, topics: Iterable[Any]) -> None:

@@ -12,7 +12,6 @@ from faust.transport.conductor import Conductor as FaustConductor
 from faust.types import TP
 from mode import Service
 
-from ...topics.partition import HashPlan
 from .loop import Engine
 
 __all__ = ["Conductor", "Producer", "TableManager", "Transport"]
@@ -33,10 +32,10 @@ class Producer(base.Producer):
         await cast(Any, self.app).create_topic(topic, partitions, replication, **options)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
-        """Where a key lives, by the topic's plan."""
+        """Where records with this key lie."""
         app = cast(Any, self.app)
         partitions = app.engine.topic_partitions(topic) or app.conf.topic_partitions
-        return TP(topic, app.plans.get(topic, HashPlan(partitions)).partition(key))
+        return TP(topic, app.partitioner_of(topic, partitions).partition(key))
 
     def supports_headers(self) -> bool:
         """They are kept."""

@@ -14,7 +14,8 @@ Laws.
 - That being so, elements are *combined* before they are sent: one partial result for each key of an epoch. Where
   records come one by one, because one has failed, each sends its own.
 - Without a `key_by` the record's own key counts, and nothing is sent.
-- Tombstones (records without a value) have nothing to work on, and pass by.
+- Tombstones (records without a value) have nothing to work on, and pass by. JSON's `null` is a value and no element: it
+  goes to the policy of the agent.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Flow:
         """
         if isinstance(how, Aggregate) or not callable(how):
             raise Usage(f"reduce({how!r})", hint="a function of two elements, or sum, min, max; else see aggregate")
-        if self.type is not Any:
+        if self.type not in (Any, float):  # who says float may give an int, which a table of floats refuses
             options.setdefault("value_type", self.type)
         name = f"{self._origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
         return self._into(table or name, options, Joining(how))

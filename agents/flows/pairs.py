@@ -31,11 +31,16 @@ class Pairs:
     def of(
         self, messages: Sequence[Any], values: Sequence[Any], own_key: Callable[[bytes], Any] = bytes.decode
     ) -> Iterator[tuple[Any, Any]]:
-        """Keys and elements, in the order of the records; tombstones have none."""
+        """Keys and elements, in the order of the records; tombstones have none.
+
+        Raises:
+            ValueError: a value is JSON's null, or there is no key; and whatever the flow's functions raise.
+        """
+        messages, values = _there(messages, values)
         if self.own_key:
             return self._by_own_key(messages, values, own_key)
         key_of, value_of = self._key_of, self._value_of
-        elements = self._stepped(value for value in values if value is not None)
+        elements = self._stepped(values)
         return ((_known(key_of(element)), value_of(element)) for element in elements)
 
     def _by_own_key(
@@ -43,9 +48,6 @@ class Pairs:
     ) -> Iterator[tuple[Any, Any]]:
         declared = self.topic.key_type is not None and own_key is not bytes
         decode = self.topic.decode_key if declared else own_key
-        if None in values:
-            there = [place for place, value in enumerate(values) if value is not None]
-            messages, values = [messages[place] for place in there], [values[place] for place in there]
         keys: Iterable[Any] = (None if (raw := message.key()) is None else decode(raw) for message in messages)
         known = _same if own_key is bytes else _known
         if self._one_to_one:  # much faster than to send each element through all steps by itself
@@ -60,6 +62,18 @@ class Pairs:
         for step in self.steps:
             elements = step.rows(elements)
         return elements
+
+
+def _there(messages: Sequence[Any], values: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Records and values without tombstones."""
+    if None not in values:
+        return messages, values
+    there = [place for place, value in enumerate(values) if value is not None]
+    if len(there) < len(values) and any(
+        value is None and message.value() is not None for message, value in zip(messages, values, strict=True)
+    ):
+        raise ValueError("the value is null, which is no element; a tombstone has no value at all")
+    return [messages[place] for place in there], [values[place] for place in there]
 
 
 def _known(key: Any) -> Any:

@@ -138,6 +138,8 @@ def new_table(name: str, ttl: Any, clock: Callable[[], int], *, everywhere: bool
     if everywhere:
         if ttl is not None:
             raise Usage(f"table {name}: ttl={ttl!r} in a GlobalTable: not supported", hint="use a Table")
+        if options.get("local"):
+            raise Usage(f"table {name}: local=True in a GlobalTable: not supported", hint="use a Table")
         return GlobalTable(name, **options)
     if ttl is None:
         return Table(name, **options)

@@ -37,6 +37,8 @@ class GlobalTable(Table):
         copies: partition -> what other workers have committed there.
     """
 
+    everywhere = True
+
     def __init__(self, name: str, **options: Any) -> None:
         self.copies: dict[int, PartitionState] = {}
         super().__init__(name, **options)

@@ -47,6 +47,9 @@ class Overlay(dict[Any, Any]):
         opened, closed: the classes of this object while an agent runs, and while none does; `unsettled`: while one runs
             at a partition with something `waiting`.
         waiting: partition -> topic -> what waits.
+        written_from: topics whose agents have written to it since the start.
+        local: content is meant to be by partition: the same key may be in several.
+        everywhere: whether every worker holds all of it.
     """
 
     # What a dict calls for a key that it does not have is looked up in its class, and there this is a slot: so each
@@ -55,6 +58,7 @@ class Overlay(dict[Any, Any]):
     __missing__: Callable[[Any], Any]
 
     ttl_ms: int | None = None
+    everywhere: ClassVar[bool] = False
     opened: ClassVar[type[Overlay]]
     unsettled: ClassVar[type[Overlay]]
     closed: ClassVar[type[Overlay]]
@@ -71,19 +75,21 @@ class Overlay(dict[Any, Any]):
         config: Mapping[str, str] | None = None,
         store: str = "memory",
         sets: bool = False,
+        local: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.default, self.help = name, set if sets else default, help
         self.partitions, self.store = partitions, store
         self.config = dict(config or {})
         self.key_codec: Codec = key_codec(key_type)
-        self.sets = sets
+        self.sets, self.local = sets, local
         self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)
         self.changelog_topic: Any = None
         self.changelog_partitions = 0
         self.states: dict[int, PartitionState] = {}
         self._set_aside: dict[int, PartitionState] = {}
         self._writers: set[str] = set()
+        self.written_from: set[str] = set()
         self._deleted: set[Any] = set()
         self._copying = False
         self.waiting: dict[int, dict[str, Waiting]] = {}
@@ -207,6 +213,11 @@ class Overlay(dict[Any, Any]):
         """End of `savepoint` mode."""
         self._copying = False
 
+    @property
+    def writers(self) -> set[str]:
+        """Topics whose agents have written to it in this epoch."""
+        return self._writers
+
     def encode_epoch(self, partitions_of: Callable[[str], int]) -> dict[int, Changes]:
         """Changes by partition, for the gate.
 
@@ -233,6 +244,7 @@ class Overlay(dict[Any, Any]):
                 state.apply(made, positions[partition])
             else:
                 state.drop()
+        self.written_from |= self._writers
         self._writers.clear()
 
     def state_of(self, store: Store | None = None) -> PartitionState:

@@ -45,6 +45,7 @@ class Table(Overlay):
         store: `memory`, or `rocksdb` for a table on disk.
         sets: values are sets, and `value_type` is that of their elements. A key whose set is empty is not there, so
             that adding to a set and taking away again leaves the same table wherever a commit fell in between.
+        local: content is meant to be by partition: the same key may be in several, and results say in which.
     """
 
     def _deeper(self, key: Any) -> Any:

@@ -1,8 +1,11 @@
 """Requests for a key find the worker that has its partition, whichever worker was asked.
 
-The partition follows from the key as producers place it (murmur2, as Java's), the owner from `directory.py`. The worker
-that was asked fetches the answer from the owner and hands it on: clients need to reach one worker only. A request that
-was handed on once is answered where it arrives, or refused, so it can never go round in circles.
+The partition follows from the key as producers place it (`App.partitioner_of`), the owner from `directory.py`. The
+worker that was asked fetches the answer from the owner and hands it on: clients need to reach one worker only. A
+request that was handed on once is answered where it arrives, or refused, so it can never go round in circles.
+
+A key of a path may be text or JSON (`7`, `["a","b/c"]`), and agents may write to a table from several topics. Where the
+partitioners of these give several partitions, the owner of each is asked until one has the key.
 
 | status | meaning |
 | --- | --- |
@@ -13,6 +16,7 @@ was handed on once is answered where it arrives, or refused, so it can never go 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any, cast
 
 import aiohttp
@@ -21,13 +25,14 @@ from faust.app.router import Router as FaustRouter
 from faust.exceptions import SameNode
 from yarl import URL
 
-from ...topics.errors import AnabranchError, BadRecord
-from ...topics.partition import HashPlan
+from ...topics.errors import AnabranchError
+from ..tables.ownplace import partitions_of, topics_beside
 from .directory import Claim
 
 __all__ = ["FORWARDED", "Router"]
 
 FORWARDED = "X-Anabranch-Forwarded-By"
+NOT_FOUND = 404
 
 _ANSWER_S = aiohttp.ClientTimeout(total=10, connect=2)
 _DROPPED = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding"})
@@ -37,18 +42,42 @@ class Router(FaustRouter):
     """Who answers for a key; also of views with Faust's `@app.table_route`."""
 
     async def route_req(self, table_name: str, key: Any, web: Any, request: Any) -> Any:
-        """The owner's answer, or 503.
+        """The owner's answer, or 503; for views of the user's own.
 
         Raises:
             SameNode: this worker is the owner, and has the table restored.
         """
         app = cast(Any, self.app)
-        found = self._place(app.tables[table_name], key)
-        if found is None:
+        places = self._places(app.tables[table_name], [key])
+        if not places or app.engine.serves(places[0][1]):
             raise SameNode
-        topic, partition = found
-        if app.engine.serves(partition):
+        return await self._ask(*places[0], web, request)
+
+    async def ask_owners(self, table: Any, keys: Iterable[Any], web: Any, request: Any) -> Any:
+        """The answer of the owner that has a table's key, else 404, or 503; this worker does not have it.
+
+        Args:
+            keys: what the path may mean.
+
+        Raises:
+            SameNode: no other worker can have it.
+        """
+        app = cast(Any, self.app)
+        places = self._places(table, keys)
+        elsewhere = [place for place in places if not app.engine.serves(place[1])]
+        if FORWARDED in request.headers and len(elsewhere) < len(places):
             raise SameNode
+        answer = None
+        for place in elsewhere:
+            answer = await self._ask(*place, web, request)
+            if answer.status != NOT_FOUND:
+                break
+        if answer is None:
+            raise SameNode
+        return answer
+
+    async def _ask(self, topic: str, partition: int, web: Any, request: Any) -> Any:
+        app = cast(Any, self.app)
         what = f"partition {partition} of {topic}"
         if any(at.partition == partition for at in app.engine.owned):
             progress = app.engine.restoring
@@ -78,16 +107,17 @@ class Router(FaustRouter):
         """Topics have no answers of their own: here."""
         raise SameNode
 
-    def _place(self, table: Any, key: Any) -> tuple[str, int] | None:
-        """A topic that goes with the table, and the key's partition; None where keys are not placed by a topic."""
+    def _places(self, table: Any, keys: Iterable[Any]) -> list[tuple[str, int]]:
+        """Topics that go with the table, and the key's partitions; several where it may be sent in several ways."""
         app = cast(Any, self.app)
-        counts = app.engine.partition_counts
-        for channel in app.topics:
-            for name in channel.topics:
-                if counts.get(name) == table.changelog_partitions:
-                    raw = _raw(channel, key)
-                    return (name, HashPlan(counts[name]).partition(raw)) if raw is not None else None
-        return None
+        places: dict[int, str] = {}
+        topics = topics_beside(app, table, app.engine.partition_counts)
+        for key in keys:
+            for name, channel in topics.items():
+                typed = _typed(channel, key)
+                for partition in partitions_of(app, {name: channel}, typed, table.changelog_partitions)[name]:
+                    places.setdefault(partition, name)
+        return [(name, partition) for partition, name in places.items()]
 
     async def _forward(self, owner: Claim, web: Any, request: Any, what: str) -> Any:
         app = cast(Any, self.app)
@@ -112,15 +142,12 @@ class Router(FaustRouter):
             return _refused(web, f"{what} is with {owner.url}, which does not answer: {reason}")
 
 
-def _raw(topic: Any, key: Any) -> bytes | None:
-    """A key of a path as a record of the topic carries it."""
+def _typed(topic: Any, key: Any) -> Any:
+    """A key of a path as the type that the topic declares."""
     if topic.key_type not in (None, str, bytes) and isinstance(key, str):
         with contextlib.suppress(msgspec.DecodeError):
-            key = msgspec.json.decode(key)
-    try:
-        return topic.encode_key(key.encode() if topic.key_type is bytes and isinstance(key, str) else key)
-    except (BadRecord, TypeError, ValueError):
-        return None
+            return msgspec.json.decode(key)
+    return key
 
 
 def _refused(web: Any, reason: str) -> Any:

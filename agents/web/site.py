@@ -10,11 +10,16 @@
 A key's answer is 404 where there is no such key, also if the table has a default, and 503 with the reason while nobody
 can answer, as during a rebalance.
 
-A key of the path is tried as it stands and, where keys are JSON, as JSON: `/tables/counts/7/`.
+A key of the path is tried as text and as the table's keys are kept, which is JSON unless a type is declared:
+`/tables/counts/7/`, and `/tables/counts/["a","b"]/` for a tuple, both percent-encoded.
+
+A key that is in several partitions of this worker has no one value: 409, unless the table is declared `local`. Of such
+a table a key's answer, by this worker alone, is an object of partitions and values; pairs come with their partitions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, cast
 
@@ -23,7 +28,7 @@ from faust import web
 from faust.exceptions import SameNode
 
 from ...topics.errors import BadRecord
-from ..tables.globaltable import GlobalTable
+from ..tables.ownplace import REMEDY
 from ..tables.state import ABSENT
 from ..tables.table import Table
 
@@ -40,11 +45,17 @@ class _View(web.View):
         except KeyError:
             raise self.NotFound(f"no table {name}") from None
 
-    def answer(self, value: Any) -> Any:
+    def scattered(self, table: Table, key: Any, found: dict[int, Any]) -> Any:
+        """409: the key has a value in each of several partitions."""
+        listed = ", ".join(f"{partition}: {table.plain(value)!r}" for partition, value in sorted(found.items()))
+        error = f"table {table.name}: key {key!r} is in several partitions: {listed}; {REMEDY}"
+        return self.answer({"error": error}, status=409)
+
+    def answer(self, value: Any, *, status: int = 200) -> Any:
         """JSON of anything a table can hold."""
         if hasattr(value, "asdict"):  # a Faust record
             value = value.asdict()
-        return self.bytes(msgspec.json.encode(value, enc_hook=_plain), content_type="application/json")
+        return self.bytes(msgspec.json.encode(value, enc_hook=_plain), content_type="application/json", status=status)
 
 
 class Restore(_View):
@@ -73,8 +84,14 @@ class OneTable(_View):
         """GET."""
         del request
         table = self.table(name)
-        pairs = [pair for state in table.held() for pair in islice(state.committed_items(), MAX_PAIRS)]
-        shown = [(key, table.plain(value)) for key, value in pairs[:MAX_PAIRS]]
+        shown: list[Any] = []
+        for state in table.held():
+            for key, value in islice(state.committed_items(), MAX_PAIRS - len(shown)):
+                found = _by_partition(table, key)
+                if len(found) > 1 and not table.local:
+                    return self.scattered(table, key, found)
+                where = [p for p, own in table.states.items() if own is state] if table.local else []
+                shown.append([key, table.plain(value), *where])
         return self.answer({**_summary(table), "partitions": sorted(table.states), "pairs": shown})
 
 
@@ -85,26 +102,25 @@ class OneKey(_View):
         """GET."""
         table = self.table(name)
         # Here first: where an agent's keys are not those of its records, the partition does not follow from the key.
-        for candidate in _candidates(key):
+        candidates = _candidates(table, key)
+        for candidate in candidates:
             try:
-                if self.serves(table, candidate):
-                    return self.answer(table.plain(table[candidate]))
+                if table.everywhere:
+                    if candidate in table:
+                        return self.answer(table.plain(table[candidate]))
+                    continue
+                found = _by_partition(table, candidate, cast(Any, self.app).engine.serves)
             except BadRecord:
                 continue  # no key of this table looks like that
+            if len(found) > 1 and not table.local:
+                return self.scattered(table, candidate, found)
+            if found:
+                plain = {partition: table.plain(value) for partition, value in found.items()}
+                return self.answer(plain if table.local else next(iter(plain.values())))
         try:
-            return await self.app.router.route_req(name, key, self.web, request)
+            return await cast(Any, self.app).router.ask_owners(table, candidates, self.web, request)
         except SameNode:
             raise self.NotFound(f"table {name} has no key {key}") from None
-
-    def serves(self, table: Table, key: Any) -> bool:
-        """Whether the key is here, in a partition that is restored."""
-        if isinstance(table, GlobalTable):
-            return key in table
-        engine = cast(Any, self.app).engine
-        return any(
-            engine.serves(partition) and state.committed(key) is not ABSENT
-            for partition, state in list(table.states.items())
-        )
 
 
 def restore() -> web.Blueprint:
@@ -128,12 +144,24 @@ def _summary(table: Any) -> dict[str, Any]:
     return {"table": table.name, "help": table.help, "keys": keys}
 
 
-def _candidates(key: str) -> list[Any]:
+def _candidates(table: Table, key: str) -> list[Any]:
+    """What a key of a path may mean."""
     try:
-        decoded = msgspec.json.decode(key)
-    except msgspec.DecodeError:
+        kept = table.key_codec.decode(key.encode())
+    except (msgspec.MsgspecError, ValueError, TypeError):
         return [key]
-    return [key, tuple(decoded) if isinstance(decoded, list) else decoded] if not isinstance(decoded, dict) else [key]
+    return [key] if kept == key or isinstance(kept, dict) else [key, kept]
+
+
+def _by_partition(table: Table, key: Any, served: Callable[[int], bool] | None = None) -> dict[int, Any]:
+    """Partition -> the committed value of a key, of this worker's partitions that have it."""
+    if table.everywhere:
+        return {}
+    return {
+        partition: value
+        for partition, state in list(table.states.items())
+        if (served is None or served(partition)) and (value := state.committed(key)) is not ABSENT
+    }
 
 
 def _plain(value: Any) -> Any:

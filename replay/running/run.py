@@ -26,6 +26,7 @@ from ...topics.admin import Admin, TopicSpec
 from ...topics.client import Cluster
 from ...topics.deadletter import dead_letter_topic
 from ...topics.errors import Stop, Usage
+from ...topics.plans import Plans
 from ..course.course import Course
 from ..course.pace import Pace
 from ..course.packing import Compression
@@ -254,11 +255,12 @@ class BoundedRun:
         """Whether none of them was there before, so that the run is a new one."""
         admin = Admin(self._cluster)
         specs = [
-            TopicSpec(self.app.own_name(name), topic.partitions or self.app.conf.topic_partitions)
+            (TopicSpec(self.app.own_name(name), topic.partitions or self.app.conf.topic_partitions), topic.plan)
             for name, topic in self._sources.items()
         ]
-        existing = admin.partitions([spec.name for spec in specs])
-        admin.create([spec for spec in specs if spec.name not in existing])
+        existing = admin.partitions([spec.name for spec, _ in specs])
+        Plans(self._cluster, admin).agree([(spec, plan) for spec, plan in specs if plan is not None])
+        admin.create([spec for spec, plan in specs if plan is None and spec.name not in existing])
         return not existing
 
     def _read_topics(self) -> list[str]:

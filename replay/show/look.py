@@ -11,7 +11,7 @@ from rich.live import Live
 
 from ...agents.app import App
 from ...topics.errors import Usage
-from ..tables.tables import Snapshot, TableReader, find_table, write_result
+from ..tables.tables import Snapshot, TableReader, find_table, json_text, key_cells, write_result
 from .work import err, out, show_table, table_grid
 
 __all__ = ["look"]
@@ -60,11 +60,18 @@ def look(
 
 
 def _show_key(snapshot: Snapshot, key: str) -> None:
-    for candidate, value in snapshot.items():
-        if str(candidate) == key:
-            out.print_json(msgspec.json.encode(snapshot.table.plain(value)).decode())
-            return
-    raise Usage(f"table {snapshot.table.name} has no key {key}")
+    """The value of a key, as it is shown or as JSON; of a local table that of each partition."""
+    located = snapshot.located()
+    cells = key_cells([candidate for candidate, _, _ in located])
+    shown = [row for row, cell in zip(located, cells, strict=True) if str(cell) == key] or [
+        row for row in located if json_text(row[0]) == key
+    ]
+    if not shown:
+        raise Usage(f"table {snapshot.table.name} has no key {key}")
+    for _, partition, value in shown:
+        if snapshot.table.local:
+            out.print(f"partition {partition}")
+        out.print_json(json_text(snapshot.table.plain(value)))
 
 
 def _follow(reader: TableReader, most: int) -> None:

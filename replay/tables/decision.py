@@ -103,7 +103,7 @@ def _decide(
         return Step(table, kept, "seed", f"{name} is there; a worker will read what has come since")
     if overwrite:
         return Step(table, kept, "write", "overwritten, as asked")
-    content = len(TableReader(app.cluster, table).read().data)
+    content = sum(len(table.content(data)) for data in TableReader(app.cluster, table).read_raw())
     if content:
         raise Usage(
             f"table {table.name}: {name} is another changelog than that of the backup, and has {content:,} keys",

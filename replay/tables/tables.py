@@ -6,8 +6,9 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from ...agents.app import App
+from ...agents.tables.ownplace import REMEDY
+from ...agents.tables.state import EVENT_TIME
 from ...agents.tables.table import Table
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.errors import Usage
+from ...topics.errors import Stop, Usage
 from ...topics.reading import read_to_end
 
-__all__ = ["Snapshot", "TableReader", "find_table", "write_result"]
+__all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "refuse_scattered", "write_result"]
 
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 # A union that is made for each cell would cost more than the look.
@@ -48,55 +51,129 @@ def find_table(app: App, name: str | None) -> Table:
 class Snapshot:
     """A table's content at a moment.
 
-    Attributes:
-        data: key bytes -> value bytes, as the codecs of the table know them.
+    Args:
+        parts: by partition: key bytes -> value bytes, as the codecs of the table know them.
+
+    Raises:
+        Stop: a key is in several partitions, and the table is not declared `local`: it has no one value.
     """
 
-    def __init__(self, table: Table, data: dict[bytes, bytes]) -> None:
-        self.table, self.data = table, data
+    def __init__(self, table: Table, parts: Sequence[Mapping[bytes, bytes]]) -> None:
+        self.table, self.parts = table, parts
+        if not (table.local or table.everywhere):
+            refuse_scattered(table.name, parts, lambda data: _plain(table, *data))
+
+    @cached_property
+    def _data(self) -> list[tuple[int, bytes, bytes]]:
+        """Partition, key and value."""
+        if self.table.everywhere:  # of a key that several partitions have, the last one counts
+            last = {key: (p, key, value) for p, part in enumerate(self.parts) for key, value in part.items()}
+            return list(last.values())
+        return [(p, key, value) for p, part in enumerate(self.parts) for key, value in part.items()]
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self._data)
+
+    def located(self) -> list[tuple[Any, int, Any]]:
+        """Key, partition and value, decoded and sorted; keys of several types by their text."""
+        decode_key, decode = self.table.key_codec.decode, self.table.value_codec.decode
+        found = [(decode_key(key), partition, decode(value)) for partition, key, value in self._data]
+        try:
+            return sorted(found, key=itemgetter(0))
+        except TypeError:
+            return sorted(found, key=lambda row: str(row[0]))
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Decoded pairs, sorted by key; keys of several types by their text."""
-        pairs = [
-            (self.table.key_codec.decode(key), self.table.value_codec.decode(value)) for key, value in self.data.items()
-        ]
-        try:
-            return iter(sorted(pairs, key=lambda pair: pair[0]))
-        except TypeError:
-            return iter(sorted(pairs, key=lambda pair: str(pair[0])))
+        return ((key, value) for key, _, value in self.located())
 
     @cached_property
     def rows(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names and rows: `key` and the fields of a structured value, or `key` and `value`."""
-        keys, values, structured = list[Any](), list[Any](), False
-        for key, value in self.items():
-            keys.append("/".join(map(str, key)) if isinstance(key, tuple) else key)
+        """Column names and rows: `key`, of a local table `partition`, and `value` or the fields of structured values.
+
+        A field that is called as a column that is there already has `value.` before its name.
+        """
+        keys, heads, values, structured = list[Any](), list[list[Any]](), list[Any](), False
+        for key, partition, value in self.located():
+            keys.append(key)
+            heads.append([partition] if self.table.local else [])
             if type(value) not in _SCALARS:
                 value = msgspec.to_builtins(value.asdict() if hasattr(value, "asdict") else self.table.plain(value))
                 structured = structured or isinstance(value, dict)
             values.append(value)
+        heads = [[key, *head] for key, head in zip(key_cells(keys), heads, strict=True)]
+        columns = ["key", "partition"] if self.table.local else ["key"]
         if not structured:
-            return ["key", "value"], [list(pair) for pair in zip(keys, values, strict=True)]
-        rows = [
-            {"key": key, **(value if isinstance(value, dict) else {"value": value})}
-            for key, value in zip(keys, values, strict=True)
-        ]
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        return columns, [[row.get(name) for name in columns] for row in rows]
+            return [*columns, "value"], [[*head, value] for head, value in zip(heads, values, strict=True)]
+        rows: list[dict[Any, Any]] = [value if isinstance(value, dict) else {"value": value} for value in values]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        shown = [f"value.{name}" if name in columns else name for name in names]
+        return [*columns, *shown], [[*head, *map(row.get, names)] for head, row in zip(heads, rows, strict=True)]
 
     def digest(self) -> str:
         """Equal for equal content, whatever the order it came in: the sum of the pairs' hashes, modulo 2^128."""
         total = 0
-        for key, value in self.data.items():
+        for partition, key, value in self._data:
             pair = hashlib.blake2b(digest_size=16)
+            if self.table.local:
+                pair.update(partition.to_bytes(4, "big"))
             pair.update(len(key).to_bytes(8, "big"))
             pair.update(key)
             pair.update(value)
             total += int.from_bytes(pair.digest(), "big")
         return f"{total % (1 << 128):032x}"
+
+
+def refuse_scattered(
+    name: str, parts: Sequence[Mapping[bytes, bytes]], shown: Callable[[tuple[bytes, bytes]], str], also: str = ""
+) -> None:
+    """Refuse content in which a key is in several partitions.
+
+    Args:
+        parts: by partition, as in the changelog or as the codecs know it.
+        shown: a pair, as people read it.
+        also: more of a hint.
+
+    Raises:
+        Stop: it says which key, and what each partition has of it.
+    """
+    seen: set[bytes] = set()
+    for part in parts:
+        if found := seen.intersection(part) - {EVENT_TIME}:
+            key = min(found)
+            having = [(p, pairs[key]) for p, pairs in enumerate(parts) if key in pairs]
+            listed = "".join(f"\n  partition {p}: {shown((key, value))}" for p, value in having)
+            more = f" ({len(found):,} keys at least)" if len(found) > 1 else ""
+            raise Stop(
+                f"table {name}: the same key is in several partitions{more}, each with a part of its value, because "
+                f"the records' keys do not hash to where the table has them:{listed}",
+                hint=REMEDY + also,
+            )
+        seen.update(part)
+
+
+def _plain(table: Table, key: bytes, value: bytes) -> str:
+    (cell,) = key_cells([table.key_codec.decode(key)])
+    return f"{cell} = {json_text(table.plain(table.value_codec.decode(value)))}"
+
+
+def key_cells(keys: Sequence[Any]) -> list[Any]:
+    """Keys as a result shows them, different ones differently: text and numbers as they are, others as JSON.
+
+    Where text looks like a key of another type (`7` and 7), all of them are JSON.
+    """
+    kinds = set(map(type, keys))
+    if kinds <= _SCALARS and (len(kinds) == 1 or str not in kinds):
+        return list(keys)
+    cells = [key if type(key) in _SCALARS else json_text(key) for key in keys]
+    if str in kinds and len(set(map(_cell, cells))) < len(set(map(json_text, keys))):
+        return list(map(json_text, keys))
+    return cells
+
+
+def json_text(value: Any) -> str:
+    """JSON of a key or a value, compact; what JSON has no form for as text."""
+    return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 class TableReader:
@@ -121,11 +198,12 @@ class TableReader:
         self._reached = {(name, p): 0 for p in range(partitions)}
 
     def read(self) -> Snapshot:
-        """What the table holds now: everything that is committed; the second time, what has come since."""
-        content: dict[bytes, bytes] = {}
-        for data in self.read_raw():
-            content |= self._table.content(data)
-        return Snapshot(self._table, content)
+        """What the table holds now: everything that is committed; the second time, what has come since.
+
+        Raises:
+            Stop: as `Snapshot`.
+        """
+        return Snapshot(self._table, [self._table.content(data) for data in self.read_raw()])
 
     def read_raw(self) -> list[dict[bytes, bytes]]:
         """Likewise by partition, as it stands in the changelog."""

@@ -25,6 +25,7 @@ from ..sources.format import Format
 from ..sources.item import Item
 from ..sources.source import Position, Replayable, Source
 from ..sources.topicsource import TopicHistory
+from ..tables.tables import refuse_scattered
 
 __all__ = ["Batch", "Side", "find_side"]
 
@@ -191,34 +192,58 @@ def _line(name: str, open_part: Callable[[Position | None, int], Source], before
 
 
 class _Table:
-    """A table as its changelog tells it; `APP` is an app's id, or `APP-run-ID` of a bounded run."""
+    """A table as its changelog tells it; `APP` is an app's id, or `APP-run-ID` of a bounded run.
+
+    With `?local` the same key may be in several partitions, and each partition is compared with its counterpart.
+    """
 
     timed = False
-    partitions = None
 
     def __init__(self, spec: str, cluster: Cluster | None) -> None:
-        app, slash, table = spec.removeprefix(TABLE).rpartition("/")
-        if not slash or not app or not table:
-            raise Usage(f"{spec}: not a table", hint="table://APP/TABLE, or table://APP-run-ID/TABLE of a bounded run")
+        named, query, option = spec.removeprefix(TABLE).partition("?")
+        app, slash, self._table = named.rpartition("/")
+        if not slash or not app or not self._table or (query and option != "local"):
+            raise Usage(
+                f"{spec}: not a table",
+                hint="table://APP/TABLE, or table://APP-run-ID/TABLE of a bounded run; with ?local at its end where "
+                "the same key may be in several partitions",
+            )
         if cluster is None:
             raise Usage(f"{spec}: no broker runs that could have it", hint="--bootstrap-server HOST:PORT")
-        self.name, self._cluster = spec, cluster
-        self._topic = f"{app}-{table}-changelog"
+        self.name, self._cluster, self._local = spec, cluster, bool(option)
+        self._topic = f"{app}-{self._table}-changelog"
         count = Admin(cluster).partitions([self._topic]).get(self._topic)
         if count is None:
             raise Usage(f"{spec}: there is no changelog {self._topic} on {cluster.bootstrap_servers}")
+        self.partitions = count if self._local else None
         self._at = [(self._topic, partition) for partition in range(count)]
 
     def batches(self) -> Iterator[Batch]:
         begins, ends = Admin(self._cluster).spans(self._at)
-        data: dict[bytes | None, tuple[bytes, int, int]] = {}
+        parts: list[dict[bytes, bytes]] = [{} for _ in self._at]
+        offsets: list[dict[bytes, int]] = [{} for _ in self._at]
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
+            part, placed = parts[run.at[1]], offsets[run.at[1]]
             for message in run.messages:
                 key, value = message.key(), message.value()
                 if value is None:
-                    data.pop(key, None)
+                    part.pop(key, None)
                 else:
-                    data[key] = (value, run.at[1], message.offset())
-        items: list[Item] = [(key, value, 0, None, None) for key, (value, _, _) in data.items()]
-        places = [f"{self._topic}[{partition}] offset {offset:,}" for _, partition, offset in data.values()]
+                    part[key], placed[key] = value, message.offset()
+        if not self._local:
+            refuse_scattered(self._table, parts, _pair, f", and compare {self.name}?local")
+        items: list[Item] = [
+            (key, value, 0, None, partition if self._local else None)
+            for partition, part in enumerate(parts)
+            for key, value in part.items()
+        ]
+        places = [
+            f"{self._topic}[{partition}] offset {placed[key]:,}"
+            for partition, (part, placed) in enumerate(zip(parts, offsets, strict=True))
+            for key in part
+        ]
         yield Batch(items, places.__getitem__)
+
+
+def _pair(pair: tuple[bytes, bytes]) -> str:
+    return " = ".join(data.decode("utf-8", "backslashreplace") for data in pair)

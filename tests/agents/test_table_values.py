@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict, namedtuple
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from anabranch.topics.errors import BadRecord, Usage
 from handmade import Basket, commit, known, made, stored
@@ -64,6 +65,109 @@ class Size(enum.Enum):
     SMALL = "s"
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Name(str):
+    pass
+
+
+class Point(msgspec.Struct):
+    x: float
+    tags: list[str] = []
+
+
+class Flat(msgspec.Struct):
+    n: int = 0
+    share: float | None = 0.0
+
+
+@dataclasses.dataclass
+class Plain:
+    share: float = 0.0
+
+
+OF_ANOTHER_TYPE: dict[str, tuple[Any, Any]] = {
+    "a counter in a dict": (None, {"seen": Counter("ab")}),
+    "a defaultdict in a list": (None, [defaultdict(int, a=1)]),
+    "an ordered dict in a dict": (None, {"a": OrderedDict(b=1)}),
+    "an enum's number in a dict": (None, {"level": Level.LOW}),
+    "an enum's number as a key": (None, {Level.LOW: 1}),
+    "an enum's number": (None, Level.LOW),
+    "text of a class of its own": (None, ["a", Name("b")]),
+    "text of a class of its own as a key": (None, {Name("b"): 1}),
+    "a list of a class of its own": (None, {"a": type("Own", (list,), {})([1])}),
+    "an int for a float": (float, 1),
+    "an enum's number for an int": (int, Level.LOW),
+    "a flag for an int": (list[int], [True]),
+    "an int for a float in a list": (list[float], [1.5, 1]),
+    "an int for a float in a dict": (dict[str, float], {"a": 1}),
+    "an int for a float in a struct": (Flat, Flat(1, 1)),
+    "a flag for an int in a struct": (Flat, Flat(True, 1.0)),
+    "not a number in a struct": (Flat, Flat(1, float("nan"))),
+    "an int for a float in a dataclass": (Plain, Plain(1)),
+    "an int for a float in a struct with a list": (Point, Point(1)),
+    "a list of a class of its own in a struct": (Point, Point(1.0, type("Own", (list,), {})(["a"]))),
+    "a counter where anything goes": (dict[str, Any], {"a": Counter("ab")}),
+    "a counter in a list of dicts": (list[dict[str, int]], [Counter("ab")]),
+    "an int for a float in a set": (set[float], {1}),
+    "a named tuple for a tuple": (tuple[int, int], namedtuple("Pair", "a b")(1, 2)),
+}
+
+
+@pytest.mark.parametrize(("declared", "value"), OF_ANOTHER_TYPE.values(), ids=OF_ANOTHER_TYPE.keys())
+def test_what_would_come_back_equal_and_of_another_type_is_refused(declared: Any, value: Any) -> None:
+    table = made(value_type=declared)
+    table.open("orders", 0)
+    table["bad"] = value
+    with pytest.raises(BadRecord):
+        table.savepoint()
+    with pytest.raises(BadRecord):
+        table.encode_epoch(known)
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        (Flat, Flat(1, 0.5)),
+        (Flat, Flat(1, None)),
+        (Plain, Plain(1.0)),
+        (Point, Point(1.0, ["a"])),
+        (dict[str, Any], {"a": {"b": [1, 1.0, None, True, "c"]}}),
+        (None, [{"a": [1, 1.0, None, True, "c"]}, {}]),
+    ],
+    ids=str,
+)
+def test_the_same_of_the_right_types_is_kept(declared: Any, value: Any) -> None:
+    table = made(value_type=declared)
+    table.open("orders", 0)
+    table["a"] = table["b"] = value
+    commit(table)
+    assert stored(table)[0] == {"a": value, "b": value}
+
+
+def test_elements_of_sets_have_the_types_that_come_back() -> None:
+    for declared, element in ((int, Level.LOW), (float, 1), (None, Level.LOW), (str, Name("a"))):
+        table = made(sets=True, value_type=declared)
+        table.open("orders", 0)
+        table["a"].add(element)
+        with pytest.raises(BadRecord):
+            table.encode_epoch(known)
+
+
+def test_a_declared_key_of_another_type_that_is_equal_is_the_same_key() -> None:
+    class Place(msgspec.Struct, frozen=True):
+        x: float
+
+    table = made(int, key_type=Place)
+    for place in (Place(1), Place(1.0), Place(1)):
+        table.open("orders", 0)
+        table[place] += 1
+        commit(table)
+    assert stored(table)[0] == {Place(1.0): 3}
+
+
 @dataclasses.dataclass
 class Visit:
     at: datetime.datetime
@@ -73,7 +177,7 @@ class Visit:
 @pytest.mark.parametrize(
     ("declared", "value"),
     [
-        (float, 1),
+        (float, 1.0),
         (int | None, None),
         (datetime.date, datetime.date(2013, 1, 1)),
         (Visit, Visit(datetime.datetime(2013, 1, 1, 5, 17), Size.SMALL)),

@@ -1,0 +1,119 @@
+"""Whether a value is the same as what came back for it: equal, and of the same types all the way down.
+
+Equality alone does not tell: a `Counter` equals the dict that JSON makes of it, an `IntEnum` its number, 1 equals 1.0.
+A program that is given one of them before a commit and the other one after it has a result that depends on the commit.
+"""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from math import isfinite
+from operator import attrgetter
+from typing import Any, cast
+
+import msgspec
+from msgspec import inspect
+
+__all__ = ["identical", "identical_json", "plainly_exact"]
+
+_SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Whether two values are equal and of the same types; NaN is equal to nothing.
+
+    >>> from collections import Counter
+    >>> identical([1, {"a": 1}], [1, {"a": 1}]), identical([1], [1.0]), identical({"a": Counter()}, {"a": {}})
+    (True, False, False)
+    """
+    kind = type(a)
+    if kind is not type(b):
+        return False
+    if kind in _SCALARS:
+        return a == b
+    if issubclass(kind, (list, tuple)):
+        kinds = list(map(type, a))
+        if kinds != list(map(type, b)):
+            return False
+        return list(a) == list(b) if _SCALARS.issuperset(kinds) else all(map(identical, a, b))
+    if issubclass(kind, dict):
+        if list(a) != list(b):  # of what is written in order, another one comes back
+            return _same_elements(a, b) and all(identical(value, b[key]) for key, value in a.items())
+        return identical(list(a), list(b)) and identical(list(a.values()), list(b.values()))
+    if issubclass(kind, (set, frozenset)):
+        return _same_elements(a, b)
+    return _of_fields(a, b, kind)
+
+
+def _same_elements(a: Any, b: Any) -> bool:
+    theirs = {element: element for element in b}
+    return len(a) == len(b) and all(identical(element, theirs.get(element, theirs)) for element in a)
+
+
+def _of_fields(a: Any, b: Any, kind: type) -> bool:
+    names = _fields(kind)
+    if names is not None:
+        return all(identical(getattr(a, name), getattr(b, name)) for name in names)
+    if hasattr(kind, "asdict"):  # a Faust record
+        return identical(a.asdict(), b.asdict())
+    return a == b
+
+
+@lru_cache(maxsize=512)
+def _fields(kind: type) -> tuple[str, ...] | None:
+    if issubclass(kind, msgspec.Struct):
+        return kind.__struct_fields__
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
+
+
+def identical_json(back: list[Any], values: list[Any]) -> bool:
+    """`identical`, where `back` is what JSON gave for `values`: faster, because then it is built-in types alone.
+
+    >>> from enum import IntEnum
+    >>> identical_json([{"n": [1]}], [{"n": [1]}]), identical_json([{"n": 1}], [{"n": IntEnum("E", "A").A}])
+    (True, False)
+    """
+    if not _SCALARS.issuperset(map(type, values)):
+        try:
+            marshal.dumps(values)  # takes no subclass of a built-in type
+        except ValueError:
+            return False
+    return back == values
+
+
+_EXACT: Mapping[type, type] = {
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.StrType: str,
+    inspect.BoolType: bool,
+    inspect.NoneType: type(None),
+}
+
+
+@lru_cache(maxsize=512)
+def plainly_exact(declared: Any) -> Callable[[list[Any]], bool] | None:
+    """A quick test whether instances of a class hold just what it declares; None where that is more than scalars."""
+    if not isinstance(declared, type) or not (issubclass(declared, msgspec.Struct) or is_dataclass(declared)):
+        return None
+    columns: list[tuple[Callable[[Any], Any], frozenset[type]]] = []
+    for field in cast(Any, inspect.type_info(declared)).fields:
+        of = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
+        if not all(type(each) in _EXACT and each == type(each)() for each in of):
+            return None
+        columns.append((attrgetter(field.name), frozenset(_EXACT[type(each)] for each in of)))
+
+    def exact(values: list[Any]) -> bool:
+        if set(map(type, values)) != {declared}:
+            return False
+        for get, kinds in columns:
+            found = list(map(get, values))
+            if not kinds.issuperset(map(type, found)):
+                return False
+            if float in kinds and not all(isfinite(value) for value in found if type(value) is float):
+                return False
+        return True
+
+    return exact
