@@ -32,6 +32,7 @@ from .directory import Claim
 __all__ = ["FORWARDED", "Router"]
 
 FORWARDED = "X-Anabranch-Forwarded-By"
+PARTITION = "X-Anabranch-Partition"
 NOT_FOUND = 404
 
 _ANSWER_S = aiohttp.ClientTimeout(total=10, connect=2)
@@ -64,9 +65,10 @@ class Router(FaustRouter):
         """
         app = cast(Any, self.app)
         places = self._places(table, keys)
+        if FORWARDED in request.headers:
+            meant = request.headers.get(PARTITION)
+            places = [place for place in places if str(place[1]) == meant] if meant else places[:1]
         elsewhere = [place for place in places if not app.engine.serves(place[1])]
-        if FORWARDED in request.headers and len(elsewhere) < len(places):
-            raise SameNode
         answer = None
         for place in elsewhere:
             answer = await self._ask(*place, web, request)
@@ -101,7 +103,7 @@ class Router(FaustRouter):
                 f"{what} is with a worker that listens on loopback of {owner.host} only: start workers with "
                 "--web-bind, and with --web-host where a machine's name is not known to the others",
             )
-        return await self._forward(owner, web, request, what)
+        return await self._forward(owner, web, request, what, partition)
 
     async def route_topic_req(self, topic: Any, key: Any, web: Any, request: Any) -> Any:
         """Topics have no answers of their own: here."""
@@ -119,10 +121,10 @@ class Router(FaustRouter):
                     places.setdefault(partition, name)
         return [(name, partition) for partition, name in places.items()]
 
-    async def _forward(self, owner: Claim, web: Any, request: Any, what: str) -> Any:
+    async def _forward(self, owner: Claim, web: Any, request: Any, what: str, partition: int) -> Any:
         app = cast(Any, self.app)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED}
-        headers[FORWARDED] = app.engine.instance
+        headers |= {FORWARDED: app.engine.instance, PARTITION: str(partition)}
         url = URL(owner.url).join(URL(request.raw_path, encoded=True))
         try:
             async with app.http_client.request(
