@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 from faust import Event as FaustEvent
 from faust.types import Message as FaustMessage
 
-from ..topics.headers import headers_of
 from .columns import columns
 from .engine.inbox import Batch
 from .engine.rows import Rows
@@ -26,17 +25,20 @@ __all__ = ["Event", "RecordBatch", "to_event"]
 def to_event(app: Any, topic: Topic, message: Any, processed: Any = ...) -> Event:
     """Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds.
 
+    A record that comes from a retry topic says where it was first.
+
     Args:
         processed: the value, where the stream's processors have made it; else it is decoded.
     """
     timestamp_ms = message.timestamp()[1]
+    origin, headers = app.engine.retries.origin(message)
     raw = FaustMessage(
-        topic=message.topic(),
-        partition=message.partition(),
-        offset=message.offset(),
+        topic=message.topic() if origin is None else origin.topic,
+        partition=message.partition() if origin is None else origin.partition,
+        offset=message.offset() if origin is None else origin.offset,
         timestamp=timestamp_ms / 1000,
         timestamp_type=0,
-        headers=cast(Any, headers_of(message)),
+        headers=headers,
         key=message.key(),
         value=message.value(),
         checksum=None,
@@ -51,7 +53,7 @@ def to_event(app: Any, topic: Topic, message: Any, processed: Any = ...) -> Even
         cast(Any, raw.headers),
         raw,
     )
-    event.row = getattr(message, "row", None)
+    event.row = getattr(message, "row", None) if origin is None else origin.row
     return event
 
 

@@ -74,7 +74,7 @@ class Stream(faust.Stream[Any]):
     @property
     def name(self) -> str:
         """The agent's name."""
-        return self.prefix or "stream"
+        return self.prefix or ("stream" if self._prev is None else cast(Stream, self._prev).name)
 
     @property
     def progress_name(self) -> str:

@@ -35,6 +35,9 @@ _NO_RECORD = -1
 # Why a broker that is there does not answer.
 _SHUT_OUT = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})  # pyright: ignore[reportPrivateUsage]
 
+# What a topic that does not exist, or may not be seen, is answered with.
+_NOT_THERE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED})
+
 T = TypeVar("T")
 
 
@@ -116,6 +119,25 @@ class Admin:
             for name, topic in found.items()
             if topic.error is None and (wanted is None or name in wanted)
         }
+
+    def existing(self, topics: Iterable[str]) -> dict[str, int]:
+        """Which of these topics exist, and their numbers of partitions; asks for no others."""
+        names = list(topics)
+        if not names:
+            return {}
+
+        def ask() -> dict[str, int]:
+            found: dict[str, int] = {}
+            asked = TopicCollection(names)
+            for name, future in self._kafka.describe_topics(asked, request_timeout=TIMEOUT_S).items():
+                try:
+                    found[name] = len(future.result().partitions)
+                except KafkaException as exc:
+                    if kafka_error(exc).code() not in _NOT_THERE:
+                        raise
+            return found
+
+        return self._patiently("describe topics", ask)
 
     def create(self, specs: Iterable[TopicSpec]) -> set[str]:
         """Create what does not exist yet; returns the names of those that were created here.

@@ -8,20 +8,40 @@ The topic is `<topic>.dlq`. Key and value are the record's own bytes, its header
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
 | `anabranch-source` | `topic[partition]@offset`, with `#row` for a row of a packed batch, or `file:line` |
 | `anabranch-topic`, `-partition`, `-offset`, `-row`, `-timestamp-ms` | the record, as its topic had it; where known |
+| `anabranch-at` | `file:line` of the user's code that raised, and its function; where there is such code |
 | `anabranch-agent`, `-app`, `-app-version` | whose it was |
 | `anabranch-attempts` | how often the agent has failed at it |
+| `anabranch-retry-topic` | where `dlq replay` re-publishes it: a topic that only this agent reads |
+
+A record that is re-published to a retry topic has one header of ours behind its own, `anabranch-retry-of`, with its
+source as above. When it fails again, its next letter names that source, in the same dead letter topic.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from .producer import Headers
 
-__all__ = ["HEADROOM_BYTES", "SUFFIX", "DeadLetter", "dead_letter", "dead_letter_topic", "read_headers"]
+__all__ = [
+    "HEADROOM_BYTES",
+    "RETRY_SUFFIX",
+    "SUFFIX",
+    "DeadLetter",
+    "Origin",
+    "dead_letter",
+    "dead_letter_topic",
+    "read_headers",
+    "read_retry",
+    "retry_header",
+    "retry_topic",
+]
 
 SUFFIX = ".dlq"
+RETRY_SUFFIX = "-retry"
 MAX_ERROR_CHARACTERS = 1000
 
 # What our headers add to a record at most, so that the letter of the largest one still fits.
@@ -29,6 +49,12 @@ HEADROOM_BYTES = 16 * 1024
 
 _OURS = "anabranch-"
 _FIRST = f"{_OURS}reason"
+_RETRY_OF = f"{_OURS}retry-of"
+
+# Kafka takes no longer names of topics, and no other characters in them.
+_MAX_NAME = 249
+_ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
+_SOURCE = re.compile(r"(.+)\[(\d+)\]@(\d+)(?:#(\d+))?")
 
 
 class DeadLetter(NamedTuple):
@@ -40,9 +66,65 @@ class DeadLetter(NamedTuple):
     headers: Headers
 
 
+class Origin(NamedTuple):
+    """Where a record was first, before it was re-published.
+
+    >>> str(Origin("orders", 3, 7)), Origin.parsed("orders[3]@7#1")
+    ('orders[3]@7', Origin(topic='orders', partition=3, offset=7, row=1))
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    row: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]@{self.offset}" + ("" if self.row is None else f"#{self.row}")
+
+    @classmethod
+    def parsed(cls, text: str) -> Origin | None:
+        """From its text; None where it is none."""
+        found = _SOURCE.fullmatch(text)
+        if found is None:
+            return None
+        return cls(found[1], int(found[2]), int(found[3]), None if found[4] is None else int(found[4]))
+
+
 def dead_letter_topic(topic: str) -> str:
     """Name of the dead letter topic of a topic."""
     return f"{topic}{SUFFIX}"
+
+
+def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
+    """Name of the topic that brings records back to one agent alone; with `topic`, those of one of its topics.
+
+    >>> retry_topic("shop", "total"), retry_topic("shop", "total", "returns")
+    ('shop-total-retry', 'shop-total-returns-retry')
+    """
+    more = "" if topic is None else f"-{topic.removeprefix(f'{app}-')}"
+    name = f"{app}-{agent}{more}"
+    legal = _ILLEGAL.sub("_", name)
+    if legal != name or len(legal) + len(RETRY_SUFFIX) > _MAX_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # two agents must not share one
+        legal = f"{legal[: _MAX_NAME - len(RETRY_SUFFIX) - len(digest) - 1]}-{digest}"
+    return legal + RETRY_SUFFIX
+
+
+def retry_header(origin: Origin) -> tuple[str, bytes]:
+    """The header of a record that is re-published to a retry topic."""
+    return _RETRY_OF, str(origin).encode()
+
+
+def read_retry(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[Headers, Origin | None]:
+    """A re-published record's headers apart: its own, and where it was first; None where nothing says so."""
+    own: list[tuple[str, bytes | None]] = []
+    origin: Origin | None = None
+    for name, value in headers or ():
+        if name == _RETRY_OF:
+            origin = Origin.parsed((value or b"").decode(errors="replace"))
+        else:
+            own.append((name, value))
+    return own, origin
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[Headers, dict[str, str]]:
@@ -63,6 +145,7 @@ def dead_letter(
     value: bytes | None,
     reason: str,
     error: str,
+    at: str | None = None,
     headers: Iterable[tuple[str, bytes | None]] | None = None,
     source: str | None = None,
     partition: int | None = None,
@@ -73,11 +156,13 @@ def dead_letter(
     app: str | None = None,
     app_version: int | None = None,
     attempts: int | None = None,
+    retry_topic: str | None = None,
 ) -> DeadLetter:
     """The dead letter of a record of `topic`; only what is known becomes a header."""
     known: dict[str, object | None] = {
         "reason": reason,
         "error": error[:MAX_ERROR_CHARACTERS],
+        "at": at,
         "source": source,
         "topic": topic,
         "partition": partition,
@@ -88,6 +173,7 @@ def dead_letter(
         "app": app,
         "app-version": app_version,
         "attempts": attempts,
+        "retry-topic": retry_topic,
     }
     ours = [
         (f"{_OURS}{name}", str(value).encode(errors="backslashreplace"))

@@ -17,12 +17,14 @@ import logging
 import time
 from typing import Any
 
-from ...topics.deadletter import dead_letter
+from ...topics.deadletter import Origin, dead_letter
 from ...topics.errors import BadRecord, Stop, described
-from ...topics.headers import UnreadableHeaders, headers_of
+from ...topics.headers import UnreadableHeaders
+from .blame import raised_at
 from .effects import Effects, Output
 from .inbox import Position, Where, where
 from .ports import Feed, Host
+from .retries import Retries
 from .runner import Runner
 
 __all__ = ["Failures"]
@@ -38,8 +40,8 @@ class Failures:
             record by record, it is looked at what would be too large: compressed, most of it is not.
     """
 
-    def __init__(self, app: Host, effects: Effects) -> None:
-        self._app, self._effects = app, effects
+    def __init__(self, app: Host, effects: Effects, retries: Retries) -> None:
+        self._app, self._effects, self._retries = app, effects, retries
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
         self.limits: dict[str, int] = {}
 
@@ -50,11 +52,11 @@ class Failures:
             Stop: the policy is `fail`.
         """
         policy = getattr(self._app.agents.get(stream.name), "on_failure", "dead_letter")
-        at, offset = Position(message.topic(), message.partition()), message.offset()
-        row: int | None = getattr(message, "row", None)
-        source = f"{at.topic}[{at.partition}]@{offset}" + ("" if row is None else f"#{row}")
+        origin, headers = self._retries.origin(message)  # where it was first, if it failed before
+        origin = origin or Origin(message.topic(), message.partition(), message.offset(), getattr(message, "row", None))
+        source, row = str(origin), origin.row
         text = described(error)
-        fields = {"topic": message.topic(), "partition": message.partition(), "offset": message.offset()}
+        fields = {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}
         fields |= {"agent": stream.name} if row is None else {"agent": stream.name, "row": row}
         if policy == "fail":
             raise Stop(
@@ -66,23 +68,25 @@ class Failures:
             logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
             return
         letter = dead_letter(
-            topic=at.topic,
+            topic=origin.topic,
             key=message.key(),
             value=message.value(),
-            headers=headers_of(message),
+            headers=headers,
             reason="decode" if isinstance(error, UnreadableHeaders) else reason,
             error=text,
+            at=raised_at(error),
             source=source,
-            partition=at.partition,
-            offset=offset,
+            partition=origin.partition,
+            offset=origin.offset,
             row=row,
             timestamp_ms=message.timestamp()[1],
             agent=stream.name,
             app=self._app.conf.id,
             app_version=self._app.conf.version,
-            attempts=stream.inbox.failures.get(where(at, message)),
+            attempts=stream.inbox.failures.get(where(Position(message.topic(), message.partition()), message)),
+            retry_topic=self._retries.of(stream.name, origin.topic),
         )
-        self._app.needed.add_letters(letter.topic, at.topic)
+        self._app.needed.add_letters(letter.topic, origin.topic)
         output = Output(letter.topic, letter.value, letter.key, -1, max(0, message.timestamp()[1]), letter.headers)
         try:
             self.check_size(output)

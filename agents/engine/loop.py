@@ -56,6 +56,7 @@ class Engine(Rebalancing):
         self._aborted_in_a_row = 0
         self._subscribed: list[str] = []
         self._electing: asyncio.Future[Any] | None = None
+        self._looking: Any = None
 
     # Starting and stopping ------------------------------------------------------------------------------------------
 
@@ -92,8 +93,10 @@ class Engine(Rebalancing):
             await self.app.declare(list(self.app.topics))
             await self.app.declare_changelogs()
             self.partition_counts = await aside(self._admin.partitions)
+            self.retries.look(self.partition_counts)
             if self._subscribed:
-                self._group.subscribe(self._subscribed)
+                self._subscribe()
+                self._looking = self._looking or self.add_future(self.retries.watch(self._subscribe))
             elif any(isinstance(table, GlobalTable) for table in self.app.live_tables):
                 self._on_assign(Assignment(began_s=time.monotonic()))  # of no partitions: ready when they are whole
             else:
@@ -119,6 +122,11 @@ class Engine(Rebalancing):
         if not self._subscribed:
             self._subscribed = [name]
             self._group.subscribe(self._subscribed)
+
+    def _subscribe(self) -> None:
+        wanted = [*self._subscribed, *sorted(self.retries.read)]
+        if self._group.topics != wanted:
+            self._group.subscribe(wanted)
 
     async def leave(self) -> None:
         """End at record boundaries, commit, leave the group at once."""
@@ -256,7 +264,7 @@ class Engine(Rebalancing):
             return False
         if not self.first_record_at:
             self.first_record_at = time.time()
-        self._dispatch.hand_over(messages, one_topic=len(self._subscribed) == 1)
+        self._dispatch.hand_over(messages, one_topic=len(self._subscribed) == 1 and not self.retries.read)
         return True
 
     def hurry(self) -> None:

@@ -104,6 +104,7 @@ class Rebalancing(Observed):
         assignment, self._assignment = self._assignment, None
         assert assignment is not None
         assert self._restoration is not None
+        assignment.flowing |= {at.partition for at in self.active}
         self._taken_over = assignment
         if self._placing is not None:
             self._placing.cancel()

@@ -17,6 +17,7 @@ from .failure import Failures
 from .gate import Gate
 from .inbox import Position
 from .ports import Feed, Host
+from .retries import Retries
 from .runner import Runner, acting_runner
 
 __all__ = ["Stage"]
@@ -30,6 +31,7 @@ class Stage(FaustConsumer):
         asking: agents that wait for the answer of an agent: no commit can come before it.
         active: partitions of this worker whose tables are restored, so that their records flow.
         gone: agents that have ended although the worker has not been told to.
+        retries: topics that bring dead letters back to one agent each.
     """
 
     def __init__(self, app: Host, **kwargs: Any) -> None:
@@ -42,7 +44,8 @@ class Stage(FaustConsumer):
         self._dispatch = Dispatch(self.settings.packed)
         self._gate = Gate()
         self._epoch = Epoch(app, self._dispatch, self.settings)
-        self._failures = Failures(app, self._epoch.effects)
+        self.retries = Retries(app, self._dispatch)
+        self._failures = Failures(app, self._epoch.effects, self.retries)
         self._runners: list[Runner] = []
         self._redo_wanted = False
         self.active: set[Position] = set()
@@ -83,7 +86,8 @@ class Stage(FaustConsumer):
         self._route()
 
     def _route(self) -> None:
-        self._dispatch.route(self.app.topics._tp_index, self.active, self.committed)
+        index = {**self.app.topics._tp_index, **self.retries.routes(self.active)}
+        self._dispatch.route(index, self.active, self.committed)
 
     def add_runner(self, runner: Runner) -> None:
         """An agent starts."""

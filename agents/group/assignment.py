@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from ...topics import pulse
 from ...topics.admin import Admin
 from ...topics.client import Cluster
+from ...topics.deadletter import RETRY_SUFFIX
 from ...topics.errors import Hung, Stop, from_kafka, is_unreachable, kafka_error, passes
 from ..engine.inbox import Position
 from ..settings import EngineSettings
@@ -39,12 +40,14 @@ class Assignment:
         starts: partition -> offset of the next record to handle.
         marks: (partition, agent) -> its own next offset, where it is further.
         uncommitted: partitions without a committed offset; they start where the topic begins.
+        flowing: numbers of partitions that this worker has, restored, of other topics.
         began_s: when the rebalance began that brought them, on the monotonic clock.
     """
 
     starts: dict[Position, int] = field(default_factory=dict[Position, int])
     marks: dict[tuple[Position, str], int] = field(default_factory=dict[tuple[Position, str], int])
     uncommitted: list[Position] = field(default_factory=list[Position])
+    flowing: set[int] = field(default_factory=set[int])
     began_s: float = 0.0
 
     def add(self, other: Assignment) -> None:
@@ -53,6 +56,7 @@ class Assignment:
         self.starts |= other.starts
         self.marks |= other.marks
         self.uncommitted += other.uncommitted
+        self.flowing |= other.flowing
 
     def take(self, numbers: set[int]) -> Assignment:
         """Take out the partitions of these numbers, of all topics."""
@@ -60,6 +64,7 @@ class Assignment:
             {at: start for at, start in self.starts.items() if at.partition in numbers},
             {who: mark for who, mark in self.marks.items() if who[0].partition in numbers},
             [at for at in self.uncommitted if at.partition in numbers],
+            self.flowing,
         )
         self.drop(set(taken.starts))
         return taken
@@ -72,7 +77,8 @@ class Assignment:
 
     def committed_beside(self, at: Position) -> bool:
         """Whether some topic's partition of the same number has a committed offset."""
-        return any(other.partition == at.partition and other not in self.uncommitted for other in self.starts)
+        committed = (other.partition for other in self.starts if other not in self.uncommitted)
+        return at.partition in self.flowing or at.partition in committed
 
 
 def read_marks(metadata: str | None) -> dict[str, int]:
@@ -128,8 +134,11 @@ def assigned(
         else:
             without.append(partition)
             assignment.uncommitted.append(at)
+    # What `dlq replay` re-published before a worker saw the topic was meant for it.
+    retried = [partition for partition in without if partition.topic.endswith(RETRY_SUFFIX)]
+    others = [partition for partition in without if not partition.topic.endswith(RETRY_SUFFIX)]
     find = admin.ends if settings.start_at_end else admin.begins
-    for at, offset in find(without).items():
+    for at, offset in {**find(others), **admin.begins(retried)}.items():
         assignment.starts[Position(*at)] = offset
     return assignment
 

@@ -54,14 +54,18 @@ def list_letters(
     """
     from ...topics.admin import Admin
     from ..dlq.dlq import DeadLetters
-    from ..dlq.letters import letters_topic, letters_topics
-    from ..show.dlq import show_counts
+    from ..dlq.letters import NoLetters, letters_topic, letters_topics
+    from ..show.dlq import show_counts, show_no_letters
 
     log_to_stderr(None)
     with on_ground(bootstrap_server, options) as place:
         admin = Admin(place.cluster)
         names = [letters_topic(admin, topic) for topic in topics] or letters_topics(admin)
-        show_counts({name: DeadLetters(place.cluster, name).counts() for name in names}, as_json=as_json)
+        for missing in [name for name in names if isinstance(name, NoLetters)]:
+            show_no_letters(missing, as_json=as_json)
+        there = [name for name in names if isinstance(name, str)]
+        if there or not topics:
+            show_counts(DeadLetters.counts_of(place.cluster, there), as_json=as_json)
 
 
 @dlq.command()
@@ -90,20 +94,23 @@ def show(
     """
     from ...topics.admin import Admin
     from ..dlq.dlq import DeadLetters
-    from ..dlq.letters import letters_topic
-    from ..show.dlq import show_letters
+    from ..dlq.letters import NoLetters, letters_topic
+    from ..show.dlq import show_letters, show_no_letters
 
     log_to_stderr(None)
     wanted = wanted_of(**chosen)
     with on_ground(bootstrap_server, options) as place:
         name = letters_topic(Admin(place.cluster), topic)
+        if isinstance(name, NoLetters):
+            show_no_letters(name, as_json=as_json or raw)
+            return
         show_letters(DeadLetters(place.cluster, name).read(wanted), most=most, as_json=as_json, raw=raw)
 
 
 @dlq.command()
 @click.argument("topic")
 @filters
-@click.option("--to", metavar="TOPIC", help="Put the records there instead of where they came from.")
+@click.option("--to", metavar="TOPIC", help="Put all records there, for all who read it.")
 @click.option("--now", is_flag=True, help="Give the records the present time instead of their own.")
 @click.option("--run-id", help="Another run, which knows nothing of what was put back before.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be put back.")
@@ -118,10 +125,16 @@ def replay(
     options: tuple[str, ...],
     **chosen: Any,
 ) -> None:
-    """Put records back into the topic they came from, with their key, partition, headers and time; each once.
+    """Re-publish records for the agents that failed at them, with their key, partition, headers and time; each once.
+
+    A record goes to APP-AGENT-retry, which that agent alone reads: other agents of its topic do not see it again.
+    Workers that run find that topic within seconds. Records of the same key that came later have been processed
+    before it. Letters without an agent go to the topic that they came from.
 
     Killed and started again, with other filters or later, it puts back what it has not put back yet. A record that
     fails again makes a new letter, which the next replay puts back.
+
+    With --to, all records go to that topic, and to all who read it: agents that processed them do so again.
 
     \b
     Examples:
@@ -131,13 +144,17 @@ def replay(
     """
     from ...topics.admin import Admin
     from ..dlq.dlq import DeadLetters
-    from ..dlq.letters import letters_topic
-    from ..show.dlq import show_put_back
+    from ..dlq.letters import NoLetters, letters_topic
+    from ..show.dlq import show_no_letters, show_put_back
 
     log_to_stderr(None)
     wanted = wanted_of(**chosen)
     with on_ground(bootstrap_server, options) as place:
-        letters = DeadLetters(place.cluster, letters_topic(Admin(place.cluster), topic), to=to, run_id=run_id, now=now)
+        name = letters_topic(Admin(place.cluster), topic)
+        if isinstance(name, NoLetters):
+            show_no_letters(name)
+            return
+        letters = DeadLetters(place.cluster, name, to=to, run_id=run_id, now=now)
         show_put_back(letters.look(wanted) if dry_run else letters.put_back(wanted), dry_run=dry_run)
 
 

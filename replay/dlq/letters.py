@@ -8,13 +8,23 @@ from typing import Any, NamedTuple
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.deadletter import SUFFIX, read_headers
-from ...topics.errors import Usage
+from ...topics.deadletter import SUFFIX, Origin, read_headers, retry_topic
 from ...topics.headers import kept_headers
 from ...topics.producer import Headers
 from ...topics.reading import read_to_end
 
-__all__ = ["Count", "Letter", "Span", "Wanted", "counted", "letters_topic", "letters_topics", "read_letters"]
+__all__ = [
+    "Count",
+    "Counts",
+    "Letter",
+    "NoLetters",
+    "Span",
+    "Wanted",
+    "counted",
+    "letters_topic",
+    "letters_topics",
+    "read_letters",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +63,32 @@ class Letter:
         return self.facts.get("error", "").partition(":")[0]
 
     @property
-    def origin(self) -> tuple[str, int] | None:
-        """Topic and partition that the record came from; None where it never was in one."""
+    def origin(self) -> Origin | None:
+        """Where the record came from; None where it never was in a topic."""
         topic, partition = self.facts.get("topic"), self.facts.get("partition", "")
-        return (topic, int(partition)) if topic and partition.isdigit() and self.reason != "line" else None
+        if not topic or not partition.isdigit() or self.reason == "line":
+            return None
+        offset, row = self.facts.get("offset", ""), self.facts.get("row", "")
+        return Origin(
+            topic,
+            int(partition),
+            int(offset) if offset.isdigit() else 0,
+            int(row) if row.isdigit() else None,
+        )
+
+    @property
+    def record_ms(self) -> int:
+        """The record's own time; the letter's may be another, where its topic would not take that."""
+        told = self.facts.get("timestamp-ms", "")
+        return int(told) if told.isdigit() else self.timestamp_ms
+
+    @property
+    def retry_topic(self) -> str | None:
+        """The topic that only its agent reads; None where no agent failed at it."""
+        app, agent = self.facts.get("app"), self.facts.get("agent")
+        if self.origin is None or not app or not agent:
+            return None
+        return self.facts.get("retry-topic") or retry_topic(app, agent)
 
     def described(self) -> dict[str, Any]:
         """As JSON shows it; bytes that are no UTF-8 are escaped."""
@@ -106,24 +138,33 @@ class Wanted:
 class Span(NamedTuple):
     """What was read of a partition: the letters from `begin` up to, not including, `end`."""
 
+    topic: str
     partition: int
     begin: int
     end: int
     letters: list[Letter]
 
 
-def letters_topic(admin: Admin, name: str) -> str:
-    """The topic that is meant: itself, or the one whose letters it holds.
+class NoLetters(NamedTuple):
+    """A topic has no dead letters, for it has no topic of them: nothing is wrong with that.
 
-    Raises:
-        Usage: there is none.
+    Attributes:
+        exists: whether the topic itself is there; if not, its name may be misspelled.
+        others: topics that have some.
     """
+
+    topic: str
+    exists: bool
+    others: tuple[str, ...]
+
+
+def letters_topic(admin: Admin, name: str) -> str | NoLetters:
+    """The topic that is meant: itself, or the one that holds its dead letters."""
     found = admin.partitions()
-    for candidate in (name if name.endswith(SUFFIX) else name + SUFFIX, name):
-        if candidate in found:
-            return candidate
-    known = ", ".join(sorted(topic for topic in found if topic.endswith(SUFFIX)))
-    raise Usage(f"no dead letters of {name}", hint=f"there are {known}" if known else "there are none at all")
+    of = name.removesuffix(SUFFIX)
+    if of + SUFFIX in found:
+        return of + SUFFIX
+    return NoLetters(of, of in found, tuple(sorted(topic for topic in found if topic.endswith(SUFFIX))))
 
 
 def letters_topics(admin: Admin) -> list[str]:
@@ -131,14 +172,14 @@ def letters_topics(admin: Admin) -> list[str]:
     return sorted(topic for topic in admin.partitions() if topic.endswith(SUFFIX))
 
 
-def read_letters(cluster: Cluster, topic: str) -> Iterator[Span]:
-    """All committed letters of a topic, up to its end as it is now (blocking)."""
+def read_letters(cluster: Cluster, *topics: str) -> Iterator[Span]:
+    """All committed letters of topics, up to their ends as they are now (blocking)."""
     admin = Admin(cluster)
-    begins, ends = admin.spans((topic, p) for p in range(admin.partitions([topic])[topic]))
+    begins, ends = admin.spans((topic, p) for topic, n in admin.partitions(topics).items() for p in range(n))
     position = dict(begins)
     for run in read_to_end(cluster, begins, ends):
         begin, position[run.at] = position[run.at], run.position
-        yield Span(run.at[1], begin, run.position, [Letter.of(message) for message in run.messages])
+        yield Span(*run.at, begin, run.position, [Letter.of(message) for message in run.messages])
 
 
 @dataclass(slots=True)
@@ -148,21 +189,28 @@ class Count:
     Attributes:
         put_back: how many of them were put back.
         first_ms, last_ms: times of their records, the earliest and the latest.
+        at: the user's line that raised, of the last letter that says so.
     """
 
     letters: int = 0
     put_back: int = 0
     first_ms: int = 2**63 - 1
     last_ms: int = 0
+    at: str = ""
 
 
-def counted(letters: Iterator[tuple[Letter, bool]]) -> dict[tuple[str, str, str], Count]:
-    """(agent, reason, error) -> how many; each letter comes with whether it was put back."""
-    counts: dict[tuple[str, str, str], Count] = {}
+Counts = dict[tuple[str, str, str], Count]
+"""(agent, reason, error) -> how many."""
+
+
+def counted(letters: Iterator[tuple[Letter, bool]], counts: Counts | None = None) -> Counts:
+    """Letters by kind, added to those that are counted; each comes with whether it was put back."""
+    counts = {} if counts is None else counts
     for letter, put_back in letters:
         count = counts.setdefault((letter.facts.get("agent", ""), letter.reason, letter.error), Count())
         count.letters += 1
         count.put_back += put_back
         count.first_ms = min(count.first_ms, letter.timestamp_ms)
         count.last_ms = max(count.last_ms, letter.timestamp_ms)
+        count.at = letter.facts.get("at", count.at)
     return counts

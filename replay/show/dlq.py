@@ -6,39 +6,60 @@ import sys
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
+import click
 import msgspec
 from rich.markup import escape
-from rich.table import Table as Grid
 
 from ..dlq.dlq import PutBack
-from ..dlq.letters import Count, Letter
+from ..dlq.letters import Count, Letter, NoLetters
 from ..shown import shown_time
 from .work import out
 
-__all__ = ["show_counts", "show_letters", "show_put_back"]
+__all__ = ["show_counts", "show_letters", "show_no_letters", "show_put_back"]
 
 _VALUE_CHARACTERS = 200
+
+_REASONS = {"agent": "raised by agent", "decode": "not decodable for agent", "line": "no record: a line of a file"}
 
 
 def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], Count]], *, as_json: bool) -> None:
     """How many dead letters there are, of which kind."""
-    grid = Grid("topic", "agent", "reason", "error", title="dead letters", title_justify="left")
-    for name in ("letters", "put back"):
-        grid.add_column(name, justify="right")
-    grid.add_column("first")
-    grid.add_column("last")
     for topic, kinds in counts.items():
+        if not as_json and kinds:
+            letters, put_back = sum(c.letters for c in kinds.values()), sum(c.put_back for c in kinds.values())
+            _say(f"[bold]{escape(topic)}[/bold]: {letters:,} dead letters{_put_back(put_back)}")
         for (agent, reason, error), count in sorted(kinds.items()):
-            facts = {"topic": topic, "agent": agent, "reason": reason, "error": error, "letters": count.letters}
-            times = {"put_back": count.put_back, "first_ms": count.first_ms, "last_ms": count.last_ms}
             if as_json:
-                _line({**facts, **times})
-            span = shown_time(count.first_ms), shown_time(count.last_ms)
-            grid.add_row(
-                escape(topic), agent, reason, escape(error[:60]), f"{count.letters:,}", f"{count.put_back:,}", *span
-            )
-    if not as_json:
-        out.print(grid if grid.row_count else "no dead letters")
+                facts = {"topic": topic, "agent": agent, "reason": reason, "error": error, "letters": count.letters}
+                times = {"put_back": count.put_back, "first_ms": count.first_ms, "last_ms": count.last_ms}
+                _line({**facts, **times, "at": count.at or None})
+            else:
+                _show_kind(agent, reason, error, count)
+    if not as_json and not any(counts.values()):
+        _say("no dead letters")
+
+
+def _show_kind(agent: str, reason: str, error: str, count: Count) -> None:
+    """Of one kind; lines of less than 80 characters, as far as names are short."""
+    what = _REASONS.get(reason, reason)
+    _say(f"  {count.letters:>7,}  {escape(error[:60]) or '?'}{f' at {escape(count.at)}' if count.at else ''}")
+    _say(f"           {what}{f' {escape(agent)}' if agent else ''}{_put_back(count.put_back)}")
+    first, last = shown_time(count.first_ms), shown_time(count.last_ms)
+    _say(f"           records of {first}" + (f" … {last}" if last != first else ""))
+
+
+def _put_back(count: int) -> str:
+    return f", {count:,} put back" if count else ""
+
+
+def show_no_letters(missing: NoLetters, *, as_json: bool = False) -> None:
+    """That there are none, which is no error; as JSON nothing, with a word beside it."""
+    text = f"no dead letters of {missing.topic}"
+    if not missing.exists:
+        text += f"; there is no topic {missing.topic} either"
+        if missing.others:
+            text += f" (there are dead letters in {', '.join(missing.others[:10])})"
+    click.echo(text, err=as_json)
 
 
 def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: bool, raw: bool) -> None:
@@ -60,7 +81,9 @@ def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: 
             f"{'  put back' if put_back else ''}  from {escape(str(facts.get('source', '?')))}"
             f"{'  agent ' + escape(letter.facts['agent']) if 'agent' in letter.facts else ''}"
         )
-        out.print(f"  error  {escape(letter.facts.get('error', '?'))}")
+        out.print(f"  error  {escape(letter.facts.get('error', '?'))}", soft_wrap=True)
+        if "at" in letter.facts:
+            out.print(f"  at     {escape(letter.facts['at'])}", soft_wrap=True)
         out.print(f"  key    {escape(_short(facts['key']))}")
         out.print(f"  value  {escape(_short(facts['value']))}")
     if not as_json and next(letters, None) is not None:
@@ -72,7 +95,11 @@ def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: 
 def show_put_back(report: PutBack, *, dry_run: bool) -> None:
     """What was, or would be, put back."""
     would = "would be put back" if dry_run else "put back"
-    out.print(f"[bold]{report.sent:,}[/bold] records {would} → [bold]{escape(report.target)}[/bold]")
+    _say(f"[bold]{report.sent:,}[/bold] records {would}")
+    for topic, count in sorted(report.to.items()):
+        app, agent = report.agents.get(topic, ("", ""))
+        alone = f", which only agent {escape(agent)} of app {escape(app)} reads" if agent else ""
+        _say(f"  {count:>7,} → [bold]{escape(topic)}[/bold]{alone}")
     if report.before:
         out.print(f"  {report.before:,} had been put back before")
     for letter in report.examples if dry_run else ():
@@ -86,6 +113,10 @@ def show_put_back(report: PutBack, *, dry_run: bool) -> None:
             "  mend the file and replay it, or: anabranch dlq show TOPIC --reason line --raw > lines.txt, mend that, "
             "anabranch replay lines.txt --to TOPIC"
         )
+
+
+def _say(text: str) -> None:
+    out.print(text, highlight=False, soft_wrap=True)
 
 
 def _short(text: str | None) -> str:

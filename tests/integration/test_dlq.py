@@ -27,7 +27,7 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
     shell.write("mine.py", APP.format(app=app, least=0))
 
     def letters() -> list[dict]:
-        shown = shell.run("dlq", "list", "-J").stdout.splitlines()
+        shown = shell.run("dlq", "list", topic, "-J").stdout.splitlines()
         return [found for found in map(json.loads, shown) if found["topic"] == f"{topic}.dlq"]
 
     worker = shell.start("-A", "mine", "worker", "--without-web")
@@ -53,7 +53,9 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
     shell.write("mine.py", APP.format(app=app, least=-10))
     dry = shell.run("dlq", "replay", topic, "--agent", "mine.add", "--reason", "agent", "--dry-run").stdout
     assert "2 records would be put back" in dry
-    assert "2 records put back" in shell.run("dlq", "replay", topic, "--reason", "agent").stdout
+    put_back = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
+    assert "2 records put back" in put_back
+    assert f"2 → {app}-mine.add-retry, which only agent mine.add of app {app} reads" in put_back
     again = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
     assert "0 records put back" in again
     assert "2 had been put back before" in again
@@ -68,6 +70,17 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
     assert worker.wait(30) == 0
     assert sum(kind["letters"] for kind in letters()) == 3
 
-    nothing = shell.run("dlq", "show", fresh("nothing"))
-    assert nothing.returncode == 2
-    assert "no dead letters of" in nothing.stderr
+    narrow = shell.run("dlq", "list", topic, COLUMNS="80").stdout.splitlines()
+    assert max(map(len, narrow)) < 80, "it fits a terminal of 80 columns"
+    assert "ValueError at mine.py:11 in add" in "\n".join(narrow)
+    assert "raised by agent mine.add, 2 put back" in "\n".join(narrow)
+
+
+def test_no_dead_letters_is_no_error(shell, fresh):
+    name = fresh("nothing")
+    for command in ("list", "show", "replay"):
+        nothing = shell.run("dlq", command, name)
+        assert nothing.returncode == 0, nothing.stderr
+        assert f"no dead letters of {name}; there is no topic {name} either" in nothing.stdout
+    as_json = shell.run("dlq", "show", name, "-J")
+    assert (as_json.returncode, as_json.stdout) == (0, "")

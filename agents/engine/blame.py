@@ -1,0 +1,34 @@
+"""Which line of the user's code an error comes from."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+__all__ = ["raised_at"]
+
+# The package's rooms, Python's own modules and what is installed; all else is the user's.
+_ROOT = Path(__file__).parents[2]
+_JOBS = _ROOT / "agents" / "jobs"
+_NOT_USERS = {_ROOT / room for room in ("topics", "agents", "replay")} | {
+    Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+}
+
+
+def raised_at(error: BaseException) -> str | None:
+    """`file:line in function` of the innermost frame of the user's code; None where it has none.
+
+    Files below the working directory are named from there.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path, here = Path(frame.filename), Path.cwd()
+        if frame.filename.startswith("<") or not _is_users(path):
+            continue
+        shown = path.relative_to(here) if path.is_relative_to(here) else path
+        return f"{shown}:{frame.lineno} in {frame.name}"
+    return None
+
+
+def _is_users(path: Path) -> bool:
+    return _JOBS in path.parents or _NOT_USERS.isdisjoint(path.parents)
