@@ -236,9 +236,13 @@ def row_values(batch: pyarrow.RecordBatch, kind: str) -> list[bytes]:
         return _listed(key_bytes(batch.column(0)))
     import polars
 
-    frame: Any = polars.from_arrow(batch)
-    made = frame.select(polars.struct(polars.all()).struct.json_encode().cast(polars.Binary))
-    return made.to_series().to_list()
+    try:
+        frame: Any = polars.from_arrow(batch)
+        frame.columns = batch.schema.names  # a name that is empty would be another
+        made = frame.select(polars.struct(polars.all()).struct.json_encode().cast(polars.Binary))
+        return made.to_series().to_list()
+    except polars.exceptions.PanicException as exc:  # a BaseException, which nobody else would catch
+        raise ValueError(f"rows that cannot be written as JSON: {exc}") from None
 
 
 @cache

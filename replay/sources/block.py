@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, overload
 
 from .columns import Columns
-from .lines import LineBuffer, LineParser, Parsed
+from .lines import MAX_LINE_BYTES, LineBuffer, LineParser, Parsed
 
 __all__ = ["BLOCK_BYTES", "Block", "BlockBuffer", "BlockParser", "MadeColumns", "counted"]
 
@@ -14,6 +14,7 @@ BLOCK_BYTES = 4 * 1024 * 1024
 
 # Where columns cannot be made of a block, it is tried with so many lines at a time: those that cannot go line by line.
 _PIECE_LINES = 5_000
+_FEW_LINES = 64
 
 
 def counted(data: bytes, byte: bytes) -> int:
@@ -65,18 +66,30 @@ class Block(Sequence[bytes]):
         if count >= self._count:
             return len(self.data)
         if self._sized[0] != count:
-            end = 0
-            for _ in range(count):
-                end = self.data.index(b"\n", end) + 1
-            self._sized = count, end
+            self._sized = count, _end_of(self.data, count)
         return self._sized[1]
+
+
+def _end_of(data: bytes, count: int) -> int:
+    """Where so many lines end."""
+    if count > _FEW_LINES:
+        import numpy
+
+        ends: Any = numpy.flatnonzero(numpy.frombuffer(data, numpy.uint8) == 10)
+        return int(ends[count - 1]) + 1
+    end = 0
+    for _ in range(count):
+        end = data.index(b"\n", end) + 1
+    return end
 
 
 class BlockBuffer(LineBuffer):
     """A `LineBuffer` whose lines are a block, all of them at once."""
 
-    def __init__(self, source: str, *, byte: int = 0, line: int = 0, skip_bom: bool = True) -> None:
-        super().__init__(source, byte=byte, line=line, skip_bom=skip_bom)
+    def __init__(
+        self, source: str, *, byte: int = 0, line: int = 0, skip_bom: bool = True, most_waiting: int = MAX_LINE_BYTES
+    ) -> None:
+        super().__init__(source, byte=byte, line=line, skip_bom=skip_bom, most_waiting=most_waiting)
         self._block = Block(b"", 0)
 
     @property
@@ -100,8 +113,8 @@ class BlockBuffer(LineBuffer):
         self._tail, self._tail_bytes = [], 0
 
     def peek(self, limit: int) -> Block:
-        """See `LineBuffer`; all there are, whatever the limit."""
-        return self._block
+        """See `LineBuffer`."""
+        return self._block.head(limit)
 
     def drop(self, count: int) -> None:
         """See `LineBuffer`."""

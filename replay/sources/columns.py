@@ -33,6 +33,7 @@ class Columns(Sequence[Item]):
         keys: else the keys, as text, numbers or bytes; None where rows have none.
         times: ms since 1970 as int64, 0 for none; None where rows have none.
         partitions: the rows' own as int64, -1 for none; None where rows have none.
+        headers: the rows' own; None where rows have none.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class Columns(Sequence[Item]):
         keys: Any = None,
         times: Any = None,
         partitions: Any = None,
+        headers: list[Headers | None] | None = None,
     ) -> None:
         self.batch, self.key = batch, key
         self.kind: Literal["json", "text"] = kind
         self.keys = batch[key] if key is not None else keys
-        self.times, self.partitions = times, partitions
+        self.times, self.partitions, self.headers = times, partitions, headers
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> Columns:
@@ -58,6 +60,8 @@ class Columns(Sequence[Item]):
             ValueError: one has headers or no value, which rows do not.
         """
         if isinstance(items, Columns):
+            if items.headers is not None and any(items.headers):
+                raise ValueError("a record with headers")
             return items
         pyarrow = arrow()
         keys, values, times, headers, partitions = zip(*items, strict=True)
@@ -106,7 +110,8 @@ class Columns(Sequence[Item]):
         first, end, step = index.indices(len(self))
         if step != 1:
             raise ValueError("columns are cut in one piece")
-        return self._changed(lambda column: column[first:end], self.batch.slice(first, max(0, end - first)))
+        headers = None if self.headers is None else self.headers[first:end]
+        return self._changed(lambda column: column[first:end], self.batch.slice(first, max(0, end - first)), headers)
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items)
@@ -117,12 +122,15 @@ class Columns(Sequence[Item]):
         return self._changed(
             lambda column: column[order] if isinstance(column, type(order)) else column.take(numbers),
             self.batch.take(numbers),
+            None if self.headers is None else [self.headers[number] for number in order.tolist()],
         )
 
-    def _changed(self, change: Any, batch: Any) -> Columns:
+    def _changed(self, change: Any, batch: Any, headers: list[Headers | None] | None) -> Columns:
         own = None if self.key is not None or self.keys is None else change(self.keys)
         times, partitions = (None if column is None else change(column) for column in (self.times, self.partitions))
-        return Columns(batch, kind=self.kind, key=self.key, keys=own, times=times, partitions=partitions)
+        return Columns(
+            batch, kind=self.kind, key=self.key, keys=own, times=times, partitions=partitions, headers=headers
+        )
 
     @cached_property
     def _items(self) -> list[Item]:
@@ -131,7 +139,8 @@ class Columns(Sequence[Item]):
         places: Any = repeat(None)
         if self.partitions is not None:
             places = [None if place < 0 else place for place in self.partitions.tolist()]
-        return list(zip(keys, row_values(self.batch, self.kind), times, repeat(None), places))
+        headers: Any = repeat(None) if self.headers is None else self.headers
+        return list(zip(keys, row_values(self.batch, self.kind), times, headers, places, strict=False))
 
 
 def as_columns(

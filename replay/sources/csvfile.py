@@ -1,75 +1,53 @@
 """CSV as records: each row becomes a JSON object.
 
-What makes it fast: cells repeat, so a column remembers what each text is as JSON, and whole numbers are it already.
-Rows without a quote need no CSV reader.
+There is one way from cells to records, and all rows go it: cells become columns under the types that the source has
+(see `csvtypes`), and records are made of the columns. Two ways lead to cells, `csvcolumns` for blocks of plain rows and
+`csvrows` for all others; both give the same text.
 """
 
 from __future__ import annotations
 
-import csv
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
-from operator import contains
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from ...topics.errors import Usage
-from ...topics.producer import Headers
+from ...topics.packed import RESERVED, arrow
+from .block import Block
+from .csvcolumns import CsvColumns
+from .csvrows import CsvRow, read_rows
+from .csvtypes import CsvKind, typed, without
 from .format import Format
-from .item import NO_LIMIT, BadLine, Item, check_sizes
-from .lines import NO_FIELDS, Parsed, clean
+from .item import NO_LIMIT, BadLine, Item
+from .lines import NO_FIELDS, Parsed
 from .shape import Shape
+from .shapedcolumns import Shaping
 
-__all__ = ["CsvParser", "read_header"]
+__all__ = ["CsvParser", "csv_kinds"]
 
-# Whole numbers beyond 18 digits might not fit 64 bits, and leading zeros mean text (a ZIP code, an account).
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)((?:\.\d+)?(?:[eE][+-]?\d+)?)", re.ASCII)
-_INT_DIGITS = 18
-_INT = re.compile(r"[-+]?\d{1,60}", re.ASCII)
-_FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_OF_NUMBERS = re.compile(r"[-+.eE\d]+")
-# What JSON writes in another way inside of a text.
-_ESCAPED = bytes(range(32)) + b'"\\'
-_BOOLS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "1"), b"true"),
-    **dict.fromkeys(("false", "f", "no", "n", "0"), b"false"),
-}
-_CACHED = 16_384
-_CACHED_CELL_CHARS = 64
+# Where a block is not plain rows, it is tried with so many lines at a time: those that are not go row by row.
+_PIECE_LINES = 5_000
 
 
-def read_header(
-    lines: Sequence[bytes], *, source: str, format: Format, final: bool
-) -> tuple[tuple[str, ...], int] | None:
-    """The names in a CSV file's first row that is not blank, and how many lines lie before the second.
-
-    Returns:
-        None where the row is not complete in `lines`, or all are blank.
+def csv_kinds(format: Format, columns: Sequence[str], *, source: str) -> list[CsvKind]:
+    """The types of a file's columns: declared, else guessed for the whole source, else text.
 
     Raises:
-        BadLine: it cannot be read.
-        Usage: a name stands twice.
+        Usage: one is declared for a column that does not exist.
     """
-    good, numbers, bad = clean(lines, 1, source=source, encoding=format.encoding, keep_cr=bool(format.quote))
-    rows, bad_rows, _ = _rows([line.decode() for line in good], numbers, source=source, format=format, final=final)
-    first = next(((row, last) for row, _, last in rows if row), None)
-    for found in (*bad, *bad_rows):
-        if first is None or found.line <= first[1]:
-            raise found
-    if first is None:
-        return None
-    columns = tuple(first[0])
-    if len(set(columns)) < len(columns):
-        twice = next(name for name in columns if columns.count(name) > 1)
-        raise Usage(f"{source}: column {twice!r} stands twice in the header", hint="--columns gives names of your own")
-    return columns, first[1]
+    declared, guessed = dict(format.types), dict(format.guessed)
+    for name in declared.keys() - set(columns):
+        raise Usage(f"{source}: --types {name}: no such column", hint=f"columns: {', '.join(columns)}")
+    kinds: list[CsvKind] = []
+    for name in columns:
+        if name in declared or format.as_text:
+            kinds.append(CsvKind(declared.get(name, "text"), declared=True))  # pyright: ignore[reportArgumentType]
+        else:
+            kinds.append(CsvKind(guessed.get(name) or "text", declared=False))  # pyright: ignore[reportArgumentType]
+    return kinds
 
 
 class CsvParser:
-    """Rows of a CSV file as JSON objects, cells as numbers, nulls and text. Blank lines are no rows.
+    """A `LineParser` of blocks of CSV. Blank lines are no rows.
 
     Quoted cells may hold delimiters and line ends. A row with a quote that is not closed, or with another number of
     cells than columns, is bad; reading goes on with the line after its first.
@@ -77,9 +55,10 @@ class CsvParser:
     Args:
         columns: names, from the header or from the user.
         fields: what each row has beside its cells, because of the folder the file lies in; a column of that name wins.
+        by_column: give columns, see `Columns`.
 
     Raises:
-        Usage: a column that is asked for is not among them.
+        Usage: a column that is asked for is not among them, or has a name that packed batches use for themselves.
     """
 
     def __init__(
@@ -90,252 +69,120 @@ class CsvParser:
         *,
         fields: Mapping[str, Any] = NO_FIELDS,
         max_bytes: int = NO_LIMIT,
+        by_column: bool = False,
     ) -> None:
-        self._source = source
-        self._format = format
-        self._delimiter = format.delimiter or ","
-        self._max_bytes = max_bytes
-        self._width = len(columns)
-        self._fields = {name: value for name, value in fields.items() if name not in columns}
-        self._shape = Shape(format, source, (*columns, *self._fields))
-        types = dict(format.types)
-        for name in types.keys() - set(columns):
-            raise Usage(f"{source}: --types {name}: no such column", hint=f"columns: {', '.join(columns)}")
-        nulls = frozenset() if format.as_text else frozenset(format.nulls)
-        self._nulls = nulls
-        self._columns = [
-            _Column(name, nulls, types.get(name, "text" if format.as_text else "auto")) for name in columns
-        ]
-        names = [msgspec.json.encode(name).decode() + ":" for name in columns]
-        self._between = ["{" + names[0], *("," + name for name in names[1:])]
-        more = [f",{_json(name)}:{_json(value)}" for name, value in self._fields.items()]
-        self._end = "".join(more) + "}"
-        self._key = _index(columns, self._shape.key_field)
-        self._time = _index(columns, self._shape.time_field)
-        self._plain = self._shape.plain and self._shape.fields.isdisjoint(self._fields)
-        self._cells = [(name, i, self._columns[i]) for i, name in enumerate(columns) if name in self._shape.fields]
+        for name in RESERVED.intersection((*columns, *fields)) if by_column else ():
+            raise Usage(f"{source}: a packed batch cannot hold a field {name}", hint="without --pack it can")
+        own = {name: value for name, value in fields.items() if name not in columns}
+        self._source, self._format, self._names, self._by_column = source, format, columns, by_column
+        self._shape = Shape(format, source, (*columns, *own))
+        self._kinds = csv_kinds(format, columns, source=source)
+        self._nulls = frozenset(format.nulls)
+        self._quick = CsvColumns(format, columns, self._kinds)
+        self._shaping = Shaping(self._shape, own, max_bytes)
+        # So many lines of the block at hand are tried in pieces, because all of it was in vain.
+        self._in_pieces = 0
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """See `LineParser`."""
-        used = len(lines)
-        quote = self._format.quote
-        good, numbers, bad = clean(
-            lines, first, source=self._source, encoding=self._format.encoding, keep_cr=bool(quote)
-        )
-        text = b"\n".join(good).decode()
-        quoted = bool(quote) and quote in text
-        if not quoted and "\r" in text:
-            good = [line.removesuffix(b"\r") for line in good]
-            text = b"\n".join(good).decode()
-        # The reader's limit on cells is kept on both ways, so that where a batch is cut changes nothing.
-        most = csv.field_size_limit()
-        if quoted or "\r" in text or (len(text) > most and max(map(len, good)) > most):
-            found, bad_rows, taken = _rows(
-                text.split("\n") if good else [], numbers, source=self._source, format=self._format, final=final
-            )
-            bad += bad_rows
-            if taken < len(good):
-                used = numbers[taken] - first
-            rows = [row for row, _, _ in found]
-            numbers = [number for _, number, _ in found]
-        else:
+        block = lines if isinstance(lines, Block) else Block(b"".join(line + b"\n" for line in lines), len(lines))
+        if not self._in_pieces:
             try:
-                return Parsed(self._items(self._columns_of(text)), bad, 0, used)
+                return self._lines(block, first)
             except ValueError:
-                rows = [line.split(self._delimiter) if line else [] for line in text.split("\n")] if good else []
-        if [] not in rows:
+                self._in_pieces = len(block)
+        wanted = _PIECE_LINES
+        while True:
+            piece = block.head(wanted)
             try:
-                return Parsed(self._items(list(zip(*rows, strict=True))), bad, 0, used)
+                parsed = self._lines(piece, first)
             except ValueError:
-                pass  # something in them is wrong: look at each
-        return self._one_by_one(rows, numbers, bad, used, lines, first)
-
-    def _columns_of(self, text: str) -> list[list[str]]:
-        """Cells by column, without a list of each row's: that is half the cost."""
-        delimiter, width = self._delimiter, self._width
-        # A line's end becomes a cell of its own, which has to stand behind each `width` others.
-        cells = text.replace("\n", f"{delimiter}\n{delimiter}").split(delimiter)
-        ends = cells[width :: width + 1]
-        if (len(cells) + 1) % (width + 1) or ends.count("\n") < len(ends) or (width == 1 and "" in cells):
-            raise ValueError
-        return [cells[number :: width + 1] for number in range(width)]
-
-    def _items(self, columns: Sequence[Sequence[str]]) -> list[Item]:
-        if len(columns) != self._width:
-            if not columns:
-                return []
-            raise ValueError
-        around = [made.around(cells) for made, cells in zip(self._columns, columns, strict=True)]
-        # Of each row: what stands before a cell, the cell, and so on; all rows are joined at once.
-        row: list[str] = []
-        for between, before, after in zip(self._between, ("", *around), around, strict=False):
-            row += [f"{before or ''}{between}{after or ''}", ""]
-        row.append(f"{around[-1] or ''}{self._end}\n")
-        pieces = row * len(columns[0])
-        for number, (made, cells, mark) in enumerate(zip(self._columns, columns, around, strict=True)):
-            written = cells if mark is not None else list(map(made.__getitem__, cells))
-            pieces[2 * number + 1 :: len(row)] = written
-        joined = "".join(pieces).encode()
-        values = joined.split(b"\n")  # JSON holds no line's end
-        values.pop()
-        if len(joined) > self._max_bytes:
-            check_sizes(values, self._max_bytes)
-        keys: Iterable[bytes | None] = repeat(None)
-        times: Iterable[int] = repeat(0)
-        if self._key is not None:
-            cells = columns[self._key]
-            keys = map(str.encode, cells)
-            if around[self._key] is None and not self._nulls.isdisjoint(cells):
-                keys = [None if cell in self._nulls else cell.encode() for cell in cells]
-        if not self._plain:
-            shaped = [self._shaped(row) for row in zip(*columns, strict=True)]
-            own = [made[0] for made in shaped] if self._key is None else keys
-            return [(key, value, *made[1:]) for key, value, made in zip(own, values, shaped, strict=True)]
-        if self._time is not None:
-            times = self._shape.stamps.many(columns[self._time])
-        return list(zip(keys, values, times, repeat(None), repeat(None)))
-
-    def _shaped(self, row: tuple[str, ...]) -> tuple[bytes | None, int, Headers | None, int | None]:
-        record = {name: column.meant(row[i]) for name, i, column in self._cells}
-        return self._shape({**record, **self._fields})
-
-    def _one_by_one(
-        self,
-        rows: list[list[str]],
-        numbers: Sequence[int],
-        bad: list[BadLine],
-        used: int,
-        lines: Sequence[bytes],
-        first: int,
-    ) -> Parsed:
-        items: list[Item] = []
-        blank = 0
-        for number, row in zip(numbers, rows, strict=True):
-            if not row:
-                blank += 1
-                continue
-            try:
-                items.extend(self._items([(cell,) for cell in row]))
-            except ValueError as exc:
-                reason = str(exc) or f"{len(row)} cells, but {self._width} columns"
-                bad.append(BadLine(self._source, number, reason, lines[number - first]))
-        return Parsed(items, bad, blank, used)
-
-
-def _no_numbers(cells: Sequence[str]) -> bool:
-    """Whether it can be seen at once that none of these is one."""
-    if min(cells) >= ":":  # what numbers begin with comes before it
-        return True
-    # Something that no number has, and all of them: the T of times, a letter that names begin with.
-    mark = _OF_NUMBERS.sub("", cells[0])[:1]
-    return mark != "" and all(map(contains, cells, repeat(mark)))
-
-
-class _Column(dict[str, str]):
-    """A cell's text, to what it is as JSON, for those of which it can't be told at once."""
-
-    def __init__(self, name: str, nulls: frozenset[str], kind: str) -> None:
-        super().__init__()
-        self._name = name
-        self._nulls = nulls
-        self._kind = kind
-        self._meant: dict[str, Any] = {}
-        # Numbers stand in JSON as they stand in the file, unless one of them means null.
-        self._as_is = kind in ("auto", "int") and not any(null.isdigit() for null in nulls)
-
-    def around(self, cells: Sequence[str]) -> str | None:
-        """What makes each of the cells JSON when it stands on both sides of it: nothing, or quotes. None where that
-        differs, or a cell has to be written in another way; such cells are looked up in this, one by one.
-        """
-        data = "".join(cells).encode()
-        if self._as_is and cells[0].isdigit():
-            # The smallest text begins with the smallest first character: none is empty, and none begins with 0.
-            if data.isdigit() and min(cells) >= "1" and max(map(len, cells)) <= _INT_DIGITS:
-                return ""
-            return None
-        if self._kind not in ("auto", "text") or not self._nulls.isdisjoint(cells):
-            return None
-        if len(data.translate(None, _ESCAPED)) < len(data):
-            return None
-        return '"' if self._kind == "text" or _no_numbers(cells) else None
-
-    def __missing__(self, cell: str) -> str:
-        piece = self._value(cell).decode()
-        if len(cell) <= _CACHED_CELL_CHARS:
-            if len(self) >= _CACHED:
-                self.clear()
-            self[cell] = piece
-        return piece
-
-    def meant(self, cell: str) -> Any:
-        """What the cell is, for expressions."""
-        if cell not in self._meant:
-            if len(self._meant) >= _CACHED:
-                self._meant.clear()
-            self._meant[cell] = msgspec.json.decode(self._value(cell))
-        return self._meant[cell]
-
-    def _value(self, cell: str) -> bytes:
-        if cell in self._nulls:
-            return b"null"
-        if self._kind not in ("auto", "text"):
-            return self._typed(cell)
-        number = None if self._kind == "text" else _NUMBER.fullmatch(cell)
-        if number:
-            if not number[1]:
-                if len(cell.lstrip("-")) <= _INT_DIGITS:
-                    return cell.encode()
-            elif math.isfinite(value := float(cell)):
-                return msgspec.json.encode(value)
-        return msgspec.json.encode(cell)
-
-    def _typed(self, cell: str) -> bytes:
-        written = cell.strip()
-        if self._kind == "bool" and written.lower() in _BOOLS:
-            return _BOOLS[written.lower()]
-        if self._kind == "int" and _INT.fullmatch(written):
-            return b"%d" % int(written)
-        if self._kind == "float" and _FLOAT.fullmatch(written) and math.isfinite(value := float(written)):
-            return msgspec.json.encode(value)
-        raise ValueError(f"column {self._name}: not of type {self._kind}: {cell!r:.60}")
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _index(columns: tuple[str, ...], name: str | None) -> int | None:
-    return columns.index(name) if name in columns else None
-
-
-def _rows(
-    lines: list[str], numbers: Sequence[int], *, source: str, format: Format, final: bool
-) -> tuple[list[tuple[list[str], int, int]], list[BadLine], int]:
-    """Read by the rules of quotes: rows, each with the numbers of its first and last line; bad ones; lines used."""
-    rows: list[tuple[list[str], int, int]] = []
-    bad: list[BadLine] = []
-    begin = 0
-    while begin < len(lines):
-        start = begin
-        reader = csv.reader(
-            (line + "\n" for line in lines[start:]),
-            delimiter=format.delimiter or ",",
-            quotechar=format.quote or None,
-            quoting=csv.QUOTE_MINIMAL if format.quote else csv.QUOTE_NONE,
-            strict=True,
-        )
-        try:
-            for row in reader:
-                end = start + reader.line_num
-                rows.append((row, numbers[begin], numbers[end - 1]))
-                begin = end
-        except csv.Error as exc:
-            unclosed = "unexpected end of data" in str(exc)
-            if unclosed and not final:
+                parsed = self._rows(piece, first, final=final and len(piece) == len(block))
+            if parsed.used or len(piece) == len(block):
                 break
-            reason = "a quote is not closed" if unclosed else str(exc)
-            if "field limit" in reason:
-                reason = f"a cell of more than {csv.field_size_limit():,} characters: is a quote not closed?"
-            bad.append(BadLine(source, numbers[begin], reason, lines[begin].encode()))
-            begin += 1
-    return rows, bad, begin
+            wanted *= 2
+        self._in_pieces = max(0, self._in_pieces - parsed.used)
+        return parsed
+
+    def _lines(self, block: Block, first: int) -> Parsed:
+        """Each line is a row.
+
+        Raises:
+            ValueError: one is none.
+        """
+        cells = self._quick(block)
+        items, bad = self._made(cells)
+        lines = block.lines() if bad else []
+        return Parsed(
+            items,
+            [BadLine(self._source, first + row, reason, lines[row].removesuffix(b"\r")) for row, reason in bad.items()],
+            0,
+            len(block),
+        )
+
+    def _rows(self, block: Block, first: int, *, final: bool) -> Parsed:
+        """By the rules of quotes."""
+        lines = block.lines()
+        found = read_rows(lines, first, source=self._source, format=self._format, final=final)
+        bad, width = found.bad, len(self._names)
+        rows, blank = list[CsvRow](), 0
+        for row in found.rows:
+            if not row.cells or (width == 1 and row.first == row.last and not lines[row.first - first].strip(b"\r")):
+                blank += 1
+            elif len(row.cells) != width:
+                bad.append(self._bad(row, f"{len(row.cells)} cells, but {width} columns", lines, first))
+            else:
+                rows.append(row)
+        items: Sequence[Item] = ()
+        if rows:
+            text = arrow().string()
+            columns = [arrow().array(cells, text) for cells in zip(*(row.cells for row in rows), strict=True)]
+            items, reasons = self._made(columns)
+            bad += [self._bad(rows[row], reason, lines, first) for row, reason in reasons.items()]
+        return Parsed(items, bad, blank, found.used)
+
+    def _bad(self, row: CsvRow, reason: str, lines: Sequence[bytes], first: int) -> BadLine:
+        whole = b"\n".join(lines[row.first - first : row.last - first + 1])
+        return BadLine(self._source, row.first, reason, whole.removesuffix(b"\r"))
+
+    def _made(self, cells: Sequence[Any]) -> tuple[Sequence[Item], dict[int, str]]:
+        """Records of cells, and which rows are bad, with the reason."""
+        pyarrow = arrow()
+        reasons: dict[int, str] = {}
+        columns: list[Any] = []
+        for name, column, kind in zip(self._names, cells, self._kinds, strict=True):
+            if pyarrow.types.is_int64(column.type):
+                columns.append(column)
+                continue
+            found = typed(name, column, kind, self._nulls)
+            columns.append(found.values)
+            for row, reason in found.bad.items():
+                reasons.setdefault(row, reason)
+        batch = pyarrow.record_batch(columns, list(self._names))
+        written = self._written(cells)
+        numbers = range(batch.num_rows)
+        if reasons:
+            numbers = [row for row in numbers if row not in reasons]
+            if not numbers:
+                return (), reasons
+            kept = pyarrow.array(numbers, pyarrow.int64())
+            batch = batch.take(kept)
+            written = {name: column.take(kept) for name, column in written.items()}
+        made = self._shaping(batch, written)
+        if made.bad and (time := self._shape.time_field) in self._names and time not in written:
+            # What is said of a time is the same whether its block was read as numbers or as text.
+            number = batch[time].cast(pyarrow.string())
+            made = self._shaping(batch, {**written, time: number})
+        reasons.update((numbers[row], reason) for row, reason in made.bad.items())
+        return (made.columns if self._by_column else list(made.columns)), reasons
+
+    def _written(self, cells: Sequence[Any]) -> dict[str, Any]:
+        """Keys and times as they are written, where their column does not hold them so."""
+        found: dict[str, Any] = {}
+        for name in (self._shape.key_field, self._shape.time_field):
+            if name is not None and name in self._names:
+                number = self._names.index(name)
+                kind = self._kinds[number]
+                if kind.type != "text" and not arrow().types.is_int64(cells[number].type):
+                    found[name] = without(cells[number], self._nulls)
+        return found

@@ -6,13 +6,13 @@ from functools import partial
 
 from ...topics.undoing import on_failure
 from .block import BLOCK_BYTES, BlockBuffer, BlockParser
-from .csvcolumns import CsvColumns
-from .csvfile import CsvParser, read_header
+from .csvfile import CsvParser
+from .csvrows import read_header
 from .format import Format, kind_of
 from .item import NO_LIMIT, BadLine
 from .jsoncolumns import JsonColumns
 from .jsonlines import JsonLinesParser
-from .lines import BATCH_LINES, LineBuffer, LineParser, LineTooLong, is_utf8
+from .lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, is_utf8
 from .member import Member
 from .opening import UNREADABLE, Opened, open_member, why
 from .shape import Shape
@@ -23,6 +23,7 @@ from .textcolumns import TextColumns
 __all__ = ["FileSource"]
 
 _CHUNK_BYTES = 256 * 1024
+_CSV_WAITING_BYTES = 2 * MAX_LINE_BYTES + BLOCK_BYTES
 # More than one, because a header may be quoted over several, and blank lines may stand before it.
 _HEADER_LINES = 16
 
@@ -53,18 +54,23 @@ class FileSource:
     ) -> None:
         self._name = member.name
         self._member = member
-        # Of blocks all that is at hand is taken at once.
+        kind, format = kind_of(member.inside or member.path, format)
+        # Of columns all that is at hand is taken at once.
         self._batch_lines = 1 if columns else batch_lines
         self._chunk_bytes = BLOCK_BYTES if columns else _CHUNK_BYTES
         self._columns = columns
-        self._new_buffer = partial(BlockBuffer if columns else LineBuffer, self._name)
+        self._new_buffer = partial(
+            BlockBuffer if columns or kind == "csv" else LineBuffer,
+            self._name,
+            # A row's lines are at hand together, and one may be of one cell.
+            most_waiting=_CSV_WAITING_BYTES if kind == "csv" else MAX_LINE_BYTES,
+        )
         self._max_record_bytes = max_record_bytes
         self._exhausted = False
         self._broken: BadLine | None = None
         self._buffer = self._new_buffer(skip_bom=is_utf8(format.encoding))
         self._opened: Opened | None = None
         self._parser: LineParser | None = None
-        kind, format = kind_of(member.inside or member.path, format)
         with on_failure(self.close):
             try:
                 self._opened = open_member(member)
@@ -94,11 +100,11 @@ class FileSource:
     def next_batch(self) -> Batch:
         """See `Source`."""
         buffer, parser = self._buffer, self._parser
-        wanted = self._batch_lines
+        wanted, wanted_bytes = self._batch_lines, 0
         while True:
-            if self._broken is None and not self._exhausted and buffer.waiting < wanted:
-                self._fill()
-            lines = buffer.peek(wanted)
+            if buffer.waiting < wanted:
+                self._fill_up(wanted_bytes)
+            lines = buffer.peek(NO_LIMIT if self._columns else wanted)
             if self._broken is not None and (parser is None or not lines):
                 return self._give_up()
             if not lines or parser is None:
@@ -111,7 +117,8 @@ class FileSource:
                 break
             if cut_off:
                 return self._give_up()
-            wanted = 2 * max(wanted, len(lines))
+            # A row that is not complete is tried again with twice as much, so that all tries cost about twice the last.
+            wanted, wanted_bytes = 2 * max(wanted, len(lines)), 2 * buffer.waiting_bytes
         buffer.drop(parsed.used)
         if not buffer.waiting and not self._exhausted and self._broken is None:
             # Look ahead: a last batch that is known to be the last saves the run a transaction of its own for its end.
@@ -138,10 +145,7 @@ class FileSource:
             by_column = self._columns and shape.plain and not fields
             return BlockParser(plain, JsonColumns(format, shape, most)) if by_column else plain
         columns = format.columns or self._read_header(format)
-        plain = CsvParser(self._name, format, columns, fields=fields, max_bytes=most)
-        if not self._columns:
-            return plain
-        return BlockParser(plain, CsvColumns(self._name, format, columns, fields, most))
+        return CsvParser(self._name, format, columns, fields=fields, max_bytes=most, by_column=self._columns)
 
     def _read_header(self, format: Format) -> tuple[str, ...]:
         buffer, wanted = self._buffer, _HEADER_LINES
@@ -159,6 +163,13 @@ class FileSource:
             if last:
                 raise BadLine(self._name, 1, "no header line: it is empty (--columns names those of such a file)", b"")
             wanted = 2 * max(wanted, len(lines))
+
+    def _fill_up(self, wanted_bytes: int) -> None:
+        """Read a chunk, and more of them up to a size."""
+        while self._broken is None and not self._exhausted:
+            self._fill()
+            if self._buffer.waiting_bytes >= wanted_bytes:
+                return
 
     def _fill(self) -> None:
         assert self._opened is not None

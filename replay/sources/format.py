@@ -53,10 +53,12 @@ class Format:
         partition: EXPRESSION for the number of the record's partition; null leaves it to the key.
         columns: names of a CSV file's columns; the file then has no header line.
         types: CSV columns whose type is not to be guessed: `text`, `int`, `float` or `bool`.
+        guessed: the types of other CSV columns, as samples of all files together have them; see `csvsample`. It follows
+            from the files, so it is no part of the identity.
         delimiter: of CSV cells; none means `,`, and a tab for `.tsv`.
         quote: of CSV cells; empty for files that know no quotes.
         encoding: of the file. What is sent is UTF-8. `bytes` (text only) sends lines as they are, unchecked.
-        nulls: CSV cells that mean null.
+        nulls: CSV cells that mean null, but in a column that is declared to be text.
         as_text: keep CSV cells as strings instead of telling numbers and nulls from text.
     """
 
@@ -70,10 +72,11 @@ class Format:
     partition: str | None = None
     columns: tuple[str, ...] | None = None
     types: tuple[tuple[str, str], ...] = ()
+    guessed: tuple[tuple[str, str], ...] = ()
     delimiter: str | None = None
     quote: str = '"'
     encoding: str = "utf-8"
-    nulls: tuple[str, ...] = ("", "NA")
+    nulls: tuple[str, ...] = ("", "null")
     as_text: bool = False
 
     def checked(self, kind: Kind, name: str) -> None:
@@ -140,7 +143,7 @@ class Format:
 
     def identity(self) -> dict[str, Any]:
         """All options as plain JSON values; two formats with the same identity read the same records."""
-        return msgspec.json.decode(msgspec.json.encode(self))
+        return msgspec.json.decode(msgspec.json.encode(replace(self, guessed=())))
 
 
 def kind_of(name: str, format: Format) -> tuple[Kind, Format]:

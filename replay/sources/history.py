@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,12 +12,13 @@ import msgspec
 
 from ...topics.errors import Usage
 from .avrofile import open_avro
+from .csvsample import guessed_types
 from .filesource import FileSource
 from .format import Format, kind_of
 from .item import NO_LIMIT
 from .lines import BATCH_LINES
 from .member import Member, find_members
-from .parquetfile import open_parquet
+from .parquetfile import open_parquet, parquet_types
 from .shape import Shape
 from .socketlines import SocketSource, parse_address
 from .source import Batch, Part, Position, Replayable, Source
@@ -26,6 +27,19 @@ from .storage import absolute, changed_after, fingerprint
 __all__ = ["History", "Series", "find_history", "is_socket", "open_part"]
 
 _SOCKET = "tcp://"
+
+
+@dataclass(frozen=True, slots=True)
+class _Schema:
+    """What the columns of all files together are.
+
+    Attributes:
+        format: with the types of CSV columns.
+        parquet: types of Parquet columns, as JSON has them.
+    """
+
+    format: Format
+    parquet: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,8 @@ class History:
         spool: file that keeps what a socket gives, so that it can be read again; absolute.
         max_record_bytes: records with larger values are bad lines.
         columns: make columns, see `Columns`.
+        types: those of columns whose files do not say them, by name, as an earlier start of the run found them; found
+            by looking at the files where none are given.
     """
 
     specs: tuple[str, ...]
@@ -50,6 +66,9 @@ class History:
     spool: str | None = None
     max_record_bytes: int = NO_LIMIT
     columns: bool = False
+    types: Mapping[str, str] | None = None
+    # What was found by looking at the files; shared with what is made of this by `replace`.
+    _found: list[_Schema] = field(default_factory=list["_Schema"], compare=False, repr=False)
 
     @property
     def resumable(self) -> bool:
@@ -64,9 +83,7 @@ class History:
     @property
     def parts(self) -> list[Part]:
         """Its files, in the order in which they are read without merging; none for a socket."""
-        return [
-            Part(m.name, m.size_bytes, partial(_open_at, m, self.format, self.max_record_bytes)) for m in self.members
-        ]
+        return [Part(member.name, member.size_bytes, partial(self._open_at, member)) for member in self.members]
 
     @property
     def size_bytes(self) -> int:
@@ -98,8 +115,25 @@ class History:
         for member in self.members:
             kind, _ = kind_of(member.inside or member.path, self.format)
             if kind not in ("text", "jsonl"):
-                open_part(member, self.format).close()
+                open_part(member, self.schema.format, types=self.schema.parquet).close()
         Shape(self.format, " ".join(self.specs))
+
+    @property
+    def schema(self) -> _Schema:
+        """What the columns of all files together are.
+
+        Raises:
+            Usage: a column is one thing in one file and another in another, and nothing holds both.
+        """
+        if not self._found:
+            guessed = self.types if self.types is not None else guessed_types(self.members, self.format)
+            format = replace(self.format, guessed=tuple(sorted(guessed.items())))
+            self._found.append(_Schema(format, parquet_types(self.members, self.format)))
+        return self._found[0]
+
+    def with_types(self, types: Mapping[str, str]) -> History:
+        """The same, with types that were found before."""
+        return replace(self, types=types, _found=[])
 
     def limited(self, max_record_bytes: int) -> History:
         """The same; records whose values are larger are bad lines."""
@@ -148,11 +182,22 @@ class History:
             )
         return Series(
             self.members,
-            self.format,
+            self.schema.format,
             position,
+            types=self.schema.parquet,
             batch_lines=batch_lines,
             max_record_bytes=self.max_record_bytes,
             columns=self.columns,
+        )
+
+    def _open_at(self, member: Member, position: Position | None, batch_lines: int) -> Source:
+        return open_part(
+            member,
+            self.schema.format,
+            position,
+            types=self.schema.parquet,
+            batch_lines=batch_lines,
+            max_record_bytes=self.max_record_bytes,
         )
 
 
@@ -167,6 +212,7 @@ class Series:
         format: Format,
         position: Position | None = None,
         *,
+        types: Mapping[str, Any] | None = None,
         batch_lines: int = BATCH_LINES,
         max_record_bytes: int = NO_LIMIT,
         columns: bool = False,
@@ -174,7 +220,7 @@ class Series:
         self._members = members
         self._format = format
         self._open_next = partial(
-            open_part, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+            open_part, types=types, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
         )
         self._at = position["file"] if position else 0
         self._open: Source | None = None
@@ -224,26 +270,31 @@ class Series:
             self._next = self._open.begins if self._open is not None else {}
 
 
-def _open_at(
-    member: Member, format: Format, max_record_bytes: int, position: Position | None, batch_lines: int
-) -> Source:
-    return open_part(member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes)
-
-
 def open_part(
     member: Member,
     format: Format,
     position: Position | None = None,
     *,
+    types: Mapping[str, Any] | None = None,
     batch_lines: int = BATCH_LINES,
     max_record_bytes: int = NO_LIMIT,
     columns: bool = False,
 ) -> Source:
-    """One part of a history by itself; see `History.open`."""
+    """One part of a history by itself; see `History.open`.
+
+    Args:
+        types: of Parquet columns in all files together.
+    """
     kind, _ = kind_of(member.inside or member.path, format)
     if kind == "parquet":
         return open_parquet(
-            member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+            member,
+            format,
+            position,
+            types=types,
+            batch_rows=batch_lines,
+            max_record_bytes=max_record_bytes,
+            columns=columns,
         )
     if kind == "avro":
         return open_avro(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)

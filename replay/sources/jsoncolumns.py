@@ -17,7 +17,6 @@ from ...topics.packed import RESERVED, arrow, is_text
 from .block import Block
 from .columns import Columns
 from .format import Format
-from .parquetfile import is_simple
 from .shape import Shape
 from .shapedcolumns import stamped
 from .textcolumns import checked_text
@@ -104,8 +103,19 @@ def _is_json(polars: Any, schema: Any) -> bool:
     """Whether columns of such types are what a packed batch can hold."""
     fields = list(schema.items())
     return bool(fields) and all(
-        name not in RESERVED and (kind == polars.Null or is_simple(polars, kind)) for name, kind in fields
+        name not in RESERVED and (kind == polars.Null or _is_simple(polars, kind)) for name, kind in fields
     )
+
+
+def _is_simple(polars: Any, kind: Any) -> bool:
+    """Whether a polars type is one that it writes as JSON has it."""
+    if isinstance(kind, polars.Struct):
+        return all(_is_simple(polars, field.dtype) for field in kind.fields)
+    if isinstance(kind, polars.List):
+        return _is_simple(polars, kind.inner)
+    numbers = (polars.Int8, polars.Int16, polars.Int32, polars.Int64, polars.Float32, polars.Float64)
+    more = (polars.UInt8, polars.UInt16, polars.UInt32, polars.UInt64, polars.Boolean, polars.String)
+    return kind in (*numbers, *more)
 
 
 def _written(polars: Any, frame: Any) -> bytes:

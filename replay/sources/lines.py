@@ -63,14 +63,17 @@ class LineBuffer:
 
     Args:
         skip_bom: leave out the mark that some programs put before UTF-8.
+        most_waiting: bytes of lines that a record may leave unused.
 
     Attributes:
         byte: how many bytes of the stream lie before the next line.
         line: how many lines lie before it.
     """
 
-    def __init__(self, source: str, *, byte: int = 0, line: int = 0, skip_bom: bool = True) -> None:
-        self._source = source
+    def __init__(
+        self, source: str, *, byte: int = 0, line: int = 0, skip_bom: bool = True, most_waiting: int = MAX_LINE_BYTES
+    ) -> None:
+        self._source, self._most_waiting = source, most_waiting
         self._bom = skip_bom and not byte
         self._lines: list[bytes] = []
         self._at = 0
@@ -86,11 +89,16 @@ class LineBuffer:
         """Number of complete lines at hand."""
         return len(self._lines) - self._at
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Size of the complete lines at hand."""
+        return self._waiting_bytes
+
     def feed(self, data: bytes) -> None:
         """Take what was read.
 
         Raises:
-            LineTooLong: a line, or what a record leaves unused, is longer than `MAX_LINE_BYTES`.
+            LineTooLong: a line is longer than `MAX_LINE_BYTES`, or what a record leaves unused than it may be.
         """
         if self._bom:
             self._bom = False
@@ -102,7 +110,7 @@ class LineBuffer:
         else:
             self._tail.append(data)
             self._tail_bytes += len(data)
-        if max(self._tail_bytes, self._waiting_bytes) > MAX_LINE_BYTES:
+        if self._tail_bytes > MAX_LINE_BYTES or self._waiting_bytes > self._most_waiting:
             raise LineTooLong(
                 f"a line or row longer than {MAX_LINE_BYTES:,} bytes: are these lines at all? "
                 f"A compressed file needs its ending ({', '.join(COMPRESSED)}, .zip)"

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from ...topics.errors import Usage
+from ...topics.packed import RESERVED, arrow, row_values
 from ...topics.undoing import on_failure
-from .expression import as_bytes
 from .format import Format
-from .item import BadLine, Item, check_sizes
+from .item import BadLine, Item
+from .jsonarrays import fitted, jsonable
 from .member import Member
 from .opening import UNREADABLE, Opened, why
 from .shape import Shape
+from .shapedcolumns import Shaping, unfit
 from .source import Batch, Position
 
-__all__ = ["Row", "RowFile", "RowReader", "Rows", "items_of", "shape_of"]
-
-Row = Mapping[str, Any]
-_ENCODER = msgspec.json.Encoder()
+__all__ = ["RowFile", "RowReader", "Rows", "Table", "json_types"]
 
 
 class Rows(NamedTuple):
-    """Some rows that became records, and those that could not: (index among them, reason, row)."""
+    """Some rows that became records, and those that could not: (index among them, reason, row as JSON)."""
 
     count: int
     items: Sequence[Item]
-    bad: list[tuple[int, str, Row]]
+    bad: list[tuple[int, str, bytes]]
 
 
 class RowReader(Protocol):
-    """Reads a kind of file.
-
-    Attributes:
-        DAMAGE: what it raises where the file is damaged.
-    """
-
-    DAMAGE: tuple[type[BaseException], ...]
+    """Reads a kind of file. Where the file is damaged it says so with an OSError, or goes on behind the damage."""
 
     def __call__(self, opened: Opened, first: int) -> Iterator[Rows]:
         """Read from the row numbered `first`, from 0, in bounded batches; what is wrong from the start is told now."""
@@ -58,7 +51,6 @@ class RowFile:
         self, member: Member, open: Callable[[Member], Opened], reader: RowReader, position: Position | None
     ) -> None:
         self._member = member
-        self._damage = (*UNREADABLE, *reader.DAMAGE)
         self._row = position["row"] if position else 0
         self.begins: Position = {"row": self._row}
         self._rows: Iterator[Rows] = iter(())
@@ -94,7 +86,7 @@ class RowFile:
             broken, self._broken = self._broken, None
             return Batch((), {"row": self._row}, () if broken is None else (broken,))
         name = self._member.name
-        bad = [BadLine(name, self._row + at + 1, reason, msgspec.json.encode(row)) for at, reason, row in rows.bad]
+        bad = [BadLine(name, self._row + at + 1, reason, row) for at, reason, row in rows.bad]
         self._row += rows.count
         self._looked = False
         return Batch(rows.items, {"row": self._row}, bad)
@@ -111,7 +103,7 @@ class RowFile:
         self._next = None
         try:
             self._next = next(self._rows, None)
-        except self._damage as exc:
+        except UNREADABLE as exc:
             self._breaks(why(exc))
 
     def _breaks(self, reason: str) -> None:
@@ -119,60 +111,131 @@ class RowFile:
         self._broken = BadLine(self._member.name, self._row + 1, reason, b"")
 
 
-def items_of(rows: Iterable[Row], shape: Shape, fields: Row, max_bytes: int) -> Rows:
-    """Rows as JSON objects, one by one.
+def json_types(schema: Any) -> dict[str, Any]:
+    """The types under which JSON has the columns of a file, by name.
+
+    Raises:
+        OSError: it has no columns, two of one name, or one that JSON has nothing for.
+    """
+    found: dict[str, Any] = {}
+    for field in schema:
+        try:
+            name, made = field.name, jsonable(arrow().nulls(0, field.type)).type
+        except (ValueError, NotImplementedError) as exc:
+            raise OSError(f"column {field.name}: {exc}") from None
+        if name in found:
+            raise OSError(f"two of its columns are called {name!r}")
+        found[name] = made
+    if not found:
+        raise OSError("it has no columns")
+    return found
+
+
+class Table:
+    """Batches of one file as records.
 
     Args:
-        fields: what each has beside its own.
+        schema: of the file.
+        types: of the columns in all files together, as JSON has them; those that are missing are as in this file.
+        columns: give columns, see `Columns`.
+
+    Raises:
+        OSError: as `json_types`.
+        Usage: a field that is asked for does not exist, or has a name that packed batches use for themselves.
     """
-    rows = list(rows)
-    if shape.plain and shape.fields.isdisjoint(fields):
+
+    def __init__(
+        self, member: Member, format: Format, schema: Any, types: Mapping[str, Any], max_bytes: int, columns: bool
+    ) -> None:
+        self._types = {**json_types(schema), **types}
+        names = tuple(schema.names)
+        fields = {name: value for name, value in member.fields.items() if name not in names}
+        for name in RESERVED.intersection((*names, *fields)) if columns else ():
+            raise Usage(f"{member.name}: a packed batch cannot hold a field {name}", hint="without --pack it can")
+        self._shape = Shape(format, member.name, (*names, *fields))
+        self._shaping, self._columns = Shaping(self._shape, fields, max_bytes), columns
+
+    def rows(self, batch: Any) -> Rows:
+        """A batch as records; what is wrong with a row concerns that row alone."""
+        rows, given = batch.num_rows, batch
+        if not rows:
+            return Rows(0, (), [])
+        reasons: dict[int, str] = {}
+        numbers = range(rows)
         try:
-            return Rows(len(rows), _items_at_once(rows, shape, fields, max_bytes), [])
-        except (ValueError, TypeError, LookupError):
-            pass  # something in them is wrong: look at each
-    items: list[Item] = []
-    bad: list[tuple[int, str, Row]] = []
-    at = -1
-    for at, row in enumerate(rows):
-        record = {**row, **fields} if fields else row
+            made = self._made(batch)
+        except ValueError:
+            reasons = self._unfit(batch)
+            numbers = [row for row in range(rows) if row not in reasons]
+            if not numbers:
+                return Rows(rows, (), self._bad(given, reasons))
+            batch = batch.take(arrow().array(numbers, arrow().int64()))
+            made = self._made(batch)
+        found = self._shaping(made, self._raw(batch))
+        reasons.update((numbers[row], reason) for row, reason in found.bad.items())
+        items = found.columns if self._columns else list(found.columns)
+        return Rows(rows, items, self._bad(given, reasons) if reasons else [])
+
+    def _made(self, batch: Any) -> Any:
+        names = batch.schema.names
+        columns = [self._column(name, column) for name, column in zip(names, batch.columns, strict=True)]
+        return arrow().record_batch(columns, names)
+
+    def _column(self, name: str, column: Any) -> Any:
         try:
-            key, time_ms, headers, partition = shape(record)
-            value = msgspec.json.encode(record)
-            check_sizes((value,), max_bytes)
-            items.append((key, value, time_ms, headers, partition))
-        except (ValueError, TypeError) as exc:
-            bad.append((at, str(exc), {name: _said(cell) for name, cell in record.items()}))
-    return Rows(at + 1, items, bad)
+            return fitted(jsonable(column), self._types[name])
+        except ValueError as exc:
+            raise ValueError(f"column {name}: {exc}") from None
+
+    def _unfit(self, batch: Any) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            for row, reason in _unfit_cells(self._column, name, column).items():
+                found.setdefault(row, reason)
+        return found
+
+    def _raw(self, batch: Any) -> dict[str, Any]:
+        """Keys that are bytes, and times that are moments, as they are in the file."""
+        types: Any = arrow().types
+        found: dict[str, Any] = {}
+        for name in {self._shape.key_field, self._shape.time_field}:
+            if name is None or name not in batch.schema.names:
+                continue
+            column = batch[name]
+            if types.is_timestamp(column.type):
+                found[name] = column
+            elif types.is_large_binary(column.type) or types.is_fixed_size_binary(column.type):
+                found[name] = column.cast(arrow().binary())
+            elif types.is_binary(column.type):
+                found[name] = column
+        return found
+
+    def _bad(self, batch: Any, reasons: Mapping[int, str]) -> list[tuple[int, str, bytes]]:
+        return [(row, reasons[row], self._said(batch.slice(row, 1))) for row in sorted(reasons)]
+
+    def _said(self, row: Any) -> bytes:
+        """A row as JSON; what JSON has nothing for stands in it as Arrow shows it."""
+        parts: list[bytes] = []
+        for name, column in zip(row.schema.names, row.columns, strict=True):
+            try:
+                (value,) = row_values(arrow().record_batch([self._column(name, column)], ["v"]), "json")
+                value = value[5:-1]
+            except ValueError:
+                value = msgspec.json.encode(_shown(column))
+            parts.append(msgspec.json.encode(name) + b":" + value)
+        return b"{" + b",".join(parts) + b"}"
 
 
-def _items_at_once(rows: list[Row], shape: Shape, fields: Row, max_bytes: int) -> list[Item]:
-    records = [{**row, **fields} for row in rows] if fields else rows
-    # JSON holds no line's end, so what is one stands between two records.
-    values = _ENCODER.encode_lines(records).split(b"\n")[:-1]
-    check_sizes(values, max_bytes)
-    keys: Any = repeat(None)
-    times: Any = repeat(0)
-    if shape.key_field is not None:
-        column = [row[shape.key_field] for row in rows]
-        try:
-            keys = list(map(str.encode, column))
-        except TypeError:  # some are no text
-            keys = map(as_bytes, column)
-    if shape.time_field is not None:
-        times = shape.stamps.many([row[shape.time_field] for row in rows])
-    return list(zip(keys, values, times, repeat(None), repeat(None)))
+def _unfit_cells(convert: Callable[[str, Any], Any], name: str, column: Any) -> dict[int, str]:
+    return unfit(len(column), lambda begin, end: convert(name, column.slice(begin, end - begin)))
 
 
-def _said(cell: Any) -> Any:
+def _shown(column: Any) -> str:
+    raw = column
+    if arrow().types.is_string(column.type):
+        raw = column.view(arrow().binary())
     try:
-        msgspec.json.encode(cell)
-    except (ValueError, TypeError):
-        return str(cell)
-    return cell
-
-
-def shape_of(format: Format, source: str, columns: Sequence[str], fields: Row) -> tuple[Shape, Row]:
-    """What is asked of a file with these columns; and the fields it has beside them."""
-    own = {name: value for name, value in fields.items() if name not in columns}
-    return Shape(format, source, (*columns, *own)), own
+        value = raw[0].as_py()
+    except (ValueError, OverflowError, ArithmeticError):
+        value = str(raw.view(arrow().int64())[0]) if arrow().types.is_timestamp(raw.type) else str(raw.type)
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)

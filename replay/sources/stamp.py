@@ -135,6 +135,15 @@ class Stamps(dict[object, int]):
                 return times, by
         return None
 
+    def local_ms(self, ms: int) -> int:
+        """What the clocks of the zone that was asked for show, as milliseconds since 1970.
+
+        Raises:
+            ValueError: a record cannot carry it.
+        """
+        moment = datetime(1970, 1, 1) + timedelta(milliseconds=ms)
+        return parse_time_ms(moment, "auto", self._zone)
+
     def parse(self, written: object) -> int:
         """What is done for a time that is not remembered."""
         return parse_time_ms(written, self._how, self._zone)

@@ -6,10 +6,13 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 from anabranch.replay.sources.csvfile import CsvParser
+from anabranch.replay.sources.csvsample import guess_rows
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.item import Item
 from files import plain, read_file, values
@@ -43,7 +46,7 @@ def test_cells_become_numbers_nulls_and_text(tmp_path: Path) -> None:
     writer.writerow(cells)
     (value,) = values(plain(tmp_path, "a.csv", text.getvalue().encode()))
     assert list(json.loads(value or b"").values()) == [
-        *(0, -7, "007", 1.5, 1000.0, -0.25, "+1", "1.", ".5", None, None, "nan", "1_0", "TRUE", '"q"', "é", "9" * 19)
+        *(0, -7, "007", 1.5, 1000.0, -0.25, "+1", "1.", ".5", "NA", None, "nan", "1_0", "TRUE", '"q"', "é", "9" * 19)
     ]
 
 
@@ -61,7 +64,7 @@ def test_a_file_without_a_header_takes_names(tmp_path: Path) -> None:
 
 
 def test_a_null_key_is_none(tmp_path: Path) -> None:
-    items, _ = read_file(plain(tmp_path, "a.csv", b"k,n\nNA,1\nx,2\n"), Format(key="k"))
+    items, _ = read_file(plain(tmp_path, "a.csv", b"k,n\nnull,1\nx,2\n"), Format(key="k"))
     assert [item[0] for item in items] == [None, b"x"]
 
 
@@ -105,31 +108,50 @@ def test_where_a_batch_is_cut_changes_no_row() -> None:
     for cut in range(1, len(lines)):
         first = parser.parse(lines[:cut], 1, final=False)
         rest = parser.parse(lines[first.used :], first.used + 1, final=True)
-        assert first.items + rest.items == whole.items
+        assert [*first.items, *rest.items] == list(whole.items)
         assert first.blank + rest.blank == whole.blank == 1
 
 
-def as_json(cell: str) -> bytes:
-    if cell in ("", "NA"):
-        return b"null"
-    if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", cell):
-        return cell.encode()
-    return msgspec.json.encode(float(cell) if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+|[eE]\d)", cell, re.ASCII) else cell)
+def twin(cells: list[str]) -> list[bytes]:
+    """What cells of one column are: the narrowest of int, float and text that all of them fit."""
+    there = [cell for cell in cells if cell not in ("", "null")]
+    whole = all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", cell) for cell in there)
+    number = all(re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", cell) for cell in there)
+    number = number and not any(re.fullmatch(r"-?[0-9]{16,}", cell) for cell in there)
+    write: Callable[[str], bytes] = msgspec.json.encode
+    if there and whole:
+        write = str.encode
+    elif there and number:
+        write = lambda cell: msgspec.json.encode(float(cell))  # noqa: E731
+    return [b"null" if cell in ("", "null") else write(cell) for cell in cells]
 
 
 # Columns of one flavour each, since what is alike is written all at once.
 Flavours = [["1", "20"], ["user-1", "user-é"], ["2013-01-01T1:00", "1T"], ["x", "Ab"], ["a\\b", "a"], ["a\tb", "\x7f"]]
-Flavours += [["1", "-1", "-0"], ["1", "007", "0"], ["12345678901234567890", "3"], ["1", ""], ["NA", "ab"], ["1e5", "1"]]
+Flavours += [
+    ["1", "-1", "-0"],
+    ["1", "007", "0"],
+    ["12345678901234567890", "3"],
+    ["1", ""],
+    ["NA", "ab"],
+    ["1e5", "1"],
+    ["null", "1.5"],
+]
 
 
 @given(st.sampled_from(Flavours).flatmap(lambda cells: st.lists(st.sampled_from(cells), min_size=1, max_size=6)))
 def test_cells_are_numbers_nulls_and_text(cells: list[str]) -> None:
     for columns, row, value in (("a", "%s", b'{"a":%b}'), ("ab", "%s,x", b'{"a":%b,"b":"x"}')):
-        parser = CsvParser("x", Format(), tuple(columns))
-        found = parser.parse([(row % cell).encode() for cell in cells], 1, final=True)
-        expected = [value % as_json(cell) for cell in cells if cell or len(columns) > 1]
+        lines = [(row % cell).encode() for cell in cells]
+        found = CsvParser("x", guessed(Format(), columns, lines), tuple(columns)).parse(lines, 1, final=True)
+        expected = [value % made for cell, made in zip(cells, twin(cells), strict=True) if cell or len(columns) > 1]
         assert [item[1] for item in found.items] == expected
         assert found.bad == []
+
+
+def guessed(format: Format, columns: Sequence[str], lines: list[bytes]) -> Format:
+    types = guess_rows(lines, columns, format, final=True)
+    return replace(format, guessed=tuple(types.items()))
 
 
 Odd = st.text("019-.+eE \"'xé\u0663NA,", max_size=4)
@@ -145,11 +167,11 @@ def test_many_rows_at_once_are_what_they_are_one_by_one(
     rows: list[tuple[str, ...]], types: tuple[tuple[str, str], ...], nulls: tuple[str, ...]
 ) -> None:
     lines = [",".join(row).encode() for row in rows]
-    format = Format(key="a", time="b", types=types, nulls=nulls, quote="")
+    format = guessed(Format(key="a", time="b", types=types, nulls=nulls, quote=""), "abc", lines)
 
     def parsed(some: list[bytes], first: int) -> tuple[list[Item], list[str], int]:
         found = CsvParser("x", format, ("a", "b", "c")).parse(some, first, final=True)
-        return found.items, sorted(str(bad) for bad in found.bad), found.blank
+        return list(found.items), sorted(str(bad) for bad in found.bad), found.blank
 
     alone = [parsed([line], number) for number, line in enumerate(lines, 1)]
     items, bad, blank = parsed(lines, 1)

@@ -159,7 +159,7 @@ def test_types_of_parquet_become_those_of_json_by_column_and_by_row(tmp_path: Pa
     assert json.loads(item[1] or b"") == {
         **row,
         "at": "2013-01-01T10:00:00.250000Z",
-        "naive": "2013-01-01T10:00:00",
+        "naive": "2013-01-01T10:00:00.000000",
         "day": "2013-01-01",
         "price": "1.50",
         "raw": "/wA=",
