@@ -455,6 +455,7 @@ class App(faust.App):
                 self.directory.withdraw()
             await self.engine.leave()
             await self.directory.close()
+            await cast(Router, self.router).close()
         await self.on_before_shutdown.send()
         if "sender" in self.__dict__:
             await self.sender.flush()

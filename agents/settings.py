@@ -47,6 +47,8 @@ class EngineSettings:
             `-X` over both. producer_options: of its producers, likewise.
         packed: the largest packed batches that are opened, larger ones are dead letters; None takes the limits of the
             environment (`ANABRANCH_PACKED_ROWS`, …), else those of `PackedLimits`.
+        forwarded_headers: headers of a client's request that go along to the worker that has the key it asks for, such
+            as `Authorization`; none with secrets do unless they are named here.
     """
 
     exactly_once: bool = True
@@ -71,6 +73,7 @@ class EngineSettings:
     consumer_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     producer_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     packed: PackedLimits | None = None
+    forwarded_headers: tuple[str, ...] = ()
 
     def membership(self, instance: str) -> dict[str, Any]:
         """librdkafka's settings of a member of the group, `_` for `.`."""

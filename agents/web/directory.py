@@ -7,13 +7,15 @@ last one that names a partition says who has it: who gives it away announces les
 killed. One that is out of date leads to a worker that says that it does not have the partition, or to nobody; whoever
 asked is told to ask again.
 
+Who can write to the topic can announce anything. So an announcement counts only where the group itself has a member of
+that name, with that partition, and where its URL is an http(s) address and nothing else.
+
 Not promised: that an answer is there during a rebalance.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import time
@@ -23,10 +25,12 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from yarl import URL
 
-from ...topics.admin import TopicSpec
+from ...topics.admin import Admin, TopicSpec
 from ...topics.errors import from_kafka
 from ...topics.undoing import on_failure
 from ..engine.effects import Output
+from .asking import origin
+from .hosts import is_loopback
 
 if TYPE_CHECKING:
     from ..app import App
@@ -37,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 _OPEN_S = 10.0
 _MOST = 1_000
+# How long the group's answer stands, and how soon it is asked again where it contradicts an announcement.
+_MEMBERS_S = 5.0
+_ASK_AGAIN_S = 0.2
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -55,7 +62,12 @@ class Claim(msgspec.Struct, frozen=True):
     @property
     def reachable(self) -> bool:
         """Whether this machine can reach it, as far as the address tells."""
-        return self.host == socket.gethostname() or not _is_loopback(URL(self.url).host or "")
+        return self.host == socket.gethostname() or not is_loopback(URL(self.url).host or "")
+
+    @property
+    def origin(self) -> URL | None:
+        """Its URL, where that is the http(s) address of a server and nothing else."""
+        return origin(self.url)
 
 
 class Directory:
@@ -70,7 +82,11 @@ class Directory:
         self.topic = f"{app.conf.id}-workers"
         self._claims: dict[str, tuple[int, Claim]] = {}
         self._consumer: Any = None
+        self._admin: Admin | None = None
         self._lock = asyncio.Lock()
+        # Member of the group -> its partitions, and when the group was asked.
+        self._members: dict[str, set[tuple[str, int]]] = {}
+        self._asked_s = float("-inf")
         self._decode = msgspec.json.Decoder(Claim).decode
 
     # Announcing -----------------------------------------------------------------------------------------------------
@@ -111,7 +127,7 @@ class Directory:
     # Asking ---------------------------------------------------------------------------------------------------------
 
     async def owner(self, topic: str, partition: int) -> Claim | None:
-        """Who has a partition, as far as it is announced.
+        """Who has a partition, as far as it is announced and the group agrees.
 
         Raises:
             AnabranchError: no broker answers.
@@ -121,8 +137,29 @@ class Directory:
                 await asyncio.to_thread(self._open)
             else:
                 self._note(self._consumer.consume(_MOST, 0))
-        having = [found for found in self._claims.values() if partition in found[1].partitions.get(topic, ())]
-        return max(having, key=lambda found: found[0])[1] if having else None
+            having = [
+                (offset, name, claim)
+                for name, (offset, claim) in self._claims.items()
+                if partition in claim.partitions.get(topic, ())
+            ]
+            for may_ask in (False, True):
+                if may_ask and not (having and await self._ask_group()):
+                    break
+                found = [one for one in having if (topic, partition) in self._members.get(one[1], ())]
+                if found and (may_ask or time.monotonic() - self._asked_s < _MEMBERS_S):
+                    return max(found)[2]
+        return None
+
+    async def _ask_group(self) -> bool:
+        """Ask the group for its members, unless that was a moment ago; whether they are known anew."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < _ASK_AGAIN_S:
+            return False
+        self._asked_s = now_s
+        if self._admin is None:
+            self._admin = Admin(self._app.cluster, patience_s=_OPEN_S)
+        self._members = await asyncio.to_thread(self._admin.members, self._app.conf.id) or {}
+        return True
 
     def _open(self) -> None:
         """Read the topic to its end; what comes later is there when it is asked for."""
@@ -160,10 +197,16 @@ class Directory:
             name = (message.key() or b"").decode(errors="replace")
             self._claims.pop(name, None)
             if message.value() is not None:
+                at = f"{self.topic}[{message.partition()}]@{message.offset()}"
                 try:
-                    self._claims[name] = message.offset(), self._decode(message.value())
+                    claim = self._decode(message.value())
                 except msgspec.MsgspecError as exc:
-                    logger.warning("%s: %s announces something else: %s", self.topic, name, exc)
+                    logger.warning("%s: %s announces something else: %s", at, name, exc)
+                    continue
+                if claim.origin is None:
+                    logger.warning("%s: %s announces %r, which is no address of a worker", at, name, claim.url)
+                    continue
+                self._claims[name] = message.offset(), claim
         return ended
 
     async def close(self) -> None:
@@ -175,12 +218,5 @@ class Directory:
 
 def _address(conf: Any) -> URL:
     bind = conf.web_bind or "127.0.0.1"
-    host = bind if _is_loopback(bind) else conf.web_host
+    host = bind if is_loopback(bind) else conf.web_host
     return URL.build(scheme="https" if conf.web_ssl_context else "http", host=host, port=conf.web_port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -12,22 +12,41 @@ Both probes say why in a line of text.
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import time
 from typing import Any, cast
 
-from aiohttp.web import SockSite
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import AppRunner
 from faust import web
 from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
 from ...topics.errors import Usage
 from .condition import not_alive, not_ready, samples
+from .connections import IDLE_S, Connections
+from .hosts import Hosts, is_loopback
+from .listener import Listener
 from .metrics import CONTENT_TYPE, exposition
 
 __all__ = ["WebServer", "blueprint"]
 
 _BACKLOG = 128
+# How long requests may take to end once the worker ends.
+_SHUTDOWN_S = 2.0
+
+
+class _OfTheServer(logging.Filter):
+    """Leaves out what strangers send instead of requests: aiohttp logs a traceback of each."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is logged."""
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_log = logging.getLogger("anabranch.web")
+_log.addFilter(_OfTheServer())
 
 
 class _Probe(web.View):
@@ -79,13 +98,28 @@ class WebServer(Web):
     The port is taken, not looked for: two workers that start in the same instant both find it free.
     """
 
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._connections = Connections()
+        self._hosts = Hosts()
+        self.web_app.middlewares[:0] = [self._connections.watch, self._hosts.check]
+        self._runner = AppRunner(
+            self.web_app, access_log=None, logger=_log, keepalive_timeout=IDLE_S, shutdown_timeout=_SHUTDOWN_S
+        )
+
+    async def read_request_content(self, request: Any) -> bytes:
+        """Faust's, within `client_max_size` of the `web_application_options`, 1 MiB unless given."""
+        return await request.read()
+
     def _new_transport_tcp(self) -> Any:
         conf = self.app.conf
         listening = _listen(conf.web_bind or "127.0.0.1", conf.web_port)
         port = listening.getsockname()[1]
         app = cast(Any, self.app)
         app.configure(web_port=port, canonical_url=URL(f"http://{conf.web_host}:{port}"))
-        return SockSite(self._runner, listening, ssl_context=conf.web_ssl_context)
+        self._hosts.checked = is_loopback(listening.getsockname()[0])
+        self._hosts.add(conf.web_host)
+        return Listener(self._runner, listening, self._connections, conf.web_ssl_context)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,8 +1,8 @@
 """Requests for a key find the worker that has its partition, whichever worker was asked.
 
 The partition follows from the key as producers place it (`App.partitioner_of`), the owner from `directory.py`. The
-worker that was asked fetches the answer from the owner and hands it on: clients need to reach one worker only. A
-request that was handed on once is answered where it arrives, or refused, so it can never go round in circles.
+worker that was asked fetches the answer from the owner (`asking.py`) and hands it on: clients need to reach one worker
+only. A request that was handed on once is answered where it arrives, or refused, so it can never go round in circles.
 
 A key of a path may be text or JSON (`7`, `["a","b/c"]`), and agents may write to a table from several topics. Where the
 partitioners of these give several partitions, the owner of each is asked until one has the key.
@@ -10,6 +10,7 @@ partitioners of these give several partitions, the owner of each is asked until 
 | status | meaning |
 | --- | --- |
 | 404 | the owner has no such key |
+| 502 | the owner's answer is not JSON, or too long |
 | 503 | nobody can answer right now, and why: rebalancing, restoring, the owner not reached. Ask again |
 """
 
@@ -19,28 +20,25 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any, cast
 
-import aiohttp
 import msgspec
 from faust.app.router import Router as FaustRouter
 from faust.exceptions import SameNode
-from yarl import URL
 
 from ...topics.errors import AnabranchError
 from ..tables.ownplace import partitions_of, topics_beside
+from .asking import FORWARDED, Asking, NoAnswer
 from .directory import Claim
 
 __all__ = ["FORWARDED", "Router"]
 
-FORWARDED = "X-Anabranch-Forwarded-By"
 PARTITION = "X-Anabranch-Partition"
 NOT_FOUND = 404
-
-_ANSWER_S = aiohttp.ClientTimeout(total=10, connect=2)
-_DROPPED = frozenset({"host", "connection", "content-length", "transfer-encoding", "accept-encoding"})
 
 
 class Router(FaustRouter):
     """Who answers for a key; also of views with Faust's `@app.table_route`."""
+
+    _asking: Asking | None = None
 
     async def route_req(self, table_name: str, key: Any, web: Any, request: Any) -> Any:
         """The owner's answer, or 503; for views of the user's own.
@@ -122,26 +120,20 @@ class Router(FaustRouter):
         return [(name, partition) for partition, name in places.items()]
 
     async def _forward(self, owner: Claim, web: Any, request: Any, what: str, partition: int) -> Any:
-        app = cast(Any, self.app)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED}
-        headers |= {FORWARDED: app.engine.instance, PARTITION: str(partition)}
-        url = URL(owner.url).join(URL(request.raw_path, encoded=True))
+        if self._asking is None:
+            engine = cast(Any, self.app).engine
+            self._asking = Asking(engine.instance, engine.settings.forwarded_headers)
+        assert owner.origin is not None
         try:
-            async with app.http_client.request(
-                request.method,
-                url,
-                headers=headers,
-                data=await request.read(),
-                timeout=_ANSWER_S,
-                allow_redirects=False,
-            ) as answer:
-                passed = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
-                return web.bytes(
-                    await answer.read(), content_type=answer.content_type, status=answer.status, headers=passed
-                )
-        except (TimeoutError, aiohttp.ClientError) as exc:
-            reason = str(exc) or type(exc).__name__
-            return _refused(web, f"{what} is with {owner.url}, which does not answer: {reason}")
+            answer = await self._asking.ask(owner.origin, request, {PARTITION: str(partition)})
+        except NoAnswer as exc:
+            return _refused(web, f"{what} is with {owner.url}, {exc}", exc.status)
+        return web.bytes(answer.body, content_type="application/json", status=answer.status, headers=answer.headers)
+
+    async def close(self) -> None:
+        """Nobody asks any more."""
+        if self._asking is not None:
+            await self._asking.close()
 
 
 def _typed(topic: Any, key: Any) -> Any:
@@ -152,5 +144,5 @@ def _typed(topic: Any, key: Any) -> Any:
     return key
 
 
-def _refused(web: Any, reason: str) -> Any:
-    return web.json({"error": reason}, status=503, headers={"Retry-After": "1"})
+def _refused(web: Any, reason: str, status: int = 503) -> Any:
+    return web.json({"error": reason}, status=status, headers={"Retry-After": "1"})
