@@ -43,6 +43,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         position: of the next item; opaque.
         sent, skipped, dead_letters, blank: counts of lines or records since the run began.
         counts: records sent, by partition.
+        begins: by partition, the offset of the first record sent.
         marks: end marks: by partition, the offset after the last record sent; none where nothing was sent.
         ends: where a topic that is replayed ended at the first start, by partition.
         done: the sources were read to their end.
@@ -62,6 +63,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     dead_letters: int = 0
     blank: int = 0
     counts: dict[int, int] = {}
+    begins: dict[int, int] = {}
     marks: dict[int, int] = {}
     ends: dict[int, int] = {}
     done: bool = False

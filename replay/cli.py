@@ -56,6 +56,14 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
       anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
       anabranch replay data.txt --to lines --key-before ,
       anabranch -A shop tables totals
+
+    \b
+    Exit codes:
+      0    done; a worker was told to end
+      1    somebody has to look: no broker, a failed record with on_failure="fail", contents that differ (verify), …
+      2    the command line, the configuration or the program has to change
+      3    run: finished, the result is written, and records failed (see --allow-dead-letters)
+      130  interrupted; the same command goes on from there
     """
     if workdir:
         os.chdir(workdir)

@@ -352,6 +352,7 @@ class Player:
             sent_now=state.sent - (found.sent if found else 0),
             seconds=seconds,
             counts=dict(state.counts),
+            begins=dict(state.begins),
             marks=dict(state.marks),
             done=state.done,
             already_done=found is not None and found.done,

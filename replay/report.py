@@ -59,6 +59,7 @@ class Report:
         sent_now: records sent by this start.
         seconds: what this start took.
         counts: records of the run by partition.
+        begins: by partition the offset of the run's first record.
         marks: end marks, by partition the offset after the run's last record; none for partitions without one.
         done: the sources were read to their end; otherwise `stop()` was called.
         already_done: the run was finished before this start, which wrote nothing.
@@ -79,6 +80,7 @@ class Report:
     sent_now: int
     seconds: float
     counts: dict[int, int]
+    begins: dict[int, int]
     marks: dict[int, int]
     done: bool
     already_done: bool

@@ -60,6 +60,7 @@ class Transaction:
         self._kept: list[tuple[_Columns, list[int]]] = []
         self._bad: list[BadLine] = []
         self._counts: Counter[int] = Counter()
+        self._begins: dict[int, int] = {}
         self._marks: dict[int, int] = {}
         # Partitions that have got something, and those of which nobody knows whether they have.
         self._reached: set[int] = set()
@@ -169,6 +170,7 @@ class Transaction:
         self._aborted = ""
         self._reached.clear()
         self._unsure.clear()
+        self._begins.clear()
         for columns, places in self._kept:
             self._produce(columns, places)
         self._produce_dead(self._bad)
@@ -237,6 +239,8 @@ class Transaction:
         partition, offset = message.partition(), message.offset()
         if error is None and partition is not None and (offset is None or offset < 0):
             self._unsure.add(partition)
+        elif error is None and partition is not None and offset is not None:
+            self._begins[partition] = offset
         self._note(error, message)
 
     def _next_state(self, position: Position, *, done: bool, now_ms: int) -> RunState:
@@ -249,6 +253,7 @@ class Transaction:
             dead_letters=state.dead_letters + len(self._bad),
             blank=state.blank + self.blank,
             counts=_added(state.counts, self._counts),
+            begins={**self._begins, **state.begins},
             marks={**state.marks, **self._marks},
             done=done,
             updated_ms=now_ms,

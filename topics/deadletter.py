@@ -38,6 +38,7 @@ __all__ = [
     "read_retry",
     "retry_header",
     "retry_topic",
+    "skipped_topic",
 ]
 
 SUFFIX = ".dlq"
@@ -64,6 +65,11 @@ class DeadLetter(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+def skipped_topic(app: str) -> str:
+    """Where the workers of a bounded run count what their agents skip: a record each, so that it is known for good."""
+    return f"{app}-skipped"
 
 
 class Origin(NamedTuple):

@@ -17,7 +17,10 @@ import logging
 import time
 from typing import Any
 
-from ...topics.deadletter import Origin, dead_letter
+import msgspec
+
+from ...topics.admin import TopicSpec
+from ...topics.deadletter import Origin, dead_letter, skipped_topic
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.headers import UnreadableHeaders
 from .blame import raised_at
@@ -30,6 +33,8 @@ from .runner import Runner
 __all__ = ["Failures"]
 
 logger = logging.getLogger(__name__)
+
+_MAX_SKIP_CHARACTERS = 200
 
 
 class Failures:
@@ -64,7 +69,7 @@ class Failures:
                 hint='mend the record or the agent; on_failure="dead_letter" would have set it aside',
             )
         if policy == "skip":
-            self._effects.skipped += 1
+            self._skip(stream.name, origin.topic, text)
             logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
             return
         letter = dead_letter(
@@ -95,6 +100,15 @@ class Failures:
         self._effects.add(output)
         self._effects.dead_letters += 1
         logger.warning("dead letter %s → %s (agent %s): %s", source, letter.topic, stream.name, text, extra=fields)
+
+    def _skip(self, agent: str, topic: str, error: str) -> None:
+        """Count a record that is given up without a letter; a bounded run keeps the count in Kafka."""
+        self._effects.skipped += 1
+        if self._app.run_id:
+            name = skipped_topic(self._app.conf.id)
+            self._app.needed.add(TopicSpec(name, 1, self._app.conf.topic_replication_factor or 1))
+            facts = {"agent": agent, "topic": topic, "error": error[:_MAX_SKIP_CHARACTERS]}
+            self._effects.add(Output(name, msgspec.json.encode(facts), None, 0, 0, None))
 
     def learn(self, limits: dict[str, int]) -> bool:
         """Topics have refused records for their size; whether that is news."""
@@ -202,5 +216,5 @@ class Failures:
                 f"agent {runner.name} failed: {described(error)}",
                 hint='mend the agent; on_failure="skip" would have gone on with the next',
             ) from error
-        self._effects.skipped += 1
+        self._skip(runner.source.name, "memory", described(error))
         logger.error("agent %s failed at what came through memory, and goes on", runner.name, exc_info=error)

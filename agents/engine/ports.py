@@ -24,6 +24,7 @@ class Host(Protocol):
     """An app. `conf`, `topics`, `agents` and so on are Faust's.
 
     Attributes:
+        run_id: of the bounded run it works for; empty for the live app.
         plans: topic -> its range plan, where it has one.
         stopped_by: why the app ends, if something is wrong.
         keep_identity: whether the worker's name stays its own after its end.
@@ -38,6 +39,7 @@ class Host(Protocol):
     on_rebalance_complete: Any
     rebalancing_count: int
     _assignment: Any
+    run_id: str
     plans: dict[str, RangePlan]
     stopped_by: BaseException | None
     keep_identity: bool

@@ -18,7 +18,10 @@ from .options import LEVELS, Packable, app_name, cluster_options, format_options
 if TYPE_CHECKING:
     from ..course.packing import Compression
 
-__all__ = ["run"]
+__all__ = ["FAILED", "run"]
+
+FAILED = 3
+"""Exit code of a run that is finished, with its result written, and of whose records some failed."""
 
 
 @click.command(cls=Packable)
@@ -50,6 +53,13 @@ __all__ = ["run"]
     "--into-live", is_flag=True, help="Into the app's own topics and totals, instead of a run's; cannot be taken back."
 )
 @click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
+@click.option(
+    "--allow-dead-letters",
+    "allowed",
+    default="0",
+    metavar="N|N%",
+    help="Exit with 0, not 3, where no more records failed; bad lines and what agents skip count, too.",
+)
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @pack_option
 @course_options
@@ -71,17 +81,21 @@ def run(
     processes: int,
     into_live: bool,
     on_bad_line: str,
+    allowed: str,
     loglevel: str,
     pack: Compression | None,
     bootstrap_server: str | None,
     options: tuple[str, ...],
     **form: Any,
 ) -> None:
-    """Run an app over history: replay, drain, write the result, exit 0.
+    """Run an app over history: replay, drain, write the result, exit 0; exit 3 where records failed.
 
     The run has topics, tables and a group of its own, so it never touches live totals. Started again after a crash it
     goes on where it was; started again when it is finished it only writes the result anew. Who else writes to its
     topics meanwhile does not keep it from ending.
+
+    Failed are dead letters of the agents, what they skip, and bad lines (--on-bad-line): the result is written without
+    them, and the exit code is 3, also when it is started again, unless --allow-dead-letters allows as many.
 
     With --into-live history goes into the app's real topics and is added to its live totals, beside what comes in
     live: once, whenever it is asked again. Workers that run do the work; where there are none, they are started.
@@ -93,13 +107,14 @@ def run(
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
       anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
     """
+    from ..running.failed import Allowance
     from ..running.inputs import parse_inputs
     from ..running.loading import declared_by
     from ..running.run import BoundedRun
     from ..show.work import RunView, show_run
 
     log_to_stderr(loglevel)
-    course, pace = course_of(form), pace_of(form)
+    course, pace, allowance = course_of(form), pace_of(form), Allowance.parsed(allowed)
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("nothing to run over", hint="--input FILE")
@@ -125,6 +140,13 @@ def run(
         with _terminated_as_interrupt():
             report = bounded.execute()
     show_run(report)
+    if not allowance.allows(report.failures, of=report.read):
+        click.echo(
+            f"exit code {FAILED}: {report.failures:,} failures in {report.read:,} records; "
+            "--allow-dead-letters N or N% allows some",
+            err=True,
+        )
+        raise SystemExit(FAILED)
 
 
 @contextlib.contextmanager

@@ -102,15 +102,24 @@ class DeadLetters:
     @classmethod
     def counts_of(cls, cluster: Cluster, topics: Sequence[str]) -> dict[str, Counts]:
         """`counts` of many topics, read at once (blocking)."""
-        admin, states = Admin(cluster), Runs(cluster).all()
+        counts: dict[str, Counts] = {topic: {} for topic in topics}
+        for letter, put_back in cls.each_of(cluster, topics):
+            counted(iter([(letter, put_back)]), counts[letter.topic])
+        return counts
+
+    @classmethod
+    def each_of(
+        cls, cluster: Cluster, topics: Sequence[str], admin: Admin | None = None
+    ) -> Iterator[tuple[Letter, bool]]:
+        """The letters of many topics, and whether they were put back (blocking)."""
+        if not topics:
+            return
+        admin, states = admin or Admin(cluster), Runs(cluster).all()
         all_of = {topic: cls(cluster, topic, admin=admin) for topic in topics}
         done = {topic: of._done(states) for topic, of in all_of.items()}
-        counts: dict[str, Counts] = {topic: {} for topic in topics}
-        for span in read_letters(cluster, *topics) if topics else ():
-            of = all_of[span.topic]
-            letters = ((letter, of._is_done(letter, done[span.topic])) for letter in span.letters)
-            counted(letters, counts[span.topic])
-        return counts
+        for span in read_letters(cluster, *topics):
+            for letter in span.letters:
+                yield letter, all_of[span.topic]._is_done(letter, done[span.topic])
 
     def _is_done(self, letter: Letter, done: Mapping[str, Ranges]) -> bool:
         """Whether a letter was put back; before agents had topics of their own, it went to the topic itself."""

@@ -32,11 +32,12 @@ class Letter:
     """A dead letter.
 
     Attributes:
-        partition, offset, timestamp_ms: where it is, and the time of the record in it.
+        topic, partition, offset, timestamp_ms: where it is, and the time of the record in it.
         headers: those of the record.
         facts: what our headers say, without their prefix; empty in letters of other programs.
     """
 
+    topic: str
     partition: int
     offset: int
     timestamp_ms: int
@@ -50,7 +51,16 @@ class Letter:
         """From a record of the topic."""
         headers, facts = read_headers(kept_headers([message])[0])
         stamp_ms = message.timestamp()[1]
-        return cls(message.partition(), message.offset(), stamp_ms, message.key(), message.value(), headers, facts)
+        return cls(
+            message.topic(),
+            message.partition(),
+            message.offset(),
+            stamp_ms,
+            message.key(),
+            message.value(),
+            headers,
+            facts,
+        )
 
     @property
     def reason(self) -> str:

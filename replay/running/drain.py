@@ -110,6 +110,13 @@ class Drain:
         """Let what has to be worked off now be counted beside it."""
         counts.begin(self._starts_of(self._marks), self._marks)
 
+    @property
+    def spans(self) -> dict[Key, tuple[int, int]]:
+        """What was worked off: partition -> the offset of its first record, and the one behind its last."""
+        return {
+            at: (self._starts.get(at, 0), mark) for _, marks in self._through.values() for at, mark in marks.items()
+        }
+
     def stages(self, counts: Counts) -> list[Stage]:
         """The topics that are through, in the order in which they were."""
         return [

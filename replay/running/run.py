@@ -24,7 +24,7 @@ from typing import Any
 from ...agents.app import App
 from ...topics.admin import Admin, TopicSpec
 from ...topics.client import Cluster
-from ...topics.deadletter import dead_letter_topic
+from ...topics.deadletter import RETRY_SUFFIX, retry_topic
 from ...topics.errors import Stop, Usage
 from ...topics.plans import Plans
 from ..course.course import Course
@@ -40,6 +40,7 @@ from ..tally import count_records
 from .certificate import Counts
 from .crew import Crew
 from .drain import Drain, Stage
+from .failed import Failed, bad_lines, dead_letters, skipped
 from .ground import home
 from .inputs import Input, refuse_unaligned
 from .loading import load_app, source_of
@@ -65,7 +66,8 @@ class RunReport:
         moments: when it had done what.
         stages: the topics that were worked off, in the order in which they were through.
         into_live: it went into the app's own topics.
-        dead_letters: dead letter topic -> how many records it holds.
+        failed: records and lines that failed, by kind and stage.
+        unrecorded: agents that skip what they fail at, in workers that do not record how much.
         found: records that are in the topics of the inputs, counted by reading; with `records` the run's certificate.
         finished_before: the run was complete, nothing was computed.
     """
@@ -75,7 +77,8 @@ class RunReport:
     replays: list[Report] = field(default_factory=list[Report])
     seconds: float = 0.0
     total_seconds: float = 0.0
-    dead_letters: dict[str, int] = field(default_factory=dict[str, int])
+    failed: list[Failed] = field(default_factory=list[Failed])
+    unrecorded: tuple[str, ...] = ()
     stages: list[Stage] = field(default_factory=list[Stage])
     into_live: bool = False
     restarts: int = 0
@@ -89,6 +92,16 @@ class RunReport:
     def records(self) -> int:
         """Records of all inputs."""
         return sum(replay.sent for replay in self.replays)
+
+    @property
+    def failures(self) -> int:
+        """How many records and lines failed."""
+        return sum(failed.count for failed in self.failed)
+
+    @property
+    def read(self) -> int:
+        """Records and bad lines of all inputs."""
+        return self.records + sum(replay.skipped + replay.dead_letters for replay in self.replays)
 
     @property
     def records_now(self) -> int:
@@ -264,7 +277,13 @@ class BoundedRun:
         return not existing
 
     def _read_topics(self) -> list[str]:
-        return [self.app.own_name(name) for name in self._sources]
+        """What the agents read, and what `dlq replay` has put back for them."""
+        prefixes = tuple(
+            f"{retry_topic(self.app.conf.id, name).removesuffix(RETRY_SUFFIX)}-" for name in self.app.agents
+        )
+        there = Admin(self._cluster).partitions()
+        retried = [name for name in there if name.endswith(RETRY_SUFFIX) and name.startswith(prefixes)]
+        return [*(self.app.own_name(name) for name in self._sources), *retried]
 
     def _play(self, report: RunReport, drain: Drain, crew: Crew, counts: Counts) -> None:
         stages = sorted({i.stage for i in self._inputs})
@@ -324,7 +343,7 @@ class BoundedRun:
             Stop: see `_certify`.
         """
         report.stages = [] if report.finished_before else drain.stages(counts)
-        report.dead_letters = self._count_dead_letters(drain.topics)
+        report.failed = self._failed(report, drain)
         # Topics that others write to and delete from say nothing about a run.
         report.found = report.records if self._into_live else self._certify(report)
         report.moments.note("counted")
@@ -354,12 +373,20 @@ class BoundedRun:
             return f"{self._named}-{number}" if self._named else None
         return f"{self.app.conf.id}-{number}"
 
-    def _count_dead_letters(self, topics: set[str]) -> dict[str, int]:
-        """Records in the run's dead letter topics; counted by reading, since markers occupy offsets."""
-        admin = Admin(self._cluster)
-        names = [dead_letter_topic(topic) for topic in sorted(topics)]
-        there = admin.partitions(names)
-        return {name: n for name in there if (n := count_records(self._cluster, name, there[name]))}
+    def _failed(self, report: RunReport, drain: Drain) -> list[Failed]:
+        """Of this run, earlier starts included. Into live, of the records that it sent and what came of them now."""
+        app, spans = self.app.conf.id, None
+        if self._into_live:
+            sent = {
+                (replay.topic, p): (begin, replay.marks[p])
+                for replay in report.replays
+                for p, begin in replay.begins.items()
+            }
+            spans = {**drain.spans, **sent}
+            agents = self.app.agents.values()
+            report.unrecorded = tuple(agent.name for agent in agents if getattr(agent, "on_failure", "") == "skip")
+        letters = dead_letters(self._cluster, app, drain.topics, spans)
+        return [*bad_lines(report.replays), *letters, *([] if self._into_live else skipped(self._cluster, app))]
 
 
 def _marks(replays: Sequence[Report]) -> dict[tuple[str, int], int]:

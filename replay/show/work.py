@@ -42,11 +42,19 @@ def show_run(report: RunReport) -> None:
         out.print(f"{what} was finished before: {report.records:,} records; nothing was computed again")
     else:
         # Of a few records it would only say how long a start takes.
-        rate = f"{report.records_now / report.seconds:,.0f}/s, " if report.records_now >= _RATED else ""
+        rate = f"{report.records_now / report.seconds:,.0f}/s" if report.records_now >= _RATED else ""
+        promise = "" if report.failures else "exactly once"
+        facts = ", ".join(filter(None, (rate, promise)))
         out.print(
-            f"[bold]{report.records:,}[/bold] records through the agents in {report.seconds:.1f} s "
-            f"({rate}exactly once)   {'into live' if report.into_live else f'run {report.run_id}'}"
+            f"[bold]{report.records:,}[/bold] records through the agents in {report.seconds:.1f} s"
+            f"{f' ({facts})' if facts else ''}   {'into live' if report.into_live else f'run {report.run_id}'}"
         )
+    if report.failures:
+        out.print(f"  [red]{report.failures:,} failed[/red], and the result is without them:")
+        for failed in report.failed:
+            out.print(f"  {failed.count:>10,} {failed}", markup=False, highlight=False, soft_wrap=True)
+    if report.unrecorded:
+        out.print(f"  what agents skip is in the workers' logs: {', '.join(report.unrecorded)}", markup=False)
     for replay in report.replays:
         out.print(f"  {replay.sent:>10,} → {replay.topic}")
         show_bad(replay)
@@ -59,8 +67,6 @@ def show_run(report: RunReport) -> None:
             out.print(f"  {stage.records:>10,} worked off in {stage.topic}, through after {stage.seconds:.1f} s{rate}")
     if not report.finished_before:
         out.print(f"  times: {report.moments}")
-    for topic, count in report.dead_letters.items():
-        out.print(f"  [yellow]{count:>10,} dead letters in {topic}[/yellow]")
     if report.restarts:
         out.print(f"  workers killed and started again: {report.restarts}; totals are not touched by that")
     if report.snapshot is not None:

@@ -65,7 +65,7 @@ def test_a_line_that_the_agent_cannot_take_goes_to_its_dead_letters(shell, fresh
     ended = shell.run(
         "run", JOB, "--input", "data.txt", "--key-before", ",", "--output", "result.txt", "--run-id", run_id
     )
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 3, ended.stderr
     assert (shell.folder / "result.txt").read_text() == "a,3\n"
     assert "2 dead letters" in ended.stdout
     letters = drain(f"keyed-sum-run-{run_id}-lines.dlq")
