@@ -113,6 +113,7 @@ class App(faust.App):
             "broker_commit_interval": self._base.epoch_s,
             "topic_disable_leader": True,
             "web_bind": "127.0.0.1",
+            "reply_to_prefix": f"{id}-reply-",
             "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self.declared_id),
         }
         settings = Settings(id, **{**conf, **ours}, anabranch_defaults=defaults)

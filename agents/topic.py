@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,13 +12,15 @@ import msgspec
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
-from ..topics.errors import BadRecord, Usage
+from ..topics.errors import BadRecord, Stop, Usage
+from ..topics.keys import record_key
 from ..topics.partition import RangePlan
 from ..topics.producer import Headers
-from ..topics.serde import Codec, codec
+from ..topics.serde import Codec, codec, key_codec
 from .engine.effects import Output
 from .engine.rows import Rows
 from .faust_values import UNMARKED_TEXT, UNTYPED
+from .leftover import refuse_unread
 
 if TYPE_CHECKING:
     from .app import App
@@ -76,12 +79,15 @@ class Topic(faust.Topic):
 
     Attributes:
         plan: how keys map to partitions, where the program says so.
+        former: name -> what the topic was called while it did not carry the app's id (`leftover.py`).
 
     Raises:
         Usage: it has a pattern instead of names.
     """
 
-    def __init__(self, *args: Any, plan: RangePlan | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, plan: RangePlan | None = None, former: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if self.pattern is not None:
             raise Usage(
@@ -91,13 +97,14 @@ class Topic(faust.Topic):
         if not self.topics:
             raise Usage("app.topic(): no name given", hint="name the topic: app.topic('orders')")
         self.plan = plan
+        self.former = former or {}
         self.streams: list[Any] = []
         self.expected_streams = 1
         # What "raw" says of text and bytes is what they are without it.
         raw = self.value_serializer == "raw" and self.value_type in (bytes, str)
         self._serializer = None if raw else self.value_serializer
         self._value = self._codec(raw=raw)
-        self._key = codec(self.key_type if self.key_type is not None else bytes)
+        self._key = key_codec(self.key_type if self.key_type is not None else bytes)
         self.decode_value: Any = self._loads if self._serializer else self._value.decode
         self.decode_key: Any = self._key.decode
 
@@ -141,16 +148,35 @@ class Topic(faust.Topic):
         return list(map(self.decode_value, encoded))
 
     def _clone_args(self) -> Mapping[str, Any]:
-        return {**super()._clone_args(), "plan": self.plan}
+        return {**super()._clone_args(), "plan": self.plan, "former": self.former}
+
+    def derive_topic(
+        self, *, topics: Sequence[str] | None = None, internal: bool | None = None, prefix: str = "", **kwargs: Any
+    ) -> Any:
+        """As Faust's; a topic of the app's own (`internal`: of `group_by`) carries the app's id, so that apps of one
+        program do not share it."""
+        app, names = cast("App", self.app), list(self.topics if topics is None else topics)
+        if not internal or self.internal:
+            return super().derive_topic(topics=names, internal=internal, prefix=prefix, **kwargs)
+        former = [f"{prefix}{name}{kwargs.get('suffix', '')}" for name in names]
+        if app.run_id:  # whose topics have it in front already
+            names = [name.removeprefix(f"{app.conf.id}-") for name in names]
+        made: Any = super().derive_topic(topics=names, internal=True, prefix=f"{app.conf.id}-{prefix}", **kwargs)
+        made.former = dict(zip(made.topics, former, strict=True))
+        return made
 
     def encode_key(self, key: Any, serializer: Any = None) -> bytes | None:
-        """Key as bytes; text and numbers travel as text unless a type is declared."""
+        """Key as bytes: of the declared type, else see `record_key`. Equal keys are equal bytes.
+
+        Raises:
+            BadRecord: it is NaN or infinite, or does not fit the declared type.
+        """
         if key is None or isinstance(key, bytes):
             return key
         if serializer or self.key_serializer:
             return self.prepare_key(key, serializer, self.schema, {})[0]
         if self.key_type is None:
-            return str(key).encode()
+            return record_key(key)
         return self._key.encode(key)
 
     def encode_value(self, value: Any, serializer: Any = None) -> bytes | None:
@@ -231,6 +257,8 @@ class Topic(faust.Topic):
         if partition is None:
             plan = app.plans.get(name)
             partition = -1 if plan is None or key is None else plan.partition(key)
+            if key is None and self.internal:
+                partition = 0  # None is a key to `group_by`: all of it belongs together
         return Output(name, value, key, partition, timestamp_ms, headers)
 
     def outputs(self, keys: Iterable[Any], values: Iterable[Any], timestamp_ms: int) -> list[Output]:
@@ -323,8 +351,19 @@ class Topic(faust.Topic):
         return self.flow().aggregate(table, **columns)
 
     async def declare(self) -> None:
-        """Create the topic where it does not exist."""
-        await cast("App", self.app).declare([self])
+        """Create the topic where it does not exist.
+
+        Raises:
+            Usage: see `refuse_unread`.
+        """
+        app = cast("App", self.app)
+        await app.declare([self])
+        for name, former in ({} if app.run_id else self.former).items():
+            try:
+                await asyncio.to_thread(refuse_unread, app.cluster, app.admin, app.conf.id, former, name)
+            except Stop as exc:
+                await app.engine.stop_with(exc)
+                raise
 
     async def maybe_declare(self) -> None:
         """As `declare`."""

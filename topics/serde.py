@@ -33,6 +33,7 @@ import msgspec
 
 from .errors import BadRecord, Usage
 from .identity import identical, identical_json, plainly_exact
+from .keys import as_key, has_one_form, json_key, plain, without_minus_zero
 
 __all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]
 
@@ -91,6 +92,11 @@ class Codec:
         self.name, self.decode, self.encode = name, decode, encode
         self._trusted, self._exact, self._same, self._fast = trusted, exact, same, fast or encode
         self._decode_list, self._whole = decode_list, whole
+
+    @property
+    def trusted(self) -> frozenset[type]:
+        """Types of which exact instances come back as they are."""
+        return self._trusted
 
     def decode_all(self, data: list[bytes]) -> list[Any]:
         """`decode` of each; where they are JSON, whoever asks knows that each is a whole document."""
@@ -279,25 +285,36 @@ def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) ->
 
 
 def key_codec(declared: Any = None) -> Codec:
-    """The codec of a table's keys: as `codec`, but JSON arrays come back as tuples, since lists cannot be keys.
+    """The codec of a table's keys: as `codec`, but keys that are equal to Python are equal bytes (see `keys.py`), and
+    JSON arrays come back as tuples, since lists cannot be keys.
 
-    To a dict 1, 1.0 and True are one key. Here 1.0 is kept as 1, so that the first two stay one; True is kept as true,
-    because a table by a flag is common and one by flags and numbers is not.
+    So undeclared keys 1, 1.0 and True are one and kept as 1; where `bool` or `float` is declared, that is what 1 is
+    kept as.
     """
-    if declared is None:
+    if declared is None or declared is Any:
         return _JSON_KEY
     chosen = codec(declared)
     if chosen in (_RAW, _TEXT) or hasattr(declared, "from_data"):
         return chosen
-    exact = frozenset({declared}) if _is_trusted(declared) or declared is float else ()
+    exact = frozenset({declared}) if isinstance(declared, type) and has_one_form(declared) else frozenset[type]()
 
     def encode(key: Any) -> bytes:
-        # Equal keys have to be equal bytes: where a float is declared, 1 is kept as 1.0.
-        data = chosen.encode(key)
-        return data if type(key) in exact else chosen.encode(chosen.decode(data))
+        if type(key) in exact:
+            return chosen.encode(key)
+        key = plain(key)
+        try:
+            found = chosen.decode(chosen.encode(key))
+        except msgspec.ValidationError:
+            found = msgspec.convert(key, declared, strict=False)  # 1 where a bool is declared; `keep` compares
+        return chosen.encode(without_minus_zero(found))
 
     return Codec(
-        chosen.name, chosen.decode, encode, trusted=frozenset(exact) - {float}, same=_equal, fast=chosen.encode
+        chosen.name,
+        chosen.decode,
+        encode,
+        trusted=exact if _is_trusted(declared) else frozenset(),
+        same=_equal,
+        fast=encode,
     )
 
 
@@ -305,31 +322,16 @@ def _equal(back: list[Any], values: list[Any]) -> bool:
     return back == values
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(_hashable(item) for item in value) if isinstance(value, list) else value
-
-
-def _plain_key(key: Any) -> Any:
-    kind = type(key)
-    if kind is tuple:
-        return tuple(map(_plain_key, key))
-    if kind is float and key.is_integer():
-        return int(key)
-    if kind not in _JSON_ROUND_TRIP:
-        raise BadRecord(f"a {kind.__qualname__} would come back from JSON as something else", hint=_DECLARE)
-    return key
-
-
 def _encode_json_key(key: Any) -> bytes:
     kind = type(key)
-    return _json_encoder.encode(key if kind is str or kind is int else _plain_key(key))
+    return _json_encoder.encode(key if kind is str or kind is int else json_key(key))
 
 
 _JSON_KEY = Codec(
     "a JSON key",
-    lambda data: _hashable(_json_decoder.decode(data)),
+    lambda data: as_key(_json_decoder.decode(data)),
     _encode_json_key,
-    trusted=frozenset({str, int, bool, type(None)}),
+    trusted=frozenset({str, int, type(None)}),
     same=_equal,
     fast=_json_encoder.encode,
 )
@@ -360,7 +362,7 @@ def set_codec(table: str, declared: Any = None) -> Codec:
     if declared is None:
         decode, decode_list = (
             _decode_set,
-            lambda data: [set(map(_hashable, found)) for found in _json_decoder.decode(data)],
+            lambda data: [set(map(as_key, found)) for found in _json_decoder.decode(data)],
         )
     else:
         decode = msgspec.json.Decoder(GenericAlias(set, (declared,))).decode
@@ -377,7 +379,7 @@ def set_codec(table: str, declared: Any = None) -> Codec:
 
 
 def _decode_set(data: bytes) -> Any:
-    return set(map(_hashable, _json_decoder.decode(data)))
+    return set(map(as_key, _json_decoder.decode(data)))
 
 
 def _json_element(declared: Any) -> Codec:

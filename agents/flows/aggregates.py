@@ -13,18 +13,22 @@ order, is refused by those that compare.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from operator import attrgetter, itemgetter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from ...topics.errors import Usage
+from ...topics.keys import plain
 
-__all__ = ["Aggregate", "Count", "Distinct", "Max", "Mean", "Min", "Sum", "Top", "getter", "ordered"]
+__all__ = ["Aggregate", "Count", "Distinct", "Max", "Mean", "Min", "Sum", "Top", "getter", "one_form", "ordered"]
 
 What = str | int | Callable[[Any], Any] | None
+
+_PLAIN = frozenset({str, int, float, bool})
 
 
 def getter(what: What) -> Callable[[Any], Any]:
@@ -52,9 +56,16 @@ def ordered(value: Any) -> Any:
 
     Raises:
         ValueError: it is NaN.
+        TypeError: it is of a type without an order, or a list that holds something without one.
     """
     if value != value:
         raise ValueError("NaN is neither less nor greater than anything")
+    if type(value) not in _PLAIN:
+        if isinstance(value, (list, tuple)):
+            for item in cast("Sequence[Any]", value):
+                ordered(item)
+        elif value is None or not value <= value:  # raises, where there is no order
+            raise TypeError(f"{value!r} is neither less nor greater than anything")
     return value
 
 
@@ -116,14 +127,22 @@ class Min(Aggregate):
     """The least of them; None where there was none."""
 
     def merge(self, state: Any, other: Any) -> Any:
-        return state if other is None or (state is not None and state <= other) else ordered(other)
+        if other is None:
+            return state
+        if type(other) is list:
+            ordered(other)  # whatever it meets: that depends on how records are grouped
+        return state if state is not None and state <= other else ordered(other)
 
 
 class Max(Aggregate):
     """The greatest of them; None where there was none."""
 
     def merge(self, state: Any, other: Any) -> Any:
-        return state if other is None or (state is not None and state >= other) else ordered(other)
+        if other is None:
+            return state
+        if type(other) is list:
+            ordered(other)  # whatever it meets: that depends on how records are grouped
+        return state if state is not None and state >= other else ordered(other)
 
 
 class Mean(Aggregate):
@@ -145,7 +164,8 @@ class Mean(Aggregate):
 class Distinct(Aggregate):
     """How many different values there were, exactly: all of them are kept, so it is for few (thousands a key).
 
-    For more there is `ApproxDistinct`.
+    None is not counted; values that are equal to Python are one (1, 1.0 and True), lists and dicts by their content.
+    For more values there is `ApproxDistinct`.
     """
 
     def zero(self) -> Any:
@@ -154,36 +174,61 @@ class Distinct(Aggregate):
     def add(self, state: Any, value: Any) -> Any:
         if value is None:
             return state
-        if type(value) in _FLAT:  # most values are there already
-            place = bisect_left(state, _rank(value), key=_rank)
-            if place < len(state) and state[place] == value:
-                return state
-        return self.merge(state, [value])
+        if type(value) is not str and type(value) is not int:
+            value = one_form(value)
+        rank = _rank(value)
+        place = bisect_left(state, rank, key=_rank)
+        if place < len(state) and _rank(state[place]) == rank:
+            return state  # most values are there already
+        return [*state[:place], value, *state[place:]]
 
     def merge(self, state: Any, other: Any) -> Any:
-        return sorted({*map(_hashable, state), *map(_hashable, other)}, key=_rank)
+        if set(map(type, state)) | set(map(type, other)) <= _FLAT:
+            return sorted({*state, *other}, key=_rank)
+        ranked = {_rank(value): value for value in (*state, *other)}
+        return [ranked[rank] for rank in sorted(ranked)]
 
     def result(self, state: Any) -> Any:
         return len(state)
 
 
-_FLAT = frozenset({str, int, bool})
+_FLAT = frozenset({str, int})
+_encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _rank(value: Any) -> tuple[str, Any]:
-    return str(type(value)), value
+    """Orders values in the form that `one_form` gives."""
+    kind = type(value)
+    return str(kind), value if kind in _PLAIN else _encode(value)
 
 
-def _hashable(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_hashable, value))
-    return value
+def one_form(value: Any) -> Any:
+    """What JSON has for a value, the same for all that are equal to Python: 1 for 1.0 and True.
+
+    >>> one_form([True, {"a": 2.0}, ("x", None)])
+    [1, {'a': 2}, ['x', None]]
+
+    Raises:
+        BadRecord: it is NaN or infinite, or holds such a number.
+        TypeError: JSON has nothing like it.
+    """
+    if type(value) not in _PLAIN:
+        value = msgspec.to_builtins(value, order="deterministic", str_keys=True)
+    return _one_form(value)
+
+
+def _one_form(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return list(map(_one_form, cast("Sequence[Any]", value)))
+    if isinstance(value, dict):
+        return {key: _one_form(item) for key, item in cast("dict[Any, Any]", value).items()}
+    return plain(value)
 
 
 @dataclass(frozen=True)
 class Top(Aggregate):
     """The `n` greatest elements by `of`, greatest first; of equal ones those that encode first, so that any order of
-    arrival gives the same."""
+    arrival gives the same. An element whose `of` is None counts as nothing."""
 
     n: int = 10
 
@@ -193,13 +238,18 @@ class Top(Aggregate):
 
     def taken(self) -> Callable[[Any], Any]:
         key = getter(self.of)
-        return lambda element: [ordered(key(element)), msgspec.to_builtins(element)]
+
+        def taken(element: Any) -> Any:
+            value = key(element)
+            return None if value is None else [_in_json(ordered(value)), msgspec.to_builtins(element)]
+
+        return taken
 
     def zero(self) -> Any:
         return []
 
     def add(self, state: Any, value: Any) -> Any:
-        if len(state) == self.n and value[0] < state[-1][0]:
+        if value is None or (len(state) == self.n and value[0] < state[-1][0]):
             return state
         return self.merge(state, [value])
 
@@ -210,3 +260,18 @@ class Top(Aggregate):
 
     def result(self, state: Any) -> Any:
         return [element for _, element in state]
+
+
+def _in_json(value: Any) -> Any:
+    """A value by which elements are ranked, as it comes back from JSON.
+
+    Raises:
+        TypeError: it comes back as something that has another order.
+    """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, (list, tuple)):
+        return list(map(_in_json, cast("Sequence[Any]", value)))
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"a {type(value).__qualname__} does not come back from JSON: rank by a number or text of it")

@@ -21,6 +21,8 @@ __all__ = ["BatchFold", "Failed"]
 Failed = list[tuple[int, Exception]]
 """Rows that the flow's functions have refused, and why."""
 
+_TYPES = {"text": str, "int": int, "bool": bool, "float": float}
+
 
 class BatchFold:
     """What the end of a flow does with a batch.
@@ -68,11 +70,13 @@ class BatchFold:
         how, states, failed = self.how, dict[Any, Any](), Failed()
         for row, (message, value) in enumerate(zip(messages, values, strict=True)):
             try:
-                pairs = list(self._pairs.of((message,), (value,)))
-                for _, element in pairs:
-                    how.start(element)  # by itself first, so that a state is not half added to
-                for key, element in pairs:
-                    states[key] = how.add(states[key], element) if key in states else how.start(element)
+                mine = dict[Any, Any]()  # all of a record counts, or nothing of it
+                for key, element in self._pairs.of((message,), (value,)):
+                    alone = how.start(element)
+                    if key in mine or key in states:
+                        alone = how.add(mine[key] if key in mine else how.private(states[key]), element)
+                    mine[key] = alone
+                states.update(mine)
             except Exception as exc:  # noqa: BLE001 (whatever it raises belongs to its record)
                 failed.append((row, exc))
         return states, failed
@@ -140,7 +144,7 @@ class BatchFold:
         frame = Frame(batch, self._declared)
         for step in self._steps:
             step.columns(frame)
-        keys = frame.texts(own_keys) if self._pairs.own_key else frame.column(self._key)
+        keys = self._keys(frame.texts(own_keys) if self._pairs.own_key else frame.column(self._key))
         frame.set_aside(keys.off)
         value = None if self._value is None else frame.column(self._value)
         if value is not None:
@@ -148,6 +152,20 @@ class BatchFold:
         columns = self.how.columns(frame, value)
         failed = self._looked_at(frame.aside.nonzero()[0].tolist(), messages) if frame.aside.any() else []
         return keys, columns, frame.live, failed
+
+    def _keys(self, column: Column) -> Column:
+        """Keys in the form that the table has for them.
+
+        Raises:
+            Doubt: it may not have all of them.
+        """
+        from .columns import Doubt, unflagged
+
+        sure = self._pairs.sure
+        column = column if bool in sure else unflagged(column)
+        if _TYPES.get(column.kind, str) not in sure:
+            raise Doubt(f"keys: {column.kind}, and the table is declared to have others")
+        return column
 
     def _looked_at(self, rows: list[int], messages: Sequence[Any]) -> Failed:
         """Rows that were set aside have to fail, or to be filtered out."""

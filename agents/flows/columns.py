@@ -22,7 +22,7 @@ import pyarrow.compute
 from ...topics.packed import is_text
 from .expressions import FUNCTIONS, Constant, Expression, Field, Function, Operation
 
-__all__ = ["Column", "Doubt", "as_floats", "column_of", "evaluate", "numbers"]
+__all__ = ["Column", "Doubt", "as_floats", "column_of", "evaluate", "numbers", "unflagged"]
 
 pc: Any = pyarrow.compute
 
@@ -162,7 +162,7 @@ def _computed(sign: str, a: Column, b: Column) -> Column:
         if a.kind != b.kind or sign != "+":
             raise Doubt(f"text in {sign}")
         return Column("text", pc.binary_join_element_wise(a.values, b.values, pa.scalar("", _TEXT)), none, bad)
-    a, b = _unflagged(a), _unflagged(b)
+    a, b = unflagged(a), unflagged(b)
     y = b.values
     if sign in ("/", "//", "%"):
         zero = y == 0
@@ -224,7 +224,7 @@ def _compared(sign: str, a: Column, b: Column) -> Column:
     elif a.kind == "text":
         values = numbers(of_texts(a.values, b.values))  # UTF-8 sorts as code points do
     else:
-        a, b = _unflagged(a), _unflagged(b)
+        a, b = unflagged(a), unflagged(b)
         same = a.kind == b.kind
         values = of_numbers(a.values if same else _float(a), b.values if same else _float(b))
     if equality:
@@ -233,7 +233,7 @@ def _compared(sign: str, a: Column, b: Column) -> Column:
     return Column("bool", values, none, bad)
 
 
-def _unflagged(column: Column) -> Column:
+def unflagged(column: Column) -> Column:
     """True and False are 1 and 0 to arithmetic."""
     return replace(column, kind="int", values=column.values.astype(np.int64)) if column.kind == "bool" else column
 
@@ -270,16 +270,16 @@ def _function(name: str, of: Column, argument: Any) -> Column:
     if name == "-":
         if of.kind == "text":
             raise Doubt("- of text")
-        of = _unflagged(of)
+        of = unflagged(of)
         if of.kind == "int":
             _within(lambda: None, -of.bounds()[0])
         return Column(of.kind, -of.values, none, of.off)
     if of.kind == "text":
         return _on_texts(name, of, argument)
     if name == "to_int" and of.kind != "float":
-        return replace(_unflagged(of), null=none, bad=of.off)
+        return replace(unflagged(of), null=none, bad=of.off)
     if name == "to_float":
-        return Column("float", _float(_unflagged(of)), none, of.off)
+        return Column("float", _float(unflagged(of)), none, of.off)
     raise Doubt(f"{name} of numbers")
 
 

@@ -23,20 +23,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ...topics.errors import BadRecord, Stop, Usage
+from ...topics.keys import as_key
 from ..engine.effects import Output, Partials
 from ..engine.rows import Rows
 from ..tables.table import Table
 from .aggregates import Aggregate, What
 from .batchfold import BatchFold, Failed
-from .expressions import col
-from .folding import Aggregating, Folding, Joining, folded
+from .expressions import Expression, col
+from .folding import Aggregating, Folding, Joining, check_json, folded
 from .pairs import Pairs
 from .steps import Filter, FlatMap, Map, Select, Step, WithColumns
+from .types import declarable, returned, type_of
 from .waiting import Gathered, merge
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Flow:
         topic: whose values the elements are made of.
         steps: what happens to them, in order.
         keyed: what is key and what is left of an element; None where the record's own key counts.
-        type: of the elements, where it is known.
+        type: of the elements, where it is known; key_type: of the keys, where a table has to be told (`types.py`).
         on_failure: policy of the agents, as in `@app.agent`.
     """
 
@@ -66,6 +68,7 @@ class Flow:
     steps: tuple[Step, ...] = ()
     keyed: tuple[What, What] | None = None
     type: Any = Any
+    key_type: Any = None
     on_failure: Any = "dead_letter"
 
     # One element at a time ------------------------------------------------------------------------------------------
@@ -73,7 +76,9 @@ class Flow:
     def map(self, function: Function | str) -> Flow:
         """What `function` makes of each element; or the field of that name."""
         function = _or_field(function)
-        return self._then(Map(function), _returned(function))
+        known = isinstance(function, Expression)
+        type_ = declarable(type_of(function, self.type)) or Any if known else returned(function)
+        return self._then(Map(function), type_)
 
     def filter(self, function: Function | str) -> Flow:
         """The elements for which `function`, or the field of that name, is true."""
@@ -110,7 +115,9 @@ class Flow:
             raise Usage("key_by twice", hint="end the flow in a topic between them: .to(topic)")
         if key is None:
             key, value = 0, 1
-        return replace(self, keyed=(key, value), type=self.type if value is None else Any)
+        left = self.type if value is None else declarable(type_of(value, self.type)) or Any
+        key_type = declarable(type_of(key, self.type))
+        return replace(self, keyed=(key, value), type=left, key_type=key_type)
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
@@ -129,7 +136,7 @@ class Flow:
         if self.type not in (Any, float):  # who says float may give an int, which a table of floats refuses
             options.setdefault("value_type", self.type)
         name = f"{self._origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
-        return self._into(table or name, options, Joining(how))
+        return self._into(name if table is None else table, options, Joining(how))
 
     def aggregate(self, table: Any = None, /, **columns: Any) -> Any:
         """A table that holds, for each key, a dict of aggregates.
@@ -147,7 +154,7 @@ class Flow:
         wrong = [f"{name}={how!r}" for name, how in columns.items() if not isinstance(how, Aggregate)]
         if wrong or not columns:
             raise Usage(f"aggregate({', '.join(wrong)})", hint="such as orders=Count(), spent=Sum('amount')")
-        return self._into(table or f"{self._origin}-aggregates", {}, Aggregating(columns))
+        return self._into(f"{self._origin}-aggregates" if table is None else table, {}, Aggregating(columns))
 
     def to(self, topic: Any) -> Any:
         """Send the elements on: under the key of `key_by`, else the record's own, with the record's time.
@@ -159,7 +166,7 @@ class Flow:
             The topic.
         """
         target = self._app.topic(topic) if isinstance(topic, str) else topic
-        pairs = self._pairs
+        pairs = Pairs(self.topic, self.steps, self.keyed)
 
         async def send(stream: Any) -> None:
             async for batch in stream.batches():
@@ -184,21 +191,25 @@ class Flow:
 
     def _into(self, table: Any, options: dict[str, Any], how: Folding) -> Any:
         """Agents that fold the elements into a table."""
+        options.setdefault("key_type", self.key_type if self.keyed else declarable(self.topic.key_type))
         made = self._app.Table(table, **options) if isinstance(table, str) else table
-        fold = BatchFold(self._pairs, how, self.topic.declared)
+        fold = BatchFold(Pairs(self.topic, self.steps, self.keyed, made.key_codec), how, self.topic.declared)
 
         async def fill(stream: Any) -> None:
             async for batch in stream.batches():
                 if not _waits(stream, batch, fold, how, made):
-                    merge(made, how, _folded(stream, batch, fold))
+                    merge(made, how, _folded(stream, batch, fold), careful=stream.inbox.careful)
 
         if self.keyed is None:
             self._agent(made.name, self.topic, fill)
             return made
+        declared: Any = Any
+        if isinstance(how, Joining):
+            declared = (made.value_type or Any) if self.type is Any else self.type
         between = self._app.topic(
             f"{self._app.conf.id}-{made.name}-repartition",
             has_prefix=True,
-            value_type=tuple[Any, self.type if isinstance(how, Joining) else Any],
+            value_type=tuple[_keys_between(made), declared],
             partitions=made.partitions,
         )
 
@@ -206,15 +217,19 @@ class Flow:
             made = between.outputs(states.keys(), states.items(), timestamp_ms)
             # What JSON does not have is written as null; only where there is one it is worth a look.
             _check_whole(state for state, record in zip(states.values(), made, strict=True) if b"null" in record.value)
+            if declared is Any:
+                check_json(states.values())
             return made
 
         async def combine(stream: Any) -> None:
             async for batch in stream.batches():
                 states = _folded(stream, batch, fold)
-                if self.type is Any:
+                if declared is Any:
                     _check_known(made, states)
                 if stream.inbox.careful:
                     _check_whole(states.values())
+                    if declared is Any:
+                        check_json(states.values())
                     for key, state in states.items():
                         await between.send(key=key, value=(key, state))
                 else:
@@ -223,15 +238,12 @@ class Flow:
 
         async def gather(stream: Any) -> None:
             async for batch in stream.batches():
-                merge(made, how, folded(_arrived(batch.values), lambda state: state, how.merge))
+                states = folded(_arrived(batch.values), lambda state: state, how.merge)
+                merge(made, how, states, careful=stream.inbox.careful)
 
         self._agent(f"{made.name}-combine", self.topic, combine)
         self._agent(made.name, between, gather)
         return made
-
-    @property
-    def _pairs(self) -> Pairs:
-        return Pairs(self.topic, self.steps, self.keyed)
 
 
 def _by_column(batch: Any, fold: BatchFold) -> Rows | None:
@@ -306,19 +318,19 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or isfinite(value)
 
 
+def _keys_between(table: Any) -> Any:
+    """What a table's keys are declared as in a repartition topic."""
+    if hasattr(table.key_type, "from_data"):
+        raise Usage(
+            f"table {table.name}: key_by into a table whose keys are Faust records",
+            hint="a tuple of their fields, or a frozen msgspec.Struct",
+        )
+    return Any if table.key_type is None else table.key_type
+
+
 def _arrived(values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-    return ((tuple(key) if isinstance(key, list) else key, state) for key, state in values)
+    return ((as_key(key) if isinstance(key, list) else key, state) for key, state in values)
 
 
 def _or_field(function: Function | str) -> Function:
     return col(function) if isinstance(function, str) else function
-
-
-def _returned(function: Any) -> Any:
-    """The type of what `function` gives, where it says so."""
-    if isinstance(function, type):
-        return function
-    try:
-        return get_type_hints(function).get("return", Any)
-    except (TypeError, NameError, AttributeError):  # a partial, a built-in, a name that is not there at run time
-        return Any

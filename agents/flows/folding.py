@@ -9,10 +9,13 @@ state ─joined─▶ value of the table           with what the table has; for 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import deepcopy
 from functools import reduce
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
+from ...topics.errors import BadRecord
 from ..tables.state import ABSENT
 from .aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top, ordered
 from .sketch import ApproxDistinct
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from .frame import Frame
     from .groups import Groups
 
-__all__ = ["Aggregating", "Folding", "Joining", "folded"]
+__all__ = ["Aggregating", "Folding", "Joining", "check_json", "folded"]
+
+_FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 def _added(element: Any) -> Any:
@@ -67,6 +72,10 @@ class Joining:
         self.start, join, self._grouped = _OWN.get(how, (_same, how, None))
         self.add: Callable[[Any, Any], Any] = join
         self.merge: Callable[[Any, Any], Any] = join
+
+    def private(self, state: Any) -> Any:
+        """The state, for `add` to change where it may; a user's function may, and fail then."""
+        return state if self._grouped is not None or type(state) in _FLAT else deepcopy(state)
 
     def by_column(self, value: Any) -> bool:
         """Whether there is a column way, where that is what is left of an element."""
@@ -137,6 +146,10 @@ class Aggregating:
         """The state with one more element."""
         return [how.add(s, take(element)) for how, s, take in zip(self._hows, state, self._taken, strict=True)]
 
+    def private(self, state: Any) -> Any:
+        """As `Joining.private`: of aggregates that are `independent` none changes a state."""
+        return state
+
     def merge(self, state: list[Any], other: list[Any]) -> list[Any]:
         """The state of both."""
         return [how.merge(a, b) for how, a, b in zip(self._hows, state, other, strict=True)]
@@ -203,6 +216,27 @@ def folded(
     for key, element in pairs:
         states[key] = add(states[key], element) if key in states else start(element)
     return states
+
+
+def check_json(states: Collection[Any]) -> None:
+    """Refuse states that would arrive as something else where their type is not declared: a `Decimal` as text, say.
+
+    Raises:
+        BadRecord: one is, or holds, something that is not text, a number, a flag, None, a list or a dict.
+    """
+    others = set(map(type, states)) - _FLAT
+    if others - {list, dict}:
+        raise BadRecord(
+            f"a partial result is, or holds, a {min(kind.__qualname__ for kind in others - {list, dict})}, which JSON "
+            "would give back as something else",
+            hint="annotate what makes elements, as in def parse(line: str) -> Decimal, or use reduce(…, value_type=…)",
+        )
+    for kind in others:
+        inner = [state for state in states if type(state) is kind]
+        if kind is dict:
+            check_json(list(chain.from_iterable(map(dict.keys, inner))))
+            inner = map(dict.values, inner)
+        check_json(list(chain.from_iterable(inner)))
 
 
 def _same(state: Any) -> Any:

@@ -122,16 +122,18 @@ class Groups:
     def greatest(self, column: Column, n: int) -> list[list[Any]]:
         """The elements of the `n` rows with the greatest values, and of rows that are equal to the last of them."""
         values, null = (column.values, column.null) if self._all else self._lived(column)
-        if null.any():
-            raise Doubt("None is neither less nor greater than anything")
         if column.kind == "text":
             _, values = _ranked(values)
         elif column.kind == "float" and np.isnan(values).any():
             raise Doubt("which of them is first decides")
         order = np.lexsort((values, self._codes))
+        if null.any():
+            order = order[~null[order]]
         codes, values = self._codes[order], values[order]
         begins, ends = np.searchsorted(codes, np.arange(self._n)), np.searchsorted(codes, np.arange(1, self._n + 1))
-        last = values[np.maximum(begins, ends - n)]
+        if not len(order):
+            return [[] for _ in range(self._n)]
+        last = values[np.minimum(np.maximum(begins, ends - n), len(order) - 1)]
         chosen = values >= last[codes]
         order, codes = order[chosen], codes[chosen]
         numbers = order if self._all else self._live.nonzero()[0][order]
@@ -149,6 +151,8 @@ class Groups:
         codes, values, _ = self._of(column)
         if column.kind == "float":
             raise Doubt("floats may be equal and not the same")
+        if column.kind == "bool":
+            values = values.astype(np.int64)
         if column.kind == "text":
             sorted_values, ranks = _ranked(values)
         else:

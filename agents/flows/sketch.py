@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from ...topics.errors import Usage
-from .aggregates import Aggregate
+from .aggregates import Aggregate, one_form
 
 __all__ = ["ApproxDistinct"]
 
@@ -59,11 +59,11 @@ class ApproxDistinct(Aggregate):
             if run <= ord(state[register]) - _ZERO:
                 return state
             return f"{state[:register]}{chr(_ZERO + run)}{state[register + 1 :]}"
-        place = bisect_left(state, register * _RUN)
+        entry, place = register * _RUN + run, bisect_left(state, register * _RUN)
         if place < len(state) and state[place] // _RUN == register:
-            state[place] = max(state[place], register * _RUN + run)
-        else:
-            state.insert(place, register * _RUN + run)
+            # A new list: where another aggregate refuses the record, nothing of it may be left here.
+            return state if entry <= state[place] else [*state[:place], entry, *state[place + 1 :]]
+        state = [*state[:place], entry, *state[place:]]
         return state if len(state) <= self._few else self._full(state)
 
     def merge(self, state: State, other: State) -> State:
@@ -91,8 +91,8 @@ class ApproxDistinct(Aggregate):
 
     def _hashed(self, value: Any) -> tuple[int, int]:
         """Register and run of a value."""
-        if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-            value = int(value)
+        if type(value) is not str and type(value) is not int:
+            value = one_form(value)
         bits = int.from_bytes(blake2b(_encode(value), digest_size=8).digest())
         rest = 64 - self.precision
         return bits >> rest, rest - (bits & ((1 << rest) - 1)).bit_length() + 1

@@ -9,9 +9,11 @@ Laws.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from ...topics.errors import BadRecord, Stop
+from ..tables.state import ABSENT, IMMUTABLE
 from .folding import Folding
 
 if TYPE_CHECKING:
@@ -51,7 +53,14 @@ class Gathered:
             raise BadRecord(f"table {table.name}: {type(exc).__name__}: {exc}") from exc
 
 
-def merge(table: Any, how: Folding, states: dict[Any, Any]) -> None:
-    """Into what the table has, all or nothing."""
+def merge(table: Any, how: Folding, states: dict[Any, Any], *, careful: bool = False) -> None:
+    """Into what the table has, all or nothing.
+
+    Args:
+        careful: the record may be undone alone, so what the table has is not changed in place by a function that fails.
+    """
     keys = list(states)
-    table.update(zip(keys, how.joined(table.known(keys), states.values()), strict=True))
+    known = table.known(keys)
+    if careful:
+        known = [value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value) for value in known]
+    table.update(zip(keys, how.joined(known, states.values()), strict=True))

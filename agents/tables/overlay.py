@@ -81,6 +81,7 @@ class Overlay(dict[Any, Any]):
         self.name, self.default, self.help = name, set if sets else default, help
         self.partitions, self.store = partitions, store
         self.config = dict(config or {})
+        self.key_type, self.value_type = key_type, value_type
         self.key_codec: Codec = key_codec(key_type)
         self.sets, self.local = sets, local
         self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)

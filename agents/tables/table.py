@@ -165,7 +165,17 @@ class Table(Overlay):
         for key in self._deleted:
             seen[key] = ABSENT
         seen.update(dict.items(self))
-        return {key: value for key, value in seen.items() if state.live(key, value)}
+        live = {key: value for key, value in seen.items() if state.live(key, value)}
+        if set(map(type, live)) <= self.key_codec.trusted:
+            return live
+        return {self._as_kept(key): value for key, value in live.items()}
+
+    def _as_kept(self, key: Any) -> Any:
+        """A key as it comes back after the commit, so that it looks the same before."""
+        try:
+            return self.key_codec.decode(self.key_codec.keep(key))
+        except BadRecord:
+            return key
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._merged())

@@ -160,4 +160,4 @@ async def test_a_failure_downstream_of_group_by_goes_to_the_agents_policy(lab, d
         await lab.caught_up(topic, app)
     assert table_of(app, "sums") == expected
     assert [m.value() for m in drain(f"{topic}.dlq")] == [b"13"]
-    assert [m.value() for m in drain(f"adder-{topic}-key-repartition.dlq")] == [b"20"]
+    assert [m.value() for m in drain(f"{app.conf.id}-adder-{topic}-key-repartition.dlq")] == [b"20"]

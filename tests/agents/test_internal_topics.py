@@ -1,0 +1,108 @@
+"""Topics of an app's own carry its id: two apps of one program do not meet in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faust
+from anabranch.topics.errors import Usage
+from confluent_kafka import Consumer, TopicPartition
+
+
+class Order(faust.Record):
+    user: str
+    n: int
+
+
+def program(app: Any, topic: str) -> Any:
+    totals = app.Table("totals", default=int)
+
+    @app.agent(app.topic(topic, value_type=Order), name="by_user")
+    async def by_user(stream: Any) -> None:
+        async for order in stream.group_by(Order.user, partitions=2):
+            totals[order.user] += order.n
+
+    return totals
+
+
+def orders(n: int) -> list[Any]:
+    return [(str(i), {"user": "ann", "n": 1}) for i in range(n)]
+
+
+async def test_two_app_ids_of_one_program_count_each_record_once_each(lab, table_of) -> None:
+    topic = lab.topic(2)
+    apps = [lab.app(lab.fresh("v"), worker=worker, topic_partitions=2) for worker in "ab"]
+    totals = [program(app, topic) for app in apps]
+    lab.produce(topic, orders(5))
+    async with lab.running(*apps):
+        for app in apps:
+            await lab.caught_up(topic, app)
+        await lab.until(lambda: all(dict(table.items()) == {"ann": 5} for table in totals), "five each")
+        lab.produce(topic, orders(2))
+        await lab.until(lambda: all(dict(table.items()) == {"ann": 7} for table in totals), "seven each")
+    for app in apps:
+        assert table_of(app, "totals") == {"ann": 7}
+
+
+def test_all_topics_that_an_app_makes_for_itself_carry_its_id(lab) -> None:
+    app = lab.app(lab.fresh("app"))
+    named = app.topic("orders")
+    grouped = named.derive(prefix="agent-", suffix="-user-repartition", internal=True)
+    again = grouped.derive(suffix="-shop-repartition", internal=True)
+    table = app.Table("t", default=int)
+    for topic in (grouped, again, table.changelog_topic, app.topic(app.conf.reply_to)):
+        assert topic.get_topic_name().startswith(f"{app.conf.id}-")
+    assert again.get_topic_name() == f"{app.conf.id}-agent-orders-user-repartition-shop-repartition"
+    assert named.derive(suffix="-copy").get_topic_name() == "orders-copy", "a name of the user's stays as it is"
+
+
+async def test_records_left_in_a_repartition_topic_of_before_stop_the_worker(lab, record) -> None:
+    """As Faust called it, without the app's id; the group has read one of three records there."""
+    topic, name = lab.topic(2), lab.fresh("app")
+    former = f"by_user-{topic}-Order.user-repartition"
+    lab.admin.create([lab.spec(former, 2)])
+    lab.produce(former, [record({"user": "ann", "n": i}, "ann", 0, None, 0) for i in range(3)])
+
+    def commit(offset: int) -> None:
+        consumer = Consumer(lab.cluster.config(group_id=name, enable_auto_commit=False))
+        consumer.commit(offsets=[TopicPartition(former, 0, offset)], asynchronous=False)
+        consumer.close()
+
+    # Another app has records there, which are nothing to this one.
+    other = lab.app(lab.fresh("app"), worker="b", topic_partitions=2)
+    totals = program(other, topic)
+    lab.produce(topic, orders(1))
+    async with lab.running(other):
+        await lab.until(lambda: dict(totals.items()) == {"ann": 1}, "one")
+
+    commit(1)
+    app = lab.app(name, topic_partitions=2)
+    program(app, topic)
+    stopped = await lab.stopped_by(app)
+    assert isinstance(stopped, Usage)
+    assert f"2 records unread in {former}" in str(stopped)
+    assert stopped.hint
+
+    commit(3)
+    again = lab.app(name, topic_partitions=2)
+    totals = program(again, topic)
+    async with lab.running(again):
+        await lab.until(lambda: dict(totals.items()) == {"ann": 1}, "one")
+
+
+async def test_records_that_group_by_gives_no_key_belong_together(lab, table_of) -> None:
+    topic = lab.topic(4)
+    app = lab.app(lab.fresh("app"), topic_partitions=4)
+    counts = app.Table("counts", default=int)
+
+    @app.agent(app.topic(topic))
+    async def count(stream: Any) -> None:
+        async for value in stream.group_by(lambda value: value["user"], name="user"):
+            counts[value["user"]] += 1
+
+    lab.produce(topic, [(str(i), {"user": None if i % 2 else "ann"}) for i in range(40)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: sum(value for _, value in counts.items()) == 40, "all counted")
+        assert dict(counts.items()) == {None: 20, "ann": 20}
+        assert sum(len(list(state.committed_items())) for state in counts.states.values()) == 2

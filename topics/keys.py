@@ -1,0 +1,149 @@
+"""Which keys are one key, and the bytes that a record carries for it.
+
+Python decides: keys that are equal to a dict are one key. So 1, 1.0, True and `Decimal(1)` are one, and so are 0.0 and
+-0.0, `("a", 1)` and `("a", 1.0)`, an `IntEnum` and its number; "1" and 1 are two. `plain` gives all of them one form,
+the one that JSON gives back: a whole number where there is one.
+
+Everything that depends on a key uses that form, so that it cannot be one key here and two there:
+
+- the bytes of a record's key (`record_key`), and with them its partition;
+- the bytes of a table's key in store and changelog (`anabranch.topics.serde.key_codec`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import is_dataclass
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from math import isfinite
+from numbers import Number
+from typing import Any, cast
+from uuid import UUID
+
+import msgspec
+
+from .errors import BadRecord
+
+__all__ = ["as_key", "has_one_form", "json_key", "plain", "record_key", "without_minus_zero"]
+
+# Beyond this exponent a Decimal is not written out as a whole number.
+_MOST_DIGITS = 400
+
+_JSON = frozenset({str, int, float, type(None)})
+
+# Types that are written in one way alone, and parts of types that are not.
+_ONE_FORM = frozenset({int, bool, date, timedelta, UUID})
+_SEVERAL_FORMS = re.compile("Float|Decimal|DateTime|TimeType|Any|Custom|Recursion|Dict|Set")
+
+
+def plain(key: Any) -> Any:
+    """The form of a key that all keys equal to it have; keys that JSON does not know as they are.
+
+    >>> plain(2.0), plain(True), plain(-0.0), plain(("a", (1.0, "b"))), plain("2"), plain(2.5)
+    (2, 1, 0, ('a', (1, 'b')), '2', 2.5)
+
+    Raises:
+        BadRecord: it is NaN or infinite, or holds such a number.
+    """
+    kind = type(key)
+    if kind is str or kind is int or key is None:
+        return key
+    if isinstance(key, tuple):
+        return tuple(map(plain, cast(tuple[Any, ...], key)))
+    if isinstance(key, (Number, Decimal)):
+        return _number(key)
+    if isinstance(key, str):
+        return str.__str__(key)
+    if kind.__module__ == "numpy":
+        return plain(key.item())
+    if isinstance(key, datetime) and key.tzinfo is not None:
+        return key.astimezone(timezone.utc)  # noqa: UP017 (msgspec knows this one)
+    return key
+
+
+def _number(key: Any) -> Any:
+    if isinstance(key, int):
+        return int(key)
+    if isinstance(key, complex):
+        return plain(key.real) if not key.imag else key
+    if isinstance(key, Decimal) and key.is_finite() and abs(key.adjusted()) > _MOST_DIGITS:
+        return key.normalize()
+    if not (key.is_finite() if isinstance(key, Decimal) else _is_finite(key)):
+        raise BadRecord(f"{key} cannot be a key: it is not a finite number", hint="filter such records out")
+    if key == (whole := int(key)):
+        return whole
+    try:
+        near = float(key)
+    except OverflowError:  # a fraction that no float comes near
+        return key
+    if key == near:
+        return near
+    return key.normalize() if isinstance(key, Decimal) else key
+
+
+def _is_finite(key: Any) -> bool:
+    try:
+        return isfinite(key)
+    except OverflowError:
+        return True
+
+
+def as_key(value: Any) -> Any:
+    """A JSON value, as it is where it is a key: arrays as tuples."""
+    return tuple(map(as_key, cast("list[Any]", value))) if isinstance(value, list) else value
+
+
+def json_key(key: Any) -> Any:
+    """`plain`, of keys that JSON gives back.
+
+    Raises:
+        BadRecord: as `plain`; or JSON would give back something else.
+    """
+    key = plain(key)
+    if type(key) is tuple:
+        return tuple(map(json_key, cast(tuple[Any, ...], key)))
+    if type(key) not in _JSON:
+        raise BadRecord(
+            f"a {type(key).__qualname__} would come back from JSON as something else",
+            hint="declare its type (key_type=…)",
+        )
+    return key
+
+
+def has_one_form(declared: type) -> bool:
+    """Whether equal values of exactly this type are written alike."""
+    if declared in _ONE_FORM or issubclass(declared, Enum):
+        return True
+    if not issubclass(declared, msgspec.Struct) and not is_dataclass(declared):
+        return False
+    return not _SEVERAL_FORMS.search(repr(msgspec.inspect.multi_type_info([declared])))
+
+
+def without_minus_zero(key: Any) -> Any:
+    """A key of floats, or a tuple of such, with 0.0 for -0.0."""
+    if isinstance(key, tuple):
+        return tuple(map(without_minus_zero, cast(tuple[Any, ...], key)))
+    return 0.0 if type(key) is float and not key else key
+
+
+def record_key(key: Any) -> bytes | None:
+    """The bytes of a record's key of no declared type: bytes as they are, text as UTF-8, numbers in decimal, tuples as
+    JSON arrays, other objects as in JSON, where it knows them, else as `str` shows them. Equal keys are equal bytes.
+
+    >>> record_key("a"), record_key(2.0), record_key(2.5), record_key(("a", 1.0)), record_key(b"raw")
+    (b'a', b'2', b'2.5', b'["a",1]', b'raw')
+
+    Raises:
+        BadRecord: as `plain`.
+    """
+    kind = type(key)
+    if kind is str:
+        return key.encode()
+    if kind is int:
+        return b"%d" % key
+    if key is None or isinstance(key, bytes):
+        return key
+    shown = msgspec.to_builtins(plain(key), order="deterministic", str_keys=True, enc_hook=str)
+    return msgspec.json.encode(shown) if isinstance(shown, (tuple, list, dict)) else str(shown).encode()
