@@ -55,11 +55,13 @@ def ordered(value: Any) -> Any:
     """The value, unless it is neither less nor greater than anything: then what is the least depends on who came first.
 
     Raises:
-        ValueError: it is NaN.
+        ValueError: it is NaN, or infinite, which a table cannot hold.
         TypeError: it is of a type without an order, or a list that holds something without one.
     """
     if value != value:
         raise ValueError("NaN is neither less nor greater than anything")
+    if type(value) is float and value - value:
+        raise ValueError(f"{value} is no number that JSON has")
     if type(value) not in _PLAIN:
         if isinstance(value, (list, tuple)):
             for item in cast("Sequence[Any]", value):
@@ -129,8 +131,8 @@ class Min(Aggregate):
     def merge(self, state: Any, other: Any) -> Any:
         if other is None:
             return state
-        if type(other) is list:
-            ordered(other)  # whatever it meets: that depends on how records are grouped
+        if type(other) is list or (type(other) is float and other - other):
+            ordered(other)  # also where it is not the least: what it meets depends on how records are grouped
         return state if state is not None and state <= other else ordered(other)
 
 
@@ -140,8 +142,8 @@ class Max(Aggregate):
     def merge(self, state: Any, other: Any) -> Any:
         if other is None:
             return state
-        if type(other) is list:
-            ordered(other)  # whatever it meets: that depends on how records are grouped
+        if type(other) is list or (type(other) is float and other - other):
+            ordered(other)  # also where it is not the greatest: what it meets depends on how records are grouped
         return state if state is not None and state >= other else ordered(other)
 
 
@@ -241,7 +243,7 @@ class Top(Aggregate):
 
         def taken(element: Any) -> Any:
             value = key(element)
-            return None if value is None else [_in_json(ordered(value)), msgspec.to_builtins(element)]
+            return None if value is None else [_in_json(ordered(value)), _whole(element)]
 
         return taken
 
@@ -275,3 +277,26 @@ def _in_json(value: Any) -> Any:
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"a {type(value).__qualname__} does not come back from JSON: rank by a number or text of it")
+
+
+def _whole(element: Any) -> Any:
+    """An element as JSON gives it back.
+
+    Raises:
+        ValueError: it holds NaN or infinity. Whether it is among the greatest does not matter: that depends on how
+            records are grouped.
+    """
+    made = msgspec.to_builtins(element)
+    if b"null" in _encode(made):  # as which they are written, and None as well
+        _check_finite(made)
+    return made
+
+
+def _check_finite(value: Any) -> None:
+    if isinstance(value, dict):
+        value = list(cast("dict[Any, Any]", value).values())
+    if isinstance(value, (list, tuple)):
+        for item in cast("Sequence[Any]", value):
+            _check_finite(item)
+    elif type(value) is float and value - value:
+        raise ValueError(f"an element holds {value}, which JSON does not have")

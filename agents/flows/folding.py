@@ -42,10 +42,14 @@ def _ordered(element: Any) -> Any:
 
 
 def _lesser(a: Any, b: Any) -> Any:
+    if type(b) is list or (type(b) is float and b - b):
+        ordered(b)  # also where it is not the least: what it meets depends on how records are grouped
     return b if b < a else a if b == b else ordered(b)
 
 
 def _greater(a: Any, b: Any) -> Any:
+    if type(b) is list or (type(b) is float and b - b):
+        ordered(b)
     return b if b > a else a if b == b else ordered(b)
 
 

@@ -97,7 +97,7 @@ class Groups:
             texts, values = _ranked(values)
         elif column.kind == "bool":
             texts, values = (False, True), values.astype(np.int64)
-        elif column.kind == "float" and (np.isnan(values).any() or (np.signbit(values) & (values == 0)).any()):
+        elif column.kind == "float" and (not np.isfinite(values).all() or (np.signbit(values) & (values == 0)).any()):
             raise Doubt("which of them is first decides")
         if greatest:
             made = np.full(self._n, -np.inf if column.kind == "float" else -_INT64, values.dtype)
@@ -124,7 +124,7 @@ class Groups:
         values, null = (column.values, column.null) if self._all else self._lived(column)
         if column.kind == "text":
             _, values = _ranked(values)
-        elif column.kind == "float" and np.isnan(values).any():
+        elif column.kind == "float" and not np.isfinite(values).all():
             raise Doubt("which of them is first decides")
         order = np.lexsort((values, self._codes))
         if null.any():

@@ -1,0 +1,217 @@
+"""An app without a broker: its agents, one partition after the other, with epochs, commits, redos and letters.
+
+What the engine does with an agent is done here in few lines (`Agents.epoch`): hand over batches; when something raises,
+drop the epoch and hand over record by record, each undone alone; encode what is to be committed at the end of an epoch.
+Everything else is the real thing: agents of flows, tables, codecs, packed batches, partial results.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pyarrow
+from anabranch import App
+from anabranch.agents.engine.effects import Effects, Output
+from anabranch.agents.engine.inbox import Batch, Inbox, Position
+from anabranch.agents.engine.rows import rows_of
+from anabranch.agents.stream import Stream
+from anabranch.agents.tables.overlay import Overlay
+from anabranch.topics.errors import Stop
+from anabranch.topics.packed import pack
+from anabranch.topics.partition import HashPlan
+
+__all__ = ["Agents", "Plain", "packed"]
+
+PARTITIONS = 3
+
+
+class Plain:
+    """A record as a consumer hands it over."""
+
+    def __init__(self, offset: int, key: bytes | None, value: bytes | None, headers: Any = None) -> None:
+        self._offset, self._key, self._value, self._headers = offset, key, value, headers
+
+    def __len__(self) -> int:
+        return len(self._value or b"")
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def headers(self) -> Any:
+        return self._headers
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1_000
+
+
+def packed(offset: int, rows: Sequence[dict[str, Any]], schema: pyarrow.Schema, key: str) -> Plain:
+    """Rows as one packed record; `__key` holds keys that are no field."""
+    made = pack(pyarrow.RecordBatch.from_pylist(list(rows), schema=schema), key=key)
+    return Plain(offset, None, made.value, made.headers)
+
+
+class _Engine:
+    """What agents of flows ask of the engine."""
+
+    def __init__(self, agents: Agents) -> None:
+        self._agents = agents
+
+    def combine(self, topic: str, states: dict[Any, Any], partials: Callable[[], Any]) -> None:
+        kept = self._agents.effects.partials
+        if topic not in kept:
+            kept[topic] = partials()
+        kept[topic].add(states, 1_000)
+
+    def give_up(self, stream: Any, message: Any, error: Exception, reason: str) -> None:
+        del reason
+        self._agents.letters.append((stream.topic.get_topic_name(), message, error))
+
+
+class _Stream:
+    """The stream of an agent, with one batch."""
+
+    def __init__(self, agents: Agents, topic: Any) -> None:
+        self.engine, self.topic, self.inbox = _Engine(agents), topic, Inbox()
+        self._message: Any = None
+        self.batch: Batch | None = None
+
+    def _decoded(self, batch: Batch) -> Any:
+        return Stream._decoded(self, batch)
+
+    async def batches(self) -> Any:
+        made = Stream._record_batch(self, self.batch)
+        if made:
+            yield made
+
+
+class Agents:
+    """The agents of an app.
+
+    Attributes:
+        effects: of the running epoch.
+        letters: topic, record and error of what was given up, for good once the epoch is committed.
+        topics: topic -> partition -> records that were sent there.
+    """
+
+    def __init__(self, declare: Callable[[App], None]) -> None:
+        self.app = App("simulated", topic_partitions=PARTITIONS)
+        declare(self.app)
+        self.tables: list[Overlay] = list(self.app.live_tables)
+        for table in self.tables:
+            table.changelog_partitions = PARTITIONS
+            for partition in range(PARTITIONS):
+                table.add_partition(partition)
+        self.effects = Effects()
+        self.letters: list[tuple[str, Any, Exception]] = []
+        self.committed_letters: list[tuple[str, Any, Exception]] = []
+        self.topics: dict[str, dict[int, list[Plain]]] = defaultdict(lambda: defaultdict(list))
+        self._streams = {name: _Stream(self, agent.channel) for name, agent in self.app.agents.items()}
+        for agent in self.app.agents.values():
+            agent.channel.send = self._send(agent.channel)
+
+    def _send(self, topic: Any) -> Any:
+        async def send(*, key: Any, value: Any, **_: Any) -> None:
+            self.effects.add(topic.output(topic.encode_key(key), topic.encode_value(value), 1_000))
+
+        return send
+
+    def run(self, topic: str, partition: int, epochs: Iterable[Sequence[Sequence[Any]]]) -> None:
+        """Hand over a partition's records: runs (plain records, or one packed one) of epochs."""
+        for epoch in epochs:
+            for name, agent in self.app.agents.items():
+                if agent.channel.get_topic_name() == topic:
+                    self.epoch(self._streams[name], agent.fun, Position(topic, partition), epoch)
+
+    def epoch(self, stream: _Stream, function: Any, at: Position, runs: Sequence[Sequence[Any]]) -> None:
+        """One agent's, to the commit."""
+        batches = [self._batch(at, run) for run in runs]
+        stream.inbox.careful = False
+        try:
+            for batch in batches:
+                self._step(stream, function, batch)
+            self._commit()
+        except Stop:
+            raise
+        except Exception:
+            self._drop()
+            stream.inbox.careful = True
+            self._savepoint()
+            for batch in batches:
+                for message in batch.messages:
+                    self._alone(
+                        stream, function, Batch(at, batch.rows.since(message)[:1] if batch.rows else [message], 0)
+                    )
+            self._commit()
+        for table in self.tables:
+            table.trust()
+
+    def _batch(self, at: Position, run: Sequence[Any]) -> Batch:
+        rows = rows_of(*at, run[0])
+        return Batch(at, list(run) if rows is None else rows, run[-1].offset() + 1)
+
+    def _step(self, stream: _Stream, function: Any, batch: Batch) -> None:
+        stream.batch = batch
+        for table in self.tables:
+            table.open(*batch.at)
+        try:
+            function(stream).send(None)  # nothing here makes an agent wait
+        except StopIteration:
+            pass
+        finally:
+            for table in self.tables:
+                table.close()
+
+    def _alone(self, stream: _Stream, function: Any, batch: Batch) -> None:
+        sent, given_up = len(self.effects.outputs), len(self.letters)
+        try:
+            self._step(stream, function, batch)
+            for table in self.tables:
+                table.check()
+        except Stop:
+            raise
+        except Exception as exc:
+            for table in self.tables:
+                table.discard_overlay()
+            self.effects.truncate(sent)
+            del self.letters[given_up:]
+            self.letters.append((batch.at.topic, batch.messages[0], exc))
+        self._savepoint()
+
+    def _savepoint(self) -> None:
+        for table in self.tables:
+            table.savepoint()
+
+    def _drop(self) -> None:
+        self.effects.clear()
+        self.letters.clear()
+        for table in self.tables:
+            table.drop_epoch()
+
+    def _commit(self) -> None:
+        outputs = self.effects.all()
+        changes = [table.encode_epoch(lambda _: PARTITIONS) for table in self.tables]
+        for table, made in zip(self.tables, changes, strict=True):
+            table.epoch_committed(made, dict.fromkeys(made, 1))
+        self._deliver(outputs)
+        self.committed_letters += self.letters
+        self.effects.clear()
+        self.letters.clear()
+
+    def _deliver(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            assert output.key is not None
+            at = HashPlan(PARTITIONS).partition(output.key) if output.partition < 0 else output.partition
+            log = self.topics[output.topic][at]
+            log.append(Plain(len(log), output.key, output.value))
+
+    def contents(self, table: str) -> list[dict[bytes, bytes]]:
+        """What each partition of a table holds."""
+        return [dict(state.store.items()) for state in self.app.tables[table].states.values()]
