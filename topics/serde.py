@@ -4,7 +4,7 @@
 | --- | --- |
 | nothing | JSON, as it comes: dict, list, str, int, float, bool, None |
 | `bytes` | the bytes themselves |
-| `str` | UTF-8 text |
+| `str` | UTF-8 text; in tables JSON |
 | `msgspec.Struct`, dataclass, `list[int]`, … | JSON, checked against the type while it is decoded |
 | a Faust `Record` | JSON (or the serializer it declares), by the model's own `loads` and `dumps` |
 
@@ -263,12 +263,26 @@ def _faust_codec(model: Any) -> Codec:
     return Codec(model.__name__, decode, encode)
 
 
+def _encode_json_text(value: Any) -> bytes:
+    if type(value) is not str:
+        raise BadRecord(f"expected text, not {type(value).__qualname__}")
+    return _json_encoder.encode(value)
+
+
+# Text of tables: changelogs are JSON, as Faust's are, whether a type is declared or not.
+_JSON_TEXT = Codec(
+    "text", msgspec.json.Decoder(str).decode, _encode_json_text, trusted=frozenset({str}), fast=_json_encoder.encode
+)
+
+
 def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) -> Codec:
     """The codec of a table's values: where no type is declared, that of the default, if JSON would lose it.
 
     Raises:
         Usage: such a default would not come back as it was (a `Counter`, a `defaultdict`).
     """
+    if declared is str:
+        return _JSON_TEXT
     if declared is not None or default is None:
         return codec(declared)
     value = default()
@@ -293,8 +307,10 @@ def key_codec(declared: Any = None) -> Codec:
     """
     if declared is None or declared is Any:
         return _JSON_KEY
+    if declared is str:
+        return _JSON_TEXT
     chosen = codec(declared)
-    if chosen in (_RAW, _TEXT) or hasattr(declared, "from_data"):
+    if chosen is _RAW or hasattr(declared, "from_data"):
         return chosen
     exact = frozenset({declared}) if isinstance(declared, type) and has_one_form(declared) else frozenset[type]()
 

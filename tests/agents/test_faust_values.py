@@ -66,6 +66,17 @@ def test_raw_is_what_it_is_in_faust(value_type: Any) -> None:
     assert read_by_faust(data, value_type, "raw") == value == topic.decode_value(data)
 
 
+def test_changelogs_of_declared_text_are_those_of_faust() -> None:
+    app, theirs = App("values"), stock.Table("texts", key_type=str, value_type=str)
+    ours = app.Table("texts", key_type=str, value_type=str)
+    for text in ("ann", '"quoted"', ""):
+        key, value = ours.key_codec.keep(text), ours.value_codec.keep(text)
+        topic = theirs.changelog_topic
+        assert key == topic.prepare_key(text, None, topic.schema, {})[0]
+        assert value == topic.prepare_value(text, None, topic.schema, {})[0]
+        assert (ours.key_codec.decode(key), ours.value_codec.decode(value)) == (text, text)
+
+
 def test_a_number_is_no_text() -> None:
     with pytest.raises(Exception, match="Expected `str`"):
         App("values").topic("shared", value_type=str, value_serializer="json").decode_value(b"5")
