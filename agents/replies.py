@@ -67,9 +67,15 @@ class ReplyConsumer(FaustReplyConsumer):
                     if message.error() is not None:
                         logger.warning("replies: %s", message.error().str())
                         continue
-                    reply: ReqRepResponse = topic.decode_value(message.value())
+                    try:
+                        reply: ReqRepResponse = topic.decode_value(message.value())
+                        known = self._waiting.pop(reply.correlation_id, ())
+                    except Exception as exc:  # noqa: BLE001 (whoever can write to the topic may have written anything)
+                        at = f"{message.topic()}[{message.partition()}]@{message.offset()}"
+                        logger.warning("replies: %s is no answer: %s: %s", at, type(exc).__name__, exc)
+                        continue
                     # A second answer to a question finds nobody: agents may yield twice, and be asked twice.
-                    for promise in list(self._waiting.pop(reply.correlation_id, ())):
+                    for promise in list(known):
                         promise.fulfill(reply.correlation_id, maybe_model(reply.value))
                 if not messages:
                     await asyncio.sleep(_POLL_S)

@@ -11,6 +11,7 @@ the state cannot change behind the reader's back. Unknown fields are ignored: a 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ from .sources.source import Position
 __all__ = ["BROKER_DEFAULT", "RUNS_TOPIC", "RunState", "Runs"]
 
 RUNS_TOPIC = "anabranch-runs"
+
+_logger = logging.getLogger("anabranch.runs")
 
 # Another run's transaction that its death left open holds back what follows it until the broker ends it: the timeout
 # of 10 s, and the broker's look at timeouts every 10 s.
@@ -104,14 +107,20 @@ class Runs:
         return None if value is None else self._decoded(run_id, value)
 
     def all(self) -> list[RunState]:
-        """The committed states of all runs, by id (blocking).
+        """The committed states of all runs, by id (blocking). What is not one is left out, and a warning says so.
 
         Raises:
-            Stop: as `read`.
+            Stop: the topic cannot be read to its end in a minute.
         """
         if not self._admin.partitions([self.topic]):
             return []
-        return [self._decoded(key.decode(errors="replace"), value) for key, value in sorted(self._values().items())]
+        found: list[RunState] = []
+        for key, value in sorted(self._values().items()):
+            try:
+                found.append(self._decoded(key.decode(errors="replace"), value))
+            except Stop as exc:
+                _logger.warning("left out: %s", exc)
+        return found
 
     def holds(self, state: RunState) -> bool:
         """Whether the topic still has the offsets that the run wrote to; if not, it was deleted or made anew."""
@@ -129,8 +138,11 @@ class Runs:
     def _decoded(self, run_id: str, value: bytes) -> RunState:
         try:
             return msgspec.json.decode(value, type=RunState)
-        except msgspec.DecodeError as exc:
-            raise Stop(f"the state of run {run_id} in {self.topic} cannot be read: {exc}") from None
+        except (msgspec.MsgspecError, RecursionError) as exc:
+            raise Stop(
+                f"the state of run {run_id} in {self.topic} cannot be read: {exc}",
+                hint="--run-id NAME starts another run; a tombstone with the run's name as the key forgets this one",
+            ) from None
 
     def _values(self) -> dict[bytes, bytes]:
         partition = TopicPartition(self.topic, 0)
@@ -140,6 +152,8 @@ class Runs:
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_READ_S):
             for message in run.messages:
                 key, value = message.key(), message.value()
+                if key is None:
+                    continue  # no run is called so
                 if value is None:
                     last.pop(key, None)
                 else:

@@ -46,13 +46,28 @@ class Plans:
         self._admin = admin or Admin(cluster)
 
     def of(self, topics: Iterable[str] | None = None) -> dict[str, RangePlan]:
-        """Topic -> its plan, for those of `topics` (all where None) that are spread by range."""
+        """Topic -> its plan, for those of `topics` (all where None) that are spread by range.
+
+        Raises:
+            Stop: the plan of one of them cannot be read.
+        """
         if PLANS_TOPIC not in self._admin.partitions([PLANS_TOPIC]):
             return {}
         kept = self._kept()
         there = self._admin.partitions(kept if topics is None else set(topics) & kept.keys())
         ids = self._admin.topic_ids(there) if there else {}
-        return {topic: RangePlan(kept[topic].splits) for topic in there if kept[topic].topic_id == ids[topic]}
+        plans: dict[str, RangePlan] = {}
+        for topic in there:
+            found = kept[topic]
+            if isinstance(found, str):
+                raise Stop(
+                    f"topic {topic}: its plan cannot be read: {found}",
+                    hint="without it nobody knows where its keys belong. Send its last good plan again, or, if it is "
+                    "spread by hash, a tombstone, with the topic's name as the key",
+                )
+            if found.topic_id == ids[topic]:
+                plans[topic] = RangePlan(found.splits)
+        return plans
 
     def check(self, topic: str, partitions: int, declared: Plan | None) -> Plan:
         """The plan of a topic that exists.
@@ -123,13 +138,21 @@ class Plans:
         if failed:
             raise from_kafka(failed[0], f"keep the plan of topic {topic}", servers=self._cluster.bootstrap_servers)
 
-    def _kept(self) -> Mapping[str, _Kept]:
+    def _kept(self) -> Mapping[str, _Kept | str]:
+        """Topic -> its plan, or why that cannot be read."""
         at = (PLANS_TOPIC, 0)
         begins, ends = self._admin.spans([at])
-        kept: dict[str, _Kept] = {}
+        kept: dict[str, _Kept | str] = {}
         for run in read_to_end(self._cluster, begins, ends):
             for message in run.messages:
-                kept[message.key().decode()] = msgspec.json.decode(message.value(), type=_Kept)
+                topic = (message.key() or b"").decode(errors="replace")
+                if message.value() is None:
+                    kept.pop(topic, None)
+                    continue
+                try:
+                    kept[topic] = msgspec.json.decode(message.value(), type=_Kept)
+                except (msgspec.MsgspecError, RecursionError) as exc:
+                    kept[topic] = f"{PLANS_TOPIC}[0]@{message.offset()}: {exc}"
         return kept
 
 

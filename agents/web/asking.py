@@ -124,7 +124,7 @@ async def _checked(answer: aiohttp.ClientResponse) -> Answer:
             raise NoAnswer(f"which answers more than {ANSWER_BYTES:,} bytes", 502)
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise NoAnswer("which answers something that is not JSON", 502) from None
     passed = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
     return Answer(answer.status, bytes(body), passed)

@@ -200,7 +200,7 @@ class Directory:
                 at = f"{self.topic}[{message.partition()}]@{message.offset()}"
                 try:
                     claim = self._decode(message.value())
-                except msgspec.MsgspecError as exc:
+                except (msgspec.MsgspecError, RecursionError) as exc:
                     logger.warning("%s: %s announces something else: %s", at, name, exc)
                     continue
                 if claim.origin is None:

@@ -139,7 +139,7 @@ class Router(FaustRouter):
 def _typed(topic: Any, key: Any) -> Any:
     """A key of a path as the type that the topic declares."""
     if topic.key_type not in (None, str, bytes) and isinstance(key, str):
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):
             return msgspec.json.decode(key)
     return key
 

@@ -4,7 +4,7 @@
 | --- | --- |
 | `/restore/` | whether tables are restored from their changelogs, and how far that is: `progress.py` |
 | `/tables/` | names, help, number of keys here (of tables on disk an estimate) |
-| `/tables/<table>/` | the same of one table, its partitions here, and the first 100 pairs |
+| `/tables/<table>/` | the same of one table, its partitions here, and the first 100 pairs, 4 MiB at most |
 | `/tables/<table>/<key>/` | the value as JSON, from the worker that has the key (`routing.py`) |
 
 A key's answer is 404 where there is no such key, also if the table has a default, and 503 with the reason while nobody
@@ -35,6 +35,7 @@ from ..tables.table import Table
 __all__ = ["blueprint", "restore"]
 
 MAX_PAIRS = 100
+MAX_PAIRS_BYTES = 4 * 1024 * 1024
 
 
 class _View(web.View):
@@ -85,13 +86,18 @@ class OneTable(_View):
         del request
         table = self.table(name)
         shown: list[Any] = []
+        size_bytes = 0
         for state in table.held():
             for key, value in islice(state.committed_items(), MAX_PAIRS - len(shown)):
                 found = _by_partition(table, key)
                 if len(found) > 1 and not table.local:
                     return self.scattered(table, key, found)
                 where = [p for p, own in table.states.items() if own is state] if table.local else []
-                shown.append([key, table.plain(value), *where])
+                pair = msgspec.json.encode([key, table.plain(value), *where], enc_hook=_plain)
+                size_bytes += len(pair)
+                if shown and size_bytes > MAX_PAIRS_BYTES:
+                    break
+                shown.append(msgspec.Raw(pair))
         return self.answer({**_summary(table), "partitions": sorted(table.states), "pairs": shown})
 
 
@@ -148,7 +154,7 @@ def _candidates(table: Table, key: str) -> list[Any]:
     """What a key of a path may mean."""
     try:
         kept = table.key_codec.decode(key.encode())
-    except (msgspec.MsgspecError, ValueError, TypeError):
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return [key]
     return [key] if kept == key or isinstance(kept, dict) else [key, kept]
 

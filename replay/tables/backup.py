@@ -206,7 +206,7 @@ def read_manifest(depot: Depot) -> Backup:
         version = msgspec.json.decode(data, type=_Version).format
         if version == FORMAT:
             return msgspec.json.decode(data, type=Backup)
-    except msgspec.MsgspecError as exc:
+    except (msgspec.MsgspecError, RecursionError) as exc:
         raise Stop(f"{MANIFEST} is damaged: {exc}", hint="take another backup") from exc
     raise Usage(f"the backup has format {version}, this program knows {FORMAT}", hint="use a newer anabranch")
 

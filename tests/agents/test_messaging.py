@@ -93,6 +93,9 @@ async def test_a_client_asks_and_gets_the_answer(lab) -> None:
         try:
             assert await asyncio.wait_for(doubler.ask(21), 10) == 42
             assert await asyncio.gather(*(doubler.ask(i, key=f"k{i}") for i in range(20))) == [2 * i for i in range(20)]
+            # What others write among the answers is not one, and keeps no answer back.
+            lab.produce(client.conf.reply_to, [b"no answer", None, b"[" * 10_000, b"{}"])
+            assert await asyncio.wait_for(doubler.ask(4), 10) == 8
         finally:
             await client.stop()
 

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import faust
+import msgspec
 import pytest
 from aiohttp import web
-from anabranch.agents.web import asking, connections
+from anabranch.agents.web import asking, connections, site
 from anabranch.agents.web.asking import Asking, NoAnswer, origin
 from anabranch.agents.web.hosts import Hosts
 from multidict import CIMultiDict
@@ -315,6 +316,28 @@ async def test_an_answer_that_is_not_json_or_too_long_is_none(answer: Any, why: 
     assert isinstance(found, NoAnswer)
     assert found.status == 502
     assert re.search(why, str(found))
+
+
+async def test_a_table_is_shown_within_a_bound_and_any_text_may_be_a_key(lab, free_port, monkeypatch) -> None:
+    topic, app = lab.topic(), lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port())
+    table = app.Table("texts")
+
+    @app.agent(app.topic(topic), name="fill")
+    async def fill(stream):
+        async for key, value in stream.items():
+            table[key.decode()] = value
+
+    async def get(path: str) -> bytes:
+        return await raw(app, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+
+    monkeypatch.setattr(site, "MAX_PAIRS_BYTES", 2_500)
+    lab.produce(topic, [(f"k{n}", ["a" * 1_000]) for n in range(8)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        page = msgspec.json.decode((await get("/tables/texts/")).partition(b"\r\n\r\n")[2])
+        assert (page["keys"], len(page["pairs"])) == (8, 2)
+        for key in ("[" * 5_000, "9" * 5_000, "%00", "%ff", "[[1],{}]", "{}", "-", "1e999", "NaN"):
+            assert status(await get(f"/tables/texts/{key}/")) == 404, key
 
 
 async def test_an_announcement_counts_if_the_group_has_such_a_member(lab, free_port) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
-from anabranch.topics.errors import Usage
+from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.partition import HashPlan, RangePlan
 from anabranch.topics.plans import Plans
+from anabranch.topics.producer import plain_producer_config
+from confluent_kafka import Producer
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -64,3 +67,26 @@ def test_a_plan_is_kept_with_its_topic_and_goes_with_it(broker: Cluster, fresh) 
     assert plans.of([topic]) == {}, "it is another topic now"
     assert plans.check(topic, 3, plan) == plan, "an empty one can still be given a plan"
     assert plans.of([topic]) == {topic: plan}
+
+
+def test_a_record_that_is_no_plan_stops_only_its_own_topic(
+    broker: Cluster, fresh: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anabranch.topics.plans.PLANS_TOPIC", of_plans := fresh("plans"))
+    good, bad, admin = fresh("good"), fresh("bad"), Admin(broker)
+    admin.create([TopicSpec(bad, 3), TopicSpec(of_plans, 1, config={"cleanup.policy": "compact"})])
+    Plans(broker).create(TopicSpec(good, 2), plan := RangePlan((b"m",)))
+    producer = Producer(plain_producer_config(broker))
+
+    def write(key: str, value: bytes | None) -> None:
+        producer.produce(of_plans, value, key)
+        assert producer.flush(30) == 0
+
+    write("no-such-topic", b"{}")
+    write(bad, b'{"x":' + b"[" * 100_000)
+    assert Plans(broker).of([good]) == {good: plan}
+    for asked in ([good, bad], None):
+        with pytest.raises(Stop, match=rf"topic {bad}: its plan cannot be read: {of_plans}\[0\]@2"):
+            Plans(broker).of(asked)
+    write(bad, None)
+    assert Plans(broker).of() == {good: plan}

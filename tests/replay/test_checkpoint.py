@@ -1,0 +1,33 @@
+"""The topic of runs, in which others may have written, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from anabranch.replay.checkpoint import Runs, RunState
+from anabranch.topics.client import Cluster
+from anabranch.topics.errors import Stop
+from anabranch.topics.producer import plain_producer_config
+from confluent_kafka import Producer
+
+
+def test_what_is_no_state_of_a_run_is_left_out_and_named(
+    broker: Cluster, fresh: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = Runs(broker, fresh("runs"))
+    runs.create()
+    state = RunState(run_id="good", topic="t", specs=("a",), format={}, fingerprint="x", started_ms=1)
+    producer = Producer(plain_producer_config(broker))
+    for key, value in (
+        (b"good", Runs.record(state)[1]),
+        (b"deep", b'{"x":' + b"[" * 100_000),
+        (b"text", b"\xff"),
+        (b"\xff", b"{}"),
+    ):
+        producer.produce(runs.topic, value, key)
+    assert producer.flush(30) == 0
+    assert runs.all() == [state]
+    assert sorted(line.split()[6] for line in caplog.messages) == ["deep", "text", "\ufffd"]
+    with pytest.raises(Stop, match="the state of run deep"):
+        runs.read("deep")
