@@ -20,9 +20,9 @@ from faust.exceptions import AlreadyConfiguredWarning
 from faust.sensors import Monitor
 from mode.utils.objects import cached_property
 
-from ..topics.admin import Admin, TopicSpec
+from ..topics.admin import Admin, TopicSpec, is_topic_name
 from ..topics.client import Cluster
-from ..topics.errors import Usage
+from ..topics.errors import BadRecord, Usage
 from ..topics.partition import HashPlan, Plan, RangePlan
 from ..topics.plans import Plans
 from .agent import Agent
@@ -284,6 +284,8 @@ class App(faust.App):
         """
         if not options.get("has_prefix"):
             topics = tuple(map(self.own_name, topics))
+        for name in topics:
+            self._check_name(name)
         if plan is not None:
             options["partitions"] = plan.partitions
         made: Any = super().topic(*topics, **options)
@@ -293,6 +295,17 @@ class App(faust.App):
     def partitioner_of(self, topic: str, partitions: int) -> Plan:
         """How keys map to the partitions of a topic that has so many, for whoever sends, looks up or checks them."""
         return self.plans.get(topic) or HashPlan(partitions)
+
+    def _check_name(self, topic: str) -> None:
+        """Refuse what cannot be a topic: in an agent as its record, before that as the program."""
+        text, hint = f"no topic can be called {topic!r}", "1 to 249 of: letters without accents, digits, . _ -"
+        if self.started:
+            if not is_topic_name(topic):
+                raise BadRecord(text, hint=hint)
+            return
+        if not is_topic_name(topic):
+            raise Usage(text, hint=hint)
+        self.needed.written.add(topic)
 
     def own_name(self, topic: str) -> str:
         """Name of a topic that the program calls so: in a bounded run, the run's own."""

@@ -14,7 +14,7 @@ from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
 from ..topics.client import Cluster
-from ..topics.errors import from_kafka
+from ..topics.errors import AnabranchError, BadRecord, from_kafka, is_refusal, kafka_error
 from ..topics.producer import plain_producer_config
 from .engine.effects import Output
 
@@ -46,9 +46,7 @@ class Sender:
             if future.done():
                 return
             if error is not None:
-                why = from_kafka(
-                    KafkaException(error), f"send to {output.topic}", servers=self._cluster.bootstrap_servers
-                )
+                why = self._sorted(KafkaException(error), output)
                 # Also where nobody awaits the answer, as in a command that has sent and ends.
                 logger.error("not sent: %s", why)
                 future.set_exception(why)
@@ -74,10 +72,18 @@ class Sender:
             except BufferError:
                 self._kafka.poll(0)
                 await asyncio.sleep(_POLL_S)
+            except KafkaException as exc:
+                raise self._sorted(exc, output) from exc
         self._outstanding += 1
         if self._poller is None or self._poller.done():
             self._poller = loop.create_task(self._poll())
         return future
+
+    def _sorted(self, exc: KafkaException, output: Output) -> AnabranchError:
+        error = kafka_error(exc)
+        if is_refusal(error):
+            return BadRecord(f"topic {output.topic} does not take the record: {error.str()}")
+        return from_kafka(exc, f"send to {output.topic}", servers=self._cluster.bootstrap_servers)
 
     async def _poll(self) -> None:
         while self._outstanding:

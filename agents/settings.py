@@ -37,8 +37,8 @@ class EngineSettings:
         start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
         connect_s: how long a start waits for a broker that answers.
         patience_s: how long a worker that runs waits for a broker that went away, before it ends with an error.
-        give_up_share: a worker stops when more than this share of its records became dead letters or were skipped,
-            over a minute and at least 1,000 of them; 1 never stops it.
+        give_up_share: a worker stops when more than this share of the records of one of its agents became dead letters
+            or were skipped, over a minute and at least 1,000 of them; 1 never stops it.
         ready_lag_records: `/readyz` says no while this worker is further behind; None never does. A hundred thousand
             are what agents work off within seconds.
         standby_replicas: other workers that keep a warm copy of each partition's tables.

@@ -252,7 +252,7 @@ class Stream(faust.Stream[Any]):
             if batch.rows is not None:
                 self._package = package = batch.rows.package
                 if package.damage is not None:
-                    engine.give_up(self, package.message, package.damage, "decode")
+                    engine.give_up(self, package.message, package.damage, "decode", len(batch.messages))
                     inbox.done()
                     continue
             if inbox.careful:

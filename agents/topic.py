@@ -54,7 +54,13 @@ def header_list(headers: Any) -> Headers | None:
     if not headers:
         return None
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return [(str(name), _header_value(value)) for name, value in pairs]
+    return [(_header_name(name), _header_value(value)) for name, value in pairs]
+
+
+def _header_name(name: Any) -> str:
+    text = str(name)
+    text.encode()  # the client ends the process where this fails (confluent-kafka 2.16)
+    return text
 
 
 def _header_value(value: Any) -> bytes | None:

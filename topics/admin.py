@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from . import pulse
 from .client import Cluster
 from .errors import AnabranchError, Stop, from_kafka, is_unreachable, kafka_error, passes
 
-__all__ = ["Admin", "TopicSpec"]
+__all__ = ["Admin", "TopicSpec", "is_topic_name"]
 
 TIMEOUT_S = 15.0
 _LATEST: Any = OffsetSpec.latest()
@@ -58,6 +59,14 @@ class TopicSpec:
     def full_config(self) -> dict[str, str]:
         """Configuration with our defaults below the user's."""
         return {"retention.ms": "-1", "message.timestamp.type": "CreateTime", **self.config}
+
+
+_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+
+
+def is_topic_name(name: str) -> bool:
+    """Whether Kafka allows a topic to be called so."""
+    return _NAME.fullmatch(name) is not None and name not in (".", "..")
 
 
 class _ShutOut:

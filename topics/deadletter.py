@@ -4,7 +4,7 @@ The topic is `<topic>.dlq`. Key and value are the record's own bytes, its header
 
 | header | content |
 | --- | --- |
-| `anabranch-reason` | `decode`, `agent` or `line` |
+| `anabranch-reason` | `decode`, `agent` or `line`; `refused` of what no agent has sent and its topic does not take |
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
 | `anabranch-source` | `topic[partition]@offset`, with `#row` for a row of a packed batch, or `file:line` |
 | `anabranch-topic`, `-partition`, `-offset`, `-row`, `-timestamp-ms` | the record, as its topic had it; where known |

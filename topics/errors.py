@@ -30,7 +30,10 @@ __all__ = [
     "described",
     "from_kafka",
     "is_lost",
+    "is_refusal",
+    "is_too_large",
     "is_unreachable",
+    "kafka_cause",
     "kafka_error",
     "passes",
 ]
@@ -130,6 +133,34 @@ _NOT_YET = frozenset(
 )
 
 
+_SIZES = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
+
+# What a broker, or librdkafka, says of a record that sending again cannot help.
+_REFUSALS = _SIZES | frozenset(
+    {
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_MSG,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        KafkaError._UNKNOWN_PARTITION,  # pyright: ignore[reportPrivateUsage]
+        KafkaError._INVALID_ARG,  # pyright: ignore[reportPrivateUsage]
+        KafkaError._BAD_MSG,  # pyright: ignore[reportPrivateUsage]
+    }
+)
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """Whether `error` is about the record, or the topic's name, so that sending it again cannot help."""
+    return error.code() in _REFUSALS
+
+
+def is_too_large(error: KafkaError) -> bool:
+    """Whether `error` says that a record, or a batch of them, is too large for its topic."""
+    return error.code() in _SIZES
+
+
 def is_unreachable(error: KafkaError) -> bool:
     """Whether `error` says that no broker answers."""
     return error.code() in _UNREACHABLE
@@ -145,6 +176,12 @@ def kafka_error(exc: KafkaException) -> KafkaError:
     error = exc.args[0]
     assert isinstance(error, KafkaError), exc.args
     return error
+
+
+def kafka_cause(error: BaseException) -> KafkaError | None:
+    """What Kafka said, where that is why an error of ours was raised."""
+    cause = error.__cause__
+    return kafka_error(cause) if isinstance(cause, KafkaException) else None
 
 
 def is_lost(error: KafkaError) -> bool:

@@ -10,7 +10,7 @@ carries offsets, unchanged ones if nothing was consumed, because only a transact
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,13 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 
 from ...topics import pulse
 from ...topics.client import Cluster
-from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_unreachable, kafka_error, passes
+from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_refusal, is_unreachable, kafka_error, passes
 from ...topics.producer import Aborted, TransactionalProducer, plain_producer_config
 from ..tables.store import Changes
-from .effects import Output
-from .reports import LARGE_BYTES, Reports, TooLarge
+from .effects import RECORD_BYTES, Output
+from .reports import LARGE_BYTES, Reports
 
-__all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce", "TooLarge"]
+__all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce"]
 
 _ATTEMPTS = 5
 _UNDELIVERED_S = 120.0
@@ -45,12 +45,18 @@ class EpochPlan:
         changes: changelog topic -> partition -> (key, value or None for a tombstone).
         offsets: next offsets to consume, with the marks of streams that are further in their metadata.
         group: the consumer's group metadata, as it is now; None without a group.
+        singly: topics whose outputs are to be sent each by itself, to find out which is refused.
     """
 
     outputs: Sequence[Output]
     changes: Mapping[str, Mapping[int, Changes]]
     offsets: list[TopicPartition]
     group: Any
+    singly: frozenset[str] = frozenset()
+
+
+class _NotSent(Exception):
+    """An output is refused; `Reports` know which, and the transaction is to be aborted."""
 
 
 Positions = dict[Key, int]
@@ -78,24 +84,28 @@ class ExactlyOnce:
 
         Raises:
             Aborted: with `lost`, the partitions are gone; the epoch belongs to nobody.
-            TooLarge: of a record that its topic does not take.
+            Refused: of a record that its topic does not take.
             Rebuild: fenced.
         """
         for attempt in range(_ATTEMPTS):
             try:
-                return self._try(plan)
+                return self._try(plan, every=attempt > 0 or bool(plan.singly))
             except Aborted as exc:
-                self._reports.check_sizes()
+                self._reports.raise_refused(plan.outputs, plan.changes)
                 if exc.lost or attempt == _ATTEMPTS - 1:
                     raise
                 time.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _try(self, plan: EpochPlan) -> Positions:
+    def _try(self, plan: EpochPlan, *, every: bool) -> Positions:
         kafka, reports = self._kafka, self._reports
         kafka.begin()
         reports.begin()
-        positions = _produce(kafka.produce, kafka.produce_fast, plan, reports)
+        try:
+            positions = _produce(kafka.produce, kafka.produce_fast, kafka.flush, plan, reports, every=every)
+        except _NotSent as exc:
+            kafka.abort()
+            raise Aborted(str(exc)) from exc
         if plan.offsets and plan.group is not None:
             kafka.send_offsets(plan.offsets, plan.group)
         if reports.asked:
@@ -129,10 +139,15 @@ class AtLeastOnce:
         """As `ExactlyOnce.commit`, without its promise."""
         reports = self._reports
         reports.begin()
-        positions = _produce(self._produce, self._kafka.produce, plan, reports)
+        try:
+            positions = _produce(self._produce, self._kafka.produce, self._flush, plan, reports, every=True)
+        except _NotSent:
+            positions = {}
         self._flush()
+        if reports.refused:
+            reports.raise_refused(plan.outputs, plan.changes)
+            raise Aborted("a batch was too large for its topic")
         if reports.failed is not None:
-            reports.check_sizes()
             raise from_kafka(reports.failed, "produce", servers=self._cluster.bootstrap_servers) from reports.failed
         if reports.unsure:
             raise Aborted(_may_be_lost(reports))
@@ -211,30 +226,79 @@ class AtLeastOnce:
 Committer = ExactlyOnce | AtLeastOnce
 
 
+class _Small:
+    """Batches for a topic that takes less than usual: what is queued is sent before there is too much of it."""
+
+    def __init__(self, most_bytes: int, flush: Callable[[], None]) -> None:
+        self._most_bytes, self._flush = most_bytes, flush
+        self._queued_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        """A record is about to be queued."""
+        self._queued_bytes += size_bytes
+        if self._queued_bytes > self._most_bytes:
+            self._flush()
+            self._queued_bytes = size_bytes
+
+
+def _refusal(error: Exception) -> BaseException | None:
+    """Why a record could not be queued, where that is its own fault."""
+    cause = error.__cause__ if isinstance(error, Stop) else error
+    if isinstance(cause, KafkaException) and not is_refusal(kafka_error(cause)):
+        return None
+    return cause
+
+
+def _place(plan: EpochPlan, output: Output) -> int:
+    return next(place for place, other in enumerate(plan.outputs) if other is output)
+
+
 def _may_be_lost(reports: Reports) -> str:
     listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(reports.unsure))
     return f"what went to {listed} first may be lost"
 
 
-def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, reports: Reports) -> Positions:
+def _produce(
+    produce: Any, produce_fast: Any, flush: Callable[[], None], plan: EpochPlan, reports: Reports, *, every: bool
+) -> Positions:
     """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns.
 
     Args:
         reports: told of the fate of those that may be refused, and of those whose position is wanted.
+        every: all outputs report.
+
+    Raises:
+        _NotSent: one was refused by itself.
     """
-    known, doubt = "", None
+    known, doubt, small, singly = "", None, None, False
     for output in plan.outputs:
         topic, value, key, partition, timestamp_ms, headers = output
         if topic != known:
-            known, doubt = topic, reports.doubt(topic)
+            known, doubt, singly = topic, reports.doubt(topic), topic in plan.singly
+            small = _Small(reports.small[topic], flush) if topic in reports.small else None
+        if small is not None:
+            small.add(output.size_bytes)
         if doubt is not None and doubt.about(key, partition):
             reports.asked, report = True, doubt.note
         else:
-            report = reports.note if value is not None and len(value) >= LARGE_BYTES else None
-        produce(topic, value, key, partition, timestamp_ms, headers, report)
+            report = reports.note if every or (value is not None and len(value) >= LARGE_BYTES) else None
+        try:
+            produce(topic, value, key, partition, timestamp_ms, headers, report)
+        except (Stop, KafkaException, TypeError, ValueError, OverflowError) as exc:
+            why = _refusal(exc)
+            if why is None:
+                raise
+            reports.refuse(_place(plan, output), output, why)
+            raise _NotSent(f"{topic} refuses a record: {why}") from exc
+        if singly:
+            flush()
+            if reports.failed is not None:
+                reports.refuse(_place(plan, output), output)
+                raise _NotSent(f"{topic} refuses a record: {reports.failed}")
     positions: Positions = {}
     for topic, partitions in plan.changes.items():
         doubt = reports.doubt(topic)
+        small = _Small(reports.small[topic], flush) if topic in reports.small else None
         for partition, changes in partitions.items():
             first = doubt.note if doubt is not None and doubt.about(None, partition) else None
             reports.asked |= first is not None
@@ -250,6 +314,8 @@ def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, reports: Reports)
             # callback for each would cost as much as producing it.
             keys, values = changes.keys, changes.values
             for key, value in zip(keys[:-1], values[:-1], strict=True):
+                if small is not None:
+                    small.add(len(key) + len(value or b"") + RECORD_BYTES)
                 if first is not None or (value is not None and len(value) >= LARGE_BYTES):
                     produce(topic, value, key, partition, on_delivery=first or reports.note)
                     first = None
@@ -258,5 +324,7 @@ def _produce(produce: Any, produce_fast: Any, plan: EpochPlan, reports: Reports)
                     produce_fast(topic, value, key, partition)
                 except (BufferError, KafkaException):  # it waits, and sorts errors
                     produce(topic, value, key, partition)
+            if small is not None:
+                small.add(len(keys[-1]) + len(values[-1] or b"") + RECORD_BYTES)
             produce(topic, values[-1], keys[-1], partition, on_delivery=delivered)
     return positions

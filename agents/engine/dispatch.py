@@ -198,6 +198,13 @@ class Dispatch:
                 mark = assignment.marks.get((at, stream.progress_name), start)
                 stream.inbox.marks[at] = stream.committed[at] = mark
 
+    def newly_handled(self) -> dict[str, int]:
+        """Agent -> records that it has handled since the last commit; this one is through."""
+        handled: dict[str, int] = {}
+        for stream in self.streams:
+            handled[stream.name] = handled.get(stream.name, 0) + stream.inbox.newly_handled()
+        return handled
+
     def committed(self, offsets: Mapping[Position, int]) -> None:
         """Kafka has committed: what lies below is not needed any more."""
         for stream in self.streams:

@@ -6,20 +6,25 @@ transaction timeout.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...topics.errors import BadRecord, Stop
 from ...topics.producer import Headers
 
-__all__ = ["Effects", "Output", "Partials"]
+if TYPE_CHECKING:
+    from .inbox import Where
+    from .ports import Feed
+
+__all__ = ["RECORD_BYTES", "Effects", "Output", "Partials"]
 
 # One record that wants more than this is a mistake in the agent, and memory must not find it out.
 MAX_OUTPUTS = 1_000_000
 
 # Beside their content: lengths, times and offsets, and what stands once before a batch of records.
 _HEADER_BYTES = 4
-_RECORD_BYTES = 90
+RECORD_BYTES = 90
 
 
 class Output(NamedTuple):
@@ -36,7 +41,7 @@ class Output(NamedTuple):
     def size_bytes(self) -> int:
         """About what it takes in Kafka, uncompressed."""
         headers = sum(len(name) + len(value or b"") + _HEADER_BYTES for name, value in self.headers or ())
-        return len(self.value or b"") + len(self.key or b"") + headers + _RECORD_BYTES
+        return len(self.value or b"") + len(self.key or b"") + headers + RECORD_BYTES
 
 
 class Partials:
@@ -86,15 +91,21 @@ class Effects:
     Attributes:
         partials: topic -> partial results that become outputs at the gate. They cannot be undone but with the epoch.
         dead_letters: how many of the outputs are dead letters; skipped: records given up without one.
+        failed: agent -> records of its that went to its policy.
+        owners: place among the outputs -> whose record it is, of those that were sent record by record.
+        letters: places of dead letters -> where their records are from.
     """
 
-    __slots__ = ("dead_letters", "outputs", "partials", "skipped")
+    __slots__ = ("dead_letters", "failed", "letters", "outputs", "owners", "partials", "skipped")
 
     def __init__(self) -> None:
         self.outputs: list[Output] = []
         self.partials: dict[str, Partials] = {}
         self.dead_letters = 0
         self.skipped = 0
+        self.failed: Counter[str] = Counter()
+        self.owners: dict[int, tuple[Feed, Where]] = {}
+        self.letters: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.outputs) + sum(len(partials.states) for partials in self.partials.values())
@@ -119,9 +130,14 @@ class Effects:
     def truncate(self, length: int) -> None:
         """Undo what was added after there were `length` outputs."""
         del self.outputs[length:]
+        for place in [place for place in self.owners if place >= length]:
+            del self.owners[place]
 
     def clear(self) -> None:
         """A new epoch."""
         self.outputs = []
         self.partials = {}
         self.dead_letters = self.skipped = 0
+        self.failed.clear()
+        self.owners.clear()
+        self.letters.clear()

@@ -15,11 +15,14 @@ from ..web.metrics import Histogram
 from .commit import EpochPlan, Positions
 from .dispatch import Dispatch
 from .effects import Effects, Output
-from .flood import Flood
+from .flood import Flood, Outcome
 from .inbox import Position
 from .ports import Host
 
 __all__ = ["Draft", "Epoch"]
+
+# Of outputs that are sent each by itself; a round trip each.
+_SINGLY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Epoch:
         effects: outputs of agents.
         outside: what timers and web views have sent; no redo can bring it back, so only a commit takes it out.
         committed: partition -> committed offset.
+        singly: topics whose outputs are sent each by itself; see `refused.py`.
         commits_total, dead_letters_total, skipped_total: since the start, of what was committed.
         commit_seconds: how long commits took, from the closed gate to the stores' writes.
         committed_s: when the last commit was through, on the monotonic clock.
@@ -59,8 +63,8 @@ class Epoch:
         self.dead_letters_total = 0
         self.skipped_total = 0
         self._misplaced = MisplacedKeys(app)
+        self.singly: frozenset[str] = frozenset()
         self._flood = Flood(settings.give_up_share)
-        self._handled = 0
         self.commit_seconds = Histogram()
         self.committed_s = 0.0
         self._began_s = time.monotonic()
@@ -76,7 +80,7 @@ class Epoch:
     @property
     def full(self) -> bool:
         """Whether it holds as many outputs as it may."""
-        return len(self.effects) >= self._settings.effects
+        return len(self.effects) >= (_SINGLY if self.singly else self._settings.effects)
 
     @property
     def due(self) -> bool:
@@ -134,6 +138,7 @@ class Epoch:
             {table.changelog_name: changes[table.name] for table in tables if changes[table.name]},
             write_marks(progress, self._dispatch.marks(progress)),
             group() if progress else None,
+            self.singly,
         )
         return Draft(plan, changes, len(self.outside), began_s)
 
@@ -141,7 +146,7 @@ class Epoch:
         """Kafka has committed: now the stores, then everything that was kept in case it had not.
 
         Raises:
-            Stop: too many records were given up lately.
+            Stop: too many records of an agent have failed lately.
         """
         for table in self._app.live_tables:
             made = draft.changes[table.name]
@@ -149,7 +154,11 @@ class Epoch:
         self.commits_total += 1
         self.dead_letters_total += self.effects.dead_letters
         self.skipped_total += self.effects.skipped
-        given_up = self.effects.dead_letters + self.effects.skipped
+        outcomes = {
+            agent: Outcome(handled, self.effects.failed[agent])
+            for agent, handled in self._dispatch.newly_handled().items()
+            if handled
+        }
         del self.outside[: draft.outside]
         self.effects.clear()
         for offset in draft.plan.offsets:
@@ -158,7 +167,6 @@ class Epoch:
         if not self._dispatch.careful:
             for table in self._app.live_tables:
                 table.trust()
-        handled, self._handled = self._dispatch.records_total - self._handled, self._dispatch.records_total
         self.committed_s = time.monotonic()
         self.commit_seconds.observe(self.committed_s - draft.began_s)
-        self._flood.note(time.monotonic(), given_up=given_up, handled=handled)
+        self._flood.note(self.committed_s, outcomes)

@@ -20,13 +20,14 @@ from typing import Any
 import msgspec
 
 from ...topics.admin import TopicSpec
-from ...topics.deadletter import Origin, dead_letter, skipped_topic
+from ...topics.deadletter import SUFFIX, Origin, dead_letter, skipped_topic
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.headers import UnreadableHeaders
 from .blame import raised_at
 from .effects import Effects, Output
 from .inbox import Position, Where, where
 from .ports import Feed, Host
+from .refused import Refused, Rules
 from .retries import Retries
 from .runner import Runner
 
@@ -35,23 +36,29 @@ __all__ = ["Failures"]
 logger = logging.getLogger(__name__)
 
 _MAX_SKIP_CHARACTERS = 200
+_KEEP_S = 10.0
 
 
 class Failures:
     """Policies, savepoints, and the undoing of one record.
 
     Attributes:
-        limits: topic -> the largest record it takes, of topics that have refused one in this epoch. Only then, and
-            record by record, it is looked at what would be too large: compressed, most of it is not.
+        rules: of topics that have refused records lately; what is sent to them is looked at first.
+        singly: those whose rules did not explain it.
     """
 
     def __init__(self, app: Host, effects: Effects, retries: Retries) -> None:
         self._app, self._effects, self._retries = app, effects, retries
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
-        self.limits: dict[str, int] = {}
+        self.rules: dict[str, Rules] = {}
+        self.singly: set[str] = set()
+        self._learnt_s = 0.0
 
-    def give_up(self, stream: Feed, message: Any, error: BaseException, reason: str) -> None:
+    def give_up(self, stream: Feed, message: Any, error: BaseException, reason: str, records: int = 1) -> None:
         """A record goes to the policy of its agent.
+
+        Args:
+            records: how many it stands for.
 
         Raises:
             Stop: the policy is `fail`.
@@ -68,6 +75,7 @@ class Failures:
                 f"agent {stream.name} failed at {source}: {text}",
                 hint='mend the record or the agent; on_failure="dead_letter" would have set it aside',
             )
+        self._effects.failed[stream.name] += records
         if policy == "skip":
             self._skip(stream.name, origin.topic, text)
             logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
@@ -92,11 +100,15 @@ class Failures:
             retry_topic=self._retries.of(stream.name, origin.topic),
         )
         self._app.needed.add_letters(letter.topic, origin.topic)
-        output = Output(letter.topic, letter.value, letter.key, -1, max(0, message.timestamp()[1]), letter.headers)
-        try:
-            self.check_size(output)
-        except BadRecord as exc:
-            raise Stop(f"the dead letter of {source} does not fit: {exc}") from error
+        now_ms, timestamp_ms = _now_ms(), max(0, message.timestamp()[1])
+        rules = self.rules.get(letter.topic)
+        if timestamp_ms > now_ms or (rules is not None and not rules.takes_time(timestamp_ms, now_ms)):
+            timestamp_ms = 0  # a time that every topic takes; the record's own is in the headers
+        output = Output(letter.topic, letter.value, letter.key, -1, timestamp_ms, letter.headers)
+        why = rules.broken_by(output, now_ms) if rules is not None else None
+        if why is not None:
+            raise self._no_letter(source, why) from error
+        self._effects.letters[len(self._effects.outputs)] = source
         self._effects.add(output)
         self._effects.dead_letters += 1
         logger.warning("dead letter %s → %s (agent %s): %s", source, letter.topic, stream.name, text, extra=fields)
@@ -110,20 +122,98 @@ class Failures:
             facts = {"agent": agent, "topic": topic, "error": error[:_MAX_SKIP_CHARACTERS]}
             self._effects.add(Output(name, msgspec.json.encode(facts), None, 0, 0, None))
 
-    def learn(self, limits: dict[str, int]) -> bool:
-        """Topics have refused records for their size; whether that is news."""
-        news = not limits.keys() <= self.limits.keys()
-        self.limits.update(limits)
+    # Refusals of topics: see `refused.py` -----------------------------------------------------------------------------
+
+    def refused(self, error: Refused, outside: list[Output]) -> bool:
+        """Topics have refused records of the epoch. Whether doing it again will find out more.
+
+        Args:
+            outside: what nobody's record has sent; what is refused of it is taken out.
+
+        Raises:
+            Stop: a dead letter is refused.
+        """
+        fresh = {topic: rules for topic, rules in error.rules.items() if self.rules.get(topic) != rules}
+        self.rules |= fresh
+        self._learnt_s = time.monotonic()
+        news = error.news or bool(fresh)
+        if error.place is not None:
+            why = BadRecord(error.why, hint="the topic's broker says so; its configuration may say why")
+            news = self._blame(error.place, why, outside) or news
+        now_ms = _now_ms()
+        for output in list(outside):
+            rules = error.rules.get(output.topic)
+            why = rules.broken_by(output, now_ms) if rules is not None else None
+            if why is not None:
+                self._refuse_outside(outside, output, why)
+                news = True
+        if not news and not self.singly.issuperset(error.topics):
+            self.singly |= set(error.topics)
+            news = True
         return news
 
-    def check_size(self, output: Output) -> None:
-        """Raise BadRecord if the record is larger than its topic takes."""
-        limit = self.limits.get(output.topic)
-        if limit is not None and output.size_bytes > limit:
-            raise BadRecord(
-                f"a record of {output.size_bytes:,} bytes for topic {output.topic}, which takes {limit:,}",
-                hint="raise max.message.bytes of the topic",
-            )
+    def _blame(self, place: int, why: BadRecord, outside: list[Output]) -> bool:
+        """An output is refused, known by its place among those of the epoch."""
+        inside = len(self._effects)
+        if place >= inside:
+            self._refuse_outside(outside, outside[place - inside], why)
+            return True
+        if place in self._effects.letters:
+            raise self._no_letter(self._effects.letters[place], why)
+        owner = self._effects.owners.get(place)
+        if owner is not None:
+            stream, which = owner
+            stream.inbox.poisoned[which] = why
+        return owner is not None
+
+    def _no_letter(self, source: str, why: BaseException) -> Stop:
+        return Stop(f"the dead letter of {source} does not fit: {why}")
+
+    def _refuse_outside(self, outside: list[Output], output: Output, why: BadRecord) -> None:
+        """What a timer, a task or a web view has sent becomes a dead letter of the topic that it was for."""
+        outside[:] = [other for other in outside if other is not output]
+        letter = dead_letter(
+            topic=output.topic,
+            key=output.key,
+            value=output.value,
+            headers=output.headers,
+            reason="refused",
+            error=described(why),
+            timestamp_ms=output.timestamp_ms or None,
+            app=self._app.conf.id,
+            app_version=self._app.conf.version,
+        )
+        logger.error("dead letter → %s (sent by no agent): %s", letter.topic, described(why))
+        if output.topic.endswith(SUFFIX) or output.topic in self._app.needed.refused:
+            self._effects.skipped += 1  # nowhere to put it: the log has it
+            return
+        self._app.needed.add_letters(letter.topic, output.topic)
+        outside.append(Output(letter.topic, letter.value, letter.key, -1, 0, letter.headers))
+
+    def check(self, output: Output, *, careful: bool) -> None:
+        """Raise BadRecord if a topic that has refused records does not take this one.
+
+        Sizes count only where records go one by one because one was too large: what is compressed well fits.
+        """
+        rules = self.rules.get(output.topic)
+        why = rules.broken_by(output, _now_ms(), sizes=careful) if rules is not None else None
+        if why is not None:
+            raise why
+
+    def forget_rules(self) -> None:
+        """An epoch is committed: rules are kept for a while, because what has broken one is seldom alone.
+
+        Not for long: whoever changes a topic's configuration expects that to count.
+        """
+        if (self.rules or self._app.needed.refused) and time.monotonic() - self._learnt_s > _KEEP_S:
+            self.rules.clear()
+            self.singly.clear()
+            self._app.needed.refused.clear()
+
+    def own(self, stream: Feed, message: Any) -> None:
+        """The output that was added last is of this record, which goes alone."""
+        which = where(Position(message.topic(), message.partition()), message)
+        self._effects.owners[len(self._effects.outputs) - 1] = stream, which
 
     def savepoint(self, runner: Runner | None) -> None:
         """What follows can be undone without touching what was before.
@@ -134,10 +224,11 @@ class Failures:
         # All or none: a table that refuses must not find that another one has moved on.
         for table in self._app.live_tables:
             table.check()
-            if table.changelog_name in self.limits:
+            rules = self.rules.get(table.changelog_name)
+            if rules is not None:
                 for key, value in dict.items(table):
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
-                    self.check_size(Output(table.changelog_name, *encoded, -1, 0, None))
+                    self.check(Output(table.changelog_name, *encoded, -1, 0, None), careful=True)
         for table in self._app.live_tables:
             table.savepoint()
         self._savepoint = (id(runner), runner.steps if runner else 0, len(self._effects.outputs))
@@ -218,3 +309,7 @@ class Failures:
             ) from error
         self._skip(runner.source.name, "memory", described(error))
         logger.error("agent %s failed at what came through memory, and goes on", runner.name, exc_info=error)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

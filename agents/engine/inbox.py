@@ -79,11 +79,13 @@ class Inbox:
         cut: no further records until the epoch is committed.
         held: partition -> offset of the first record that was taken and is held back (`take`).
         ended: partitions whose history is over, so that what is held back of them is to be given away.
+        entered: records that were put in, each once whatever is redone; see `handled`.
         shared: several streams share the partition's records by key; then a batch is not cut, so that all of them
             are equally far when the epoch is committed.
     """
 
     __slots__ = (
+        "_handled_before",
         "_queue",
         "_taken",
         "again",
@@ -91,6 +93,7 @@ class Inbox:
         "cut",
         "delayed",
         "ended",
+        "entered",
         "failures",
         "held",
         "marks",
@@ -113,6 +116,7 @@ class Inbox:
         self.careful = False
         self.cut = False
         self.waiting = 0
+        self.entered = self._handled_before = 0
 
     def put(self, batch: Batch) -> None:
         """Hand over a batch; records below the mark were handled in an epoch that is committed, and are left out."""
@@ -127,6 +131,7 @@ class Inbox:
         else:
             messages = list(messages)  # a cut takes the rest out of our list, and nobody else's
         batch = Batch(batch.at, messages, batch.end)
+        self.entered += len(messages)
         if batch.at in self.delayed:
             self.delayed[batch.at].batches.append(batch)
             return
@@ -190,6 +195,17 @@ class Inbox:
                 self._queue.extendleft(reversed(batches))
                 self.waiting += sum(len(batch.messages) for batch in batches)
                 self.careful = True  # it may well fail again
+
+    @property
+    def handled(self) -> int:
+        """Records handled since the start, by an agent that is parked."""
+        delayed = sum(len(batch.messages) for _, batches in self.delayed.values() for batch in batches)
+        return self.entered - self.waiting - delayed
+
+    def newly_handled(self) -> int:
+        """Records handled since the last commit; this one is through."""
+        before, self._handled_before = self._handled_before, self.handled
+        return self._handled_before - before
 
     def committed(self) -> None:
         """What lies below the marks is behind us: forget what is known of failures there."""
@@ -291,12 +307,14 @@ class Inbox:
         self.delayed.clear()
         self._taken = None
         self.waiting = 0
+        self.entered = self._handled_before
         self.held.clear()
         self.ended.clear()
         self.marks = dict(marks)
 
     def drop(self, lost: set[Position]) -> None:
         """Forget partitions that are gone."""
+        handled = self.handled
         self._queue = deque(batch for batch in self._queue if batch.at not in lost)
         self.waiting = sum(len(batch.messages) for batch in self._queue)
         for at in lost:
@@ -304,6 +322,7 @@ class Inbox:
             self.held.pop(at, None)
             self.ended.discard(at)
             self.delayed.pop(at, None)
+        self.entered += handled - self.handled
         self.poisoned = {which: why for which, why in self.poisoned.items() if which[0] not in lost}
         self.failures = {which: count for which, count in self.failures.items() if which[0] not in lost}
         self.again = {which: due_s for which, due_s in self.again.items() if which[0] not in lost}

@@ -29,9 +29,9 @@ from ..group.membership import Membership
 from ..tables.changelog import Restoration
 from ..tables.globaltable import GlobalTable
 from .aside import aside
-from .commit import TooLarge
 from .epoch import Draft
 from .rebalance import Rebalancing
+from .refused import Refused
 from .runner import halt_all
 
 __all__ = ["Engine"]
@@ -343,7 +343,8 @@ class Engine(Rebalancing):
             yield
             self._aborted_in_a_row = 0
             if not self._dispatch.careful:
-                self._failures.limits.clear()
+                self._failures.forget_rules()
+                self._epoch.singly = frozenset(self._failures.singly)
         except BadRecord as exc:
             self._blame_somebody(exc)
         except Aborted as exc:
@@ -351,17 +352,20 @@ class Engine(Rebalancing):
             if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
                 raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
             logger.warning("epoch dropped: %s", exc)
+            self.app.needed.declared.clear()  # one of them may have been deleted
             self._redo_wanted = True
             self._lost = self._lost or exc.lost
         except (Hung, Rebuild, Retry) as exc:
             logger.warning("%s: this worker rebuilds from its changelogs", exc.args[0])
+            self.app.needed.declared.clear()
             self._rebuild_wanted = True
             self._group.hear_of(exc)
 
     def _blame_somebody(self, error: BadRecord) -> None:
-        """Something in the epoch cannot be encoded: do it again record by record, which finds whose it is."""
-        learnt = isinstance(error, TooLarge) and self._failures.learn(error.limits)
-        if not self._dispatch.be_careful() and not learnt:
+        """Something in the epoch cannot be encoded, or is refused: do it again record by record to find whose it is."""
+        news = isinstance(error, Refused) and self._failures.refused(error, self._epoch.outside)
+        self._epoch.singly = frozenset(self._failures.singly)
+        if not self._dispatch.be_careful() and not news:
             raise Stop(f"no record is to blame: {error}")
         self._redo_wanted = True
 

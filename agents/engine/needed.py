@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from ...topics.admin import Admin, TopicSpec
 from ...topics.deadletter import HEADROOM_BYTES
-from ...topics.errors import Stop
+from ...topics.errors import BadRecord, Stop, is_refusal, kafka_cause
 from ...topics.partition import RangePlan
 from ...topics.plans import Plans
 from .ports import Host
+from .refused import Refused
 
 __all__ = ["NeededTopics"]
 
@@ -19,16 +20,26 @@ class NeededTopics:
 
     Attributes:
         declared: names of topics that are known to be there.
+        written: those of topics that the program names before it runs.
+        refused: topic -> why the cluster does not make it, of those that agents have named.
     """
 
     def __init__(self, app: Host) -> None:
         self._app = app
         self.declared: set[str] = set()
+        self.written: set[str] = set()
+        self.refused: dict[str, BadRecord] = {}
         self._wanted: dict[str, tuple[TopicSpec, RangePlan | None]] = {}
         self._letters_of: dict[str, str] = {}
 
     def add(self, spec: TopicSpec, plan: RangePlan | None = None) -> None:
-        """Have a topic there, spread by its plan."""
+        """Have a topic there, spread by its plan.
+
+        Raises:
+            BadRecord: the cluster has refused to make it, a moment ago.
+        """
+        if spec.name in self.refused:
+            raise self.refused[spec.name]
         if spec.name not in self.declared:
             self._wanted[spec.name] = spec, plan
 
@@ -47,7 +58,8 @@ class NeededTopics:
         """Make what is missing (blocking).
 
         Raises:
-            Stop: a topic does not exist, and the app must not make it; or it is spread by another plan.
+            Refused: an agent has named a topic that does not exist, and that the app, or the cluster, must not make.
+            Stop: likewise of a topic that the program names; or it is spread by another plan.
         """
         if not self._wanted:
             return
@@ -56,14 +68,44 @@ class NeededTopics:
         existing = admin.partitions([spec.name for spec, _ in wanted])
         missing = [spec for spec, _ in wanted if spec.name not in existing]
         if missing and not self._app.conf.topic_allow_declare:
-            listed = ", ".join(sorted(spec.name for spec in missing))
-            raise Stop(f"no such topic: {listed}", hint="create it; topic_allow_declare is off")
+            self._refuse_missing([spec.name for spec in missing])
         if planned := [(spec, plan) for spec, plan in wanted if plan is not None]:
             self._app.plans |= Plans(self._app.cluster, admin).agree(planned)
-        admin.create([self._sized(admin, spec) for spec, plan in wanted if plan is None and spec in missing])
+        self._make(admin, [self._sized(admin, spec) for spec, plan in wanted if plan is None and spec in missing])
         self.declared |= {spec.name for spec, _ in wanted}
         for spec, _ in wanted:
             self._wanted.pop(spec.name, None)
+
+    def _refuse_missing(self, names: list[str]) -> None:
+        missing = ", ".join(sorted(names))
+        if any(name in self.written or name in self._letters_of for name in names):
+            raise Stop(f"no such topic: {missing}", hint="create it; topic_allow_declare is off")
+        self._refuse({name: f"no such topic: {name}" for name in names}, "create it; topic_allow_declare is off")
+
+    def _make(self, admin: Admin, specs: list[TopicSpec]) -> None:
+        try:
+            admin.create(specs)
+            return
+        except Stop as exc:
+            if not _is_of_topic(exc):
+                raise
+        refused: dict[str, str] = {}
+        for spec in specs:
+            try:
+                admin.create([spec])
+            except Stop as exc:
+                if not _is_of_topic(exc) or spec.name in self.written:
+                    raise
+                refused[spec.name] = str(exc.args[0])
+        if refused:
+            self._refuse(refused, "the name may be one that Kafka does not allow, or too like another")
+
+    def _refuse(self, why: dict[str, str], hint: str) -> None:
+        """Agents that send there fail from now on."""
+        for name, text in why.items():
+            self._wanted.pop(name, None)
+            self.refused[name] = BadRecord(text, hint=hint)
+        raise Refused({}, list(why), "; ".join(why.values()), news=True)
 
     def _sized(self, admin: Admin, spec: TopicSpec) -> TopicSpec:
         """A topic for dead letters takes that of the largest record."""
@@ -71,3 +113,9 @@ class NeededTopics:
             return spec
         most = int(admin.config(self._letters_of[spec.name])["max.message.bytes"])
         return replace(spec, config={"max.message.bytes": str(most + HEADROOM_BYTES)})
+
+
+def _is_of_topic(error: Stop) -> bool:
+    """Whether the cluster does not want a topic, and would another."""
+    cause = kafka_cause(error)
+    return cause is not None and is_refusal(cause)

@@ -2,7 +2,7 @@
 
 A report for each record would cost as much as producing it. So it is asked for where it may matter:
 
-- of large records, which a topic may refuse for their size;
+- of large records, which a topic may refuse for their size, and of all others once a topic has refused something;
 - of what goes to a partition that has not got anything of this producer yet. Whoever is refused once, for the partition
   is new or has moved, and has sent more meanwhile, may find that accepted first; librdkafka then takes the first for
   delivered, without an offset (confluentinc/confluent-kafka-go#921), and a transaction would be committed without it.
@@ -12,39 +12,30 @@ A report for each record would cost as much as producing it. So it is asked for 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.errors import BadRecord
+from ...topics.errors import described, is_refusal, is_too_large, kafka_error
+from .effects import Output
+from .refused import Refused, Rules
 
-__all__ = ["LARGE_BYTES", "Doubt", "Reports", "TooLarge"]
+__all__ = ["LARGE_BYTES", "Doubt", "Reports"]
 
 # Smaller ones are not refused for their size.
 LARGE_BYTES = 16 * 1024
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+# librdkafka's batches, uncompressed, unless a single record is larger: topics that take less are given less at a time.
+_BATCH_BYTES = 1_000_000
 
 # Brokers forget producers that were silent for a day (`producer.id.expiration.ms`), and topics are made anew.
 _TRUST_S = 600.0
 _KEYS = 10_000
 
 _PATIENCE_S = 120.0
-
-
-class TooLarge(BadRecord):
-    """A topic has refused a record for its size; nothing of the epoch is visible.
-
-    Attributes:
-        limits: topic -> what it takes, in bytes.
-    """
-
-    def __init__(self, limits: dict[str, int]) -> None:
-        listed = ", ".join(f"{topic} takes {limit:,} bytes" for topic, limit in sorted(limits.items()))
-        super().__init__(f"a record is too large: {listed}", hint="raise max.message.bytes of the topic")
-        self.limits = limits
 
 
 class Doubt:
@@ -89,12 +80,15 @@ class Reports:
         failed: why a record of the epoch was not delivered.
         asked: whether records report that may be taken for delivered.
         unsure: partitions, as (topic, number), that may lack what went there.
+        small: topic -> bytes that it takes in one batch, of topics that have refused more and take less than the usual.
     """
 
     def __init__(self, cluster: Cluster, *, every: bool = False) -> None:
         self._admin = Admin(cluster, patience_s=_PATIENCE_S)
         self._every = every
-        self._refused: set[str] = set()
+        self._refused: dict[str, tuple[bool, str]] = {}
+        self._place: int | None = None
+        self.small: dict[str, int] = {}
         self._doubts: dict[str, Doubt | None] = {}
         self._trusted_s = time.monotonic()
         self.failed: KafkaException | None = None
@@ -122,8 +116,8 @@ class Reports:
         """A delivery report."""
         if error is not None:
             self.failed = self.failed or KafkaException(error)
-            if error.code() in _TOO_LARGE:
-                self._refused.add(message.topic())
+            if is_refusal(error):
+                self._refused.setdefault(message.topic(), (is_too_large(error), error.str()))
         elif self._every:
             self.has_offset(message)
 
@@ -147,8 +141,39 @@ class Reports:
                 if 0 < doubt.count <= len(doubt.partitions):
                     self._doubts[topic] = None
 
-    def check_sizes(self) -> None:
-        """Raise TooLarge if topics have refused records since the last time (blocking)."""
-        topics, self._refused = self._refused, set()
-        if topics:
-            raise TooLarge({topic: int(self._admin.config(topic)["max.message.bytes"]) for topic in topics})
+    def refuse(self, place: int, output: Output, error: BaseException | None = None) -> None:
+        """An output is refused, known by its place: it was sent alone, or could not even be queued."""
+        if error is not None:
+            too_large = isinstance(error, KafkaException) and is_too_large(kafka_error(error))
+            self._refused[output.topic] = too_large, described(error)
+        if output.topic in self._refused:
+            self._place = place
+
+    @property
+    def refused(self) -> bool:
+        """Whether topics have refused records since `raise_refused`."""
+        return bool(self._refused)
+
+    def raise_refused(self, outputs: Iterable[Output], changelogs: Iterable[str]) -> None:
+        """Raise Refused if topics have refused records since the last time (blocking).
+
+        It returns where nothing was too large but a batch: the next attempt sends smaller ones.
+        """
+        refused, self._refused = self._refused, {}
+        place, self._place = self._place, None
+        if not refused:
+            return
+        partitions = self._admin.partitions(list(refused))
+        rules = {
+            topic: Rules.of(self._admin.config(topic), partitions[topic]) for topic in refused if topic in partitions
+        }
+        batches = True
+        for topic, (too_large, _) in refused.items():
+            takes = rules[topic].max_bytes if topic in rules and too_large else _BATCH_BYTES
+            if takes < _BATCH_BYTES and topic not in self.small:
+                self.small[topic] = takes
+            else:
+                batches = False
+            batches &= topic not in changelogs and not any(o.topic == topic and o.size_bytes > takes for o in outputs)
+        if not batches:
+            raise Refused(rules, list(refused), "; ".join(sorted({why for _, why in refused.values()})), place)

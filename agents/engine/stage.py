@@ -164,11 +164,14 @@ class Stage(FaustConsumer):
             self._epoch.outside.append(output)
             return
         message = runner.stream.message
-        if self._failures.limits and runner.stream.inbox.careful:
-            self._failures.check_size(output)
         if not output.timestamp_ms and message is not None:
             output = output._replace(timestamp_ms=max(0, message.timestamp()[1]))
+        careful = runner.stream.inbox.careful
+        if self._failures.rules:
+            self._failures.check(output, careful=careful)
         self._epoch.effects.add(output)
+        if careful and message is not None:
+            self._failures.own(runner.stream, message)
         if self._epoch.full:
             self._dispatch.cut()
 
@@ -189,9 +192,9 @@ class Stage(FaustConsumer):
         if self._epoch.full:
             self._dispatch.cut()
 
-    def give_up(self, stream: Feed, message: Any, error: BaseException, reason: str) -> None:
+    def give_up(self, stream: Feed, message: Any, error: BaseException, reason: str, records: int = 1) -> None:
         """A record goes to the policy of its agent; see `Failures`."""
-        self._failures.give_up(stream, message, error, reason)
+        self._failures.give_up(stream, message, error, reason, records)
 
     def savepoint(self, stream: Feed) -> None:
         """In careful mode, before and after each record; see `Failures`."""

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from anabranch.agents import worker
 from anabranch.agents.policy import Retry
 from anabranch.agents.settings import EngineSettings
 from anabranch.agents.web.condition import not_ready
-from anabranch.agents.worker import run_worker
 from anabranch.topics.errors import Stop
 from polars.exceptions import PanicException
 
@@ -237,10 +238,10 @@ async def test_a_worker_whose_agent_is_stopped_by_the_program_is_not_ready_and_e
         async for _ in stream:
             pass
 
-    worker = await lab.started(app)
+    running = await lab.started(app)
     await app.agents["adder"].stop()
     with pytest.raises(Stop, match="agent adder is gone"):
-        await asyncio.wait_for(worker, 30)
+        await asyncio.wait_for(running, 30)
     assert not_ready(app) == "agent adder is gone"
 
 
@@ -262,7 +263,11 @@ async def test_a_worker_ends_within_seconds_while_an_agent_waits_for_what_was_ca
     assert table_of(app, "sums") == {"all": sum(range(AT))}
 
 
-def test_a_task_of_an_agent_that_exits_ends_the_worker_with_an_error_and_nothing_is_committed(lab) -> None:
+def test_a_task_of_an_agent_that_exits_ends_the_worker_with_an_error_and_nothing_is_committed(lab, monkeypatch):
+    # What a worker does to its process is not for this one.
+    monkeypatch.setattr(worker, "_watch_the_end", lambda *_: None)
+    monkeypatch.setattr(worker, "_save_memory", lambda: None)
+    monkeypatch.setattr(worker, "gc", Mock())
     topic, app = lab.topic(), lab.app(lab.fresh("app"))
 
     @app.agent(app.topic(topic), name="adder")
@@ -272,5 +277,5 @@ def test_a_task_of_an_agent_that_exits_ends_the_worker_with_an_error_and_nothing
 
     lab.produce(topic, VALUES)
     with pytest.raises(Stop, match="SystemExit: nothing to do with this one"):
-        run_worker(app)
+        worker.run_worker(app)
     assert lab.committed(app.conf.id, topic).get(0, (0, ""))[0] == 0
