@@ -25,6 +25,7 @@ from ..topics.client import Cluster
 from ..topics.errors import BadRecord, Usage
 from ..topics.partition import HashPlan, Plan, RangePlan
 from ..topics.plans import Plans
+from ..topics.private import private_folder
 from .agent import Agent
 from .engine.loop import Engine
 from .engine.needed import NeededTopics
@@ -476,7 +477,7 @@ class App(faust.App):
         await self._maybe_close_http_client()
 
     def _create_directories(self) -> None:
-        self.conf.appdir.mkdir(parents=True, exist_ok=True)
+        private_folder(Path(self.conf.appdir))
 
     def raise_if_stopped(self) -> None:
         """Raise what ended the engine, if something did."""

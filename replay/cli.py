@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 
 import click
+
+from . import signals
 
 __all__ = ["COMMANDS", "main"]
 
@@ -75,20 +78,30 @@ def main() -> None:
     # Faust looks for options of its own in there when it is imported, and takes our --loop for one.
     arguments = sys.argv[1:]
     del sys.argv[1:]
+    signals.listen()
     try:
         cli.main(arguments, standalone_mode=False, prog_name="anabranch")
     except click.ClickException as exc:
         exc.show()
         raise SystemExit(exc.exit_code) from None
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; the same command goes on from there", err=True)
-        raise SystemExit(130) from None
+        raise _interrupted() from None
     except click.exceptions.Exit as exc:
         raise SystemExit(exc.exit_code) from None
     except Exception as exc:
         from ..topics.errors import AnabranchError  # librdkafka comes with it, which --help can do without
+        from ..topics.printable import printable, without_passwords
 
         if not isinstance(exc, AnabranchError):
-            raise
-        click.echo(f"error: {exc}", err=True)
+            if signals.told():  # it was raised inside of a library, which made something else of it
+                raise _interrupted() from exc
+            text = "".join(traceback.format_exception(exc))
+            click.echo(printable(without_passwords(text)), err=True, nl=False)
+            raise SystemExit(1) from None
+        click.echo(f"error: {printable(exc)}", err=True)
         raise SystemExit(exc.exit_code) from None
+
+
+def _interrupted() -> SystemExit:
+    click.echo("interrupted; the same command goes on from there", err=True)
+    return SystemExit(signals.exit_code())

@@ -28,7 +28,8 @@ from .running.crew import Crew
 from .running.drain import Drain
 from .running.ground import Ground
 from .running.loading import load_app
-from .show.work import out, table_grid
+from .show.console import out, plain
+from .show.work import table_grid
 from .tables.tables import TableReader, find_table
 
 __all__ = ["run_demo"]
@@ -74,7 +75,7 @@ def run_demo(place: Ground, folder: Path = Path("demo")) -> None:
     of_socket = _live(place, lines, f"{run_id}-live", environment, folder)
     if of_file != of_socket:
         raise Stop(f"the totals differ: file {of_file}, socket {of_socket}", hint="this is a bug; please report it")
-    out.print(f"file   {of_file}\nsocket {of_socket}   [green]✓ the same totals[/green]")
+    out.print(f"file   {of_file}\nsocket {of_socket}   [green]✓ the same totals[/green]", markup=True)
 
     out.print(
         Rule("2  a year of history: 336,776 flights, with their own times, in partitions by carrier", align="left")
@@ -122,7 +123,7 @@ def _program(arguments: Sequence[str]) -> list[str]:
 
 
 def _command(arguments: Sequence[str], environment: dict[str, str]) -> None:
-    out.print(f"[bold]{_shown(arguments)}[/bold]", markup=True, highlight=False, soft_wrap=True)
+    out.print(f"[bold]{plain(_shown(arguments))}[/bold]", markup=True, highlight=False, soft_wrap=True)
     ended = subprocess.run(_program(arguments), env=environment, check=False)  # noqa: S603 (our own interpreter)
     if ended.returncode:
         raise Stop(f"the command ended with exit code {ended.returncode}")
@@ -148,8 +149,8 @@ def _live(place: Ground, lines: list[bytes], run_id: str, environment: dict[str,
     replay = ["replay", f"tcp://localhost:{port}", "--to", topic, "--key-before", ","]
     with Crew(place.cluster, KEYED_SUM, run_id, folder / "live") as crew:
         crew.start()
-        out.print(f"[bold]{_shown(['-A', KEYED_SUM, 'worker'])}[/bold]", highlight=False)
-        out.print(f"[bold]{_shown(replay)}[/bold]", highlight=False, soft_wrap=True)
+        out.print(f"[bold]{plain(_shown(['-A', KEYED_SUM, 'worker']))}[/bold]", markup=True, highlight=False)
+        out.print(f"[bold]{plain(_shown(replay))}[/bold]", markup=True, highlight=False, soft_wrap=True)
         source = subprocess.Popen(  # noqa: S603 (our own interpreter)
             _program(replay), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

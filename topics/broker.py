@@ -35,6 +35,7 @@ from .distribution import KAFKA_VERSION, Distribution, OnProgress
 from .errors import Stop
 from .java import Java
 from .node import Node, aot_flags, rehearse_once, write
+from .private import private_folder
 from .undoing import on_failure
 
 __all__ = ["BrokerStats", "EmbeddedBroker", "Occupied", "running_at"]
@@ -218,7 +219,7 @@ class EmbeddedBroker:
         else:
             self._data = self._keep.absolute()
             try:
-                self._data.mkdir(parents=True, exist_ok=True)
+                private_folder(self._data)
             except OSError as exc:
                 raise Stop(f"{self._data} cannot hold a broker's data: {exc}", hint="name another folder") from exc
         self._lock = _lock(self._data)

@@ -64,4 +64,5 @@ def _escaped(found: re.Match[str]) -> str:
     character = found[0]
     if 0xDC80 <= ord(character) <= 0xDCFF:
         return f"\\x{ord(character) - 0xDC00:02x}"
-    return repr(character)[1:-1] if character.isascii() else f"\\u{ord(character):04x}"
+    # As JSON writes it, too.
+    return repr(character)[1:-1] if character < " " else f"\\u{ord(character):04x}"

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ...topics.errors import Stop
+from ...topics.private import private_folder
 
 __all__ = ["Identity", "slots"]
 
@@ -36,7 +37,7 @@ class Identity:
 
     def __init__(self, data: Path) -> None:
         folder = data / "identity"
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         for slot in range(MAX_SLOTS):
             fd = os.open(folder / f"{slot}.json", os.O_RDWR | os.O_CREAT, 0o600)
             try:

@@ -37,6 +37,7 @@ import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, Snapshot, WriteBatch
 
 from ...topics.errors import Stop
+from ...topics.private import private_folder
 from ...topics.undoing import on_failure
 from .store import Changes
 
@@ -114,7 +115,7 @@ class RocksStore:
         self._counted = -1
         if (folder / _DAMAGED).exists():
             raise Unfit("a read found it damaged")
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(folder.parent)
         try:
             self._data = Rdict(str(folder), _options(), {_META: _options()})
             self._meta = self._data.get_column_family(_META)

@@ -17,6 +17,7 @@ from ...topics import pulse
 from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Stop, Usage
+from ...topics.private import private_folder
 from ...topics.reading import Gone, Key, Reader, Run, stalled
 from ..collector import seldom_collected
 from .envelope import COLUMNS
@@ -121,7 +122,7 @@ class Archiver:
         """
         begun_s = time.monotonic()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self._folder)
             with locked(self._folder), seldom_collected():
                 report = self._open()
                 self._go_on(report, begun_s, on_progress)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import click
 
 from ...topics.errors import Usage
+from .. import signals
 from .options import LEVELS, cluster_options, log_to_stderr, on_ground
 
 __all__ = ["archive"]
@@ -79,10 +79,11 @@ def archive(
             rolling=rolling,
             follow=follow,
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: archiver.stop())
+        signals.stopping(archiver.stop)
         report = archiver.archive(view.archiving)
     show_archive(report, folder, as_json=as_json)
+    if signals.told() and not follow:
+        raise SystemExit(signals.exit_code())
 
 
 def _measure(text: str, units: dict[str, float] | dict[str, int], example: str) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from pathlib import Path
 
 import click
 
 from ...topics.errors import AnabranchError
+from .. import signals
 from ..running.ground import home
 from .options import passing
 
@@ -34,9 +34,8 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
 
     folder = None if throw_away else (data or home() / "broker")
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=passing) as kafka:
+        signals.stopping(ended.set)
         stats = kafka.stats
         click.echo(
             f"Kafka is up at {stats.bootstrap_servers} after {stats.startup_s:.1f} s, "

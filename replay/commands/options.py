@@ -13,6 +13,7 @@ import click
 
 from ...topics.client import Cluster
 from ...topics.errors import Usage
+from ...topics.printable import printable, without_passwords
 from ..running.ground import Ground, ground, servers_at_hand
 from ..show.jsonlog import log_json_to_stderr, said_as_json
 
@@ -156,15 +157,23 @@ def _say(text: str) -> None:
     if said_as_json() is not None:
         logger.info(text)
     else:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
 
 
 def passing(text: str) -> None:
     """A line that the next one replaces, where there is a terminal."""
     if sys.stderr.isatty() and said_as_json() is None:
-        click.echo(f"\r\033[K{text}", err=True, nl=False)
+        click.echo(f"\r\033[K{printable(text, one_line=True)}", err=True, nl=False)
     elif text:
         _say(text)
+
+
+class _Lines(logging.Formatter):
+    """Logs for people: what others wrote, in a message or a traceback, does nothing to the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        return printable(without_passwords(super().format(record)))
 
 
 def log_to_stderr(level: str | None, *, default: str = "warn", form: str = "text") -> None:
@@ -176,7 +185,9 @@ def log_to_stderr(level: str | None, *, default: str = "warn", form: str = "text
         log_json_to_stderr(numeric)
         logger.setLevel(logging.INFO)  # what the text form says without being asked
     else:
-        logging.basicConfig(level=numeric, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=numeric, handlers=[handler])
     # Service life cycles are of interest to who works on us, not to who works with us.
     ours = ("anabranch.agents.app", "anabranch.agents.web.probes", "anabranch.agents.engine.transport")
     for noisy in ("mode", "faust", "aiohttp", *ours):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .. import signals
 from .courseoptions import course_of, course_options, pace_of
 from .options import (
     LEVELS,
@@ -156,10 +156,11 @@ def replay(
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
             pack=pack,
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: player.stop())
+        signals.stopping(player.stop)
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
-        if plot is not None:
+        if plot is not None and report.done:
             placed = plan_of(place.cluster, topic, Admin(place.cluster).partitions([topic])[topic])
             write_plot(survey(history, course, placed), f"replay → {topic}", plot)
     show_replay(report)
+    if signals.told() and not (report.done or follow):
+        raise SystemExit(signals.exit_code())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +134,7 @@ def run(
             pack=pack,
             watcher=view,
         )
-        with _terminated_as_interrupt():
-            report = bounded.execute()
+        report = bounded.execute()
     show_run(report)
     if not allowance.allows(report.failures, of=report.read):
         click.echo(
@@ -147,17 +143,3 @@ def run(
             err=True,
         )
         raise SystemExit(FAILED)
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupt() -> Generator[None]:
-    """SIGTERM ends long work as Ctrl-C does: in order, and to be gone on with."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
-import msgspec
 
 from ...topics.errors import Usage
+from ...topics.printable import printable
 from .options import cluster_options, log_to_stderr, on_ground
 
 __all__ = ["runs"]
@@ -34,6 +32,7 @@ def runs(
       anabranch runs shop-run-1f0c9a7e --forget --yes
     """
     from ..ledger import Ledger
+    from ..show.console import write_json
     from ..show.runs import show_run_states, show_runs
 
     log_to_stderr(None)
@@ -49,7 +48,7 @@ def runs(
         if not forget:
             if as_json:
                 for kept in found:
-                    sys.stdout.write(msgspec.json.encode(kept.facts()).decode() + "\n")
+                    write_json(kept.facts())
             elif run is None:
                 show_runs(found)
             else:
@@ -57,8 +56,8 @@ def runs(
             return
         doomed = ledger.doomed(found[0])
         for line in doomed.lines():
-            click.echo(line, err=True)
-        if not yes and not click.confirm(f"Forget {found[0].name}?", err=True):
+            click.echo(printable(line), err=True)
+        if not yes and not click.confirm(printable(f"Forget {found[0].name}?"), err=True):
             raise click.Abort
         ledger.forget(found[0], doomed)
-        click.echo(f"{found[0].name} is forgotten")
+        click.echo(printable(f"{found[0].name} is forgotten"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ...topics.printable import printable, without_passwords
 from .options import app_name, cluster_options, log_to_stderr, on_ground, passing
 
 __all__ = ["tables"]
@@ -116,7 +117,7 @@ def backup(
         keys = sum(part.count for part in table.partitions) - (len(table.partitions) if table.expires else 0)
         size = sum(part.bytes for part in table.partitions)
         click.echo(f"{table.table}  {max(0, keys):,} keys in {len(table.partitions)} partitions, {size:,} bytes")
-    click.echo(f"→ {address}")
+    click.echo(printable(without_passwords(f"→ {address}")))
     if not made.settled:
         click.echo(
             "the app was at work: each partition is of a moment of its own. That is fine where the changelogs stay; "
@@ -184,7 +185,7 @@ def restore(
         app.cluster = place.cluster
         steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
         for step in steps:
-            click.echo(f"{step.table.name}: {_WHAT[step.what]} ({step.why})")
+            click.echo(printable(f"{step.table.name}: {_WHAT[step.what]} ({step.why})"))
         if dry_run:
             return
 

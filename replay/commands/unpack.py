@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-
 import click
 
+from .. import signals
 from .options import LEVELS, cluster_options, log_to_stderr, on_ground
 
 __all__ = ["unpack"]
@@ -56,7 +55,8 @@ def unpack(
             run_id=run_id,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
         )
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: player.stop())
+        signals.stopping(player.stop)
         report = player.play(lambda progress: view.replaying(f"unpack → {target}", progress))
     show_replay(report)
+    if signals.told() and not report.done:
+        raise SystemExit(signals.exit_code())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -47,6 +46,7 @@ def verify(
       anabranch verify table://shop/totals table://shop-run-1f0c9a7e/totals
     """
     from ..running.inputs import format_of
+    from ..show.console import write_json
     from ..show.verify import show_verified
     from ..verify.side import find_side
     from ..verify.verify import verify as compare
@@ -62,7 +62,7 @@ def verify(
         ]
         found = [{**msgspec.to_builtins(d), "key": str(d.key), "value": str(d.value)} for d in compared.differences]
         facts = {"same": compared.same, "compared": compared.fields, "sides": sides, "differences": found}
-        sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
+        write_json(facts)
     else:
         show_verified(compared)
     if not compared.same:

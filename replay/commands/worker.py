@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...topics.errors import AnabranchError, Stop
+from ...topics.printable import printable
+from ...topics.private import private_folder
+from .. import signals
 from ..show.bar import RestoreBar
 from ..show.jsonlog import said_as_json
 from .options import LEVELS, app_name, cluster_options, log_to_stderr, on_ground
@@ -85,11 +88,14 @@ def worker(
             if lines is not None:
                 lines.always["group"] = app.conf.id
                 lines.hide(place.cluster.secrets)
+            signals.leave_to_others()
             if processes > 1:
                 told = ["-l", loglevel, "--log-format", log_format]
                 _supervise(app, app_name(context), place.cluster, processes, told, settings)
             else:
                 _work(app, place.cluster, settings)
+    except signals.Terminated:
+        return  # before it had begun
     except Exception as exc:
         if said_as_json() is None:
             raise
@@ -107,7 +113,7 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
     if settings["group_protocol"]:
         app.set_engine(group_protocol=settings["group_protocol"])
     if settings["datadir"] is not None:
-        settings["datadir"].mkdir(parents=True, exist_ok=True)
+        private_folder(settings["datadir"])
     told = {name: settings[name] for name in ("datadir", "web_bind", "web_port", "web_host")}
     app.configure(
         web_enabled=settings["with_web"] and app.conf.web_enabled,
@@ -133,6 +139,7 @@ def _supervise(
     as_json = said_as_json() is not None
 
     def write(number: int, line: str) -> None:
+        line = printable(line)
         sys.stderr.write(f"{line}\n" if as_json else f"[{number}] {line}\n")  # one call a line, so that none is torn
         sys.stderr.flush()
 
@@ -140,7 +147,7 @@ def _supervise(
         if as_json:
             logger.warning("worker %d %s", number, text)
         else:
-            click.echo(f"[{number}] worker {text}", err=True)
+            click.echo(printable(f"[{number}] worker {text}"), err=True)
 
     Supervisor(cluster, name, arguments, write=write, tell=tell).run()
 
@@ -166,7 +173,7 @@ def _say_ready(app: App) -> None:
     if said_as_json() is not None:
         logger.info("%s   %s", ready, partitions)
     else:
-        click.echo(f"{ready}\n  {partitions}", err=True)
+        click.echo(printable(f"{ready}\n  {partitions}"), err=True)
 
 
 def _say_end(error: BaseException) -> int:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from ...topics.client import Cluster
 from ...topics.errors import Stop
+from ...topics.private import private_folder
 from .processes import Processes
 
 __all__ = ["Crew", "last_words"]
@@ -47,7 +48,7 @@ class Crew:
 
     def start(self) -> None:
         """Start all."""
-        self._data.mkdir(parents=True, exist_ok=True)
+        private_folder(self._data)
         for number in range(self._count):
             self._start(number)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
+from ...topics.errors import Usage
 
 if TYPE_CHECKING:
     from ...topics.broker import BrokerStats, EmbeddedBroker
@@ -56,8 +57,22 @@ class Ground:
 
 
 def servers_at_hand(bootstrap_server: str | None, *, declared: str | None = None, keep: bool = True) -> str | None:
-    """The cluster that needs not be started; see `ground`."""
-    servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or declared
+    """The cluster that needs not be started; see `ground`.
+
+    Raises:
+        Usage: one is named, and the name is empty: of a variable that was not set, most likely.
+    """
+    for name, given in (
+        ("--bootstrap-server", bootstrap_server),
+        ("KAFKA_BOOTSTRAP_SERVERS", os.environ.get("KAFKA_BOOTSTRAP_SERVERS")),
+    ):
+        if given is not None:
+            if not given.strip(" ,"):
+                raise Usage(
+                    f"{name} is empty", hint="HOST:PORT names a cluster; without it a broker of our own is started"
+                )
+            return given
+    servers = declared
     if servers or not keep:
         return servers
     from ...topics.broker import running_at  # who has a cluster needs none of it

@@ -16,7 +16,8 @@ from ...topics.client import Cluster
 
 __all__ = ["Processes"]
 
-_LAST_S = 10.0
+# Less than what a command that was told to end has for all of it; workers end by themselves when we are gone.
+_LAST_S = 4.0
 
 
 class Processes:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
-
-import msgspec
 
 from ..archive import ArchiveReport, check_archive
 from ..archive.archiver import ArchiveProgress
-from .work import ProgressView, out
+from .console import ProgressView, out, plain, write_json
 
 __all__ = ["ArchiveView", "show_archive", "show_check"]
 
@@ -45,20 +41,22 @@ def show_archive(report: ArchiveReport, folder: Path, *, as_json: bool) -> None:
             "lost": report.lost,
             "seconds": round(report.seconds, 3),
         }
-        _print(facts)
+        write_json(facts)
         return
     rate = f" ({report.records / report.seconds:,.0f}/s)" if report.records >= 10_000 and report.seconds else ""
     out.print(
-        f"[bold]{report.records:,}[/bold] records of {manifest.topic} → [bold]{folder}[/bold] "
-        f"in {report.seconds:.1f} s{rate}{', resumed' if report.resumed else ''}"
+        f"[bold]{report.records:,}[/bold] records of {plain(manifest.topic)} → [bold]{plain(folder)}[/bold] "
+        f"in {report.seconds:.1f} s{rate}{', resumed' if report.resumed else ''}",
+        markup=True,
     )
     out.print(f"  it holds {manifest.records:,} records in {len(manifest.files):,} files, {_size(manifest.size_bytes)}")
     if report.removed:
         out.print(f"  {len(report.removed)} unfinished files of an earlier start were removed and written again")
     for lost in report.lost:
         out.print(
-            f"  [yellow]{manifest.topic}\\[{lost.partition}]: offsets {lost.begin:,} to {lost.end - 1:,} "
-            "were deleted before they were read[/yellow]"
+            f"  {manifest.topic}[{lost.partition}]: offsets {lost.begin:,} to {lost.end - 1:,} "
+            "were deleted before they were read",
+            style="yellow",
         )
 
 
@@ -67,17 +65,13 @@ def show_check(folder: Path, *, accept_lost: bool, as_json: bool) -> bool:
     manifest, findings = check_archive(folder)
     wrong = [finding for finding in findings if not (accept_lost and finding.kind == "lost")]
     if as_json:
-        _print({"topic": manifest.topic, "records": manifest.records, "well": not wrong, "findings": findings})
+        write_json({"topic": manifest.topic, "records": manifest.records, "well": not wrong, "findings": findings})
         return not wrong
     for finding in findings:
         out.print(f"{finding.kind}: {finding.where}: {finding.text}", style="red", markup=False)
     what = f"{manifest.records:,} records of {manifest.topic} in {len(manifest.files):,} files"
     out.print(f"{what}, {_size(manifest.size_bytes)}: " + (f"{len(wrong)} wrong" if wrong else "as written"))
     return not wrong
-
-
-def _print(facts: Mapping[str, object]) -> None:
-    sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
 
 
 def _size(size_bytes: int) -> str:

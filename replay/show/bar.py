@@ -6,6 +6,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ...topics.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -31,13 +33,15 @@ class RestoreBar:
             self._end()
         elif self._console.is_terminal if self._console is not None else sys.stderr.isatty():
             self._bar = self._bar or self._begin()
-            self._bar.update(self._task, completed=progress.share, description=str(progress))
+            self._bar.update(self._task, completed=progress.share, description=printable(progress, one_line=True))
 
     def _begin(self) -> Progress:
         from rich.console import Console  # a worker needs it for this, if at all
         from rich.progress import BarColumn, Progress, TextColumn
 
-        bar = Progress(BarColumn(30), TextColumn("{task.description}"), console=self._console or Console(stderr=True))
+        bar = Progress(
+            BarColumn(30), TextColumn("{task.description}", markup=False), console=self._console or Console(stderr=True)
+        )
         self._task = bar.add_task("", total=1.0)
         bar.start()
         return bar

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import click
-import msgspec
 from rich.markup import escape
 
+from ...topics.printable import printable
 from ..dlq.dlq import PutBack
 from ..dlq.letters import Count, Letter, NoLetters
 from ..shown import shown_time
-from .work import out
+from .console import out, write_json
 
 __all__ = ["show_counts", "show_letters", "show_no_letters", "show_put_back"]
 
@@ -32,7 +32,7 @@ def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], Count]], *, a
             if as_json:
                 facts = {"topic": topic, "agent": agent, "reason": reason, "error": error, "letters": count.letters}
                 times = {"put_back": count.put_back, "first_ms": count.first_ms, "last_ms": count.last_ms}
-                _line({**facts, **times, "at": count.at or None})
+                write_json({**facts, **times, "at": count.at or None})
             else:
                 _show_kind(agent, reason, error, count)
     if not as_json and not any(counts.values()):
@@ -59,33 +59,34 @@ def show_no_letters(missing: NoLetters, *, as_json: bool = False) -> None:
         text += f"; there is no topic {missing.topic} either"
         if missing.others:
             text += f" (there are dead letters in {', '.join(missing.others[:10])})"
-    click.echo(text, err=as_json)
+    click.echo(printable(text), err=as_json)
 
 
 def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: bool, raw: bool) -> None:
     """Letters one by one."""
     if raw:
         for letter, _ in letters:
-            sys.stdout.buffer.write((letter.value or b"") + b"\n")
+            _write_raw(letter.value or b"")
         return
     shown = 0
     for letter, put_back in islice(letters, most):
         shown += 1
         if as_json:
-            _line({**letter.described(), "put_back": put_back})
+            write_json({**letter.described(), "put_back": put_back})
             continue
         facts = letter.described()
         where = f"{letter.partition}@{letter.offset}"
         out.print(
-            f"[bold]{where}[/bold]  {shown_time(letter.timestamp_ms)}  {letter.reason}"
+            f"[bold]{where}[/bold]  {shown_time(letter.timestamp_ms)}  {escape(letter.reason)}"
             f"{'  put back' if put_back else ''}  from {escape(str(facts.get('source', '?')))}"
-            f"{'  agent ' + escape(letter.facts['agent']) if 'agent' in letter.facts else ''}"
+            f"{'  agent ' + escape(letter.facts['agent']) if 'agent' in letter.facts else ''}",
+            markup=True,
         )
-        out.print(f"  error  {escape(letter.facts.get('error', '?'))}", soft_wrap=True)
+        out.print(f"  error  {escape(letter.facts.get('error', '?'))}", markup=True, soft_wrap=True)
         if "at" in letter.facts:
-            out.print(f"  at     {escape(letter.facts['at'])}", soft_wrap=True)
-        out.print(f"  key    {escape(_short(facts['key']))}")
-        out.print(f"  value  {escape(_short(facts['value']))}")
+            out.print(f"  at     {escape(letter.facts['at'])}", markup=True, soft_wrap=True)
+        out.print(f"  key    {escape(_short(facts['key']))}", markup=True)
+        out.print(f"  value  {escape(_short(facts['value']))}", markup=True)
     if not as_json and next(letters, None) is not None:
         out.print(f"… {shown} shown; -n N shows more, -J them whole")
     elif not as_json and not shown:
@@ -103,11 +104,12 @@ def show_put_back(report: PutBack, *, dry_run: bool) -> None:
     if report.before:
         out.print(f"  {report.before:,} had been put back before")
     for letter in report.examples if dry_run else ():
-        out.print(f"  {letter.partition}@{letter.offset}  {escape(letter.facts.get('error', ''))}")
+        out.print(f"  {letter.partition}@{letter.offset}  {escape(letter.facts.get('error', ''))}", markup=True)
     if report.without_record:
         out.print(
             f"  [yellow]{report.without_record:,} letters have no record to put back[/yellow]: they hold lines of a "
-            "file that were no records, or another program wrote them"
+            "file that were no records, or another program wrote them",
+            markup=True,
         )
         out.print(
             "  mend the file and replay it, or: anabranch dlq show TOPIC --reason line --raw > lines.txt, mend that, "
@@ -116,7 +118,7 @@ def show_put_back(report: PutBack, *, dry_run: bool) -> None:
 
 
 def _say(text: str) -> None:
-    out.print(text, highlight=False, soft_wrap=True)
+    out.print(text, markup=True, highlight=False, soft_wrap=True)
 
 
 def _short(text: str | None) -> str:
@@ -125,6 +127,8 @@ def _short(text: str | None) -> str:
     return text if len(text) <= _VALUE_CHARACTERS else f"{text[:_VALUE_CHARACTERS]}… ({len(text):,} characters)"
 
 
-def _line(facts: object) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(facts) + b"\n")
-    sys.stdout.buffer.flush()
+def _write_raw(value: bytes) -> None:
+    """A value as it is; on a terminal, as text that it cannot obey."""
+    if sys.stdout.isatty():
+        value = printable(value.decode(errors="backslashreplace")).encode()
+    sys.stdout.buffer.write(value + b"\n")

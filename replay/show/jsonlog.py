@@ -22,6 +22,8 @@ from typing import Any
 
 import msgspec
 
+from ...topics.printable import printable, utf8, without_passwords
+
 __all__ = ["JsonLines"]
 
 FIELDS = ("topic", "partition", "offset", "agent", "generation", "partitions", "seconds", "hint")
@@ -54,15 +56,17 @@ class JsonLines(logging.Formatter):
             "message": self._clean(record.getMessage()),
             **self.always,
         }
-        line |= {name: value for name in FIELDS if (value := getattr(record, name, None)) is not None}
+        for name in FIELDS:
+            if (value := getattr(record, name, None)) is not None:
+                line[name] = self._clean(value) if isinstance(value, str) else value
         if record.exc_info:
             line["error"] = self._clean(self.formatException(record.exc_info))
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return printable(msgspec.json.encode(line, enc_hook=str).decode())
 
     def _clean(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return text
+        return without_passwords(utf8(text))
 
 
 def said_as_json() -> JsonLines | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from rich.live import Live
 from ...agents.app import App
 from ...topics.errors import Usage
 from ..tables.tables import Snapshot, TableReader, find_table, json_text, key_cells, write_result
-from .work import err, out, show_table, table_grid
+from .console import err, out, plain, write_json
+from .work import show_table, table_grid
 
 __all__ = ["look"]
 
@@ -36,7 +36,8 @@ def look(
         if not tables:
             raise Usage(f"{app.conf.id} has no tables")
         for table in tables:
-            out.print(f"[bold]{table.name}[/bold]  {table.help}  [dim]{table.changelog_name}[/dim]")
+            name, changelog = plain(table.name), plain(table.changelog_name)
+            out.print(f"[bold]{name}[/bold]  {plain(table.help)}  [dim]{changelog}[/dim]", markup=True)
         return
     table = find_table(app, name)
     reader = TableReader(app.cluster, table)
@@ -54,7 +55,7 @@ def look(
     elif as_json:
         columns, rows = snapshot.rows
         for row in rows:
-            sys.stdout.buffer.write(msgspec.json.encode(dict(zip(columns, row, strict=True))) + b"\n")
+            write_json(dict(zip(columns, row, strict=True)))
     else:
         show_table(snapshot, most=most)
 
@@ -71,7 +72,8 @@ def _show_key(snapshot: Snapshot, key: str) -> None:
     for _, partition, value in shown:
         if snapshot.table.local:
             out.print(f"partition {partition}")
-        out.print_json(json_text(snapshot.table.plain(value)))
+        text = msgspec.json.format(json_text(snapshot.table.plain(value)), indent=2)
+        out.print(text, soft_wrap=True)
 
 
 def _follow(reader: TableReader, most: int) -> None:

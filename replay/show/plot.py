@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from ...topics.errors import Usage
+from ...topics.printable import printable
 from ..course.survey import Survey
 from ..shown import shown_ms, shown_time
 
@@ -83,4 +84,5 @@ def _bars(bars: Sequence[tuple[float, float, int]], top: float, height: float, t
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(text)}</text>'
+    text = escape(printable(text, one_line=True))
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{text}</text>'

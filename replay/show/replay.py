@@ -14,7 +14,7 @@ from ..report import Progress, Report
 from ..shown import shown_ms, shown_time
 from ..sources.item import Item
 from ..sources.source import Replayable
-from .console import ProgressView, out
+from .console import ProgressView, out, plain
 
 __all__ = ["ReplayView", "show_bad", "show_replay", "show_survey"]
 
@@ -47,17 +47,19 @@ def show_replay(report: Report) -> None:
     """What a replay did."""
     if report.already_done:
         out.print(
-            f"run {report.run_id} was finished before: {report.sent:,} records are in [bold]{report.topic}[/bold]; "
-            "nothing was written"
+            f"run {plain(report.run_id)} was finished before: {report.sent:,} records are in "
+            f"[bold]{plain(report.topic)}[/bold]; nothing was written",
+            markup=True,
         )
         for warning in report.warnings:
-            out.print(f"  [yellow]{warning}[/yellow]")
+            out.print(f"  {warning}", style="yellow")
         return
     resumed = f", resumed after {report.resumed_from:,}" if report.resumed_from else ""
     spread = "  ".join(f"{p}: {n:,}" for p, n in sorted(report.counts.items()))
     out.print(
-        f"[bold]{report.sent_now:,}[/bold] records → [bold]{report.topic}[/bold] in {report.seconds:.1f} s"
-        f"{f' ({report.rate:,.0f}/s)' if report.sent_now >= _RATED else ''}{resumed}"
+        f"[bold]{report.sent_now:,}[/bold] records → [bold]{plain(report.topic)}[/bold] in {report.seconds:.1f} s"
+        f"{f' ({report.rate:,.0f}/s)' if report.sent_now >= _RATED else ''}{resumed}",
+        markup=True,
     )
     out.print(f"  run {report.run_id}   partitions {spread or '-'}")
     show_bad(report)
@@ -68,20 +70,21 @@ def show_replay(report: Report) -> None:
 def show_bad(report: Report) -> None:
     """What was not as it should be."""
     if report.skipped:
-        out.print(f"  [yellow]{report.skipped:,} bad lines skipped[/yellow]")
+        out.print(f"  {report.skipped:,} bad lines skipped", style="yellow")
     if report.dead_letters:
-        out.print(f"  [yellow]{report.dead_letters:,} bad lines in {report.topic}.dlq[/yellow]")
+        out.print(f"  {report.dead_letters:,} bad lines in {report.topic}.dlq", style="yellow")
     for example in report.examples[:3]:
         out.print(f"    {example}", markup=False)
     if report.left_out:
         out.print(f"  {report.left_out:,} were read and left out")
     if report.late:
         out.print(
-            f"  [yellow]{report.late:,} records were late in their source, by {shown_ms(report.late_ms)} at most; "
-            "they keep their places (--disorder)[/yellow]"
+            f"  {report.late:,} records were late in their source, by {shown_ms(report.late_ms)} at most; "
+            "they keep their places (--disorder)",
+            style="yellow",
         )
     for warning in report.warnings:
-        out.print(f"  [yellow]{warning}[/yellow]")
+        out.print(f"  {warning}", style="yellow")
 
 
 def show_survey(
@@ -101,7 +104,7 @@ def show_survey(
         there: the topic exists.
         run: how far the run is, in words.
     """
-    out.print("[bold]dry run[/bold]: nothing is written", highlight=False)
+    out.print("[bold]dry run[/bold]: nothing is written", markup=True, highlight=False)
     order = "merged by time" if course.merges(history) else "one after another"
     size = f"{history.size_bytes:,} bytes" if history.size_bytes else "of unknown size"
     names = [part.name for part in history.parts] or list(history.specs)

@@ -11,6 +11,7 @@ from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.partition import HashPlan, Plan, RangePlan
 from ...topics.plans import Plans
+from ...topics.printable import printable
 from .spread import Spread
 from .work import err, out
 
@@ -41,9 +42,9 @@ def show_plans(keys: Sequence[bytes], partitions: int) -> None:
     plans: dict[str, Plan] = {"hash": HashPlan(partitions), "range": learned}
     for name, plan in plans.items():
         spread = Spread.of(keys, plan)
-        err.print(f"[bold]{name}[/bold]  skew {spread.skew:.2f}")
+        err.print(f"[bold]{name}[/bold]  skew {spread.skew:.2f}", markup=True)
         for place, count in enumerate(spread.counts):
             bar = "█" * round(_BAR * count / max(spread.counts))
             since = learned.splits[place - 1].decode(errors="backslashreplace") if name == "range" and place else ""
             err.print(f"  {place:>4}  {count / len(keys):6.1%}  {bar:<{_BAR}}  {since}", highlight=False)
-    sys.stdout.write(f"{learned}\n")
+    sys.stdout.write(f"{printable(learned, one_line=True)}\n")

@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from ..report import Progress
 from ..running.run import RunReport, Watcher
 from ..tables.tables import Snapshot
-from .console import ProgressView, err, out
+from .console import ProgressView, err, out, plain
 from .replay import ReplayView, show_bad
 
 __all__ = ["ProgressView", "RunView", "err", "out", "show_run", "show_table", "table_grid"]
@@ -47,10 +47,11 @@ def show_run(report: RunReport) -> None:
         facts = ", ".join(filter(None, (rate, promise)))
         out.print(
             f"[bold]{report.records:,}[/bold] records through the agents in {report.seconds:.1f} s"
-            f"{f' ({facts})' if facts else ''}   {'into live' if report.into_live else f'run {report.run_id}'}"
+            f"{f' ({facts})' if facts else ''}   {'into live' if report.into_live else plain(f'run {report.run_id}')}",
+            markup=True,
         )
     if report.failures:
-        out.print(f"  [red]{report.failures:,} failed[/red], and the result is without them:")
+        out.print(f"  [red]{report.failures:,} failed[/red], and the result is without them:", markup=True)
         for failed in report.failed:
             out.print(f"  {failed.count:>10,} {failed}", markup=False, highlight=False, soft_wrap=True)
     if report.unrecorded:
@@ -72,7 +73,7 @@ def show_run(report: RunReport) -> None:
     if report.snapshot is not None:
         show_table(report.snapshot)
     if report.output is not None and report.snapshot is not None:
-        out.print(f"{len(report.snapshot):,} keys → [bold]{report.output}[/bold]")
+        out.print(f"{len(report.snapshot):,} keys → [bold]{plain(report.output)}[/bold]", markup=True)
 
 
 def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> None:

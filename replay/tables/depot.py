@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ...topics.errors import Stop, Usage
+from ...topics.private import private_folder
 from ..sources.storage import is_remote
 
 __all__ = ["MANIFEST", "Depot", "depot"]
@@ -70,7 +71,7 @@ class _Folder:
             raise _taken(self._folder)
         shutil.rmtree(self._part, ignore_errors=True)  # of one that was killed
         try:
-            self._part.mkdir(parents=True)
+            private_folder(self._part)
         except OSError as exc:
             raise Stop(f"{self._part}: {exc.strerror}", hint="look at the disk") from exc
 
