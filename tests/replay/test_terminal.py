@@ -69,7 +69,8 @@ def test_tables_show_keys_and_values_as_they_are_written(screen: io.StringIO) ->
 
 def test_reports_of_replays_and_comparisons_show_lines_as_they_are_written(screen: io.StringIO) -> None:
     report = Report(
-        run_id=EVIL, topic=EVIL, sent=1, skipped=1, dead_letters=1, blank=0, sent_now=1, seconds=1, counts={}, marks={},
+        run_id=EVIL, topic=EVIL, sent=1, skipped=1, dead_letters=1, blank=0, sent_now=1, seconds=1, counts={},
+        begins={}, marks={},
         done=False, already_done=False, resumed_from=None, resumable=True, examples=(EVIL,), warnings=(EVIL,),
         late=1, late_ms=1,
     )  # fmt: skip

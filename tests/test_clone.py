@@ -1,0 +1,30 @@
+"""A clone's folder may have any name: the checks of style say the same of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import anabranch
+import pytest
+
+ROOT = Path(anabranch.__file__).parent
+
+
+@pytest.mark.parametrize("name", ["Anabranch-2", "my clone"])
+def test_style_is_checked_alike_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    clone = tmp_path / name
+    clone.mkdir()
+    shutil.copy(ROOT / "pyproject.toml", clone)
+    shutil.copy(ROOT / "__init__.py", clone)
+    for room in ("topics", "agents", "replay", "tests"):
+        shutil.copytree(ROOT / room, clone / room, ignore=shutil.ignore_patterns("__pycache__", "*.json", "peers"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "N,I", "."],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stdout[-2000:]
