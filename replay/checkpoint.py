@@ -48,6 +48,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
         counts: records sent, by partition.
         begins: by partition, the offset of the first record sent.
         marks: end marks: by partition, the offset after the last record sent; none where nothing was sent.
+        types: of columns whose files do not say them, as the first start found them, so that every start has the same.
         ends: where a topic that is replayed ended at the first start, by partition.
         done: the sources were read to their end.
         started_ms, updated_ms: wall clock, milliseconds since 1970.
@@ -69,6 +70,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     begins: dict[int, int] = {}
     marks: dict[int, int] = {}
     ends: dict[int, int] = {}
+    types: dict[str, str] | None = None
     done: bool = False
 
 

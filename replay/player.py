@@ -154,6 +154,8 @@ class Player:
             producer.open()
             found = self._runs.read(self.run_id) if self._history.resumable else None
             state = self._accept(found, fingerprint) if found else self._first_state(fingerprint)
+            if isinstance(self._history, History) and state.types is not None:
+                self._history = self._history.with_types(state.types)
             if found and state.done and isinstance(self._history, TopicHistory):
                 self._warnings += self._history.grown_since(state.ends, state.started_ms)
             if not state.done:
@@ -186,6 +188,7 @@ class Player:
             format=self._asked,
             fingerprint=fingerprint,
             ends=history.ends if isinstance(history, TopicHistory) else {},
+            types=dict(history.schema.format.guessed) if isinstance(history, History) else None,
             started_ms=self._clock.now_ms(),
         )
 

@@ -58,7 +58,18 @@ def format_options(command: Command) -> Command:
     """What a file's lines mean."""
     for option in (
         click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
-        click.option("--types", metavar="A=T,…", help="Types of CSV columns: text, int, float, bool; else guessed."),
+        click.option(
+            "--types",
+            metavar="A=T,…|@FILE",
+            help="Types of CSV columns: text, int, float, bool; else guessed. A file holds them as a JSON object.",
+        ),
+        click.option(
+            "--null",
+            "nulls",
+            multiple=True,
+            metavar="WORD",
+            help="CSV cells that mean null, but in columns declared as text; else empty ones and null.",
+        ),
         click.option("--quote", default='"', metavar="C", help="Of CSV cells; '' where there are none."),
         click.option("--partition", metavar="EXPR", help="The record's partition; else its key tells."),
         click.option("--header", "headers", multiple=True, metavar="NAME=EXPR", help="A header; may be repeated."),

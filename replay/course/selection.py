@@ -86,7 +86,7 @@ def _where(holds: Expression) -> Step:
                 record: Any = decode(value) if value[:1] == b"{" else {"value": value.decode(errors="replace")}
                 if holds(record):
                     found.append(item)
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 bad.append(BadLine("record", number, f"--where {holds.text}: {exc}", value))
         seen += len(items)
         return found

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ...topics.errors import Usage
 from ..sources.format import Format
 
@@ -114,7 +116,8 @@ def format_of(form: Mapping[str, Any], **more: Any) -> Format:
         kind=form["kind"],
         key_before=form.get("key_before"),
         columns=tuple(columns.split(",")) if columns else None,
-        types=_pairs("--types", types.split(",")) if types else (),
+        types=_types(types) if types else (),
+        **({"nulls": tuple(form["nulls"])} if form.get("nulls") else {}),
         delimiter=form.get("delimiter"),
         quote=form.get("quote", '"'),
         headers=_pairs("--header", form.get("headers", ())),
@@ -125,6 +128,16 @@ def format_of(form: Mapping[str, Any], **more: Any) -> Format:
         as_text=form["as_text"],
         **more,
     )
+
+
+def _types(text: str) -> tuple[tuple[str, str], ...]:
+    if not text.startswith("@"):
+        return _pairs("--types", text.split(","))
+    try:
+        found = msgspec.json.decode(Path(text[1:]).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.DecodeError) as exc:
+        raise Usage(f"--types {text}: {exc}", hint='a JSON object such as {"zip": "text", "fare": "float"}') from None
+    return tuple(found.items())
 
 
 def _pairs(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -34,11 +34,13 @@ from ..player import Player
 from ..report import Progress, Report
 from ..sources.finding import find_past
 from ..sources.format import OnBadLine
+from ..sources.history import History
 from ..sources.source import Replayable
 from ..tables.tables import Snapshot, TableReader, find_table, known_ending, write_result
 from ..tally import count_records
 from .certificate import Counts
 from .crew import Crew
+from .declared import declared_types
 from .drain import Drain, Stage
 from .failed import Failed, bad_lines, dead_letters, skipped
 from .ground import home
@@ -177,6 +179,7 @@ class BoundedRun:
         self._table = find_table(self.app, table) if output is not None or table is not None else None
         self._sources = self._find_sources()
         self._topics = [self._physical(i.topic) for i in self._inputs]
+        self._histories = [self._typed(*each) for each in zip(self._histories, self._topics, strict=True)]
         own = f"{self.app.conf.id}-" if self.run_id else ""
         names = [topic.removeprefix(own) for topic in self._topics]
         refuse_unaligned(self._inputs, names, by_time=self._course.order == "time")
@@ -203,6 +206,14 @@ class BoundedRun:
             for name in getattr(agent.channel, "topics", ()):
                 found[name.removeprefix(prefix)] = agent.channel
         return found
+
+    def _typed(self, history: Replayable, topic: str) -> Replayable:
+        """History whose CSV columns are what the app's topic declares them to be."""
+        if not isinstance(history, History):
+            return history
+        own = f"{self.app.conf.id}-" if self.run_id else ""
+        source = self._sources.get(topic.removeprefix(own))
+        return history.declared(declared_types(getattr(source, "value_type", None)))
 
     def _physical(self, topic: str | None) -> str:
         # What a flow sends to itself by way of Kafka is no place for history.

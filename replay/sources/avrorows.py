@@ -8,6 +8,7 @@ year 60000 is a number without them), so that the next one is found.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ _SYNC = b"anabranch's mark"
 _WORTH_BYTES = 1024 * 1024
 # A block of a few megabytes may be a hundred million small rows.
 _AT_ONCE_ROWS = 20_000
+
+
+# What stands in a message of fastavro and differs from one time to the next.
+_OBJECT = re.compile(r" from <[^>]*>")
 
 
 class BadRow:
@@ -92,7 +97,7 @@ def _one_by_one(block: Block, parsed: Any, bare: Any, read: Callable[..., Any]) 
         try:
             row = read(stream, parsed, None)
         except Exception as exc:  # noqa: BLE001 - what fastavro stumbles over depends on where the damage is
-            reason = f"cannot be read: {exc}"
+            reason = f"cannot be read: {_OBJECT.sub('', str(exc))}"
             stream.seek(begin)
             try:
                 row = BadRow(reason, read(stream, bare, None, handle_unicode_errors="replace"))

@@ -33,8 +33,10 @@ class CsvColumns:
 
     def __init__(self, format: Format, names: Sequence[str], kinds: Sequence[CsvKind]) -> None:
         self._format, self._names = format, tuple(names)
+        # Where a whole number means null, none is taken for a number before that is known.
+        odd = any(null.lstrip("-").isdigit() for null in format.nulls)
         self._numbers = frozenset(
-            number for number, kind in enumerate(kinds) if kind.type == "int" and not kind.declared
+            number for number, kind in enumerate(kinds) if kind.type == "int" and not kind.declared and not odd
         )
         # Columns that are read as whole numbers at once, because they have been that before.
         self._whole = self._numbers

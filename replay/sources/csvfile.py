@@ -35,11 +35,15 @@ def csv_kinds(format: Format, columns: Sequence[str], *, source: str) -> list[Cs
         Usage: one is declared for a column that does not exist.
     """
     declared, guessed = dict(format.types), dict(format.guessed)
+    by_topic = dict(format.declared)
     for name in declared.keys() - set(columns):
         raise Usage(f"{source}: --types {name}: no such column", hint=f"columns: {', '.join(columns)}")
     kinds: list[CsvKind] = []
     for name in columns:
-        if name in declared or format.as_text:
+        if name not in declared and name in by_topic and not format.as_text:
+            kind = by_topic[name]
+            kinds.append(CsvKind(kind.removesuffix("?"), declared=not kind.endswith("?")))  # pyright: ignore[reportArgumentType]
+        elif name in declared or format.as_text:
             kinds.append(CsvKind(declared.get(name, "text"), declared=True))  # pyright: ignore[reportArgumentType]
         else:
             kinds.append(CsvKind(guessed.get(name) or "text", declared=False))  # pyright: ignore[reportArgumentType]

@@ -35,7 +35,8 @@ def guessed_types(members: Sequence[Member], format: Format) -> dict[str, str]:
         if kind == "csv":
             for name, type_ in _of_file(member, own, size).items():
                 found.setdefault(name, []).append(type_)
-    return {name: widened(types) or "text" for name, types in found.items() if name not in dict(format.types)}
+    known = {*dict(format.types), *dict(format.declared)}
+    return {name: widened(types) or "text" for name, types in found.items() if name not in known}
 
 
 def _of_file(member: Member, format: Format, size: int) -> Mapping[str, str]:

@@ -53,6 +53,9 @@ class Format:
         partition: EXPRESSION for the number of the record's partition; null leaves it to the key.
         columns: names of a CSV file's columns; the file then has no header line.
         types: CSV columns whose type is not to be guessed: `text`, `int`, `float` or `bool`.
+        declared: the same of columns that a file may lack, as the value type of the app's topic says them; `text?` is
+            text among which there may be nulls. Of those of `types` these say nothing. It is part of the program, so it
+            is no part of the identity.
         guessed: the types of other CSV columns, as samples of all files together have them; see `csvsample`. It follows
             from the files, so it is no part of the identity.
         delimiter: of CSV cells; none means `,`, and a tab for `.tsv`.
@@ -72,6 +75,7 @@ class Format:
     partition: str | None = None
     columns: tuple[str, ...] | None = None
     types: tuple[tuple[str, str], ...] = ()
+    declared: tuple[tuple[str, str], ...] = ()
     guessed: tuple[tuple[str, str], ...] = ()
     delimiter: str | None = None
     quote: str = '"'
@@ -143,7 +147,7 @@ class Format:
 
     def identity(self) -> dict[str, Any]:
         """All options as plain JSON values; two formats with the same identity read the same records."""
-        return msgspec.json.decode(msgspec.json.encode(replace(self, guessed=())))
+        return msgspec.json.decode(msgspec.json.encode(replace(self, declared=(), guessed=())))
 
 
 def kind_of(name: str, format: Format) -> tuple[Kind, Format]:

@@ -135,6 +135,10 @@ class History:
         """The same, with types that were found before."""
         return replace(self, types=types, _found=[])
 
+    def declared(self, types: Mapping[str, str]) -> History:
+        """The same, with types of CSV columns that files may lack; see `Format.declared`."""
+        return replace(self, format=replace(self.format, declared=tuple(sorted(types.items()))), _found=[])
+
     def limited(self, max_record_bytes: int) -> History:
         """The same; records whose values are larger are bad lines."""
         return replace(self, max_record_bytes=max_record_bytes)

@@ -23,11 +23,12 @@ from zoneinfo import ZoneInfo
 
 from ...topics.arrays import as_numpy
 
-__all__ = ["FIRST_S", "LAST_S", "fitted", "jsonable", "unified", "unit_of"]
+__all__ = ["FIRST_S", "LAST_S", "check_depth", "fitted", "jsonable", "unified", "unit_of"]
 
 # The years 1 to 9999, in seconds since 1970.
 FIRST_S, LAST_S = -62_135_596_800, 253_402_300_799
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_DEEPEST = 64
 _ZONE_STEP_S = 900
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "-00:00", "GMT", "Zulu"})
 
@@ -62,6 +63,18 @@ def jsonable(array: Any) -> Any:
     if types.is_run_end_encoded(kind):
         return jsonable(_compute().run_end_decode(array))
     return _nested(array)
+
+
+def check_depth(kind: Any, left: int = _DEEPEST) -> None:
+    """Refuse types within each other that are deeper than libraries can be asked to go.
+
+    Raises:
+        ValueError: it is too deep.
+    """
+    if left < 0:
+        raise ValueError("lists or objects within each other, too deep")
+    for number in range(kind.num_fields):
+        check_depth(kind.field(number).type, left - 1)
 
 
 def _nested(array: Any) -> Any:

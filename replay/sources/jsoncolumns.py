@@ -23,6 +23,8 @@ from .textcolumns import checked_text
 
 __all__ = ["JsonColumns"]
 
+_DEEPEST = 64
+_BRACKETS, _STRINGS = re.compile(rb"[\[\]{}]"), re.compile(rb'"(?:[^"\\]|\\.)*"')
 # Not all writers of JSON write these the same way, so a reader might not give them back as they were.
 _LARGE = re.compile(rb"[0-9]e\+[0-9]")
 
@@ -49,8 +51,9 @@ class JsonColumns:
         if not data.endswith(b"\n"):
             data += b"\n"
         first = data[: data.index(b"\n")]
-        if msgspec.json.encode(msgspec.json.decode(first)) != first:
+        if not _again(first):
             raise ValueError("lines that are written otherwise")  # as good as always; found out cheaply
+        _check_depth(data)
         if b"e+" in data and _LARGE.search(data):
             raise ValueError("numbers that JSON may be written in two ways for")
         self._check_sizes(data)
@@ -97,6 +100,37 @@ class JsonColumns:
                 raise ValueError("no times")
             times = stamped(shape.stamps, written)
         return Columns(batch, key=shape.key_field, times=times)
+
+
+def _again(line: bytes) -> bool:
+    """Whether a line is written as it would be again."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(line)) == line
+    except RecursionError:
+        return False
+
+
+def _check_depth(data: bytes) -> None:
+    """Refuse what lies so deep that polars would not come back from reading it.
+
+    Raises:
+        ValueError: a line does.
+    """
+    import numpy
+
+    bytes_: Any = numpy.frombuffer(data, numpy.uint8)
+    opening: Any = numpy.flatnonzero((bytes_ == ord("[")) | (bytes_ == ord("{")))
+    ends: Any = numpy.flatnonzero(bytes_ == 10)
+    counts: Any = numpy.diff(numpy.searchsorted(opening, ends), prepend=0)
+    # A line of few brackets cannot be deep; of others it is counted.
+    for number in numpy.flatnonzero(counts > _DEEPEST).tolist():
+        begin = int(ends[number - 1]) + 1 if number else 0
+        depth = deepest = 0
+        for bracket in _BRACKETS.findall(_STRINGS.sub(b"", data[begin : int(ends[number])])):
+            depth += 1 if bracket in b"[{" else -1
+            deepest = max(deepest, depth)
+        if deepest > _DEEPEST:
+            raise ValueError("lists or objects within each other, too deep")
 
 
 def _is_json(polars: Any, schema: Any) -> bool:

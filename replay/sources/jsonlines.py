@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
@@ -16,6 +17,10 @@ from .shape import Shape
 __all__ = ["JsonLinesParser"]
 
 _CACHED = 16_384
+# A surrogate, unless it is the first of two.
+_HALF = re.compile(
+    rb"\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
+)
 _NO_OBJECT = "not a JSON object, so it has no fields"
 _decode_any = msgspec.json.Decoder().decode
 
@@ -61,12 +66,12 @@ class JsonLinesParser:
         if self._text_keys:
             try:
                 return Parsed(self._items(lines), bad, 0, used)
-            except ValueError:
+            except (ValueError, RecursionError):
                 self._text_keys = False
                 self._decode = self._decoder()
         try:
             return Parsed(self._items(lines), bad, 0, used)
-        except ValueError:
+        except (ValueError, RecursionError):
             # One of them is bad: msgspec's errors and ours are ValueErrors. Look at each.
             return self._one_by_one(lines, numbers, bad, used)
 
@@ -137,21 +142,36 @@ class JsonLinesParser:
                 items.extend(self._items([line]))
             except ValueError as exc:
                 bad.append(BadLine(self._source, number, self._reason(line, exc), line))
+            except RecursionError:
+                bad.append(
+                    BadLine(self._source, number, "lists or objects within each other, too deep to be read", line)
+                )
         return Parsed(items, bad, blank, used)
 
     def _reason(self, line: bytes, exc: ValueError) -> str:
+        if isinstance(exc, msgspec.DecodeError) and not isinstance(exc, msgspec.ValidationError):
+            return _why_no_json(line, exc)
         if not isinstance(exc, msgspec.ValidationError):
             return str(exc)
         try:
             value = msgspec.json.decode(line)
         except msgspec.DecodeError as error:
-            return str(error)
+            return _why_no_json(line, error)
         if not isinstance(value, dict):
             return _NO_OBJECT
         for field in (self._key, self._time):
             if field is not None and field not in value:
                 return f"no field {field!r}; fields: {', '.join(map(str, value))}"
         return str(exc)
+
+
+def _why_no_json(line: bytes, exc: Exception) -> str:
+    if line.strip() in (b"[", b"{", b"[{"):
+        return "JSON that goes on in the next line; JSON Lines has a value in each: jq -c '.[]' FILE writes a list so"
+    half = _HALF.search(line.replace(rb"\\", b"  "))
+    if half and ("truncated" in str(exc) or "surrogate" in str(exc)):
+        return f"{half[0].decode()} is half of a character (a lone surrogate), which no UTF-8 can hold"
+    return f"not JSON: {exc}"
 
 
 class _Keys(dict[bytes, bytes | None]):

@@ -28,6 +28,7 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Parsed(NamedTuple):
@@ -194,5 +195,7 @@ def _decoded_one_by_one(
             numbers.append(number)
         except UnicodeError as exc:
             at = f" at byte {exc.start + 1} of the line" if isinstance(exc, UnicodeDecodeError) else ""
+            if number == 1 and line[:2] in _UTF_16:
+                at += "; it begins as UTF-16 does: iconv -f UTF-16 -t UTF-8 FILE turns it into UTF-8"
             bad.append(BadLine(source, number, f"not valid {encoding}{at}", line))
     return good, numbers, bad

@@ -12,7 +12,7 @@ from ...topics.packed import RESERVED, arrow, row_values
 from ...topics.undoing import on_failure
 from .format import Format
 from .item import BadLine, Item
-from .jsonarrays import fitted, jsonable
+from .jsonarrays import check_depth, fitted, jsonable
 from .member import Member
 from .opening import UNREADABLE, Opened, why
 from .shape import Shape
@@ -120,6 +120,7 @@ def json_types(schema: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in schema:
         try:
+            check_depth(field.type)
             name, made = field.name, jsonable(arrow().nulls(0, field.type)).type
         except (ValueError, NotImplementedError) as exc:
             raise OSError(f"column {field.name}: {exc}") from None

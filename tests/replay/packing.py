@@ -1,0 +1,45 @@
+"""A history read plain and packed, to be held against each other."""
+
+from __future__ import annotations
+
+from anabranch.replay.course.packing import Packing
+from anabranch.replay.sources.columns import Columns
+from anabranch.replay.sources.history import History
+from anabranch.topics.partition import HashPlan
+from files import Reading
+
+Record = tuple[bytes | None, bytes | None, int]
+Told = list[tuple[int, str, bytes]]
+MOST = 1_000_000
+
+
+def plain_records(history: History, batch_lines: int = 5_000) -> tuple[list[Record], Told, int]:
+    """Records in order, bad lines and how many are blank."""
+    reading = Reading(history.limited(MOST).open(batch_lines=batch_lines))
+    records: list[Record] = [item[:3] for item in reading.rest()]
+    reading.source.close()
+    return records, told(reading), reading.blank
+
+
+def packed_records(history: History) -> tuple[list[Record], Told, int]:
+    """The same of the rows of the messages that are sent; of one partition, so that they are in order, too."""
+    source = history.limited(MOST).by_column().open()
+    reading = Reading(Packing(source, HashPlan(1), "lz4", max_bytes=MOST, sent=0))
+    records: list[Record] = []
+    for message in reading.rest():
+        records += [item[:3] for item in Columns.unpacked(message[1] or b"", 0)]
+    source.close()
+    return records, told(reading), reading.blank
+
+
+def told(reading: Reading) -> Told:
+    return sorted((line.line, line.reason, line.value) for line in reading.bad)
+
+
+def both(history: History) -> tuple[list[Record], Told]:
+    """What a history holds, which is the same plain, packed, and in batches of any size."""
+    plain = plain_records(history)
+    assert packed_records(history) == plain
+    for size in (1, 2, 7):
+        assert plain_records(history, size) == plain
+    return plain[:2]
