@@ -57,7 +57,9 @@ def read_rows(lines: Sequence[bytes], first: int, *, source: str, format: Format
         begin = _read_quoted(texts, numbers, rows, bad, source=source, format=format, final=final)
     finally:
         csv.field_size_limit(before)
-    return CsvRows(rows, bad, len(lines) if begin >= len(texts) else numbers[begin] - first)
+    used = len(lines) if begin >= len(texts) else numbers[begin] - first
+    # A line behind those that were used is looked at again, and would be counted twice.
+    return CsvRows(rows, [line for line in bad if line.line < first + used], used)
 
 
 def _read_quoted(
@@ -91,7 +93,7 @@ def _read_quoted(
             reason = "a quote is not closed" if unclosed or "field limit" in str(exc) else str(exc)
             if "new-line character" in reason:
                 reason = "a carriage return inside of a row"
-            bad.append(BadLine(source, numbers[begin], reason, texts[begin].encode()))
+            bad.append(BadLine(source, numbers[begin], reason, texts[begin].removesuffix("\r").encode()))
             begin += 1
     return begin
 

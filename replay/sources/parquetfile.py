@@ -134,7 +134,7 @@ class _Parquet:
             read = 0
             for batch in self._of_group(file, group):
                 if isinstance(batch, Exception):
-                    reason = f"{why(batch)}; {count - read:,} rows from here are not read"
+                    reason = f"{' '.join(why(batch).split())}; {count - read:,} rows from here are not read"
                     rows = Rows(count - max(read, skip), (), [(0, reason, b"")])
                     skip = 0
                 elif skip >= batch.num_rows:
