@@ -55,7 +55,8 @@ _RETRY_OF = f"{_OURS}retry-of"
 # Kafka takes no longer names of topics, and no other characters in them.
 _MAX_NAME = 249
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
-_SOURCE = re.compile(r"(.+)\[(\d+)\]@(\d+)(?:#(\d+))?")
+# Numbers as Kafka has them: Python refuses to read thousands of digits.
+_SOURCE = re.compile(r"(.+)\[(\d{1,10})\]@(\d{1,19})(?:#(\d{1,10}))?", re.ASCII)
 
 
 class DeadLetter(NamedTuple):

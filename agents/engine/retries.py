@@ -104,7 +104,9 @@ class Retries:
             return None, headers
         own, origin = read_retry(headers)
         _, topic = self.read[message.topic()]
-        return origin or Origin(topic, message.partition(), message.offset(), getattr(message, "row", None)), own
+        if origin is None or origin.topic != topic:  # others may write there, too, and name a topic that is none
+            origin = Origin(topic, message.partition(), message.offset(), getattr(message, "row", None))
+        return origin, own
 
     @staticmethod
     def _topics_of(agent: Any) -> list[str]:

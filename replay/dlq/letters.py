@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.deadletter import SUFFIX, Origin, read_headers, retry_topic
+from ...topics.deadletter import RETRY_SUFFIX, SUFFIX, Origin, read_headers, retry_topic
 from ...topics.headers import kept_headers
 from ...topics.producer import Headers
 from ...topics.reading import read_to_end
@@ -25,6 +25,10 @@ __all__ = [
     "letters_topics",
     "read_letters",
 ]
+
+
+# As many as an offset or a time may have; Python refuses to read thousands of them.
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +79,21 @@ class Letter:
     @property
     def origin(self) -> Origin | None:
         """Where the record came from; None where it never was in a topic."""
-        topic, partition = self.facts.get("topic"), self.facts.get("partition", "")
-        if not topic or not partition.isdigit() or self.reason == "line":
+        topic, partition = self.facts.get("topic"), self._number("partition")
+        if not topic or partition is None or self.reason == "line":
             return None
-        offset, row = self.facts.get("offset", ""), self.facts.get("row", "")
-        return Origin(
-            topic,
-            int(partition),
-            int(offset) if offset.isdigit() else 0,
-            int(row) if row.isdigit() else None,
-        )
+        return Origin(topic, partition, self._number("offset") or 0, self._number("row"))
 
     @property
     def record_ms(self) -> int:
         """The record's own time; the letter's may be another, where its topic would not take that."""
-        told = self.facts.get("timestamp-ms", "")
-        return int(told) if told.isdigit() else self.timestamp_ms
+        told = self._number("timestamp-ms")
+        return self.timestamp_ms if told is None else told
+
+    def _number(self, fact: str) -> int | None:
+        """A number among the facts; None where it is none that Kafka could have."""
+        text = self.facts.get(fact, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
     @property
     def retry_topic(self) -> str | None:
@@ -98,7 +101,8 @@ class Letter:
         app, agent = self.facts.get("app"), self.facts.get("agent")
         if self.origin is None or not app or not agent:
             return None
-        return self.facts.get("retry-topic") or retry_topic(app, agent)
+        told = self.facts.get("retry-topic", "")
+        return told if told.endswith(RETRY_SUFFIX) else retry_topic(app, agent)
 
     def described(self) -> dict[str, Any]:
         """As JSON shows it; bytes that are no UTF-8 are escaped."""

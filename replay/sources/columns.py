@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 
 from ...topics.arrays import as_arrow
 from ...topics.errors import BadRecord
-from ...topics.packed import Packed, arrow, is_packed, row_values
+from ...topics.packed import Packed, arrow, is_packed, packed_rows, row_values
 from ...topics.partition import key_bytes
 from ...topics.producer import Headers
 from .item import BadLine, Item
@@ -74,18 +74,23 @@ class Columns(Sequence[Item]):
         return cls(pyarrow.record_batch([column], [TEXT]), kind="text", keys=own[0], times=own[1], partitions=own[2])
 
     @classmethod
-    def unpacked(cls, value: bytes, timestamp_ms: int, partition: int | None = None) -> Columns:
+    def unpacked(
+        cls, value: bytes, timestamp_ms: int, partition: int | None = None, claimed: int | None = None
+    ) -> Columns:
         """The rows of a packed batch.
 
         Args:
             timestamp_ms: the record's, for rows without times of their own.
             partition: where they stay; None leaves that to their keys.
+            claimed: how many its header says there are, where that is to be compared.
 
         Raises:
             BadRecord: it is damaged.
         """
         numpy = _numpy()
         packed = Packed(value, timestamp_ms)
+        if claimed not in (None, packed.rows):
+            raise BadRecord(f"a packed batch of {packed.rows:,} rows whose header says something else")
         return cls(
             packed.batch,
             kind="text" if packed.kind == "text" else "json",
@@ -175,7 +180,7 @@ def rows_of(items: Sequence[Item], where: str, offset: int, bad: list[BadLine]) 
         return items
     _, value, timestamp_ms, _, partition = items[0]
     try:
-        return Columns.unpacked(value or b"", timestamp_ms, partition)
+        return Columns.unpacked(value or b"", timestamp_ms, partition, packed_rows(items[0][3]))
     except BadRecord as exc:
         bad.append(BadLine(where, offset, str(exc), value or b""))
         return ()

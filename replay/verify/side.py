@@ -13,7 +13,7 @@ from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import BadRecord, Usage
 from ...topics.headers import kept_headers
-from ...topics.packed import is_packed
+from ...topics.packed import is_packed, packed_rows
 from ...topics.printable import utf8, without_passwords
 from ...topics.reading import Run, read_to_end
 from ..archive import ArchiveHistory, is_archive
@@ -121,7 +121,7 @@ def _rows(items: list[Item], where: Callable[[int], str]) -> Iterator[Batch]:
             yield Batch(items[begin:number], partial(_behind, where, begin))
             begin = number + 1
             try:
-                rows = Columns.unpacked(item[1] or b"", item[2], item[4])
+                rows = Columns.unpacked(item[1] or b"", item[2], item[4], packed_rows(item[3]))
             except BadRecord as exc:
                 logger.warning("%s: %s; the message is compared as it is", where(number), exc)
                 begin = number

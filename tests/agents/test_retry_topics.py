@@ -367,3 +367,24 @@ def test_names_of_retry_topics_are_names_that_kafka_takes() -> None:
     assert odd != retry_topic("shop", "test.[locals].total")
     assert len(retry_topic("shop", "a" * 300)) == 249
     assert Origin.parsed("nonsense") is None
+
+
+@pytest.mark.parametrize("said", [b"no such topic/[0]@1", b"other[0]@1", b"in[0]@" + b"9" * 5_000, b"\xff", None])
+async def test_what_others_write_to_a_retry_topic_does_not_choose_where_letters_go(
+    lab, record, drain, said: bytes | None
+) -> None:
+    topic, name = lab.topic(), lab.fresh("app")
+    retry = retry_topic(name, "total")
+    lab.admin.create([lab.spec(retry)])
+    app = lab.app(name)
+
+    @app.agent(app.topic(topic), name="total")
+    async def total(stream):
+        async for value in stream:
+            raise Boom(str(value))
+
+    lab.produce(retry, [record(1, None, 1_000, [("anabranch-retry-of", said)])])
+    async with lab.running(app):
+        await lab.until(lambda: app.engine.dead_letters_total == 1)
+    (letter,) = drain(f"{topic}.dlq")
+    assert dict(letter.headers())["anabranch-source"] == f"{topic}[0]@0".encode()

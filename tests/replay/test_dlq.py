@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from anabranch.replay.dlq.dlq import DeadLetters, Ranges
-from anabranch.replay.dlq.letters import Wanted
+from anabranch.replay.dlq.letters import Letter, Wanted
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.client import Cluster
-from anabranch.topics.deadletter import dead_letter
+from anabranch.topics.deadletter import Origin, dead_letter
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message
@@ -175,3 +175,21 @@ def test_ranges_are_a_set_of_offsets() -> None:
             ranges = Ranges(ranges.position())
         assert {offset for offset in range(40) if (0, offset) in ranges} == dumb
         assert len(ranges) == len([offset for offset in dumb if offset + 1 not in dumb])
+
+
+@pytest.mark.parametrize("text", ["²", "9" * 5_000, "-1", "1_0", ""])
+def test_what_is_no_number_in_a_letter_of_others_is_none(text: str) -> None:
+    facts = {
+        "topic": "orders",
+        "reason": "agent",
+        "app": "a",
+        "agent": "b",
+        "retry-topic": "secrets",
+        "timestamp-ms": text,
+    }
+    letter = Letter("orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": text})
+    assert (letter.origin, letter.record_ms, letter.retry_topic) == (None, 1_000, None)
+    known = Letter("orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": "1", "offset": text, "row": text})
+    assert known.origin == Origin("orders", 1, 0)
+    assert known.retry_topic == "a-b-retry", "letters do not choose the topic that they are re-published to"
+    assert Origin.parsed(f"orders[0]@{text}") is None

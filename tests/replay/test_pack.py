@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import polars
+import pyarrow
 import pytest
 from anabranch.replay.archive import Archiver
 from anabranch.replay.course import packing
@@ -29,13 +30,15 @@ from anabranch.replay.sources.topicsource import TopicHistory
 from anabranch.replay.tally import count_records
 from anabranch.replay.verify.side import find_side
 from anabranch.replay.verify.verify import verify
+from anabranch.topics import packed as packed_batches
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.arrowstream import PackedLimits, measure
 from anabranch.topics.client import Cluster
 from anabranch.topics.errors import Usage
 from anabranch.topics.packed import MAX_ROWS, Packed
 from anabranch.topics.partition import HashPlan, Plan, RangePlan
-from confluent_kafka import Message
+from anabranch.topics.producer import plain_producer_config
+from confluent_kafka import Message, Producer
 
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]
@@ -320,3 +323,34 @@ def test_what_is_written_lies_within_what_readers_take(
     assert sum(measure(message.value() or b"", readers).rows for message in messages) == rows
     found = [value for message in messages for value in Packed(message.value() or b"").values()]
     assert found == path.read_bytes().splitlines()
+
+
+def test_tools_take_a_packed_batch_that_is_refused_as_one_bad_line_and_name_it(
+    broker: Cluster, fresh: Fresh, drain: Drain, caplog: pytest.LogCaptureFixture
+) -> None:
+    # good │ claims 10⁶ rows │ good, whose header lies │ good
+    topic, copy, rows = fresh("packed"), fresh("copy"), packed_batches.pack(pyarrow.record_batch({"n": [1, 2]}))
+    Admin(broker).create([TopicSpec(topic, 1)])
+    large = packed_batches.pack(pyarrow.record_batch([pyarrow.nulls(1_000_000)], ["n"]))
+    lie = [rows.headers[0], ("rows", b"3")]
+    producer = Producer(plain_producer_config(broker))
+    sent = (rows.value, rows.headers), (large.value, large.headers), (rows.value, lie), (rows.value, rows.headers)
+    for value, headers in sent:
+        producer.produce(topic, value, headers=list(headers))
+    assert producer.flush(30) == 0
+    history = TopicHistory(broker, f"topic://{topic}", Format(), unpack=True)
+    with pytest.raises(BadLine, match=rf"{topic}\[0\]:1: .*1,000,000 rows; at most 32,768"):
+        Player(broker, history, copy).play()
+    assert Player(broker, history, copy, on_bad_line="dead-letter").play().sent == 4
+    assert [m.value() for m in drain(copy)] == [b'{"n":1}', b'{"n":2}'] * 2
+    assert [m.value() for m in drain(f"{copy}.dlq")] == [large.value, rows.value]
+    whole = fresh("whole")
+    Player(broker, TopicHistory(broker, f"topic://{topic}", Format()), whole).play()
+    caplog.clear()
+    assert verify(*(find_side(f"topic://{name}", Format(), broker) for name in (topic, whole))).same
+    for name in (topic, whole):
+        assert (
+            sum(f"{name}[0] offset {offset}: a packed batch" in line for line in caplog.messages for offset in (1, 2))
+            == 2
+        )
+    assert count_records(broker, whole, 1) == count_records(broker, topic, 1)
