@@ -110,7 +110,8 @@ class Topic(faust.Topic):
         raw = self.value_serializer == "raw" and self.value_type in (bytes, str)
         self._serializer = None if raw else self.value_serializer
         self._value = self._codec(raw=raw)
-        self._key = key_codec(self.key_type if self.key_type is not None else bytes)
+        # Text is bare here, as other clients write it; tables keep it as JSON.
+        self._key = codec(str) if self.key_type is str else key_codec(bytes if self.key_type is None else self.key_type)
         self.decode_value: Any = self._loads if self._serializer else self._value.decode
         self.decode_key: Any = self._key.decode
 
