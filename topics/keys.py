@@ -19,14 +19,14 @@ from decimal import Decimal
 from enum import Enum
 from math import isfinite
 from numbers import Number
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from uuid import UUID
 
 import msgspec
 
 from .errors import BadRecord
 
-__all__ = ["as_key", "has_one_form", "json_key", "plain", "record_key", "without_minus_zero"]
+__all__ = ["as_key", "has_one_form", "json_element", "json_key", "plain", "record_key", "without_minus_zero"]
 
 # Beyond this exponent a Decimal is not written out as a whole number.
 _MOST_DIGITS = 400
@@ -105,11 +105,28 @@ def json_key(key: Any) -> Any:
     if type(key) is tuple:
         return tuple(map(json_key, cast(tuple[Any, ...], key)))
     if type(key) not in _JSON:
-        raise BadRecord(
-            f"a {type(key).__qualname__} would come back from JSON as something else",
-            hint="declare its type (key_type=…)",
-        )
+        _refused(type(key))
     return key
+
+
+def json_element(value: Any) -> Any:
+    """An element of an undeclared set, which is part of a value: as `json_key`, but flags stay flags, and types
+    that only equal those of JSON are refused.
+
+    Raises:
+        BadRecord: JSON would give back something else.
+    """
+    kind = type(value)
+    if kind is tuple:
+        return tuple(map(json_element, value))
+    return value if kind is bool else json_key(value) if kind in _JSON else _refused(kind)
+
+
+def _refused(kind: type) -> NoReturn:
+    raise BadRecord(
+        f"a {kind.__qualname__} would come back from JSON as something else",
+        hint="declare its type (key_type=…, or value_type=… of a SetTable)",
+    )
 
 
 def has_one_form(declared: type) -> bool:

@@ -33,7 +33,7 @@ import msgspec
 
 from .errors import BadRecord, Usage
 from .identity import identical, identical_json, plainly_exact
-from .keys import as_key, has_one_form, json_key, plain, without_minus_zero
+from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
 __all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]
 
@@ -353,6 +353,16 @@ _JSON_KEY = Codec(
 )
 
 
+_JSON_ELEMENT = Codec(
+    "a JSON key",
+    _JSON_KEY.decode,
+    lambda element: _json_encoder.encode(json_element(element)),
+    trusted=frozenset({str, int, bool, type(None)}),
+    same=_equal,
+    fast=_json_encoder.encode,
+)
+
+
 def set_codec(table: str, declared: Any = None) -> Codec:
     """The codec of sets in a table: a JSON array, ordered by the elements' bytes, so that equal sets are equal bytes.
 
@@ -363,7 +373,7 @@ def set_codec(table: str, declared: Any = None) -> Codec:
         Usage: such elements do not travel in JSON, or cannot be in a set.
     """
     try:
-        element = _JSON_KEY if declared is None else _json_element(declared)
+        element = _JSON_ELEMENT if declared is None else _json_element(declared)
     except TypeError as exc:
         raise Usage(f"table {table}: no sets of {declared!r}: {exc}", hint="elements are what JSON holds") from exc
 

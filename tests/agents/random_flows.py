@@ -284,7 +284,8 @@ def drawn(seed: int) -> Case:
     )
     if chance.random() < 0.25:
         how = chance.choice(list(_REDUCTIONS))
-        if how == "list":
+        if how == "list":  # joins in place, so that one list must not come twice
+            steps = tuple(step for step in steps if step[0] != "twice")
             steps = (("filter", ("==", ("is_null", ("col", "l")), ("const", False))), *steps)
         return Case(seed, rows, steps, key, (("reduce", how, "l" if how == "list" else chance.choice(known)),))
     ends = tuple(
