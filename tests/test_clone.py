@@ -22,7 +22,7 @@ def test_style_is_checked_alike_in_a_folder_of_any_name(tmp_path: Path, name: st
     for room in ("topics", "agents", "replay", "tests"):
         shutil.copytree(ROOT / room, clone / room, ignore=shutil.ignore_patterns("__pycache__", "*.json", "peers"))
     ended = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "N,I", "."],
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "N999,I", "."],
         cwd=clone,
         capture_output=True,
         text=True,

@@ -94,6 +94,28 @@ def test_keys_values_times_partitions_and_order_arrive(
     assert report.resumed_from is None
 
 
+def test_end_marks_of_earlier_transactions_and_earlier_starts_stay(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
+) -> None:
+    #  transaction   1        2        3
+    #  partition     of a     of b     of b     ── each must be drained to its own last record
+    plan = HashPlan(4)
+    keys = sorted((f"k{n}" for n in range(50)), key=lambda key: plan.partition(key.encode()))
+    first, last = keys[0], keys[-1]
+    path, topic = tmp_path / "data.txt", fresh()
+    path.write_text("".join(f"{key},{n}\n" for n, key in enumerate([first] * 50 + [last] * 100)))
+    history = find_history([str(path)], KEYED)
+    player = Player(broker, history, topic, transaction_records=50, batch_lines=50)
+    assert not player.play(lambda progress: player.stop()).done
+    report = Player(broker, history, topic, transaction_records=50, batch_lines=50).play()
+    found = by_partition(drain(topic))
+    assert {p: len(messages) for p, messages in found.items()} == {
+        plan.partition(first.encode()): 50,
+        plan.partition(last.encode()): 100,
+    }
+    assert report.marks == {p: (messages[-1].offset() or 0) + 1 for p, messages in found.items()}
+
+
 def test_a_topic_we_make_keeps_2013(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("t,n\n2013-01-01,1\n")
