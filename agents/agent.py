@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Coroutine
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -43,6 +45,7 @@ class Agent(FaustAgent):
 
     def __init__(self, fun: Any, *, on_failure: str | Retry = "dead_letter", **kwargs: Any) -> None:
         self.on_failure, self.retry = policy(on_failure)
+        _check_async(fun)
         super().__init__(fun, **kwargs)
 
     def info(self) -> Any:
@@ -137,6 +140,24 @@ class Agent(FaustAgent):
         except asyncio.CancelledError:
             if not self.should_stop and not runner.engine.stopping:
                 raise
+
+
+def _check_async(fun: Any) -> None:
+    """Refuse a plain function.
+
+    Raises:
+        Usage: it would iterate a stream, which is asynchronous.
+    """
+    # What a decorator has made of an async function hands on what that gives, and so may a lambda.
+    inner = inspect.unwrap(fun)
+    if not inspect.isfunction(inner) or inner.__name__ == "<lambda>":
+        return
+    if not (inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)):
+        code = inner.__code__
+        raise Usage(
+            f"agent {inner.__name__} is a plain function ({Path(code.co_filename).name}:{code.co_firstlineno})",
+            hint=f"async def {inner.__name__}(stream), and in it: async for value in stream",
+        )
 
 
 async def _awaited(actor: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterable, Mapping
@@ -48,6 +49,22 @@ __all__ = ["App"]
 DEFAULT_PARTITIONS = 4
 
 
+_ID = re.compile(r"[A-Za-z0-9._-]{1,150}")
+
+
+def _check_id(id: str) -> None:
+    """Refuse an id that cannot be part of a topic's name.
+
+    Raises:
+        Usage: it holds other characters, or is too long.
+    """
+    if not _ID.fullmatch(id):
+        raise Usage(
+            f"App({id!r}): the id names topics and the consumer group",
+            hint="letters, digits, '.', '_' and '-', 150 characters at most",
+        )
+
+
 class App(faust.App):
     """An app.
 
@@ -76,6 +93,7 @@ class App(faust.App):
     ) -> None:
         check_names(options)
         # A bounded run has an identity of its own, so that history is never added to live totals.
+        _check_id(id)
         self.run_id = os.environ.get("ANABRANCH_RUN", "")
         self.declared_id = id
         base = settings or (BOUNDED if self.run_id else EngineSettings())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -34,6 +36,16 @@ COMMANDS = {
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            exc.message += f" Did you mean {near[0]}?" if near and exc.message.startswith("No such command") else ""
+            raise
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -83,23 +95,28 @@ def main() -> None:
         cli.main(arguments, standalone_mode=False, prog_name="anabranch")
     except click.ClickException as exc:
         exc.show()
+        if isinstance(exc, click.NoSuchOption) and exc.option_name in ("-A", "--app"):
+            click.echo("hint: -A stands before the command: anabranch -A MODULE worker", err=True)
         raise SystemExit(exc.exit_code) from None
     except (KeyboardInterrupt, click.Abort):
         raise _interrupted() from None
     except click.exceptions.Exit as exc:
         raise SystemExit(exc.exit_code) from None
     except Exception as exc:
-        from ..topics.errors import AnabranchError  # librdkafka comes with it, which --help can do without
+        from ..topics.errors import understood  # librdkafka comes with it, which --help can do without
         from ..topics.printable import printable, without_passwords
 
-        if not isinstance(exc, AnabranchError):
-            if signals.told():  # it was raised inside of a library, which made something else of it
-                raise _interrupted() from exc
+        error = understood(exc)
+        if error is not exc and signals.told():  # it was raised inside of a library, which made something else of it
+            raise _interrupted() from exc
+        if error is None:
             text = "".join(traceback.format_exception(exc))
             click.echo(printable(without_passwords(text)), err=True, nl=False)
             raise SystemExit(1) from None
-        click.echo(f"error: {printable(exc)}", err=True)
-        raise SystemExit(exc.exit_code) from None
+        if error is not exc:
+            logging.getLogger("anabranch").debug("this ended it", exc_info=exc)
+        click.echo(f"error: {printable(error)}", err=True)
+        raise SystemExit(error.exit_code) from None
 
 
 def _interrupted() -> SystemExit:

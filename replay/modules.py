@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+from ..topics.blame import raised_at
 from ..topics.errors import Usage
 
 __all__ = ["load_module", "source_of"]
@@ -61,13 +62,13 @@ def _load_named(name: str) -> ModuleType:
         raise _broken(name, exc) from exc
     except Usage:
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise _broken(name, exc) from exc
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise Usage(f"no file {path}")
+        raise Usage(f"no file {path}", hint=f"looked for in {Path.cwd()}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -77,13 +78,18 @@ def _load_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Usage:
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise _broken(str(path), exc) from exc
     return module
 
 
-def _broken(name: str, exc: Exception) -> Usage:
+def _broken(name: str, exc: Exception | SystemExit) -> Usage:
     last = traceback.extract_tb(exc.__traceback__)[-1]
-    return Usage(
-        f"{name} fails when it is imported: {type(exc).__name__}: {exc}", hint=f"{last.filename}:{last.lineno}"
-    )
+    where = raised_at(exc) or f"{last.filename}:{last.lineno}"
+    if isinstance(exc, SyntaxError):
+        return Usage(f"{name} is no Python: {exc.msg}", hint=f"{exc.filename}:{exc.lineno}")
+    if isinstance(exc, SystemExit):
+        return Usage(f"{name} ends the program when it is imported (exit code {exc.code})", hint=where)
+    if isinstance(exc, ModuleNotFoundError):
+        return Usage(f"{name} needs the module {exc.name}, which is not installed", hint=where)
+    return Usage(f"{name} fails when it is imported: {type(exc).__name__}: {exc}", hint=where)

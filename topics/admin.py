@@ -20,8 +20,9 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from . import pulse
-from .client import Cluster
-from .errors import AnabranchError, Stop, from_kafka, is_unreachable, kafka_error, passes
+from .client import Cluster, is_secret
+from .errors import AnabranchError, Stop, Usage, from_kafka, is_unreachable, kafka_error, passes
+from .options import nearest_option
 
 __all__ = ["Admin", "TopicSpec", "is_topic_name"]
 
@@ -84,6 +85,24 @@ class _ShutOut:
             self.why = error.str()
 
 
+def _refused(exc: KafkaException, options: Mapping[str, str]) -> AnabranchError:
+    """Which of the options it is that librdkafka does not take."""
+    for name, value in options.items():
+        try:
+            AdminClient({"bootstrap.servers": "localhost", "log_level": 0, name: value})
+        except KafkaException as one:
+            said = kafka_error(one).str()
+            if said.startswith("No such configuration property"):
+                return Usage(f"-X {name}: librdkafka has no such option", hint=nearest_option(name, options))
+            shown = "" if is_secret(name) else f"={value}"
+            return Usage(f"-X {name}{shown}: {said}", hint=nearest_option(name, options))
+    said = kafka_error(exc).str()
+    for name in options:  # several belong together, as a file and its password
+        if name in said and not is_secret(name):
+            return Usage(f"-X {name}={options[name]}: {said}", hint="check the value; where it is a file, is it there?")
+    return from_kafka(exc, "Kafka client")
+
+
 class Admin:
     """Blocking calls about topics; every one raises `Stop` with a hint where no broker answers.
 
@@ -97,7 +116,10 @@ class Admin:
         self._kafka = self._client()
 
     def _client(self) -> AdminClient:
-        return AdminClient(self._cluster.config(error_cb=self._shut_out.hear))
+        try:
+            return AdminClient(self._cluster.config(error_cb=self._shut_out.hear))
+        except KafkaException as exc:
+            raise _refused(exc, self._cluster.options) from exc
 
     def _sorted(self, exc: KafkaException, doing: str) -> AnabranchError:
         self._kafka.poll(0)  # serves `hear`

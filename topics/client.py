@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import Usage
+from .options import check_options, check_servers
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "is_secret"]
 
 _logger = logging.getLogger("anabranch.librdkafka")
 
@@ -31,6 +32,8 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     text = _AFTER.sub("", record.getMessage())
     if any(normal in text for normal in _NORMAL):
         return False
+    if "/bootstrap: " in text and "FAIL" in text:
+        return False  # nobody is connected yet: who asked is told
     now_s = time.monotonic()
     if now_s - _said_s.get(text, -_QUIET_S) < _QUIET_S:
         return False
@@ -71,6 +74,7 @@ class Cluster:
         defaults: Mapping[str, str] | None = None,
     ) -> Cluster:
         """The cluster at `bootstrap_servers`; `options` win over the environment's `KAFKA_*`, these over `defaults`."""
+        check_servers(bootstrap_servers)
         environment = {
             name.removeprefix("KAFKA_").lower().replace("_", "."): value
             for name, value in os.environ.items()
@@ -86,7 +90,7 @@ class Cluster:
     @property
     def secrets(self) -> list[str]:
         """Values of options that nobody may read."""
-        return [value for name, value in self.options.items() if _is_secret(name)]
+        return [value for name, value in self.options.items() if is_secret(name)]
 
     @staticmethod
     def servers_of(broker: Any) -> str:
@@ -95,7 +99,7 @@ class Cluster:
         return ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)
 
     def __repr__(self) -> str:
-        shown = {k: "***" if _is_secret(k) else v for k, v in self.options.items()}
+        shown = {k: "***" if is_secret(k) else v for k, v in self.options.items()}
         return f"Cluster({self.bootstrap_servers!r}, {shown!r})"
 
     @staticmethod
@@ -103,7 +107,7 @@ class Cluster:
         """Turn `-X name=value` arguments into options.
 
         Raises:
-            Usage: an argument has no `=`.
+            Usage: an argument has no `=`, or is an option that is not the user's to set.
         """
         options: dict[str, str] = {}
         for pair in pairs:
@@ -111,8 +115,10 @@ class Cluster:
             if not equals or not name:
                 raise Usage(f"-X {pair}: expected name=value", hint="for example -X security.protocol=SSL")
             options[name] = value
+        check_options(options)
         return options
 
 
-def _is_secret(option: str) -> bool:
+def is_secret(option: str) -> bool:
+    """Whether nobody may read the value of an option."""
     return any(part in option for part in _SECRETS)

@@ -14,6 +14,8 @@ Each carries a hint: what to do about it.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -36,6 +38,7 @@ __all__ = [
     "kafka_cause",
     "kafka_error",
     "passes",
+    "understood",
 ]
 
 
@@ -189,6 +192,40 @@ def is_lost(error: KafkaError) -> bool:
     return error.code() in _LOST
 
 
+# A client cannot be made with these options.
+_REFUSED = frozenset({KafkaError._INVALID_ARG, KafkaError._CONFLICT})  # pyright: ignore[reportPrivateUsage]
+
+
+def _resolved(why: str) -> str:
+    """Of librdkafka's `host:port/bootstrap: Failed to resolve … (after 5ms in state CONNECT)` what matters."""
+    _, found, said = why.partition("Failed to resolve")
+    return f"cannot resolve{said.partition(' (after')[0]}" if found else why
+
+
+def understood(exc: BaseException) -> AnabranchError | None:
+    """What ends a command, as an error that says what to do; None where it is not known what it means."""
+    if isinstance(exc, AnabranchError):
+        return exc
+    if isinstance(exc, KafkaException) and exc.args and isinstance(exc.args[0], KafkaError):
+        return from_kafka(exc, "Kafka client")
+    if isinstance(exc, OSError) and exc.errno is not None and exc.filename is not None:
+        where = exc.filename if isinstance(exc.filename, str) else os.fsdecode(exc.filename)
+        return Stop(f"{where}: {os.strerror(exc.errno)}", hint=_OS_HINTS.get(exc.errno, "check the path"))
+    if isinstance(exc, OSError) and exc.errno in _OS_HINTS:
+        return Stop(os.strerror(exc.errno), hint=_OS_HINTS[exc.errno])
+    return None
+
+
+_OS_HINTS = {
+    errno.EACCES: "this user may not do that there: choose another folder (--datadir, ANABRANCH_HOME), or its owner",
+    errno.EPERM: "this user may not do that there: choose another folder (--datadir, ANABRANCH_HOME), or its owner",
+    errno.EROFS: "nothing can be written there: choose another folder (--datadir, ANABRANCH_HOME)",
+    errno.ENOSPC: "make room on that disk, or choose another folder (--datadir, ANABRANCH_HOME)",
+    errno.EDQUOT: "make room on that disk, or choose another folder (--datadir, ANABRANCH_HOME)",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
+}
+
+
 def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str = "") -> AnabranchError:
     """Sort a Kafka exception by remedy.
 
@@ -199,6 +236,18 @@ def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str =
         why: what the client has heard of connections that failed, such as a wrong password.
     """
     error = kafka_error(exc)
+    if error.code() in _REFUSED:
+        return Usage(
+            f"Kafka client: {error.str()}",
+            hint="an option of -X or of KAFKA_… in the environment does not go with what anabranch sets: leave it out",
+        )
+    if error.code() == KafkaError.TOPIC_EXCEPTION:
+        return Usage(f"{doing}: {error.str()}")
+    if error.code() in _UNREACHABLE and "resolve" in why:
+        return Stop(
+            f"{doing}: no broker{f' at {servers}' if servers else ''}: {_resolved(why)}",
+            hint="check the name in --bootstrap-server (or KAFKA_BOOTSTRAP_SERVERS), and the network",
+        )
     if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):  # pyright: ignore[reportPrivateUsage]
         return Rebuild(f"{doing}: {error.str()}")
     if error.code() in _UNREACHABLE and why:

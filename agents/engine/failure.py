@@ -20,10 +20,10 @@ from typing import Any
 import msgspec
 
 from ...topics.admin import TopicSpec
+from ...topics.blame import raised_at
 from ...topics.deadletter import SUFFIX, Origin, dead_letter, skipped_topic
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.headers import UnreadableHeaders
-from .blame import raised_at
 from .effects import Effects, Output
 from .inbox import Position, Where, where
 from .ports import Feed, Host

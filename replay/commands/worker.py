@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...topics.errors import AnabranchError, Stop
+from ...topics.errors import Stop, understood
 from ...topics.printable import printable
 from ...topics.private import private_folder
 from .. import signals
@@ -178,9 +178,9 @@ def _say_ready(app: App) -> None:
 
 def _say_end(error: BaseException) -> int:
     """Log why the worker ends; its exit code."""
-    known = error if isinstance(error, AnabranchError) else None
+    known = understood(error)
     logger.critical(
-        str(error.args[0]) if known is not None else f"{type(error).__name__}: {error}",
+        str(known.args[0]) if known is not None else f"{type(error).__name__}: {error}",
         extra={"hint": known.hint or None} if known is not None else {},
         exc_info=None if known is not None else error,
     )

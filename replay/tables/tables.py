@@ -286,11 +286,16 @@ _WRITERS = {".txt": _text, ".csv": _csv, ".jsonl": _jsonl, ".json": _json, ".par
 
 
 def known_ending(path: Path) -> None:
-    """Refuse an ending before hours of work, not after.
+    """Refuse an ending, or a place, before hours of work, not after.
 
     Raises:
-        Usage: nobody can write that.
+        Usage: nobody can write that, or there.
     """
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not folder.is_dir():
+        raise Usage(f"{path}: {path if path.is_dir() else folder} is {'a' if path.is_dir() else 'no'} folder")
+    if not os.access(folder, os.W_OK):
+        raise Usage(f"{path}: nothing can be written in {folder}", hint="choose another folder for the result")
     if path.suffix.lower() not in _WRITERS:
         raise Usage(f"{path}: unknown ending {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")
     if path.suffix.lower() == ".parquet":

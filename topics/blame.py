@@ -9,7 +9,7 @@ from pathlib import Path
 __all__ = ["raised_at"]
 
 # The package's rooms, Python's own modules and what is installed; all else is the user's.
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 _JOBS = _ROOT / "agents" / "jobs"
 _NOT_USERS = {_ROOT / room for room in ("topics", "agents", "replay")} | {
     Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")

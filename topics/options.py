@@ -1,0 +1,88 @@
+"""librdkafka's options as people give them: `-X name=value`, or `KAFKA_…` in the environment.
+
+Which of them librdkafka takes it says itself, when a client is made. Here it is found out which one it was, and options
+are refused that would break what this project promises.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+from .errors import Usage
+
+__all__ = ["check_options", "check_servers", "nearest_option"]
+
+# What we set, because exactly-once, the order of records or the place of keys rests on it; and what to do instead.
+_OURS = {
+    "auto.offset.reset": 'App(…, consumer_auto_offset_reset="latest"), for groups that have committed nothing yet',
+    "bootstrap.servers": "-b HOST:PORT",
+    "enable.auto.commit": "",
+    "enable.auto.offset.store": "",
+    "enable.idempotence": 'App(…, processing_guarantee="at_least_once") does without transactions',
+    "enable.partition.eof": "",
+    "group.id": "it is the app's id: App(ID)",
+    "group.instance.id": "it is kept in the data folder: --datadir",
+    "group.protocol": "worker --group-protocol",
+    "isolation.level": "",
+    "partition.assignment.strategy": "",
+    "partitioner": "App.topic(…, plan=…) says how keys are spread",
+    "transactional.id": "it is kept in the data folder: --datadir",
+}
+
+# Those that people use, to find the nearest among.
+_NAMES = """
+acks api.version.request batch.num.messages batch.size broker.address.family broker.address.ttl check.crcs
+client.dns.lookup client.id client.rack compression.codec compression.level compression.type
+connections.max.idle.ms debug delivery.timeout.ms fetch.error.backoff.ms fetch.max.bytes
+fetch.message.max.bytes fetch.min.bytes fetch.queue.backoff.ms fetch.wait.max.ms heartbeat.interval.ms
+linger.ms log.connection.close log_level max.in.flight.requests.per.connection max.partition.fetch.bytes
+max.poll.interval.ms message.max.bytes message.send.max.retries message.timeout.ms metadata.max.age.ms
+queue.buffering.max.kbytes queue.buffering.max.messages queue.buffering.max.ms queued.max.messages.kbytes
+queued.min.messages receive.message.max.bytes reconnect.backoff.max.ms reconnect.backoff.ms request.timeout.ms
+retries retry.backoff.ms sasl.kerberos.keytab sasl.kerberos.principal sasl.kerberos.service.name
+sasl.mechanism sasl.mechanisms sasl.oauthbearer.config sasl.password sasl.username security.protocol
+session.timeout.ms socket.connection.setup.timeout.ms socket.keepalive.enable socket.timeout.ms
+ssl.ca.location ssl.certificate.location ssl.cipher.suites ssl.endpoint.identification.algorithm
+ssl.key.location ssl.key.password ssl.keystore.location ssl.keystore.password statistics.interval.ms
+topic.metadata.refresh.interval.ms transaction.timeout.ms
+"""
+_KNOWN = tuple(_NAMES.split())
+
+_SERVER = re.compile(r"(?:(?P<scheme>[A-Za-z_]+)://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+)(?::(?P<port>\d+))?/?")
+_SCHEMES = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_MAX_PORT = 65_535
+
+
+def check_options(names: Iterable[str]) -> None:
+    """Refuse options of a command line that are ours to set.
+
+    Raises:
+        Usage: one is.
+    """
+    for name in names:
+        if name in _OURS:
+            raise Usage(f"-X {name}: anabranch sets it itself", hint=_OURS[name] or "leave it out")
+
+
+def check_servers(servers: str) -> None:
+    """Refuse bootstrap servers that cannot be any.
+
+    Raises:
+        Usage: one is not `host:port`.
+    """
+    for server in servers.split(","):
+        found = _SERVER.fullmatch(server.strip())
+        scheme, port = (found["scheme"], found["port"]) if found is not None else (None, None)
+        if found is None or (scheme is not None and scheme.upper() not in _SCHEMES):
+            raise Usage(f"--bootstrap-server {servers}: {server.strip()!r} is no HOST:PORT", hint="such as kafka:9092")
+        if port is not None and not 0 < int(port) <= _MAX_PORT:
+            raise Usage(f"--bootstrap-server {servers}: there is no port {port}", hint="such as kafka:9092")
+
+
+def nearest_option(name: str, given: Mapping[str, str]) -> str:
+    """A hint for an option that librdkafka does not take."""
+    near = difflib.get_close_matches(name, [*_KNOWN, *_OURS], 1, cutoff=0.7)
+    where = "librdkafka's CONFIGURATION.md lists names and values (-X name=value, or KAFKA_… in the environment)"
+    return f"did you mean {near[0]}? {where}" if near and near[0] not in given else where
