@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
@@ -16,8 +17,9 @@ from typing import Any
 import faust
 import msgspec
 import pytest
+import trustme
 from aiohttp import web
-from anabranch.agents.web import asking, connections, site
+from anabranch.agents.web import asking, connections, listener, site
 from anabranch.agents.web.asking import Asking, NoAnswer, origin
 from anabranch.agents.web.hosts import Hosts
 from multidict import CIMultiDict
@@ -371,3 +373,24 @@ async def owner_of(lab: Any, app: Any, topic: str, partition: int) -> Any:
         while (found := await app.directory.owner(topic, partition)) is None:
             await asyncio.sleep(0.05)
     return found
+
+
+async def test_over_tls_it_is_the_same_and_a_handshake_that_does_not_end_is_closed(lab, free_port, monkeypatch) -> None:
+    monkeypatch.setattr(listener, "_HANDSHAKE_S", 0.5)
+    authority, server_context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server_context)
+    app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port(), web_ssl_context=server_context)
+
+    @app.agent(app.topic(lab.topic()), name="idle")
+    async def idle(stream):
+        async for _ in stream:
+            pass
+
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    async with lab.running(app):
+        assert await raw(app, b"\x16\x03") == b""
+        reader, writer = await asyncio.open_connection("localhost", app.conf.web_port, ssl=trusting)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert status(await asyncio.wait_for(reader.read(), 20)) == 200
+        writer.close()
