@@ -58,6 +58,11 @@ _TRUSTED = frozenset({int, bool, datetime, date, time, timedelta, Decimal, UUID}
 _CODECS = 512
 
 
+# Of these any JSON can be decoded, so that it need not be.
+_UNTYPED_JSON = frozenset({"JSON", "a JSON key"})
+_json_documents = msgspec.json.Decoder(list[msgspec.Raw])
+
+
 class Codec:
     """How one type travels.
 
@@ -103,6 +108,12 @@ class Codec:
         if self._decode_list is None:
             return list(map(self.decode, data))
         return self._decode_list(b"[%b]" % b",".join(data))
+
+    def all_decodable(self, data: list[bytes]) -> bool:
+        """Whether `decode` would take each of many, as fast as can be told; may raise instead of saying no."""
+        if self.name in _UNTYPED_JSON:
+            return len(_json_documents.decode(b"[%b]" % b",".join(data))) == len(data)
+        return len(self.decode_all(data)) == len(data)
 
     def keep(self, value: Any) -> bytes:
         """Value to bytes, for tables.

@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from ...topics.admin import Admin
@@ -38,6 +39,7 @@ from .overlay import Overlay
 from .progress import RestoreProgress
 from .shelf import Shelf
 from .state import PartitionState
+from .undecodable import name_undecodable
 
 __all__ = ["Restoration"]
 
@@ -173,8 +175,8 @@ class Restoration:
         """Follow these without an end; what is of a global table is shown."""
         by_name = {table.changelog_name: table for table in self._tables}
         for at in partitions:
-            self._follower.follow(at, self._states[at].store)
             table = by_name[at[0]]
+            self._follower.follow(at, self._states[at].store, partial(name_undecodable, table))
             if isinstance(table, GlobalTable):
                 table.copies[at[1]] = self._states[at]
 
@@ -203,7 +205,7 @@ class Restoration:
                 self._began_s = self._said_s = self._moved_s = time.monotonic()
             goal = self._goals.setdefault(at, _Goal(store.position, end, self._follower.records(at)))
             goal.end = end
-            self._follower.follow(at, store)
+            self._follower.follow(at, store, partial(name_undecodable, table))
 
     def _let_go(self, partitions: Iterable[Key]) -> None:
         """They have not come back, so they belong to another worker now."""

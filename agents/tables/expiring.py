@@ -14,7 +14,7 @@ from mode import want_seconds
 
 from ...topics.errors import BadRecord, Usage
 from .globaltable import GlobalTable
-from .stamped import StampedState, unexpired
+from .stamped import StampedState, unexpired, value_of
 from .state import ABSENT, EVENT_TIME, IMMUTABLE, PartitionState
 from .store import Store
 from .table import ClosedTable, Table
@@ -56,6 +56,10 @@ class ExpiringTable(Table):
         super().discard_overlay()
         if self._state is not None:
             cast(StampedState, self._state).undo()
+
+    def value_bytes(self, stored: bytes) -> bytes:
+        """Without the time."""
+        return value_of(stored)
 
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """As in any table."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Message
@@ -33,6 +33,8 @@ _SILENT_S = 30.0
 # A store that is followed for long is noted as up to date this often.
 _NOTE_S = 60.0
 
+Look = Callable[[Run, Sequence[bytes], Sequence[bytes | None]], object]
+
 _key_of: Any = Message.key
 _value_of: Any = Message.value
 
@@ -45,10 +47,10 @@ class _Followed:
         records: that were written into it.
     """
 
-    __slots__ = ("assigned", "noted_s", "records", "store")
+    __slots__ = ("assigned", "look", "noted_s", "records", "store")
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, look: Look | None) -> None:
+        self.store, self.look = store, look
         self.assigned = False
         self.records = 0
         self.noted_s = time.monotonic()
@@ -74,13 +76,17 @@ class Follower:
     def __contains__(self, at: object) -> bool:
         return at in self._followed
 
-    def follow(self, at: Key, store: Store) -> None:
-        """Bring a store up, from its position; one that is followed already stays as it is."""
+    def follow(self, at: Key, store: Store, look: Look | None = None) -> None:
+        """Bring a store up, from its position; one that is followed already stays as it is.
+
+        Args:
+            look: called with what is about to be written: the records, and the last key and value of each key.
+        """
         with self._changed:
             if at in self._followed or self._closing:
                 return
             store.mark(at_end=False)
-            self._followed[at] = _Followed(store)
+            self._followed[at] = _Followed(store, look)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="anabranch-follower", daemon=True)
                 self._thread.start()
@@ -187,6 +193,8 @@ class Follower:
         )
         last.pop(None, None)
         values = list(last.values())
+        if followed.look is not None:
+            followed.look(run, list(last), values)  # pyright: ignore[reportArgumentType]
         store.apply(Changes(list(last), values, deletes=None in values), run.position)  # pyright: ignore[reportArgumentType]
         followed.records += len(run.messages)
         self.records_total += len(run.messages)

@@ -250,7 +250,9 @@ class Overlay(dict[Any, Any]):
 
     def state_of(self, store: Store | None = None) -> PartitionState:
         """A partition that is not shown yet: with this store, or empty."""
-        return self._new_state(MemoryStore() if store is None else store)
+        state = self._new_state(MemoryStore() if store is None else store)
+        state.table = self.name
+        return state
 
     def _new_state(self, store: Store) -> PartitionState:
         return PartitionState(store, self.key_codec, self.value_codec, sets=self.sets)
@@ -289,6 +291,10 @@ class Overlay(dict[Any, Any]):
             f"{self.changelog_name} has {self.changelog_partitions}",
             hint=f"give both the same number (partitions=…), or repartition the stream with group_by; {_MOVED}",
         )
+
+    def value_bytes(self, stored: bytes) -> bytes:
+        """What of a value in store and changelog is for its codec."""
+        return stored
 
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """What a partition holds by its changelog: key bytes -> value bytes, as the codecs know them."""

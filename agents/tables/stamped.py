@@ -31,11 +31,12 @@ from ...topics.serde import Codec
 from .state import ABSENT, EVENT_TIME, IMMUTABLE, PartitionState
 from .store import Changes, Store
 
-__all__ = ["StampedState", "unexpired"]
+__all__ = ["StampedState", "unexpired", "value_of"]
 
 _STAMP = struct.Struct(">q")
 _SIZE = _STAMP.size
 _NEVER_MS = -1
+_NEVER_EXPIRES_MS = 2**62
 
 # Of a partition this many pairs are looked at in one commit, and its whole table so many times in a time-to-live.
 SWEEP_PAIRS = 5_000
@@ -114,7 +115,7 @@ class StampedState(PartitionState):
         if self.epoch.get(key) is ABSENT:
             return None
         data = self._read(key)
-        return None if data is None else _STAMP.unpack_from(data)[0]
+        return None if data is None else _written_ms(data)
 
     def _read(self, key: Any) -> bytes | None:
         found, data = self._found
@@ -226,7 +227,7 @@ class StampedState(PartitionState):
                     return set()
                 self._due_ms = self.event_ms + max(1, self.ttl_ms // SWEEPS)
             pairs, rest = self.store.page(self._sweep, SWEEP_PAIRS)
-            times = ((key, _STAMP.unpack_from(data)[0]) for key, data in pairs if key != EVENT_TIME)
+            times = ((key, _written_ms(data)) for key, data in pairs if key != EVENT_TIME)
             self._swept = ({key for key, written_ms in times if self.is_expired(written_ms, self.event_ms)}, rest)
         return self._swept[0]
 
@@ -264,7 +265,7 @@ class StampedState(PartitionState):
         data = self._read(key)
         if data is None or self._is_gone(data):
             return ABSENT
-        return self._values.decode(data[_SIZE:])
+        return self._decoded(key, value_of(data))
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
         """As in any table; without what has expired at the committed event time."""
@@ -273,17 +274,30 @@ class StampedState(PartitionState):
 
     def items_at(self, now_ms: int) -> Iterator[tuple[Any, Any]]:
         """All pairs of the store that are there at a time, decoded."""
-        decode_key, decode = self._keys.decode, self._values.decode
         for key, data in self.store.items():
-            if key != EVENT_TIME and not self.is_expired(_STAMP.unpack_from(data)[0], now_ms):
-                yield decode_key(key), decode(data[_SIZE:])
+            if key != EVENT_TIME and not self.is_expired(_written_ms(data), now_ms):
+                try:
+                    pair = self._keys.decode(key), self._values.decode(value_of(data))
+                except Exception as exc:
+                    raise self._undecodable(key, exc) from exc
+                yield pair
 
     def about(self) -> int:
         """As in any table; what has expired counts until it is removed."""
         return max(0, self.store.about() - 1)
 
     def _is_gone(self, data: bytes) -> bool:
-        return self._committed_ms is not None and self.is_expired(_STAMP.unpack_from(data)[0], self._committed_ms)
+        return self._committed_ms is not None and self.is_expired(_written_ms(data), self._committed_ms)
+
+
+def _written_ms(data: bytes) -> int:
+    """When a stored value was written. One that is too short to say so never expires, and cannot be decoded."""
+    return _STAMP.unpack_from(data)[0] if len(data) >= _SIZE else _NEVER_EXPIRES_MS
+
+
+def value_of(data: bytes) -> bytes:
+    """A stored value without its time."""
+    return data[_SIZE:]
 
 
 def unexpired(content: dict[bytes, bytes], ttl_ms: int) -> dict[bytes, bytes]:
@@ -291,7 +305,5 @@ def unexpired(content: dict[bytes, bytes], ttl_ms: int) -> dict[bytes, bytes]:
     noted = content.get(EVENT_TIME)
     now_ms = _NEVER_MS if noted is None else _STAMP.unpack(noted)[0]
     return {
-        key: data[_SIZE:]
-        for key, data in content.items()
-        if key != EVENT_TIME and _STAMP.unpack_from(data)[0] + ttl_ms > now_ms
+        key: data[_SIZE:] for key, data in content.items() if key != EVENT_TIME and _written_ms(data) + ttl_ms > now_ms
     }

@@ -60,6 +60,7 @@ class PartitionState:
     """See the module's picture.
 
     Attributes:
+        table: whose it is, for errors.
         epoch: key -> value, or ABSENT for a deletion; deletes: whether there may be such.
         borrowed: mutable values that were read and may have been changed in place: (key, identity of the object that
             was handed out) -> (that object, the key's committed bytes or those of the default, whether the key existed
@@ -78,11 +79,13 @@ class PartitionState:
         "deletes",
         "epoch",
         "store",
+        "table",
         "view",
     )
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool = False) -> None:
         self.store, self._keys, self._values, self._sets = store, keys, values, sets
+        self.table = ""
         self.epoch: dict[Any, Any] = {}
         self.deletes = False
         self.borrowed: dict[tuple[Any, int], tuple[Any, bytes, bool]] = {}
@@ -127,7 +130,18 @@ class PartitionState:
     def committed(self, key: Any) -> Any:
         """The committed value, a private copy if it is mutable; ABSENT where there is none."""
         data = self.store.get(self._keys.keep(key))
-        return ABSENT if data is None else self._values.decode(data)
+        return ABSENT if data is None else self._decoded(key, data)
+
+    def _decoded(self, key: Any, data: bytes) -> Any:
+        try:
+            return self._values.decode(data)
+        except Exception as exc:
+            raise self._undecodable(key, exc) from exc
+
+    def _undecodable(self, key: Any, error: Exception) -> Exception:
+        from .undecodable import Undecodable
+
+        return Undecodable(self.table, key, self._values.name, error)
 
     def below_view(self, keys: Sequence[Any]) -> list[Any]:
         """What epoch and store have at keys that are not in the view, ABSENT where nothing; for looking only."""
@@ -137,10 +151,10 @@ class PartitionState:
             keys = [keys[place] for place in places]
         else:
             found, places = [ABSENT] * len(keys), range(len(keys))
-        decode, get = self._values.decode, self.store.get
+        decode, get = self._decoded, self.store.get
         for place, key, kept in zip(places, keys, self._keys.keep_all(keys), strict=True):
             data = get(kept)
-            value = found[place] = ABSENT if data is None else decode(data)
+            value = found[place] = ABSENT if data is None else decode(key, data)
             if value is not ABSENT and type(value) in IMMUTABLE:
                 self.remember(key, value)
         return found
@@ -156,7 +170,11 @@ class PartitionState:
         """All committed pairs, decoded."""
         decode_key, decode = self._keys.decode, self._values.decode
         for key, value in self.store.items():
-            yield decode_key(key), decode(value)
+            try:
+                pair = decode_key(key), decode(value)
+            except Exception as exc:
+                raise self._undecodable(key, exc) from exc
+            yield pair
 
     def about(self) -> int:
         """How many committed pairs, at no cost; see `Store`."""

@@ -19,9 +19,11 @@ from ...agents.app import App
 from ...agents.tables.ownplace import REMEDY
 from ...agents.tables.state import EVENT_TIME
 from ...agents.tables.table import Table
+from ...agents.tables.undecodable import REMEDY as UNDECODABLE_REMEDY
+from ...agents.tables.undecodable import shown
 from ...topics.admin import Admin
 from ...topics.client import Cluster
-from ...topics.errors import Stop, Usage
+from ...topics.errors import Stop, Usage, described
 from ...topics.reading import read_to_end
 
 __all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "refuse_scattered", "write_result"]
@@ -29,6 +31,7 @@ __all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "r
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 # A union that is made for each cell would cost more than the look.
 _NESTED = (dict, list, bool)
+_MOST = 5
 
 
 def find_table(app: App, name: str | None) -> Table:
@@ -53,13 +56,19 @@ class Snapshot:
 
     Args:
         parts: by partition: key bytes -> value bytes, as the codecs of the table know them.
+        offset_of: partition and key -> where in the changelog its last value is.
 
     Raises:
         Stop: a key is in several partitions, and the table is not declared `local`: it has no one value.
     """
 
-    def __init__(self, table: Table, parts: Sequence[Mapping[bytes, bytes]]) -> None:
-        self.table, self.parts = table, parts
+    def __init__(
+        self,
+        table: Table,
+        parts: Sequence[Mapping[bytes, bytes]],
+        offset_of: Callable[[int, bytes], int] | None = None,
+    ) -> None:
+        self.table, self.parts, self._offset_of = table, parts, offset_of
         if not (table.local or table.everywhere):
             refuse_scattered(table.name, parts, lambda data: _plain(table, *data))
 
@@ -77,11 +86,34 @@ class Snapshot:
     def located(self) -> list[tuple[Any, int, Any]]:
         """Key, partition and value, decoded and sorted; keys of several types by their text."""
         decode_key, decode = self.table.key_codec.decode, self.table.value_codec.decode
-        found = [(decode_key(key), partition, decode(value)) for partition, key, value in self._data]
+        try:
+            found = [(decode_key(key), partition, decode(value)) for partition, key, value in self._data]
+        except Exception as exc:
+            raise self._undecodable() from exc
         try:
             return sorted(found, key=itemgetter(0))
         except TypeError:
             return sorted(found, key=lambda row: str(row[0]))
+
+    def _undecodable(self) -> Stop:
+        """What cannot be decoded, by partition and key."""
+        found: list[str] = []
+        for partition, key, value in self._data:
+            what, codec = "key", self.table.key_codec
+            try:
+                codec.decode(key)
+                what, codec = "value", self.table.value_codec
+                codec.decode(value)
+            except Exception as exc:  # noqa: BLE001 (types may be the user's)
+                at = f"{self.table.changelog_name}[{partition}]"
+                if self._offset_of is not None and len(found) < _MOST:
+                    at += f"@{self._offset_of(partition, key)}"
+                found.append(f"\n  {at}, key {shown(key)}: its {what} is not {codec.name}: {described(exc)}")
+        more = f"\n  and {len(found) - _MOST:,} more" if len(found) > _MOST else ""
+        return Stop(
+            f"table {self.table.name}: its changelog holds what cannot be decoded:{''.join(found[:_MOST])}{more}",
+            hint=UNDECODABLE_REMEDY,
+        )
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """Decoded pairs, sorted by key; keys of several types by their text."""
@@ -203,7 +235,14 @@ class TableReader:
         Raises:
             Stop: as `Snapshot`.
         """
-        return Snapshot(self._table, [self._table.content(data) for data in self.read_raw()])
+        return Snapshot(self._table, [self._table.content(data) for data in self.read_raw()], self._offset_of)
+
+    def _offset_of(self, partition: int, key: bytes) -> int:
+        """Where the last record of a key is; -1 if it is gone. It reads the partition again."""
+        at, found = (self._table.changelog_name, partition), -1
+        for run in read_to_end(self._cluster, {at: 0}, {at: self._reached[at]}):
+            found = next((m.offset() for m in reversed(run.messages) if m.key() == key), found)
+        return found
 
     def read_raw(self) -> list[dict[bytes, bytes]]:
         """Likewise by partition, as it stands in the changelog."""
