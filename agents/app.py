@@ -166,7 +166,10 @@ class App(faust.App):
         conf = cast(Settings, self.conf)
         if self._engine_settings is None or self._engine_settings[0] != conf.changes:
             check_settings(conf)
-            self._engine_settings = (conf.changes, engine_settings(self._base, conf))
+            made = engine_settings(self._base, conf)
+            # A run's topics hold its history, and nothing else.
+            made = replace(made, start_at_end=made.start_at_end and not self.run_id)
+            self._engine_settings = (conf.changes, made)
         return self._engine_settings[1]
 
     def set_engine(self, **changes: Any) -> None:

@@ -34,7 +34,8 @@ class EngineSettings:
             times are the broker's; all members of a group need the same.
         session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
         notice_ends: notice where partitions end, for a run that says where its history does.
-        start_at_end: where a group that never committed begins: at the end of the topic instead of its beginning.
+        start_at_end: where a group begins that never committed: at the ends of its topics, as they are then, instead of
+            their beginnings. Partitions that are added later are read from their beginnings.
         connect_s: how long a start waits for a broker that answers.
         patience_s: how long a worker that runs waits for a broker that went away, before it ends with an error.
         give_up_share: a worker stops when more than this share of the records of one of its agents became dead letters

@@ -30,6 +30,7 @@ TIMEOUT_S = 15.0
 _LATEST: Any = OffsetSpec.latest()
 _EARLIEST: Any = OffsetSpec.earliest()
 _AGAIN_S = 0.05
+_ID_S = 5.0
 
 # How a broker answers that no record is that late; librdkafka's own "no offset" is another number.
 _NO_RECORD = -1
@@ -273,6 +274,19 @@ class Admin:
             return {name: str(future.result().topic_id) for name, future in described.items()}
 
         return self._patiently("describe topics", ask)
+
+    def ask_topic_ids(self, topics: Iterable[str]) -> Callable[[], dict[str, str]]:
+        """Begin to ask for ids of topics; what is returned waits for the answer (blocking), of topics that exist."""
+        described = self._kafka.describe_topics(TopicCollection(list(topics)), request_timeout=_ID_S)
+
+        def answer() -> dict[str, str]:
+            found: dict[str, str] = {}
+            for name, future in described.items():
+                with contextlib.suppress(KafkaException):
+                    found[name] = str(future.result().topic_id)
+            return found
+
+        return answer
 
     def spans(
         self, partitions: Iterable[tuple[str, int]]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from .admin import Admin
 from .client import Cluster
 from .errors import from_kafka, kafka_error
 
@@ -48,6 +50,22 @@ class Groups:
         finally:
             consumer.close()
         return {(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
+
+    def begin_at_ends(self, group: str, topics: Iterable[str]) -> None:
+        """Set the offsets of a group without members to the last stable ones, in topics in which it has none."""
+        admin, known = Admin(self._cluster), {topic for topic, _ in self.offsets(group)}
+        counts = admin.partitions(set(topics) - known)
+        every = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
+        ends = admin.ends(every, committed=True)
+        if not ends:
+            return
+        consumer: Any = Consumer(self._cluster.config(group_id=group, enable_auto_commit=False))
+        try:
+            consumer.commit(offsets=[TopicPartition(*at, end) for at, end in ends.items()], asynchronous=False)
+        except KafkaException as exc:
+            raise self._sorted(exc, f"offsets of group {group}") from exc
+        finally:
+            consumer.close()
 
     def metadata(self, group: str) -> Any:
         """What a transaction needs in order to set the offsets of a group without members."""

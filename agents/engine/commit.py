@@ -20,6 +20,7 @@ from ...topics import pulse
 from ...topics.client import Cluster
 from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_refusal, is_unreachable, kafka_error, passes
 from ...topics.producer import Aborted, TransactionalProducer, plain_producer_config
+from ..group.topicids import TopicIds
 from ..tables.store import Changes
 from .effects import RECORD_BYTES, Output
 from .reports import LARGE_BYTES, Reports
@@ -68,9 +69,18 @@ class ExactlyOnce:
 
     Args:
         options: librdkafka's, of the producer.
+        topic_ids: compared before each commit.
     """
 
-    def __init__(self, cluster: Cluster, transactional_id: str, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        transactional_id: str,
+        options: Mapping[str, Any] | None = None,
+        *,
+        topic_ids: TopicIds | None = None,
+    ) -> None:
+        self._topic_ids = topic_ids
         chosen: dict[str, Any] = {"message_max_bytes": _RECORD_BYTES, **(options or {})}
         self._kafka = TransactionalProducer(cluster, transactional_id, **chosen)
         self._reports = Reports(cluster)
@@ -86,6 +96,7 @@ class ExactlyOnce:
             Aborted: with `lost`, the partitions are gone; the epoch belongs to nobody.
             Refused: of a record that its topic does not take.
             Rebuild: fenced.
+            Stop: a topic was made anew, so that its offsets mean nothing any more.
         """
         for attempt in range(_ATTEMPTS):
             try:
@@ -101,11 +112,17 @@ class ExactlyOnce:
         kafka, reports = self._kafka, self._reports
         kafka.begin()
         reports.begin()
+        compare = _comparing(self._topic_ids, plan)
         try:
             positions = _produce(kafka.produce, kafka.produce_fast, kafka.flush, plan, reports, every=every)
         except _NotSent as exc:
             kafka.abort()
             raise Aborted(str(exc)) from exc
+        try:
+            compare()
+        except Stop:
+            kafka.abort()
+            raise
         if plan.offsets and plan.group is not None:
             kafka.send_offsets(plan.offsets, plan.group)
         if reports.asked:
@@ -125,8 +142,15 @@ class ExactlyOnce:
 class AtLeastOnce:
     """Produces, waits, then commits offsets: after a crash in between, an epoch is done again."""
 
-    def __init__(self, cluster: Cluster, consumer: Any, options: Mapping[str, Any] | None = None) -> None:
-        self._cluster = cluster
+    def __init__(
+        self,
+        cluster: Cluster,
+        consumer: Any,
+        options: Mapping[str, Any] | None = None,
+        *,
+        topic_ids: TopicIds | None = None,
+    ) -> None:
+        self._cluster, self._topic_ids = cluster, topic_ids
         chosen: dict[str, Any] = {"message_max_bytes": _RECORD_BYTES, **(options or {})}
         self._kafka = Producer(plain_producer_config(cluster, **chosen))
         self._reports = Reports(cluster, every=True)
@@ -139,6 +163,7 @@ class AtLeastOnce:
         """As `ExactlyOnce.commit`, without its promise."""
         reports = self._reports
         reports.begin()
+        compare = _comparing(self._topic_ids, plan)
         try:
             positions = _produce(self._produce, self._kafka.produce, self._flush, plan, reports, every=True)
         except _NotSent:
@@ -147,6 +172,7 @@ class AtLeastOnce:
         if reports.refused:
             reports.raise_refused(plan.outputs, plan.changes)
             raise Aborted("a batch was too large for its topic")
+        compare()
         if reports.failed is not None:
             raise from_kafka(reports.failed, "produce", servers=self._cluster.bootstrap_servers) from reports.failed
         if reports.unsure:
@@ -251,6 +277,13 @@ def _refusal(error: Exception) -> BaseException | None:
 
 def _place(plan: EpochPlan, output: Output) -> int:
     return next(place for place, other in enumerate(plan.outputs) if other is output)
+
+
+def _comparing(topic_ids: TopicIds | None, plan: EpochPlan) -> Callable[[], None]:
+    """Asks meanwhile whether the topics of the offsets and changes are those they were; see `TopicIds.comparing`."""
+    if topic_ids is None or not plan.offsets:
+        return lambda: None
+    return topic_ids.comparing({*(offset.topic for offset in plan.offsets), *plan.changes})
 
 
 def _may_be_lost(reports: Reports) -> str:

@@ -84,6 +84,7 @@ class Engine(Rebalancing):
             self._admin,
             self.app.live_tables,
             standby_replicas=self.settings.standby_replicas,
+            start_at_end=self.settings.start_at_end,
         )
 
     async def subscribe(self, topics: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from faust.types import TP
 
 from ...topics.admin import Admin
-from ...topics.errors import AnabranchError
+from ...topics.errors import AnabranchError, Hung
 from ..group.assignment import Assignment
 from ..group.group import Group
 from ..tables.changelog import beside
@@ -48,6 +48,7 @@ class Rebalancing(Observed):
         self._assignment: Assignment | None = None
         self._taken_over = Assignment()
         self._looked_s = 0.0
+        self._beginning: Assignment | None = None
         self._placing: asyncio.Future[None] | None = None
         self._gone: set[Position] = set()
         self._admin: Admin
@@ -87,8 +88,9 @@ class Rebalancing(Observed):
         self._gone |= gone
         self._dispatch.forget(gone)
         self.active -= gone
-        if self._assignment is not None:
-            self._assignment.drop(gone)
+        for assignment in (self._assignment, self._beginning):
+            if assignment is not None:
+                assignment.drop(gone)
         if self._restoration is not None:
             self._restoration.forget(gone)
         for at in gone:
@@ -116,6 +118,11 @@ class Rebalancing(Observed):
         self.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
         await self.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})
         await self.app.topics.on_partitions_assigned(owned)
+        assert self._member is not None
+        ids = self._member.topic_ids
+        assignment.anew = ids.made_anew(assignment.ids)
+        changelogs = [table.changelog_name for table in self.app.live_tables]
+        await beside(self._group, ids.watch_changelogs, changelogs)
         await self._restoration.begin(assignment, self._group)
         if not self._restoration.waiting:
             self._group.flow({})
@@ -135,17 +142,40 @@ class Rebalancing(Observed):
             return
         self._looked_s = now_s
         ready = self._restoration.ready()
-        if ready is not None:
+        if ready is not None and ready.uncommitted and self.settings.start_at_end:
+            await self._begin_at_ends(ready)
+        if ready is not None and ready.starts:
+            assert self._member is not None
+            flowing = {at.topic for at in ready.starts}
+            self._member.topic_ids.watch({topic: found for topic, found in ready.ids.items() if topic in flowing})
             self.active |= ready.starts.keys()
             self.committed.update(ready.starts)
             self._route()
             self._dispatch.begin(ready)
             self._group.flow(ready.starts)
-        if not self._restoration.waiting:
+        if not self._restoration.waiting and (ready is None or ready.starts):
             await self._settle()
+
+    async def _begin_at_ends(self, ready: Assignment) -> None:
+        """Let it be certain where partitions begin that the group has no offsets of, before their records flow."""
+        own = {name for topic in self.app.topics for name in topic.topics if topic.internal or topic.has_prefix}
+        later = ready.anew | own
+        self._beginning = ready
+        try:
+            while ready.uncommitted and not (self.stopping or self._rebuild_wanted or self._group.finished):
+                ready.place(await beside(self._group, self._group.begin_at_ends, list(ready.uncommitted), later))
+                if ready.uncommitted:
+                    await asyncio.sleep(_LOOK_S)
+        except Hung as exc:
+            self._group.hear_of(exc)
+        finally:
+            self._beginning = None
+        ready.drop(set(ready.uncommitted))
 
     async def _settle(self) -> None:
         """All that was assigned is active."""
+        assert self._member is not None
+        await aside(self._member.topic_ids.keep)
         self._rebalanced(self._taken_over)
         if self.settings.standby_replicas:
             self._placing = asyncio.ensure_future(self._place_copies())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,11 @@ from ...topics import pulse
 from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.deadletter import RETRY_SUFFIX
-from ...topics.errors import Hung, Stop, from_kafka, is_unreachable, kafka_error, passes
+from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_unreachable, kafka_error, passes
 from ..engine.inbox import Position
 from ..settings import EngineSettings
 
-__all__ = ["ASK_S", "SETTLED", "Assignment", "assigned", "may_pass", "read_marks", "write_marks"]
+__all__ = ["ASK_S", "SETTLED", "Assignment", "assigned", "begin_at_ends", "may_pass", "read_marks", "write_marks"]
 
 MAX_METADATA_BYTES = 4096
 ASK_S = 5.0
@@ -41,6 +41,8 @@ class Assignment:
         marks: (partition, agent) -> its own next offset, where it is further.
         uncommitted: partitions without a committed offset; they start where the topic begins.
         flowing: numbers of partitions that this worker has, restored, of other topics.
+        ids: topic -> its id, asked for before its offsets were read.
+        anew: topics that were deleted and made anew since this worker has read them.
         began_s: when the rebalance began that brought them, on the monotonic clock.
     """
 
@@ -48,6 +50,8 @@ class Assignment:
     marks: dict[tuple[Position, str], int] = field(default_factory=dict[tuple[Position, str], int])
     uncommitted: list[Position] = field(default_factory=list[Position])
     flowing: set[int] = field(default_factory=set[int])
+    ids: dict[str, str] = field(default_factory=dict[str, str])
+    anew: set[str] = field(default_factory=set[str])
     began_s: float = 0.0
 
     def add(self, other: Assignment) -> None:
@@ -57,6 +61,8 @@ class Assignment:
         self.marks |= other.marks
         self.uncommitted += other.uncommitted
         self.flowing |= other.flowing
+        self.ids |= other.ids
+        self.anew |= other.anew
 
     def take(self, numbers: set[int]) -> Assignment:
         """Take out the partitions of these numbers, of all topics."""
@@ -65,6 +71,8 @@ class Assignment:
             {who: mark for who, mark in self.marks.items() if who[0].partition in numbers},
             [at for at in self.uncommitted if at.partition in numbers],
             self.flowing,
+            self.ids,
+            self.anew,
         )
         self.drop(set(taken.starts))
         return taken
@@ -74,6 +82,11 @@ class Assignment:
         self.starts = {at: start for at, start in self.starts.items() if at not in gone}
         self.marks = {who: mark for who, mark in self.marks.items() if who[0] not in gone}
         self.uncommitted = [at for at in self.uncommitted if at not in gone]
+
+    def place(self, starts: Mapping[Position, int]) -> None:
+        """It is certain where these begin, of those that are still here."""
+        self.starts |= {at: start for at, start in starts.items() if at in self.starts}
+        self.uncommitted = [at for at in self.uncommitted if at not in starts]
 
     def committed_beside(self, at: Position) -> bool:
         """Whether some topic's partition of the same number has a committed offset."""
@@ -134,13 +147,62 @@ def assigned(
         else:
             without.append(partition)
             assignment.uncommitted.append(at)
-    # What `dlq replay` re-published before a worker saw the topic was meant for it.
-    retried = [partition for partition in without if partition.topic.endswith(RETRY_SUFFIX)]
-    others = [partition for partition in without if not partition.topic.endswith(RETRY_SUFFIX)]
-    find = admin.ends if settings.start_at_end else admin.begins
-    for at, offset in {**find(others), **admin.begins(retried)}.items():
+    for at, offset in admin.begins(without).items():
         assignment.starts[Position(*at)] = offset
     return assignment
+
+
+def begin_at_ends(
+    kafka: Any,
+    uncommitted: Collection[Position],
+    owned: Collection[Position],
+    later: Collection[str],
+    admin: Admin,
+    cluster: Cluster,
+    settings: EngineSettings,
+) -> dict[Position, int]:
+    """Where a group that starts at the ends of its topics begins, of partitions for which it has no offset (blocking).
+
+    That is for partitions that are there when the group first commits offsets of their topic. The member that owns
+    partition 0 commits the last stable offsets of all of them at once, through the group; then it is certain where each
+    begins, whether or not a record comes before the next start. A partition of a topic that has offsets in others came
+    later, and begins at its beginning.
+
+    Args:
+        later: topics that came later as a whole.
+
+    Returns:
+        The offsets of those of which it is certain. The others wait for another member, or for the group to settle.
+    """
+    # What `dlq replay` re-published before a worker saw the topic was meant for it.
+    fresh = {at.topic for at in uncommitted if at.topic not in later and not at.topic.endswith(RETRY_SUFFIX)}
+    counts = admin.partitions(fresh) if fresh else {}
+    every = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
+    asked = {(at.topic, at.partition): at.offset for at in _committed(kafka, every, cluster, settings.patience_s)}
+    found = {Position(*at): offset for at, offset in asked.items() if offset >= 0}
+    fresh -= {at.topic for at in found}
+    mine = [at for at in every if at.topic in fresh and Position(at.topic, 0) in owned]
+    if mine:
+        ends = admin.ends(mine, committed=True)
+        if _commit(kafka, [TopicPartition(*at, offset) for at, offset in ends.items()], cluster):
+            found |= {Position(*at): offset for at, offset in ends.items()}
+            fresh -= {at.topic for at in mine}
+    begins = admin.begins(TopicPartition(*at) for at in uncommitted if at.topic not in fresh and at not in found)
+    found |= {Position(*at): offset for at, offset in begins.items()}
+    return {at: found[at] for at in uncommitted if at in found}
+
+
+def _commit(kafka: Any, offsets: list[TopicPartition], cluster: Cluster) -> bool:
+    """Commit through the group (blocking); False where it is rebalancing, or does not answer yet."""
+    try:
+        for committed in kafka.commit(offsets=offsets, asynchronous=False):
+            if committed.error is not None:
+                raise KafkaException(committed.error)
+    except KafkaException as exc:
+        if is_lost(kafka_error(exc)) or may_pass(exc):
+            return False
+        raise from_kafka(exc, "commit where the group begins", servers=cluster.bootstrap_servers) from exc
+    return True
 
 
 def _committed(

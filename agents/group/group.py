@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -25,7 +25,8 @@ from ...topics.client import Cluster
 from ...topics.errors import Hung, Stop, from_kafka
 from ..engine.inbox import Position
 from ..settings import EngineSettings
-from .assignment import ASK_S, SETTLED, Assignment, assigned, may_pass
+from .assignment import ASK_S, SETTLED, Assignment, assigned, begin_at_ends, may_pass
+from .topicids import TopicIds
 
 __all__ = ["Group"]
 
@@ -52,6 +53,7 @@ class Group:
     """Membership of one worker.
 
     Args:
+        topic_ids: where the ids of assigned topics are asked for.
         on_assign, on_revoke, on_lost: called inside `consume`, `keep_alive` and `close`, nowhere else.
 
     Attributes:
@@ -76,7 +78,10 @@ class Group:
         on_assign: Callable[[Assignment], None],
         on_revoke: Callable[[set[Position]], None],
         on_lost: Callable[[set[Position]], None],
+        *,
+        topic_ids: TopicIds | None = None,
     ) -> None:
+        self._topic_ids = topic_ids
         self._cluster, self._group_id = cluster, group_id
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
         self._settings = settings
@@ -205,7 +210,10 @@ class Group:
         if code == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
             self._ends[Position(message.topic(), message.partition())] = message.offset()
             return
-        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # pyright: ignore[reportPrivateUsage]
+        gone = code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # pyright: ignore[reportPrivateUsage]
+        if gone and self._topic_ids is not None:
+            self._topic_ids.comparing([message.topic()])()
+        if gone:
             raise Stop(
                 f"group {self._group_id}: records of {message.topic()}[{message.partition()}] were deleted before they "
                 f"were read ({error.str()})",
@@ -248,6 +256,10 @@ class Group:
             self.kafka.incremental_unassign([TopicPartition(*at) for at in self._flows])
             self._flows, self._early = {}, []
         self._begin(self.kafka, [TopicPartition(*at) for at in self.owned])
+
+    def begin_at_ends(self, uncommitted: Collection[Position], later: Collection[str]) -> dict[Position, int]:
+        """As the function of that name (blocking)."""
+        return begin_at_ends(self.kafka, uncommitted, self.owned, later, self._admin, self._cluster, self._settings)
 
     def flow(self, starts: Mapping[Position, int]) -> None:
         """Let the records of partitions flow whose tables are restored, beside those that flow already.
@@ -328,7 +340,10 @@ class Group:
         self._moving()
         self._untold_since_s = 0.0
         try:
+            # Before the offsets: what is made anew in between is noticed at the first commit.
+            ids = self._topic_ids.of({partition.topic for partition in partitions}) if self._topic_ids else {}
             assignment = assigned(self.kafka, partitions, self._admin, self._cluster, self._settings)
+            assignment.ids = ids
         except Hung as exc:
             self.hear_of(exc)
             self._hold(kafka)

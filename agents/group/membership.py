@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...topics.admin import Admin
 from ...topics.client import Cluster
 from ...topics.errors import Stop
 from ...topics.pulse import leave_behind
@@ -21,6 +22,7 @@ from ..tables.shelf import Shelf
 from .assignment import Assignment
 from .group import Group
 from .identity import Identity
+from .topicids import TopicIds
 
 __all__ = ["Membership"]
 
@@ -43,6 +45,7 @@ class Membership:
     Attributes:
         name: of this worker, in the group and of its transactions.
         group: the consumer side; committer: the producer side; shelf: stores on disk.
+        topic_ids: the topics that it has read.
     """
 
     def __init__(
@@ -60,15 +63,19 @@ class Membership:
         self.name = f"{group_id}-{self._identity.name}"
         self._watching: asyncio.Future[Any] | None = None
         self._renewed_s: dict[str, float] = {}
-        self.shelf = Shelf(cluster, group_id, data / str(self._identity.slot) / "tables")
-        self._new_group = partial(Group, cluster, group_id, self.name, settings, on_assign, on_revoke, on_lost)
+        own = data / str(self._identity.slot)
+        self.shelf = Shelf(cluster, group_id, own / "tables")
+        self.topic_ids = TopicIds(Admin(cluster, patience_s=settings.patience_s), group_id, own / "inputs.json")
+        told = on_assign, on_revoke, on_lost
+        self._new_group = partial(Group, cluster, group_id, self.name, settings, *told, topic_ids=self.topic_ids)
         self.group = self._new_group()
         self.committer: Committer = self._new_committer()
 
     def _new_committer(self) -> Committer:
         if self._settings.exactly_once:
-            return ExactlyOnce(self._cluster, self.name, self._settings.producer_options)
-        return AtLeastOnce(self._cluster, self.group.kafka, self._settings.producer_options)
+            return ExactlyOnce(self._cluster, self.name, self._settings.producer_options, topic_ids=self.topic_ids)
+        options = self._settings.producer_options
+        return AtLeastOnce(self._cluster, self.group.kafka, options, topic_ids=self.topic_ids)
 
     async def open(self) -> None:
         """Fence predecessors, end what they left open; from then on look whether the consumer hangs."""

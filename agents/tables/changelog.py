@@ -87,9 +87,17 @@ class Restoration:
     """
 
     def __init__(
-        self, app_id: str, shelf: Shelf, admin: Admin, tables: Iterable[Overlay], *, standby_replicas: int = 0
+        self,
+        app_id: str,
+        shelf: Shelf,
+        admin: Admin,
+        tables: Iterable[Overlay],
+        *,
+        standby_replicas: int = 0,
+        start_at_end: bool = False,
     ) -> None:
         self._app_id, self._shelf, self._admin, self._tables = app_id, shelf, admin, tables
+        self._at_ends = start_at_end
         self._replicas = standby_replicas
         self._standby: set[int] | None = None
         self._lock = asyncio.Lock()
@@ -260,7 +268,7 @@ class Restoration:
             by_name[at[0]].add_partition(at[1], state)
         ready = self._waiting.take(done)
         self._finish()
-        refuse_counting_twice(self._app_id, self._tables, ready)
+        refuse_counting_twice(self._app_id, self._tables, ready, at_end=self._at_ends)
         return ready
 
     def _reach(self, at: Key, goal: _Goal) -> None:
@@ -327,18 +335,30 @@ async def beside(group: Group, call: Callable[P, T], *args: P.args, **kwargs: P.
     return task.result()
 
 
-def refuse_counting_twice(group: str, tables: Iterable[Overlay], assignment: Assignment) -> None:
-    """The beginning of a topic is right only where nothing was ever committed and the tables are empty.
+def refuse_counting_twice(
+    group: str, tables: Iterable[Overlay], assignment: Assignment, *, at_end: bool = False
+) -> None:
+    """The beginning of a topic, or its end, is right only where nothing was ever committed and the tables are empty.
+
+    Args:
+        at_end: topics without offsets are read from their ends.
 
     Raises:
         Stop: the offsets are gone, the tables' content is not.
     """
     for at in assignment.uncommitted:
         content = [t.name for t in tables if at.partition in t.states and len(t.states[at.partition].store)]
+        if content and at.topic in assignment.anew:
+            raise Stop(
+                f"topic {at.topic} was deleted and made anew, and table {content[0]} has content from before: reading "
+                "the new topic would add to it",
+                hint=f"to add to it, set the offsets of group {group} in {at.topic} to 0 with kafka-consumer-groups; "
+                f"else delete the changelog topics of {group} to compute everything anew",
+            )
         if content and not assignment.committed_beside(at):
             raise Stop(
-                f"group {group} has no committed offsets, but table {content[0]} has content: "
-                f"reading {at.topic} from its beginning would count history twice",
+                f"group {group} has no committed offsets, but table {content[0]} has content: reading {at.topic} from "
+                + ("its end would leave out what came since" if at_end else "its beginning would count history twice"),
                 hint="offsets expire after a week without a member: set them with kafka-consumer-groups, or delete "
                 f"the changelog topics of {group} to compute everything anew",
             )

@@ -26,6 +26,7 @@ from ...topics.admin import Admin, TopicSpec
 from ...topics.client import Cluster
 from ...topics.deadletter import RETRY_SUFFIX, retry_topic
 from ...topics.errors import Stop, Usage
+from ...topics.groups import Groups
 from ...topics.plans import Plans
 from ..course.course import Course
 from ..course.pace import Pace
@@ -240,6 +241,10 @@ class BoundedRun:
         if self._into_live:
             self._watch.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
         new = self._create_topics()
+        groups = Groups(self._cluster)
+        if self.app.engine_settings.start_at_end and not groups.members(self.app.conf.id):
+            # Before history is sent, which is to be read: workers that come later begin where the topics end then.
+            groups.begin_at_ends(self.app.conf.id, self._read_topics())
         drain = Drain(self._cluster, self.app.conf.id, self._read_topics(), shared=self._into_live)
         crew = Crew(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes)
         with crew, Counts(self._cluster) as counts:

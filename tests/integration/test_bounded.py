@@ -254,3 +254,31 @@ def test_what_take_holds_back_comes_at_the_end_of_history_in_every_stage(shell, 
     # Of two partitions, so two or three tens and two rests at most.
     assert found["numbers"] == found["in lists"] == 25
     assert found["lists"] in (3, 4)
+
+
+def test_an_app_that_starts_at_the_ends_of_its_topics_still_reads_a_runs_history(shell, fresh, broker) -> None:
+    app = fresh("ending")
+    shell.write(
+        "ending.py",
+        f"""
+import anabranch
+app = anabranch.App("{app}", consumer_auto_offset_reset="latest")
+lines = app.topic("{app}-lines", value_type=str, key_type=str, partitions=2)
+counts = app.Table("counts", default=int)
+
+@app.agent(lines, name="count")
+async def count(stream):
+    async for key, _ in stream.items():
+        counts[key] += 1
+""",
+    )
+    write_lines(shell.folder / "n.txt", 700)
+    Admin(broker).create([TopicSpec(f"{app}-lines", 2)])
+    producer = Producer(broker.config())
+    producer.produce(f"{app}-lines", b"before", b"before")
+    producer.flush()
+    command = ["run", "ending", "--input", "n.txt", "--key-before", ",", "-o", "counts.txt"]
+    for more in ([], ["--into-live"]):
+        ran = shell.run(*command, *more)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert read_result(shell.folder / "counts.txt") == {f"h{n}": 100 for n in range(7)}
