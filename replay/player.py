@@ -32,7 +32,7 @@ from .course.course import Course
 from .course.notes import Notes
 from .course.pace import Pace, Paced
 from .course.packing import GATHERED_ROWS, Compression, Packing, check_packable
-from .report import Progress, Report
+from .report import NEAR_1970, NEAR_1970_MS, Progress, Report
 from .sources.format import OnBadLine
 from .sources.history import History
 from .sources.item import BadLine
@@ -237,6 +237,8 @@ class Player:
                 if work.empty and not source.ended:
                     self._clock.wait(self._stop, source.ask_again_s)
                     continue
+                if 0 < work.newest_ms < NEAR_1970_MS and not state.sent:
+                    self._warnings.append(f"records of the year 1970: {NEAR_1970}")
                 state = work.commit(position, done=source.ended, now_ms=self._clock.now_ms())
                 if on_progress is not None:
                     on_progress(self._progress(state, work.newest_ms, source, watch))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Progress", "Report"]
+__all__ = ["NEAR_1970", "NEAR_1970_MS", "Progress", "Report"]
+
+NEAR_1970_MS = 365 * 86_400_000
+NEAR_1970 = "a number such as 20130101 is read as seconds since 1970 unless --time-format %Y%m%d says what it is"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

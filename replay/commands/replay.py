@@ -34,7 +34,9 @@ __all__ = ["replay"]
 @click.option("-t", "--time", metavar="EXPR", help="Field that holds the record's time.")
 @click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
 @click.option("--plan", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
-@click.option("--dry-run", is_flag=True, help="Show sources, order, first records, spread and time; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show sources, order, columns, first records, spread and time; write nothing."
+)
 @click.option(
     "--plot",
     metavar="FILE.svg",
@@ -54,7 +56,9 @@ __all__ = ["replay"]
 @course_options
 @format_options
 @cluster_options
+@click.pass_context
 def replay(
+    context: click.Context,
     sources: tuple[str, ...],
     topic: str,
     key: str | None,
@@ -105,6 +109,7 @@ def replay(
     from ...topics.partition import RangePlan
     from ..course.survey import survey
     from ..player import Player
+    from ..running.declared import value_type_of
     from ..running.inputs import format_of
     from ..show.plot import checked_plot, write_plot
     from ..show.preview import plan_of, preview
@@ -140,6 +145,8 @@ def replay(
             plan=RangePlan.parsed(plan) if plan else None,
             packed=pack is not None,
             plot=plot,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            value_type=value_type_of(context.obj, topic) if context.obj else None,
         )
         return
     with on_ground(bootstrap_server, options) as place, ReplayView() as view:

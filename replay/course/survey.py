@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ...topics.errors import Usage
 from ...topics.partition import Plan
+from ..report import NEAR_1970_MS
 from ..sources.history import is_socket
 from ..sources.item import Item
 from ..sources.source import Replayable
@@ -16,11 +18,13 @@ from .histogram import Histogram
 from .notes import Notes
 from .pace import Pace
 from .placement import place
+from .profile import Profile
 
 __all__ = ["Survey", "survey"]
 
 _FIRST = 5
 _EXAMPLES = 5
+_PROFILED = 50_000
 # About what one process moves into a broker beside it; what a full speed is estimated by.
 _USUAL_RATE = 200_000
 
@@ -35,6 +39,8 @@ class Survey:
         first: the first records.
         partitions: how many records each would get.
         over_time: of records with times.
+        profile: of the columns of the first records.
+        near_1970: records of the year 1970, which numbers that are no seconds come to: 20130101 is of August 1970.
         whole: the sources were read to their end; otherwise the figures are those of their beginning.
         read_bytes, size_bytes: of the sources.
         seconds: that reading took.
@@ -48,6 +54,8 @@ class Survey:
     partitions: Counter[int] = field(default_factory=Counter[int])
     over_time: Histogram = field(default_factory=Histogram)
     notes: Notes = field(default_factory=Notes)
+    profile: Profile = field(default_factory=Profile)
+    near_1970: int = 0
     whole: bool = False
     read_bytes: int = 0
     size_bytes: int = 0
@@ -74,11 +82,14 @@ class Survey:
         return found * rounds
 
 
-def survey(history: Replayable, course: Course, plan: Plan, *, most: int | None = None) -> Survey:
+def survey(
+    history: Replayable, course: Course, plan: Plan, *, most: int | None = None, value_type: Any = None
+) -> Survey:
     """Read a history on its course.
 
     Args:
         most: about how many records are read at most; None reads all.
+        value_type: of the topic, where it is known.
 
     Raises:
         Usage: it cannot be read twice.
@@ -87,7 +98,7 @@ def survey(history: Replayable, course: Course, plan: Plan, *, most: int | None 
     if is_socket(history):
         raise Usage("a socket can be read only once", hint="--dry-run and --plot are for what can be read again")
     began_s = time.monotonic()
-    found = Survey(size_bytes=history.size_bytes)
+    found = Survey(size_bytes=history.size_bytes, profile=Profile(value_type))
     source = replace(course, rounds=1).open(history, plan=plan, notes=found.notes)
     try:
         while not source.ended and (most is None or found.records + found.notes.left_out < most):
@@ -95,7 +106,13 @@ def survey(history: Replayable, course: Course, plan: Plan, *, most: int | None 
             items = batch.items
             found.first += items[: _FIRST - len(found.first)]
             found.partitions.update(place(items, plan, found.records))
-            found.over_time.add([item[2] for item in items if item[2]])
+            times = [item[2] for item in items if item[2]]
+            found.over_time.add(times)
+            found.near_1970 += sum(time < NEAR_1970_MS for time in times)
+            if found.records < _PROFILED:
+                looked_s = time.monotonic()
+                found.profile.add(items[: _PROFILED - found.records])
+                began_s += time.monotonic() - looked_s  # which a replay does not do
             found.records += len(items)
             found.examples += [f"{bad.where}: {bad.reason}" for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
             found.bad += len(batch.bad)

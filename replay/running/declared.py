@@ -7,7 +7,9 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-__all__ = ["declared_types"]
+from .loading import load_app
+
+__all__ = ["declared_types", "value_type_of"]
 
 _TYPES = {str: "text", int: "int", float: "float", bool: "bool"}
 
@@ -34,6 +36,18 @@ def declared_types(value_type: Any) -> dict[str, str]:
         if kind is not None and not name.startswith("_"):
             found[names.get(name, name)] = kind
     return found
+
+
+def value_type_of(app_name: str, topic: str) -> Any:
+    """What an app declares the values of a topic to be; None where it says nothing.
+
+    Raises:
+        Usage: there is no such app.
+    """
+    for agent in load_app(app_name).agents.values():
+        if topic in getattr(agent.channel, "topics", ()):
+            return getattr(agent.channel, "value_type", None)
+    return None
 
 
 def _kind(hint: Any) -> str | None:

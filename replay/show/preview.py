@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ...topics.admin import Admin
 from ...topics.client import Cluster
+from ...topics.errors import Stop
 from ...topics.partition import HashPlan, Plan
 from ...topics.plans import Plans
 from ..checkpoint import Runs
@@ -14,6 +16,7 @@ from ..course.pace import Pace
 from ..course.packing import check_packable
 from ..course.survey import survey
 from ..player import DEFAULT_PARTITIONS
+from ..sources.format import OnBadLine
 from ..sources.source import Replayable
 from .plot import write_plot
 from .replay import show_survey
@@ -41,12 +44,19 @@ def preview(
     plan: Plan | None = None,
     packed: bool = False,
     plot: Path | None = None,
+    on_bad_line: OnBadLine = "skip",
+    value_type: Any = None,
 ) -> None:
     """Show it.
 
     Args:
         cluster: to look at the topic and the run; None where there is no broker yet.
         plot: where a picture goes; all of the sources is read for it.
+        on_bad_line: what would become of bad lines.
+        value_type: of the topic, where it is known.
+
+    Raises:
+        Stop: the replay would stop at a bad line.
     """
     course.checked(history, pace)
     history.check(topic)
@@ -68,7 +78,12 @@ def preview(
     else:
         stands = f"would go on after {state.sent:,} records"
     plan = plan or HashPlan(partitions or history.partitions or DEFAULT_PARTITIONS)
-    found = survey(history, course, plan, most=None if plot else _READ_RECORDS)
+    found = survey(history, course, plan, most=None if plot else _READ_RECORDS, value_type=value_type)
     show_survey(found, history, course, pace, topic=topic, plan=plan, there=bool(there), run=f"{run}, {stands}")
     if plot is not None:
         write_plot(found, f"replay → {topic}", plot)
+    if found.bad and on_bad_line == "fail":
+        raise Stop(
+            f"the replay would stop: {found.examples[0]}",
+            hint="--on-bad-line skip leaves such lines out, dead-letter keeps them in a topic of their own",
+        )

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ...topics.partition import Plan
 from ..course.course import Course
 from ..course.pace import Pace
 from ..course.placement import place
 from ..course.survey import Survey
-from ..report import Progress, Report
+from ..report import NEAR_1970, Progress, Report
 from ..shown import shown_ms, shown_time
+from ..sources.history import History
 from ..sources.item import Item
 from ..sources.source import Replayable
 from .console import ProgressView, out, plain
@@ -22,6 +25,7 @@ _RATED = 10_000
 _LAG_S = 1.0
 _SHOWN_PARTS = 10
 _SHOWN_CHARS = 90
+_SHOWN_COLUMNS = 40
 
 
 class ReplayView(ProgressView):
@@ -129,12 +133,32 @@ def show_survey(
         _say("late", f"{found.notes.late:,} records, by {worst} at most: see --disorder")
     if found.bad:
         _say("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
+    _say_columns(found, history)
     _say("spread", _spread(found.partitions, plan.partitions))
     takes_s = found.takes_s(pace, course.rounds)
     if takes_s is not None:
         _say("takes", f"about {shown_ms(takes_s * 1000)}")
     for number, item in enumerate(found.first):
         _say("" if number else "first", _shown_item(item, plan, number))
+
+
+def _say_columns(found: Survey, history: Replayable) -> None:
+    """Of each column its type where the files do not say it, nulls, least and largest value."""
+    guessed = dict(history.schema.format.guessed) if isinstance(history, History) else {}
+    for number, (name, column) in enumerate(list(found.profile.columns.items())[:_SHOWN_COLUMNS]):
+        parts = [f"{guessed[name]} (guessed)"] if name in guessed else []
+        if column.least is not None:
+            parts.append(f"{_shown(column.least)} … {_shown(column.most)}")
+        parts.append(f"{column.nulls:,} null" if column.nulls else "no nulls")
+        if column.broken:
+            parts.append(f"{column.broken:,} that the topic's type refuses: {column.example}")
+        _say("" if number else "columns", f"{_shown(name)}: {', '.join(parts)}")
+    if found.near_1970:
+        _say("near 1970", f"{found.near_1970:,} records; {NEAR_1970}")
+
+
+def _shown(value: Any) -> str:
+    return msgspec.json.encode(value).decode().strip('"') if not isinstance(value, str) else repr(value)[1:-1]
 
 
 def _say(name: str, text: str) -> None:

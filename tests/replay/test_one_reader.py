@@ -7,16 +7,21 @@ import decimal
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import fastavro
+import msgspec
 import pyarrow
 import pyarrow.parquet
 import pytest
+from anabranch.replay.course.course import Course
+from anabranch.replay.course.survey import survey
+from anabranch.replay.running.declared import declared_types
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.item import BadLine
 from anabranch.topics.errors import Usage
+from anabranch.topics.partition import HashPlan
 from files import Reading, plain, refusal
 from packing import Record, Told, both
 
@@ -367,6 +372,44 @@ def test_maps_and_unions_stay_what_they_are(tmp_path: Path) -> None:
     schema = record(("m", {"type": "map", "values": "int"}), ("u", ["null", "int", "string"]))
     rows = [{"m": {"a": 1, "b": 2}, "u": "x"}, {"m": {}, "u": 7}, {"m": {"": 0}, "u": None}]
     assert values(of_avro(tmp_path, avro(schema, rows))) == rows
+
+
+# ---- what is declared, and what a dry run shows ----
+
+
+class Order(msgspec.Struct):
+    zip: str
+    fare: Annotated[float, msgspec.Meta(ge=0)]
+    note: str | None = None
+    count: int | None = msgspec.field(default=None, name="n")
+
+
+def test_the_value_type_of_a_topic_declares_columns(tmp_path: Path) -> None:
+    assert declared_types(Order) == {"zip": "text", "fare": "float", "note": "text?", "n": "int"}
+    path = plain(tmp_path, "a.csv", b"zip,fare,note,more\n98101,1,,7\nnull,-2,x,8\n")
+    history = find_history([str(path)], Format()).declared(declared_types(Order))
+    assert values(both(history)) == [
+        {"zip": "98101", "fare": 1.0, "note": None, "more": 7},
+        {"zip": "null", "fare": -2.0, "note": "x", "more": 8},
+    ]
+    by_option = find_history([str(path)], Format(types=(("zip", "int"),))).declared(declared_types(Order))
+    assert [row["zip"] for row in values(both(by_option))] == [98101, None]
+
+
+def test_a_survey_says_what_stands_in_columns_and_what_their_type_refuses(tmp_path: Path) -> None:
+    data = b"zip,fare,note,d\n98101,1,,20130101\n10115,-2.5,x,20130102\n01234,,y,20130103\n"
+    history = find_history([str(plain(tmp_path, "a.csv", data))], Format(time="d"))
+    found = survey(history, Course(), HashPlan(1), value_type=Order)
+    columns = found.profile.columns
+    assert [(c.nulls, c.least, c.most) for c in columns.values()] == [
+        (0, "01234", "98101"),
+        (1, -2.5, 1.0),
+        (1, "x", "y"),
+        (0, 20130101, 20130103),
+    ]
+    assert [c.broken for c in columns.values()] == [0, 2, 0, 0]
+    assert "Expected `float` >= 0" in columns["fare"].example
+    assert found.near_1970 == 3
 
 
 # ---- kept with a run ----
