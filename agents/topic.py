@@ -13,7 +13,7 @@ from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
 from ..topics.errors import BadRecord, Stop, Usage
-from ..topics.keys import record_key
+from ..topics.keys import plain, record_key
 from ..topics.partition import RangePlan
 from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, key_codec
@@ -181,7 +181,7 @@ class Topic(faust.Topic):
         if key is None or isinstance(key, bytes):
             return key
         if serializer or self.key_serializer:
-            return self.prepare_key(key, serializer, self.schema, {})[0]
+            return self.prepare_key(plain(key), serializer, self.schema, {})[0]
         if self.key_type is None:
             return record_key(key)
         return self._key.encode(key)

@@ -316,3 +316,11 @@ def test_a_flow_into_a_table_of_faust_records_says_what_to_do(lab) -> None:
     table = app.Table("t", key_type=Key)
     with pytest.raises(Usage, match="Faust records"):
         app.topic("lines").key_by("a").aggregate(table, n=Count())
+
+
+def test_equal_keys_are_equal_bytes_whatever_a_topic_says_of_its_keys(lab) -> None:
+    app = lab.app(lab.fresh("app"))
+    for options in ({}, {"key_type": float}, {"key_type": int}, {"key_serializer": "json"}):
+        topic = app.topic("numbers", **options)
+        assert len({topic.encode_key(key) for key in (1, 1.0, True)}) == 1, options
+        assert len({topic.encode_key(key) for key in (0, -0.0, False)}) == 1, options
