@@ -130,14 +130,19 @@ class Stream(faust.Stream[Any]):
         decode = self.topic.decode_value
         while True:
             batch = await self._next_batch()
+            handed = self._handed
             if self._processors:
                 async for _, value in self._processed(batch):
                     yield value
+                    if handed:
+                        self.engine.end_record(self)
                 continue
             if batch.rows is not None:
                 for row, value in self._decoded(batch):
                     self._message = row
                     yield value
+                    if handed:
+                        self.engine.end_record(self)
                 continue
             for message in batch.messages:
                 self._message = message
@@ -149,6 +154,13 @@ class Stream(faust.Stream[Any]):
                         continue
                     value = None  # a tombstone
                 yield value
+                if handed:
+                    self.engine.end_record(self)
+
+    @property
+    def _handed(self) -> list[Any]:
+        """Values of tables that the agent has of its record; while it is empty, nothing is to be done at its end."""
+        return cast(Any, self.runner).handed
 
     async def _processed(self, batch: Batch) -> AsyncIterator[tuple[Any, Any]]:
         for message, value in self._decoded(batch):
@@ -223,6 +235,8 @@ class Stream(faust.Stream[Any]):
                 # The last record of the run, decoded or not: a cut must not hand out again what was given up.
                 self._message = batch.messages[-1]
                 yield made
+                if self._handed:
+                    self.engine.end_record(self)
 
     async def _next_batch(self, timeout_s: float | None = None) -> Batch:
         """The next records; waits for them, and for a running commit. With a timeout, an empty batch after it."""
@@ -313,11 +327,15 @@ class Stream(faust.Stream[Any]):
                 if group is not None:
                     self._message = message
                     yield group
+                    if self._handed:
+                        self.engine.end_record(self)
                     held.done(batch.at)
             for at, group in held.due(batch).items():
                 self.engine.at(self, at)
                 self._message = group[-1][0]
                 yield group
+                if self._handed:
+                    self.engine.end_record(self)
                 held.done(at)
 
     # Events -------------------------------------------------------------------------------------------------------

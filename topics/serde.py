@@ -121,11 +121,21 @@ class Codec:
         Raises:
             BadRecord: it cannot be encoded, or would come back as something else.
         """
+        return self.kept(value)[0]
+
+    def kept(self, value: Any, draft: bytes = b"") -> tuple[bytes, Any]:
+        """As `keep`, and what comes back; of values of `trusted` types that is the value itself.
+
+        Args:
+            draft: `draft` of a value of a `whole` type spares encoding it again.
+        """
         try:
-            data = self.encode(value)
+            whole = draft and (self._whole is None or type(value) in self._whole)
+            data = draft if whole else self.encode(value)
             if type(value) in self._trusted:
-                return data
-            same = self._same([self.decode(data)], [value])
+                return data, value
+            back = self.decode(data)
+            same = self._same([back], [value])
         except BadRecord:
             raise
         except Exception as exc:
@@ -137,7 +147,7 @@ class Codec:
             raise BadRecord(
                 f"a {type(value).__qualname__} would come back from {self.name} as something else", hint=_DECLARE
             )
-        return data
+        return data, back
 
     def draft(self, value: Any) -> bytes:
         """`encode`, to see whether a value has changed; empty where it cannot be encoded (any more)."""

@@ -19,7 +19,12 @@ from .flood import Flood, Outcome
 from .inbox import Position
 from .ports import Host
 
-__all__ = ["Draft", "Epoch"]
+__all__ = ["Draft", "Epoch", "Late"]
+
+
+class Late(Exception):
+    """A table has turned out to hold values that can be changed in place, after agents had some: see `PrivateTable`."""
+
 
 # Of outputs that are sent each by itself; a round trip each.
 _SINGLY = 100
@@ -125,10 +130,13 @@ class Epoch:
         Raises:
             BadRecord: a table change or a partial result cannot be encoded.
             Usage: a table and a topic have different numbers of partitions.
+            Late: the epoch has to be done again.
         """
         began_s = time.monotonic()
         tables = list(self._app.live_tables)
         changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
+        if late := [table.name for table in tables if table.late]:
+            raise Late(late[0])
         for table in tables:
             if changes[table.name]:
                 self._misplaced.look(table, changes[table.name])

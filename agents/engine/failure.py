@@ -226,7 +226,7 @@ class Failures:
             table.check()
             rules = self.rules.get(table.changelog_name)
             if rules is not None:
-                for key, value in dict.items(table):
+                for key, value in table.fresh():
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
                     self.check(Output(table.changelog_name, *encoded, -1, 0, None), careful=True)
         for table in self._app.live_tables:
@@ -273,6 +273,7 @@ class Failures:
             return False  # all of its batch waits, so the rows before it are to be undone as well
         for table in self._app.live_tables:
             table.discard_overlay()
+        runner.handed.clear()
         self._effects.truncate(outputs)
         inbox.again_from(message)
         stream.forget_message()

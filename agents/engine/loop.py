@@ -29,7 +29,7 @@ from ..group.membership import Membership
 from ..tables.changelog import Restoration
 from ..tables.globaltable import GlobalTable
 from .aside import aside
-from .epoch import Draft
+from .epoch import Draft, Late
 from .rebalance import Rebalancing
 from .refused import Refused
 from .runner import halt_all
@@ -348,6 +348,9 @@ class Engine(Rebalancing):
                 self._epoch.singly = frozenset(self._failures.singly)
         except BadRecord as exc:
             self._blame_somebody(exc)
+        except Late as exc:
+            logger.info("table %s holds values that can be changed in place: the first epoch is done again", exc)
+            self._redo_wanted = True
         except Aborted as exc:
             self._aborted_in_a_row += 1
             if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:

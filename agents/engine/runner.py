@@ -15,6 +15,7 @@ from collections.abc import Callable, Container, Coroutine, Generator, Iterable
 from typing import Any
 
 from ...topics.errors import Stop, described
+from ..tables.overlay import Handed
 from .inbox import Position
 from .ports import Engaged, Feed
 
@@ -53,6 +54,7 @@ class Runner:
         stream: the stream whose record the agent works on; None before the first.
         at: partition of that record.
         steps: how often the coroutine was resumed; equal counts mean that nothing else can have run in between.
+        handed: values of tables that the agent has of its record.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Runner:
         self.at: Position | None = None
         self.task: asyncio.Task[None] | None = None
         self.steps = 0
+        self.handed: list[Handed] = []
         self._again: asyncio.Future[None] | None = None
         self._cancelled_by_redo = False
         self.closed = False
@@ -183,6 +186,7 @@ class Runner:
     def resume(self) -> None:
         """Start the agent function anew."""
         self.stream = self.at = None
+        self.handed.clear()
         if self._again is not None and self._again.cancelled():
             self._again = None
         elif self._again is not None and not self._again.done():

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...topics.errors import BadRecord, Usage
 from ..settings import EngineSettings
+from ..tables.overlay import end_record
 from .consumer import FaustConsumer
 from .dispatch import Dispatch
 from .effects import Output, Partials
@@ -110,7 +111,7 @@ class Stage(FaustConsumer):
         at = runner.at
         if at is not None:
             for table in self.app.live_tables:
-                table.open(at.topic, at.partition)
+                table.open(at.topic, at.partition, runner.handed)
 
     def leave_agent(self) -> None:
         """The agent is suspended."""
@@ -126,7 +127,16 @@ class Stage(FaustConsumer):
         runner.stream, runner.at = stream, at
         stream.runner = runner
         for table in self.app.live_tables:
-            table.open(at.topic, at.partition)
+            table.open(at.topic, at.partition, runner.handed)
+
+    def end_record(self, stream: Feed) -> None:
+        """The agent is through with its record, and has values of tables: from here on they are its own.
+
+        Raises:
+            BadRecord: a table cannot keep one of them.
+        """
+        runner: Runner = stream.runner
+        end_record(runner.handed, [other.handed for other in self._runners if other is not runner and other.handed])
 
     def record_time_ms(self) -> int:
         """Timestamp of the record that the current agent works on; -1 where there is none.

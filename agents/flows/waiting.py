@@ -63,4 +63,4 @@ def merge(table: Any, how: Folding, states: dict[Any, Any], *, careful: bool = F
     known = table.known(keys)
     if careful:
         known = [value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value) for value in known]
-    table.update(zip(keys, how.joined(known, states.values()), strict=True))
+    table.put(dict(zip(keys, how.joined(known, states.values()), strict=True)))

@@ -17,12 +17,12 @@ from .globaltable import GlobalTable
 from .stamped import StampedState, unexpired, value_of
 from .state import ABSENT, EVENT_TIME, IMMUTABLE, PartitionState
 from .store import Store
-from .table import ClosedTable, Table
+from .table import ClosedTable, PrivateTable, Table
 
 __all__ = ["ExpiringTable", "new_table"]
 
 
-class ExpiringTable(Table):
+class ExpiringTable(PrivateTable):
     """A table with a time-to-live, while it is open.
 
     Args:
@@ -35,6 +35,7 @@ class ExpiringTable(Table):
     def __init__(self, name: str, *, ttl_ms: int, clock: Callable[[], int], **options: Any) -> None:
         self.ttl_ms, self._clock = ttl_ms, clock
         super().__init__(name, **options)
+        self.watched = True  # by methods of its own, from the beginning
 
     # The engine's side ----------------------------------------------------------------------------------------------
 
@@ -92,6 +93,7 @@ class ExpiringTable(Table):
         value = dict.__getitem__(self, key)
         if type(value) not in IMMUTABLE:
             state.hand(key, value)
+            self._handed.append((self, state, key, value))
         return value
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -100,6 +102,8 @@ class ExpiringTable(Table):
         state = self._advance()
         dict.__setitem__(self, key, value)
         state.fresh[key] = state.now_ms
+        if type(value) not in IMMUTABLE:
+            self._note(key, value)
 
     def __delitem__(self, key: Any) -> None:
         super().__delitem__(key)
@@ -110,6 +114,21 @@ class ExpiringTable(Table):
         for key, value in dict(*args, **kwargs).items():
             self[key] = value
 
+    def put(self, changes: dict[Any, Any]) -> None:
+        """As in any table."""
+        state = self._advance()
+        dict.update(self, changes)
+        state.fresh |= dict.fromkeys(changes, state.now_ms)
+
+    def take_back(self, state: PartitionState, key: Any, value: Any) -> None:
+        """As in any table; what the record has changed was written at its time."""
+        stamped = cast(StampedState, state)
+        fresh = state is self._state and dict.get(self, key, ABSENT) is value
+        if fresh or state.epoch.get(key, ABSENT) is value:
+            stamped.note(key, value, fresh=fresh)
+        super().take_back(state, key, value)
+        stamped.handed.pop((key, id(value)), None)
+
     def _find(self, key: Any) -> Any:
         self._settle(key)
         return super()._find(key)
@@ -117,7 +136,7 @@ class ExpiringTable(Table):
     def _merged(self) -> dict[Any, Any]:
         state = self._advance()
         seen = dict(state.items_at(state.now_ms))
-        for key in {*state.epoch, *self._deleted, *dict.keys(self)}:
+        for key in {*state.epoch, *self._deleted, *(key for key, _ in self.fresh())}:
             value = self._find(key)
             if value is ABSENT:
                 seen.pop(key, None)
@@ -130,7 +149,8 @@ class _ClosedExpiringTable(ClosedTable, ExpiringTable):
     """A table with a time-to-live, seen from outside an agent: as committed, at the committed event time."""
 
 
-ExpiringTable.opened, ExpiringTable.closed = ExpiringTable, _ClosedExpiringTable
+ExpiringTable.opened = ExpiringTable.private = ExpiringTable
+ExpiringTable.closed = _ClosedExpiringTable
 
 
 def new_table(name: str, ttl: Any, clock: Callable[[], int], *, everywhere: bool = False, **options: Any) -> Table:

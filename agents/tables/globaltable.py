@@ -25,7 +25,7 @@ from typing import Any
 
 from .state import ABSENT, PartitionState
 from .store import MemoryStore, Store
-from .table import ClosedTable, Table
+from .table import ClosedTable, PrivateTable, Table
 
 __all__ = ["GlobalTable"]
 
@@ -94,7 +94,13 @@ class _ClosedGlobalTable(ClosedTable, GlobalTable):
         return {key: value for state in self.held() for key, value in state.committed_items()}
 
 
-GlobalTable.opened, GlobalTable.closed = GlobalTable, _ClosedGlobalTable
+class _PrivateGlobalTable(PrivateTable, GlobalTable):
+    """A table that every worker holds whole, while it is open and holds values that can be changed in place."""
+
+    __hash__ = Table.__hash__
+
+
+GlobalTable.opened, GlobalTable.closed, GlobalTable.private = GlobalTable, _ClosedGlobalTable, _PrivateGlobalTable
 
 
 class _SharedStore(MemoryStore):

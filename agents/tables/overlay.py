@@ -2,23 +2,47 @@
 
 The overlay is a real dict, the table object itself: what the agent has changed since the table was turned to the
 partition it shows. `leave` moves it into the partition's epoch (`state.py`), and the gate encodes the epoch.
+
+C code that takes a dict for one (`msgspec`, `orjson`) looks past the methods of a subclass, at the overlay alone. So
+the first pair of each overlay is one that no encoder takes (`NO_DICT`): it raises TypeError, at no cost to agents. What
+goes by the methods (`dict(table)`, `json.dumps`) sees all of the table and never that pair. Its key is text, because
+dicts of texts alone are faster.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum, EnumMeta
+from itertools import islice
+from operator import is_
+from types import UnionType
+from typing import Any, ClassVar, NoReturn, Protocol, get_origin
 
 import msgspec
 
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
-from .state import PartitionState, View
+from .state import ABSENT, IMMUTABLE, PartitionState, View
 from .store import Changes, MemoryStore, Store
 
-__all__ = ["Overlay", "Waiting"]
+__all__ = ["Handed", "Overlay", "Waiting", "end_record"]
 
+
+def _refuse(_: Any) -> NoReturn:
+    raise TypeError("a table cannot be encoded as it is: give dict(table) or table.copy()")
+
+
+# An enum's member to encoders, which ask it for its value; made by hand, because enums refuse to be made so.
+_MEMBER = {"_value_": property(_refuse), "value": property(_refuse), "__slots__": ()}
+NO_DICT: Any = "\0anabranch: a table is no dict", object.__new__(type.__new__(EnumMeta, "Table", (), _MEMBER))
+
+# What an agent holds of the classes these have is no more shared than a number is; the gate refuses such values.
+_SCALAR_BASES = (int, float, str, bytes)
+
+
+Handed = tuple[Any, PartitionState, Any, Any]
+"""A value that can be changed in place and that an agent has, read or written: its table, partition and key, and it."""
 
 _MOVED = (
     "where partitions were added to a live topic its keys have moved, and the table has to be computed anew under "
@@ -50,6 +74,10 @@ class Overlay(dict[Any, Any]):
         written_from: topics whose agents have written to it since the start.
         local: content is meant to be by partition: the same key may be in several.
         everywhere: whether every worker holds all of it.
+        private: the class of this object while an agent runs, once it is known to hold values that can be changed in
+            place: it notes which of them the agent has (`PrivateTable`).
+        watched: whether that is so; late: whether it has become so with values that nobody has noted, so that the
+            epoch is to be done again.
     """
 
     # What a dict calls for a key that it does not have is looked up in its class, and there this is a slot: so each
@@ -62,6 +90,7 @@ class Overlay(dict[Any, Any]):
     opened: ClassVar[type[Overlay]]
     unsettled: ClassVar[type[Overlay]]
     closed: ClassVar[type[Overlay]]
+    private: ClassVar[type[Overlay]]
 
     def __init__(
         self,
@@ -78,6 +107,7 @@ class Overlay(dict[Any, Any]):
         local: bool = False,
     ) -> None:
         super().__init__()
+        dict.__setitem__(self, *NO_DICT)
         self.name, self.default, self.help = name, set if sets else default, help
         self.partitions, self.store = partitions, store
         self.config = dict(config or {})
@@ -94,13 +124,49 @@ class Overlay(dict[Any, Any]):
         self._deleted: set[Any] = set()
         self._copying = False
         self.waiting: dict[int, dict[str, Waiting]] = {}
+        self.watched = self.late = False
+        self._put: dict[Any, Any] = {}
+        self._handed: list[Handed] = []
         self._show("", -1)
+        if self._holds_mutables(value_type):
+            self._watch()
         self.close()
+
+    def _holds_mutables(self, declared: Any) -> bool:
+        """Whether it is known from the beginning that values can be changed in place."""
+        if self.default is not None:
+            return type(self.default()) not in IMMUTABLE
+        kind = get_origin(declared) or declared  # list for list[int]; of a union it is not known
+        return isinstance(kind, type) and kind not in IMMUTABLE and kind is not UnionType and not issubclass(kind, Enum)
+
+    def _watch(self) -> None:
+        """From here on it is noted which values agents have."""
+        self.watched = True
+        self.opened = self.private  # pyright: ignore[reportAttributeAccessIssue]
+        if self.late or self._unnoted(dict(self.fresh())):
+            self.late = True
+
+    def _unnoted(self, changes: Mapping[Any, Any]) -> bool:
+        """Whether an agent may have some of these values, and nobody has noted it."""
+        put = self._put
+        if put and len(put) == len(changes) and all(map(is_, changes.values(), put.values())):
+            return False
+        return any(
+            kind not in IMMUTABLE and not issubclass(kind, _SCALAR_BASES) and put.get(key, ABSENT) is not value
+            for key, value in changes.items()
+            if (kind := type(value))
+        )
 
     # The engine's side ------------------------------------------------------------------------------------------
 
-    def open(self, topic: str, partition: int) -> None:
-        """Show `partition` to an agent that reads `topic`."""
+    def open(self, topic: str, partition: int, handed: list[Handed] | None = None) -> None:
+        """Show `partition` to an agent that reads `topic`.
+
+        Args:
+            handed: where it is noted what the agent has of this record; see `end_record`.
+        """
+        if handed is not None:
+            self._handed = handed
         if partition != self._partition or topic != self._topic:
             self.leave()
             self._show(topic, partition)
@@ -130,7 +196,7 @@ class Overlay(dict[Any, Any]):
 
     def leave(self) -> None:
         """Move the overlay into its partition's epoch."""
-        if not dict.__len__(self) and not self._deleted:
+        if dict.__len__(self) == 1 and not self._deleted:
             return
         state = self._state
         if state is None:
@@ -141,8 +207,15 @@ class Overlay(dict[Any, Any]):
         shown, self.__class__ = self.__class__, Overlay  # pyright: ignore[reportAttributeAccessIssue]
         changes = dict.copy(self)
         self.__class__ = shown  # pyright: ignore[reportAttributeAccessIssue]
-        state.move(changes, self._deleted)
+        if changes.pop(NO_DICT[0]) is not NO_DICT[1]:
+            raise BadRecord(f"table {self.name}: {NO_DICT[0]!r} cannot be a key of a table")
+        if not (state.move(changes, self._deleted) or self.watched) and self._unnoted(changes):
+            self.late = True
         self.discard_overlay()
+
+    def fresh(self) -> Iterable[tuple[Any, Any]]:
+        """What was changed since the last `leave`."""
+        return islice(dict.items(self), 1, None)
 
     def wait(self, changes: Waiting) -> None:
         """The open partition changes by this, once somebody looks; in place of what waits of the same topic."""
@@ -177,8 +250,12 @@ class Overlay(dict[Any, Any]):
 
     def discard_overlay(self) -> None:
         """Forget what was changed since the last `leave`."""
-        dict.clear(self)
+        if dict.__len__(self) > 1:
+            dict.clear(self)
+            dict.__setitem__(self, *NO_DICT)
         self._deleted.clear()
+        if self._put:
+            self._put = {}
 
     def drop_epoch(self) -> None:
         """Forget everything that is not committed."""
@@ -186,14 +263,15 @@ class Overlay(dict[Any, Any]):
         self.waiting.clear()
         self._show("", -1)
         self._writers.clear()
+        self._forget_handed()
         for state in self.states.values():
             state.drop()
 
     def check(self) -> None:
         """Raise BadRecord if what was written since the last savepoint cannot be kept; changes nothing."""
-        if dict.__len__(self):
-            self.key_codec.keep_all(list(dict.keys(self)))
-            self.value_codec.keep_all(list(dict.values(self)))
+        if dict.__len__(self) > 1:
+            self.key_codec.keep_all([key for key, _ in self.fresh()])
+            self.value_codec.keep_all([value for _, value in self.fresh()])
 
     def savepoint(self) -> None:
         """From here on, `discard_overlay` undoes; mutable values are handed out as copies.
@@ -247,6 +325,32 @@ class Overlay(dict[Any, Any]):
                 state.drop()
         self.written_from |= self._writers
         self._writers.clear()
+        self._forget_handed()
+
+    def _forget_handed(self) -> None:
+        """The epoch has ended: whatever agents have is theirs, and what is read next comes from the store."""
+        self._handed = []
+        if self.late and not self.watched:
+            self._watch()
+        self.late = False
+
+    def take_back(self, state: PartitionState, key: Any, value: Any) -> None:
+        """A record has ended: what its agent has is the agent's own, the table goes on with an equal value.
+
+        Raises:
+            BadRecord: the value cannot be kept.
+        """
+        if state is self._state and dict.get(self, key, ABSENT) is value:
+            copy = state.owned(key, value)
+            if copy is ABSENT:
+                dict.pop(self, key)
+            else:
+                dict.__setitem__(self, key, copy)
+        elif state.epoch.get(key, ABSENT) is value:  # the table was turned to another partition meanwhile
+            state.replace(key, value, state.owned(key, value))
+        else:
+            return  # deleted, or another one was put in its place
+        state.borrowed.pop((key, id(value)), None)
 
     def state_of(self, store: Store | None = None) -> PartitionState:
         """A partition that is not shown yet: with this store, or empty."""
@@ -308,3 +412,20 @@ class Overlay(dict[Any, Any]):
     def changelog_name(self) -> str:
         """Name of the changelog topic."""
         return self.changelog_topic.get_topic_name()
+
+
+def end_record(handed: list[Handed], elsewhere: Sequence[list[Handed]] = ()) -> None:
+    """The agent that these values were handed to is through with its record: from here on it and the tables go apart.
+
+    Args:
+        elsewhere: what agents have that are still at their records. What one of them has as well stays as it is until
+            that record ends, so that no change of it is lost.
+
+    Raises:
+        BadRecord: a value cannot be kept.
+    """
+    theirs = {id(value) for others in elsewhere for _, _, _, value in others} if elsewhere else ()
+    for table, state, key, value in handed:
+        if not theirs or id(value) not in theirs:
+            table.take_back(state, key, value)
+    handed.clear()

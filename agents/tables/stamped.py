@@ -160,13 +160,14 @@ class StampedState(PartitionState):
 
     # The overlay and the epoch --------------------------------------------------------------------------------------
 
-    def move(self, changes: dict[Any, Any], deleted: set[Any]) -> None:
+    def move(self, changes: dict[Any, Any], deleted: set[Any]) -> bool:
         """As in any table, with the times; there is no view, since what is at hand would have to expire as well."""
         for key in deleted:
             self.epoch[key] = ABSENT
             self.written.pop(key, None)
         self.epoch.update(changes)
         self.written.update((key, ms) for key, ms in self.fresh.items() if ms is not None)
+        return True
 
     def undo(self) -> None:
         """The overlay is forgotten, or has moved."""

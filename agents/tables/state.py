@@ -14,7 +14,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, cast
+from uuid import UUID
 
 from ...topics.errors import Usage
 from ...topics.serde import Codec
@@ -37,7 +40,9 @@ _UNTOUCHED: Any = object()
 EVENT_TIME = b"\xff\xfeanabranch event time"
 
 # Values of exactly these types can be shared between the view and agents; all others are private copies.
-IMMUTABLE = frozenset({int, float, str, bytes, bool, type(None)})
+IMMUTABLE = frozenset(
+    {int, float, str, bytes, bool, type(None), datetime, date, time, timedelta, Decimal, UUID},
+)
 
 # Of these none is large.
 _SMALL = IMMUTABLE - {str, bytes}
@@ -66,6 +71,7 @@ class PartitionState:
             was handed out) -> (that object, the key's committed bytes or those of the default, whether the key existed
             or this is the default). They count as changed when their bytes differ. The identity is part of the key
             because undoing a record must bring back what an earlier one was handed.
+        own: key -> a value of overlay or epoch that no agent has, as it was left at a record's end, and its bytes.
     """
 
     __slots__ = (
@@ -78,6 +84,7 @@ class PartitionState:
         "borrowed",
         "deletes",
         "epoch",
+        "own",
         "store",
         "table",
         "view",
@@ -89,11 +96,16 @@ class PartitionState:
         self.epoch: dict[Any, Any] = {}
         self.deletes = False
         self.borrowed: dict[tuple[Any, int], tuple[Any, bytes, bool]] = {}
+        self.own: dict[Any, tuple[Any, bytes]] = {}
         self.view = View()
         self.forget_view()
 
-    def move(self, changes: dict[Any, Any], deleted: set[Any]) -> None:
-        """Take over what a table has changed, a dict that is nobody else's, and the keys deleted with it."""
+    def move(self, changes: dict[Any, Any], deleted: set[Any]) -> bool:
+        """Take over what a table has changed, a dict that is nobody else's, and the keys deleted with it.
+
+        Returns:
+            Whether all values are immutable.
+        """
         for key in deleted:
             self.epoch[key] = ABSENT
             self.view.pop(key, None)
@@ -115,6 +127,7 @@ class PartitionState:
                 else:
                     self.view.pop(key, None)
         self._bound_view()
+        return kinds <= IMMUTABLE
 
     def _bound_view(self) -> None:
         """An upper bound of what the view takes is nearly free; only when it is reached, the view is measured."""
@@ -219,7 +232,17 @@ class PartitionState:
         if self.deletes:
             gone = [key for key, value in epoch.items() if value is ABSENT]
             epoch = {key: value for key, value in epoch.items() if value is not ABSENT}
-        return self._changes(epoch.keys(), self._values.keep_all(epoch.values()), gone)
+        return self._changes(epoch.keys(), self._kept(epoch), gone)
+
+    def _kept(self, epoch: dict[Any, Any]) -> list[bytes]:
+        """The bytes of values; of those that were left at a record's end they are known."""
+        own = self.own
+        if not own:
+            return self._values.keep_all(epoch.values())
+        known = {key: own[key][1] for key, value in epoch.items() if key in own and own[key][0] is value}
+        others = [key for key in epoch if key not in known]
+        known |= zip(others, self._values.keep_all([epoch[key] for key in others]), strict=True)
+        return [known[key] for key in epoch]
 
     def _encode_changed(self) -> Changes:
         """As `encode`, without what was only read."""
@@ -258,6 +281,7 @@ class PartitionState:
         self.epoch.clear()
         self.deletes = False
         self.borrowed.clear()
+        self.own.clear()
 
     def forget_view(self) -> None:
         """After the store was written past us (a restore), or the view has grown too large."""
@@ -272,6 +296,7 @@ class PartitionState:
             self.epoch.clear()
         self.deletes = False
         self.borrowed.clear()
+        self.own.clear()
 
     def private_copy(self, key: Any, value: Any) -> Any:
         """An equal value that shares nothing with `value` and counts as changed when that would."""
@@ -280,6 +305,42 @@ class PartitionState:
         if borrowed is not None:
             self.borrowed[key, id(copy)] = (copy, borrowed[1], borrowed[2])
         return copy
+
+    def owned(self, key: Any, value: Any) -> Any:
+        """At the end of the record that an agent had a value for: an equal one that shares nothing with it.
+
+        ABSENT where the agent has only looked at it, so that what lies deeper, or the default, stands for it.
+
+        Raises:
+            BadRecord: it cannot be kept.
+        """
+        known = self.borrowed.get((key, id(value)))
+        if self._sets and type(value) is set:  # elements cannot be changed, so this is all of it
+            if known is not None and not (known[2] or value):
+                return ABSENT
+            copy = value.copy()
+            if known is not None and known[2]:
+                self.borrowed[key, id(copy)] = (copy, known[1], True)
+            return copy
+        data = self._values.draft(value)
+        if known is not None and data == known[1]:
+            return ABSENT
+        before = self.own.get(key)
+        if before is not None and before[0] is value and before[1] == data:
+            copy = self._values.decode(data)
+        else:
+            data, copy = self._values.kept(value, data)
+        self.own[key] = (copy, data)
+        return copy
+
+    def replace(self, key: Any, value: Any, copy: Any) -> None:
+        """Put what `owned` has made of a value of the epoch in its place."""
+        if copy is not ABSENT:
+            self.epoch[key] = copy
+        elif self.borrowed[key, id(value)][2] or self.store.get(self._keys.keep(key)) is None:
+            del self.epoch[key]
+        else:  # deleted, then its default was read and left alone
+            self.epoch[key], self.deletes = ABSENT, True
 
     def borrow(self, key: Any, value: Any, *, existed: bool) -> None:
         """Remember a mutable value as it is now, before it is handed out."""

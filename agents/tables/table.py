@@ -8,6 +8,7 @@ Laws.
   it before it resumes an agent and closes it when the agent suspends.
 - A closed table (timers, HTTP, other tasks) shows the committed state of all local partitions and refuses writes.
 - Nothing leaves the process before the gate; there the last value of each changed key goes to the changelog.
+- A table and its agents share no value beyond a record: see `PrivateTable`.
 
 Open and closed are two classes of one object: `__class__` is switched (0.06 µs a switch), because a dict subclass that
 overrides `__getitem__` or `__setitem__` in Python loses C speed even for an override that does nothing. A third is for
@@ -19,15 +20,16 @@ cannot tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from itertools import repeat
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from ...topics.errors import BadRecord
 from ..engine.runner import task_starter
 from .overlay import Overlay
 from .state import ABSENT, IMMUTABLE, PartitionState
 
-__all__ = ["ClosedTable", "Table", "UnsettledTable"]
+__all__ = ["ClosedTable", "PrivateTable", "Table", "UnsettledTable"]
 
 _UNTOUCHED: Any = object()
 
@@ -46,7 +48,12 @@ class Table(Overlay):
         sets: values are sets, and `value_type` is that of their elements. A key whose set is empty is not there, so
             that adding to a set and taking away again leaves the same table wherever a commit fell in between.
         local: content is meant to be by partition: the same key may be in several, and results say in which.
+
+    Attributes:
+        fast: classes that are asked for many keys at once.
     """
+
+    fast: ClassVar[set[type[Table]]] = set()
 
     def _deeper(self, key: Any) -> Any:
         state = self._need_state()
@@ -58,7 +65,7 @@ class Table(Overlay):
                     state.remember(key, value)
                 else:
                     state.borrow(key, value, existed=True)
-                    dict.__setitem__(self, key, value)
+                    self._hand(key, value)
                 return value
         elif value is not ABSENT:
             if type(value) in IMMUTABLE:
@@ -66,15 +73,29 @@ class Table(Overlay):
             # In savepoint mode, a default that an earlier record only looked at is none: this one gets its own.
             if not self._copying or state.live(key, value):
                 value = state.private_copy(key, value) if self._copying else value
-                dict.__setitem__(self, key, value)
+                self._hand(key, value)
                 return value
         if self.default is None:
             raise KeyError(key)
         value = self.default()
         if type(value) not in IMMUTABLE:
             state.borrow(key, value, existed=False)
-            dict.__setitem__(self, key, value)
+            self._hand(key, value)
         return value
+
+    def _hand(self, key: Any, value: Any) -> None:
+        """An agent gets a value that it can change in place."""
+        if not self.watched:
+            self._watch()
+            self.__class__ = self.opened  # pyright: ignore[reportAttributeAccessIssue]
+        dict.__setitem__(self, key, value)
+        self._handed.append((self, self._need_state(), key, value))
+
+    def put(self, changes: dict[Any, Any]) -> None:
+        """Write values that nobody else has, as flows make them."""
+        if not self.watched:
+            self._put.update(changes)
+        dict.update(self, changes)
 
     def _need_state(self) -> PartitionState:
         if self._state is None:
@@ -105,10 +126,10 @@ class Table(Overlay):
         For looking only: what would be changed in place has to be read by `[]`.
         """
         state = self._need_state()
-        if type(self) is not Table or self._deleted or self._copying or state.borrowed or self.sets:
+        if type(self) not in self.fast or self._deleted or self._copying or state.borrowed or self.sets:
             return list(map(self._find, keys))
         view = state.view.get
-        if dict.__len__(self):
+        if dict.__len__(self) > 1:
             own = super().get
             found = [view(key, ABSENT) if (value := own(key, ABSENT)) is ABSENT else value for key in keys]
         else:
@@ -137,9 +158,17 @@ class Table(Overlay):
             value = self[key]
             del self[key]
             return value
+        self._forget_default(key)
         if default:
             return default[0]
         raise KeyError(key)
+
+    def _forget_default(self, key: Any) -> None:
+        """What an agent does from now on to a default that it was given is nothing to the table."""
+        value = dict.get(self, key, ABSENT)
+        borrowed = None if value is ABSENT else self._need_state().borrowed.get((key, id(value)))
+        if borrowed is not None and not borrowed[2]:
+            dict.pop(self, key)
 
     def popitem(self) -> tuple[Any, Any]:
         """Remove some pair; which one is not defined."""
@@ -164,7 +193,7 @@ class Table(Overlay):
         seen.update(state.epoch)
         for key in self._deleted:
             seen[key] = ABSENT
-        seen.update(dict.items(self))
+        seen.update(self.fresh())
         live = {key: value for key, value in seen.items() if state.live(key, value)}
         if set(map(type, live)) <= self.key_codec.trusted:
             return live
@@ -211,6 +240,14 @@ class Table(Overlay):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+        return deepcopy(self.copy(), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return dict, (self.copy(),)
+
     def __or__(self, other: Any) -> Any:
         return self.copy() | dict(other)
 
@@ -229,6 +266,56 @@ class Table(Overlay):
         raise NotImplementedError("windowed tables are not there yet: keep the window's start in the key")
 
     tumbling = hopping = using_window = _no_windows
+
+
+class PrivateTable(Table):
+    """An open table that notes which values an agent has that can be changed in place: lists, dicts, structs, ….
+
+    Law. Within a record, tables are plain Python: what an agent has read or written is the object in the table, so
+    `table[key].append(x)` changes the table, and one object may stand at two keys or in two tables. When the record
+    ends (the agent asks for the next one; of a batch or a `take`, the next batch), each of these places goes on with an
+    equal value that shares nothing with the agent, with other keys or other tables. That is what a commit does to them
+    anyway, because what comes back from a changelog shares nothing; so it cannot be seen where commits fall.
+
+    A default that was only looked at is no key when the record ends. One that was changed or assigned is a key from
+    then on, whatever becomes of its value.
+
+    How. What is handed out by `[]` and given by `[]=` is noted, and `end_record` replaces what was noted by what comes
+    back from its bytes. These are compared first: what was only looked at is neither replaced nor written. Numbers and
+    texts cannot be changed, and a table that holds nothing else needs none of this: it stays a `Table`, at the speed of
+    a dict. Which of the two a table is follows from its default or its declared type. Where these do not tell, it
+    begins as a `Table`; when it is first found to hold such a value it turns into one that notes, and if an agent has
+    had one by then, the epoch is done again (`late`).
+    """
+
+    __hash__ = Table.__hash__
+
+    def __getitem__(self, key: Any) -> Any:
+        value = dict.__getitem__(self, key)
+        if type(value) not in IMMUTABLE and self._state is not None:
+            self._handed.append((self, self._state, key, value))
+        return value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        dict.__setitem__(self, key, value)
+        if type(value) not in IMMUTABLE:
+            self._note(key, value)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As dict.update."""
+        new = dict(*args, **kwargs)
+        dict.update(self, new)
+        if not IMMUTABLE.issuperset(map(type, new.values())):
+            for key, value in new.items():
+                if type(value) not in IMMUTABLE:
+                    self._note(key, value)
+
+    def _note(self, key: Any, value: Any) -> None:
+        """An agent has written this."""
+        state = self._state
+        if state is not None:
+            state.borrowed.pop((key, id(value)), None)  # it counts as written, whatever it was
+            self._handed.append((self, state, key, value))
 
 
 class ClosedTable(Table):
@@ -276,7 +363,7 @@ class ClosedTable(Table):
     def __repr__(self) -> str:
         return f"<Table {self.name} partitions={sorted(self.states)}>"
 
-    __setitem__ = __delitem__ = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
+    __setitem__ = __delitem__ = put = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
 
 class UnsettledTable(Table):
@@ -295,10 +382,11 @@ def _settled_first(name: str) -> Callable[..., Any]:
 
 _LOOKING = (
     *("__getitem__", "__contains__", "__iter__", "__reversed__", "__len__", "__bool__", "__eq__", "__ne__", "__or__"),
-    *("__ror__", "get", "keys", "values", "items", "copy", "known"),
+    *("__ror__", "get", "keys", "values", "items", "copy", "known", "__copy__", "__deepcopy__", "__reduce_ex__"),
 )
-_CHANGING = ("__setitem__", "__delitem__", "__ior__", "pop", "popitem", "setdefault", "update", "clear")
+_CHANGING = ("__setitem__", "__delitem__", "__ior__", "pop", "popitem", "setdefault", "update", "clear", "put")
 for _name in (*_LOOKING, *_CHANGING):
     setattr(UnsettledTable, _name, _settled_first(_name))
 
-Table.opened, Table.closed, Table.unsettled = Table, ClosedTable, UnsettledTable
+Table.opened, Table.closed, Table.unsettled, Table.private = Table, ClosedTable, UnsettledTable, PrivateTable
+Table.fast |= {Table, PrivateTable}
