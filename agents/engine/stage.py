@@ -170,18 +170,17 @@ class Stage(FaustConsumer):
     def send(self, output: Output) -> None:
         """Keep a record for the gate; without a time of its own it takes that of the record being handled."""
         runner = self.current or acting_runner()
-        if runner is None or runner.stream is None:
+        if runner is None or (stream := runner.stream) is None:
             self._epoch.outside.append(output)
             return
-        message = runner.stream.message
+        message, failures = stream.message, self._failures
         if not output.timestamp_ms and message is not None:
             output = output._replace(timestamp_ms=max(0, message.timestamp()[1]))
-        careful = runner.stream.inbox.careful
-        if self._failures.rules:
-            self._failures.check(output, careful=careful)
+        if failures.rules:
+            failures.check(output, careful=stream.inbox.careful)
         self._epoch.effects.add(output)
-        if careful and message is not None:
-            self._failures.own(runner.stream, message)
+        if stream.inbox.careful and message is not None:
+            failures.own(stream, message)
         if self._epoch.full:
             self._dispatch.cut()
 
