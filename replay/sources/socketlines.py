@@ -14,10 +14,12 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from ...topics.errors import Stop, Usage
 from .csvfile import CsvParser
+from .csvsample import guess_rows
 from .format import OF_LINES, Format, Kind
 from .item import NO_LIMIT
 from .jsonlines import JsonLinesParser
@@ -55,7 +57,7 @@ class SocketSource:
 
     Args:
         spec: `tcp://host:port`.
-        format: `auto` is text; CSV needs `columns`.
+        format: `auto` is text; CSV needs `columns`, and a column whose type is not declared has that of the first row.
         position: where to begin, in the spool.
         spool: file in which what is received is kept.
         max_record_bytes: larger values are bad lines.
@@ -88,7 +90,12 @@ class SocketSource:
         self._pause_s = _BACK_OFF_S[0]
         self._next_try_s = 0.0
         self._batch_lines = batch_lines
+        self._format, self._max_record_bytes = format, max_record_bytes
         self._parser = _make_parser(spec, format, max_record_bytes)
+        # Of CSV columns: what the first row has, so that a start that reads the spool again finds the same.
+        self._types: dict[str, str] | None = None
+        if position is not None and "types" in position:
+            self._set_types(position["types"])
         at: Position = position if position and spool else {"byte": 0, "line": 0, "seam": None}
         self._buffer = LineBuffer(spec, byte=at["byte"], line=at["line"], skip_bom=is_utf8(format.encoding))
         self._socket: socket.socket | None = None
@@ -136,9 +143,10 @@ class SocketSource:
     def _position(self) -> Position:
         """With a spool its next byte, else how many lines were taken."""
         buffer = self._buffer
+        types = {} if self._types is None else {"types": self._types}
         if self._spool is None:
-            return {"line": buffer.line}
-        return {"byte": buffer.byte, "line": buffer.line, "seam": self._spool.seam(buffer.byte)}
+            return {"line": buffer.line, **types}
+        return {"byte": buffer.byte, "line": buffer.line, "seam": self._spool.seam(buffer.byte), **types}
 
     def close(self) -> None:
         """See `Source`."""
@@ -148,8 +156,15 @@ class SocketSource:
 
     def _parse(self, lines: Sequence[bytes]) -> Parsed:
         # The end of what was kept is the end of a connection as well.
+        if lines and self._types is None and isinstance(self._parser, CsvParser):
+            self._set_types(guess_rows(lines[:1], self._format.columns or (), self._format, final=True))
         over = self._socket is None and self._kept is None and len(lines) == self._buffer.waiting
         return self._parser.parse(lines, self._buffer.line + 1, final=over) if lines else Parsed([], [], 0, 0)
+
+    def _set_types(self, types: dict[str, str]) -> None:
+        self._types = types
+        format = replace(self._format, guessed=tuple(types.items()))
+        self._parser = _make_parser(self._spec, format, self._max_record_bytes)
 
     def _take_kept(self, lines: int) -> None:
         assert self._kept is not None

@@ -26,7 +26,8 @@ PARTS = [b"k,n\n\none,1\ntwo", b",2\r\nthree,3\xc3\xa9\n", b"four,4\nlast withou
 CASES = [
     pytest.param(PARTS, Format(), 7, id="text"),
     pytest.param([b'{"k":1}\n{"k"', b":2}\n\n", b'{"k":"x"}'], Format(kind="jsonl", key="k"), 3, id="jsonl"),
-    pytest.param([b'a,1\nb,"two\nl', b'ines"\nc,3\n', b"d,4"], Format(kind="csv", columns=("k", "n")), 4, id="csv"),
+    pytest.param([b'a,x\nb,"two\nl', b'ines"\nc,3\n', b"d,4"], Format(kind="csv", columns=("k", "n")), 4, id="csv"),
+    pytest.param([b"a,1\nb", b",2\n", b"c,3"], Format(kind="csv", columns=("k", "n")), 3, id="numbers in csv"),
 ]
 
 

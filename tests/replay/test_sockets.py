@@ -51,6 +51,20 @@ def test_a_socket_ends_when_the_server_closes_it_and_its_last_line_counts() -> N
     assert source.ended
 
 
+def test_a_csv_column_of_a_socket_has_the_type_of_its_first_row() -> None:
+    source = find_history([Server([b"x,1\ny,2\nz,n\n"]).spec], Format(kind="csv", columns=("a", "b"))).open()
+    values: list[bytes | None] = []
+    reasons: list[str] = []
+    deadline = time.monotonic() + 10
+    while not source.ended and time.monotonic() < deadline:
+        batch = source.next_batch()
+        values += [item[1] for item in batch.items]
+        reasons += [line.reason for line in batch.bad]
+    assert values == [b'{"a":"x","b":1}', b'{"a":"y","b":2}']
+    assert len(reasons) == 1
+    assert "--types b=text" in reasons[0]
+
+
 def test_a_followed_socket_is_connected_to_again() -> None:
     server = Server([b"one\ntwo"], [b"three\n"])
     source = find_history([server.spec], Format(), follow=True).open()
