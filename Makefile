@@ -30,11 +30,11 @@ test-containers: $(VENV)/.test  ## the same tests against a broker in a containe
 	$(BIN)/python deploy/kafka-image.py anabranch/kafka:test
 	ANABRANCH_TEST_BROKER=container ANABRANCH_TEST_IMAGE=anabranch/kafka:test $(BIN)/python -m pytest
 
-faults: $(VENV)/.test  ## 200 rounds of faults against workers and brokers, audited; damaged files; random flows; SEED=… repeats, ROUNDS=…, FUZZ_S=… for less
+faults: $(VENV)/.test  ## 200 rounds of faults against workers and brokers, audited; damaged files; random flows and table programs; SEED=… repeats, ROUNDS=…, FUZZ_S=… for less
 	$(BIN)/python tests/faults/main.py --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) $(BIN)/python -m pytest tests/replay/test_fuzz_files.py --timeout 900
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) ANABRANCH_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) \
-	  $(BIN)/python -m pytest tests/agents/test_random_flows.py
+	  $(BIN)/python -m pytest tests/agents/test_random_flows.py tests/agents/test_random_tables.py
 
 bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in one run
 	$(BIN)/python tests/bench/main.py
