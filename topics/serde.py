@@ -409,7 +409,7 @@ def set_codec(table: str, declared: Any = None) -> Codec:
     if declared is None:
         decode, decode_list = (
             _decode_set,
-            lambda data: [set(map(as_key, found)) for found in _json_decoder.decode(data)],
+            lambda data: [set(map(as_key, found)) for found in _json_lists(data)],
         )
     else:
         decode = msgspec.json.Decoder(GenericAlias(set, (declared,))).decode
@@ -425,8 +425,12 @@ def set_codec(table: str, declared: Any = None) -> Codec:
     )
 
 
+# A text or an object can be iterated as well, and is no set.
+_json_list, _json_lists = msgspec.json.Decoder(list[Any]).decode, msgspec.json.Decoder(list[list[Any]]).decode
+
+
 def _decode_set(data: bytes) -> Any:
-    return set(map(as_key, _json_decoder.decode(data)))
+    return set(map(as_key, _json_list(data)))
 
 
 def _json_element(declared: Any) -> Codec:
