@@ -58,8 +58,8 @@ def run_worker(
     try:
         asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, on_hard_end=on_hard_end, signals=True))
     except (SystemExit, KeyboardInterrupt) as exc:
-        # Signals come another way: the program has raised it where no agent's record could take it.
-        app.raise_if_stopped()
+        # Signals come another way: the program has raised it where no agent's record could take it. All tasks were
+        # cancelled then, and what the engine says of that is not the reason.
         raise Stop(
             f"a task of the program has ended the worker: {described(exc)}",
             hint="nothing of the running epoch is committed; an agent that raises it itself gives up its record alone",
