@@ -82,7 +82,7 @@ def run_demo(place: Ground, folder: Path = Path("demo")) -> None:
     )
     _command(
         [
-            "run", FLIGHTS, "--key", "carrier", "--time", "flights=time_hour",
+            "run", FLIGHTS, "--key", "carrier", "--time", "flights=time_hour", "--null", "NA",
             "--input", f"airlines={data / 'airlines.csv'}", "--then", f"flights={data / 'flights.csv.zip'}",
             "--table", "carriers", "--output", str(folder / "carriers.csv"), "--run-id", run_id,
         ],

@@ -1,6 +1,6 @@
 """A year of flights by carrier, with the airline's name looked up from a table that a file filled.
 
-    anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour \\
+    anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour --null NA \\
         --input airlines=airlines.csv --then flights=flights.csv.zip --output carriers.csv
 
 Both topics are keyed by carrier and have the same number of partitions, so an airline and its flights meet on the same

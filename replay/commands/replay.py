@@ -95,7 +95,7 @@ def replay(
     \b
     Examples:
       anabranch replay data.txt --to lines --key-before ,
-      anabranch replay flights.csv.zip --to flights --key carrier --time time_hour
+      anabranch replay flights.csv.zip --to flights --key carrier --time time_hour --null NA
       anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # one order, by time, over all files
       anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
       anabranch replay trips.csv --to trips --time at --speed 60x --start 2013-01-31 --where 'fare > 100'

@@ -100,7 +100,7 @@ def run(
     \b
     Examples:
       anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
-      anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour \\
+      anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour --null NA \\
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
       anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
     """

@@ -28,6 +28,7 @@ _DECLARED_FLOAT = r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 _DECLARED_INT = r"^[-+]?[0-9]+$"
 _LONG_WHOLE = r"^-?[0-9]{16,}$"
 _TRUE, _FALSE = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
+_USUAL_NULLS = frozenset({"NA", "N/A", "n/a", "NULL", "None", "nan", "NaN", "-", "\\N", "#N/A"})
 # Whole numbers up to here are exact as floats.
 _EXACT = 2**53
 
@@ -98,7 +99,12 @@ def typed(name: str, cells: Any, kind: CsvKind, nulls: Collection[str]) -> Typed
         values, fits = _one_by_one(text, kind, fits)
     said = f"not of type {kind.type}; --types {name}=text keeps the column as it is written"
     rows = [row for row, fit in enumerate(fits.to_pylist()) if not fit]
-    return Typed(values, {row: f"column {name}: {cells[row].as_py()!r:.60} is {said}" for row in rows})
+    return Typed(values, {row: _said(name, cells[row].as_py(), said) for row in rows})
+
+
+def _said(name: str, cell: str, said: str) -> str:
+    null = f", --null {cell} makes it null" if cell in _USUAL_NULLS else ""
+    return f"column {name}: {cell!r:.60} is {said}{null}"
 
 
 def _fits(text: Any, kind: CsvKind) -> Any:

@@ -120,7 +120,7 @@ def command(source: Rows, servers: str, *, form: str, packed: bool, processes: i
     """The command line of a run; its result is the file `RESULT` in the folder where it works."""
     job, given = source.job, ["--input", str(source.parquet)]
     if form == "csv":
-        given = ["--input", str(source.text), "--format", "csv"]
+        given = ["--input", str(source.text), "--format", "csv", "--null", "NA"]
         given += ["--columns", ",".join(job.columns)] if job.columns else []
     asked = [sys.executable, "-m", "anabranch", "run", str(job.path), *given, "--key", job.key, "--output", RESULT]
     asked += ["--processes", str(processes), "--bootstrap-server", servers, "--run-id", run_id]

