@@ -17,7 +17,7 @@ from ..topics.keys import plain, record_key
 from ..topics.partition import RangePlan
 from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, key_codec
-from .engine.effects import Output
+from .engine.effects import Output, sendable
 from .engine.rows import Rows
 from .faust_values import UNMARKED_TEXT, UNTYPED
 from .leftover import refuse_unread
@@ -213,7 +213,8 @@ class Topic(faust.Topic):
         """Send a record with the running epoch; it is visible once the epoch is committed.
 
         Args:
-            timestamp: seconds since 1970; None takes that of the record the agent works on, else now.
+            timestamp: seconds since 1970, negative before it; None takes that of the record the agent works on, else
+                now. Exactly 0 ms cannot be sent; -1 ms is a record without a time to Kafka.
             force: send at once, outside of any transaction (at least once); `ask` needs it.
 
         Raises:
@@ -224,7 +225,7 @@ class Topic(faust.Topic):
         output = self.output(
             self.encode_key(key, key_serializer),
             self.encode_value(value, value_serializer),
-            0 if timestamp is None else round(timestamp * 1000),
+            None if timestamp is None else sendable(round(timestamp * 1000)),
             partition=partition,
             headers=header_list(headers),
         )
@@ -243,7 +244,7 @@ class Topic(faust.Topic):
         self,
         key: bytes | None,
         value: bytes | None,
-        timestamp_ms: int = 0,
+        timestamp_ms: int | None = None,
         *,
         partition: int | None = None,
         headers: Headers | None = None,
@@ -268,7 +269,7 @@ class Topic(faust.Topic):
                 partition = 0  # None is a key to `group_by`: all of it belongs together
         return Output(name, value, key, partition, timestamp_ms, headers)
 
-    def outputs(self, keys: Iterable[Any], values: Iterable[Any], timestamp_ms: int) -> list[Output]:
+    def outputs(self, keys: Iterable[Any], values: Iterable[Any], timestamp_ms: int | None) -> list[Output]:
         """`output` of many records, their keys and values to be encoded.
 
         Raises:

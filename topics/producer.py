@@ -135,7 +135,7 @@ class TransactionalProducer:
         value: bytes | None,
         key: bytes | None = None,
         partition: int = -1,
-        timestamp_ms: int = 0,
+        timestamp_ms: int | None = None,
         headers: Headers | None = None,
         on_delivery: OnDelivery | None = None,
     ) -> None:
@@ -143,7 +143,7 @@ class TransactionalProducer:
 
         Args:
             partition: -1 lets murmur2 of the key choose.
-            timestamp_ms: 0 means now.
+            timestamp_ms: None means now, as 0 does to librdkafka; may be before 1970; -1 is "none" to Kafka, and kept.
 
         Raises:
             Aborted: the transaction has failed since it began.

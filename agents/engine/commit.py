@@ -221,7 +221,7 @@ class AtLeastOnce:
         value: bytes | None,
         key: bytes | None,
         partition: int,
-        timestamp_ms: int = 0,
+        timestamp_ms: int | None = None,
         headers: Any = None,
         on_delivery: Any = None,
     ) -> None:
@@ -232,7 +232,7 @@ class AtLeastOnce:
                     value,
                     key,
                     partition,
-                    timestamp=timestamp_ms,
+                    timestamp=timestamp_ms or 0,
                     headers=list(headers or ()),
                     on_delivery=on_delivery or self._reports.note,
                 )

@@ -17,24 +17,51 @@ if TYPE_CHECKING:
     from .inbox import Where
     from .ports import Feed
 
-__all__ = ["RECORD_BYTES", "Effects", "Output", "Partials"]
+__all__ = ["NO_TIME_MS", "RECORD_BYTES", "Effects", "Output", "Partials", "inherited_ms", "sendable"]
 
 # One record that wants more than this is a mistake in the agent, and memory must not find it out.
 MAX_OUTPUTS = 1_000_000
+
+# A record without a time, to Kafka.
+NO_TIME_MS = -1
 
 # Beside their content: lengths, times and offsets, and what stands once before a batch of records.
 _HEADER_BYTES = 4
 RECORD_BYTES = 90
 
 
+def inherited_ms(message: Any) -> int | None:
+    """The time of a record, for what comes of it; None where it has none (-1 to Kafka).
+
+    Raises:
+        BadRecord: it is exactly 0 ms, which cannot be sent.
+    """
+    timestamp_ms: int = message.timestamp()[1]
+    return None if timestamp_ms == NO_TIME_MS else sendable(timestamp_ms)
+
+
+def sendable(timestamp_ms: int) -> int:
+    """A time as it may be sent.
+
+    Raises:
+        BadRecord: it is exactly 0 ms, which librdkafka takes for "now".
+    """
+    if timestamp_ms == 0:
+        raise BadRecord(
+            "a record with the time 1970-01-01T00:00:00.000Z (0 ms) cannot be sent: librdkafka takes 0 for the present",
+            hint="give another one: send(…, timestamp=0.001)",
+        )
+    return timestamp_ms
+
+
 class Output(NamedTuple):
-    """A record to be produced; `partition` -1 lets the key choose, `timestamp_ms` 0 means now."""
+    """A record to be produced; `partition` -1 lets the key choose, `timestamp_ms` None means now."""
 
     topic: str
     value: bytes | None
     key: bytes | None
     partition: int
-    timestamp_ms: int
+    timestamp_ms: int | None
     headers: Headers | None
 
     @property
@@ -55,15 +82,16 @@ class Partials:
     __slots__ = ("_merge", "_outputs", "_timestamp_ms", "states")
 
     def __init__(
-        self, merge: Callable[[Any, Any], Any], outputs: Callable[[dict[Any, Any], int], list[Output]]
+        self, merge: Callable[[Any, Any], Any], outputs: Callable[[dict[Any, Any], int | None], list[Output]]
     ) -> None:
         self._merge, self._outputs = merge, outputs
-        self._timestamp_ms = 0
+        self._timestamp_ms: int | None = None
         self.states: dict[Any, Any] = {}
 
-    def add(self, states: dict[Any, Any], timestamp_ms: int) -> None:
+    def add(self, states: dict[Any, Any], timestamp_ms: int | None) -> None:
         """Results of records up to this time."""
-        self._timestamp_ms = max(self._timestamp_ms, timestamp_ms)
+        if timestamp_ms is not None:
+            self._timestamp_ms = max(timestamp_ms, timestamp_ms if self._timestamp_ms is None else self._timestamp_ms)
         if not self.states:
             self.states = dict(states)
             return

@@ -24,7 +24,7 @@ from ...topics.blame import raised_at
 from ...topics.deadletter import SUFFIX, Origin, dead_letter, skipped_topic
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.headers import UnreadableHeaders
-from .effects import Effects, Output
+from .effects import NO_TIME_MS, Effects, Output
 from .inbox import Position, Where, where
 from .ports import Feed, Host
 from .refused import Refused, Rules
@@ -100,10 +100,11 @@ class Failures:
             retry_topic=self._retries.of(stream.name, origin.topic),
         )
         self._app.needed.add_letters(letter.topic, origin.topic)
-        now_ms, timestamp_ms = _now_ms(), max(0, message.timestamp()[1])
+        now_ms, timestamp_ms = _now_ms(), message.timestamp()[1]
         rules = self.rules.get(letter.topic)
-        if timestamp_ms > now_ms or (rules is not None and not rules.takes_time(timestamp_ms, now_ms)):
-            timestamp_ms = 0  # a time that every topic takes; the record's own is in the headers
+        unsent = timestamp_ms in (0, NO_TIME_MS) or timestamp_ms > now_ms
+        if unsent or (rules is not None and not rules.takes_time(timestamp_ms, now_ms)):
+            timestamp_ms = None  # a time that every topic takes; the record's own is in the headers
         output = Output(letter.topic, letter.value, letter.key, -1, timestamp_ms, letter.headers)
         why = rules.broken_by(output, now_ms) if rules is not None else None
         if why is not None:
@@ -120,7 +121,7 @@ class Failures:
             name = skipped_topic(self._app.conf.id)
             self._app.needed.add(TopicSpec(name, 1, self._app.conf.topic_replication_factor or 1))
             facts = {"agent": agent, "topic": topic, "error": error[:_MAX_SKIP_CHARACTERS]}
-            self._effects.add(Output(name, msgspec.json.encode(facts), None, 0, 0, None))
+            self._effects.add(Output(name, msgspec.json.encode(facts), None, 0, None, None))
 
     # Refusals of topics: see `refused.py` -----------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class Failures:
             headers=output.headers,
             reason="refused",
             error=described(why),
-            timestamp_ms=output.timestamp_ms or None,
+            timestamp_ms=output.timestamp_ms,
             app=self._app.conf.id,
             app_version=self._app.conf.version,
         )
@@ -188,7 +189,7 @@ class Failures:
             self._effects.skipped += 1  # nowhere to put it: the log has it
             return
         self._app.needed.add_letters(letter.topic, output.topic)
-        outside.append(Output(letter.topic, letter.value, letter.key, -1, 0, letter.headers))
+        outside.append(Output(letter.topic, letter.value, letter.key, -1, None, letter.headers))
 
     def check(self, output: Output, *, careful: bool) -> None:
         """Raise BadRecord if a topic that has refused records does not take this one.
@@ -228,7 +229,7 @@ class Failures:
             if rules is not None:
                 for key, value in table.fresh():
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
-                    self.check(Output(table.changelog_name, *encoded, -1, 0, None), careful=True)
+                    self.check(Output(table.changelog_name, *encoded, -1, None, None), careful=True)
         for table in self._app.live_tables:
             table.savepoint()
         self._savepoint = (id(runner), runner.steps if runner else 0, len(self._effects.outputs))

@@ -51,9 +51,9 @@ class Rules:
             _ENDLESS_MS if by_broker else int(config.get("message.timestamp.after.max.ms", apart)),
         )
 
-    def takes_time(self, timestamp_ms: int, now_ms: int) -> bool:
-        """Whether a record may have this time; 0 is now."""
-        return not timestamp_ms or -self.before_ms <= timestamp_ms - now_ms <= self.after_ms
+    def takes_time(self, timestamp_ms: int | None, now_ms: int) -> bool:
+        """Whether a record may have this time; None is now."""
+        return timestamp_ms is None or -self.before_ms <= timestamp_ms - now_ms <= self.after_ms
 
     def broken_by(self, output: Output, now_ms: int, *, sizes: bool = True) -> BadRecord | None:
         """Why the topic does not take a record, if one of these rules says so.
@@ -64,7 +64,7 @@ class Rules:
         topic = output.topic
         if self.needs_key and output.key is None:
             return BadRecord(f"a record without a key for topic {topic}, which is compacted", hint="give it a key")
-        if not self.takes_time(output.timestamp_ms, now_ms):
+        if output.timestamp_ms is not None and not self.takes_time(output.timestamp_ms, now_ms):
             away_s = (output.timestamp_ms - now_ms) / 1000
             return BadRecord(
                 f"a record of time {output.timestamp_ms} ms for topic {topic}, which does not take a timestamp "

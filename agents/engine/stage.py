@@ -12,7 +12,7 @@ from ..settings import EngineSettings
 from ..tables.overlay import end_record
 from .consumer import FaustConsumer
 from .dispatch import Dispatch
-from .effects import Output, Partials
+from .effects import Output, Partials, inherited_ms
 from .epoch import Epoch
 from .failure import Failures
 from .gate import Gate
@@ -174,8 +174,8 @@ class Stage(FaustConsumer):
             self._epoch.outside.append(output)
             return
         message, failures = stream.message, self._failures
-        if not output.timestamp_ms and message is not None:
-            output = output._replace(timestamp_ms=max(0, message.timestamp()[1]))
+        if output.timestamp_ms is None and message is not None:
+            output = output._replace(timestamp_ms=inherited_ms(message))
         if failures.rules:
             failures.check(output, careful=stream.inbox.careful)
         self._epoch.effects.add(output)
@@ -197,7 +197,7 @@ class Stage(FaustConsumer):
         kept = self._epoch.effects.partials
         if topic not in kept:
             kept[topic] = partials()
-        kept[topic].add(states, max(0, runner.stream.message.timestamp()[1]))
+        kept[topic].add(states, inherited_ms(runner.stream.message))
         if self._epoch.full:
             self._dispatch.cut()
 

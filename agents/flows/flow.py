@@ -213,7 +213,7 @@ class Flow:
             partitions=made.partitions,
         )
 
-        def outputs(states: dict[Any, Any], timestamp_ms: int) -> list[Output]:
+        def outputs(states: dict[Any, Any], timestamp_ms: int | None) -> list[Output]:
             made = between.outputs(states.keys(), states.items(), timestamp_ms)
             # What JSON does not have is written as null; only where there is one it is worth a look.
             _check_whole(state for state, record in zip(states.values(), made, strict=True) if b"null" in record.value)

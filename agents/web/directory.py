@@ -122,7 +122,7 @@ class Directory:
         config = {"cleanup.policy": "compact"}
         self._app.needed.add(TopicSpec(self.topic, 1, self._app.conf.topic_replication_factor or 1, config))
         key = self._app.engine.instance.encode()
-        self._app.engine.send(Output(self.topic, value, key, 0, 0, None))
+        self._app.engine.send(Output(self.topic, value, key, 0, None, None))
 
     # Asking ---------------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,5 @@ class Rows:
 
     def items(self, partition: int | None) -> list[Item]:
         """As records on their way into a topic."""
-        times = [max(time, 0) for time in self.times]
         headers: Any = self.headers
-        return list(zip(self.keys, self.values, times, headers, [partition] * len(self), strict=True))
+        return list(zip(self.keys, self.values, self.times, headers, [partition] * len(self), strict=True))

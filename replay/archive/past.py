@@ -13,7 +13,7 @@ import msgspec
 from ...topics.errors import Usage
 from ..sources.columns import apart, rows_of
 from ..sources.format import Format
-from ..sources.item import BadLine, Item
+from ..sources.item import BadLine, Item, zero_time
 from ..sources.lines import BATCH_LINES
 from ..sources.source import Batch, Part, Position, Source
 from ..sources.storage import absolute
@@ -164,6 +164,8 @@ class ArchiveSource:
         if self._next is None:
             return Batch((), self._at)
         entry, rows = self._next
+        if 0 in rows.times:
+            raise zero_time(f"{self._folder}/{entry.name}: offset {rows.offsets[rows.times.index(0)]:,}")
         items: Sequence[Item] = rows.items(entry.partition if self._placed else None)
         bad: list[BadLine] = []
         if self._by_row:

@@ -26,7 +26,7 @@ from ...topics.headers import kept_headers
 from ...topics.reading import Reader, stalled
 from .columns import apart, rows_of
 from .format import Format
-from .item import BadLine, Item
+from .item import BadLine, Item, zero_time
 from .lines import BATCH_LINES
 from .source import Batch, Part, Position, Source
 from .span import Bound, Resolved, resolve
@@ -309,7 +309,10 @@ class TopicSource:
     def _items(self, partition: int, messages: list[Any]) -> list[Item]:
         place = partition if self._placed else None
         headers = kept_headers(messages)
+        times = [message.timestamp()[1] for message in messages]
+        if 0 in times:
+            raise zero_time(f"{self._topic}[{partition}] offset {messages[times.index(0)].offset():,}")
         return [
-            (m.key(), m.value(), max(m.timestamp()[1], 0), said, place)
-            for m, said in zip(messages, headers, strict=True)
+            (m.key(), m.value(), time_ms, said, place)
+            for m, time_ms, said in zip(messages, times, headers, strict=True)
         ]

@@ -104,7 +104,7 @@ class _Topic:
             messages = [message for message in run.messages if message.offset() < ends[run.at]]
             partition = run.at[1]
             items: list[Item] = [
-                (m.key(), m.value(), max(m.timestamp()[1], 0), headers, partition)
+                (m.key(), m.value(), m.timestamp()[1], headers, partition)
                 for m, headers in zip(messages, kept_headers(messages), strict=True)
             ]
             yield from _rows(items, partial(self._where, run))

@@ -267,6 +267,25 @@ def test_a_time_past_the_end_and_empty_partitions_leave_nothing_to_read(
     assert drain(copy) == []
 
 
+def test_records_from_before_1970_and_without_a_time_keep_that(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
+) -> None:
+    topic, times = fresh("old"), [-5_000, -1, 1]
+    Admin(broker).create([TopicSpec(topic, 1)])
+    producer = TransactionalProducer(broker, fresh("id"))
+    producer.open()
+    producer.begin()
+    for time_ms in times:
+        producer.produce(topic, b"v", None, 0, time_ms)
+    producer.commit()
+    producer.close()
+    Archiver(broker, topic, tmp_path).archive()
+    for spec in (str(tmp_path), f"topic://{topic}"):
+        copy = fresh("copy")
+        Player(broker, find_past([spec], Format(), cluster=broker), copy, course=Course(order="source")).play()
+        assert [message.timestamp()[1] for message in drain(copy)] == times
+
+
 def test_what_cannot_be_replayed_is_refused(
     broker: Cluster, fresh: Fresh, fill: Callable[..., str], tmp_path: Path
 ) -> None:
