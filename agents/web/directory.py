@@ -30,7 +30,7 @@ from ...topics.errors import from_kafka
 from ...topics.undoing import on_failure
 from ..engine.effects import Output
 from .asking import origin
-from .hosts import is_loopback
+from .loopback import is_loopback
 
 if TYPE_CHECKING:
     from ..app import App

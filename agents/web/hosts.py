@@ -6,7 +6,6 @@ read our answers, because they come from its own host. Such requests bear that n
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 from aiohttp.web import Response, StreamResponse, middleware
 from yarl import URL
 
-__all__ = ["Hosts", "is_loopback"]
+from .loopback import is_loopback
+
+__all__ = ["Hosts"]
 
 
 class Hosts:
@@ -57,11 +58,3 @@ def _whole(target: str) -> list[str]:
     """The host of a request that names a whole URL (`GET http://localhost/ HTTP/1.1`)."""
     scheme, there, rest = target.partition("://")
     return [rest.partition("/")[0].partition("?")[0]] if there and "/" not in scheme and "?" not in scheme else []
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or a name is of this machine only."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -26,8 +26,9 @@ from yarl import URL
 from ...topics.errors import Usage
 from .condition import not_alive, not_ready, samples
 from .connections import IDLE_S, Connections
-from .hosts import Hosts, is_loopback
+from .hosts import Hosts
 from .listener import Listener
+from .loopback import is_loopback
 from .metrics import CONTENT_TYPE, exposition
 
 __all__ = ["WebServer", "blueprint"]
