@@ -119,8 +119,10 @@ def _check_depth(data: bytes) -> None:
     import numpy
 
     bytes_: Any = numpy.frombuffer(data, numpy.uint8)
-    opening: Any = numpy.flatnonzero((bytes_ == ord("[")) | (bytes_ == ord("{")))
     ends: Any = numpy.flatnonzero(bytes_ == 10)
+    if int(numpy.diff(ends, prepend=-1).max()) <= 2 * _DEEPEST:
+        return  # each bracket is closed, so no line is long enough
+    opening: Any = numpy.flatnonzero((bytes_ == ord("[")) | (bytes_ == ord("{")))
     counts: Any = numpy.diff(numpy.searchsorted(opening, ends), prepend=0)
     # A line of few brackets cannot be deep; of others it is counted.
     for number in numpy.flatnonzero(counts > _DEEPEST).tolist():
