@@ -87,12 +87,16 @@ class Letter:
     @property
     def record_ms(self) -> int:
         """The record's own time; the letter's may be another, where its topic would not take that."""
+        text = self.facts.get("timestamp-ms", "")
         told = self._number("timestamp-ms")
+        if told is None and text.startswith("-"):  # before 1970; -1 is Kafka's word for "no time"
+            before = self._number("timestamp-ms", text[1:])
+            told = None if before in (None, 1) else -before
         return self.timestamp_ms if told is None else told
 
-    def _number(self, fact: str) -> int | None:
-        """A number among the facts; None where it is none that Kafka could have."""
-        text = self.facts.get(fact, "")
+    def _number(self, fact: str, text: str | None = None) -> int | None:
+        """A number among the facts, or of this text instead; None where it is none that Kafka could have."""
+        text = self.facts.get(fact, "") if text is None else text
         return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
     @property

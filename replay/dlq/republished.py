@@ -140,7 +140,13 @@ class Republished:
                 )
             own = None
         headers = [*letter.headers, retry_header(origin)] if self._retry else letter.headers
-        stamp_ms = 0 if self._now else max(0, letter.record_ms)
+        stamp_ms = 0 if self._now else letter.record_ms
+        if not (stamp_ms or self._now):
+            raise Stop(
+                f"{letter.topic}[{letter.partition}]@{letter.offset}: its record's time is exactly 0 ms, which "
+                "librdkafka takes for the present",
+                hint="--now re-publishes records with the present time",
+            )
         return letter.key, letter.value, stamp_ms, headers or None, own
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

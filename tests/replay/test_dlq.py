@@ -30,7 +30,7 @@ class Place:
         self.runs = f"{name}-runs"
         Admin(cluster).create([TopicSpec(name, 3), TopicSpec(self.letters, 1)])
 
-    def bury(self, *numbers: int, agent: str = "total", reason: str = "agent") -> None:
+    def bury(self, *numbers: int, agent: str = "total", reason: str = "agent", since_ms: int = LONG_AGO_MS) -> None:
         """Letters in transactions of two, as a worker writes them: with markers between."""
         producer = TransactionalProducer(self.cluster, f"bury-{self.topic}")
         producer.open()
@@ -48,7 +48,7 @@ class Place:
                     agent=agent,
                     **origin,
                 )
-                producer.produce(letter.topic, letter.value, letter.key, -1, LONG_AGO_MS + n, letter.headers)
+                producer.produce(letter.topic, letter.value, letter.key, -1, since_ms + n, letter.headers)
             producer.commit()
         producer.close()
 
@@ -74,6 +74,29 @@ def test_a_record_comes_back_as_it_was_and_where_it_was(place: Place, drain: Dra
         n = int(message.value() or b"")
         assert (message.key(), message.partition(), message.timestamp()[1]) == (b"k%d" % n, n % 3, LONG_AGO_MS + n)
         assert message.headers() == [("trace", b"t%d" % n), ("null", None)]
+
+
+def test_times_before_1970_are_kept(place: Place, drain: Drain) -> None:
+    place.bury(*range(3), since_ms=-LONG_AGO_MS)
+    assert place.dead().put_back(Wanted()).sent == 3
+    assert sorted(m.timestamp()[1] for m in drain(place.topic)) == [-LONG_AGO_MS + n for n in range(3)]
+
+
+def test_a_time_that_librdkafka_takes_for_the_present_is_refused_unless_the_present_is_asked_for(
+    place: Place, drain: Drain
+) -> None:
+    facts = {"reason": "agent", "topic": place.topic, "partition": "0", "offset": "1", "timestamp-ms": "0"}
+    headers = [(f"anabranch-{name}", text.encode()) for name, text in facts.items()]
+    producer = TransactionalProducer(place.cluster, f"bury-{place.topic}")
+    producer.open()
+    producer.begin()
+    producer.produce(place.letters, b"1", b"k", -1, LONG_AGO_MS, headers)
+    producer.commit()
+    producer.close()
+    with pytest.raises(Stop, match="exactly 0 ms"):
+        place.dead().put_back(Wanted())
+    assert place.dead(now=True).put_back(Wanted()).sent == 1
+    assert [m.value() for m in drain(place.topic)] == [b"1"]
 
 
 def test_started_again_it_goes_on_with_what_is_new_whichever_filters_there_were(place: Place, drain: Drain) -> None:
