@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 from .arrays import as_numpy
@@ -247,19 +246,10 @@ def row_values(batch: pyarrow.RecordBatch, kind: str) -> list[bytes]:
 
 @cache
 def arrow() -> Any:
-    """pyarrow, which is an extra.
+    """pyarrow, imported by the first who needs it: it takes a tenth of a second."""
+    import pyarrow
+    import pyarrow.ipc  # pyright: ignore[reportUnusedImport]
 
-    Raises:
-        Usage: it, or polars, is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.ipc  # pyright: ignore[reportUnusedImport]
-
-        if find_spec("polars") is None:  # which is loaded where it is needed: it takes 25 MB
-            raise ImportError
-    except ImportError:
-        raise Usage("packed batches need pyarrow and polars", hint="pip install 'anabranch[pack]'") from None
     return pyarrow
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Any
 
-from ...topics.errors import Usage
 from .envelope import Rows
 
 __all__ = ["ENDING", "ParquetFile", "read_parquet"]
@@ -19,13 +18,9 @@ _BATCH_BYTES = 2 * 1024 * 1024 * 1024
 
 
 def _arrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise Usage(
-            "Parquet needs an extra", hint="pip install 'anabranch[parquet]', or --format jsonl for an archive"
-        ) from None
+    import pyarrow
+    from pyarrow import parquet
+
     return pyarrow, parquet
 
 

@@ -75,20 +75,15 @@ def open_parquet(
         columns: give columns, see `Columns`.
 
     Raises:
-        Usage: pyarrow and polars are not installed, or a field that is asked for does not exist.
+        Usage: a field that is asked for does not exist.
     """
     reader = _Parquet(member, format, types or {}, batch_rows, max_record_bytes, columns)
     return RowFile(member, open_seekable, reader, position)
 
 
 def _opened(opened: Opened, member: Member) -> Any:
-    try:
-        import polars  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise Usage(
-            f"{member.name}: Parquet needs pyarrow and polars", hint="pip install 'anabranch[parquet]'"
-        ) from None
+    import pyarrow.parquet as parquet
+
     try:
         # Times of 96 bits, as Spark and Impala write them: in nanoseconds the year 9999 would not fit.
         file: Any = parquet.ParquetFile(

@@ -312,10 +312,8 @@ def _json(columns: list[str], rows: list[list[Any]]) -> bytes:
 
 
 def _parquet(columns: list[str], rows: list[list[Any]]) -> bytes:
-    try:
-        import polars
-    except ImportError:
-        raise Usage("writing Parquet needs an extra", hint="pip install 'anabranch[parquet]'") from None
+    import polars
+
     out = io.BytesIO()
     polars.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None).write_parquet(out)
     return out.getvalue()
