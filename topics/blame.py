@@ -22,12 +22,19 @@ def raised_at(error: BaseException) -> str | None:
     Files below the working directory are named from there.
     """
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path, here = Path(frame.filename), Path.cwd()
+        path = Path(frame.filename)
         if frame.filename.startswith("<") or not _is_users(path):
             continue
-        shown = path.relative_to(here) if path.is_relative_to(here) else path
-        return f"{shown}:{frame.lineno} in {frame.name}"
+        return f"{_from_here(path)}:{frame.lineno} in {frame.name}"
     return None
+
+
+def _from_here(path: Path) -> Path:
+    try:
+        here = Path.cwd()
+    except OSError:  # the working directory has been deleted
+        return path
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _is_users(path: Path) -> bool:

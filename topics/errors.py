@@ -63,7 +63,10 @@ class AnabranchError(Exception):
 
 def described(error: BaseException) -> str:
     """Type and message of an error, in one line where the message is one."""
-    text = str(error)
+    try:
+        text = str(error)
+    except BaseException as exc:  # noqa: BLE001 - a class of the user's, which may raise anything itself
+        text = f"(its message cannot be shown: {type(exc).__name__})"
     if not text and isinstance(error, asyncio.CancelledError):
         text = "something that was awaited has been cancelled"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

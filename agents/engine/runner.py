@@ -95,8 +95,7 @@ class Runner:
                         raise
                     if self._again is None and not self.engine.failed(self, exc):
                         self._again = asyncio.get_running_loop().create_future()
-                    if isinstance(exc, asyncio.CancelledError):
-                        await self._settled()
+                    await self._settled()
                 else:
                     if self._left_for_redo():
                         pass
@@ -158,9 +157,12 @@ class Runner:
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody has cancelled the agent, and it goes on until it has to wait."""
+        """Whether somebody has cancelled the agent, and it goes on until it has to wait.
+
+        `cancelling()` cannot tell: before Python 3.13 a TaskGroup that has failed leaves it above 0.
+        """
         ours = self._cancelled_by_redo or self._worker_ends or self._leaving()
-        return not ours and self.task is not None and self.task.cancelling() > 0
+        return not ours and getattr(self.task, "_must_cancel", False)
 
     def _left_for_redo(self) -> bool:
         """Whether the coroutine ended because `halt` cancelled it, however it took that."""

@@ -55,6 +55,21 @@ async def cancels_itself_and_goes_on() -> None:
     task.cancel()
 
 
+async def waits_for_tasks_of_which_one_fails() -> None:
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(fails())
+        tasks.create_task(asyncio.sleep(60))
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
 async def exits() -> None:
     sys.exit("nothing to do with this one")
 
@@ -72,6 +87,8 @@ FAILURES: dict[str, Callable[[], Awaitable[None]]] = {
     "CancelledError of a task": waits_for_a_task_that_is_cancelled,
     "CancelledError of itself": cancels_itself,
     "CancelledError of itself, later": cancels_itself_and_goes_on,
+    "ExceptionGroup of tasks": waits_for_tasks_of_which_one_fails,
+    "Unspeakable": lambda: raises(Unspeakable()),
 }
 
 
@@ -108,6 +125,28 @@ async def test_what_is_no_exception_is_the_failure_of_its_record_alone(lab, drai
     assert table_of(app, "sums") == dict.fromkeys(FAILURES, GOOD + 100)
     expected = {name: [(AT, name.partition(" ")[0])] for name in FAILURES}
     assert letters_by_agent(drain(f"{topic}.dlq")) == expected
+
+
+async def test_an_agent_that_handles_what_its_tasks_raise_loses_no_record(lab, drain, table_of) -> None:
+    topic, app = lab.topic(), lab.app(lab.fresh("app"))
+    sums = app.Table("sums", default=int)
+
+    @app.agent(app.topic(topic), name="adder")
+    async def adder(stream):
+        async for value in stream:
+            sums["all"] += value
+            try:
+                await waits_for_tasks_of_which_one_fails()
+            except* ValueError:
+                pass
+            if value == AT:
+                raise ValueError  # from here on, records go one by one
+
+    lab.produce(topic, VALUES)
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+    assert table_of(app, "sums") == {"all": GOOD}
+    assert letters_by_agent(drain(f"{topic}.dlq")) == {"adder": [(AT, "ValueError")]}
 
 
 @pytest.mark.parametrize("iterates", ["take", "batches", "events", "filter", "yields", "sink", "decodes"])
