@@ -38,6 +38,28 @@ async def add(stream):
         await results.send(key=key, value=line)
 """
 
+# The first worker waits at its first record until the second one has partitions, too: it could be through before.
+SHARED = (
+    AUDITED.replace(
+        "    async for line in stream:\n",
+        """    async for line in stream:
+        while len(list(pathlib.Path().glob("assigned-*"))) < 2:
+            await asyncio.sleep(0.02)
+""",
+    ).replace(
+        "import anabranch\n",
+        """import asyncio, os, pathlib
+import anabranch
+""",
+    )
+    + """
+@app.on_partitions_assigned.connect
+async def assigned(app, assigned, **kwargs):
+    if assigned:
+        pathlib.Path(f"assigned-{os.getpid()}").touch()
+"""
+)
+
 # What stands in a table depends on each record's key, value and time.
 FORMATS = """
 import anabranch, msgspec
@@ -203,7 +225,7 @@ def test_a_run_killed_itself_goes_on_with_the_same_command(shell, fresh, drain, 
 
 def test_several_processes_share_the_partitions(shell, fresh, drain):
     app, run_id = fresh("audited"), fresh()
-    shell.write("audited.py", AUDITED.replace("audited", app))
+    shell.write("audited.py", SHARED.replace("audited", app))
     totals = write_lines(shell.folder / "n.txt", 100_000)
     ran = shell.run(
         "run", "audited", "--input", "n.txt", "--key-before", ",", "--output", "sums.txt", "--run-id", run_id,
