@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, Protocol
 
 from ...topics.errors import AnabranchError, Usage
@@ -25,6 +26,11 @@ __all__ = ["UNREADABLE", "Opened", "Stream", "ZstdStream", "foreign", "open_memb
 UNREADABLE = (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
 _COPIED_BYTES = 1024 * 1024
+# Of what is compressed so much is asked for at a time. A call that fails loses what it had, or a block of bzip2.
+_STEP_BYTES = 64 * 1024
+_CAREFUL_BYTES = 1024 * 1024
+# What is read ahead is copied with each byte that is taken of it.
+_SKIPPED_BYTES = 8 * 1024
 # What has to be unpacked before it can be read is Parquet, which is compressed inside: it hardly becomes smaller, or
 # somebody means harm.
 _UNPACKED_BYTES = 64 * 1024 * 1024
@@ -88,16 +94,16 @@ def open_member(member: Member) -> Opened:
     if member.inside is None:
         raw = open_watched(member.path, member.version)
         with on_failure(raw.close), foreign():
-            return Opened(_decompressed(raw, member.path), raw.tell, [raw.close])
+            return Opened(_decompressed(raw, member.path, partial(_rewound, raw)), raw.tell, [raw.close])
     with foreign():
         archive = opened_zip(member.path, member.version)
     with on_failure(archive.release), foreign():
         info = archive.entries[member.number]
         stream: Any = archive.open(info)
         whole = max(info.file_size, 1)
-        inner = _decompressed(stream, member.inside)
+        inner = _decompressed(stream, member.inside, lambda: archive.open(info))
         if inner is stream:
-            inner = _UpToTheDamage(stream)
+            inner = _UpToTheDamage(stream, lambda: archive.open(info))
     return Opened(
         inner, lambda: member.size_bytes * min(stream.tell(), whole) // whole, [stream.close, archive.release]
     )
@@ -128,32 +134,63 @@ def why(exc: BaseException) -> str:
 
 
 class _UpToTheDamage:
-    """A stream that gives what can be decompressed before it says that no more can be."""
+    """A stream that gives every byte before a damage, then says that no more can be decompressed.
 
-    def __init__(self, stream: Any) -> None:
+    A call that meets damage loses what it has decompressed until then. So the last stretch is read again, by the byte:
+    what is read of a damaged file depends on the file alone, and not on how much is asked for at once.
+
+    Args:
+        again: opens the same from its first byte.
+    """
+
+    def __init__(self, stream: Any, again: Callable[[], Any]) -> None:
         self._stream = stream
+        self._again = again
+        self._byte = 0
+        # Up to here it goes by the byte, because a call that began before has met damage.
+        self._careful_until = 0
         self._error: BaseException | None = None
 
     def read(self, n: int = -1, /) -> bytes:
-        if self._error is not None:
-            raise self._error
         parts: list[bytes] = []
         left = n if n >= 0 else _COPIED_BYTES
+        while left > 0 and self._error is None:
+            careful = self._byte < self._careful_until
+            try:
+                with foreign():
+                    data = self._stream.read1(1 if careful else min(left, _STEP_BYTES))
+            except UNREADABLE as exc:
+                if careful or not self._go_back():
+                    self._error = exc
+                continue
+            if not data:
+                break
+            parts.append(data)
+            left -= len(data)
+            self._byte += len(data)
+        if self._error is not None and not parts:
+            raise self._error
+        return b"".join(parts)
+
+    def _go_back(self) -> bool:
+        """Begin again, where the call that failed began; whether it could be reached."""
+        at = 0
         try:
             with foreign():
-                while left > 0 and (data := self._stream.read1(left)):
-                    parts.append(data)
-                    left -= len(data)
-        except UNREADABLE as exc:
-            if not parts:
-                raise
-            self._error = exc
-        return b"".join(parts)
+                self._stream = self._again()
+                # Else zipfile decompresses so much at a time, whatever it is asked for.
+                self._stream.MIN_READ_SIZE = 1
+                while at < self._byte and (skipped := self._stream.read1(min(self._byte - at, _SKIPPED_BYTES))):
+                    at += len(skipped)
+        except UNREADABLE:
+            return False
+        self._careful_until = at + _CAREFUL_BYTES
+        return at == self._byte
 
     def seek(self, offset: int, /) -> int:
         with foreign():
-            return self._stream.seek(offset)
-        raise AssertionError("unreachable")
+            self._byte = self._stream.seek(offset)
+        return self._byte
 
     def tell(self) -> int:
         return self._stream.tell()
@@ -228,12 +265,18 @@ class ZstdStream(io.RawIOBase):
         return True
 
 
-def _decompressed(raw: IO[bytes], name: str) -> Stream:
+def _rewound(raw: IO[bytes]) -> IO[bytes]:
+    raw.seek(0)
+    return raw
+
+
+def _decompressed(raw: IO[bytes], name: str, again: Callable[[], IO[bytes]]) -> Stream:
+    """The stream of what is inside; `again` gives `raw` from its first byte."""
     name = name.lower()
     if name.endswith(".gz"):
-        return _UpToTheDamage(gzip.GzipFile(fileobj=raw))
+        return _UpToTheDamage(gzip.GzipFile(fileobj=raw), lambda: gzip.GzipFile(fileobj=again()))
     if name.endswith(".bz2"):
-        return _UpToTheDamage(bz2.BZ2File(raw))
+        return _UpToTheDamage(bz2.BZ2File(raw), lambda: bz2.BZ2File(again()))
     if name.endswith(".zst"):
         return ZstdStream(raw)  # pyright: ignore[reportReturnType]
     return raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import os
 import struct
@@ -16,6 +17,7 @@ from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import Stop
 from files import Reading, read, refusal
+from packing import packed_records, plain_records
 
 LINE = b'{"k":1}\n'
 
@@ -226,3 +228,34 @@ def test_a_zstd_file_that_asks_for_much_memory_is_bad(tmp_path: Path) -> None:
     source = Reading(find_history([str(tmp_path / "a.jsonl.zst")], Format()).open())
     assert source.rest() == []
     assert "without --long" in source.bad[0].reason
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "zip", "gz.zip"])
+def test_what_is_read_of_a_damaged_file_does_not_depend_on_how_it_is_cut(tmp_path: Path, ending: str) -> None:
+    lines = b"".join(b'{"k":"k%d","v":%d}\n' % (n % 7, n * 7_919) for n in range(20_000))
+    made = {"gz": gzip.compress, "bz2": bz2.compress}.get(ending.split(".")[0], bytes)(lines)
+    if ending != "zip":
+        data = bytearray(made)
+        data[-6 if ending == "bz2" else len(data) * 2 // 3] ^= 0x10
+        made = bytes(data)
+    path = tmp_path / f"a.jsonl.{ending}"
+    if ending.endswith("zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.jsonl.gz" if ending == "gz.zip" else "a.jsonl", made)
+        if ending == "zip":
+            data = bytearray(path.read_bytes())
+            data[len(data) * 2 // 3] ^= 0x10
+            path.write_bytes(data)
+    else:
+        path.write_bytes(made)
+    history = find_history([str(path)], Format())
+    records, bad, blank = plain_records(history)
+    assert packed_records(history) == (records, bad, blank)
+    assert plain_records(history, 7) == (records, bad, blank)
+    source = Reading(history.open(batch_lines=999))
+    again = [item[1] for item in source.next()]
+    source.source.close()
+    resumed = Reading(history.open(source.position))
+    again += [item[1] for item in resumed.rest()]
+    resumed.source.close()
+    assert again == [value for _, value, _ in records]
