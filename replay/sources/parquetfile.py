@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...topics.errors import Usage
+from ...topics.errors import AnabranchError, Usage
 from .format import Format, kind_of
 from .item import NO_LIMIT
 from .jsonarrays import unified
@@ -93,6 +93,8 @@ def _opened(opened: Opened, member: Member) -> Any:
             coerce_int96_timestamp_unit="us",
         )
         _ = file.schema_arrow  # which some footers can be read without
+    except AnabranchError:
+        raise
     except Exception as exc:  # noqa: BLE001 - what pyarrow says to a stranger's file
         raise OSError(f"not a Parquet file ({exc})") from None
     return file
@@ -151,5 +153,7 @@ class _Parquet:
         rows = max(1, min(most[0], most[1] // row_bytes))
         try:
             yield from file.iter_batches(rows, row_groups=[group], use_threads=False)
+        except AnabranchError:
+            raise  # it changed while it was read
         except Exception as exc:  # noqa: BLE001 - what pyarrow says to a damaged page
             yield exc
