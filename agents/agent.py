@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+from faust import App as FaustApp
 from faust import current_event
 from faust.agents import Agent as FaustAgent
 from faust.agents.agent import _current_agent  # pyright: ignore[reportPrivateUsage]
 from faust.exceptions import ImproperlyConfigured
+from faust.types import ChannelT
 from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
 
@@ -46,6 +49,7 @@ class Agent(FaustAgent):
     def __init__(self, fun: Any, *, on_failure: str | Retry = "dead_letter", **kwargs: Any) -> None:
         self.on_failure, self.retry = policy(on_failure)
         _check_async(fun)
+        _check_options(kwargs)
         super().__init__(fun, **kwargs)
 
     def info(self) -> Any:
@@ -162,3 +166,16 @@ def _check_async(fun: Any) -> None:
 
 async def _awaited(actor: Any) -> None:
     await actor
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that nobody would read: those of a topic count where the agent makes its own."""
+    known = {"on_failure", *inspect.signature(FaustAgent.__init__).parameters} - {"kwargs"}
+    if not isinstance(options.get("channel"), ChannelT):
+        known |= {"plan", *inspect.signature(FaustApp.topic).parameters}
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise TypeError(
+                f"agent() got an unexpected keyword argument {name!r}" + (f": do you mean {near[0]!r}?" if near else "")
+            )

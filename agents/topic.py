@@ -88,7 +88,7 @@ class Topic(faust.Topic):
         former: name -> what the topic was called while it did not carry the app's id (`leftover.py`).
 
     Raises:
-        Usage: it has a pattern instead of names.
+        Usage: it has a pattern instead of names, or its offsets are not to be committed.
     """
 
     def __init__(
@@ -102,6 +102,11 @@ class Topic(faust.Topic):
             )
         if not self.topics:
             raise Usage("app.topic(): no name given", hint="name the topic: app.topic('orders')")
+        if not self.acks:
+            raise Usage(
+                f"app.topic({self.get_topic_name()!r}, acks=False): not supported",
+                hint="offsets are committed together with what the agent did",
+            )
         self.plan = plan
         self.former = former or {}
         self.streams: list[Any] = []

@@ -89,8 +89,16 @@ def discovered(app: App) -> App:
         Usage: one of them is not there or fails.
     """
     try:
-        # A bool, names, or a function that gives them.
-        if cast(Any, app.conf).autodiscover:
+        settings = cast(Any, app.conf)
+    except AnabranchError:
+        raise
+    except Exception as exc:
+        raise Usage(
+            f"the app's settings cannot be read: {type(exc).__name__}: {exc}",
+            hint="they come from App(…), config_from_object, on_configured and the environment",
+        ) from exc
+    try:
+        if settings.autodiscover:  # a bool, names, or a function that gives them
             app.discover()
     except ImproperlyConfigured as exc:
         raise Usage(

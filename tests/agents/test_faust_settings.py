@@ -182,6 +182,25 @@ def test_a_misspelled_option_is_an_error_that_names_the_nearest() -> None:
         App("typo", nonsense=1)
 
 
+def test_a_misspelled_option_of_an_agent_is_an_error_and_those_of_its_topic_are_not() -> None:
+    app = App("typo")
+    with pytest.raises(TypeError, match=r"on_failur'.*do you mean 'on_failure'"):
+        app.agent(app.topic("orders"), on_failur="fail")(_counted)
+    with pytest.raises(TypeError, match="partition"):
+        app.agent(app.topic("orders"), partitions=3)(_counted)
+    assert app.agent("orders", partitions=3, concurrency=2)(_counted).channel.partitions == 3
+
+
+async def _counted(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+def test_a_topic_whose_offsets_are_not_to_be_committed_is_refused() -> None:
+    with pytest.raises(Usage, match="acks=False"):
+        App("unacked").topic("orders", acks=False)
+
+
 @pytest.mark.parametrize("name", sorted(OWN))
 def test_classes_of_the_engine_cannot_be_replaced(name: str) -> None:
     with pytest.raises(Usage, match=name):
