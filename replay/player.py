@@ -32,6 +32,7 @@ from .course.course import Course
 from .course.notes import Notes
 from .course.pace import Pace, Paced
 from .course.packing import GATHERED_ROWS, Compression, Packing, check_packable
+from .course.profile import Profile
 from .report import NEAR_1970, NEAR_1970_MS, Progress, Report
 from .sources.format import OnBadLine
 from .sources.history import History
@@ -58,6 +59,8 @@ _EXAMPLES = 10
 
 # What librdkafka takes unless told otherwise.
 _CLIENT_MAX_BYTES = 1_000_000
+# Records at the beginning of a start whose columns are looked at, for the report: 20 ms or so.
+_PROFILED = 10_000
 # As librdkafka has it.
 _BATCH_BYTES = 1_000_000
 # Of a message for what is around a value.
@@ -80,6 +83,7 @@ class Player:
             `dead-letter` sends them to `<topic>.dlq`.
         pack: send packed batches, compressed so; see `topics.packed`. Counts are those of their rows.
         runs_topic: where runs keep their positions.
+        value_type: of the topic, where it is known: the report says which values of the first records it refuses.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Player:
         transaction_s: float = TRANSACTION_S,
         batch_lines: int | None = None,
         clock: Clock | None = None,
+        value_type: Any = None,
     ) -> None:
         self._course, self._pace, self._clock = course or Course(), pace or Pace(), clock or Clock()
         self._course.checked(history, self._pace)
@@ -128,6 +133,7 @@ class Player:
         self._warnings: list[str] = []
         self._dead_letters_ready = False
         self._notes = Notes()
+        self._profile = Profile(value_type, _PROFILED)
 
     def stop(self) -> None:
         """End after the transaction that is under way; may be called from a signal handler or another thread."""
@@ -267,7 +273,8 @@ class Player:
         if not self._pack:
             return source
         rows = min(GATHERED_ROWS, self._transaction_records)
-        return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent, gathered_rows=rows)
+        look = self._profile.add
+        return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent, gathered_rows=rows, look=look)
 
     def _collect(self, source: Source, work: Transaction) -> Position:
         """Take batches into a transaction until one of its bounds is met; returns the position after them."""
@@ -278,6 +285,8 @@ class Player:
                 self._take_bad(batch.bad, work)
             work.blank += batch.blank
             if batch.items:
+                if not self._pack:
+                    self._profile.add(batch.items)
                 work.send(batch.items, self._clock.now_ms())
             elif source.ask_again_s:
                 return batch.after
@@ -368,6 +377,7 @@ class Player:
             late=self._notes.late,
             late_ms=self._notes.late_ms,
             left_out=self._notes.left_out,
+            profile=self._profile,
         )
 
 

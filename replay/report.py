@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from .course.profile import Profile
 
 __all__ = ["NEAR_1970", "NEAR_1970_MS", "Progress", "Report"]
 
@@ -72,6 +74,7 @@ class Report:
         warnings: what might go wrong with the topic.
         left_out: records of this start that were not selected.
         late, late_ms: records of this start that were late in their source, and by how much the latest of them.
+        profile: of the columns of the first records of this start.
     """
 
     run_id: str
@@ -94,6 +97,7 @@ class Report:
     late: int = 0
     late_ms: int = 0
     left_out: int = 0
+    profile: Profile = field(default_factory=Profile)
 
     @property
     def rate(self) -> float:

@@ -149,6 +149,7 @@ def replay(
             value_type=value_type_of(context.obj, topic) if context.obj else None,
         )
         return
+    value_type = value_type_of(context.obj, topic) if context.obj else None
     with on_ground(bootstrap_server, options) as place, ReplayView() as view:
         history = found or find(cluster=place.cluster)
         player = Player(
@@ -162,6 +163,7 @@ def replay(
             plan=RangePlan.parsed(plan) if plan else None,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
             pack=pack,
+            value_type=value_type,
         )
         signals.stopping(player.stop)
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))

@@ -5,7 +5,7 @@ What comes as columns is cut as columns. Other records become rows of text, byte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from ...topics.arrays import as_arrow
@@ -39,6 +39,7 @@ class Packing:
         max_bytes: no message is larger.
         sent: rows that the run has sent before; those without a key take turns, as plain records do.
         gathered_rows: as many of what comes record by record are cut at once; fewer where nothing more is at hand.
+        look: is shown the rows, as the source gives them.
 
     Attributes:
         source: what is packed.
@@ -53,10 +54,12 @@ class Packing:
         max_bytes: int,
         sent: int,
         gathered_rows: int = GATHERED_ROWS,
+        look: Callable[[Sequence[Item]], None] | None = None,
     ) -> None:
         self.begins = self._after = source.begins
         self.source, self._plan = source, plan
         self._compression: Compression = compression
+        self._look = look
         self._max_bytes, self._sent = max_bytes, sent
         self._gathered_rows = gathered_rows
         self._pause = False
@@ -96,6 +99,8 @@ class Packing:
         while len(rows) < self._gathered_rows and size_bytes < _GATHERED_BYTES and not columns:
             batch = self.source.next_batch()
             items, self._after = batch.items, batch.after
+            if self._look is not None:
+                self._look(items)
             bad += batch.bad
             blank += batch.blank
             if isinstance(items, Columns):

@@ -55,14 +55,22 @@ class Profile:
     Attributes:
         value_type: of the topic, where it is known; values are held against its fields and their `msgspec.Meta`.
         columns: by name, in the order in which they were met.
+        records: that were looked at; `most` of them at most, None looks at all that it is given.
     """
 
     value_type: Any = None
+    most: int | None = None
+    records: int = 0
     columns: dict[str, ColumnProfile] = field(default_factory=dict[str, ColumnProfile])
     _hints: Mapping[str, Any] | None = None
 
     def add(self, items: Sequence[Item]) -> None:
-        """Count the values of records."""
+        """Count the values of records, as far as `most` lets it."""
+        if self.most is not None:
+            if self.records >= self.most:
+                return
+            items = items[: self.most - self.records]
+        self.records += len(items)
         hints = self._fields()
         for item in items:
             value = item[1] or b""

@@ -98,7 +98,7 @@ def survey(
     if is_socket(history):
         raise Usage("a socket can be read only once", hint="--dry-run and --plot are for what can be read again")
     began_s = time.monotonic()
-    found = Survey(size_bytes=history.size_bytes, profile=Profile(value_type))
+    found = Survey(size_bytes=history.size_bytes, profile=Profile(value_type, _PROFILED))
     source = replace(course, rounds=1).open(history, plan=plan, notes=found.notes)
     try:
         while not source.ended and (most is None or found.records + found.notes.left_out < most):
@@ -109,10 +109,9 @@ def survey(
             times = [item[2] for item in items if item[2]]
             found.over_time.add(times)
             found.near_1970 += sum(time < NEAR_1970_MS for time in times)
-            if found.records < _PROFILED:
-                looked_s = time.monotonic()
-                found.profile.add(items[: _PROFILED - found.records])
-                began_s += time.monotonic() - looked_s  # which a replay does not do
+            looked_s = time.monotonic()
+            found.profile.add(items)
+            began_s += time.monotonic() - looked_s  # which a replay does less of
             found.records += len(items)
             found.examples += [f"{bad.where}: {bad.reason}" for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
             found.bad += len(batch.bad)

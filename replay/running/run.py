@@ -343,6 +343,7 @@ class BoundedRun:
             run_id=self._replay_id(number),
             on_bad_line=self._on_bad_line,
             pack=self._pack,
+            value_type=getattr(self._sources.get(topic.removeprefix(f"{self.app.conf.id}-")), "value_type", None),
         )
 
         def on_progress(progress: Progress) -> None:

@@ -11,6 +11,7 @@ from ...topics.partition import Plan
 from ..course.course import Course
 from ..course.pace import Pace
 from ..course.placement import place
+from ..course.profile import Profile
 from ..course.survey import Survey
 from ..report import NEAR_1970, Progress, Report
 from ..shown import shown_ms, shown_time
@@ -19,13 +20,14 @@ from ..sources.item import Item
 from ..sources.source import Replayable
 from .console import ProgressView, out, plain
 
-__all__ = ["ReplayView", "show_bad", "show_replay", "show_survey"]
+__all__ = ["ReplayView", "show_bad", "show_refused", "show_replay", "show_survey"]
 
 _RATED = 10_000
 _LAG_S = 1.0
 _SHOWN_PARTS = 10
 _SHOWN_CHARS = 90
 _SHOWN_COLUMNS = 40
+_FEW_COLUMNS = 12
 
 
 class ReplayView(ProgressView):
@@ -66,6 +68,9 @@ def show_replay(report: Report) -> None:
         markup=True,
     )
     out.print(f"  run {report.run_id}   partitions {spread or '-'}")
+    if report.profile.columns:
+        _say("columns", f"of the first {report.profile.records:,} records; --dry-run looks at more")
+        _say_columns(report.profile, {}, _FEW_COLUMNS, headed="")
     show_bad(report)
     if not report.done:
         out.print("  stopped before the end" + ("; the same command goes on from there" if report.resumable else ""))
@@ -89,6 +94,18 @@ def show_bad(report: Report) -> None:
         )
     for warning in report.warnings:
         out.print(f"  {warning}", style="yellow")
+
+
+def show_refused(report: Report) -> None:
+    """Columns of a run's input with values that the type of the topic refuses."""
+    for name, column in report.profile.columns.items():
+        if column.broken:
+            out.print(
+                f"  column {_shown(name)}: {column.broken:,} of the first {report.profile.records:,} records that the "
+                f"topic's type refuses: {column.example}",
+                style="yellow",
+                markup=False,
+            )
 
 
 def show_survey(
@@ -133,7 +150,9 @@ def show_survey(
         _say("late", f"{found.notes.late:,} records, by {worst} at most: see --disorder")
     if found.bad:
         _say("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
-    _say_columns(found, history)
+    _say_columns(found.profile, dict(history.schema.format.guessed) if isinstance(history, History) else {})
+    if found.near_1970:
+        _say("near 1970", f"{found.near_1970:,} records; {NEAR_1970}")
     _say("spread", _spread(found.partitions, plan.partitions))
     takes_s = found.takes_s(pace, course.rounds)
     if takes_s is not None:
@@ -142,19 +161,21 @@ def show_survey(
         _say("" if number else "first", _shown_item(item, plan, number))
 
 
-def _say_columns(found: Survey, history: Replayable) -> None:
+def _say_columns(
+    profile: Profile, guessed: Mapping[str, str], most: int = _SHOWN_COLUMNS, headed: str = "columns"
+) -> None:
     """Of each column its type where the files do not say it, nulls, least and largest value."""
-    guessed = dict(history.schema.format.guessed) if isinstance(history, History) else {}
-    for number, (name, column) in enumerate(list(found.profile.columns.items())[:_SHOWN_COLUMNS]):
+    shown = sorted(profile.columns.items(), key=lambda pair: not pair[1].broken)[:most]  # what is refused comes first
+    for number, (name, column) in enumerate(shown):
         parts = [f"{guessed[name]} (guessed)"] if name in guessed else []
         if column.least is not None:
             parts.append(f"{_shown(column.least)} … {_shown(column.most)}")
         parts.append(f"{column.nulls:,} null" if column.nulls else "no nulls")
         if column.broken:
             parts.append(f"{column.broken:,} that the topic's type refuses: {column.example}")
-        _say("" if number else "columns", f"{_shown(name)}: {', '.join(parts)}")
-    if found.near_1970:
-        _say("near 1970", f"{found.near_1970:,} records; {NEAR_1970}")
+        _say(headed if not number else "", f"{_shown(name)}: {', '.join(parts)}")
+    if len(profile.columns) > most:
+        _say("", f"… and {len(profile.columns) - most:,} more")
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from ..report import Progress
 from ..running.run import RunReport, Watcher
 from ..tables.tables import Snapshot
 from .console import ProgressView, err, out, plain
-from .replay import ReplayView, show_bad
+from .replay import ReplayView, show_bad, show_refused
 
 __all__ = ["ProgressView", "RunView", "err", "out", "show_run", "show_table", "table_grid"]
 
@@ -59,6 +59,7 @@ def show_run(report: RunReport) -> None:
     for replay in report.replays:
         out.print(f"  {replay.sent:>10,} → {replay.topic}")
         show_bad(replay)
+        show_refused(replay)
     more = f", {report.found - report.records:,} more of its agents" if report.found > report.records else ""
     if not report.into_live:
         out.print(f"  certificate: {report.records:,} records sent, {report.found:,} in its topics{more}")
