@@ -27,6 +27,11 @@ from anabranch.topics.client import Cluster
 from anabranch.topics.distribution import KAFKA_VERSION
 from anabranch.topics.errors import Stop
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from hypothesis import settings
+
+# How long an example takes depends on who else uses the machine.
+settings.register_profile("anabranch", deadline=None)
+settings.load_profile("anabranch")
 
 ENGINE_S = 2
 READY_S = 60.0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ...topics.errors import Usage
-from ...topics.packed import RESERVED, arrow, row_values
+from ...topics.packed import RESERVED, arrow, is_text, row_values
 from ...topics.undoing import on_failure
 from .format import Format
 from .item import BadLine, Item
@@ -222,7 +222,7 @@ class Table:
                 (value,) = row_values(arrow().record_batch([self._column(name, column)], ["v"]), "json")
                 value = value[5:-1]
             except ValueError:
-                value = msgspec.json.encode(_shown(column))
+                value = msgspec.json.encode(_shown(column[0]))
             parts.append(msgspec.json.encode(name) + b":" + value)
         return b"{" + b",".join(parts) + b"}"
 
@@ -231,12 +231,20 @@ def _unfit_cells(convert: Callable[[str, Any], Any], name: str, column: Any) -> 
     return unfit(len(column), lambda begin, end: convert(name, column.slice(begin, end - begin)))
 
 
-def _shown(column: Any) -> str:
-    raw = column
-    if arrow().types.is_string(column.type):
-        raw = column.view(arrow().binary())
-    try:
-        value = raw[0].as_py()
-    except (ValueError, OverflowError, ArithmeticError):
-        value = str(raw.view(arrow().int64())[0]) if arrow().types.is_timestamp(raw.type) else str(raw.type)
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+def _shown(cell: Any) -> Any:
+    """A cell that JSON has nothing for: what is wrong in it as it is in the file, all around it as ever."""
+    types: Any = arrow().types
+    kind = cell.type
+    if not cell.is_valid:
+        return None
+    if types.is_dictionary(kind):
+        return _shown(cell.value)
+    if types.is_struct(kind):
+        return {kind.field(at).name: _shown(cell[at]) for at in range(kind.num_fields)}
+    if types.is_nested(kind):
+        return [_shown(each) for each in cell.values]
+    if is_text(kind):
+        return bytes(cell.as_buffer()).decode(errors="backslashreplace")
+    if types.is_temporal(kind):
+        return str(getattr(cell, "value", kind))
+    return cell.as_py()

@@ -12,7 +12,7 @@ from .columns import Columns, as_columns
 from .item import check_sizes
 from .jsonarrays import unit_of
 from .shape import Shape
-from .stamp import LAST_MS, Stamps
+from .stamp import AT_ZERO, LAST_MS, Stamps
 
 __all__ = ["Made", "Shaping", "json_texts", "stamped", "unfit"]
 
@@ -255,7 +255,7 @@ def _moments(stamps: Stamps, column: Any) -> Any:
     numbers: Any = as_numpy(column.view(arrow().int64()))
     times: Any = numbers * (1_000 // per_s) if per_s < 1_000 else numbers // (per_s // 1_000)
     if not (times.min() > 0 and times.max() <= LAST_MS):
-        raise ValueError("not between 1970 and 9999")
+        raise ValueError("not between 1970 and 9999" if times.any() else AT_ZERO)
     if column.type.tz or stamps.in_utc:
         return times
     return numpy.array([stamps.local_ms(ms) for ms in times.tolist()], numpy.int64)

@@ -9,11 +9,12 @@ from zoneinfo import ZoneInfo
 
 from ...topics.errors import Usage
 
-__all__ = ["LAST_MS", "Stamps", "parse_time_ms"]
+__all__ = ["AT_ZERO", "LAST_MS", "Stamps", "parse_time_ms"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
+AT_ZERO = "exactly 0 ms since 1970, which librdkafka takes for the present time"
 _CACHED = 4_096
 
 # The magnitude of a bare number tells its unit, for any time between March 1973 and the year 5138.
@@ -65,6 +66,8 @@ def parse_time_ms(written: object, how: str = "auto", zone: tzinfo = UTC) -> int
         raise ValueError(f"not a number of {how}: {written!r:.60}")
     else:
         ms = _from_moment(_read(str(written), how), zone)
+    if ms == 0:
+        raise ValueError(f"{AT_ZERO}: {written!r:.60}")
     if not 0 < ms <= LAST_MS:
         raise ValueError(f"not between 1970 and 9999: {written!r:.60}")
     return ms

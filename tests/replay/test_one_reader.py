@@ -426,3 +426,33 @@ def test_the_types_of_a_run_stay_those_of_its_start(tmp_path: Path) -> None:
 
 def test_a_bad_line_names_file_line_and_remedy() -> None:
     assert "--on-bad-line skip" in str(BadLine("a.csv", 7, "why", b""))
+
+
+def test_a_bad_parquet_row_is_kept_whole_with_what_is_wrong_in_it(tmp_path: Path) -> None:
+    days = pyarrow.array([0, 2_932_897], pyarrow.int32()).cast(pyarrow.date32())
+    bytes_of = pyarrow.array([b"ok", b"a\xff"])
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 2, bytes_of.buffers())
+    table = pyarrow.table(
+        {
+            "id": [1, 2],
+            "day": days,
+            "s": pyarrow.StructArray.from_arrays([text, pyarrow.array([3, 4])], ["t", "n"]),
+            "l": pyarrow.ListArray.from_arrays([0, 1, 2], text),
+            "d": text.dictionary_encode(),
+        }
+    )
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path)
+    _, bad = both(find_history([str(path)], Format()))
+    assert [json.loads(row) for _, _, row in bad] == [
+        {"id": 2, "day": "2932897", "s": {"t": "a\\xff", "n": 4}, "l": ["a\\xff"], "d": "a\\xff"}
+    ]
+
+
+def test_a_time_of_exactly_0_ms_says_that_it_cannot_be_sent(tmp_path: Path) -> None:
+    _, bad = of_csv(tmp_path, b"at\n1970-01-01T00:00:00Z\n0\n1969-12-31\n", time="at")
+    assert [("exactly 0 ms" in reason, "not between 1970" in reason) for _, reason, _ in bad] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
