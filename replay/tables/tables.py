@@ -289,8 +289,12 @@ def _text(columns: list[str], rows: list[list[Any]]) -> bytes:
 def _csv(columns: list[str], rows: list[list[Any]]) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    # Python's writer leaves a carriage return bare, which its reader, and others, take for the end of a row.
+    quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(columns)
-    writer.writerows([[_cell(cell) for cell in row] for row in rows])
+    for row in rows:
+        cells = [_cell(cell) for cell in row]
+        (quoted if "\r" in "".join(cells) else writer).writerow(cells)
     return out.getvalue().encode()
 
 

@@ -91,3 +91,9 @@ def test_a_table_with_a_time_to_live_is_checked_as_well() -> None:
     table = ExpiringTable("t", ttl_ms=10, clock=lambda: 0)
     with pytest.raises(Stop):
         content(table, {"a": 1}, {"a": 1})
+
+
+def test_a_carriage_return_in_a_key_does_not_end_a_row_of_a_result(tmp_path: Path) -> None:
+    write_result(content(Table("t"), {"a\rb": 1, "c": 2}), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["key", "value"], ["a\rb", "1"], ["c", "2"]]
