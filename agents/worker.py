@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Beyond `stuck_s`: leaving the group, closing clients and stores.
 _SPARE_S = 10.0
 _TELL_S = 0.2
+# Signals that come within it are one: a terminal and a supervisor may both send it.
+_ONE_SIGNAL_S = 1.0
 
 _M_ARENA_MAX = -8  # of glibc's mallopt
 _ARENAS = 2
@@ -89,9 +92,7 @@ async def work(
     app.in_worker = app.supervised = True
     app.finalize()
     if signals:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _stop, app, number)
+        _listen(app, asyncio.get_running_loop())
     stopping = asyncio.ensure_future(app.stop_requested.wait())
     starting = asyncio.ensure_future(app.start())
     crashed = asyncio.ensure_future(_crashed(app))
@@ -165,6 +166,22 @@ def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
     overdue = threading.Timer(after_s, end_hard)
     overdue.daemon = True
     overdue.start()
+
+
+def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
+    """The first signal stops the worker; a later one ends the process at once, also while an agent blocks the loop."""
+    first_s: list[float] = []
+
+    def note(number: int, _: Any) -> None:
+        if first_s and time.monotonic() - first_s[0] > _ONE_SIGNAL_S:
+            os.write(2, b"\nended at once (a second signal came); the next start goes on from what was committed\n")
+            os._exit(128 + number)
+        first_s.append(time.monotonic())
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker has ended
+            loop.call_soon_threadsafe(_stop, app, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
 
 
 def _stop(app: App, number: int) -> None:

@@ -37,6 +37,17 @@ async def broken(stream):
     raise RuntimeError("no luck today")
 """
 
+STUCK = """
+import time, anabranch
+app = anabranch.App("{app}", topic_partitions=4)
+
+@app.agent(app.topic("{app}-numbers", value_type=str))
+async def stuck(stream):
+    async for line in stream:
+        print("stuck", flush=True)
+        time.sleep(600)
+"""
+
 
 class Output:
     """What a process writes, as it comes."""
@@ -109,6 +120,23 @@ def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, event
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(60) == 0, output
     assert not any(alive(int(pid)) for _, pid, _ in ready())
+
+
+def test_a_second_signal_ends_a_worker_whose_agent_blocks_it(shell, fresh, eventually) -> None:
+    app = fresh("stuck")
+    shell.write("stuck.py", STUCK.format(app=app))
+    worker = shell.start("-A", "stuck", "worker", "--without-web")
+    output = Output(worker)
+    feed(shell, app, 0, 1)
+    eventually(lambda: output.found("^(stuck)$"), "the agent blocks")
+
+    def ended() -> bool:
+        worker.send_signal(signal.SIGTERM)
+        return worker.poll() is not None
+
+    eventually(ended, "the worker ends", within_s=20)
+    assert worker.returncode == 128 + signal.SIGTERM, output
+    assert output.found("(a second signal came)")
 
 
 def test_workers_end_when_their_parent_is_killed(shell, fresh, broker, eventually) -> None:
