@@ -62,7 +62,13 @@ def find_files(spec: str) -> tuple[list[str], bool]:
     """
     found = _find_remote(spec) if is_remote(spec) else _find_local(spec)
     if not found[0]:
-        raise Usage(f"{spec}: no file matches", hint="globs are relative to the folder you are in; ** needs a folder")
+        folders = not is_remote(spec) and any(Path(each).is_dir() for each in glob.iglob(spec))  # noqa: PTH207 - as typed
+        raise Usage(
+            f"{spec}: no file matches" + (", only folders do" if folders else ""),
+            hint=f"{spec.rstrip('/')}/** takes the files in them"
+            if folders
+            else "globs are relative to the folder you are in; ** needs a folder",
+        )
     return found
 
 

@@ -175,3 +175,11 @@ def test_a_password_of_a_url_is_in_nothing_that_is_kept_or_said() -> None:
     history = find_history([url], Format())
     told = [*history.specs, history.members[0].name, history.open().next_batch().bad[0].where]
     assert not [text for text in told if "geheim" in text]
+
+
+def test_a_glob_that_matches_only_folders_says_how_their_files_are_taken(tmp_path: Path) -> None:
+    write(tmp_path, "y=1/a.jsonl", "y=2/b.jsonl")
+    message = refusal(lambda: found(tmp_path / "y=*", tmp_path))
+    assert "only folders do" in message
+    assert f"{tmp_path}/y=*/** takes" in message
+    assert found(tmp_path / "y=*/**", tmp_path) == ["y=1/a.jsonl", "y=2/b.jsonl"]
