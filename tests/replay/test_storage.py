@@ -113,7 +113,6 @@ def test_urls_are_opened_by_fsspec(tmp_path: Path) -> None:
     ("name", "missing", "extra"),
     [
         ("s3://b/a.csv", "fsspec", "remote"),
-        ("a.parquet", "pyarrow", "parquet"),
         ("a.avro", "fastavro", "avro"),
         ("a.txt.zst", "zstandard", "zstd"),
     ],
