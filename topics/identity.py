@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from math import isfinite
-from operator import attrgetter
+from operator import attrgetter, eq
 from typing import Any, cast
 
 import msgspec
 from msgspec import inspect
 
-__all__ = ["identical", "identical_json", "plainly_exact"]
+__all__ = ["identical", "identical_json", "plainly_exact", "same_value"]
 
 _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
 
@@ -66,6 +66,30 @@ def _fields(kind: type) -> tuple[str, ...] | None:
     if issubclass(kind, msgspec.Struct):
         return kind.__struct_fields__
     return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
+
+
+def same_value(back: Any, value: Any) -> bool:
+    """`identical`, several times as fast for a struct or dataclass that holds scalars: tables ask it for each record.
+
+    >>> same_value(1, 1), same_value(1.0, 1)
+    (True, False)
+    """
+    kind = type(value)
+    get = _getter(kind)
+    if get is None or type(back) is not kind:
+        return identical(back, value)
+    ours, theirs = get(value), get(back)
+    kinds = list(map(type, ours))
+    if not _SCALARS.issuperset(kinds):
+        return identical(back, value)
+    return kinds == list(map(type, theirs)) and all(map(eq, ours, theirs))
+
+
+@lru_cache(maxsize=512)
+def _getter(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
+    """Gives all fields of a struct or dataclass; of one field it would not be a tuple."""
+    names = _fields(kind)
+    return attrgetter(*names) if names is not None and len(names) > 1 else None
 
 
 def identical_json(back: list[Any], values: list[Any]) -> bool:

@@ -32,7 +32,7 @@ from uuid import UUID
 import msgspec
 
 from .errors import BadRecord, Usage
-from .identity import identical, identical_json, plainly_exact
+from .identity import identical, identical_json, plainly_exact, same_value
 from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
 __all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]
@@ -135,7 +135,7 @@ class Codec:
             if type(value) in self._trusted:
                 return data, value
             back = self.decode(data)
-            same = self._same([back], [value])
+            same = same_value(back, value) if self._same is identical else self._same([back], [value])
         except BadRecord:
             raise
         except Exception as exc:

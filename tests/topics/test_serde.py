@@ -13,6 +13,7 @@ import faust
 import msgspec
 import pytest
 from anabranch.topics.errors import BadRecord, Usage
+from anabranch.topics.identity import identical, same_value
 from anabranch.topics.serde import codec, key_codec, value_codec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -260,3 +261,15 @@ def test_a_tables_values_are_of_the_declared_type_or_else_of_the_defaults() -> N
     assert value_codec("t", float, int) is codec(float)
     with pytest.raises(Usage, match="table t: its default, a Counter"):
         value_codec("t", None, Counter)
+
+
+@given(st.tuples(*[st.one_of(st.integers(), st.floats(), st.booleans(), st.text(), st.none())] * 2))
+def test_a_flat_struct_is_compared_as_any_value(cells: tuple[Any, Any]) -> None:
+    class Pair(msgspec.Struct, eq=False):
+        a: Any
+        b: Any
+
+    for other in (cells, (1, 1.0), (True, 1), (0.0, -0.0), cells[::-1]):
+        mine, theirs = Pair(*cells), Pair(*other)
+        assert same_value(mine, theirs) == identical(mine, theirs)
+    assert not same_value(Pair([1], 2), Pair([1.0], 2))
