@@ -1,5 +1,5 @@
 """`python -m anabranch`: the `anabranch` command."""
 
-from .replay.cli import main
+from .replay.cli.entry import main
 
 main()

@@ -6,13 +6,13 @@
 from faust import current_event
 
 from .app import App
+from .engine.settings import EngineSettings, PackedLimits
 from .event import RecordBatch
+from .failure_policy import Retry
 from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .flows.expressions import Expression, col
 from .flows.flow import Flow
-from .flows.sketch import ApproxDistinct
-from .policy import Retry
-from .settings import EngineSettings, PackedLimits
+from .flows.hyperloglog import ApproxDistinct
 from .tables.table import Table
 
 __all__ = [

@@ -21,7 +21,7 @@ from mode.utils.aiter import aiter
 
 from ..topics.errors import Usage
 from .engine.runner import Runner, acting_runner, this_runner
-from .policy import Retry, policy
+from .failure_policy import Retry, policy
 
 __all__ = ["Agent"]
 

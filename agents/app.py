@@ -22,27 +22,27 @@ from faust.sensors import Monitor
 from mode.utils.objects import cached_property
 
 from ..topics.admin import Admin, TopicSpec, is_topic_name
-from ..topics.client import Cluster
+from ..topics.cluster import Cluster
 from ..topics.errors import BadRecord, Usage
-from ..topics.partition import HashPlan, Plan, RangePlan
-from ..topics.plans import Plans
-from ..topics.private import private_folder
+from ..topics.partitioner_registry import PartitionerRegistry
+from ..topics.partitioners import HashPartitioner, Plan, RangePartitioner
+from ..topics.private_folder import private_folder
 from .agent import Agent
+from .background_tasks import called, ends_the_worker
 from .engine.loop import Engine
-from .engine.needed import NeededTopics
+from .engine.settings import BOUNDED, EngineSettings
+from .engine.topic_provisioner import TopicProvisioner
 from .engine.transport import TableManager, Transport
 from .faust_settings import Settings, check_names, check_settings, client_options, engine_settings
 from .replies import ReplyConsumer
 from .sender import Sender
-from .settings import BOUNDED, EngineSettings
 from .stream import Stream
-from .tables.expiring import new_table
-from .tables.shelf import scheme_of
+from .tables.store_directory import scheme_of
 from .tables.table import Table
-from .tasks import called, ends_the_worker
+from .tables.ttl_table import new_table
 from .topic import Topic, topic_config
-from .web.directory import Directory
-from .web.routing import Router
+from .web.key_routing import KeyRouter
+from .web.worker_registry import WorkerRegistry
 
 __all__ = ["App"]
 
@@ -109,8 +109,8 @@ class App(faust.App):
         self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()
-        self.plans: dict[str, RangePlan] = {}
-        self.needed = NeededTopics(self)
+        self.plans: dict[str, RangePartitioner] = {}
+        self.needed = TopicProvisioner(self)
 
     # Settings -------------------------------------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class App(faust.App):
             "Stream": Stream,
             "Topic": Topic,
             "TableManager": TableManager,
-            "Router": Router,
+            "Router": KeyRouter,
         }
         defaults = {
             "processing_guarantee": "exactly_once",
@@ -236,9 +236,9 @@ class App(faust.App):
         return Sender(self.cluster)
 
     @cached_property
-    def directory(self) -> Directory:
+    def directory(self) -> WorkerRegistry:
         """Who of the app's workers has which partitions."""
-        return Directory(self)
+        return WorkerRegistry(self)
 
     @cached_property
     def max_record_bytes(self) -> int:
@@ -260,7 +260,7 @@ class App(faust.App):
         # Imported here, because aiohttp's server takes a while and workers of a bounded run have no web views.
         from .web.probes import WebServer
         from .web.probes import blueprint as probes
-        from .web.site import blueprint, restore
+        from .web.table_views import blueprint, restore
 
         made = WebServer(self)
         made.blueprints.add("", probes())
@@ -283,7 +283,7 @@ class App(faust.App):
         """Start what `ask` from outside of a worker needs: a producer and the reply consumer."""
         self.client_only = True
         self.finalize()
-        self.plans |= await asyncio.to_thread(Plans(self.cluster).of)
+        self.plans |= await asyncio.to_thread(PartitionerRegistry(self.cluster).of)
         await self.producer.maybe_start()
 
     def is_leader(self) -> bool:
@@ -298,7 +298,7 @@ class App(faust.App):
 
     # Topics ---------------------------------------------------------------------------------------------------------
 
-    def topic(self, *topics: str, plan: RangePlan | None = None, **options: Any) -> Any:
+    def topic(self, *topics: str, plan: RangePartitioner | None = None, **options: Any) -> Any:
         """As Faust's. In a bounded run topics are the run's own, named `<app>-run-<id>-<topic>`.
 
         Args:
@@ -316,7 +316,7 @@ class App(faust.App):
 
     def partitioner_of(self, topic: str, partitions: int) -> Plan:
         """How keys map to the partitions of a topic that has so many, for whoever sends, looks up or checks them."""
-        return self.plans.get(topic) or HashPlan(partitions)
+        return self.plans.get(topic) or HashPartitioner(partitions)
 
     def _check_name(self, topic: str) -> None:
         """Refuse what cannot be a topic: in an agent as its record, before that as the program."""
@@ -338,7 +338,7 @@ class App(faust.App):
         named = [(topic, name) for topic in topics for name in topic.topics]
         planned = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
         if planned:
-            plans, may_create = Plans(self.cluster, self.admin), self.conf.topic_allow_declare
+            plans, may_create = PartitionerRegistry(self.cluster, self.admin), self.conf.topic_allow_declare
             self.plans |= await asyncio.to_thread(plans.agree if may_create else plans.compare, planned)
         if not self.conf.topic_allow_declare:
             return
@@ -419,7 +419,7 @@ class App(faust.App):
         """A table; see `anabranch.agents.tables.table.Table`. Its `store` is the app's where it has none of its own.
 
         `ttl` (seconds, or a timedelta) lets keys expire in event time, so long after their last write; see
-        `anabranch.agents.tables.stamped` for what exactly that means.
+        `anabranch.agents.tables.ttl_state` for what exactly that means.
 
         `local`: content is meant to be by partition; results say in which.
 
@@ -459,7 +459,7 @@ class App(faust.App):
         return self.Table(name, **options, sets=True)
 
     def GlobalTable(self, name: str, **options: Any) -> Any:  # noqa: N802 (Faust's name)
-        """A table that every worker holds whole; see `anabranch.agents.tables.globaltable`. Options as for `Table`."""
+        """A table that every worker holds whole; see `anabranch.agents.tables.global_table`. Options as for `Table`."""
         return self.Table(name, **options, everywhere=True)
 
     # Tasks: each of Faust's decorators comes down to `_task` ---------------------------------------------------------
@@ -491,7 +491,7 @@ class App(faust.App):
                 self.directory.withdraw()
             await self.engine.leave()
             await self.directory.close()
-            await cast(Router, self.router).close()
+            await cast(KeyRouter, self.router).close()
         await self.on_before_shutdown.send()
         if "sender" in self.__dict__:
             await self.sender.flush()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 from faust import Event as FaustEvent
 from faust.types import Message as FaustMessage
 
-from .columns import columns
-from .engine.inbox import Batch
-from .engine.rows import Rows
+from .engine.packed_rows import Rows
+from .engine.record_queue import Batch
+from .value_columns import columns
 
 if TYPE_CHECKING:
     import numpy

@@ -18,7 +18,7 @@ from faust.types.enums import ProcessingGuarantee
 from faust.types.settings import Settings as FaustSettings
 
 from ..topics.errors import Usage
-from .settings import EngineSettings
+from .engine.settings import EngineSettings
 
 __all__ = ["Settings", "check_names", "check_settings", "client_options", "engine_settings"]
 
@@ -64,8 +64,8 @@ _REFUSED: dict[str, str] = {
     "PartitionAssignor": "partitions are assigned by range, so that tables meet their topics",
     "producer_acks": "every record is acknowledged by all in-sync replicas, as exactly-once needs it",
     "producer_api_version": _EITHER_WAY,
-    "producer_partitioner": "keys go by murmur2 as with Java's clients, or by range: app.topic(…, plan=RangePlan(…)); "
-    "send(…, partition=…) names one",
+    "producer_partitioner": "keys go by murmur2 as with Java's clients, or by range: "
+    "app.topic(…, plan=RangePartitioner(…)); send(…, partition=…) names one",
     "producer_threaded": "librdkafka sends in threads of its own",
     "recovery_consistency_check": "it is always made",
     "SetGlobalTable": _OWN,

@@ -13,10 +13,10 @@ from confluent_kafka import KafkaException, Producer
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
-from ..topics.client import Cluster
+from ..topics.cluster import Cluster
 from ..topics.errors import AnabranchError, BadRecord, from_kafka, is_refusal, kafka_error
+from ..topics.output import Output
 from ..topics.producer import plain_producer_config
-from .engine.effects import Output
 
 __all__ = ["Sender"]
 

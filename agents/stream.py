@@ -22,13 +22,14 @@ from mode import want_seconds
 from mode.utils.futures import maybe_async
 
 from ..topics.errors import Usage
-from .columns import fits
-from .engine.inbox import Batch, Inbox, Position
-from .engine.rows import Package
+from ..topics.topic_partition import TopicPartition
+from .engine.packed_rows import Package
+from .engine.record_queue import Batch, RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import RecordBatch, to_event
-from .held import Group, Held
 from .processors import Processor, changing, filtering, keyed_by, passing_on
+from .take_buffer import Group, TakeBuffer
+from .value_columns import fits
 
 if TYPE_CHECKING:
     from .engine.loop import Engine
@@ -42,13 +43,13 @@ class Stream(faust.Stream[Any]):
 
     def __init__(self, channel: Any, **kwargs: Any) -> None:
         super().__init__(channel, **kwargs)
-        self.inbox = Inbox()
+        self.inbox = RecordQueue()
         self.running = False
         self.by_batch = False
         self.runner: Runner | None = None
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.committed: dict[Position, int] = {}
+        self.committed: dict[TopicPartition, int] = {}
         self._message: Any = None
         self._package: Package | None = None
         self._event: Any = None
@@ -318,7 +319,7 @@ class Stream(faust.Stream[Any]):
 
     async def _take(self, max_: int, within: Any) -> AsyncIterator[Group]:
         await self._begin(grouped=True)
-        held = Held(self.inbox, max_, want_seconds(within) if within else None, time.monotonic)
+        held = TakeBuffer(self.inbox, max_, want_seconds(within) if within else None, time.monotonic)
         while True:
             batch = await self._next_batch(held.wait_s)
             held.drop_revoked()
@@ -437,4 +438,4 @@ def _no_manual_acks(name: str) -> Usage:
     )
 
 
-_NOTHING = Batch(Position("", -1), [], 0)
+_NOTHING = Batch(TopicPartition("", -1), [], 0)

@@ -14,13 +14,14 @@ from faust.types.tuples import RecordMetadata
 
 from ..topics.errors import BadRecord, Stop, Usage
 from ..topics.keys import plain, record_key
-from ..topics.partition import RangePlan
+from ..topics.output import Output
+from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, key_codec
-from .engine.effects import Output, sendable
-from .engine.rows import Rows
+from .engine.outbox import sendable
+from .engine.packed_rows import Rows
 from .faust_values import UNMARKED_TEXT, UNTYPED
-from .leftover import refuse_unread
+from .unread_topics import refuse_unread
 
 if TYPE_CHECKING:
     from .app import App
@@ -92,7 +93,7 @@ class Topic(faust.Topic):
     """
 
     def __init__(
-        self, *args: Any, plan: RangePlan | None = None, former: Mapping[str, str] | None = None, **kwargs: Any
+        self, *args: Any, plan: RangePartitioner | None = None, former: Mapping[str, str] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         if self.pattern is not None:
@@ -133,11 +134,11 @@ class Topic(faust.Topic):
         return self.app.serializers.loads_value(cast(Any, self.value_type), data, serializer=self._serializer)
 
     @property
-    def plan(self) -> RangePlan | None:
+    def plan(self) -> RangePartitioner | None:
         return self._plan
 
     @plan.setter
-    def plan(self, plan: RangePlan | None) -> None:
+    def plan(self, plan: RangePartitioner | None) -> None:
         self._plan = plan
         if plan is not None:
             cast("App", self.app).plans |= dict.fromkeys(self.topics, plan)

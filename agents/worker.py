@@ -21,7 +21,7 @@ from typing import Any
 
 from ..topics.errors import AnabranchError, Stop, described
 from .app import App
-from .tables.progress import RestoreProgress
+from .tables.restore_progress import RestoreProgress
 
 __all__ = ["run_worker", "work"]
 

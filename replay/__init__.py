@@ -8,30 +8,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .course.course import Course
-    from .course.disorder import Disorder
-    from .course.pace import Pace
-    from .course.selection import Selection
-    from .course.transform import Record
+    from .pipeline.lateness import Disorder
+    from .pipeline.pace import Pace
+    from .pipeline.pipeline import Pipeline
+    from .pipeline.selection import Selection
+    from .pipeline.transform import Record
     from .player import Player
-    from .report import Progress, Report
+    from .replay_report import Progress, Report
     from .sources.format import Format
     from .sources.history import History, find_history
 
 __all__ = [
-    "Course", "Disorder", "Format", "History", "Pace", "Player", "Progress", "Record", "Report", "Selection",
+    "Disorder", "Format", "History", "Pace", "Pipeline", "Player", "Progress", "Record", "Report", "Selection",
     "find_history",
 ]  # fmt: skip
 
 _HOMES = {
-    "Course": ".course.course",
-    "Disorder": ".course.disorder",
-    "Pace": ".course.pace",
-    "Selection": ".course.selection",
-    "Record": ".course.transform",
+    "Pipeline": ".pipeline.pipeline",
+    "Disorder": ".pipeline.lateness",
+    "Pace": ".pipeline.pace",
+    "Selection": ".pipeline.selection",
+    "Record": ".pipeline.transform",
     "Player": ".player",
-    "Progress": ".report",
-    "Report": ".report",
+    "Progress": ".replay_report",
+    "Report": ".replay_report",
     "Format": ".sources.format",
     "History": ".sources.history",
     "find_history": ".sources.history",

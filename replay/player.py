@@ -18,28 +18,28 @@ from dataclasses import replace
 from typing import Any
 
 from ..topics.admin import Admin, TopicSpec
-from ..topics.client import Cluster
-from ..topics.deadletter import dead_letter_topic
+from ..topics.cleanup import on_failure
+from ..topics.clock import Clock
+from ..topics.cluster import Cluster
+from ..topics.dead_letter import dead_letter_topic
 from ..topics.errors import Rebuild, Stop, Usage
-from ..topics.partition import HashPlan, Plan
-from ..topics.plans import Plans
+from ..topics.partitioner_registry import PartitionerRegistry
+from ..topics.partitioners import HashPartitioner, Plan
 from ..topics.producer import TransactionalProducer
-from ..topics.undoing import on_failure
-from .checkpoint import BROKER_DEFAULT, RUNS_TOPIC, Runs, RunState
-from .collector import seldom_collected
-from .course.clock import Clock
-from .course.course import Course
-from .course.notes import Notes
-from .course.pace import Pace, Paced
-from .course.packing import GATHERED_ROWS, Compression, Packing, check_packable
-from .course.profile import Profile
-from .report import NEAR_1970, NEAR_1970_MS, Progress, Report
+from .gc_tuning import seldom_collected
+from .pipeline.column_profile import Profile
+from .pipeline.counters import Counters
+from .pipeline.pace import Pace, Paced
+from .pipeline.packing import GATHERED_ROWS, Compression, Packing, check_packable
+from .pipeline.pipeline import Pipeline
+from .replay_report import NEAR_1970, NEAR_1970_MS, Progress, Report
+from .run_registry import BROKER_DEFAULT, RUNS_TOPIC, RunRegistry, RunState
 from .sources.format import OnBadLine
 from .sources.history import History
-from .sources.item import BadLine
-from .sources.source import Position, Replayable, Source
-from .sources.topicsource import TopicHistory
-from .target import MAX_MESSAGE_BYTES, Target
+from .sources.source import Replayable, Source, SourcePosition
+from .sources.source_record import BadLine
+from .sources.topic_source import TopicHistory
+from .target_topic import MAX_MESSAGE_BYTES, Target
 from .transaction import Transaction
 
 __all__ = ["DEFAULT_PARTITIONS", "Player"]
@@ -73,7 +73,7 @@ class Player:
     """Plays a history into a topic, or the rest of it.
 
     Args:
-        run_id: name of the run; none means the one that follows from what is asked (`Course.run_id`), so that asking
+        run_id: name of the run; none means the one that follows from what is asked (`Pipeline.run_id`), so that asking
             the same again goes on with the same run. A socket, which cannot go on, gets a new one each time.
         partitions: of the topic, when it is made; 4 unless given. An existing topic keeps its own.
         course: in which order records go, which of them, and what becomes of them.
@@ -92,7 +92,7 @@ class Player:
         history: Replayable,
         topic: str,
         *,
-        course: Course | None = None,
+        course: Pipeline | None = None,
         pace: Pace | None = None,
         run_id: str | None = None,
         partitions: int | None = None,
@@ -106,7 +106,7 @@ class Player:
         clock: Clock | None = None,
         value_type: Any = None,
     ) -> None:
-        self._course, self._pace, self._clock = course or Course(), pace or Pace(), clock or Clock()
+        self._course, self._pace, self._clock = course or Pipeline(), pace or Pace(), clock or Clock()
         self._course.checked(history, self._pace)
         way = self._course.identity(history)
         fresh = "" if history.resumable else f"-{secrets.token_hex(4)}"
@@ -127,12 +127,12 @@ class Player:
         self._transaction_s = transaction_s
         self._batch_lines = batch_lines
         self._admin = Admin(cluster)
-        self._runs = Runs(cluster, runs_topic)
+        self._runs = RunRegistry(cluster, runs_topic)
         self._stop = threading.Event()
         self._examples: list[str] = []
         self._warnings: list[str] = []
         self._dead_letters_ready = False
-        self._notes = Notes()
+        self._notes = Counters()
         self._profile = Profile(value_type, _PROFILED)
 
     def stop(self) -> None:
@@ -276,7 +276,7 @@ class Player:
         look = self._profile.add
         return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent, gathered_rows=rows, look=look)
 
-    def _collect(self, source: Source, work: Transaction) -> Position:
+    def _collect(self, source: Source, work: Transaction) -> SourcePosition:
         """Take batches into a transaction until one of its bounds is met; returns the position after them."""
         until_s = self._clock.now_s() + self._transaction_s
         while True:
@@ -318,12 +318,12 @@ class Player:
                 hint="--repartition places them by the hash of their keys",
             )
         if there is None:
-            plan = self._plan or HashPlan(found)
-            Plans(self._cluster).create(TopicSpec(self._topic, found, BROKER_DEFAULT), plan)
+            plan = self._plan or HashPartitioner(found)
+            PartitionerRegistry(self._cluster).create(TopicSpec(self._topic, found, BROKER_DEFAULT), plan)
             return self._checked_target(), plan
         if self._partitions not in (None, found):
             self._warnings.append(f"topic {self._topic} exists with {found} partitions, not {self._partitions}")
-        plan = Plans(self._cluster).check(self._topic, found, self._plan)
+        plan = PartitionerRegistry(self._cluster).check(self._topic, found, self._plan)
         return self._checked_target(), plan
 
     def _checked_target(self) -> Target:

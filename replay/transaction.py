@@ -15,16 +15,16 @@ from operator import length_hint
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from ..topics.deadletter import dead_letter
+from ..topics.dead_letter import dead_letter
 from ..topics.errors import AnabranchError, Stop
-from ..topics.partition import Plan
+from ..topics.partitioners import Plan
 from ..topics.producer import Aborted, Headers, OnDelivery, TransactionalProducer
-from .checkpoint import Runs, RunState
-from .course.packing import rows_of
-from .course.placement import last_of_each, places_of
-from .sources.item import BadLine, Item
-from .sources.source import Position
-from .target import Target
+from .pipeline.packing import rows_of
+from .pipeline.partitioning import last_of_each, places_of
+from .run_registry import RunRegistry, RunState
+from .sources.source import SourcePosition
+from .sources.source_record import BadLine, SourceRecord
+from .target_topic import Target
 
 __all__ = ["Transaction"]
 
@@ -50,7 +50,7 @@ class Transaction:
     """
 
     def __init__(
-        self, producer: TransactionalProducer, runs: Runs, target: Target, plan: Plan, state: RunState
+        self, producer: TransactionalProducer, runs: RunRegistry, target: Target, plan: Plan, state: RunState
     ) -> None:
         self._producer = producer
         self._runs = runs
@@ -82,7 +82,7 @@ class Transaction:
         """Whether there is nothing to say, not even that lines were passed over."""
         return not (len(self) or self.skipped or self.blank)
 
-    def send(self, items: Sequence[Item], now_ms: int) -> None:
+    def send(self, items: Sequence[SourceRecord], now_ms: int) -> None:
         """Send records; they are kept until the commit.
 
         Raises:
@@ -124,7 +124,7 @@ class Transaction:
             except Aborted as exc:
                 self._aborted = str(exc)
 
-    def commit(self, position: Position, *, done: bool, now_ms: int) -> RunState:
+    def commit(self, position: SourcePosition, *, done: bool, now_ms: int) -> RunState:
         """Make it visible, with the state of the run after it, which is returned (blocking).
 
         Raises:
@@ -243,7 +243,7 @@ class Transaction:
             self._begins[partition] = offset
         self._note(error, message)
 
-    def _next_state(self, position: Position, *, done: bool, now_ms: int) -> RunState:
+    def _next_state(self, position: SourcePosition, *, done: bool, now_ms: int) -> RunState:
         state = self._state
         return msgspec.structs.replace(
             state,

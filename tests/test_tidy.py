@@ -22,18 +22,18 @@ MAX_LINES = 600  # most are far shorter; a noun is not split to meet a count
 
 # In replay/, only what runs or compares apps may know agents.
 REPLAY_KNOWS_AGENTS = {
-    "replay/tables/backup.py",
-    "replay/commands/worker.py",
-    "replay/demo.py",
-    "replay/running/loading.py",
-    "replay/show/look.py",
-    "replay/tables/decision.py",
-    "replay/tables/recovery.py",
+    "replay/table_backup/backup.py",
+    "replay/cli/worker.py",
+    "replay/cli/demo_script.py",
+    "replay/app_loader.py",
+    "replay/cli/tables_output.py",
+    "replay/table_backup/restore_plan.py",
+    "replay/table_backup/restore.py",
     "replay/reprocess.py",
-    "replay/running/run.py",
-    "replay/tables/seeding.py",
-    "replay/tables/tables.py",
-    "replay/verify/verify.py",
+    "replay/runs/bounded_run.py",
+    "replay/table_backup/store_seeding.py",
+    "replay/table_reader.py",
+    "replay/verify/comparison.py",
 }
 
 KNOWS_FAUST = {
@@ -44,45 +44,45 @@ KNOWS_FAUST = {
     "agents/event.py",
     "agents/faust_settings.py",
     "agents/faust_values.py",
-    "replay/running/loading.py",
+    "replay/app_loader.py",
     "agents/web/probes.py",
     "agents/engine/rebalance.py",
     "agents/replies.py",
-    "agents/web/routing.py",
+    "agents/web/key_routing.py",
     "agents/sender.py",
     "agents/processors.py",
     "agents/stream.py",
     "agents/topic.py",
     "agents/engine/transport.py",
-    "agents/web/site.py",
+    "agents/web/table_views.py",
 }
 
 KNOWS_KAFKA = {
     "topics/admin.py",
     "topics/errors.py",
-    "topics/groups.py",
+    "topics/consumer_groups.py",
     "topics/headers.py",
-    "topics/node.py",
-    "topics/partition.py",
-    "topics/plans.py",
+    "topics/devbroker/kraft_node.py",
+    "topics/partitioners.py",
+    "topics/partitioner_registry.py",
     "topics/producer.py",
-    "topics/pulse.py",
-    "topics/reading.py",
-    "agents/group/assignment.py",
-    "agents/engine/commit.py",
-    "agents/engine/reports.py",
-    "agents/web/directory.py",
-    "agents/engine/dispatch.py",
-    "agents/tables/follower.py",
-    "agents/group/group.py",
+    "topics/client_watchdog.py",
+    "topics/partition_reader.py",
+    "agents/engine/committed_offsets.py",
+    "agents/engine/committer.py",
+    "agents/engine/delivery_reports.py",
+    "agents/web/worker_registry.py",
+    "agents/engine/router.py",
+    "agents/tables/changelog_reader.py",
+    "agents/engine/group_consumer.py",
     "agents/replies.py",
     "agents/sender.py",
-    "replay/tables/backup.py",
-    "replay/checkpoint.py",
-    "replay/running/drain.py",
-    "replay/tables/recovery.py",
-    "replay/tables/tables.py",
-    "replay/tally.py",
+    "replay/table_backup/backup.py",
+    "replay/run_registry.py",
+    "replay/runs/completion.py",
+    "replay/table_backup/restore.py",
+    "replay/table_reader.py",
+    "replay/record_counts.py",
     "replay/transaction.py",
 }
 
@@ -124,10 +124,10 @@ def calls(module: str) -> Iterator[ast.Call]:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {"__init__.py", "topics/client.py", "agents/tables/table.py", "replay/player.py"} <= set(MODULES)
+    assert {"__init__.py", "topics/cluster.py", "agents/tables/table.py", "replay/player.py"} <= set(MODULES)
     assert set(imports("agents/tables/table.py")) >= {
         "anabranch.topics.errors.BadRecord",
-        "anabranch.agents.tables.state.ABSENT",
+        "anabranch.agents.tables.partition_state.ABSENT",
     }
 
 

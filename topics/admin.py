@@ -19,10 +19,10 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from . import pulse
-from .client import Cluster, is_secret
+from . import client_watchdog
+from .client_options import nearest_option
+from .cluster import Cluster, is_secret
 from .errors import AnabranchError, Stop, Usage, from_kafka, is_unreachable, kafka_error, passes
-from .options import nearest_option
 
 __all__ = ["Admin", "TopicSpec", "is_topic_name"]
 
@@ -357,7 +357,7 @@ class Admin:
                 now = time.monotonic()
                 if not passing or now > began + self._patience_s:
                     raise self._sorted(exc, doing) from exc
-                if now > renewed + pulse.HUNG_S / 2:  # the client may be finished without saying so
+                if now > renewed + client_watchdog.HUNG_S / 2:  # the client may be finished without saying so
                     self._kafka, renewed = self._client(), now
                 time.sleep(_AGAIN_S)
                 # Left to itself librdkafka asks with the leader's epoch that it knows from before, for ever.

@@ -26,7 +26,7 @@ __all__ = [
     "BadRecord",
     "Hung",
     "Rebuild",
-    "Retry",
+    "Retriable",
     "Stop",
     "Usage",
     "described",
@@ -72,7 +72,7 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class Retry(AnabranchError):
+class Retriable(AnabranchError):
     """The same call may succeed when made again."""
 
 
@@ -264,5 +264,5 @@ def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str =
             hint="check --bootstrap-server and that Kafka runs; without the option a broker of our own is started",
         )
     if error.retriable():
-        return Retry(f"{doing}: {error.str()}")
+        return Retriable(f"{doing}: {error.str()}")
     return Stop(f"{doing}: {error.str()} ({error.name()})")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from .arrays import as_numpy
-from .arrowstream import PackedLimits, Refused, measure
+from .arrow_numpy import as_numpy
 from .errors import BadRecord, Usage
-from .partition import key_bytes
+from .packed_limits import PackedLimits, Refused, measure
+from .partitioners import key_bytes
 from .producer import Headers
 
 if TYPE_CHECKING:

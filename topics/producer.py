@@ -16,8 +16,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from . import pulse
-from .client import Cluster
+from . import client_watchdog
+from .cluster import Cluster
 from .errors import Hung, Rebuild, Stop, from_kafka, is_lost, kafka_error
 
 __all__ = ["Aborted", "Headers", "OnDelivery", "TransactionalProducer", "plain_producer_config"]
@@ -122,7 +122,7 @@ class TransactionalProducer:
             except Hung:
                 if time.monotonic() > deadline:
                     raise
-                pulse.leave_behind(partial(_drop, self._kafka))
+                client_watchdog.leave_behind(partial(_drop, self._kafka))
                 self._kafka = Producer(self._config)
 
     def begin(self) -> None:
@@ -233,7 +233,7 @@ class TransactionalProducer:
             Rebuild: the client is fenced.
             Hung: it does not come back.
         """
-        in_time = partial(pulse.unless_hung, min(_CALL_S, pulse.HUNG_S) + _LATE_S)
+        in_time = partial(client_watchdog.unless_hung, min(_CALL_S, client_watchdog.HUNG_S) + _LATE_S)
         self._until_known("send offsets", in_time, self._kafka.send_offsets_to_transaction, offsets, group_metadata)
 
     def commit(self) -> None:
@@ -259,7 +259,7 @@ class TransactionalProducer:
         deadline, complain_at = began + self._deadline_s, began + _COMPLAIN_S
         while True:
             try:
-                call(*args, min(_CALL_S, pulse.HUNG_S))
+                call(*args, min(_CALL_S, client_watchdog.HUNG_S))
                 return
             except KafkaException as exc:
                 error = kafka_error(exc)
@@ -274,7 +274,7 @@ class TransactionalProducer:
                     if now > complain_at:
                         complain_at = now + _COMPLAIN_S
                         logger.warning("%s: no outcome yet, asked again (%s)", doing, error.str())
-                    if now > began + pulse.HUNG_S and pulse.answers(self._cluster):
+                    if now > began + client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
                         raise Hung(f"{doing}: the Kafka client has no outcome after {now - began:.0f} s") from exc
                     time.sleep(0.05)
                     continue

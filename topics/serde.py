@@ -31,8 +31,8 @@ from uuid import UUID
 
 import msgspec
 
+from .equality import identical, identical_json, plainly_exact, same_value
 from .errors import BadRecord, Usage
-from .identity import identical, identical_json, plainly_exact, same_value
 from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
 __all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]

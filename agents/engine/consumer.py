@@ -7,7 +7,7 @@ from typing import Any, cast
 from faust.types import TP
 from mode import Service
 
-from .inbox import Position
+from ...topics.topic_partition import TopicPartition
 
 __all__ = ["FaustConsumer"]
 
@@ -26,7 +26,7 @@ class FaustConsumer(Service):
         self.partition_counts: dict[str, int] = {}
 
     @property
-    def owned(self) -> set[Position]:
+    def owned(self) -> set[TopicPartition]:
         """Partitions of this worker."""
         raise NotImplementedError
 

@@ -7,19 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..group.assignment import write_marks
-from ..settings import EngineSettings
-from ..tables.ownplace import MisplacedKeys
+from ...topics.output import Output
+from ...topics.topic_partition import TopicPartition
+from ..histogram import Histogram
+from ..tables.key_placement import MisplacedKeys
 from ..tables.store import Changes
-from ..web.metrics import Histogram
-from .commit import EpochPlan, Positions
-from .dispatch import Dispatch
-from .effects import Effects, Output
-from .flood import Flood, Outcome
-from .inbox import Position
-from .ports import Host
+from .committed_offsets import write_marks
+from .committer import EpochPlan, Positions
+from .failure_rate import FailureRate, Outcome
+from .outbox import Outbox
+from .protocols import Host
+from .router import Router
+from .settings import EngineSettings
 
-__all__ = ["Draft", "Epoch", "Late"]
+__all__ = ["Epoch", "Late", "PreparedCommit"]
 
 
 class Late(Exception):
@@ -31,7 +32,7 @@ _SINGLY = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class PreparedCommit:
     """A plan, and what has to be known of it once it is committed.
 
     Attributes:
@@ -59,17 +60,17 @@ class Epoch:
         committed_s: when the last commit was through, on the monotonic clock.
     """
 
-    def __init__(self, app: Host, dispatch: Dispatch, settings: EngineSettings) -> None:
+    def __init__(self, app: Host, dispatch: Router, settings: EngineSettings) -> None:
         self._app, self._dispatch, self._settings = app, dispatch, settings
-        self.effects = Effects()
+        self.effects = Outbox()
         self.outside: list[Output] = []
-        self.committed: dict[Position, int] = {}
+        self.committed: dict[TopicPartition, int] = {}
         self.commits_total = 0
         self.dead_letters_total = 0
         self.skipped_total = 0
         self._misplaced = MisplacedKeys(app)
         self.singly: frozenset[str] = frozenset()
-        self._flood = Flood(settings.give_up_share)
+        self._flood = FailureRate(settings.give_up_share)
         self.commit_seconds = Histogram()
         self.committed_s = 0.0
         self._began_s = time.monotonic()
@@ -120,7 +121,9 @@ class Epoch:
             table.drop_epoch()
         self.effects.clear()
 
-    def draft(self, owned: set[Position], group: Callable[[], Any], partitions_of: Callable[[str], int]) -> Draft:
+    def draft(
+        self, owned: set[TopicPartition], group: Callable[[], Any], partitions_of: Callable[[str], int]
+    ) -> PreparedCommit:
         """What is to be committed; all agents are parked.
 
         Args:
@@ -148,9 +151,9 @@ class Epoch:
             group() if progress else None,
             self.singly,
         )
-        return Draft(plan, changes, len(self.outside), began_s)
+        return PreparedCommit(plan, changes, len(self.outside), began_s)
 
-    def finish(self, draft: Draft, positions: Positions) -> None:
+    def finish(self, draft: PreparedCommit, positions: Positions) -> None:
         """Kafka has committed: now the stores, then everything that was kept in case it had not.
 
         Raises:
@@ -170,7 +173,7 @@ class Epoch:
         del self.outside[: draft.outside]
         self.effects.clear()
         for offset in draft.plan.offsets:
-            self.committed[Position(offset.topic, offset.partition)] = offset.offset
+            self.committed[TopicPartition(offset.topic, offset.partition)] = offset.offset
         self._dispatch.committed(self.committed)
         if not self._dispatch.careful:
             for table in self._app.live_tables:

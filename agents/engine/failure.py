@@ -20,15 +20,17 @@ from typing import Any
 import msgspec
 
 from ...topics.admin import TopicSpec
-from ...topics.blame import raised_at
-from ...topics.deadletter import SUFFIX, Origin, dead_letter, skipped_topic
+from ...topics.dead_letter import SUFFIX, Origin, dead_letter, skipped_topic
+from ...topics.error_location import raised_at
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.headers import UnreadableHeaders
-from .effects import NO_TIME_MS, Effects, Output
-from .inbox import Position, Where, where
-from .ports import Feed, Host
-from .refused import Refused, Rules
-from .retries import Retries
+from ...topics.output import Output
+from ...topics.topic_partition import TopicPartition
+from .outbox import NO_TIME_MS, Outbox
+from .protocols import Host, RecordFeed
+from .record_queue import Where, where
+from .rejected_records import Refused, Rules
+from .retry_topics import RetryTopics
 from .runner import Runner
 
 __all__ = ["Failures"]
@@ -47,14 +49,14 @@ class Failures:
         singly: those whose rules did not explain it.
     """
 
-    def __init__(self, app: Host, effects: Effects, retries: Retries) -> None:
+    def __init__(self, app: Host, effects: Outbox, retries: RetryTopics) -> None:
         self._app, self._effects, self._retries = app, effects, retries
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
         self.rules: dict[str, Rules] = {}
         self.singly: set[str] = set()
         self._learnt_s = 0.0
 
-    def give_up(self, stream: Feed, message: Any, error: BaseException, reason: str, records: int = 1) -> None:
+    def give_up(self, stream: RecordFeed, message: Any, error: BaseException, reason: str, records: int = 1) -> None:
         """A record goes to the policy of its agent.
 
         Args:
@@ -96,7 +98,7 @@ class Failures:
             agent=stream.name,
             app=self._app.conf.id,
             app_version=self._app.conf.version,
-            attempts=stream.inbox.failures.get(where(Position(message.topic(), message.partition()), message)),
+            attempts=stream.inbox.failures.get(where(TopicPartition(message.topic(), message.partition()), message)),
             retry_topic=self._retries.of(stream.name, origin.topic),
         )
         self._app.needed.add_letters(letter.topic, origin.topic)
@@ -211,9 +213,9 @@ class Failures:
             self.singly.clear()
             self._app.needed.refused.clear()
 
-    def own(self, stream: Feed, message: Any) -> None:
+    def own(self, stream: RecordFeed, message: Any) -> None:
         """The output that was added last is of this record, which goes alone."""
-        which = where(Position(message.topic(), message.partition()), message)
+        which = where(TopicPartition(message.topic(), message.partition()), message)
         self._effects.owners[len(self._effects.outputs) - 1] = stream, which
 
     def savepoint(self, runner: Runner | None) -> None:
@@ -259,7 +261,7 @@ class Failures:
             ) from error
         logger.debug("agent %s failed", runner.name, exc_info=error)
         inbox = stream.inbox
-        at, offset = Position(message.topic(), message.partition()), message.offset()
+        at, offset = TopicPartition(message.topic(), message.partition()), message.offset()
         # Of several records at a time it is not known yet which one it was.
         alone = not stream.grouped or (inbox.careful and inbox.held.get(at, offset) == offset)
         if alone:
@@ -280,7 +282,7 @@ class Failures:
         stream.forget_message()
         return True
 
-    def _count(self, stream: Feed, which: Where, error: BaseException) -> None:
+    def _count(self, stream: RecordFeed, which: Where, error: BaseException) -> None:
         """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
         inbox = stream.inbox
         failures = inbox.failures[which] = inbox.failures.get(which, 0) + 1

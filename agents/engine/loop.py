@@ -21,17 +21,17 @@ import time
 from collections.abc import Generator, Iterable
 from typing import Any
 
-from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retry, Stop
-from ...topics.plans import PLANS_TOPIC, Plans
+from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retriable, Stop
+from ...topics.partitioner_registry import PLANS_TOPIC, PartitionerRegistry
 from ...topics.producer import Aborted
-from ..group.assignment import Assignment
-from ..group.membership import Membership
-from ..tables.changelog import Restoration
-from ..tables.globaltable import GlobalTable
-from .aside import aside
-from .epoch import Draft, Late
+from ...topics.threads import daemon_thread
+from ..assignment import Assignment
+from ..tables.global_table import GlobalTable
+from ..tables.restoration import Restoration
+from .epoch import Late, PreparedCommit
+from .membership import Membership
 from .rebalance import Rebalancing
-from .refused import Refused
+from .rejected_records import Refused
 from .runner import halt_all
 
 __all__ = ["Engine"]
@@ -75,9 +75,9 @@ class Engine(Rebalancing):
         )
         # The worker joins its group meanwhile; nothing is taken from the group before this is done.
         self._opening = asyncio.ensure_future(self._member.open())
-        self.partition_counts = await aside(self._admin.partitions, timeout_s=self.settings.connect_s)
+        self.partition_counts = await daemon_thread(self._admin.partitions, timeout_s=self.settings.connect_s)
         if PLANS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
-            self.app.plans |= await aside(Plans(self.app.cluster, self._admin).of)
+            self.app.plans |= await daemon_thread(PartitionerRegistry(self.app.cluster, self._admin).of)
         self._restoration = Restoration(
             self.app.conf.id,
             self._member.shelf,
@@ -93,7 +93,7 @@ class Engine(Rebalancing):
         try:
             await self.app.declare(list(self.app.topics))
             await self.app.declare_changelogs()
-            self.partition_counts = await aside(self._admin.partitions)
+            self.partition_counts = await daemon_thread(self._admin.partitions)
             self.retries.look(self.partition_counts)
             if self._subscribed:
                 self._subscribe()
@@ -147,7 +147,7 @@ class Engine(Rebalancing):
         if self._placing is not None:
             self._placing.cancel()
         if self._restoration is not None:
-            await aside(self._restoration.close)
+            await daemon_thread(self._restoration.close)
         if self._member is not None:
             await self._member.close(keep_identity=self.app.keep_identity)
 
@@ -308,7 +308,7 @@ class Engine(Rebalancing):
         self._dispatch.uncut()
         self._wake()
 
-    def _draft(self) -> Draft:
+    def _draft(self) -> PreparedCommit:
         return self._epoch.draft(self.active, self._group.metadata, self.partition_counts.__getitem__)
 
     async def _commit(self) -> None:
@@ -319,9 +319,9 @@ class Engine(Rebalancing):
         if self._epoch.dirty:
             with self._settled():
                 if self.app.needed.wanted:
-                    await aside(self.app.needed.create)
+                    await daemon_thread(self.app.needed.create)
                 draft = self._draft()
-                self._epoch.finish(draft, await aside(self._member.committer.commit, draft.plan))
+                self._epoch.finish(draft, await daemon_thread(self._member.committer.commit, draft.plan))
             self._epoch.begin(cost_s=time.monotonic() - began)
         else:
             self._epoch.begin()
@@ -359,7 +359,7 @@ class Engine(Rebalancing):
             self.app.needed.declared.clear()  # one of them may have been deleted
             self._redo_wanted = True
             self._lost = self._lost or exc.lost
-        except (Hung, Rebuild, Retry) as exc:
+        except (Hung, Rebuild, Retriable) as exc:
             logger.warning("%s: this worker rebuilds from its changelogs", exc.args[0])
             self.app.needed.declared.clear()
             self._rebuild_wanted = True

@@ -18,13 +18,13 @@ from faust.types import TP
 
 from ...topics.admin import Admin
 from ...topics.errors import AnabranchError, Hung
-from ..group.assignment import Assignment
-from ..group.group import Group
-from ..tables.changelog import beside
-from ..tables.standby import copies_of
-from .aside import aside
-from .inbox import Position, listed
-from .observed import Observed
+from ...topics.threads import daemon_thread
+from ...topics.topic_partition import TopicPartition, listed
+from ..assignment import Assignment
+from ..tables.restoration import beside
+from ..tables.standby_placement import copies_of
+from .group_consumer import GroupConsumer
+from .status import EngineStatus
 
 __all__ = ["Rebalancing"]
 
@@ -36,7 +36,7 @@ _LOOK_S = 0.1
 _PLACE_AGAIN_S = 0.5
 
 
-class Rebalancing(Observed):
+class Rebalancing(EngineStatus):
     """The part of the engine that the group acts on."""
 
     _admin: Admin
@@ -50,7 +50,7 @@ class Rebalancing(Observed):
         self._looked_s = 0.0
         self._beginning: Assignment | None = None
         self._placing: asyncio.Future[None] | None = None
-        self._gone: set[Position] = set()
+        self._gone: set[TopicPartition] = set()
         self._admin: Admin
 
     def _commit_now(self) -> None:
@@ -58,7 +58,7 @@ class Rebalancing(Observed):
         raise NotImplementedError
 
     @property
-    def _group(self) -> Group:
+    def _group(self) -> GroupConsumer:
         assert self._member is not None, "not started"
         return self._member.group
 
@@ -70,7 +70,7 @@ class Rebalancing(Observed):
         else:
             self._assignment.add(assignment)
 
-    def _on_revoke(self, gone: set[Position]) -> None:
+    def _on_revoke(self, gone: set[TopicPartition]) -> None:
         if self._gate.running or self.app.stopped_by is not None:
             self._epoch.drop()
             self._redo_wanted = True
@@ -78,13 +78,13 @@ class Rebalancing(Observed):
             self._commit_now()
         self._forget(gone)
 
-    def _on_lost(self, gone: set[Position]) -> None:
+    def _on_lost(self, gone: set[TopicPartition]) -> None:
         logger.warning("partitions lost: %s", listed(gone))
         self._epoch.drop()
         self._redo_wanted = bool(self._dispatch.streams)
         self._forget(gone)
 
-    def _forget(self, gone: set[Position]) -> None:
+    def _forget(self, gone: set[TopicPartition]) -> None:
         self._gone |= gone
         self._dispatch.forget(gone)
         self.active -= gone
@@ -175,7 +175,7 @@ class Rebalancing(Observed):
     async def _settle(self) -> None:
         """All that was assigned is active."""
         assert self._member is not None
-        await aside(self._member.topic_ids.keep)
+        await daemon_thread(self._member.topic_ids.keep)
         self._rebalanced(self._taken_over)
         if self.settings.standby_replicas:
             self._placing = asyncio.ensure_future(self._place_copies())
@@ -188,7 +188,7 @@ class Rebalancing(Observed):
         assert self._restoration is not None
         while not self.stopping:
             try:
-                members = await aside(self._admin.members, self.app.conf.id)
+                members = await daemon_thread(self._admin.members, self.app.conf.id)
                 assigned = {name: {number for _, number in ats} for name, ats in (members or {}).items()}
                 if assigned.get(self.instance) == {at.partition for at in self.owned}:
                     numbers = copies_of(self.instance, assigned, self.settings.standby_replicas)

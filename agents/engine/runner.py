@@ -15,11 +15,12 @@ from collections.abc import Callable, Container, Coroutine, Generator, Iterable
 from typing import Any
 
 from ...topics.errors import Stop, described
-from ..tables.overlay import Handed
-from .inbox import Position
-from .ports import Engaged, Feed
+from ...topics.topic_partition import TopicPartition
+from ..running_agent import RUNNING_AGENT
+from ..tables.uncommitted_writes import Handed
+from .protocols import Engaged, RecordFeed
 
-__all__ = ["Runner", "acting_runner", "halt_all", "task_starter", "this_runner"]
+__all__ = ["Runner", "acting_runner", "halt_all", "this_runner"]
 
 _runner: contextvars.ContextVar[Runner | None] = contextvars.ContextVar("anabranch-runner", default=None)
 
@@ -28,12 +29,6 @@ def acting_runner() -> Runner | None:
     """Whose record a task works on that an agent started (`asyncio.gather`, …); None between records."""
     runner = _runner.get()
     return runner if runner is not None and runner.stream is not None and runner.stream.running else None
-
-
-def task_starter() -> str | None:
-    """Name of the agent that has started the running task, directly or not; None outside of agents."""
-    runner = _runner.get()
-    return None if runner is None else runner.name
 
 
 def this_runner() -> Runner | None:
@@ -62,13 +57,13 @@ class Runner:
         engine: Engaged,
         name: str,
         make: Callable[[], Coroutine[Any, Any, Any]],
-        source: Feed,
+        source: RecordFeed,
         leaving: Callable[[], bool],
     ) -> None:
         self.engine, self.name, self._make, self.source, self._leaving = engine, name, make, source, leaving
         self.begun = False
-        self.stream: Feed | None = None
-        self.at: Position | None = None
+        self.stream: RecordFeed | None = None
+        self.at: TopicPartition | None = None
         self.task: asyncio.Task[None] | None = None
         self.steps = 0
         self.handed: list[Handed] = []
@@ -84,6 +79,7 @@ class Runner:
         """
         self.task = asyncio.current_task()
         _runner.set(self)
+        RUNNING_AGENT.set(self.name)
         self.engine.add_runner(self)
         gone: Stop | None = None
         try:

@@ -29,17 +29,18 @@ import msgspec
 
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.keys import as_key
-from ..engine.effects import Output, Partials
-from ..engine.rows import Rows
+from ...topics.output import Output
+from ..engine.outbox import Partials
+from ..engine.packed_rows import Rows
 from ..tables.table import Table
 from .aggregates import Aggregate, What
-from .batchfold import BatchFold, Failed
+from .combiner import Combiner, Failed
+from .element_types import declarable, returned, type_of
 from .expressions import Expression, col
-from .folding import Aggregating, Folding, Joining, check_json, folded
-from .pairs import Pairs
-from .steps import Filter, FlatMap, Map, Select, Step, WithColumns
-from .types import declarable, returned, type_of
-from .waiting import Gathered, merge
+from .keying import Keying
+from .operators import Filter, FlatMap, Map, Operator, Select, WithColumns
+from .pending import PendingFolds, merge
+from .reducers import Aggregating, Folding, Joining, check_json, folded
 
 if TYPE_CHECKING:
     from ..app import App
@@ -65,7 +66,7 @@ class Flow:
     """
 
     topic: Any
-    steps: tuple[Step, ...] = ()
+    steps: tuple[Operator, ...] = ()
     keyed: tuple[What, What] | None = None
     type: Any = Any
     key_type: Any = None
@@ -97,7 +98,7 @@ class Flow:
         """Elements with these fields too, as dicts."""
         return self._then(WithColumns(computed), Any)
 
-    def _then(self, step: Step, type_: Any) -> Flow:
+    def _then(self, step: Operator, type_: Any) -> Flow:
         if self.keyed is not None:
             raise Usage(
                 "nothing can stand between key_by and the end of a flow", hint="map and filter first, then key_by"
@@ -166,7 +167,7 @@ class Flow:
             The topic.
         """
         target = self._app.topic(topic) if isinstance(topic, str) else topic
-        pairs = Pairs(self.topic, self.steps, self.keyed)
+        pairs = Keying(self.topic, self.steps, self.keyed)
 
         async def send(stream: Any) -> None:
             async for batch in stream.batches():
@@ -193,7 +194,7 @@ class Flow:
         """Agents that fold the elements into a table."""
         options.setdefault("key_type", self.key_type if self.keyed else declarable(self.topic.key_type))
         made = self._app.Table(table, **options) if isinstance(table, str) else table
-        fold = BatchFold(Pairs(self.topic, self.steps, self.keyed, made.key_codec), how, self.topic.declared)
+        fold = Combiner(Keying(self.topic, self.steps, self.keyed, made.key_codec), how, self.topic.declared)
 
         async def fill(stream: Any) -> None:
             async for batch in stream.batches():
@@ -246,7 +247,7 @@ class Flow:
         return made
 
 
-def _by_column(batch: Any, fold: BatchFold) -> Rows | None:
+def _by_column(batch: Any, fold: Combiner) -> Rows | None:
     """The rows, if the column way is to be tried."""
     rows = batch.messages
     if not fold.by_column or len(rows) < _FEW or not isinstance(rows, Rows) or rows.package.open().kind != "json":
@@ -254,7 +255,7 @@ def _by_column(batch: Any, fold: BatchFold) -> Rows | None:
     return rows
 
 
-def _folded(stream: Any, batch: Any, fold: BatchFold) -> dict[Any, Any]:
+def _folded(stream: Any, batch: Any, fold: Combiner) -> dict[Any, Any]:
     """Key -> state. What functions refuse makes them raise or, where they are known to have no effects, goes to the
     policy of the agent at once."""
     rows = _by_column(batch, fold)
@@ -265,7 +266,7 @@ def _folded(stream: Any, batch: Any, fold: BatchFold) -> dict[Any, Any]:
     return done[0]
 
 
-def _waits(stream: Any, batch: Any, fold: BatchFold, how: Folding, table: Any) -> bool:
+def _waits(stream: Any, batch: Any, fold: Combiner, how: Folding, table: Any) -> bool:
     """Whether the batch can wait for others of its epoch and partition, and does."""
     rows = None if stream.inbox.careful or table.opened is not Table else _by_column(batch, fold)
     made = None if rows is None else fold.piece(batch.arrow, rows, rows.key_column())
@@ -275,7 +276,7 @@ def _waits(stream: Any, batch: Any, fold: BatchFold, how: Folding, table: Any) -
     waiting = table.waiting.get(batch.partition, {}).get(batch.topic)
     if waiting is None or not waiting.add(piece):
         table.settle()
-        waiting = Gathered(stream, fold, how)
+        waiting = PendingFolds(stream, fold, how)
         waiting.add(piece)
         table.wait(waiting)
     _give_up(stream, rows, failed)

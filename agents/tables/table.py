@@ -13,8 +13,8 @@ Laws.
 Open and closed are two classes of one object: `__class__` is switched (0.06 µs a switch), because a dict subclass that
 overrides `__getitem__` or `__setitem__` in Python loses C speed even for an override that does nothing. A third is for
 an open partition that changes are waiting for: to fold what batches amount to into it one by one would touch most of
-its keys again and again, so they wait (`Overlay.wait`) until somebody looks, at the gate at the latest. Who looks
-cannot tell.
+its keys again and again, so they wait (`UncommittedWrites.wait`) until somebody looks, at the barrier at the latest.
+Who looks cannot tell.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from itertools import repeat
 from typing import Any, ClassVar, NoReturn
 
 from ...topics.errors import BadRecord
-from ..engine.runner import task_starter
-from .overlay import Overlay
-from .state import ABSENT, IMMUTABLE, PartitionState
+from ..running_agent import RUNNING_AGENT
+from .partition_state import ABSENT, IMMUTABLE, PartitionState
+from .uncommitted_writes import UncommittedWrites
 
 __all__ = ["ClosedTable", "PrivateTable", "Table", "UnsettledTable"]
 
 _UNTOUCHED: Any = object()
 
 
-class Table(Overlay):
+class Table(UncommittedWrites):
     """A table, while it is open; see the module's laws.
 
     Args:
@@ -322,7 +322,7 @@ class ClosedTable(Table):
     """A table seen from outside an agent: committed state of all local partitions, read only."""
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        agent = task_starter()
+        agent = RUNNING_AGENT.get()
         if agent is not None:
             raise BadRecord(
                 f"table {self.name}: cannot be modified by a task that agent {agent} has started (asyncio.gather, "

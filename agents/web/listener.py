@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp.web import BaseSite
 
-from .connections import Connections
+from .connection_limits import Connections
 
 __all__ = ["Listener"]
 

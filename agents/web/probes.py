@@ -24,9 +24,9 @@ from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
 from ...topics.errors import Usage
-from .condition import not_alive, not_ready, samples
-from .connections import IDLE_S, Connections
-from .hosts import Hosts
+from .connection_limits import IDLE_S, Connections
+from .health import not_alive, not_ready, samples
+from .host_check import Hosts
 from .listener import Listener
 from .loopback import is_loopback
 from .metrics import CONTENT_TYPE, exposition

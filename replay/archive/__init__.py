@@ -9,10 +9,10 @@ the same way. Whatever dies in between, the manifest names files that are comple
 and goes on at the manifest's positions; so each committed record stands in the archive once.
 """
 
+from .archive_check import Finding, check_archive
+from .archive_source import ArchiveHistory
 from .archiver import Archiver, ArchiveReport, Rolling
-from .audit import Finding, check_archive
 from .manifest import Manifest, is_archive
-from .past import ArchiveHistory
 
 __all__ = [
     "ArchiveHistory",

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...topics import pulse
+from ...topics import client_watchdog
 from ...topics.admin import Admin
-from ...topics.client import Cluster
+from ...topics.cluster import Cluster
 from ...topics.errors import Stop, Usage
-from ...topics.private import private_folder
-from ...topics.reading import Gone, Key, Reader, Run, stalled
-from ..collector import seldom_collected
-from .envelope import COLUMNS
+from ...topics.partition_reader import Gone, Key, Reader, Run, stalled
+from ...topics.private_folder import private_folder
+from ..gc_tuning import seldom_collected
+from .growing_file import GrowingFile, is_ours
 from .manifest import Encoding, Entry, Lost, Manifest, locked, read_manifest, sync_folder
-from .rolling import Growing, is_ours
+from .record_rows import COLUMNS
 
 __all__ = ["ArchiveProgress", "ArchiveReport", "Archiver", "Rolling"]
 
@@ -103,7 +103,7 @@ class Archiver:
         self._follow = follow
         self._admin = Admin(cluster)
         self._stop = threading.Event()
-        self._growing: dict[int, Growing] = {}
+        self._growing: dict[int, GrowingFile] = {}
         self._positions: dict[int, int] = {}
         # To where files and losses reach. Behind it there may be transaction markers only; the next file begins here.
         self._covered: dict[int, int] = {}
@@ -231,9 +231,9 @@ class Archiver:
                 self._roll(report, now_s)
                 if runs:
                     moved_s = asked_s = now_s
-                elif now_s - asked_s > pulse.HUNG_S:
+                elif now_s - asked_s > client_watchdog.HUNG_S:
                     asked_s = now_s
-                    if self._left(self._ends()) and pulse.answers(self._cluster):
+                    if self._left(self._ends()) and client_watchdog.answers(self._cluster):
                         reader.close(hung=True)
                         reader = self._reader()
                     if not self._follow and now_s - moved_s > _STALLED_S:
@@ -277,7 +277,7 @@ class Archiver:
             if growing is None:
                 begin = self._covered[partition]
                 assert self._encoding is not None
-                growing = Growing(self._folder, self._encoding, self._topic, partition, begin, now_s)
+                growing = GrowingFile(self._folder, self._encoding, self._topic, partition, begin, now_s)
                 self._growing[partition] = growing
             growing.take(run.messages)
             self._read += len(run.messages)

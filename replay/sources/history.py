@@ -11,18 +11,18 @@ from typing import Any
 import msgspec
 
 from ...topics.errors import Usage
-from .avrofile import open_avro
-from .csvsample import guessed_types
-from .filesource import FileSource
+from .field_mapping import FieldMapping
+from .file_source import FileSource
+from .files.file_entry import FileEntry, find_members
+from .files.storage import absolute, changed_after, fingerprint
 from .format import Format, kind_of
-from .item import NO_LIMIT
-from .lines import BATCH_LINES
-from .member import Member, find_members
-from .parquetfile import open_parquet, parquet_types
-from .shape import Shape
-from .socketlines import SocketSource, parse_address
-from .source import Batch, Part, Position, Replayable, Source
-from .storage import absolute, changed_after, fingerprint
+from .formats.avro_file import open_avro
+from .formats.csv_type_sample import guessed_types
+from .formats.lines import BATCH_LINES
+from .formats.parquet_file import open_parquet, parquet_types
+from .socket_source import SocketSource, parse_address
+from .source import Batch, Part, Replayable, Source, SourcePosition
+from .source_record import NO_LIMIT
 
 __all__ = ["History", "Series", "find_history", "is_socket", "open_part"]
 
@@ -60,7 +60,7 @@ class History:
 
     specs: tuple[str, ...]
     format: Format
-    members: tuple[Member, ...] = ()
+    members: tuple[FileEntry, ...] = ()
     left_out: tuple[str, ...] = ()
     follow: bool = False
     spool: str | None = None
@@ -116,7 +116,7 @@ class History:
             kind, _ = kind_of(member.inside or member.path, self.format)
             if kind not in ("text", "jsonl"):
                 open_part(member, self.schema.format, types=self.schema.parquet).close()
-        Shape(self.format, " ".join(self.specs))
+        FieldMapping(self.format, " ".join(self.specs))
 
     @property
     def schema(self) -> _Schema:
@@ -167,7 +167,7 @@ class History:
         paths = dict.fromkeys(member.path for member in self.members)
         return [path for path in paths if changed_after(path, time_ms)]
 
-    def open(self, position: Position | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
+    def open(self, position: SourcePosition | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
         """Begin to read, at a position that a source gave or at the beginning.
 
         Raises:
@@ -194,7 +194,7 @@ class History:
             columns=self.columns,
         )
 
-    def _open_at(self, member: Member, position: Position | None, batch_lines: int) -> Source:
+    def _open_at(self, member: FileEntry, position: SourcePosition | None, batch_lines: int) -> Source:
         return open_part(
             member,
             self.schema.format,
@@ -212,9 +212,9 @@ class Series:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[FileEntry],
         format: Format,
-        position: Position | None = None,
+        position: SourcePosition | None = None,
         *,
         types: Mapping[str, Any] | None = None,
         batch_lines: int = BATCH_LINES,
@@ -231,7 +231,7 @@ class Series:
         self._done_bytes = sum(member.size_bytes for member in members[: self._at])
         if self._at < len(members):
             self._open = self._open_next(members[self._at], format, position if len(position or ()) > 1 else None)
-            self._next: Position = self._open.begins
+            self._next: SourcePosition = self._open.begins
             self._move_on()
         else:
             self._next = {}
@@ -261,7 +261,7 @@ class Series:
         if self._open is not None:
             self._open.close()
 
-    def _position(self) -> Position:
+    def _position(self) -> SourcePosition:
         return {"file": self._at, **self._next}
 
     def _move_on(self) -> None:
@@ -275,9 +275,9 @@ class Series:
 
 
 def open_part(
-    member: Member,
+    member: FileEntry,
     format: Format,
-    position: Position | None = None,
+    position: SourcePosition | None = None,
     *,
     types: Mapping[str, Any] | None = None,
     batch_lines: int = BATCH_LINES,

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .format import Format
-from .item import BadLine, Item
+from .source_record import BadLine, SourceRecord
 
-__all__ = ["Batch", "Part", "Position", "Replayable", "Source"]
+__all__ = ["Batch", "Part", "Replayable", "Source", "SourcePosition"]
 
 # Plain JSON, opaque to everyone but the kind of source that made it; a source made of others keeps theirs in its own.
-Position = dict[str, Any]
+SourcePosition = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Batch:
         blank: how many lines are no records because nothing stands on them.
     """
 
-    items: Sequence[Item]
-    after: Position
+    items: Sequence[SourceRecord]
+    after: SourcePosition
     bad: Sequence[BadLine] = ()
     blank: int = 0
 
@@ -52,7 +52,7 @@ class Source(Protocol):
     """
 
     @property
-    def begins(self) -> Position: ...
+    def begins(self) -> SourcePosition: ...
 
     def next_batch(self) -> Batch:
         """The next records in order; empty where there are none now.
@@ -93,7 +93,7 @@ class Part:
 
     name: str
     size_bytes: int
-    open: Callable[[Position | None, int], Source]
+    open: Callable[[SourcePosition | None, int], Source]
 
 
 class Replayable(Protocol):
@@ -157,7 +157,7 @@ class Replayable(Protocol):
         """The same; of packed batches it gives the rows, where it would give them as they are."""
         ...
 
-    def open(self, position: Position | None = None, *, batch_lines: int = ...) -> Source:
+    def open(self, position: SourcePosition | None = None, *, batch_lines: int = ...) -> Source:
         """Begin to read, at a position that a source gave or at the beginning.
 
         Raises:

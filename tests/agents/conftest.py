@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 from anabranch import App
-from anabranch.agents.engine.inbox import Position
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.worker import work
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from anabranch.topics.topic_partition import TopicPartition
+from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
 
 sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
 
@@ -164,7 +165,7 @@ class Lab:
 
         def done() -> bool:
             return all(
-                any(app.engine.committed.get(Position(topic, p), 0) >= end for app in apps)
+                any(app.engine.committed.get(TopicPartition(topic, p), 0) >= end for app in apps)
                 for p, end in ends.items()
                 if end
             )
@@ -178,14 +179,14 @@ class Lab:
 
     def ends(self, topic: str) -> dict[int, int]:
         """Partition -> the offset after its last record."""
-        partitions = [TopicPartition(topic, p) for p in range(self.admin.partitions([topic])[topic])]
+        partitions = [KafkaPartition(topic, p) for p in range(self.admin.partitions([topic])[topic])]
         return {p: end for (_, p), end in self.admin.ends(partitions).items()}
 
     def committed(self, group: str, topic: str) -> dict[int, tuple[int, str]]:
         """Partition -> committed offset and its metadata, for partitions that have one."""
         consumer = Consumer(self.cluster.config(group_id=group, enable_auto_commit=False))
         try:
-            asked = [TopicPartition(topic, p) for p in self.ends(topic)]
+            asked = [KafkaPartition(topic, p) for p in self.ends(topic)]
             return {p.partition: (p.offset, p.metadata or "") for p in consumer.committed(asked, 10) if p.offset >= 0}
         finally:
             consumer.close()

@@ -6,11 +6,12 @@ from functools import cache
 from typing import Any
 
 import pyarrow
-from anabranch.agents.engine.inbox import Batch, Position
-from anabranch.agents.engine.rows import rows_of
+from anabranch.agents.engine.packed_rows import rows_of
+from anabranch.agents.engine.record_queue import Batch
 from anabranch.topics.packed import PackedRecord, pack
+from anabranch.topics.topic_partition import TopicPartition
 
-P0, P1 = Position("orders", 0), Position("orders", 1)
+P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
 
 class Fake:
@@ -46,7 +47,7 @@ class FakePacked(Fake):
         return 1, 0
 
 
-def packed(offset: int, rows: int, at: Position = P0) -> Batch:
+def packed(offset: int, rows: int, at: TopicPartition = P0) -> Batch:
     return Batch(at, rows_of(*at, FakePacked(offset, rows)), offset + 1)
 
 
@@ -54,7 +55,7 @@ def place(message: Any) -> tuple[int, int]:
     return message.offset(), getattr(message, "row", 0)
 
 
-def batch(*offsets: int, at: Position = P0, end: int | None = None) -> Batch:
+def batch(*offsets: int, at: TopicPartition = P0, end: int | None = None) -> Batch:
     return Batch(at, [Fake(offset) for offset in offsets], (offsets[-1] + 1) if end is None else end)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from anabranch import App
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.worker import run_worker
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import msgspec
 import pyarrow
 from anabranch import col
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
-from anabranch.agents.flows.sketch import ApproxDistinct
+from anabranch.agents.flows.hyperloglog import ApproxDistinct
 
 __all__ = ["SCHEMA", "Case", "drawn"]
 

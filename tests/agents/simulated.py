@@ -13,14 +13,16 @@ from typing import Any
 
 import pyarrow
 from anabranch import App
-from anabranch.agents.engine.effects import Effects, Output
-from anabranch.agents.engine.inbox import Batch, Inbox, Position
-from anabranch.agents.engine.rows import rows_of
+from anabranch.agents.engine.outbox import Outbox
+from anabranch.agents.engine.packed_rows import rows_of
+from anabranch.agents.engine.record_queue import Batch, RecordQueue
 from anabranch.agents.stream import Stream
-from anabranch.agents.tables.overlay import Overlay
+from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
 from anabranch.topics.errors import Stop
+from anabranch.topics.output import Output
 from anabranch.topics.packed import pack
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
+from anabranch.topics.topic_partition import TopicPartition
 
 __all__ = ["Agents", "Plain", "packed"]
 
@@ -79,7 +81,7 @@ class _Stream:
     """The stream of an agent, with one batch."""
 
     def __init__(self, agents: Agents, topic: Any) -> None:
-        self.engine, self.topic, self.inbox = _Engine(agents), topic, Inbox()
+        self.engine, self.topic, self.inbox = _Engine(agents), topic, RecordQueue()
         self._message: Any = None
         self.batch: Batch | None = None
 
@@ -104,12 +106,12 @@ class Agents:
     def __init__(self, declare: Callable[[App], None]) -> None:
         self.app = App("simulated", topic_partitions=PARTITIONS)
         declare(self.app)
-        self.tables: list[Overlay] = list(self.app.live_tables)
+        self.tables: list[UncommittedWrites] = list(self.app.live_tables)
         for table in self.tables:
             table.changelog_partitions = PARTITIONS
             for partition in range(PARTITIONS):
                 table.add_partition(partition)
-        self.effects = Effects()
+        self.effects = Outbox()
         self.letters: list[tuple[str, Any, Exception]] = []
         self.committed_letters: list[tuple[str, Any, Exception]] = []
         self.topics: dict[str, dict[int, list[Plain]]] = defaultdict(lambda: defaultdict(list))
@@ -128,9 +130,9 @@ class Agents:
         for epoch in epochs:
             for name, agent in self.app.agents.items():
                 if agent.channel.get_topic_name() == topic:
-                    self.epoch(self._streams[name], agent.fun, Position(topic, partition), epoch)
+                    self.epoch(self._streams[name], agent.fun, TopicPartition(topic, partition), epoch)
 
-    def epoch(self, stream: _Stream, function: Any, at: Position, runs: Sequence[Sequence[Any]]) -> None:
+    def epoch(self, stream: _Stream, function: Any, at: TopicPartition, runs: Sequence[Sequence[Any]]) -> None:
         """One agent's, to the commit."""
         batches = [self._batch(at, run) for run in runs]
         stream.inbox.careful = False
@@ -153,7 +155,7 @@ class Agents:
         for table in self.tables:
             table.trust()
 
-    def _batch(self, at: Position, run: Sequence[Any]) -> Batch:
+    def _batch(self, at: TopicPartition, run: Sequence[Any]) -> Batch:
         rows = rows_of(*at, run[0])
         return Batch(at, list(run) if rows is None else rows, run[-1].offset() + 1)
 
@@ -208,7 +210,7 @@ class Agents:
     def _deliver(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
             assert output.key is not None
-            at = HashPlan(PARTITIONS).partition(output.key) if output.partition < 0 else output.partition
+            at = HashPartitioner(PARTITIONS).partition(output.key) if output.partition < 0 else output.partition
             log = self.topics[output.topic][at]
             log.append(Plain(len(log), output.key, output.value))
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from anabranch.agents.engine.commit import ExactlyOnce
-from anabranch.agents.engine.reports import Reports
-from anabranch.agents.tables.changelog import Restoration
-from anabranch.agents.tables.rocks import Owner, RocksStore
+from anabranch.agents.engine.committer import ExactlyOnce
+from anabranch.agents.engine.delivery_reports import Reports
+from anabranch.agents.tables.restoration import Restoration
+from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
 from anabranch.agents.tables.store import Changes, MemoryStore
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import Aborted, TransactionalProducer

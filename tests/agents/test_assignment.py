@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-from anabranch.agents.engine.inbox import Position
-from anabranch.agents.group.assignment import MAX_METADATA_BYTES, Assignment, read_marks, write_marks
+from anabranch.agents.assignment import Assignment
+from anabranch.agents.engine.committed_offsets import MAX_METADATA_BYTES, read_marks, write_marks
 from anabranch.topics.errors import Stop
+from anabranch.topics.topic_partition import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-P0, P1 = Position("orders", 0), Position("orders", 1)
+P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
 marks = st.dictionaries(st.text(max_size=20), st.integers(0, 2**63 - 1), max_size=5)
 
@@ -80,7 +81,7 @@ def test_what_is_counted_is_bytes() -> None:
 
 
 def test_a_committed_offset_is_beside_a_partition_where_any_topic_has_one_of_the_same_number() -> None:
-    other = Position("refunds", 0)
+    other = TopicPartition("refunds", 0)
     assignment = Assignment(starts={P0: 0, other: 5, P1: 0}, uncommitted=[P0, P1])
     assert assignment.committed_beside(P0)
     assert not assignment.committed_beside(P1)

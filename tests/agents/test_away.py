@@ -12,8 +12,8 @@ import pytest
 from anabranch.agents.engine.loop import Engine
 from anabranch.topics import admin
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.broker import EmbeddedBroker
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.devbroker.broker import EmbeddedBroker
 from confluent_kafka import KafkaException
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.tables.changelog import Restoration
-from anabranch.replay.tables.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
-from anabranch.replay.tables.decision import decide
-from anabranch.replay.tables.depot import MANIFEST, depot
-from anabranch.replay.tables.recovery import recover
+from anabranch.agents.tables.restoration import Restoration
+from anabranch.replay.table_backup.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
+from anabranch.replay.table_backup.backup_storage import MANIFEST, depot
+from anabranch.replay.table_backup.restore import recover
+from anabranch.replay.table_backup.restore_plan import decide
 from anabranch.topics.errors import Stop, Usage
 
 PARTITIONS = 2

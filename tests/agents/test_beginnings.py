@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka.admin import AdminClient, NewPartitions

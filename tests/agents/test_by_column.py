@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from anabranch import col
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
-from anabranch.agents.flows.batchfold import BatchFold, Failed
-from anabranch.agents.flows.columns import Doubt, column_of, evaluate
+from anabranch.agents.flows.columnar_expressions import NotVectorizable, column_of, evaluate
+from anabranch.agents.flows.combiner import Combiner, Failed
 from anabranch.agents.flows.expressions import Constant, Expression, Function, Operation
-from anabranch.agents.flows.folding import Aggregating, Joining
-from anabranch.agents.flows.pairs import Pairs
-from anabranch.agents.flows.sketch import ApproxDistinct
-from anabranch.agents.flows.steps import Filter, FlatMap, Map, Select, Step, WithColumns
+from anabranch.agents.flows.hyperloglog import ApproxDistinct
+from anabranch.agents.flows.keying import Keying
+from anabranch.agents.flows.operators import Filter, FlatMap, Map, Operator, Select, WithColumns
+from anabranch.agents.flows.reducers import Aggregating, Joining
 from anabranch.topics.errors import Usage
 from anabranch.topics.serde import codec
 from hypothesis import event, given, settings
@@ -109,7 +109,7 @@ def bits(value: Any) -> Any:
 def test_an_expression_means_the_same_by_column(batch: pa.RecordBatch, expression: Expression) -> None:
     try:
         column = evaluate(expression, lambda name: column_of(batch[name]), batch.num_rows)
-    except Doubt as doubt:
+    except NotVectorizable as doubt:
         event(f"by row: {doubt}")
         return  # row by row, then
     event(f"column of {column.kind}")
@@ -226,7 +226,7 @@ HOWS = st.one_of(
 )
 
 
-def as_the_engine(fold: BatchFold, rows: list[Row], values: list[Any]) -> tuple[dict[Any, Any], Failed]:
+def as_the_engine(fold: Combiner, rows: list[Row], values: list[Any]) -> tuple[dict[Any, Any], Failed]:
     """Row by row; where that raises, and nobody can tell whose it is, each record by itself and then merged."""
     try:
         return fold.each_row(rows, values)
@@ -242,7 +242,7 @@ def as_the_engine(fold: BatchFold, rows: list[Row], values: list[Any]) -> tuple[
     return states, failed
 
 
-def both_ways(fold: BatchFold, batch: pa.RecordBatch, source: Source, keys: list[bytes | None] | None = None) -> bool:
+def both_ways(fold: Combiner, batch: pa.RecordBatch, source: Source, keys: list[bytes | None] | None = None) -> bool:
     """Folds a batch both ways and compares them; whether there was a column way."""
     values = list(map(msgspec.json.encode, batch.to_pylist()))
     rows = [Row(value, key) for value, key in zip(values, keys or [None] * len(values), strict=True)]
@@ -260,11 +260,11 @@ def both_ways(fold: BatchFold, batch: pa.RecordBatch, source: Source, keys: list
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(batches(), st.lists(STEPS, max_size=2), st.sampled_from("tuip"), st.one_of(SIMPLE, EXPRESSIONS), HOWS)
 def test_a_flow_by_column_is_the_flow_by_row(
-    batch: pa.RecordBatch, steps: list[Step], key: str, value: Any, how: Any
+    batch: pa.RecordBatch, steps: list[Operator], key: str, value: Any, how: Any
 ) -> None:
     source = Source()
     left = value if isinstance(how, Joining) else None
-    done = both_ways(BatchFold(Pairs(source, tuple(steps), (key, left)), how), batch, source)
+    done = both_ways(Combiner(Keying(source, tuple(steps), (key, left)), how), batch, source)
     event("by column" if done else "by row")
 
 
@@ -280,7 +280,7 @@ def test_the_greatest_elements_of_a_key_are_those_that_rows_find(
     batch = pa.record_batch(dict(zip(("key", "rank", "name"), map(list, zip(*entries, strict=True)), strict=True)))
     how = Aggregating({"best": Top(of, n), "seen": Seen(col("rank") + 4)})
     source = Source()
-    assert both_ways(BatchFold(Pairs(source, (Filter(col("rank") >= least),), ("key", None)), how), batch, source)
+    assert both_ways(Combiner(Keying(source, (Filter(col("rank") >= least),), ("key", None)), how), batch, source)
 
 
 @settings(deadline=None)
@@ -288,9 +288,9 @@ def test_the_greatest_elements_of_a_key_are_those_that_rows_find(
 def test_records_own_keys_count_without_a_key_by(batch: pa.RecordBatch, data: Any) -> None:
     source, n = Source(), batch.num_rows
     keys = data.draw(st.lists(st.sampled_from([b"x", b"y", "ß".encode(), None]), min_size=n, max_size=n))
-    both_ways(BatchFold(Pairs(source, (Map(col("i") * 2),), None), Joining(sum)), batch, source, keys)
+    both_ways(Combiner(Keying(source, (Map(col("i") * 2),), None), Joining(sum)), batch, source, keys)
     both_ways(
-        BatchFold(Pairs(source, (Filter(col("i") > 1),), None), Aggregating({"n": Count(), "s": Sum("i")})),
+        Combiner(Keying(source, (Filter(col("i") > 1),), None), Aggregating({"n": Count(), "s": Sum("i")})),
         batch,
         source,
         keys,
@@ -304,7 +304,7 @@ def test_columns_are_checked_against_a_declared_type(batch: pa.RecordBatch) -> N
     source = Source(Declared)
     for columns in ({}, {"f": batch["i"]}, {"a": batch["f"]}, {"t": batch["p"]}):
         shown = pa.record_batch({name: columns.get(name, batch[name]) for name in "aftpb"})
-        fold = BatchFold(Pairs(source, (Filter(col("a") > 0),), ("t", "f")), Joining(max), Declared)
+        fold = Combiner(Keying(source, (Filter(col("a") > 0),), ("t", "f")), Joining(max), Declared)
         try:
             list(map(source.decode_value, map(msgspec.json.encode, shown.to_pylist())))
         except msgspec.ValidationError:
@@ -318,8 +318,8 @@ def test_columns_are_checked_against_a_declared_type(batch: pa.RecordBatch) -> N
 def test_batches_that_are_grouped_as_one_give_what_their_rows_give(
     found: list[pa.RecordBatch], key: str, value: Any, how: Any
 ) -> None:
-    fold = BatchFold(
-        Pairs(Source(), (Filter(~col("p").is_null()),), (key, value if isinstance(how, Joining) else None)), how
+    fold = Combiner(
+        Keying(Source(), (Filter(~col("p").is_null()),), (key, value if isinstance(how, Joining) else None)), how
     )
     pieces, values = [], []
     for batch in found:
@@ -337,7 +337,7 @@ def test_batches_that_are_grouped_as_one_give_what_their_rows_give(
 
 
 def test_sums_that_may_leave_64_bits_together_are_not_grouped_as_one() -> None:
-    fold = BatchFold(Pairs(Source(), (), ("key", "n")), Joining(sum))
+    fold = Combiner(Keying(Source(), (), ("key", "n")), Joining(sum))
 
     def piece(n: int) -> Any:
         made = fold.piece(pa.record_batch({"key": ["a", "b"], "n": [n, 1]}), [])
@@ -360,11 +360,11 @@ def test_a_usual_batch_goes_by_column_and_dirty_rows_alone_by_row() -> None:
         {"key": ["b", "a", None, "b", "c"], "amount": [0.1, 0.2, 1.0, 0.3, None], "n": [1, 2, 3, 0, 5]}
     )
     for flow, states, dirty in (
-        (Pairs(source, (), ("key", "amount")), {"b": 0.4, "a": 0.2}, [2, 4]),
-        (Pairs(source, (Filter(~col("amount").is_null()),), ("key", "n")), {"b": 1, "a": 2}, [2]),
-        (Pairs(source, (WithColumns({"x": 6 // col("n")}),), ("key", "x")), {"b": 6, "a": 3, "c": 1}, [2, 3]),
+        (Keying(source, (), ("key", "amount")), {"b": 0.4, "a": 0.2}, [2, 4]),
+        (Keying(source, (Filter(~col("amount").is_null()),), ("key", "n")), {"b": 1, "a": 2}, [2]),
+        (Keying(source, (WithColumns({"x": 6 // col("n")}),), ("key", "x")), {"b": 6, "a": 3, "c": 1}, [2, 3]),
     ):
-        fold = BatchFold(flow, Joining(sum))
+        fold = Combiner(flow, Joining(sum))
         assert fold.by_column
         assert both_ways(fold, batch, source)
         found, failed = fold.columns(batch, [Row(msgspec.json.encode(row), None) for row in batch.to_pylist()]) or (
@@ -376,8 +376,8 @@ def test_a_usual_batch_goes_by_column_and_dirty_rows_alone_by_row() -> None:
 
 
 def test_only_fields_and_expressions_go_by_column() -> None:
-    def fold(how: Any, *steps: Step, key: Any = "k", value: Any = "v") -> bool:
-        return BatchFold(Pairs(Source(), steps, (key, value)), how).by_column
+    def fold(how: Any, *steps: Operator, key: Any = "k", value: Any = "v") -> bool:
+        return Combiner(Keying(Source(), steps, (key, value)), how).by_column
 
     class Own(Sum):
         def taken(self) -> Any:

@@ -6,13 +6,13 @@ import threading
 import time
 
 import pytest
-from anabranch.agents.engine.commit import AtLeastOnce, EpochPlan, ExactlyOnce
-from anabranch.agents.engine.effects import Output
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.committer import AtLeastOnce, EpochPlan, ExactlyOnce
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.tables.store import Changes
-from anabranch.topics import pulse
-from anabranch.topics.client import Cluster
+from anabranch.topics import client_watchdog
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Hung, Rebuild
+from anabranch.topics.output import Output
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import KafkaException
 
@@ -23,7 +23,7 @@ def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
     # A producer that nobody answers, of a cluster that does: as one that has forgotten all of its brokers.
     committer = AtLeastOnce(Cluster(f"127.0.0.1:{free_port()}", {"log_level": "0"}), None)
     monkeypatch.setattr(committer, "_cluster", broker)
-    monkeypatch.setattr(pulse, "HUNG_S", 0.5)
+    monkeypatch.setattr(client_watchdog, "HUNG_S", 0.5)
     plan = EpochPlan([Output("nowhere", b"1", None, 0, 0, None)], {}, [], None)
     with pytest.raises(Hung):
         committer.commit(plan)

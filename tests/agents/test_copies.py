@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.settings import EngineSettings
-from anabranch.agents.tables.standby import copies_of, heirs
-from anabranch.agents.web.condition import samples
+from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.tables.standby_placement import copies_of, heirs
+from anabranch.agents.web.health import samples
 from anabranch.agents.web.metrics import TABLE_KEYS
 
 KEYS = 200

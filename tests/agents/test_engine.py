@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.topics.admin import TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import faust
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 
 
 async def condition(true: Any) -> None:

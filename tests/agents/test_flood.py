@@ -7,53 +7,53 @@ from typing import Any
 
 import pyarrow
 import pytest
-from anabranch.agents.engine.flood import Flood, Outcome
-from anabranch.agents.policy import Retry
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.failure_rate import FailureRate, Outcome
+from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.failure_policy import Retry
 from anabranch.topics.errors import Stop
 from anabranch.topics.packed import pack
 from failing import Boom
 
 
-def note(flood: Flood, now_s: float, handled: int, failed: int) -> None:
+def note(flood: FailureRate, now_s: float, handled: int, failed: int) -> None:
     flood.note(now_s, {"total": Outcome(handled, failed)})
 
 
 def test_a_few_bad_records_are_no_flood_however_large_their_share():
-    note(Flood(0.5), 0.0, handled=999, failed=999)
+    note(FailureRate(0.5), 0.0, handled=999, failed=999)
 
 
 def test_many_bad_records_are_no_flood_where_most_are_good():
-    flood = Flood(0.5)
+    flood = FailureRate(0.5)
     for second in range(300):
         note(flood, float(second), handled=2_000, failed=1_000)
 
 
 def test_more_than_the_share_is_a_flood():
-    flood = Flood(0.5)
+    flood = FailureRate(0.5)
     note(flood, 0.0, handled=1_000, failed=900)
     with pytest.raises(Stop, match="agent total: 1,000 of the last 1,100 records failed"):
         note(flood, 1.0, handled=100, failed=100)
 
 
 def test_what_is_longer_ago_than_a_minute_is_forgotten():
-    flood = Flood(0.5)
+    flood = FailureRate(0.5)
     for minute in range(10):
         note(flood, minute * 61.0, handled=900, failed=900)
 
 
 def test_a_share_of_one_lets_everything_pass():
-    note(Flood(1.0), 0.0, handled=5_000, failed=5_000)
+    note(FailureRate(1.0), 0.0, handled=5_000, failed=5_000)
 
 
 def test_an_agent_that_loses_all_is_a_flood_beside_others_that_lose_nothing():
-    flood = Flood(0.5)
+    flood = FailureRate(0.5)
     with pytest.raises(Stop, match="agent broken: 1,000 of the last 1,000 records failed"):
         flood.note(0.0, {"fine": Outcome(50_000, 0), "broken": Outcome(1_000, 1_000)})
 
 
 def test_agents_that_lose_some_are_no_flood_however_many_they_are():
-    Flood(0.5).note(0.0, {f"agent {n}": Outcome(3_000, 1_400) for n in range(10)})
+    FailureRate(0.5).note(0.0, {f"agent {n}": Outcome(3_000, 1_400) for n in range(10)})
 
 
 COUNT = 2_000

@@ -14,16 +14,17 @@ import msgspec
 import pyarrow as pa
 import pytest
 from anabranch import col
-from anabranch.agents.engine.effects import Effects, Output, Partials
-from anabranch.agents.engine.inbox import Position
+from anabranch.agents.engine.outbox import Outbox, Partials
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
-from anabranch.agents.flows.batchfold import BatchFold
+from anabranch.agents.flows.combiner import Combiner
 from anabranch.agents.flows.flow import Flow
-from anabranch.agents.flows.folding import Aggregating, Joining, folded
-from anabranch.agents.flows.sketch import ApproxDistinct
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.flows.hyperloglog import ApproxDistinct
+from anabranch.agents.flows.reducers import Aggregating, Joining, folded
 from anabranch.topics.errors import Usage
+from anabranch.topics.output import Output
 from anabranch.topics.packed import pack
+from anabranch.topics.topic_partition import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -148,8 +149,8 @@ async def test_packed_batches_go_through_flows_by_column_and_their_dirty_rows_go
 
     The flow "odd" of plain functions and the column ways of the others meet the same rows.
     """
-    monkeypatch.setattr(BatchFold, "columns", counted := Counted(BatchFold.columns))
-    monkeypatch.setattr(BatchFold, "piece", waiting := Counted(BatchFold.piece))
+    monkeypatch.setattr(Combiner, "columns", counted := Counted(Combiner.columns))
+    monkeypatch.setattr(Combiner, "piece", waiting := Counted(Combiner.piece))
     topic, app = lab.topic(2), lab.app(lab.fresh("app"), topic_partitions=2)
     source = app.topic(topic, value_type=declared)
     source.map(col("amount") * 2).reduce(sum, "doubled")
@@ -215,7 +216,7 @@ async def hurried(lab: Any, topic: str, app: Any) -> None:
     ends = lab.ends(topic)
 
     def done() -> bool:
-        if all(app.engine.committed.get(Position(topic, p), 0) >= end for p, end in ends.items()):
+        if all(app.engine.committed.get(TopicPartition(topic, p), 0) >= end for p, end in ends.items()):
             return True
         app.engine.hurry()
         return False
@@ -227,7 +228,7 @@ async def test_packed_batches_of_an_epoch_are_folded_as_one_and_others_see_them_
     lab, record, table_of, drain, monkeypatch
 ) -> None:
     """p0: packed 600, row 7 dirty │ 600 │ "look" │ 600      p1: packed 600; somebody else has written text at a key"""
-    monkeypatch.setattr(BatchFold, "grouped", counted := Counted(BatchFold.grouped))
+    monkeypatch.setattr(Combiner, "grouped", counted := Counted(Combiner.grouped))
     topic, other = lab.topic(2), lab.topic(2, "other")
     app = lab.app(lab.fresh("app"), topic_partitions=2, settings=PATIENT)
     sums = app.topic(topic).map(col("amount")).reduce(sum, "sums")
@@ -385,7 +386,7 @@ def test_what_is_in_no_order_is_refused_wherever_it_comes(how: Any) -> None:
 
 
 def test_partial_results_of_an_epoch_are_one_record_a_key() -> None:
-    effects = Effects()
+    effects = Outbox()
     partials = effects.partials["t"] = Partials(
         lambda a, b: a + b,
         lambda states, at_ms: [

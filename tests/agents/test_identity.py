@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from anabranch.agents.group import identity
-from anabranch.agents.group.identity import Identity
+from anabranch.agents.engine import worker_identity
+from anabranch.agents.engine.worker_identity import Identity
 from anabranch.topics.errors import Stop
 
 # Takes a slot, says which, and keeps it until its input ends.
 HOLDER = """
 import sys
 from pathlib import Path
-from anabranch.agents.group.identity import Identity
+from anabranch.agents.engine.worker_identity import Identity
 held = Identity(Path(sys.argv[1]))
 print(held.slot, held.name, flush=True)
 sys.stdin.read()
@@ -124,6 +124,6 @@ def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
 
 
 def test_a_full_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "MAX_SLOTS", 1)
+    monkeypatch.setattr(worker_identity, "MAX_SLOTS", 1)
     with Identity(tmp_path), pytest.raises(Stop, match="all 1 identities are taken"):
         Identity(tmp_path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from anabranch.agents.engine.inbox import Batch, Inbox, Position
+from anabranch.agents.engine.record_queue import Batch, RecordQueue
+from anabranch.topics.topic_partition import TopicPartition
 from handed import P0, P1, Fake, packed, place
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,14 +23,14 @@ class InboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inbox = Inbox()
+        self.inbox = RecordQueue()
         self.inbox.shared = self.shared
-        self.log: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
+        self.log: dict[TopicPartition, list[tuple[int, int]]] = {P0: [], P1: []}
         self.end = {P0: 0, P1: 0}
         self.kept: list[Batch] = []
-        self.handled: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
-        self.committed: dict[Position, list[tuple[int, int]]] = {P0: [], P1: []}
-        self.marks: dict[Position, int] = {}
+        self.handled: dict[TopicPartition, list[tuple[int, int]]] = {P0: [], P1: []}
+        self.committed: dict[TopicPartition, list[tuple[int, int]]] = {P0: [], P1: []}
+        self.marks: dict[TopicPartition, int] = {}
         self.taken: Batch | None = None
         self.at_record = -1
 
@@ -38,7 +39,7 @@ class InboxMachine(RuleBasedStateMachine):
         gaps=st.lists(st.integers(0, 2), min_size=1, max_size=5),
         trailing=st.integers(0, 1),
     )
-    def arrives(self, at: Position, gaps: list[int], trailing: int) -> None:
+    def arrives(self, at: TopicPartition, gaps: list[int], trailing: int) -> None:
         new: list[int] = []
         for gap in gaps:
             new.append(self.end[at] + gap)
@@ -55,7 +56,7 @@ class InboxMachine(RuleBasedStateMachine):
         self.inbox.put(made)
 
     @rule(at=st.sampled_from([P0, P1]), rows=st.integers(1, 4))
-    def arrives_packed(self, at: Position, rows: int) -> None:
+    def arrives_packed(self, at: TopicPartition, rows: int) -> None:
         made = packed(self.end[at], rows, at)
         if self.shared:
             made = made._replace(messages=made.messages.only(range(1, rows, 2)))

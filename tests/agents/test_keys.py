@@ -13,13 +13,13 @@ import msgspec
 import pyarrow as pa
 import pytest
 from anabranch import col
-from anabranch.agents.engine.inbox import Position
 from anabranch.agents.flows.aggregates import Count, Distinct, Max, Sum, Top
-from anabranch.agents.flows.sketch import ApproxDistinct
+from anabranch.agents.flows.hyperloglog import ApproxDistinct
 from anabranch.topics.errors import BadRecord, Usage
 from anabranch.topics.keys import plain, record_key
 from anabranch.topics.packed import pack
 from anabranch.topics.serde import key_codec
+from anabranch.topics.topic_partition import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
@@ -70,7 +70,7 @@ async def passed_on(lab: Any, drain: Any, apps: list[Any], tables: list[str]) ->
 
         def done(name: str = name, last: dict[int, int] = last) -> bool:
             committed = [app.engine.committed for app in apps]
-            return all(any(c.get(Position(name, p), 0) > at for c in committed) for p, at in last.items())
+            return all(any(c.get(TopicPartition(name, p), 0) > at for c in committed) for p, at in last.items())
 
         await lab.until(done, f"all of {name} committed")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from anabranch.topics.admin import TopicSpec
+from anabranch.topics.consumer_groups import Groups
 from anabranch.topics.errors import Stop
-from anabranch.topics.groups import Groups
 from confluent_kafka import Consumer, TopicPartition
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from anabranch import App
 from anabranch.agents.engine.rebalance import Rebalancing
-from anabranch.agents.tables.rocks import Owner, RocksStore, Unfit
+from anabranch.agents.tables.rocksdb_store import Owner, RocksStore, Unfit
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Stop
 

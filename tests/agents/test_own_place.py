@@ -9,7 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from anabranch.agents.flows.aggregates import Count
-from anabranch.topics.partition import HashPlan, RangePlan
+from anabranch.topics.partitioners import HashPartitioner, RangePartitioner
 from yarl import URL
 
 SAID = "is not where records with that key belong"
@@ -79,7 +79,7 @@ async def test_keys_of_a_range_planned_topic_and_tuples_are_answered_by_any_work
         app = lab.app(name, worker=worker, web_enabled=True, web_port=free_port())
         counts = app.Table("counts", default=int)
 
-        @app.agent(app.topic(ranged, value_type=str, plan=RangePlan.parsed("c,f")), name="count")
+        @app.agent(app.topic(ranged, value_type=str, plan=RangePartitioner.parsed("c,f")), name="count")
         async def count(stream):
             async for word in stream:
                 counts[word] += 1
@@ -95,9 +95,9 @@ async def test_keys_of_a_range_planned_topic_and_tuples_are_answered_by_any_work
     a, b = program("a"), program("b")
     async with lab.running(a, b):
         await lab.until(lambda: all(app.engine.owned and not app.engine.rebalancing for app in (a, b)))
-        plan = RangePlan.parsed("c,f")
+        plan = RangePartitioner.parsed("c,f")
         assert a.partitioner_of(ranged, 3) == plan
-        assert a.partitioner_of(hashed, 3) == HashPlan(3)
+        assert a.partitioner_of(hashed, 3) == HashPartitioner(3)
         lab.produce(ranged, [record(word, word, partition=plan.partition(word.encode())) for word in WORDS])
         lab.produce(hashed, [(str(("hashed", word)), word) for word in WORDS])
         await lab.caught_up(ranged, a, b)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from anabranch import Retry, current_event
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.topics.packed import pack
 
 BAD = -1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from anabranch.agents.settings import EngineSettings, PackedLimits
+from anabranch.agents.engine.settings import EngineSettings, PackedLimits
 from anabranch.topics.packed import CONTENT_TYPE, pack
 
 ABOUT = {b"anabranch.packed": b"1", b"anabranch.value": b"json"}

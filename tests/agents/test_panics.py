@@ -14,9 +14,9 @@ from unittest.mock import Mock
 
 import pytest
 from anabranch.agents import worker
-from anabranch.agents.policy import Retry
-from anabranch.agents.settings import EngineSettings
-from anabranch.agents.web.condition import not_ready
+from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.failure_policy import Retry
+from anabranch.agents.web.health import not_ready
 from anabranch.topics.errors import Stop
 from polars.exceptions import PanicException
 

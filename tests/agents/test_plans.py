@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from anabranch.topics.errors import Usage
-from anabranch.topics.partition import RangePlan
+from anabranch.topics.partitioners import RangePartitioner
 
-PLAN = RangePlan.parsed("g,p")
+PLAN = RangePartitioner.parsed("g,p")
 WORDS = ["apple", "fig", "grape", "kiwi", "orange", "pear", "quince"]
 
 
@@ -42,7 +42,7 @@ async def test_agents_keep_to_a_plan_that_they_declare_and_to_one_they_find(lab,
 async def test_another_plan_than_the_topic_s_ends_the_worker(lab) -> None:
     ranged = lab.fresh("ranged")
     apps = [lab.app(lab.fresh("app")) for _ in range(2)]
-    for app, plan in zip(apps, (PLAN, RangePlan.parsed("h,p")), strict=True):
+    for app, plan in zip(apps, (PLAN, RangePartitioner.parsed("h,p")), strict=True):
 
         @app.agent(app.topic(ranged, value_type=str, plan=plan))
         async def read(stream):

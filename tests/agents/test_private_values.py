@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anabranch.agents.tables.expiring import ExpiringTable
-from anabranch.agents.tables.globaltable import GlobalTable
-from anabranch.agents.tables.overlay import end_record
+from anabranch.agents.tables.global_table import GlobalTable
 from anabranch.agents.tables.table import Table
+from anabranch.agents.tables.ttl_table import TtlTable
+from anabranch.agents.tables.uncommitted_writes import end_record
 from handmade import Basket, known, made, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,7 +191,7 @@ def stored_of(table: Table) -> dict[Any, Any]:
 
 
 def expiring(default: Any) -> Table:
-    table = ExpiringTable("t", default=default, ttl_ms=1_000, clock=lambda: 5)
+    table = TtlTable("t", default=default, ttl_ms=1_000, clock=lambda: 5)
     table.changelog_partitions = 3
     table.add_partition(0)
     return table

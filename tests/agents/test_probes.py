@@ -8,8 +8,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from anabranch.agents.settings import EngineSettings
-from anabranch.agents.web.metrics import Histogram, Metric, Sample, exposition
+from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.histogram import Histogram
+from anabranch.agents.web.metrics import Metric, Sample, exposition
 from anabranch.topics.errors import Usage
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from anabranch.agents.flows import flow
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from random_flows import SCHEMA, Case, drawn
 from simulated import PARTITIONS, Agents, Plain, packed
 
@@ -40,7 +40,7 @@ def handed(way: str, case: Case, chance: random.Random) -> dict[int, Epochs]:
     of: dict[int, list[Any]] = defaultdict(list)
     for number, row in enumerate(case.rows):
         key = None if row is None else row["__key"]
-        place = number % PARTITIONS if key is None else HashPlan(PARTITIONS).partition(key.encode())
+        place = number % PARTITIONS if key is None else HashPartitioner(PARTITIONS).partition(key.encode())
         of[place].append((number, row))
     made: dict[int, Epochs] = {}
     for place, found in of.items():

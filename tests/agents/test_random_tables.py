@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 import pytest
-from anabranch.agents.engine.inbox import Position
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
+from anabranch.topics.topic_partition import TopicPartition
 from random_tables import DEFAULTS, drawn, expected, run
 
 SECONDS = float(os.environ.get("ANABRANCH_FUZZ_S", "1"))
@@ -43,7 +43,7 @@ def committed(lab: Any, topic: str, app: Any) -> bool:
     """Whether all records are; where they are handed over, the epoch is told to end."""
     app.raise_if_stopped()
     (end,) = lab.ends(topic).values()
-    if app.engine.committed.get(Position(topic, 0), 0) >= end:
+    if app.engine.committed.get(TopicPartition(topic, 0), 0) >= end:
         return True
     if app.engine.records_total >= end:
         app.engine.hurry()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.engine.commit import EpochPlan, ExactlyOnce
-from anabranch.agents.engine.effects import Output
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.committer import EpochPlan, ExactlyOnce
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.topics.errors import Stop
+from anabranch.topics.output import Output
 from anabranch.topics.producer import Aborted, TransactionalProducer
 
 PARTITIONS = 4

@@ -9,10 +9,10 @@ import threading
 from typing import Self
 
 import pytest
-from anabranch.agents.engine.commit import AtLeastOnce, EpochPlan, ExactlyOnce
-from anabranch.agents.engine.effects import Output
+from anabranch.agents.engine.committer import AtLeastOnce, EpochPlan, ExactlyOnce
 from anabranch.agents.tables.store import Changes
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.output import Output
 from anabranch.topics.producer import Aborted
 
 _PRODUCE = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from anabranch import current_event
-from anabranch.agents.engine.refused import Rules
+from anabranch.agents.engine.rejected_records import Rules
 from anabranch.topics.errors import Stop, Usage
 
 AT = 3

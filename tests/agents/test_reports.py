@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from anabranch import App, current_event
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import TopicPartition

@@ -16,12 +16,13 @@ import aiohttp
 import msgspec
 import pytest
 from anabranch import App
-from anabranch.agents.engine.inbox import Position
-from anabranch.agents.tables.progress import RestoreProgress
+from anabranch.agents.tables.restore_progress import RestoreProgress
 from anabranch.agents.worker import work
-from anabranch.replay.show.bar import RestoreBar
+from anabranch.replay.cli.restore_bar import RestoreBar
 from anabranch.topics.errors import Stop
-from confluent_kafka import Producer, TopicPartition
+from anabranch.topics.topic_partition import TopicPartition
+from confluent_kafka import Producer
+from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from rich.console import Console
 
@@ -92,7 +93,7 @@ def numbers(app: App) -> set[int]:
 
 def committed(app: App, topic: str, ends: dict[int, int], *partitions: int) -> bool:
     app.raise_if_stopped()
-    return all(app.engine.committed.get(Position(topic, p), 0) >= ends[p] for p in partitions)
+    return all(app.engine.committed.get(TopicPartition(topic, p), 0) >= ends[p] for p in partitions)
 
 
 async def restore_over_http(app: App) -> Any:
@@ -126,7 +127,7 @@ async def test_agents_work_on_what_is_restored_while_the_rest_is_not(lab, drain,
     progress = engine.restoring
     assert (progress.partitions_left, progress.offsets_left) == (1, 1)
     assert progress.partitions == (3 if store == "memory://" else 1), "what is at its end is not restored"
-    assert Position(topic, 1) not in engine.committed
+    assert TopicPartition(topic, 1) not in engine.committed
     answer = await restore_over_http(app)
     assert (answer["restoring"], answer["partitions_left"], answer["offsets_left"]) == (True, 1, 1)
     assert answer["share"] == progress.share
@@ -200,7 +201,7 @@ async def test_changelog_records_that_are_deleted_under_a_restore_stop_the_worke
     await lab.until(lambda: app._consumer and app.engine.restoring and app.engine.restoring.records)
     lab.produce(changelog, [("later", 1)] * 3)
     admin = AdminClient(lab.cluster.config())
-    for future in admin.delete_records([TopicPartition(changelog, 0, lab.ends(changelog)[0])]).values():
+    for future in admin.delete_records([KafkaPartition(changelog, 0, lab.ends(changelog)[0])]).values():
         future.result(30)
     with pytest.raises(Stop, match=r"records of .*-changelog\[0\] were deleted before they were read"):
         await asyncio.wait_for(running, 30)
@@ -233,7 +234,7 @@ async def test_a_changelog_that_has_lost_its_beginning_stops_a_worker_that_needs
         resource = ConfigResource(ResourceType.TOPIC, changelog, incremental_configs=[entry])
         admin.incremental_alter_configs([resource])[resource].result(30)
         if policy == "delete":
-            gone = admin.delete_records([TopicPartition(changelog, 0, lab.ends(changelog)[0])])
+            gone = admin.delete_records([KafkaPartition(changelog, 0, lab.ends(changelog)[0])])
             for future in gone.values():
                 future.result(30)
     error = await lab.stopped_by(made("b"))

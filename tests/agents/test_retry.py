@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from anabranch import Retry
-from anabranch.agents.engine.inbox import Position
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.topics.errors import BadRecord, Stop
+from anabranch.topics.topic_partition import TopicPartition
 
 # A wait that no test sits out: what is seen before it ends did not wait for it.
 FOR_LONG = Retry(times=9, first_s=600.0, most_s=600.0)
@@ -118,10 +118,10 @@ async def test_while_a_record_waits_only_what_is_behind_it_does_and_a_stop_does_
     lab.produce(topic, [record(v, None, 0, None, 0) for v in (1, 2, -1, 3, 4)])
     async with lab.running(app):
         lab.produce(topic, [record(v, None, 0, None, 1) for v in (10, 20)])
-        await lab.until(lambda: app.engine.committed.get(Position(topic, 1)) == 2)
-        await lab.until(lambda: app.engine.committed.get(Position(topic, 0)) == 2)
+        await lab.until(lambda: app.engine.committed.get(TopicPartition(topic, 1)) == 2)
+        await lab.until(lambda: app.engine.committed.get(TopicPartition(topic, 0)) == 2)
         lab.produce(topic, [record(v, None, 0, None, p) for v, p in ((5, 0), (30, 1))])
-        await lab.until(lambda: app.engine.committed.get(Position(topic, 1)) == 3)
+        await lab.until(lambda: app.engine.committed.get(TopicPartition(topic, 1)) == 3)
         await lab.until(lambda: sums.get("other False") == 14)
     assert set(seen) == {1, 2, 10, 20, 30}
     seen.clear()
@@ -152,7 +152,7 @@ async def test_a_partition_that_goes_away_while_its_record_waits_is_the_other_wo
     lab.produce(topic, [record(v, None, 0, None, v % 2) for v in (10, 11, 100, 101, 20, 21)])
     a, b = program("a", mended=False), program("b", mended=True)
     async with lab.running(a):
-        await lab.until(lambda: [a.engine.committed.get(Position(topic, p)) for p in (0, 1)] == [1, 1])
+        await lab.until(lambda: [a.engine.committed.get(TopicPartition(topic, p)) for p in (0, 1)] == [1, 1])
         async with lab.running(b):
             await lab.until(lambda: len(a.engine.owned) == len(b.engine.owned) == 1)
             (mine,) = b.engine.owned
@@ -195,7 +195,9 @@ async def test_what_gathers_behind_a_waiting_record_is_bounded_and_not_lost(lab,
         await lab.until(lambda: watched(most >= 200), "records gather")
         for v in range(1, 21):
             lab.produce(topic, [record(-v, None, 0, None, 1)])
-            await lab.until(lambda v=v: watched(app.engine.committed.get(Position(topic, 1), 0) >= v), "the other one")
+            await lab.until(
+                lambda v=v: watched(app.engine.committed.get(TopicPartition(topic, 1), 0) >= v), "the other one"
+            )
         assert most < 1_500, "a poll or two beyond the bound"
         broken = False
         await lab.caught_up(topic, app)

@@ -11,24 +11,24 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from anabranch import current_event
-from anabranch.agents.engine import retries
-from anabranch.agents.engine.inbox import Position
-from anabranch.replay.dlq.dlq import DeadLetters, PutBack
-from anabranch.replay.dlq.letters import Wanted
+from anabranch.agents.engine import retry_topics
+from anabranch.replay.dead_letters.letters import Wanted
+from anabranch.replay.dead_letters.republisher import DeadLetters, Republication
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
-from anabranch.topics.deadletter import Origin, dead_letter, retry_topic
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.dead_letter import Origin, dead_letter, retry_topic
 from anabranch.topics.packed import pack
-from anabranch.topics.partition import RangePlan
-from anabranch.topics.plans import Plans
+from anabranch.topics.partitioner_registry import PartitionerRegistry
+from anabranch.topics.partitioners import RangePartitioner
 from anabranch.topics.producer import TransactionalProducer
+from anabranch.topics.topic_partition import TopicPartition
 from failing import Boom
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers look for retry topics without a pause."""
-    monkeypatch.setattr(retries, "LOOK_S", 0.05)
+    monkeypatch.setattr(retry_topics, "LOOK_S", 0.05)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def put_back(broker: Cluster, fresh: Any) -> Any:
     """Puts back the dead letters of a topic: what was not put back yet."""
     runs = fresh("runs")
 
-    def put(topic: str, **wanted: Any) -> PutBack:
+    def put(topic: str, **wanted: Any) -> Republication:
         return DeadLetters(broker, f"{topic}.dlq", runs_topic=runs).put_back(Wanted(**wanted))
 
     return put
@@ -47,7 +47,7 @@ def retried(lab: Any, drain: Any) -> Any:
     """Waits until what was put back is processed; behind it are only markers of transactions."""
 
     async def wait(app: Any, topic: str) -> None:
-        ends = {Position(topic, message.partition()): message.offset() + 1 for message in drain(topic)}
+        ends = {TopicPartition(topic, message.partition()): message.offset() + 1 for message in drain(topic)}
         assert ends
 
         def done() -> bool:
@@ -240,7 +240,7 @@ async def test_a_row_of_a_packed_batch_comes_back_alone(lab, record, table_of, p
 async def test_partitions_and_plan_of_a_retry_topic_are_those_of_its_source(
     lab, record, broker, put_back, retried
 ) -> None:
-    topic, name, plan = lab.fresh("in"), lab.fresh("app"), RangePlan.parsed("g,p")
+    topic, name, plan = lab.fresh("in"), lab.fresh("app"), RangePartitioner.parsed("g,p")
     app, bad, seen = lab.app(name), ["z"], []
 
     @app.agent(app.topic(topic, plan=plan, value_type=str), name="ranged")
@@ -256,7 +256,7 @@ async def test_partitions_and_plan_of_a_retry_topic_are_those_of_its_source(
         bad.clear()
         assert put_back(topic).sent == 1
         retry = f"{name}-ranged-retry"
-        assert (lab.admin.partitions([retry]), Plans(broker).of([retry])) == ({retry: 3}, {retry: plan})
+        assert (lab.admin.partitions([retry]), PartitionerRegistry(broker).of([retry])) == ({retry: 3}, {retry: plan})
         await retried(app, retry)
     assert seen == [2]
 
@@ -278,7 +278,7 @@ async def test_an_app_that_begins_at_the_end_of_its_topics_reads_its_letters_all
 
 
 async def test_by_kip_848_a_retry_topic_is_no_reason_to_fear_for_the_tables(lab, table_of, put_back, retried) -> None:
-    from anabranch.agents.settings import EngineSettings
+    from anabranch.agents.engine.settings import EngineSettings
 
     topic, name = lab.topic(), lab.fresh("app")
     two = Two(lab, topic, name, settings=EngineSettings(group_protocol="consumer"))
@@ -309,7 +309,7 @@ def test_killed_in_the_middle_each_agent_gets_the_rest_once(broker, fresh, drain
     bury(broker, topic, [{"partition": n % 2, "offset": n, "app": app, "agent": "ab"[n % 3 == 0]} for n in range(12)])
     runs, commits = fresh("runs"), TransactionalProducer.commit
 
-    def again() -> PutBack:
+    def again() -> Republication:
         return DeadLetters(broker, f"{topic}.dlq", runs_topic=runs, transaction_letters=2).put_back(Wanted())
 
     def dies(at: int) -> Any:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from anabranch.agents.tables.rocks import Owner, RocksStore, Unfit
+from anabranch.agents.tables.rocksdb_store import Owner, RocksStore, Unfit
 from anabranch.agents.tables.store import Changes
 from anabranch.topics.errors import Stop, Usage
 from hypothesis import HealthCheck, given, settings
@@ -68,7 +68,7 @@ def test_it_reopens_as_it_was_closed(tmp_path_factory: pytest.TempPathFactory, m
 WRITER = """
     import sys
     from pathlib import Path
-    from anabranch.agents.tables.rocks import Owner, RocksStore
+    from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
     from anabranch.agents.tables.store import Changes
 
     store = RocksStore(Path(sys.argv[1]), Owner("shop", "totals", 3, "cluster-id", "changelog-id"))
@@ -225,7 +225,7 @@ def test_a_store_of_somebody_else_is_unfit_and_stays_as_it_is(tmp_path: Path, fi
 
 def test_a_store_of_another_format_is_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = filled(tmp_path / "t-3")
-    monkeypatch.setattr("anabranch.agents.tables.rocks.FORMAT", 2)
+    monkeypatch.setattr("anabranch.agents.tables.rocksdb_store.FORMAT", 2)
     with pytest.raises(Unfit, match="its format is 1, not 2"):
         RocksStore(folder, OWNER)
 
@@ -236,7 +236,7 @@ def test_a_store_that_is_open_cannot_be_opened_again_and_is_not_taken_for_damage
     with pytest.raises(Stop, match="open in another process"):
         RocksStore(folder, OWNER)
     second = (
-        "from pathlib import Path; from anabranch.agents.tables.rocks import Owner, RocksStore; "
+        "from pathlib import Path; from anabranch.agents.tables.rocksdb_store import Owner, RocksStore; "
         f"RocksStore(Path({str(folder)!r}), {OWNER!r})"
     )
     ended = subprocess.run([sys.executable, "-c", second], capture_output=True, text=True)

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from anabranch.agents.web.directory import Claim, Directory
-from anabranch.agents.web.routing import FORWARDED
+from anabranch.agents.web.key_routing import FORWARDED
+from anabranch.agents.web.worker_registry import Claim, WorkerRegistry
 from yarl import URL
 
 PARTITIONS = 4
@@ -157,4 +157,4 @@ def test_a_worker_on_loopback_of_another_machine_is_not_reachable(url: str, host
 
 def test_the_topic_is_named_after_the_app(lab) -> None:
     app = lab.app(lab.fresh("app"))
-    assert Directory(app).topic == f"{app.conf.id}-workers"
+    assert WorkerRegistry(app).topic == f"{app.conf.id}-workers"

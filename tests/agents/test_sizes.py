@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from anabranch.agents.engine.commit import AtLeastOnce
+from anabranch.agents.engine.committer import AtLeastOnce
 from anabranch.topics.errors import Stop
 
 LIMIT = 100_000

@@ -45,7 +45,7 @@ async def test_what_fails_beside_agents_ends_the_worker_by_name(lab, monkeypatch
     stop = await lab.stopped_by(app)
     assert isinstance(stop, Stop)
     assert stop.args[0] == f"{kind} {fun.__module__}.{fun.__qualname__} failed: {said}"
-    (logged,) = [r for r in caplog.records if r.name == "anabranch.agents.tasks"]
+    (logged,) = [r for r in caplog.records if r.name == "anabranch.agents.background_tasks"]
     assert logged.getMessage() == f"{kind} {fun.__module__}.{fun.__qualname__} failed: the worker ends"
     assert logged.exc_info
 

@@ -10,12 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from anabranch.agents.tables.expiring import ExpiringTable
-from anabranch.agents.tables.rocks import Owner, RocksStore
-from anabranch.agents.tables.stamped import unexpired
-from anabranch.agents.tables.state import EVENT_TIME
+from anabranch.agents.tables.partition_state import EVENT_TIME
+from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
 from anabranch.agents.tables.table import Table
+from anabranch.agents.tables.ttl_state import unexpired
+from anabranch.agents.tables.ttl_table import TtlTable
 from anabranch.topics.errors import BadRecord, Usage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -53,8 +53,8 @@ class Real:
         self.changelog: dict[bytes, bytes] = {}
         self.table = self.made()
 
-    def made(self) -> ExpiringTable:
-        table = ExpiringTable("t", default=self._default, sets=self._sets, ttl_ms=TTL, clock=lambda: self.timestamp)
+    def made(self) -> TtlTable:
+        table = TtlTable("t", default=self._default, sets=self._sets, ttl_ms=TTL, clock=lambda: self.timestamp)
         table.changelog_partitions = 1
         table.add_partition(0, table.state_of(self._store()))
         return table
@@ -189,7 +189,7 @@ def play(real: Real, twin: Twin, made: list[Any]) -> None:
 
 @pytest.mark.parametrize("default", [int, list, set])
 def test_a_table_with_a_time_to_live_is_its_twin_wherever_commits_fall(default, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.stamped.SWEEP_PAIRS", 2)
+    monkeypatch.setattr("anabranch.agents.tables.ttl_state.SWEEP_PAIRS", 2)
 
     @settings(deadline=None, max_examples=150)
     @given(steps)
@@ -214,7 +214,7 @@ def test_on_disk_likewise(tmp_path_factory: pytest.TempPathFactory, made: list[A
 
 
 def test_what_has_expired_is_removed_in_bounded_steps_and_what_was_written_again_is_not(monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.stamped.SWEEP_PAIRS", 100)
+    monkeypatch.setattr("anabranch.agents.tables.ttl_state.SWEEP_PAIRS", 100)
     real = Real(int)
     for timestamp, names in ((0, range(1_000)), (5, range(500, 600))):
         real.timestamp = timestamp
@@ -299,13 +299,13 @@ def test_a_table_that_gets_or_loses_its_time_to_live_says_so() -> None:
     real.commit()
     old, new = plain.states[0].store, real.table.states[0].store
     with pytest.raises(Usage, match="table t: has a time-to-live now"):
-        ExpiringTable("t", ttl_ms=1, clock=int).state_of(old).check_content()
+        TtlTable("t", ttl_ms=1, clock=int).state_of(old).check_content()
     with pytest.raises(Usage, match="has no time-to-live any more"):
         Table("t").state_of(new).check_content()
 
 
 def test_the_key_that_keeps_the_event_time_is_none_of_the_tables() -> None:
-    table = ExpiringTable("t", ttl_ms=1, clock=int, key_type=bytes, value_type=bytes)
+    table = TtlTable("t", ttl_ms=1, clock=int, key_type=bytes, value_type=bytes)
     table.changelog_partitions = 1
     table.add_partition(0)
     table.open("in", 0)
@@ -358,7 +358,7 @@ async def test_keys_expire_by_the_times_of_records_over_restarts(lab, record, dr
 
 
 async def test_a_result_is_read_from_the_changelog_without_what_has_expired(lab, record) -> None:
-    from anabranch.replay.tables.tables import TableReader
+    from anabranch.replay.table_reader import TableReader
 
     topic, app = lab.topic(2), None
     app = program(lab, lab.fresh("app"), topic)

@@ -6,8 +6,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from anabranch.agents.settings import EngineSettings
-from anabranch.replay.tables.tables import TableReader
+from anabranch.agents.engine.settings import EngineSettings
+from anabranch.replay.table_reader import TableReader
 from anabranch.topics.errors import Stop
 
 COUNT = 10
@@ -80,7 +80,7 @@ async def test_a_warm_copy_names_it_as_well(lab, caplog) -> None:
 
 
 async def test_the_command_says_it_without_a_traceback(lab, tmp_path, monkeypatch) -> None:
-    from anabranch.replay.cli import cli
+    from anabranch.replay.cli.entry import cli
     from click.testing import CliRunner
 
     _, name, changelog, offset = await spoiled(lab, "Table")

@@ -19,9 +19,9 @@ import msgspec
 import pytest
 import trustme
 from aiohttp import web
-from anabranch.agents.web import asking, connections, listener, site
-from anabranch.agents.web.asking import Asking, NoAnswer, origin
-from anabranch.agents.web.hosts import Hosts
+from anabranch.agents.web import connection_limits, listener, table_views, worker_client
+from anabranch.agents.web.host_check import Hosts
+from anabranch.agents.web.worker_client import NoAnswer, WorkerClient, origin
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -117,7 +117,7 @@ async def test_what_is_too_long_is_refused_and_logged_without_a_traceback(lab, a
 
 async def test_connections_that_send_nothing_or_half_a_request_are_closed(lab, app, monkeypatch) -> None:
     for name in ("FIRST_S", "IDLE_S", "BODY_S"):
-        monkeypatch.setattr(connections, name, 0.5)
+        monkeypatch.setattr(connection_limits, name, 0.5)
     async with lab.running(app):
         done = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         half_a_body = b"POST /body/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhel"
@@ -234,7 +234,7 @@ def client(target: str, method: str = "GET", **headers: str) -> Any:
 
 
 async def asked_of(answer: Any, request: Any, along: tuple[str, ...] = ()) -> Any:
-    asking_ = Asking("me", along)
+    asking_ = WorkerClient("me", along)
     try:
         async with server(answer) as (where, asked):
             try:
@@ -313,7 +313,7 @@ async def squeezed(request: Any) -> web.Response:
     ],
 )
 async def test_an_answer_that_is_not_json_or_too_long_is_none(answer: Any, why: str, monkeypatch) -> None:
-    monkeypatch.setattr(asking, "ANSWER_BYTES", 1_000_000)
+    monkeypatch.setattr(worker_client, "ANSWER_BYTES", 1_000_000)
     found, _ = await asked_of(answer, client("/"))
     assert isinstance(found, NoAnswer)
     assert found.status == 502
@@ -332,7 +332,7 @@ async def test_a_table_is_shown_within_a_bound_and_any_text_may_be_a_key(lab, fr
     async def get(path: str) -> bytes:
         return await raw(app, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
 
-    monkeypatch.setattr(site, "MAX_PAIRS_BYTES", 2_500)
+    monkeypatch.setattr(table_views, "MAX_PAIRS_BYTES", 2_500)
     lab.produce(topic, [(f"k{n}", ["a" * 1_000]) for n in range(8)])
     async with lab.running(app):
         await lab.caught_up(topic, app)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 from anabranch.replay.archive.archiver import Archiver
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from confluent_kafka import Consumer, TopicPartition
 from main import broker, filled
 from outcome import peak_bytes

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import click
 from amounts import Amounts
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import AnabranchError
 from main import broker, filled, progress
 from measure import BenchError

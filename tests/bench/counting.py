@@ -1,6 +1,6 @@
 """Measure: librdkafka from Python, only counting. The most that any program on this client could reach.
 
-The consumer is the engine's own, made by `Group`, so that both have the same settings.
+The consumer is the engine's own, made by `GroupConsumer`, so that both have the same settings.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import argparse
 import time
 from pathlib import Path
 
-from anabranch.agents.group.assignment import Assignment
-from anabranch.agents.group.group import Group
-from anabranch.agents.settings import EngineSettings
-from anabranch.topics.client import Cluster
+from anabranch.agents.assignment import Assignment
+from anabranch.agents.engine.group_consumer import GroupConsumer
+from anabranch.agents.engine.settings import EngineSettings
+from anabranch.topics.cluster import Cluster
 from outcome import Outcome
 
 
@@ -21,7 +21,7 @@ def count(servers: str, topic: str, records: int, name: str) -> Outcome:
     begun_at = time.time()
     settings = EngineSettings()
     assigned: list[Assignment] = []
-    group = Group(Cluster.named(servers), name, name, settings, assigned.append, lambda _: None, lambda _: None)
+    group = GroupConsumer(Cluster.named(servers), name, name, settings, assigned.append, lambda _: None, lambda _: None)
     group.subscribe([topic])
     consume, seen, first_at = group.kafka.consume, 0, 0.0
     while seen < records:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Consumer, Producer, TopicPartition
 from report import Target

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import click
 from anabranch.topics.admin import Admin
-from anabranch.topics.broker import EmbeddedBroker
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.errors import AnabranchError
 from latency import lines
 from latency import measure as measure_latency

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 from anabranch.topics.admin import Admin
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from confluent_kafka import TopicPartition
 from outcome import Outcome
 from records import PARTITIONS, Truth, read_totals, truth_of

@@ -7,9 +7,9 @@ import logging
 
 import msgspec
 from anabranch import App
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.worker import run_worker
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 
 
 class Order(msgspec.Struct):

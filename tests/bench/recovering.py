@@ -31,8 +31,8 @@ from pathlib import Path
 import click
 import msgspec
 from anabranch.topics.admin import Admin
-from anabranch.topics.client import Cluster
-from anabranch.topics.groups import Groups
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.consumer_groups import Groups
 from main import broker, progress
 from records import read_totals
 from report import Target

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import click
 from anabranch.replay.player import Player
+from anabranch.replay.record_counts import count_records
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.tally import count_records
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Producer
 from main import broker, progress

@@ -30,7 +30,7 @@ from typing import Any
 import click
 from anabranch.agents.worker import run_worker
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Producer
 from counting import count

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Consumer, Producer, TopicPartition
 from records import PARTITIONS

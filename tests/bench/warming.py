@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Consumer, TopicPartition
 from records import PARTITIONS

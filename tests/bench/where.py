@@ -37,16 +37,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 # Where a step is: (module, class or None, function), and what it is called. Inner steps are taken out of outer ones.
 _STEPS = (
-    ("agents.group.group", "Group", "consume", "records out of librdkafka"),
-    ("agents.engine.dispatch", "Dispatch", "hand_over", "grouping by partition, handing over"),
+    ("agents.engine.group_consumer", "GroupConsumer", "consume", "records out of librdkafka"),
+    ("agents.engine.router", "Router", "hand_over", "grouping by partition, handing over"),
     ("agents.engine.loop", "Engine", "_work", "agents: decoding, their code, tables"),
     ("agents.engine.epoch", "Epoch", "draft", "gate: encoding what tables changed"),
-    ("agents.engine.commit", None, "_produce", "commit: producing the changelog (beside)"),
+    ("agents.engine.committer", None, "_produce", "commit: producing the changelog (beside)"),
     ("topics.producer", "TransactionalProducer", "send_offsets", "commit: waiting for Kafka, offsets (beside)"),
     ("topics.producer", "TransactionalProducer", "commit", "commit: waiting for Kafka, transaction (beside)"),
-    ("agents.engine.commit", "ExactlyOnce", "commit", "commit: the rest (beside)"),
-    ("agents.tables.state", "PartitionState", "apply", "gate: the stores' writes"),
-    ("agents.engine.dispatch", "Dispatch", "committed", "gate: letting go of the records"),
+    ("agents.engine.committer", "ExactlyOnce", "commit", "commit: the rest (beside)"),
+    ("agents.tables.partition_state", "PartitionState", "apply", "gate: the stores' writes"),
+    ("agents.engine.router", "Router", "committed", "gate: letting go of the records"),
     ("agents.engine.epoch", "Epoch", "finish", "gate: the rest"),
 )
 
@@ -116,13 +116,13 @@ def inside(arguments: list[str], out: Path) -> None:
     from importlib import import_module
 
     import worker
-    from anabranch.agents.engine.dispatch import Dispatch
+    from anabranch.agents.engine.router import Router
 
     clock, begun = Clock(), dict[str, Any]()
     for module, owner, function, name in _STEPS:
         found = import_module(f"anabranch.{module}")
         clock.around(getattr(found, owner) if owner else found, function, name)
-    hand_over, until_committed = Dispatch.hand_over, worker.until_committed
+    hand_over, until_committed = Router.hand_over, worker.until_committed
 
     def first(*args: Any, **kwargs: Any) -> None:
         if not begun:
@@ -142,7 +142,7 @@ def inside(arguments: list[str], out: Path) -> None:
         out.write_text(json.dumps(facts))
         return done_at
 
-    Dispatch.hand_over, worker.until_committed = first, last
+    Router.hand_over, worker.until_committed = first, last
     sys.argv = ["worker.py", *arguments]
     worker.main()
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from anabranch import App
 from anabranch.agents.worker import run_worker
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from outcome import Outcome
 from records import PARTITIONS
 

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 from outcome import Outcome

@@ -16,11 +16,11 @@ import msgspec
 import polars
 import pytest
 import zstandard
-from anabranch.replay.course.cursor import Cursor
+from anabranch.replay.pipeline.cursor import Cursor
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import Item
-from anabranch.replay.sources.source import Position, Source
+from anabranch.replay.sources.source import Source, SourcePosition
+from anabranch.replay.sources.source_record import SourceRecord
 from files import Reading, read
 
 TEXT = b"one,1\n\ntwo,2\r\nthree,3\xc3\xa9\n,\nlast without an end"
@@ -110,13 +110,13 @@ CASES = [
 pytestmark = pytest.mark.parametrize(("pack", "kind"), CASES)
 
 
-def batches(source: Source) -> Iterator[Sequence[Item]]:
+def batches(source: Source) -> Iterator[Sequence[SourceRecord]]:
     while not source.ended:
         yield source.next_batch().items
 
 
-def as_stored(position: Position) -> Position:
-    return msgspec.json.decode(msgspec.json.encode(position), type=Position)
+def as_stored(position: SourcePosition) -> SourcePosition:
+    return msgspec.json.decode(msgspec.json.encode(position), type=SourcePosition)
 
 
 def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(tmp_path: Path, pack: Pack, kind: Kind) -> None:
@@ -126,7 +126,7 @@ def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(tmp_path: 
     assert len(whole) == 2 * kind.count
     for size in (1, 3):
         source = Reading(history.open(batch_lines=size))
-        read_so_far: list[Item] = []
+        read_so_far: list[SourceRecord] = []
         while not source.ended:
             assert read_so_far + read(history.open(as_stored(source.position))) == whole
             read_so_far += source.next()
@@ -139,7 +139,7 @@ def test_a_position_between_any_two_records_is_one(tmp_path: Path, pack: Pack, k
     whole = read(part.open(None, 100))
     for taken in range(kind.count):
         cursor = Cursor(lambda at: part.open(at, 3))
-        given: list[Item] = []
+        given: list[SourceRecord] = []
         while len(given) < taken:
             if cursor.used_up:
                 cursor.fill()
@@ -147,7 +147,7 @@ def test_a_position_between_any_two_records_is_one(tmp_path: Path, pack: Pack, k
             given.append(cursor.items[cursor.taken])
             cursor.taken += 1
         again = Cursor(lambda at: part.open(at, 2), as_stored(cursor.snapshot()))
-        rest: list[Item] = []
+        rest: list[SourceRecord] = []
         while not (again.used_up and again.last):
             again.fill()
             rest += again.items[again.taken :]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from anabranch.replay.course.course import Course
-from anabranch.replay.course.survey import survey
+from anabranch.replay.pipeline.dry_run import survey
+from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import History, find_history
-from anabranch.replay.sources.item import Item
-from anabranch.replay.sources.source import Position, Source
+from anabranch.replay.sources.source import Source, SourcePosition
+from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Stop, Usage
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from files import Reading
 
 PARTS = [b"k,n\n\none,1\ntwo", b",2\r\nthree,3\xc3\xa9\n", b"four,4\nlast without an end"]
@@ -51,7 +51,7 @@ def serving(*connections: list[bytes], held: int = 0) -> Iterator[str]:
         yield f"tcp://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def next_of(source: Reading) -> Sequence[Item]:
+def next_of(source: Reading) -> Sequence[SourceRecord]:
     """The next batch that is not empty, or nothing at the end."""
     deadline = time.monotonic() + 30
     while not source.ended:
@@ -62,8 +62,8 @@ def next_of(source: Reading) -> Sequence[Item]:
     return []
 
 
-def rest_of(source: Source) -> list[Item]:
-    found: list[Item] = []
+def rest_of(source: Source) -> list[SourceRecord]:
+    found: list[SourceRecord] = []
     reading = Reading(source)
     while items := next_of(reading):
         found += items
@@ -77,8 +77,8 @@ def spooled(spec: str, format: Format, folder: Path) -> History:
     return history
 
 
-def as_stored(position: Position) -> Position:
-    return msgspec.json.decode(msgspec.json.encode(position), type=Position)
+def as_stored(position: SourcePosition) -> SourcePosition:
+    return msgspec.json.decode(msgspec.json.encode(position), type=SourcePosition)
 
 
 @pytest.mark.parametrize(("parts", "format", "count"), CASES)
@@ -88,7 +88,7 @@ def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(
     with serving(parts) as spec:
         history = spooled(spec, format, tmp_path)
         source = Reading(history.open(batch_lines=2))
-        whole: list[Item] = []
+        whole: list[SourceRecord] = []
         snapshots = [(0, as_stored(source.position))]
         while items := next_of(source):
             whole += items
@@ -137,9 +137,9 @@ def test_a_spool_that_is_another_or_in_use_is_refused(tmp_path: Path) -> None:
         with pytest.raises(Stop, match="is not the spool"):
             history.open(position)
     with pytest.raises(Usage, match="only once"):
-        survey(history, Course(), HashPlan(4))
+        survey(history, Pipeline(), HashPartitioner(4))
     with pytest.raises(Usage, match="--loop"):
-        Course(rounds=2).checked(history)
+        Pipeline(rounds=2).checked(history)
     with pytest.raises(Usage, match="--spool"):
         find_history([__file__], Format(kind="text"), spool="x")
     with pytest.raises(Usage, match="Is a directory"):

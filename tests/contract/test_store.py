@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from anabranch.agents.tables.rocks import Owner, RocksStore
+from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from anabranch.topics.admin import Admin
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.packed import Packed, is_packed
 from bank import OPENING, Transfer
 from confluent_kafka import Consumer, KafkaError, TopicPartition

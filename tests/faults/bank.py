@@ -17,7 +17,7 @@ from pathlib import Path
 import anabranch
 import msgspec
 import points
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 
 __all__ = ["MOST_BYTES", "OPENING", "SESSION_MS", "Transfer", "app"]
 

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anabranch.topics import pulse
+from anabranch.topics import client_watchdog
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.broker import EmbeddedBroker
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.producer import plain_producer_config
 from audit import Truth, audit, read
 from bank import SESSION_MS
@@ -312,7 +312,7 @@ class _Round:
             if time.monotonic() > deadline_s:
                 self._report.wrong.append("the driver could not send its records")
                 return
-            if pulse.answers(self._cluster):  # not only down: this client has lost it for good
+            if client_watchdog.answers(self._cluster):  # not only down: this client has lost it for good
                 producer.purge()
                 producer.flush(1)
                 producer, self._sent_again = self._producer(), True
@@ -342,7 +342,7 @@ class _Round:
             if messages:
                 heard_s = time.monotonic()
             elif time.monotonic() > heard_s + FLUSH_S:  # it may be that only this client hears nothing any more
-                pulse.leave_behind(consumer.close)
+                client_watchdog.leave_behind(consumer.close)
                 consumer, heard_s = self._watcher(at), time.monotonic()
             return len(counts) >= expected
 

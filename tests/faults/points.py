@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from anabranch.agents.engine.epoch import Epoch
-from anabranch.agents.tables.state import PartitionState
+from anabranch.agents.tables.partition_state import PartitionState
 from anabranch.agents.tables.table import Table
-from anabranch.topics import producer, pulse
+from anabranch.topics import client_watchdog, producer
 from anabranch.topics.producer import TransactionalProducer
 
 __all__ = ["DISK_FULL", "POINTS", "install"]
@@ -49,7 +49,7 @@ _AMID_STORE_S = 0.0002
 def install() -> None:
     """Shorten the transactions' timeout; arm the point that the environment names."""
     producer.TRANSACTION_TIMEOUT_MS = TRANSACTION_TIMEOUT_MS
-    pulse.HUNG_S = HUNG_S
+    client_watchdog.HUNG_S = HUNG_S
     signal.signal(signal.SIGUSR1, _show_tasks)
     faulthandler.register(signal.SIGUSR1, chain=True)  # where a worker that does not get on stands, for its log
     if "FAULT_AT" in os.environ:

@@ -8,9 +8,9 @@ import time
 import uuid
 from pathlib import Path
 
-from anabranch.topics.client import Cluster
-from anabranch.topics.distribution import Distribution
-from anabranch.topics.node import Node, write
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.devbroker.distribution import Distribution
+from anabranch.topics.devbroker.kraft_node import Node, write
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from proxy import free_port

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 
 
 @dataclass

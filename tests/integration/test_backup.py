@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from anabranch.replay.cli import cli
+from anabranch.replay.cli.entry import cli
 from click.testing import CliRunner
 
 JOB = """

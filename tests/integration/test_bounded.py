@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from anabranch.replay.running.crew import Crew
-from anabranch.replay.running.drain import Drain
+from anabranch.replay.runs.completion import Completion
+from anabranch.replay.runs.worker_pool import WorkerPool
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from confluent_kafka import Producer, TopicPartition
 
 # Lines `key,n` are counted by key, and again by the last digit of n, after a repartition.
@@ -96,7 +96,7 @@ def test_stages_and_workers_end_while_somebody_keeps_writing(shell, fresh, broke
 
 def test_workers_commit_what_they_have_once_all_is_in_kafka(shell, fresh):
     app = fresh("staged")
-    settings = "settings=anabranch.agents.settings.EngineSettings(epoch_s=600.0, epoch_bytes=10**12)"
+    settings = "settings=anabranch.agents.engine.settings.EngineSettings(epoch_s=600.0, epoch_bytes=10**12)"
     program = STAGED.replace("topic_partitions=4", f"topic_partitions=4, {settings}")
     shell.write("staged.py", program.replace("APP", app).replace("NUMBERS", "numbers"))
     write_lines(shell.folder / "n.txt", 1_000)
@@ -116,7 +116,7 @@ def test_history_goes_into_live_once_beside_live_records(shell, fresh, broker, e
     write_lines(shell.folder / "n.txt", 20_000)
     Admin(broker).create([TopicSpec(numbers, 4)])
     worker = shell.start("-A", "staged", "worker", "--without-web")
-    eventually(lambda: Drain(broker, app, [numbers]).members() > 0, "the live worker is there")
+    eventually(lambda: Completion(broker, app, [numbers]).members() > 0, "the live worker is there")
     command = ["run", "staged", "--input", "n.txt", "--key-before", ",", "--into-live", "--table", "by_key"]
     with somebody_writing(broker, numbers) as sent:
         ran = shell.run(*command, "--output", "first.txt")
@@ -152,7 +152,7 @@ def test_into_live_brings_its_own_workers_where_there_are_none(shell, fresh, bro
     assert sum(read_result(shell.folder / "d.txt").values()) == 2_000
     ends = Admin(broker).ends([TopicPartition(numbers, p) for p in range(4)])
     assert sum(ends.values()) >= 2_000
-    assert Drain(broker, app, [numbers]).members() == 0, "they left"
+    assert Completion(broker, app, [numbers]).members() == 0, "they left"
 
 
 def test_an_archive_and_a_topic_are_inputs_too(shell, fresh, broker):
@@ -175,7 +175,7 @@ def test_an_archive_and_a_topic_are_inputs_too(shell, fresh, broker):
 
 
 def test_workers_that_are_still_starting_when_all_is_done_are_no_failure(tmp_path):
-    with Crew(Cluster("127.0.0.1:1"), "anabranch.agents.jobs.keyed_sum", "run", tmp_path) as crew:
+    with WorkerPool(Cluster("127.0.0.1:1"), "anabranch.agents.jobs.keyed_sum", "run", tmp_path) as crew:
         crew.start()
         crew.end()
     assert not crew.pids

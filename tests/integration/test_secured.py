@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from anabranch.topics.broker import EmbeddedBroker
+from anabranch.topics.devbroker.broker import EmbeddedBroker
 from cryptography.hazmat.primitives import serialization
 
 PASSWORD = "correct-horse-9f3a"

@@ -17,7 +17,7 @@ import polars
 import pytest
 import zstandard
 from anabranch.topics.admin import Admin
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 
 JOB = "anabranch.agents.jobs.keyed_sum"
 FLIGHTS = "anabranch.agents.jobs.flights"
@@ -310,7 +310,7 @@ def test_a_year_of_history_keeps_its_own_times_and_java_s_places(shell, fresh, b
     records = {message.key(): message for message in drain(topic)}
     stamps = {key: message.timestamp()[1] for key, message in records.items()}
     assert stamps == {b"UA": 1_357_034_400_000, b"AA": 1_372_581_000_000, b"DL": 1_388_552_399_000}
-    assert all(message.partition() == HashPlan(4).partition(key) for key, message in records.items())
+    assert all(message.partition() == HashPartitioner(4).partition(key) for key, message in records.items())
     assert Admin(broker).config(topic)["retention.ms"] == "-1"
 
 

@@ -8,7 +8,7 @@ import signal
 STUCK = """
 import asyncio, threading
 from anabranch import App
-from anabranch.agents.settings import EngineSettings
+from anabranch.agents.engine.settings import EngineSettings
 
 app = App({name!r}, settings=EngineSettings(stuck_s=1.0))
 lines = app.topic({name!r} + "-lines", value_type=str, partitions=1)

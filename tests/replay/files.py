@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import BadLine, Item
-from anabranch.replay.sources.source import Position, Source
+from anabranch.replay.sources.source import Source, SourcePosition
+from anabranch.replay.sources.source_record import BadLine, SourceRecord
 from anabranch.topics.errors import AnabranchError, Usage
 
 
@@ -26,25 +26,27 @@ class Reading:
     def ended(self) -> bool:
         return self.source.ended
 
-    def next(self) -> Sequence[Item]:
+    def next(self) -> Sequence[SourceRecord]:
         batch = self.source.next_batch()
         self.bad += batch.bad
         self.blank += batch.blank
         self.position = batch.after
         return batch.items
 
-    def rest(self) -> list[Item]:
-        items: list[Item] = []
+    def rest(self) -> list[SourceRecord]:
+        items: list[SourceRecord] = []
         while not self.ended:
             items += self.next()
         return items
 
 
-def read(source: Source) -> list[Item]:
+def read(source: Source) -> list[SourceRecord]:
     return Reading(source).rest()
 
 
-def read_file(path: Path, format: Format | None = None, position: Position | None = None) -> tuple[list[Item], Reading]:
+def read_file(
+    path: Path, format: Format | None = None, position: SourcePosition | None = None
+) -> tuple[list[SourceRecord], Reading]:
     source = Reading(find_history([str(path)], format or Format()).open(position))
     return source.rest(), source
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from anabranch.replay.course.packing import Packing
-from anabranch.replay.sources.columns import Columns
+from anabranch.replay.pipeline.packing import Packing
+from anabranch.replay.sources.column_batch import ColumnBatch
 from anabranch.replay.sources.history import History
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from files import Reading
 
 Record = tuple[bytes | None, bytes | None, int]
@@ -24,10 +24,10 @@ def plain_records(history: History, batch_lines: int = 5_000) -> tuple[list[Reco
 def packed_records(history: History) -> tuple[list[Record], Told, int]:
     """The same of the rows of the messages that are sent; of one partition, so that they are in order, too."""
     source = history.limited(MOST).by_column().open()
-    reading = Reading(Packing(source, HashPlan(1), "lz4", max_bytes=MOST, sent=0))
+    reading = Reading(Packing(source, HashPartitioner(1), "lz4", max_bytes=MOST, sent=0))
     records: list[Record] = []
     for message in reading.rest():
-        records += [item[:3] for item in Columns.unpacked(message[1] or b"", 0)]
+        records += [item[:3] for item in ColumnBatch.unpacked(message[1] or b"", 0)]
     source.close()
     return records, told(reading), reading.blank
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import polars
 import pytest
 from anabranch.replay.archive import Archiver, ArchiveReport, Rolling, check_archive
-from anabranch.replay.archive.encoding import reader
+from anabranch.replay.archive.archive_formats import reader
 from anabranch.replay.archive.manifest import Entry, Manifest, locked, read_manifest
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.producer import TransactionalProducer, plain_producer_config
 from confluent_kafka import Message, Producer, TopicPartition
@@ -35,7 +35,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from anabranch.replay.archive import Archiver, ArchiveReport, Rolling
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 servers, topic, folder, encoding = sys.argv[1:]
 archiver = Archiver(Cluster(servers), topic, Path(folder), encoding=encoding, rolling=Rolling(size_bytes=20_000))
 archiver.archive(lambda progress: print(progress.records, flush=True))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from anabranch.replay.running import certificate
-from anabranch.replay.running.certificate import Counts
+from anabranch.replay.runs import verification
+from anabranch.replay.runs.verification import Counts
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
@@ -30,7 +30,7 @@ def test_what_was_counted_ahead_is_not_read_again(broker: Cluster, fresh: Fresh,
     starts, ends = filled(broker, fresh("counted"))
     with Counts(broker) as counts:
         counts.begin(starts, ends)
-        monkeypatch.setattr(certificate, "count_between", None)
+        monkeypatch.setattr(verification, "count_between", None)
         assert counts.between(starts, ends) == 600
 
 
@@ -53,7 +53,7 @@ def test_compacted_topics_and_other_offsets_are_counted_when_asked(
     with Counts(broker) as counts:
         for starts, ends in asked:
             counts.begin(starts, ends)
-        monkeypatch.setattr(certificate, "count_between", lambda *_: -1)
+        monkeypatch.setattr(verification, "count_between", lambda *_: -1)
         assert counts.between(*asked[0]) == -1
         starts, ends = asked[1]
         assert counts.between({**starts, (other, 0): 7}, ends) == -1

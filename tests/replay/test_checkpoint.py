@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from anabranch.replay.checkpoint import Runs, RunState
-from anabranch.topics.client import Cluster
+from anabranch.replay.run_registry import RunRegistry, RunState
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Producer
@@ -15,12 +15,12 @@ from confluent_kafka import Producer
 def test_what_is_no_state_of_a_run_is_left_out_and_named(
     broker: Cluster, fresh: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    runs = Runs(broker, fresh("runs"))
+    runs = RunRegistry(broker, fresh("runs"))
     runs.create()
     state = RunState(run_id="good", topic="t", specs=("a",), format={}, fingerprint="x", started_ms=1)
     producer = Producer(plain_producer_config(broker))
     for key, value in (
-        (b"good", Runs.record(state)[1]),
+        (b"good", RunRegistry.record(state)[1]),
         (b"deep", b'{"x":' + b"[" * 100_000),
         (b"text", b"\xff"),
         (b"\xff", b"{}"),

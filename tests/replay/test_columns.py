@@ -13,25 +13,25 @@ from typing import Any
 import msgspec
 import polars
 import pytest
-from anabranch.replay.sources.columns import Columns
+from anabranch.replay.sources.column_batch import ColumnBatch
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import History, find_history
-from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def read(history: History) -> tuple[list[Item], list[Any], int, Any, int]:
+def read(history: History) -> tuple[list[SourceRecord], list[Any], int, Any, int]:
     """Records, bad lines, blank lines, the position after them; and how many came as columns."""
     source = history.open()
-    items: list[Item] = []
+    items: list[SourceRecord] = []
     bad: list[Any] = []
     blank = by_column = 0
     after = source.begins
     while not source.ended:
         batch = source.next_batch()
-        by_column += len(batch.items) if isinstance(batch.items, Columns) else 0
+        by_column += len(batch.items) if isinstance(batch.items, ColumnBatch) else 0
         items += batch.items
         bad += [(line.where, line.reason, line.value) for line in batch.bad]
         blank += batch.blank
@@ -122,9 +122,9 @@ def test_whatever_stands_in_a_file_of_lines(
 def test_numbers_text_and_times_come_as_columns_block_after_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anabranch.replay.sources.filesource.BLOCK_BYTES", 10_000)
-    monkeypatch.setattr("anabranch.replay.sources.csvsample._SAMPLE_BYTES", 10_000)
-    monkeypatch.setattr("anabranch.replay.sources.csvsample._LEAST_BYTES", 10_000)
+    monkeypatch.setattr("anabranch.replay.sources.file_source.BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._SAMPLE_BYTES", 10_000)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._LEAST_BYTES", 10_000)
     path = tmp_path / "a.csv"
     #  n: whole, with nulls in the middle; then once written 007, which is no whole number: that row is bad
     cells = [str(n) if n % 500 or n < 1_000 else "null" for n in range(3_000)]
@@ -159,7 +159,7 @@ def test_rows_too_large_for_their_topic_are_the_same_bad_lines(tmp_path: Path) -
 
 
 def test_parquet_of_all_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anabranch.replay.sources.parquetfile._COLUMN_ROWS", 100)
+    monkeypatch.setattr("anabranch.replay.sources.formats.parquet_file._COLUMN_ROWS", 100)
     count = 1_000
     at = [datetime.datetime(2013, 1, 1, microsecond=5) + datetime.timedelta(seconds=n) for n in range(count)]
     frame = polars.DataFrame(
@@ -260,7 +260,7 @@ def test_whatever_stands_in_a_file_of_json_lines(
 
 
 def test_lines_come_as_columns_block_after_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anabranch.replay.sources.filesource.BLOCK_BYTES", 10_000)
+    monkeypatch.setattr("anabranch.replay.sources.file_source.BLOCK_BYTES", 10_000)
     path = tmp_path / "a.jsonl"
     rows: list[dict[str, Any]] = [
         {"user": f"ü{n % 7}", "n": n, "f": n / 3, "at": f"2013-01-{n % 28 + 1:02d}", "more": {"tags": ["a", None]}}

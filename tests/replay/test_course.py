@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch.replay.course.clock import Clock
-from anabranch.replay.course.course import Course
-from anabranch.replay.course.disorder import Disorder
-from anabranch.replay.course.notes import Notes
-from anabranch.replay.course.pace import Pace
-from anabranch.replay.course.selection import Selection
+from anabranch.replay.pipeline.counters import Counters
+from anabranch.replay.pipeline.lateness import Disorder
+from anabranch.replay.pipeline.pace import Pace
+from anabranch.replay.pipeline.pipeline import Pipeline
+from anabranch.replay.pipeline.selection import Selection
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import History, find_history
-from anabranch.replay.sources.item import Item
-from anabranch.replay.sources.source import Position, Source
+from anabranch.replay.sources.source import Source, SourcePosition
+from anabranch.replay.sources.source_record import SourceRecord
+from anabranch.topics.clock import Clock
 from anabranch.topics.errors import Stop, Usage
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 
 HOUR_MS = 3_600_000
 BEGIN_MS = 1_357_034_400_000
@@ -55,11 +55,11 @@ def history(rows: list[dict[str, Any]], tmp_path: Path) -> History:
     return find_history([str(tmp_path / "*.jsonl")], Format(key="user", time="at"))
 
 
-def numbers(items: list[Item]) -> list[Any]:
+def numbers(items: list[SourceRecord]) -> list[Any]:
     return [json.loads(item[1] or b"")["n"] if item[1] != b"copy" else "copy" for item in items]
 
 
-def everything(source: Source, after_batch: Callable[[Position, int], None] | None = None) -> list[Any]:
+def everything(source: Source, after_batch: Callable[[SourcePosition, int], None] | None = None) -> list[Any]:
     found: list[Any] = []
     position = source.begins
     while not source.ended:
@@ -73,10 +73,10 @@ def everything(source: Source, after_batch: Callable[[Position, int], None] | No
     return found
 
 
-def expected(course: Course, rows: list[dict[str, Any]]) -> list[Any]:
+def expected(course: Pipeline, rows: list[dict[str, Any]]) -> list[Any]:
     """The dumb twin."""
     chosen, found = course.selection, list[Any]()
-    plan = HashPlan(PARTITIONS)
+    plan = HashPartitioner(PARTITIONS)
     for _ in range(course.rounds):
         for row in rows:
             if (
@@ -93,16 +93,16 @@ def expected(course: Course, rows: list[dict[str, Any]]) -> list[Any]:
 
 
 COURSES = {
-    "all of it": Course(),
-    "a time": Course(selection=Selection(start_ms=BEGIN_MS + 3 * HOUR_MS, end_ms=BEGIN_MS + 30 * HOUR_MS)),
-    "a time of an order": Course(disorder=Disorder("fail"), selection=Selection(end_ms=BEGIN_MS + 9 * HOUR_MS)),
-    "keys": Course(selection=Selection(keys=("u1", "u3"))),
-    "partitions": Course(selection=Selection(partitions=(0, 2))),
-    "a field": Course(selection=Selection(where="n > 7 and user != 'nobody'")),
-    "a transform": Course(transform="twice_of:twice"),
-    "a limit": Course(limit=13),
-    "rounds": Course(rounds=3),
-    "together": Course(
+    "all of it": Pipeline(),
+    "a time": Pipeline(selection=Selection(start_ms=BEGIN_MS + 3 * HOUR_MS, end_ms=BEGIN_MS + 30 * HOUR_MS)),
+    "a time of an order": Pipeline(disorder=Disorder("fail"), selection=Selection(end_ms=BEGIN_MS + 9 * HOUR_MS)),
+    "keys": Pipeline(selection=Selection(keys=("u1", "u3"))),
+    "partitions": Pipeline(selection=Selection(partitions=(0, 2))),
+    "a field": Pipeline(selection=Selection(where="n > 7 and user != 'nobody'")),
+    "a transform": Pipeline(transform="twice_of:twice"),
+    "a limit": Pipeline(limit=13),
+    "rounds": Pipeline(rounds=3),
+    "together": Pipeline(
         selection=Selection(where="n > 7", keys=("u0", "u1", "u2")),
         transform="twice_of:twice",
         rounds=4,
@@ -125,10 +125,12 @@ def test_a_course_gives_what_it_says_and_goes_on_after_every_batch(
     (tmp_path / "twice_of.py").write_text(TRANSFORM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "twice_of", raising=False)
-    course, stands = COURSES[name], list[tuple[Position, int]]()
+    course, stands = COURSES[name], list[tuple[SourcePosition, int]]()
 
-    def opened(position: Position | None = None, pace: Pace | None = paced, lines: int = 3) -> Source:
-        return course.open(history, position, plan=HashPlan(PARTITIONS), pace=pace, clock=Rushing(), batch_lines=lines)
+    def opened(position: SourcePosition | None = None, pace: Pace | None = paced, lines: int = 3) -> Source:
+        return course.open(
+            history, position, plan=HashPartitioner(PARTITIONS), pace=pace, clock=Rushing(), batch_lines=lines
+        )
 
     whole = everything(opened(), lambda position, given: stands.append((position, given)))
     assert whole == expected(course, rows)
@@ -150,15 +152,15 @@ class Rushing(Clock):
 
 
 def test_what_is_left_out_is_counted(history: History) -> None:
-    notes = Notes()
-    everything(Course(selection=Selection(keys=("u1",))).open(history, notes=notes))
+    notes = Counters()
+    everything(Pipeline(selection=Selection(keys=("u1",))).open(history, notes=notes))
     assert notes.left_out == 30
 
 
 def test_a_record_that_an_expression_cannot_judge_is_bad(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"n":1}\n{"m":1}\n[1]\n')
     history = find_history([str(tmp_path / "a.jsonl")], Format())
-    source = Course(selection=Selection(where="n == 1")).open(history)
+    source = Pipeline(selection=Selection(where="n == 1")).open(history)
     batch = source.next_batch()
     assert numbers(batch.items) == [1]
     assert [line.where for line in batch.bad] == ["record:2", "record:3"]
@@ -168,7 +170,7 @@ def test_a_record_that_an_expression_cannot_judge_is_bad(tmp_path: Path) -> None
 def test_lines_of_text_are_judged_by_their_value(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("error: x\nfine\n")
     history = find_history([str(tmp_path / "a.txt")], Format())
-    source = Course(selection=Selection(where='value.startswith("error")')).open(history)
+    source = Pipeline(selection=Selection(where='value.startswith("error")')).open(history)
     assert [item[1] for item in source.next_batch().items] == [b"error: x"]
 
 
@@ -179,25 +181,25 @@ def test_a_transform_that_fails_names_the_record(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "twice_of", raising=False)
     with pytest.raises(Stop, match=r"twice_of:broken: KeyError: 'nothing'; on the record of 2013-01-01T10:00:00Z"):
-        Course(transform="twice_of:broken").open(history).next_batch()
+        Pipeline(transform="twice_of:broken").open(history).next_batch()
     for name, words in (
         ("twice_of", "module:function"),
         ("twice_of:nobody", "no function"),
         ("nowhere:x", "no module"),
     ):
         with pytest.raises(Usage, match=words):
-            Course(transform=name).open(history)
+            Pipeline(transform=name).open(history)
 
 
 def test_a_loop_over_nothing_ends(history: History) -> None:
     with pytest.raises(Stop, match="no record"):
-        everything(Course(rounds=0, selection=Selection(keys=("nobody",))).open(history))
+        everything(Pipeline(rounds=0, selection=Selection(keys=("nobody",))).open(history))
 
 
 def test_another_course_is_another_run(history: History) -> None:
     ids = {name: course.run_id(history, "t") for name, course in COURSES.items()}
     assert len(set(ids.values())) == len(COURSES)
-    assert Course(disorder=Disorder("sort", 5)).run_id(history, "t") == Course(disorder=Disorder("sort", 9)).run_id(
+    assert Pipeline(disorder=Disorder("sort", 5)).run_id(history, "t") == Pipeline(disorder=Disorder("sort", 9)).run_id(
         history, "t"
     )
 
@@ -206,8 +208,8 @@ def test_options_that_need_times_or_an_end_say_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
     lines = find_history([str(tmp_path / "a.txt")], Format())
     with pytest.raises(Usage, match="--start needs records with times"):
-        Course(selection=Selection(start_ms=1)).checked(lines)
+        Pipeline(selection=Selection(start_ms=1)).checked(lines)
     with pytest.raises(Usage, match="--speed needs records with times"):
-        Course().checked(lines, Pace(speed=2))
+        Pipeline().checked(lines, Pace(speed=2))
     with pytest.raises(Usage, match="--loop"):
-        Course(rounds=2).checked(find_history(["tcp://localhost:9"], Format()))
+        Pipeline(rounds=2).checked(find_history(["tcp://localhost:9"], Format()))

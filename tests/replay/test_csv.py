@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-from anabranch.replay.sources.csvfile import CsvParser
-from anabranch.replay.sources.csvsample import guess_rows
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.item import Item
+from anabranch.replay.sources.formats.csv_parser import CsvParser
+from anabranch.replay.sources.formats.csv_type_sample import guess_rows
+from anabranch.replay.sources.source_record import SourceRecord
 from files import plain, read_file, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -169,7 +169,7 @@ def test_many_rows_at_once_are_what_they_are_one_by_one(
     lines = [",".join(row).encode() for row in rows]
     format = guessed(Format(key="a", time="b", types=types, nulls=nulls, quote=""), "abc", lines)
 
-    def parsed(some: list[bytes], first: int) -> tuple[list[Item], list[str], int]:
+    def parsed(some: list[bytes], first: int) -> tuple[list[SourceRecord], list[str], int]:
         found = CsvParser("x", format, ("a", "b", "c")).parse(some, first, final=True)
         return list(found.items), sorted(str(bad) for bad in found.bad), found.blank
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anabranch.replay.dlq.dlq import DeadLetters, Ranges
-from anabranch.replay.dlq.letters import Letter, Wanted
+from anabranch.replay.dead_letters.letters import Letter, Wanted
+from anabranch.replay.dead_letters.republisher import DeadLetters, Ranges
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
-from anabranch.topics.deadletter import Origin, dead_letter
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.dead_letter import Origin, dead_letter
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message

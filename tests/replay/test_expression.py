@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.replay.sources.expression import as_bytes, expression
+from anabranch.replay.sources.field_expression import as_bytes, expression
 from anabranch.topics.errors import Usage
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,9 +9,9 @@ from typing import Any
 
 import fsspec
 import pytest
+from anabranch.replay.sources.files.walk import hidden
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.walk import hidden
 from anabranch.topics.errors import Usage
 from files import read, refusal
 

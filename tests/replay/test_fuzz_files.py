@@ -21,13 +21,13 @@ import fastavro
 import pyarrow
 import pyarrow.parquet
 import pytest
-from anabranch.replay.course.packing import Packing
-from anabranch.replay.sources.columns import Columns
+from anabranch.replay.pipeline.packing import Packing
+from anabranch.replay.sources.column_batch import ColumnBatch
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import AnabranchError, BadRecord
 from anabranch.topics.packed import Packed
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from files import Reading
 from packing import MOST, Record, Told, packed_records, plain_records
 
@@ -202,11 +202,13 @@ def test_damaged_packed_batches_are_refused_or_read(tmp_path: Path) -> None:
         kind = rng.choice(list(MAKERS))
         (tmp_path / f"a.{kind}").write_bytes(MAKERS[kind](rng))
         history = find_history([str(tmp_path / f"a.{kind}")], Format()).limited(MOST).by_column()
-        reading = Reading(Packing(history.open(), HashPlan(2), rng.choice(["lz4", "zstd"]), max_bytes=MOST, sent=0))
+        reading = Reading(
+            Packing(history.open(), HashPartitioner(2), rng.choice(["lz4", "zstd"]), max_bytes=MOST, sent=0)
+        )
         for message in reading.rest():
             value = damaged(rng, message[1] or b"")
             try:
-                rows = list(Columns.unpacked(value, 0))
+                rows = list(ColumnBatch.unpacked(value, 0))
             except BadRecord:
                 continue
             assert len(rows) == Packed(value).rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.replay.running.inputs import parse_inputs, refuse_unaligned
+from anabranch.replay.runs.inputs import parse_inputs, refuse_unaligned
 from anabranch.topics.errors import Usage
 
 

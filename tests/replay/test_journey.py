@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch.replay.course.clock import Clock
-from anabranch.replay.course.course import Course
-from anabranch.replay.course.pace import Pace
+from anabranch.replay.pipeline.pace import Pace
+from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.player import Player
-from anabranch.replay.report import Progress
+from anabranch.replay.replay_report import Progress
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.topics.client import Cluster
+from anabranch.topics.clock import Clock
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop
 from confluent_kafka import Message
 
@@ -58,10 +58,10 @@ def numbers(messages: list[Message]) -> dict[int, list[int]]:
 # The real command, with small transactions, and it says after each how far it is.
 CHILD = """
 from anabranch.replay import player
-from anabranch.replay.show import console
+from anabranch.replay.cli import console
 console._LINE_EVERY_S = 0
 player.Player.__init__.__kwdefaults__.update(transaction_records=2000, batch_lines=500)
-from anabranch.replay.cli import main
+from anabranch.replay.cli.entry import main
 main()
 """
 
@@ -171,7 +171,7 @@ def test_a_changed_transform_is_refused(broker: Cluster, fresh: Fresh, tmp_path:
     write_parts(tmp_path, 20, 1)
     (tmp_path / "mine.py").write_text("def same(record):\n    return record\n")
     history = find_history([str(tmp_path / "part0.jsonl")], Format(time="at"))
-    course, topic = Course(transform=str(tmp_path / "mine.py") + ":same"), fresh("changed")
+    course, topic = Pipeline(transform=str(tmp_path / "mine.py") + ":same"), fresh("changed")
     assert Player(broker, history, topic, course=course).play().sent == 20
     assert Player(broker, history, topic, course=course).play().already_done
     (tmp_path / "mine.py").write_text("def same(record):\n    return [record, record]\n")

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from anabranch.replay.course.course import Course
-from anabranch.replay.course.cursor import Cursor
-from anabranch.replay.course.disorder import Disorder
-from anabranch.replay.course.merge import Merge
-from anabranch.replay.course.notes import Notes
+from anabranch.replay.pipeline.counters import Counters
+from anabranch.replay.pipeline.cursor import Cursor
+from anabranch.replay.pipeline.lateness import Disorder
+from anabranch.replay.pipeline.merge import Merge
+from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import BadLine, Item
-from anabranch.replay.sources.source import Batch, Part, Position, Source
+from anabranch.replay.sources.source import Batch, Part, Source, SourcePosition
+from anabranch.replay.sources.source_record import BadLine, SourceRecord
 from anabranch.topics.errors import Stop, Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,11 +42,11 @@ class Listed:
         return self.at >= len(self.lines)
 
     @property
-    def begins(self) -> Position:
+    def begins(self) -> SourcePosition:
         return {"at": self.at}
 
     def next_batch(self) -> Batch:
-        items: list[Item] = []
+        items: list[SourceRecord] = []
         bad: list[BadLine] = []
         blank = 0
         for number in range(self.at, min(self.at + self.batch, len(self.lines))):
@@ -65,7 +65,7 @@ class Listed:
 
 
 def part(name: str, lines: Lines, batch: int | None = None) -> Part:
-    def open_at(position: Position | None, batch_lines: int) -> Source:
+    def open_at(position: SourcePosition | None, batch_lines: int) -> Source:
         return Listed(name, lines, batch or batch_lines, (position or {"at": 0})["at"])
 
     return Part(name, len(lines), open_at)
@@ -78,7 +78,7 @@ class Gone:
     values: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     blank: int = 0
-    position: Position = field(default_factory=dict)
+    position: SourcePosition = field(default_factory=dict)
 
     def read(self, source: Source, batches: int | None = None) -> Source:
         while not source.ended and batches != 0:
@@ -90,7 +90,7 @@ class Gone:
             batches = None if batches is None else batches - 1
         return source
 
-    def stored(self, source: Source) -> Position:
+    def stored(self, source: Source) -> SourcePosition:
         return json.loads(json.dumps(self.position or source.begins))
 
     def tell(self, bad: Sequence[BadLine], blank: int) -> None:
@@ -124,7 +124,7 @@ def test_one_order_whatever_the_batches_and_resumed_after_every_batch(
     given_ = [part(name, lines, batch) for name, lines in parts.items()]
     whole = Gone()
     source = Merge(data.draw(st.permutations(given_)))
-    positions: list[tuple[Position, int, int, int]] = []
+    positions: list[tuple[SourcePosition, int, int, int]] = []
     while not source.ended:
         positions.append((whole.stored(source), len(whole.values), len(whole.bad), whole.blank))
         whole.read(source, 1)
@@ -143,7 +143,7 @@ def test_sorted_within_a_buffer_or_refused_and_resumed_after_every_batch(
     parts: dict[str, Lines], batch: int, other: int, records: int
 ) -> None:
     disorder = Disorder("sort", records)
-    whole, positions = Gone(), list[tuple[Position, int, int]]()
+    whole, positions = Gone(), list[tuple[SourcePosition, int, int]]()
     source = Merge([part(name, lines, batch) for name, lines in parts.items()], disorder=disorder)
     expected = [
         value
@@ -205,7 +205,7 @@ def test_a_late_record_is_refused_with_its_place() -> None:
 
 
 def test_late_records_that_are_accepted_are_counted() -> None:
-    notes = Notes()
+    notes = Counters()
     Gone().read(Merge([part("a", [5, 1, 4, 6]), part("b", [2, 3])], notes=notes))
     assert (notes.late, notes.late_ms) == (2, 4)
 
@@ -216,7 +216,7 @@ def test_many_parts_are_opened_when_they_are_due() -> None:
     def day(number: int) -> Part:
         inner = part(f"day{number:02d}", [number * 10 + n for n in range(1, 9)])
 
-        def open_at(position: Position | None, batch_lines: int) -> Source:
+        def open_at(position: SourcePosition | None, batch_lines: int) -> Source:
             nonlocal most
             found = inner.open(position, batch_lines)
             opened.add(inner.name)
@@ -242,23 +242,23 @@ def test_files_are_merged_where_their_records_have_times(tmp_path: Path) -> None
         (tmp_path / name).write_text("at,n\n" + rows)
     history = find_history([str(tmp_path / "b.csv"), str(tmp_path / "a.csv")], Format(time="at", key="n"))
 
-    def keys(course: Course) -> list[str]:
+    def keys(course: Pipeline) -> list[str]:
         source, found = course.open(history), list[str]()
         while not source.ended:
             found += [(item[0] or b"").decode() for item in source.next_batch().items]
         return found
 
-    assert keys(Course()) == ["a1", "b1", "a2", "b3", "b5", "a6"]
-    assert keys(Course(order="source")) == ["b1", "b3", "b5", "a1", "a2", "a6"]
-    assert Course().identity(history) != Course(order="source").identity(history)
+    assert keys(Pipeline()) == ["a1", "b1", "a2", "b3", "b5", "a6"]
+    assert keys(Pipeline(order="source")) == ["b1", "b3", "b5", "a1", "a2", "a6"]
+    assert Pipeline().identity(history) != Pipeline(order="source").identity(history)
 
 
 def test_what_needs_times_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
     history = find_history([str(tmp_path / "a.txt")], Format())
     with pytest.raises(Usage, match="--disorder sort needs records with times"):
-        Course(disorder=Disorder.parse("sort:5")).checked(history)
+        Pipeline(disorder=Disorder.parse("sort:5")).checked(history)
     with pytest.raises(Usage, match="socket"):
-        Course(order="time").checked(find_history(["tcp://localhost:9"], Format(kind="jsonl", time="t")))
+        Pipeline(order="time").checked(find_history(["tcp://localhost:9"], Format(kind="jsonl", time="t")))
     with pytest.raises(Usage, match="expected accept"):
         Disorder.parse("drop")

@@ -14,14 +14,14 @@ import msgspec
 import pyarrow
 import pyarrow.parquet
 import pytest
-from anabranch.replay.course.course import Course
-from anabranch.replay.course.survey import survey
-from anabranch.replay.running.declared import declared_types
+from anabranch.replay.pipeline.dry_run import survey
+from anabranch.replay.pipeline.pipeline import Pipeline
+from anabranch.replay.runs.declared_types import declared_types
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import BadLine
+from anabranch.replay.sources.source_record import BadLine
 from anabranch.topics.errors import Usage
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from files import Reading, plain, refusal
 from packing import Record, Told, both
 
@@ -47,8 +47,8 @@ def test_a_leading_zero_in_the_last_line_makes_text_of_its_column_with_and_witho
 def test_a_cell_behind_the_sample_that_does_not_fit_is_bad_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anabranch.replay.sources.csvsample._SAMPLE_BYTES", 20)
-    monkeypatch.setattr("anabranch.replay.sources.csvsample._LEAST_BYTES", 20)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._SAMPLE_BYTES", 20)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._LEAST_BYTES", 20)
     data = b"user,zip\nann,98101\nbob,10115\ncid,01234\ndan,7\neva,x\n"
     found = of_csv(tmp_path, data, key="user")
     assert [key for key, _, _ in found[0]] == [b"ann", b"bob", b"dan"]
@@ -110,8 +110,8 @@ def test_a_cell_may_be_as_large_as_a_line(tmp_path: Path) -> None:
 
 
 def test_a_mark_of_utf_8_inside_of_a_file_is_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anabranch.replay.sources.filesource.BLOCK_BYTES", 16)
-    monkeypatch.setattr("anabranch.replay.sources.filesource._CHUNK_BYTES", 16)
+    monkeypatch.setattr("anabranch.replay.sources.file_source.BLOCK_BYTES", 16)
+    monkeypatch.setattr("anabranch.replay.sources.file_source._CHUNK_BYTES", 16)
     rows = ["\ufeffab,1", "\ufeffcd,2", "\ufeffef,3", "\ufeffgh,4"]
     found = of_csv(tmp_path, ("k,v\n" + "\n".join(rows)).encode(), key="k")
     assert [key for key, _, _ in found[0]] == [row.split(",")[0].encode() for row in rows]
@@ -399,7 +399,7 @@ def test_the_value_type_of_a_topic_declares_columns(tmp_path: Path) -> None:
 def test_a_survey_says_what_stands_in_columns_and_what_their_type_refuses(tmp_path: Path) -> None:
     data = b"zip,fare,note,d\n98101,1,,20130101\n10115,-2.5,x,20130102\n01234,,y,20130103\n"
     history = find_history([str(plain(tmp_path, "a.csv", data))], Format(time="d"))
-    found = survey(history, Course(), HashPlan(1), value_type=Order)
+    found = survey(history, Pipeline(), HashPartitioner(1), value_type=Order)
     columns = found.profile.columns
     assert [(c.nulls, c.least, c.most) for c in columns.values()] == [
         (0, "01234", "98101"),

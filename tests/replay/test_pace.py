@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pytest
-from anabranch.replay.course.clock import Clock
-from anabranch.replay.course.loop import Loop
-from anabranch.replay.course.pace import TICK_S, Pace, Paced
-from anabranch.replay.sources.item import Item
-from anabranch.replay.sources.source import Batch, Position, Source
+from anabranch.replay.pipeline.pace import TICK_S, Pace, Paced
+from anabranch.replay.pipeline.repeat import Loop
+from anabranch.replay.sources.source import Batch, Source, SourcePosition
+from anabranch.replay.sources.source_record import SourceRecord
+from anabranch.topics.clock import Clock
 from anabranch.topics.errors import Usage
 
 
@@ -29,12 +29,12 @@ class Listed:
         return self.at >= len(self.seconds)
 
     @property
-    def begins(self) -> Position:
+    def begins(self) -> SourcePosition:
         return {"at": self.at}
 
     def next_batch(self) -> Batch:
         begin, self.at = self.at, min(self.at + 4, len(self.seconds))
-        items: list[Item] = [
+        items: list[SourceRecord] = [
             (None, str(n).encode(), round(1e6 + self.seconds[n] * 1000), None, None) for n in range(begin, self.at)
         ]
         return Batch(items, {"at": self.at})
@@ -59,7 +59,7 @@ class Hand(Clock):
 def opening(seconds: Iterable[float]):
     listed = list(seconds)
 
-    def open_at(position: Position | None) -> Source:
+    def open_at(position: SourcePosition | None) -> Source:
         return Listed(listed, position["at"] if position else 0)
 
     return open_at
@@ -142,7 +142,7 @@ def test_what_a_slow_broker_cost_is_made_up_for_by_speed_and_only_a_second_of_it
 def test_each_round_of_a_loop_begins_the_pace_again() -> None:
     clock, loops = Hand(), list[Loop]()
 
-    def open_at(position: Position | None) -> Source:
+    def open_at(position: SourcePosition | None) -> Source:
         loops.append(Loop(opening([0.0, 5.0]), 3, position))
         return loops[-1]
 

@@ -17,26 +17,26 @@ import polars
 import pyarrow
 import pytest
 from anabranch.replay.archive import Archiver
-from anabranch.replay.course import packing
-from anabranch.replay.course.course import Course
-from anabranch.replay.course.selection import Selection
+from anabranch.replay.pipeline import packing
+from anabranch.replay.pipeline.pipeline import Pipeline
+from anabranch.replay.pipeline.selection import Selection
 from anabranch.replay.player import Player
-from anabranch.replay.sources.finding import find_past
+from anabranch.replay.record_counts import count_records
+from anabranch.replay.source_resolver import find_past
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import BadLine
 from anabranch.replay.sources.source import Replayable
-from anabranch.replay.sources.topicsource import TopicHistory
-from anabranch.replay.tally import count_records
-from anabranch.replay.verify.side import find_side
-from anabranch.replay.verify.verify import verify
+from anabranch.replay.sources.source_record import BadLine
+from anabranch.replay.sources.topic_source import TopicHistory
+from anabranch.replay.verify.comparison import verify
+from anabranch.replay.verify.comparison_side import find_side
 from anabranch.topics import packed as packed_batches
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.arrowstream import PackedLimits, measure
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Usage
 from anabranch.topics.packed import MAX_ROWS, Packed
-from anabranch.topics.partition import HashPlan, Plan, RangePlan
+from anabranch.topics.packed_limits import PackedLimits, measure
+from anabranch.topics.partitioners import HashPartitioner, Plan, RangePartitioner
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Message, Producer
 
@@ -45,14 +45,14 @@ Fresh = Callable[..., str]
 Eventually = Callable[..., None]
 Patch = pytest.MonkeyPatch
 
-BLOCK = "anabranch.replay.sources.filesource.BLOCK_BYTES"
+BLOCK = "anabranch.replay.sources.file_source.BLOCK_BYTES"
 
 # Plays argv[2:] packed into a topic in small blocks and transactions and says after each how far it is.
 CHILD = """
 import sys
 from anabranch.replay import Format, Player, find_history
 from anabranch.replay.sources import filesource
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 servers, topic, path = sys.argv[1:]
 filesource.BLOCK_BYTES = 1_000
 player = Player(Cluster(servers), find_history([path], Format(key_before=",")), topic,
@@ -165,7 +165,7 @@ def test_killed_again_and_again_every_row_is_there_once(
     report = Player(broker, history, topic, pack="lz4").play()
     assert report.resumed_from
     assert report.sent == sum(report.counts.values()) == count
-    check_once_and_in_order(drain(topic), count, HashPlan(4))
+    check_once_and_in_order(drain(topic), count, HashPartitioner(4))
     assert Player(broker, history, topic, pack="zstd").play().already_done
 
 
@@ -174,7 +174,7 @@ def test_aborted_transactions_are_sent_again_and_a_range_plan_is_kept(
     broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BLOCK, 1_000)
-    topic, plan = fresh("aborted"), RangePlan((b"k12", b"k3"))
+    topic, plan = fresh("aborted"), RangePartitioner((b"k12", b"k3"))
     history = find_history([str(write_lines(tmp_path, 1_000))], Format(key_before=","))
     report = Player(broker, history, topic, plan=plan, pack="lz4", transaction_records=300).play()
     assert (report.sent, sum(report.counts.values())) == (1_000, 1_000)
@@ -242,7 +242,7 @@ def test_what_looks_at_records_gives_rows_of_text_and_the_same(
     more = tmp_path / "b.csv"
     more.write_bytes(path.read_bytes())
     merged = find_history([str(path), str(more)], format)
-    for course in (Course(selection=Selection(where="n % 2")), Course(limit=100, rounds=2), Course()):
+    for course in (Pipeline(selection=Selection(where="n % 2")), Pipeline(limit=100, rounds=2), Pipeline()):
         plain, packed = fresh("plain"), fresh("packed")
         for topic, pack in ((plain, None), (packed, "lz4")):
             sent = Player(broker, merged, topic, course=course, partitions=2, pack=pack).play().sent
@@ -269,7 +269,7 @@ def test_unpacked_they_are_plain_records_again_and_archives_keep_them(
 
     eventually(lambda: count_records(broker, packed, 3) == 6_000, packed)
     unpacking = TopicHistory(broker, f"topic://{packed}", Format(), unpack=True)
-    played(unpacking, plain, course=Course(order="source"))
+    played(unpacking, plain, course=Pipeline(order="source"))
     assert {len(message.headers() or []) for message in drain(plain)} == {0}
     assert len(drain(plain)) == 6_000
 
@@ -286,7 +286,7 @@ def test_unpacked_they_are_plain_records_again_and_archives_keep_them(
         found = verify(*(find_side(f"topic://{name}", Format(), broker) for name in (packed, topic)))
         assert found.same, (topic, found.differences[:2])
     places = {(partition, key) for partition, key, _, _ in unpacked(drain(wider)) if key is not None}
-    assert all(HashPlan(5).partition(key) == partition for partition, key in places)
+    assert all(HashPartitioner(5).partition(key) == partition for partition, key in places)
 
 
 def test_what_cannot_travel_packed_is_refused(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:

@@ -14,17 +14,17 @@ from typing import Any
 import msgspec
 import pytest
 from anabranch.replay.archive import ArchiveHistory, Archiver, Rolling
-from anabranch.replay.archive.encoding import encoder, reader
-from anabranch.replay.archive.envelope import Rows
-from anabranch.replay.course.course import Course
+from anabranch.replay.archive.archive_formats import encoder, reader
+from anabranch.replay.archive.record_rows import RecordRows
+from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.player import Player
-from anabranch.replay.sources.finding import find_past
+from anabranch.replay.source_resolver import find_past
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.item import Item
-from anabranch.replay.sources.source import Position, Replayable, Source
-from anabranch.replay.sources.span import Bound
+from anabranch.replay.sources.offset_range import Bound
+from anabranch.replay.sources.source import Replayable, Source, SourcePosition
+from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message, TopicPartition
@@ -43,9 +43,9 @@ ODD = [b"", None, b"\xff\x00\n", "é".encode(), b"plain", b'{"a":"\\u0000"}', b"
 CHILD = """
 import sys
 from anabranch.replay import Player
-from anabranch.replay.sources.finding import find_past
+from anabranch.replay.source_resolver import find_past
 from anabranch.replay.sources.format import Format
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 servers, spec, topic = sys.argv[1:]
 history = find_past([spec], Format(), cluster=Cluster(servers))
 player = Player(Cluster(servers), history, topic, transaction_records=200, batch_lines=50)
@@ -62,7 +62,7 @@ headers = st.lists(st.tuples(st.text(max_size=4, alphabet=st.characters(exclude_
 def test_odd_bytes_come_back_from_a_file(
     encoding: Any, records: list[tuple[bytes | None, bytes | None, Any]], batch: int
 ) -> None:
-    rows, file = Rows(), io.BytesIO()
+    rows, file = RecordRows(), io.BytesIO()
     for n, (key, value, told) in enumerate(records):
         rows.keys.append(key)
         rows.values.append(value)
@@ -80,7 +80,7 @@ def test_odd_bytes_come_back_from_a_file(
     assert [offset for part in found for offset in part.offsets] == [3 * n for n in range(len(records))]
 
 
-def read(source: Source) -> list[Item]:
+def read(source: Source) -> list[SourceRecord]:
     items = Reading(source).rest()
     source.close()
     return items
@@ -136,13 +136,13 @@ def history(
 
 @pytest.mark.parametrize("order", ["time", "source"])
 def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(history: Replayable, order: Any) -> None:
-    course = Course(order=order)
+    course = Pipeline(order=order)
     whole = read(course.open(history))
     assert len(whole) == 60
     source = Reading(course.open(history, batch_lines=4))
-    seen: list[Item] = []
+    seen: list[SourceRecord] = []
     while not source.ended:
-        position = msgspec.json.decode(msgspec.json.encode(source.position), type=Position)
+        position = msgspec.json.decode(msgspec.json.encode(source.position), type=SourcePosition)
         if len(seen) % 3 == 0:
             rest = read(course.open(history, position))
             assert sorted(map(str, seen + rest)) == sorted(map(str, whole))
@@ -220,7 +220,7 @@ def test_a_topic_is_read_from_where_to_where_one_says(broker: Cluster, fresh: Fr
 
     def values(begin: str | None, until: str | None, **more: Any) -> list[int]:
         found = find_past([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until), **more)
-        return [(item[2] - START_MS) // 1000 for item in read(Course().open(found))]
+        return [(item[2] - START_MS) // 1000 for item in read(Pipeline().open(found))]
 
     whole = values(None, None)
     assert whole == [second - 5 if second % 11 == 0 else second for second in range(60)]
@@ -256,7 +256,7 @@ def test_a_time_past_the_end_and_empty_partitions_leave_nothing_to_read(
 
     def values(begin: str | None, until: str | None) -> list[bytes | None]:
         found = find_past([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until))
-        return [item[1] for item in read(Course().open(found))]
+        return [item[1] for item in read(Pipeline().open(found))]
 
     assert values("2013-01-01", None) == [b"v1"]
     assert values(None, "2013-01-01") == [b"v0"]
@@ -282,7 +282,7 @@ def test_records_from_before_1970_and_without_a_time_keep_that(
     Archiver(broker, topic, tmp_path).archive()
     for spec in (str(tmp_path), f"topic://{topic}"):
         copy = fresh("copy")
-        Player(broker, find_past([spec], Format(), cluster=broker), copy, course=Course(order="source")).play()
+        Player(broker, find_past([spec], Format(), cluster=broker), copy, course=Pipeline(order="source")).play()
         assert [message.timestamp()[1] for message in drain(copy)] == times
 
 

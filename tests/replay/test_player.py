@@ -15,16 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from anabranch.replay.checkpoint import Runs
 from anabranch.replay.player import Player
-from anabranch.replay.report import Progress
+from anabranch.replay.replay_report import Progress
+from anabranch.replay.run_registry import RunRegistry
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import BadLine
+from anabranch.replay.sources.source_record import BadLine
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Rebuild, Stop, Usage
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message
 
@@ -37,7 +37,7 @@ KEYED = Format(key_before=",")
 CHILD = """
 import sys
 from anabranch.replay import Format, Player, find_history
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 servers, topic, path = sys.argv[1:]
 player = Player(Cluster(servers), find_history([path], Format(key_before=",")), topic,
                 transaction_records=200, batch_lines=50)
@@ -79,7 +79,7 @@ def test_keys_values_times_partitions_and_order_arrive(
     report = Player(broker, history, topic, partitions=3, transaction_records=100, batch_lines=50).play()
 
     found = by_partition(drain(topic))
-    plan = HashPlan(3)
+    plan = HashPartitioner(3)
     for partition, messages in found.items():
         expected = [row for row in rows if plan.partition(str(row["user"]).encode()) == partition]
         assert [json.loads(m.value() or b"") for m in messages] == expected
@@ -99,7 +99,7 @@ def test_end_marks_of_earlier_transactions_and_earlier_starts_stay(
 ) -> None:
     #  transaction   1        2        3
     #  partition     of a     of b     of b     ── each must be drained to its own last record
-    plan = HashPlan(4)
+    plan = HashPartitioner(4)
     keys = sorted((f"k{n}" for n in range(50)), key=lambda key: plan.partition(key.encode()))
     first, last = keys[0], keys[-1]
     path, topic = tmp_path / "data.txt", fresh()
@@ -279,7 +279,7 @@ def test_a_topic_that_would_lose_it_is_refused(
     with pytest.raises(Stop, match=setting):
         player.play()
     assert drain(topic) == []
-    assert Runs(broker).read(player.run_id) is None
+    assert RunRegistry(broker).read(player.run_id) is None
 
 
 def test_a_record_that_is_too_large_and_a_truncated_file_follow_the_policy(
@@ -346,7 +346,7 @@ def test_another_runs_open_transaction_does_not_hide_our_state(
     # Another run dies with a record in the topic of runs. Until its id comes back, readers stop before it:
     #     runs:  [ours, 5 sent] [its record, open] [ours, 10 sent, done]
     # So the end to read to must be that of the log, and not the last stable offset.
-    runs, dead_id = Runs(broker), fresh("dead-run")
+    runs, dead_id = RunRegistry(broker), fresh("dead-run")
     dead = TransactionalProducer(broker, dead_id)
     dead.open()
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from anabranch.replay.course.course import Course
-from anabranch.replay.course.histogram import MOST_BINS, Histogram
-from anabranch.replay.course.pace import Pace
-from anabranch.replay.course.placement import place
-from anabranch.replay.course.selection import Selection
-from anabranch.replay.course.survey import Survey, survey
-from anabranch.replay.show.plot import checked_plot, draw
+from anabranch.replay.cli.replay_plot import checked_plot, draw
+from anabranch.replay.pipeline.dry_run import DryRun, survey
+from anabranch.replay.pipeline.pace import Pace
+from anabranch.replay.pipeline.partitioning import place
+from anabranch.replay.pipeline.pipeline import Pipeline
+from anabranch.replay.pipeline.selection import Selection
+from anabranch.replay.pipeline.time_histogram import MOST_BINS, Histogram
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import Usage
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,18 +27,18 @@ BEGIN_MS = 1_357_034_400_000
 
 
 @pytest.fixture
-def surveyed(tmp_path: Path) -> Survey:
+def surveyed(tmp_path: Path) -> DryRun:
     for name, begin in (("a", 0), ("b", 1)):
         rows = [{"at": BEGIN_MS + n * 60_000, "user": f"u{n % 5}", "n": n} for n in range(begin, 100, 2)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     history = find_history([str(tmp_path / "*.jsonl")], Format(key="user", time="at"))
-    return survey(history, Course(selection=Selection(where="n < 90"), rounds=2), HashPlan(4))
+    return survey(history, Pipeline(selection=Selection(where="n < 90"), rounds=2), HashPartitioner(4))
 
 
-def test_a_survey_counts_what_would_be_sent(surveyed: Survey) -> None:
+def test_a_survey_counts_what_would_be_sent(surveyed: DryRun) -> None:
     assert (surveyed.records, surveyed.in_all, surveyed.notes.left_out, surveyed.whole) == (90, 90, 10, True)
     assert [json.loads(item[1] or b"")["n"] for item in surveyed.first] == [0, 1, 2, 3, 4]
-    by_key = {f"u{n}": place([(f"u{n}".encode(), b"", 0, None, None)], HashPlan(4), 0)[0] for n in range(5)}
+    by_key = {f"u{n}": place([(f"u{n}".encode(), b"", 0, None, None)], HashPartitioner(4), 0)[0] for n in range(5)}
     assert surveyed.partitions == {p: 18 * list(by_key.values()).count(p) for p in set(by_key.values())}
     assert surveyed.over_time.span_ms == (BEGIN_MS, BEGIN_MS + 89 * 60_000)
     assert surveyed.takes_s(Pace(speed=60), 2) == pytest.approx(2 * 89)
@@ -48,13 +48,13 @@ def test_a_survey_counts_what_would_be_sent(surveyed: Survey) -> None:
 
 def test_a_part_of_a_large_history_tells_of_the_whole(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"{n:099d}\n" for n in range(50_000)))
-    found = survey(find_history([str(tmp_path / "a.txt")], Format()), Course(), HashPlan(4), most=20_000)
+    found = survey(find_history([str(tmp_path / "a.txt")], Format()), Pipeline(), HashPartitioner(4), most=20_000)
     assert not found.whole
     assert found.records < 30_000
     assert found.in_all == pytest.approx(50_000, rel=0.3)
 
 
-def test_a_picture_shows_every_record(surveyed: Survey) -> None:
+def test_a_picture_shows_every_record(surveyed: DryRun) -> None:
     root = ElementTree.fromstring(draw(surveyed, 'a "title" & <more>'))
     texts = ["".join(node.itertext()) for node in root]
     assert 'a "title" & <more>: 90 records' in texts

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from anabranch.topics.client import Cluster
-from anabranch.topics.partition import RangePlan
-from anabranch.topics.plans import Plans
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.partitioner_registry import PartitionerRegistry
+from anabranch.topics.partitioners import RangePartitioner
 
 WORDS = [f"{letter}{number:02}" for letter in "abcdefghijkl" for number in range(20)]
 
@@ -25,7 +25,7 @@ def test_a_learned_plan_is_replayed_by_and_kept(broker: Cluster, fresh, drain, t
     learned = anabranch("topics", "plan", str(words), "--key-before", ",", "--partitions", "3")
     assert learned.returncode == 0, learned.stderr
     assert "skew 1.00" in learned.stderr
-    plan = RangePlan.parsed(learned.stdout.strip())
+    plan = RangePartitioner.parsed(learned.stdout.strip())
     assert plan.splits == (b"e00", b"i00")
 
     replay = ["replay", str(words), "--to", topic, "--key-before", ",", *there]
@@ -35,7 +35,7 @@ def test_a_learned_plan_is_replayed_by_and_kept(broker: Cluster, fresh, drain, t
     for message in drain(topic):
         landed.setdefault(message.partition(), []).append(message.key())
     assert [key.decode() for p in sorted(landed) for key in landed[p]] == WORDS, "in key order, partition by partition"
-    assert Plans(broker).of([topic]) == {topic: plan}
+    assert PartitionerRegistry(broker).of([topic]) == {topic: plan}
 
     other = anabranch(*replay, "--plan", "range:c,d", "--run-id", fresh())
     assert other.returncode == 2

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
+from anabranch.replay.cli.replay_output import show_refused, show_replay
 from anabranch.replay.player import Player
-from anabranch.replay.show.replay import show_refused, show_replay
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch.agents.tables.expiring import ExpiringTable
-from anabranch.agents.tables.globaltable import GlobalTable
-from anabranch.agents.tables.state import EVENT_TIME
+from anabranch.agents.tables.global_table import GlobalTable
+from anabranch.agents.tables.partition_state import EVENT_TIME
 from anabranch.agents.tables.table import Table
-from anabranch.replay.tables.tables import Snapshot, refuse_scattered, write_result
+from anabranch.agents.tables.ttl_table import TtlTable
+from anabranch.replay.table_reader import Snapshot, refuse_scattered, write_result
 from anabranch.topics.errors import Stop
 
 
@@ -88,7 +88,7 @@ def test_a_field_that_is_called_as_a_column_does_not_take_its_place() -> None:
 
 
 def test_a_table_with_a_time_to_live_is_checked_as_well() -> None:
-    table = ExpiringTable("t", ttl_ms=10, clock=lambda: 0)
+    table = TtlTable("t", ttl_ms=10, clock=lambda: 0)
     with pytest.raises(Stop):
         content(table, {"a": 1}, {"a": 1})
 

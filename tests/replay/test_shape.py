@@ -8,13 +8,13 @@ from typing import Any
 
 import fastavro
 import pytest
-from anabranch.replay.running.inputs import format_of, parse_inputs
-from anabranch.replay.sources.avroblocks import Container
-from anabranch.replay.sources.avrorows import decoder
+from anabranch.replay.runs.inputs import format_of, parse_inputs
 from anabranch.replay.sources.format import Format
+from anabranch.replay.sources.formats.avro_blocks import Container
+from anabranch.replay.sources.formats.avro_rows import decoder
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import NO_LIMIT, Item
-from anabranch.replay.sources.stamp import parse_time_ms
+from anabranch.replay.sources.source_record import NO_LIMIT, SourceRecord
+from anabranch.replay.sources.timestamps import parse_time_ms
 from anabranch.topics.errors import Usage
 from files import Reading
 from hypothesis import given
@@ -28,7 +28,9 @@ JSONL = (
 UA_MS, AA_MS = 1_359_712_800_000, 1_359_804_600_000  # in UTC
 
 
-def read(folder: Path, name: str, data: bytes, format: Format, most: int = NO_LIMIT) -> tuple[list[Item], Reading]:
+def read(
+    folder: Path, name: str, data: bytes, format: Format, most: int = NO_LIMIT
+) -> tuple[list[SourceRecord], Reading]:
     (folder / name).write_bytes(data)
     source = Reading(find_history([str(folder / name)], format).limited(most).open())
     return source.rest(), source

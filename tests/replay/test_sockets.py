@@ -8,8 +8,8 @@ import time
 
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.item import Item
 from anabranch.replay.sources.source import Source
+from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Stop
 from files import refusal
 
@@ -33,8 +33,8 @@ class Server:
         self._listening.close()
 
 
-def read_until(source: Source, count: int) -> list[Item]:
-    items: list[Item] = []
+def read_until(source: Source, count: int) -> list[SourceRecord]:
+    items: list[SourceRecord] = []
     deadline = time.monotonic() + 10
     while len(items) < count and not source.ended:
         assert time.monotonic() < deadline

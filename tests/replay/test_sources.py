@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from anabranch.replay.sources.format import Format, kind_of
+from anabranch.replay.sources.formats.lines import LineBuffer
 from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.lines import LineBuffer
-from anabranch.replay.sources.stamp import Stamps, parse_time_ms
+from anabranch.replay.sources.timestamps import Timestamps, parse_time_ms
 from anabranch.topics.errors import Stop
 from files import plain, read, read_file, refusal, values
 from hypothesis import HealthCheck, given, settings
@@ -96,7 +96,9 @@ def test_many_times_at_once_are_what_they_are_one_by_one(numbers: list[int], how
             return str(exc)
 
     written = [str(number) for number in numbers] if as_text else numbers
-    assert outcome(lambda: Stamps(how).many(written)) == outcome(lambda: [parse_time_ms(each, how) for each in written])
+    assert outcome(lambda: Timestamps(how).many(written)) == outcome(
+        lambda: [parse_time_ms(each, how) for each in written]
+    )
 
 
 # ---- JSON Lines ----

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.replay.course.placement import last_of_each, place
-from anabranch.replay.sources.item import BadLine
-from anabranch.replay.target import Target
-from anabranch.topics.deadletter import dead_letter
+from anabranch.replay.pipeline.partitioning import last_of_each, place
+from anabranch.replay.sources.source_record import BadLine
+from anabranch.replay.target_topic import Target
+from anabranch.topics.dead_letter import dead_letter
 from anabranch.topics.errors import Stop
-from anabranch.topics.partition import HashPlan
+from anabranch.topics.partitioners import HashPartitioner
 from files import refusal
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +18,9 @@ DAY_MS = 86_400_000
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=9)), min_size=1), st.integers(1, 9), st.integers(0, 99))
 def test_keys_go_where_murmur2_says_and_others_in_turn(keys: list[bytes | None], partitions: int, sent: int) -> None:
-    places = place([(key, b"", 0, None, None) for key in keys], HashPlan(partitions), sent)
+    places = place([(key, b"", 0, None, None) for key in keys], HashPartitioner(partitions), sent)
     for i, (key, partition) in enumerate(zip(keys, places, strict=True)):
-        assert partition == ((sent + i) % partitions if key is None else HashPlan(partitions).partition(key))
+        assert partition == ((sent + i) % partitions if key is None else HashPartitioner(partitions).partition(key))
     last = last_of_each(places)
     assert all(places[i] == p and p not in places[i + 1 :] for p, i in last.items())
     assert set(last) == set(places)

@@ -15,17 +15,26 @@ from typing import Any
 import anabranch
 import pytest
 from anabranch.agents.app import App
-from anabranch.replay.commands import options
-from anabranch.replay.report import Report
-from anabranch.replay.running.ground import servers_at_hand
-from anabranch.replay.show import bar, console, dlq, jsonlog, plot, runs, verify, work
-from anabranch.replay.show import replay as show_replay
-from anabranch.replay.show.console import ProgressView, Screen, write_json
-from anabranch.replay.tables.tables import Snapshot
-from anabranch.replay.verify.verify import Compared, Difference, Tally
+from anabranch.replay.cli import (
+    common_options,
+    console,
+    dlq_output,
+    json_log,
+    replay_plot,
+    restore_bar,
+    run_output,
+    runs_output,
+    verify_output,
+)
+from anabranch.replay.cli import replay_output as show_replay
+from anabranch.replay.cli.console import ProgressView, Screen, write_json
+from anabranch.replay.cluster_choice import servers_at_hand
+from anabranch.replay.replay_report import Report
+from anabranch.replay.table_reader import Snapshot
+from anabranch.replay.verify.comparison import Compared, Difference, Tally
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.printable import printable, without_passwords
-from anabranch.topics.private import private_folder
+from anabranch.topics.private_folder import private_folder
 
 # Clears the screen, sets the title, goes back, reverses what follows, is an introducer by itself; and markup.
 EVIL = "\x1b[2J\x1b]0;t\x07\x08\u202e\x9b1m[/oops][bold]:bomb:\udcff"
@@ -38,7 +47,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """A terminal: what all that shows something writes."""
     written = io.StringIO()
     out = Screen(file=written, width=500, force_terminal=True, color_system=None, highlight=False)
-    for module in (console, dlq, runs, verify, work, show_replay):
+    for module in (console, dlq_output, runs_output, verify_output, run_output, show_replay):
         for name in ("out", "err"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, out)
@@ -60,7 +69,7 @@ def test_tables_show_keys_and_values_as_they_are_written(screen: io.StringIO) ->
     app = App("x")
     table = app.Table("totals", default=int, help=EVIL)
     key = EVIL[:-1]  # the last is a byte that is no text, and keys are JSON
-    work.show_table(Snapshot(table, [{json.dumps(key).encode(): b"3", b'"[/oops]"': b"1"}]))
+    run_output.show_table(Snapshot(table, [{json.dumps(key).encode(): b"3", b'"[/oops]"': b"1"}]))
     text = shown(screen)
     assert SHOWN in text  # the title
     assert f"{SHOWN[:-4]} " in text
@@ -77,14 +86,14 @@ def test_reports_of_replays_and_comparisons_show_lines_as_they_are_written(scree
     show_replay.show_replay(report)
     tallies = Tally(EVIL, 1, 1, [EVIL]), Tally("b", 2)
     found = Compared(*tallies, ("key",), [Difference(EVIL, EVIL, EVIL.encode(errors="replace"), None)])
-    verify.show_verified(found)
+    verify_output.show_verified(found)
     assert shown(screen).count(SHOWN) >= 6
 
 
 def test_progress_shows_names_as_they_are_written(monkeypatch: pytest.MonkeyPatch, screen: io.StringIO) -> None:
     with ProgressView() as view:
         view.move(EVIL, 1, 2, EVIL)
-    restoring = bar.RestoreBar(console.err)
+    restoring = restore_bar.RestoreBar(console.err)
 
     class Progress:
         share = 0.5
@@ -110,17 +119,17 @@ def test_json_lines_escape_what_json_does_not(capsys: pytest.CaptureFixture[str]
 
 
 def test_pictures_are_valid_whatever_the_title() -> None:
-    assert not UNSAFE & set(plot._text(0, 0, EVIL))
+    assert not UNSAFE & set(replay_plot._text(0, 0, EVIL))
 
 
 def test_logs_are_escaped_and_without_passwords() -> None:
     record = logging.LogRecord("x", 30, "f", 1, "%s at s3://ann:geheim@host/", (EVIL,), None)
-    line = options._Lines("%(message)s").format(record)
+    line = common_options._Lines("%(message)s").format(record)
     assert line == f"{SHOWN} at s3://ann:***@host/"
 
 
 def test_json_logs_hold_no_secret_wherever_it_stands() -> None:
-    formatter = jsonlog.JsonLines()
+    formatter = json_log.JsonLines()
     formatter.hide(["geheim", "abc"])
 
     def wrong() -> None:

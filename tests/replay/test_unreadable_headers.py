@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 from anabranch.replay.archive import Archiver
-from anabranch.replay.dlq.dlq import DeadLetters
-from anabranch.replay.dlq.letters import Wanted
+from anabranch.replay.dead_letters.letters import Wanted
+from anabranch.replay.dead_letters.republisher import DeadLetters
 from anabranch.replay.player import Player
-from anabranch.replay.sources.finding import find_past
+from anabranch.replay.record_counts import count_records
+from anabranch.replay.source_resolver import find_past
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.topicsource import TopicHistory
-from anabranch.replay.tally import count_records
-from anabranch.replay.verify.side import find_side
-from anabranch.replay.verify.verify import verify
+from anabranch.replay.sources.topic_source import TopicHistory
+from anabranch.replay.verify.comparison import verify
+from anabranch.replay.verify.comparison_side import find_side
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Message, Producer
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from anabranch.replay.archive import Archiver
 from anabranch.replay.player import Player
-from anabranch.replay.sources.finding import find_past
+from anabranch.replay.source_resolver import find_past
 from anabranch.replay.sources.format import Format
-from anabranch.replay.verify import verify as verify_module
-from anabranch.replay.verify.side import find_side
-from anabranch.replay.verify.verify import Compared, verify
+from anabranch.replay.verify import comparison as verify_module
+from anabranch.replay.verify.comparison import Compared, verify
+from anabranch.replay.verify.comparison_side import find_side
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.producer import plain_producer_config
 from confluent_kafka import Producer
 

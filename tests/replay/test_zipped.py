@@ -12,7 +12,7 @@ from typing import Any
 
 import polars
 import pytest
-from anabranch.replay.sources import opening, zipped
+from anabranch.replay.sources.files import file_opening, zip_archive
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import Stop
@@ -50,7 +50,7 @@ def test_the_directory_of_an_archive_is_read_once_for_all_its_files(
             super().__init__(file, *more)
 
     paths = [archive(tmp_path / name, **{f"{n:03}_dot_jsonl": LINE for n in range(50)}) for name in ("a.zip", "b.zip")]
-    monkeypatch.setattr(zipped.zipfile, "ZipFile", Counted)
+    monkeypatch.setattr(zip_archive.zipfile, "ZipFile", Counted)
     history = find_history([str(path) for path in paths], Format(key="k"))
     history.check("t")
     assert len(read(history.open())) == 100
@@ -146,7 +146,7 @@ def test_names_that_lead_out_of_an_archive_lead_nowhere(tmp_path: Path) -> None:
 def test_what_grows_beyond_measure_when_it_is_unpacked_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "_UNPACKED_BYTES", 1024 * 1024)
+    monkeypatch.setattr(file_opening, "_UNPACKED_BYTES", 1024 * 1024)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("bomb.parquet", b"PAR1" + bytes(32 * 1024 * 1024))
         polars.DataFrame({"k": [1]}).write_parquet(tmp_path / "good.parquet")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from anabranch.topics.arrowstream import PackedLimits, Refused, measure
 from anabranch.topics.errors import BadRecord, Usage
 from anabranch.topics.packed import Packed, limits, pack, packed_rows
+from anabranch.topics.packed_limits import PackedLimits, Refused, measure
 
 ABOUT = {b"anabranch.packed": b"1", b"anabranch.value": b"json"}
 

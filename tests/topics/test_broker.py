@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from anabranch.replay.running.ground import ground
-from anabranch.topics import distribution
+from anabranch.replay.cluster_choice import ground
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.broker import EmbeddedBroker, running_at
-from anabranch.topics.client import Cluster
-from anabranch.topics.distribution import Distribution
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.devbroker import distribution
+from anabranch.topics.devbroker.broker import EmbeddedBroker, running_at
+from anabranch.topics.devbroker.distribution import Distribution
 from anabranch.topics.errors import Stop
 from confluent_kafka import Producer
 
@@ -30,7 +30,7 @@ DEADLINE_S = 30.0
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from anabranch.topics.broker import EmbeddedBroker
+from anabranch.topics.devbroker.broker import EmbeddedBroker
 broker = EmbeddedBroker(Path(sys.argv[1]))
 stats = broker.start()
 print(stats.pid, stats.bootstrap_servers, flush=True)
@@ -222,7 +222,7 @@ def test_java_that_ends_at_once_is_reported_with_its_log(tmp_path: Path) -> None
 
 
 def test_temporary_folders_of_killed_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from anabranch.topics import broker
+    from anabranch.topics.devbroker import broker
 
     monkeypatch.setattr(broker.tempfile, "tempdir", str(tmp_path))
     dead, young, live = (tmp_path / f"anabranch-broker-{name}" for name in ("dead", "young", "live"))

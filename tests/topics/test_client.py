@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Usage
 from confluent_kafka import Consumer
 

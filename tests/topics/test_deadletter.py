@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anabranch.topics.deadletter import MAX_ERROR_CHARACTERS, dead_letter, dead_letter_topic, read_headers
+from anabranch.topics.dead_letter import MAX_ERROR_CHARACTERS, dead_letter, dead_letter_topic, read_headers
 
 
 def test_the_topic_is_the_records_with_an_ending() -> None:

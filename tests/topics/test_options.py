@@ -7,7 +7,7 @@ import os
 
 import pytest
 from anabranch.topics.admin import Admin
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage, understood
 from confluent_kafka import KafkaException, Producer
 

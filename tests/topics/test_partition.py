@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
-from anabranch.topics.partition import HashPlan, murmur2
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.partitioners import HashPartitioner, murmur2
 from anabranch.topics.producer import TransactionalProducer
 
 # From Kafka's own UtilsTest, as the signed numbers that Java shows.
@@ -40,7 +40,7 @@ def test_murmur2_is_kafkas(data: bytes, expected: int) -> None:
 
 @pytest.mark.parametrize("partitions", [1, 2, 3, 7, 12, 100])
 def test_every_partition_is_in_range_and_used(partitions: int) -> None:
-    plan = HashPlan(partitions)
+    plan = HashPartitioner(partitions)
     assert {plan.partition(str(n).encode()) for n in range(100 * partitions)} == set(range(partitions))
 
 
@@ -54,6 +54,6 @@ def test_records_land_where_the_plan_says(broker: Cluster, fresh, drain) -> None
         producer.produce(topic, b"v", key)
     producer.commit()
 
-    plan = HashPlan(partitions)
+    plan = HashPartitioner(partitions)
     landed = {message.key(): message.partition() for message in drain(topic)}
     assert landed == {key: plan.partition(key) for key in KEYS}

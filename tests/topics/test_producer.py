@@ -7,7 +7,7 @@ import time
 
 import pytest
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Rebuild
 from anabranch.topics.producer import Aborted, TransactionalProducer
 

@@ -12,8 +12,8 @@ from typing import Any
 import faust
 import msgspec
 import pytest
+from anabranch.topics.equality import identical, same_value
 from anabranch.topics.errors import BadRecord, Usage
-from anabranch.topics.identity import identical, same_value
 from anabranch.topics.serde import codec, key_codec, value_codec
 from hypothesis import given
 from hypothesis import strategies as st

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from amounts import Amounts
-from anabranch.topics.client import Cluster
+from anabranch.topics.cluster import Cluster
 from bounded import RESULT, check, command, environment, forget
 from measure import BenchError
 from records import truth_of

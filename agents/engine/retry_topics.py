@@ -1,0 +1,113 @@
+"""Retry topics: records that `dlq replay` re-publishes reach the one agent that failed at them, and nobody else.
+
+An agent that reads `orders` also reads `<app>-<agent>-retry`, with as many partitions and the same plan, so its tables
+stay co-partitioned; one that reads several topics has `<app>-<agent>-<topic>-retry` of each. Nobody makes them but
+`dlq replay`: an app without dead letters has none. Workers look whether one is there at their start and every few
+seconds, and subscribe to it then.
+
+Behind the newer records of its key, a re-published record is processed later than it was in its own topic; that order
+is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ...topics.dead_letter import Origin, read_retry, retry_topic
+from ...topics.errors import AnabranchError
+from ...topics.headers import headers_of
+from ...topics.producer import Headers
+from ...topics.threads import daemon_thread
+from ...topics.topic_partition import TopicPartition
+from .protocols import Host, RecordFeed
+from .router import Router
+
+__all__ = ["RetryTopics"]
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 5.0
+
+
+class _Streams:
+    """The streams of one agent on one topic, as `Router.route` takes them from a channel."""
+
+    def __init__(self, streams: list[RecordFeed], expected_streams: int) -> None:
+        self.streams, self.expected_streams = streams, expected_streams
+
+
+class RetryTopics:
+    """The retry topics of an app.
+
+    Attributes:
+        read: retry topic -> the agent and the topic that it stands for; those that exist and are subscribed.
+    """
+
+    def __init__(self, app: Host, dispatch: Router) -> None:
+        self._app, self._dispatch = app, dispatch
+        self.read: dict[str, tuple[str, str]] = {}
+
+    def of(self, agent: str, topic: str) -> str:
+        """Where a record of a topic is re-published for an agent."""
+        declared = self._topics_of(self._app.agents.get(agent))
+        return retry_topic(self._app.conf.id, agent, None if declared == [topic] else topic)
+
+    def possible(self) -> dict[str, tuple[str, str]]:
+        """Retry topics that the app would read if they existed, as in `read`."""
+        found: dict[str, tuple[str, str]] = {}
+        pairs = [(name, topic) for name, agent in self._app.agents.items() for topic in self._topics_of(agent)]
+        pairs += [(stream.name, topic) for stream in self._dispatch.streams for topic in stream.topic.topics]
+        for agent, topic in pairs:
+            found.setdefault(retry_topic(self._app.conf.id, agent, topic), (agent, topic))
+            # Its letters say so while it reads this topic alone.
+            found.setdefault(retry_topic(self._app.conf.id, agent), (agent, topic))
+        declared = {name for topic in self._app.topics for name in topic.topics}
+        return {name: of for name, of in found.items() if name not in declared}
+
+    def look(self, existing: Iterable[str]) -> bool:
+        """Note which of them exist; whether there are new ones."""
+        possible = self.possible()
+        new = {name: possible[name] for name in existing if name in possible and name not in self.read}
+        self.read |= new
+        return bool(new)
+
+    async def watch(self, subscribe: Callable[[], None]) -> None:
+        """Look for new ones for ever; `subscribe` is called when there are some."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                existing = await daemon_thread(self._app.admin.existing, self.possible().keys() - self.read.keys())
+            except AnabranchError as exc:
+                logger.debug("looking for retry topics: %s", exc)
+                continue
+            if existing and self.look(existing):
+                logger.info("retry topics: %s", ", ".join(sorted(self.read)))
+                subscribe()
+
+    def routes(self, owned: Iterable[TopicPartition]) -> Mapping[Any, Iterable[Any]]:
+        """Partition -> whose streams get its records, for partitions of retry topics; see `Router.route`."""
+        if not self.read:
+            return {}
+        return {at: [self._streams(*self.read[at.topic])] for at in owned if at.topic in self.read}
+
+    def _streams(self, agent: str, topic: str) -> _Streams:
+        streams = [s for s in self._dispatch.streams if s.name == agent and topic in s.topic.topics]
+        return _Streams(streams, streams[0].topic.expected_streams if streams else 1)
+
+    def origin(self, message: Any) -> tuple[Origin | None, Headers | None]:
+        """Where a record was first, if it comes from a retry topic; and its own headers."""
+        headers = headers_of(message)
+        if not self.read or message.topic() not in self.read:
+            return None, headers
+        own, origin = read_retry(headers)
+        _, topic = self.read[message.topic()]
+        if origin is None or origin.topic != topic:  # others may write there, too, and name a topic that is none
+            origin = Origin(topic, message.partition(), message.offset(), getattr(message, "row", None))
+        return origin, own
+
+    @staticmethod
+    def _topics_of(agent: Any) -> list[str]:
+        return list(getattr(agent.channel, "topics", ())) if agent is not None else []

@@ -1,1 +1,0 @@
-"""The consumer group, and a worker's place and identity in it."""

@@ -1,0 +1,73 @@
+"""What `take` holds back: records of one partition each, until there are enough of them, or it is time.
+
+A group is due when the time that `within` gives is over, or in a bounded run when its partition's history is: what is
+left then will not become more. Until its agent is through with a group, its records count as not handled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..topics.topic_partition import TopicPartition
+from .engine.record_queue import Batch, RecordQueue
+
+__all__ = ["Group", "TakeBuffer"]
+
+Group = list[tuple[Any, Any]]
+"""Messages and their values."""
+
+
+class TakeBuffer:
+    """The groups of one stream.
+
+    Args:
+        most: records in a group.
+        within_s: how long the first record of a group waits for others; None waits for ever.
+        now_s: a monotonic clock.
+    """
+
+    def __init__(self, inbox: RecordQueue, most: int, within_s: float | None, now_s: Callable[[], float]) -> None:
+        inbox.held.clear()  # of the agent function's last life
+        inbox.ended.clear()
+        self._inbox, self._most, self._within_s, self._now_s = inbox, most, within_s, now_s
+        self._groups: dict[TopicPartition, Group] = {}
+        self._due_at_s: dict[TopicPartition, float] = {}
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long until the next group is due; None where none is waited for."""
+        return max(0.0, min(self._due_at_s.values()) - self._now_s()) if self._due_at_s else None
+
+    def drop_revoked(self) -> None:
+        """Forget partitions that have gone meanwhile."""
+        for at in [at for at in self._groups if at not in self._inbox.held]:
+            del self._groups[at]
+            self._due_at_s.pop(at, None)
+
+    def add(self, at: TopicPartition, message: Any, value: Any) -> Group | None:
+        """Hold a record back; the group, if that makes it full."""
+        group = self._groups.setdefault(at, [])
+        if not group:
+            self._inbox.held[at] = message.offset()
+            if self._within_s is not None:
+                self._due_at_s[at] = self._now_s() + self._within_s
+        group.append((message, value))
+        # One record at a time after a failure, so that a group cannot hide which record failed.
+        return group if len(group) >= (1 if self._inbox.careful else self._most) else None
+
+    def due(self, batch: Batch) -> dict[TopicPartition, Group]:
+        """Groups that are not to wait any longer, now that this batch is through."""
+        now_s = self._now_s()
+        ended = self._inbox.ended & self._groups.keys()
+        self._inbox.ended.clear()
+        if batch.rows is not None and batch.at in self._groups and not self._inbox.inside:
+            ended.add(batch.at)  # what is held back is never a part of a packed message
+        ended |= {at for at, due_s in self._due_at_s.items() if due_s <= now_s}
+        return {at: self._groups[at] for at in ended}
+
+    def done(self, at: TopicPartition) -> None:
+        """The agent is through with the group of this partition."""
+        del self._groups[at]
+        self._due_at_s.pop(at, None)
+        self._inbox.held.pop(at, None)

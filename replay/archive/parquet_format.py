@@ -1,0 +1,139 @@
+"""Records as Parquet: each column by itself, Zstandard, a row group for what was waiting together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Any
+
+from .record_rows import RecordRows
+
+__all__ = ["ENDING", "ParquetFile", "read_parquet"]
+
+ENDING = ".parquet"
+_LEVEL = 1
+
+# The archiver's row groups are of 8 MB, and what librdkafka has at hand beyond that (64 MB a partition).
+_GROUP_BYTES = 1024 * 1024 * 1024
+_BATCH_BYTES = 2 * 1024 * 1024 * 1024
+
+
+def _arrow() -> tuple[Any, Any]:
+    import pyarrow
+    from pyarrow import parquet
+
+    return pyarrow, parquet
+
+
+def _schema(arrow: Any) -> Any:
+    header = arrow.struct([arrow.field("name", arrow.string(), False), arrow.field("value", arrow.binary())])
+    return arrow.schema(
+        [
+            ("key", arrow.binary()),
+            ("value", arrow.binary()),
+            ("headers", arrow.list_(header)),
+            ("topic", arrow.string()),
+            ("partition", arrow.int32()),
+            ("offset", arrow.int64()),
+            ("timestamp", arrow.timestamp("ms", tz="UTC")),
+        ]
+    )
+
+
+class ParquetFile:
+    """Writes one file.
+
+    Args:
+        file: open for writing; it is not closed here.
+    """
+
+    def __init__(self, file: IO[bytes], topic: str, partition: int) -> None:
+        self._arrow, parquet = _arrow()
+        self._schema = _schema(self._arrow)
+        self._header = self._schema.field("headers").type.value_type
+        self._topic, self._partition = topic, partition
+        self._writer = parquet.ParquetWriter(
+            file,
+            self._schema,
+            compression="zstd",
+            compression_level=_LEVEL,
+            use_dictionary=["key", "topic", "partition"],
+            column_encoding={"offset": "DELTA_BINARY_PACKED", "timestamp": "DELTA_BINARY_PACKED"},
+            write_statistics=["offset", "timestamp"],
+        )
+
+    def write(self, rows: RecordRows) -> None:
+        """Write rows as a row group."""
+        arrow, count = self._arrow, len(rows)
+        columns = [
+            arrow.array(rows.keys, arrow.binary()),
+            arrow.array(rows.values, arrow.binary()),
+            self._headers(rows),
+            arrow.repeat(arrow.scalar(self._topic), count),
+            arrow.repeat(arrow.scalar(self._partition, arrow.int32()), count),
+            arrow.array(rows.offsets, arrow.int64()),
+            arrow.array(rows.times, arrow.int64()).cast(arrow.timestamp("ms", tz="UTC")),
+        ]
+        self._writer.write_batch(arrow.record_batch(columns, schema=self._schema), row_group_size=count)
+
+    def _headers(self, rows: RecordRows) -> Any:
+        arrow = self._arrow
+        if not any(rows.headers):
+            return arrow.nulls(len(rows), arrow.list_(self._header))
+        given = [headers or None for headers in rows.headers]
+        told = [None if headers is None else [{"name": n, "value": v} for n, v in headers] for headers in given]
+        return arrow.array(told, arrow.list_(self._header))
+
+    def close(self) -> None:
+        """Write what closes the file."""
+        self._writer.close()
+
+
+def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordRows]:
+    """Rows of a file in order, in batches.
+
+    Raises:
+        OSError, ValueError: it is damaged.
+    """
+    arrow, parquet = _arrow()
+    reader = parquet.ParquetFile(file, pre_buffer=False)
+    columns = ["key", "value", "headers", "offset", "timestamp"]
+    schema = _schema(arrow)
+    for name in columns:
+        if not reader.schema_arrow.field(name).equals(schema.field(name)):
+            raise ValueError(f"{name} is not {schema.field(name).type}")
+    for batch in reader.iter_batches(_fitting_rows(reader.metadata, batch_rows), columns=columns):
+        if batch.column("offset").null_count or batch.column("timestamp").null_count:
+            raise ValueError("a record without offset or time")
+        if not batch.num_rows:
+            continue
+        rows = RecordRows()
+        rows.keys = batch.column("key").to_pylist()
+        rows.values = batch.column("value").to_pylist()
+        rows.offsets = batch.column("offset").to_pylist()
+        rows.times = batch.column("timestamp").cast("int64").to_pylist()
+        headers = batch.column("headers")
+        if headers.null_count == len(rows.offsets):
+            rows.headers = [None] * len(rows.offsets)
+        else:
+            told = headers.to_pylist()
+            rows.headers = [None if one is None else [(h["name"], h["value"]) for h in one] for one in told]
+        yield rows
+
+
+def _fitting_rows(metadata: Any, batch_rows: int) -> int:
+    """How many rows at a time take no more memory than there is, whatever a stranger has put into a few bytes.
+
+    Raises:
+        ValueError: no number would do.
+    """
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        if group.total_byte_size > _GROUP_BYTES:
+            raise ValueError(f"a row group of {group.total_byte_size:,} bytes: at most {_GROUP_BYTES:,} are read")
+        for column in map(group.column, range(group.num_columns)):
+            dictionary = column.dictionary_page_offset is not None
+            if column.path_in_schema == "value" and dictionary:
+                raise ValueError("its values are a dictionary, which the archiver does not write")
+            # A key that stands once in the file may be that of each row.
+            if column.path_in_schema == "key" and dictionary and column.total_uncompressed_size:
+                batch_rows = max(1, min(batch_rows, _BATCH_BYTES // column.total_uncompressed_size))
+    return batch_rows

@@ -1,0 +1,77 @@
+"""What an archive keeps of a record, and records waiting to be written.
+
+key, value   bytes or null
+headers      names and values (bytes or null), in order, names may repeat; null where there are none
+topic, partition, offset
+timestamp    milliseconds since 1970
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any, cast
+
+from ...topics.headers import kept_headers
+from ..sources.source_record import SourceRecord
+
+__all__ = ["COLUMNS", "Headers", "RecordRows"]
+
+COLUMNS = {
+    "key": "binary",
+    "value": "binary",
+    "headers": "list<name: string, value: binary>",
+    "topic": "string",
+    "partition": "int32",
+    "offset": "int64",
+    "timestamp": "timestamp(ms, UTC)",
+}
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class RecordRows:
+    """Records of one partition, column by column, because that is how they are written."""
+
+    __slots__ = ("headers", "keys", "offsets", "size_bytes", "times", "values")
+
+    def __init__(self) -> None:
+        self.keys: list[bytes | None] = []
+        self.values: list[bytes | None] = []
+        self.headers: list[Headers | None] = []
+        self.offsets: list[int] = []
+        self.times: list[int] = []
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def take(self, messages: list[Any]) -> None:
+        """Add messages as librdkafka gives them."""
+        keys = [message.key() for message in messages]
+        values = [message.value() for message in messages]
+        self.keys += keys
+        self.values += values
+        self.headers += cast(list[Headers | None], kept_headers(messages))
+        self.offsets += [message.offset() for message in messages]
+        self.times += [message.timestamp()[1] for message in messages]
+        self.size_bytes += sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
+
+    def drop_below(self, offset: int) -> None:
+        """Leave out what lies before an offset."""
+        first = bisect_left(self.offsets, offset)
+        for column in (self.keys, self.values, self.headers, self.offsets, self.times):
+            del column[:first]
+
+    def cut(self, count: int) -> RecordRows:
+        """Take the first of them away."""
+        found = RecordRows()
+        for name in ("keys", "values", "headers", "offsets", "times"):
+            column = getattr(self, name)
+            setattr(found, name, column[:count])
+            del column[:count]
+        return found
+
+    def items(self, partition: int | None) -> list[SourceRecord]:
+        """As records on their way into a topic."""
+        headers: Any = self.headers
+        return list(zip(self.keys, self.values, self.times, headers, [partition] * len(self), strict=True))

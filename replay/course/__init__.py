@@ -1,1 +1,0 @@
-"""The way of records from their sources to the topic: order, pace, selection, transformation."""

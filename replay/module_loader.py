@@ -1,0 +1,95 @@
+"""Finding what a user names in a program of theirs: `module`, `module:name` or `path/to/file.py:name`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from ..topics.error_location import raised_at
+from ..topics.errors import Usage
+
+__all__ = ["load_module", "source_of"]
+
+
+def load_module(where: str) -> ModuleType:
+    """A module of the working directory or of the installed packages, or a file.
+
+    Raises:
+        Usage: there is none, or it fails when it is imported.
+    """
+    return _load_file(Path(where)) if where.endswith(".py") else _load_named(where)
+
+
+def source_of(name: str) -> bytes:
+    """The program text a name stands for, without running it; tells a changed program from the same."""
+    where = name.partition(":")[0]
+    try:
+        path = Path(where) if where.endswith(".py") else _find(where)
+        return path.read_bytes() if path is not None else b""
+    except OSError:
+        return b""
+
+
+def _find(module: str) -> Path | None:
+    _look_here()
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _look_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _load_named(name: str) -> ModuleType:
+    _look_here()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
+            raise Usage(
+                f"no module named {name}",
+                hint=f"run from the folder that holds {name.split('.')[0]}.py, or give its path",
+            ) from None
+        raise _broken(name, exc) from exc
+    except Usage:
+        raise
+    except (Exception, SystemExit) as exc:
+        raise _broken(name, exc) from exc
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise Usage(f"no file {path}", hint=f"looked for in {Path.cwd()}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent.absolute()))
+    try:
+        spec.loader.exec_module(module)
+    except Usage:
+        raise
+    except (Exception, SystemExit) as exc:
+        raise _broken(str(path), exc) from exc
+    return module
+
+
+def _broken(name: str, exc: Exception | SystemExit) -> Usage:
+    last = traceback.extract_tb(exc.__traceback__)[-1]
+    where = raised_at(exc) or f"{last.filename}:{last.lineno}"
+    if isinstance(exc, SyntaxError):
+        return Usage(f"{name} is no Python: {exc.msg}", hint=f"{exc.filename}:{exc.lineno}")
+    if isinstance(exc, SystemExit):
+        return Usage(f"{name} ends the program when it is imported (exit code {exc.code})", hint=where)
+    if isinstance(exc, ModuleNotFoundError):
+        return Usage(f"{name} needs the module {exc.name}, which is not installed", hint=where)
+    return Usage(f"{name} fails when it is imported: {type(exc).__name__}: {exc}", hint=where)

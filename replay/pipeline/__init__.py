@@ -1,0 +1,1 @@
+"""What happens to records between their sources and the topic: order, pace, selection, transformation."""

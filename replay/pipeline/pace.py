@@ -1,0 +1,195 @@
+"""How fast records go: as their times say, or so many a second.
+
+A pace is kept from the first record of a start (or of a round of a loop): a replay that was stopped for a night goes
+on at its pace and does not make up for the night. Within a start, `speed` makes up for what it is behind, and says how
+far that is; `rate` is a limit, so it makes up for a second at most.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...topics.clock import Clock
+from ...topics.errors import Usage
+from ..sources.source import Batch, SourcePosition
+from ..sources.source_record import BadLine, SourceRecord
+from .cursor import Cursor, Open
+from .lateness import high_times
+
+__all__ = ["Pace", "Paced"]
+
+# What is due is released this often, because each release becomes a transaction.
+TICK_S = 0.1
+# A rate makes up for this much, after the broker was away or the machine asleep.
+MOST_BEHIND_S = 1.0
+
+_UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """Both have to hold; none of them is as fast as possible.
+
+    Attributes:
+        speed: seconds of event time a second.
+        rate: records a second.
+    """
+
+    speed: float | None = None
+    rate: float | None = None
+
+    @classmethod
+    def parse(cls, speed: str | None, rate: str | None) -> Pace:
+        """From `60x` or `0.5x`, and `5000`, `5000/s`, `100/min` or `20/h`.
+
+        >>> Pace.parse("60x", "120/min")
+        Pace(speed=60.0, rate=2.0)
+
+        Raises:
+            Usage: one is not of this form, or is nothing.
+        """
+        return cls(speed=_parsed_speed(speed), rate=_parsed_rate(rate))
+
+    def __bool__(self) -> bool:
+        return self.speed is not None or self.rate is not None
+
+
+def _parsed_speed(text: str | None) -> float | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)x?", text)
+    if found is None or not float(found[1]):
+        raise Usage(f"--speed {text}: expected a number, for example 60x for a minute a second")
+    return float(found[1])
+
+
+def _parsed_rate(text: str | None) -> float | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/(s|min|h))?", text)
+    if found is None or not float(found[1]):
+        raise Usage(f"--rate {text}: expected records a second, for example 5000/s", hint="also /min and /h")
+    return float(found[1]) / _UNITS_S[found[2] or "s"]
+
+
+class Paced:
+    """A source that holds records back until they are due. Position: `cut`, a cursor's in the source.
+
+    Args:
+        round_of: which round of a loop the source's last batch is of.
+
+    Attributes:
+        lag_s: by how much the records that went last were behind their speed; a rate is a limit, and has no such thing.
+    """
+
+    def __init__(
+        self,
+        open_at: Open,
+        pace: Pace,
+        clock: Clock,
+        position: SourcePosition | None = None,
+        *,
+        round_of: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.ask_again_s = 0.0
+        self.lag_s = 0.0
+        self._pace, self._clock, self._round_of = pace, clock, round_of
+        self._cursor = Cursor(open_at, position["cut"] if position else None)
+        self.begins: SourcePosition = {"cut": self._cursor.snapshot()}
+        self._times: list[int] = []
+        self._high = 0
+        self._round = 0
+        # What event time and which moment belong together, and how many records have gone since.
+        self._begun_ms: int | None = None
+        self._speed_s = 0.0
+        self._rate_s: float | None = None
+        self._gone = 0
+        self._not_before_s = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """See `Source`."""
+        return self._cursor.used_up and self._cursor.last
+
+    @property
+    def done_bytes(self) -> int:
+        """See `Source`; what is held back counts as read."""
+        return self._cursor.source.done_bytes
+
+    def next_batch(self) -> Batch:
+        """See `Source`; what is due."""
+        bad, blank = self._fill() if self._cursor.used_up and not self._cursor.last else ((), 0)
+        items = self._due()
+        return Batch(items, {"cut": self._cursor.snapshot()}, bad, blank)
+
+    def _due(self) -> Sequence[SourceRecord]:
+        cursor, now_s = self._cursor, self._clock.now_s()
+        self.ask_again_s = 0.0
+        if cursor.used_up:
+            self.ask_again_s = 0.0 if cursor.last else cursor.source.ask_again_s
+            return []
+        if now_s < self._not_before_s:
+            self.ask_again_s = self._not_before_s - now_s
+            return []
+        count = min(self._due_by_rate(now_s), self._due_by_speed(now_s))
+        if count <= 0:
+            self.ask_again_s = max(TICK_S, self._next_s() - now_s)
+            return []
+        items = cursor.items[cursor.taken : cursor.taken + count]
+        cursor.taken += count
+        self._gone += count
+        if not cursor.used_up:
+            self._not_before_s = now_s + TICK_S
+        return items
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._cursor.close()
+
+    def _fill(self) -> tuple[Sequence[BadLine], int]:
+        cursor = self._cursor
+        told = cursor.fill()
+        if self._round_of() != self._round:
+            self._round = self._round_of()
+            self._high, self._begun_ms = 0, None
+        if self._pace.speed is not None and cursor.items:
+            self._times = high_times(cursor.items, self._high)
+            self._high = self._times[-1]
+        return told
+
+    def _due_by_rate(self, now_s: float) -> int:
+        waiting = len(self._cursor.items) - self._cursor.taken
+        rate = self._pace.rate
+        if rate is None:
+            return waiting
+        if self._rate_s is None:
+            self._rate_s, self._gone = now_s, 0
+        due = int((now_s - self._rate_s) * rate) - self._gone
+        most = max(1, int(MOST_BEHIND_S * rate))
+        if due > most:
+            self._rate_s += (due - most) / rate
+        return min(due, most, waiting)
+
+    def _due_by_speed(self, now_s: float) -> int:
+        cursor = self._cursor
+        speed = self._pace.speed
+        if speed is None:
+            return len(cursor.items) - cursor.taken
+        if self._begun_ms is None:
+            self._begun_ms, self._speed_s = self._times[cursor.taken], now_s
+        reached_ms = self._begun_ms + (now_s - self._speed_s) * 1000 * speed
+        self.lag_s = max(0.0, (reached_ms - self._times[cursor.taken]) / 1000 / speed - TICK_S)
+        return bisect_right(self._times, reached_ms, cursor.taken) - cursor.taken
+
+    def _next_s(self) -> float:
+        """When the next record is due."""
+        found = 0.0
+        if self._pace.rate is not None and self._rate_s is not None:
+            found = self._rate_s + (self._gone + 1) / self._pace.rate
+        if self._pace.speed is not None and self._begun_ms is not None:
+            ahead_ms = self._times[self._cursor.taken] - self._begun_ms
+            found = max(found, self._speed_s + ahead_ms / 1000 / self._pace.speed)
+        return found

@@ -1,1 +1,0 @@
-"""What people see: progress, reports, pictures; JSON lines where nobody sits at a terminal."""

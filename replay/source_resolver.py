@@ -1,0 +1,71 @@
+"""What a user names as history: files, a socket, an archive's folder, a topic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlencode
+
+from ..topics.cluster import Cluster
+from ..topics.errors import Usage
+from .archive import ArchiveHistory, is_archive
+from .sources.format import Format
+from .sources.history import find_history
+from .sources.source import Replayable
+from .sources.topic_source import SCHEME, TopicHistory
+
+__all__ = ["find_past", "names_topic"]
+
+
+def names_topic(spec: str) -> bool:
+    """Whether it takes a cluster to find that."""
+    return spec.startswith(SCHEME)
+
+
+def find_past(
+    specs: Sequence[str],
+    format: Format,
+    *,
+    cluster: Cluster | None = None,
+    follow: bool = False,
+    span: tuple[str | None, str | None] = (None, None),
+    by_partition: bool = False,
+    repartition: bool = False,
+    spool: str | None = None,
+) -> Replayable:
+    """Find it, and check that the options fit.
+
+    Args:
+        cluster: where a topic is looked for.
+        span: of a topic: from where and until where, see `span`.
+        by_partition: of a topic: one partition after another.
+        repartition: of an archive or a topic: place records by their keys' hashes.
+        spool: of a socket: file that keeps what it gives.
+
+    Raises:
+        Usage: something is missing, or an option does not fit it.
+        Stop: it cannot be opened.
+    """
+    topics = list(filter(names_topic, specs))
+    archives = [spec for spec in specs if spec not in topics and is_archive(Path(spec))]
+    if (topics or archives) and spool is not None:
+        raise Usage("--spool is for tcp://host:port; everything else can be read again")
+    if (topics or archives) and len(specs) > 1:
+        raise Usage(f"{(topics or archives)[0]} is replayed alone", hint="one replay for each topic or archive")
+    if topics:
+        if cluster is None:
+            raise Usage(f"{topics[0]}: no broker runs that could have it", hint="--bootstrap-server HOST:PORT")
+        asked = {name: text for name, text in zip(("from", "until"), span, strict=True) if text is not None}
+        spec = topics[0] + (("&" if "?" in topics[0] else "?") + urlencode(asked) if asked else "")
+        return TopicHistory(cluster, spec, format, follow=follow, by_partition=by_partition, repartition=repartition)
+    if span != (None, None) or by_partition:
+        raise Usage("--from, --until and --by-partition are for a topic", hint="topic://NAME")
+    if archives:
+        if follow:
+            raise Usage(
+                f"{archives[0]}: an archive has an end", hint="replay it again when it has grown: --run-id NAME"
+            )
+        return ArchiveHistory(Path(archives[0]), format, repartition=repartition)
+    if repartition:
+        raise Usage("--repartition is for archives and topics", hint="records of files go where their keys' hashes say")
+    return find_history(specs, format, follow=follow, spool=spool)

@@ -1,0 +1,197 @@
+"""A file, or a file inside an archive, as a source."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ...topics.cleanup import on_failure
+from .field_mapping import FieldMapping
+from .files.file_entry import FileEntry
+from .files.file_opening import UNREADABLE, Opened, open_member, why
+from .format import Format, kind_of
+from .formats.csv_parser import CsvParser
+from .formats.csv_rows import read_header
+from .formats.json_columns import JsonColumns
+from .formats.json_lines import JsonLinesParser
+from .formats.line_blocks import BLOCK_BYTES, BlockBuffer, BlockParser
+from .formats.lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, is_utf8
+from .formats.text_columns import TextColumns
+from .formats.text_lines import TextParser
+from .source import Batch, SourcePosition
+from .source_record import NO_LIMIT, BadLine
+
+__all__ = ["FileSource"]
+
+_CHUNK_BYTES = 256 * 1024
+_CSV_WAITING_BYTES = 2 * MAX_LINE_BYTES + BLOCK_BYTES
+# More than one, because a header may be quoted over several, and blank lines may stand before it.
+_HEADER_LINES = 16
+
+
+class FileSource:
+    """One stream of lines on disk. Memory is bounded by a batch of lines, whatever the file's size.
+
+    A file that cannot be read, or not to its end, is bad from there: it gives a bad line in place of the rest.
+
+    Args:
+        position: where to begin: `byte` of the decompressed stream and `line`, both of the next line.
+        max_record_bytes: larger values are bad lines.
+        columns: make columns, see `Columns`.
+
+    Raises:
+        Usage: a column that is named does not exist.
+    """
+
+    def __init__(
+        self,
+        member: FileEntry,
+        format: Format,
+        position: SourcePosition | None = None,
+        *,
+        batch_lines: int = BATCH_LINES,
+        max_record_bytes: int = NO_LIMIT,
+        columns: bool = False,
+    ) -> None:
+        self._name = member.name
+        self._member = member
+        kind, format = kind_of(member.inside or member.path, format)
+        # Of columns all that is at hand is taken at once.
+        self._batch_lines = 1 if columns else batch_lines
+        self._chunk_bytes = BLOCK_BYTES if columns else _CHUNK_BYTES
+        self._columns = columns
+        self._new_buffer = partial(
+            BlockBuffer if columns or kind == "csv" else LineBuffer,
+            self._name,
+            # A row's lines are at hand together, and one may be of one cell.
+            most_waiting=_CSV_WAITING_BYTES if kind == "csv" else MAX_LINE_BYTES,
+        )
+        self._max_record_bytes = max_record_bytes
+        self._exhausted = False
+        self._broken: BadLine | None = None
+        self._buffer = self._new_buffer(skip_bom=is_utf8(format.encoding))
+        self._opened: Opened | None = None
+        self._parser: LineParser | None = None
+        with on_failure(self.close):
+            try:
+                self._opened = open_member(member)
+                self._parser = self._make_parser(kind, format)
+                if position and position["byte"] > self._buffer.byte:
+                    self._opened.stream.seek(position["byte"])
+                    self._exhausted = False
+                    self._buffer = self._new_buffer(byte=position["byte"], line=position["line"])
+            except UNREADABLE as exc:
+                self._breaks(why(exc))
+            except BadLine as exc:
+                self._broken = exc
+        self.begins = self._position()
+
+    ask_again_s = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """See `Source`."""
+        return self._exhausted and not self._buffer.waiting and self._broken is None
+
+    @property
+    def done_bytes(self) -> int:
+        """See `Source`."""
+        return self._opened.done_bytes() if self._opened else 0
+
+    def next_batch(self) -> Batch:
+        """See `Source`."""
+        buffer, parser = self._buffer, self._parser
+        wanted, wanted_bytes = self._batch_lines, 0
+        while True:
+            if buffer.waiting < wanted:
+                self._fill_up(wanted_bytes)
+            lines = buffer.peek(NO_LIMIT if self._columns else wanted)
+            if self._broken is not None and (parser is None or not lines):
+                return self._give_up()
+            if not lines or parser is None:
+                if self._exhausted:
+                    return Batch((), self._position())
+                continue
+            cut_off = self._broken is not None and len(lines) == buffer.waiting
+            parsed = parser.parse(lines, buffer.line + 1, final=self._exhausted and len(lines) == buffer.waiting)
+            if parsed.used:
+                break
+            if cut_off:
+                return self._give_up()
+            # A row that is not complete is tried again with twice as much, so that all tries cost about twice the last.
+            wanted, wanted_bytes = 2 * max(wanted, len(lines)), 2 * buffer.waiting_bytes
+        buffer.drop(parsed.used)
+        if not buffer.waiting and not self._exhausted and self._broken is None:
+            # Look ahead: a last batch that is known to be the last saves the run a transaction of its own for its end.
+            self._fill()
+        return Batch(parsed.items, self._position(), parsed.bad, parsed.blank)
+
+    def _position(self) -> SourcePosition:
+        return {"byte": self._buffer.byte, "line": self._buffer.line}
+
+    def close(self) -> None:
+        """See `Source`."""
+        if self._opened is not None:
+            self._opened.close()
+
+    def _make_parser(self, kind: str, format: Format) -> LineParser:
+        fields, most = self._member.fields, self._max_record_bytes
+        if kind == "text":
+            plain = TextParser(self._name, format, max_bytes=most)
+            return BlockParser(plain, TextColumns(format, most)) if self._columns else plain
+        if kind == "jsonl":
+            plain = JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
+            shape = FieldMapping(format, self._name)
+            # A field of the folder would stand in each line; a key that is computed is one of text.
+            by_column = self._columns and shape.plain and not fields
+            return BlockParser(plain, JsonColumns(format, shape, most)) if by_column else plain
+        columns = format.columns or self._read_header(format)
+        return CsvParser(self._name, format, columns, fields=fields, max_bytes=most, by_column=self._columns)
+
+    def _read_header(self, format: Format) -> tuple[str, ...]:
+        buffer, wanted = self._buffer, _HEADER_LINES
+        while True:
+            if buffer.waiting < wanted and not self._exhausted:
+                self._fill()
+            if self._broken is not None:
+                raise self._broken
+            lines = buffer.peek(wanted)[:wanted]
+            last = self._exhausted and len(lines) == buffer.waiting
+            header = read_header(lines, source=self._name, format=format, final=last) if lines else None
+            if header is not None:
+                buffer.drop(header[1])
+                return header[0]
+            if last:
+                raise BadLine(self._name, 1, "no header line: it is empty (--columns names those of such a file)", b"")
+            wanted = 2 * max(wanted, len(lines))
+
+    def _fill_up(self, wanted_bytes: int) -> None:
+        """Read a chunk, and more of them up to a size."""
+        while self._broken is None and not self._exhausted:
+            self._fill()
+            if self._buffer.waiting_bytes >= wanted_bytes:
+                return
+
+    def _fill(self) -> None:
+        assert self._opened is not None
+        try:
+            data = self._opened.stream.read(self._chunk_bytes)
+            if data:
+                self._buffer.feed(data)
+            else:
+                self._exhausted = True
+                self._buffer.finish()
+        except UNREADABLE as exc:
+            self._breaks(why(exc))
+        except LineTooLong as exc:
+            self._breaks(str(exc))
+
+    def _breaks(self, reason: str) -> None:
+        line = self._buffer.line + self._buffer.waiting + 1
+        self._broken = BadLine(self._name, line, f"{reason}; the rest of the file is not read", b"")
+
+    def _give_up(self) -> Batch:
+        assert self._broken is not None
+        bad, self._broken = [self._broken], None
+        self._exhausted = True
+        self._buffer = self._new_buffer(byte=self._buffer.byte, line=self._buffer.line)
+        return Batch((), self._position(), bad)

@@ -1,0 +1,1 @@
+"""How files are read: text, CSV, JSON Lines, Parquet and Avro, each by one reader."""

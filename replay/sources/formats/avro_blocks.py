@@ -1,0 +1,187 @@
+"""Avro containers: blocks of records, found and decompressed within bounds, whatever their counts and lengths claim."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..files.file_opening import Stream
+
+__all__ = ["Block", "Container", "number_bytes"]
+
+# Writers make blocks of some 16 KiB to 1 MiB; what is larger than this is damage, or a bomb.
+_BLOCK_BYTES = 64 * 1024 * 1024
+_HEADER_BYTES = 16 * 1024 * 1024
+_READ_BYTES = 64 * 1024
+_MAGIC = b"Obj\x01"
+_SYNC_BYTES = 16
+
+
+class Block(NamedTuple):
+    """Some records of a container, one after another, decompressed."""
+
+    count: int
+    data: bytes
+
+
+class Container:
+    """An Avro file, read block by block.
+
+    Attributes:
+        schema: of its records, as the file writes it.
+
+    Raises:
+        OSError: it is none, is damaged, or needs a codec that is not installed.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self._ahead = stream, b""
+        if self._take(len(_MAGIC)) != _MAGIC:
+            raise OSError("not an Avro file")
+        about = self._metadata()
+        self._sync = self._take(_SYNC_BYTES)
+        self._codec = about.get(b"avro.codec", b"null").decode(errors="replace")
+        try:
+            self.schema: Any = msgspec.json.decode(about.get(b"avro.schema", b""))
+        except (ValueError, RecursionError) as exc:
+            raise OSError(f"its schema is not JSON: {exc}") from None
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks, in order.
+
+        Raises:
+            OSError, EOFError: the file is damaged from here.
+        """
+        while self._more():
+            count, size = self._number(), self._number()
+            if count < 0 or not 0 <= size <= _BLOCK_BYTES:
+                raise OSError("a block of an impossible size")
+            data = self._take(size)
+            if self._take(_SYNC_BYTES) != self._sync:
+                raise OSError("a block does not end where it should")
+            yield Block(count, _decompressed(data, self._codec))
+
+    def _metadata(self) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        left = _HEADER_BYTES
+        while count := self._number():
+            if count < 0:  # then the size of what follows comes next
+                count = -count
+                self._number()
+            for _ in range(count):
+                name, value = self._bytes(left), self._bytes(left)
+                left -= len(name) + len(value) + 2
+                found[name] = value
+                if left < 0:
+                    raise OSError("a header that is too large")
+        return found
+
+    def _bytes(self, most: int) -> bytes:
+        size = self._number()
+        if not 0 <= size <= most:
+            raise OSError("a header that is damaged")
+        return self._take(size)
+
+    def _number(self) -> int:
+        shift = value = 0
+        while True:
+            byte = self._take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if not byte & 0x80:
+                return (value >> 1) ^ -(value & 1)
+            shift += 7
+            if shift > 63:
+                raise OSError("a number that is damaged")
+
+    def _more(self) -> bool:
+        if not self._ahead:
+            self._ahead = self._stream.read(_READ_BYTES)
+        return bool(self._ahead)
+
+    def _take(self, size: int) -> bytes:
+        parts = list[bytes]()
+        while size:
+            if not self._more():
+                raise EOFError("ended inside of a block")
+            parts.append(self._ahead[:size])
+            self._ahead = self._ahead[size:]
+            size -= len(parts[-1])
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _decompressed(data: bytes, codec: str) -> bytes:
+    """A block as it was before it was compressed.
+
+    Raises:
+        OSError: it is damaged, too large, or its codec is not known.
+    """
+    try:
+        if codec == "null":
+            return data
+        if codec == "deflate":
+            return _bounded(zlib.decompressobj(-15).decompress, data)
+        if codec == "bzip2":
+            return _bounded(bz2.BZ2Decompressor().decompress, data)
+        if codec == "xz":
+            return _bounded(lzma.LZMADecompressor().decompress, data)
+        if codec == "zstandard":
+            return _zstandard(data)
+        if codec in ("snappy", "lz4"):
+            return _by_fastavro(data, codec)
+    except OSError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - each codec has errors of its own
+        raise OSError(f"a block that cannot be decompressed: {exc}") from None
+    raise OSError(f"compressed with {codec}, which is not known")
+
+
+def _bounded(decompress: Callable[[bytes, int], bytes], data: bytes) -> bytes:
+    return _checked(decompress(data, _BLOCK_BYTES + 1))
+
+
+def _zstandard(data: bytes) -> bytes:
+    try:
+        import zstandard
+    except ImportError:
+        raise OSError("compressed with zstandard, and that is not installed: pip install 'anabranch[zstd]'") from None
+    return _checked(zstandard.ZstdDecompressor().stream_reader(data).read(_BLOCK_BYTES + 1))
+
+
+def _by_fastavro(data: bytes, codec: str) -> bytes:
+    # Both begin with the size that comes out: as a varint, or as 4 bytes.
+    size = int.from_bytes(data[:4], "little")
+    if codec == "snappy":
+        size = 0
+        for place, byte in enumerate(data[:5]):
+            size |= (byte & 0x7F) << 7 * place
+            if not byte & 0x80:
+                break
+    if size > _BLOCK_BYTES:
+        raise OSError("a block that is too large")
+    from fastavro import _read_py as fastavro_read  # pyright: ignore[reportPrivateUsage]
+
+    framed: Any = fastavro_read.BinaryDecoder(io.BytesIO(number_bytes(len(data)) + data))
+    return fastavro_read.BLOCK_READERS[codec](framed).read()
+
+
+def _checked(data: bytes) -> bytes:
+    if len(data) > _BLOCK_BYTES:
+        raise OSError(f"a block of more than {_BLOCK_BYTES:,} bytes")
+    return data
+
+
+def number_bytes(value: int) -> bytes:
+    """As Avro writes a count: zigzag, seven bits a byte."""
+    value <<= 1
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,104 @@
+"""From where to where a topic is read, as the user says it.
+
+earliest     what Kafka still has          latest      the end as it stands
+12345        an offset, of each partition  2013-01-01  the first record that is not before a time (ISO 8601)
+90s 15m 6h 7d                              so long before now
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ...topics.admin import Admin
+from ...topics.cluster import Cluster
+from ...topics.errors import Usage
+from ...topics.partition_reader import Key, read_to_end
+from .timestamps import parse_time_ms
+
+__all__ = ["Bound", "Resolved", "resolve"]
+
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_HINT = "earliest, latest, an offset, a time like 2013-01-01T10:00:00Z, or so long ago: 90s, 15m, 6h, 7d"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One end of a span. `number`: the offset, or milliseconds: since 1970, or before now."""
+
+    kind: Literal["earliest", "latest", "offset", "time", "ago"]
+    number: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """What a text means.
+
+        >>> Bound.parse("6h")
+        Bound(kind='ago', number=21600000)
+
+        Raises:
+            Usage: nothing.
+        """
+        if text in ("earliest", "latest"):
+            return cls("earliest" if text == "earliest" else "latest")
+        if text.isascii() and text.isdigit():
+            return cls("offset", int(text))
+        if found := re.fullmatch(r"(\d{1,9})([smhd])(?: ago)?", text):
+            return cls("ago", int(found[1]) * _UNITS_MS[found[2]])
+        try:
+            return cls("time", parse_time_ms(text))
+        except ValueError:
+            raise Usage(f"{text}: not a place in a topic", hint=_HINT) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Offsets: of the first record, and after the last."""
+
+    begins: dict[Key, int]
+    ends: dict[Key, int]
+
+
+def resolve(cluster: Cluster, partitions: Iterable[Key], begin: Bound, until: Bound, now_ms: int) -> Resolved:
+    """Find the offsets (blocking; reads where times are asked for and the topic was written in transactions).
+
+    Raises:
+        Usage: the topic no longer has the offset that is to be the first.
+    """
+    wanted, admin = list(partitions), Admin(cluster)
+    firsts, lasts = admin.spans(wanted)
+
+    def find(bound: Bound) -> dict[Key, int]:
+        if bound.kind == "earliest":
+            return firsts
+        if bound.kind == "latest":
+            return lasts
+        if bound.kind == "offset":
+            return {at: min(bound.number, lasts[at]) for at in wanted}
+        time_ms = bound.number if bound.kind == "time" else max(0, now_ms - bound.number)
+        candidates = admin.since(wanted, time_ms)
+        return {at: _first_since(cluster, at, candidates[at], lasts[at], time_ms) for at in wanted}
+
+    begins, ends = find(begin), find(until)
+    for at, offset in begins.items():
+        if offset < firsts[at]:
+            raise Usage(
+                f"{at[0]}[{at[1]}] begins at offset {firsts[at]:,}: what was before is deleted",
+                hint="--from earliest takes what is there",
+            )
+    return Resolved(begins, {at: max(end, begins[at]) for at, end in ends.items()})
+
+
+def _first_since(cluster: Cluster, at: Key, candidate: int, end: int, time_ms: int) -> int:
+    """The offset of the first record that is not before a time.
+
+    Kafka finds it by its index, but takes a transaction's marker for a record, and that carries the time at which it
+    was written: in a replay of 2013 each marker is later than all records.
+    """
+    for run in read_to_end(cluster, {at: candidate}, {at: end}):
+        for message in run.messages:
+            if message.timestamp()[1] >= time_ms:
+                return message.offset()
+    return end

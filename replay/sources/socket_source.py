@@ -1,0 +1,256 @@
+"""Lines from a listening TCP socket, as `nc -lk 9999` serves them.
+
+What was received and not yet committed when the process dies cannot be received again. So a socket by itself is exempt
+from the exactly-once contract: its `snapshot` says how many lines were taken, and opens nothing. With a spool it is as
+any other source: whole lines are written down, then used; opened at a position, it gives what the spool holds from
+there, and connects when that has been given.
+
+Not promised with a spool: that a CSV row of several lines which the end of a connection tore is told as bad in the same
+way after a crash.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+from ...topics.errors import Stop, Usage
+from .format import OF_LINES, Format, Kind
+from .formats.csv_parser import CsvParser
+from .formats.csv_type_sample import guess_rows
+from .formats.json_lines import JsonLinesParser
+from .formats.lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
+from .formats.text_lines import TextParser
+from .socket_spool import Spool
+from .source import Batch, SourcePosition
+from .source_record import NO_LIMIT
+
+__all__ = ["SocketSource", "parse_address"]
+
+_RECEIVE_BYTES = 256 * 1024
+_CONNECT_S = 5.0
+_ASK_AGAIN_S = 0.02
+_BACK_OFF_S = (0.1, 5.0)
+
+
+def parse_address(spec: str) -> tuple[str, int]:
+    """Host and port of `tcp://host:port`.
+
+    Raises:
+        Usage: it is not of this form.
+    """
+    try:
+        parts = urlsplit(spec)
+        host, port, path = parts.hostname, parts.port, parts.path
+    except ValueError:
+        host, port, path = None, None, ""
+    if not host or not port or path not in ("", "/") or "@" in spec:
+        raise Usage(f"{spec}: expected tcp://host:port", hint="for example tcp://localhost:9999")
+    return host, port
+
+
+class SocketSource:
+    """A client that reads lines until the server closes the connection; a last line without an end is a line too.
+
+    Args:
+        spec: `tcp://host:port`.
+        format: `auto` is text; CSV needs `columns`, and a column whose type is not declared has that of the first row.
+        position: where to begin, in the spool.
+        spool: file in which what is received is kept.
+        max_record_bytes: larger values are bad lines.
+        follow: connect again after the end, with growing pauses of 0.1 to 5 seconds; it then never ends.
+        clock: seconds that only grow.
+
+    Raises:
+        Usage: the address or an option does not fit.
+        Stop: nobody listens there (without `follow`).
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        format: Format,
+        position: SourcePosition | None = None,
+        *,
+        spool: str | None = None,
+        follow: bool = False,
+        batch_lines: int = BATCH_LINES,
+        max_record_bytes: int = NO_LIMIT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ended = False
+        self.done_bytes = 0
+        self._spec = spec
+        self._address = parse_address(spec)
+        self._follow = follow
+        self._clock = clock
+        self._pause_s = _BACK_OFF_S[0]
+        self._next_try_s = 0.0
+        self._batch_lines = batch_lines
+        self._format, self._max_record_bytes = format, max_record_bytes
+        self._parser = _make_parser(spec, format, max_record_bytes)
+        # Of CSV columns: what the first row has, so that a start that reads the spool again finds the same.
+        self._types: dict[str, str] | None = None
+        if position is not None and "types" in position:
+            self._set_types(position["types"])
+        at: SourcePosition = position if position and spool else {"byte": 0, "line": 0, "seam": None}
+        self._buffer = LineBuffer(spec, byte=at["byte"], line=at["line"], skip_bom=is_utf8(format.encoding))
+        self._socket: socket.socket | None = None
+        self._spool = Spool(spool, at["byte"], at["seam"]) if spool else None
+        self._kept: Iterator[bytes] | None = self._spool.read(at["byte"]) if self._spool else None
+        # With a spool: what was received of a line that is not complete.
+        self._torn = b""
+        self._gave_kept = self._closed = False
+        self.begins = self._position()
+        if self._kept is None:
+            self._connect()
+
+    @property
+    def ask_again_s(self) -> float:
+        """See `Source`."""
+        if self._socket is None and not self.ended:
+            return max(_ASK_AGAIN_S, self._next_try_s - self._clock())
+        return _ASK_AGAIN_S
+
+    def next_batch(self) -> Batch:
+        """See `Source`; does not wait for the peer."""
+        buffer = self._buffer
+        if self._kept is not None:
+            self._take_kept(self._batch_lines)
+        elif self._socket is None and not buffer.waiting and not self.ended:
+            # After what was kept nothing comes for once, so that it is committed before it turns out that nobody
+            # listens any more.
+            if not self._gave_kept:
+                self._connect()
+            self._gave_kept = False
+        self._receive()
+        lines = buffer.peek(self._batch_lines)
+        if lines and self._spool is not None:
+            self._spool.sync()
+        parsed = self._parse(lines)
+        while not parsed.used and (len(lines) < buffer.waiting or self._kept is not None):
+            if len(lines) == buffer.waiting:
+                self._take_kept(2 * len(lines))
+            lines = buffer.peek(buffer.waiting)
+            parsed = self._parse(lines)
+        buffer.drop(parsed.used)
+        self.ended = self._closed and not buffer.waiting and not self._follow
+        return Batch(parsed.items, self._position(), parsed.bad, parsed.blank)
+
+    def _position(self) -> SourcePosition:
+        """With a spool its next byte, else how many lines were taken."""
+        buffer = self._buffer
+        types = {} if self._types is None else {"types": self._types}
+        if self._spool is None:
+            return {"line": buffer.line, **types}
+        return {"byte": buffer.byte, "line": buffer.line, "seam": self._spool.seam(buffer.byte), **types}
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._disconnect()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _parse(self, lines: Sequence[bytes]) -> Parsed:
+        # The end of what was kept is the end of a connection as well.
+        if lines and self._types is None and isinstance(self._parser, CsvParser):
+            self._set_types(guess_rows(lines[:1], self._format.columns or (), self._format, final=True))
+        over = self._socket is None and self._kept is None and len(lines) == self._buffer.waiting
+        return self._parser.parse(lines, self._buffer.line + 1, final=over) if lines else Parsed([], [], 0, 0)
+
+    def _set_types(self, types: dict[str, str]) -> None:
+        self._types = types
+        format = replace(self._format, guessed=tuple(types.items()))
+        self._parser = _make_parser(self._spec, format, self._max_record_bytes)
+
+    def _take_kept(self, lines: int) -> None:
+        assert self._kept is not None
+        for data in self._kept:
+            self._gave_kept = True
+            self._feed(data)
+            if self._buffer.waiting >= lines:
+                return
+        self._kept = None
+
+    def _feed(self, data: bytes) -> None:
+        self.done_bytes += len(data)
+        try:
+            self._buffer.feed(data)
+        except LineTooLong as exc:
+            raise Stop(f"{self._spec}:{self._buffer.line + 1}: {exc}") from None
+
+    def _connect(self) -> None:
+        now = self._clock()
+        if now < self._next_try_s:
+            return
+        host, port = self._address
+        try:
+            self._socket = socket.create_connection((host, port), timeout=_CONNECT_S)
+        except OSError as exc:
+            if not self._follow:
+                raise Stop(
+                    f"{self._spec}: {exc.strerror or exc}", hint=f"start the server first, for example: nc -lk {port}"
+                ) from None
+            self._back_off()
+            return
+        self._socket.setblocking(False)
+
+    def _receive(self) -> None:
+        while self._socket is not None and self._buffer.waiting < self._batch_lines:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                if not self._follow:
+                    raise Stop(f"{self._spec}: line {self._buffer.line + 1}: {exc.strerror or exc}") from None
+                data = b""
+            if data:
+                self._pause_s = _BACK_OFF_S[0]
+                self._keep(data)
+            else:
+                if self._torn:
+                    self._keep(b"\n")
+                self._buffer.finish()
+                self._disconnect()
+                self._closed = True
+                self._back_off()
+
+    def _keep(self, data: bytes) -> None:
+        if self._spool is None:
+            self._feed(data)
+            return
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            whole = self._torn + data[:cut]
+            self._spool.append(whole)
+            self._feed(whole)
+            self._torn = data[cut:]
+        else:
+            self._torn += data
+            if len(self._torn) > MAX_LINE_BYTES:
+                self._feed(self._torn)  # says what is wrong with it
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _back_off(self) -> None:
+        self._next_try_s = self._clock() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _BACK_OFF_S[1])
+
+
+def _make_parser(spec: str, format: Format, most: int) -> LineParser:
+    kind: Kind = "text" if format.kind == "auto" else format.kind
+    if kind not in OF_LINES:
+        raise Usage(f"{spec}: {kind} is not made of lines", hint="--format text|csv|jsonl")
+    format.checked(kind, spec)
+    if kind == "csv":
+        if format.columns is None:
+            raise Usage(f"{spec}: CSV from a socket has no header", hint="--columns names its columns")
+        return CsvParser(spec, format, format.columns, max_bytes=most)
+    return (JsonLinesParser if kind == "jsonl" else TextParser)(spec, format, max_bytes=most)

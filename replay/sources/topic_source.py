@@ -1,0 +1,318 @@
+"""A topic as history: its committed records go to another topic as they are, each to its partition, in its order.
+
+`topic://NAME`, with `?from=…&until=…` (see `span`). Where it begins and ends is found out once, at the first start, and
+kept in the position; so the end is the topic's end as it stood then, whatever is written meanwhile.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from ...topics import client_watchdog
+from ...topics.admin import Admin
+from ...topics.cluster import Cluster
+from ...topics.errors import Usage
+from ...topics.headers import kept_headers
+from ...topics.partition_reader import Reader, stalled
+from .column_batch import apart, rows_of
+from .format import Format
+from .formats.lines import BATCH_LINES
+from .offset_range import Bound, Resolved, resolve
+from .source import Batch, Part, Source, SourcePosition
+from .source_record import BadLine, SourceRecord, zero_time
+
+__all__ = ["SCHEME", "TopicHistory", "TopicSource"]
+
+SCHEME = "topic://"
+
+# An open transaction holds readers back until it ends, at the latest by its timeout (a minute unless asked otherwise).
+_STALLED_S = 120.0
+# Merged by time each partition has a client of its own, so of more partitions than these the order is as they come.
+_MOST_MERGED = 32
+_PART_KBYTES = 8_192
+_ASK_AGAIN_S = 0.005
+
+
+class TopicHistory:
+    """A topic; see `Replayable`.
+
+    Args:
+        follow: it has no end.
+        by_partition: one partition after another, where it is not merged by time.
+        repartition: records go where their key's hash says, not where they are; of packed batches the rows.
+        unpack: of packed batches it gives the rows.
+
+    Raises:
+        Usage: there is no such topic, or an option is given that says what its records already say.
+    """
+
+    resumable = True
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        spec: str,
+        format: Format,
+        *,
+        follow: bool = False,
+        by_partition: bool = False,
+        repartition: bool = False,
+        unpack: bool = False,
+    ) -> None:
+        if format != Format():
+            raise Usage(f"{spec}: options about keys, times and formats are for files; a topic's records have all that")
+        self.topic, _, query = spec.removeprefix(SCHEME).partition("?")
+        asked = dict(parse_qsl(query, keep_blank_values=True))
+        if not self.topic or set(asked) - {"from", "until"}:
+            raise Usage(f"{spec}: not a topic", hint="topic://NAME, or topic://NAME?from=2013-01-01&until=2014-01-01")
+        if follow and (by_partition or "until" in asked):
+            raise Usage("--follow has no end", hint="leave out --until and --by-partition, or --follow")
+        self._cluster, self._admin = cluster, Admin(cluster)
+        count = self._admin.partitions([self.topic]).get(self.topic)
+        if count is None:
+            raise Usage(f"there is no topic {self.topic} on {cluster.bootstrap_servers}")
+        self.specs, self.format = (spec,), format
+        self._count = count
+        self._bounds = Bound.parse(asked.get("from", "earliest")), Bound.parse(asked.get("until", "latest"))
+        self._follow, self._by_partition, self._repartition = follow, by_partition, repartition
+        self._unpack = unpack
+        self._rows = unpack or repartition
+        self.partitions = None if repartition else count
+        self.timed = not follow and not by_partition
+        self._span: Resolved | None = None
+
+    @property
+    def span(self) -> Resolved:
+        """From where to where a first start reads."""
+        if self._span is None:
+            at = [(self.topic, partition) for partition in range(self._count)]
+            self._span = resolve(self._cluster, at, *self._bounds, time.time_ns() // 1_000_000)
+        return self._span
+
+    @property
+    def size_bytes(self) -> int:
+        """In offsets, transaction markers counted."""
+        return 0 if self._follow else sum(self.span.ends.values()) - sum(self.span.begins.values())
+
+    @property
+    def parts(self) -> list[Part]:
+        """Its partitions, unless they are too many."""
+        if self._count > _MOST_MERGED:
+            return []
+        modest = Cluster(
+            self._cluster.bootstrap_servers,
+            {"queued.max.messages.kbytes": str(_PART_KBYTES), **self._cluster.options},
+        )
+        return [
+            Part(f"{self.topic}[{at[1]:05d}]", end - self.span.begins[at], partial(self._open, modest, [at[1]]))
+            for at, end in self.span.ends.items()
+        ]
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """By partition, the end as it stands; none where it is given, or there is no end."""
+        if self._follow or self._bounds[1].kind != "latest":
+            return {}
+        return {partition: end for (_, partition), end in self.span.ends.items()}
+
+    def grown_since(self, ends: Mapping[int, int], then_ms: int) -> list[str]:
+        """What a finished run should be told, where the topic ended at `ends` when it was begun."""
+        now = self.ends
+        more = sum(now[partition] - ends.get(partition, 0) for partition in now)
+        if not ends or more <= 0:
+            return []
+        begun = datetime.fromtimestamp(then_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at = ", ".join(f"{partition}: {end:,}" for partition, end in sorted(ends.items()))
+        return [
+            f"topic {self.topic} has grown by {more:,} offsets since the run began ({begun}; its ends then: {at}), and "
+            "they are not in it: --run-id NAME starts another run, which takes all there is now"
+        ]
+
+    def identity(self, topic: str) -> str:
+        """See `Replayable`; asked by a duration, the run keeps what it came to at its first start."""
+        asked = ["topic", self.specs, self._follow, self._by_partition, self._repartition, topic]
+        asked += ["unpack"] * self._unpack
+        return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
+
+    def fingerprint(self) -> str:
+        """The topic's id; it grows without being another."""
+        return self._admin.topic_ids([self.topic])[self.topic]
+
+    def changed_since(self, time_ms: int) -> list[str]:
+        """See `Replayable`."""
+        del time_ms
+        return [f"topic {self.topic} was deleted and made anew"]
+
+    def check(self, topic: str) -> None:
+        """A topic that is fed by itself never ends."""
+        if topic == self.topic:
+            raise Usage(f"{topic} would be replayed into itself", hint="name another topic: --to OTHER")
+
+    def by_row(self) -> TopicHistory:
+        """See `Replayable`."""
+        found = copy.copy(self)
+        found._rows = True
+        return found
+
+    def open(self, position: SourcePosition | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
+        """As the broker gives them, or one partition after another."""
+        return self._open(self._cluster, range(self._count), position, batch_lines)
+
+    def _open(
+        self, cluster: Cluster, partitions: Sequence[int], position: SourcePosition | None, batch_records: int
+    ) -> Source:
+        return TopicSource(
+            cluster,
+            self.topic,
+            position or self._begin(partitions),
+            follow=self._follow,
+            one_by_one=self._by_partition,
+            placed=not self._repartition,
+            by_row=self._rows,
+            batch_records=batch_records,
+        )
+
+    def _begin(self, partitions: Sequence[int]) -> SourcePosition:
+        begins, ends = self.span.begins, self.span.ends
+        return {
+            "next": {str(p): begins[self.topic, p] for p in partitions},
+            "end": {str(p): ends[self.topic, p] for p in partitions},
+        }
+
+
+class TopicSource:
+    """Partitions of a topic. Position: by partition, `next` and `end`, both offsets.
+
+    Raises:
+        Stop: records were deleted before they were read; nothing arrives.
+    """
+
+    ask_again_s = _ASK_AGAIN_S
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        topic: str,
+        position: SourcePosition,
+        *,
+        follow: bool = False,
+        one_by_one: bool = False,
+        placed: bool = True,
+        by_row: bool = False,
+        batch_records: int = BATCH_LINES,
+    ) -> None:
+        self.done_bytes = 0
+        self._cluster, self._topic = cluster, topic
+        self._follow, self._one_by_one, self._placed = follow, one_by_one, placed
+        self._batch_records, self._by_row = batch_records, by_row
+        # Of the next record to give away, and to read; between them lie the batches at hand.
+        self._next = {int(partition): offset for partition, offset in position["next"].items()}
+        self._reached = dict(self._next)
+        self._end = {int(partition): offset for partition, offset in position["end"].items()}
+        # (partition, items, their offsets, position after them)
+        self._ready: deque[tuple[int, list[SourceRecord], list[int], int]] = deque()
+        self._moved_s = self._asked_s = time.monotonic()
+        self._reading: list[int] = []
+        self._reader = self._read_on()
+        self.begins = self._position()
+
+    @property
+    def ended(self) -> bool:
+        """See `Source`."""
+        return not self._follow and not self._ready and not self._left()
+
+    def next_batch(self) -> Batch:
+        """See `Source`; waits a moment where nothing is at hand."""
+        if not self._ready and not self.ended:
+            self._fetch()
+        while self._ready:
+            partition, items, offsets, after = self._ready.popleft()
+            most = self._batch_records
+            if self._by_row and items:
+                most = min(most, apart([item[3] for item in items[:most]]))
+            if len(items) > most:
+                self._ready.appendleft((partition, items[most:], offsets[most:], after))
+                items, after = items[:most], offsets[most]
+            self.done_bytes += after - self._next[partition]
+            self._next[partition] = after
+            if items and self._by_row:
+                bad: list[BadLine] = []
+                rows = rows_of(items, f"{self._topic}[{partition}]", offsets[0], bad)
+                return Batch(rows, self._position(), bad)
+            if items:
+                return Batch(items, self._position())
+        return Batch((), self._position())
+
+    def _position(self) -> SourcePosition:
+        return {
+            "next": {str(partition): offset for partition, offset in self._next.items()},
+            "end": {str(partition): offset for partition, offset in self._end.items()},
+        }
+
+    def close(self) -> None:
+        """See `Source`."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _left(self) -> list[int]:
+        """Partitions that are not at their end."""
+        return [p for p, offset in self._reached.items() if self._follow or offset < self._end[p]]
+
+    def _read_on(self) -> Reader | None:
+        self._reading = self._left()[: 1 if self._one_by_one else None]
+        if not self._reading:
+            return None
+        reader = Reader(self._cluster, gone="error")
+        reader.add({(self._topic, partition): self._reached[partition] for partition in self._reading})
+        return reader
+
+    def _fetch(self) -> None:
+        assert self._reader is not None
+        now_s = time.monotonic()
+        runs = self._reader.read()
+        for run in runs:
+            partition = run.at[1]
+            before, after = self._reached[partition], run.position
+            messages = run.messages
+            if not self._follow and after >= self._end[partition]:
+                if before >= self._end[partition]:
+                    continue
+                after = self._end[partition]
+                messages = [message for message in messages if message.offset() < after]
+                self._reader.remove([run.at])
+            self._reached[partition] = after
+            self._ready.append((partition, self._items(partition, messages), [m.offset() for m in messages], after))
+        if runs:
+            self._moved_s = self._asked_s = now_s
+        elif now_s - self._asked_s > client_watchdog.HUNG_S and not self._follow:
+            self._asked_s = now_s
+            if now_s - self._moved_s > _STALLED_S:
+                raise stalled([(self._topic, partition) for partition in self._left()], _STALLED_S)
+            if client_watchdog.answers(self._cluster):
+                self._reader.close(hung=True)
+                self._reader = self._read_on()
+        if not set(self._reading) & set(self._left()):
+            self.close()
+            self._reader = self._read_on()
+
+    def _items(self, partition: int, messages: list[Any]) -> list[SourceRecord]:
+        place = partition if self._placed else None
+        headers = kept_headers(messages)
+        times = [message.timestamp()[1] for message in messages]
+        if 0 in times:
+            raise zero_time(f"{self._topic}[{partition}] offset {messages[times.index(0)].offset():,}")
+        return [
+            (m.key(), m.value(), time_ms, said, place)
+            for m, time_ms, said in zip(messages, times, headers, strict=True)
+        ]

@@ -1,1 +1,0 @@
-"""Tables seen from outside of their app: read, backed up, brought back."""

@@ -1,0 +1,181 @@
+"""Whether two histories hold the same records: counts, a digest that no order changes, and the first differences.
+
+Memory is bounded, whatever is compared: a first reading sums the records' digests by bucket (of the key's hash). Only
+where sums differ are both read again, and of those buckets only digests are kept, until one side's cancel the other's.
+Tables are the exception: their last values are what is compared, and they are held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import msgspec
+
+from ..sources.source_record import SourceRecord
+from .comparison_side import ComparisonSide
+
+__all__ = ["Compared", "Difference", "Tally", "verify"]
+
+_BUCKETS = 4_096
+_MASK = (1 << 128) - 1
+# How many records' digests are kept to find the first differences; more where one bucket alone holds more.
+_KEPT = 200_000
+_EXAMPLES = 3
+
+# What is compared of a record, as bytes that no two different records share.
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(slots=True)
+class Tally:
+    """One side, read once.
+
+    Attributes:
+        digest: equal for equal records, in whatever order.
+        unreadable: lines and rows that are no records; `examples` are the first of them.
+    """
+
+    name: str
+    records: int = 0
+    unreadable: int = 0
+    examples: list[str] = field(default_factory=list[str])
+    sums: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
+    counts: list[int] = field(default_factory=lambda: [0] * _BUCKETS)
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits."""
+        return f"{sum(self.sums) & _MASK:032x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A record that one side has more often than the other.
+
+    Attributes:
+        only_in: name of that side; where: file and line, or topic, partition and offset.
+    """
+
+    only_in: str
+    where: str
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What was found. `fields`: what was compared of each record."""
+
+    a: Tally
+    b: Tally
+    fields: tuple[str, ...]
+    differences: list[Difference]
+
+    @property
+    def same(self) -> bool:
+        """Whether both hold the same records, each as often, and nothing that cannot be read."""
+        return self.equal and not (self.a.unreadable or self.b.unreadable)
+
+    @property
+    def equal(self) -> bool:
+        """Whether the records that can be read are the same."""
+        return self.a.records == self.b.records and self.a.digest == self.b.digest
+
+
+class _Digests:
+    """Digests of records, as numbers."""
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        self._time, self._partition = "time" in fields, "partition" in fields
+
+    def of(self, item: SourceRecord) -> int:
+        key, value, time, headers, partition = item
+        told = (key, value, list(headers) if headers else None)
+        if self._time:
+            told += (time,)
+        if self._partition:
+            told += (partition,)
+        return int.from_bytes(hashlib.blake2b(_encode(told), digest_size=16).digest(), "big")
+
+
+def verify(a: ComparisonSide, b: ComparisonSide, *, most: int = 10) -> Compared:
+    """Compare two sides (blocking).
+
+    Args:
+        most: differences to look for on each side.
+
+    Raises:
+        Stop: a side cannot be read.
+    """
+    fields = ("key", "value", "headers")
+    if a.timed and b.timed:
+        fields += ("time",)
+    if a.partitions is not None and a.partitions == b.partitions:
+        fields += ("partition",)
+    digests = _Digests(fields)
+    tallies = _tally(a, digests), _tally(b, digests)
+    compared = Compared(*tallies, fields, [])
+    if not compared.equal:
+        compared.differences.extend(_differences(a, b, tallies, digests, most))
+    return compared
+
+
+def _bucket(item: SourceRecord) -> int:
+    return crc32(item[0] if item[0] is not None else item[1] or b"") % _BUCKETS
+
+
+def _tally(side: ComparisonSide, digests: _Digests) -> Tally:
+    tally = Tally(side.name)
+    sums, counts = tally.sums, tally.counts
+    for batch in side.batches():
+        for item in batch.items:
+            bucket = _bucket(item)
+            sums[bucket] += digests.of(item)
+            counts[bucket] += 1
+        tally.records += len(batch.items)
+        tally.unreadable += len(batch.unreadable)
+        tally.examples += batch.unreadable[: _EXAMPLES - len(tally.examples)]
+    tally.sums = [total & _MASK for total in sums]
+    return tally
+
+
+def _differences(
+    a: ComparisonSide, b: ComparisonSide, tallies: tuple[Tally, Tally], digests: _Digests, most: int
+) -> Iterator[Difference]:
+    wanted: set[int] = set()
+    kept = 0
+    for bucket in range(_BUCKETS):
+        here, there = ((tally.sums[bucket], tally.counts[bucket]) for tally in tallies)
+        if here != there:
+            held = here[1] + there[1]
+            if not wanted or kept + held <= _KEPT:
+                wanted.add(bucket)
+                kept += held
+    surplus: Counter[int] = Counter()
+    for side, sign in ((a, 1), (b, -1)):
+        for batch in side.batches():
+            for item in batch.items:
+                if _bucket(item) in wanted:
+                    surplus[digests.of(item)] += sign
+    for side, sign in ((a, 1), (b, -1)):
+        yield from _first(side, {d: n * sign for d, n in surplus.items() if n * sign > 0}, digests, most)
+
+
+def _first(side: ComparisonSide, more: dict[int, int], digests: _Digests, most: int) -> Iterator[Difference]:
+    """The first records of a side of which the other has fewer."""
+    found = 0
+    if not more:
+        return
+    for batch in side.batches():
+        for i, item in enumerate(batch.items):
+            digest = digests.of(item)
+            if more.get(digest, 0) > 0:
+                more[digest] -= 1
+                yield Difference(side.name, batch.where(i), item[0], item[1])
+                found += 1
+                if found >= most:
+                    return

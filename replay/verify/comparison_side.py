@@ -1,0 +1,251 @@
+"""One side of a comparison: the records of files, an archive, a topic or a table, and where each of them stands."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from ...topics.admin import Admin
+from ...topics.cluster import Cluster
+from ...topics.errors import BadRecord, Usage
+from ...topics.headers import kept_headers
+from ...topics.packed import is_packed, packed_rows
+from ...topics.partition_reader import Run, read_to_end
+from ...topics.printable import utf8, without_passwords
+from ..archive import ArchiveHistory, is_archive
+from ..archive.archive_reader import read_entry
+from ..archive.record_rows import RecordRows
+from ..source_resolver import find_past, names_topic
+from ..sources.column_batch import ColumnBatch
+from ..sources.format import Format
+from ..sources.source import Replayable, Source, SourcePosition
+from ..sources.source_record import SourceRecord
+from ..sources.topic_source import TopicHistory
+from ..table_reader import refuse_scattered
+
+__all__ = ["Batch", "ComparisonSide", "find_side"]
+
+logger = logging.getLogger("anabranch.verify")
+
+TABLE = "table://"
+_ROWS = 5_000
+_STALLED_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records, what says where the n-th of them stands, and what could not be read among them: where, and why."""
+
+    items: Sequence[SourceRecord]
+    where: Callable[[int], str]
+    unreadable: Sequence[str] = ()
+
+
+class ComparisonSide(Protocol):
+    """What is compared.
+
+    Attributes:
+        timed: its records have times of their own.
+        partitions: how many its records lie in; None where they say none.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def timed(self) -> bool: ...
+
+    @property
+    def partitions(self) -> int | None: ...
+
+    def batches(self) -> Iterator[Batch]:
+        """Its records, from the beginning each time."""
+        ...
+
+
+def find_side(spec: str, format: Format, cluster: Cluster | None) -> ComparisonSide:
+    """The side that a user names: files, an archive's folder, `topic://NAME`, `table://APP/TABLE`.
+
+    Args:
+        format: of files.
+
+    Raises:
+        Usage: there is no such thing.
+    """
+    if spec.startswith(TABLE):
+        return _Table(spec, cluster)
+    history = find_past([spec], Format() if names_topic(spec) else _fitting(spec, format), cluster=cluster)
+    if isinstance(history, TopicHistory):
+        assert cluster is not None
+        return _Topic(history, cluster)
+    if isinstance(history, ArchiveHistory):
+        return _Archive(history)
+    if not history.resumable:
+        raise Usage(f"{spec}: what can be read only once cannot be compared")
+    return _Files(spec, history)
+
+
+def _fitting(spec: str, format: Format) -> Format:
+    return Format() if is_archive(Path(spec)) else format
+
+
+class _Topic:
+    def __init__(self, history: TopicHistory, cluster: Cluster) -> None:
+        self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
+        self._history, self._cluster = history, cluster
+
+    def batches(self) -> Iterator[Batch]:
+        begins, ends = self._history.span.begins, self._history.span.ends
+        for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
+            messages = [message for message in run.messages if message.offset() < ends[run.at]]
+            partition = run.at[1]
+            items: list[SourceRecord] = [
+                (m.key(), m.value(), m.timestamp()[1], headers, partition)
+                for m, headers in zip(messages, kept_headers(messages), strict=True)
+            ]
+            yield from _rows(items, partial(self._where, run))
+
+    def _where(self, run: Run, number: int) -> str:
+        return f"{run.at[0]}[{run.at[1]}] offset {run.messages[number].offset():,}"
+
+
+def _rows(items: list[SourceRecord], where: Callable[[int], str]) -> Iterator[Batch]:
+    """Records as they are, and packed batches as their rows."""
+    begin = 0
+    for number, item in enumerate(items):
+        if item[3] and is_packed(item[3]):
+            yield Batch(items[begin:number], partial(_behind, where, begin))
+            begin = number + 1
+            try:
+                rows = ColumnBatch.unpacked(item[1] or b"", item[2], item[4], packed_rows(item[3]))
+            except BadRecord as exc:
+                logger.warning("%s: %s; the message is compared as it is", where(number), exc)
+                begin = number
+                continue
+            yield Batch(rows, partial(_row_of, where(number)))
+    yield Batch(items[begin:], partial(_behind, where, begin))
+
+
+def _behind(where: Callable[[int], str], begin: int, number: int) -> str:
+    return where(begin + number)
+
+
+def _row_of(where: str, row: int) -> str:
+    return f"{where}#{row}"
+
+
+class _Archive:
+    def __init__(self, history: ArchiveHistory) -> None:
+        self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
+        self._history = history
+
+    def batches(self) -> Iterator[Batch]:
+        history = self._history
+        history.check("")
+        for entry in history.manifest.files:
+            at = f"{entry.name}: {history.manifest.topic}[{entry.partition}]"
+            for rows in read_entry(history.folder, entry, history.manifest.encoding, _ROWS):
+                yield from _rows(rows.items(entry.partition), partial(_row, at, rows))
+
+
+def _row(where: str, rows: RecordRows, number: int) -> str:
+    return f"{where} offset {rows.offsets[number]:,}"
+
+
+class _Files:
+    def __init__(self, spec: str, history: Replayable) -> None:
+        self.name, self.timed, self.partitions = without_passwords(utf8(spec)), history.timed, None
+        self._history = history
+
+    def batches(self) -> Iterator[Batch]:
+        for part in self._history.parts:
+            source = part.open(None, _ROWS)
+            try:
+                before = source.begins
+                while not source.ended:
+                    found = source.next_batch()
+                    unreadable = [f"{bad.where}: {bad.reason}" for bad in found.bad]
+                    yield Batch(found.items, partial(_line, part.name, part.open, before), unreadable)
+                    before = found.after
+            finally:
+                source.close()
+
+
+def _line(
+    name: str, open_part: Callable[[SourcePosition | None, int], Source], before: SourcePosition, number: int
+) -> str:
+    """File and line (or row) of the n-th record after a position: read again from there, one by one."""
+    source = open_part(before, 1)
+    try:
+        passed, here = 0, source.begins
+        while True:
+            found = source.next_batch()
+            passed += len(found.items)
+            if passed > number or source.ended:
+                break
+            here = found.after
+    finally:
+        source.close()
+    return f"{name}:{here['line'] + 1}" if "line" in here else f"{name}: record {here.get('row', number) + 1:,}"
+
+
+class _Table:
+    """A table as its changelog tells it; `APP` is an app's id, or `APP-run-ID` of a bounded run.
+
+    With `?local` the same key may be in several partitions, and each partition is compared with its counterpart.
+    """
+
+    timed = False
+
+    def __init__(self, spec: str, cluster: Cluster | None) -> None:
+        named, query, option = spec.removeprefix(TABLE).partition("?")
+        app, slash, self._table = named.rpartition("/")
+        if not slash or not app or not self._table or (query and option != "local"):
+            raise Usage(
+                f"{spec}: not a table",
+                hint="table://APP/TABLE, or table://APP-run-ID/TABLE of a bounded run; with ?local at its end where "
+                "the same key may be in several partitions",
+            )
+        if cluster is None:
+            raise Usage(f"{spec}: no broker runs that could have it", hint="--bootstrap-server HOST:PORT")
+        self.name, self._cluster, self._local = spec, cluster, bool(option)
+        self._topic = f"{app}-{self._table}-changelog"
+        count = Admin(cluster).partitions([self._topic]).get(self._topic)
+        if count is None:
+            raise Usage(f"{spec}: there is no changelog {self._topic} on {cluster.bootstrap_servers}")
+        self.partitions = count if self._local else None
+        self._at = [(self._topic, partition) for partition in range(count)]
+
+    def batches(self) -> Iterator[Batch]:
+        begins, ends = Admin(self._cluster).spans(self._at)
+        parts: list[dict[bytes, bytes]] = [{} for _ in self._at]
+        offsets: list[dict[bytes, int]] = [{} for _ in self._at]
+        for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
+            part, placed = parts[run.at[1]], offsets[run.at[1]]
+            for message in run.messages:
+                key, value = message.key(), message.value()
+                if value is None:
+                    part.pop(key, None)
+                else:
+                    part[key], placed[key] = value, message.offset()
+        if not self._local:
+            refuse_scattered(self._table, parts, _pair, f", and compare {self.name}?local")
+        items: list[SourceRecord] = [
+            (key, value, 0, None, partition if self._local else None)
+            for partition, part in enumerate(parts)
+            for key, value in part.items()
+        ]
+        places = [
+            f"{self._topic}[{partition}] offset {placed[key]:,}"
+            for partition, (part, placed) in enumerate(zip(parts, offsets, strict=True))
+            for key in part
+        ]
+        yield Batch(items, places.__getitem__)
+
+
+def _pair(pair: tuple[bytes, bytes]) -> str:
+    return " = ".join(data.decode("utf-8", "backslashreplace") for data in pair)

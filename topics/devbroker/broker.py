@@ -1,0 +1,288 @@
+"""A broker of one's own: real Apache Kafka (KRaft, one node) as a child process.
+
+Promise: what `start()` returns answers Kafka's protocol on loopback, and Java ends when this process ends, whatever
+ends it. One data folder never has two brokers; a kept one carries topics, offsets and transactions to the next start.
+Not promised: anything a cluster is for. No replicas, no TLS, no fsync per record: not for production.
+
+    <data>/
+        lock                held by us and inherited by Java, so it is free only when both are gone
+        broker.json         pid and address while a broker is up; how a second command finds it
+        server.properties   written anew on each start, as ports may change
+        log4j2.xml
+        broker.log          what Java says; broker.log.1 is that of the start before
+        log/                Kafka's own
+        tmp/
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..cleanup import on_failure
+from ..errors import Stop
+from ..private_folder import private_folder
+from .distribution import KAFKA_VERSION, Distribution, OnProgress
+from .java import Java
+from .kraft_node import Node, aot_flags, rehearse_once, write
+
+__all__ = ["BrokerStats", "EmbeddedBroker", "Occupied", "running_at"]
+
+STOP_S = 15.0
+
+# A command that looks whether a broker is there holds the lock for an instant; a start does not fail for that.
+_LOCK_S = 1.0
+_PORT_ATTEMPTS = 3
+_TEMPORARY = "anabranch-broker-"
+_ABANDONED_S = 60.0
+
+
+class Occupied(Stop):
+    """Another broker has the data folder: it runs, starts or stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerStats:
+    """What a start gave.
+
+    Attributes:
+        bootstrap_servers: `127.0.0.1:port`.
+        startup_s: seconds from the call until the broker answered, without `download_s`.
+        download_s: seconds spent on what only a first start does; 0 later.
+    """
+
+    bootstrap_servers: str
+    startup_s: float
+    pid: int
+    data: Path
+    download_s: float
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the broker now; 0 when it is gone."""
+        return _memory_bytes(self.pid, "VmRSS")
+
+    def peak_rss_bytes(self) -> int:
+        """The most it has had resident so far; 0 when it is gone."""
+        return _memory_bytes(self.pid, "VmHWM")
+
+
+class EmbeddedBroker:
+    """A Kafka that lives as long as this object is started; a context manager.
+
+    `start()` and `stop()` may be called from any thread, and again after each other: a data folder that was given, and
+    the port, stay the same.
+
+    Args:
+        data: folder to keep records in; None for a temporary one that `stop()` throws away. Kafka flushes in its own
+            time, so a power cut can cost the newest records; the death of the process cannot.
+        port: TCP port for clients; 0 for one that is free.
+        heap_mb: Java's maximum heap in MiB; resident memory is about 200 MiB at rest and 270 under load with 512.
+        settings: broker configuration under Kafka's names; wins over ours.
+        on_progress: told what a first start is fetching, one line at a time.
+    """
+
+    def __init__(
+        self,
+        data: Path | None = None,
+        *,
+        port: int = 0,
+        heap_mb: int = 512,
+        settings: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._keep = data
+        self._port = port
+        self._any_port = port == 0
+        self._heap_mb = heap_mb
+        self._settings = dict(settings or {})
+        self._on_progress = on_progress
+        self._data = Path()
+        self._lock = -1
+        self._java: Java | None = None
+        self._stats: BrokerStats | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Where clients connect; `start()` first."""
+        return self.stats.bootstrap_servers
+
+    @property
+    def stats(self) -> BrokerStats:
+        """What the last start gave; `start()` first."""
+        assert self._stats is not None, "start() first"
+        return self._stats
+
+    @property
+    def alive(self) -> bool:
+        """Whether Java runs."""
+        return self._java is not None and self._java.alive
+
+    def start(self) -> BrokerStats:
+        """Start it and wait until it answers (blocking, at most a minute beside a download).
+
+        Raises:
+            Occupied: the data folder is in use.
+            Stop: Kafka cannot be fetched; the data folder is of another Kafka; Java ended or does not answer (with the
+                last lines of its log).
+        """
+        assert not self.alive, "already started"
+        self.stop()  # Java may have died meanwhile: what it left has to go first
+        kafka = Distribution.get(self._on_progress)
+        rehearsal_s = rehearse_once(kafka, self._on_progress)
+        begun = time.monotonic()
+        self._open_data()
+        # A temporary folder stays then: its log is what the error points to. A later start sweeps it.
+        with on_failure(self._close_data), on_failure(partial(self._end_java, 0.0)):
+            node = self._launch_on_a_free_port(kafka)
+            facts = {"pid": node.java.pid, "bootstrap_servers": node.servers, "kafka": KAFKA_VERSION}
+            write(self._data / "broker.json", json.dumps(facts) + "\n")
+        atexit.register(self.stop)
+        # The next start of this object comes back at the same address, as clients expect of a broker.
+        self._port = node.port
+        first_s = kafka.download_s + rehearsal_s
+        self._stats = BrokerStats(node.servers, time.monotonic() - begun, node.java.pid, self._data, first_s)
+        return self._stats
+
+    def stop(self) -> None:
+        """Stop it (blocking, at most `STOP_S`); a temporary folder goes. Nothing happens when it is stopped already."""
+        if self._java is None:
+            return
+        atexit.unregister(self.stop)
+        # First of all, so that nobody connects to a broker that is about to go.
+        (self._data / "broker.json").unlink(missing_ok=True)
+        # Nobody will read a temporary folder again, so it needs no clean shutdown.
+        self._end_java(STOP_S if self._keep is not None else 0.0)
+        if self._keep is None:
+            shutil.rmtree(self._data, ignore_errors=True)
+        self._close_data()
+
+    def kill(self) -> None:
+        """End Java with SIGKILL, as a crash would; `start()` goes on from there. For tests of faults."""
+        if self._java is not None:
+            self._java.end(0.0)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, kafka: Distribution) -> Node:
+        node = Node(
+            kafka,
+            self._data,
+            port=self._port,
+            heap_mb=self._heap_mb,
+            settings=self._settings,
+            flags=aot_flags(kafka),
+            lock=self._lock,
+        )
+        self._java = node.java
+        node.await_ready()
+        return node
+
+    def _launch_on_a_free_port(self, kafka: Distribution) -> Node:
+        for _ in range(_PORT_ATTEMPTS - 1):
+            try:
+                return self._launch(kafka)
+            except Stop as exc:
+                # Somebody has the port of an earlier start, or took one between our look and Java's.
+                if not self._any_port or "Address already in use" not in str(exc):
+                    raise
+                self._port = 0
+        return self._launch(kafka)
+
+    def _end_java(self, patience_s: float) -> None:
+        if self._java is not None:
+            self._java.end(patience_s)
+            self._java = None
+
+    def _open_data(self) -> None:
+        if self._keep is None:
+            _sweep_abandoned()
+            self._data = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
+        else:
+            self._data = self._keep.absolute()
+            try:
+                private_folder(self._data)
+            except OSError as exc:
+                raise Stop(f"{self._data} cannot hold a broker's data: {exc}", hint="name another folder") from exc
+        self._lock = _lock(self._data)
+        # From here on a file that says where the broker is would be of one that is gone.
+        (self._data / "broker.json").unlink(missing_ok=True)
+
+    def _close_data(self) -> None:
+        if self._lock >= 0:
+            # Unlocked, not only closed: a child that was forked meanwhile may have a copy of the descriptor.
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            os.close(self._lock)
+            self._lock = -1
+
+
+def running_at(data: Path) -> str | None:
+    """Bootstrap servers of the broker that runs on `data`, in whatever process; None where there is none."""
+    try:
+        with (data / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                facts = json.loads((data / "broker.json").read_text())
+        os.kill(int(facts["pid"]), 0)
+        return str(facts["bootstrap_servers"])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _lock(data: Path) -> int:
+    """A descriptor that holds the lock of `data`."""
+    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(lock)
+                servers = running_at(data)
+                raise Occupied(
+                    f"{data} is in use by another broker{f' at {servers}' if servers else ' that starts or stops'}",
+                    hint=f"--bootstrap-server {servers} uses it" if servers else "try again, or name another folder",
+                ) from None
+            time.sleep(0.02)
+
+
+def _sweep_abandoned() -> None:
+    """Remove temporary folders whose process was killed before it could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError), (folder / "lock").open() as lock:
+            # A folder may be seconds old and not locked yet.
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory_bytes(pid: int, name: str) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

@@ -1,0 +1,265 @@
+"""One Kafka node in KRaft mode: what stands in its folder, how it starts, when it is ready."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from ..cluster import Cluster
+from ..errors import Stop
+from .distribution import Distribution, OnProgress, locked
+from .java import Java
+
+__all__ = ["Node", "aot_flags", "rehearse_once", "write"]
+
+HOST = "127.0.0.1"
+START_S = 60.0
+
+# Most of what a broker makes is gone at once. Java's own third of the heap is walked seldom, but then everybody waits
+# for 20 to 50 ms, which made the slowest records of an agent slow; this much takes 5 to 15, and is less memory.
+_YOUNG_MB = 24
+
+_LOG4J = """<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="ERROR" shutdownHook="disable">
+  <Appenders><Console name="out"><PatternLayout pattern="%d %p %m (%c)%n%ex"/></Console></Appenders>
+  <Loggers><Root level="WARN"><AppenderRef ref="out"/></Root></Loggers>
+</Configuration>
+"""
+
+_SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "CLIENT",
+    "controller.listener.names": "CONTROLLER",
+    "auto.create.topics.enable": "false",
+    # One node has one replica; few partitions of the internal topics make their first use fast.
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    # Groups of one machine are complete at once, and tests want to see a member time out.
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    "group.consumer.min.session.timeout.ms": "1000",
+    "group.consumer.min.heartbeat.interval.ms": "100",
+    # Of KIP-848's groups, whose members are told of a rebalance by heartbeats; Kafka's own are 45 s and 5 s.
+    "group.consumer.session.timeout.ms": "10000",
+    "group.consumer.heartbeat.interval.ms": "500",
+    # How late beyond its timeout a dead producer's transaction still holds back readers; Kafka's own is 10 s.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    # After a SIGKILL the new broker is let in when the old one's session is over; Kafka's 9 s are a long start. Much
+    # less, and a broker on a busy machine is late with its heartbeats and shut out by its own controller.
+    "broker.session.timeout.ms": "6000",
+    "broker.heartbeat.interval.ms": "500",
+    # Kafka deletes by record timestamp, and a replay carries old ones.
+    "log.retention.ms": "-1",
+    # Kafka's own 128 MiB are allocated at once: a third of the process. This is enough for 600,000 keys a pass.
+    "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+}
+
+
+class Node:
+    """A node that was launched on the folder `data`; `servers` is where clients connect.
+
+    Args:
+        data: its folder, formatted here where it is not.
+        port: for clients; 0 for a free one.
+        heap_mb: Java's maximum heap in MiB.
+        settings: broker configuration that wins over ours.
+        flags: more options for Java.
+        lock: a descriptor that Java is to hold open as well; -1 for none.
+
+    Raises:
+        Stop: Java does not start, or the folder is of something else.
+    """
+
+    def __init__(
+        self,
+        kafka: Distribution,
+        data: Path,
+        *,
+        port: int = 0,
+        heap_mb: int = 512,
+        settings: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
+        lock: int = -1,
+    ) -> None:
+        self._cluster_id = _format(kafka, data / "log")
+        self.port, controller_port = _free_ports(port)
+        self.servers = f"{HOST}:{self.port}"
+        (data / "tmp").mkdir(exist_ok=True)
+        write(data / "log4j2.xml", _LOG4J)
+        write(data / "server.properties", _properties(data, self.port, controller_port, settings or {}))
+        log = data / "broker.log"
+        if log.exists():
+            log.replace(data / "broker.log.1")
+        options = [
+            f"-Xmx{heap_mb}m",
+            f"-Xmn{min(_YOUNG_MB, heap_mb // 4)}m",
+            "-XX:+ExitOnOutOfMemoryError",
+            f"-XX:ErrorFile={data / 'java-crash.log'}",
+            # Compression libraries unpack themselves there, and leave that behind after a SIGKILL.
+            f"-Djava.io.tmpdir={data / 'tmp'}",
+            f"-Dlog4j2.configurationFile={data / 'log4j2.xml'}",
+            *flags,
+        ]
+        command = kafka.command("kafka.Kafka", str(data / "server.properties"), flags=options)
+        self.java = Java(command, log=log, lock=lock)
+
+    def await_ready(self) -> None:
+        """Wait until it answers Kafka's protocol, as one broker of this very cluster (at most `START_S`).
+
+        Raises:
+            Stop: Java ended, or it does not answer; with the last lines of the log.
+        """
+        deadline = time.monotonic() + START_S
+        while not self._listens():
+            self._check(deadline)
+            time.sleep(0.02)
+        # What librdkafka would log here is that nobody answers yet.
+        quiet = {"log_level": "0", "reconnect.backoff.ms": "20", "reconnect.backoff.max.ms": "100"}
+        client = AdminClient(Cluster(self.servers, quiet).config())
+        while not self._answers(client):
+            self._check(deadline)
+            time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=1.0):
+            return True
+        return False
+
+    def _answers(self, client: AdminClient) -> bool:
+        with contextlib.suppress(KafkaException):
+            found: Any = client.list_topics(timeout=1.0)
+            # The cluster id tells that it is not a stranger who got the port.
+            return len(found.brokers) == 1 and found.cluster_id == self._cluster_id
+        return False
+
+    def _check(self, deadline: float) -> None:
+        if not self.java.alive:
+            raise self._failed(f"ended with {self.java.exit_code}")
+        if time.monotonic() > deadline:
+            raise self._failed(f"does not answer after {START_S:.0f} s")
+
+    def _failed(self, what: str) -> Stop:
+        return Stop(
+            f"the embedded Kafka {what}; {self.java.log} ends with\n{self.java.log_tail()}",
+            hint="--bootstrap-server uses a Kafka that already runs",
+        )
+
+
+def aot_flags(kafka: Distribution) -> list[str]:
+    """What makes Java use its memory of an earlier start, where there is one."""
+    aot = kafka.aot_cache
+    if aot is None or not aot.exists() or not aot.stat().st_size:
+        return []
+    # Java itself checks that the cache is of this Java and these jars, and goes without it where not.
+    return [f"-XX:AOTCache={aot}", "-Xlog:aot*=off"]
+
+
+def rehearse_once(kafka: Distribution, on_progress: OnProgress | None = None) -> float:
+    """Let Java write down what a start loads and links (JEP 483, 514), so that each later start takes half as long.
+
+    Best effort, once for each Java: where it fails, an empty file says not to try again. Returns the seconds it took.
+    """
+    aot = kafka.aot_cache
+    if aot is None or aot.exists() or not os.access(kafka.root, os.W_OK):
+        return 0.0
+    begun = time.monotonic()
+    with locked(aot.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="anabranch-rehearsal-") as data:
+        if not aot.exists():
+            if on_progress is not None:
+                on_progress("preparing fast starts")
+            written = aot.with_suffix(".part")
+            written.unlink(missing_ok=True)
+            with contextlib.suppress(Stop):
+                _rehearse(kafka, Path(data), written)
+            if not written.exists():
+                written.touch()
+            written.replace(aot)
+    return time.monotonic() - begun
+
+
+def _rehearse(kafka: Distribution, data: Path, written: Path) -> None:
+    node = Node(kafka, data, flags=[f"-XX:AOTCacheOutput={written}"])
+    try:
+        node.await_ready()
+    finally:
+        # Java writes the cache on its way out.
+        if node.java.end(START_S) == -signal.SIGKILL:
+            written.unlink(missing_ok=True)
+
+
+def _properties(data: Path, port: int, controller_port: int, settings: Mapping[str, str]) -> str:
+    """The text of server.properties."""
+    listeners = {
+        # A fixed voter with its address here, not in the log: so a kept folder starts on another port as well.
+        "controller.quorum.voters": f"1@{HOST}:{controller_port}",
+        "listeners": f"CLIENT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
+        "advertised.listeners": f"CLIENT://{HOST}:{port}",
+        "log.dirs": str(data / "log"),
+    }
+    return "".join(f"{name}={value}\n" for name, value in {**_SETTINGS, **listeners, **settings}.items())
+
+
+def _format(kafka: Distribution, log: Path) -> str:
+    """Make `log` a storage folder of Kafka as `kafka-storage format` does, unless it is one; returns the cluster id."""
+    meta = log / "meta.properties"
+    if meta.exists():
+        facts = dict(line.split("=", 1) for line in meta.read_text().splitlines() if "=" in line and line[0] != "#")
+        if "cluster.id" not in facts:
+            raise Stop(f"{meta} has no cluster.id", hint="name another data folder, or remove this one")
+        return facts["cluster.id"]
+    log.mkdir(parents=True, exist_ok=True)
+    cluster_id = _kafka_uuid()
+    shutil.copyfile(kafka.bootstrap_checkpoint, log / "bootstrap.checkpoint")
+    # Last, and whole: it is what says that the folder is formatted.
+    write(meta, f"version=1\ncluster.id={cluster_id}\nnode.id=1\ndirectory.id={_kafka_uuid()}\n")
+    return cluster_id
+
+
+def _kafka_uuid() -> str:
+    """A random id as Kafka writes them: base64 without padding, never with a leading dash."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
+
+
+def _free_ports(port: int) -> tuple[int, int]:
+    """`port`, or a free one where it is 0, and another free one."""
+    with socket.socket() as client, socket.socket() as controller:
+        # As Java does it: connections of an earlier broker that still fade away are no hindrance.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            client.bind((HOST, port))
+        except OSError as exc:
+            raise Stop(f"port {port} cannot be had: {exc.strerror}", hint="another port, or 0 for a free one") from exc
+        controller.bind((HOST, 0))
+        return client.getsockname()[1], controller.getsockname()[1]
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file as a whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,205 @@
+"""Reading partitions from a position to an end: changelogs, runs, dead letters, whatever a group has left.
+
+Counting records cannot tell whether the end is reached, because transaction markers and aborted records occupy offsets
+too; positions can. Behind the last record only librdkafka's end-of-partition event moves the position.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from . import client_watchdog
+from .cluster import Cluster
+from .errors import Stop, from_kafka
+
+__all__ = ["Gone", "Key", "Reader", "Run", "read_to_end", "stalled"]
+
+Key = tuple[str, int]
+
+# More in one call are not faster, and the interpreter's lock is held while they are made: 5,000 take 3 ms.
+_BATCH = 5_000
+_WAIT_S = 0.02  # librdkafka waits this long in full unless it can fill the batch
+# An end of partition is reported after this wait at the latest.
+_FETCH_WAIT_MS = 10
+STALLED_S = 30.0
+_CLOSE_S = 5.0
+
+_error_of: Any = Message.error
+_partition_of: Any = Message.partition
+
+# All others pass or do not (a broker that is away for a moment): then nothing arrives for too long.
+_FINAL = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,  # pyright: ignore[reportPrivateUsage]
+        KafkaError._UNKNOWN_PARTITION,  # pyright: ignore[reportPrivateUsage]
+    }
+)
+_GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})  # pyright: ignore[reportPrivateUsage]
+
+
+class Run(NamedTuple):
+    """Consecutive records of a partition, possibly none, and the position after them."""
+
+    at: Key
+    messages: list[Any]
+    position: int
+
+
+class Gone(Stop):
+    """Kafka has deleted the records at a position before they were read.
+
+    Attributes:
+        at: topic and partition.
+    """
+
+    def __init__(self, topic: str, partition: int) -> None:
+        super().__init__(
+            f"records of {topic}[{partition}] were deleted before they were read",
+            hint="start again, to begin with what is there",
+        )
+        self.at: Key = (topic, partition)
+
+
+class Reader:
+    """Committed records of partitions that come and go. Used by one thread.
+
+    Args:
+        queued_messages: of each partition, librdkafka fetches as many ahead.
+        gone: what to do where a position's records were deleted: `earliest` goes on with what is there, `error` raises.
+    """
+
+    def __init__(self, cluster: Cluster, *, queued_messages: int = 100_000, gone: str = "earliest") -> None:
+        self._cluster = cluster
+        self._topics: set[str] = set()
+        self._kafka: Any = Consumer(
+            cluster.config(
+                group_id="anabranch-reading",  # required by librdkafka; nothing is ever committed under it
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                auto_offset_reset=gone,
+                enable_partition_eof=True,
+                fetch_wait_max_ms=_FETCH_WAIT_MS,
+                fetch_queue_backoff_ms=2,
+                queued_min_messages=queued_messages,
+            )
+        )
+
+    def add(self, starts: Mapping[Key, int]) -> None:
+        """Read these, too: (topic, partition) -> offset to begin at."""
+        self._topics.update(topic for topic, _ in starts)
+        self._kafka.incremental_assign([TopicPartition(*at, start) for at, start in starts.items()])
+
+    def remove(self, partitions: Iterable[Key]) -> None:
+        """Read these no more; nothing of them comes after."""
+        self._kafka.incremental_unassign([TopicPartition(*at) for at in partitions])
+
+    def read(self, wait_s: float = _WAIT_S) -> list[Run]:
+        """What has arrived; waits, unless it is much.
+
+        Raises:
+            Stop: a partition cannot be read, and waiting would not help.
+        """
+        messages: list[Any] = self._kafka.consume(_BATCH, wait_s)
+        ends: dict[Key, int] = {}
+        if any(map(_error_of, messages)):
+            messages = self._without_events(messages, ends)
+        runs: dict[Key, list[Any]] = {}
+        for at, run in self._grouped(messages):
+            if at in runs:
+                runs[at].extend(run)
+            else:
+                runs[at] = list(run)
+        found = [Run(at, run, max(run[-1].offset() + 1, ends.pop(at, 0))) for at, run in runs.items()]
+        return found + [Run(at, [], end) for at, end in ends.items()]
+
+    def _without_events(self, messages: list[Any], ends: dict[Key, int]) -> list[Any]:
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            if error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
+                ends[message.topic(), message.partition()] = message.offset()
+            elif error.code() in _GONE:
+                raise Gone(message.topic(), message.partition())
+            elif error.fatal() or error.code() in _FINAL:
+                doing = f"read {message.topic()}[{message.partition()}]"
+                raise from_kafka(KafkaException(error), doing, servers=self._cluster.bootstrap_servers)
+        return [message for message in messages if message.error() is None]
+
+    def _grouped(self, messages: list[Any]) -> Iterator[tuple[Key, Iterable[Any]]]:
+        if len(self._topics) == 1:  # a message's accessors cost as much as reading it: ask for as little as can be
+            (topic,) = self._topics
+            for partition, run in groupby(messages, _partition_of):
+                yield (topic, partition), run
+        else:
+            for at, run in groupby(messages, _at):
+                yield at, run
+
+    def close(self, *, hung: bool = False) -> None:
+        """Nothing was committed, nobody has to be told; a client that hangs is left behind."""
+        client_watchdog.leave_behind(self._kafka.close, 0.0 if hung else _CLOSE_S)
+
+
+def read_to_end(
+    cluster: Cluster,
+    starts: Mapping[Key, int],
+    ends: Mapping[Key, int],
+    *,
+    stalled_s: float = STALLED_S,
+    queued_messages: int = 100_000,
+) -> Iterator[Run]:
+    """Committed records from `starts` until every partition's position has reached its end.
+
+    Args:
+        starts: (topic, partition) -> offset to begin at.
+        ends: (topic, partition) -> offset to reach; partitions that are there already are not read.
+        stalled_s: how long nothing may arrive.
+
+    Raises:
+        Stop: nothing arrived for so long: no broker, or an open transaction stands before the end.
+    """
+    waiting = {at: end for at, end in ends.items() if starts[at] < end}
+    if not waiting:
+        return
+    reached = {at: starts[at] for at in waiting}
+    reader = Reader(cluster, queued_messages=queued_messages)
+    try:
+        reader.add(reached)
+        moved_s = renewed_s = time.monotonic()
+        while waiting:
+            for run in reader.read():
+                moved_s = renewed_s = time.monotonic()
+                reached[run.at] = run.position
+                if run.position >= waiting.get(run.at, run.position + 1):
+                    del waiting[run.at]
+                yield run
+            now_s = time.monotonic()
+            if now_s - renewed_s > client_watchdog.HUNG_S and client_watchdog.answers(cluster):
+                reader.close(hung=True)
+                reader, renewed_s = Reader(cluster, queued_messages=queued_messages), now_s
+                reader.add({at: reached[at] for at in waiting})
+            if now_s - moved_s > stalled_s:
+                raise stalled(waiting, stalled_s)
+    finally:
+        reader.close()
+
+
+def stalled(waiting: Iterable[Key], seconds: float) -> Stop:
+    """Nothing has come for so long."""
+    listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(waiting))
+    return Stop(
+        f"nothing arrived from {listed} for {seconds:.0f} s",
+        hint="is the broker up? An open transaction of another program also holds readers back",
+    )
+
+
+def _at(message: Any) -> Key:
+    return message.topic(), message.partition()
