@@ -11,6 +11,8 @@ from faust.agents.models import ReqRepResponse
 from faust.agents.replies import ReplyConsumer as FaustReplyConsumer
 from faust.models import maybe_model
 
+from ..topics.cluster import Cluster
+
 __all__ = ["ReplyConsumer"]
 
 logger = logging.getLogger(__name__)
@@ -51,10 +53,8 @@ class ReplyConsumer(FaustReplyConsumer):
         self._draining.append(asyncio.get_running_loop().create_task(self._drain(consumer, topic)))
 
     @staticmethod
-    def _open(cluster: Any, topic_name: str) -> Consumer:
-        consumer = Consumer(
-            cluster.config(group_id="anabranch-replies", enable_auto_commit=False, fetch_wait_max_ms=10)
-        )
+    def _open(cluster: Cluster, topic_name: str) -> Consumer:
+        consumer = cluster.consumer(group_id="anabranch-replies", fetch_wait_max_ms=10)
         end = consumer.get_watermark_offsets(TopicPartition(topic_name, 0), timeout=10)
         consumer.assign([TopicPartition(topic_name, 0, end[1] if end else OFFSET_END)])
         return consumer

@@ -9,14 +9,13 @@ import asyncio
 import logging
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 
 from ..topics.cluster import Cluster
 from ..topics.errors import AnabranchError, BadRecord, from_kafka, is_refusal, kafka_error
 from ..topics.output import Output
-from ..topics.producer import plain_producer_config
 
 __all__ = ["Sender"]
 
@@ -37,7 +36,7 @@ class Sender:
     async def send(self, output: Output) -> asyncio.Future[RecordMetadata]:
         """Queue a record; the future resolves when the broker has it."""
         if self._kafka is None:
-            self._kafka = Producer(plain_producer_config(self._cluster))
+            self._kafka = self._cluster.producer()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
 

@@ -59,6 +59,7 @@ KNOWS_FAUST = {
 
 KNOWS_KAFKA = {
     "topics/admin.py",
+    "topics/cluster.py",
     "topics/errors.py",
     "topics/consumer_groups.py",
     "topics/headers.py",
@@ -160,6 +161,17 @@ def test_only_the_files_that_adapt_faust_import_it() -> None:
 
 def test_only_the_files_that_talk_to_kafka_import_its_client() -> None:
     assert {module for module in MODULES if knows(module, "confluent_kafka")} == KNOWS_KAFKA
+
+
+@every_module
+def test_only_a_cluster_makes_kafka_clients(module: str) -> None:
+    # So a subclass of Cluster can replace them all, with an in-memory Kafka for example.
+    made = [
+        call.lineno
+        for call in calls(module)
+        if ast.unparse(call.func).split(".")[-1] in ("Consumer", "Producer", "AdminClient")
+    ]
+    assert made == [] or module == "topics/cluster.py"
 
 
 @every_module

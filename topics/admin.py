@@ -90,7 +90,8 @@ def _refused(exc: KafkaException, options: Mapping[str, str]) -> AnabranchError:
     """Which of the options it is that librdkafka does not take."""
     for name, value in options.items():
         try:
-            AdminClient({"bootstrap.servers": "localhost", "log_level": 0, name: value})
+            # librdkafka checks the option while it makes the client, which needs no broker.
+            Cluster("localhost", {"log_level": "0", name: value}).admin()
         except KafkaException as one:
             said = kafka_error(one).str()
             if said.startswith("No such configuration property"):
@@ -118,7 +119,7 @@ class Admin:
 
     def _client(self) -> AdminClient:
         try:
-            return AdminClient(self._cluster.config(error_cb=self._shut_out.hear))
+            return self._cluster.admin(error_cb=self._shut_out.hear)
         except KafkaException as exc:
             raise _refused(exc, self._cluster.options) from exc
 

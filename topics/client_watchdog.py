@@ -15,7 +15,6 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from .cluster import Cluster
 from .errors import Hung
@@ -30,9 +29,9 @@ _ASK_S = 3.0
 
 def answers(cluster: Cluster) -> bool:
     """Whether a new client finds a broker (blocking, a few seconds at most)."""
-    quiet = Cluster(cluster.bootstrap_servers, {**cluster.options, "log_level": "0"})
+    quiet = cluster.with_options({"log_level": "0"})
     try:
-        return bool(AdminClient(quiet.config()).list_topics(timeout=_ASK_S).brokers)
+        return bool(quiet.admin().list_topics(timeout=_ASK_S).brokers)
     except KafkaException:
         return False
 

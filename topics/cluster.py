@@ -1,4 +1,8 @@
-"""Which cluster, and how to reach it: the one place where librdkafka's configuration is put together."""
+"""A Kafka cluster, how to reach it, and its clients.
+
+This is the only file that makes Kafka clients (`tests/test_tidy.py`). A test replaces all of them at once with a
+subclass of `Cluster` that returns its own from `consumer`, `producer` and `admin`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,16 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from confluent_kafka import Consumer, Producer
 
 from .client_options import check_options, check_servers
 from .errors import Usage
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
 
 __all__ = ["Cluster", "is_secret"]
 
@@ -52,6 +61,19 @@ _ENVIRONMENT_PREFIXES = ("SECURITY_", "SASL_", "SSL_", "CLIENT_")
 _SECRETS = ("password", "passphrase", "secret", "key.pem", "certificate.pem", "oauthbearer.config", "sasl.jaas")
 
 
+# Producers share these. Java's producers hash keys with murmur2, so a key's partition is the same for both.
+_PRODUCER: Mapping[str, object] = {
+    "partitioner": "murmur2_random",
+    "compression_type": "lz4",
+    "linger_ms": 5,
+    "enable_idempotence": True,
+    # The request around a record of a million bytes is a little larger than the record; brokers take 1,048,588.
+    "message_max_bytes": 1_048_576,
+    "queue_buffering_max_messages": 500_000,
+    "queue_buffering_max_kbytes": 262_144,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """A Kafka cluster and the options to reach it.
@@ -82,8 +104,43 @@ class Cluster:
         }
         return cls(bootstrap_servers, {**(defaults or {}), **environment, **(options or {})})
 
-    def config(self, **chosen: Any) -> dict[str, Any]:
-        """A librdkafka configuration; names use `_` for `.` (`group_id` is `group.id`), callbacks as they are."""
+    def with_options(self, options: Mapping[str, str]) -> Self:
+        """Return the same cluster, reached with more options; they win over those that it has."""
+        return replace(self, options={**self.options, **options})
+
+    def consumer(self, **chosen: object) -> Consumer:
+        """Make a consumer that commits no offsets by itself.
+
+        Args:
+            chosen: librdkafka configuration as in `config`; `group_id` is required.
+        """
+        return Consumer(self.config(**{"enable_auto_commit": False, **chosen}))
+
+    def producer(self, **chosen: object) -> Producer:
+        """Make an idempotent producer that hashes keys with murmur2 and compresses with LZ4.
+
+        Args:
+            chosen: librdkafka configuration as in `config`; it wins over these defaults.
+        """
+        return Producer(self.config(**{**_PRODUCER, **chosen}))
+
+    def admin(self, **chosen: object) -> AdminClient:
+        """Make an admin client.
+
+        Args:
+            chosen: librdkafka configuration as in `config`.
+        """
+        from confluent_kafka.admin import AdminClient  # 10 ms, and not every command needs one
+
+        return AdminClient(self.config(**chosen))
+
+    def config(self, **chosen: object) -> dict[str, Any]:
+        """Return a librdkafka configuration.
+
+        Args:
+            chosen: options, with `_` for `.` in their names (`group_id` is `group.id`); names of callbacks (`error_cb`)
+                stay as they are. The cluster's own options win over them.
+        """
         ours = {name if name.endswith("_cb") else name.replace("_", "."): value for name, value in chosen.items()}
         return {"bootstrap.servers": self.bootstrap_servers, "logger": _logger, **ours, **self.options}
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from .admin import Admin
 from .cluster import Cluster
@@ -24,7 +23,7 @@ class Groups:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._kafka = AdminClient(cluster.config())
+        self._kafka = cluster.admin()
 
     def members(self, group: str) -> int:
         """How many consumers are in it; 0 for a group that nobody has heard of."""
@@ -40,7 +39,7 @@ class Groups:
         """(topic, partition) -> committed offset and its metadata."""
         # By a consumer that never subscribes: librdkafka's admin call for it ends the process where the coordinator
         # moves or loads (confluentinc/librdkafka#5040).
-        consumer: Any = Consumer(self._cluster.config(group_id=group, enable_auto_commit=False))
+        consumer: Any = self._cluster.consumer(group_id=group)
         try:
             there = consumer.list_topics(timeout=_TIMEOUT_S).topics
             asked = [TopicPartition(name, number) for name, topic in there.items() for number in topic.partitions]
@@ -59,7 +58,7 @@ class Groups:
         ends = admin.ends(every, committed=True)
         if not ends:
             return
-        consumer: Any = Consumer(self._cluster.config(group_id=group, enable_auto_commit=False))
+        consumer: Any = self._cluster.consumer(group_id=group)
         try:
             consumer.commit(offsets=[TopicPartition(*at, end) for at, end in ends.items()], asynchronous=False)
         except KafkaException as exc:
@@ -69,7 +68,7 @@ class Groups:
 
     def metadata(self, group: str) -> Any:
         """What a transaction needs in order to set the offsets of a group without members."""
-        consumer = Consumer(self._cluster.config(group_id=group, enable_auto_commit=False))
+        consumer = self._cluster.consumer(group_id=group)
         try:
             return consumer.consumer_group_metadata()
         finally:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from . import client_watchdog
 from .cluster import Cluster
@@ -79,17 +79,14 @@ class Reader:
     def __init__(self, cluster: Cluster, *, queued_messages: int = 100_000, gone: str = "earliest") -> None:
         self._cluster = cluster
         self._topics: set[str] = set()
-        self._kafka: Any = Consumer(
-            cluster.config(
-                group_id="anabranch-reading",  # required by librdkafka; nothing is ever committed under it
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                auto_offset_reset=gone,
-                enable_partition_eof=True,
-                fetch_wait_max_ms=_FETCH_WAIT_MS,
-                fetch_queue_backoff_ms=2,
-                queued_min_messages=queued_messages,
-            )
+        self._kafka: Any = cluster.consumer(
+            group_id="anabranch-reading",  # required by librdkafka; nothing is ever committed under it
+            isolation_level="read_committed",
+            auto_offset_reset=gone,
+            enable_partition_eof=True,
+            fetch_wait_max_ms=_FETCH_WAIT_MS,
+            fetch_queue_backoff_ms=2,
+            queued_min_messages=queued_messages,
         )
 
     def add(self, starts: Mapping[Key, int]) -> None:

@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException
 
 from .admin import Admin, TopicSpec
 from .cluster import Cluster
 from .errors import Stop, Usage, from_kafka
 from .partition_reader import read_to_end
 from .partitioners import HashPartitioner, Plan, RangePartitioner
-from .producer import plain_producer_config
 
 __all__ = ["PLANS_TOPIC", "PartitionerRegistry"]
 
@@ -130,7 +129,7 @@ class PartitionerRegistry:
         self._admin.create([TopicSpec(PLANS_TOPIC, 1, -1, {"cleanup.policy": "compact"})])
         kept = _Kept(self._admin.topic_ids([topic])[topic], plan.splits)
         failed: list[KafkaException] = []
-        producer = Producer(plain_producer_config(self._cluster, linger_ms=0))
+        producer = self._cluster.producer(linger_ms=0)
         producer.produce(
             PLANS_TOPIC,
             msgspec.json.encode(kept),

@@ -14,13 +14,13 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from . import client_watchdog
 from .cluster import Cluster
 from .errors import Hung, Rebuild, Stop, from_kafka, is_lost, kafka_error
 
-__all__ = ["Aborted", "Headers", "OnDelivery", "TransactionalProducer", "plain_producer_config"]
+__all__ = ["Aborted", "Headers", "OnDelivery", "TransactionalProducer"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,6 @@ _LATE_S = 5.0
 # transaction stand still for twice the while.
 _RETRY_MS, _RETRY_MOST_MS = 5, 50
 
-_QUEUE_MESSAGES = 500_000
-
 
 class Aborted(Exception):
     """The transaction was aborted: nothing of it is visible. `lost` says that the partitions are gone as well."""
@@ -57,23 +55,6 @@ class Aborted(Exception):
     def __init__(self, reason: str, *, lost: bool = False) -> None:
         super().__init__(reason)
         self.lost = lost
-
-
-def plain_producer_config(cluster: Cluster, **chosen: Any) -> dict[str, Any]:
-    """Configuration shared by every producer here: murmur2, LZ4, idempotent."""
-    return cluster.config(
-        **{
-            "partitioner": "murmur2_random",
-            "compression_type": "lz4",
-            "linger_ms": 5,
-            "enable_idempotence": True,
-            # With what is around it on its way, a record of a million bytes is a little larger; brokers take 1,048,588.
-            "message_max_bytes": 1_048_576,
-            "queue_buffering_max_messages": _QUEUE_MESSAGES,
-            "queue_buffering_max_kbytes": 262_144,
-            **chosen,
-        }
-    )
 
 
 class TransactionalProducer:
@@ -85,23 +66,20 @@ class TransactionalProducer:
         deadline_s: how long an unknown outcome is asked for again before giving up with `Stop`.
     """
 
-    def __init__(self, cluster: Cluster, transactional_id: str, *, deadline_s: float = 120.0, **config: Any) -> None:
+    def __init__(self, cluster: Cluster, transactional_id: str, *, deadline_s: float = 120.0, **config: object) -> None:
         self._cluster = cluster
         self._id = transactional_id
         self._deadline_s = deadline_s
-        self._config = plain_producer_config(
-            cluster,
-            transactional_id=transactional_id,
+        self._config: dict[str, object] = {
+            "transactional_id": transactional_id,
+            "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
             # librdkafka refuses a message timeout beyond the transaction's.
-            **{
-                "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
-                "message_timeout_ms": TRANSACTION_TIMEOUT_MS,
-                "retry_backoff_ms": _RETRY_MS,
-                "retry_backoff_max_ms": _RETRY_MOST_MS,
-                **config,
-            },
-        )
-        self._kafka = Producer(self._config)
+            "message_timeout_ms": TRANSACTION_TIMEOUT_MS,
+            "retry_backoff_ms": _RETRY_MS,
+            "retry_backoff_max_ms": _RETRY_MOST_MS,
+            **config,
+        }
+        self._kafka = cluster.producer(**self._config)
 
     def open(self) -> None:
         """Fence predecessors, end their transactions (blocking).
@@ -123,7 +101,7 @@ class TransactionalProducer:
                 if time.monotonic() > deadline:
                     raise
                 client_watchdog.leave_behind(partial(_drop, self._kafka))
-                self._kafka = Producer(self._config)
+                self._kafka = self._cluster.producer(**self._config)
 
     def begin(self) -> None:
         """Start a transaction; local, no network."""

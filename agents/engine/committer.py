@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from ...topics import client_watchdog
 from ...topics.cluster import Cluster
 from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_refusal, is_unreachable, kafka_error, passes
 from ...topics.output import RECORD_BYTES, Output
-from ...topics.producer import Aborted, TransactionalProducer, plain_producer_config
+from ...topics.producer import Aborted, TransactionalProducer
 from ..tables.store import Changes
 from .delivery_reports import LARGE_BYTES, Reports
 from .topic_ids import TopicIds
@@ -152,7 +152,7 @@ class AtLeastOnce:
     ) -> None:
         self._cluster, self._topic_ids = cluster, topic_ids
         chosen: dict[str, Any] = {"message_max_bytes": _RECORD_BYTES, **(options or {})}
-        self._kafka = Producer(plain_producer_config(cluster, **chosen))
+        self._kafka = cluster.producer(**chosen)
         self._reports = Reports(cluster, every=True)
         self._consumer = consumer
 

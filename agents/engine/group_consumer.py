@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from ...topics import client_watchdog
@@ -106,26 +106,23 @@ class GroupConsumer:
         self._polled_s = time.monotonic()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
         self._complained_s = 0.0
-        self.kafka: Any = Consumer(
-            cluster.config(
-                group_id=group_id,
-                **settings.membership(instance),
-                max_poll_interval_ms=settings.max_poll_interval_ms,
-                enable_auto_commit=False,
-                enable_auto_offset_store=False,
-                # Earliest is chosen by us, and only where nothing was ever committed: see `assigned`.
-                auto_offset_reset="error",
-                isolation_level="read_committed",
-                enable_partition_eof=settings.notice_ends,
-                # The default of 1,000 ms makes a fast consumer wait half of its time.
-                fetch_queue_backoff_ms=2,
-                queued_min_messages=200_000,
-                # That many are rarely larger; packed batches are, and a second's worth of them takes half of this.
-                queued_max_messages_kbytes=32_768,
-                fetch_wait_max_ms=100,
-                topic_metadata_refresh_interval_ms=10_000,
-                **settings.consumer_options,
-            )
+        self.kafka: Any = cluster.consumer(
+            group_id=group_id,
+            **settings.membership(instance),
+            max_poll_interval_ms=settings.max_poll_interval_ms,
+            enable_auto_offset_store=False,
+            # Earliest is chosen by us, and only where nothing was ever committed: see `assigned`.
+            auto_offset_reset="error",
+            isolation_level="read_committed",
+            enable_partition_eof=settings.notice_ends,
+            # The default of 1,000 ms makes a fast consumer wait half of its time.
+            fetch_queue_backoff_ms=2,
+            queued_min_messages=200_000,
+            # That many are rarely larger; packed batches are, and a second's worth of them takes half of this.
+            queued_max_messages_kbytes=32_768,
+            fetch_wait_max_ms=100,
+            topic_metadata_refresh_interval_ms=10_000,
+            **settings.consumer_options,
         )
 
     def subscribe(self, topics: list[str]) -> None:

@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from yarl import URL
 
 from ...topics.admin import Admin, TopicSpec
@@ -163,15 +163,12 @@ class WorkerRegistry:
 
     def _open(self) -> None:
         """Read the topic to its end; what comes later is there when it is asked for."""
-        consumer: Any = Consumer(
-            self._app.cluster.config(
-                group_id=self.topic,  # never joined
-                enable_auto_commit=False,
-                enable_partition_eof=True,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                fetch_wait_max_ms=100,
-            )
+        consumer: Any = self._app.cluster.consumer(
+            group_id=self.topic,  # never joined
+            enable_partition_eof=True,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            fetch_wait_max_ms=100,
         )
         consumer.assign([TopicPartition(self.topic, 0, 0)])
         deadline_s = time.monotonic() + _OPEN_S

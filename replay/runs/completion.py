@@ -16,8 +16,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
@@ -69,10 +68,8 @@ class Completion:
         self._admin = Admin(cluster)
         # Never subscribes, so it is no member. librdkafka's admin call for a group's offsets ends the process where the
         # coordinator moves or loads (confluentinc/librdkafka#5040), as it does just after a broker's start.
-        self._offsets = Consumer(
-            cluster.config(group_id=group, enable_auto_commit=False, isolation_level="read_committed")
-        )
-        self._groups = AdminClient(cluster.config())
+        self._offsets = cluster.consumer(group_id=group, isolation_level="read_committed")
+        self._groups = cluster.admin()
         self._empty: dict[Key, tuple[int, int]] = {}
         self._inputs: set[str] = set()
         self._marks: dict[Key, int] = {}

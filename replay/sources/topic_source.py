@@ -109,10 +109,8 @@ class TopicHistory:
         """Its partitions, unless they are too many."""
         if self._count > _MOST_MERGED:
             return []
-        modest = Cluster(
-            self._cluster.bootstrap_servers,
-            {"queued.max.messages.kbytes": str(_PART_KBYTES), **self._cluster.options},
-        )
+        # The user's own value wins.
+        modest = self._cluster.with_options({"queued.max.messages.kbytes": str(_PART_KBYTES), **self._cluster.options})
         return [
             Part(f"{self.topic}[{at[1]:05d}]", end - self.span.begins[at], partial(self._open, modest, [at[1]]))
             for at, end in self.span.ends.items()

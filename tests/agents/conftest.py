@@ -23,9 +23,8 @@ from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.worker import work
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
 from anabranch.topics.topic_partition import TopicPartition
-from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import Consumer, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
@@ -85,7 +84,7 @@ class Lab:
     def produce(self, topic: str, records: Iterable[Any]) -> None:
         """Records, or values, or pairs of key and value."""
         if self._producer is None:
-            self._producer = Producer(plain_producer_config(self.cluster, linger_ms=0))
+            self._producer = self.cluster.producer(linger_ms=0)
         failed: list[Any] = []
         for record in records:
             match record:

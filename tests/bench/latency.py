@@ -21,8 +21,7 @@ from pathlib import Path
 import click
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from report import Target
 
 __all__ = ["measure"]
@@ -106,7 +105,7 @@ def _latencies(cluster: Cluster, topic: str, rate: int, warm_s: float, measured_
 
 
 def _produce(cluster: Cluster, topic: str, rate: int, seconds: float) -> None:
-    producer = Producer(plain_producer_config(cluster, linger_ms=1))
+    producer = cluster.producer(linger_ms=1)
     began_s, sent = time.monotonic(), 0
     while sent < int(rate * seconds):
         due = min(int(rate * (time.monotonic() - began_s)), int(rate * seconds))

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 __all__ = ["KEYS", "PARTITIONS", "Truth", "digest", "fill", "read_totals", "truth_of"]
 
@@ -66,7 +65,7 @@ def orders(count: int) -> Iterator[tuple[str, int, int]]:
 def fill(cluster: Cluster, topic: str, count: int, tell: Tell | None = None) -> Truth:
     """Create `topic`, produce the first `count` records into it (LZ4, keyed by user); returns their truth."""
     Admin(cluster).create([TopicSpec(topic, PARTITIONS)])
-    producer = Producer(plain_producer_config(cluster, linger_ms=50))
+    producer = cluster.producer(linger_ms=50)
     failed: list[KafkaError] = []
     totals: dict[str, int] = {}
 

@@ -27,8 +27,6 @@ from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.history import find_history
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Producer
 from main import broker, progress
 from outcome import peak_bytes
 from records import PARTITIONS, orders
@@ -110,7 +108,7 @@ def _bare(cluster: Cluster, file: Path, topic: str) -> Moved:
     for line in file.read_bytes().splitlines():
         order = json.loads(line)
         items.append((order["user"], line, order["at"]))
-    producer = Producer(plain_producer_config(cluster, transactional_id=topic))
+    producer = cluster.producer(transactional_id=topic)
     producer.init_transactions(30)
     began_s = time.monotonic()
     for first in range(0, len(items), _IN_TRANSACTION):

@@ -31,8 +31,6 @@ import click
 from anabranch.agents.worker import run_worker
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Producer
 from counting import count
 from main import broker, progress
 from records import PARTITIONS
@@ -47,7 +45,7 @@ _PATIENCE_S = 600
 def fill(cluster: Cluster, topic: str, keys: int) -> None:
     """One record a key."""
     Admin(cluster).create([TopicSpec(topic, PARTITIONS)])
-    producer = Producer(plain_producer_config(cluster, linger_ms=50))
+    producer = cluster.producer(linger_ms=50)
     for i in range(keys):
         user = f"user-{i}"
         while True:

@@ -11,8 +11,7 @@ from typing import Any
 
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from records import PARTITIONS
 
 __all__ = ["Traffic"]
@@ -37,7 +36,7 @@ class Traffic:
         self.sent = 0
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._producer: Any = Producer(plain_producer_config(cluster, linger_ms=2))
+        self._producer: Any = cluster.producer(linger_ms=2)
 
     def fill(self) -> None:
         """One order a key, of which no result is wanted."""

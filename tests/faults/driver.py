@@ -18,7 +18,6 @@ from anabranch.topics import client_watchdog
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.broker import EmbeddedBroker
-from anabranch.topics.producer import plain_producer_config
 from audit import Truth, audit, read
 from bank import SESSION_MS
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -323,7 +322,7 @@ class _Round:
 
     def _producer(self) -> Producer:
         # A broker that is down for a while is no reason to lose or repeat a record: idempotent, and in no hurry.
-        return Producer(plain_producer_config(self._cluster, message_timeout_ms=0))
+        return self._cluster.producer(message_timeout_ms=0)
 
     @contextmanager
     def _watched(self) -> Iterator[Any]:

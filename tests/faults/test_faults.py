@@ -13,10 +13,9 @@ import uuid
 import audit as audit_module
 import pytest
 from anabranch.topics.admin import Admin, TopicSpec
-from anabranch.topics.producer import TransactionalProducer, plain_producer_config
+from anabranch.topics.producer import TransactionalProducer
 from audit import Truth, _compare, audit
 from bank import OPENING
-from confluent_kafka import Producer
 from plan import BrokerDown, Cable, Damage, Join, Kill, KillReplay, Leave, NodeDown, Plan, Stop, Trap, mixed, records
 from points import DISK_FULL
 
@@ -42,7 +41,7 @@ def test_the_auditor_finds_what_is_lost_doubled_or_wrong_in_kafka(world, monkeyp
     tables = {"balances": {a: OPENING + b for a, b in truth.balances.items()}, "journals": truth.journals}
     plain = ["transfers", "done", "transfers.dlq", "deposits.dlq", "balances-changelog", "journals-changelog"]
     Admin(cluster).create([TopicSpec(f"{name}-{topic}", 1) for topic in plain])
-    producer = Producer(plain_producer_config(cluster))
+    producer = cluster.producer()
 
     def write(topic: str, *values: object, key: object = None) -> None:
         for value in values:

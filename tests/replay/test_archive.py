@@ -19,8 +19,8 @@ from anabranch.replay.archive.manifest import Entry, Manifest, locked, read_mani
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
-from anabranch.topics.producer import TransactionalProducer, plain_producer_config
-from confluent_kafka import Message, Producer, TopicPartition
+from anabranch.topics.producer import TransactionalProducer
+from confluent_kafka import Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 Drain = Callable[..., list[Message]]
@@ -62,7 +62,7 @@ def of_archive(folder: Path) -> list[Record]:
 
 
 def produce(cluster: Cluster, topic: str, count: int, *, begin: int = 0, partitions: int = 2) -> None:
-    producer = Producer(plain_producer_config(cluster))
+    producer = cluster.producer()
     for n in range(begin, begin + count):
         headers = None if n % 3 else [("h", b"%d" % n), ("h", None), ("é", ODD[n % 5])]
         key, value = ODD[n % len(ODD)], ODD[(n // 2) % len(ODD)] if n % 2 else b"value %d" % n
@@ -132,7 +132,7 @@ def test_a_compacted_topic_has_gaps_that_are_no_loss(
         "max.compaction.lag.ms": "200", "min.compaction.lag.ms": "0",
     }  # fmt: skip
     Admin(broker).create([TopicSpec(topic, 1, config=config)])
-    producer = Producer(plain_producer_config(broker))
+    producer = broker.producer()
 
     def compacted() -> bool:
         # Only closed segments are compacted, and a new one is begun by a record.

@@ -8,8 +8,6 @@ import pytest
 from anabranch.replay.run_registry import RunRegistry, RunState
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Producer
 
 
 def test_what_is_no_state_of_a_run_is_left_out_and_named(
@@ -18,7 +16,7 @@ def test_what_is_no_state_of_a_run_is_left_out_and_named(
     runs = RunRegistry(broker, fresh("runs"))
     runs.create()
     state = RunState(run_id="good", topic="t", specs=("a",), format={}, fingerprint="x", started_ms=1)
-    producer = Producer(plain_producer_config(broker))
+    producer = broker.producer()
     for key, value in (
         (b"good", RunRegistry.record(state)[1]),
         (b"deep", b'{"x":' + b"[" * 100_000),

@@ -37,8 +37,7 @@ from anabranch.topics.errors import Usage
 from anabranch.topics.packed import MAX_ROWS, Packed
 from anabranch.topics.packed_limits import PackedLimits, measure
 from anabranch.topics.partitioners import HashPartitioner, Plan, RangePartitioner
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Message, Producer
+from confluent_kafka import Message
 
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]
@@ -333,7 +332,7 @@ def test_tools_take_a_packed_batch_that_is_refused_as_one_bad_line_and_name_it(
     Admin(broker).create([TopicSpec(topic, 1)])
     large = packed_batches.pack(pyarrow.record_batch([pyarrow.nulls(1_000_000)], ["n"]))
     lie = [rows.headers[0], ("rows", b"3")]
-    producer = Producer(plain_producer_config(broker))
+    producer = broker.producer()
     sent = (rows.value, rows.headers), (large.value, large.headers), (rows.value, lie), (rows.value, rows.headers)
     for value, headers in sent:
         producer.produce(topic, value, headers=list(headers))

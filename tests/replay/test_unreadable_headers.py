@@ -18,8 +18,7 @@ from anabranch.replay.verify.comparison import verify
 from anabranch.replay.verify.comparison_side import find_side
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Message, Producer
+from confluent_kafka import Message
 
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]
@@ -34,7 +33,7 @@ def topic(broker: Cluster, fresh: Fresh, send_with_unreadable_header: Send) -> s
     """Records with readable headers, and one without, which is as large as a packed batch may be."""
     name = fresh("orders")
     Admin(broker).create([TopicSpec(name, 1), TopicSpec(f"{name}.dlq", 1)])
-    producer = Producer(plain_producer_config(broker))
+    producer = broker.producer()
     for at in (name, f"{name}.dlq"):
         for n in range(GOOD):
             producer.produce(at, b"%d" % n, b"k", 0, headers=[("trace", b"%d" % n)])

@@ -18,8 +18,6 @@ from anabranch.replay.verify.comparison import Compared, verify
 from anabranch.replay.verify.comparison_side import find_side
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Producer
 
 Fresh = Callable[..., str]
 
@@ -83,7 +81,7 @@ def test_a_record_too_much_is_one_side_s(broker: Cluster, orders: tuple[Path, st
     _, topic, archive = orders
     copy = fresh("copy")
     Player(broker, find_past([str(archive)], Format()), copy).play()
-    producer = Producer(plain_producer_config(broker))
+    producer = broker.producer()
     for _ in range(3):
         producer.produce(copy, b"more", b"k", 1, timestamp=1_357_034_400_000)
     assert producer.flush(30) == 0
@@ -93,7 +91,7 @@ def test_a_record_too_much_is_one_side_s(broker: Cluster, orders: tuple[Path, st
 
 
 def test_tables_are_compared_by_their_last_values(broker: Cluster, fresh: Fresh) -> None:
-    producer = Producer(plain_producer_config(broker))
+    producer = broker.producer()
     apps = fresh("app"), fresh("app")
     for app, partitions in zip(apps, (1, 3), strict=True):
         topic = f"{app}-totals-changelog"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from anabranch.topics import client_watchdog
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Usage
-from confluent_kafka import Consumer
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +33,25 @@ def test_what_the_user_says_wins_over_what_we_choose() -> None:
     assert cluster.config(session_timeout_ms=10_000)["session.timeout.ms"] == "45000"
 
 
-def test_librdkafka_takes_the_configuration() -> None:
-    Consumer(Cluster("127.0.0.1:1", {"log_level": "0"}).config(group_id="g")).close()
+def test_librdkafka_takes_the_configuration_of_each_client() -> None:
+    cluster = Cluster("127.0.0.1:1", {"log_level": "0"})
+    cluster.consumer(group_id="g").close()
+    cluster.producer(transactional_id="t").purge()
+    cluster.admin().poll(0)
+
+
+class Instead(Cluster):
+    """A cluster whose clients are somebody else's."""
+
+    def admin(self, **chosen: object) -> Any:
+        return SimpleNamespace(list_topics=lambda timeout: SimpleNamespace(brokers={1: "in memory"}))
+
+
+def test_a_subclass_replaces_the_clients_also_where_options_are_added() -> None:
+    cluster = Instead("nowhere:1")
+    assert type(cluster.with_options({"log_level": "0"})) is Instead
+    assert client_watchdog.answers(cluster)
+    assert not client_watchdog.answers(Cluster("127.0.0.1:1", {"log_level": "0"}))
 
 
 def test_the_environment_speaks_librdkafkas_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,6 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.partitioner_registry import PartitionerRegistry
 from anabranch.topics.partitioners import HashPartitioner, RangePartitioner
-from anabranch.topics.producer import plain_producer_config
-from confluent_kafka import Producer
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -76,7 +74,7 @@ def test_a_record_that_is_no_plan_stops_only_its_own_topic(
     good, bad, admin = fresh("good"), fresh("bad"), Admin(broker)
     admin.create([TopicSpec(bad, 3), TopicSpec(of_plans, 1, config={"cleanup.policy": "compact"})])
     PartitionerRegistry(broker).create(TopicSpec(good, 2), plan := RangePartitioner((b"m",)))
-    producer = Producer(plain_producer_config(broker))
+    producer = broker.producer()
 
     def write(key: str, value: bytes | None) -> None:
         producer.produce(of_plans, value, key)

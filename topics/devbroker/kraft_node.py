@@ -13,15 +13,17 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from ..cluster import Cluster
 from ..errors import Stop
 from .distribution import Distribution, OnProgress, locked
 from .java import Java
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
 
 __all__ = ["Node", "aot_flags", "rehearse_once", "write"]
 
@@ -138,7 +140,7 @@ class Node:
             time.sleep(0.02)
         # What librdkafka would log here is that nobody answers yet.
         quiet = {"log_level": "0", "reconnect.backoff.ms": "20", "reconnect.backoff.max.ms": "100"}
-        client = AdminClient(Cluster(self.servers, quiet).config())
+        client = Cluster(self.servers, quiet).admin()
         while not self._answers(client):
             self._check(deadline)
             time.sleep(0.01)
@@ -150,9 +152,9 @@ class Node:
 
     def _answers(self, client: AdminClient) -> bool:
         with contextlib.suppress(KafkaException):
-            found: Any = client.list_topics(timeout=1.0)
+            found = client.list_topics(timeout=1.0)
             # The cluster id tells that it is not a stranger who got the port.
-            return len(found.brokers) == 1 and found.cluster_id == self._cluster_id
+            return len(found.brokers) == 1 and str(found.cluster_id) == self._cluster_id
         return False
 
     def _check(self, deadline: float) -> None:
