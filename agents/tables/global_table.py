@@ -26,11 +26,12 @@ from typing import Any
 from .partition_state import ABSENT, PartitionState
 from .store import MemoryStore, Store
 from .table import ClosedTable, PrivateTable, Table
+from .uncommitted_writes import K, V
 
 __all__ = ["GlobalTable"]
 
 
-class GlobalTable(Table):
+class GlobalTable(Table[K, V]):
     """A table that every worker holds whole, while it is open; see the module.
 
     Attributes:

@@ -16,25 +16,38 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, cast
+from enum import Enum
+from typing import Any, Final, cast
 from uuid import UUID
 
 from ...topics.errors import Usage
 from ...topics.serde import Codec
 from .store import Changes, Store
 
-__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "PartitionState", "View"]
+__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "UNTOUCHED", "Absent", "PartitionState", "View"]
 
 
-class _Absent:
-    """A deleted key in an epoch, or a key that was never there."""
+class Absent(Enum):
+    """The type of `ABSENT`."""
+
+    ABSENT = object()  # its value is one that no encoder takes
 
     def __repr__(self) -> str:
         return "ABSENT"
 
 
-ABSENT: Any = _Absent()
-_UNTOUCHED: Any = object()
+ABSENT: Final = Absent.ABSENT
+"""A deleted key in an epoch, or a key that was never there."""
+
+
+class Untouched(Enum):
+    """The type of `UNTOUCHED`."""
+
+    UNTOUCHED = object()
+
+
+UNTOUCHED: Final = Untouched.UNTOUCHED
+"""A key that this epoch has neither written nor deleted."""
 
 # Tables with a time-to-live keep their event time here (`stamped.py`). No text and no JSON looks like that.
 EVENT_TIME = b"\xff\xfeanabranch event time"
@@ -54,11 +67,11 @@ _SLOT_BYTES = 104
 _MEASURE_FIRST = 16  # entries; then each time they have doubled
 
 
-class View(dict[Any, Any]):
+class View(dict[object, Any]):
     """Values at hand. What is not here is looked for by `__missing__`, set by the table that shows the partition."""
 
     __slots__ = ("__missing__",)
-    __missing__: Callable[[Any], Any]
+    __missing__: Callable[[Any], object]
 
 
 class PartitionState:
@@ -93,14 +106,14 @@ class PartitionState:
     def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool = False) -> None:
         self.store, self._keys, self._values, self._sets = store, keys, values, sets
         self.table = ""
-        self.epoch: dict[Any, Any] = {}
+        self.epoch: dict[object, Any] = {}
         self.deletes = False
-        self.borrowed: dict[tuple[Any, int], tuple[Any, bytes, bool]] = {}
-        self.own: dict[Any, tuple[Any, bytes]] = {}
+        self.borrowed: dict[tuple[object, int], tuple[object, bytes, bool]] = {}
+        self.own: dict[object, tuple[object, bytes]] = {}
         self.view = View()
         self.forget_view()
 
-    def move(self, changes: dict[Any, Any], deleted: set[Any]) -> bool:
+    def move(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:
         """Take over what a table has changed, a dict that is nobody else's, and the keys deleted with it.
 
         Returns:
@@ -140,27 +153,27 @@ class PartitionState:
         else:
             self._entry_bytes, self._texts, self._measure_at = size // max(entries, 1) + 1, 0, 2 * entries
 
-    def committed(self, key: Any) -> Any:
+    def committed(self, key: object) -> Any:
         """The committed value, a private copy if it is mutable; ABSENT where there is none."""
         data = self.store.get(self._keys.keep(key))
         return ABSENT if data is None else self._decoded(key, data)
 
-    def _decoded(self, key: Any, data: bytes) -> Any:
+    def _decoded(self, key: object, data: bytes) -> Any:
         try:
             return self._values.decode(data)
         except Exception as exc:
             raise self._undecodable(key, exc) from exc
 
-    def _undecodable(self, key: Any, error: Exception) -> Exception:
+    def _undecodable(self, key: object, error: Exception) -> Exception:
         from .undecodable_changelog import Undecodable
 
         return Undecodable(self.table, key, self._values.name, error)
 
-    def below_view(self, keys: Sequence[Any]) -> list[Any]:
+    def below_view(self, keys: Sequence[object]) -> list[Any]:
         """What epoch and store have at keys that are not in the view, ABSENT where nothing; for looking only."""
         if self.epoch:
-            found = [self.epoch.get(key, _UNTOUCHED) for key in keys]
-            places = [place for place, value in enumerate(found) if value is _UNTOUCHED]
+            found = [self.epoch.get(key, UNTOUCHED) for key in keys]
+            places = [place for place, value in enumerate(found) if value is UNTOUCHED]
             keys = [keys[place] for place in places]
         else:
             found, places = [ABSENT] * len(keys), range(len(keys))
@@ -172,7 +185,7 @@ class PartitionState:
                 self.remember(key, value)
         return found
 
-    def remember(self, key: Any, value: Any) -> None:
+    def remember(self, key: object, value: object) -> None:
         """Keep an immutable committed value at hand."""
         self.view[key] = value
         if type(value) not in _SMALL:
@@ -210,14 +223,14 @@ class PartitionState:
         """Whether a commit may find something to write."""
         return bool(self.epoch)
 
-    def live(self, key: Any, value: Any) -> bool:
+    def live(self, key: object, value: object) -> bool:
         """Whether a value found in overlay or epoch is really there: an untouched default that was only read is not."""
         if value is ABSENT or self._is_empty_set(value):
             return False
         borrowed = self.borrowed.get((key, id(value))) if self.borrowed else None
         return borrowed is None or borrowed[2] or self._values.draft(value) != borrowed[1]
 
-    def _is_empty_set(self, value: Any) -> bool:
+    def _is_empty_set(self, value: object) -> bool:
         return self._sets and type(value) is set and not value
 
     def encode(self) -> Changes:
@@ -228,13 +241,13 @@ class PartitionState:
         """
         if self.borrowed or self._sets:
             return self._encode_changed()
-        epoch, gone = self.epoch, list[Any]()
+        epoch, gone = self.epoch, list[object]()
         if self.deletes:
             gone = [key for key, value in epoch.items() if value is ABSENT]
             epoch = {key: value for key, value in epoch.items() if value is not ABSENT}
         return self._changes(epoch.keys(), self._kept(epoch), gone)
 
-    def _kept(self, epoch: dict[Any, Any]) -> list[bytes]:
+    def _kept(self, epoch: dict[object, Any]) -> list[bytes]:
         """The bytes of values; of those that were left at a record's end they are known."""
         own = self.own
         if not own:
@@ -247,10 +260,10 @@ class PartitionState:
     def _encode_changed(self) -> Changes:
         """As `encode`, without what was only read."""
         draft = self._values.draft
-        keys: list[Any] = []
-        values: list[Any] = []
+        keys: list[object] = []
+        values: list[object] = []
         drafts: list[bytes] = []
-        gone: list[Any] = []
+        gone: list[object] = []
         for key, value in self.epoch.items():
             if value is ABSENT:
                 gone.append(key)
@@ -269,7 +282,7 @@ class PartitionState:
                 gone.append(key)  # deleted, then its default was read and left alone
         return self._changes(keys, self._values.keep_all(values, drafts), gone)
 
-    def _changes(self, keys: Collection[Any], values: list[bytes], gone: list[Any]) -> Changes:
+    def _changes(self, keys: Collection[object], values: list[bytes], gone: list[object]) -> Changes:
         keys_kept = self._keys.keep_all(keys)
         if not gone:
             return Changes(keys_kept, cast("list[bytes | None]", values), deletes=False)
@@ -298,7 +311,7 @@ class PartitionState:
         self.borrowed.clear()
         self.own.clear()
 
-    def private_copy(self, key: Any, value: Any) -> Any:
+    def private_copy(self, key: object, value: object) -> Any:
         """An equal value that shares nothing with `value` and counts as changed when that would."""
         copy = self._values.decode(self._values.encode(value))
         borrowed = self.borrowed.get((key, id(value)))
@@ -306,7 +319,7 @@ class PartitionState:
             self.borrowed[key, id(copy)] = (copy, borrowed[1], borrowed[2])
         return copy
 
-    def owned(self, key: Any, value: Any) -> Any:
+    def owned(self, key: object, value: object) -> Any:
         """At the end of the record that an agent had a value for: an equal one that shares nothing with it.
 
         ABSENT where the agent has only looked at it, so that what lies deeper, or the default, stands for it.
@@ -333,7 +346,7 @@ class PartitionState:
         self.own[key] = (copy, data)
         return copy
 
-    def replace(self, key: Any, value: Any, copy: Any) -> None:
+    def replace(self, key: object, value: object, copy: object) -> None:
         """Put what `owned` has made of a value of the epoch in its place."""
         if copy is not ABSENT:
             self.epoch[key] = copy
@@ -342,7 +355,7 @@ class PartitionState:
         else:  # deleted, then its default was read and left alone
             self.epoch[key], self.deletes = ABSENT, True
 
-    def borrow(self, key: Any, value: Any, *, existed: bool) -> None:
+    def borrow(self, key: object, value: object, *, existed: bool) -> None:
         """Remember a mutable value as it is now, before it is handed out."""
         self.borrowed[key, id(value)] = (value, self._values.encode(value), existed)
 

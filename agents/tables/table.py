@@ -19,22 +19,22 @@ Who looks cannot tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping, Sequence
 from copy import deepcopy
 from itertools import repeat
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, Self, SupportsIndex, TypeVar, overload
 
 from ...topics.errors import BadRecord
 from ..running_agent import RUNNING_AGENT
-from .partition_state import ABSENT, IMMUTABLE, PartitionState
-from .uncommitted_writes import UncommittedWrites
+from .partition_state import ABSENT, IMMUTABLE, UNTOUCHED, Absent, PartitionState
+from .uncommitted_writes import K, UncommittedWrites, V
 
 __all__ = ["ClosedTable", "PrivateTable", "Table", "UnsettledTable"]
 
-_UNTOUCHED: Any = object()
+T = TypeVar("T")
 
 
-class Table(UncommittedWrites):
+class Table(UncommittedWrites[K, V]):
     """A table, while it is open; see the module's laws.
 
     Args:
@@ -55,10 +55,10 @@ class Table(UncommittedWrites):
 
     fast: ClassVar[set[type[Table]]] = set()
 
-    def _deeper(self, key: Any) -> Any:
+    def _deeper(self, key: K) -> V:
         state = self._need_state()
-        value = ABSENT if key in self._deleted else state.epoch.get(key, _UNTOUCHED)
-        if value is _UNTOUCHED:
+        value = ABSENT if key in self._deleted else state.epoch.get(key, UNTOUCHED)
+        if value is UNTOUCHED:
             value = state.committed(key)
             if value is not ABSENT:
                 if type(value) in IMMUTABLE:
@@ -83,7 +83,7 @@ class Table(UncommittedWrites):
             self._hand(key, value)
         return value
 
-    def _hand(self, key: Any, value: Any) -> None:
+    def _hand(self, key: K, value: V) -> None:
         """An agent gets a value that it can change in place."""
         if not self.watched:
             self._watch()
@@ -91,7 +91,7 @@ class Table(UncommittedWrites):
         dict.__setitem__(self, key, value)
         self._handed.append((self, self._need_state(), key, value))
 
-    def put(self, changes: dict[Any, Any]) -> None:
+    def put(self, changes: dict[K, V]) -> None:
         """Write values that nobody else has, as flows make them."""
         if not self.watched:
             self._put.update(changes)
@@ -102,7 +102,7 @@ class Table(UncommittedWrites):
             raise self._no_partition()
         return self._state
 
-    def _below(self, key: Any) -> Any:
+    def _below(self, key: object) -> V | Absent:
         """What lies under the overlay, ABSENT if nothing does."""
         if key in self._deleted:
             return ABSENT
@@ -112,7 +112,7 @@ class Table(UncommittedWrites):
                 return closer[key]
         return state.committed(key)
 
-    def _find(self, key: Any) -> Any:
+    def _find(self, key: object) -> V | Absent:
         """The value as agents see it, ABSENT if there is none; an untouched default that was only read is none."""
         state = self._need_state()
         value = dict.get(self, key, ABSENT)
@@ -120,7 +120,7 @@ class Table(UncommittedWrites):
             value = self._below(key)
         return value if value is not ABSENT and state.live(key, value) else ABSENT
 
-    def known(self, keys: Sequence[Any]) -> list[Any]:
+    def known(self, keys: Sequence[K]) -> list[V | Absent]:
         """What is there at each of many keys, ABSENT where nothing is; several times faster than asking one by one.
 
         For looking only: what would be changed in place has to be read by `[]`.
@@ -129,6 +129,7 @@ class Table(UncommittedWrites):
         if type(self) not in self.fast or self._deleted or self._copying or state.borrowed or self.sets:
             return list(map(self._find, keys))
         view = state.view.get
+        found: list[V | Absent]
         if dict.__len__(self) > 1:
             own = super().get
             found = [view(key, ABSENT) if (value := own(key, ABSENT)) is ABSENT else value for key in keys]
@@ -143,16 +144,28 @@ class Table(UncommittedWrites):
     def __contains__(self, key: object) -> bool:
         return self._find(key) is not ABSENT
 
-    def get(self, key: Any, default: Any = None) -> Any:
+    @overload
+    def get(self, key: K, default: None = None) -> V | None: ...
+
+    @overload
+    def get(self, key: K, default: T) -> V | T: ...
+
+    def get(self, key: K, default: object = None) -> object:
         """As dict.get: the table's own default is not used."""
         return self[key] if key in self else default  # noqa: SIM401 (this is `get`)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: K) -> None:
         if key not in self:
             raise KeyError(key)
         self._delete(key)
 
-    def pop(self, key: Any, *default: Any) -> Any:
+    @overload
+    def pop(self, key: K, /) -> V: ...
+
+    @overload
+    def pop(self, key: K, default: T, /) -> V | T: ...
+
+    def pop(self, key: K, *default: object) -> object:
         """As dict.pop."""
         if key in self:
             value = self[key]
@@ -163,20 +176,26 @@ class Table(UncommittedWrites):
             return default[0]
         raise KeyError(key)
 
-    def _forget_default(self, key: Any) -> None:
+    def _forget_default(self, key: object) -> None:
         """What an agent does from now on to a default that it was given is nothing to the table."""
         value = dict.get(self, key, ABSENT)
         borrowed = None if value is ABSENT else self._need_state().borrowed.get((key, id(value)))
         if borrowed is not None and not borrowed[2]:
             dict.pop(self, key)
 
-    def popitem(self) -> tuple[Any, Any]:
+    def popitem(self) -> tuple[K, V]:
         """Remove some pair; which one is not defined."""
         for key in self:
             return key, self.pop(key)
         raise KeyError("popitem(): table is empty")
 
-    def setdefault(self, key: Any, default: Any = None) -> Any:
+    @overload
+    def setdefault(self: Table[K, T | None], key: K, default: None = None) -> T | None: ...
+
+    @overload
+    def setdefault(self, key: K, default: V) -> V: ...
+
+    def setdefault(self, key: K, default: Any = None) -> object:
         """As dict.setdefault."""
         if key not in self:
             self[key] = default
@@ -187,7 +206,7 @@ class Table(UncommittedWrites):
         for key in list(self):
             del self[key]
 
-    def _merged(self) -> dict[Any, Any]:
+    def _merged(self) -> dict[K, V]:
         state = self._need_state()
         seen = dict(state.committed_items())
         seen.update(state.epoch)
@@ -199,14 +218,14 @@ class Table(UncommittedWrites):
             return live
         return {self._as_kept(key): value for key, value in live.items()}
 
-    def _as_kept(self, key: Any) -> Any:
+    def _as_kept(self, key: K) -> K:
         """A key as it comes back after the commit, so that it looks the same before."""
         try:
             return self.key_codec.decode(self.key_codec.keep(key))
         except BadRecord:
             return key
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[K]:
         return iter(self._merged())
 
     def __len__(self) -> int:
@@ -215,19 +234,19 @@ class Table(UncommittedWrites):
     def __bool__(self) -> bool:
         return len(self) > 0
 
-    def keys(self) -> Any:
+    def keys(self) -> KeysView[K]:
         """Keys of this partition, as a snapshot."""
         return self._merged().keys()
 
-    def values(self) -> Any:
+    def values(self) -> Collection[V]:
         """Values of this partition, as a snapshot."""
         return [self[key] for key in self]
 
-    def items(self) -> Any:
+    def items(self) -> Collection[tuple[K, V]]:
         """Pairs of this partition, as a snapshot."""
         return [(key, self[key]) for key in self]
 
-    def copy(self) -> dict[Any, Any]:
+    def copy(self) -> dict[K, V]:
         """A plain dict of the same pairs."""
         return dict(self.items())
 
@@ -242,33 +261,33 @@ class Table(UncommittedWrites):
 
     __copy__ = copy
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[Any, Any]:
+    def __deepcopy__(self, memo: dict[int, object]) -> dict[K, V]:
         return deepcopy(self.copy(), memo)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[dict[K, V]], tuple[dict[K, V]]]:
         return dict, (self.copy(),)
 
-    def __or__(self, other: Any) -> Any:
+    def __or__(self, other: Mapping[K, V]) -> dict[K, V]:
         return self.copy() | dict(other)
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Mapping[K, V] | Iterable[tuple[K, V]]) -> Self:
         self.update(other)
         return self
 
-    def __reversed__(self) -> Iterator[Any]:
+    def __reversed__(self) -> Iterator[K]:
         return reversed(list(self))
 
     def __repr__(self) -> str:
         return f"<Table {self.name} partition={self._partition}>"
 
     # Faust's windows come with their own clock in a later step of work; an error now beats data that is never closed.
-    def _no_windows(self, *_: Any, **__: Any) -> NoReturn:
+    def _no_windows(self, *_: object, **__: object) -> NoReturn:
         raise NotImplementedError("windowed tables are not there yet: keep the window's start in the key")
 
     tumbling = hopping = using_window = _no_windows
 
 
-class PrivateTable(Table):
+class PrivateTable(Table[K, V]):
     """An open table that notes which values an agent has that can be changed in place: lists, dicts, structs, ….
 
     Law. Within a record, tables are plain Python: what an agent has read or written is the object in the table, so
@@ -290,27 +309,27 @@ class PrivateTable(Table):
 
     __hash__ = Table.__hash__
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: K) -> V:
         value = dict.__getitem__(self, key)
         if type(value) not in IMMUTABLE and self._state is not None:
             self._handed.append((self, self._state, key, value))
         return value
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: K, value: V) -> None:
         dict.__setitem__(self, key, value)
         if type(value) not in IMMUTABLE:
             self._note(key, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         """As dict.update."""
-        new = dict(*args, **kwargs)
+        new: Any = dict(*args, **kwargs)
         dict.update(self, new)
         if not IMMUTABLE.issuperset(map(type, new.values())):
             for key, value in new.items():
                 if type(value) not in IMMUTABLE:
                     self._note(key, value)
 
-    def _note(self, key: Any, value: Any) -> None:
+    def _note(self, key: K, value: V) -> None:
         """An agent has written this."""
         state = self._state
         if state is not None:
@@ -318,10 +337,10 @@ class PrivateTable(Table):
             self._handed.append((self, state, key, value))
 
 
-class ClosedTable(Table):
+class ClosedTable(Table[K, V]):
     """A table seen from outside an agent: committed state of all local partitions, read only."""
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         agent = RUNNING_AGENT.get()
         if agent is not None:
             raise BadRecord(
@@ -334,7 +353,7 @@ class ClosedTable(Table):
             hint="send a record to an agent that does it; timers and web views can only read",
         )
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: K) -> V:
         value = self._find(key)
         if value is not ABSENT:
             return value
@@ -342,21 +361,21 @@ class ClosedTable(Table):
             raise KeyError(key)
         return self.default()
 
-    def _find(self, key: Any) -> Any:
+    def _find(self, key: object) -> V | Absent:
         for state in self.states.values():
             value = state.committed(key)
             if value is not ABSENT:
                 return value
         return ABSENT
 
-    def _merged(self) -> dict[Any, Any]:
+    def _merged(self) -> dict[K, V]:
         return {key: value for state in self.states.values() for key, value in state.committed_items()}
 
-    def items(self) -> Any:
+    def items(self) -> Collection[tuple[K, V]]:
         """All committed pairs of local partitions, as a snapshot."""
         return self._merged().items()
 
-    def values(self) -> Any:
+    def values(self) -> Collection[V]:
         """All committed values of local partitions, as a snapshot."""
         return self._merged().values()
 
@@ -366,14 +385,14 @@ class ClosedTable(Table):
     __setitem__ = __delitem__ = put = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
 
-class UnsettledTable(Table):
+class UnsettledTable(Table[K, V]):
     """An open table at whose partition something waits; whatever it is asked for, it settles that first."""
 
     __hash__ = Table.__hash__
 
 
-def _settled_first(name: str) -> Callable[..., Any]:
-    def method(table: Table, *args: Any, **kwargs: Any) -> Any:
+def _settled_first(name: str) -> Callable[..., object]:
+    def method(table: Table, *args: object, **kwargs: object) -> object:
         table.settle()  # it is a `Table` from here on
         return getattr(table, name)(*args, **kwargs)
 

@@ -18,11 +18,12 @@ from .partition_state import ABSENT, EVENT_TIME, IMMUTABLE, PartitionState
 from .store import Store
 from .table import ClosedTable, PrivateTable, Table
 from .ttl_state import TtlState, unexpired, value_of
+from .uncommitted_writes import K, V
 
 __all__ = ["TtlTable", "new_table"]
 
 
-class TtlTable(PrivateTable):
+class TtlTable(PrivateTable[K, V]):
     """A table with a time-to-live, while it is open.
 
     Args:

@@ -17,19 +17,23 @@ from enum import Enum, EnumMeta
 from itertools import islice
 from operator import is_
 from types import UnionType
-from typing import Any, ClassVar, NoReturn, Protocol, get_origin
+from typing import Any, ClassVar, NoReturn, Protocol, cast, get_origin
 
 import msgspec
+from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
 from .partition_state import ABSENT, IMMUTABLE, PartitionState, View
 from .store import Changes, MemoryStore, Store
 
-__all__ = ["Handed", "UncommittedWrites", "Waiting", "end_record"]
+__all__ = ["Handed", "K", "UncommittedWrites", "V", "Waiting", "end_record"]
+
+K = TypeVar("K", default=Any)
+V = TypeVar("V", default=Any)
 
 
-def _refuse(_: Any) -> NoReturn:
+def _refuse(_: object) -> NoReturn:
     raise TypeError("a table cannot be encoded as it is: give dict(table) or table.copy()")
 
 
@@ -41,7 +45,7 @@ NO_DICT: Any = "\0anabranch: a table is no dict", object.__new__(type.__new__(En
 _SCALAR_BASES = (int, float, str, bytes)
 
 
-Handed = tuple[Any, PartitionState, Any, Any]
+Handed = tuple["TakesBack", PartitionState, object, object]
 """A value that can be changed in place and that an agent has, read or written: its table, partition and key, and it."""
 
 _MOVED = (
@@ -50,10 +54,18 @@ _MOVED = (
 )
 
 
+class ChangelogTopic(Protocol):
+    """A Faust topic."""
+
+    def get_topic_name(self) -> str:
+        """Return its name in Kafka."""
+        ...
+
+
 class Waiting(Protocol):
     """Changes of one partition that are folded into it once somebody looks; see `table.py`."""
 
-    def fold(self, table: Any) -> None:
+    def fold(self, table: UncommittedWrites) -> None:
         """Into the table, which is open at the partition.
 
         Raises:
@@ -62,7 +74,15 @@ class Waiting(Protocol):
         ...
 
 
-class UncommittedWrites(dict[Any, Any]):
+class TakesBack(Protocol):
+    """A table, for `end_record`."""
+
+    def take_back(self, state: PartitionState, key: object, value: object) -> None:
+        """See `UncommittedWrites.take_back`."""
+        ...
+
+
+class UncommittedWrites(dict[K, V]):
     """What all tables have below the dict that agents see; for the arguments see `Table`.
 
     Attributes:
@@ -83,7 +103,7 @@ class UncommittedWrites(dict[Any, Any]):
     # What a dict calls for a key that it does not have is looked up in its class, and there this is a slot: so each
     # table has one of its own. It is the `__getitem__` of the view that is shown, at a fifth of what a method costs.
     __slots__ = ("__dict__", "__missing__", "__weakref__")
-    __missing__: Callable[[Any], Any]
+    __missing__: Callable[[K], V]
 
     ttl_ms: int | None = None
     everywhere: ClassVar[bool] = False
@@ -96,10 +116,10 @@ class UncommittedWrites(dict[Any, Any]):
         self,
         name: str,
         *,
-        default: Callable[[], Any] | None = None,
+        default: Callable[[], V] | None = None,
         partitions: int | None = None,
-        key_type: Any = None,
-        value_type: Any = None,
+        key_type: object = None,
+        value_type: object = None,
         help: str = "",
         config: Mapping[str, str] | None = None,
         store: str = "memory",
@@ -108,31 +128,32 @@ class UncommittedWrites(dict[Any, Any]):
     ) -> None:
         super().__init__()
         dict.__setitem__(self, *NO_DICT)
-        self.name, self.default, self.help = name, set if sets else default, help
+        self.name, self.help = name, help
+        self.default: Callable[[], V] | None = cast("Callable[[], V]", set) if sets else default
         self.partitions, self.store = partitions, store
         self.config = dict(config or {})
         self.key_type, self.value_type = key_type, value_type
         self.key_codec: Codec = key_codec(key_type)
         self.sets, self.local = sets, local
         self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)
-        self.changelog_topic: Any = None
+        self.changelog_topic: ChangelogTopic | None = None
         self.changelog_partitions = 0
         self.states: dict[int, PartitionState] = {}
         self._set_aside: dict[int, PartitionState] = {}
         self._writers: set[str] = set()
         self.written_from: set[str] = set()
-        self._deleted: set[Any] = set()
+        self._deleted: set[object] = set()
         self._copying = False
         self.waiting: dict[int, dict[str, Waiting]] = {}
         self.watched = self.late = False
-        self._put: dict[Any, Any] = {}
+        self._put: dict[K, V] = {}
         self._handed: list[Handed] = []
         self._show("", -1)
         if self._holds_mutables(value_type):
             self._watch()
         self.close()
 
-    def _holds_mutables(self, declared: Any) -> bool:
+    def _holds_mutables(self, declared: object) -> bool:
         """Whether it is known from the beginning that values can be changed in place."""
         if self.default is not None:
             return type(self.default()) not in IMMUTABLE
@@ -146,7 +167,7 @@ class UncommittedWrites(dict[Any, Any]):
         if self.late or self._unnoted(dict(self.fresh())):
             self.late = True
 
-    def _unnoted(self, changes: Mapping[Any, Any]) -> bool:
+    def _unnoted(self, changes: Mapping[K, V]) -> bool:
         """Whether an agent may have some of these values, and nobody has noted it."""
         put = self._put
         if put and len(put) == len(changes) and all(map(is_, changes.values(), put.values())):
@@ -179,11 +200,11 @@ class UncommittedWrites(dict[Any, Any]):
         view.__missing__ = self._deeper
         self.__missing__ = view.__getitem__
 
-    def _deeper(self, key: Any) -> Any:
+    def _deeper(self, key: K) -> V:
         """The value of a key that is neither here nor in the view, as `[]` gives it."""
         raise NotImplementedError
 
-    def _delete(self, key: Any) -> None:
+    def _delete(self, key: K) -> None:
         """It is gone, for whoever looks here; the view is looked at before this can be asked."""
         dict.pop(self, key, None)
         self._deleted.add(key)
@@ -213,7 +234,7 @@ class UncommittedWrites(dict[Any, Any]):
             self.late = True
         self.discard_overlay()
 
-    def fresh(self) -> Iterable[tuple[Any, Any]]:
+    def fresh(self) -> Iterable[tuple[K, V]]:
         """What was changed since the last `leave`."""
         return islice(dict.items(self), 1, None)
 
@@ -334,7 +355,7 @@ class UncommittedWrites(dict[Any, Any]):
             self._watch()
         self.late = False
 
-    def take_back(self, state: PartitionState, key: Any, value: Any) -> None:
+    def take_back(self, state: PartitionState, key: object, value: object) -> None:
         """A record has ended: what its agent has is the agent's own, the table goes on with an equal value.
 
         Raises:
@@ -404,13 +425,14 @@ class UncommittedWrites(dict[Any, Any]):
         """What a partition holds by its changelog: key bytes -> value bytes, as the codecs know them."""
         return data
 
-    def plain(self, value: Any) -> Any:
+    def plain(self, value: object) -> object:
         """A value as JSON shows it: sets as lists, in an order that does not depend on how they came about."""
         return msgspec.json.decode(self.value_codec.encode(value)) if self.sets else value
 
     @property
     def changelog_name(self) -> str:
         """Name of the changelog topic."""
+        assert self.changelog_topic is not None
         return self.changelog_topic.get_topic_name()
 
 
