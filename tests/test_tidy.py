@@ -26,7 +26,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/cli/worker.py",
     "replay/cli/demo_script.py",
     "replay/app_loader.py",
-    "replay/cli/tables_output.py",
+    "replay/cli/tables.py",
     "replay/table_backup/restore_plan.py",
     "replay/table_backup/restore.py",
     "replay/reprocess.py",

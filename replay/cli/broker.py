@@ -10,7 +10,7 @@ import click
 from ...topics.errors import AnabranchError
 from .. import signals
 from ..cluster_choice import home
-from .common_options import passing
+from .common_options import status_line
 
 __all__ = ["broker"]
 
@@ -34,7 +34,7 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
 
     folder = None if throw_away else (data or home() / "broker")
     ended = threading.Event()
-    with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=passing) as kafka:
+    with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=status_line) as kafka:
         signals.stopping(ended.set)
         stats = kafka.stats
         click.echo(

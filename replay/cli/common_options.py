@@ -1,4 +1,4 @@
-"""Options that commands of `anabranch` share, and what they bring about."""
+"""Options that several commands share, and the cluster that they choose."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import click
 
-from ...topics.cluster import Cluster
 from ...topics.errors import Usage
-from ...topics.printable import printable, without_passwords
-from ..cluster_choice import ClusterChoice, ground, servers_at_hand
-from .json_log import log_json_to_stderr, said_as_json
+from ...topics.printable import printable
+from .logs import json_formatter
 
 if TYPE_CHECKING:
-    from ..cluster_choice import Declares
+    from ...topics.cluster import Cluster
+    from ..cluster_choice import ClusterChoice, Declares
 
 __all__ = [
     "LEVELS",
-    "Packable",
+    "CommandFunction",
+    "CommandWithPack",
+    "FormatOptions",
     "app_name",
-    "cluster_at_hand",
+    "choose_cluster",
     "cluster_options",
     "format_options",
-    "log_to_stderr",
-    "on_ground",
     "pack_option",
-    "passing",
+    "running_cluster",
+    "status_line",
 ]
 
 logger = logging.getLogger("anabranch")
 
 LEVELS = click.Choice(["crit", "error", "warn", "info", "debug"], case_sensitive=False)
-Command = Callable[..., Any]
 
-_PACKED = ("lz4", "zstd")
+CommandFunction = TypeVar("CommandFunction", bound=Callable[..., object])
+
+_COMPRESSIONS = ("lz4", "zstd")
 
 
-def cluster_options(command: Command) -> Command:
-    """-b and -X."""
+def cluster_options(command: CommandFunction) -> CommandFunction:
+    """Add `-b` and `-X` to a command."""
     command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(
         command
     )
@@ -54,8 +55,26 @@ def cluster_options(command: Command) -> Command:
     )(command)
 
 
-def format_options(command: Command) -> Command:
-    """What a file's lines mean."""
+class FormatOptions(TypedDict):
+    """Values of the options that `format_options` adds."""
+
+    kind: str
+    encoding: str
+    key_before: str | None
+    delimiter: str | None
+    columns: str | None
+    time_format: str
+    time_zone: str
+    headers: tuple[str, ...]
+    partition: str | None
+    quote: str
+    nulls: tuple[str, ...]
+    types: str | None
+    as_text: bool
+
+
+def format_options(command: CommandFunction) -> CommandFunction:
+    """Add the options that describe the format of files to a command; its parameters for them are `FormatOptions`."""
     for option in (
         click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
         click.option(
@@ -93,113 +112,101 @@ def format_options(command: Command) -> Command:
     return command
 
 
-class Packable(click.Command):
-    """A command with `--pack [lz4|zstd]`: what follows it is a compression, or not its business."""
+class CommandWithPack(click.Command):
+    """A command with the option `--pack [lz4|zstd]`, whose value may be omitted.
+
+    A word after `--pack` is its value only if it names a compression; otherwise it is the next argument.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """See click."""
-        said: list[str] = []
+        """Give each `--pack` its value, then parse the arguments."""
+        given: list[str] = []
         for word in args:
-            if said[-1:] == ["--pack"]:
-                said.pop()
-                said += [f"--pack={word}"] if word in _PACKED else [f"--pack={_PACKED[0]}", word]
+            if given[-1:] == ["--pack"]:
+                given.pop()
+                given += [f"--pack={word}"] if word in _COMPRESSIONS else [f"--pack={_COMPRESSIONS[0]}", word]
             else:
-                said.append(word)
-        return super().parse_args(ctx, [f"--pack={_PACKED[0]}" if word == "--pack" else word for word in said])
+                given.append(word)
+        return super().parse_args(ctx, [f"--pack={_COMPRESSIONS[0]}" if word == "--pack" else word for word in given])
 
 
-def pack_option(command: Command) -> Command:
-    """--pack, of a `Packable` command."""
+def pack_option(command: CommandFunction) -> CommandFunction:
+    """Add `--pack` to a `CommandWithPack`."""
     return click.option(
         "--pack",
-        type=click.Choice(_PACKED),
+        type=click.Choice(_COMPRESSIONS),
         metavar="[lz4|zstd]",
         help="Many rows as one message, as columns: many times as fast, for readers that know packed batches.",
     )(command)
 
 
 def app_name(context: click.Context) -> str:
-    """What `-A` named.
+    """Return the app that `-A` names.
 
     Raises:
-        Usage: nothing.
+        Usage: `-A` was not given.
     """
     if not context.obj:
         raise Usage("no app", hint="name it: anabranch -A MODULE …")
     return context.obj
 
 
-def _options(pairs: tuple[str, ...]) -> dict[str, str]:
-    handed_down = tuple(line for line in os.environ.get("ANABRANCH_OPTIONS", "").splitlines() if line)
-    return Cluster.parse_options((*handed_down, *pairs))
+def _client_options(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Parse `NAME=VALUE` pairs of the command line and, before them, those that a parent process passed on."""
+    from ...topics.cluster import Cluster
+
+    inherited = tuple(line for line in os.environ.get("ANABRANCH_OPTIONS", "").splitlines() if line)
+    return Cluster.parse_options((*inherited, *pairs))
 
 
 @contextlib.contextmanager
-def on_ground(
+def choose_cluster(
     bootstrap_server: str | None, options: tuple[str, ...], app: Declares | None = None, *, keep: bool = True
 ) -> Generator[ClusterChoice]:
-    """A cluster for the length of a `with` block; says so where it is a broker of our own.
+    """Yield the cluster that a command works on; start an embedded broker, and say so, if none is configured.
 
     Args:
-        app: its `broker` counts where the command line and the environment name none, and its credentials.
+        bootstrap_server: value of `--bootstrap-server`.
+        options: values of `-X`.
+        app: supplies its `broker`, used if neither the command line nor the environment names one, and its credentials.
+        keep: keep the embedded broker's data; False starts a broker with an empty log and deletes its data at the end.
     """
+    from ..cluster_choice import ground
+
     declared, defaults = (None, None) if app is None else (app.declared_broker, app.client_options)
-    chosen = _options(options)
+    chosen = _client_options(options)
     with ground(
-        bootstrap_server, chosen, declared=declared, defaults=defaults, keep=keep, on_progress=passing
+        bootstrap_server, chosen, declared=declared, defaults=defaults, keep=keep, on_progress=status_line
     ) as place:
         if place.broker is not None:
             stats = place.broker
-            passing("")
-            _say(
+            status_line("")
+            _announce(
                 f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
                 f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
             )
         yield place
 
 
-def cluster_at_hand(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:
-    """The cluster that is told or runs already; None where `on_ground` would start one."""
+def running_cluster(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:
+    """Return the cluster that is named or already runs; None if `choose_cluster` would start an embedded broker."""
+    from ...topics.cluster import Cluster
+    from ..cluster_choice import servers_at_hand
+
     servers = servers_at_hand(bootstrap_server)
-    return Cluster.named(servers, _options(options)) if servers else None
+    return Cluster.named(servers, _client_options(options)) if servers else None
 
 
-def _say(text: str) -> None:
-    if said_as_json() is not None:
+def _announce(text: str) -> None:
+    if json_formatter() is not None:
         logger.info(text)
     else:
         click.echo(printable(text), err=True)
 
 
-def passing(text: str) -> None:
-    """A line that the next one replaces, where there is a terminal."""
-    if sys.stderr.isatty() and said_as_json() is None:
+def status_line(text: str) -> None:
+    """Write a status line to stderr; on a terminal it replaces the previous status line, and "" erases it."""
+    if sys.stderr.isatty() and json_formatter() is None:
         click.echo(f"\r\033[K{printable(text, one_line=True)}", err=True, nl=False)
     elif text:
-        _say(text)
-
-
-class _Lines(logging.Formatter):
-    """Logs for people: what others wrote, in a message or a traceback, does nothing to the terminal."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `logging.Formatter`."""
-        return printable(without_passwords(super().format(record)))
-
-
-def log_to_stderr(level: str | None, *, default: str = "warn", form: str = "text") -> None:
-    """Log at a level, as `text` or `json` lines; others' service life cycles only where they are asked for."""
-    numeric = {"crit": logging.CRITICAL, "warn": logging.WARNING}.get(
-        (level or default).lower(), getattr(logging, (level or default).upper(), logging.WARNING)
-    )
-    if form == "json":
-        log_json_to_stderr(numeric)
-        logger.setLevel(logging.INFO)  # what the text form says without being asked
-    else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.basicConfig(level=numeric, handlers=[handler])
-    # Service life cycles are of interest to who works on us, not to who works with us.
-    ours = ("anabranch.agents.app", "anabranch.agents.web.probes", "anabranch.agents.engine.transport")
-    for noisy in ("mode", "faust", "aiohttp", *ours):
-        logging.getLogger(noisy).setLevel(max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric)
+        _announce(text)

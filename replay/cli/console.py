@@ -1,4 +1,4 @@
-"""The terminal: what is printed, and progress while it goes on. JSON lines where nobody sits at one."""
+"""The terminal: output on stdout, progress on stderr; progress is JSON lines if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import json
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from ...topics.printable import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 __all__ = ["ProgressView", "Screen", "err", "out", "plain", "write_json"]
 
 
 class Screen(Console):
-    """A console on which text is shown as it is: no markup in it counts, and nothing that a terminal would obey.
+    """A console that prints text as it is: markup in it has no effect, and control characters are escaped.
 
-    A line of our own that is styled by markup is printed with `markup=True`, and what it holds of others goes through
-    `plain`.
+    To style a line, print it with `markup=True` and pass the text of others in it through `plain`.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """See `Console`."""
+        """Render a text after escaping its control characters."""
         return super().render_str(printable(text), **settings)
 
 
-# Where nobody looks, lines need not be broken; 0 takes the terminal's width.
-_WIDTH = 0 if sys.stdout.isatty() else 140
-out = Screen(width=_WIDTH or None)
+# Output that goes to a file or a pipe has a fixed width, so that lines are not broken; None uses the terminal's width.
+_WIDTH = None if sys.stdout.isatty() else 140
+out = Screen(width=_WIDTH)
 err = Screen(stderr=True)
 
 
 def plain(text: object) -> str:
-    """A text to be put into markup."""
+    """Escape a text for use inside a line with markup."""
     return escape(str(text))
 
 
 def write_json(facts: object) -> None:
-    """A line of JSON on stdout, without characters that a terminal would obey."""
+    """Write a line of JSON to stdout; control characters that JSON allows are escaped, too."""
     sys.stdout.write(printable(msgspec.json.encode(facts).decode()) + "\n")
     sys.stdout.flush()
 
@@ -55,37 +56,47 @@ _LINE_EVERY_S = 2.0
 
 
 class ProgressView:
-    """Progress of long work on stderr: bars on a terminal, a JSON line every two seconds elsewhere."""
+    """Progress of long work on stderr: bars on a terminal, otherwise a JSON line every two seconds."""
 
     def __init__(self) -> None:
-        self._bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=12),
-            TextColumn("{task.fields[said]}", markup=False),
-            TimeElapsedColumn(),
-            console=err,
-            transient=True,
-        )
+        self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._lined_s = 0.0
+        self._last_line_s = 0.0
 
     def __enter__(self) -> Self:
         if err.is_terminal:
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._bars = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=12),
+                TextColumn("{task.fields[status]}", markup=False),
+                TimeElapsedColumn(),
+                console=err,
+                transient=True,
+            )
             self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if err.is_terminal:
+        if self._bars is not None:
             self._bars.stop()
 
-    def move(self, name: str, done: float, total: float | None, said: str, **facts: Any) -> None:
-        """Say how far `name` is; without a total it only spins."""
-        if err.is_terminal:
+    def update(self, name: str, done: float, total: float | None, status: str, **facts: object) -> None:
+        """Show the progress of the work called `name`.
+
+        Args:
+            done: work done, in the unit of `total`.
+            total: all of the work; None if it is unknown.
+            status: text beside the bar.
+            facts: more fields of the JSON line.
+        """
+        if self._bars is not None:
             if name not in self._tasks:
-                self._tasks[name] = self._bars.add_task(printable(name, one_line=True), total=total, said="")
-            said = printable(said, one_line=True)
-            self._bars.update(self._tasks[name], completed=done, total=total, said=said)
-        elif time.monotonic() - self._lined_s >= _LINE_EVERY_S:
-            self._lined_s = time.monotonic()
+                self._tasks[name] = self._bars.add_task(printable(name, one_line=True), total=total, status="")
+            status = printable(status, one_line=True)
+            self._bars.update(self._tasks[name], completed=done, total=total, status=status)
+        elif time.monotonic() - self._last_line_s >= _LINE_EVERY_S:
+            self._last_line_s = time.monotonic()
             sys.stderr.write(json.dumps({"progress": name, "done": done, "total": total, **facts}) + "\n")

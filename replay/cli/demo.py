@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .common_options import cluster_options, log_to_stderr, on_ground
+from .common_options import choose_cluster, cluster_options
+from .logs import log_to_stderr
 
 __all__ = ["demo"]
 
@@ -16,5 +17,5 @@ def demo(bootstrap_server: str | None, options: tuple[str, ...]) -> None:
     from .demo_script import run_demo
 
     log_to_stderr(None)
-    with on_ground(bootstrap_server, options, keep=False) as place:
+    with choose_cluster(bootstrap_server, options, keep=False) as place:
         run_demo(place)

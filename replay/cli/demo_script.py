@@ -30,7 +30,7 @@ from ..runs.completion import Completion
 from ..runs.worker_pool import WorkerPool
 from ..table_reader import TableReader, find_table
 from .console import out, plain
-from .run_output import table_grid
+from .table_grid import table_grid
 
 __all__ = ["run_demo"]
 

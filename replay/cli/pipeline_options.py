@@ -1,26 +1,44 @@
-"""Options about the way of records, which `replay` and `run` share."""
+"""Options of `replay` and `run` that select records, and set their order, their transformation and their pace."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
 from ...topics.errors import Usage
-from ..pipeline.lateness import Disorder
-from ..pipeline.pace import Pace
-from ..pipeline.pipeline import Pipeline
-from ..pipeline.selection import Selection
-from ..sources.timestamps import parse_time_ms
+from .common_options import CommandFunction, FormatOptions
 
-__all__ = ["course_of", "course_options", "pace_of"]
+if TYPE_CHECKING:
+    from ..pipeline.pace import Pace
+    from ..pipeline.pipeline import Pipeline
 
-Command = Callable[..., Any]
+__all__ = ["PipelineOptions", "RecordOptions", "pace_of", "pipeline_of", "pipeline_options"]
 
 
-def course_options(command: Command) -> Command:
-    """In which order records go, which of them, what becomes of them, and how fast."""
+class PipelineOptions(TypedDict):
+    """Values of the options that `pipeline_options` adds."""
+
+    order: Literal["auto", "time", "source"]
+    disorder: str
+    start: str | None
+    end: str | None
+    only_key: tuple[str, ...]
+    only_partition: tuple[int, ...]
+    where: str | None
+    limit: int | None
+    transform: str | None
+    loop: str | None
+    speed: str | None
+    rate: str | None
+
+
+class RecordOptions(PipelineOptions, FormatOptions):
+    """Values of the options of `pipeline_options` and `format_options`."""
+
+
+def pipeline_options(command: CommandFunction) -> CommandFunction:
+    """Add the options of a pipeline to a command; its parameters for them are `PipelineOptions`."""
     for option in (
         click.option("--rate", metavar="5000/s", help="No more records than that; also /min and /h."),
         click.option("--speed", metavar="60x", help="As fast as event time goes, times that much."),
@@ -54,41 +72,49 @@ def course_options(command: Command) -> Command:
     return command
 
 
-def course_of(form: MutableMapping[str, Any]) -> Pipeline:
-    """The course that the options of a command line describe; takes them out of `form`.
+def pipeline_of(options: PipelineOptions) -> Pipeline:
+    """Return the pipeline that the options describe.
 
     Raises:
-        Usage: one is not what it should be.
+        Usage: an option is malformed, or `--start` is not before `--end`.
     """
-    start_ms, end_ms = (_time(f"--{name}", form.pop(name)) for name in ("start", "end"))
+    from ..pipeline.lateness import Disorder
+    from ..pipeline.pipeline import Pipeline
+    from ..pipeline.selection import Selection
+
+    start_ms, end_ms = _time_ms("--start", options["start"]), _time_ms("--end", options["end"])
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise Usage("--start is not before --end")
     return Pipeline(
-        order=form.pop("order"),
-        disorder=Disorder.parse(form.pop("disorder")),
+        order=options["order"],
+        disorder=Disorder.parse(options["disorder"]),
         selection=Selection(
             start_ms=start_ms,
             end_ms=end_ms,
-            keys=form.pop("only_key"),
-            partitions=form.pop("only_partition"),
-            where=form.pop("where"),
+            keys=options["only_key"],
+            partitions=options["only_partition"],
+            where=options["where"],
         ),
-        transform=form.pop("transform"),
-        rounds=_rounds(form.pop("loop")),
-        limit=form.pop("limit"),
+        transform=options["transform"],
+        rounds=_rounds(options["loop"]),
+        limit=options["limit"],
     )
 
 
-def pace_of(form: MutableMapping[str, Any]) -> Pace:
-    """The pace that they describe, likewise.
+def pace_of(options: PipelineOptions) -> Pace:
+    """Return the pace that the options describe.
 
     Raises:
-        Usage: one is not what it should be.
+        Usage: `--speed` or `--rate` is malformed, or both are given.
     """
-    return Pace.parse(form.pop("speed"), form.pop("rate"))
+    from ..pipeline.pace import Pace
+
+    return Pace.parse(options["speed"], options["rate"])
 
 
-def _time(option: str, text: str | None) -> int | None:
+def _time_ms(option: str, text: str | None) -> int | None:
+    from ..sources.timestamps import parse_time_ms
+
     if text is None:
         return None
     try:

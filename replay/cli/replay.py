@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from .. import signals
 from .common_options import (
     LEVELS,
-    Packable,
-    cluster_at_hand,
+    CommandWithPack,
+    choose_cluster,
     cluster_options,
     format_options,
-    log_to_stderr,
-    on_ground,
     pack_option,
+    running_cluster,
 )
-from .pipeline_options import course_of, course_options, pace_of
+from .logs import log_to_stderr
+from .pipeline_options import RecordOptions, pace_of, pipeline_of, pipeline_options
 
 if TYPE_CHECKING:
     from ..pipeline.packing import Compression
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["replay"]
 
 
-@click.command(cls=Packable)
+@click.command(cls=CommandWithPack)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
 @click.option("--to", "topic", required=True, metavar="TOPIC", help="Made with 4 partitions where it does not exist.")
 @click.option("-k", "--key", metavar="EXPR", help="Field, or more, that becomes the record's key.")
@@ -53,7 +53,7 @@ __all__ = ["replay"]
 @click.option("--repartition", is_flag=True, help="Of a topic or an archive: place records by their keys' hashes.")
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @pack_option
-@course_options
+@pipeline_options
 @format_options
 @cluster_options
 @click.pass_context
@@ -79,7 +79,7 @@ def replay(
     pack: Compression | None,
     bootstrap_server: str | None,
     options: tuple[str, ...],
-    **form: Any,
+    **form: Unpack[RecordOptions],
 ) -> None:
     """Feed files, a socket of lines, an archive or another topic into a topic: each record once, resumable.
 
@@ -112,12 +112,12 @@ def replay(
     from ..runs.declared_types import value_type_of
     from ..runs.inputs import format_of
     from ..source_resolver import find_past, names_topic
+    from .replay_dry_run import plan_of, preview
     from .replay_output import ReplayView, show_replay
     from .replay_plot import checked_plot, write_plot
-    from .replay_preview import plan_of, preview
 
     log_to_stderr(loglevel)
-    course, pace = course_of(form), pace_of(form)
+    course, pace = pipeline_of(form), pace_of(form)
     find = partial(
         find_past,
         sources,
@@ -133,7 +133,7 @@ def replay(
     if plot is not None:
         checked_plot(plot)
     if dry_run:
-        cluster = cluster_at_hand(bootstrap_server, options)
+        cluster = running_cluster(bootstrap_server, options)
         preview(
             found or find(cluster=cluster),
             course,
@@ -150,7 +150,7 @@ def replay(
         )
         return
     value_type = value_type_of(context.obj, topic) if context.obj else None
-    with on_ground(bootstrap_server, options) as place, ReplayView() as view:
+    with choose_cluster(bootstrap_server, options) as place, ReplayView() as view:
         history = found or find(cluster=place.cluster)
         player = Player(
             place.cluster,

@@ -7,25 +7,15 @@ from typing import Any
 
 import msgspec
 
-from ...topics.partitioners import Plan
 from ..pipeline.column_profile import Profile
-from ..pipeline.dry_run import DryRun
-from ..pipeline.pace import Pace
-from ..pipeline.partitioning import place
-from ..pipeline.pipeline import Pipeline
-from ..replay_report import NEAR_1970, Progress, Report
-from ..sources.history import History
-from ..sources.source import Replayable
-from ..sources.source_record import SourceRecord
+from ..replay_report import Progress, Report
 from ..time_text import shown_ms, shown_time
 from .console import ProgressView, out, plain
 
-__all__ = ["ReplayView", "show_bad", "show_refused", "show_replay", "show_survey"]
+__all__ = ["ReplayView", "say", "show_bad", "show_columns", "show_refused", "show_replay"]
 
 _RATED = 10_000
 _LAG_S = 1.0
-_SHOWN_PARTS = 10
-_SHOWN_CHARS = 90
 _SHOWN_COLUMNS = 40
 _FEW_COLUMNS = 12
 
@@ -46,7 +36,7 @@ class ReplayView(ProgressView):
         if progress.lag_s >= _LAG_S:
             facts["lag_s"] = round(progress.lag_s, 1)
             said += f"  {progress.lag_s:,.0f} s behind"
-        self.move(name, progress.done_bytes, progress.size_bytes or None, said, **facts)
+        self.update(name, progress.done_bytes, progress.size_bytes or None, said, **facts)
 
 
 def show_replay(report: Report) -> None:
@@ -69,8 +59,8 @@ def show_replay(report: Report) -> None:
     )
     out.print(f"  run {report.run_id}   partitions {spread or '-'}")
     if report.profile.columns:
-        _say("columns", f"of the first {report.profile.records:,} records; --dry-run looks at more")
-        _say_columns(report.profile, {}, _FEW_COLUMNS, headed="")
+        say("columns", f"of the first {report.profile.records:,} records; --dry-run looks at more")
+        show_columns(report.profile, {}, _FEW_COLUMNS, headed="")
     show_bad(report)
     if not report.done:
         out.print("  stopped before the end" + ("; the same command goes on from there" if report.resumable else ""))
@@ -108,60 +98,7 @@ def show_refused(report: Report) -> None:
             )
 
 
-def show_survey(
-    found: DryRun,
-    history: Replayable,
-    course: Pipeline,
-    pace: Pace,
-    *,
-    topic: str,
-    plan: Plan,
-    there: bool,
-    run: str,
-) -> None:
-    """What a replay would do.
-
-    Args:
-        there: the topic exists.
-        run: how far the run is, in words.
-    """
-    out.print("[bold]dry run[/bold]: nothing is written", markup=True, highlight=False)
-    order = "merged by time" if course.merges(history) else "one after another"
-    size = f"{history.size_bytes:,} bytes" if history.size_bytes else "of unknown size"
-    names = [part.name for part in history.parts] or list(history.specs)
-    _say("sources", f"{len(names):,}, {size}, {order if len(names) > 1 else 'in its order'}")
-    for name in names[:_SHOWN_PARTS]:
-        _say("", name)
-    if len(names) > _SHOWN_PARTS:
-        _say("", f"… and {len(names) - _SHOWN_PARTS:,} more")
-    _say("run", run)
-    _say("topic", f"{topic}, {plan.partitions} partitions" + ("" if there else "; it would be made"))
-    read = "" if found.whole else f"; estimated from the first {found.records + found.notes.left_out:,}"
-    about = "" if found.whole else "about "
-    each = "" if course.rounds == 1 else f" a round, {course.rounds or 'endless'} rounds"
-    _say("records", f"{about}{found.in_all:,}{each}{read}")
-    if found.notes.left_out:
-        _say("left out", f"{found.notes.left_out:,}")
-    if found.over_time.counts():
-        begin_ms, end_ms = found.over_time.span_ms
-        _say("time", f"{shown_time(begin_ms)} … {shown_time(end_ms)} ({shown_ms(end_ms - begin_ms)})")
-    if found.notes.late:
-        worst = shown_ms(found.notes.late_ms)
-        _say("late", f"{found.notes.late:,} records, by {worst} at most: see --disorder")
-    if found.bad:
-        _say("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
-    _say_columns(found.profile, dict(history.schema.format.guessed) if isinstance(history, History) else {})
-    if found.near_1970:
-        _say("near 1970", f"{found.near_1970:,} records; {NEAR_1970}")
-    _say("spread", _spread(found.partitions, plan.partitions))
-    takes_s = found.takes_s(pace, course.rounds)
-    if takes_s is not None:
-        _say("takes", f"about {shown_ms(takes_s * 1000)}")
-    for number, item in enumerate(found.first):
-        _say("" if number else "first", _shown_item(item, plan, number))
-
-
-def _say_columns(
+def show_columns(
     profile: Profile, guessed: Mapping[str, str], most: int = _SHOWN_COLUMNS, headed: str = "columns"
 ) -> None:
     """Of each column its type where the files do not say it, nulls, least and largest value."""
@@ -173,27 +110,14 @@ def _say_columns(
         parts.append(f"{column.nulls:,} null" if column.nulls else "no nulls")
         if column.broken:
             parts.append(f"{column.broken:,} that the topic's type refuses: {column.example}")
-        _say(headed if not number else "", f"{_shown(name)}: {', '.join(parts)}")
+        say(headed if not number else "", f"{_shown(name)}: {', '.join(parts)}")
     if len(profile.columns) > most:
-        _say("", f"… and {len(profile.columns) - most:,} more")
+        say("", f"… and {len(profile.columns) - most:,} more")
 
 
 def _shown(value: Any) -> str:
     return msgspec.json.encode(value).decode().strip('"') if not isinstance(value, str) else repr(value)[1:-1]
 
 
-def _say(name: str, text: str) -> None:
+def say(name: str, text: str) -> None:
     out.print(f"  {name:<10}{text}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _spread(counts: Mapping[int, int], partitions: int) -> str:
-    total = sum(counts.values()) or 1
-    return "  ".join(f"{p}: {counts.get(p, 0):,} ({counts.get(p, 0) / total:.0%})" for p in range(partitions))
-
-
-def _shown_item(item: SourceRecord, plan: Plan, number: int) -> str:
-    (partition,) = place([item], plan, number)
-    key = "-" if item[0] is None else item[0].decode(errors="replace")
-    value = (item[1] or b"").decode(errors="replace")
-    cut = value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…"
-    return "  ".join([*([shown_time(item[2])] if item[2] else []), f"partition {partition}", key, cut])

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from ...topics.errors import Usage
 from .common_options import (
     LEVELS,
-    Packable,
+    CommandWithPack,
     app_name,
+    choose_cluster,
     cluster_options,
     format_options,
-    log_to_stderr,
-    on_ground,
     pack_option,
 )
-from .pipeline_options import course_of, course_options, pace_of
+from .logs import log_to_stderr
+from .pipeline_options import RecordOptions, pace_of, pipeline_of, pipeline_options
 
 if TYPE_CHECKING:
     from ..pipeline.packing import Compression
@@ -30,7 +30,7 @@ FAILED = 3
 """Exit code of a run that is finished, with its result written, and of whose records some failed."""
 
 
-@click.command(cls=Packable)
+@click.command(cls=CommandWithPack)
 @click.argument("module", required=False)
 @click.option(
     "-i",
@@ -68,7 +68,7 @@ FAILED = 3
 )
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @pack_option
-@course_options
+@pipeline_options
 @format_options
 @cluster_options
 @click.pass_context
@@ -92,7 +92,7 @@ def run(
     pack: Compression | None,
     bootstrap_server: str | None,
     options: tuple[str, ...],
-    **form: Any,
+    **form: Unpack[RecordOptions],
 ) -> None:
     """Run an app over history: replay, drain, write the result, exit 0; exit 3 where records failed.
 
@@ -120,13 +120,13 @@ def run(
     from .run_output import RunView, show_run
 
     log_to_stderr(loglevel)
-    course, pace, allowance = course_of(form), pace_of(form), Allowance.parsed(allowed)
+    course, pace, allowance = pipeline_of(form), pace_of(form), Allowance.parsed(allowed)
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("nothing to run over", hint="--input FILE")
     asked = parse_inputs(inputs, then, key, times, form, spools)
     told = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    with on_ground(bootstrap_server, options, None if told else declared_by(name)) as place, RunView() as view:
+    with choose_cluster(bootstrap_server, options, None if told else declared_by(name)) as place, RunView() as view:
         bounded = BoundedRun(
             place.cluster,
             name,

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.table import Table as Grid
-
 from ..replay_report import Progress
 from ..runs.bounded_run import RunReport, Watcher
-from ..table_reader import Snapshot
-from .console import ProgressView, err, out, plain
+from .console import err, out, plain
 from .replay_output import ReplayView, show_bad, show_refused
+from .table_grid import show_table
 
-__all__ = ["ProgressView", "RunView", "err", "out", "show_run", "show_table", "table_grid"]
+__all__ = ["RunView", "show_run"]
 
-_ROWS = 20
-_NUMBERS = (int, float, type(None))
 _RATED = 10_000
 
 
@@ -28,7 +22,7 @@ class RunView(ReplayView, Watcher):
 
     def draining(self, done: int, left: int) -> None:
         """Agents at work."""
-        self.move("agents", done, done + left, f"{left:,} offsets left", left=left)
+        self.update("agents", done, done + left, f"{left:,} offsets left", left=left)
 
     def note(self, text: str) -> None:
         """A line."""
@@ -75,31 +69,3 @@ def show_run(report: RunReport) -> None:
         show_table(report.snapshot)
     if report.output is not None and report.snapshot is not None:
         out.print(f"{len(report.snapshot):,} keys → [bold]{plain(report.output)}[/bold]", markup=True)
-
-
-def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> None:
-    """A table's first rows and its digest."""
-    out.print(table_grid(snapshot, most=most, title=title))
-    out.print(f"digest {snapshot.digest()}   {len(snapshot):,} keys")
-
-
-def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> Grid:
-    """A table's first rows as something rich can print."""
-    columns, rows = snapshot.rows
-    grid = Grid(title=title or snapshot.table.help or snapshot.table.name, title_justify="left")
-    for i, column in enumerate(columns):
-        numbers = all(isinstance(row[i], _NUMBERS) for row in rows)
-        grid.add_column(column, justify="right" if numbers and i else "left")
-    for row in rows[:most]:
-        grid.add_row(*[_shown(cell) for cell in row])
-    if len(rows) > most:
-        grid.add_row(*["…"] * len(columns))
-    return grid
-
-
-def _shown(cell: Any) -> str:
-    if cell is None:
-        return ""
-    if isinstance(cell, bool) or not isinstance(cell, int | float):
-        return str(cell)
-    return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}"

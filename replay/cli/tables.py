@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
+from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
-from .common_options import app_name, cluster_options, log_to_stderr, on_ground, passing
+from .common_options import app_name, choose_cluster, cluster_options, status_line
+from .console import err, out, plain, write_json
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from ...agents.app import App
+    from ..table_reader import Snapshot, TableReader
 
 __all__ = ["tables"]
+
+_EVERY_S = 1.0
 
 
 class _Tables(click.Group):
@@ -65,15 +75,13 @@ def show(
       anabranch -A shop tables backup --help
       anabranch -A shop tables restore --help
     """
-    from .tables_output import look
-
     log_to_stderr(None)
     if run_id:
         os.environ["ANABRANCH_RUN"] = run_id
     from ..app_loader import load_app
 
     app = load_app(app_name(context))
-    with on_ground(bootstrap_server, options, app) as place:
+    with choose_cluster(bootstrap_server, options, app) as place:
         app.cluster = place.cluster
         look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
 
@@ -109,10 +117,10 @@ def backup(
     app = load_app(app_name(context))
     chosen = [find_table(app, name) for name in names] or list(app.live_tables)
     to = depot(address)
-    with on_ground(bootstrap_server, options, app) as place:
+    with choose_cluster(bootstrap_server, options, app) as place:
         app.cluster = place.cluster
-        made = back_up(app, chosen, to, lambda table: passing(f"{table.table} …"))
-    passing("")
+        made = back_up(app, chosen, to, lambda table: status_line(f"{table.table} …"))
+    status_line("")
     for table in made.tables:
         keys = sum(part.count for part in table.partitions) - (len(table.partitions) if table.expires else 0)
         size = sum(part.bytes for part in table.partitions)
@@ -149,7 +157,7 @@ def restore(
     address: str,
     overwrite: bool,
     other_app: bool,
-    start: Any,
+    start: Literal["earliest", "latest", "backup"] | None,
     datadir: Path | None,
     processes: int | None,
     dry_run: bool,
@@ -181,7 +189,7 @@ def restore(
         app.configure(datadir=datadir)
     source = depot(address)
     kept = read_manifest(source)
-    with on_ground(bootstrap_server, options, app) as place:
+    with choose_cluster(bootstrap_server, options, app) as place:
         app.cluster = place.cluster
         steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
         for step in steps:
@@ -190,10 +198,10 @@ def restore(
             return
 
         def said(table: str, done: int) -> None:
-            passing(f"{table}: {done:,}")
+            status_line(f"{table}: {done:,}")
 
         recover(app, source, kept, steps, start=start, processes=processes, on_progress=said)
-        passing("")
+        status_line("")
     written = any(step.what == "write" for step in steps)
     click.echo("done")
     if written and start is None:
@@ -205,3 +213,82 @@ def restore(
 
 
 _WHAT = {"write": "its changelog is filled", "seed": "the workers' stores are made", "keep": "nothing to be done"}
+
+
+def look(
+    app: App,
+    name: str | None,
+    *,
+    key: str | None,
+    follow: bool,
+    digest: bool,
+    as_json: bool,
+    most: int,
+    output: Path | None,
+) -> None:
+    """Show, print, write or follow one table; without a name and with several tables, list them."""
+    from ..table_reader import TableReader, find_table, write_result
+    from .table_grid import show_table
+
+    tables = list(app.live_tables)
+    if name is None and len(tables) != 1:
+        if not tables:
+            raise Usage(f"{app.conf.id} has no tables")
+        for table in tables:
+            name, changelog = plain(table.name), plain(table.changelog_name)
+            out.print(f"[bold]{name}[/bold]  {plain(table.help)}  [dim]{changelog}[/dim]", markup=True)
+        return
+    table = find_table(app, name)
+    reader = TableReader(app.cluster, table)
+    if follow:
+        _follow(reader, most)
+        return
+    snapshot = reader.read()
+    if key is not None:
+        _show_key(snapshot, key)
+    elif digest:
+        out.print(snapshot.digest())
+    elif output is not None:
+        write_result(snapshot, output)
+        out.print(f"{len(snapshot):,} keys → {output}")
+    elif as_json:
+        columns, rows = snapshot.rows
+        for row in rows:
+            write_json(dict(zip(columns, row, strict=True)))
+    else:
+        show_table(snapshot, most=most)
+
+
+def _show_key(snapshot: Snapshot, key: str) -> None:
+    """The value of a key, as it is shown or as JSON; of a local table that of each partition."""
+    import msgspec
+
+    from ..table_reader import json_text, key_cells
+
+    located = snapshot.located()
+    cells = key_cells([candidate for candidate, _, _ in located])
+    shown = [row for row, cell in zip(located, cells, strict=True) if str(cell) == key] or [
+        row for row in located if json_text(row[0]) == key
+    ]
+    if not shown:
+        raise Usage(f"table {snapshot.table.name} has no key {key}")
+    for _, partition, value in shown:
+        if snapshot.table.local:
+            out.print(f"partition {partition}")
+        text = msgspec.json.format(json_text(snapshot.table.plain(value)), indent=2)
+        out.print(text, soft_wrap=True)
+
+
+def _follow(reader: TableReader, most: int) -> None:
+    from rich.live import Live
+
+    from .table_grid import table_grid
+
+    try:
+        with Live(console=err if not out.is_terminal else out, auto_refresh=False) as live:
+            while True:
+                snapshot = reader.read()
+                live.update(table_grid(snapshot, most=most, title=time.strftime("%H:%M:%S")), refresh=True)
+                time.sleep(_EVERY_S)
+    except KeyboardInterrupt:
+        return

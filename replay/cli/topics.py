@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from .common_options import cluster_options, format_options, log_to_stderr, on_ground
+from ...topics.errors import Usage
+from ...topics.printable import printable
+from .common_options import FormatOptions, choose_cluster, cluster_options, format_options
+from .console import err, out
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from ...topics.cluster import Cluster
+    from ...topics.partitioners import Plan
+    from ..sources.source import Replayable
 
 __all__ = ["topics"]
+
+_BAR = 30
 
 
 @click.group(invoke_without_command=True)
@@ -27,10 +41,8 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
     """
     if context.invoked_subcommand:
         return
-    from .topics_output import list_topics
-
     log_to_stderr(None)
-    with on_ground(bootstrap_server, options) as place:
+    with choose_cluster(bootstrap_server, options) as place:
         list_topics(place.cluster)
 
 
@@ -40,7 +52,9 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
 @click.option("--partitions", type=click.IntRange(2, 10_000), required=True, help="To spread over.")
 @click.option("--sample", type=click.IntRange(1), default=100_000, show_default=True, help="Records to look at.")
 @format_options
-def plan(sources: tuple[str, ...], key: str | None, partitions: int, sample: int, **form: Any) -> None:
+def plan(
+    sources: tuple[str, ...], key: str | None, partitions: int, sample: int, **format: Unpack[FormatOptions]
+) -> None:
     """Learn from a sample how keys could be spread by range, and how even that would be, and by hash.
 
     Prints the split points, for `replay --plan` or `app.topic(plan=RangePartitioner.parsed(…))`. Under a range plan
@@ -54,8 +68,88 @@ def plan(sources: tuple[str, ...], key: str | None, partitions: int, sample: int
     """
     from ..runs.inputs import format_of
     from ..sources.history import find_history
-    from .partition_chart import sample_keys
-    from .topics_output import show_plans
 
     log_to_stderr(None)
-    show_plans(sample_keys(find_history(list(sources), format_of(form, key=key, time=None)), sample), partitions)
+    show_plans(sample_keys(find_history(list(sources), format_of(format, key=key, time=None)), sample), partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Records by partition.
+
+    >>> Spread((30, 10)).skew
+    1.5
+    """
+
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, keys: Sequence[bytes], plan: Plan) -> Spread:
+        """Of keys, under a plan."""
+        counts = [0] * plan.partitions
+        for place in plan.places(keys):
+            counts[place] += 1
+        return cls(tuple(counts))
+
+    @property
+    def skew(self) -> float:
+        """What the fullest partition has, as a multiple of an even share: 1 is even."""
+        total = sum(self.counts)
+        return max(self.counts) * len(self.counts) / total if total else 1.0
+
+
+def sample_keys(history: Replayable, most: int) -> list[bytes]:
+    """Keys of the first records of a history, those without one left out.
+
+    Raises:
+        Usage: no record has a key.
+    """
+    source, keys = history.open(None), list[bytes]()
+    try:
+        while len(keys) < most and not source.ended:
+            items = source.next_batch().items
+            if not items and source.ask_again_s:
+                break
+            keys += [item[0] for item in items if item[0] is not None]
+    finally:
+        source.close()
+    if not keys:
+        raise Usage("the sample has no keys", hint="--key FIELD says which field is the key")
+    return keys[:most]
+
+
+def list_topics(cluster: Cluster) -> None:
+    """All topics but Kafka's own, on the terminal (blocking)."""
+    from rich.table import Table as Grid
+
+    from ...topics.admin import Admin
+    from ...topics.partitioner_registry import PartitionerRegistry
+
+    admin = Admin(cluster)
+    counts = {name: n for name, n in sorted(admin.partitions().items()) if not name.startswith("__")}
+    plans = PartitionerRegistry(cluster).of(counts)
+    begins, ends = admin.spans((name, p) for name, n in counts.items() for p in range(n))
+    grid = Grid("topic", "partitions", "records", "skew", "plan", header_style="bold")
+    for column in grid.columns[1:4]:
+        column.justify = "right"
+    for name, n in counts.items():
+        spread = Spread(tuple(ends[name, p] - begins[name, p] for p in range(n)))
+        grid.add_row(name, str(n), f"{sum(spread.counts):,}", f"{spread.skew:.2f}", str(plans.get(name, "hash")))
+    out.print(grid)
+
+
+def show_plans(keys: Sequence[bytes], partitions: int) -> None:
+    """What a sample of keys would make of a hash plan and of the range plan that is learned from it."""
+    from ...topics.partitioners import HashPartitioner, RangePartitioner
+
+    learned = RangePartitioner.learned(keys, partitions)
+    err.print(f"{len(keys):,} records, {len(set(keys)):,} keys")
+    plans: dict[str, Plan] = {"hash": HashPartitioner(partitions), "range": learned}
+    for name, plan in plans.items():
+        spread = Spread.of(keys, plan)
+        err.print(f"[bold]{name}[/bold]  skew {spread.skew:.2f}", markup=True)
+        for place, count in enumerate(spread.counts):
+            bar = "█" * round(_BAR * count / max(spread.counts))
+            since = learned.splits[place - 1].decode(errors="backslashreplace") if name == "range" and place else ""
+            err.print(f"  {place:>4}  {count / len(keys):6.1%}  {bar:<{_BAR}}  {since}", highlight=False)
+    sys.stdout.write(f"{printable(learned, one_line=True)}\n")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from .. import signals
-from .common_options import LEVELS, cluster_options, log_to_stderr, on_ground
+from .common_options import LEVELS, choose_cluster, cluster_options
+from .logs import log_to_stderr
 
 __all__ = ["unpack"]
 
@@ -44,7 +45,7 @@ def unpack(
     from .replay_output import ReplayView, show_replay
 
     log_to_stderr(loglevel)
-    with on_ground(bootstrap_server, options) as place, ReplayView() as view:
+    with choose_cluster(bootstrap_server, options) as place, ReplayView() as view:
         player = Player(
             place.cluster,
             TopicHistory(place.cluster, SCHEME + topic.removeprefix(SCHEME), Format(), unpack=True),

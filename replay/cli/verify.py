@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 import msgspec
 
-from .common_options import cluster_at_hand, cluster_options, format_options, log_to_stderr
+from .common_options import FormatOptions, cluster_options, format_options, running_cluster
+from .console import out, write_json
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from ..verify.comparison import Compared
 
 __all__ = ["verify"]
+
+_SHOWN_CHARS = 100
 
 
 @click.command()
@@ -30,7 +37,7 @@ def verify(
     as_json: bool,
     bootstrap_server: str | None,
     options: tuple[str, ...],
-    **form: Any,
+    **form: Unpack[FormatOptions],
 ) -> None:
     """Compare A with B: counts, a digest that no order changes, and on difference the first records and their places.
 
@@ -48,11 +55,9 @@ def verify(
     from ..runs.inputs import format_of
     from ..verify.comparison import verify as compare
     from ..verify.comparison_side import find_side
-    from .console import write_json
-    from .verify_output import show_verified
 
     log_to_stderr(None)
-    cluster = cluster_at_hand(bootstrap_server, options)
+    cluster = running_cluster(bootstrap_server, options)
     format = format_of(form, key=key, time=time)
     compared = compare(find_side(a, format, cluster), find_side(b, format, cluster), most=most)
     if as_json:
@@ -67,3 +72,33 @@ def verify(
         show_verified(compared)
     if not compared.same:
         raise SystemExit(1)
+
+
+def show_verified(compared: Compared) -> None:
+    """Both sides, and what differs."""
+    for tally in (compared.a, compared.b):
+        out.print(f"{tally.records:>12,} records  digest {tally.digest}  {tally.name}", markup=False)
+        if tally.unreadable:
+            out.print(f"{tally.unreadable:>12,} that cannot be read, for example:", style="red")
+            for example in tally.examples:
+                out.print(f"               {example}", markup=False)
+    if compared.same:
+        out.print(f"the same, in any order ({', '.join(compared.fields)})")
+        return
+    if compared.equal:
+        out.print("they differ in what cannot be read; the records are the same", style="red")
+        return
+    out.print(f"they differ ({', '.join(compared.fields)} were compared)", style="red")
+    for side in (compared.a.name, compared.b.name):
+        found = [difference for difference in compared.differences if difference.only_in == side]
+        if found:
+            out.print(f"only, or more often, in {side}:", markup=False)
+        for difference in found:
+            out.print(f"  {difference.where}: {_shown(difference.key)} = {_shown(difference.value)}", markup=False)
+
+
+def _shown(data: bytes | None) -> str:
+    if data is None:
+        return "null"
+    text = data.decode("utf-8", "backslashreplace")
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"

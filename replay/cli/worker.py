@@ -17,8 +17,8 @@ from ...topics.errors import Stop, understood
 from ...topics.printable import printable
 from ...topics.private_folder import private_folder
 from .. import signals
-from .common_options import LEVELS, app_name, cluster_options, log_to_stderr, on_ground
-from .json_log import said_as_json
+from .common_options import LEVELS, app_name, choose_cluster, cluster_options
+from .logs import json_formatter, log_to_stderr
 from .restore_bar import RestoreBar
 
 if TYPE_CHECKING:
@@ -83,10 +83,10 @@ def worker(
         if complete_by_stdin:
             app.complete, app.ends = complete, ends
             app.set_engine(notice_ends=True)
-        with on_ground(bootstrap_server, options, app) as place:
-            lines = said_as_json()
+        with choose_cluster(bootstrap_server, options, app) as place:
+            lines = json_formatter()
             if lines is not None:
-                lines.always["group"] = app.conf.id
+                lines.constant_fields["group"] = app.conf.id
                 lines.hide(place.cluster.secrets)
             signals.leave_to_others()
             if processes > 1:
@@ -97,7 +97,7 @@ def worker(
     except signals.Terminated:
         return  # before it had begun
     except Exception as exc:
-        if said_as_json() is None:
+        if json_formatter() is None:
             raise
         code = _say_end(exc)
     else:
@@ -120,7 +120,7 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
         **{name: value for name, value in told.items() if value is not None},
     )
     with RestoreBar() as bar:
-        said = None if said_as_json() is None else _say_end
+        said = None if json_formatter() is None else _say_end
         run_worker(app, on_ready=_say_ready, on_progress=bar.show, on_hard_end=said)
 
 
@@ -136,7 +136,7 @@ def _supervise(
             told += [f"--{option.replace('_', '-')}", str(settings[option])]
     first = settings["web_port"] or app.conf.web_port
     arguments = [[*told, "--web-port", str(min(first + number, _LAST_PORT))] for number in range(processes)]
-    as_json = said_as_json() is not None
+    as_json = json_formatter() is not None
 
     def write(number: int, line: str) -> None:
         line = printable(line)
@@ -170,7 +170,7 @@ def _say_ready(app: App) -> None:
     web = f"   web http://{app.conf.web_bind}:{app.conf.web_port}" if app.conf.web_enabled else ""
     partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(app.engine.assignment())) or "no partitions yet"
     ready = f"{app.conf.id}: ready on {app.cluster.bootstrap_servers}   pid {os.getpid()}{web}"
-    if said_as_json() is not None:
+    if json_formatter() is not None:
         logger.info("%s   %s", ready, partitions)
     else:
         click.echo(printable(f"{ready}\n  {partitions}"), err=True)

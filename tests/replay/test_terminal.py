@@ -16,15 +16,15 @@ import anabranch
 import pytest
 from anabranch.agents.app import App
 from anabranch.replay.cli import (
-    common_options,
     console,
-    dlq_output,
-    json_log,
+    dlq,
+    logs,
     replay_plot,
     restore_bar,
     run_output,
-    runs_output,
-    verify_output,
+    runs,
+    table_grid,
+    verify,
 )
 from anabranch.replay.cli import replay_output as show_replay
 from anabranch.replay.cli.console import ProgressView, Screen, write_json
@@ -47,7 +47,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """A terminal: what all that shows something writes."""
     written = io.StringIO()
     out = Screen(file=written, width=500, force_terminal=True, color_system=None, highlight=False)
-    for module in (console, dlq_output, runs_output, verify_output, run_output, show_replay):
+    for module in (console, dlq, runs, verify, run_output, table_grid, show_replay):
         for name in ("out", "err"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, out)
@@ -69,7 +69,7 @@ def test_tables_show_keys_and_values_as_they_are_written(screen: io.StringIO) ->
     app = App("x")
     table = app.Table("totals", default=int, help=EVIL)
     key = EVIL[:-1]  # the last is a byte that is no text, and keys are JSON
-    run_output.show_table(Snapshot(table, [{json.dumps(key).encode(): b"3", b'"[/oops]"': b"1"}]))
+    table_grid.show_table(Snapshot(table, [{json.dumps(key).encode(): b"3", b'"[/oops]"': b"1"}]))
     text = shown(screen)
     assert SHOWN in text  # the title
     assert f"{SHOWN[:-4]} " in text
@@ -86,13 +86,13 @@ def test_reports_of_replays_and_comparisons_show_lines_as_they_are_written(scree
     show_replay.show_replay(report)
     tallies = Tally(EVIL, 1, 1, [EVIL]), Tally("b", 2)
     found = Compared(*tallies, ("key",), [Difference(EVIL, EVIL, EVIL.encode(errors="replace"), None)])
-    verify_output.show_verified(found)
+    verify.show_verified(found)
     assert shown(screen).count(SHOWN) >= 6
 
 
 def test_progress_shows_names_as_they_are_written(monkeypatch: pytest.MonkeyPatch, screen: io.StringIO) -> None:
     with ProgressView() as view:
-        view.move(EVIL, 1, 2, EVIL)
+        view.update(EVIL, 1, 2, EVIL)
     restoring = restore_bar.RestoreBar(console.err)
 
     class Progress:
@@ -124,12 +124,12 @@ def test_pictures_are_valid_whatever_the_title() -> None:
 
 def test_logs_are_escaped_and_without_passwords() -> None:
     record = logging.LogRecord("x", 30, "f", 1, "%s at s3://ann:geheim@host/", (EVIL,), None)
-    line = common_options._Lines("%(message)s").format(record)
+    line = logs.TextFormatter("%(message)s").format(record)
     assert line == f"{SHOWN} at s3://ann:***@host/"
 
 
 def test_json_logs_hold_no_secret_wherever_it_stands() -> None:
-    formatter = json_log.JsonLines()
+    formatter = logs.JsonFormatter()
     formatter.hide(["geheim", "abc"])
 
     def wrong() -> None:

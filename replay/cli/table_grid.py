@@ -1,0 +1,41 @@
+"""An app's table on the terminal: its first rows and its digest."""
+
+from __future__ import annotations
+
+from rich.table import Table as Grid
+
+from ..table_reader import Snapshot
+from .console import out
+
+__all__ = ["show_table", "table_grid"]
+
+_ROWS = 20
+_NUMBERS = (int, float, type(None))
+
+
+def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> None:
+    """A table's first rows and its digest."""
+    out.print(table_grid(snapshot, most=most, title=title))
+    out.print(f"digest {snapshot.digest()}   {len(snapshot):,} keys")
+
+
+def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> Grid:
+    """A table's first rows as something rich can print."""
+    columns, rows = snapshot.rows
+    grid = Grid(title=title or snapshot.table.help or snapshot.table.name, title_justify="left")
+    for i, column in enumerate(columns):
+        numbers = all(isinstance(row[i], _NUMBERS) for row in rows)
+        grid.add_column(column, justify="right" if numbers and i else "left")
+    for row in rows[:most]:
+        grid.add_row(*[_shown(cell) for cell in row])
+    if len(rows) > most:
+        grid.add_row(*["…"] * len(columns))
+    return grid
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool) or not isinstance(cell, int | float):
+        return str(cell)
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:,.2f}"
