@@ -11,7 +11,6 @@ What a hot loop does not ask for it does not pay for: events, headers and timest
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +20,7 @@ from faust.streams import _current_event  # pyright: ignore[reportPrivateUsage]
 from mode import want_seconds
 from mode.utils.futures import maybe_async
 
+from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.topic_partition import TopicPartition
 from .engine.packed_rows import Package
@@ -319,7 +319,7 @@ class Stream(faust.Stream[Any]):
 
     async def _take(self, max_: int, within: Any) -> AsyncIterator[Group]:
         await self._begin(grouped=True)
-        held = TakeBuffer(self.inbox, max_, want_seconds(within) if within else None, time.monotonic)
+        held = TakeBuffer(self.inbox, max_, want_seconds(within) if within else None, clock.now_s)
         while True:
             batch = await self._next_batch(held.wait_s)
             held.drop_revoked()

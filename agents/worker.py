@@ -15,10 +15,10 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
+from ..topics import clock
 from ..topics.errors import AnabranchError, Stop, described
 from .app import App
 from .tables.restore_progress import RestoreProgress
@@ -173,10 +173,10 @@ def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
     first_s: list[float] = []
 
     def note(number: int, _: Any) -> None:
-        if first_s and time.monotonic() - first_s[0] > _ONE_SIGNAL_S:
+        if first_s and clock.now_s() - first_s[0] > _ONE_SIGNAL_S:
             os.write(2, b"\nended at once (a second signal came); the next start goes on from what was committed\n")
             os._exit(128 + number)
-        first_s.append(time.monotonic())
+        first_s.append(clock.now_s())
         with contextlib.suppress(RuntimeError):  # the loop is closed: the worker has ended
             loop.call_soon_threadsafe(_stop, app, number)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ..topics import clock
 from ..topics.admin import Admin
 from ..topics.cluster import Cluster
 from ..topics.errors import Usage
@@ -96,7 +96,7 @@ def ground(
         declared: the broker an app names itself; defaults: the options it has for it.
         keep: keep the data of a broker of our own; otherwise it is a new one, and thrown away.
     """
-    deadline_s = time.monotonic() + _TURN_S
+    deadline_s = clock.now_s() + _TURN_S
     while not (servers := servers_at_hand(bootstrap_server, declared=declared, keep=keep)):
         broker = _started(home() / "broker" if keep else None, on_progress, deadline_s)
         if broker is not None:
@@ -118,7 +118,7 @@ def _started(data: Path | None, on_progress: Callable[[str], None] | None, deadl
     try:
         broker.start()
     except Occupied:
-        if time.monotonic() > deadline_s:
+        if clock.now_s() > deadline_s:
             raise
         return None
     return broker

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..topics import clock as process_clock
 from ..topics.admin import Admin, TopicSpec
 from ..topics.cleanup import on_failure
 from ..topics.clock import Clock
@@ -78,7 +79,7 @@ class Player:
         partitions: of the topic, when it is made; 4 unless given. An existing topic keeps its own.
         course: in which order records go, which of them, and what becomes of them.
         pace: how fast; may be another one at each start.
-        clock: for tests.
+        clock: None for that of the process.
         on_bad_line: `fail` ends the replay at the first, with nothing of its transaction sent; `skip` counts them;
             `dead-letter` sends them to `<topic>.dlq`.
         pack: send packed batches, compressed so; see `topics.packed`. Counts are those of their rows.
@@ -106,7 +107,7 @@ class Player:
         clock: Clock | None = None,
         value_type: Any = None,
     ) -> None:
-        self._course, self._pace, self._clock = course or Pipeline(), pace or Pace(), clock or Clock()
+        self._course, self._pace, self._clock = course or Pipeline(), pace or Pace(), clock or process_clock.current()
         self._course.checked(history, self._pace)
         way = self._course.identity(history)
         fresh = "" if history.resumable else f"-{secrets.token_hex(4)}"

@@ -16,9 +16,10 @@ import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
+
+from ..topics import clock
 
 __all__ = ["GRACE_S", "Terminated", "exit_code", "leave_to_others", "listen", "stopping", "told"]
 
@@ -75,7 +76,7 @@ def _interrupt(number: int, _: Any) -> None:
 
 def _watch(ours: int) -> None:
     first = _next(ours, None)
-    second = _next(ours, time.monotonic() + GRACE_S)
+    second = _next(ours, clock.now_s() + GRACE_S)
     name = signal.Signals(first or signal.SIGTERM).name
     why = "a second signal came" if second else f"still at work {GRACE_S:.0f} s after {name}: is the broker up?"
     line = f"\nended at once ({why}); what was committed stays, and the same command goes on from there\n"
@@ -86,7 +87,7 @@ def _watch(ours: int) -> None:
 def _next(ours: int, until_s: float | None) -> int | None:
     """The next signal that ends a process."""
     while True:
-        left_s = None if until_s is None else max(0.0, until_s - time.monotonic())
+        left_s = None if until_s is None else max(0.0, until_s - clock.now_s())
         if not select.select([ours], [], [], left_s)[0]:
             return None
         number = os.read(ours, 1)[0]

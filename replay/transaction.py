@@ -6,7 +6,6 @@ What was sent is kept until it is committed: when Kafka aborts a transaction, th
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from itertools import repeat, starmap
@@ -15,6 +14,7 @@ from operator import length_hint
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from ..topics import clock
 from ..topics.dead_letter import dead_letter
 from ..topics.errors import AnabranchError, Stop
 from ..topics.partitioners import Plan
@@ -148,7 +148,7 @@ class Transaction:
                 return state
             except Aborted as exc:
                 self._aborted = str(exc)
-                time.sleep(min(_PAUSE_S[0] * 2**attempt, _PAUSE_S[1]))
+                clock.sleep(min(_PAUSE_S[0] * 2**attempt, _PAUSE_S[1]))
         raise Stop(
             f"Kafka aborted the same transaction {_ATTEMPTS} times: {self._aborted}", hint="see the broker's log"
         )

@@ -174,6 +174,38 @@ def test_only_a_cluster_makes_kafka_clients(module: str) -> None:
     assert made == [] or module == "topics/cluster.py"
 
 
+# Not among them: conversions of a given time (`time.strftime` with two arguments), and the CPU time of the process.
+CLOCK_READINGS = {
+    *(f"time.{name}" for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")),
+    *("time.sleep", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"),
+}
+# Without their last argument these convert the present.
+CLOCK_CONVERSIONS = {"time.localtime": 1, "time.gmtime": 1, "time.ctime": 1, "time.strftime": 2}
+
+
+@every_module
+def test_only_the_clock_module_reads_the_clock(module: str) -> None:
+    if module == "topics/clock.py":
+        return
+    attributes = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute))
+    found = {node.lineno for node in attributes if ".".join(ast.unparse(node).split(".")[-2:]) in CLOCK_READINGS}
+    found |= {
+        call.lineno for call in calls(module) if len(call.args) < CLOCK_CONVERSIONS.get(ast.unparse(call.func), 0)
+    }
+    assert found == set()
+    assert not any(imported.startswith("time.") for imported in imports(module))
+
+
+@every_module
+def test_the_clock_is_looked_up_when_it_is_asked(module: str) -> None:
+    # A name that is imported, or a default argument, would stay the machine's clock in a test that uses another one.
+    clock = "anabranch.topics.clock."
+    assert {imported for imported in imports(module) if imported.startswith(clock)} <= {f"{clock}Clock"}
+    functions = (node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    defaults = [ast.unparse(d) for f in functions for d in [*f.args.defaults, *f.args.kw_defaults] if d is not None]
+    assert not any(default.startswith("clock.") for default in defaults)
+
+
 @every_module
 def test_a_file_reads_in_one_sitting(module: str) -> None:
     lines = source(module).count("\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
-from . import client_watchdog
+from . import client_watchdog, clock
 from .client_options import nearest_option
 from .cluster import Cluster, is_secret
 from .errors import AnabranchError, Stop, Usage, from_kafka, is_unreachable, kafka_error, passes
@@ -137,15 +136,15 @@ class Admin:
         if timeout_s is None:
             found = self._patiently(doing, lambda: self._kafka.list_topics(timeout=TIMEOUT_S).topics)
         else:
-            deadline = time.monotonic() + timeout_s
+            deadline = clock.now_s() + timeout_s
             while True:
                 try:
-                    found = self._kafka.list_topics(timeout=max(_AGAIN_S, deadline - time.monotonic())).topics
+                    found = self._kafka.list_topics(timeout=max(_AGAIN_S, deadline - clock.now_s())).topics
                     break
                 except KafkaException as exc:  # of a broker that restarts a connection is lost at once
-                    if not is_unreachable(kafka_error(exc)) or time.monotonic() > deadline:
+                    if not is_unreachable(kafka_error(exc)) or clock.now_s() > deadline:
                         raise self._sorted(exc, doing) from exc
-                    time.sleep(_AGAIN_S)
+                    clock.sleep(_AGAIN_S)
         wanted = None if topics is None else set(topics)
         return {
             name: len(topic.partitions)
@@ -344,7 +343,7 @@ class Admin:
         return self._patiently("list offsets", ask)
 
     def _patiently(self, doing: str, ask: Callable[[], T]) -> T:
-        began = renewed = time.monotonic()
+        began = renewed = clock.now_s()
         while True:
             try:
                 return ask()
@@ -355,18 +354,18 @@ class Admin:
                 passing = passes(error) or is_unreachable(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
                 # One that has just started has not been let in by its controller.
                 passing = passing or "brokers are currently fenced" in error.str()
-                now = time.monotonic()
+                now = clock.now_s()
                 if not passing or now > began + self._patience_s:
                     raise self._sorted(exc, doing) from exc
                 if now > renewed + client_watchdog.HUNG_S / 2:  # the client may be finished without saying so
                     self._kafka, renewed = self._client(), now
-                time.sleep(_AGAIN_S)
+                clock.sleep(_AGAIN_S)
                 # Left to itself librdkafka asks with the leader's epoch that it knows from before, for ever.
                 with contextlib.suppress(KafkaException):
                     self._kafka.list_topics(timeout=TIMEOUT_S)
 
     def _await_leaders(self, topics: Mapping[str, int]) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
+        deadline = clock.now_s() + TIMEOUT_S
         waiting = dict(topics)
         while waiting:
             found = self._patiently("list topics", lambda: self._kafka.list_topics(timeout=TIMEOUT_S).topics)
@@ -379,6 +378,6 @@ class Admin:
                 ):
                     del waiting[name]
             if waiting:
-                if time.monotonic() > deadline:
+                if clock.now_s() > deadline:
                     raise Stop(f"topics without a leader: {', '.join(waiting)}", hint="look at the broker's log")
-                time.sleep(0.01)
+                clock.sleep(0.01)

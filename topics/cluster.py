@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from confluent_kafka import Consumer, Producer
 
+from . import clock
 from .client_options import check_options, check_servers
 from .errors import Usage
 
@@ -43,7 +43,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
         return False
     if "/bootstrap: " in text and "FAIL" in text:
         return False  # nobody is connected yet: who asked is told
-    now_s = time.monotonic()
+    now_s = clock.now_s()
     if now_s - _said_s.get(text, -_QUIET_S) < _QUIET_S:
         return False
     if len(_said_s) >= _MOST:

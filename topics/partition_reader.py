@@ -6,14 +6,13 @@ too; positions can. Behind the last record only librdkafka's end-of-partition ev
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from . import client_watchdog
+from . import client_watchdog, clock
 from .cluster import Cluster
 from .errors import Stop, from_kafka
 
@@ -170,15 +169,15 @@ def read_to_end(
     reader = Reader(cluster, queued_messages=queued_messages)
     try:
         reader.add(reached)
-        moved_s = renewed_s = time.monotonic()
+        moved_s = renewed_s = clock.now_s()
         while waiting:
             for run in reader.read():
-                moved_s = renewed_s = time.monotonic()
+                moved_s = renewed_s = clock.now_s()
                 reached[run.at] = run.position
                 if run.position >= waiting.get(run.at, run.position + 1):
                     del waiting[run.at]
                 yield run
-            now_s = time.monotonic()
+            now_s = clock.now_s()
             if now_s - renewed_s > client_watchdog.HUNG_S and client_watchdog.answers(cluster):
                 reader.close(hung=True)
                 reader, renewed_s = Reader(cluster, queued_messages=queued_messages), now_s

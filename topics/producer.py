@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from . import client_watchdog
+from . import client_watchdog, clock
 from .cluster import Cluster
 from .errors import Hung, Rebuild, Stop, from_kafka, is_lost, kafka_error
 
@@ -88,7 +87,7 @@ class TransactionalProducer:
             Stop: no broker answers in time.
             Rebuild: fenced meanwhile.
         """
-        deadline = time.monotonic() + self._deadline_s
+        deadline = clock.now_s() + self._deadline_s
         while True:
             # librdkafka looks for the coordinator at once and then every 500 ms: without a connection the first look is
             # in vain.
@@ -98,7 +97,7 @@ class TransactionalProducer:
                 self._until_known("open transactional id " + self._id, self._kafka.init_transactions)
                 return
             except Hung:
-                if time.monotonic() > deadline:
+                if clock.now_s() > deadline:
                     raise
                 client_watchdog.leave_behind(partial(_drop, self._kafka))
                 self._kafka = self._cluster.producer(**self._config)
@@ -141,7 +140,7 @@ class TransactionalProducer:
                 self._kafka.produce(topic, value, key, partition, **more)
                 return
             except BufferError:
-                now = time.monotonic()
+                now = clock.now_s()
                 deadline = deadline or now + self._deadline_s
                 if now > deadline:
                     raise Stop(
@@ -193,9 +192,9 @@ class TransactionalProducer:
 
     def flush(self) -> None:
         """Wait until everything queued is delivered or has failed (blocking)."""
-        deadline = time.monotonic() + self._deadline_s
+        deadline = clock.now_s() + self._deadline_s
         while self._flush_a_while():
-            if time.monotonic() > deadline:
+            if clock.now_s() > deadline:
                 raise Stop(f"flush: records undelivered for {self._deadline_s:.0f} s", hint="is the broker up?")
 
     def _flush_a_while(self) -> int:
@@ -233,7 +232,7 @@ class TransactionalProducer:
         _drop(self._kafka)
 
     def _until_known(self, doing: str, call: Callable[..., object], *args: Any) -> None:
-        began = time.monotonic()
+        began = clock.now_s()
         deadline, complain_at = began + self._deadline_s, began + _COMPLAIN_S
         while True:
             try:
@@ -243,18 +242,18 @@ class TransactionalProducer:
                 error = kafka_error(exc)
                 retry = error.retriable() or error.code() == KafkaError._TIMED_OUT  # pyright: ignore[reportPrivateUsage]
                 if retry and not error.txn_requires_abort():
-                    if time.monotonic() > deadline:
+                    if clock.now_s() > deadline:
                         raise Stop(
                             f"{doing}: no outcome after {self._deadline_s:.0f} s ({error.str()})",
                             hint=f"is the broker at {self._cluster.bootstrap_servers} up?",
                         ) from exc
-                    now = time.monotonic()
+                    now = clock.now_s()
                     if now > complain_at:
                         complain_at = now + _COMPLAIN_S
                         logger.warning("%s: no outcome yet, asked again (%s)", doing, error.str())
                     if now > began + client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
                         raise Hung(f"{doing}: the Kafka client has no outcome after {now - began:.0f} s") from exc
-                    time.sleep(0.05)
+                    clock.sleep(0.05)
                     continue
                 raise self._sorted(exc, doing) from exc
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
+from ...topics import clock
 from ...topics.errors import BadRecord, Usage
 from ...topics.output import Output
 from ...topics.topic_partition import TopicPartition
@@ -158,7 +158,7 @@ class AgentContext(FaustConsumer):
     def _wake(self) -> bool:
         """Let every stream with records go on; whether any did."""
         woken = False
-        self._dispatch.release(time.monotonic())
+        self._dispatch.release(clock.now_s())
         for stream in self._dispatch.streams:
             if not stream.running and stream.inbox.has_work:
                 woken = self._gate.resume(stream) or woken

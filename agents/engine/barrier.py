@@ -7,8 +7,8 @@ nobody running nothing of the agents' can change.
 from __future__ import annotations
 
 import asyncio
-import time
 
+from ...topics import clock
 from .protocols import RecordFeed
 
 __all__ = ["Barrier"]
@@ -55,7 +55,7 @@ class Barrier:
             return False
         stream.running = True
         if not self.running:
-            self.busy_since_s = time.monotonic()
+            self.busy_since_s = clock.now_s()
         self.running += 1
         stream.wakeup.set_result(None)
         return True

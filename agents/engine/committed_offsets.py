@@ -7,14 +7,13 @@ bounds it by `offset.metadata.max.bytes`, 4,096 by default.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from ...topics import client_watchdog
+from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import RETRY_SUFFIX
@@ -151,7 +150,7 @@ def _committed(
 ) -> list[KafkaPartition]:
     if not partitions:
         return []
-    began = time.monotonic()
+    began = clock.now_s()
     while True:
         try:
             found: list[KafkaPartition] = kafka.committed(partitions, timeout=ASK_S)
@@ -160,12 +159,12 @@ def _committed(
                     raise KafkaException(partition.error)
             return found
         except KafkaException as exc:
-            waited_s = time.monotonic() - began
+            waited_s = clock.now_s() - began
             if not may_pass(exc) or waited_s > patience_s:
                 raise from_kafka(exc, "read committed offsets", servers=cluster.bootstrap_servers) from exc
             if waited_s > SETTLED * client_watchdog.HUNG_S and client_watchdog.answers(cluster):
                 raise Hung(f"the consumer has not read committed offsets for {waited_s:.0f} s") from exc
-            time.sleep(0.05)
+            clock.sleep(0.05)
 
 
 def may_pass(exc: KafkaException) -> bool:

@@ -9,14 +9,13 @@ carries offsets, unchanged ones if nothing was consumed, because only a transact
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import KafkaException, TopicPartition
 
-from ...topics import client_watchdog
+from ...topics import client_watchdog, clock
 from ...topics.cluster import Cluster
 from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_refusal, is_unreachable, kafka_error, passes
 from ...topics.output import RECORD_BYTES, Output
@@ -105,7 +104,7 @@ class ExactlyOnce:
                 self._reports.raise_refused(plan.outputs, plan.changes)
                 if exc.lost or attempt == _ATTEMPTS - 1:
                     raise
-                time.sleep(0.05 * 2**attempt)
+                clock.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")
 
     def _try(self, plan: EpochPlan, *, every: bool) -> Positions:
@@ -182,7 +181,7 @@ class AtLeastOnce:
         return positions
 
     def _commit_offsets(self, offsets: list[TopicPartition]) -> None:
-        began_s = time.monotonic()
+        began_s = clock.now_s()
         while True:
             try:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
@@ -191,12 +190,12 @@ class AtLeastOnce:
                 error = kafka_error(exc)
                 if is_lost(error):
                     raise Aborted(f"commit offsets: {error.str()}", lost=True) from exc
-                waited_s = time.monotonic() - began_s
+                waited_s = clock.now_s() - began_s
                 if not (passes(error) or is_unreachable(error)) or waited_s > _UNDELIVERED_S:
                     raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
                 if waited_s > client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
                     raise Hung(f"the consumer has not committed offsets for {waited_s:.0f} s") from exc
-                time.sleep(0.05)
+                clock.sleep(0.05)
 
     def _flush(self) -> None:
         """Wait until all is delivered, or has failed.
@@ -205,9 +204,9 @@ class AtLeastOnce:
             Stop: nothing was delivered for too long.
             Hung: likewise, where only a new producer can help.
         """
-        left, moved_s = len(self._kafka), time.monotonic()
+        left, moved_s = len(self._kafka), clock.now_s()
         while now_left := self._kafka.flush(1.0):
-            now_s = time.monotonic()
+            now_s = clock.now_s()
             if now_left < left:
                 left, moved_s = now_left, now_s
             elif now_s - moved_s > _UNDELIVERED_S:

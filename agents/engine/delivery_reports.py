@@ -11,12 +11,12 @@ A report for each record would cost as much as producing it. So it is asked for 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from confluent_kafka import KafkaException
 
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import described, is_refusal, is_too_large, kafka_error
@@ -90,7 +90,7 @@ class Reports:
         self._place: int | None = None
         self.small: dict[str, int] = {}
         self._doubts: dict[str, Doubt | None] = {}
-        self._trusted_s = time.monotonic()
+        self._trusted_s = clock.now_s()
         self.failed: KafkaException | None = None
         self.asked = False
         self.unsure: set[tuple[str, int]] = set()
@@ -99,7 +99,7 @@ class Reports:
         """An epoch is about to be sent."""
         self.failed, self.asked = None, False
         self.unsure.clear()
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if now_s - self._trusted_s > _TRUST_S:
             self._doubts.clear()
             self._trusted_s = now_s

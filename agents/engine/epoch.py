@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...topics import clock
 from ...topics.output import Output
 from ...topics.topic_partition import TopicPartition
 from ..histogram import Histogram
@@ -73,7 +73,7 @@ class Epoch:
         self._flood = FailureRate(settings.give_up_share)
         self.commit_seconds = Histogram()
         self.committed_s = 0.0
-        self._began_s = time.monotonic()
+        self._began_s = clock.now_s()
         self._cost_s = 0.01
 
     @property
@@ -93,7 +93,7 @@ class Epoch:
         """Whether it has to end."""
         if self._dispatch.gathered_bytes >= self._settings.epoch_bytes and self.dirty:
             return True
-        return self.full or (time.monotonic() - self._began_s >= self._settings.epoch_s and self.dirty)
+        return self.full or (clock.now_s() - self._began_s >= self._settings.epoch_s and self.dirty)
 
     @property
     def affordable(self) -> bool:
@@ -102,11 +102,11 @@ class Epoch:
         if complete is not None and not complete.is_set():
             return False  # what is idle here leaves the processor to who feeds it
         share = self._settings.commit_share
-        return (time.monotonic() - self._began_s) * share >= self._cost_s * (1 - share)
+        return (clock.now_s() - self._began_s) * share >= self._cost_s * (1 - share)
 
     def begin(self, cost_s: float | None = None) -> None:
         """A new one begins now; `cost_s` is what the commit before it took."""
-        self._began_s = time.monotonic()
+        self._began_s = clock.now_s()
         self._dispatch.gathered_bytes = 0
         if cost_s is not None:  # a commit that was slow for once makes the next epochs only a little longer
             self._cost_s = min(cost_s, 2 * self._cost_s)
@@ -135,7 +135,7 @@ class Epoch:
             Usage: a table and a topic have different numbers of partitions.
             Late: the epoch has to be done again.
         """
-        began_s = time.monotonic()
+        began_s = clock.now_s()
         tables = list(self._app.live_tables)
         changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
         if late := [table.name for table in tables if table.late]:
@@ -178,6 +178,6 @@ class Epoch:
         if not self._dispatch.careful:
             for table in self._app.live_tables:
                 table.trust()
-        self.committed_s = time.monotonic()
+        self.committed_s = clock.now_s()
         self.commit_seconds.observe(self.committed_s - draft.began_s)
         self._flood.note(self.committed_s, outcomes)

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Any
 
 import msgspec
 
+from ...topics import clock
 from ...topics.admin import TopicSpec
 from ...topics.dead_letter import SUFFIX, Origin, dead_letter, skipped_topic
 from ...topics.error_location import raised_at
@@ -138,7 +138,7 @@ class Failures:
         """
         fresh = {topic: rules for topic, rules in error.rules.items() if self.rules.get(topic) != rules}
         self.rules |= fresh
-        self._learnt_s = time.monotonic()
+        self._learnt_s = clock.now_s()
         news = error.news or bool(fresh)
         if error.place is not None:
             why = BadRecord(error.why, hint="the topic's broker says so; its configuration may say why")
@@ -208,7 +208,7 @@ class Failures:
 
         Not for long: whoever changes a topic's configuration expects that to count.
         """
-        if (self.rules or self._app.needed.refused) and time.monotonic() - self._learnt_s > _KEEP_S:
+        if (self.rules or self._app.needed.refused) and clock.now_s() - self._learnt_s > _KEEP_S:
             self.rules.clear()
             self.singly.clear()
             self._app.needed.refused.clear()
@@ -289,7 +289,7 @@ class Failures:
         retry = getattr(self._app.agents.get(stream.name), "retry", None)
         if retry is not None and retry.worth(error, failures):
             wait_s = retry.wait_s(failures)
-            inbox.again[which] = time.monotonic() + wait_s
+            inbox.again[which] = clock.now_s() + wait_s
             logger.info(
                 "%s[%d]@%d is tried again in %.1f s (agent %s, %d of %d): %s",
                 *which[0],
@@ -316,4 +316,4 @@ class Failures:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return clock.now_ms()

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from ...topics import client_watchdog
+from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Hung, Stop, from_kafka
@@ -92,7 +91,7 @@ class GroupConsumer:
         self.topics: list[str] = []
         self.finished: str | None = None
         self.fenced = False
-        self.heard_s = time.monotonic()
+        self.heard_s = clock.now_s()
         self.reached: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}  # noticed, while records before them wait in `_early`
         self._early: list[Any] = []
@@ -103,7 +102,7 @@ class GroupConsumer:
         self._closing = False
         self._untold_since_s = 0.0
         self._moving_since_s = 0.0
-        self._polled_s = time.monotonic()
+        self._polled_s = clock.now_s()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
         self._complained_s = 0.0
         self.kafka: Any = cluster.consumer(
@@ -129,7 +128,7 @@ class GroupConsumer:
         """Join the group, or change what is subscribed."""
         self.topics = topics
         if self._incremental and not self.owned:
-            self._untold_since_s = time.monotonic()
+            self._untold_since_s = clock.now_s()
         if not self._closing:  # told to end while the app was still starting
             self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
@@ -151,7 +150,7 @@ class GroupConsumer:
         Raises:
             Stop: a committed offset is gone, or another error that needs a human.
         """
-        self._polled_s = time.monotonic()
+        self._polled_s = clock.now_s()
         if self._paused:
             paused, self._paused = self._paused, []
             self.kafka.resume([p for p in paused if TopicPartition(p.topic, p.partition) in self.owned - self._held])
@@ -168,7 +167,7 @@ class GroupConsumer:
     def _look_whether_for_nothing(self) -> None:
         """More members than partitions: who gets none is ready all the same."""
         since_s = self._untold_since_s
-        if time.monotonic() - since_s > _NOTHING_S and self.generation > 0:
+        if clock.now_s() - since_s > _NOTHING_S and self.generation > 0:
             self._untold_since_s = 0.0
             self._on_assign(Assignment(began_s=since_s))
 
@@ -181,9 +180,9 @@ class GroupConsumer:
 
     def keep_alive(self) -> None:
         """Stay a member while agents are busy; partitions are paused for it, which purges librdkafka's queue."""
-        if time.monotonic() - self._polled_s < _KEEP_ALIVE_S:
+        if clock.now_s() - self._polled_s < _KEEP_ALIVE_S:
             return
-        self._polled_s = time.monotonic()
+        self._polled_s = clock.now_s()
         if self._flows and not self._paused:
             self._paused = [KafkaPartition(*at) for at in self._flows]
             self.kafka.pause(self._paused)
@@ -195,7 +194,7 @@ class GroupConsumer:
         except KafkaException as exc:
             raise from_kafka(exc, "consume", servers=self._cluster.bootstrap_servers) from exc
         if messages:
-            self.heard_s = time.monotonic()
+            self.heard_s = clock.now_s()
         if any(map(_error_of, messages)):
             for message in messages:
                 error = message.error()
@@ -221,7 +220,7 @@ class GroupConsumer:
             )
         if error.fatal() or code in _FINISHED:
             self.finished, self.fenced = error.str(), True
-        now = time.monotonic()
+        now = clock.now_s()
         if now - self._complained_s > 5:
             self._complained_s = now
             logger.warning("consumer: %s", error.str())
@@ -234,15 +233,15 @@ class GroupConsumer:
 
     def ask(self) -> None:
         """Ask the coordinator something (blocking); noted as finished when it has not answered for too long."""
-        if not self.topics or time.monotonic() - self.heard_s < client_watchdog.HUNG_S:
+        if not self.topics or clock.now_s() - self.heard_s < client_watchdog.HUNG_S:
             return
         try:
             self.kafka.committed([KafkaPartition(self.topics[0], 0)], timeout=ASK_S)
-            self.heard_s = time.monotonic()
+            self.heard_s = clock.now_s()
         except KafkaException as exc:
-            silent_s = time.monotonic() - self.heard_s
+            silent_s = clock.now_s() - self.heard_s
             if not may_pass(exc):
-                self.heard_s = time.monotonic()
+                self.heard_s = clock.now_s()
             elif silent_s > SETTLED * client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
                 self.hear_of(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
         except RuntimeError:
@@ -299,8 +298,8 @@ class GroupConsumer:
         try:
             if not keep_identity:
                 self.kafka.unsubscribe()
-                deadline = time.monotonic() + 5
-                while self.owned and time.monotonic() < deadline:
+                deadline = clock.now_s() + 5
+                while self.owned and clock.now_s() < deadline:
                     self.kafka.consume(1, 0.05)
             self.kafka.close()
         except (KafkaException, RuntimeError) as exc:
@@ -349,7 +348,7 @@ class GroupConsumer:
             self.hear_of(exc)
             self._hold(kafka)
             return
-        self.heard_s = time.monotonic()
+        self.heard_s = clock.now_s()
         assignment.began_s = self._moving_since_s
         if self._incremental:  # beside what is there
             self.owned |= assignment.starts.keys()
@@ -374,7 +373,7 @@ class GroupConsumer:
             self._ends.pop(at, None)
 
     def _moving(self) -> None:
-        self._moving_since_s = self._moving_since_s or time.monotonic()
+        self._moving_since_s = self._moving_since_s or clock.now_s()
 
     def _revoked(self, kafka: Any, partitions: list[KafkaPartition]) -> None:
         self._give_up(kafka, partitions, self._on_revoke)

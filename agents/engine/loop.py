@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Generator, Iterable
 from typing import Any
 
+from ...topics import clock
 from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retriable, Stop
 from ...topics.partitioner_registry import PLANS_TOPIC, PartitionerRegistry
 from ...topics.producer import Aborted
@@ -99,7 +99,7 @@ class Engine(Rebalancing):
                 self._subscribe()
                 self._looking = self._looking or self.add_future(self.retries.watch(self._subscribe))
             elif any(isinstance(table, GlobalTable) for table in self.app.live_tables):
-                self._on_assign(Assignment(began_s=time.monotonic()))  # of no partitions: ready when they are whole
+                self._on_assign(Assignment(began_s=clock.now_s()))  # of no partitions: ready when they are whole
             else:
                 self.ready.set()  # only timers and web views: they send, so epochs end all the same
         except AnabranchError as exc:
@@ -237,7 +237,7 @@ class Engine(Rebalancing):
 
     async def _work(self) -> None:
         """Agents are at their records: wait until all are parked, or an epoch is due, or it takes long."""
-        began = time.monotonic()
+        began = clock.now_s()
         while self._gate.running and not (self._undone or self.stopping):
             if await self._gate.parked_within(_LONG_S):
                 break
@@ -251,7 +251,7 @@ class Engine(Rebalancing):
                 break
             self._poll(during_work=True)
             self._wake()
-        self._group.tune(time.monotonic() - began)
+        self._group.tune(clock.now_s() - began)
 
     def _poll(self, *, during_work: bool = False) -> bool:
         if not during_work and self._dispatch.somebody_is_missing:
@@ -264,7 +264,7 @@ class Engine(Rebalancing):
         if not messages:
             return False
         if not self.first_record_at:
-            self.first_record_at = time.time()
+            self.first_record_at = clock.now_ms() / 1000
         self._dispatch.hand_over(messages, one_topic=len(self._subscribed) == 1 and not self.retries.read)
         return True
 
@@ -293,11 +293,11 @@ class Engine(Rebalancing):
         """Let no agent have a further record; True once all are parked."""
         self._gate.closed = True
         self._dispatch.cut()
-        began = time.monotonic()
+        began = clock.now_s()
         while self._gate.running and not self._redo_wanted:
             if self.asking:
                 patience_s = 0.0  # who could answer may be behind the gate
-            if patience_s is not None and time.monotonic() - began > patience_s:
+            if patience_s is not None and clock.now_s() - began > patience_s:
                 return False
             await self._gate.parked_within(_LONG_S)
             self._group.keep_alive()
@@ -315,14 +315,14 @@ class Engine(Rebalancing):
         """End the epoch. All agents are parked."""
         assert self._member is not None
         self._gate.closed = True
-        began = time.monotonic()
+        began = clock.now_s()
         if self._epoch.dirty:
             with self._settled():
                 if self.app.needed.wanted:
                     await daemon_thread(self.app.needed.create)
                 draft = self._draft()
                 self._epoch.finish(draft, await daemon_thread(self._member.committer.commit, draft.plan))
-            self._epoch.begin(cost_s=time.monotonic() - began)
+            self._epoch.begin(cost_s=clock.now_s() - began)
         else:
             self._epoch.begin()
         if not self._undone:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.client_watchdog import leave_behind
 from ...topics.cluster import Cluster
@@ -115,7 +115,7 @@ class Membership:
             logger.warning("the consumer does not close: it is left behind")
 
     def _note(self, client: str) -> None:
-        now = time.monotonic()
+        now = clock.now_s()
         if now - self._renewed_s.get(client, -_AGAIN_S) < _AGAIN_S:
             raise Stop(
                 f"this worker's {client} was fenced twice within a minute: another process uses its identity",

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Any
 
 from faust.types import TP
 
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.errors import AnabranchError, Hung
 from ...topics.threads import daemon_thread
@@ -137,7 +137,7 @@ class Rebalancing(EngineStatus):
         """Partitions whose tables are restored become active: their records flow."""
         if self._restoration is None or not self._restoration.waiting:
             return
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if self.active and now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import time
 import types
 from collections.abc import Callable, Container, Coroutine, Generator, Iterable
 from typing import Any
 
+from ...topics import clock
 from ...topics.errors import Stop, described
 from ...topics.topic_partition import TopicPartition
 from ..running_agent import RUNNING_AGENT
@@ -200,9 +200,9 @@ async def halt_all(runners: Iterable[Runner], alive: Container[Runner], within_s
     halting = list(runners)
     for runner in halting:
         runner.halt()
-    deadline = time.monotonic() + within_s
+    deadline = clock.now_s() + within_s
     while not all(runner.halted for runner in halting if runner in alive):
-        if time.monotonic() > deadline:
+        if clock.now_s() > deadline:
             raise Stop("an agent does not end when it is cancelled", hint="does it catch CancelledError?")
         await asyncio.sleep(0)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
+from ...topics import clock
 from ...topics.topic_partition import TopicPartition, listed
 from ..assignment import Assignment
 from ..histogram import Histogram
@@ -105,7 +105,7 @@ class EngineStatus(AgentContext):
     def _rebalanced(self, assignment: Assignment) -> None:
         """The records of an assignment flow."""
         self.rebalances_total += 1
-        seconds = time.monotonic() - assignment.began_s
+        seconds = clock.now_s() - assignment.began_s
         self.rebalance_seconds.observe(seconds)
         logger.info(
             "assigned %s in %.2f s",

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Message
 
+from ...topics import clock
 from ...topics.cluster import Cluster
 from ...topics.errors import Rebuild, Retriable
 from ...topics.partition_reader import Key, Reader, Run
@@ -53,7 +53,7 @@ class _Followed:
         self.store, self.look = store, look
         self.assigned = False
         self.records = 0
-        self.noted_s = time.monotonic()
+        self.noted_s = clock.now_s()
 
 
 class ChangelogReader:
@@ -125,7 +125,7 @@ class ChangelogReader:
 
     def _run(self) -> None:
         reader: Reader | None = None
-        heard_s = time.monotonic()
+        heard_s = clock.now_s()
         try:
             while True:
                 with self._changed:
@@ -144,7 +144,7 @@ class ChangelogReader:
                     with self._changed:
                         self._changed.wait_for(lambda: self._closing, _AGAIN_S)
                     runs, heard_s = list[Run](), 0.0
-                now_s = time.monotonic()
+                now_s = clock.now_s()
                 if runs:
                     heard_s = now_s
                 elif now_s - heard_s > _SILENT_S:
@@ -201,7 +201,7 @@ class ChangelogReader:
 
     def _note(self, followed: _Followed) -> None:
         """The end was reached just now: a store on disk remembers when it last was."""
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if now_s - followed.noted_s > _NOTE_S:
             followed.noted_s = now_s
             followed.store.mark(at_end=True)

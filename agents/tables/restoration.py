@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.errors import Stop
 from ...topics.partition_reader import Key, stalled
@@ -222,7 +222,7 @@ class Restoration:
             store.mark(at_end=False)
         if store.position < end:
             if not self._goals and not self._done.partitions:
-                self._began_s = self._said_s = self._moved_s = time.monotonic()
+                self._began_s = self._said_s = self._moved_s = clock.now_s()
             goal = self._goals.setdefault(at, _Goal(store.position, end, self._follower.records(at)))
             goal.end = end
             self._follower.follow(at, store, partial(name_undecodable, table))
@@ -297,14 +297,14 @@ class Restoration:
 
     def _finish(self) -> None:
         if self._done.partitions and not self.waiting:
-            seconds = time.monotonic() - self._began_s
+            seconds = clock.now_s() - self._began_s
             logger.info("restored %s records in %.2f s", f"{self._done.records:,}", seconds)
             self.restored_total += self._done.records
             self._done = _Done()
 
     def _watch(self) -> None:
         """Say how far it is, every few seconds; end what does not get on."""
-        progress, now_s = self.progress, time.monotonic()
+        progress, now_s = self.progress, clock.now_s()
         if progress is None:
             return
         if progress.offsets_left != self._left:
@@ -328,7 +328,7 @@ class Restoration:
             offsets_left=sum(left),
             partitions=done.partitions + len(goals),
             partitions_left=sum(map(bool, left)),
-            seconds=time.monotonic() - self._began_s,
+            seconds=clock.now_s() - self._began_s,
         )
 
     def close(self) -> None:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import logging
 import struct
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ from typing import Any, NoReturn, cast
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, Snapshot, WriteBatch
 
+from ...topics import clock
 from ...topics.cleanup import on_failure
 from ...topics.errors import Stop
 from ...topics.private_folder import private_folder
@@ -97,7 +97,7 @@ class RocksStore:
 
     Args:
         folder: of the database; made where it is missing.
-        clock: seconds since 1970; it decides nothing but whether the store is too old.
+        now_ms: returns milliseconds since 1970; they decide only whether the store is too old. None for the clock.
 
     Attributes:
         position: offset of the next changelog record to read.
@@ -109,8 +109,8 @@ class RocksStore:
         Stop: another process has it open, or the disk does not let us.
     """
 
-    def __init__(self, folder: Path, owner: Owner, *, clock: Callable[[], float] = time.time) -> None:
-        self._folder, self._clock = folder, clock
+    def __init__(self, folder: Path, owner: Owner, *, now_ms: Callable[[], int] | None = None) -> None:
+        self._folder, self._now_ms = folder, now_ms or clock.now_ms
         self.closed = False
         self._counted = -1
         if (folder / _DAMAGED).exists():
@@ -262,9 +262,6 @@ class RocksStore:
                 handle.close()
             except Exception as exc:  # noqa: BLE001 (as above)
                 logger.warning("closing %s: %s", self._folder, exc)
-
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
     def _cannot_open(self, exc: Exception) -> NoReturn:
         said = str(exc)

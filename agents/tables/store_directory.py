@@ -13,11 +13,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop, Usage
@@ -65,9 +65,9 @@ class StoreDirectory:
         folder: the worker's own.
     """
 
-    def __init__(self, cluster: Cluster, app_id: str, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, cluster: Cluster, app_id: str, folder: Path) -> None:
         self.cluster = cluster
-        self._app_id, self._folder, self._clock = app_id, folder, clock
+        self._app_id, self._folder = app_id, folder
         self._open: dict[tuple[str, int], RocksStore] = {}
 
     def open(self, admin: Admin, wanted: Iterable[tuple[UncommittedWrites, int]]) -> dict[tuple[str, int], Store]:
@@ -104,7 +104,7 @@ class StoreDirectory:
 
         folder = self._folder / f"{owner.table}-{owner.partition}"
         try:
-            store = RocksStore(folder, owner, clock=self._clock)
+            store = RocksStore(folder, owner)
             reason = self._unfit(store, begin, end, tombstones_ms)
             if not reason:
                 return store
@@ -119,7 +119,7 @@ class StoreDirectory:
             "deleted, and rebuilt from its changelog",
             *(owner.table, owner.partition, reason, aside),
         )
-        return RocksStore(folder, owner, clock=self._clock)
+        return RocksStore(folder, owner)
 
     def _unfit(self, store: RocksStore, begin: int, end: int, tombstones_ms: int) -> str:
         """Why a store that can be read must not be continued; empty if it can."""
@@ -129,7 +129,7 @@ class StoreDirectory:
             return ""
         if store.position < begin:
             return f"it stands at {store.position}, and the changelog begins at {begin}: deletions may be missing"
-        age_ms = self._clock() * 1000 - store.current_ms
+        age_ms = clock.now_ms() - store.current_ms
         if age_ms > tombstones_ms * _SHARE:
             return f"it is {age_ms / 3_600_000:.1f} hours behind: the changelog may have forgotten deletions"
         return ""

@@ -15,11 +15,12 @@ gets its answer however many others are open.
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp.web import StreamResponse, middleware
+
+from ...topics import clock
 
 __all__ = ["BODY_S", "FIRST_S", "IDLE_S", "MOST", "Connections"]
 
@@ -32,8 +33,8 @@ BODY_S = 30.0
 class Connections:
     """Those that are open, by their protocol (aiohttp's `RequestHandler`)."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(self, now_s: Callable[[], float] | None = None) -> None:
+        self._now_s = now_s or clock.now_s
         # Since when each has waited for a request, or has been at one.
         self._since_s: dict[Any, float] = {}
         self._first: set[Any] = set()

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...topics import clock
 from . import metrics
 from .metrics import Sample
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["not_alive", "not_ready", "samples"]
 
-_STARTED_S = time.time()
+_STARTED_S = clock.now_ms() / 1000
 
 
 def not_alive(app: App, now_s: float) -> str:

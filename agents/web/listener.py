@@ -12,11 +12,11 @@ import logging
 import os
 import socket
 import ssl
-import time
 from typing import Any
 
 from aiohttp.web import BaseSite
 
+from ...topics import clock
 from .connection_limits import Connections
 
 __all__ = ["Listener"]
@@ -148,7 +148,7 @@ class Listener(BaseSite):
 
     def _warn(self, message: str, *args: object) -> None:
         """Log, once a minute at most."""
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if now_s - self._warned_s >= _WARN_S:
             self._warned_s = now_s
             logger.warning(f"web port: {message}", *args)

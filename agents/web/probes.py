@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-import time
 from typing import Any, cast
 
 from aiohttp.http_exceptions import HttpProcessingError
@@ -23,6 +22,7 @@ from faust import web
 from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
+from ...topics import clock
 from ...topics.errors import Usage
 from .connection_limits import IDLE_S, Connections
 from .health import not_alive, not_ready, samples
@@ -62,7 +62,7 @@ class Alive(_Probe):
     async def get(self, request: Any) -> Any:
         """GET."""
         del request
-        return self.verdict(not_alive(cast(Any, self.app), time.monotonic()))
+        return self.verdict(not_alive(cast(Any, self.app), clock.now_s()))
 
 
 class Ready(_Probe):
@@ -80,7 +80,7 @@ class Metrics(web.View):
     async def get(self, request: Any) -> Any:
         """GET."""
         del request
-        text = exposition(samples(cast(Any, self.app), time.monotonic()))
+        text = exposition(samples(cast(Any, self.app), clock.now_s()))
         return self.bytes(text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 

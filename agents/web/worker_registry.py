@@ -18,13 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from yarl import URL
 
+from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cleanup import on_failure
 from ...topics.errors import from_kafka
@@ -146,13 +146,13 @@ class WorkerRegistry:
                 if may_ask and not (having and await self._ask_group()):
                     break
                 found = [one for one in having if (topic, partition) in self._members.get(one[1], ())]
-                if found and (may_ask or time.monotonic() - self._asked_s < _MEMBERS_S):
+                if found and (may_ask or clock.now_s() - self._asked_s < _MEMBERS_S):
                     return max(found)[2]
         return None
 
     async def _ask_group(self) -> bool:
         """Ask the group for its members, unless that was a moment ago; whether they are known anew."""
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if now_s - self._asked_s < _ASK_AGAIN_S:
             return False
         self._asked_s = now_s
@@ -171,9 +171,9 @@ class WorkerRegistry:
             fetch_wait_max_ms=100,
         )
         consumer.assign([TopicPartition(self.topic, 0, 0)])
-        deadline_s = time.monotonic() + _OPEN_S
+        deadline_s = clock.now_s() + _OPEN_S
         with on_failure(consumer.close):
-            while not self._note(consumer.consume(_MOST, 0.1)) and time.monotonic() < deadline_s:
+            while not self._note(consumer.consume(_MOST, 0.1)) and clock.now_s() < deadline_s:
                 pass
         self._consumer = consumer
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...topics import client_watchdog
+from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop, Usage
@@ -120,7 +119,7 @@ class Archiver:
             Usage: the folder holds something else, there is no such topic.
             Stop: the disk is full, another process writes here, the topic was made anew.
         """
-        begun_s = time.monotonic()
+        begun_s = clock.now_s()
         try:
             private_folder(self._folder)
             with locked(self._folder), seldom_collected():
@@ -134,7 +133,7 @@ class Archiver:
         finally:
             for growing in self._growing.values():
                 growing.abandon()
-        report.seconds = time.monotonic() - begun_s
+        report.seconds = clock.now_s() - begun_s
         return report
 
     def _open(self) -> ArchiveReport:
@@ -225,7 +224,7 @@ class Archiver:
                     self._skip(report, exc.at)
                     reader = self._reader()
                     continue
-                now_s = time.monotonic()
+                now_s = clock.now_s()
                 for run in runs:
                     self._take(run, now_s)
                 self._roll(report, now_s)
@@ -356,4 +355,4 @@ def _remove_orphans(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    return clock.now_ms()

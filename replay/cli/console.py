@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from ...topics import clock
 from ...topics.printable import printable
 
 if TYPE_CHECKING:
@@ -97,6 +97,6 @@ class ProgressView:
                 self._tasks[name] = self._bars.add_task(printable(name, one_line=True), total=total, status="")
             status = printable(status, one_line=True)
             self._bars.update(self._tasks[name], completed=done, total=total, status=status)
-        elif time.monotonic() - self._last_line_s >= _LINE_EVERY_S:
-            self._last_line_s = time.monotonic()
+        elif clock.now_s() - self._last_line_s >= _LINE_EVERY_S:
+            self._last_line_s = clock.now_s()
             sys.stderr.write(json.dumps({"progress": name, "done": done, "total": total, **facts}) + "\n")

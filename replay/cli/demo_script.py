@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.live import Live
 from rich.rule import Rule
 
 from ...agents.app import App
+from ...topics import clock
 from ...topics.errors import Stop, Usage
 from ..app_loader import load_app
 from ..cluster_choice import ClusterChoice
@@ -57,9 +57,9 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
         "KAFKA_BOOTSTRAP_SERVERS": place.cluster.bootstrap_servers,
         "ANABRANCH_OPTIONS": "\n".join(f"{name}={value}" for name, value in place.cluster.options.items()),
     }
-    began = time.monotonic()
+    began = clock.now_s()
     lines = _write_lines(data / "flights.csv.zip", folder / "data.txt")
-    run_id = f"demo{int(time.time()) % 100_000}"
+    run_id = f"demo{clock.now_ms() // 1000 % 100_000}"
 
     out.print(Rule("1a  the keyed sum, over a file: carrier,miles → miles flown by carrier", align="left"))
     _command(
@@ -93,7 +93,7 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
         stats = place.broker
         out.print(
             f"Kafka was up after {stats.startup_s:.1f} s and took {stats.peak_rss_bytes() / 1e6:.0f} MB at most; "
-            f"all of it took {time.monotonic() - began:.0f} s. Results are in {folder}/"
+            f"all of it took {clock.now_s() - began:.0f} s. Results are in {folder}/"
         )
 
 
@@ -167,9 +167,9 @@ def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[
     table = find_table(app, None)
     drain = Completion(place.cluster, app.conf.id, [topic])
     reader: TableReader | None = None
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = clock.now_s() + _PATIENCE_S
     with Live(console=out, auto_refresh=False) as live:
-        while time.monotonic() < deadline:
+        while clock.now_s() < deadline:
             crew.check()
             over = source.poll() is not None and drain.drained()
             if source.poll():
@@ -177,14 +177,14 @@ def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[
             try:
                 reader = reader or TableReader(place.cluster, table)
             except Usage:
-                time.sleep(0.1)  # the worker has not made its changelog yet
+                clock.sleep(0.1)  # the worker has not made its changelog yet
                 continue
             snapshot = reader.read()
-            title = f"live totals at {time.strftime('%H:%M:%S')}"
+            title = f"live totals at {clock.time_of_day()}"
             live.update(table_grid(snapshot, title=title, most=6), refresh=True)
             if over:
                 return snapshot.digest()
-            time.sleep(_REFRESH_S)
+            clock.sleep(_REFRESH_S)
     raise Stop(f"the live stream was not through after {_PATIENCE_S:.0f} s")
 
 
@@ -205,7 +205,7 @@ def _serve(lines: list[bytes]) -> int:
         with connection, server:
             for start in range(0, len(lines), share):
                 connection.sendall(b"".join(lines[start : start + share]))
-                time.sleep(0.1)
+                clock.sleep(0.1)
 
     threading.Thread(target=serve, daemon=True).start()
     return int(server.getsockname()[1])

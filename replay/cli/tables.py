@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
 from .common_options import app_name, choose_cluster, cluster_options, status_line
@@ -288,7 +288,7 @@ def _follow(reader: TableReader, most: int) -> None:
         with Live(console=err if not out.is_terminal else out, auto_refresh=False) as live:
             while True:
                 snapshot = reader.read()
-                live.update(table_grid(snapshot, most=most, title=time.strftime("%H:%M:%S")), refresh=True)
-                time.sleep(_EVERY_S)
+                live.update(table_grid(snapshot, most=most, title=clock.time_of_day()), refresh=True)
+                clock.sleep(_EVERY_S)
     except KeyboardInterrupt:
         return

@@ -5,10 +5,10 @@ Which letters were put back stands in the topic of runs, written in the same tra
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from types import TracebackType
 
+from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cleanup import on_failure
 from ...topics.cluster import Cluster
@@ -102,7 +102,7 @@ class Republished:
         )
 
     def _send(self, work: Transaction, part: list[tuple[int, Letter]]) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = clock.now_ms()
         with on_failure(work.abandon):
             work.send([self._item(letter) for _, letter in part], now_ms)
             for begin, letter in part:

@@ -13,7 +13,6 @@ A letters' topic that was made anew has another id, and nothing of it was put ba
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from functools import cached_property
 
 import msgspec
 
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import SUFFIX
@@ -178,7 +178,7 @@ class DeadLetters:
         retry = target != self.target
         if retry:
             create_retry_topic(self._cluster, self._admin, target, origin.topic)
-        started_ms = time.time_ns() // 1_000_000
+        started_ms = clock.now_ms()
         state = RunState(
             run_id=self._run_of(target),
             topic=target,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.partitioners import Plan
 from ..replay_report import NEAR_1970_MS
@@ -97,7 +97,7 @@ def survey(
     """
     if is_socket(history):
         raise Usage("a socket can be read only once", hint="--dry-run and --plot are for what can be read again")
-    began_s = time.monotonic()
+    began_s = clock.now_s()
     found = DryRun(size_bytes=history.size_bytes, profile=Profile(value_type, _PROFILED))
     source = replace(course, rounds=1).open(history, plan=plan, notes=found.notes)
     try:
@@ -109,9 +109,9 @@ def survey(
             times = [item[2] for item in items if item[2]]
             found.over_time.add(times)
             found.near_1970 += sum(time < NEAR_1970_MS for time in times)
-            looked_s = time.monotonic()
+            looked_s = clock.now_s()
             found.profile.add(items)
-            began_s += time.monotonic() - looked_s  # which a replay does less of
+            began_s += clock.now_s() - looked_s  # which a replay does less of
             found.records += len(items)
             found.examples += [f"{bad.where}: {bad.reason}" for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
             found.bad += len(batch.bad)
@@ -119,5 +119,5 @@ def survey(
         found.whole, found.read_bytes = source.ended, source.done_bytes
     finally:
         source.close()
-    found.seconds = time.monotonic() - began_s
+    found.seconds = clock.now_s() - began_s
     return found

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ...topics import clock as process_clock
 from ...topics.clock import Clock
 from ...topics.errors import Usage
 from ...topics.partitioners import HashPartitioner, Plan
@@ -151,7 +152,7 @@ class Pipeline:
             return Paced(
                 open_at,
                 pace or Pace(),
-                clock or Clock(),
+                clock or process_clock.current(),
                 position if position is None or "cut" in position else {"cut": {"at": position}},
                 round_of=lambda: loops[-1].round if loops else 0,
             )

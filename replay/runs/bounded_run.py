@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...agents.app import App
+from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cluster import Cluster
 from ...topics.consumer_groups import Groups
@@ -321,7 +321,7 @@ class BoundedRun:
                 crew.history_ends(drain.marks)
                 self._see_to_workers(report, crew, drain)
                 self._watch.draining(drain.done_offsets, drain.left_offsets)
-                time.sleep(_POLL_S)
+                clock.sleep(_POLL_S)
         report.moments.note("worked off")
 
     def _see_to_workers(self, report: RunReport, crew: WorkerPool, drain: Completion) -> None:

@@ -12,12 +12,12 @@ between is seen by reading.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
@@ -74,7 +74,7 @@ class Completion:
         self._inputs: set[str] = set()
         self._marks: dict[Key, int] = {}
         self._round = 0
-        self._begun_s = time.monotonic()
+        self._begun_s = clock.now_s()
         self._through: dict[str, tuple[float, dict[Key, int]]] = {}
         # Where counting begins, and what tells a repartition topic that is in use from one that is left over.
         self._starts = self._ends(self._candidates()) if shared else dict[Key, int]()
@@ -162,7 +162,7 @@ class Completion:
         return all(self._nothing_between(at, committed[at], mark) for at, mark in marks.items())
 
     def _note_through(self) -> None:
-        seconds = time.monotonic() - self._begun_s
+        seconds = clock.now_s() - self._begun_s
         for topic in {topic for topic, _ in self._marks}:
             marks = {at: mark for at, mark in self._marks.items() if at[0] == topic}
             if topic not in self._through or marks != self._through[topic][1]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from ...topics import clock
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop, Usage
 from .worker_pool import last_words
@@ -86,8 +86,8 @@ class Supervisor:
         try:
             with self._processes:
                 while self._told is None:
-                    self._turn(time.monotonic())
-                    time.sleep(_TURN_S)
+                    self._turn(clock.now_s())
+                    clock.sleep(_TURN_S)
                 self._end(self._told)
         finally:
             for hand in self._hands:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from ...topics import clock
 
 __all__ = ["Timeline"]
 
@@ -11,7 +11,7 @@ class Timeline:
     """Seconds from its making to the first time that each thing was noted, in order."""
 
     def __init__(self) -> None:
-        self._began_s = time.monotonic()
+        self._began_s = clock.now_s()
         self.seconds: dict[str, float] = {}
 
     def note(self, what: str) -> None:
@@ -21,7 +21,7 @@ class Timeline:
     @property
     def now_s(self) -> float:
         """Seconds since the beginning."""
-        return time.monotonic() - self._began_s
+        return clock.now_s() - self._began_s
 
     def __str__(self) -> str:
         return ", ".join(f"{what} {seconds:.1f} s" for what, seconds in self.seconds.items())

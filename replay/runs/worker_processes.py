@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any
 
+from ...topics import clock
 from ...topics.cluster import Cluster
 
 __all__ = ["Processes"]
@@ -85,10 +85,10 @@ class Processes:
         """Wait for all: number -> exit code, and the numbers of those that had to be killed after `most_s`."""
         codes: dict[int, int] = {}
         killed: list[int] = []
-        deadline_s = time.monotonic() + most_s
+        deadline_s = clock.now_s() + most_s
         for number, process in list(self._running.items()):
             try:
-                codes[number] = process.wait(max(0.0, deadline_s - time.monotonic()))
+                codes[number] = process.wait(max(0.0, deadline_s - clock.now_s()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -12,11 +12,11 @@ way after a crash.
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from ...topics import clock
 from ...topics.errors import Stop, Usage
 from .format import OF_LINES, Format, Kind
 from .formats.csv_parser import CsvParser
@@ -62,7 +62,6 @@ class SocketSource:
         spool: file in which what is received is kept.
         max_record_bytes: larger values are bad lines.
         follow: connect again after the end, with growing pauses of 0.1 to 5 seconds; it then never ends.
-        clock: seconds that only grow.
 
     Raises:
         Usage: the address or an option does not fit.
@@ -79,14 +78,12 @@ class SocketSource:
         follow: bool = False,
         batch_lines: int = BATCH_LINES,
         max_record_bytes: int = NO_LIMIT,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ended = False
         self.done_bytes = 0
         self._spec = spec
         self._address = parse_address(spec)
         self._follow = follow
-        self._clock = clock
         self._pause_s = _BACK_OFF_S[0]
         self._next_try_s = 0.0
         self._batch_lines = batch_lines
@@ -112,7 +109,7 @@ class SocketSource:
     def ask_again_s(self) -> float:
         """See `Source`."""
         if self._socket is None and not self.ended:
-            return max(_ASK_AGAIN_S, self._next_try_s - self._clock())
+            return max(_ASK_AGAIN_S, self._next_try_s - clock.now_s())
         return _ASK_AGAIN_S
 
     def next_batch(self) -> Batch:
@@ -183,7 +180,7 @@ class SocketSource:
             raise Stop(f"{self._spec}:{self._buffer.line + 1}: {exc}") from None
 
     def _connect(self) -> None:
-        now = self._clock()
+        now = clock.now_s()
         if now < self._next_try_s:
             return
         host, port = self._address
@@ -240,7 +237,7 @@ class SocketSource:
             self._socket = None
 
     def _back_off(self) -> None:
-        self._next_try_s = self._clock() + self._pause_s
+        self._next_try_s = clock.now_s() + self._pause_s
         self._pause_s = min(2 * self._pause_s, _BACK_OFF_S[1])
 
 

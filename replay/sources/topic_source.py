@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from ...topics import client_watchdog
+from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
@@ -96,7 +95,7 @@ class TopicHistory:
         """From where to where a first start reads."""
         if self._span is None:
             at = [(self.topic, partition) for partition in range(self._count)]
-            self._span = resolve(self._cluster, at, *self._bounds, time.time_ns() // 1_000_000)
+            self._span = resolve(self._cluster, at, *self._bounds, clock.now_ms())
         return self._span
 
     @property
@@ -219,7 +218,7 @@ class TopicSource:
         self._end = {int(partition): offset for partition, offset in position["end"].items()}
         # (partition, items, their offsets, position after them)
         self._ready: deque[tuple[int, list[SourceRecord], list[int], int]] = deque()
-        self._moved_s = self._asked_s = time.monotonic()
+        self._moved_s = self._asked_s = clock.now_s()
         self._reading: list[int] = []
         self._reader = self._read_on()
         self.begins = self._position()
@@ -277,7 +276,7 @@ class TopicSource:
 
     def _fetch(self) -> None:
         assert self._reader is not None
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         runs = self._reader.read()
         for run in runs:
             partition = run.at[1]

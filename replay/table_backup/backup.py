@@ -17,7 +17,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
@@ -26,6 +25,7 @@ from confluent_kafka import TopicPartition
 
 from ...agents.app import App
 from ...agents.tables.table import Table
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.consumer_groups import Groups
 from ...topics.errors import Stop, Usage
@@ -131,7 +131,7 @@ def back_up(
     at = [TopicPartition(name, partition) for name, count in counts.items() for partition in range(count)]
     ids = admin.topic_ids(counts) if counts else {}
     to.begin()
-    taken_ms = int(time.time() * 1000)
+    taken_ms = clock.now_ms()
     ends, offsets = admin.ends(at, committed=True), groups.offsets(app.conf.id)
     settled = ends == admin.ends(at)  # else a transaction is open, or ends just now
     try:

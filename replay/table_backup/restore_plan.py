@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from ...agents.app import App
 from ...agents.tables.store_directory import MEMORY
 from ...agents.tables.table import Table
+from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.consumer_groups import Groups
 from ...topics.errors import Stop, Usage
@@ -130,7 +130,7 @@ def _refuse_too_old(admin: Admin, backup: Backup, step: PlanStep) -> None:
             )
     kept_ms = int(admin.config(name).get("delete.retention.ms", _DAY_MS))
     behind = any(part.position < ends[name, part.partition] - 1 for part in step.kept.partitions)
-    if behind and time.time() * 1000 - backup.taken_ms > kept_ms * _SHARE:
+    if behind and clock.now_ms() - backup.taken_ms > kept_ms * _SHARE:
         raise Usage(
             f"the backup of table {step.table.name} is older than the time for which {name} remembers deletions",
             hint="start the worker without the backup: it restores the table from its changelog",

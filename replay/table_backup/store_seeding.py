@@ -79,7 +79,7 @@ def _seed_one(
     # Beside its place and then renamed, so that a store is whole or not there.
     new = folder.with_name(f"{folder.name}.restored")
     shutil.rmtree(new, ignore_errors=True)
-    store = RocksStore(new, owner, clock=lambda: backup.taken_ms / 1000)
+    store = RocksStore(new, owner, now_ms=lambda: backup.taken_ms)
     keys: list[bytes] = []
     values: list[bytes | None] = []
     for key, value in pairs_of(depot, part):

@@ -133,9 +133,9 @@ def test_it_remembers_when_it_was_at_the_end_and_a_restore_does_not_count_as_tha
 
     def reopened(store: RocksStore) -> RocksStore:
         store.close()
-        return RocksStore(folder, OWNER, clock=lambda: now)
+        return RocksStore(folder, OWNER, now_ms=lambda: int(now * 1000))
 
-    store = RocksStore(folder, OWNER, clock=lambda: now)
+    store = RocksStore(folder, OWNER, now_ms=lambda: int(now * 1000))
     assert store.current_ms == 100_000
     now = 200.0
     store.apply(changes({b"a": b"1"}), 1)

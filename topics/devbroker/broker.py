@@ -23,7 +23,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from .. import clock
 from ..cleanup import on_failure
 from ..errors import Stop
 from ..private_folder import private_folder
@@ -141,7 +141,7 @@ class EmbeddedBroker:
         self.stop()  # Java may have died meanwhile: what it left has to go first
         kafka = Distribution.get(self._on_progress)
         rehearsal_s = rehearse_once(kafka, self._on_progress)
-        begun = time.monotonic()
+        begun = clock.now_s()
         self._open_data()
         # A temporary folder stays then: its log is what the error points to. A later start sweeps it.
         with on_failure(self._close_data), on_failure(partial(self._end_java, 0.0)):
@@ -152,7 +152,7 @@ class EmbeddedBroker:
         # The next start of this object comes back at the same address, as clients expect of a broker.
         self._port = node.port
         first_s = kafka.download_s + rehearsal_s
-        self._stats = BrokerStats(node.servers, time.monotonic() - begun, node.java.pid, self._data, first_s)
+        self._stats = BrokerStats(node.servers, clock.now_s() - begun, node.java.pid, self._data, first_s)
         return self._stats
 
     def stop(self) -> None:
@@ -252,20 +252,20 @@ def running_at(data: Path) -> str | None:
 def _lock(data: Path) -> int:
     """A descriptor that holds the lock of `data`."""
     lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + _LOCK_S
+    deadline = clock.now_s() + _LOCK_S
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return lock
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if clock.now_s() > deadline:
                 os.close(lock)
                 servers = running_at(data)
                 raise Occupied(
                     f"{data} is in use by another broker{f' at {servers}' if servers else ' that starts or stops'}",
                     hint=f"--bootstrap-server {servers} uses it" if servers else "try again, or name another folder",
                 ) from None
-            time.sleep(0.02)
+            clock.sleep(0.02)
 
 
 def _sweep_abandoned() -> None:
@@ -273,7 +273,7 @@ def _sweep_abandoned() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError), (folder / "lock").open() as lock:
             # A folder may be seconds old and not locked yet.
-            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+            if clock.now_ms() / 1000 - folder.stat().st_mtime > _ABANDONED_S:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
 

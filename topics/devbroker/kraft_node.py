@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaException
 
+from .. import clock
 from ..cluster import Cluster
 from ..errors import Stop
 from .distribution import Distribution, OnProgress, locked
@@ -134,16 +134,16 @@ class Node:
         Raises:
             Stop: Java ended, or it does not answer; with the last lines of the log.
         """
-        deadline = time.monotonic() + START_S
+        deadline = clock.now_s() + START_S
         while not self._listens():
             self._check(deadline)
-            time.sleep(0.02)
+            clock.sleep(0.02)
         # What librdkafka would log here is that nobody answers yet.
         quiet = {"log_level": "0", "reconnect.backoff.ms": "20", "reconnect.backoff.max.ms": "100"}
         client = Cluster(self.servers, quiet).admin()
         while not self._answers(client):
             self._check(deadline)
-            time.sleep(0.01)
+            clock.sleep(0.01)
 
     def _listens(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=1.0):
@@ -160,7 +160,7 @@ class Node:
     def _check(self, deadline: float) -> None:
         if not self.java.alive:
             raise self._failed(f"ended with {self.java.exit_code}")
-        if time.monotonic() > deadline:
+        if clock.now_s() > deadline:
             raise self._failed(f"does not answer after {START_S:.0f} s")
 
     def _failed(self, what: str) -> Stop:
@@ -187,7 +187,7 @@ def rehearse_once(kafka: Distribution, on_progress: OnProgress | None = None) ->
     aot = kafka.aot_cache
     if aot is None or aot.exists() or not os.access(kafka.root, os.W_OK):
         return 0.0
-    begun = time.monotonic()
+    begun = clock.now_s()
     with locked(aot.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="anabranch-rehearsal-") as data:
         if not aot.exists():
             if on_progress is not None:
@@ -199,7 +199,7 @@ def rehearse_once(kafka: Distribution, on_progress: OnProgress | None = None) ->
             if not written.exists():
                 written.touch()
             written.replace(aot)
-    return time.monotonic() - begun
+    return clock.now_s() - begun
 
 
 def _rehearse(kafka: Distribution, data: Path, written: Path) -> None:
