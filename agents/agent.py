@@ -20,6 +20,7 @@ from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
 
 from ..topics.errors import Usage
+from ..topics.identifiers import random_uuid
 from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import Retry, policy
 
@@ -103,6 +104,7 @@ class Agent(FaustAgent):
                 f"agent {asker.name} asks agent {self.name} before its own loop",
                 hint="ask inside of `async for`, or in an @app.task",
             )
+        kwargs["correlation_id"] = kwargs.get("correlation_id") or str(random_uuid())
         return await super().ask_nowait(*args, force=force or acting_runner() is not None, **kwargs)
 
     def _create_req(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,6 @@ not committed.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ..topics.clock import Clock
 from ..topics.cluster import Cluster
 from ..topics.dead_letter import dead_letter_topic
 from ..topics.errors import Rebuild, Stop, Usage
+from ..topics.identifiers import random_hex
 from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import HashPartitioner, Plan
 from ..topics.producer import TransactionalProducer
@@ -110,7 +110,7 @@ class Player:
         self._course, self._pace, self._clock = course or Pipeline(), pace or Pace(), clock or process_clock.current()
         self._course.checked(history, self._pace)
         way = self._course.identity(history)
-        fresh = "" if history.resumable else f"-{secrets.token_hex(4)}"
+        fresh = "" if history.resumable else f"-{random_hex(8)}"
         self._pack: Compression | None = pack
         if pack:
             check_packable(history)

@@ -207,6 +207,18 @@ def test_the_clock_is_looked_up_when_it_is_asked(module: str) -> None:
 
 
 @every_module
+def test_only_one_module_draws_random_identifiers(module: str) -> None:
+    # So a test can seed them: see topics/identifiers.py. `from uuid import UUID` is a type.
+    if module == "topics/identifiers.py":
+        return
+    assert not any(knows(module, name) for name in ("random", "secrets", "numpy.random"))
+    drawn = {"uuid1", "uuid4", "urandom", "getrandom", "token_hex", "token_bytes"}
+    assert not {imported.rpartition(".")[2] for imported in imports(module)} & drawn
+    attributes = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute))
+    assert [node.lineno for node in attributes if node.attr in drawn] == []
+
+
+@every_module
 def test_a_file_reads_in_one_sitting(module: str) -> None:
     lines = source(module).count("\n")
     assert lines <= MAX_LINES, f"{lines} lines: split it along a noun"

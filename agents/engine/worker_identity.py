@@ -15,11 +15,11 @@ import fcntl
 import json
 import os
 import socket
-import uuid
 from pathlib import Path
 from types import TracebackType
 
 from ...topics.errors import Stop
+from ...topics.identifiers import random_hex
 from ...topics.private_folder import private_folder
 
 __all__ = ["Identity", "slots"]
@@ -77,7 +77,7 @@ def _read_or_make(fd: int) -> str:
             return name
     except (ValueError, KeyError, TypeError, RecursionError):
         pass  # new, or cut off by a crash while it was written: either way nobody has used the name for a commit
-    name = uuid.uuid4().hex[:12]
+    name = random_hex(12)
     os.ftruncate(fd, 0)
     os.pwrite(fd, json.dumps({"name": name, "host": host, "inode": inode}).encode(), 0)
     os.fsync(fd)

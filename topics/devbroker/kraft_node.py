@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import shutil
 import signal
 import socket
 import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from confluent_kafka import KafkaException
 from .. import clock
 from ..cluster import Cluster
 from ..errors import Stop
+from ..identifiers import kafka_uuid
 from .distribution import Distribution, OnProgress, locked
 from .java import Java
 
@@ -233,18 +232,11 @@ def _format(kafka: Distribution, log: Path) -> str:
             raise Stop(f"{meta} has no cluster.id", hint="name another data folder, or remove this one")
         return facts["cluster.id"]
     log.mkdir(parents=True, exist_ok=True)
-    cluster_id = _kafka_uuid()
+    cluster_id = kafka_uuid()
     shutil.copyfile(kafka.bootstrap_checkpoint, log / "bootstrap.checkpoint")
     # Last, and whole: it is what says that the folder is formatted.
-    write(meta, f"version=1\ncluster.id={cluster_id}\nnode.id=1\ndirectory.id={_kafka_uuid()}\n")
+    write(meta, f"version=1\ncluster.id={cluster_id}\nnode.id=1\ndirectory.id={kafka_uuid()}\n")
     return cluster_id
-
-
-def _kafka_uuid() -> str:
-    """A random id as Kafka writes them: base64 without padding, never with a leading dash."""
-    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
-        pass
-    return text
 
 
 def _free_ports(port: int) -> tuple[int, int]:
