@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .pipeline.transform import Record
     from .player import Player
     from .replay_report import Progress, Report
+    from .sources.file_history import FileHistory, find_history
     from .sources.format import Format
-    from .sources.history import History, find_history
 
 __all__ = [
-    "Disorder", "Format", "History", "Pace", "Pipeline", "Player", "Progress", "Record", "Report", "Selection",
+    "Disorder", "Format", "FileHistory", "Pace", "Pipeline", "Player", "Progress", "Record", "Report", "Selection",
     "find_history",
 ]  # fmt: skip
 
@@ -33,7 +33,7 @@ _HOMES = {
     "Progress": ".replay_report",
     "Report": ".replay_report",
     "Format": ".sources.format",
-    "History": ".sources.history",
+    "FileHistory": ".sources.history",
     "find_history": ".sources.history",
 }
 

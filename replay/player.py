@@ -35,8 +35,8 @@ from .pipeline.packing import GATHERED_ROWS, Compression, Packing, check_packabl
 from .pipeline.pipeline import Pipeline
 from .replay_report import NEAR_1970, NEAR_1970_MS, Progress, Report
 from .run_registry import BROKER_DEFAULT, RUNS_TOPIC, RunRegistry, RunState
+from .sources.file_history import FileHistory
 from .sources.format import OnBadLine
-from .sources.history import History
 from .sources.source import Replayable, Source, SourcePosition
 from .sources.source_record import BadLine
 from .sources.topic_source import TopicHistory
@@ -161,7 +161,7 @@ class Player:
             producer.open()
             found = self._runs.read(self.run_id) if self._history.resumable else None
             state = self._accept(found, fingerprint) if found else self._first_state(fingerprint)
-            if isinstance(self._history, History) and state.types is not None:
+            if isinstance(self._history, FileHistory) and state.types is not None:
                 self._history = self._history.with_types(state.types)
             if found and state.done and isinstance(self._history, TopicHistory):
                 self._warnings += self._history.grown_since(state.ends, state.started_ms)
@@ -195,7 +195,7 @@ class Player:
             format=self._asked,
             fingerprint=fingerprint,
             ends=history.ends if isinstance(history, TopicHistory) else {},
-            types=dict(history.schema.format.guessed) if isinstance(history, History) else None,
+            types=dict(history.schema.format.inferred) if isinstance(history, FileHistory) else None,
             started_ms=self._clock.now_ms(),
         )
 
@@ -242,7 +242,7 @@ class Player:
                 with on_failure(work.abandon):
                     position = self._collect(source, work)
                 if work.empty and not source.ended:
-                    self._clock.wait(self._stop, source.ask_again_s)
+                    self._clock.wait(self._stop, source.poll_again_s)
                     continue
                 if 0 < work.newest_ms < NEAR_1970_MS and not state.sent:
                     self._warnings.append(f"records of the year 1970: {NEAR_1970}")
@@ -262,12 +262,12 @@ class Player:
         if self._pack or target.max_bytes < most:
             most = min(most, target.max_bytes)
             most -= min(_AROUND_BYTES, most // 4)
-            history = history.by_row()
-        if isinstance(history, History):
-            history = history.limited(most)
+            history = history.unpacked()
+        if isinstance(history, FileHistory):
+            history = history.with_max_record_bytes(most)
             if self._pack and course.columns_stay(history):
                 course = replace(course, order="source")
-                history = history if self._pace else history.by_column()
+                history = history if self._pace else history.columnar()
         source = course.open(
             history, state.position, plan=plan, pace=self._pace, clock=self._clock, notes=self._notes, **more
         )
@@ -285,11 +285,11 @@ class Player:
             if batch.bad:
                 self._take_bad(batch.bad, work)
             work.blank += batch.blank
-            if batch.items:
+            if batch.records:
                 if not self._pack:
-                    self._profile.add(batch.items)
-                work.send(batch.items, self._clock.now_ms())
-            elif source.ask_again_s:
+                    self._profile.add(batch.records)
+                work.send(batch.records, self._clock.now_ms())
+            elif source.poll_again_s:
                 return batch.after
             full = len(work) >= self._transaction_records or work.size_bytes >= TRANSACTION_BYTES
             if source.ended or full or self._clock.now_s() >= until_s:

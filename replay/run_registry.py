@@ -42,7 +42,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     Attributes:
         specs: the sources that were named; with `format` and `topic`, what was asked.
-        fingerprint: of the files, see `History.fingerprint`.
+        fingerprint: of the files, see `FileHistory.fingerprint`.
         position: of the next item; opaque.
         sent, skipped, dead_letters, blank: counts of lines or records since the run began.
         counts: records sent, by partition.

@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 from ..topics.cluster import Cluster
 from ..topics.errors import Usage
 from .archive import ArchiveHistory, is_archive
+from .sources.file_history import find_history
 from .sources.format import Format
-from .sources.history import find_history
 from .sources.source import Replayable
 from .sources.topic_source import SCHEME, TopicHistory
 
-__all__ = ["find_past", "names_topic"]
+__all__ = ["names_topic", "resolve_source"]
 
 
 def names_topic(spec: str) -> bool:
@@ -22,7 +22,7 @@ def names_topic(spec: str) -> bool:
     return spec.startswith(SCHEME)
 
 
-def find_past(
+def resolve_source(
     specs: Sequence[str],
     format: Format,
     *,

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...topics.errors import Usage
 from .manifest import Entry, Manifest, read_manifest
 
-__all__ = ["Finding", "check_archive", "check_chain"]
+__all__ = ["Finding", "check_archive", "check_offsets"]
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -41,7 +41,7 @@ def check_archive(folder: Path) -> tuple[Manifest, list[Finding]]:
         raise Usage(f"{folder} is no archive: it has no manifest.json", hint="anabranch archive TOPIC --to FOLDER")
     findings = [finding for entry in manifest.files for finding in _check_file(folder, entry)]
     for partition in range(manifest.partitions):
-        findings += check_chain(manifest, partition)
+        findings += check_offsets(manifest, partition)
     return manifest, findings
 
 
@@ -61,7 +61,7 @@ def _check_file(folder: Path, entry: Entry) -> Iterator[Finding]:
         yield Finding("changed", entry.name, "its SHA-256 is another one")
 
 
-def check_chain(manifest: Manifest, partition: int) -> Iterator[Finding]:
+def check_offsets(manifest: Manifest, partition: int) -> Iterator[Finding]:
     """What is wrong with the offsets of a partition, by the manifest alone."""
     where = f"{manifest.topic}[{partition}]"
     files = [(entry.begin, entry.end) for entry in manifest.of(partition)]

@@ -11,16 +11,17 @@ from pathlib import Path
 
 from ...topics.errors import Stop
 from ..sources.files.file_opening import UNREADABLE, foreign
-from .archive_formats import reader
+from .jsonl_format import read_jsonl
 from .manifest import Encoding, Entry
-from .record_rows import RecordRows
+from .parquet_format import read_parquet
+from .record_columns import RecordColumns
 
-__all__ = ["damaged", "read_entry"]
+__all__ = ["damaged", "read_archived_file"]
 
 _CHUNK_BYTES = 1024 * 1024
 
 
-def read_entry(folder: Path, entry: Entry, encoding: Encoding, batch_rows: int) -> Iterator[RecordRows]:
+def read_archived_file(folder: Path, entry: Entry, encoding: Encoding, batch_rows: int) -> Iterator[RecordColumns]:
     """The records of a file in order, in batches.
 
     The file is read as a whole and its SHA-256 compared before the first of its records is given away.
@@ -38,7 +39,7 @@ def read_entry(folder: Path, entry: Entry, encoding: Encoding, batch_rows: int) 
                 raise damaged(path, "it is not what the archiver wrote")
             file.seek(0)
             with foreign():
-                batches = reader(encoding)(file, batch_rows)
+                batches = (read_parquet if encoding == "parquet" else read_jsonl)(file, batch_rows)
             count, at = 0, entry.begin
             while True:
                 with foreign():

@@ -12,15 +12,15 @@ import msgspec
 
 from ...topics.errors import Usage
 from ..sources.column_batch import apart, rows_of
-from ..sources.files.storage import absolute
+from ..sources.files.file_system import absolute
 from ..sources.format import Format
 from ..sources.formats.lines import BATCH_LINES
 from ..sources.source import Batch, Part, Source, SourcePosition
-from ..sources.source_record import BadLine, SourceRecord, zero_time
-from .archive_check import check_chain
-from .archive_reader import damaged, read_entry
+from ..sources.source_record import BadLine, SourceRecord, zero_time_error
+from .archive_check import check_offsets
+from .archive_reader import damaged, read_archived_file
 from .manifest import MANIFEST, Encoding, Entry, Manifest, read_manifest
-from .record_rows import RecordRows
+from .record_columns import RecordColumns
 
 __all__ = ["ArchiveHistory", "ArchiveSource"]
 
@@ -98,11 +98,11 @@ class ArchiveHistory:
             if not path.is_file() or path.stat().st_size != entry.size_bytes:
                 raise damaged(path, "it is not what the archiver wrote")
         for partition in range(self.manifest.partitions):
-            for finding in check_chain(self.manifest, partition):
+            for finding in check_offsets(self.manifest, partition):
                 if finding.kind == "overlap":
                     raise damaged(self.folder / MANIFEST, f"{finding.where}: {finding.text}")
 
-    def by_row(self) -> ArchiveHistory:
+    def unpacked(self) -> ArchiveHistory:
         """See `Replayable`."""
         found = copy.copy(self)
         found._rows = True
@@ -127,7 +127,7 @@ class ArchiveSource:
     A file is read as a whole before the first of its records is given away, see `reading`.
     """
 
-    ask_again_s = 0.0
+    poll_again_s = 0.0
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class ArchiveSource:
         self.done_bytes = sum(entry.size_bytes for entry in files) - sum(entry.size_bytes for entry in self._files)
         self.begins: SourcePosition = position or {"partition": -1, "offset": 0}
         self._at = self.begins
-        self._batches: Iterator[tuple[Entry, RecordRows]] = self._read(at)
+        self._batches: Iterator[tuple[Entry, RecordColumns]] = self._read(at)
         self._next = next(self._batches, None)
 
     @property
@@ -165,7 +165,7 @@ class ArchiveSource:
             return Batch((), self._at)
         entry, rows = self._next
         if 0 in rows.times:
-            raise zero_time(f"{self._folder}/{entry.name}: offset {rows.offsets[rows.times.index(0)]:,}")
+            raise zero_time_error(f"{self._folder}/{entry.name}: offset {rows.offsets[rows.times.index(0)]:,}")
         items: Sequence[SourceRecord] = rows.items(entry.partition if self._placed else None)
         bad: list[BadLine] = []
         if self._by_row:
@@ -179,9 +179,9 @@ class ArchiveSource:
         self._next = None
         self._batches = iter(())
 
-    def _read(self, at: tuple[int, int]) -> Iterator[tuple[Entry, RecordRows]]:
+    def _read(self, at: tuple[int, int]) -> Iterator[tuple[Entry, RecordColumns]]:
         for entry in self._files:
-            for rows in read_entry(self._folder, entry, self._encoding, self._batch_rows):
+            for rows in read_archived_file(self._folder, entry, self._encoding, self._batch_rows):
                 if entry.partition == at[0] and rows.offsets[0] < at[1]:
                     rows.drop_below(at[1])
                 while self._by_row and rows:

@@ -19,9 +19,9 @@ from ...topics.errors import Stop, Usage
 from ...topics.partition_reader import Gone, Key, Reader, Run, stalled
 from ...topics.private_folder import private_folder
 from ..gc_tuning import seldom_collected
-from .growing_file import GrowingFile, is_ours
+from .archive_file_writer import ArchiveFileWriter, is_ours
 from .manifest import Encoding, Entry, Lost, Manifest, locked, read_manifest, sync_folder
-from .record_rows import COLUMNS
+from .record_columns import COLUMNS
 
 __all__ = ["ArchiveProgress", "ArchiveReport", "Archiver", "Rolling"]
 
@@ -102,7 +102,7 @@ class Archiver:
         self._follow = follow
         self._admin = Admin(cluster)
         self._stop = threading.Event()
-        self._growing: dict[int, GrowingFile] = {}
+        self._growing: dict[int, ArchiveFileWriter] = {}
         self._positions: dict[int, int] = {}
         # To where files and losses reach. Behind it there may be transaction markers only; the next file begins here.
         self._covered: dict[int, int] = {}
@@ -276,7 +276,7 @@ class Archiver:
             if growing is None:
                 begin = self._covered[partition]
                 assert self._encoding is not None
-                growing = GrowingFile(self._folder, self._encoding, self._topic, partition, begin, now_s)
+                growing = ArchiveFileWriter(self._folder, self._encoding, self._topic, partition, begin, now_s)
                 self._growing[partition] = growing
             growing.take(run.messages)
             self._read += len(run.messages)

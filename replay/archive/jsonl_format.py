@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
 from ...topics.errors import Usage
 from ..sources.formats.lines import MAX_LINE_BYTES
-from .record_rows import Headers, RecordRows
+from .record_columns import Headers, RecordColumns
 
-__all__ = ["ENDING", "JsonlFile", "read_jsonl"]
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+__all__ = ["ENDING", "Writer", "read_jsonl"]
 
 ENDING = ".jsonl.zst"
 _LEVEL = 3
@@ -47,19 +50,19 @@ def _zstandard() -> Any:
     return zstandard
 
 
-class JsonlFile:
+class Writer:
     """Writes one file.
 
     Args:
         file: open for writing; it is not closed here.
     """
 
-    def __init__(self, file: IO[bytes], topic: str, partition: int) -> None:
+    def __init__(self, file: SupportsWrite[bytes], topic: str, partition: int) -> None:
         self._stream = _zstandard().ZstdCompressor(level=_LEVEL).stream_writer(file, closefd=False)
         self._topic, self._partition = topic, partition
         self._encoder = msgspec.json.Encoder()
 
-    def write(self, rows: RecordRows) -> None:
+    def write(self, rows: RecordColumns) -> None:
         """Write rows as lines."""
         topic, partition = self._topic, self._partition
         lines: list[_Line] = []
@@ -76,7 +79,7 @@ class JsonlFile:
         self._stream.close()
 
 
-def read_jsonl(file: IO[bytes], batch_rows: int) -> Iterator[RecordRows]:
+def read_jsonl(file: IO[bytes], batch_rows: int) -> Iterator[RecordColumns]:
     """Rows of a file in order, in batches.
 
     Raises:
@@ -84,7 +87,7 @@ def read_jsonl(file: IO[bytes], batch_rows: int) -> Iterator[RecordRows]:
     """
     zstandard = _zstandard()
     decode = msgspec.json.Decoder(_Line).decode
-    rows = RecordRows()
+    rows = RecordColumns()
     # The beginning of a line that ends in a later chunk.
     tail: list[bytes] = []
     tail_bytes = 0
@@ -97,7 +100,7 @@ def read_jsonl(file: IO[bytes], batch_rows: int) -> Iterator[RecordRows]:
                         _add(rows, decode(line))
                         if len(rows) >= batch_rows:
                             yield rows
-                            rows = RecordRows()
+                            rows = RecordColumns()
                     tail, tail_bytes = [], 0
                 tail.append(rest)
                 tail_bytes += len(rest)
@@ -111,7 +114,7 @@ def read_jsonl(file: IO[bytes], batch_rows: int) -> Iterator[RecordRows]:
         yield rows
 
 
-def _add(rows: RecordRows, line: _Line) -> None:
+def _add(rows: RecordColumns, line: _Line) -> None:
     rows.keys.append(_read(line.key, line.key64))
     rows.values.append(_read(line.value, line.value64))
     rows.headers.append(_headers(line.headers) if line.headers else None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from .record_rows import RecordRows
+from .record_columns import RecordColumns
 
-__all__ = ["ENDING", "ParquetFile", "read_parquet"]
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+__all__ = ["ENDING", "Writer", "read_parquet"]
 
 ENDING = ".parquet"
 _LEVEL = 1
@@ -39,14 +42,14 @@ def _schema(arrow: Any) -> Any:
     )
 
 
-class ParquetFile:
+class Writer:
     """Writes one file.
 
     Args:
         file: open for writing; it is not closed here.
     """
 
-    def __init__(self, file: IO[bytes], topic: str, partition: int) -> None:
+    def __init__(self, file: SupportsWrite[bytes], topic: str, partition: int) -> None:
         self._arrow, parquet = _arrow()
         self._schema = _schema(self._arrow)
         self._header = self._schema.field("headers").type.value_type
@@ -61,7 +64,7 @@ class ParquetFile:
             write_statistics=["offset", "timestamp"],
         )
 
-    def write(self, rows: RecordRows) -> None:
+    def write(self, rows: RecordColumns) -> None:
         """Write rows as a row group."""
         arrow, count = self._arrow, len(rows)
         columns = [
@@ -75,7 +78,7 @@ class ParquetFile:
         ]
         self._writer.write_batch(arrow.record_batch(columns, schema=self._schema), row_group_size=count)
 
-    def _headers(self, rows: RecordRows) -> Any:
+    def _headers(self, rows: RecordColumns) -> Any:
         arrow = self._arrow
         if not any(rows.headers):
             return arrow.nulls(len(rows), arrow.list_(self._header))
@@ -88,7 +91,7 @@ class ParquetFile:
         self._writer.close()
 
 
-def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordRows]:
+def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordColumns]:
     """Rows of a file in order, in batches.
 
     Raises:
@@ -106,7 +109,7 @@ def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordRows]:
             raise ValueError("a record without offset or time")
         if not batch.num_rows:
             continue
-        rows = RecordRows()
+        rows = RecordColumns()
         rows.keys = batch.column("key").to_pylist()
         rows.values = batch.column("value").to_pylist()
         rows.offsets = batch.column("offset").to_pylist()

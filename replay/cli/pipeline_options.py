@@ -113,7 +113,7 @@ def pace_of(options: PipelineOptions) -> Pace:
 
 
 def _time_ms(option: str, text: str | None) -> int | None:
-    from ..sources.timestamps import parse_time_ms
+    from ..sources.time_parser import parse_time_ms
 
     if text is None:
         return None

@@ -111,7 +111,7 @@ def replay(
     from ..player import Player
     from ..runs.declared_types import value_type_of
     from ..runs.inputs import format_of
-    from ..source_resolver import find_past, names_topic
+    from ..source_resolver import names_topic, resolve_source
     from .replay_dry_run import plan_of, preview
     from .replay_output import ReplayView, show_replay
     from .replay_plot import checked_plot, write_plot
@@ -119,7 +119,7 @@ def replay(
     log_to_stderr(loglevel)
     course, pace = pipeline_of(form), pace_of(form)
     find = partial(
-        find_past,
+        resolve_source,
         sources,
         format_of(form, key=key, time=time),
         follow=follow,

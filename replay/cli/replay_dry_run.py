@@ -18,8 +18,8 @@ from ..pipeline.pipeline import Pipeline
 from ..player import DEFAULT_PARTITIONS
 from ..replay_report import NEAR_1970
 from ..run_registry import RunRegistry
+from ..sources.file_history import FileHistory
 from ..sources.format import OnBadLine
-from ..sources.history import History
 from ..sources.source import Replayable
 from ..sources.source_record import SourceRecord
 from ..time_text import shown_ms, shown_time
@@ -140,7 +140,7 @@ def show_survey(
         say("late", f"{found.notes.late:,} records, by {worst} at most: see --disorder")
     if found.bad:
         say("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
-    show_columns(found.profile, dict(history.schema.format.guessed) if isinstance(history, History) else {})
+    show_columns(found.profile, dict(history.schema.format.inferred) if isinstance(history, FileHistory) else {})
     if found.near_1970:
         say("near 1970", f"{found.near_1970:,} records; {NEAR_1970}")
     say("spread", _spread(found.partitions, plan.partitions))

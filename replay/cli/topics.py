@@ -67,7 +67,7 @@ def plan(
       anabranch replay 'orders/*.jsonl' --to orders --key user --plan range:f,n,t
     """
     from ..runs.inputs import format_of
-    from ..sources.history import find_history
+    from ..sources.file_history import find_history
 
     log_to_stderr(None)
     show_plans(sample_keys(find_history(list(sources), format_of(format, key=key, time=None)), sample), partitions)
@@ -107,8 +107,8 @@ def sample_keys(history: Replayable, most: int) -> list[bytes]:
     source, keys = history.open(None), list[bytes]()
     try:
         while len(keys) < most and not source.ended:
-            items = source.next_batch().items
-            if not items and source.ask_again_s:
+            items = source.next_batch().records
+            if not items and source.poll_again_s:
                 break
             keys += [item[0] for item in items if item[0] is not None]
     finally:

@@ -37,7 +37,7 @@ class Cursor:
         self._skip_blank: int = position.get("blank", 0)
         self._before: int = position.get("n", 0)
         self._since = self._since_bad = self._since_blank = 0
-        self.items: Sequence[SourceRecord] = ()
+        self.records: Sequence[SourceRecord] = ()
         self.taken = 0
         self.anchored = True
         self.source = open_at(self._at)
@@ -46,7 +46,7 @@ class Cursor:
     @property
     def used_up(self) -> bool:
         """Nothing of the batch is left."""
-        return self.taken >= len(self.items)
+        return self.taken >= len(self.records)
 
     @property
     def last(self) -> bool:
@@ -63,14 +63,14 @@ class Cursor:
         # Until everything that was given before has been met again, the position stays where it was.
         self.anchored = not (self._skip_items or self._skip_bad or self._skip_blank)
         if self.anchored:
-            self._before += self._since + len(self.items)
+            self._before += self._since + len(self.records)
             self._at = self._after
             self._since = self._since_bad = self._since_blank = 0
         else:
-            self._since += len(self.items)
+            self._since += len(self.records)
         batch = self.source.next_batch()
-        self.items, self._after = batch.items, batch.after
-        self.taken = min(self._skip_items, len(self.items))
+        self.records, self._after = batch.records, batch.after
+        self.taken = min(self._skip_items, len(self.records))
         self._skip_items -= self.taken
         known = min(self._skip_bad, len(batch.bad))
         self._skip_bad -= known

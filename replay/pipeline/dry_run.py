@@ -10,7 +10,7 @@ from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.partitioners import Plan
 from ..replay_report import NEAR_1970_MS
-from ..sources.history import is_socket
+from ..sources.file_history import is_socket
 from ..sources.source import Replayable
 from ..sources.source_record import SourceRecord
 from .column_profile import Profile
@@ -103,7 +103,7 @@ def survey(
     try:
         while not source.ended and (most is None or found.records + found.notes.left_out < most):
             batch = source.next_batch()
-            items = batch.items
+            items = batch.records
             found.first += items[: _FIRST - len(found.first)]
             found.partitions.update(place(items, plan, found.records))
             times = [item[2] for item in items if item[2]]

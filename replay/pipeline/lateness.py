@@ -78,7 +78,7 @@ class Sorted:
         Stop: a record is later than the buffer reaches.
     """
 
-    ask_again_s = 0.0
+    poll_again_s = 0.0
 
     def __init__(self, name: str, open_at: Open, records: int, position: SourcePosition | None = None) -> None:
         self._name, self._records = name, records
@@ -170,7 +170,7 @@ class Sorted:
     def _read_batch(self) -> list[tuple[int, int, SourceRecord]]:
         self._anchors.append((self._read, self._next, self._bad_seen, self._blank_seen, self._high))
         batch = self._source.next_batch()
-        self._next, items = batch.after, batch.items
+        self._next, items = batch.after, batch.records
         known = min(self._skip_bad, len(batch.bad))
         self._skip_bad -= known
         self._bad_seen += len(batch.bad)

@@ -53,7 +53,7 @@ class _Lane:
         self.bad, self.blank = cursor.fill()
         if cursor.anchored:
             self._high_at = self._high
-        items = cursor.items
+        items = cursor.records
         written = [item[2] for item in items]
         if not written or (written[0] >= self._high and written == sorted(written)):  # the usual, and much faster
             self.times, self._high = written, written[-1] if written else self._high
@@ -93,7 +93,7 @@ class Merge:
         notes: Counters | None = None,
         batch_lines: int = BATCH_LINES,
     ) -> None:
-        self.ask_again_s = 0.0
+        self.poll_again_s = 0.0
         # Of the batch that is being made.
         self._bad: list[BadLine] = []
         self._blank = 0
@@ -133,14 +133,14 @@ class Merge:
         return Batch(items, self._position(), self._bad, self._blank)
 
     def _next_items(self) -> Sequence[SourceRecord]:
-        self.ask_again_s = 0.0
+        self.poll_again_s = 0.0
         while not self.ended:
             for lane in self._lanes:
                 if lane.cursor.used_up and not lane.cursor.last:
                     self._fill(lane)
                     if lane.cursor.used_up and not lane.cursor.last:
                         # Nobody knows yet what comes first.
-                        self.ask_again_s = lane.cursor.source.ask_again_s
+                        self.poll_again_s = lane.cursor.source.poll_again_s
                         return []
             self._move_on()
             bound = min(((lane.times[-1], lane.rank) for lane in self._lanes if not lane.cursor.last), default=None)
@@ -173,7 +173,7 @@ class Merge:
             cursor = lane.cursor
             end = lane.upto(time, rank)
             if end > cursor.taken:
-                chunks.append(cursor.items[cursor.taken : end])
+                chunks.append(cursor.records[cursor.taken : end])
                 times += lane.times[cursor.taken : end]
                 cursor.taken = end
         if len(chunks) <= 1:
@@ -193,7 +193,7 @@ class Merge:
         if self._disorder.policy == "fail":
             first = next(i for i, by in enumerate(late) if by)
             raise Stop(
-                f"{lane.part.name}: record {cursor.number + first + 1:,} is of {shown_time(cursor.items[first][2])}, "
+                f"{lane.part.name}: record {cursor.number + first + 1:,} is of {shown_time(cursor.records[first][2])}, "
                 f"{shown_ms(late[first])} before one in front of it",
                 hint="--disorder accept goes on with the same run; --disorder sort is another run, for another topic",
             )
@@ -229,8 +229,8 @@ class Merge:
         try:
             while not source.ended:
                 batch = source.next_batch()
-                if batch.items or batch.bad:
-                    return 0 if batch.bad or not batch.items else batch.items[0][2]
+                if batch.records or batch.bad:
+                    return 0 if batch.bad or not batch.records else batch.records[0][2]
             return 0
         finally:
             source.close()

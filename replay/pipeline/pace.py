@@ -94,7 +94,7 @@ class Paced:
         *,
         round_of: Callable[[], int] = lambda: 0,
     ) -> None:
-        self.ask_again_s = 0.0
+        self.poll_again_s = 0.0
         self.lag_s = 0.0
         self._pace, self._clock, self._round_of = pace, clock, round_of
         self._cursor = Cursor(open_at, position["cut"] if position else None)
@@ -127,18 +127,18 @@ class Paced:
 
     def _due(self) -> Sequence[SourceRecord]:
         cursor, now_s = self._cursor, self._clock.now_s()
-        self.ask_again_s = 0.0
+        self.poll_again_s = 0.0
         if cursor.used_up:
-            self.ask_again_s = 0.0 if cursor.last else cursor.source.ask_again_s
+            self.poll_again_s = 0.0 if cursor.last else cursor.source.poll_again_s
             return []
         if now_s < self._not_before_s:
-            self.ask_again_s = self._not_before_s - now_s
+            self.poll_again_s = self._not_before_s - now_s
             return []
         count = min(self._due_by_rate(now_s), self._due_by_speed(now_s))
         if count <= 0:
-            self.ask_again_s = max(TICK_S, self._next_s() - now_s)
+            self.poll_again_s = max(TICK_S, self._next_s() - now_s)
             return []
-        items = cursor.items[cursor.taken : cursor.taken + count]
+        items = cursor.records[cursor.taken : cursor.taken + count]
         cursor.taken += count
         self._gone += count
         if not cursor.used_up:
@@ -155,13 +155,13 @@ class Paced:
         if self._round_of() != self._round:
             self._round = self._round_of()
             self._high, self._begun_ms = 0, None
-        if self._pace.speed is not None and cursor.items:
-            self._times = high_times(cursor.items, self._high)
+        if self._pace.speed is not None and cursor.records:
+            self._times = high_times(cursor.records, self._high)
             self._high = self._times[-1]
         return told
 
     def _due_by_rate(self, now_s: float) -> int:
-        waiting = len(self._cursor.items) - self._cursor.taken
+        waiting = len(self._cursor.records) - self._cursor.taken
         rate = self._pace.rate
         if rate is None:
             return waiting
@@ -177,7 +177,7 @@ class Paced:
         cursor = self._cursor
         speed = self._pace.speed
         if speed is None:
-            return len(cursor.items) - cursor.taken
+            return len(cursor.records) - cursor.taken
         if self._begun_ms is None:
             self._begun_ms, self._speed_s = self._times[cursor.taken], now_s
         reached_ms = self._begun_ms + (now_s - self._speed_s) * 1000 * speed

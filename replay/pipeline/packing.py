@@ -68,9 +68,9 @@ class Packing:
         self._ratio = 1.0
 
     @property
-    def ask_again_s(self) -> float:
+    def poll_again_s(self) -> float:
         """See `Source`."""
-        return self.source.ask_again_s
+        return self.source.poll_again_s
 
     @property
     def ended(self) -> bool:
@@ -98,7 +98,7 @@ class Packing:
         size_bytes = blank = 0
         while len(rows) < self._gathered_rows and size_bytes < _GATHERED_BYTES and not columns:
             batch = self.source.next_batch()
-            items, self._after = batch.items, batch.after
+            items, self._after = batch.records, batch.after
             if self._look is not None:
                 self._look(items)
             bad += batch.bad

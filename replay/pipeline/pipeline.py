@@ -13,8 +13,8 @@ from ...topics.clock import Clock
 from ...topics.errors import Usage
 from ...topics.partitioners import HashPartitioner, Plan
 from ..module_loader import source_of
+from ..sources.file_history import is_socket
 from ..sources.formats.lines import BATCH_LINES
-from ..sources.history import is_socket
 from ..sources.source import Replayable, Source, SourcePosition
 from .counters import Counters
 from .cursor import Open
@@ -123,18 +123,18 @@ class Pipeline:
         notes: Counters | None = None,
         batch_lines: int = BATCH_LINES,
     ) -> Source:
-        """Begin to read, at a position that `snapshot()` gave or at the beginning; see `History.open`.
+        """Begin to read, at a position that `snapshot()` gave or at the beginning; see `FileHistory.open`.
 
         Args:
             plan: of the topic, to select partitions by.
             pace: may be another one than before.
 
         Raises:
-            Usage: an expression is none, there is no such function; see also `History.open`.
+            Usage: an expression is none, there is no such function; see also `FileHistory.open`.
         """
         paced = bool(pace) or (position is not None and "cut" in position)
         if paced or self.limit is not None or self.transform or self.selection.identity():
-            history = history.by_row()
+            history = history.unpacked()
         loops: list[Loop] = []
         open_once = self._opening(history, plan or HashPartitioner(1), notes or Counters(), batch_lines)
 

@@ -24,7 +24,7 @@ class Loop:
         Stop: a round of a loop without an end holds no record.
     """
 
-    ask_again_s = 0.0
+    poll_again_s = 0.0
 
     def __init__(self, open_at: Open, rounds: int, position: SourcePosition | None = None) -> None:
         self._open_at, self._rounds = open_at, rounds
@@ -55,8 +55,8 @@ class Loop:
             self._source = self._open_at(None)
         source = self._source
         batch = source.next_batch()
-        self._given = self._given or len(batch.items) > 0
-        self.ask_again_s = source.ask_again_s
+        self._given = self._given or len(batch.records) > 0
+        self.poll_again_s = source.poll_again_s
         return replace(batch, after={"round": self.round, "at": batch.after})
 
     def close(self) -> None:

@@ -107,9 +107,9 @@ class Through:
         self._over = False
 
     @property
-    def ask_again_s(self) -> float:
+    def poll_again_s(self) -> float:
         """See `Source`."""
-        return self._source.ask_again_s
+        return self._source.poll_again_s
 
     @property
     def ended(self) -> bool:
@@ -124,7 +124,7 @@ class Through:
     def next_batch(self) -> Batch:
         """See `Source`."""
         batch = self._source.next_batch()
-        items, bad = batch.items, [*batch.bad]
+        items, bad = batch.records, [*batch.bad]
         read = len(items)
         if read and self._end_ms is not None and items[-1][2] >= self._end_ms:
             self._over = True
@@ -133,7 +133,7 @@ class Through:
                 break
             items = step(items, bad)
         self._notes.left_out += max(0, read - len(items))
-        return replace(batch, items=items, bad=bad)
+        return replace(batch, records=items, bad=bad)
 
     def close(self) -> None:
         """See `Source`."""
@@ -150,9 +150,9 @@ class Limited:
         self.begins = self._last = self._at(self._source.begins)
 
     @property
-    def ask_again_s(self) -> float:
+    def poll_again_s(self) -> float:
         """See `Source`."""
-        return self._source.ask_again_s
+        return self._source.poll_again_s
 
     @property
     def ended(self) -> bool:
@@ -169,10 +169,10 @@ class Limited:
         if self.ended:
             return Batch((), self._last)
         batch = self._source.next_batch()
-        items = batch.items[: self._limit - self._given]
+        items = batch.records[: self._limit - self._given]
         self._given += len(items)
         self._last = self._at(batch.after)
-        return replace(batch, items=items, after=self._last)
+        return replace(batch, records=items, after=self._last)
 
     def _at(self, position: SourcePosition) -> SourcePosition:
         return {"given": self._given, "at": position}

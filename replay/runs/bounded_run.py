@@ -36,9 +36,9 @@ from ..pipeline.pipeline import Pipeline
 from ..player import Player
 from ..record_counts import count_records
 from ..replay_report import Progress, Report
-from ..source_resolver import find_past
+from ..source_resolver import resolve_source
+from ..sources.file_history import FileHistory
 from ..sources.format import OnBadLine
-from ..sources.history import History
 from ..sources.source import Replayable
 from ..table_reader import Snapshot, TableReader, find_table, known_ending, write_result
 from .completion import Completion, StageProgress
@@ -135,7 +135,7 @@ class BoundedRun:
         pace: how fast; each input by itself.
         output: result file; its ending says the format. None writes none.
         table: the table that is the result; None means the app's only one.
-        repartition: see `find_past`; for inputs that are archives or topics.
+        repartition: see `resolve_source`; for inputs that are archives or topics.
         run_id: None derives it from what is asked.
         pack: replay packed batches, see `Player`.
         into_live: feed the app's own topics instead of a run's.
@@ -169,7 +169,8 @@ class BoundedRun:
             known_ending(output)
         self._inputs = list(inputs)
         self._histories = [
-            find_past(i.specs, i.format, cluster=cluster, repartition=repartition, spool=i.spool) for i in self._inputs
+            resolve_source(i.specs, i.format, cluster=cluster, repartition=repartition, spool=i.spool)
+            for i in self._inputs
         ]
         self._into_live, self._named = into_live, run_id
         # No run is an app's own identity.
@@ -210,11 +211,11 @@ class BoundedRun:
 
     def _typed(self, history: Replayable, topic: str) -> Replayable:
         """History whose CSV columns are what the app's topic declares them to be."""
-        if not isinstance(history, History):
+        if not isinstance(history, FileHistory):
             return history
         own = f"{self.app.conf.id}-" if self.run_id else ""
         source = self._sources.get(topic.removeprefix(own))
-        return history.declared(declared_types(getattr(source, "value_type", None)))
+        return history.with_declared_types(declared_types(getattr(source, "value_type", None)))
 
     def _physical(self, topic: str | None) -> str:
         # What a flow sends to itself by way of Kafka is no place for history.

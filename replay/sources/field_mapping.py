@@ -9,7 +9,7 @@ from ...topics.errors import Usage
 from ...topics.producer import Headers
 from .field_expression import Expression, as_bytes, expression
 from .format import Format
-from .timestamps import Timestamps
+from .time_parser import TimeParser
 
 __all__ = ["FieldMapping"]
 
@@ -33,7 +33,7 @@ class FieldMapping:
     """
 
     def __init__(self, format: Format, source: str, columns: tuple[str, ...] = ()) -> None:
-        self.stamps = Timestamps(format.time_format, format.time_zone)
+        self.stamps = TimeParser(format.time_format, format.time_zone)
         asked = [("--key", format.key), ("--time", format.time), ("--partition", format.partition)]
         self._key, self._time, self._partition = (_understood(text, columns) for _, text in asked)
         self._headers = [(name, expression(text, columns)) for name, text in format.headers]

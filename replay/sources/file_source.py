@@ -6,17 +6,22 @@ from functools import partial
 
 from ...topics.cleanup import on_failure
 from .field_mapping import FieldMapping
-from .files.file_entry import FileEntry
-from .files.file_opening import UNREADABLE, Opened, open_member, why
+from .files.file_opening import UNREADABLE, FileEntry, Opened, open_entry, why
 from .format import Format, kind_of
-from .formats.csv_parser import CsvParser
-from .formats.csv_rows import read_header
-from .formats.json_columns import JsonColumns
-from .formats.json_lines import JsonLinesParser
-from .formats.line_blocks import BLOCK_BYTES, BlockBuffer, BlockParser
-from .formats.lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, is_utf8
-from .formats.text_columns import TextColumns
-from .formats.text_lines import TextParser
+from .formats.csv_parser import CsvParser, read_header
+from .formats.json_lines import JsonColumns, JsonLinesParser
+from .formats.lines import (
+    BATCH_LINES,
+    BLOCK_BYTES,
+    MAX_LINE_BYTES,
+    BlockBuffer,
+    BlockParser,
+    LineBuffer,
+    LineParser,
+    LineTooLong,
+    is_utf8,
+)
+from .formats.text_lines import TextColumns, TextParser
 from .source import Batch, SourcePosition
 from .source_record import NO_LIMIT, BadLine
 
@@ -44,7 +49,7 @@ class FileSource:
 
     def __init__(
         self,
-        member: FileEntry,
+        entry: FileEntry,
         format: Format,
         position: SourcePosition | None = None,
         *,
@@ -52,9 +57,9 @@ class FileSource:
         max_record_bytes: int = NO_LIMIT,
         columns: bool = False,
     ) -> None:
-        self._name = member.name
-        self._member = member
-        kind, format = kind_of(member.inside or member.path, format)
+        self._name = entry.name
+        self._entry = entry
+        kind, format = kind_of(entry.inside or entry.path, format)
         # Of columns all that is at hand is taken at once.
         self._batch_lines = 1 if columns else batch_lines
         self._chunk_bytes = BLOCK_BYTES if columns else _CHUNK_BYTES
@@ -73,7 +78,7 @@ class FileSource:
         self._parser: LineParser | None = None
         with on_failure(self.close):
             try:
-                self._opened = open_member(member)
+                self._opened = open_entry(entry)
                 self._parser = self._make_parser(kind, format)
                 if position and position["byte"] > self._buffer.byte:
                     self._opened.stream.seek(position["byte"])
@@ -85,7 +90,7 @@ class FileSource:
                 self._broken = exc
         self.begins = self._position()
 
-    ask_again_s = 0.0
+    poll_again_s = 0.0
 
     @property
     def ended(self) -> bool:
@@ -123,7 +128,7 @@ class FileSource:
         if not buffer.waiting and not self._exhausted and self._broken is None:
             # Look ahead: a last batch that is known to be the last saves the run a transaction of its own for its end.
             self._fill()
-        return Batch(parsed.items, self._position(), parsed.bad, parsed.blank)
+        return Batch(parsed.records, self._position(), parsed.bad, parsed.blank)
 
     def _position(self) -> SourcePosition:
         return {"byte": self._buffer.byte, "line": self._buffer.line}
@@ -134,7 +139,7 @@ class FileSource:
             self._opened.close()
 
     def _make_parser(self, kind: str, format: Format) -> LineParser:
-        fields, most = self._member.fields, self._max_record_bytes
+        fields, most = self._entry.fields, self._max_record_bytes
         if kind == "text":
             plain = TextParser(self._name, format, max_bytes=most)
             return BlockParser(plain, TextColumns(format, most)) if self._columns else plain

@@ -11,13 +11,13 @@ import msgspec
 
 from ...topics.errors import Usage
 
-__all__ = ["AS_THEY_ARE", "COMPRESSED", "ENDINGS", "OF_LINES", "Format", "Kind", "OnBadLine", "kind_of", "known"]
+__all__ = ["COMPRESSED", "ENDINGS", "LINE_KINDS", "RAW_BYTES", "Format", "Kind", "OnBadLine", "kind_of", "known"]
 
 Kind = Literal["text", "csv", "jsonl", "parquet", "avro"]
 OnBadLine = Literal["fail", "skip", "dead-letter"]
 
 # The encoding that is none: bytes travel as they are, unchecked.
-AS_THEY_ARE = "bytes"
+RAW_BYTES = "bytes"
 
 ENDINGS: dict[str, Kind] = {
     ".txt": "text",
@@ -34,7 +34,7 @@ ENDINGS: dict[str, Kind] = {
 COMPRESSED = (".gz", ".zst", ".bz2")
 
 # Kinds whose records stand one after another in lines; the others are read by row, and hold their own compression.
-OF_LINES = frozenset({"text", "csv", "jsonl"})
+LINE_KINDS = frozenset({"text", "csv", "jsonl"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,8 @@ class Format:
         declared: the same of columns that a file may lack, as the value type of the app's topic says them; `text?` is
             text among which there may be nulls. Of those of `types` these say nothing. It is part of the program, so it
             is no part of the identity.
-        guessed: the types of other CSV columns, as samples of all files together have them; see `csvsample`. It follows
-            from the files, so it is no part of the identity.
+        inferred: the types of the other CSV columns, inferred from samples of all files; see `csv_type_inference`. They
+            follow from the files, so they are not part of the identity.
         delimiter: of CSV cells; none means `,`, and a tab for `.tsv`.
         quote: of CSV cells; empty for files that know no quotes.
         encoding: of the file. What is sent is UTF-8. `bytes` (text only) sends lines as they are, unchecked.
@@ -76,7 +76,7 @@ class Format:
     columns: tuple[str, ...] | None = None
     types: tuple[tuple[str, str], ...] = ()
     declared: tuple[tuple[str, str], ...] = ()
-    guessed: tuple[tuple[str, str], ...] = ()
+    inferred: tuple[tuple[str, str], ...] = ()
     delimiter: str | None = None
     quote: str = '"'
     encoding: str = "utf-8"
@@ -128,9 +128,9 @@ class Format:
                 raise Usage(f"--types {column}={kind}: unknown type", hint="text, int, float or bool")
 
     def _check_encoding(self, kind: Kind, name: str) -> None:
-        if kind not in OF_LINES:
+        if kind not in LINE_KINDS:
             return
-        if self.encoding == AS_THEY_ARE:
+        if self.encoding == RAW_BYTES:
             if kind != "text":
                 raise Usage(f"{name}: --encoding bytes is for text, this is {kind}", hint="name the real encoding")
             return
@@ -147,7 +147,7 @@ class Format:
 
     def identity(self) -> dict[str, Any]:
         """All options as plain JSON values; two formats with the same identity read the same records."""
-        return msgspec.json.decode(msgspec.json.encode(replace(self, declared=(), guessed=())))
+        return msgspec.json.decode(msgspec.json.encode(replace(self, declared=(), inferred=())))
 
 
 def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
@@ -167,7 +167,7 @@ def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
             hint=f"give --format text|csv|jsonl|parquet|avro (known: {' '.join(ENDINGS)}, lines also with "
             f"{' '.join(COMPRESSED)}, all inside .zip)",
         )
-    if kind not in OF_LINES and name.lower().endswith(COMPRESSED):
+    if kind not in LINE_KINDS and name.lower().endswith(COMPRESSED):
         raise Usage(f"{name}: {kind} is compressed inside, and read from where it is needed", hint="unpack it first")
     format.checked(kind, name)
     if kind == "csv" and format.delimiter is None:

@@ -16,7 +16,7 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
 from ...topics.partition_reader import Key, read_to_end
-from .timestamps import parse_time_ms
+from .time_parser import parse_time_ms
 
 __all__ = ["Bound", "Resolved", "resolve"]
 

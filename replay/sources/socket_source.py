@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from ...topics import clock
 from ...topics.errors import Stop, Usage
-from .format import OF_LINES, Format, Kind
+from .format import LINE_KINDS, Format, Kind
 from .formats.csv_parser import CsvParser
-from .formats.csv_type_sample import guess_rows
+from .formats.csv_type_inference import infer_row_types
 from .formats.json_lines import JsonLinesParser
 from .formats.lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
 from .formats.text_lines import TextParser
@@ -106,7 +106,7 @@ class SocketSource:
             self._connect()
 
     @property
-    def ask_again_s(self) -> float:
+    def poll_again_s(self) -> float:
         """See `Source`."""
         if self._socket is None and not self.ended:
             return max(_ASK_AGAIN_S, self._next_try_s - clock.now_s())
@@ -135,7 +135,7 @@ class SocketSource:
             parsed = self._parse(lines)
         buffer.drop(parsed.used)
         self.ended = self._closed and not buffer.waiting and not self._follow
-        return Batch(parsed.items, self._position(), parsed.bad, parsed.blank)
+        return Batch(parsed.records, self._position(), parsed.bad, parsed.blank)
 
     def _position(self) -> SourcePosition:
         """With a spool its next byte, else how many lines were taken."""
@@ -154,13 +154,13 @@ class SocketSource:
     def _parse(self, lines: Sequence[bytes]) -> Parsed:
         # The end of what was kept is the end of a connection as well.
         if lines and self._types is None and isinstance(self._parser, CsvParser):
-            self._set_types(guess_rows(lines[:1], self._format.columns or (), self._format, final=True))
+            self._set_types(infer_row_types(lines[:1], self._format.columns or (), self._format, final=True))
         over = self._socket is None and self._kept is None and len(lines) == self._buffer.waiting
         return self._parser.parse(lines, self._buffer.line + 1, final=over) if lines else Parsed([], [], 0, 0)
 
     def _set_types(self, types: dict[str, str]) -> None:
         self._types = types
-        format = replace(self._format, guessed=tuple(types.items()))
+        format = replace(self._format, inferred=tuple(types.items()))
         self._parser = _make_parser(self._spec, format, self._max_record_bytes)
 
     def _take_kept(self, lines: int) -> None:
@@ -243,7 +243,7 @@ class SocketSource:
 
 def _make_parser(spec: str, format: Format, most: int) -> LineParser:
     kind: Kind = "text" if format.kind == "auto" else format.kind
-    if kind not in OF_LINES:
+    if kind not in LINE_KINDS:
         raise Usage(f"{spec}: {kind} is not made of lines", hint="--format text|csv|jsonl")
     format.checked(kind, spec)
     if kind == "csv":

@@ -4,7 +4,7 @@ A source is read in three verbs, by one reader, in this order and again:
 
 1. `next_batch()` gives the next `Batch`: records, never more than fits in memory, the bad and blank lines among them
    and the position after them. No records means "not now" or, with `ended`, "never again".
-2. `ask_again_s` says when to ask again after a batch that was empty.
+2. `poll_again_s` says when to ask again after a batch that was empty.
 3. `begins` is the position of the first record. A source opened at it, or at `Batch.after` of any batch, gives what
    this one gives from there.
 
@@ -32,13 +32,13 @@ class Batch:
     """What a source gives at once.
 
     Attributes:
-        items: records, in order.
+        records: in order.
         after: position of the item that follows.
         bad: lines, among those of the records, that could not become records.
         blank: how many lines are no records because nothing stands on them.
     """
 
-    items: Sequence[SourceRecord]
+    records: Sequence[SourceRecord]
     after: SourcePosition
     bad: Sequence[BadLine] = ()
     blank: int = 0
@@ -63,7 +63,7 @@ class Source(Protocol):
         ...
 
     @property
-    def ask_again_s(self) -> float:
+    def poll_again_s(self) -> float:
         """Seconds to wait after an empty batch before asking again; 0 for at once."""
         ...
 
@@ -153,7 +153,7 @@ class Replayable(Protocol):
         """
         ...
 
-    def by_row(self) -> Replayable:
+    def unpacked(self) -> Replayable:
         """The same; of packed batches it gives the rows, where it would give them as they are."""
         ...
 

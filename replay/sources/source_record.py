@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ...topics.errors import BadRecord, Stop
 from ...topics.producer import Headers
 
-__all__ = ["NO_LIMIT", "BadLine", "SourceRecord", "check_sizes", "zero_time"]
+__all__ = ["NO_LIMIT", "BadLine", "SourceRecord", "check_sizes", "zero_time_error"]
 
 # (key, value, timestamp_ms, headers, partition); timestamp 0 means now, partition None the one that the key tells. A
 # plain tuple: it is made and taken apart some hundred thousand times a second, and a named one costs as much as parsing
@@ -21,7 +21,7 @@ NO_LIMIT = 2**31 - 1
 _MOST_KEPT_BYTES = 900_000
 
 
-def zero_time(where: str) -> Stop:
+def zero_time_error(where: str) -> Stop:
     """A record whose time is exactly 0 ms, which librdkafka takes for "now", so that it cannot be sent as it is."""
     return Stop(
         f"{where}: its time is 1970-01-01T00:00:00.000Z (0 ms), which librdkafka takes for the present",

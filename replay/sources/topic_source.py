@@ -28,7 +28,7 @@ from .format import Format
 from .formats.lines import BATCH_LINES
 from .offset_range import Bound, Resolved, resolve
 from .source import Batch, Part, Source, SourcePosition
-from .source_record import BadLine, SourceRecord, zero_time
+from .source_record import BadLine, SourceRecord, zero_time_error
 
 __all__ = ["SCHEME", "TopicHistory", "TopicSource"]
 
@@ -155,7 +155,7 @@ class TopicHistory:
         if topic == self.topic:
             raise Usage(f"{topic} would be replayed into itself", hint="name another topic: --to OTHER")
 
-    def by_row(self) -> TopicHistory:
+    def unpacked(self) -> TopicHistory:
         """See `Replayable`."""
         found = copy.copy(self)
         found._rows = True
@@ -194,7 +194,7 @@ class TopicSource:
         Stop: records were deleted before they were read; nothing arrives.
     """
 
-    ask_again_s = _ASK_AGAIN_S
+    poll_again_s = _ASK_AGAIN_S
 
     def __init__(
         self,
@@ -308,7 +308,7 @@ class TopicSource:
         headers = kept_headers(messages)
         times = [message.timestamp()[1] for message in messages]
         if 0 in times:
-            raise zero_time(f"{self._topic}[{partition}] offset {messages[times.index(0)].offset():,}")
+            raise zero_time_error(f"{self._topic}[{partition}] offset {messages[times.index(0)].offset():,}")
         return [
             (m.key(), m.value(), time_ms, said, place)
             for m, time_ms, said in zip(messages, times, headers, strict=True)

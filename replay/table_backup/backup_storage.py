@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 
 from ...topics.errors import Stop, Usage
 from ...topics.private_folder import private_folder
-from ..sources.files.storage import is_remote
+from ..sources.files.file_system import is_remote
 
 __all__ = ["MANIFEST", "BackupStorage", "depot"]
 

@@ -132,11 +132,11 @@ def _tally(side: ComparisonSide, digests: _Digests) -> Tally:
     tally = Tally(side.name)
     sums, counts = tally.sums, tally.counts
     for batch in side.batches():
-        for item in batch.items:
+        for item in batch.records:
             bucket = _bucket(item)
             sums[bucket] += digests.of(item)
             counts[bucket] += 1
-        tally.records += len(batch.items)
+        tally.records += len(batch.records)
         tally.unreadable += len(batch.unreadable)
         tally.examples += batch.unreadable[: _EXAMPLES - len(tally.examples)]
     tally.sums = [total & _MASK for total in sums]
@@ -158,7 +158,7 @@ def _differences(
     surplus: Counter[int] = Counter()
     for side, sign in ((a, 1), (b, -1)):
         for batch in side.batches():
-            for item in batch.items:
+            for item in batch.records:
                 if _bucket(item) in wanted:
                     surplus[digests.of(item)] += sign
     for side, sign in ((a, 1), (b, -1)):
@@ -171,7 +171,7 @@ def _first(side: ComparisonSide, more: dict[int, int], digests: _Digests, most: 
     if not more:
         return
     for batch in side.batches():
-        for i, item in enumerate(batch.items):
+        for i, item in enumerate(batch.records):
             digest = digests.of(item)
             if more.get(digest, 0) > 0:
                 more[digest] -= 1

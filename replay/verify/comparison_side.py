@@ -17,9 +17,9 @@ from ...topics.packed import is_packed, packed_rows
 from ...topics.partition_reader import Run, read_to_end
 from ...topics.printable import utf8, without_passwords
 from ..archive import ArchiveHistory, is_archive
-from ..archive.archive_reader import read_entry
-from ..archive.record_rows import RecordRows
-from ..source_resolver import find_past, names_topic
+from ..archive.archive_reader import read_archived_file
+from ..archive.record_columns import RecordColumns
+from ..source_resolver import names_topic, resolve_source
 from ..sources.column_batch import ColumnBatch
 from ..sources.format import Format
 from ..sources.source import Replayable, Source, SourcePosition
@@ -40,7 +40,7 @@ _STALLED_S = 120.0
 class Batch:
     """Records, what says where the n-th of them stands, and what could not be read among them: where, and why."""
 
-    items: Sequence[SourceRecord]
+    records: Sequence[SourceRecord]
     where: Callable[[int], str]
     unreadable: Sequence[str] = ()
 
@@ -78,7 +78,7 @@ def find_side(spec: str, format: Format, cluster: Cluster | None) -> ComparisonS
     """
     if spec.startswith(TABLE):
         return _Table(spec, cluster)
-    history = find_past([spec], Format() if names_topic(spec) else _fitting(spec, format), cluster=cluster)
+    history = resolve_source([spec], Format() if names_topic(spec) else _fitting(spec, format), cluster=cluster)
     if isinstance(history, TopicHistory):
         assert cluster is not None
         return _Topic(history, cluster)
@@ -148,11 +148,11 @@ class _Archive:
         history.check("")
         for entry in history.manifest.files:
             at = f"{entry.name}: {history.manifest.topic}[{entry.partition}]"
-            for rows in read_entry(history.folder, entry, history.manifest.encoding, _ROWS):
+            for rows in read_archived_file(history.folder, entry, history.manifest.encoding, _ROWS):
                 yield from _rows(rows.items(entry.partition), partial(_row, at, rows))
 
 
-def _row(where: str, rows: RecordRows, number: int) -> str:
+def _row(where: str, rows: RecordColumns, number: int) -> str:
     return f"{where} offset {rows.offsets[number]:,}"
 
 
@@ -169,7 +169,7 @@ class _Files:
                 while not source.ended:
                     found = source.next_batch()
                     unreadable = [f"{bad.where}: {bad.reason}" for bad in found.bad]
-                    yield Batch(found.items, partial(_line, part.name, part.open, before), unreadable)
+                    yield Batch(found.records, partial(_line, part.name, part.open, before), unreadable)
                     before = found.after
             finally:
                 source.close()
@@ -184,7 +184,7 @@ def _line(
         passed, here = 0, source.begins
         while True:
             found = source.next_batch()
-            passed += len(found.items)
+            passed += len(found.records)
             if passed > number or source.ended:
                 break
             here = found.after

@@ -23,8 +23,8 @@ from pathlib import Path
 import click
 from anabranch.replay.player import Player
 from anabranch.replay.record_counts import count_records
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from main import broker, progress

@@ -17,8 +17,8 @@ import polars
 import pytest
 import zstandard
 from anabranch.replay.pipeline.cursor import Cursor
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.source import Source, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
 from files import Reading, read
@@ -112,7 +112,7 @@ pytestmark = pytest.mark.parametrize(("pack", "kind"), CASES)
 
 def batches(source: Source) -> Iterator[Sequence[SourceRecord]]:
     while not source.ended:
-        yield source.next_batch().items
+        yield source.next_batch().records
 
 
 def as_stored(position: SourcePosition) -> SourcePosition:
@@ -144,14 +144,14 @@ def test_a_position_between_any_two_records_is_one(tmp_path: Path, pack: Pack, k
             if cursor.used_up:
                 cursor.fill()
                 continue
-            given.append(cursor.items[cursor.taken])
+            given.append(cursor.records[cursor.taken])
             cursor.taken += 1
         again = Cursor(lambda at: part.open(at, 2), as_stored(cursor.snapshot()))
         rest: list[SourceRecord] = []
         while not (again.used_up and again.last):
             again.fill()
-            rest += again.items[again.taken :]
-            again.taken = len(again.items)
+            rest += again.records[again.taken :]
+            again.taken = len(again.records)
         assert given + rest == whole
 
 

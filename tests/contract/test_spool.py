@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from anabranch.replay.pipeline.dry_run import survey
 from anabranch.replay.pipeline.pipeline import Pipeline
+from anabranch.replay.sources.file_history import FileHistory, find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import History, find_history
 from anabranch.replay.sources.source import Source, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Stop, Usage
@@ -71,7 +71,7 @@ def rest_of(source: Source) -> list[SourceRecord]:
     return found
 
 
-def spooled(spec: str, format: Format, folder: Path) -> History:
+def spooled(spec: str, format: Format, folder: Path) -> FileHistory:
     history = find_history([spec], format, spool=str(folder / "spool"))
     assert history.resumable
     return history

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.source import Source, SourcePosition
 from anabranch.replay.sources.source_record import BadLine, SourceRecord
 from anabranch.topics.errors import AnabranchError, Usage
@@ -31,7 +31,7 @@ class Reading:
         self.bad += batch.bad
         self.blank += batch.blank
         self.position = batch.after
-        return batch.items
+        return batch.records
 
     def rest(self) -> list[SourceRecord]:
         items: list[SourceRecord] = []

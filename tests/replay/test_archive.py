@@ -14,8 +14,9 @@ from pathlib import Path
 import polars
 import pytest
 from anabranch.replay.archive import Archiver, ArchiveReport, Rolling, check_archive
-from anabranch.replay.archive.archive_formats import reader
+from anabranch.replay.archive.jsonl_format import read_jsonl
 from anabranch.replay.archive.manifest import Entry, Manifest, locked, read_manifest
+from anabranch.replay.archive.parquet_format import read_parquet
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
@@ -54,8 +55,9 @@ def of_archive(folder: Path) -> list[Record]:
     assert manifest is not None
     found: list[Record] = []
     for entry in manifest.files:
+        read = read_parquet if manifest.encoding == "parquet" else read_jsonl
         with (folder / entry.name).open("rb") as file:
-            for rows in reader(manifest.encoding)(file, 100):
+            for rows in read(file, 100):
                 columns = zip(rows.offsets, rows.keys, rows.values, rows.times, rows.headers, strict=True)
                 found += [(entry.partition, *record) for record in columns]
     return sorted(found, key=lambda record: record[:2])

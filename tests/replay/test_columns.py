@@ -14,15 +14,15 @@ import msgspec
 import polars
 import pytest
 from anabranch.replay.sources.column_batch import ColumnBatch
+from anabranch.replay.sources.file_history import FileHistory, find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import History, find_history
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def read(history: History) -> tuple[list[SourceRecord], list[Any], int, Any, int]:
+def read(history: FileHistory) -> tuple[list[SourceRecord], list[Any], int, Any, int]:
     """Records, bad lines, blank lines, the position after them; and how many came as columns."""
     source = history.open()
     items: list[SourceRecord] = []
@@ -31,8 +31,8 @@ def read(history: History) -> tuple[list[SourceRecord], list[Any], int, Any, int
     after = source.begins
     while not source.ended:
         batch = source.next_batch()
-        by_column += len(batch.items) if isinstance(batch.items, ColumnBatch) else 0
-        items += batch.items
+        by_column += len(batch.records) if isinstance(batch.records, ColumnBatch) else 0
+        items += batch.records
         bad += [(line.where, line.reason, line.value) for line in batch.bad]
         blank += batch.blank
         after = batch.after
@@ -42,8 +42,8 @@ def read(history: History) -> tuple[list[SourceRecord], list[Any], int, Any, int
 
 def check_same(path: Path, format: Format, max_bytes: int = 1_000_000) -> int:
     """The same both ways; how many records came as columns."""
-    history = find_history([str(path)], format).limited(max_bytes)
-    plain, columns = read(history), read(history.by_column())
+    history = find_history([str(path)], format).with_max_record_bytes(max_bytes)
+    plain, columns = read(history), read(history.columnar())
     assert columns[:4] == plain[:4]
     return columns[4]
 
@@ -123,8 +123,8 @@ def test_numbers_text_and_times_come_as_columns_block_after_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("anabranch.replay.sources.file_source.BLOCK_BYTES", 10_000)
-    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._SAMPLE_BYTES", 10_000)
-    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._LEAST_BYTES", 10_000)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_inference._SAMPLE_BYTES", 10_000)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_inference._LEAST_BYTES", 10_000)
     path = tmp_path / "a.csv"
     #  n: whole, with nulls in the middle; then once written 007, which is no whole number: that row is bad
     cells = [str(n) if n % 500 or n < 1_000 else "null" for n in range(3_000)]
@@ -200,8 +200,8 @@ def test_columns_are_cut_like_lists(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("k,at\n" + "".join(f"{n},{1_357_034_400 + n}\n" for n in range(10)))
     history = find_history([str(path)], Format(key="k", time="at"))
-    (batch,) = [history.by_column().open().next_batch().items]
-    items = list(history.open().next_batch().items)
+    (batch,) = [history.columnar().open().next_batch().records]
+    items = list(history.open().next_batch().records)
     for first, end in itertools.product((0, 3, 9, 12), (0, 4, 10, 99)):
         assert list(batch[first:end]) == items[first:end]
     assert (batch[3], batch[-1]) == (items[3], items[-1])
@@ -211,7 +211,7 @@ def test_names_of_ours_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("__key,n\na,1\n")
     with pytest.raises(Usage, match="__key"):
-        find_history([str(path)], Format()).by_column().open()
+        find_history([str(path)], Format()).columnar().open()
 
 
 JSON_TEXT = st.text(max_size=5) | st.sampled_from(

@@ -14,8 +14,8 @@ from anabranch.replay.pipeline.lateness import Disorder
 from anabranch.replay.pipeline.pace import Pace
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.pipeline.selection import Selection
+from anabranch.replay.sources.file_history import FileHistory, find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import History, find_history
 from anabranch.replay.sources.source import Source, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.clock import Clock
@@ -50,7 +50,7 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def history(rows: list[dict[str, Any]], tmp_path: Path) -> History:
+def history(rows: list[dict[str, Any]], tmp_path: Path) -> FileHistory:
     assert rows
     return find_history([str(tmp_path / "*.jsonl")], Format(key="user", time="at"))
 
@@ -67,7 +67,7 @@ def everything(source: Source, after_batch: Callable[[SourcePosition, int], None
             after_batch(json.loads(json.dumps(position)), len(found))
         batch = source.next_batch()
         position = batch.after
-        found += numbers(batch.items)
+        found += numbers(batch.records)
         assert not batch.bad
     source.close()
     return found
@@ -117,7 +117,7 @@ COURSES = {
 def test_a_course_gives_what_it_says_and_goes_on_after_every_batch(
     name: str,
     paced: Pace | None,
-    history: History,
+    history: FileHistory,
     rows: list[dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -151,7 +151,7 @@ class Rushing(Clock):
         return self.now
 
 
-def test_what_is_left_out_is_counted(history: History) -> None:
+def test_what_is_left_out_is_counted(history: FileHistory) -> None:
     notes = Counters()
     everything(Pipeline(selection=Selection(keys=("u1",))).open(history, notes=notes))
     assert notes.left_out == 30
@@ -162,7 +162,7 @@ def test_a_record_that_an_expression_cannot_judge_is_bad(tmp_path: Path) -> None
     history = find_history([str(tmp_path / "a.jsonl")], Format())
     source = Pipeline(selection=Selection(where="n == 1")).open(history)
     batch = source.next_batch()
-    assert numbers(batch.items) == [1]
+    assert numbers(batch.records) == [1]
     assert [line.where for line in batch.bad] == ["record:2", "record:3"]
     assert "no field 'n'" in batch.bad[0].reason
 
@@ -171,11 +171,11 @@ def test_lines_of_text_are_judged_by_their_value(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("error: x\nfine\n")
     history = find_history([str(tmp_path / "a.txt")], Format())
     source = Pipeline(selection=Selection(where='value.startswith("error")')).open(history)
-    assert [item[1] for item in source.next_batch().items] == [b"error: x"]
+    assert [item[1] for item in source.next_batch().records] == [b"error: x"]
 
 
 def test_a_transform_that_fails_names_the_record(
-    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    history: FileHistory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "twice_of.py").write_text(TRANSFORM)
     monkeypatch.chdir(tmp_path)
@@ -191,12 +191,12 @@ def test_a_transform_that_fails_names_the_record(
             Pipeline(transform=name).open(history)
 
 
-def test_a_loop_over_nothing_ends(history: History) -> None:
+def test_a_loop_over_nothing_ends(history: FileHistory) -> None:
     with pytest.raises(Stop, match="no record"):
         everything(Pipeline(rounds=0, selection=Selection(keys=("nobody",))).open(history))
 
 
-def test_another_course_is_another_run(history: History) -> None:
+def test_another_course_is_another_run(history: FileHistory) -> None:
     ids = {name: course.run_id(history, "t") for name, course in COURSES.items()}
     assert len(set(ids.values())) == len(COURSES)
     assert Pipeline(disorder=Disorder("sort", 5)).run_id(history, "t") == Pipeline(disorder=Disorder("sort", 9)).run_id(

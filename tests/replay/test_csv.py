@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.formats.csv_parser import CsvParser
-from anabranch.replay.sources.formats.csv_type_sample import guess_rows
+from anabranch.replay.sources.formats.csv_type_inference import infer_row_types
 from anabranch.replay.sources.source_record import SourceRecord
 from files import plain, read_file, values
 from hypothesis import HealthCheck, given, settings
@@ -108,7 +108,7 @@ def test_where_a_batch_is_cut_changes_no_row() -> None:
     for cut in range(1, len(lines)):
         first = parser.parse(lines[:cut], 1, final=False)
         rest = parser.parse(lines[first.used :], first.used + 1, final=True)
-        assert [*first.items, *rest.items] == list(whole.items)
+        assert [*first.records, *rest.records] == list(whole.records)
         assert first.blank + rest.blank == whole.blank == 1
 
 
@@ -145,13 +145,13 @@ def test_cells_are_numbers_nulls_and_text(cells: list[str]) -> None:
         lines = [(row % cell).encode() for cell in cells]
         found = CsvParser("x", guessed(Format(), columns, lines), tuple(columns)).parse(lines, 1, final=True)
         expected = [value % made for cell, made in zip(cells, twin(cells), strict=True) if cell or len(columns) > 1]
-        assert [item[1] for item in found.items] == expected
+        assert [item[1] for item in found.records] == expected
         assert found.bad == []
 
 
 def guessed(format: Format, columns: Sequence[str], lines: list[bytes]) -> Format:
-    types = guess_rows(lines, columns, format, final=True)
-    return replace(format, guessed=tuple(types.items()))
+    types = infer_row_types(lines, columns, format, final=True)
+    return replace(format, inferred=tuple(types.items()))
 
 
 Odd = st.text("019-.+eE \"'xé\u0663NA,", max_size=4)
@@ -171,7 +171,7 @@ def test_many_rows_at_once_are_what_they_are_one_by_one(
 
     def parsed(some: list[bytes], first: int) -> tuple[list[SourceRecord], list[str], int]:
         found = CsvParser("x", format, ("a", "b", "c")).parse(some, first, final=True)
-        return list(found.items), sorted(str(bad) for bad in found.bad), found.blank
+        return list(found.records), sorted(str(bad) for bad in found.bad), found.blank
 
     alone = [parsed([line], number) for number, line in enumerate(lines, 1)]
     items, bad, blank = parsed(lines, 1)

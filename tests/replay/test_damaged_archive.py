@@ -16,9 +16,9 @@ import pytest
 import zstandard
 from anabranch.replay.archive import ArchiveHistory, Manifest, check_archive
 from anabranch.replay.archive import manifest as manifest_module
-from anabranch.replay.archive.growing_file import GrowingFile
+from anabranch.replay.archive.archive_file_writer import ArchiveFileWriter
 from anabranch.replay.archive.manifest import MANIFEST, Encoding, read_manifest, sync_folder
-from anabranch.replay.archive.record_rows import COLUMNS
+from anabranch.replay.archive.record_columns import COLUMNS
 from anabranch.replay.sources.format import Format
 from anabranch.replay.verify.comparison import verify
 from anabranch.replay.verify.comparison_side import find_side
@@ -30,7 +30,7 @@ COUNT = 20
 
 def archived(folder: Path, encoding: Encoding) -> Path:
     folder.mkdir()
-    growing = GrowingFile(folder, encoding, "orders", 0, 0, 0.0)
+    growing = ArchiveFileWriter(folder, encoding, "orders", 0, 0, 0.0)
     rows, offsets = growing.waiting, range(COUNT)
     rows.keys += [b"k%d" % (offset % 3) for offset in offsets]
     rows.values += [b'{"n":%d}' % offset for offset in offsets]

@@ -9,9 +9,9 @@ from typing import Any
 
 import fsspec
 import pytest
-from anabranch.replay.sources.files.walk import hidden
+from anabranch.replay.sources.file_history import find_history
+from anabranch.replay.sources.files.file_search import hidden
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import Usage
 from files import read, refusal
 
@@ -27,7 +27,7 @@ def write(folder: Path, *names: str) -> None:
 
 def found(spec: Path | str, folder: Path, **form: Any) -> list[str]:
     history = find_history([str(spec)], Format(**form))
-    return [os.path.relpath(member.path, folder) for member in history.members]
+    return [os.path.relpath(member.path, folder) for member in history.entries]
 
 
 def records(*specs: Path | str) -> list[Any]:
@@ -60,9 +60,9 @@ def test_what_writers_leave_behind_is_hidden(name: str) -> None:
 def test_globs_are_relative_and_say_names_as_the_user_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, *SHOWN)
     monkeypatch.chdir(tmp_path)
-    assert [m.path for m in find_history(["b/*.jsonl"], Format()).members] == ["b/2.jsonl"]
-    assert [m.path for m in find_history(["*.jsonl"], Format()).members] == ["a.jsonl"]
-    assert [m.path for m in find_history(["**/3.jsonl"], Format()).members] == ["b/c/3.jsonl"]
+    assert [m.path for m in find_history(["b/*.jsonl"], Format()).entries] == ["b/2.jsonl"]
+    assert [m.path for m in find_history(["*.jsonl"], Format()).entries] == ["a.jsonl"]
+    assert [m.path for m in find_history(["**/3.jsonl"], Format()).entries] == ["b/c/3.jsonl"]
     assert "no file matches" in refusal(lambda: find_history(["nope/*.jsonl"], Format()))
 
 
@@ -108,7 +108,7 @@ def test_a_name_that_is_no_utf8_is_read_and_told_escaped(tmp_path: Path) -> None
         assert history.identity("t") == find_history([spec], Format(key="k")).identity("t")
         assert history.fingerprint()
         batch = history.open().next_batch()
-        assert [item[0] for item in batch.items] == [b"1"]
+        assert [item[0] for item in batch.records] == [b"1"]
         assert batch.bad[0].where == f"{tmp_path}/caf\\xe9.jsonl:2"
     assert find_history([path], Format()).specs == (f"{tmp_path}/caf\\xe9.jsonl",)
 
@@ -173,7 +173,7 @@ def test_a_password_of_a_url_is_in_nothing_that_is_kept_or_said() -> None:
     with fsspec.open(url, "wb") as file:
         file.write(b"no json\n")  # type: ignore[union-attr]
     history = find_history([url], Format())
-    told = [*history.specs, history.members[0].name, history.open().next_batch().bad[0].where]
+    told = [*history.specs, history.entries[0].name, history.open().next_batch().bad[0].where]
     assert not [text for text in told if "geheim" in text]
 
 

@@ -23,8 +23,8 @@ import pyarrow.parquet
 import pytest
 from anabranch.replay.pipeline.packing import Packing
 from anabranch.replay.sources.column_batch import ColumnBatch
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import AnabranchError, BadRecord
 from anabranch.topics.packed import Packed
 from anabranch.topics.partitioners import HashPartitioner
@@ -201,7 +201,7 @@ def test_damaged_packed_batches_are_refused_or_read(tmp_path: Path) -> None:
         rng = random.Random(seed)
         kind = rng.choice(list(MAKERS))
         (tmp_path / f"a.{kind}").write_bytes(MAKERS[kind](rng))
-        history = find_history([str(tmp_path / f"a.{kind}")], Format()).limited(MOST).by_column()
+        history = find_history([str(tmp_path / f"a.{kind}")], Format()).with_max_record_bytes(MOST).columnar()
         reading = Reading(
             Packing(history.open(), HashPartitioner(2), rng.choice(["lz4", "zstd"]), max_bytes=MOST, sent=0)
         )

@@ -19,8 +19,8 @@ from anabranch.replay.pipeline.pace import Pace
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.player import Player
 from anabranch.replay.replay_report import Progress
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.topics.clock import Clock
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop

@@ -14,8 +14,8 @@ from anabranch.replay.pipeline.cursor import Cursor
 from anabranch.replay.pipeline.lateness import Disorder
 from anabranch.replay.pipeline.merge import Merge
 from anabranch.replay.pipeline.pipeline import Pipeline
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.source import Batch, Part, Source, SourcePosition
 from anabranch.replay.sources.source_record import BadLine, SourceRecord
 from anabranch.topics.errors import Stop, Usage
@@ -34,7 +34,7 @@ class Listed:
     lines: Lines
     batch: int
     at: int = 0
-    ask_again_s: float = 0.0
+    poll_again_s: float = 0.0
     done_bytes: int = 0
 
     @property
@@ -83,7 +83,7 @@ class Gone:
     def read(self, source: Source, batches: int | None = None) -> Source:
         while not source.ended and batches != 0:
             batch = source.next_batch()
-            self.values += [(item[1] or b"").decode() for item in batch.items]
+            self.values += [(item[1] or b"").decode() for item in batch.records]
             self.bad += [line.where for line in batch.bad]
             self.blank += batch.blank
             self.position = batch.after
@@ -182,7 +182,7 @@ def test_a_cursor_goes_on_between_any_two_records() -> None:
             if cursor.used_up:
                 got.tell(*cursor.fill())
             else:
-                got.values.append((cursor.items[cursor.taken][1] or b"").decode())
+                got.values.append((cursor.records[cursor.taken][1] or b"").decode())
                 cursor.taken += 1
         for batch in (1, 2, 9):
             rest = Cursor(lambda at, n=batch: part("a", lines, n).open(at, 0), cursor.snapshot())
@@ -191,8 +191,8 @@ def test_a_cursor_goes_on_between_any_two_records() -> None:
             told = Gone()
             while not (rest.last and rest.used_up):
                 told.tell(*rest.fill())
-                values += [(item[1] or b"").decode() for item in rest.items[rest.taken :]]
-                rest.taken = len(rest.items)
+                values += [(item[1] or b"").decode() for item in rest.records[rest.taken :]]
+                rest.taken = len(rest.records)
             assert [*got.values, *values] == ["a0", "a2", "a3", "a6", "a7", "a8"]
             assert len(got.bad) + len(told.bad) == 2
             assert got.blank + told.blank == 1
@@ -245,7 +245,7 @@ def test_files_are_merged_where_their_records_have_times(tmp_path: Path) -> None
     def keys(course: Pipeline) -> list[str]:
         source, found = course.open(history), list[str]()
         while not source.ended:
-            found += [(item[0] or b"").decode() for item in source.next_batch().items]
+            found += [(item[0] or b"").decode() for item in source.next_batch().records]
         return found
 
     assert keys(Pipeline()) == ["a1", "b1", "a2", "b3", "b5", "a6"]

@@ -17,8 +17,8 @@ import pytest
 from anabranch.replay.pipeline.dry_run import survey
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.runs.declared_types import declared_types
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.source_record import BadLine
 from anabranch.topics.errors import Usage
 from anabranch.topics.partitioners import HashPartitioner
@@ -47,8 +47,8 @@ def test_a_leading_zero_in_the_last_line_makes_text_of_its_column_with_and_witho
 def test_a_cell_behind_the_sample_that_does_not_fit_is_bad_and_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._SAMPLE_BYTES", 20)
-    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_sample._LEAST_BYTES", 20)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_inference._SAMPLE_BYTES", 20)
+    monkeypatch.setattr("anabranch.replay.sources.formats.csv_type_inference._LEAST_BYTES", 20)
     data = b"user,zip\nann,98101\nbob,10115\ncid,01234\ndan,7\neva,x\n"
     found = of_csv(tmp_path, data, key="user")
     assert [key for key, _, _ in found[0]] == [b"ann", b"bob", b"dan"]
@@ -387,12 +387,12 @@ class Order(msgspec.Struct):
 def test_the_value_type_of_a_topic_declares_columns(tmp_path: Path) -> None:
     assert declared_types(Order) == {"zip": "text", "fare": "float", "note": "text?", "n": "int"}
     path = plain(tmp_path, "a.csv", b"zip,fare,note,more\n98101,1,,7\nnull,-2,x,8\n")
-    history = find_history([str(path)], Format()).declared(declared_types(Order))
+    history = find_history([str(path)], Format()).with_declared_types(declared_types(Order))
     assert values(both(history)) == [
         {"zip": "98101", "fare": 1.0, "note": None, "more": 7},
         {"zip": "null", "fare": -2.0, "note": "x", "more": 8},
     ]
-    by_option = find_history([str(path)], Format(types=(("zip", "int"),))).declared(declared_types(Order))
+    by_option = find_history([str(path)], Format(types=(("zip", "int"),))).with_declared_types(declared_types(Order))
     assert [row["zip"] for row in values(both(by_option))] == [98101, None]
 
 
@@ -418,7 +418,7 @@ def test_a_survey_says_what_stands_in_columns_and_what_their_type_refuses(tmp_pa
 def test_the_types_of_a_run_stay_those_of_its_start(tmp_path: Path) -> None:
     path = plain(tmp_path, "a.csv", b"n,z\n1,2\n")
     history = find_history([str(path)], Format())
-    types = dict(history.schema.format.guessed)
+    types = dict(history.schema.format.inferred)
     assert types == {"n": "int", "z": "int"}
     reading = Reading(find_history([str(path)], Format()).with_types({**types, "z": "text"}).open())
     assert [item[1] for item in reading.rest()] == [b'{"n":1,"z":"2"}']

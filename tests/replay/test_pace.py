@@ -21,7 +21,7 @@ class Listed:
 
     seconds: list[float]
     at: int = 0
-    ask_again_s: float = 0.0
+    poll_again_s: float = 0.0
     done_bytes: int = 0
 
     @property
@@ -69,10 +69,10 @@ def played(source: Paced, clock: Hand, count: int | None = None) -> list[tuple[i
     """Which record went when, in seconds since now."""
     begun, found, stop = clock.now, list[tuple[int, float]](), threading.Event()
     while not source.ended and (count is None or len(found) < count):
-        items = source.next_batch().items
+        items = source.next_batch().records
         found += [(int(item[1] or b""), clock.now - begun) for item in items]
         if not items:
-            clock.wait(stop, source.ask_again_s)
+            clock.wait(stop, source.poll_again_s)
     return found
 
 
@@ -111,7 +111,7 @@ def test_a_stop_for_a_night_is_not_made_up_for() -> None:
         assert len(played(first, clock, 20)) == 20
         clock.now += 1.5
         last = first.next_batch()
-        assert len(last.items) == 1
+        assert len(last.records) == 1
         clock.now += 40_000
         went = played(Paced(opening(seconds), pace, clock, last.after), clock)
         assert [n for n, _ in went] == list(range(21, 40))

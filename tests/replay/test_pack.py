@@ -22,9 +22,9 @@ from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.pipeline.selection import Selection
 from anabranch.replay.player import Player
 from anabranch.replay.record_counts import count_records
-from anabranch.replay.source_resolver import find_past
+from anabranch.replay.source_resolver import resolve_source
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.source import Replayable
 from anabranch.replay.sources.source_record import BadLine
 from anabranch.replay.sources.topic_source import TopicHistory
@@ -50,10 +50,10 @@ BLOCK = "anabranch.replay.sources.file_source.BLOCK_BYTES"
 CHILD = """
 import sys
 from anabranch.replay import Format, Player, find_history
-from anabranch.replay.sources import filesource
+from anabranch.replay.sources import file_source
 from anabranch.topics.cluster import Cluster
 servers, topic, path = sys.argv[1:]
-filesource.BLOCK_BYTES = 1_000
+file_source.BLOCK_BYTES = 1_000
 player = Player(Cluster(servers), find_history([path], Format(key_before=",")), topic,
                 pack="lz4", transaction_records=200)
 player.play(lambda progress: print(progress.sent, flush=True))
@@ -275,11 +275,11 @@ def test_unpacked_they_are_plain_records_again_and_archives_keep_them(
     folder = tmp_path / "archive"
     Archiver(broker, packed, folder).archive()
     assert Archiver(broker, packed, folder).archive().records == 0
-    played(find_past([str(folder)], Format()), again)
+    played(resolve_source([str(folder)], Format()), again)
     assert [m.value() for m in drain(again)].count(None) == 0
     assert sorted(m.value() or b"" for m in drain(again)) == sorted(m.value() or b"" for m in drain(packed))
     Admin(broker).create([TopicSpec(wider, 5)])
-    played(find_past([str(folder)], Format(), repartition=True), wider, pack="lz4")
+    played(resolve_source([str(folder)], Format(), repartition=True), wider, pack="lz4")
 
     for topic in (plain, again, wider):
         found = verify(*(find_side(f"topic://{name}", Format(), broker) for name in (packed, topic)))

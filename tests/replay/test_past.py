@@ -13,12 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from anabranch.replay.archive import ArchiveHistory, Archiver, Rolling
-from anabranch.replay.archive.archive_formats import encoder, reader
-from anabranch.replay.archive.record_rows import RecordRows
+from anabranch.replay.archive import ArchiveHistory, Archiver, Rolling, jsonl_format, parquet_format
+from anabranch.replay.archive.record_columns import RecordColumns
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.player import Player
-from anabranch.replay.source_resolver import find_past
+from anabranch.replay.source_resolver import resolve_source
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.offset_range import Bound
 from anabranch.replay.sources.source import Replayable, Source, SourcePosition
@@ -43,11 +42,11 @@ ODD = [b"", None, b"\xff\x00\n", "é".encode(), b"plain", b'{"a":"\\u0000"}', b"
 CHILD = """
 import sys
 from anabranch.replay import Player
-from anabranch.replay.source_resolver import find_past
+from anabranch.replay.source_resolver import resolve_source
 from anabranch.replay.sources.format import Format
 from anabranch.topics.cluster import Cluster
 servers, spec, topic = sys.argv[1:]
-history = find_past([spec], Format(), cluster=Cluster(servers))
+history = resolve_source([spec], Format(), cluster=Cluster(servers))
 player = Player(Cluster(servers), history, topic, transaction_records=200, batch_lines=50)
 player.play(lambda progress: print(progress.sent, flush=True))
 """
@@ -62,18 +61,19 @@ headers = st.lists(st.tuples(st.text(max_size=4, alphabet=st.characters(exclude_
 def test_odd_bytes_come_back_from_a_file(
     encoding: Any, records: list[tuple[bytes | None, bytes | None, Any]], batch: int
 ) -> None:
-    rows, file = RecordRows(), io.BytesIO()
+    rows, file = RecordColumns(), io.BytesIO()
     for n, (key, value, told) in enumerate(records):
         rows.keys.append(key)
         rows.values.append(value)
         rows.headers.append(told)
         rows.offsets.append(3 * n)
         rows.times.append(START_MS - n)
-    written = encoder(encoding)[0](file, "t", 2)
+    written = (parquet_format if encoding == "parquet" else jsonl_format).Writer(file, "t", 2)
     written.write(rows)
     written.close()
     file.seek(0)
-    found = list(reader(encoding)(file, batch))
+    read = parquet_format.read_parquet if encoding == "parquet" else jsonl_format.read_jsonl
+    found = list(read(file, batch))
     assert [item for part in found for item in part.items(2)] == [
         (key, value, START_MS - n, told or None, 2) for n, (key, value, told) in enumerate(records)
     ]
@@ -127,11 +127,11 @@ def history(
 ) -> Replayable:
     topic = fill(fresh("past"), 60)
     if request.param == "topic":
-        return find_past([f"topic://{topic}"], Format(), cluster=broker)
+        return resolve_source([f"topic://{topic}"], Format(), cluster=broker)
     encoding = request.param.removeprefix("archive in ")
     folder = tmp_path / "archive"
     Archiver(broker, topic, folder, encoding=encoding, rolling=Rolling(size_bytes=500)).archive()
-    return find_past([str(folder)], Format(), cluster=broker)
+    return resolve_source([str(folder)], Format(), cluster=broker)
 
 
 @pytest.mark.parametrize("order", ["time", "source"])
@@ -165,13 +165,13 @@ def test_what_goes_back_is_what_was_there(
     assert sum(map(len, was.values())) == 500
     for spec in (str(tmp_path / "parquet"), str(tmp_path / "jsonl"), f"topic://{topic}"):
         again = fresh("again")
-        find = find_past([spec], Format(), cluster=broker)
+        find = resolve_source([spec], Format(), cluster=broker)
         report = Player(broker, find, again, transaction_records=70, batch_lines=20).play()
         assert (report.sent, report.done, records_of(drain(again)) == was) == (500, True, True), spec
         assert Admin(broker).partitions([again]) == {again: 3}
-        assert Player(broker, find_past([spec], Format(), cluster=broker), again).play().already_done
+        assert Player(broker, resolve_source([spec], Format(), cluster=broker), again).play().already_done
     fill(topic, 20)
-    (told,) = Player(broker, find_past([spec], Format(), cluster=broker), again).play().warnings
+    (told,) = Player(broker, resolve_source([spec], Format(), cluster=broker), again).play().warnings
     assert f"topic {topic} has grown by " in told
 
 
@@ -192,7 +192,7 @@ def test_killed_again_and_again_each_record_goes_back_once(
             seen = [child.stdout.readline() for _ in range(commits)]
             assert all(seen), "ended before it was killed"
             os.kill(child.pid, signal.SIGKILL)
-    report = Player(broker, find_past([spec], Format(), cluster=broker), again).play()
+    report = Player(broker, resolve_source([spec], Format(), cluster=broker), again).play()
     assert report.resumed_from
     assert records_of(drain(again)) == records_of(drain(topic))
 
@@ -205,8 +205,8 @@ def test_a_topic_with_other_partitions_is_refused_unless_records_may_move(
     Archiver(broker, topic, tmp_path).archive()
     for spec in (str(tmp_path), f"topic://{topic}"):
         with pytest.raises(Usage, match=r"3 partitions[\s\S]*--repartition"):
-            Player(broker, find_past([spec], Format(), cluster=broker), other).play()
-    Player(broker, find_past([str(tmp_path)], Format(), repartition=True), other).play()
+            Player(broker, resolve_source([spec], Format(), cluster=broker), other).play()
+    Player(broker, resolve_source([str(tmp_path)], Format(), repartition=True), other).play()
     there = drain(other)
     assert sorted(str((m.key(), m.value())) for m in there) == sorted(str((m.key(), m.value())) for m in drain(topic))
     places: dict[Any, set[int | None]] = {}
@@ -219,7 +219,7 @@ def test_a_topic_is_read_from_where_to_where_one_says(broker: Cluster, fresh: Fr
     topic = fill(fresh("spans"), 60, partitions=1)
 
     def values(begin: str | None, until: str | None, **more: Any) -> list[int]:
-        found = find_past([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until), **more)
+        found = resolve_source([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until), **more)
         return [(item[2] - START_MS) // 1000 for item in read(Pipeline().open(found))]
 
     whole = values(None, None)
@@ -255,14 +255,16 @@ def test_a_time_past_the_end_and_empty_partitions_leave_nothing_to_read(
     producer.close()
 
     def values(begin: str | None, until: str | None) -> list[bytes | None]:
-        found = find_past([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until))
+        found = resolve_source([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until))
         return [item[1] for item in read(Pipeline().open(found))]
 
     assert values("2013-01-01", None) == [b"v1"]
     assert values(None, "2013-01-01") == [b"v0"]
     assert values(None, "2090-01-01") == [b"v0", b"v1"]
     assert values("2090-01-01", None) == values("2090-01-01", "2091-01-01") == []
-    report = Player(broker, find_past([f"topic://{topic}"], Format(), cluster=broker, span=("2090-01-01", None)), copy)
+    report = Player(
+        broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker, span=("2090-01-01", None)), copy
+    )
     assert report.play().done
     assert drain(copy) == []
 
@@ -282,7 +284,7 @@ def test_records_from_before_1970_and_without_a_time_keep_that(
     Archiver(broker, topic, tmp_path).archive()
     for spec in (str(tmp_path), f"topic://{topic}"):
         copy = fresh("copy")
-        Player(broker, find_past([spec], Format(), cluster=broker), copy, course=Pipeline(order="source")).play()
+        Player(broker, resolve_source([spec], Format(), cluster=broker), copy, course=Pipeline(order="source")).play()
         assert [message.timestamp()[1] for message in drain(copy)] == times
 
 
@@ -290,13 +292,13 @@ def test_what_cannot_be_replayed_is_refused(
     broker: Cluster, fresh: Fresh, fill: Callable[..., str], tmp_path: Path
 ) -> None:
     topic = fill(fresh("refused"), 10)
-    history = find_past([f"topic://{topic}"], Format(), cluster=broker)
+    history = resolve_source([f"topic://{topic}"], Format(), cluster=broker)
     with pytest.raises(Usage, match="into itself"):
         Player(broker, history, topic).play()
     with pytest.raises(Usage, match="there is no topic"):
-        find_past([f"topic://{fresh('none')}"], Format(), cluster=broker)
+        resolve_source([f"topic://{fresh('none')}"], Format(), cluster=broker)
     with pytest.raises(Usage, match="are for files"):
-        find_past([f"topic://{topic}"], Format(key="k"), cluster=broker)
+        resolve_source([f"topic://{topic}"], Format(key="k"), cluster=broker)
     Archiver(broker, topic, tmp_path).archive()
     whole = ArchiveHistory(tmp_path, Format())
     path = tmp_path / whole.manifest.files[0].name
@@ -311,11 +313,11 @@ def test_a_topic_that_was_made_anew_is_another(
     broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str]
 ) -> None:
     topic, again = fill(fresh("anew"), 20), fresh("again")
-    Player(broker, find_past([f"topic://{topic}"], Format(), cluster=broker), again).play()
+    Player(broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker), again).play()
     Admin(broker).delete([topic])
     fill(topic, 20)
     with pytest.raises(Stop, match="deleted and made anew"):
-        Player(broker, find_past([f"topic://{topic}"], Format(), cluster=broker), again).play()
+        Player(broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker), again).play()
     assert len(drain(again)) == 20
 
 
@@ -323,7 +325,7 @@ def test_followed_a_topic_is_copied_on(
     broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str], eventually: Callable[..., None]
 ) -> None:
     topic, again = fill(fresh("followed"), 30), fresh("again")
-    history = find_past([f"topic://{topic}"], Format(), cluster=broker, follow=True)
+    history = resolve_source([f"topic://{topic}"], Format(), cluster=broker, follow=True)
     player = Player(broker, history, again)
     more = TransactionalProducer(broker, fresh())
     more.open()

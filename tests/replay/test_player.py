@@ -18,8 +18,8 @@ import pytest
 from anabranch.replay.player import Player
 from anabranch.replay.replay_report import Progress
 from anabranch.replay.run_registry import RunRegistry
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.source_record import BadLine
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster

@@ -16,8 +16,8 @@ from anabranch.replay.pipeline.partitioning import place
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.pipeline.selection import Selection
 from anabranch.replay.pipeline.time_histogram import MOST_BINS, Histogram
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import Usage
 from anabranch.topics.partitioners import HashPartitioner
 from hypothesis import given

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from anabranch.replay.cli.replay_output import show_refused, show_replay
 from anabranch.replay.player import Player
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 
 
 class Order(msgspec.Struct):

@@ -9,12 +9,12 @@ from typing import Any
 import fastavro
 import pytest
 from anabranch.replay.runs.inputs import format_of, parse_inputs
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.formats.avro_blocks import Container
-from anabranch.replay.sources.formats.avro_rows import decoder
-from anabranch.replay.sources.history import find_history
+from anabranch.replay.sources.formats.avro_container import Container
+from anabranch.replay.sources.formats.avro_file import decoder
 from anabranch.replay.sources.source_record import NO_LIMIT, SourceRecord
-from anabranch.replay.sources.timestamps import parse_time_ms
+from anabranch.replay.sources.time_parser import parse_time_ms
 from anabranch.topics.errors import Usage
 from files import Reading
 from hypothesis import given
@@ -32,7 +32,7 @@ def read(
     folder: Path, name: str, data: bytes, format: Format, most: int = NO_LIMIT
 ) -> tuple[list[SourceRecord], Reading]:
     (folder / name).write_bytes(data)
-    source = Reading(find_history([str(folder / name)], format).limited(most).open())
+    source = Reading(find_history([str(folder / name)], format).with_max_record_bytes(most).open())
     return source.rest(), source
 
 

@@ -6,8 +6,8 @@ import socket
 import threading
 import time
 
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.replay.sources.source import Source
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Stop
@@ -38,7 +38,7 @@ def read_until(source: Source, count: int) -> list[SourceRecord]:
     deadline = time.monotonic() + 10
     while len(items) < count and not source.ended:
         assert time.monotonic() < deadline
-        items += source.next_batch().items or time.sleep(0.005) or []
+        items += source.next_batch().records or time.sleep(0.005) or []
     return items
 
 
@@ -58,7 +58,7 @@ def test_a_csv_column_of_a_socket_has_the_type_of_its_first_row() -> None:
     deadline = time.monotonic() + 10
     while not source.ended and time.monotonic() < deadline:
         batch = source.next_batch()
-        values += [item[1] for item in batch.items]
+        values += [item[1] for item in batch.records]
         reasons += [line.reason for line in batch.bad]
     assert values == [b'{"a":"x","b":1}', b'{"a":"y","b":2}']
     assert len(reasons) == 1
@@ -70,7 +70,7 @@ def test_a_followed_socket_is_connected_to_again() -> None:
     source = find_history([server.spec], Format(), follow=True).open()
     assert [item[1] for item in read_until(source, 3)] == [b"one", b"two", b"three"]
     assert not source.ended
-    assert source.ask_again_s > 0
+    assert source.poll_again_s > 0
     source.close()
 
 

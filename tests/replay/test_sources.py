@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format, kind_of
 from anabranch.replay.sources.formats.lines import LineBuffer
-from anabranch.replay.sources.history import find_history
-from anabranch.replay.sources.timestamps import Timestamps, parse_time_ms
+from anabranch.replay.sources.time_parser import TimeParser, parse_time_ms
 from anabranch.topics.errors import Stop
 from files import plain, read, read_file, refusal, values
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +24,7 @@ def test_a_file_of_many_chunks_is_read_in_bounded_batches(tmp_path: Path) -> Non
     sizes: list[int] = []
     seen: list[bytes | None] = []
     while not source.ended:
-        batch = source.next_batch().items
+        batch = source.next_batch().records
         sizes.append(len(batch))
         seen += [item[1] for item in batch]
     assert max(sizes) <= 5_000
@@ -96,7 +96,7 @@ def test_many_times_at_once_are_what_they_are_one_by_one(numbers: list[int], how
             return str(exc)
 
     written = [str(number) for number in numbers] if as_text else numbers
-    assert outcome(lambda: Timestamps(how).many(written)) == outcome(
+    assert outcome(lambda: TimeParser(how).many(written)) == outcome(
         lambda: [parse_time_ms(each, how) for each in written]
     )
 

@@ -15,8 +15,8 @@ import fastavro
 import fsspec
 import polars
 import pytest
+from anabranch.replay.sources.file_history import FileHistory, find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import History, find_history
 from anabranch.topics.errors import Usage
 from files import Reading, read, read_file
 
@@ -27,8 +27,8 @@ def write(path: Path, data: bytes | str = b"") -> Path:
     return path
 
 
-def names(history: History, folder: Path) -> list[str]:
-    return [member.name.removeprefix(f"{folder}/") for member in history.members]
+def names(history: FileHistory, folder: Path) -> list[str]:
+    return [member.name.removeprefix(f"{folder}/") for member in history.entries]
 
 
 def test_a_folder_is_read_with_all_below_it_in_order_and_without_what_is_hidden(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from anabranch.replay.dead_letters.letters import Wanted
 from anabranch.replay.dead_letters.republisher import DeadLetters
 from anabranch.replay.player import Player
 from anabranch.replay.record_counts import count_records
-from anabranch.replay.source_resolver import find_past
+from anabranch.replay.source_resolver import resolve_source
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.topic_source import TopicHistory
 from anabranch.replay.verify.comparison import verify
@@ -67,7 +67,7 @@ def test_replay_unpack_archive_and_verify_go_on_without_its_headers(
         assert same.same
         assert named()
     back = fresh("back")
-    Player(broker, find_past([str(tmp_path / "archive")], Format(), cluster=broker), back).play()
+    Player(broker, resolve_source([str(tmp_path / "archive")], Format(), cluster=broker), back).play()
     assert [m.value() for m in drain(back)] == [m.value() for m in found]
 
 

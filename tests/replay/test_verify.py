@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from anabranch.replay.archive import Archiver
 from anabranch.replay.player import Player
-from anabranch.replay.source_resolver import find_past
+from anabranch.replay.source_resolver import resolve_source
 from anabranch.replay.sources.format import Format
 from anabranch.replay.verify import comparison as verify_module
 from anabranch.replay.verify.comparison import Compared, verify
@@ -41,7 +41,7 @@ def orders(broker: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     """The same 2,000 records as a file, in a topic and in an archive."""
     folder = tmp_path_factory.mktemp("orders")
     path, topic = write_orders(folder / "orders.jsonl", 2_000), f"orders-{uuid.uuid4().hex[:8]}"
-    Player(broker, find_past([str(path)], FORMAT), topic, partitions=3).play()
+    Player(broker, resolve_source([str(path)], FORMAT), topic, partitions=3).play()
     Archiver(broker, topic, folder / "archive").archive()
     return path, topic, folder / "archive"
 
@@ -57,7 +57,7 @@ def test_the_same_records_have_the_same_digest_wherever_they_are(
     whole = compare(broker, str(archive), f"topic://{topic}")
     assert (whole.same, whole.fields[-1]) == (True, "partition")
     copy = fresh("copy")
-    Player(broker, find_past([str(archive)], Format()), copy).play()
+    Player(broker, resolve_source([str(archive)], Format()), copy).play()
     assert compare(broker, f"topic://{topic}", f"topic://{copy}").same
 
 
@@ -80,7 +80,7 @@ def test_a_changed_record_is_shown_from_both_sides_with_its_place(
 def test_a_record_too_much_is_one_side_s(broker: Cluster, orders: tuple[Path, str, Path], fresh: Fresh) -> None:
     _, topic, archive = orders
     copy = fresh("copy")
-    Player(broker, find_past([str(archive)], Format()), copy).play()
+    Player(broker, resolve_source([str(archive)], Format()), copy).play()
     producer = broker.producer()
     for _ in range(3):
         producer.produce(copy, b"more", b"k", 1, timestamp=1_357_034_400_000)

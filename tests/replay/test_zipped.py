@@ -12,9 +12,9 @@ from typing import Any
 
 import polars
 import pytest
-from anabranch.replay.sources.files import file_opening, zip_archive
+from anabranch.replay.sources.file_history import find_history
+from anabranch.replay.sources.files import file_opening
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.history import find_history
 from anabranch.topics.errors import Stop
 from files import Reading, read, refusal
 from packing import packed_records, plain_records
@@ -50,14 +50,14 @@ def test_the_directory_of_an_archive_is_read_once_for_all_its_files(
             super().__init__(file, *more)
 
     paths = [archive(tmp_path / name, **{f"{n:03}_dot_jsonl": LINE for n in range(50)}) for name in ("a.zip", "b.zip")]
-    monkeypatch.setattr(zip_archive.zipfile, "ZipFile", Counted)
+    monkeypatch.setattr(file_opening.zipfile, "ZipFile", Counted)
     history = find_history([str(path) for path in paths], Format(key="k"))
     history.check("t")
     assert len(read(history.open())) == 100
     # As a merge does: one of the first, one of the second, many at a time.
     parts = history.parts
     opened = [parts[at].open(None, 10) for pair in zip(range(50), range(50, 100), strict=True) for at in pair]
-    assert sum(len(source.next_batch().items) for source in opened) == 100
+    assert sum(len(source.next_batch().records) for source in opened) == 100
     for source in opened:
         source.close()
     assert len(made) == 2
@@ -136,7 +136,7 @@ def test_names_that_lead_out_of_an_archive_lead_nowhere(tmp_path: Path) -> None:
         made.writestr(".hidden.jsonl", LINE)
     before = sorted(tmp_path.rglob("*"))
     history = find_history([str(tmp_path / "a.zip")], Format())
-    assert [member.inside for member in history.members] == ["../../etc/year=1/x.jsonl", "/etc/passwd.jsonl"]
+    assert [member.inside for member in history.entries] == ["../../etc/year=1/x.jsonl", "/etc/passwd.jsonl"]
     assert [item[1] for item in read(history.open())] == [LINE[:-1]] * 2
     assert sorted(tmp_path.rglob("*")) == before
     chosen = find_history([f"{tmp_path / 'a.zip'}!_temporary/*.jsonl"], Format())

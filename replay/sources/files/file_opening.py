@@ -1,4 +1,6 @@
-"""A member's bytes: opened where they lie, taken out of `.zip`, decompressed."""
+"""Zip archives, opened once for many of their files: an archive's directory is as long as it has files.
+
+A entry's bytes: opened where they lie, taken out of `.zip`, decompressed."""
 
 from __future__ import annotations
 
@@ -8,19 +10,102 @@ import io
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any, Protocol
 
 from ....topics.cleanup import on_failure
-from ....topics.errors import AnabranchError, Usage
-from .file_entry import FileEntry
-from .unchanged_file import open_watched
-from .zip_archive import opened_zip
+from ....topics.errors import AnabranchError, Stop, Usage
+from ....topics.printable import utf8, without_passwords
+from .file_system import open_unchanged
 
-__all__ = ["UNREADABLE", "Opened", "Stream", "ZstdStream", "foreign", "open_member", "open_seekable", "why"]
+__all__ = [
+    "UNREADABLE",
+    "Archive",
+    "FileEntry",
+    "Opened",
+    "Stream",
+    "ZstdStream",
+    "foreign",
+    "open_entry",
+    "open_seekable",
+    "opened_zip",
+    "why",
+    "zip_entries",
+]
+
+# So many archives stay open when nobody reads them, for the next file of theirs. One with 70,000 files takes 40 MB.
+_KEPT = 3
+
+
+class Archive:
+    """An open archive that several may read at a time."""
+
+    def __init__(self, path: str, version: tuple[int, ...]) -> None:
+        raw: IO[bytes] = open_unchanged(path, version)
+        with on_failure(raw.close):
+            self._raw, self._zip = raw, zipfile.ZipFile(raw)
+        self.infos = self._zip.infolist()
+        self.users = 0
+        self.kept = True
+
+    def open(self, info: zipfile.ZipInfo) -> IO[bytes]:
+        """One of its files, decompressed; may be read beside others."""
+        return self._zip.open(info)
+
+    def release(self) -> None:
+        """One reader less."""
+        self.users -= 1
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close it, if nobody needs it."""
+        if not self.users and not self.kept:
+            self._zip.close()
+            self._raw.close()
+
+
+_archives: OrderedDict[tuple[str, tuple[int, ...]], Archive] = OrderedDict()
+
+
+def opened_zip(path: str, version: tuple[int, ...]) -> Archive:
+    """An archive with one reader more, who releases it.
+
+    Raises:
+        whatever `zipfile` finds to raise over what is none.
+    """
+    key = path, version
+    archive = _archives.get(key)
+    if archive is None:
+        archive = _archives[key] = Archive(path, version)
+        while len(_archives) > _KEPT:
+            _, oldest = _archives.popitem(last=False)
+            oldest.kept = False
+            oldest.let_go()
+    _archives.move_to_end(key)
+    archive.users += 1
+    return archive
+
+
+def zip_entries(path: str, version: tuple[int, ...]) -> list[zipfile.ZipInfo]:
+    """What is in an archive.
+
+    Raises:
+        Stop: it is none.
+    """
+    try:
+        archive = opened_zip(path, version)
+    except AnabranchError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - zipfile has no one error for what is wrong with an archive
+        raise Stop(f"{path}: cannot be read as a zip archive: {exc or type(exc).__name__}") from None
+    infos = archive.infos
+    archive.release()
+    return infos
+
 
 # What reading a damaged or vanished file raises.
 UNREADABLE = (EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
@@ -41,6 +126,33 @@ _ZSTD_FED_BYTES = 2 * 1024
 _ZSTD_WINDOW_BYTES = 128 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One stream of records: a file, or one file inside a `.zip`.
+
+    Attributes:
+        path: the file, as the user wrote it.
+        inside: name inside the archive; it chooses the format and is shown, and never becomes a path.
+        number: which entry of the archive, because names can stand twice.
+        size_bytes: on disk, so compressed.
+        version: of the file when it was found; it must not be another one while it is read.
+        fields: what the names of its folders say, see `folders`.
+    """
+
+    path: str
+    inside: str | None
+    number: int
+    size_bytes: int
+    version: tuple[int, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+
+    @property
+    def name(self) -> str:
+        """`flights.csv.zip!flights.csv`, as shown to the user: valid text, without passwords."""
+        name = self.path if self.inside is None else f"{self.path}!{self.inside}"
+        return without_passwords(utf8(name))
+
+
 class Stream(Protocol):
     """What is asked of an open file, compressed or not."""
 
@@ -53,7 +165,7 @@ class Stream(Protocol):
 
 @dataclass(slots=True)
 class Opened:
-    """A member's bytes, decompressed.
+    """A entry's bytes, decompressed.
 
     Attributes:
         done_bytes: how much has been read, as a part of `FileEntry.size_bytes`.
@@ -84,43 +196,41 @@ def foreign() -> Generator[None]:
         raise OSError(f"{type(exc).__name__}: {exc}") from exc
 
 
-def open_member(member: FileEntry) -> Opened:
+def open_entry(entry: FileEntry) -> Opened:
     """Open for reading from its first decompressed byte; seeking forward is possible, and costs reading.
 
     Raises:
         OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError: see `UNREADABLE`.
         Usage: what decompresses it is not installed.
     """
-    if member.inside is None:
-        raw = open_watched(member.path, member.version)
+    if entry.inside is None:
+        raw = open_unchanged(entry.path, entry.version)
         with on_failure(raw.close), foreign():
-            return Opened(_decompressed(raw, member.path, partial(_rewound, raw)), raw.tell, [raw.close])
+            return Opened(_decompressed(raw, entry.path, partial(_rewound, raw)), raw.tell, [raw.close])
     with foreign():
-        archive = opened_zip(member.path, member.version)
+        archive = opened_zip(entry.path, entry.version)
     with on_failure(archive.release), foreign():
-        info = archive.entries[member.number]
+        info = archive.infos[entry.number]
         stream: Any = archive.open(info)
         whole = max(info.file_size, 1)
-        inner = _decompressed(stream, member.inside, lambda: archive.open(info))
+        inner = _decompressed(stream, entry.inside, lambda: archive.open(info))
         if inner is stream:
             inner = _UpToTheDamage(stream, lambda: archive.open(info))
-    return Opened(
-        inner, lambda: member.size_bytes * min(stream.tell(), whole) // whole, [stream.close, archive.release]
-    )
+    return Opened(inner, lambda: entry.size_bytes * min(stream.tell(), whole) // whole, [stream.close, archive.release])
 
 
-def open_seekable(member: FileEntry) -> Opened:
+def open_seekable(entry: FileEntry) -> Opened:
     """Open for reading here and there; what lies inside an archive is unpacked into a temporary file first.
 
     Raises:
         OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError: see `UNREADABLE`.
     """
-    opened = open_member(member)
-    if member.inside is None:
+    opened = open_entry(entry)
+    if entry.inside is None:
         return opened
     copy: Any = tempfile.TemporaryFile()  # noqa: SIM115 - `Opened.close` closes it
     with closing(opened), on_failure(copy.close):
-        most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * member.size_bytes)
+        most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * entry.size_bytes)
         while data := opened.stream.read(_COPIED_BYTES):
             if copy.write(data) + copy.tell() > most:
                 raise OSError(f"it grows to more than {_UNPACKED_TIMES} times its size when it is unpacked")

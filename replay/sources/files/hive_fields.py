@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ....topics.errors import Usage
-from .storage import is_remote
+from .file_system import is_remote
 
 __all__ = ["typed", "written_fields"]
 

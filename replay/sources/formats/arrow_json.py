@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 
 from ....topics.arrow_numpy import as_numpy
 
-__all__ = ["FIRST_S", "LAST_S", "check_depth", "fitted", "jsonable", "unified", "unit_of"]
+__all__ = ["FIRST_S", "LAST_S", "check_depth", "fitted", "to_json_array", "unified", "unit_of"]
 
 # The years 1 to 9999, in seconds since 1970.
 FIRST_S, LAST_S = -62_135_596_800, 253_402_300_799
@@ -33,7 +33,7 @@ _ZONE_STEP_S = 900
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "-00:00", "GMT", "Zulu"})
 
 
-def jsonable(array: Any) -> Any:
+def to_json_array(array: Any) -> Any:
     """An array of what JSON holds.
 
     Raises:
@@ -57,11 +57,11 @@ def jsonable(array: Any) -> Any:
         encoded = [None if b is None else binascii.b2a_base64(b, newline=False).decode() for b in array.to_pylist()]
         return pyarrow.array(encoded, pyarrow.string())
     if isinstance(array, pyarrow.ExtensionArray):
-        return jsonable(array.storage)
+        return to_json_array(array.storage)
     if types.is_dictionary(kind):
-        return jsonable(array.dictionary_decode())
+        return to_json_array(array.dictionary_decode())
     if types.is_run_end_encoded(kind):
-        return jsonable(_compute().run_end_decode(array))
+        return to_json_array(_compute().run_end_decode(array))
     return _nested(array)
 
 
@@ -87,15 +87,16 @@ def _nested(array: Any) -> Any:
         if not names:
             raise ValueError("an object without fields")
         _check_names(names)
-        children = [jsonable(child) for child in array.flatten()]
+        children = [to_json_array(child) for child in array.flatten()]
         return pyarrow.StructArray.from_arrays(children, names, mask=array.is_null())
     if types.is_map(kind):
         inner = pyarrow.StructArray.from_arrays(
-            [jsonable(_children(array, array.keys)), jsonable(_children(array, array.items))], ["key", "value"]
+            [to_json_array(_children(array, array.keys)), to_json_array(_children(array, array.items))],
+            ["key", "value"],
         )
         return _listed(array, inner)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or _is_list_view(kind):
-        return _listed(array, jsonable(array.flatten()))
+        return _listed(array, to_json_array(array.flatten()))
     raise ValueError(f"JSON has no {kind}")
 
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....topics.errors import AnabranchError, Usage
-from ..files.file_entry import FileEntry
-from ..files.file_opening import UNREADABLE, Opened, open_seekable, why
+from ..files.file_opening import UNREADABLE, FileEntry, Opened, open_seekable, why
 from ..format import Format, kind_of
 from ..source import SourcePosition
 from ..source_record import NO_LIMIT
@@ -29,7 +28,7 @@ _READ_BYTES = 256 * 1024
 _COLUMN_ROWS = 262_144
 
 
-def parquet_types(members: Sequence[FileEntry], format: Format) -> dict[str, Any]:
+def parquet_types(entries: Sequence[FileEntry], format: Format) -> dict[str, Any]:
     """Types of columns, as JSON has them, over all Parquet files among these, where there are several.
 
     What is wrong with a file is not said here, but when it is read.
@@ -38,14 +37,14 @@ def parquet_types(members: Sequence[FileEntry], format: Format) -> dict[str, Any
         Usage: nothing holds what a column is in one file and in another.
     """
     found: dict[str, Any] = {}
-    files = [member for member in members if kind_of(member.inside or member.path, format)[0] == "parquet"]
-    for member in files if len(files) > 1 else ():
+    files = [entry for entry in entries if kind_of(entry.inside or entry.path, format)[0] == "parquet"]
+    for entry in files if len(files) > 1 else ():
         try:
-            opened = open_seekable(member)
+            opened = open_seekable(entry)
         except UNREADABLE:
             continue
         try:
-            types = json_types(_opened(opened, member).schema_arrow)
+            types = json_types(_opened(opened, entry).schema_arrow)
         except OSError:
             continue
         finally:
@@ -54,12 +53,12 @@ def parquet_types(members: Sequence[FileEntry], format: Format) -> dict[str, Any
             try:
                 found[name] = unified(found.get(name, kind), kind)
             except ValueError as exc:
-                raise Usage(f"{member.name}: column {name}: {exc}", hint="replay them one after another") from None
+                raise Usage(f"{entry.name}: column {name}: {exc}", hint="replay them one after another") from None
     return found
 
 
 def open_parquet(
-    member: FileEntry,
+    entry: FileEntry,
     format: Format,
     position: SourcePosition | None = None,
     *,
@@ -77,11 +76,11 @@ def open_parquet(
     Raises:
         Usage: a field that is asked for does not exist.
     """
-    reader = _Parquet(member, format, types or {}, batch_rows, max_record_bytes, columns)
-    return RowFile(member, open_seekable, reader, position)
+    reader = _Parquet(entry, format, types or {}, batch_rows, max_record_bytes, columns)
+    return RowFile(entry, open_seekable, reader, position)
 
 
-def _opened(opened: Opened, member: FileEntry) -> Any:
+def _opened(opened: Opened, entry: FileEntry) -> Any:
     import pyarrow.parquet as parquet
 
     try:
@@ -103,21 +102,21 @@ def _opened(opened: Opened, member: FileEntry) -> Any:
 class _Parquet:
     def __init__(
         self,
-        member: FileEntry,
+        entry: FileEntry,
         format: Format,
         types: Mapping[str, Any],
         batch_rows: int,
         max_bytes: int,
         columns: bool,
     ) -> None:
-        self._member, self._format, self._types, self._columns = member, format, types, columns
+        self._entry, self._format, self._types, self._columns = entry, format, types, columns
         self._batch_rows, self._max_bytes = batch_rows, max_bytes
 
     def __call__(self, opened: Opened, first: int) -> Iterator[Rows]:
-        file = _opened(opened, self._member)
-        table = Table(self._member, self._format, file.schema_arrow, self._types, self._max_bytes, self._columns)
+        file = _opened(opened, self._entry)
+        table = Table(self._entry, self._format, file.schema_arrow, self._types, self._max_bytes, self._columns)
         whole = max(1, file.metadata.num_rows)
-        size = self._member.size_bytes
+        size = self._entry.size_bytes
         done = [first]
         opened.done_bytes = lambda: size * done[0] // whole
         return self._batches(file, first, table, done)

@@ -10,14 +10,13 @@ import msgspec
 from ....topics.cleanup import on_failure
 from ....topics.errors import Usage
 from ....topics.packed import RESERVED, arrow, is_text, row_values
+from ..column_mapping import ColumnMapping, find_bad_rows
 from ..field_mapping import FieldMapping
-from ..files.file_entry import FileEntry
-from ..files.file_opening import UNREADABLE, Opened, why
+from ..files.file_opening import UNREADABLE, FileEntry, Opened, why
 from ..format import Format
-from ..mapped_columns import Shaping, unfit
 from ..source import Batch, SourcePosition
 from ..source_record import BadLine, SourceRecord
-from .arrow_json import check_depth, fitted, jsonable
+from .arrow_json import check_depth, fitted, to_json_array
 
 __all__ = ["RowFile", "RowReader", "Rows", "Table", "json_types"]
 
@@ -26,7 +25,7 @@ class Rows(NamedTuple):
     """Some rows that became records, and those that could not: (index among them, reason, row as JSON)."""
 
     count: int
-    items: Sequence[SourceRecord]
+    records: Sequence[SourceRecord]
     bad: list[tuple[int, str, bytes]]
 
 
@@ -45,12 +44,12 @@ class RowFile:
         open: opens the file.
     """
 
-    ask_again_s = 0.0
+    poll_again_s = 0.0
 
     def __init__(
-        self, member: FileEntry, open: Callable[[FileEntry], Opened], reader: RowReader, position: SourcePosition | None
+        self, entry: FileEntry, open: Callable[[FileEntry], Opened], reader: RowReader, position: SourcePosition | None
     ) -> None:
-        self._member = member
+        self._entry = entry
         self._row = position["row"] if position else 0
         self.begins: SourcePosition = {"row": self._row}
         self._rows: Iterator[Rows] = iter(())
@@ -60,7 +59,7 @@ class RowFile:
         self._opened: Opened | None = None
         with on_failure(self.close):
             try:
-                self._opened = open(member)
+                self._opened = open(entry)
                 self._rows = reader(self._opened, self._row)
             except UNREADABLE as exc:
                 self._breaks(why(exc))
@@ -75,7 +74,7 @@ class RowFile:
     @property
     def done_bytes(self) -> int:
         """See `Source`."""
-        whole = self._member.size_bytes
+        whole = self._entry.size_bytes
         return whole if self.ended or self._opened is None else min(self._opened.done_bytes(), whole)
 
     def next_batch(self) -> Batch:
@@ -85,11 +84,11 @@ class RowFile:
         if rows is None:
             broken, self._broken = self._broken, None
             return Batch((), {"row": self._row}, () if broken is None else (broken,))
-        name = self._member.name
+        name = self._entry.name
         bad = [BadLine(name, self._row + at + 1, reason, row) for at, reason, row in rows.bad]
         self._row += rows.count
         self._looked = False
-        return Batch(rows.items, {"row": self._row}, bad)
+        return Batch(rows.records, {"row": self._row}, bad)
 
     def close(self) -> None:
         """See `Source`."""
@@ -108,7 +107,7 @@ class RowFile:
 
     def _breaks(self, reason: str) -> None:
         reason = f"{reason}; the rest of the file is not read"
-        self._broken = BadLine(self._member.name, self._row + 1, reason, b"")
+        self._broken = BadLine(self._entry.name, self._row + 1, reason, b"")
 
 
 def json_types(schema: Any) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def json_types(schema: Any) -> dict[str, Any]:
     for field in schema:
         try:
             check_depth(field.type)
-            name, made = field.name, jsonable(arrow().nulls(0, field.type)).type
+            name, made = field.name, to_json_array(arrow().nulls(0, field.type)).type
         except (ValueError, NotImplementedError) as exc:
             raise OSError(f"column {field.name}: {exc}") from None
         if name in found:
@@ -146,15 +145,15 @@ class Table:
     """
 
     def __init__(
-        self, member: FileEntry, format: Format, schema: Any, types: Mapping[str, Any], max_bytes: int, columns: bool
+        self, entry: FileEntry, format: Format, schema: Any, types: Mapping[str, Any], max_bytes: int, columns: bool
     ) -> None:
         self._types = {**json_types(schema), **types}
         names = tuple(schema.names)
-        fields = {name: value for name, value in member.fields.items() if name not in names}
+        fields = {name: value for name, value in entry.fields.items() if name not in names}
         for name in RESERVED.intersection((*names, *fields)) if columns else ():
-            raise Usage(f"{member.name}: a packed batch cannot hold a field {name}", hint="without --pack it can")
-        self._shape = FieldMapping(format, member.name, (*names, *fields))
-        self._shaping, self._columns = Shaping(self._shape, fields, max_bytes), columns
+            raise Usage(f"{entry.name}: a packed batch cannot hold a field {name}", hint="without --pack it can")
+        self._shape = FieldMapping(format, entry.name, (*names, *fields))
+        self._shaping, self._columns = ColumnMapping(self._shape, fields, max_bytes), columns
 
     def rows(self, batch: Any) -> Rows:
         """A batch as records; what is wrong with a row concerns that row alone."""
@@ -184,7 +183,7 @@ class Table:
 
     def _column(self, name: str, column: Any) -> Any:
         try:
-            return fitted(jsonable(column), self._types[name])
+            return fitted(to_json_array(column), self._types[name])
         except ValueError as exc:
             raise ValueError(f"column {name}: {exc}") from None
 
@@ -228,7 +227,7 @@ class Table:
 
 
 def _unfit_cells(convert: Callable[[str, Any], Any], name: str, column: Any) -> dict[int, str]:
-    return unfit(len(column), lambda begin, end: convert(name, column.slice(begin, end - begin)))
+    return find_bad_rows(len(column), lambda begin, end: convert(name, column.slice(begin, end - begin)))
 
 
 def _shown(cell: Any) -> Any:

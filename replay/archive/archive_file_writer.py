@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from .archive_formats import encoder
+from . import jsonl_format, parquet_format
 from .manifest import Encoding, Entry
-from .record_rows import RecordRows
+from .record_columns import RecordColumns
 
-__all__ = ["GROUP_BYTES", "GROUP_ROWS", "GrowingFile", "is_ours"]
+__all__ = ["GROUP_BYTES", "GROUP_ROWS", "ArchiveFileWriter", "is_ours"]
 
 # Rows that gather before they are written; also what one who reads must hold at a time.
 GROUP_ROWS = 65_536
@@ -21,7 +21,7 @@ _DIGITS = 20
 
 
 class _Writes(Protocol):
-    def write(self, rows: RecordRows) -> None: ...
+    def write(self, rows: RecordColumns) -> None: ...
 
     def close(self) -> None: ...
 
@@ -67,7 +67,7 @@ class _Hashed:
         self._file.close()
 
 
-class GrowingFile:
+class ArchiveFileWriter:
     """A file of one partition that has no name yet.
 
     Args:
@@ -78,15 +78,15 @@ class GrowingFile:
     def __init__(
         self, folder: Path, encoding: Encoding, topic: str, partition: int, begin: int, opened_s: float
     ) -> None:
-        make, ending = encoder(encoding)
-        self._name = f"{partition:05d}-{begin:0{_DIGITS}d}{ending}"
+        form = parquet_format if encoding == "parquet" else jsonl_format
+        self._name = f"{partition:05d}-{begin:0{_DIGITS}d}{form.ENDING}"
         self._folder, self._partition, self._begin = folder, partition, begin
         self._beside = folder / f".{self._name}.part"
         self._file = _Hashed(self._beside)
-        self._encoder: _Writes = make(self._file, topic, partition)
+        self._encoder: _Writes = form.Writer(self._file, topic, partition)
         self._records = 0
         self._times: tuple[int, int] | None = None
-        self.waiting = RecordRows()
+        self.waiting = RecordColumns()
         self.opened_s = opened_s
 
     @property
@@ -106,7 +106,7 @@ class GrowingFile:
         rows = self.waiting
         if not rows:
             return
-        self.waiting = RecordRows()
+        self.waiting = RecordColumns()
         self._records += len(rows)
         first, last = min(rows.times), max(rows.times)
         self._times = (min(first, self._times[0]), max(last, self._times[1])) if self._times else (first, last)

@@ -1,27 +1,29 @@
-"""Where files lie: on this machine, or wherever `fsspec` reaches (`s3://…`, `https://…`; extra `remote`)."""
+"""Where files lie: on this machine, or wherever `fsspec` reaches (`s3://…`, `https://…`; extra `remote`).
+
+A file that must stay as it is while it is read."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import io
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from ....topics.errors import Stop, Usage
 from ....topics.printable import utf8, without_passwords
-from .walk import files_below, globbed, hidden, shown_by
 
 __all__ = [
     "absolute",
     "changed_after",
-    "find_files",
     "fingerprint",
     "is_remote",
+    "on_remote",
     "open_raw",
+    "open_unchanged",
     "same",
     "size_bytes",
     "version",
@@ -49,27 +51,6 @@ def absolute(spec: str) -> str:
 def same(path: str) -> str:
     """One name for a file, however it is reached."""
     return path if is_remote(path) else str(Path(path).resolve())
-
-
-def find_files(spec: str) -> tuple[list[str], bool]:
-    """The files behind a path, a glob or a folder, sorted; and whether they were found rather than named.
-
-    Of a folder, those below it too, also behind links. Hidden names are left out, see `hidden`, unless the glob spells
-    their first character.
-
-    Raises:
-        Usage: there is nothing, a folder cannot be read, or what is named cannot be read again.
-    """
-    found = _find_remote(spec) if is_remote(spec) else _find_local(spec)
-    if not found[0]:
-        folders = not is_remote(spec) and any(Path(each).is_dir() for each in glob.iglob(spec))  # noqa: PTH207 - as typed
-        raise Usage(
-            f"{spec}: no file matches" + (", only folders do" if folders else ""),
-            hint=f"{spec.rstrip('/')}/** takes the files in them"
-            if folders
-            else "globs are relative to the folder you are in; ** needs a folder",
-        )
-    return found
 
 
 def version(path: str) -> tuple[int, ...]:
@@ -100,7 +81,7 @@ def size_bytes(path: str) -> int:
     """Its size; 0 where a server does not tell."""
     if not is_remote(path):
         return Path(path).stat().st_size
-    return int(_remote(path, lambda fs, at: fs.info(at)).get("size") or 0)
+    return int(on_remote(path, lambda fs, at: fs.info(at)).get("size") or 0)
 
 
 def open_raw(path: str) -> IO[bytes]:
@@ -111,7 +92,7 @@ def open_raw(path: str) -> IO[bytes]:
     """
     if not is_remote(path):
         return Path(path).open("rb")
-    return _Remote(_remote(path, lambda fs, at: fs.open(at, "rb")))  # pyright: ignore[reportReturnType]
+    return _Remote(on_remote(path, lambda fs, at: fs.open(at, "rb")))  # pyright: ignore[reportReturnType]
 
 
 def fingerprint(paths: Iterable[str]) -> str:
@@ -145,55 +126,14 @@ def changed_after(path: str, time_ms: int) -> bool:
 
 def _version(path: str) -> str:
     if is_remote(path):
-        info = _remote(path, lambda fs, at: fs.info(at))
+        info = on_remote(path, lambda fs, at: fs.info(at))
         return f"{path}\0{info.get('size')}\0{[str(info[name]) for name in _VERSIONS if name in info]}\0"
     real = Path(path).resolve()
     status = real.stat()
     return f"{real}\0{status.st_size}\0{status.st_mtime_ns}\0"
 
 
-def _find_local(spec: str) -> tuple[list[str], bool]:
-    if glob.has_magic(spec) and not os.path.lexists(spec):
-        return _once(globbed(spec)), True
-    try:
-        mode = Path(spec).stat().st_mode
-    except (OSError, ValueError) as exc:
-        raise Usage(f"{spec}: {getattr(exc, 'strerror', None) or exc}") from None
-    if stat.S_ISDIR(mode):
-        found = _once(files_below(spec))
-        if not found:
-            raise Usage(f"{spec}: the folder holds no files")
-        return found, True
-    version(spec)
-    return [spec], False
-
-
-def _once(paths: Iterable[str]) -> list[str]:
-    """Sorted; a file that was found by several links goes by the shortest way to it."""
-    found = {same(path): path for path in sorted(paths, key=lambda path: (path.count("/"), path), reverse=True)}
-    return sorted(found.values())
-
-
-def _find_remote(spec: str) -> tuple[list[str], bool]:
-    def find(fs: Any, at: str) -> tuple[list[str], bool]:
-        # What follows the ? of a web address is no glob.
-        if glob.has_magic(at.partition("?")[0] if spec.startswith("http") else at):
-            found = [path for path in fs.glob(at) if shown_by(at, path) and fs.isfile(path)]
-            return [fs.unstrip_protocol(path) for path in found], True
-        if fs.isdir(at) and not fs.isfile(at):
-            below = [(path, PurePosixPath(path.removeprefix(at)).parts) for path in fs.find(at)]
-            return [fs.unstrip_protocol(path) for path, parts in below if not any(map(hidden, parts))], True
-        fs.info(at)
-        return [spec], False
-
-    try:
-        paths, several = _remote(spec, find)
-    except OSError as exc:
-        raise Usage(f"{spec}: {exc}") from None
-    return sorted(paths), several
-
-
-def _remote(url: str, do: Callable[[Any, str], T]) -> T:
+def on_remote(url: str, do: Callable[[Any, str], T]) -> T:
     try:
         import fsspec
     except ImportError:
@@ -257,3 +197,55 @@ class _Remote:
             raise
         except Exception as exc:
             raise OSError(f"{type(exc).__name__}: {exc}") from exc
+
+
+_BUFFER_BYTES = 64 * 1024
+
+
+def open_unchanged(path: str, version: tuple[int, ...]) -> IO[bytes]:
+    """Open a file's bytes; reading them says so where it was written to or replaced since it had this version.
+
+    Records of two versions would be sent as those of one file, or bytes twice. Of remote files nobody can tell.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if is_remote(path) or not version:
+        return open_raw(path)
+    return io.BufferedReader(_Watched(path, version), _BUFFER_BYTES)
+
+
+class _Watched(io.FileIO):
+    def __init__(self, path: str, version: tuple[int, ...]) -> None:
+        super().__init__(path, "rb")
+        self._path, self._version = Path(path), version
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        """See `io.RawIOBase`."""
+        count = super().readinto(buffer)
+        self._look()
+        return count
+
+    def readall(self) -> bytes:
+        """See `io.RawIOBase`."""
+        data = super().readall()
+        self._look()
+        return data
+
+    def _look(self) -> None:
+        # After the reading, so that what was read is of the version that is found.
+        try:
+            now = version_of(self._path.stat())
+        except OSError as exc:
+            raise _changed(self._path, f"it is there no more ({exc.strerror})") from None
+        if now != self._version:
+            replaced = now[:2] != self._version[:2]
+            what = f"from {self._version[2]:,} to {now[2]:,} bytes" if now[2] != self._version[2] else "in its content"
+            raise _changed(self._path, "it was replaced by another file" if replaced else f"it changed {what}")
+
+
+def _changed(path: Path, how: str) -> Stop:
+    return Stop(
+        f"{path} changed while it was read: {how}",
+        hint="replay files that nobody writes to any more; what is still written comes by tcp:// or from a copy",
+    )

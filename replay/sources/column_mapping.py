@@ -12,9 +12,9 @@ from .column_batch import ColumnBatch, as_columns
 from .field_mapping import FieldMapping
 from .formats.arrow_json import unit_of
 from .source_record import check_sizes
-from .timestamps import AT_ZERO, LAST_MS, Timestamps
+from .time_parser import AT_ZERO, LAST_MS, TimeParser
 
-__all__ = ["Made", "Shaping", "json_texts", "stamped", "unfit"]
+__all__ = ["ColumnMapping", "Made", "as_json_text", "find_bad_rows", "stamped"]
 
 Row = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ class Made(NamedTuple):
     bad: dict[int, str]
 
 
-def unfit(rows: int, attempt: Callable[[int, int], object]) -> dict[int, str]:
+def find_bad_rows(rows: int, attempt: Callable[[int, int], object]) -> dict[int, str]:
     """Which rows make `attempt(begin, end)` raise ValueError, each with its reason.
 
     Each row is judged alone, so its neighbours change nothing.
@@ -49,7 +49,7 @@ def unfit(rows: int, attempt: Callable[[int, int], object]) -> dict[int, str]:
     return found
 
 
-class Shaping:
+class ColumnMapping:
     """Makes records of batches of columns; the same rows give the same records, wherever a batch is cut.
 
     Args:
@@ -80,9 +80,9 @@ class Shaping:
             try:
                 own = self._found(batch, written, 0, rows)
             except ValueError:
-                bad = unfit(rows, lambda begin, end: self._found(batch, written, begin, end))
+                bad = find_bad_rows(rows, lambda begin, end: self._found(batch, written, begin, end))
         else:
-            bad = {**unfit(rows, lambda begin, end: self._found(batch, written, begin, end)), **bad}
+            bad = {**find_bad_rows(rows, lambda begin, end: self._found(batch, written, begin, end)), **bad}
         if not bad:
             assert own is not None
             return Made(self._columns(batch, own), {})
@@ -122,7 +122,7 @@ class Shaping:
             elif _is_key(batch[shape.key_field].type):
                 keys = shape.key_field
             else:
-                keys = json_texts(batch, shape.key_field)
+                keys = as_json_text(batch, shape.key_field)
         if shape.time_field is not None:
             column = written.get(shape.time_field)
             column = batch[shape.time_field] if column is None else column.slice(begin, end - begin)
@@ -161,7 +161,7 @@ class Shaping:
             return None
         column = written.get(field)
         if column is None or not _is_key(column.type):
-            column = batch[field] if _is_key(batch[field].type) else json_texts(batch, field)
+            column = batch[field] if _is_key(batch[field].type) else as_json_text(batch, field)
         return [cell.encode() if isinstance(cell, str) else cell for cell in map(_key_cell, column.to_pylist())]
 
     def _too_large(self, batch: Any) -> dict[int, str]:
@@ -203,7 +203,7 @@ def _nested_most(kind: Any, size: int) -> int:
     return (32 + 6 * names) * (8 * size + 1)
 
 
-def json_texts(batch: Any, name: str) -> Any:
+def as_json_text(batch: Any, name: str) -> Any:
     """What stands for each value of a field in JSON, as text; null where it is null.
 
     Raises:
@@ -222,7 +222,7 @@ def json_texts(batch: Any, name: str) -> Any:
     return pyarrow.array(texts, pyarrow.string())
 
 
-def stamped(stamps: Timestamps, column: Any) -> Any:
+def stamped(stamps: TimeParser, column: Any) -> Any:
     """Times as a column holds them, in ms, as int64. Each of them is read once, however often it occurs.
 
     Raises:
@@ -249,7 +249,7 @@ def stamped(stamps: Timestamps, column: Any) -> Any:
     return times[as_numpy(coded.indices)]
 
 
-def _moments(stamps: Timestamps, column: Any) -> Any:
+def _moments(stamps: TimeParser, column: Any) -> Any:
     """Of timestamps; those without a zone are of the zone that was asked for."""
     import numpy
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 from ...topics.headers import kept_headers
 from ..sources.source_record import SourceRecord
 
-__all__ = ["COLUMNS", "Headers", "RecordRows"]
+__all__ = ["COLUMNS", "Headers", "RecordColumns"]
 
 COLUMNS = {
     "key": "binary",
@@ -29,7 +29,7 @@ COLUMNS = {
 Headers = list[tuple[str, bytes | None]]
 
 
-class RecordRows:
+class RecordColumns:
     """Records of one partition, column by column, because that is how they are written."""
 
     __slots__ = ("headers", "keys", "offsets", "size_bytes", "times", "values")
@@ -62,9 +62,9 @@ class RecordRows:
         for column in (self.keys, self.values, self.headers, self.offsets, self.times):
             del column[:first]
 
-    def cut(self, count: int) -> RecordRows:
+    def cut(self, count: int) -> RecordColumns:
         """Take the first of them away."""
-        found = RecordRows()
+        found = RecordColumns()
         for name in ("keys", "values", "headers", "offsets", "times"):
             column = getattr(self, name)
             setattr(found, name, column[:count])

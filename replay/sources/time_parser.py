@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from ...topics.errors import Usage
 
-__all__ = ["AT_ZERO", "LAST_MS", "Timestamps", "parse_time_ms"]
+__all__ = ["AT_ZERO", "LAST_MS", "TimeParser", "parse_time_ms"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -73,7 +73,7 @@ def parse_time_ms(written: object, how: str = "auto", zone: tzinfo = UTC) -> int
     return ms
 
 
-class Timestamps(dict[object, int]):
+class TimeParser(dict[object, int]):
     """`stamps[written]` is `parse_time_ms(written)`; neighbours repeat, so the last few thousand are remembered.
 
     Raises:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ....topics.packed import arrow
-from ..files.file_entry import FileEntry
-from ..files.file_opening import UNREADABLE, open_member
+from ..files.file_opening import UNREADABLE, FileEntry, open_entry
 from ..format import Format, kind_of
 from ..source_record import BadLine
-from .csv_rows import read_header, read_rows
+from .csv_parser import read_header, read_rows
 from .csv_types import guess, widened
 from .lines import LineBuffer, LineTooLong, is_utf8
 
-__all__ = ["guess_rows", "guessed_types"]
+__all__ = ["infer_row_types", "infer_types"]
 
 # Of each file; of many files less, so that looking at them does not take longer than reading them.
 _SAMPLE_BYTES = 256 * 1024
@@ -21,7 +20,7 @@ _SAMPLES_BYTES = 64 * 1024 * 1024
 _LEAST_BYTES = 16 * 1024
 
 
-def guessed_types(members: Sequence[FileEntry], format: Format) -> dict[str, str]:
+def infer_types(entries: Sequence[FileEntry], format: Format) -> dict[str, str]:
     """Types by column, over all CSV files among these; a column that is nowhere else than null is text.
 
     What is wrong with a file is not said here, but when it is read.
@@ -29,22 +28,22 @@ def guessed_types(members: Sequence[FileEntry], format: Format) -> dict[str, str
     if format.as_text:
         return {}
     found: dict[str, list[str]] = {}
-    size = max(_LEAST_BYTES, min(_SAMPLE_BYTES, _SAMPLES_BYTES // max(1, len(members))))
-    for member in members:
-        kind, own = kind_of(member.inside or member.path, format)
+    size = max(_LEAST_BYTES, min(_SAMPLE_BYTES, _SAMPLES_BYTES // max(1, len(entries))))
+    for entry in entries:
+        kind, own = kind_of(entry.inside or entry.path, format)
         if kind == "csv":
-            for name, type_ in _of_file(member, own, size).items():
+            for name, type_ in _of_file(entry, own, size).items():
                 found.setdefault(name, []).append(type_)
     known = {*dict(format.types), *dict(format.declared)}
     return {name: widened(types) or "text" for name, types in found.items() if name not in known}
 
 
-def _of_file(member: FileEntry, format: Format, size: int) -> Mapping[str, str]:
+def _of_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, str]:
     try:
-        opened = open_member(member)
+        opened = open_entry(entry)
     except UNREADABLE:
         return {}
-    buffer = LineBuffer(member.name, skip_bom=is_utf8(format.encoding))
+    buffer = LineBuffer(entry.name, skip_bom=is_utf8(format.encoding))
     ended = False
     try:
         left = size
@@ -64,16 +63,16 @@ def _of_file(member: FileEntry, format: Format, size: int) -> Mapping[str, str]:
     columns, passed = format.columns, 0
     if columns is None:
         try:
-            header = read_header(lines, source=member.name, format=format, final=ended) if lines else None
+            header = read_header(lines, source=entry.name, format=format, final=ended) if lines else None
         except BadLine:
             return {}
         if header is None:
             return {}
         columns, passed = header
-    return guess_rows(lines[passed:], columns, format, final=ended)
+    return infer_row_types(lines[passed:], columns, format, final=ended)
 
 
-def guess_rows(lines: Sequence[bytes], columns: Sequence[str], format: Format, *, final: bool) -> dict[str, str]:
+def infer_row_types(lines: Sequence[bytes], columns: Sequence[str], format: Format, *, final: bool) -> dict[str, str]:
     """The types of columns as some lines have them."""
     if not lines:
         return dict.fromkeys(columns, "")

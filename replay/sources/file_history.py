@@ -13,18 +13,19 @@ import msgspec
 from ...topics.errors import Usage
 from .field_mapping import FieldMapping
 from .file_source import FileSource
-from .files.file_entry import FileEntry, find_members
-from .files.storage import absolute, changed_after, fingerprint
+from .files.file_opening import FileEntry
+from .files.file_search import find_entries
+from .files.file_system import absolute, changed_after, fingerprint
 from .format import Format, kind_of
 from .formats.avro_file import open_avro
-from .formats.csv_type_sample import guessed_types
+from .formats.csv_type_inference import infer_types
 from .formats.lines import BATCH_LINES
 from .formats.parquet_file import open_parquet, parquet_types
 from .socket_source import SocketSource, parse_address
 from .source import Batch, Part, Replayable, Source, SourcePosition
 from .source_record import NO_LIMIT
 
-__all__ = ["History", "Series", "find_history", "is_socket", "open_part"]
+__all__ = ["FileHistory", "Series", "find_history", "is_socket", "open_part"]
 
 _SOCKET = "tcp://"
 
@@ -43,12 +44,12 @@ class _Schema:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class FileHistory:
     """Sources found and checked as far as that goes without reading them.
 
     Attributes:
         specs: paths and globs, absolute; or one `tcp://host:port`.
-        members: the files, in the order they are read; none for a socket.
+        entries: the files, in the order they are read; none for a socket.
         left_out: files inside archives that are not read, because their ending is none that we know.
         follow: a socket is connected to again when it ends.
         spool: file that keeps what a socket gives, so that it can be read again; absolute.
@@ -60,7 +61,7 @@ class History:
 
     specs: tuple[str, ...]
     format: Format
-    members: tuple[FileEntry, ...] = ()
+    entries: tuple[FileEntry, ...] = ()
     left_out: tuple[str, ...] = ()
     follow: bool = False
     spool: str | None = None
@@ -73,7 +74,7 @@ class History:
     @property
     def resumable(self) -> bool:
         """Whether it can be read again from a position. A socket without a spool cannot."""
-        return bool(self.members) or self.spool is not None
+        return bool(self.entries) or self.spool is not None
 
     @property
     def timed(self) -> bool:
@@ -83,12 +84,12 @@ class History:
     @property
     def parts(self) -> list[Part]:
         """Its files, in the order in which they are read without merging; none for a socket."""
-        return [Part(member.name, member.size_bytes, partial(self._open_at, member)) for member in self.members]
+        return [Part(entry.name, entry.size_bytes, partial(self._open_at, entry)) for entry in self.entries]
 
     @property
     def size_bytes(self) -> int:
         """Bytes on disk, compressed; 0 for a socket."""
-        return sum(member.size_bytes for member in self.members)
+        return sum(entry.size_bytes for entry in self.entries)
 
     def identity(self, topic: str) -> str:
         """The name of the run that sends this to `topic`: the same for the same paths, format and topic.
@@ -112,10 +113,10 @@ class History:
             Usage: a column that is named does not exist in a file.
         """
         del topic
-        for member in self.members:
-            kind, _ = kind_of(member.inside or member.path, self.format)
+        for entry in self.entries:
+            kind, _ = kind_of(entry.inside or entry.path, self.format)
             if kind not in ("text", "jsonl"):
-                open_part(member, self.schema.format, types=self.schema.parquet).close()
+                open_part(entry, self.schema.format, types=self.schema.parquet).close()
         FieldMapping(self.format, " ".join(self.specs))
 
     @property
@@ -126,28 +127,28 @@ class History:
             Usage: a column is one thing in one file and another in another, and nothing holds both.
         """
         if not self._found:
-            guessed = self.types if self.types is not None else guessed_types(self.members, self.format)
-            format = replace(self.format, guessed=tuple(sorted(guessed.items())))
-            self._found.append(_Schema(format, parquet_types(self.members, self.format)))
+            guessed = self.types if self.types is not None else infer_types(self.entries, self.format)
+            format = replace(self.format, inferred=tuple(sorted(guessed.items())))
+            self._found.append(_Schema(format, parquet_types(self.entries, self.format)))
         return self._found[0]
 
-    def with_types(self, types: Mapping[str, str]) -> History:
+    def with_types(self, types: Mapping[str, str]) -> FileHistory:
         """The same, with types that were found before."""
         return replace(self, types=types, _found=[])
 
-    def declared(self, types: Mapping[str, str]) -> History:
+    def with_declared_types(self, types: Mapping[str, str]) -> FileHistory:
         """The same, with types of CSV columns that files may lack; see `Format.declared`."""
         return replace(self, format=replace(self.format, declared=tuple(sorted(types.items()))), _found=[])
 
-    def limited(self, max_record_bytes: int) -> History:
+    def with_max_record_bytes(self, max_record_bytes: int) -> FileHistory:
         """The same; records whose values are larger are bad lines."""
         return replace(self, max_record_bytes=max_record_bytes)
 
-    def by_column(self) -> History:
+    def columnar(self) -> FileHistory:
         """The same; it gives columns where files hold them, see `Columns`."""
         return replace(self, columns=True)
 
-    def by_row(self) -> History:
+    def unpacked(self) -> FileHistory:
         """See `Replayable`; files hold no packed batches."""
         return self
 
@@ -158,13 +159,13 @@ class History:
             Usage: a file has gone.
         """
         try:
-            return fingerprint(dict.fromkeys(member.path for member in self.members)) if self.members else ""
+            return fingerprint(dict.fromkeys(entry.path for entry in self.entries)) if self.entries else ""
         except OSError as exc:
             raise Usage(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)) from None
 
     def changed_since(self, time_ms: int) -> list[str]:
         """Files that were written to after `time_ms`, to say which one a changed fingerprint comes from."""
-        paths = dict.fromkeys(member.path for member in self.members)
+        paths = dict.fromkeys(entry.path for entry in self.entries)
         return [path for path in paths if changed_after(path, time_ms)]
 
     def open(self, position: SourcePosition | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
@@ -174,7 +175,7 @@ class History:
             Usage: a column that is named does not exist.
             Stop: a file cannot be opened, nobody listens.
         """
-        if not self.members:
+        if not self.entries:
             return SocketSource(
                 self.specs[0],
                 self.format,
@@ -185,7 +186,7 @@ class History:
                 max_record_bytes=self.max_record_bytes,
             )
         return Series(
-            self.members,
+            self.entries,
             self.schema.format,
             position,
             types=self.schema.parquet,
@@ -194,9 +195,9 @@ class History:
             columns=self.columns,
         )
 
-    def _open_at(self, member: FileEntry, position: SourcePosition | None, batch_lines: int) -> Source:
+    def _open_at(self, entry: FileEntry, position: SourcePosition | None, batch_lines: int) -> Source:
         return open_part(
-            member,
+            entry,
             self.schema.format,
             position,
             types=self.schema.parquet,
@@ -208,11 +209,11 @@ class History:
 class Series:
     """Files one after another, as one source; one is open at a time. Position: `file`, and that in it."""
 
-    ask_again_s = 0.0
+    poll_again_s = 0.0
 
     def __init__(
         self,
-        members: Sequence[FileEntry],
+        entries: Sequence[FileEntry],
         format: Format,
         position: SourcePosition | None = None,
         *,
@@ -221,16 +222,16 @@ class Series:
         max_record_bytes: int = NO_LIMIT,
         columns: bool = False,
     ) -> None:
-        self._members = members
+        self._entries = entries
         self._format = format
         self._open_next = partial(
             open_part, types=types, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
         )
         self._at = position["file"] if position else 0
         self._open: Source | None = None
-        self._done_bytes = sum(member.size_bytes for member in members[: self._at])
-        if self._at < len(members):
-            self._open = self._open_next(members[self._at], format, position if len(position or ()) > 1 else None)
+        self._done_bytes = sum(entry.size_bytes for entry in entries[: self._at])
+        if self._at < len(entries):
+            self._open = self._open_next(entries[self._at], format, position if len(position or ()) > 1 else None)
             self._next: SourcePosition = self._open.begins
             self._move_on()
         else:
@@ -267,15 +268,15 @@ class Series:
     def _move_on(self) -> None:
         while self._open is not None and self._open.ended:
             self._open.close()
-            self._done_bytes += self._members[self._at].size_bytes
+            self._done_bytes += self._entries[self._at].size_bytes
             self._at += 1
-            more = self._at < len(self._members)
-            self._open = self._open_next(self._members[self._at], self._format) if more else None
+            more = self._at < len(self._entries)
+            self._open = self._open_next(self._entries[self._at], self._format) if more else None
             self._next = self._open.begins if self._open is not None else {}
 
 
 def open_part(
-    member: FileEntry,
+    entry: FileEntry,
     format: Format,
     position: SourcePosition | None = None,
     *,
@@ -284,15 +285,15 @@ def open_part(
     max_record_bytes: int = NO_LIMIT,
     columns: bool = False,
 ) -> Source:
-    """One part of a history by itself; see `History.open`.
+    """One part of a history by itself; see `FileHistory.open`.
 
     Args:
         types: of Parquet columns in all files together.
     """
-    kind, _ = kind_of(member.inside or member.path, format)
+    kind, _ = kind_of(entry.inside or entry.path, format)
     if kind == "parquet":
         return open_parquet(
-            member,
+            entry,
             format,
             position,
             types=types,
@@ -301,18 +302,20 @@ def open_part(
             columns=columns,
         )
     if kind == "avro":
-        return open_avro(member, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
+        return open_avro(entry, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
     return FileSource(
-        member, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+        entry, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
     )
 
 
 def is_socket(history: Replayable) -> bool:
     """Whether it comes when it comes, and reading it is taking it."""
-    return not history.resumable or (isinstance(history, History) and not history.members)
+    return not history.resumable or (isinstance(history, FileHistory) and not history.entries)
 
 
-def find_history(specs: Sequence[str], format: Format, *, follow: bool = False, spool: str | None = None) -> History:
+def find_history(
+    specs: Sequence[str], format: Format, *, follow: bool = False, spool: str | None = None
+) -> FileHistory:
     """Find what the user names: paths and globs, read in the order given, or one socket.
 
     Raises:
@@ -325,12 +328,12 @@ def find_history(specs: Sequence[str], format: Format, *, follow: bool = False, 
         if len(specs) > 1:
             raise Usage("a socket is replayed alone", hint="one replay for the socket, one for the files")
         parse_address(specs[0])
-        return History((specs[0],), format, follow=follow, spool=spool and absolute(spool))
+        return FileHistory((specs[0],), format, follow=follow, spool=spool and absolute(spool))
     if spool is not None:
         raise Usage("--spool is for tcp://host:port; everything else can be read again")
     if follow:
         raise Usage("--follow is for tcp://host:port; files have an end")
-    members, left_out = find_members(specs, format)
-    for member in members:
-        kind_of(member.inside or member.path, format)
-    return History(tuple(map(absolute, specs)), format, tuple(members), tuple(left_out))
+    entries, left_out = find_entries(specs, format)
+    for entry in entries:
+        kind_of(entry.inside or entry.path, format)
+    return FileHistory(tuple(map(absolute, specs)), format, tuple(entries), tuple(left_out))
