@@ -23,6 +23,7 @@ from ..topics.errors import Usage
 from ..topics.identifiers import random_uuid
 from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import Retry, policy
+from .runtime import runtime_of
 
 __all__ = ["Agent"]
 
@@ -74,7 +75,7 @@ class Agent(FaustAgent):
         if acting_runner() is None:
             await self._listen(reply_to)
             return await super().ask(*args, reply_to=reply_to, **kwargs)
-        engine = cast(Any, self.app).engine
+        engine = runtime_of(self.app).engine
         engine.asking += 1
         try:
             await self._listen(reply_to)
@@ -132,7 +133,7 @@ class Agent(FaustAgent):
             made: Any = first.pop() if first else self.fun(started.stream)
             return _awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
 
-        runner = Runner(cast(Any, self.app).engine, self.name, make, started.stream, lambda: self.should_stop)
+        runner = Runner(runtime_of(self.app).engine, self.name, make, started.stream, lambda: self.should_stop)
         task = cast(Any, self.loop.create_task(self._run(runner)))
         task._beacon = beacon
         started.actor_task = task

@@ -9,40 +9,30 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import threading
-import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import faust
-from faust.exceptions import AlreadyConfiguredWarning
 from faust.sensors import Monitor
 from mode.utils.objects import cached_property
 
-from ..topics.admin import Admin, TopicSpec, is_topic_name
-from ..topics.cluster import Cluster
-from ..topics.errors import BadRecord, Usage
+from ..topics.errors import Usage
 from ..topics.partitioner_registry import PartitionerRegistry
-from ..topics.partitioners import HashPartitioner, Plan, RangePartitioner
+from ..topics.partitioners import RangePartitioner
 from ..topics.private_folder import private_folder
 from .agent import Agent
 from .background_tasks import called, ends_the_worker
-from .engine.loop import Engine
-from .engine.settings import BOUNDED, EngineSettings
-from .engine.topic_provisioner import TopicProvisioner
+from .engine.settings import EngineSettings
 from .engine.transport import TableManager, Transport
-from .faust_settings import Settings, check_names, check_settings, client_options, engine_settings
+from .faust_settings import Settings, check_names, check_settings
 from .replies import ReplyConsumer
-from .sender import Sender
+from .runtime import Runtime
 from .stream import Stream
 from .tables.store_directory import scheme_of
-from .tables.table import Table
 from .tables.ttl_table import new_table
-from .topic import Topic, topic_config
+from .topic import Topic
 from .web.key_routing import KeyRouter
-from .web.worker_registry import WorkerRegistry
 
 __all__ = ["App"]
 
@@ -92,25 +82,10 @@ class App(faust.App):
         **options: Any,
     ) -> None:
         check_names(options)
-        # A bounded run has an identity of its own, so that history is never added to live totals.
         _check_id(id)
-        self.run_id = os.environ.get("ANABRANCH_RUN", "")
-        self.declared_id = id
-        base = settings or (BOUNDED if self.run_id else EngineSettings())
-        self._base = base if standby_replicas is None else replace(base, standby_replicas=standby_replicas)
-        self._engine_settings: tuple[int, EngineSettings] | None = None
+        self._runtime = Runtime(self, id, settings, standby_replicas)
         self._web_tables = True
-        super().__init__(f"{id}-run-{self.run_id}" if self.run_id else id, **options)
-        self._cluster: Cluster | None = None
-        self._admin: Admin | None = None
-        self.keep_identity = False
-        self.complete: threading.Event | None = None
-        self.ends: Mapping[tuple[str, int], int] = {}
-        self.supervised = False
-        self.stopped_by: BaseException | None = None
-        self.stop_requested = asyncio.Event()
-        self.plans: dict[str, RangePartitioner] = {}
-        self.needed = TopicProvisioner(self)
+        super().__init__(self._runtime.group_id, **options)
 
     # Settings -------------------------------------------------------------------------------------------------------
 
@@ -129,17 +104,17 @@ class App(faust.App):
         defaults = {
             "processing_guarantee": "exactly_once",
             "topic_partitions": DEFAULT_PARTITIONS,
-            "broker_commit_interval": self._base.epoch_s,
+            "broker_commit_interval": self._runtime.base_settings.epoch_s,
             "topic_disable_leader": True,
             "web_bind": "127.0.0.1",
             "reply_to_prefix": f"{id}-reply-",
-            "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self.declared_id),
+            "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self._runtime.app_id),
         }
         settings = Settings(id, **{**conf, **ours}, anabranch_defaults=defaults)
         if "web_tables_enabled" in settings.given:
             self._web_tables = settings.web_tables_enabled
         settings.web_tables_enabled = False  # ours know Struct values, and what is not here
-        self._engine_settings = None
+        self._runtime.forget_settings()
         return settings
 
     def finalize(self) -> None:
@@ -160,95 +135,7 @@ class App(faust.App):
                 hint="give headers where records are sent: send(…, headers=…)",
             )
 
-    @property
-    def engine_settings(self) -> EngineSettings:
-        """What an operator can turn in the engine, by anabranch's names and by Faust's."""
-        conf = cast(Settings, self.conf)
-        if self._engine_settings is None or self._engine_settings[0] != conf.changes:
-            check_settings(conf)
-            made = engine_settings(self._base, conf)
-            # A run's topics hold its history, and nothing else.
-            made = replace(made, start_at_end=made.start_at_end and not self.run_id)
-            self._engine_settings = (conf.changes, made)
-        return self._engine_settings[1]
-
-    def set_engine(self, **changes: Any) -> None:
-        """Change the engine's settings before the worker starts, as the command line does."""
-        self._base, self._engine_settings = replace(self._base, **changes), None
-
-    @property
-    def declared_broker(self) -> str | None:
-        """Bootstrap servers that the program, its configuration or Faust's BROKER_URL names."""
-        conf = cast(Settings, self.conf)
-        return Cluster.servers_of(conf.broker) if conf.given & {"broker", "url"} else None
-
-    @property
-    def client_options(self) -> Mapping[str, str]:
-        """librdkafka's options for the program's `broker_credentials`; what the command line says wins over them."""
-        return client_options(cast(Settings, self.conf))
-
-    def configure(self, **settings: Any) -> None:
-        """Change Faust settings after the program has used them, as the command line does.
-
-        Faust warns of that, because what has been derived from a setting stays; nothing has from those we change.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AlreadyConfiguredWarning)
-            for name, value in settings.items():
-                setattr(self.conf, name, value)
-
-    # The cluster ----------------------------------------------------------------------------------------------------
-
-    @property
-    def cluster(self) -> Cluster:
-        """Where this app's topics live."""
-        if self._cluster is None:
-            self._cluster = Cluster.named(
-                os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or self.declared_broker or "localhost:9092",
-                defaults=self.client_options,
-            )
-        return self._cluster
-
-    @cluster.setter
-    def cluster(self, cluster: Cluster) -> None:
-        self._cluster, self._admin = cluster, None
-
-    @property
-    def admin(self) -> Admin:
-        """Asks about topics and makes them; kept, because each new client first has to connect."""
-        if self._admin is None:
-            self._admin = Admin(self.cluster, patience_s=self.engine_settings.patience_s)
-        return self._admin
-
-    @property
-    def engine(self) -> Engine:
-        """The loop."""
-        return cast(Engine, self.consumer)
-
-    @property
-    def engine_runs(self) -> bool:
-        """Whether sends join an epoch; clients send at once."""
-        return self._consumer is not None and self.started and not self.client_only and not self.producer_only
-
-    @cached_property
-    def sender(self) -> Sender:
-        """For what cannot wait for an epoch."""
-        return Sender(self.cluster)
-
-    @cached_property
-    def directory(self) -> WorkerRegistry:
-        """Who of the app's workers has which partitions."""
-        return WorkerRegistry(self)
-
-    @cached_property
-    def max_record_bytes(self) -> int:
-        """Largest record that is sent; kept, because Faust's settings take 3 µs a look."""
-        return self.conf.producer_max_request_size
-
-    @property
-    def live_tables(self) -> Iterable[Table]:
-        """All tables."""
-        return cast(Any, self.tables).data.values()
+    # Faust's parts --------------------------------------------------------------------------------------------------
 
     def _new_transport(self) -> Any:
         return Transport(self.conf.broker_consumer, self)
@@ -283,7 +170,7 @@ class App(faust.App):
         """Start what `ask` from outside of a worker needs: a producer and the reply consumer."""
         self.client_only = True
         self.finalize()
-        self.plans |= await asyncio.to_thread(PartitionerRegistry(self.cluster).of)
+        self._runtime.partitioners |= await asyncio.to_thread(PartitionerRegistry(self._runtime.cluster).of)
         await self.producer.maybe_start()
 
     def is_leader(self) -> bool:
@@ -291,9 +178,9 @@ class App(faust.App):
 
         An app that reads no topic joins a group the first time that this is asked, for a topic with no records.
         """
-        owned = self.engine.assignment()
-        if not owned and self.engine_runs:
-            self.engine.elect()
+        owned = self._runtime.status.owned
+        if not owned and self._runtime.engine_runs:
+            self._runtime.engine.elect()
         return any(tp.partition == 0 and tp.topic == min(t.topic for t in owned) for tp in owned)
 
     # Topics ---------------------------------------------------------------------------------------------------------
@@ -305,97 +192,14 @@ class App(faust.App):
             plan: how keys map to its partitions, where not by hash.
         """
         if not options.get("has_prefix"):
-            topics = tuple(map(self.own_name, topics))
+            topics = tuple(map(self._runtime.resolve_topic, topics))
         for name in topics:
-            self._check_name(name)
+            self._runtime.check_topic(name)
         if plan is not None:
             options["partitions"] = plan.partitions
         made: Any = super().topic(*topics, **options)
         made.plan = plan
         return made
-
-    def partitioner_of(self, topic: str, partitions: int) -> Plan:
-        """How keys map to the partitions of a topic that has so many, for whoever sends, looks up or checks them."""
-        return self.plans.get(topic) or HashPartitioner(partitions)
-
-    def _check_name(self, topic: str) -> None:
-        """Refuse what cannot be a topic: in an agent as its record, before that as the program."""
-        text, hint = f"no topic can be called {topic!r}", "1 to 249 of: letters without accents, digits, . _ -"
-        if self.started:
-            if not is_topic_name(topic):
-                raise BadRecord(text, hint=hint)
-            return
-        if not is_topic_name(topic):
-            raise Usage(text, hint=hint)
-        self.needed.written.add(topic)
-
-    def own_name(self, topic: str) -> str:
-        """Name of a topic that the program calls so: in a bounded run, the run's own."""
-        return topic if not self.run_id or topic.startswith(self.conf.id) else f"{self.conf.id}-{topic}"
-
-    async def declare(self, topics: Iterable[Any]) -> None:
-        """Create topics that do not exist, in one call; those that do have to be spread as they are declared."""
-        named = [(topic, name) for topic in topics for name in topic.topics]
-        planned = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
-        if planned:
-            plans, may_create = PartitionerRegistry(self.cluster, self.admin), self.conf.topic_allow_declare
-            self.plans |= await asyncio.to_thread(plans.agree if may_create else plans.compare, planned)
-        if not self.conf.topic_allow_declare:
-            return
-        await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.needed.declared])
-
-    async def declare_once(self, topic: Any) -> None:
-        """Create a topic before the first record that a client sends to it, where it does not exist."""
-        if topic.get_topic_name() not in self.needed.declared:
-            await self.declare([topic])
-
-    def spec_of(self, topic: Any, name: str) -> TopicSpec:
-        """How a topic would be made."""
-        return TopicSpec(
-            name,
-            topic.partitions or self.conf.topic_partitions,
-            topic.replicas or self.conf.topic_replication_factor,
-            topic_config(topic),
-        )
-
-    async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
-        """Create one topic by name."""
-        del options
-        await self._create([TopicSpec(topic, partitions, replication)])
-
-    async def _create(self, specs: list[TopicSpec]) -> None:
-        if specs:
-            existing = await asyncio.to_thread(self.admin.partitions, [spec.name for spec in specs])
-            await asyncio.to_thread(self.admin.create, [spec for spec in specs if spec.name not in existing])
-            self.needed.declared |= {spec.name for spec in specs}
-
-    async def declare_changelogs(self) -> None:
-        """Create changelogs; check those that exist against the topics the app reads.
-
-        Raises:
-            Usage: a changelog has another number of partitions than every topic the app reads.
-        """
-        counts = await asyncio.to_thread(self.admin.partitions)
-        sources = {name: counts[name] for topic in self.topics for name in topic.topics if name in counts}
-        missing: list[TopicSpec] = []
-        for table in self.live_tables:
-            name = table.changelog_name
-            most = max(sources.values(), default=self.conf.topic_partitions)
-            table.changelog_partitions = counts.get(name) or table.partitions or most
-            if sources and table.changelog_partitions not in sources.values():
-                listed = ", ".join(sorted(f"{topic} has {n}" for topic, n in sources.items()))
-                raise Usage(
-                    f"table {table.name}: its changelog {name} has {table.changelog_partitions} partitions, "
-                    f"but {listed}",
-                    hint="a table and the topics whose agents write to it need the same number of partitions; give "
-                    "partitions=…, or delete the changelog to compute the table anew",
-                )
-            if name not in counts:
-                config = {"cleanup.policy": "compact", **table.config}
-                missing.append(
-                    TopicSpec(name, table.changelog_partitions, self.conf.topic_replication_factor or 1, config)
-                )
-        await asyncio.to_thread(self.admin.create, missing)
 
     # Tables ---------------------------------------------------------------------------------------------------------
 
@@ -431,7 +235,7 @@ class App(faust.App):
         table = new_table(
             name,
             ttl,
-            lambda: self.engine.record_time_ms(),
+            lambda: self._runtime.context.record_time_ms(),
             default=default,
             partitions=partitions,
             key_type=key_type,
@@ -477,30 +281,20 @@ class App(faust.App):
 
     # Life -----------------------------------------------------------------------------------------------------------
 
-    async def end(self) -> None:
-        """The engine has ended: so does the worker, be it ours (`work`) or Faust's (`app.main()`)."""
-        self.stop_requested.set()
-        if not self.supervised and self.stopped_by is not None:
-            await self.crash(self.stopped_by)
-
     async def on_stop(self) -> None:
-        """End at record boundaries, commit, leave the group; then stop what is left."""
-        self.stop_requested.set()
+        """End at record boundaries, commit, leave the group; then stop the other services."""
+        runtime = self._runtime
+        runtime.stop_requested.set()
         if self._consumer is not None:
-            if not self.keep_identity:
-                self.directory.withdraw()
-            await self.engine.leave()
-            await self.directory.close()
+            if not runtime.keep_identity:
+                runtime.worker_registry.withdraw()
+            await runtime.engine.leave()
+            await runtime.worker_registry.close()
             await cast(KeyRouter, self.router).close()
         await self.on_before_shutdown.send()
-        if "sender" in self.__dict__:
-            await self.sender.flush()
+        if "sender" in runtime.__dict__:
+            await runtime.sender.flush()
         await self._maybe_close_http_client()
 
     def _create_directories(self) -> None:
         private_folder(Path(self.conf.appdir))
-
-    def raise_if_stopped(self) -> None:
-        """Raise what ended the engine, if something did."""
-        if self.stopped_by is not None:
-            raise self.stopped_by

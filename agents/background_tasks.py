@@ -14,6 +14,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ..topics.errors import Stop, described
+from .runtime import runtime_of
 
 if TYPE_CHECKING:
     from .app import App
@@ -48,7 +49,7 @@ def ends_the_worker(app: App, fun: Any) -> Callable[..., Awaitable[None]]:
             if isinstance(exc, GeneratorExit) or (isinstance(exc, asyncio.CancelledError) and app.should_stop):
                 raise
             logger.error("%s failed: the worker ends", what, exc_info=exc)
-            await app.engine.stop_with(
+            await runtime_of(app).engine.stop_with(
                 exc
                 if isinstance(exc, Stop)
                 else Stop(

@@ -10,6 +10,7 @@ from faust.types import Message as FaustMessage
 
 from .engine.packed_rows import Rows
 from .engine.record_queue import Batch
+from .runtime import runtime_of
 from .value_columns import columns
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ def to_event(app: Any, topic: Topic, message: Any, processed: Any = ...) -> Even
         processed: the value, where the stream's processors have made it; else it is decoded.
     """
     timestamp_ms = message.timestamp()[1]
-    origin, headers = app.engine.retries.origin(message)
+    origin, headers = runtime_of(app).context.retries.origin(message)
     raw = FaustMessage(
         topic=message.topic() if origin is None else origin.topic,
         partition=message.partition() if origin is None else origin.partition,
         offset=message.offset() if origin is None else origin.offset,
         timestamp=timestamp_ms / 1000,
         timestamp_type=0,
-        headers=headers,
+        headers=cast(Any, headers),
         key=message.key(),
         value=message.value(),
         checksum=None,

@@ -12,6 +12,7 @@ from faust.agents.replies import ReplyConsumer as FaustReplyConsumer
 from faust.models import maybe_model
 
 from ..topics.cluster import Cluster
+from .runtime import runtime_of
 
 __all__ = ["ReplyConsumer"]
 
@@ -49,7 +50,7 @@ class ReplyConsumer(FaustReplyConsumer):
         app = cast(Any, self.app)
         topic = self._reply_topic(topic_name)
         await topic.maybe_declare()
-        consumer = await asyncio.to_thread(self._open, app.cluster, topic.get_topic_name())
+        consumer = await asyncio.to_thread(self._open, runtime_of(app).cluster, topic.get_topic_name())
         self._draining.append(asyncio.get_running_loop().create_task(self._drain(consumer, topic)))
 
     @staticmethod
@@ -61,7 +62,7 @@ class ReplyConsumer(FaustReplyConsumer):
 
     async def _drain(self, consumer: Any, topic: Any) -> None:
         try:
-            while not cast(Any, self.app).stop_requested.is_set():
+            while not runtime_of(self.app).stop_requested.is_set():
                 messages = consumer.consume(100, 0)
                 for message in messages:
                     if message.error() is not None:

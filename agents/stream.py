@@ -28,6 +28,7 @@ from .engine.record_queue import Batch, RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import RecordBatch, to_event
 from .processors import Processor, changing, filtering, keyed_by, passing_on
+from .runtime import runtime_of
 from .take_buffer import Group, TakeBuffer
 from .value_columns import fits
 
@@ -412,7 +413,7 @@ class Stream(faust.Stream[Any]):
 
     def derive_topic(self, name: str, **kwargs: Any) -> Any:
         """As Faust's; `through` and `echo` take names. A bounded run must not write to a live topic."""
-        return super().derive_topic(cast(Any, self.app).own_name(name), **kwargs)
+        return super().derive_topic(runtime_of(self.app).resolve_topic(name), **kwargs)
 
     def _enable_passive(self, channel: Any, *, declare: bool = False) -> None:
         if not self._passive:

@@ -21,13 +21,14 @@ from ..topics.serde import Codec, codec, key_codec
 from .engine.outbox import sendable
 from .engine.packed_rows import Rows
 from .faust_values import UNMARKED_TEXT, UNTYPED
+from .runtime import runtime_of
 from .unread_topics import refuse_unread
 
 if TYPE_CHECKING:
     from .app import App
     from .flows.flow import Flow
 
-__all__ = ["Sent", "Topic", "topic_config"]
+__all__ = ["Sent", "Topic"]
 
 
 _json_text = msgspec.json.Decoder(str).decode
@@ -68,16 +69,6 @@ def _header_value(value: Any) -> bytes | None:
     return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
-def topic_config(topic: Any) -> dict[str, str]:
-    """A topic's configuration as it is created, under Kafka's names."""
-    config = {str(k): str(v) for k, v in (topic.config or {}).items()}
-    if topic.compacting:
-        config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"
-    if topic.retention is not None:
-        config["retention.ms"] = str(int(float(topic.retention) * 1000))
-    return config
-
-
 class Topic(faust.Topic):
     """A topic whose values have a declared type; see `anabranch.topics.serde` for what is declared how.
 
@@ -96,6 +87,7 @@ class Topic(faust.Topic):
         self, *args: Any, plan: RangePartitioner | None = None, former: Mapping[str, str] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._runtime = runtime_of(self.app)
         if self.pattern is not None:
             raise Usage(
                 f"app.topic(pattern={getattr(self.pattern, 'pattern', self.pattern)!r}): not supported",
@@ -141,7 +133,7 @@ class Topic(faust.Topic):
     def plan(self, plan: RangePartitioner | None) -> None:
         self._plan = plan
         if plan is not None:
-            cast("App", self.app).plans |= dict.fromkeys(self.topics, plan)
+            self._runtime.partitioners |= dict.fromkeys(self.topics, plan)
 
     @property
     def declared(self) -> Any:
@@ -172,7 +164,7 @@ class Topic(faust.Topic):
         if not internal or self.internal:
             return super().derive_topic(topics=names, internal=internal, prefix=prefix, **kwargs)
         former = [f"{prefix}{name}{kwargs.get('suffix', '')}" for name in names]
-        if app.run_id:  # whose topics have it in front already
+        if self._runtime.run_id:  # whose topics have it in front already
             names = [name.removeprefix(f"{app.conf.id}-") for name in names]
         made: Any = super().derive_topic(topics=names, internal=True, prefix=f"{app.conf.id}-{prefix}", **kwargs)
         made.former = dict(zip(made.topics, former, strict=True))
@@ -227,7 +219,7 @@ class Topic(faust.Topic):
             BadRecord: the value does not fit its type or is larger than the topic may take.
         """
         del schema
-        app = cast("App", self.app)
+        runtime = self._runtime
         output = self.output(
             self.encode_key(key, key_serializer),
             self.encode_value(value, value_serializer),
@@ -235,11 +227,11 @@ class Topic(faust.Topic):
             partition=partition,
             headers=header_list(headers),
         )
-        if force or not app.engine_runs:
-            await app.declare_once(self)
-            return await app.sender.send(output)
+        if force or not runtime.engine_runs:
+            await runtime.provisioner.declare_once(self)
+            return await runtime.sender.send(output)
         self.need()
-        app.engine.send(output)
+        runtime.context.send(output)
         tp = TP(output.topic, output.partition)
         sent = Sent(RecordMetadata(tp.topic, tp.partition, tp, -1, timestamp, None))
         if callback:
@@ -260,16 +252,16 @@ class Topic(faust.Topic):
         Raises:
             BadRecord: it is larger than the topic may take.
         """
-        app = cast("App", self.app)
+        runtime = self._runtime
         name = self.get_topic_name()
         size = len(value or b"") + len(key or b"")
-        if size > app.max_record_bytes:
+        if size > runtime.max_record_bytes:
             raise BadRecord(
-                f"a record of {size:,} bytes for topic {name} is over {app.max_record_bytes:,}",
+                f"a record of {size:,} bytes for topic {name} is over {runtime.max_record_bytes:,}",
                 hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
             )
         if partition is None:
-            plan = app.plans.get(name)
+            plan = runtime.partitioners.get(name)
             partition = -1 if plan is None or key is None else plan.partition(key)
             if key is None and self.internal:
                 partition = 0  # None is a key to `group_by`: all of it belongs together
@@ -281,14 +273,14 @@ class Topic(faust.Topic):
         Raises:
             BadRecord: one is larger than the topic may take.
         """
-        app = cast("App", self.app)
+        runtime = self._runtime
         raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(self.encode_value, values))
-        plan = app.plans.get(self.get_topic_name())
+        plan = runtime.partitioners.get(self.get_topic_name())
         sizes = (
             max((len(key or b"") for key in raw_keys), default=0),
             max((len(v or b"") for v in raw_values), default=0),
         )
-        if plan is not None or sum(sizes) > app.max_record_bytes:
+        if plan is not None or sum(sizes) > runtime.max_record_bytes:
             return list(map(self.output, raw_keys, raw_values, repeat(timestamp_ms)))
         name = self.get_topic_name()
         return [
@@ -297,10 +289,10 @@ class Topic(faust.Topic):
 
     def need(self) -> None:
         """The running epoch writes to it: make it before the commit, where it is not there."""
-        app = cast("App", self.app)
+        provisioner = self._runtime.provisioner
         name = self.get_topic_name()
-        if name not in app.needed.declared:
-            app.needed.add(app.spec_of(self, name), self.plan)
+        if name not in provisioner.declared:
+            provisioner.add(provisioner.spec_of(self, name), self.plan)
 
     def send_soon(self, **kwargs: Any) -> Any:
         """Send from a plain function: as `send`, through the epoch."""
@@ -370,13 +362,13 @@ class Topic(faust.Topic):
         Raises:
             Usage: see `refuse_unread`.
         """
-        app = cast("App", self.app)
-        await app.declare([self])
-        for name, former in ({} if app.run_id else self.former).items():
+        app, runtime = cast("App", self.app), self._runtime
+        await runtime.provisioner.declare([self])
+        for name, former in ({} if runtime.run_id else self.former).items():
             try:
-                await asyncio.to_thread(refuse_unread, app.cluster, app.admin, app.conf.id, former, name)
+                await asyncio.to_thread(refuse_unread, runtime.cluster, runtime.admin, app.conf.id, former, name)
             except Stop as exc:
-                await app.engine.stop_with(exc)
+                await runtime.engine.stop_with(exc)
                 raise
 
     async def maybe_declare(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from ..topics import clock
 from ..topics.errors import AnabranchError, Stop, described
 from .app import App
+from .runtime import runtime_of
 from .tables.restore_progress import RestoreProgress
 
 __all__ = ["run_worker", "work"]
@@ -88,12 +89,13 @@ async def work(
     on_hard_end: Callable[[BaseException], object] | None = None,
     signals: bool = False,
 ) -> None:
-    """Run `app` until `app.stop_requested` is set."""
-    app.in_worker = app.supervised = True
+    """Run `app` until a signal, an error or `Runtime.stop_requested` ends it."""
+    runtime = runtime_of(app)
+    app.in_worker = runtime.supervised = True
     app.finalize()
     if signals:
         _listen(app, asyncio.get_running_loop())
-    stopping = asyncio.ensure_future(app.stop_requested.wait())
+    stopping = asyncio.ensure_future(runtime.stop_requested.wait())
     starting = asyncio.ensure_future(app.start())
     crashed = asyncio.ensure_future(_crashed(app))
     telling = None if on_progress is None else asyncio.ensure_future(_tell(app, on_progress))
@@ -101,7 +103,7 @@ async def work(
         await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            if on_ready is not None and app.stopped_by is None and not crashed.done():
+            if on_ready is not None and runtime.stopped_by is None and not crashed.done():
                 on_ready(app)
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -111,14 +113,15 @@ async def work(
         if signals:
             _watch_the_end(app, on_hard_end or _say)
         await _end(app, starting)
-    app.raise_if_stopped()
+    runtime.raise_if_stopped()
 
 
 async def _tell(app: App, on_progress: Callable[[RestoreProgress | None], None]) -> None:
+    runtime = runtime_of(app)
     told = False
     while True:
         await asyncio.sleep(_TELL_S)
-        progress = app.engine.restoring if app.engine_runs else None
+        progress = runtime.status.restoring if runtime.engine_runs else None
         if progress is not None or told:
             on_progress(progress)
         told = progress is not None
@@ -127,8 +130,9 @@ async def _tell(app: App, on_progress: Callable[[RestoreProgress | None], None])
 async def _crashed(app: App) -> None:
     """A part of Faust ended with an error: so does the worker."""
     await app._crashed.wait()  # pyright: ignore[reportPrivateUsage]
-    app.stopped_by = app.stopped_by or app.crash_reason
-    app.stop_requested.set()
+    runtime = runtime_of(app)
+    runtime.stopped_by = runtime.stopped_by or app.crash_reason
+    runtime.stop_requested.set()
 
 
 async def _end(app: App, starting: asyncio.Future[Any]) -> None:
@@ -138,7 +142,7 @@ async def _end(app: App, starting: asyncio.Future[Any]) -> None:
     try:
         await app.stop()
     except AnabranchError:
-        if app.stopped_by is None:
+        if runtime_of(app).stopped_by is None:
             raise
 
 
@@ -151,10 +155,11 @@ def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
 
     What is not committed is done again by the next start, as after a `kill -9`.
     """
-    after_s = app.engine_settings.stuck_s + _SPARE_S
+    runtime = runtime_of(app)
+    after_s = runtime.settings.stuck_s + _SPARE_S
 
     def end_hard() -> None:
-        error = app.stopped_by or AnabranchError(
+        error = runtime.stopped_by or AnabranchError(
             f"ended before the last epoch was known to be committed: the end took more than {after_s:.0f} s",
             hint="is the broker up? Nothing is lost: the next start goes on from what was committed",
         )
@@ -186,4 +191,4 @@ def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
 
 def _stop(app: App, number: int) -> None:
     logger.info("%s: ending at record boundaries", signal.Signals(number).name)
-    app.stop_requested.set()
+    runtime_of(app).stop_requested.set()

@@ -13,18 +13,19 @@ from typing import Any, cast
 from faust.exceptions import ImproperlyConfigured
 
 from ..agents.app import App
+from ..agents.runtime import runtime_of
 from ..topics.errors import AnabranchError, Usage
 from .module_loader import load_module, source_of
 
-__all__ = ["Declared", "declared_by", "load_app", "source_of"]
+__all__ = ["Declared", "declared_by", "load_app", "runtime_of", "source_of"]
 
 _CHILD_S = 60.0
 _MARK = "anabranch-declares "
 _CHILD = """
 import json, sys
-from anabranch.replay.app_loader import load_app
-app = load_app(sys.argv[1])
-print(%r + json.dumps([app.declared_broker, dict(app.client_options)]))
+from anabranch.replay.app_loader import load_app, runtime_of
+runtime = runtime_of(load_app(sys.argv[1]))
+print(%r + json.dumps([runtime.declared_broker, dict(runtime.client_options)]))
 """
 
 

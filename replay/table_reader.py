@@ -16,6 +16,7 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from ..agents.app import App
+from ..agents.runtime import runtime_of
 from ..agents.tables.key_placement import REMEDY
 from ..agents.tables.partition_state import EVENT_TIME
 from ..agents.tables.table import Table
@@ -40,7 +41,7 @@ def find_table(app: App, name: str | None) -> Table:
     Raises:
         Usage: it is not there; the message lists those that are.
     """
-    tables = {table.name: table for table in app.live_tables}
+    tables = {table.name: table for table in runtime_of(app).tables}
     if name is None and len(tables) == 1:
         return next(iter(tables.values()))
     if name in tables:

@@ -48,6 +48,7 @@ KNOWS_FAUST = {
     "agents/web/probes.py",
     "agents/engine/rebalance.py",
     "agents/replies.py",
+    "agents/runtime.py",
     "agents/web/key_routing.py",
     "agents/sender.py",
     "agents/processors.py",

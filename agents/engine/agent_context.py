@@ -36,18 +36,19 @@ class AgentContext(FaustConsumer):
         retries: topics that bring dead letters back to one agent each.
     """
 
-    def __init__(self, app: Host, **kwargs: Any) -> None:
+    def __init__(self, host: Host, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.app = app
-        self.settings: EngineSettings = app.engine_settings
+        self._host = host
+        self.app = host.app
+        self.settings: EngineSettings = host.settings
         self.current: Runner | None = None
         self.asking = 0
         self.stopping = False
         self._dispatch = Router(self.settings.packed)
         self._gate = Barrier()
-        self._epoch = Epoch(app, self._dispatch, self.settings)
-        self.retries = RetryTopics(app, self._dispatch)
-        self._failures = Failures(app, self._epoch.effects, self.retries)
+        self._epoch = Epoch(host, self._dispatch, self.settings)
+        self.retries = RetryTopics(host, self._dispatch)
+        self._failures = Failures(host, self._epoch.effects, self.retries)
         self._runners: list[Runner] = []
         self._redo_wanted = False
         self.active: set[TopicPartition] = set()
@@ -88,7 +89,7 @@ class AgentContext(FaustConsumer):
         self._route()
 
     def _route(self) -> None:
-        index = {**self.app.topics._tp_index, **self.retries.routes(self.active)}
+        index = {**self._host.app.topics._tp_index, **self.retries.routes(self.active)}
         self._dispatch.route(index, self.active, self.committed)
 
     def add_runner(self, runner: Runner) -> None:
@@ -111,13 +112,13 @@ class AgentContext(FaustConsumer):
         self.current = runner
         at = runner.at
         if at is not None:
-            for table in self.app.live_tables:
+            for table in self._host.tables:
                 table.open(at.topic, at.partition, runner.handed)
 
     def leave_agent(self) -> None:
         """The agent is suspended."""
         self.current = None
-        for table in self.app.live_tables:
+        for table in self._host.tables:
             table.close()
 
     def at(self, stream: RecordFeed, at: TopicPartition) -> None:
@@ -127,7 +128,7 @@ class AgentContext(FaustConsumer):
             raise BadRecord("a stream of a topic can only be iterated by an agent")
         runner.stream, runner.at = stream, at
         stream.runner = runner
-        for table in self.app.live_tables:
+        for table in self._host.tables:
             table.open(at.topic, at.partition, runner.handed)
 
     def end_record(self, stream: RecordFeed) -> None:

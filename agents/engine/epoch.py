@@ -60,15 +60,15 @@ class Epoch:
         committed_s: when the last commit was through, on the monotonic clock.
     """
 
-    def __init__(self, app: Host, dispatch: Router, settings: EngineSettings) -> None:
-        self._app, self._dispatch, self._settings = app, dispatch, settings
+    def __init__(self, host: Host, dispatch: Router, settings: EngineSettings) -> None:
+        self._host, self._dispatch, self._settings = host, dispatch, settings
         self.effects = Outbox()
         self.outside: list[Output] = []
         self.committed: dict[TopicPartition, int] = {}
         self.commits_total = 0
         self.dead_letters_total = 0
         self.skipped_total = 0
-        self._misplaced = MisplacedKeys(app)
+        self._misplaced = MisplacedKeys(host)
         self.singly: frozenset[str] = frozenset()
         self._flood = FailureRate(settings.give_up_share)
         self.commit_seconds = Histogram()
@@ -98,7 +98,7 @@ class Epoch:
     @property
     def affordable(self) -> bool:
         """Whether ending it early keeps commits within their share of the time, and somebody waits for it."""
-        complete = self._app.complete
+        complete = self._host.history_complete
         if complete is not None and not complete.is_set():
             return False  # what is idle here leaves the processor to who feeds it
         share = self._settings.commit_share
@@ -117,7 +117,7 @@ class Epoch:
 
     def drop(self) -> None:
         """Forget what agents have done in it."""
-        for table in self._app.live_tables:
+        for table in self._host.tables:
             table.drop_epoch()
         self.effects.clear()
 
@@ -136,7 +136,7 @@ class Epoch:
             Late: the epoch has to be done again.
         """
         began_s = clock.now_s()
-        tables = list(self._app.live_tables)
+        tables = list(self._host.tables)
         changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
         if late := [table.name for table in tables if table.late]:
             raise Late(late[0])
@@ -159,7 +159,7 @@ class Epoch:
         Raises:
             Stop: too many records of an agent have failed lately.
         """
-        for table in self._app.live_tables:
+        for table in self._host.tables:
             made = draft.changes[table.name]
             table.epoch_committed(made, {p: positions[table.changelog_name, p] for p in made})
         self.commits_total += 1
@@ -176,7 +176,7 @@ class Epoch:
             self.committed[TopicPartition(offset.topic, offset.partition)] = offset.offset
         self._dispatch.committed(self.committed)
         if not self._dispatch.careful:
-            for table in self._app.live_tables:
+            for table in self._host.tables:
                 table.trust()
         self.committed_s = clock.now_s()
         self.commit_seconds.observe(self.committed_s - draft.began_s)

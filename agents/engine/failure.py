@@ -49,8 +49,8 @@ class Failures:
         singly: those whose rules did not explain it.
     """
 
-    def __init__(self, app: Host, effects: Outbox, retries: RetryTopics) -> None:
-        self._app, self._effects, self._retries = app, effects, retries
+    def __init__(self, host: Host, effects: Outbox, retries: RetryTopics) -> None:
+        self._host, self._effects, self._retries = host, effects, retries
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
         self.rules: dict[str, Rules] = {}
         self.singly: set[str] = set()
@@ -65,7 +65,7 @@ class Failures:
         Raises:
             Stop: the policy is `fail`.
         """
-        policy = getattr(self._app.agents.get(stream.name), "on_failure", "dead_letter")
+        policy = getattr(self._host.agents.get(stream.name), "on_failure", "dead_letter")
         origin, headers = self._retries.origin(message)  # where it was first, if it failed before
         origin = origin or Origin(message.topic(), message.partition(), message.offset(), getattr(message, "row", None))
         source, row = str(origin), origin.row
@@ -96,12 +96,12 @@ class Failures:
             row=row,
             timestamp_ms=message.timestamp()[1],
             agent=stream.name,
-            app=self._app.conf.id,
-            app_version=self._app.conf.version,
+            app=self._host.conf.id,
+            app_version=self._host.conf.version,
             attempts=stream.inbox.failures.get(where(TopicPartition(message.topic(), message.partition()), message)),
             retry_topic=self._retries.of(stream.name, origin.topic),
         )
-        self._app.needed.add_letters(letter.topic, origin.topic)
+        self._host.provisioner.add_letters(letter.topic, origin.topic)
         now_ms, timestamp_ms = _now_ms(), message.timestamp()[1]
         rules = self.rules.get(letter.topic)
         unsent = timestamp_ms in (0, NO_TIME_MS) or timestamp_ms > now_ms
@@ -119,9 +119,9 @@ class Failures:
     def _skip(self, agent: str, topic: str, error: str) -> None:
         """Count a record that is given up without a letter; a bounded run keeps the count in Kafka."""
         self._effects.skipped += 1
-        if self._app.run_id:
-            name = skipped_topic(self._app.conf.id)
-            self._app.needed.add(TopicSpec(name, 1, self._app.conf.topic_replication_factor or 1))
+        if self._host.run_id:
+            name = skipped_topic(self._host.conf.id)
+            self._host.provisioner.add(TopicSpec(name, 1, self._host.conf.topic_replication_factor or 1))
             facts = {"agent": agent, "topic": topic, "error": error[:_MAX_SKIP_CHARACTERS]}
             self._effects.add(Output(name, msgspec.json.encode(facts), None, 0, None, None))
 
@@ -183,14 +183,14 @@ class Failures:
             reason="refused",
             error=described(why),
             timestamp_ms=output.timestamp_ms,
-            app=self._app.conf.id,
-            app_version=self._app.conf.version,
+            app=self._host.conf.id,
+            app_version=self._host.conf.version,
         )
         logger.error("dead letter → %s (sent by no agent): %s", letter.topic, described(why))
-        if output.topic.endswith(SUFFIX) or output.topic in self._app.needed.refused:
+        if output.topic.endswith(SUFFIX) or output.topic in self._host.provisioner.refused:
             self._effects.skipped += 1  # nowhere to put it: the log has it
             return
-        self._app.needed.add_letters(letter.topic, output.topic)
+        self._host.provisioner.add_letters(letter.topic, output.topic)
         outside.append(Output(letter.topic, letter.value, letter.key, -1, None, letter.headers))
 
     def check(self, output: Output, *, careful: bool) -> None:
@@ -208,10 +208,10 @@ class Failures:
 
         Not for long: whoever changes a topic's configuration expects that to count.
         """
-        if (self.rules or self._app.needed.refused) and clock.now_s() - self._learnt_s > _KEEP_S:
+        if (self.rules or self._host.provisioner.refused) and clock.now_s() - self._learnt_s > _KEEP_S:
             self.rules.clear()
             self.singly.clear()
-            self._app.needed.refused.clear()
+            self._host.provisioner.refused.clear()
 
     def own(self, stream: RecordFeed, message: Any) -> None:
         """The output that was added last is of this record, which goes alone."""
@@ -225,14 +225,14 @@ class Failures:
             BadRecord: what the record before wrote cannot be encoded, or is too large for its changelog.
         """
         # All or none: a table that refuses must not find that another one has moved on.
-        for table in self._app.live_tables:
+        for table in self._host.tables:
             table.check()
             rules = self.rules.get(table.changelog_name)
             if rules is not None:
                 for key, value in table.fresh():
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
                     self.check(Output(table.changelog_name, *encoded, -1, None, None), careful=True)
-        for table in self._app.live_tables:
+        for table in self._host.tables:
             table.savepoint()
         self._savepoint = (id(runner), runner.steps if runner else 0, len(self._effects.outputs))
 
@@ -274,7 +274,7 @@ class Failures:
             return False
         if hasattr(message, "row") and where(at, message) in inbox.again:
             return False  # all of its batch waits, so the rows before it are to be undone as well
-        for table in self._app.live_tables:
+        for table in self._host.tables:
             table.discard_overlay()
         runner.handed.clear()
         self._effects.truncate(outputs)
@@ -286,7 +286,7 @@ class Failures:
         """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
         inbox = stream.inbox
         failures = inbox.failures[which] = inbox.failures.get(which, 0) + 1
-        retry = getattr(self._app.agents.get(stream.name), "retry", None)
+        retry = getattr(self._host.agents.get(stream.name), "retry", None)
         if retry is not None and retry.worth(error, failures):
             wait_s = retry.wait_s(failures)
             inbox.again[which] = clock.now_s() + wait_s
@@ -305,7 +305,7 @@ class Failures:
 
     def _leave_behind(self, runner: Runner, error: BaseException) -> None:
         """What came through memory cannot come again, so there is nothing to undo or to keep."""
-        policy = getattr(self._app.agents.get(runner.source.name), "on_failure", "skip")
+        policy = getattr(self._host.agents.get(runner.source.name), "on_failure", "skip")
         if policy == "fail":
             raise Stop(
                 f"agent {runner.name} failed: {described(error)}",

@@ -50,7 +50,7 @@ class Engine(Rebalancing):
     """See the module. Made by the transport; one an app."""
 
     def __init__(self, transport: Any, **kwargs: Any) -> None:
-        super().__init__(transport.app, **kwargs)
+        super().__init__(transport.app._runtime, **kwargs)
         self._left = False
         self._opening: asyncio.Future[None] | None = None
         self._aborted_in_a_row = 0
@@ -62,12 +62,12 @@ class Engine(Rebalancing):
 
     async def on_start(self) -> None:
         """Reach the cluster, take an identity, begin to end what a predecessor left open."""
-        self.app.flow_control.resume()  # of channels in memory; what topics deliver does not pass through it
-        self._admin = self.app.admin
+        self._host.app.flow_control.resume()  # of channels in memory; what topics deliver does not pass through it
+        self._admin = self._host.admin
         self._member = Membership(
-            self.app.cluster,
-            self.app.conf.id,
-            self.app.conf.appdir,
+            self._host.cluster,
+            self._host.conf.id,
+            self._host.conf.appdir,
             self.settings,
             self._on_assign,
             self._on_revoke,
@@ -77,12 +77,12 @@ class Engine(Rebalancing):
         self._opening = asyncio.ensure_future(self._member.open())
         self.partition_counts = await daemon_thread(self._admin.partitions, timeout_s=self.settings.connect_s)
         if PLANS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
-            self.app.plans |= await daemon_thread(PartitionerRegistry(self.app.cluster, self._admin).of)
+            self._host.partitioners |= await daemon_thread(PartitionerRegistry(self._host.cluster, self._admin).of)
         self._restoration = Restoration(
-            self.app.conf.id,
+            self._host.conf.id,
             self._member.shelf,
             self._admin,
-            self.app.live_tables,
+            self._host.tables,
             standby_replicas=self.settings.standby_replicas,
             start_at_end=self.settings.start_at_end,
         )
@@ -91,14 +91,14 @@ class Engine(Rebalancing):
         """Called by Faust's conductor whenever the set of topics changes."""
         self._subscribed = sorted(topics)
         try:
-            await self.app.declare(list(self.app.topics))
-            await self.app.declare_changelogs()
+            await self._host.provisioner.declare(list(self._host.topics))
+            await self._host.provisioner.declare_changelogs()
             self.partition_counts = await daemon_thread(self._admin.partitions)
             self.retries.look(self.partition_counts)
             if self._subscribed:
                 self._subscribe()
                 self._looking = self._looking or self.add_future(self.retries.watch(self._subscribe))
-            elif any(isinstance(table, GlobalTable) for table in self.app.live_tables):
+            elif any(isinstance(table, GlobalTable) for table in self._host.tables):
                 self._on_assign(Assignment(began_s=clock.now_s()))  # of no partitions: ready when they are whole
             else:
                 self.ready.set()  # only timers and web views: they send, so epochs end all the same
@@ -114,9 +114,9 @@ class Engine(Rebalancing):
             self._electing = self.add_future(self._elect())
 
     async def _elect(self) -> None:
-        name = f"{self.app.conf.id}-__assignor-__leader"  # Faust's name of it
+        name = f"{self._host.conf.id}-__assignor-__leader"  # Faust's name of it
         try:
-            await self.app.create_topic(name, 1, self.app.conf.topic_replication_factor or 1)
+            await self._host.provisioner.create_topic(name, 1, self._host.conf.topic_replication_factor or 1)
         except AnabranchError as exc:
             await self.stop_with(exc)
             return
@@ -149,7 +149,7 @@ class Engine(Rebalancing):
         if self._restoration is not None:
             await daemon_thread(self._restoration.close)
         if self._member is not None:
-            await self._member.close(keep_identity=self.app.keep_identity)
+            await self._member.close(keep_identity=self._host.keep_identity)
 
     async def on_stop(self) -> None:
         """As `leave`."""
@@ -157,12 +157,12 @@ class Engine(Rebalancing):
 
     async def stop_with(self, error: BaseException) -> None:
         """A human has to change something: the app ends with this error."""
-        if self.app.stopped_by is None:
-            self.app.stopped_by = error
+        if self._host.stopped_by is None:
+            self._host.stopped_by = error
         self.stopping = True
         self._gate.look_up()
         self.ready.set()
-        await self.app.end()
+        await self._host.request_stop()
 
     @property
     def _undone(self) -> bool:
@@ -179,7 +179,7 @@ class Engine(Rebalancing):
             idle_s = 0.0
             while not self.stopping:
                 idle_s = await self._turn(idle_s)
-            if self.app.stopped_by is None and await self._close_gate() and not self._undone:
+            if self._host.stopped_by is None and await self._close_gate() and not self._undone:
                 await self._commit()
         except Stop as exc:
             await self.stop_with(exc)
@@ -223,8 +223,8 @@ class Engine(Rebalancing):
         if self._assignment is not None:
             await self._take_over()
         await self._let_flow()
-        if self.app.ends:
-            self._dispatch.end(self.app.ends, self._group.reached)
+        if self._host.history_ends:
+            self._dispatch.end(self._host.history_ends, self._group.reached)
         if self._wake():
             return 0.0
         if not polled:
@@ -318,8 +318,8 @@ class Engine(Rebalancing):
         began = clock.now_s()
         if self._epoch.dirty:
             with self._settled():
-                if self.app.needed.wanted:
-                    await daemon_thread(self.app.needed.create)
+                if self._host.provisioner.wanted:
+                    await daemon_thread(self._host.provisioner.create)
                 draft = self._draft()
                 self._epoch.finish(draft, await daemon_thread(self._member.committer.commit, draft.plan))
             self._epoch.begin(cost_s=clock.now_s() - began)
@@ -333,7 +333,7 @@ class Engine(Rebalancing):
         assert self._member is not None
         if self._epoch.dirty:
             with self._settled():
-                self.app.needed.create()
+                self._host.provisioner.create()
                 draft = self._draft()
                 self._epoch.finish(draft, self._member.committer.commit(draft.plan))
 
@@ -356,12 +356,12 @@ class Engine(Rebalancing):
             if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
                 raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
             logger.warning("epoch dropped: %s", exc)
-            self.app.needed.declared.clear()  # one of them may have been deleted
+            self._host.provisioner.declared.clear()  # one of them may have been deleted
             self._redo_wanted = True
             self._lost = self._lost or exc.lost
         except (Hung, Rebuild, Retriable) as exc:
             logger.warning("%s: this worker rebuilds from its changelogs", exc.args[0])
-            self.app.needed.declared.clear()
+            self._host.provisioner.declared.clear()
             self._rebuild_wanted = True
             self._group.hear_of(exc)
 

@@ -1,63 +1,141 @@
-"""What the engine asks of the app that it serves, of the streams that it feeds, and what runners ask of the engine.
+"""What the engine needs from the app that it serves and from the streams that it feeds, and what runners need from it.
 
-`App`, `Stream` and `Engine` are these; the engine knows no more of them, so that it can be read without them.
+`Runtime`, `Stream` and `Engine` implement these; the engine uses nothing else of them, so it can be read without them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.partitioners import Plan, RangePartitioner
 from ...topics.topic_partition import TopicPartition
+from ..failure_policy import Retry
 from ..tables.uncommitted_writes import UncommittedWrites
 from .record_queue import RecordQueue
 from .settings import EngineSettings
 
-__all__ = ["Engaged", "Host", "RecordFeed"]
+__all__ = ["DeclaredAgent", "DeclaredTopic", "Engaged", "Host", "RecordFeed"]
+
+
+class DeclaredTopic(Protocol):
+    """A topic as the program declares it: `agents.topic.Topic`.
+
+    Attributes:
+        topics: its names; most topics have one.
+        plan: its range partitioner, where it is not partitioned by hash.
+        internal: it belongs to the app, as those of `group_by` do; has_prefix: its name carries the app's id.
+        streams: streams that read it; expected_streams: how many there will be, one for each concurrent agent instance.
+    """
+
+    @property
+    def topics(self) -> Sequence[str]: ...
+
+    @property
+    def plan(self) -> RangePartitioner | None: ...
+
+    @property
+    def partitions(self) -> int | None: ...
+
+    @property
+    def replicas(self) -> int | None: ...
+
+    @property
+    def compacting(self) -> bool | None: ...
+
+    @property
+    def deleting(self) -> bool | None: ...
+
+    @property
+    def retention(self) -> object: ...
+
+    @property
+    def config(self) -> Mapping[str, object] | None: ...
+
+    @property
+    def internal(self) -> bool: ...
+
+    @property
+    def has_prefix(self) -> bool: ...
+
+    def get_topic_name(self) -> str:
+        """Its name, where it has one."""
+        ...
+
+
+class DeclaredAgent(Protocol):
+    """An agent as the program declares it: `agents.agent.Agent`.
+
+    Attributes:
+        on_failure: the failure policy by name; retry: what comes before it.
+    """
+
+    on_failure: str
+    retry: Retry | None
+
+    @property
+    def channel(self) -> object:
+        """The topic that it reads, or a channel in memory."""
+        ...
+
+
+class HostSettings(Protocol):
+    """The settings of Faust's that the engine reads.
+
+    Attributes:
+        id: the consumer group.
+        appdir: folder of this worker's data.
+    """
+
+    id: str
+    version: int
+    appdir: Path
+    topic_allow_declare: bool
+    topic_partitions: int
+    topic_replication_factor: int
 
 
 class Host(Protocol):
-    """An app. `conf`, `topics`, `agents` and so on are Faust's.
+    """The app, as the engine sees it: `agents.runtime.Runtime`.
 
     Attributes:
-        run_id: of the bounded run it works for; empty for the live app.
-        plans: topic -> its range plan, where it has one.
-        stopped_by: why the app ends, if something is wrong.
-        keep_identity: whether the worker's name stays its own after its end.
-        complete: is set once all of a bounded run's history is in Kafka; None where nobody says so.
-        ends: where history ends, of partitions of which a bounded run has said so.
+        run_id: the bounded run that the app works for; empty for the live app.
+        partitioners: topic -> its range partitioner, where it has one.
+        stopped_by: the error that ended the app, if one did.
+        keep_identity: leave the group without giving up the static identity.
+        history_complete: set once all of a bounded run's history is in Kafka; None where no run says so.
+        history_ends: offsets at which a bounded run's history ends, of the partitions whose end is known.
     """
 
-    conf: Any
-    flow_control: Any
-    on_partitions_assigned: Any
-    on_partitions_revoked: Any
-    on_rebalance_complete: Any
-    rebalancing_count: int
-    _assignment: Any
     run_id: str
-    plans: dict[str, RangePartitioner]
+    partitioners: dict[str, RangePartitioner]
     stopped_by: BaseException | None
     keep_identity: bool
-    complete: threading.Event | None
-    ends: Mapping[tuple[str, int], int]
+    history_complete: threading.Event | None
+    history_ends: Mapping[tuple[str, int], int]
 
     @property
-    def topics(self) -> Any: ...
+    def app(self) -> Any: ...
 
     @property
-    def agents(self) -> Any: ...
+    def conf(self) -> Any: ...
 
     @property
-    def needed(self) -> Any: ...
+    def topics(self) -> Iterable[DeclaredTopic]: ...
 
     @property
-    def directory(self) -> Any: ...
+    def agents(self) -> Mapping[str, DeclaredAgent]: ...
+
+    @property
+    def provisioner(self) -> Any: ...
+
+    @property
+    def worker_registry(self) -> Any: ...
 
     @property
     def cluster(self) -> Cluster: ...
@@ -66,10 +144,10 @@ class Host(Protocol):
     def admin(self) -> Admin: ...
 
     @property
-    def engine_settings(self) -> EngineSettings: ...
+    def settings(self) -> EngineSettings: ...
 
     @property
-    def live_tables(self) -> Iterable[UncommittedWrites]:
+    def tables(self) -> Iterable[UncommittedWrites]:
         """Tables that have a changelog and take part in epochs."""
         ...
 
@@ -77,19 +155,7 @@ class Host(Protocol):
         """How keys map to the partitions of a topic."""
         ...
 
-    async def declare(self, topics: Iterable[Any]) -> None:
-        """Make the topics that are not there."""
-        ...
-
-    async def declare_changelogs(self) -> None:
-        """Likewise."""
-        ...
-
-    async def create_topic(self, topic: str, partitions: int, replication: int) -> None:
-        """Make a topic by name, where it is not there."""
-        ...
-
-    async def end(self) -> None:
+    async def request_stop(self) -> None:
         """The engine has ended."""
         ...
 
@@ -98,13 +164,13 @@ class RecordFeed(Protocol):
     """A stream.
 
     Attributes:
-        inbox: what it has been handed.
+        inbox: the records that it has been given.
         running: its agent is at a record.
         wakeup: set while it is parked; timer: resumes it anyway.
         committed: its progress as of the last commit.
         grouped: an agent gets several records at a time; by_batch: those that arrived together.
         in_hand: it works on something that is no record of a topic.
-        runner: who drives its agent.
+        runner: drives its agent.
     """
 
     inbox: RecordQueue
@@ -160,7 +226,7 @@ class Engaged(Protocol):
         ...
 
     def leave_agent(self) -> None:
-        """It has."""
+        """The agent is suspended."""
         ...
 
     async def stop_with(self, error: BaseException) -> None: ...

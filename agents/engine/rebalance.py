@@ -41,8 +41,8 @@ class Rebalancing(EngineStatus):
 
     _admin: Admin
 
-    def __init__(self, app: Any, **kwargs: Any) -> None:
-        super().__init__(app, **kwargs)
+    def __init__(self, host: Any, **kwargs: Any) -> None:
+        super().__init__(host, **kwargs)
         self._rebuild_wanted = False
         self._lost = False
         self._assignment: Assignment | None = None
@@ -71,7 +71,7 @@ class Rebalancing(EngineStatus):
             self._assignment.add(assignment)
 
     def _on_revoke(self, gone: set[TopicPartition]) -> None:
-        if self._gate.running or self.app.stopped_by is not None:
+        if self._gate.running or self._host.stopped_by is not None:
             self._epoch.drop()
             self._redo_wanted = True
         elif not (self._redo_wanted or self._lost or self._rebuild_wanted):
@@ -96,7 +96,7 @@ class Rebalancing(EngineStatus):
         for at in gone:
             self.committed.pop(at, None)
         partitions = {at.partition for at in self.owned - gone}
-        for table in self.app.live_tables:
+        for table in self._host.tables:
             table.set_aside(partitions)
 
     # In the loop -----------------------------------------------------------------------------------------------------
@@ -115,13 +115,13 @@ class Rebalancing(EngineStatus):
         # Partitions may have been added to a topic: tables look at its number when what was written is committed.
         self.partition_counts = await beside(self._group, self._admin.partitions)
         owned = {TP(at.topic, at.partition) for at in self.owned}
-        self.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
-        await self.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})
-        await self.app.topics.on_partitions_assigned(owned)
+        self._host.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
+        await self._host.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})
+        await self._host.app.topics.on_partitions_assigned(owned)
         assert self._member is not None
         ids = self._member.topic_ids
         assignment.anew = ids.made_anew(assignment.ids)
-        changelogs = [table.changelog_name for table in self.app.live_tables]
+        changelogs = [table.changelog_name for table in self._host.tables]
         await beside(self._group, ids.watch_changelogs, changelogs)
         await self._restoration.begin(assignment, self._group)
         if not self._restoration.waiting:
@@ -131,7 +131,7 @@ class Rebalancing(EngineStatus):
     async def _tell_of_gone(self) -> None:
         """Faust's signal; a handler may wait, which a rebalance's callback cannot."""
         gone, self._gone = self._gone, set()
-        await self.app.on_partitions_revoked.send({TP(at.topic, at.partition) for at in gone})
+        await self._host.app.on_partitions_revoked.send({TP(at.topic, at.partition) for at in gone})
 
     async def _let_flow(self) -> None:
         """Partitions whose tables are restored become active: their records flow."""
@@ -158,7 +158,7 @@ class Rebalancing(EngineStatus):
 
     async def _begin_at_ends(self, ready: Assignment) -> None:
         """Let it be certain where partitions begin that the group has no offsets of, before their records flow."""
-        own = {name for topic in self.app.topics for name in topic.topics if topic.internal or topic.has_prefix}
+        own = {name for topic in self._host.topics for name in topic.topics if topic.internal or topic.has_prefix}
         later = ready.anew | own
         self._beginning = ready
         try:
@@ -179,16 +179,16 @@ class Rebalancing(EngineStatus):
         self._rebalanced(self._taken_over)
         if self.settings.standby_replicas:
             self._placing = asyncio.ensure_future(self._place_copies())
-        self.app.rebalancing_count = self.rebalances_total
-        await self.app.on_partitions_assigned.send({TP(at.topic, at.partition) for at in self.owned})
-        await self.app.on_rebalance_complete.send()
+        self._host.app.rebalancing_count = self.rebalances_total
+        await self._host.app.on_partitions_assigned.send({TP(at.topic, at.partition) for at in self.owned})
+        await self._host.app.on_rebalance_complete.send()
 
     async def _place_copies(self) -> None:
         """When the group is at rest, keep copies of what others own."""
         assert self._restoration is not None
         while not self.stopping:
             try:
-                members = await daemon_thread(self._admin.members, self.app.conf.id)
+                members = await daemon_thread(self._admin.members, self._host.conf.id)
                 assigned = {name: {number for _, number in ats} for name, ats in (members or {}).items()}
                 if assigned.get(self.instance) == {at.partition for at in self.owned}:
                     numbers = copies_of(self.instance, assigned, self.settings.standby_replicas)

@@ -46,25 +46,25 @@ class RetryTopics:
         read: retry topic -> the agent and the topic that it stands for; those that exist and are subscribed.
     """
 
-    def __init__(self, app: Host, dispatch: Router) -> None:
-        self._app, self._dispatch = app, dispatch
+    def __init__(self, host: Host, dispatch: Router) -> None:
+        self._host, self._dispatch = host, dispatch
         self.read: dict[str, tuple[str, str]] = {}
 
     def of(self, agent: str, topic: str) -> str:
         """Where a record of a topic is re-published for an agent."""
-        declared = self._topics_of(self._app.agents.get(agent))
-        return retry_topic(self._app.conf.id, agent, None if declared == [topic] else topic)
+        declared = self._topics_of(self._host.agents.get(agent))
+        return retry_topic(self._host.conf.id, agent, None if declared == [topic] else topic)
 
     def possible(self) -> dict[str, tuple[str, str]]:
         """Retry topics that the app would read if they existed, as in `read`."""
         found: dict[str, tuple[str, str]] = {}
-        pairs = [(name, topic) for name, agent in self._app.agents.items() for topic in self._topics_of(agent)]
+        pairs = [(name, topic) for name, agent in self._host.agents.items() for topic in self._topics_of(agent)]
         pairs += [(stream.name, topic) for stream in self._dispatch.streams for topic in stream.topic.topics]
         for agent, topic in pairs:
-            found.setdefault(retry_topic(self._app.conf.id, agent, topic), (agent, topic))
+            found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
             # Its letters say so while it reads this topic alone.
-            found.setdefault(retry_topic(self._app.conf.id, agent), (agent, topic))
-        declared = {name for topic in self._app.topics for name in topic.topics}
+            found.setdefault(retry_topic(self._host.conf.id, agent), (agent, topic))
+        declared = {name for topic in self._host.topics for name in topic.topics}
         return {name: of for name, of in found.items() if name not in declared}
 
     def look(self, existing: Iterable[str]) -> bool:
@@ -79,7 +79,7 @@ class RetryTopics:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                existing = await daemon_thread(self._app.admin.existing, self.possible().keys() - self.read.keys())
+                existing = await daemon_thread(self._host.admin.existing, self.possible().keys() - self.read.keys())
             except AnabranchError as exc:
                 logger.debug("looking for retry topics: %s", exc)
                 continue

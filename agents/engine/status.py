@@ -33,8 +33,8 @@ class EngineStatus(AgentContext):
         first_record_at: wall clock; 0 before it.
     """
 
-    def __init__(self, app: Any, **kwargs: Any) -> None:
-        super().__init__(app, **kwargs)
+    def __init__(self, host: Any, **kwargs: Any) -> None:
+        super().__init__(host, **kwargs)
         self.ready = asyncio.Event()
         self.rebalances_total = 0
         self.rebalance_seconds = Histogram()
@@ -113,7 +113,7 @@ class EngineStatus(AgentContext):
             extra={"seconds": round(seconds, 3), "generation": self.generation, "partitions": len(self.owned)},
         )
         self.ready.set()
-        self.app.directory.announce()
+        self._host.worker_registry.announce()
 
     @property
     def generation(self) -> int:

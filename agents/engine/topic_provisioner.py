@@ -1,36 +1,112 @@
-"""Topics that an app has found it needs while it runs, made before the epoch that sends to them is committed."""
+"""Creates the topics of an app: those it declares at its start, and those it finds it needs while it runs.
+
+The latter are created before the epoch that sends to them is committed.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 from ...topics.admin import Admin, TopicSpec
 from ...topics.dead_letter import HEADROOM_BYTES
-from ...topics.errors import BadRecord, Stop, is_refusal, kafka_cause
+from ...topics.errors import BadRecord, Stop, Usage, is_refusal, kafka_cause
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import RangePartitioner
-from .protocols import Host
+from .protocols import DeclaredTopic, Host
 from .rejected_records import Refused
 
 __all__ = ["TopicProvisioner"]
 
 
 class TopicProvisioner:
-    """What is known to be there, and what is to be made.
+    """The topics of an app that exist, and those that are to be created.
 
     Attributes:
-        declared: names of topics that are known to be there.
-        written: those of topics that the program names before it runs.
-        refused: topic -> why the cluster does not make it, of those that agents have named.
+        declared: names of topics that are known to exist.
+        written: names of topics that the program gives before it runs.
+        refused: topic -> why the cluster does not create it, of those that agents have named.
     """
 
-    def __init__(self, app: Host) -> None:
-        self._app = app
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self.declared: set[str] = set()
         self.written: set[str] = set()
         self.refused: dict[str, BadRecord] = {}
         self._wanted: dict[str, tuple[TopicSpec, RangePartitioner | None]] = {}
-        self._letters_of: dict[str, str] = {}
+        self._topic_of_letters: dict[str, str] = {}
+
+    # Topics that the program declares -------------------------------------------------------------------------------
+
+    async def declare(self, topics: Iterable[DeclaredTopic]) -> None:
+        """Create topics that do not exist, in one call; those that exist must have the declared partitioner."""
+        host = self._host
+        named = [(topic, name) for topic in topics for name in topic.topics]
+        ranged = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
+        if ranged:
+            registry, may_create = PartitionerRegistry(host.cluster, host.admin), host.conf.topic_allow_declare
+            host.partitioners |= await asyncio.to_thread(registry.agree if may_create else registry.compare, ranged)
+        if not host.conf.topic_allow_declare:
+            return
+        await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.declared])
+
+    async def declare_once(self, topic: DeclaredTopic) -> None:
+        """Create a topic before the first record that a client sends to it, where it does not exist."""
+        if topic.get_topic_name() not in self.declared:
+            await self.declare([topic])
+
+    def spec_of(self, topic: DeclaredTopic, name: str) -> TopicSpec:
+        """The specification with which a topic is created."""
+        conf = self._host.conf
+        return TopicSpec(
+            name,
+            topic.partitions or conf.topic_partitions,
+            topic.replicas or conf.topic_replication_factor,
+            _config_of(topic),
+        )
+
+    async def create_topic(self, topic: str, partitions: int, replication: int) -> None:
+        """Create one topic by name, where it does not exist."""
+        await self._create([TopicSpec(topic, partitions, replication)])
+
+    async def _create(self, specs: list[TopicSpec]) -> None:
+        if specs:
+            admin = self._host.admin
+            existing = await asyncio.to_thread(admin.partitions, [spec.name for spec in specs])
+            await asyncio.to_thread(admin.create, [spec for spec in specs if spec.name not in existing])
+            self.declared |= {spec.name for spec in specs}
+
+    async def declare_changelogs(self) -> None:
+        """Create changelogs; compare those that exist with the topics that the app reads.
+
+        Raises:
+            Usage: a changelog has another number of partitions than every topic the app reads.
+        """
+        host = self._host
+        counts = await asyncio.to_thread(host.admin.partitions)
+        sources = {name: counts[name] for topic in host.topics for name in topic.topics if name in counts}
+        missing: list[TopicSpec] = []
+        for table in host.tables:
+            name = table.changelog_name
+            most = max(sources.values(), default=host.conf.topic_partitions)
+            table.changelog_partitions = counts.get(name) or table.partitions or most
+            if sources and table.changelog_partitions not in sources.values():
+                listed = ", ".join(sorted(f"{topic} has {n}" for topic, n in sources.items()))
+                raise Usage(
+                    f"table {table.name}: its changelog {name} has {table.changelog_partitions} partitions, "
+                    f"but {listed}",
+                    hint="a table and the topics whose agents write to it need the same number of partitions; give "
+                    "partitions=…, or delete the changelog to compute the table anew",
+                )
+            if name not in counts:
+                config = {"cleanup.policy": "compact", **table.config}
+                replicas = host.conf.topic_replication_factor or 1
+                missing.append(TopicSpec(name, table.changelog_partitions, replicas, config))
+        await asyncio.to_thread(host.admin.create, missing)
+
+    # Topics that the running epoch needs ----------------------------------------------------------------------------
 
     def add(self, spec: TopicSpec, plan: RangePartitioner | None = None) -> None:
         """Have a topic there, spread by its plan.
@@ -46,8 +122,8 @@ class TopicProvisioner:
     def add_letters(self, letters: str, topic: str) -> None:
         """Have a topic there for the dead letters of another."""
         if letters not in self.declared:
-            self._letters_of[letters] = topic
-            self.add(TopicSpec(letters, 1, self._app.conf.topic_replication_factor or 1))
+            self._topic_of_letters[letters] = topic
+            self.add(TopicSpec(letters, 1, self._host.conf.topic_replication_factor or 1))
 
     @property
     def wanted(self) -> bool:
@@ -64,13 +140,13 @@ class TopicProvisioner:
         if not self._wanted:
             return
         wanted = list(self._wanted.values())
-        admin = self._app.admin
+        admin = self._host.admin
         existing = admin.partitions([spec.name for spec, _ in wanted])
         missing = [spec for spec, _ in wanted if spec.name not in existing]
-        if missing and not self._app.conf.topic_allow_declare:
+        if missing and not self._host.conf.topic_allow_declare:
             self._refuse_missing([spec.name for spec in missing])
         if planned := [(spec, plan) for spec, plan in wanted if plan is not None]:
-            self._app.plans |= PartitionerRegistry(self._app.cluster, admin).agree(planned)
+            self._host.partitioners |= PartitionerRegistry(self._host.cluster, admin).agree(planned)
         self._make(admin, [self._sized(admin, spec) for spec, plan in wanted if plan is None and spec in missing])
         self.declared |= {spec.name for spec, _ in wanted}
         for spec, _ in wanted:
@@ -78,7 +154,7 @@ class TopicProvisioner:
 
     def _refuse_missing(self, names: list[str]) -> None:
         missing = ", ".join(sorted(names))
-        if any(name in self.written or name in self._letters_of for name in names):
+        if any(name in self.written or name in self._topic_of_letters for name in names):
             raise Stop(f"no such topic: {missing}", hint="create it; topic_allow_declare is off")
         self._refuse({name: f"no such topic: {name}" for name in names}, "create it; topic_allow_declare is off")
 
@@ -109,9 +185,9 @@ class TopicProvisioner:
 
     def _sized(self, admin: Admin, spec: TopicSpec) -> TopicSpec:
         """A topic for dead letters takes that of the largest record."""
-        if spec.name not in self._letters_of:
+        if spec.name not in self._topic_of_letters:
             return spec
-        most = int(admin.config(self._letters_of[spec.name])["max.message.bytes"])
+        most = int(admin.config(self._topic_of_letters[spec.name])["max.message.bytes"])
         return replace(spec, config={"max.message.bytes": str(most + HEADROOM_BYTES)})
 
 
@@ -119,3 +195,13 @@ def _is_of_topic(error: Stop) -> bool:
     """Whether the cluster does not want a topic, and would another."""
     cause = kafka_cause(error)
     return cause is not None and is_refusal(cause)
+
+
+def _config_of(topic: DeclaredTopic) -> dict[str, str]:
+    """The configuration with which a topic is created, under Kafka's names."""
+    config = {str(k): str(v) for k, v in (topic.config or {}).items()}
+    if topic.compacting:
+        config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"
+    if topic.retention is not None:
+        config["retention.ms"] = str(int(float(cast(float, topic.retention)) * 1000))
+    return config

@@ -25,17 +25,18 @@ class Producer(base.Producer):
 
     async def flush(self) -> None:
         """Wait for what was sent outside of epochs."""
-        await cast(Any, self.app).sender.flush()
+        await cast(Any, self.app)._runtime.sender.flush()
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
         """Create a topic by name, as Faust's own parts ask for it."""
-        await cast(Any, self.app).create_topic(topic, partitions, replication, **options)
+        del options
+        await cast(Any, self.app)._runtime.provisioner.create_topic(topic, partitions, replication)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
         """Where records with this key lie."""
         app = cast(Any, self.app)
-        partitions = app.engine.topic_partitions(topic) or app.conf.topic_partitions
-        return TP(topic, app.partitioner_of(topic, partitions).partition(key))
+        partitions = app.consumer.topic_partitions(topic) or app.conf.topic_partitions
+        return TP(topic, app._runtime.partitioner_of(topic, partitions).partition(key))
 
     def supports_headers(self) -> bool:
         """They are kept."""
@@ -99,9 +100,9 @@ class TableManager(FaustTableManager):
         app = cast(Any, self.app)
         if app.producer_only or app.client_only:
             return False
-        ready = asyncio.ensure_future(app.engine.ready.wait())
+        ready = asyncio.ensure_future(app._runtime.status.ready.wait())
         await ready
-        return app.stop_requested.is_set()
+        return app._runtime.stop_requested.is_set()
 
 
 class Transport(base.Transport):

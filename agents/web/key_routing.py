@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from faust.app.router import Router as FaustRouter
 from faust.exceptions import SameNode
 
 from ...topics.errors import AnabranchError
+from ..runtime import runtime_of
 from ..tables.key_placement import partitions_of, topics_beside
 from .worker_client import FORWARDED, NoAnswer, WorkerClient
 from .worker_registry import Claim
@@ -46,9 +47,9 @@ class KeyRouter(FaustRouter):
         Raises:
             SameNode: this worker is the owner, and has the table restored.
         """
-        app = cast(Any, self.app)
-        places = self._places(app.tables[table_name], [key])
-        if not places or app.engine.serves(places[0][1]):
+        runtime = runtime_of(self.app)
+        places = self._places(self.app.tables[table_name], [key])
+        if not places or runtime.status.serves(places[0][1]):
             raise SameNode
         return await self._ask(*places[0], web, request)
 
@@ -61,12 +62,12 @@ class KeyRouter(FaustRouter):
         Raises:
             SameNode: no other worker can have it.
         """
-        app = cast(Any, self.app)
+        runtime = runtime_of(self.app)
         places = self._places(table, keys)
         if FORWARDED in request.headers:
             meant = request.headers.get(PARTITION)
             places = [place for place in places if str(place[1]) == meant] if meant else places[:1]
-        elsewhere = [place for place in places if not app.engine.serves(place[1])]
+        elsewhere = [place for place in places if not runtime.status.serves(place[1])]
         answer = None
         for place in elsewhere:
             answer = await self._ask(*place, web, request)
@@ -77,23 +78,23 @@ class KeyRouter(FaustRouter):
         return answer
 
     async def _ask(self, topic: str, partition: int, web: Any, request: Any) -> Any:
-        app = cast(Any, self.app)
+        runtime = runtime_of(self.app)
         what = f"partition {partition} of {topic}"
-        if any(at.partition == partition for at in app.engine.owned):
-            progress = app.engine.restoring
+        if any(at.partition == partition for at in runtime.status.owned):
+            progress = runtime.status.restoring
             left = f": {progress.offsets_left:,} offsets left" if progress is not None else ""
             return _refused(web, f"{what} is being restored here{left}")
         if FORWARDED in request.headers:
             return _refused(web, f"{what} is not here: rebalancing")
-        if not app.directory.announces:
-            return _refused(web, f"{what} is not here, and no topic {app.directory.topic} says where it is")
+        if not runtime.worker_registry.announces:
+            return _refused(web, f"{what} is not here, and no topic {runtime.worker_registry.topic} says where it is")
         try:
-            owner = await app.directory.owner(topic, partition)
+            owner = await runtime.worker_registry.owner(topic, partition)
         except AnabranchError as exc:
             return _refused(web, f"who has {what} is not known: {exc}")
         if owner is None:
             return _refused(web, f"nobody has announced {what} yet: rebalancing")
-        if owner.url == str(app.directory.address):
+        if owner.url == str(runtime.worker_registry.address):
             return _refused(web, f"{what} is on its way: rebalancing")
         if not owner.reachable:
             return _refused(
@@ -109,20 +110,20 @@ class KeyRouter(FaustRouter):
 
     def _places(self, table: Any, keys: Iterable[Any]) -> list[tuple[str, int]]:
         """Topics that go with the table, and the key's partitions; several where it may be sent in several ways."""
-        app = cast(Any, self.app)
+        runtime = runtime_of(self.app)
         places: dict[int, str] = {}
-        topics = topics_beside(app, table, app.engine.partition_counts)
+        topics = topics_beside(runtime, table, runtime.status.partition_counts)
         for key in keys:
             for name, channel in topics.items():
                 typed = _typed(channel, key)
-                for partition in partitions_of(app, {name: channel}, typed, table.changelog_partitions)[name]:
+                for partition in partitions_of(runtime, {name: channel}, typed, table.changelog_partitions)[name]:
                     places.setdefault(partition, name)
         return [(name, partition) for partition, name in places.items()]
 
     async def _forward(self, owner: Claim, web: Any, request: Any, what: str, partition: int) -> Any:
         if self._asking is None:
-            engine = cast(Any, self.app).engine
-            self._asking = WorkerClient(engine.instance, engine.settings.forwarded_headers)
+            status = runtime_of(self.app).status
+            self._asking = WorkerClient(status.instance, status.settings.forwarded_headers)
         assert owner.origin is not None
         try:
             answer = await self._asking.ask(owner.origin, request, {PARTITION: str(partition)})

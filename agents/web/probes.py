@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from typing import Any, cast
+from typing import Any
 
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import AppRunner
@@ -24,6 +24,7 @@ from yarl import URL
 
 from ...topics import clock
 from ...topics.errors import Usage
+from ..runtime import runtime_of
 from .connection_limits import IDLE_S, Connections
 from .health import not_alive, not_ready, samples
 from .host_check import Hosts
@@ -62,7 +63,7 @@ class Alive(_Probe):
     async def get(self, request: Any) -> Any:
         """GET."""
         del request
-        return self.verdict(not_alive(cast(Any, self.app), clock.now_s()))
+        return self.verdict(not_alive(runtime_of(self.app), clock.now_s()))
 
 
 class Ready(_Probe):
@@ -71,7 +72,7 @@ class Ready(_Probe):
     async def get(self, request: Any) -> Any:
         """GET."""
         del request
-        return self.verdict(not_ready(cast(Any, self.app)))
+        return self.verdict(not_ready(runtime_of(self.app)))
 
 
 class Metrics(web.View):
@@ -80,7 +81,7 @@ class Metrics(web.View):
     async def get(self, request: Any) -> Any:
         """GET."""
         del request
-        text = exposition(samples(cast(Any, self.app), clock.now_s()))
+        text = exposition(samples(runtime_of(self.app), clock.now_s()))
         return self.bytes(text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -116,8 +117,7 @@ class WebServer(Web):
         conf = self.app.conf
         listening = _listen(conf.web_bind or "127.0.0.1", conf.web_port)
         port = listening.getsockname()[1]
-        app = cast(Any, self.app)
-        app.configure(web_port=port, canonical_url=URL(f"http://{conf.web_host}:{port}"))
+        runtime_of(self.app).configure(web_port=port, canonical_url=URL(f"http://{conf.web_host}:{port}"))
         self._hosts.checked = is_loopback(listening.getsockname()[0])
         self._hosts.add(conf.web_host)
         return Listener(self._runner, listening, self._connections, conf.web_ssl_context)

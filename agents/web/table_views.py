@@ -28,6 +28,7 @@ from faust import web
 from faust.exceptions import SameNode
 
 from ...topics.errors import BadRecord
+from ..runtime import runtime_of
 from ..tables.key_placement import REMEDY
 from ..tables.partition_state import ABSENT
 from ..tables.table import Table
@@ -73,7 +74,7 @@ class Restore(_View):
     async def get(self, request: Any) -> Any:
         """GET."""
         del request
-        progress = self.app.engine.restoring  # pyright: ignore[reportAttributeAccessIssue]
+        progress = runtime_of(self.app).status.restoring
         return self.answer({"restoring": progress is not None, **(progress.facts() if progress is not None else {})})
 
 
@@ -123,7 +124,7 @@ class OneKey(_View):
                     if candidate in table:
                         return self.answer(table.plain(table[candidate]))
                     continue
-                found = _by_partition(table, candidate, cast(Any, self.app).engine.serves)
+                found = _by_partition(table, candidate, runtime_of(self.app).status.serves)
             except Undecodable:
                 raise
             except BadRecord:

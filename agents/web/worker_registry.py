@@ -33,7 +33,7 @@ from .loopback import is_loopback
 from .worker_client import origin
 
 if TYPE_CHECKING:
-    from ..app import App
+    from ..runtime import Runtime
 
 __all__ = ["Claim", "WorkerRegistry"]
 
@@ -74,12 +74,12 @@ class WorkerRegistry:
     """The announcements of an app's workers; read only once somebody asks for one.
 
     Args:
-        app: whose tables are asked for.
+        runtime: of the app whose workers these are.
     """
 
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self.topic = f"{app.conf.id}-workers"
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.topic = f"{runtime.conf.id}-workers"
         self._claims: dict[str, tuple[int, Claim]] = {}
         self._consumer: Any = None
         self._admin: Admin | None = None
@@ -94,35 +94,37 @@ class WorkerRegistry:
     @property
     def address(self) -> URL:
         """Where this worker's web views are."""
-        return _address(self._app.conf)
+        return _address(self._runtime.conf)
 
     @property
     def announces(self) -> bool:
         """Whether workers of this app announce themselves: they have tables to show and a topic to do it in."""
-        app = self._app
-        if not app.conf.web_enabled or not list(app.live_tables):
+        runtime = self._runtime
+        if not runtime.conf.web_enabled or not list(runtime.tables):
             return False
-        return app.conf.topic_allow_declare or self.topic in app.engine.partition_counts
+        return runtime.conf.topic_allow_declare or self.topic in runtime.status.partition_counts
 
     def announce(self) -> None:
         """This worker has the partitions it has now."""
         if not self.announces:
             return
         partitions: dict[str, list[int]] = {}
-        for at in sorted(self._app.engine.owned):
+        for at in sorted(self._runtime.status.owned):
             partitions.setdefault(at.topic, []).append(at.partition)
         self._send(msgspec.json.encode(Claim(str(self.address), socket.gethostname(), partitions)))
 
     def withdraw(self) -> None:
         """This worker ends, and leaves its partitions to others."""
-        if self.announces and self._app.engine.instance:
+        if self.announces and self._runtime.status.instance:
             self._send(None)
 
     def _send(self, value: bytes | None) -> None:
         config = {"cleanup.policy": "compact"}
-        self._app.needed.add(TopicSpec(self.topic, 1, self._app.conf.topic_replication_factor or 1, config))
-        key = self._app.engine.instance.encode()
-        self._app.engine.send(Output(self.topic, value, key, 0, None, None))
+        self._runtime.provisioner.add(
+            TopicSpec(self.topic, 1, self._runtime.conf.topic_replication_factor or 1, config)
+        )
+        key = self._runtime.status.instance.encode()
+        self._runtime.context.send(Output(self.topic, value, key, 0, None, None))
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
@@ -157,13 +159,13 @@ class WorkerRegistry:
             return False
         self._asked_s = now_s
         if self._admin is None:
-            self._admin = Admin(self._app.cluster, patience_s=_OPEN_S)
-        self._members = await asyncio.to_thread(self._admin.members, self._app.conf.id) or {}
+            self._admin = Admin(self._runtime.cluster, patience_s=_OPEN_S)
+        self._members = await asyncio.to_thread(self._admin.members, self._runtime.conf.id) or {}
         return True
 
     def _open(self) -> None:
         """Read the topic to its end; what comes later is there when it is asked for."""
-        consumer: Any = self._app.cluster.consumer(
+        consumer: Any = self._runtime.cluster.consumer(
             group_id=self.topic,  # never joined
             enable_partition_eof=True,
             auto_offset_reset="earliest",

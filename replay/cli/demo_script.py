@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.rule import Rule
 
 from ...agents.app import App
+from ...agents.runtime import runtime_of
 from ...topics import clock
 from ...topics.errors import Stop, Usage
 from ..app_loader import load_app
@@ -143,7 +144,7 @@ def _live(place: ClusterChoice, lines: list[bytes], run_id: str, environment: di
     # An identity of its own, so that a second demo does not add to the totals of the first.
     os.environ["ANABRANCH_RUN"] = run_id
     app = load_app(KEYED_SUM)
-    app.cluster = place.cluster
+    runtime_of(app).cluster = place.cluster
     topic = next(iter(app.agents.values())).channel.get_topic_name()
     port = _serve(lines)
     replay = ["replay", f"tcp://localhost:{port}", "--to", topic, "--key-before", ","]

@@ -78,11 +78,11 @@ def show(
     log_to_stderr(None)
     if run_id:
         os.environ["ANABRANCH_RUN"] = run_id
-    from ..app_loader import load_app
+    from ..app_loader import load_app, runtime_of
 
     app = load_app(app_name(context))
-    with choose_cluster(bootstrap_server, options, app) as place:
-        app.cluster = place.cluster
+    with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
+        runtime_of(app).cluster = place.cluster
         look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
 
 
@@ -108,17 +108,17 @@ def backup(
       anabranch -A shop tables backup --to backups/monday
       anabranch -A shop tables backup --to s3://backups/shop/monday totals
     """
-    from ..app_loader import load_app
+    from ..app_loader import load_app, runtime_of
     from ..table_backup.backup import back_up
     from ..table_backup.backup_storage import depot
     from ..table_reader import find_table
 
     log_to_stderr(None)
     app = load_app(app_name(context))
-    chosen = [find_table(app, name) for name in names] or list(app.live_tables)
+    chosen = [find_table(app, name) for name in names] or list(runtime_of(app).tables)
     to = depot(address)
-    with choose_cluster(bootstrap_server, options, app) as place:
-        app.cluster = place.cluster
+    with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
+        runtime_of(app).cluster = place.cluster
         made = back_up(app, chosen, to, lambda table: status_line(f"{table.table} …"))
     status_line("")
     for table in made.tables:
@@ -177,7 +177,7 @@ def restore(
       anabranch -A shop tables restore --from backups/monday --start earliest -b new-kafka:9092
       anabranch -A shop tables restore --from backups/monday --overwrite --start backup
     """
-    from ..app_loader import load_app
+    from ..app_loader import load_app, runtime_of
     from ..table_backup.backup import read_manifest
     from ..table_backup.backup_storage import depot
     from ..table_backup.restore import recover
@@ -186,11 +186,11 @@ def restore(
     log_to_stderr(None)
     app = load_app(app_name(context))
     if datadir is not None:
-        app.configure(datadir=datadir)
+        runtime_of(app).configure(datadir=datadir)
     source = depot(address)
     kept = read_manifest(source)
-    with choose_cluster(bootstrap_server, options, app) as place:
-        app.cluster = place.cluster
+    with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
+        runtime_of(app).cluster = place.cluster
         steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
         for step in steps:
             click.echo(printable(f"{step.table.name}: {_WHAT[step.what]} ({step.why})"))
@@ -227,10 +227,11 @@ def look(
     output: Path | None,
 ) -> None:
     """Show, print, write or follow one table; without a name and with several tables, list them."""
+    from ..app_loader import runtime_of
     from ..table_reader import TableReader, find_table, write_result
     from .table_grid import show_table
 
-    tables = list(app.live_tables)
+    tables = list(runtime_of(app).tables)
     if name is None and len(tables) != 1:
         if not tables:
             raise Usage(f"{app.conf.id} has no tables")
@@ -239,7 +240,7 @@ def look(
             out.print(f"[bold]{name}[/bold]  {plain(table.help)}  [dim]{changelog}[/dim]", markup=True)
         return
     table = find_table(app, name)
-    reader = TableReader(app.cluster, table)
+    reader = TableReader(runtime_of(app).cluster, table)
     if follow:
         _follow(reader, most)
         return

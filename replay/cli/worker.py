@@ -77,13 +77,14 @@ def worker(
     if end_with_stdin:
         threading.Thread(target=_listen_to_stdin, args=(complete, ends), daemon=True).start()
     try:
-        from ..app_loader import load_app
+        from ..app_loader import load_app, runtime_of
 
         app = load_app(app_name(context))
         if complete_by_stdin:
-            app.complete, app.ends = complete, ends
-            app.set_engine(notice_ends=True)
-        with choose_cluster(bootstrap_server, options, app) as place:
+            runtime = runtime_of(app)
+            runtime.history_complete, runtime.history_ends = complete, ends
+            runtime.change_settings(notice_ends=True)
+        with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
             lines = json_formatter()
             if lines is not None:
                 lines.constant_fields["group"] = app.conf.id
@@ -106,16 +107,18 @@ def worker(
 
 
 def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
+    from ...agents.runtime import runtime_of
     from ...agents.worker import run_worker
 
-    app.cluster = cluster
-    app.keep_identity = settings["keep_identity"]
+    runtime = runtime_of(app)
+    runtime.cluster = cluster
+    runtime.keep_identity = settings["keep_identity"]
     if settings["group_protocol"]:
-        app.set_engine(group_protocol=settings["group_protocol"])
+        runtime.change_settings(group_protocol=settings["group_protocol"])
     if settings["datadir"] is not None:
         private_folder(settings["datadir"])
     told = {name: settings[name] for name in ("datadir", "web_bind", "web_port", "web_host")}
-    app.configure(
+    runtime.configure(
         web_enabled=settings["with_web"] and app.conf.web_enabled,
         **{name: value for name, value in told.items() if value is not None},
     )
@@ -167,9 +170,12 @@ def _listen_to_stdin(complete: threading.Event, ends: dict[tuple[str, int], int]
 
 
 def _say_ready(app: App) -> None:
+    from ...agents.runtime import runtime_of
+
+    runtime = runtime_of(app)
     web = f"   web http://{app.conf.web_bind}:{app.conf.web_port}" if app.conf.web_enabled else ""
-    partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(app.engine.assignment())) or "no partitions yet"
-    ready = f"{app.conf.id}: ready on {app.cluster.bootstrap_servers}   pid {os.getpid()}{web}"
+    partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(runtime.status.owned)) or "no partitions yet"
+    ready = f"{app.conf.id}: ready on {runtime.cluster.bootstrap_servers}   pid {os.getpid()}{web}"
     if json_formatter() is not None:
         logger.info("%s   %s", ready, partitions)
     else:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...agents.app import App
+from ...agents.runtime import runtime_of
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cluster import Cluster
@@ -177,7 +178,7 @@ class BoundedRun:
         self.run_id = "" if into_live else run_id or self._derive_id()
         os.environ["ANABRANCH_RUN"] = self.run_id
         self.app: App = load_app(app_name)
-        self.app.cluster = cluster
+        runtime_of(self.app).cluster = cluster
         self._table = find_table(self.app, table) if output is not None or table is not None else None
         self._sources = self._find_sources()
         self._topics = [self._physical(i.topic) for i in self._inputs]
@@ -227,7 +228,7 @@ class BoundedRun:
             topic = outer[0]
         if topic not in outer:
             raise Usage(f"{self._app_name} reads no topic {topic}", hint=f"it reads: {listed}")
-        return self.app.own_name(topic)
+        return runtime_of(self.app).resolve_topic(topic)
 
     def execute(self) -> RunReport:
         """Do it, or what is left of it (blocking).
@@ -243,7 +244,7 @@ class BoundedRun:
             self._watch.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
         new = self._create_topics()
         groups = Groups(self._cluster)
-        if self.app.engine_settings.start_at_end and not groups.members(self.app.conf.id):
+        if runtime_of(self.app).settings.start_at_end and not groups.members(self.app.conf.id):
             # Before history is sent, which is to be read: workers that come later begin where the topics end then.
             groups.begin_at_ends(self.app.conf.id, self._read_topics())
         drain = Completion(self._cluster, self.app.conf.id, self._read_topics(), shared=self._into_live)
@@ -285,7 +286,10 @@ class BoundedRun:
         """Whether none of them was there before, so that the run is a new one."""
         admin = Admin(self._cluster)
         specs = [
-            (TopicSpec(self.app.own_name(name), topic.partitions or self.app.conf.topic_partitions), topic.plan)
+            (
+                TopicSpec(runtime_of(self.app).resolve_topic(name), topic.partitions or self.app.conf.topic_partitions),
+                topic.plan,
+            )
             for name, topic in self._sources.items()
         ]
         existing = admin.partitions([spec.name for spec, _ in specs])
@@ -300,7 +304,7 @@ class BoundedRun:
         )
         there = Admin(self._cluster).partitions()
         retried = [name for name in there if name.endswith(RETRY_SUFFIX) and name.startswith(prefixes)]
-        return [*(self.app.own_name(name) for name in self._sources), *retried]
+        return [*(runtime_of(self.app).resolve_topic(name) for name in self._sources), *retried]
 
     def _play(self, report: RunReport, drain: Completion, crew: WorkerPool, counts: Counts) -> None:
         stages = sorted({i.stage for i in self._inputs})

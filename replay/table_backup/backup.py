@@ -24,6 +24,7 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from ...agents.app import App
+from ...agents.runtime import runtime_of
 from ...agents.tables.table import Table
 from ...topics import clock
 from ...topics.admin import Admin
@@ -120,12 +121,12 @@ def back_up(
         Stop: no broker answers, the disk is full.
     """
     tables = list(tables)
-    admin, groups = Admin(app.cluster), Groups(app.cluster)
+    admin, groups = Admin(runtime_of(app).cluster), Groups(runtime_of(app).cluster)
     counts = admin.partitions([table.changelog_name for table in tables])
     missing = sorted(table.name for table in tables if table.changelog_name not in counts)
     if missing:
         raise Usage(
-            f"no changelog of {', '.join(missing)} on {app.cluster.bootstrap_servers}",
+            f"no changelog of {', '.join(missing)} on {runtime_of(app).cluster.bootstrap_servers}",
             hint="it is made by the first worker of the app",
         )
     at = [TopicPartition(name, partition) for name, count in counts.items() for partition in range(count)]
@@ -155,7 +156,7 @@ def _keep(app: App, table: Table, partition: int, end: int, to: BackupStorage) -
     at = (table.changelog_name, partition)
     content: dict[bytes, bytes] = {}
     position = 0
-    for run in read_to_end(app.cluster, {at: 0}, {at: end}):
+    for run in read_to_end(runtime_of(app).cluster, {at: 0}, {at: end}):
         for message in run.messages:
             key, value = message.key(), message.value()
             if value is None:

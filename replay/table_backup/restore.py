@@ -20,6 +20,7 @@ from typing import Literal
 from confluent_kafka import TopicPartition
 
 from ...agents.app import App
+from ...agents.runtime import runtime_of
 from ...agents.tables.table import Table
 from ...topics.admin import Admin, TopicSpec
 from ...topics.consumer_groups import Groups
@@ -91,7 +92,7 @@ def _offsets(app: App, backup: Backup, start: Start | None) -> list[TopicPartiti
             "the app was at work while the backup was taken: its offsets are not those of the tables' content",
             hint="take a backup while the workers are stopped, or say --start earliest or latest",
         )
-    admin = Admin(app.cluster)
+    admin = Admin(runtime_of(app).cluster)
     at = [(noted.topic, noted.partition) for noted in backup.offsets]
     counts = admin.partitions({topic for topic, _ in at})
     gone = sorted({topic for topic, partition in at if partition >= counts.get(topic, 0)})
@@ -127,9 +128,9 @@ def _write(
         )
         for step in steps
     ]
-    Admin(app.cluster).create(specs)
+    Admin(runtime_of(app).cluster).create(specs)
     kafka = TransactionalProducer(
-        app.cluster,
+        runtime_of(app).cluster,
         f"{app.conf.id}-tables-restore",
         transaction_timeout_ms=_TRANSACTION_MS,
         message_timeout_ms=_MESSAGE_MS,
@@ -152,7 +153,7 @@ def _write(
                     kafka.produce(step.table.changelog_name, None, key, part.partition)
             said(step.table.name, done)
         if offsets:
-            kafka.send_offsets(offsets, Groups(app.cluster).metadata(app.conf.id))
+            kafka.send_offsets(offsets, Groups(runtime_of(app).cluster).metadata(app.conf.id))
         kafka.commit()
     except (Aborted, Rebuild) as exc:
         raise Stop(f"the restore was interrupted, and nothing has been written: {exc}", hint="do it again") from exc
@@ -162,4 +163,4 @@ def _write(
 
 def _keys_by_partition(app: App, table: Table) -> dict[int, set[bytes]]:
     """What the changelog holds now; usually nothing."""
-    return {p: set(data) for p, data in enumerate(TableReader(app.cluster, table).read_raw())}
+    return {p: set(data) for p, data in enumerate(TableReader(runtime_of(app).cluster, table).read_raw())}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...agents.app import App
+from ...agents.runtime import runtime_of
 from ...agents.tables.store_directory import MEMORY
 from ...agents.tables.table import Table
 from ...topics import clock
@@ -54,14 +55,14 @@ def decide(app: App, backup: Backup, names: Iterable[str], *, overwrite: bool, o
     unknown = [name for name in wanted if name not in kept]
     if unknown:
         raise Usage(f"the backup has no table {', '.join(unknown)}", hint=f"it has: {', '.join(kept) or 'none'}")
-    tables = {table.name: table for table in app.live_tables}
+    tables = {table.name: table for table in runtime_of(app).tables}
     missing = [name for name in wanted if name not in tables]
     if missing:
         raise Usage(
             f"{app.conf.id} has no table {', '.join(missing)}",
             hint="name those that you want, or use the app's old code",
         )
-    admin = Admin(app.cluster)
+    admin = Admin(runtime_of(app).cluster)
     changelogs = [tables[name].changelog_name for name in wanted]
     counts = admin.partitions(changelogs)
     ids = admin.topic_ids(counts) if counts else {}
@@ -72,7 +73,9 @@ def decide(app: App, backup: Backup, names: Iterable[str], *, overwrite: bool, o
     for step in steps:
         if step.what == "seed":
             _refuse_too_old(admin, backup, step)
-    if any(step.what == "write" for step in steps) and (members := Groups(app.cluster).members(app.conf.id)):
+    if any(step.what == "write" for step in steps) and (
+        members := Groups(runtime_of(app).cluster).members(app.conf.id)
+    ):
         raise Stop(f"{members} of {app.conf.id}'s workers run", hint="stop them first")
     return steps
 
@@ -103,7 +106,7 @@ def _decide(
         return PlanStep(table, kept, "seed", f"{name} is there; a worker will read what has come since")
     if overwrite:
         return PlanStep(table, kept, "write", "overwritten, as asked")
-    content = sum(len(table.content(data)) for data in TableReader(app.cluster, table).read_raw())
+    content = sum(len(table.content(data)) for data in TableReader(runtime_of(app).cluster, table).read_raw())
     if content:
         raise Usage(
             f"table {table.name}: {name} is another changelog than that of the backup, and has {content:,} keys",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...agents.app import App
 from ...agents.engine.worker_identity import Identity, slots
+from ...agents.runtime import runtime_of
 from ...agents.tables.rocksdb_store import Owner, RocksStore, Unfit
 from ...agents.tables.store import Changes
 from ...topics.admin import Admin
@@ -43,7 +44,7 @@ def seed(
     Raises:
         Stop: one of them runs, or the disk does not let us.
     """
-    cluster, data = Admin(app.cluster).cluster_id(), Path(app.conf.appdir)
+    cluster, data = Admin(runtime_of(app).cluster).cluster_id(), Path(app.conf.appdir)
     wanted = list(range(processes or max(1, slots(data))))
     with ExitStack() as held:
         if [held.enter_context(Identity(data)).slot for _ in wanted] != wanted:

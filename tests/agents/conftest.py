@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from anabranch import App
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import work
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -68,7 +69,7 @@ class Lab:
         """An app; those with one name and one worker are the same worker, started again."""
         options.setdefault("settings", EngineSettings(session_timeout_ms=6_000))
         app = App(name, datadir=str(self.folder / worker), web_enabled=options.pop("web_enabled", False), **options)
-        app.cluster = self.cluster
+        runtime_of(app).cluster = self.cluster
         return app
 
     def topic(self, partitions: int = 1, stem: str = "in", **config: str) -> str:
@@ -115,7 +116,7 @@ class Lab:
             yield apps[0] if len(apps) == 1 else apps
         finally:
             for app in apps:
-                app.stop_requested.set()
+                runtime_of(app).stop_requested.set()
             ends = await asyncio.wait_for(asyncio.gather(*workers, return_exceptions=True), DEADLINE_S)
         for end in ends:
             if end is not None:
@@ -145,8 +146,8 @@ class Lab:
 
     async def kill(self, app: App, worker: asyncio.Task[None]) -> None:
         """End a worker as kill -9 would, as far as Kafka can see: it commits nothing more and does not leave."""
-        app.keep_identity = True
-        await app.engine.stop_with(Killed())
+        runtime_of(app).keep_identity = True
+        await runtime_of(app).engine.stop_with(Killed())
         with pytest.raises(Killed):
             await asyncio.wait_for(worker, DEADLINE_S)
 
@@ -164,17 +165,17 @@ class Lab:
 
         def done() -> bool:
             return all(
-                any(app.engine.committed.get(TopicPartition(topic, p), 0) >= end for app in apps)
+                any(runtime_of(app).status.committed.get(TopicPartition(topic, p), 0) >= end for app in apps)
                 for p, end in ends.items()
                 if end
             )
 
         def failed() -> bool:
-            return any(app.stopped_by is not None for app in apps)
+            return any(runtime_of(app).stopped_by is not None for app in apps)
 
         await self.until(lambda: done() or failed(), f"all of {topic} committed")
         for app in apps:
-            app.raise_if_stopped()
+            runtime_of(app).raise_if_stopped()
 
     def ends(self, topic: str) -> dict[int, int]:
         """Partition -> the offset after its last record."""

@@ -6,6 +6,7 @@ import sys
 
 from anabranch import App
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
 from anabranch.topics.cluster import Cluster
 
@@ -19,7 +20,7 @@ def main() -> None:
         web_enabled=False,
         settings=EngineSettings(session_timeout_ms=6_000, epoch_s=0.02),
     )
-    app.cluster = Cluster.named(servers)
+    runtime_of(app).cluster = Cluster.named(servers)
     totals = app.Table("totals", default=int)
 
     @app.agent(app.topic(topic, key_type=str), name="total")

@@ -16,6 +16,7 @@ from anabranch import App
 from anabranch.agents.engine.outbox import Outbox
 from anabranch.agents.engine.packed_rows import rows_of
 from anabranch.agents.engine.record_queue import Batch, RecordQueue
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.stream import Stream
 from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
 from anabranch.topics.errors import Stop
@@ -106,7 +107,7 @@ class Agents:
     def __init__(self, declare: Callable[[App], None]) -> None:
         self.app = App("simulated", topic_partitions=PARTITIONS)
         declare(self.app)
-        self.tables: list[UncommittedWrites] = list(self.app.live_tables)
+        self.tables: list[UncommittedWrites] = list(runtime_of(self.app).tables)
         for table in self.tables:
             table.changelog_partitions = PARTITIONS
             for partition in range(PARTITIONS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Usage
 from confluent_kafka.admin import AdminClient, NewPartitions
 
@@ -47,6 +48,6 @@ async def test_workers_without_tables_go_on_and_those_with_tables_stop_before_th
     assert "keys have moved" in str(error)
 
     await lab.until(lambda: len(seen) >= 25, "the other one reads the new partition", REFRESH_S)
-    plain.stop_requested.set()
+    runtime_of(plain).stop_requested.set()
     await working
     assert sorted(seen) == [*range(20), *range(100, 105)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from anabranch.agents.engine.loop import Engine
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics import admin
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -75,7 +76,7 @@ async def test_a_broker_that_goes_while_a_worker_declares_its_topics(own, home, 
     await asyncio.to_thread(own.start)
     worker = await starting
     await home.caught_up(topic, app)
-    app.stop_requested.set()
+    runtime_of(app).stop_requested.set()
     await worker
     assert home.committed(app.conf.id, topic)[0][0] == 3
 
@@ -106,11 +107,11 @@ async def test_a_broker_that_goes_before_offsets_are_committed_without_a_transac
     home.produce(topic, [1, 2, 3])
     async with home.running(app):
         await asyncio.wait_for(held.wait(), 60)
-        committer = app.engine._member.committer
+        committer = runtime_of(app).engine._member.committer
         committer._consumer = Counting(committer._consumer)
         own.kill()
         go.set()
-        await home.until(lambda: failed or app.stopped_by, "committed in vain")
+        await home.until(lambda: failed or runtime_of(app).stopped_by, "committed in vain")
         await asyncio.to_thread(own.start)
         await home.caught_up(topic, app)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from anabranch import App
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.replay.table_backup.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
 from anabranch.replay.table_backup.backup_storage import MANIFEST, depot
@@ -66,7 +67,7 @@ async def fed(lab: Any, app: App, topic: str, start: int, stop: int) -> dict[str
 
 def saved(lab: Any, app: App, name: str = "backup", *tables: str) -> tuple[str, Backup]:
     address = str(lab.folder / name)
-    return address, back_up(app, [app.tables[t] for t in tables] or app.live_tables, depot(address))
+    return address, back_up(app, [app.tables[t] for t in tables] or runtime_of(app).tables, depot(address))
 
 
 def bring_back(
@@ -144,7 +145,7 @@ async def test_a_changelog_with_other_content_is_refused_and_with_overwrite_beco
     lab.produce(topic, [("new", 7), ("k1", 0)])
     await fed(lab, program(lab, name, topic), topic, 100, 150)
     app = program(lab, name, topic)
-    for changelog in (table.changelog_name for table in app.live_tables):
+    for changelog in (table.changelog_name for table in runtime_of(app).tables):
         lab.admin.delete([changelog])
     lab.produce(topic, [("newer", 1)])
     async with lab.running(app):  # it makes new changelogs, whose content is another history
@@ -217,9 +218,9 @@ async def test_a_backup_can_lie_where_fsspec_reaches(lab, fresh) -> None:
     topic, name = lab.topic(PARTITIONS), lab.fresh("app")
     before = await fed(lab, program(lab, name, topic), topic, 1, 50)
     app, address = program(lab, name, topic), f"memory://{fresh('shelf')}/monday"
-    back_up(app, app.live_tables, depot(address))
+    back_up(app, runtime_of(app).tables, depot(address))
     with pytest.raises(Usage, match="something already"):
-        back_up(app, app.live_tables, depot(address))
+        back_up(app, runtime_of(app).tables, depot(address))
     other = program(lab, lab.fresh("other"), topic, worker="b")
     bring_back(other, address, other_app=True, start="latest")
     async with lab.running(other):

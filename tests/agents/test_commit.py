@@ -8,6 +8,7 @@ import time
 import pytest
 from anabranch.agents.engine.committer import AtLeastOnce, EpochPlan, ExactlyOnce
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.store import Changes
 from anabranch.topics import client_watchdog
 from anabranch.topics.cluster import Cluster
@@ -34,7 +35,7 @@ def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
 async def test_nobody_waits_for_an_idle_worker_before_the_history_is_complete(lab, drain) -> None:
     settings = EngineSettings(session_timeout_ms=6_000, epoch_s=600.0)
     topic, app = lab.topic(), lab.app(lab.fresh("app"), settings=settings)
-    app.complete = threading.Event()
+    runtime_of(app).history_complete = threading.Event()
     totals = app.Table("totals", default=int)
 
     @app.agent(app.topic(topic))
@@ -45,9 +46,9 @@ async def test_nobody_waits_for_an_idle_worker_before_the_history_is_complete(la
     async with lab.running(app):
         for handled in range(1, 4):
             lab.produce(topic, [1])
-            await lab.until(lambda handled=handled: app.engine.records_total == handled, "a record")
-        assert app.engine.commits_total == 0
-        app.complete.set()
+            await lab.until(lambda handled=handled: runtime_of(app).status.records_total == handled, "a record")
+        assert runtime_of(app).status.commits_total == 0
+        runtime_of(app).history_complete.set()
         await lab.caught_up(topic, app)
     assert [message.value() for message in drain(f"{app.conf.id}-totals-changelog")] == [b"3"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from anabranch import App
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.standby_placement import copies_of, heirs
 from anabranch.agents.web.health import samples
 from anabranch.agents.web.metrics import TABLE_KEYS
@@ -87,7 +88,7 @@ async def test_every_worker_holds_all_of_a_global_table(lab, drain, record, stor
     async with lab.running(a):
         await lab.caught_up(topic, a)
         async with lab.running(b, c):
-            await lab.until(lambda: sum(bool(app.engine.active) for app in (a, b, c)) == 2)
+            await lab.until(lambda: sum(bool(runtime_of(app).status.active) for app in (a, b, c)) == 2)
             assert [dict(app.tables["rates"].items()) for app in (a, b, c)] == [want] * 3, "whole when they are ready"
             lab.produce(topic, [("c1", 1_001), ("c2", -1), ("new", 5)])
             want = want | {"c1": 1_001, "new": 5}
@@ -99,7 +100,7 @@ async def test_every_worker_holds_all_of_a_global_table(lab, drain, record, stor
             questions = [f'"{currency}"' for currency in ("c1", "c2", "new", "c7")]
             lab.produce(asked, [record(text, "x", partition=i % 2) for i, text in enumerate(questions)])
             await lab.caught_up(asked, a, b, c)
-        await lab.until(lambda: len(a.engine.active) == 4)
+        await lab.until(lambda: len(runtime_of(a).status.active) == 4)
         lab.produce(asked, [record('"c1"', "x")])
         await lab.caught_up(asked, a)
     n = len(want)
@@ -121,7 +122,7 @@ async def test_a_worker_without_topics_is_ready_when_its_global_tables_are_whole
         await lab.caught_up(topic, a)
         async with lab.running(viewer):
             assert dict(seen.items()) == want
-            (keys,) = [s.value for s in samples(viewer, time.monotonic()) if s.metric is TABLE_KEYS]
+            (keys,) = [s.value for s in samples(runtime_of(viewer), time.monotonic()) if s.metric is TABLE_KEYS]
             assert keys == KEYS, "others' partitions count as well"
             lab.produce(topic, [("new", 5)])
             await lab.until(lambda: seen["new"] == 5, "what is committed later")
@@ -141,7 +142,7 @@ def totals(lab: Any, name: str, topic: str, worker: str, **options: Any) -> App:
 
 def copied(lab: Any, app: App, numbers: set[int]) -> bool:
     """Whether the worker's copies are those of these partitions, and at their changelog's ends."""
-    states = app.engine._restoration._states
+    states = runtime_of(app).engine._restoration._states
     if {at[1] for at in states} != numbers:
         return False
     ends = lab.ends(f"{app.conf.id}-totals-changelog")
@@ -161,15 +162,15 @@ async def test_a_take_over_from_a_warm_copy_restores_nothing(lab, table_of, stor
         lab.produce(topic, records[:1_000])
         await lab.caught_up(topic, apps[0])
         async with lab.running(apps[1]):
-            await lab.until(lambda: [len(app.engine.active) for app in apps] == [2, 2])
+            await lab.until(lambda: [len(runtime_of(app).status.active) for app in apps] == [2, 2])
             lab.produce(topic, records[1_000:])
             await lab.caught_up(topic, *apps)
-            own = [{at.partition for at in app.engine.active} for app in apps]
+            own = [{at.partition for at in runtime_of(app).status.active} for app in apps]
             await lab.until(lambda: copied(lab, apps[0], own[1]) and copied(lab, apps[1], own[0]), "copies are warm")
             assert sum(lab.ends(f"{name}-totals-changelog").values()) >= 2 * KEYS
-        before = apps[0].engine.restored_total
-        await lab.until(lambda: len(apps[0].engine.active) == 4)
-        assert apps[0].engine.restored_total == before, "the copy has it all"
+        before = runtime_of(apps[0]).status.restored_total
+        await lab.until(lambda: len(runtime_of(apps[0]).status.active) == 4)
+        assert runtime_of(apps[0]).status.restored_total == before, "the copy has it all"
         assert dict(apps[0].tables["totals"].items()) == want
         lab.produce(topic, [("k0", 1)])
         await lab.caught_up(topic, apps[0])

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
@@ -87,7 +88,7 @@ async def test_outputs_and_changelog_become_visible_together_at_the_commit(lab, 
 
     async with lab.running(app):
         changelog = totals.changelog_name
-        kafka = app.engine._member.committer._kafka
+        kafka = runtime_of(app).engine._member.committer._kafka
         commit = kafka.commit
 
         def watched() -> None:
@@ -119,10 +120,10 @@ async def test_after_a_crash_between_producing_and_committing(lab, drain, guaran
 
     app = lab.app(name, processing_guarantee=guarantee)
     program(app)
-    app.keep_identity = True
+    runtime_of(app).keep_identity = True
     with pytest.raises(Crash):
         async with lab.running(app):
-            committer = app.engine._member.committer
+            committer = runtime_of(app).engine._member.committer
 
             def crash(*_: Any, **__: Any) -> None:
                 if guarantee == "exactly_once":
@@ -134,7 +135,7 @@ async def test_after_a_crash_between_producing_and_committing(lab, drain, guaran
             else:
                 committer._consumer = type("Consumer", (), {"commit": crash})()
             lab.produce(topic, range(10))
-            await app.stop_requested.wait()
+            await runtime_of(app).stop_requested.wait()
 
     app = lab.app(name, processing_guarantee=guarantee)
     program(app)
@@ -156,7 +157,7 @@ async def test_many_outputs_do_not_wait_for_the_end_of_the_epoch(lab, drain) -> 
 
     lab.produce(topic, range(100))
     async with lab.running(app):
-        await lab.until(lambda: app.engine.commits_total >= 6)
+        await lab.until(lambda: runtime_of(app).status.commits_total >= 6)
         assert len(drain(target)) >= 600
     values = [int(m.value()) for m in drain(target)]
     assert values == [i for i in range(100) for _ in range(7)]
@@ -179,7 +180,7 @@ async def test_totals_go_on_over_restarts(lab, table_of, end) -> None:
         if end == "killed":
             await lab.kill(app, worker)
         else:
-            app.stop_requested.set()
+            runtime_of(app).stop_requested.set()
             await worker
         assert table_of(app, "totals") == sums(stop)
     assert found[0] <= 10
@@ -257,7 +258,7 @@ async def test_only_the_last_value_of_a_key_goes_to_the_changelog_in_an_epoch(la
     lab.produce(topic, numbers(0, 1_000))
     async with lab.running(app):
         await done.wait()
-    assert app.engine.commits_total == 1
+    assert runtime_of(app).status.commits_total == 1
     changelog = {m.key(): msgspec.json.decode(m.value()) for m in drain(f"{name}-totals-changelog")}
     assert len(drain(f"{name}-totals-changelog")) == 10
     assert changelog == {f'"{k}"'.encode(): total for k, total in sums(1_000).items()}
@@ -299,7 +300,7 @@ async def test_markers_of_transactions_in_the_source_are_no_records(lab, drain, 
 
 async def test_without_a_broker_the_worker_ends_soon_and_says_where_it_looked(lab) -> None:
     app = lab.app(lab.fresh("app"), settings=EngineSettings(connect_s=0.5))
-    app.cluster = Cluster("127.0.0.1:1", {"log_level": "0"})
+    runtime_of(app).cluster = Cluster("127.0.0.1:1", {"log_level": "0"})
     summing(app, "orders")
     began = time.monotonic()
     stop = await lab.stopped_by(app)

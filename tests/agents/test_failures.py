@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from anabranch.agents.runtime import runtime_of
 from failing import BAD, Boom, good_sum, with_bad
 
 LONG_AGO_MS = 1_357_016_400_123
@@ -50,7 +51,7 @@ async def test_a_record_that_raises_becomes_a_dead_letter_that_says_why_and_wher
         "anabranch-at": "tests/agents/test_failures.py:30 in picky",
         "anabranch-retry-topic": f"{name}-picky-retry",
     }
-    assert app.engine.dead_letters_total == 1
+    assert runtime_of(app).status.dead_letters_total == 1
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import faust
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.cluster import Cluster
 
 
@@ -38,8 +39,8 @@ async def test_the_other_worker_becomes_the_leader_when_the_first_one_ends(lab: 
     async with lab.running(first):
         await condition(first.is_leader)
         async with lab.running(second):
-            await condition(lambda: not second.is_leader() and second.engine.owned == set())
-            first.stop_requested.set()
+            await condition(lambda: not second.is_leader() and runtime_of(second).status.owned == set())
+            runtime_of(first).stop_requested.set()
             await condition(second.is_leader)
 
 
@@ -87,7 +88,7 @@ async def test_a_client_that_sends_to_a_topic_that_is_not_there_makes_it(lab: An
 
 async def test_a_record_that_a_client_cannot_send_is_said_in_the_log(lab: Any, caplog: Any) -> None:
     app = lab.app(lab.fresh("client"), topic_allow_declare=False)
-    app.cluster = Cluster(lab.cluster.bootstrap_servers, {"topic.metadata.propagation.max.ms": "1"})
+    runtime_of(app).cluster = Cluster(lab.cluster.bootstrap_servers, {"topic.metadata.propagation.max.ms": "1"})
     app.finalize()
     app.client_only = True
     await app.topic("not.there").send(value=1)

@@ -11,6 +11,7 @@ import pytest
 from anabranch import App
 from anabranch.agents import EngineSettings
 from anabranch.agents.faust_settings import _CONSUMER, _ENGINE, _PRODUCER, _REFUSED
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Usage
 from faust.sensors import Monitor
 from faust.types.settings import Settings
@@ -107,7 +108,7 @@ def test_client_settings_reach_librdkafka() -> None:
         producer_compression_type="zstd",
         table_standby_replicas=2,
     )
-    settings = app.engine_settings
+    settings = runtime_of(app).settings
     assert (settings.session_timeout_ms, settings.max_poll_interval_ms) == (30_000, 600_000)
     assert (settings.batch_records, settings.standby_replicas) == (7, 2)
     assert settings.consumer_options == {
@@ -120,7 +121,7 @@ def test_client_settings_reach_librdkafka() -> None:
 
 def test_defaults_of_faust_do_not_replace_ours() -> None:
     app = App("ours")
-    assert app.engine_settings == EngineSettings()
+    assert runtime_of(app).settings == EngineSettings()
     assert app.conf.topic_partitions == 4
     assert app.conf.web_bind == "127.0.0.1"
 
@@ -130,8 +131,8 @@ def test_a_configuration_source_counts_as_the_program_does() -> None:
     app.config_from_object(
         SimpleNamespace(broker="kafka://source:9092", processing_guarantee="at_least_once", topic_partitions=7)
     )
-    assert app.declared_broker == "source:9092"
-    assert not app.engine_settings.exactly_once
+    assert runtime_of(app).declared_broker == "source:9092"
+    assert not runtime_of(app).settings.exactly_once
     assert app.conf.topic_partitions == 7
     refused = App("sourced")
     refused.config_from_object(SimpleNamespace(broker_rebalance_timeout=5.0))
@@ -147,10 +148,10 @@ def test_a_handler_of_on_configured_and_a_late_change_count() -> None:
         conf.broker = "kafka://handler:9092"
         conf.broker_commit_interval = 0.5
 
-    assert app.declared_broker == "handler:9092"
-    assert app.engine_settings.epoch_s == 0.5
-    app.configure(broker_commit_interval=2.0)
-    assert app.engine_settings.epoch_s == 2.0
+    assert runtime_of(app).declared_broker == "handler:9092"
+    assert runtime_of(app).settings.epoch_s == 0.5
+    runtime_of(app).configure(broker_commit_interval=2.0)
+    assert runtime_of(app).settings.epoch_s == 2.0
 
 
 def test_the_environment_names_settings_as_in_faust(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,9 +159,9 @@ def test_the_environment_names_settings_as_in_faust(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PROCESSING_GUARANTEE", "at_least_once")
     monkeypatch.setenv("BROKER_COMMIT_INTERVAL", "1.5")
     app = App("environment", broker="kafka://program:9092")
-    assert app.declared_broker == "environment:9092"
-    assert not app.engine_settings.exactly_once
-    assert app.engine_settings.epoch_s == 1.5
+    assert runtime_of(app).declared_broker == "environment:9092"
+    assert not runtime_of(app).settings.exactly_once
+    assert runtime_of(app).settings.epoch_s == 1.5
     monkeypatch.setenv("STREAM_BUFFER_MAXSIZE", "1")
     with pytest.raises(Usage, match="stream_buffer_maxsize"):
         App("environment").finalize()
@@ -169,7 +170,7 @@ def test_the_environment_names_settings_as_in_faust(monkeypatch: pytest.MonkeyPa
 def test_names_of_faust_1_0_still_work() -> None:
     with pytest.warns(FutureWarning):
         app = App("former", commit_interval=0.25, default_partitions=3, num_standby_replicas=1)
-        settings = app.engine_settings
+        settings = runtime_of(app).settings
     assert (settings.epoch_s, settings.standby_replicas, app.conf.topic_partitions) == (0.25, 1, 3)
 
 
@@ -234,15 +235,15 @@ def test_credentials_become_options_of_every_client(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
     credentials = faust.SASLCredentials(username="ann", password="s3cret", mechanism="SCRAM-SHA-512")
     app = App("secured", broker="kafka://secured:9092", broker_credentials=credentials)
-    config = app.cluster.config()
+    config = runtime_of(app).cluster.config()
     assert config["bootstrap.servers"] == "secured:9092"
     assert config["security.protocol"] == "SASL_PLAINTEXT"
     assert (config["sasl.mechanism"], config["sasl.username"]) == ("SCRAM-SHA-512", "ann")
     assert config["sasl.password"] == "s3cret"
-    assert "s3cret" not in repr(app.cluster)
+    assert "s3cret" not in repr(runtime_of(app).cluster)
     monkeypatch.setenv("KAFKA_SASL_PASSWORD", "other")
     again = App("secured", broker="kafka://secured:9092", broker_credentials=credentials)
-    assert again.cluster.config()["sasl.password"] == "other"
+    assert runtime_of(again).cluster.config()["sasl.password"] == "other"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_credentials_become_options_of_every_client(monkeypatch: pytest.MonkeyPa
 def test_credentials_that_librdkafka_cannot_take_are_refused(credentials: Any) -> None:
     app = App("secured", broker_credentials=credentials)
     with pytest.raises(Usage, match="broker_credentials"):
-        _ = app.client_options
+        _ = runtime_of(app).client_options
 
 
 def test_manual_acknowledgements_are_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 from anabranch.agents.engine.failure_rate import FailureRate, Outcome
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.failure_policy import Retry
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
 from anabranch.topics.packed import pack
 from failing import Boom
@@ -102,7 +103,7 @@ async def test_several_agents_of_one_topic_that_each_lose_a_fifth_go_on(lab, rec
     many(lab, record, topic, packed=way == "packed")
     async with lab.running(app):
         await lab.caught_up(topic, app)
-        assert app.engine.dead_letters_total == 4 * COUNT // lost
+        assert runtime_of(app).status.dead_letters_total == 4 * COUNT // lost
     if way != "flows":
         assert table_of(app, "kept") == {f"a{n}": COUNT - COUNT // lost for n in range(4)}
     assert len(drain(f"{topic}.dlq")) == 4 * COUNT // lost

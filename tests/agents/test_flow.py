@@ -21,6 +21,7 @@ from anabranch.agents.flows.combiner import Combiner
 from anabranch.agents.flows.flow import Flow
 from anabranch.agents.flows.hyperloglog import ApproxDistinct
 from anabranch.agents.flows.reducers import Aggregating, Joining, folded
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Usage
 from anabranch.topics.output import Output
 from anabranch.topics.packed import pack
@@ -68,7 +69,7 @@ def at_rest(app: Any, drain: Any) -> Any:
 
     def check(table: str) -> bool:
         last = {m.partition(): m.offset() for m in drain(f"{app.conf.id}-{table}-repartition")}
-        committed = app.engine.committed
+        committed = runtime_of(app).status.committed
         return all(committed.get((f"{app.conf.id}-{table}-repartition", p), 0) > at for p, at in last.items())
 
     return check
@@ -216,9 +217,9 @@ async def hurried(lab: Any, topic: str, app: Any) -> None:
     ends = lab.ends(topic)
 
     def done() -> bool:
-        if all(app.engine.committed.get(TopicPartition(topic, p), 0) >= end for p, end in ends.items()):
+        if all(runtime_of(app).status.committed.get(TopicPartition(topic, p), 0) >= end for p, end in ends.items()):
             return True
-        app.engine.hurry()
+        runtime_of(app).engine.hurry()
         return False
 
     await lab.until(done, f"all of {topic} committed")
@@ -255,9 +256,10 @@ async def test_packed_batches_of_an_epoch_are_folded_as_one_and_others_see_them_
     async with lab.running(app):
         lab.produce(topic, [record(made.value, None, 1_000, made.headers, 0) for made in (bad, good)])
         await lab.until(
-            lambda: app.engine.records_total == 1_200 and sums.waiting.keys() == {0}, "two batches that wait"
+            lambda: runtime_of(app).status.records_total == 1_200 and sums.waiting.keys() == {0},
+            "two batches that wait",
         )
-        assert app.engine.commits_total == 0 and dict(sums.items()) == {}
+        assert runtime_of(app).status.commits_total == 0 and dict(sums.items()) == {}
         lab.produce(other, [record("look", None, 1_000, None, 0)])
         await lab.until(lambda: seen, "a look at the table")
         assert seen == [twice]
@@ -265,7 +267,7 @@ async def test_packed_batches_of_an_epoch_are_folded_as_one_and_others_see_them_
         assert counted.by_column == 1 and dict(sums.items()) == twice
         # From here on a number meets text: the records that do fail, alone.
         lab.produce(other, [record("text", None, 1_000, None, 1)])
-        await lab.until(lambda: app.engine.records_total == 1_202, "text in the table")
+        await lab.until(lambda: runtime_of(app).status.records_total == 1_202, "text in the table")
         lab.produce(topic, [record(made.value, None, 1_000, made.headers, p) for p, made in enumerate((good, one))])
         await hurried(lab, topic, app)
     letters = Counter(dict(letter.headers())["anabranch-offset"] for letter in drain(f"{topic}.dlq"))

@@ -15,6 +15,7 @@ import pytest
 from anabranch import col
 from anabranch.agents.flows.aggregates import Count, Distinct, Max, Sum, Top
 from anabranch.agents.flows.hyperloglog import ApproxDistinct
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import BadRecord, Usage
 from anabranch.topics.keys import plain, record_key
 from anabranch.topics.packed import pack
@@ -69,7 +70,7 @@ async def passed_on(lab: Any, drain: Any, apps: list[Any], tables: list[str]) ->
         last = {message.partition(): message.offset() for message in drain(name)}
 
         def done(name: str = name, last: dict[int, int] = last) -> bool:
-            committed = [app.engine.committed for app in apps]
+            committed = [runtime_of(app).status.committed for app in apps]
             return all(any(c.get(TopicPartition(name, p), 0) > at for c in committed) for p, at in last.items())
 
         await lab.until(done, f"all of {name} committed")
@@ -135,7 +136,9 @@ async def test_equal_keys_meet_in_one_partition_in_flows_group_by_and_over_http(
         assert grouping.startswith(f"{name}-")
         tables = ["flow", "counted", grouping.removeprefix(f"{name}-").removesuffix("-repartition")]
         await passed_on(lab, drain, [a, b], tables)
-        await lab.until(lambda: all(app.engine.owned and not app.engine.rebalancing for app in (a, b)))
+        await lab.until(
+            lambda: all(runtime_of(app).status.owned and not runtime_of(app).status.rebalancing for app in (a, b))
+        )
         asked = {"2": 2, "2.0": 2, "1": 1, "true": 1, "0.5": 0.5, "u": "u", '["a",[2,null]]': ("a", (2, None))}
         async with aiohttp.ClientSession() as session:
 
@@ -259,7 +262,7 @@ async def test_none_counts_as_nothing_and_lists_have_content(lab, record, table_
         for topic in (plain_rows, packed_rows):
             await lab.caught_up(topic, app)
         await passed_on(lab, drain, [app], ["plain-keyed", "packed-keyed", "plain-nested", "packed-nested"])
-    assert app.engine.dead_letters_total == 0
+    assert runtime_of(app).status.dead_letters_total == 0
     for table in ("plain-keyed", "packed-keyed", "plain-own", "packed-own"):
         for key, found in table_of(app, table).items():
             mine = [row for row in rows if row["id"] == key]

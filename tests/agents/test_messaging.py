@@ -10,6 +10,7 @@ import faust
 import msgspec
 import pytest
 from anabranch.agents.replies import ReplyConsumer
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import BadRecord, Stop
 
 
@@ -261,7 +262,7 @@ async def test_a_timer_sends_with_the_next_epoch(lab, drain) -> None:
     async def tick():
         if len(ticks) < 3:
             await out.send(value=len(ticks))
-            ticks.append(app.engine.commits_total)
+            ticks.append(runtime_of(app).status.commits_total)
 
     async with lab.running(app):
         await lab.until(lambda: len(ticks) == 3)
@@ -405,4 +406,4 @@ async def test_an_agent_on_a_channel_in_memory_goes_on_after_a_failure_unless_it
     else:
         async with lab.running(app):
             await lab.until(lambda: seen == [1, 3])
-            await lab.until(lambda: app.engine.skipped_total == 1)  # counted with the epoch's commit
+            await lab.until(lambda: runtime_of(app).status.skipped_total == 1)  # counted with the epoch's commit

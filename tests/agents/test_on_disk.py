@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from anabranch import App
 from anabranch.agents.engine.rebalance import Rebalancing
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.rocksdb_store import Owner, RocksStore, Unfit
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Stop
@@ -126,13 +127,13 @@ async def test_a_partition_that_moves_away_and_back_in_one_life_of_the_worker_is
         lab.produce(topic, records(1, 500))
         await lab.caught_up(topic, a)
         async with lab.running(b):
-            await lab.until(lambda: len(a.engine.assignment()) == len(b.engine.assignment()) == 2)
+            await lab.until(lambda: len(runtime_of(a).status.owned) == len(runtime_of(b).status.owned) == 2)
             lab.produce(topic, records(500, 1_000))
             await lab.caught_up(topic, a, b)
             assert shown(a) | shown(b) == expected(1_000)
-            gone = {0, 1, 2, 3} - {tp.partition for tp in a.engine.assignment()}
+            gone = {0, 1, 2, 3} - {tp.partition for tp in runtime_of(a).status.owned}
             assert not [p for p in gone if is_open(lab, p)], "what has gone to another worker is closed"
-        await lab.until(lambda: len(a.engine.assignment()) == 4)
+        await lab.until(lambda: len(runtime_of(a).status.owned) == 4)
         lab.produce(topic, records(1_000, 1_500))
         await lab.caught_up(topic, a)
         assert shown(a) == expected(1_500)
@@ -143,7 +144,7 @@ async def test_two_workers_on_one_data_folder_have_stores_of_their_own(lab, tabl
     topic, name = lab.topic(2), lab.fresh("app")
     a, b = program(lab, name, topic), program(lab, name, topic)
     async with lab.running(a, b):
-        await lab.until(lambda: len(a.engine.assignment()) == len(b.engine.assignment()) == 1)
+        await lab.until(lambda: len(runtime_of(a).status.owned) == len(runtime_of(b).status.owned) == 1)
         lab.produce(topic, records(1, 500))
         await lab.caught_up(topic, a, b)
         assert not shown(a).keys() & shown(b).keys()

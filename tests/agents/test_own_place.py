@@ -9,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 from anabranch.agents.flows.aggregates import Count
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.partitioners import HashPartitioner, RangePartitioner
 from yarl import URL
 
@@ -94,10 +95,12 @@ async def test_keys_of_a_range_planned_topic_and_tuples_are_answered_by_any_work
 
     a, b = program("a"), program("b")
     async with lab.running(a, b):
-        await lab.until(lambda: all(app.engine.owned and not app.engine.rebalancing for app in (a, b)))
+        await lab.until(
+            lambda: all(runtime_of(app).status.owned and not runtime_of(app).status.rebalancing for app in (a, b))
+        )
         plan = RangePartitioner.parsed("c,f")
-        assert a.partitioner_of(ranged, 3) == plan
-        assert a.partitioner_of(hashed, 3) == HashPartitioner(3)
+        assert runtime_of(a).partitioner_of(ranged, 3) == plan
+        assert runtime_of(a).partitioner_of(hashed, 3) == HashPartitioner(3)
         lab.produce(ranged, [record(word, word, partition=plan.partition(word.encode())) for word in WORDS])
         lab.produce(hashed, [(str(("hashed", word)), word) for word in WORDS])
         await lab.caught_up(ranged, a, b)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from anabranch import Retry, current_event
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.packed import pack
 
 BAD = -1
@@ -123,7 +124,7 @@ async def test_however_an_agent_iterates_a_bad_row_goes_alone_and_all_others_cou
     expected = totals([*rows(3), *first, *second, *third, *other])
     for how, app in apps.items():
         assert table_of(app, "totals") == expected, how
-        assert app.engine.records_total == 3 + 40 + 3 + 20 + 30, how
+        assert runtime_of(app).status.records_total == 3 + 40 + 3 + 20 + 30, how
     found = letters(drain, topic)
     sources = [source for source, _ in found]
     assert sources == sorted(["[0]@3#0", "[0]@3#39", "[0]@3#7", "[0]@3#8", "[0]@5"] * len(HOWS))
@@ -170,7 +171,7 @@ async def test_nothing_is_committed_between_two_rows_even_when_they_go_one_by_on
     async def slow(stream):
         async for row in stream:
             offset = stream.current_event.message.offset
-            commits.setdefault(offset, set()).add(app.engine.commits_total)
+            commits.setdefault(offset, set()).add(runtime_of(app).status.commits_total)
             table[row["key"]] += row["n"]
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -197,8 +198,10 @@ async def test_a_row_that_is_tried_again_lets_its_batch_wait_and_nothing_else(la
         topic, [*plain(record, rows(3)), packed(record, bad), packed(record, rows(5)), packed(record, rows(9, "x"), 1)]
     )
     async with lab.running(app):
-        await lab.until(lambda: sorted(app.engine.committed.values()) == [1, 3], "all but the batch that waits")
-        (stream,) = app.engine._dispatch.streams
+        await lab.until(
+            lambda: sorted(runtime_of(app).status.committed.values()) == [1, 3], "all but the batch that waits"
+        )
+        (stream,) = runtime_of(app).engine._dispatch.streams
         assert [len(batch.messages) for _, held in stream.inbox.delayed.values() for batch in held] == [20, 5]
     assert table_of(app, "totals") == totals([*rows(3), *rows(9, "x")])
 
@@ -231,7 +234,9 @@ async def test_what_take_holds_back_is_never_a_part_of_a_packed_batch(lab, recor
 
     lab.produce(topic, [*plain(record, rows(1)), packed(record, rows(10)), *plain(record, rows(2))])
     async with lab.running(app):
-        await lab.until(lambda: list(app.engine.committed.values()) == [2], "all but the last two, which wait for more")
+        await lab.until(
+            lambda: list(runtime_of(app).status.committed.values()) == [2], "all but the last two, which wait for more"
+        )
     assert taken == [4, 4, 3]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from anabranch.agents.engine.settings import EngineSettings, PackedLimits
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.packed import CONTENT_TYPE, pack
 
 ABOUT = {b"anabranch.packed": b"1", b"anabranch.value": b"json"}
@@ -77,7 +78,7 @@ async def test_it_is_refused_before_it_is_opened(
     lab.produce(topic, [message(record, written(good()), ROWS), *sent, message(record, written(good()), ROWS)])
     async with lab.running(app):
         await lab.caught_up(topic, app)
-        assert app.engine.records_total == 2 * ROWS + sum(rows for _, rows in strange if rows == ROWS) + 4
+        assert runtime_of(app).status.records_total == 2 * ROWS + sum(rows for _, rows in strange if rows == ROWS) + 4
     assert table_of(app, "totals") == {"a": 2 * 6}
     letters = drain(f"{topic}.dlq")
     assert [letter.value() for letter in letters] == [value for value, _ in strange]

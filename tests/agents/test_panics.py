@@ -16,6 +16,7 @@ import pytest
 from anabranch.agents import worker
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.failure_policy import Retry
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.web.health import not_ready
 from anabranch.topics.errors import Stop
 from polars.exceptions import PanicException
@@ -119,7 +120,7 @@ async def test_what_is_no_exception_is_the_failure_of_its_record_alone(lab, drai
     lab.produce(topic, VALUES)
     async with lab.running(app):
         await lab.caught_up(topic, app)
-        assert not app.engine.gone
+        assert not runtime_of(app).status.gone
         lab.produce(topic, [100])
         await lab.caught_up(topic, app)
     assert table_of(app, "sums") == dict.fromkeys(FAILURES, GOOD + 100)
@@ -265,7 +266,7 @@ async def test_an_agent_that_is_cancelled_between_two_records_goes_on(lab, table
         lab.produce(topic, [2])
         await lab.caught_up(topic, app)
         assert len(tasks) == 2
-        assert not app.engine.gone
+        assert not runtime_of(app).status.gone
     assert table_of(app, "sums") == {"all": 3}
 
 
@@ -281,7 +282,7 @@ async def test_a_worker_whose_agent_is_stopped_by_the_program_is_not_ready_and_e
     await app.agents["adder"].stop()
     with pytest.raises(Stop, match="agent adder is gone"):
         await asyncio.wait_for(running, 30)
-    assert not_ready(app) == "agent adder is gone"
+    assert not_ready(runtime_of(app)) == "agent adder is gone"
 
 
 async def test_a_worker_ends_within_seconds_while_an_agent_waits_for_what_was_cancelled(lab, table_of) -> None:
@@ -297,8 +298,8 @@ async def test_a_worker_ends_within_seconds_while_an_agent_waits_for_what_was_ca
 
     lab.produce(topic, VALUES)
     async with lab.running(app):
-        await lab.until(lambda: app.engine.redos_total > 3)
-    assert app.stopped_by is None
+        await lab.until(lambda: runtime_of(app).status.redos_total > 3)
+    assert runtime_of(app).stopped_by is None
     assert table_of(app, "sums") == {"all": sum(range(AT))}
 
 

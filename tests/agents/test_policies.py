@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
 from failing import BAD, Boom, good_sum, with_bad
 
@@ -26,7 +27,7 @@ async def test_skip_leaves_the_record_out_and_counts_it(lab, table_of) -> None:
     async with lab.running(app):
         await lab.caught_up(topic, app)
     assert table_of(app, "sums") == {"all": good_sum(values[:-1])}
-    assert app.engine.skipped_total == 4
+    assert runtime_of(app).status.skipped_total == 4
     assert f"{topic}.dlq" not in lab.admin.partitions()
 
 
@@ -49,7 +50,7 @@ async def test_fail_stops_the_worker_at_the_record_and_commits_nothing_after_it(
     program(app, mended=False)
     stop = await lab.stopped_by(app)
     assert isinstance(stop, Stop)
-    assert stop is app.stopped_by
+    assert stop is runtime_of(app).stopped_by
     assert stop.exit_code == 1
     assert f"agent adder failed at {topic}[0]@2" in str(stop)
     assert lab.committed(name, topic).get(0, (0, ""))[0] <= 2
@@ -75,15 +76,15 @@ async def test_a_worker_told_to_stop_while_a_record_fails_counts_nothing_twice(l
                 await out.send(value=value)
                 if value == 4:
                     if stops:
-                        app.stop_requested.set()
-                        app.engine.stopping = True
+                        runtime_of(app).stop_requested.set()
+                        runtime_of(app).engine.stopping = True
                     raise Boom
 
     lab.produce(topic, [1, 2, 3, 4, 5])
     app = lab.app(name)
     program(app, stops=True)
     async with lab.running(app):
-        await app.stop_requested.wait()
+        await runtime_of(app).stop_requested.wait()
     app = lab.app(name)
     program(app, stops=False)
     async with lab.running(app):

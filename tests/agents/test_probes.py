@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.histogram import Histogram
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.web.metrics import Metric, Sample, exposition
 from anabranch.topics.errors import Usage
 from prometheus_client.parser import text_string_to_metric_families
@@ -52,7 +53,7 @@ async def test_figures_agree_with_what_happened(lab, free_port) -> None:
     lab.produce(topic, [(f"k{i % 10}", i) for i in range(100)])
     async with lab.running(app):
         await lab.caught_up(topic, app)
-        await lab.until(lambda: not app.engine.epoch_age_s(1e12))
+        await lab.until(lambda: not runtime_of(app).status.epoch_age_s(1e12))
         assert await get(app, "/healthz") == await get(app, "/readyz") == (200, "ok")
         found = await figures(app)
     assert found["anabranch_records_total",] == 100
@@ -71,7 +72,7 @@ async def test_figures_agree_with_what_happened(lab, free_port) -> None:
     assert found["process_resident_memory_bytes",] > 20e6
     about = next(key for key in found if key[0] == "anabranch_worker_info")
     assert about[1] == name
-    assert about[3] == app.engine.instance
+    assert about[3] == runtime_of(app).status.instance
 
 
 async def test_a_worker_that_is_behind_is_alive_and_not_ready(lab, free_port) -> None:
@@ -87,14 +88,14 @@ async def test_a_worker_that_is_behind_is_alive_and_not_ready(lab, free_port) ->
 
     lab.produce(topic, range(100))
     async with lab.running(app):
-        await lab.until(lambda: app.engine.busy_s(1e12))
-        await lab.until(lambda: app.engine.lags())
+        await lab.until(lambda: runtime_of(app).status.busy_s(1e12))
+        await lab.until(lambda: runtime_of(app).status.lags())
         status, why = await get(app, "/readyz")
-        assert (status, why) == (503, f"{sum(app.engine.lags().values())} records behind, the limit is 50")
+        assert (status, why) == (503, f"{sum(runtime_of(app).status.lags().values())} records behind, the limit is 50")
         assert (await figures(app))["anabranch_ready",] == 0
         assert await get(app, "/healthz") == (200, "ok")
         # An agent that never comes back from a record is another matter.
-        app.engine.settings = replace(app.engine.settings, max_poll_interval_ms=0)
+        runtime_of(app).status.settings = replace(runtime_of(app).status.settings, max_poll_interval_ms=0)
         status, why = await get(app, "/healthz")
         assert (status, why.partition(" for ")[0]) == (503, "an agent has been at one record")
         let_go.set()
@@ -117,8 +118,8 @@ async def test_a_worker_without_partitions_is_ready_and_one_without_a_turn_is_no
 
     a, b = worker("a"), worker("b")
     async with lab.running(a), lab.running(b):
-        await lab.until(lambda: sorted(len(app.engine.owned) for app in (a, b)) == [0, 1])
-        await lab.until(lambda: not (a.engine.rebalancing or b.engine.rebalancing))
+        await lab.until(lambda: sorted(len(runtime_of(app).status.owned) for app in (a, b)) == [0, 1])
+        await lab.until(lambda: not (runtime_of(a).status.rebalancing or runtime_of(b).status.rebalancing))
         assert await get(a, "/readyz") == await get(b, "/readyz") == (200, "ok")
 
 

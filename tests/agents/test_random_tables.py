@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.topic_partition import TopicPartition
 from random_tables import DEFAULTS, drawn, expected, run
 
@@ -41,12 +42,12 @@ def program_of(lab: Any, topic: str, settings: EngineSettings) -> tuple[Any, dic
 
 def committed(lab: Any, topic: str, app: Any) -> bool:
     """Whether all records are; where they are handed over, the epoch is told to end."""
-    app.raise_if_stopped()
+    runtime_of(app).raise_if_stopped()
     (end,) = lab.ends(topic).values()
-    if app.engine.committed.get(TopicPartition(topic, 0), 0) >= end:
+    if runtime_of(app).status.committed.get(TopicPartition(topic, 0), 0) >= end:
         return True
-    if app.engine.records_total >= end:
-        app.engine.hurry()
+    if runtime_of(app).status.records_total >= end:
+        runtime_of(app).engine.hurry()
     return False
 
 

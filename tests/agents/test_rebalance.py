@@ -10,6 +10,7 @@ import pytest
 from anabranch import App
 from anabranch.agents.engine.committer import EpochPlan, ExactlyOnce
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
 from anabranch.topics.output import Output
 from anabranch.topics.producer import Aborted, TransactionalProducer
@@ -46,7 +47,7 @@ def expected(stop: int) -> dict[str, int]:
 
 
 def owned(app: App) -> int:
-    return len(app.engine.assignment())
+    return len(runtime_of(app).status.owned)
 
 
 @PROTOCOLS
@@ -91,11 +92,11 @@ async def test_workers_join_and_leave_under_load(lab, drain, table_of, protocol)
 
     async with lab.running(a):
         loading = asyncio.create_task(load())
-        await lab.until(lambda: a.engine.commits_total > 3)
+        await lab.until(lambda: runtime_of(a).status.commits_total > 3)
         async with lab.running(b):
-            await lab.until(lambda: owned(b) == 2 and b.engine.commits_total > 3)
+            await lab.until(lambda: owned(b) == 2 and runtime_of(b).status.commits_total > 3)
             async with lab.running(c):
-                await lab.until(lambda: owned(c) >= 1 and c.engine.commits_total > 3)
+                await lab.until(lambda: owned(c) >= 1 and runtime_of(c).status.commits_total > 3)
         await lab.until(lambda: owned(a) == PARTITIONS)
         done.set()
         await loading
@@ -111,18 +112,18 @@ async def test_partitions_that_do_not_move_do_not_stop_where_the_protocol_lets_t
     lab.produce(topic, records(0, 1_000))
     async with lab.running(a):
         await lab.caught_up(topic, a)
-        without_a_break = set(a.engine.active)
+        without_a_break = set(runtime_of(a).status.active)
         starting = asyncio.create_task(lab.started(b))
 
-        while not owned(a) == owned(b) == len(a.engine.active) == len(b.engine.active) == 2:
+        while not owned(a) == owned(b) == len(runtime_of(a).status.active) == len(runtime_of(b).status.active) == 2:
             assert not starting.done() or not starting.exception()
-            without_a_break &= a.engine.active
+            without_a_break &= runtime_of(a).status.active
             await asyncio.sleep(0)  # each turn of the loop is looked at
         assert len(without_a_break) == kept
         b_worker = await starting
         lab.produce(topic, records(1_000, 1_100))
         await lab.caught_up(topic, a, b)
-        b.stop_requested.set()
+        runtime_of(b).stop_requested.set()
         await b_worker
 
 
@@ -160,15 +161,15 @@ async def test_a_revoke_while_the_gate_closes_leaves_it_open(lab, table_of, monk
 
     def keep_alive() -> None:
         """A member that has not polled for a second does so here, and hears that partitions go."""
-        if not app.engine._gate.running and not revokes:
+        if not runtime_of(app).engine._gate.running and not revokes:
             revokes.append(None)
-            app.engine._on_revoke(set())
+            runtime_of(app).engine._on_revoke(set())
 
     async with lab.running(app):
         lab.produce(topic, [1, 2])
         await two.wait()
-        monkeypatch.setattr(app.engine._group, "keep_alive", keep_alive)
-        await lab.until(lambda: app.engine._gate.closed)
+        monkeypatch.setattr(runtime_of(app).engine._group, "keep_alive", keep_alive)
+        await lab.until(lambda: runtime_of(app).engine._gate.closed)
         go_on.set()
         await lab.until(lambda: revokes)
         lab.produce(topic, [3])
@@ -202,11 +203,11 @@ async def test_partitions_that_are_revoked_in_the_middle_of_a_record_leave_nothi
     async with lab.running(a):
         await inside.wait()
         starting = asyncio.create_task(lab.started(b))
-        await lab.until(lambda: a.engine.redos_total or starting.done())
+        await lab.until(lambda: runtime_of(a).status.redos_total or starting.done())
         let_go.set()
         b_worker = await starting
         await lab.caught_up(topic, a, b)
-        b.stop_requested.set()
+        runtime_of(b).stop_requested.set()
         await b_worker
     assert table_of(a, "totals") == {"all": 45}
     assert [int(m.value()) for m in drain(target)] == list(range(10))
@@ -220,7 +221,7 @@ async def test_a_zombie_that_has_consumed_nothing_is_fenced_all_the_same(lab, dr
     async with lab.running(a):
         lab.produce(topic, records(0, 100))
         await lab.caught_up(topic, a)
-        epoch = a.engine._draft().plan
+        epoch = runtime_of(a).engine._draft().plan
         assert (sorted(at.partition for at in epoch.offsets), epoch.outputs) == ([0, 1, 2, 3], [])
         async with lab.running(b):
             await lab.until(lambda: (owned(a), owned(b)) == (2, 2))
@@ -238,10 +239,10 @@ async def test_a_worker_that_is_fenced_twice_within_a_minute_stops_and_says_why(
     app = program(lab, lab.fresh("app"), topic, "a")
     worker = await lab.started(app)
     for turn in range(2):
-        fenced = app.engine._member.committer
-        await asyncio.to_thread(TransactionalProducer(lab.cluster, app.engine._member.name).open)
+        fenced = runtime_of(app).engine._member.committer
+        await asyncio.to_thread(TransactionalProducer(lab.cluster, runtime_of(app).engine._member.name).open)
         lab.produce(topic, records(100 * turn, 100 * turn + 100))
-        await lab.until(lambda fenced=fenced: worker.done() or app.engine._member.committer is not fenced)
+        await lab.until(lambda fenced=fenced: worker.done() or runtime_of(app).engine._member.committer is not fenced)
         if not turn:
             await lab.caught_up(topic, app)  # else the worker, which opens its new producer, would fence ours
     with pytest.raises(Stop, match="producer was fenced twice within a minute: another process uses its identity"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from anabranch import current_event
 from anabranch.agents.engine.rejected_records import Rules
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop, Usage
 
 AT = 3
@@ -148,7 +149,7 @@ async def test_one_in_five_without_a_key_of_many_is_found_in_a_few_epochs(lab, d
     lab.produce(topic, range(2_000))
     async with lab.running(app):
         await lab.caught_up(topic, app)
-        assert app.engine.redos_total < 100
+        assert runtime_of(app).status.redos_total < 100
     assert sum(table_of(app, "sums").values()) == 1_600
     assert sorted(errors(drain(f"{topic}.dlq"))) == list(range(0, 2_000, 5))
     assert sorted(int(m.value()) for m in drain(target)) == [n for n in range(2_000) if n % 5]

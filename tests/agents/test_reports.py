@@ -13,6 +13,7 @@ from typing import Any
 
 from anabranch import App, current_event
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import TopicPartition
@@ -79,10 +80,10 @@ async def test_faust_216_221_323_workers_come_and_go_and_no_record_is_skipped_ea
     async with lab.running(a):
         loading = asyncio.create_task(load())
         async with lab.running(b):
-            await lab.until(lambda: b.engine.commits_total > 2)
+            await lab.until(lambda: runtime_of(b).status.commits_total > 2)
             async with lab.running(c):
-                await lab.until(lambda: c.engine.commits_total > 2)
-        await lab.until(lambda: len(a.engine.owned) == PARTITIONS)
+                await lab.until(lambda: runtime_of(c).status.commits_total > 2)
+        await lab.until(lambda: len(runtime_of(a).status.owned) == PARTITIONS)
         done.set()
         await loading
         await lab.caught_up(topic, a)
@@ -138,7 +139,7 @@ async def test_faust_517_and_robinhood_340_a_killed_worker_neither_repeats_nor_l
     for kills in (1, 2, 3):
         app = program()
         worker = await lab.started(app)
-        await lab.until(lambda app=app: app.engine.records_total > 0)
+        await lab.until(lambda app=app: runtime_of(app).status.records_total > 0)
         lab.produce(topic, records(6_000 + kills * 100, 6_100 + kills * 100))
         await lab.kill(app, worker)
     app = program()
@@ -171,7 +172,7 @@ async def test_faust_175_an_agent_slower_than_the_poll_interval_does_not_die(lab
         await lab.caught_up(topic, app)
         lab.produce(topic, records(100, 200))
         await lab.caught_up(topic, app)
-        assert app.engine.redos_total == 0
+        assert runtime_of(app).status.redos_total == 0
     assert table_of(app, "totals") == sums(200)
 
 
@@ -254,8 +255,8 @@ async def test_quix_1067_1131_workers_that_start_together_on_one_folder_restore_
         await lab.caught_up(topic, app)
     a, b, c = (totals_app(lab, name, topic, "shared", store="rocksdb://") for _ in range(3))
     async with lab.running(a, b, c):
-        await lab.until(lambda: sum(len(app.engine.owned) for app in (a, b, c)) == PARTITIONS)
-        await lab.until(lambda: all(app.engine.owned for app in (a, b, c)))
+        await lab.until(lambda: sum(len(runtime_of(app).status.owned) for app in (a, b, c)) == PARTITIONS)
+        await lab.until(lambda: all(runtime_of(app).status.owned for app in (a, b, c)))
         lab.produce(topic, records(4_000, 8_000))
         await lab.caught_up(topic, a, b, c)
     assert table_of(app, "totals") == sums(8_000)

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 from anabranch import App
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.restore_progress import RestoreProgress
 from anabranch.agents.worker import work
 from anabranch.replay.cli.restore_bar import RestoreBar
@@ -88,12 +89,12 @@ async def filled(lab: Any, partitions: int) -> tuple[str, str]:
 
 
 def numbers(app: App) -> set[int]:
-    return {at.partition for at in app.engine.active}
+    return {at.partition for at in runtime_of(app).status.active}
 
 
 def committed(app: App, topic: str, ends: dict[int, int], *partitions: int) -> bool:
-    app.raise_if_stopped()
-    return all(app.engine.committed.get(TopicPartition(topic, p), 0) >= ends[p] for p in partitions)
+    runtime_of(app).raise_if_stopped()
+    return all(runtime_of(app).status.committed.get(TopicPartition(topic, p), 0) >= ends[p] for p in partitions)
 
 
 async def restore_over_http(app: App) -> Any:
@@ -120,7 +121,7 @@ async def test_agents_work_on_what_is_restored_while_the_rest_is_not(lab, drain,
     await lab.until(lambda: app._consumer and numbers(app) == {0, 2}, "two of three partitions are active")
     await lab.until(lambda: committed(app, topic, ends, 0, 2))
 
-    engine = app.engine
+    engine = runtime_of(app).engine
     assert not engine.ready.is_set()
     assert sorted(app.tables["totals"].states) == [0, 2], "half of a partition is not shown"
     assert all(expected(2_000)[key] == total for key, total in app.tables["totals"].items())
@@ -139,7 +140,7 @@ async def test_agents_work_on_what_is_restored_while_the_rest_is_not(lab, drain,
     assert await restore_over_http(app) == {"restoring": False}
     assert dict(app.tables["totals"].items()) == expected(2_000) | {"held": 7}
     assert f"restored {engine.restored_total:,} records" in caplog.text
-    app.stop_requested.set()
+    runtime_of(app).stop_requested.set()
     await stop
     assert table_of(app, "totals") == expected(2_000) | {"held": 7}
     assert Counter(int(m.value()) for m in drain(f"{topic}-out")) == Counter(range(2_000))
@@ -172,9 +173,9 @@ async def test_workers_join_leave_and_die_in_the_middle_of_a_restore(lab, drain,
     a_works = asyncio.create_task(work(a))
     await both_flow(a)
     b_works = asyncio.create_task(work(b))
-    await lab.until(lambda: b._consumer and len(a.engine.owned) == len(b.engine.owned) == 2)
+    await lab.until(lambda: b._consumer and len(runtime_of(a).status.owned) == len(runtime_of(b).status.owned) == 2)
     await both_flow(a, b)
-    b.stop_requested.set()
+    runtime_of(b).stop_requested.set()
     await b_works
     await both_flow(a)
     await lab.kill(a, a_works)
@@ -185,7 +186,7 @@ async def test_workers_join_leave_and_die_in_the_middle_of_a_restore(lab, drain,
     stop = await worker
     await lab.caught_up(topic, a)
     assert dict(a.tables["totals"].items()) == expected(sent)
-    a.stop_requested.set()
+    runtime_of(a).stop_requested.set()
     await stop
     assert table_of(a, "totals") == expected(sent)
     assert Counter(int(m.value()) for m in drain(f"{topic}-out")) == Counter(range(sent))
@@ -198,7 +199,9 @@ async def test_changelog_records_that_are_deleted_under_a_restore_stop_the_worke
     hold(changelog, 0)
     app = program(lab, name, topic)
     running = asyncio.create_task(work(app))
-    await lab.until(lambda: app._consumer and app.engine.restoring and app.engine.restoring.records)
+    await lab.until(
+        lambda: app._consumer and runtime_of(app).status.restoring and runtime_of(app).status.restoring.records
+    )
     lab.produce(changelog, [("later", 1)] * 3)
     admin = AdminClient(lab.cluster.config())
     for future in admin.delete_records([KafkaPartition(changelog, 0, lab.ends(changelog)[0])]).values():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from anabranch import Retry
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import BadRecord, Stop
 from anabranch.topics.topic_partition import TopicPartition
 
@@ -118,10 +119,10 @@ async def test_while_a_record_waits_only_what_is_behind_it_does_and_a_stop_does_
     lab.produce(topic, [record(v, None, 0, None, 0) for v in (1, 2, -1, 3, 4)])
     async with lab.running(app):
         lab.produce(topic, [record(v, None, 0, None, 1) for v in (10, 20)])
-        await lab.until(lambda: app.engine.committed.get(TopicPartition(topic, 1)) == 2)
-        await lab.until(lambda: app.engine.committed.get(TopicPartition(topic, 0)) == 2)
+        await lab.until(lambda: runtime_of(app).status.committed.get(TopicPartition(topic, 1)) == 2)
+        await lab.until(lambda: runtime_of(app).status.committed.get(TopicPartition(topic, 0)) == 2)
         lab.produce(topic, [record(v, None, 0, None, p) for v, p in ((5, 0), (30, 1))])
-        await lab.until(lambda: app.engine.committed.get(TopicPartition(topic, 1)) == 3)
+        await lab.until(lambda: runtime_of(app).status.committed.get(TopicPartition(topic, 1)) == 3)
         await lab.until(lambda: sums.get("other False") == 14)
     assert set(seen) == {1, 2, 10, 20, 30}
     seen.clear()
@@ -152,12 +153,14 @@ async def test_a_partition_that_goes_away_while_its_record_waits_is_the_other_wo
     lab.produce(topic, [record(v, None, 0, None, v % 2) for v in (10, 11, 100, 101, 20, 21)])
     a, b = program("a", mended=False), program("b", mended=True)
     async with lab.running(a):
-        await lab.until(lambda: [a.engine.committed.get(TopicPartition(topic, p)) for p in (0, 1)] == [1, 1])
+        await lab.until(
+            lambda: [runtime_of(a).status.committed.get(TopicPartition(topic, p)) for p in (0, 1)] == [1, 1]
+        )
         async with lab.running(b):
-            await lab.until(lambda: len(a.engine.owned) == len(b.engine.owned) == 1)
-            (mine,) = b.engine.owned
-            await lab.until(lambda: b.engine.committed.get(mine) == 3)
-            a.stop_requested.set()
+            await lab.until(lambda: len(runtime_of(a).status.owned) == len(runtime_of(b).status.owned) == 1)
+            (mine,) = runtime_of(b).status.owned
+            await lab.until(lambda: runtime_of(b).status.committed.get(mine) == 3)
+            runtime_of(a).stop_requested.set()
             await lab.caught_up(topic, b)
     assert table_of(b, "sums") == {"p0": 130, "p1": 133}
 
@@ -178,7 +181,7 @@ async def test_what_gathers_behind_a_waiting_record_is_bounded_and_not_lost(lab,
     def gathered() -> int:
         return sum(
             len(batch.messages)
-            for stream in app.engine._dispatch.streams
+            for stream in runtime_of(app).engine._dispatch.streams
             for delayed in stream.inbox.delayed.values()
             for batch in delayed.batches
         )
@@ -196,7 +199,8 @@ async def test_what_gathers_behind_a_waiting_record_is_bounded_and_not_lost(lab,
         for v in range(1, 21):
             lab.produce(topic, [record(-v, None, 0, None, 1)])
             await lab.until(
-                lambda v=v: watched(app.engine.committed.get(TopicPartition(topic, 1), 0) >= v), "the other one"
+                lambda v=v: watched(runtime_of(app).status.committed.get(TopicPartition(topic, 1), 0) >= v),
+                "the other one",
             )
         assert most < 1_500, "a poll or two beyond the bound"
         broken = False
@@ -242,7 +246,7 @@ async def test_after_its_tries_a_record_goes_where_the_policy_says(lab, then) ->
     if then == "skip":
         async with lab.running(app):
             await lab.caught_up(topic, app)
-        assert (seen, app.engine.skipped_total) == ([1, 1, 2], 1)
+        assert (seen, runtime_of(app).status.skipped_total) == ([1, 1, 2], 1)
     else:
         stop = await lab.stopped_by(app)
         assert isinstance(stop, Stop)

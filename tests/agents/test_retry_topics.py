@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from anabranch import current_event
 from anabranch.agents.engine import retry_topics
+from anabranch.agents.runtime import runtime_of
 from anabranch.replay.dead_letters.letters import Wanted
 from anabranch.replay.dead_letters.republisher import DeadLetters, Republication
 from anabranch.topics.admin import Admin, TopicSpec
@@ -51,10 +52,10 @@ def retried(lab: Any, drain: Any) -> Any:
         assert ends
 
         def done() -> bool:
-            return all(app.engine.committed.get(at, 0) >= end for at, end in ends.items())
+            return all(runtime_of(app).status.committed.get(at, 0) >= end for at, end in ends.items())
 
-        await lab.until(lambda: done() or app.stopped_by is not None, f"all of {topic} committed")
-        app.raise_if_stopped()
+        await lab.until(lambda: done() or runtime_of(app).stopped_by is not None, f"all of {topic} committed")
+        runtime_of(app).raise_if_stopped()
 
     return wait
 
@@ -202,7 +203,7 @@ async def test_behind_a_repartition_the_record_comes_back_behind_it(lab, table_o
 
     async with lab.running(app):
         lab.produce(topic, [1, 10, 100])
-        await lab.until(lambda: app.engine.dead_letters_total == 1)
+        await lab.until(lambda: runtime_of(app).status.dead_letters_total == 1)
         (letters,) = (t for t in lab.admin.partitions() if t.endswith("-repartition.dlq") and topic in t)
         bad.clear()
         ((retry, count),) = put_back(letters.removesuffix(".dlq")).to.items()
@@ -385,6 +386,6 @@ async def test_what_others_write_to_a_retry_topic_does_not_choose_where_letters_
 
     lab.produce(retry, [record(1, None, 1_000, [("anabranch-retry-of", said)])])
     async with lab.running(app):
-        await lab.until(lambda: app.engine.dead_letters_total == 1)
+        await lab.until(lambda: runtime_of(app).status.dead_letters_total == 1)
     (letter,) = drain(f"{topic}.dlq")
     assert dict(letter.headers())["anabranch-source"] == f"{topic}[0]@0".encode()

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.web.key_routing import FORWARDED
 from anabranch.agents.web.worker_registry import Claim, WorkerRegistry
 from yarl import URL
@@ -32,7 +33,7 @@ def program(lab, free_port):
         @app.page("/mine/{word}/")
         @app.table_route(table=counts, match_info="word")
         async def mine(web, request, word):
-            return web.json({word: counts[word], "by": app.engine.instance})
+            return web.json({word: counts[word], "by": runtime_of(app).status.instance})
 
         return app
 
@@ -48,7 +49,7 @@ async def get(app: Any, *path: str, **headers: str) -> tuple[int, Any]:
 
 
 def settled(*apps: Any) -> bool:
-    return all(app.engine.owned and not app.engine.rebalancing for app in apps)
+    return all(runtime_of(app).status.owned and not runtime_of(app).status.rebalancing for app in apps)
 
 
 async def announced(lab: Any, *apps: Any) -> None:
@@ -56,14 +57,14 @@ async def announced(lab: Any, *apps: Any) -> None:
 
     async def known(app: Any, topic: str) -> bool:
         for partition in range(PARTITIONS):
-            claim = await app.directory.owner(topic, partition)
-            owner = next((a for a in apps if any(at.partition == partition for at in a.engine.owned)), None)
-            if claim is None or owner is None or claim.url != str(owner.directory.address):
+            claim = await runtime_of(app).worker_registry.owner(topic, partition)
+            owner = next((a for a in apps if any(at.partition == partition for at in runtime_of(a).status.owned)), None)
+            if claim is None or owner is None or claim.url != str(runtime_of(owner).worker_registry.address):
                 return False
         return True
 
     await lab.until(lambda: settled(*apps))
-    topic = next(iter(apps[0].engine.owned)).topic
+    topic = next(iter(runtime_of(apps[0]).status.owned)).topic
     async with asyncio.timeout(40):
         while not (settled(*apps) and all([await known(app, topic) for app in apps])):
             await asyncio.sleep(0.02)
@@ -87,7 +88,7 @@ async def test_any_worker_answers_for_every_key(lab, program) -> None:
             assert (await get(app, "tables", "nothing", "k1"))[0] == 404
         # Views of the user's own with Faust's decorator find their worker, too.
         key = next(iter(mine[1]))
-        assert await get(a, "mine", key) == (200, {key: 2, "by": b.engine.instance})
+        assert await get(a, "mine", key) == (200, {key: 2, "by": runtime_of(b).status.instance})
         # What was handed on once is not handed on again.
         status, answer = await get(a, "tables", "counts", key, **{FORWARDED: "somebody"})
         assert status == 503
@@ -110,7 +111,7 @@ async def test_while_nobody_can_answer_it_is_said_why(lab, program) -> None:
         assert status == 503
         assert "does not answer" in answer["error"]
         # It does not come back: its session ends, and what it had is answered here.
-        await lab.until(lambda: len(a.engine.owned) == PARTITIONS and settled(a), deadline_s=30)
+        await lab.until(lambda: len(runtime_of(a).status.owned) == PARTITIONS and settled(a), deadline_s=30)
         assert await get(a, "tables", "counts", key) == (200, 1)
 
 
@@ -122,7 +123,7 @@ async def test_who_leaves_is_not_asked_any_more(lab, program) -> None:
         async with lab.running(b):
             await announced(lab, a, b)
             await lab.caught_up(topic, a, b)
-        await lab.until(lambda: len(a.engine.owned) == PARTITIONS and settled(a))
+        await lab.until(lambda: len(runtime_of(a).status.owned) == PARTITIONS and settled(a))
         for key in KEYS:
             assert await get(a, "tables", "counts", key) == (200, 1)
         await announced(lab, a)
@@ -157,4 +158,4 @@ def test_a_worker_on_loopback_of_another_machine_is_not_reachable(url: str, host
 
 def test_the_topic_is_named_after_the_app(lab) -> None:
     app = lab.app(lab.fresh("app"))
-    assert WorkerRegistry(app).topic == f"{app.conf.id}-workers"
+    assert WorkerRegistry(runtime_of(app)).topic == f"{app.conf.id}-workers"

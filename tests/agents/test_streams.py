@@ -11,6 +11,7 @@ import faust
 import msgspec
 import pytest
 from anabranch import current_event
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Usage
 
@@ -193,7 +194,9 @@ async def test_a_bounded_run_never_writes_to_the_topics_of_the_live_app(lab, dra
     async with lab.running(app):
         await lab.until(lambda: reached)
         await lab.caught_up(f"{name}-run-r1-in", app)
-        assert {tp.topic for tp in app.engine.assignment()} == {f"{name}-run-r1-{t}" for t in ("in", live, f"{live}-2")}
+        assert {tp.topic for tp in runtime_of(app).status.owned} == {
+            f"{name}-run-r1-{t}" for t in ("in", live, f"{live}-2")
+        }
     assert drain(live, committed=False) == []
     assert f"{live}-2" not in lab.admin.partitions()
     assert [m.value() for m in drain(f"{name}-run-r1-{live}")] == [b"1"] * 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 
+from anabranch.agents.runtime import runtime_of
+
 LONG_AGO_MS = 1_357_016_400_123
 
 
@@ -79,7 +81,7 @@ async def test_what_take_holds_back_is_not_committed_and_comes_again_after_a_cra
     app = lab.app(name)
     lists = program(app)
     worker = await lab.started(app)
-    await lab.until(lambda: list(app.engine.committed.values()) == [20])
+    await lab.until(lambda: list(runtime_of(app).status.committed.values()) == [20])
     await lab.kill(app, worker)
     assert [len(values) for values in lists] == [10, 10]
     assert lab.committed(name, topic)[0][0] == 20
@@ -106,7 +108,7 @@ async def test_a_worker_that_stops_leaves_what_take_holds_back_for_the_next(lab)
     first, second = lab.app(name), lab.app(name)
     program(first), program(second)
     async with lab.running(first):
-        await lab.until(lambda: list(first.engine.committed.values()) == [3])
+        await lab.until(lambda: list(runtime_of(first).status.committed.values()) == [3])
     assert lab.committed(name, topic)[0][0] == 3
     lab.produce(topic, [4, 5])
     async with lab.running(second):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
 from faust.utils import cron
 
@@ -94,4 +95,4 @@ async def test_tasks_that_return_and_timers_that_go_on_are_left_alone(lab) -> No
     async with lab.running(app):
         await lab.until(lambda: len(done) > 3)
     assert app in done
-    assert app.stopped_by is None
+    assert runtime_of(app).stopped_by is None

@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import trustme
 from aiohttp import web
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.web import connection_limits, listener, table_views, worker_client
 from anabranch.agents.web.host_check import Hosts
 from anabranch.agents.web.worker_client import NoAnswer, WorkerClient, origin
@@ -356,11 +357,14 @@ async def test_an_announcement_counts_if_the_group_has_such_a_member(lab, free_p
     lab.produce(topic, [(f"k{n}", 1) for n in range(8)])
     async with server(in_json) as (url, asked), lab.running(app):
         await lab.caught_up(topic, app)
-        await lab.until(lambda: app.directory.topic in lab.admin.partitions())
+        await lab.until(lambda: runtime_of(app).worker_registry.topic in lab.admin.partitions())
         real = await owner_of(lab, app, topic, 0)
         forged = {"url": str(url), "host": socket.gethostname(), "partitions": {topic: [0, 1]}}
         bad = [{**forged, "url": f"http://u@127.0.0.1:{url.port}"}, {**forged, "url": "ftp://127.0.0.1"}]
-        lab.produce(app.directory.topic, [("stranger", forged), *[(f"s{n}", claim) for n, claim in enumerate(bad)]])
+        lab.produce(
+            runtime_of(app).worker_registry.topic,
+            [("stranger", forged), *[(f"s{n}", claim) for n, claim in enumerate(bad)]],
+        )
         for partition in (0, 1):
             assert await owner_of(lab, app, topic, partition) == real
         key = b"GET /tables/counts/k1/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -370,7 +374,7 @@ async def test_an_announcement_counts_if_the_group_has_such_a_member(lab, free_p
 
 async def owner_of(lab: Any, app: Any, topic: str, partition: int) -> Any:
     async with asyncio.timeout(30):
-        while (found := await app.directory.owner(topic, partition)) is None:
+        while (found := await runtime_of(app).worker_registry.owner(topic, partition)) is None:
             await asyncio.sleep(0.05)
     return found
 

@@ -19,6 +19,7 @@ import uuid
 from pathlib import Path
 
 import click
+from anabranch.agents.runtime import runtime_of
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from confluent_kafka import Consumer, TopicPartition
@@ -46,7 +47,7 @@ def work(servers: str, topic: str, data: str) -> None:
     from anabranch.agents.worker import run_worker
 
     app = App(topic, datadir=data, web_enabled=False)
-    app.cluster = Cluster(servers)
+    runtime_of(app).cluster = Cluster(servers)
     out = app.topic(f"{topic}-out", value_type=bytes)
 
     @app.agent(app.topic(topic, value_type=bytes))

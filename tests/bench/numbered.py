@@ -8,6 +8,7 @@ import logging
 import msgspec
 from anabranch import App
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
 from anabranch.topics.cluster import Cluster
 
@@ -32,7 +33,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     settings = EngineSettings(group_protocol=a.protocol, standby_replicas=a.copies, session_timeout_ms=a.session_ms)
     app = App(a.name, datadir=a.data, store=a.store, settings=settings, web_enabled=False)
-    app.cluster = Cluster(a.bootstrap_server)
+    runtime_of(app).cluster = Cluster(a.bootstrap_server)
     totals, out = app.Table("totals", default=int), app.topic(f"{a.topic}-out", value_type=bytes)
 
     @app.agent(app.topic(a.topic, value_type=Order))

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -61,7 +62,7 @@ def fill(cluster: Cluster, topic: str, keys: int) -> None:
 def start(servers: str, name: str, topic: str, keys: int, store: str, data: str, begun_at: float) -> dict[str, Any]:
     """Start a worker, see that its table is whole, stop it; seconds and counts."""
     app = shop(name, topic, "exactly_once", "record", data, store)
-    app.cluster = Cluster.named(servers)
+    runtime_of(app).cluster = Cluster.named(servers)
     facts: dict[str, Any] = {"worker_at": time.time()}
     watching: list[asyncio.Task[None]] = []
 
@@ -69,8 +70,8 @@ def start(servers: str, name: str, topic: str, keys: int, store: str, data: str,
         facts["ready_at"] = time.time()
         await until_committed(app, keys)
         facts["keys"] = len(dict(app.tables["totals"].items()))
-        facts["restored"] = app.engine.restored_total
-        app.stop_requested.set()
+        facts["restored"] = runtime_of(app).status.restored_total
+        runtime_of(app).stop_requested.set()
 
     run_worker(app, on_ready=lambda _: watching.append(asyncio.ensure_future(watch())))
     watching[0].result()

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from anabranch import App
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
 from anabranch.topics.cluster import Cluster
 from outcome import Outcome
@@ -45,7 +46,7 @@ def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: st
 
 async def until_committed(app: App, records: int) -> float:
     """When the group's committed offsets say that all is done; the topic holds nothing but the records."""
-    while sum(app.engine.committed.values()) < records and not app.stop_requested.is_set():
+    while sum(runtime_of(app).status.committed.values()) < records and not runtime_of(app).stop_requested.is_set():
         await asyncio.sleep(_LOOK_S)
     return time.time()
 
@@ -58,11 +59,11 @@ def measure(app: App, records: int, out: Path) -> None:
     async def watch() -> None:
         done_at = await until_committed(app, records)
         totals = dict(app.tables["totals"].items())
-        engine = app.engine
+        engine = runtime_of(app).engine
         # 0 of these are the point of the measure; with any of them the sums would be wrong as well.
         assert not (engine.dead_letters_total or engine.skipped_total), "records were given up"
         Outcome.of(engine.records_total, begun_at, engine.first_record_at, done_at, totals).write(out)
-        app.stop_requested.set()
+        runtime_of(app).stop_requested.set()
 
     run_worker(app, on_ready=lambda _: watching.append(asyncio.ensure_future(watch())))
     watching[0].result()
@@ -72,7 +73,7 @@ def share(app: App, out: Path) -> None:
     """Run the worker until SIGTERM; others of its group work beside it."""
     begun_at = time.time()
     run_worker(app)
-    engine = app.engine
+    engine = runtime_of(app).engine
     assert not (engine.dead_letters_total or engine.skipped_total), "records were given up"
     Outcome.of(engine.records_total, begun_at, engine.first_record_at, time.time()).write(out)
 
@@ -91,7 +92,7 @@ def main() -> None:
     arguments.add_argument("--share", action="store_true", help="one of several workers")
     a = arguments.parse_args()
     app = shop(a.name, a.topic, a.guarantee, a.style, a.data, a.store)
-    app.cluster = Cluster.named(a.bootstrap_server)
+    runtime_of(app).cluster = Cluster.named(a.bootstrap_server)
     if a.share:
         share(app, a.out)
     else:

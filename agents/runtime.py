@@ -1,0 +1,245 @@
+"""What anabranch keeps for one app, behind one attribute of it: cluster, settings, engine, topics, why it stopped.
+
+Users see `App`; the packages of this project get the rest with `runtime_of(app)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from faust.exceptions import AlreadyConfiguredWarning
+
+from ..topics.admin import Admin, is_topic_name
+from ..topics.cluster import Cluster
+from ..topics.errors import BadRecord, Usage
+from ..topics.partitioners import HashPartitioner, Plan, RangePartitioner
+from .engine.settings import BOUNDED, EngineSettings
+from .engine.topic_provisioner import TopicProvisioner
+from .faust_settings import Settings, check_settings, client_options, engine_settings
+from .sender import Sender
+from .tables.table import Table
+from .web.worker_registry import WorkerRegistry
+
+if TYPE_CHECKING:
+    from .app import App
+    from .engine.loop import Engine
+
+__all__ = ["Runtime", "runtime_of"]
+
+
+class Runtime:
+    """The private side of an app.
+
+    Args:
+        app: the app that it belongs to.
+        app_id: the id that the program gives; a bounded run has an id of its own, so that history is never added to
+            live totals.
+        settings: the program's engine settings; None for the defaults.
+
+    Attributes:
+        run_id: the bounded run that the app works for; empty for the live app.
+        keep_identity: leave the group without giving up the static identity, for a rolling restart.
+        history_complete: set once all of a bounded run's history is in Kafka; None where no run says so.
+        history_ends: offsets at which history ends, of the partitions whose end is known.
+        supervised: `work` runs the app and reports its error; Faust's own worker has to be told by a crash.
+        stopped_by: the error that ended the app; None while it runs and after a normal stop.
+        stop_requested: set when the worker is to end.
+        partitioners: topic -> its range partitioner; other topics are partitioned by hash.
+        provisioner: topics that the app needs.
+    """
+
+    def __init__(self, app: App, app_id: str, settings: EngineSettings | None, standby_replicas: int | None) -> None:
+        self.app = app
+        self.app_id = app_id
+        self.run_id = os.environ.get("ANABRANCH_RUN", "")
+        base = settings or (BOUNDED if self.run_id else EngineSettings())
+        self.base_settings = base if standby_replicas is None else replace(base, standby_replicas=standby_replicas)
+        self._settings: tuple[int, EngineSettings] | None = None
+        self._cluster: Cluster | None = None
+        self._admin: Admin | None = None
+        self.keep_identity = False
+        self.history_complete: threading.Event | None = None
+        self.history_ends: Mapping[tuple[str, int], int] = {}
+        self.supervised = False
+        self.stopped_by: BaseException | None = None
+        self.stop_requested = asyncio.Event()
+        self.partitioners: dict[str, RangePartitioner] = {}
+        self.provisioner = TopicProvisioner(self)
+
+    # Settings -------------------------------------------------------------------------------------------------------
+
+    @property
+    def conf(self) -> Settings:
+        """Faust's settings of the app."""
+        return cast(Settings, self.app.conf)
+
+    @property
+    def group_id(self) -> str:
+        """The app's id, which is that of its consumer group; a bounded run has one of its own."""
+        return f"{self.app_id}-run-{self.run_id}" if self.run_id else self.app_id
+
+    @property
+    def settings(self) -> EngineSettings:
+        """The engine's settings, from the program's `EngineSettings` and from Faust's settings."""
+        conf = self.conf
+        if self._settings is None or self._settings[0] != conf.changes:
+            check_settings(conf)
+            made = engine_settings(self.base_settings, conf)
+            # The topics of a bounded run hold its history and nothing else.
+            made = replace(made, start_at_end=made.start_at_end and not self.run_id)
+            self._settings = (conf.changes, made)
+        return self._settings[1]
+
+    def change_settings(self, **changes: Any) -> None:
+        """Change the engine's settings before the worker starts, as the command line does."""
+        self.base_settings, self._settings = replace(self.base_settings, **changes), None
+
+    def forget_settings(self) -> None:
+        """Compute `settings` anew on the next access: Faust has loaded its configuration again."""
+        self._settings = None
+
+    @property
+    def declared_broker(self) -> str | None:
+        """Bootstrap servers that the program, its configuration or Faust's BROKER_URL names."""
+        conf = self.conf
+        return Cluster.servers_of(conf.broker) if conf.given & {"broker", "url"} else None
+
+    @property
+    def client_options(self) -> Mapping[str, str]:
+        """librdkafka's options for the program's `broker_credentials`; the command line overrides them."""
+        return client_options(self.conf)
+
+    def configure(self, **settings: Any) -> None:
+        """Change Faust settings after the program has used them, as the command line does.
+
+        Faust warns that values derived from a setting stay as they are; nothing is derived from those changed here.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AlreadyConfiguredWarning)
+            for name, value in settings.items():
+                setattr(self.conf, name, value)
+
+    @cached_property
+    def max_record_bytes(self) -> int:
+        """Largest record that is sent; cached, because reading one of Faust's settings takes 3 µs."""
+        return self.conf.producer_max_request_size
+
+    # The cluster ----------------------------------------------------------------------------------------------------
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster of the app's topics: the command line's, else KAFKA_BOOTSTRAP_SERVERS, else `broker`."""
+        if self._cluster is None:
+            self._cluster = Cluster.named(
+                os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or self.declared_broker or "localhost:9092",
+                defaults=self.client_options,
+            )
+        return self._cluster
+
+    @cluster.setter
+    def cluster(self, cluster: Cluster) -> None:
+        self._cluster, self._admin = cluster, None
+
+    @property
+    def admin(self) -> Admin:
+        """An admin client; kept, because each new client first has to connect."""
+        if self._admin is None:
+            self._admin = Admin(self.cluster, patience_s=self.settings.patience_s)
+        return self._admin
+
+    @cached_property
+    def sender(self) -> Sender:
+        """The producer of records that cannot wait for an epoch."""
+        return Sender(self.cluster)
+
+    @cached_property
+    def worker_registry(self) -> WorkerRegistry:
+        """The app's workers and their partitions, as they announce them."""
+        return WorkerRegistry(self)
+
+    # The engine -----------------------------------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this worker."""
+        return cast("Engine", self.app.consumer)
+
+    @property
+    def context(self) -> Engine:
+        """The engine's side that agents and streams see."""
+        return self.engine
+
+    @property
+    def status(self) -> Engine:
+        """The engine's side that probes, metrics and logs read."""
+        return self.engine
+
+    @property
+    def engine_runs(self) -> bool:
+        """Whether sent records join an epoch; a client sends them at once."""
+        app = self.app
+        return cast(Any, app)._consumer is not None and app.started and not app.client_only and not app.producer_only
+
+    async def request_stop(self) -> None:
+        """The engine has ended: end the worker, whether `work` or Faust's `app.main()` runs it."""
+        self.stop_requested.set()
+        if not self.supervised and self.stopped_by is not None:
+            await self.app.crash(self.stopped_by)
+
+    def raise_if_stopped(self) -> None:
+        """Raise the error that ended the engine, if there is one."""
+        if self.stopped_by is not None:
+            raise self.stopped_by
+
+    # Topics and tables ----------------------------------------------------------------------------------------------
+
+    @property
+    def agents(self) -> Any:
+        """The app's agents by name."""
+        return self.app.agents
+
+    @property
+    def topics(self) -> Any:
+        """The topics that agents read."""
+        return self.app.topics
+
+    @property
+    def tables(self) -> Iterable[Table]:
+        """The tables that have a changelog and take part in epochs."""
+        return cast(Any, self.app.tables).data.values()
+
+    def partitioner_of(self, topic: str, partitions: int) -> Plan:
+        """How keys map to the partitions of a topic that has `partitions` of them; for sending, look-ups and checks."""
+        return self.partitioners.get(topic) or HashPartitioner(partitions)
+
+    def resolve_topic(self, name: str) -> str:
+        """The topic's name in Kafka: in a bounded run, that of the run's own topic."""
+        return name if not self.run_id or name.startswith(self.conf.id) else f"{self.conf.id}-{name}"
+
+    def check_topic(self, name: str) -> None:
+        """Refuse an invalid topic name.
+
+        Raises:
+            BadRecord: an agent names it while the worker runs.
+            Usage: the program names it before.
+        """
+        text, hint = f"no topic can be called {name!r}", "1 to 249 of: letters without accents, digits, . _ -"
+        if self.app.started:
+            if not is_topic_name(name):
+                raise BadRecord(text, hint=hint)
+            return
+        if not is_topic_name(name):
+            raise Usage(text, hint=hint)
+        self.provisioner.written.add(name)
+
+
+def runtime_of(app: Any) -> Runtime:
+    """The private side of an app."""
+    return app._runtime
