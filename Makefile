@@ -1,6 +1,6 @@
 # make demo   set everything up and run the main jobs on real data
 # make test   set everything up and run the tests
-# make help   the rest
+# make help   list all targets
 
 PYTHON ?= python3
 VENV   := .venv
@@ -9,48 +9,48 @@ BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint check test-containers faults bench bench-bounded bench-peers clean
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 	@$(BIN)/anabranch demo
 
-# Tests wait more than they compute: two of them at a time, each with a broker of its own.
+# Tests mostly wait, so two processes run them, each with its own broker.
 test: $(VENV)/.test  ## set everything up and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/.test  ## style and types
+lint: $(VENV)/.test  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-check: lint test  ## what a change needs
+check: lint test  ## everything that a change has to pass
 
-test-containers: $(VENV)/.test  ## the same tests against a broker in a container
+test-containers: $(VENV)/.test  ## run the tests against a broker in a container
 	$(BIN)/python deploy/kafka-image.py anabranch/kafka:test
 	ANABRANCH_TEST_BROKER=container ANABRANCH_TEST_IMAGE=anabranch/kafka:test $(BIN)/python -m pytest
 
-faults: $(VENV)/.test  ## 200 rounds of faults against workers and brokers, audited; damaged files; random flows and table programs; SEED=… repeats, ROUNDS=…, FUZZ_S=… for less
+faults: $(VENV)/.test  ## inject faults into workers and brokers for 200 rounds and audit the totals; then damaged files, random flows and random table programs; SEED=… repeats a run, ROUNDS=… and FUZZ_S=… shorten it
 	$(BIN)/python tests/faults/main.py --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) $(BIN)/python -m pytest tests/replay/test_fuzz_files.py --timeout 900
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) ANABRANCH_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) \
 	  $(BIN)/python -m pytest tests/agents/test_random_flows.py tests/agents/test_random_tables.py
 
-bench: $(VENV)/.bench  ## rates, and ratios to librdkafka and stock Faust, in one run
+bench: $(VENV)/.bench  ## measure rates, and ratios to librdkafka and stock Faust
 	$(BIN)/python tests/bench/main.py
 	$(BIN)/python tests/bench/replaying.py --large 2
 	$(BIN)/python tests/bench/archiving.py
 	$(BIN)/python tests/bench/restoring.py
 	$(BIN)/python tests/bench/recovering.py
 
-bench-bounded: $(VENV)/.bench  ## bounded runs of 20,000,000 rows, from file to result file, plain and packed
+bench-bounded: $(VENV)/.bench  ## measure bounded runs of 20,000,000 rows, from file to result file, plain and packed
 	$(BIN)/python tests/bench/bounded.py
 
-# What peers need is fetched once, into .bench; who cannot be had here is left out.
-bench-peers: $(VENV)/.bench  ## PySpark, DuckDB, Quix Streams, Kafka Streams beside it; CHART=docs/bench.svg draws them
+# Peers are installed once, into .bench; peers that cannot be installed are skipped.
+bench-peers: $(VENV)/.bench  ## measure PySpark, DuckDB, Quix Streams and Kafka Streams beside anabranch; CHART=docs/bench.svg draws a chart
 	$(BIN)/python tests/bench/comparing.py $(if $(CHART),--chart $(CHART))
 
-clean:  ## remove what make has made
+clean:  ## remove all files that make creates
 	rm -rf $(VENV) build *.egg-info .anabranch .bench demo .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.python:
