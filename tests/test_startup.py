@@ -29,7 +29,7 @@ PROCESSES = {
         "from anabranch.replay.cli.entry import cli; cli(['replay', '-h'], standalone_mode=False)",
         FAUST,
     ),
-    "replay": ("import anabranch.replay.player, anabranch.replay.sources.history", FAUST),
+    "replay": ("import anabranch.replay.player, anabranch.replay.sources.file_history", FAUST),
     "worker": (
         "import anabranch.replay.cli.worker, anabranch.agents.worker",
         SERVER | {"faust.transport.drivers.aiokafka", "anabranch.replay.player", "rich"},
