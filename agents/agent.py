@@ -175,7 +175,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse options that nobody would read: those of a topic count where the agent makes its own."""
     known = {"on_failure", *inspect.signature(FaustAgent.__init__).parameters} - {"kwargs"}
     if not isinstance(options.get("channel"), ChannelT):
-        known |= {"plan", *inspect.signature(FaustApp.topic).parameters}
+        known |= {"partitioner", *inspect.signature(FaustApp.topic).parameters}
     for name in options:
         if name not in known:
             near = get_close_matches(name, known, 1)

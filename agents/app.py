@@ -185,20 +185,20 @@ class App(faust.App):
 
     # Topics ---------------------------------------------------------------------------------------------------------
 
-    def topic(self, *topics: str, plan: RangePartitioner | None = None, **options: Any) -> Any:
+    def topic(self, *topics: str, partitioner: RangePartitioner | None = None, **options: Any) -> Any:
         """As Faust's. In a bounded run topics are the run's own, named `<app>-run-<id>-<topic>`.
 
         Args:
-            plan: how keys map to its partitions, where not by hash.
+            partitioner: how keys map to its partitions, where not by hash.
         """
         if not options.get("has_prefix"):
             topics = tuple(map(self._runtime.resolve_topic, topics))
         for name in topics:
             self._runtime.check_topic(name)
-        if plan is not None:
-            options["partitions"] = plan.partitions
+        if partitioner is not None:
+            options["partitions"] = partitioner.partitions
         made: Any = super().topic(*topics, **options)
-        made.plan = plan
+        made.partitioner = partitioner
         return made
 
     # Tables ---------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ _REFUSED: dict[str, str] = {
     "producer_acks": "every record is acknowledged by all in-sync replicas, as exactly-once needs it",
     "producer_api_version": _EITHER_WAY,
     "producer_partitioner": "keys go by murmur2 as with Java's clients, or by range: "
-    "app.topic(…, plan=RangePartitioner(…)); send(…, partition=…) names one",
+    "app.topic(…, partitioner=RangePartitioner(…)); send(…, partition=…) names one",
     "producer_threaded": "librdkafka sends in threads of its own",
     "recovery_consistency_check": "it is always made",
     "SetGlobalTable": _OWN,

@@ -19,7 +19,7 @@ from faust.exceptions import AlreadyConfiguredWarning
 from ..topics.admin import Admin, is_topic_name
 from ..topics.cluster import Cluster
 from ..topics.errors import BadRecord, Usage
-from ..topics.partitioners import HashPartitioner, Plan, RangePartitioner
+from ..topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
 from .engine.settings import BOUNDED, EngineSettings
 from .engine.topic_provisioner import TopicProvisioner
 from .faust_settings import Settings, check_settings, client_options, engine_settings
@@ -215,7 +215,7 @@ class Runtime:
         """The tables that have a changelog and take part in epochs."""
         return cast(Any, self.app.tables).data.values()
 
-    def partitioner_of(self, topic: str, partitions: int) -> Plan:
+    def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
         """How keys map to the partitions of a topic that has `partitions` of them; for sending, look-ups and checks."""
         return self.partitioners.get(topic) or HashPartitioner(partitions)
 

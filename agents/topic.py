@@ -76,7 +76,7 @@ class Topic(faust.Topic):
     that looks as Faust writes it (JSON, in quotes) is refused: see `anabranch.agents.faust_values`.
 
     Attributes:
-        plan: how keys map to partitions, where the program says so.
+        partitioner: how keys map to partitions, where the program says so.
         former: name -> what the topic was called while it did not carry the app's id (`leftover.py`).
 
     Raises:
@@ -84,7 +84,11 @@ class Topic(faust.Topic):
     """
 
     def __init__(
-        self, *args: Any, plan: RangePartitioner | None = None, former: Mapping[str, str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        partitioner: RangePartitioner | None = None,
+        former: Mapping[str, str] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._runtime = runtime_of(self.app)
@@ -100,7 +104,7 @@ class Topic(faust.Topic):
                 f"app.topic({self.get_topic_name()!r}, acks=False): not supported",
                 hint="offsets are committed together with what the agent did",
             )
-        self.plan = plan
+        self.partitioner = partitioner
         self.former = former or {}
         self.streams: list[Any] = []
         self.expected_streams = 1
@@ -126,14 +130,14 @@ class Topic(faust.Topic):
         return self.app.serializers.loads_value(cast(Any, self.value_type), data, serializer=self._serializer)
 
     @property
-    def plan(self) -> RangePartitioner | None:
-        return self._plan
+    def partitioner(self) -> RangePartitioner | None:
+        return self._partitioner
 
-    @plan.setter
-    def plan(self, plan: RangePartitioner | None) -> None:
-        self._plan = plan
-        if plan is not None:
-            self._runtime.partitioners |= dict.fromkeys(self.topics, plan)
+    @partitioner.setter
+    def partitioner(self, partitioner: RangePartitioner | None) -> None:
+        self._partitioner = partitioner
+        if partitioner is not None:
+            self._runtime.partitioners |= dict.fromkeys(self.topics, partitioner)
 
     @property
     def declared(self) -> Any:
@@ -153,7 +157,7 @@ class Topic(faust.Topic):
         return list(map(self.decode_value, encoded))
 
     def _clone_args(self) -> Mapping[str, Any]:
-        return {**super()._clone_args(), "plan": self.plan, "former": self.former}
+        return {**super()._clone_args(), "partitioner": self.partitioner, "former": self.former}
 
     def derive_topic(
         self, *, topics: Sequence[str] | None = None, internal: bool | None = None, prefix: str = "", **kwargs: Any
@@ -261,8 +265,8 @@ class Topic(faust.Topic):
                 hint="raise max.message.bytes of the topic and the app's producer_max_request_size",
             )
         if partition is None:
-            plan = runtime.partitioners.get(name)
-            partition = -1 if plan is None or key is None else plan.partition(key)
+            partitioner = runtime.partitioners.get(name)
+            partition = -1 if partitioner is None or key is None else partitioner.partition(key)
             if key is None and self.internal:
                 partition = 0  # None is a key to `group_by`: all of it belongs together
         return Output(name, value, key, partition, timestamp_ms, headers)
@@ -275,12 +279,12 @@ class Topic(faust.Topic):
         """
         runtime = self._runtime
         raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(self.encode_value, values))
-        plan = runtime.partitioners.get(self.get_topic_name())
+        partitioner = runtime.partitioners.get(self.get_topic_name())
         sizes = (
             max((len(key or b"") for key in raw_keys), default=0),
             max((len(v or b"") for v in raw_values), default=0),
         )
-        if plan is not None or sum(sizes) > runtime.max_record_bytes:
+        if partitioner is not None or sum(sizes) > runtime.max_record_bytes:
             return list(map(self.output, raw_keys, raw_values, repeat(timestamp_ms)))
         name = self.get_topic_name()
         return [
@@ -292,7 +296,7 @@ class Topic(faust.Topic):
         provisioner = self._runtime.provisioner
         name = self.get_topic_name()
         if name not in provisioner.declared:
-            provisioner.add(provisioner.spec_of(self, name), self.plan)
+            provisioner.add(provisioner.spec_of(self, name), self.partitioner)
 
     def send_soon(self, **kwargs: Any) -> Any:
         """Send from a plain function: as `send`, through the epoch."""

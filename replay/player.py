@@ -25,7 +25,7 @@ from ..topics.dead_letter import dead_letter_topic
 from ..topics.errors import Rebuild, Stop, Usage
 from ..topics.identifiers import random_hex
 from ..topics.partitioner_registry import PartitionerRegistry
-from ..topics.partitioners import HashPartitioner, Plan
+from ..topics.partitioners import HashPartitioner, Partitioner
 from ..topics.producer import TransactionalProducer
 from .gc_tuning import seldom_collected
 from .pipeline.column_profile import Profile
@@ -97,7 +97,7 @@ class Player:
         pace: Pace | None = None,
         run_id: str | None = None,
         partitions: int | None = None,
-        plan: Plan | None = None,
+        partitioner: Partitioner | None = None,
         on_bad_line: OnBadLine = "fail",
         pack: Compression | None = None,
         runs_topic: str = RUNS_TOPIC,
@@ -120,8 +120,8 @@ class Player:
         self._cluster = cluster
         self._history = history
         self._topic = topic
-        self._partitions = plan.partitions if plan is not None else partitions
-        self._plan = plan
+        self._partitions = partitioner.partitions if partitioner is not None else partitions
+        self._partitioner = partitioner
         self._on_bad_line: OnBadLine = on_bad_line
         usual = PACKED_TRANSACTION_RECORDS if pack else TRANSACTION_RECORDS
         self._transaction_records = transaction_records or usual
@@ -233,12 +233,12 @@ class Player:
         begun_s: float,
         on_progress: Callable[[Progress], None] | None,
     ) -> RunState:
-        target, plan = self._prepare_topic()
-        source = self._open(state, target, plan)
+        target, partitioner = self._prepare_topic()
+        source = self._open(state, target, partitioner)
         watch = _Watch(state, source, begun_s)
         try:
             while not state.done and not self._stop.is_set():
-                work = Transaction(producer, self._runs, target, plan, state)
+                work = Transaction(producer, self._runs, target, partitioner, state)
                 with on_failure(work.abandon):
                     position = self._collect(source, work)
                 if work.empty and not source.ended:
@@ -253,7 +253,7 @@ class Player:
             source.close()
         return state
 
-    def _open(self, state: RunState, target: Target, plan: Plan) -> Source:
+    def _open(self, state: RunState, target: Target, partitioner: Partitioner) -> Source:
         more = {} if self._batch_lines is None else {"batch_lines": self._batch_lines}
         history, course = self._history, self._course
         most = int(self._cluster.config().get("message.max.bytes", _CLIENT_MAX_BYTES))
@@ -269,13 +269,19 @@ class Player:
                 course = replace(course, order="source")
                 history = history if self._pace else history.columnar()
         source = course.open(
-            history, state.position, plan=plan, pace=self._pace, clock=self._clock, notes=self._notes, **more
+            history,
+            state.position,
+            partitioner=partitioner,
+            pace=self._pace,
+            clock=self._clock,
+            notes=self._notes,
+            **more,
         )
         if not self._pack:
             return source
         rows = min(GATHERED_ROWS, self._transaction_records)
         look = self._profile.add
-        return Packing(source, plan, self._pack, max_bytes=most, sent=state.sent, gathered_rows=rows, look=look)
+        return Packing(source, partitioner, self._pack, max_bytes=most, sent=state.sent, gathered_rows=rows, look=look)
 
     def _collect(self, source: Source, work: Transaction) -> SourcePosition:
         """Take batches into a transaction until one of its bounds is met; returns the position after them."""
@@ -309,7 +315,7 @@ class Player:
             self._make_dead_letter_topic()
         work.bury(bad)
 
-    def _prepare_topic(self) -> tuple[Target, Plan]:
+    def _prepare_topic(self) -> tuple[Target, Partitioner]:
         needed = self._history.partitions
         there = self._admin.partitions([self._topic]).get(self._topic)
         found = there or self._partitions or needed or DEFAULT_PARTITIONS
@@ -319,13 +325,13 @@ class Player:
                 hint="--repartition places them by the hash of their keys",
             )
         if there is None:
-            plan = self._plan or HashPartitioner(found)
-            PartitionerRegistry(self._cluster).create(TopicSpec(self._topic, found, BROKER_DEFAULT), plan)
-            return self._checked_target(), plan
+            partitioner = self._partitioner or HashPartitioner(found)
+            PartitionerRegistry(self._cluster).create(TopicSpec(self._topic, found, BROKER_DEFAULT), partitioner)
+            return self._checked_target(), partitioner
         if self._partitions not in (None, found):
             self._warnings.append(f"topic {self._topic} exists with {found} partitions, not {self._partitions}")
-        plan = PartitionerRegistry(self._cluster).check(self._topic, found, self._plan)
-        return self._checked_target(), plan
+        partitioner = PartitionerRegistry(self._cluster).check(self._topic, found, self._partitioner)
+        return self._checked_target(), partitioner
 
     def _checked_target(self) -> Target:
         target = Target.of(self._topic, self._admin.config(self._topic))

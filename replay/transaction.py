@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from ..topics import clock
 from ..topics.dead_letter import dead_letter
 from ..topics.errors import AnabranchError, Stop
-from ..topics.partitioners import Plan
+from ..topics.partitioners import Partitioner
 from ..topics.producer import Aborted, Headers, OnDelivery, TransactionalProducer
 from .pipeline.packing import rows_of
 from .pipeline.partitioning import last_of_each, places_of
@@ -41,7 +41,7 @@ class Transaction:
     """Begins with the first record, so that a waiting source holds none open.
 
     Args:
-        plan: of the topic.
+        partitioner: of the topic.
         state: of the run before this.
 
     Attributes:
@@ -50,12 +50,17 @@ class Transaction:
     """
 
     def __init__(
-        self, producer: TransactionalProducer, runs: RunRegistry, target: Target, plan: Plan, state: RunState
+        self,
+        producer: TransactionalProducer,
+        runs: RunRegistry,
+        target: Target,
+        partitioner: Partitioner,
+        state: RunState,
     ) -> None:
         self._producer = producer
         self._runs = runs
         self._target = target
-        self._plan = plan
+        self._partitioner = partitioner
         self._state = state
         self._kept: list[tuple[_Columns, list[int]]] = []
         self._bad: list[BadLine] = []
@@ -98,7 +103,7 @@ class Transaction:
             self.newest_ms = newest_ms
         if self._target.compacts:
             self._target.check_keys(without_key=None in keys)
-        places = places_of(keys, named, self._plan, self._state.sent + self._sent)
+        places = places_of(keys, named, self._partitioner, self._state.sent + self._sent)
         self._kept.append((columns, places))
         rows = rows_of(headers)
         if rows is None:

@@ -1,1 +1,1 @@
-"""How records travel and rest: clusters, producers, plans, topics, the embedded broker."""
+"""How records travel and rest: clusters, producers, partitioners, topics, the embedded broker."""

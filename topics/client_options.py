@@ -27,7 +27,7 @@ _OURS = {
     "group.protocol": "worker --group-protocol",
     "isolation.level": "",
     "partition.assignment.strategy": "",
-    "partitioner": "App.topic(…, plan=…) says how keys are spread",
+    "partitioner": "App.topic(…, partitioner=…) says how keys are spread",
     "transactional.id": "it is kept in the data folder: --datadir",
 }
 

@@ -1,12 +1,13 @@
-"""Which topics are not spread by hash: the compacted topic of plans, beside the topics it speaks of.
+"""The partitioners of topics that are not partitioned by hash, kept in a compacted topic of the same cluster.
 
-    topic   anabranch-plans, one partition, cleanup.policy=compact
-    key     topic name
+    topic   anabranch-partitioners, one partition, cleanup.policy=compact
+    key     name of the topic
     value   JSON {"topic_id": …, "splits": [base64 of each split point]}
 
-A plan belongs to a topic's id, so one that is deleted and made anew has none. It is kept once, when the topic is made,
-and cannot be changed: records that are there would lie in the wrong place. A topic without a plan is spread by hash.
-Producers that do not know of plans put records elsewhere; every part of this project looks.
+An entry belongs to a topic's id, so a topic that is deleted and created again has none. It is written once, when the
+topic is created, and cannot be changed: the records that are in the topic would be in the wrong partitions. A topic
+without an entry is partitioned by hash. Producers that do not know this topic put records elsewhere; all parts of this
+project look it up.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from .admin import Admin, TopicSpec
 from .cluster import Cluster
 from .errors import Stop, Usage, from_kafka
 from .partition_reader import read_to_end
-from .partitioners import HashPartitioner, Plan, RangePartitioner
+from .partitioners import HashPartitioner, Partitioner, RangePartitioner
 
-__all__ = ["PLANS_TOPIC", "PartitionerRegistry"]
+__all__ = ["PARTITIONERS_TOPIC", "PartitionerRegistry"]
 
-PLANS_TOPIC = "anabranch-plans"
+PARTITIONERS_TOPIC = "anabranch-partitioners"
 _FLUSH_S = 30.0
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True):
     topic_id: str
     splits: tuple[bytes, ...]
 
 
 class PartitionerRegistry:
-    """The plans of a cluster's topics (blocking).
+    """The partitioners of a cluster's topics; all calls block.
 
     Args:
-        admin: who asks, where somebody is there already.
+        admin: the client to use; None makes one.
     """
 
     def __init__(self, cluster: Cluster, admin: Admin | None = None) -> None:
@@ -45,31 +46,31 @@ class PartitionerRegistry:
         self._admin = admin or Admin(cluster)
 
     def of(self, topics: Iterable[str] | None = None) -> dict[str, RangePartitioner]:
-        """Topic -> its plan, for those of `topics` (all where None) that are spread by range.
+        """Return topic -> partitioner for those of `topics` (None: of all topics) that are partitioned by range.
 
         Raises:
-            Stop: the plan of one of them cannot be read.
+            Stop: the entry of one of them cannot be read.
         """
-        if PLANS_TOPIC not in self._admin.partitions([PLANS_TOPIC]):
+        if PARTITIONERS_TOPIC not in self._admin.partitions([PARTITIONERS_TOPIC]):
             return {}
-        kept = self._kept()
-        there = self._admin.partitions(kept if topics is None else set(topics) & kept.keys())
+        entries = self._entries()
+        there = self._admin.partitions(entries if topics is None else set(topics) & entries.keys())
         ids = self._admin.topic_ids(there) if there else {}
-        plans: dict[str, RangePartitioner] = {}
+        partitioners: dict[str, RangePartitioner] = {}
         for topic in there:
-            found = kept[topic]
+            found = entries[topic]
             if isinstance(found, str):
                 raise Stop(
-                    f"topic {topic}: its plan cannot be read: {found}",
-                    hint="without it nobody knows where its keys belong. Send its last good plan again, or, if it is "
-                    "spread by hash, a tombstone, with the topic's name as the key",
+                    f"topic {topic}: its partitioner cannot be read: {found}",
+                    hint="without it the partitions of its keys are unknown. Produce its last good entry again, or, if "
+                    "the topic is partitioned by hash, a tombstone, with the topic's name as the key",
                 )
             if found.topic_id == ids[topic]:
-                plans[topic] = RangePartitioner(found.splits)
-        return plans
+                partitioners[topic] = RangePartitioner(found.splits)
+        return partitioners
 
-    def check(self, topic: str, partitions: int, declared: Plan | None) -> Plan:
-        """The plan of a topic that exists.
+    def check(self, topic: str, partitions: int, declared: Partitioner | None) -> Partitioner:
+        """Return the partitioner of a topic that exists.
 
         Raises:
             Usage: it is not the declared one.
@@ -80,87 +81,92 @@ class PartitionerRegistry:
         if (
             found == HashPartitioner(declared.partitions)
             and isinstance(declared, RangePartitioner)
-            and self._is_new(topic, found)
+            and self._is_empty(topic, found)
         ):
-            self._keep(topic, declared)  # who made it did not live to write its plan down
+            self._write(topic, declared)  # whoever created the topic died before writing the entry
             return declared
-        raise _other_plan(topic, found, declared)
+        raise _differs(topic, found, declared)
 
-    def create(self, spec: TopicSpec, plan: Plan) -> None:
-        """Make a topic that does not exist, and keep its plan.
+    def create(self, spec: TopicSpec, partitioner: Partitioner) -> None:
+        """Create a topic and write its entry.
 
         Raises:
-            Usage: somebody else made it meanwhile, with another plan.
-            Stop: the plan cannot be written.
+            Usage: somebody else has created the topic meanwhile, with another partitioner.
+            Stop: the entry cannot be written.
         """
-        if self._admin.create([spec]) and isinstance(plan, RangePartitioner):
-            self._keep(spec.name, plan)
+        if self._admin.create([spec]) and isinstance(partitioner, RangePartitioner):
+            self._write(spec.name, partitioner)
         else:
-            self.check(spec.name, spec.partitions, plan)
+            self.check(spec.name, spec.partitions, partitioner)
 
     def agree(self, declared: Sequence[tuple[TopicSpec, RangePartitioner]]) -> dict[str, RangePartitioner]:
-        """Make or check declared topics; their plans.
+        """Create declared topics, or check those that exist; return topic -> partitioner.
 
         Raises:
-            Usage: one exists and is spread otherwise.
+            Usage: a topic exists with another partitioner.
         """
         there = self._admin.partitions([spec.name for spec, _ in declared])
-        for spec, plan in declared:
+        for spec, partitioner in declared:
             if spec.name in there:
-                self.check(spec.name, there[spec.name], plan)
+                self.check(spec.name, there[spec.name], partitioner)
             else:
-                self.create(spec, plan)
-        return {spec.name: plan for spec, plan in declared}
+                self.create(spec, partitioner)
+        return {spec.name: partitioner for spec, partitioner in declared}
 
     def compare(self, declared: Sequence[tuple[TopicSpec, RangePartitioner]]) -> dict[str, RangePartitioner]:
-        """As `agree`, of topics that exist; nothing is made or written."""
+        """Check those declared topics that exist, and create or write nothing; return topic -> partitioner.
+
+        Raises:
+            Usage: a topic exists with another partitioner.
+        """
         found = self.of([spec.name for spec, _ in declared])
         there = self._admin.partitions([spec.name for spec, _ in declared])
-        for spec, plan in declared:
-            if spec.name in there and found.get(spec.name) != plan:
-                raise _other_plan(spec.name, found.get(spec.name, HashPartitioner(there[spec.name])), plan)
-        return {spec.name: plan for spec, plan in declared}
+        for spec, partitioner in declared:
+            if spec.name in there and found.get(spec.name) != partitioner:
+                raise _differs(spec.name, found.get(spec.name, HashPartitioner(there[spec.name])), partitioner)
+        return {spec.name: partitioner for spec, partitioner in declared}
 
-    def _is_new(self, topic: str, plan: Plan) -> bool:
-        _, ends = self._admin.spans((topic, partition) for partition in range(plan.partitions))
+    def _is_empty(self, topic: str, partitioner: Partitioner) -> bool:
+        """Return whether a topic has never had a record."""
+        _, ends = self._admin.spans((topic, partition) for partition in range(partitioner.partitions))
         return not any(ends.values())
 
-    def _keep(self, topic: str, plan: RangePartitioner) -> None:
-        self._admin.create([TopicSpec(PLANS_TOPIC, 1, -1, {"cleanup.policy": "compact"})])
-        kept = _Kept(self._admin.topic_ids([topic])[topic], plan.splits)
+    def _write(self, topic: str, partitioner: RangePartitioner) -> None:
+        self._admin.create([TopicSpec(PARTITIONERS_TOPIC, 1, -1, {"cleanup.policy": "compact"})])
+        entry = _Entry(self._admin.topic_ids([topic])[topic], partitioner.splits)
         failed: list[KafkaException] = []
         producer = self._cluster.producer(linger_ms=0)
         producer.produce(
-            PLANS_TOPIC,
-            msgspec.json.encode(kept),
+            PARTITIONERS_TOPIC,
+            msgspec.json.encode(entry),
             topic,
             on_delivery=lambda error, _: failed.append(KafkaException(error)) if error is not None else None,
         )
         if producer.flush(_FLUSH_S):
-            raise Stop(f"the plan of topic {topic} could not be written", hint="is the broker up?")
+            raise Stop(f"the partitioner of topic {topic} could not be written", hint="is the broker up?")
         if failed:
-            raise from_kafka(failed[0], f"keep the plan of topic {topic}", servers=self._cluster.bootstrap_servers)
+            servers = self._cluster.bootstrap_servers
+            raise from_kafka(failed[0], f"write the partitioner of topic {topic}", servers=servers)
 
-    def _kept(self) -> Mapping[str, _Kept | str]:
-        """Topic -> its plan, or why that cannot be read."""
-        at = (PLANS_TOPIC, 0)
-        begins, ends = self._admin.spans([at])
-        kept: dict[str, _Kept | str] = {}
+    def _entries(self) -> Mapping[str, _Entry | str]:
+        """Return topic -> its entry, or why it cannot be read."""
+        begins, ends = self._admin.spans([(PARTITIONERS_TOPIC, 0)])
+        entries: dict[str, _Entry | str] = {}
         for run in read_to_end(self._cluster, begins, ends):
             for message in run.messages:
                 topic = (message.key() or b"").decode(errors="replace")
                 if message.value() is None:
-                    kept.pop(topic, None)
+                    entries.pop(topic, None)
                     continue
                 try:
-                    kept[topic] = msgspec.json.decode(message.value(), type=_Kept)
+                    entries[topic] = msgspec.json.decode(message.value(), type=_Entry)
                 except (msgspec.MsgspecError, RecursionError) as exc:
-                    kept[topic] = f"{PLANS_TOPIC}[0]@{message.offset()}: {exc}"
-        return kept
+                    entries[topic] = f"{PARTITIONERS_TOPIC}[0]@{message.offset()}: {exc}"
+        return entries
 
 
-def _other_plan(topic: str, found: Plan, declared: Plan) -> Usage:
+def _differs(topic: str, found: Partitioner, declared: Partitioner) -> Usage:
     return Usage(
-        f"topic {topic} is spread by {found}, not by {declared}",
-        hint="a plan cannot be changed: replay the topic into a new one",
+        f"topic {topic} is partitioned by {found}, not by {declared}",
+        hint="the partitioner of a topic cannot be changed: replay the topic into a new one",
     )

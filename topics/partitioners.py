@@ -5,7 +5,7 @@ when asked (`partitioner=murmur2_random`), and its default is another hash. All 
 so a record lands where the Java client would put it.
 
 By range, where a topic declares it: partition after partition, keys are then in order. Which topics do is kept in the
-cluster, see `plans.py`.
+cluster, see `partitioners.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy
     import pyarrow
 
-__all__ = ["HashPartitioner", "Plan", "RangePartitioner", "column_places", "key_bytes", "murmur2"]
+__all__ = ["HashPartitioner", "Partitioner", "RangePartitioner", "key_bytes", "murmur2", "partitions_of_column"]
 
 _M = 0x5BD1E995
 _SEED = 0x9747B28C
@@ -79,7 +79,7 @@ class HashPartitioner:
         """Number of the partition that holds `key`; sign bit off, then modulo, as Java's client does it."""
         return _place(key, self.partitions)
 
-    def places(self, keys: Sequence[bytes]) -> list[int]:
+    def partitions_of(self, keys: Sequence[bytes]) -> list[int]:
         """`partition` of many keys."""
         return list(map(_place, keys, repeat(self.partitions)))
 
@@ -94,8 +94,8 @@ class RangePartitioner:
     Args:
         splits: the first key of each partition but the first, in order.
 
-    >>> plan = RangePartitioner((b"g", b"p"))
-    >>> plan.partitions, plan.places([b"apple", b"g", b"orange", b"zoo"])
+    >>> partitioner = RangePartitioner((b"g", b"p"))
+    >>> partitioner.partitions, partitioner.partitions_of([b"apple", b"g", b"orange", b"zoo"])
     (3, [0, 1, 1, 2])
 
     Raises:
@@ -117,7 +117,9 @@ class RangePartitioner:
         """
         points = [point.strip() for point in text.removeprefix("range:").split(",")]
         if not all(points):
-            raise Usage(f"no range plan: {text!r}", hint="the first key of each partition but the first: range:g,p")
+            raise Usage(
+                f"no range partitioner: {text!r}", hint="the first key of each partition but the first: range:g,p"
+            )
         return cls(tuple(point.encode() for point in points))
 
     @classmethod
@@ -156,7 +158,7 @@ class RangePartitioner:
         """Number of the partition that holds `key`."""
         return bisect_right(self.splits, key)
 
-    def places(self, keys: Sequence[bytes]) -> list[int]:
+    def partitions_of(self, keys: Sequence[bytes]) -> list[int]:
         """`partition` of many keys."""
         return list(map(bisect_right, repeat(self.splits), keys))
 
@@ -164,7 +166,7 @@ class RangePartitioner:
         return "range:" + ",".join(point.decode(errors="backslashreplace") for point in self.splits)
 
 
-Plan = HashPartitioner | RangePartitioner
+Partitioner = HashPartitioner | RangePartitioner
 
 
 def key_bytes(column: pyarrow.Array) -> pyarrow.Array:
@@ -177,11 +179,11 @@ def key_bytes(column: pyarrow.Array) -> pyarrow.Array:
     return keys.cast(pyarrow.binary())
 
 
-def column_places(plan: Plan, column: pyarrow.Array) -> numpy.ndarray:
-    """`plan.partition` of each key of a column (see `key_bytes`), -1 where there is none."""
+def partitions_of_column(partitioner: Partitioner, column: pyarrow.Array) -> numpy.ndarray:
+    """`partitioner.partition` of each key of a column (see `key_bytes`), -1 where there is none."""
     import numpy
 
     coded = cast(Any, column).dictionary_encode()
-    places = numpy.array([*plan.places(key_bytes(coded.dictionary).to_pylist()), -1])
+    places = numpy.array([*partitioner.partitions_of(key_bytes(coded.dictionary).to_pylist()), -1])
     codes = coded.indices
     return places[as_numpy(codes.fill_null(len(places) - 1) if codes.null_count else codes)]

@@ -22,7 +22,7 @@ from typing import Any
 
 from ...topics import clock
 from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retriable, Stop
-from ...topics.partitioner_registry import PLANS_TOPIC, PartitionerRegistry
+from ...topics.partitioner_registry import PARTITIONERS_TOPIC, PartitionerRegistry
 from ...topics.producer import Aborted
 from ...topics.threads import daemon_thread
 from ..assignment import Assignment
@@ -76,7 +76,7 @@ class Engine(Rebalancing):
         # The worker joins its group meanwhile; nothing is taken from the group before this is done.
         self._opening = asyncio.ensure_future(self._member.open())
         self.partition_counts = await daemon_thread(self._admin.partitions, timeout_s=self.settings.connect_s)
-        if PLANS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
+        if PARTITIONERS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
             self._host.partitioners |= await daemon_thread(PartitionerRegistry(self._host.cluster, self._admin).of)
         self._restoration = Restoration(
             self._host.conf.id,

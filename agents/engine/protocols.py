@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.partitioners import Plan, RangePartitioner
+from ...topics.partitioners import Partitioner, RangePartitioner
 from ...topics.topic_partition import TopicPartition
 from ..failure_policy import Retry
 from ..tables.uncommitted_writes import UncommittedWrites
@@ -28,7 +28,7 @@ class DeclaredTopic(Protocol):
 
     Attributes:
         topics: its names; most topics have one.
-        plan: its range partitioner, where it is not partitioned by hash.
+        partitioner: its range partitioner, where it is not partitioned by hash.
         internal: it belongs to the app, as those of `group_by` do; has_prefix: its name carries the app's id.
         streams: streams that read it; expected_streams: how many there will be, one for each concurrent agent instance.
     """
@@ -37,7 +37,7 @@ class DeclaredTopic(Protocol):
     def topics(self) -> Sequence[str]: ...
 
     @property
-    def plan(self) -> RangePartitioner | None: ...
+    def partitioner(self) -> RangePartitioner | None: ...
 
     @property
     def partitions(self) -> int | None: ...
@@ -151,7 +151,7 @@ class Host(Protocol):
         """Tables that have a changelog and take part in epochs."""
         ...
 
-    def partitioner_of(self, topic: str, partitions: int) -> Plan:
+    def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
         """How keys map to the partitions of a topic."""
         ...
 

@@ -1,8 +1,8 @@
 """Retry topics: records that `dlq replay` re-publishes reach the one agent that failed at them, and nobody else.
 
-An agent that reads `orders` also reads `<app>-<agent>-retry`, with as many partitions and the same plan, so its tables
-stay co-partitioned; one that reads several topics has `<app>-<agent>-<topic>-retry` of each. Nobody makes them but
-`dlq replay`: an app without dead letters has none. Workers look whether one is there at their start and every few
+An agent that reads `orders` also reads `<app>-<agent>-retry`, with as many partitions and the same partitioner, so its
+tables stay co-partitioned; one that reads several topics has `<app>-<agent>-<topic>-retry` of each. Nobody makes them
+but `dlq replay`: an app without dead letters has none. Workers look whether one is there at their start and every few
 seconds, and subscribe to it then.
 
 Behind the newer records of its key, a re-published record is processed later than it was in its own topic; that order

@@ -44,7 +44,9 @@ class TopicProvisioner:
         """Create topics that do not exist, in one call; those that exist must have the declared partitioner."""
         host = self._host
         named = [(topic, name) for topic in topics for name in topic.topics]
-        ranged = [(self.spec_of(topic, name), topic.plan) for topic, name in named if topic.plan is not None]
+        ranged = [
+            (self.spec_of(topic, name), topic.partitioner) for topic, name in named if topic.partitioner is not None
+        ]
         if ranged:
             registry, may_create = PartitionerRegistry(host.cluster, host.admin), host.conf.topic_allow_declare
             host.partitioners |= await asyncio.to_thread(registry.agree if may_create else registry.compare, ranged)
@@ -108,8 +110,8 @@ class TopicProvisioner:
 
     # Topics that the running epoch needs ----------------------------------------------------------------------------
 
-    def add(self, spec: TopicSpec, plan: RangePartitioner | None = None) -> None:
-        """Have a topic there, spread by its plan.
+    def add(self, spec: TopicSpec, partitioner: RangePartitioner | None = None) -> None:
+        """Have a topic there, spread by its partitioner.
 
         Raises:
             BadRecord: the cluster has refused to make it, a moment ago.
@@ -117,7 +119,7 @@ class TopicProvisioner:
         if spec.name in self.refused:
             raise self.refused[spec.name]
         if spec.name not in self.declared:
-            self._wanted[spec.name] = spec, plan
+            self._wanted[spec.name] = spec, partitioner
 
     def add_letters(self, letters: str, topic: str) -> None:
         """Have a topic there for the dead letters of another."""
@@ -135,7 +137,7 @@ class TopicProvisioner:
 
         Raises:
             Refused: an agent has named a topic that does not exist, and that the app, or the cluster, must not make.
-            Stop: likewise of a topic that the program names; or it is spread by another plan.
+            Stop: likewise of a topic that the program names; or it is spread by another partitioner.
         """
         if not self._wanted:
             return
@@ -145,9 +147,11 @@ class TopicProvisioner:
         missing = [spec for spec, _ in wanted if spec.name not in existing]
         if missing and not self._host.conf.topic_allow_declare:
             self._refuse_missing([spec.name for spec in missing])
-        if planned := [(spec, plan) for spec, plan in wanted if plan is not None]:
-            self._host.partitioners |= PartitionerRegistry(self._host.cluster, admin).agree(planned)
-        self._make(admin, [self._sized(admin, spec) for spec, plan in wanted if plan is None and spec in missing])
+        if declared := [(spec, partitioner) for spec, partitioner in wanted if partitioner is not None]:
+            self._host.partitioners |= PartitionerRegistry(self._host.cluster, admin).agree(declared)
+        self._make(
+            admin, [self._sized(admin, spec) for spec, partitioner in wanted if partitioner is None and spec in missing]
+        )
         self.declared |= {spec.name for spec, _ in wanted}
         for spec, _ in wanted:
             self._wanted.pop(spec.name, None)

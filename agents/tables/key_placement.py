@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ...topics.errors import BadRecord
-from ...topics.partitioners import Plan
+from ...topics.partitioners import Partitioner
 from .partition_state import EVENT_TIME
 from .store import Changes
 from .uncommitted_writes import UncommittedWrites
@@ -40,7 +40,7 @@ class Partitioning(Protocol):
     @property
     def topics(self) -> Any: ...
 
-    def partitioner_of(self, topic: str, partitions: int) -> Plan:
+    def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
         """The partitioner of a topic."""
         ...
 

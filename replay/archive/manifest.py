@@ -64,7 +64,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     Attributes:
         topic_id: tells the topic from one of the same name that was made anew.
         columns: name and type of what a record's envelope holds, see `envelope`.
-        plan: how keys were mapped to partitions, as far as Kafka's clients agree on that.
+        partitioner: how keys were mapped to partitions, as far as Kafka's clients agree on that.
         compacted: the topic is, or was, so gaps between offsets are normal.
         begun, positions: by partition.
         created_ms, updated_ms: wall clock, milliseconds since 1970.
@@ -77,7 +77,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     encoding: Encoding
     columns: dict[str, str]
     partitions: int
-    plan: str = "murmur2"
+    partitioner: str = "murmur2"
     compacted: bool = False
     begun: dict[int, int] = {}
     positions: dict[int, int] = {}

@@ -26,7 +26,7 @@ COMMANDS = {
     "run": "Run an app over history, write the result, exit.",
     "runs": "List runs, show one, or forget it.",
     "tables": "Show an app's tables, back them up, restore them.",
-    "topics": "List topics: records, plan, skew.",
+    "topics": "List topics: records, partitioner, skew.",
     "unpack": "Turn packed batches into plain records.",
     "verify": "Compare A with B, and show the first differences.",
     "worker": "Run the app's agents for ever.",

@@ -33,7 +33,7 @@ __all__ = ["replay"]
 @click.option("-k", "--key", metavar="EXPR", help="Field, or more, that becomes the record's key.")
 @click.option("-t", "--time", metavar="EXPR", help="Field that holds the record's time.")
 @click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
-@click.option("--plan", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
+@click.option("--partitioner", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
 @click.option(
     "--dry-run", is_flag=True, help="Show sources, order, columns, first records, spread and time; write nothing."
 )
@@ -64,7 +64,7 @@ def replay(
     key: str | None,
     time: str | None,
     partitions: int | None,
-    plan: str | None,
+    partitioner: str | None,
     dry_run: bool,
     plot: Path | None,
     run_id: str | None,
@@ -112,7 +112,7 @@ def replay(
     from ..runs.declared_types import value_type_of
     from ..runs.inputs import format_of
     from ..source_resolver import names_topic, resolve_source
-    from .replay_dry_run import plan_of, preview
+    from .replay_dry_run import partitioner_of, preview
     from .replay_output import ReplayView, show_replay
     from .replay_plot import checked_plot, write_plot
 
@@ -142,7 +142,7 @@ def replay(
             cluster=cluster,
             run_id=run_id,
             partitions=partitions,
-            plan=RangePartitioner.parsed(plan) if plan else None,
+            partitioner=RangePartitioner.parsed(partitioner) if partitioner else None,
             packed=pack is not None,
             plot=plot,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
@@ -160,7 +160,7 @@ def replay(
             pace=pace,
             run_id=run_id,
             partitions=partitions,
-            plan=RangePartitioner.parsed(plan) if plan else None,
+            partitioner=RangePartitioner.parsed(partitioner) if partitioner else None,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
             pack=pack,
             value_type=value_type,
@@ -168,7 +168,7 @@ def replay(
         signals.stopping(player.stop)
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
         if plot is not None and report.done:
-            placed = plan_of(place.cluster, topic, Admin(place.cluster).partitions([topic])[topic])
+            placed = partitioner_of(place.cluster, topic, Admin(place.cluster).partitions([topic])[topic])
             write_plot(survey(history, course, placed), f"replay → {topic}", plot)
     show_replay(report)
     if signals.told() and not (report.done or follow):

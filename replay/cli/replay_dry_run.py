@@ -9,7 +9,7 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop
 from ...topics.partitioner_registry import PartitionerRegistry
-from ...topics.partitioners import HashPartitioner, Plan
+from ...topics.partitioners import HashPartitioner, Partitioner
 from ..pipeline.dry_run import DryRun, survey
 from ..pipeline.pace import Pace
 from ..pipeline.packing import check_packable
@@ -27,7 +27,7 @@ from .console import out
 from .replay_output import say, show_columns
 from .replay_plot import write_plot
 
-__all__ = ["plan_of", "preview"]
+__all__ = ["partitioner_of", "preview"]
 
 # Enough to see an order and a spread; more is read only for a picture.
 _READ_RECORDS = 200_000
@@ -36,7 +36,7 @@ _SHOWN_PARTS = 10
 _SHOWN_CHARS = 90
 
 
-def plan_of(cluster: Cluster, topic: str, partitions: int) -> Plan:
+def partitioner_of(cluster: Cluster, topic: str, partitions: int) -> Partitioner:
     """How the keys of a topic that exists map to its partitions."""
     return PartitionerRegistry(cluster).check(topic, partitions, None)
 
@@ -50,7 +50,7 @@ def preview(
     cluster: Cluster | None,
     run_id: str | None = None,
     partitions: int | None = None,
-    plan: Plan | None = None,
+    partitioner: Partitioner | None = None,
     packed: bool = False,
     plot: Path | None = None,
     on_bad_line: OnBadLine = "skip",
@@ -78,7 +78,7 @@ def preview(
         known = Admin(cluster).partitions([topic, runs.topic])
         there = known.get(topic, 0)
         if there:
-            plan = plan_of(cluster, topic, there)
+            partitioner = partitioner_of(cluster, topic, there)
         state = runs.read(run) if runs.topic in known else None
     if state is None:
         stands = "new"
@@ -86,9 +86,11 @@ def preview(
         stands = f"finished: {state.sent:,} records were sent, and nothing would be"
     else:
         stands = f"would go on after {state.sent:,} records"
-    plan = plan or HashPartitioner(partitions or history.partitions or DEFAULT_PARTITIONS)
-    found = survey(history, course, plan, most=None if plot else _READ_RECORDS, value_type=value_type)
-    show_survey(found, history, course, pace, topic=topic, plan=plan, there=bool(there), run=f"{run}, {stands}")
+    partitioner = partitioner or HashPartitioner(partitions or history.partitions or DEFAULT_PARTITIONS)
+    found = survey(history, course, partitioner, most=None if plot else _READ_RECORDS, value_type=value_type)
+    show_survey(
+        found, history, course, pace, topic=topic, partitioner=partitioner, there=bool(there), run=f"{run}, {stands}"
+    )
     if plot is not None:
         write_plot(found, f"replay → {topic}", plot)
     if found.bad and on_bad_line == "fail":
@@ -105,7 +107,7 @@ def show_survey(
     pace: Pace,
     *,
     topic: str,
-    plan: Plan,
+    partitioner: Partitioner,
     there: bool,
     run: str,
 ) -> None:
@@ -125,7 +127,7 @@ def show_survey(
     if len(names) > _SHOWN_PARTS:
         say("", f"… and {len(names) - _SHOWN_PARTS:,} more")
     say("run", run)
-    say("topic", f"{topic}, {plan.partitions} partitions" + ("" if there else "; it would be made"))
+    say("topic", f"{topic}, {partitioner.partitions} partitions" + ("" if there else "; it would be made"))
     read = "" if found.whole else f"; estimated from the first {found.records + found.notes.left_out:,}"
     about = "" if found.whole else "about "
     each = "" if course.rounds == 1 else f" a round, {course.rounds or 'endless'} rounds"
@@ -143,12 +145,12 @@ def show_survey(
     show_columns(found.profile, dict(history.schema.format.inferred) if isinstance(history, FileHistory) else {})
     if found.near_1970:
         say("near 1970", f"{found.near_1970:,} records; {NEAR_1970}")
-    say("spread", _spread(found.partitions, plan.partitions))
+    say("spread", _spread(found.partitions, partitioner.partitions))
     takes_s = found.takes_s(pace, course.rounds)
     if takes_s is not None:
         say("takes", f"about {shown_ms(takes_s * 1000)}")
     for number, item in enumerate(found.first):
-        say("" if number else "first", _shown_item(item, plan, number))
+        say("" if number else "first", _shown_item(item, partitioner, number))
 
 
 def _spread(counts: Mapping[int, int], partitions: int) -> str:
@@ -156,8 +158,8 @@ def _spread(counts: Mapping[int, int], partitions: int) -> str:
     return "  ".join(f"{p}: {counts.get(p, 0):,} ({counts.get(p, 0) / total:.0%})" for p in range(partitions))
 
 
-def _shown_item(item: SourceRecord, plan: Plan, number: int) -> str:
-    (partition,) = place([item], plan, number)
+def _shown_item(item: SourceRecord, partitioner: Partitioner, number: int) -> str:
+    (partition,) = place([item], partitioner, number)
     key = "-" if item[0] is None else item[0].decode(errors="replace")
     value = (item[1] or b"").decode(errors="replace")
     cut = value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…"

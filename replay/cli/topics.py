@@ -17,7 +17,7 @@ from .logs import log_to_stderr
 
 if TYPE_CHECKING:
     from ...topics.cluster import Cluster
-    from ...topics.partitioners import Plan
+    from ...topics.partitioners import Partitioner
     from ..sources.source import Replayable
 
 __all__ = ["topics"]
@@ -29,7 +29,7 @@ _BAR = 30
 @cluster_options
 @click.pass_context
 def topics(context: click.Context, bootstrap_server: str | None, options: tuple[str, ...]) -> None:
-    """List topics with their partitions, records, plan and skew.
+    """List topics with their partitions, records, partitioner and skew.
 
     Skew is what the fullest partition has, as a multiple of an even share. Records are offsets in use: a transaction's
     end takes one too, and a packed batch no more than one.
@@ -37,7 +37,7 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
     \b
     Examples:
       anabranch topics
-      anabranch topics plan 'orders/*.jsonl' --key user --partitions 8
+      anabranch topics splits 'orders/*.jsonl' --key user --partitions 8
     """
     if context.invoked_subcommand:
         return
@@ -52,25 +52,27 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
 @click.option("--partitions", type=click.IntRange(2, 10_000), required=True, help="To spread over.")
 @click.option("--sample", type=click.IntRange(1), default=100_000, show_default=True, help="Records to look at.")
 @format_options
-def plan(
+def splits(
     sources: tuple[str, ...], key: str | None, partitions: int, sample: int, **format: Unpack[FormatOptions]
 ) -> None:
     """Learn from a sample how keys could be spread by range, and how even that would be, and by hash.
 
-    Prints the split points, for `replay --plan` or `app.topic(plan=RangePartitioner.parsed(…))`. Under a range plan
-    results come in key order, partition after partition; records that arrive in key order all go to one partition at
-    a time.
+    Prints the split points, for `replay --partitioner` or `app.topic(partitioner=RangePartitioner.parsed(…))`.
+    Partitioned by range, results come in key order, partition after partition; records that arrive in key order all go
+    to one partition at a time.
 
     \b
     Examples:
-      anabranch topics plan 'orders/*.jsonl' --key user --partitions 8
-      anabranch replay 'orders/*.jsonl' --to orders --key user --plan range:f,n,t
+      anabranch topics splits 'orders/*.jsonl' --key user --partitions 8
+      anabranch replay 'orders/*.jsonl' --to orders --key user --partitioner range:f,n,t
     """
     from ..runs.inputs import format_of
     from ..sources.file_history import find_history
 
     log_to_stderr(None)
-    show_plans(sample_keys(find_history(list(sources), format_of(format, key=key, time=None)), sample), partitions)
+    show_partitioners(
+        sample_keys(find_history(list(sources), format_of(format, key=key, time=None)), sample), partitions
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,10 @@ class Spread:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, keys: Sequence[bytes], plan: Plan) -> Spread:
-        """Of keys, under a plan."""
-        counts = [0] * plan.partitions
-        for place in plan.places(keys):
+    def of(cls, keys: Sequence[bytes], partitioner: Partitioner) -> Spread:
+        """Of keys, under a partitioner."""
+        counts = [0] * partitioner.partitions
+        for place in partitioner.partitions_of(keys):
             counts[place] += 1
         return cls(tuple(counts))
 
@@ -127,26 +129,26 @@ def list_topics(cluster: Cluster) -> None:
 
     admin = Admin(cluster)
     counts = {name: n for name, n in sorted(admin.partitions().items()) if not name.startswith("__")}
-    plans = PartitionerRegistry(cluster).of(counts)
+    partitioners = PartitionerRegistry(cluster).of(counts)
     begins, ends = admin.spans((name, p) for name, n in counts.items() for p in range(n))
-    grid = Grid("topic", "partitions", "records", "skew", "plan", header_style="bold")
+    grid = Grid("topic", "partitions", "records", "skew", "partitioner", header_style="bold")
     for column in grid.columns[1:4]:
         column.justify = "right"
     for name, n in counts.items():
         spread = Spread(tuple(ends[name, p] - begins[name, p] for p in range(n)))
-        grid.add_row(name, str(n), f"{sum(spread.counts):,}", f"{spread.skew:.2f}", str(plans.get(name, "hash")))
+        grid.add_row(name, str(n), f"{sum(spread.counts):,}", f"{spread.skew:.2f}", str(partitioners.get(name, "hash")))
     out.print(grid)
 
 
-def show_plans(keys: Sequence[bytes], partitions: int) -> None:
-    """What a sample of keys would make of a hash plan and of the range plan that is learned from it."""
+def show_partitioners(keys: Sequence[bytes], partitions: int) -> None:
+    """What a sample of keys would make of a hash partitioner and of the range partitioner that is learned from it."""
     from ...topics.partitioners import HashPartitioner, RangePartitioner
 
     learned = RangePartitioner.learned(keys, partitions)
     err.print(f"{len(keys):,} records, {len(set(keys)):,} keys")
-    plans: dict[str, Plan] = {"hash": HashPartitioner(partitions), "range": learned}
-    for name, plan in plans.items():
-        spread = Spread.of(keys, plan)
+    partitioners: dict[str, Partitioner] = {"hash": HashPartitioner(partitions), "range": learned}
+    for name, partitioner in partitioners.items():
+        spread = Spread.of(keys, partitioner)
         err.print(f"[bold]{name}[/bold]  skew {spread.skew:.2f}", markup=True)
         for place, count in enumerate(spread.counts):
             bar = "█" * round(_BAR * count / max(spread.counts))

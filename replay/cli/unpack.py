@@ -52,7 +52,9 @@ def unpack(
             target,
             # Within a partition the order is kept whatever comes first.
             course=Pipeline(order="source"),
-            plan=PartitionerRegistry(place.cluster).of([topic.removeprefix(SCHEME)]).get(topic.removeprefix(SCHEME)),
+            partitioner=PartitionerRegistry(place.cluster)
+            .of([topic.removeprefix(SCHEME)])
+            .get(topic.removeprefix(SCHEME)),
             run_id=run_id,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
         )

@@ -73,7 +73,7 @@ class Republished:
         if partitions is None:
             raise Usage(f"no topic {self.topic}", hint="create it, or name another one: --to TOPIC")
         self._target = Target.of(self.topic, self._admin.config(self.topic))
-        self._plan = PartitionerRegistry(self._cluster).check(self.topic, partitions, None)
+        self._partitioner = PartitionerRegistry(self._cluster).check(self.topic, partitions, None)
         if not self._runs.holds(self._state):
             raise Stop(
                 f"topic {self.topic} no longer holds what was put back: it was deleted or made anew",
@@ -90,7 +90,7 @@ class Republished:
         """
         try:
             for part in self._parts(letters):
-                self._send(Transaction(self._producer, self._runs, self._target, self._plan, self._state), part)
+                self._send(Transaction(self._producer, self._runs, self._target, self._partitioner, self._state), part)
         except Rebuild as exc:
             raise self.taken_over(exc) from exc
 
@@ -129,7 +129,7 @@ class Republished:
     def _item(self, letter: Letter) -> SourceRecord:
         origin = letter.origin
         assert origin is not None
-        partitions = self._plan.partitions
+        partitions = self._partitioner.partitions
         own = origin.partition if self._retry or origin.topic == self.topic else None
         if own is not None and own >= partitions:
             if self._retry:
@@ -154,7 +154,7 @@ class Republished:
 
 
 def create_retry_topic(cluster: Cluster, admin: Admin, name: str, source: str) -> None:
-    """Make a retry topic where it is missing: partitions, plan and limits are those of its source (blocking).
+    """Make a retry topic where it is missing: partitions, partitioner and limits are those of its source (blocking).
 
     Raises:
         Usage: the source is gone.
@@ -170,6 +170,6 @@ def create_retry_topic(cluster: Cluster, admin: Admin, name: str, source: str) -
     config = admin.config(source)
     limits = {key: config[key] for key in _LIMITS if key in config}
     limits["max.message.bytes"] = str(int(config["max.message.bytes"]) + HEADROOM_BYTES)
-    plans = PartitionerRegistry(cluster, admin)
-    plan = plans.of([source]).get(source, HashPartitioner(there[source]))
-    plans.create(TopicSpec(name, there[source], BROKER_DEFAULT, limits), plan)
+    registry = PartitionerRegistry(cluster, admin)
+    partitioner = registry.of([source]).get(source, HashPartitioner(there[source]))
+    registry.create(TopicSpec(name, there[source], BROKER_DEFAULT, limits), partitioner)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...topics import clock
 from ...topics.errors import Usage
-from ...topics.partitioners import Plan
+from ...topics.partitioners import Partitioner
 from ..replay_report import NEAR_1970_MS
 from ..sources.file_history import is_socket
 from ..sources.source import Replayable
@@ -83,7 +83,7 @@ class DryRun:
 
 
 def survey(
-    history: Replayable, course: Pipeline, plan: Plan, *, most: int | None = None, value_type: Any = None
+    history: Replayable, course: Pipeline, partitioner: Partitioner, *, most: int | None = None, value_type: Any = None
 ) -> DryRun:
     """Read a history on its course.
 
@@ -99,13 +99,13 @@ def survey(
         raise Usage("a socket can be read only once", hint="--dry-run and --plot are for what can be read again")
     began_s = clock.now_s()
     found = DryRun(size_bytes=history.size_bytes, profile=Profile(value_type, _PROFILED))
-    source = replace(course, rounds=1).open(history, plan=plan, notes=found.notes)
+    source = replace(course, rounds=1).open(history, partitioner=partitioner, notes=found.notes)
     try:
         while not source.ended and (most is None or found.records + found.notes.left_out < most):
             batch = source.next_batch()
             items = batch.records
             found.first += items[: _FIRST - len(found.first)]
-            found.partitions.update(place(items, plan, found.records))
+            found.partitions.update(place(items, partitioner, found.records))
             times = [item[2] for item in items if item[2]]
             found.over_time.add(times)
             found.near_1970 += sum(time < NEAR_1970_MS for time in times)

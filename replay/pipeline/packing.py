@@ -1,4 +1,4 @@
-"""The end of the way where records travel packed: cut by the topic's plan, many of one partition as one message.
+"""The end of the way where records travel packed: cut by the topic's partitioner, many of one partition as one message.
 
 What comes as columns is cut as columns. Other records become rows of text, byte for byte.
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ...topics.arrow_numpy import as_arrow
 from ...topics.errors import Stop, Usage
 from ...topics.packed import KEY, MAX_ROWS, TIME, PackedLimits, arrow, exceeded_by, pack, packed_rows
-from ...topics.partitioners import Plan, column_places
+from ...topics.partitioners import Partitioner, partitions_of_column
 from ...topics.producer import Headers
 from ..sources.column_batch import ColumnBatch
 from ..sources.source import Batch, Replayable, Source
@@ -35,7 +35,7 @@ class Packing:
     """A source whose items are packed batches, each for one partition. Positions are the source's own.
 
     Args:
-        plan: of the topic.
+        partitioner: of the topic.
         max_bytes: no message is larger.
         sent: rows that the run has sent before; those without a key take turns, as plain records do.
         gathered_rows: as many of what comes record by record are cut at once; fewer where nothing more is at hand.
@@ -48,7 +48,7 @@ class Packing:
     def __init__(
         self,
         source: Source,
-        plan: Plan,
+        partitioner: Partitioner,
         compression: Compression,
         *,
         max_bytes: int,
@@ -57,7 +57,7 @@ class Packing:
         look: Callable[[Sequence[SourceRecord]], None] | None = None,
     ) -> None:
         self.begins = self._after = source.begins
-        self.source, self._plan = source, plan
+        self.source, self._partitioner = source, partitioner
         self._compression: Compression = compression
         self._look = look
         self._max_bytes, self._sent = max_bytes, sent
@@ -129,9 +129,9 @@ class Packing:
         places: Any = self._places(columns)
         self._sent += len(columns)
         # A stable sort of small numbers takes no comparing.
-        places = places.astype(numpy.uint16 if self._plan.partitions < 2**16 else numpy.int64)
+        places = places.astype(numpy.uint16 if self._partitioner.partitions < 2**16 else numpy.int64)
         ordered = columns.take(numpy.argsort(places, kind="stable"))
-        counts: Any = numpy.bincount(places, minlength=self._plan.partitions)
+        counts: Any = numpy.bincount(places, minlength=self._partitioner.partitions)
         begin = 0
         for partition, count in enumerate(counts.tolist()):
             if count:
@@ -141,11 +141,11 @@ class Packing:
     def _places(self, columns: ColumnBatch) -> Any:
         import numpy
 
-        rows, partitions = len(columns), self._plan.partitions
+        rows, partitions = len(columns), self._partitioner.partitions
         if columns.keys is None:
             places: Any = (self._sent + numpy.arange(rows)) % partitions
         else:
-            places = column_places(self._plan, columns.keys)
+            places = partitions_of_column(self._partitioner, columns.keys)
             if columns.keys.null_count:
                 places = numpy.where(places < 0, (self._sent + numpy.arange(rows)) % partitions, places)
         if columns.partitions is not None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...topics.errors import Stop
-from ...topics.partitioners import Plan
+from ...topics.partitioners import Partitioner
 from ..sources.source_record import SourceRecord
 
 __all__ = ["last_of_each", "place", "places_of"]
 
 
-def place(items: Sequence[SourceRecord], plan: Plan, sent: int) -> list[int]:
+def place(items: Sequence[SourceRecord], partitioner: Partitioner, sent: int) -> list[int]:
     """The partition of each item; see `places_of`.
 
     >>> from ...topics.partitioners import HashPartitioner
@@ -25,11 +25,13 @@ def place(items: Sequence[SourceRecord], plan: Plan, sent: int) -> list[int]:
     >>> place([(b"foobar", b"b", 0, None, 3)], HashPartitioner(4), sent=0)
     [3]
     """
-    return places_of([item[0] for item in items], [item[4] for item in items], plan, sent)
+    return places_of([item[0] for item in items], [item[4] for item in items], partitioner, sent)
 
 
-def places_of(keys: Sequence[bytes | None], named: Sequence[int | None], plan: Plan, sent: int) -> list[int]:
-    """The partition of each record: its own, else by the plan from its key, and in turn for those without one.
+def places_of(
+    keys: Sequence[bytes | None], named: Sequence[int | None], partitioner: Partitioner, sent: int
+) -> list[int]:
+    """The partition of each record: its own, else by the partitioner from its key, and in turn for those without one.
 
     Args:
         named: the records' own partitions.
@@ -38,11 +40,11 @@ def places_of(keys: Sequence[bytes | None], named: Sequence[int | None], plan: P
     Raises:
         Stop: a record's own partition is none of the topic's.
     """
-    partitions = plan.partitions
+    partitions = partitioner.partitions
     if None not in keys:
-        places = plan.places(keys)  # pyright: ignore[reportArgumentType]
+        places = partitioner.partitions_of(keys)  # pyright: ignore[reportArgumentType]
     else:
-        places = [(sent + i) % partitions if key is None else plan.partition(key) for i, key in enumerate(keys)]
+        places = [(sent + i) % partitions if key is None else partitioner.partition(key) for i, key in enumerate(keys)]
     if named.count(None) < len(named):
         places = [place if own is None else own for own, place in zip(named, places, strict=True)]
         if max(places) >= partitions:

@@ -11,7 +11,7 @@ import msgspec
 from ...topics import clock as process_clock
 from ...topics.clock import Clock
 from ...topics.errors import Usage
-from ...topics.partitioners import HashPartitioner, Plan
+from ...topics.partitioners import HashPartitioner, Partitioner
 from ..module_loader import source_of
 from ..sources.file_history import is_socket
 from ..sources.formats.lines import BATCH_LINES
@@ -117,7 +117,7 @@ class Pipeline:
         history: Replayable,
         position: SourcePosition | None = None,
         *,
-        plan: Plan | None = None,
+        partitioner: Partitioner | None = None,
         pace: Pace | None = None,
         clock: Clock | None = None,
         notes: Counters | None = None,
@@ -126,7 +126,7 @@ class Pipeline:
         """Begin to read, at a position that `snapshot()` gave or at the beginning; see `FileHistory.open`.
 
         Args:
-            plan: of the topic, to select partitions by.
+            partitioner: of the topic, to select partitions by.
             pace: may be another one than before.
 
         Raises:
@@ -136,7 +136,7 @@ class Pipeline:
         if paced or self.limit is not None or self.transform or self.selection.identity():
             history = history.unpacked()
         loops: list[Loop] = []
-        open_once = self._opening(history, plan or HashPartitioner(1), notes or Counters(), batch_lines)
+        open_once = self._opening(history, partitioner or HashPartitioner(1), notes or Counters(), batch_lines)
 
         def open_all(position: SourcePosition | None) -> Source:
             if self.rounds == 1:
@@ -158,8 +158,8 @@ class Pipeline:
             )
         return open_at(position)
 
-    def _opening(self, history: Replayable, plan: Plan, notes: Counters, batch_lines: int) -> Open:
-        steps = self.selection.steps(plan)
+    def _opening(self, history: Replayable, partitioner: Partitioner, notes: Counters, batch_lines: int) -> Open:
+        steps = self.selection.steps(partitioner)
         if self.transform is not None:
             steps.append(transforming(self.transform, load_transform(self.transform)))
         # In order of time, nothing follows the end. Late records that are accepted might.

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ...topics.partitioners import Plan
+from ...topics.partitioners import Partitioner
 from ..sources.field_expression import Expression, expression
 from ..sources.source import Batch, Source, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
@@ -44,11 +44,11 @@ class Selection:
         given = {name: getattr(self, name) for name in ("start_ms", "end_ms", "keys", "partitions", "where")}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
 
-    def steps(self, plan: Plan) -> list[Step]:
+    def steps(self, partitioner: Partitioner) -> list[Step]:
         """What has to be done with records, the cheapest first.
 
         Args:
-            plan: of the topic.
+            partitioner: of the topic.
         """
         steps: list[Step] = []
         start_ms, end_ms = self.start_ms, self.end_ms
@@ -64,7 +64,7 @@ class Selection:
 
             def led_there(items: Sequence[SourceRecord], _: list[BadLine]) -> list[SourceRecord]:
                 placed = [item for item in items if item[0] is not None or item[4] is not None]
-                places = place(placed, plan, 0) if placed else []
+                places = place(placed, partitioner, 0) if placed else []
                 return [item for item, at in zip(placed, places, strict=True) if at in chosen]
 
             steps.append(led_there)

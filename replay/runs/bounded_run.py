@@ -288,13 +288,15 @@ class BoundedRun:
         specs = [
             (
                 TopicSpec(runtime_of(self.app).resolve_topic(name), topic.partitions or self.app.conf.topic_partitions),
-                topic.plan,
+                topic.partitioner,
             )
             for name, topic in self._sources.items()
         ]
         existing = admin.partitions([spec.name for spec, _ in specs])
-        PartitionerRegistry(self._cluster, admin).agree([(spec, plan) for spec, plan in specs if plan is not None])
-        admin.create([spec for spec, plan in specs if plan is None and spec.name not in existing])
+        PartitionerRegistry(self._cluster, admin).agree(
+            [(spec, partitioner) for spec, partitioner in specs if partitioner is not None]
+        )
+        admin.create([spec for spec, partitioner in specs if partitioner is None and spec.name not in existing])
         return not existing
 
     def _read_topics(self) -> list[str]:

@@ -80,7 +80,7 @@ async def test_keys_of_a_range_planned_topic_and_tuples_are_answered_by_any_work
         app = lab.app(name, worker=worker, web_enabled=True, web_port=free_port())
         counts = app.Table("counts", default=int)
 
-        @app.agent(app.topic(ranged, value_type=str, plan=RangePartitioner.parsed("c,f")), name="count")
+        @app.agent(app.topic(ranged, value_type=str, partitioner=RangePartitioner.parsed("c,f")), name="count")
         async def count(stream):
             async for word in stream:
                 counts[word] += 1
@@ -98,10 +98,10 @@ async def test_keys_of_a_range_planned_topic_and_tuples_are_answered_by_any_work
         await lab.until(
             lambda: all(runtime_of(app).status.owned and not runtime_of(app).status.rebalancing for app in (a, b))
         )
-        plan = RangePartitioner.parsed("c,f")
-        assert runtime_of(a).partitioner_of(ranged, 3) == plan
+        partitioner = RangePartitioner.parsed("c,f")
+        assert runtime_of(a).partitioner_of(ranged, 3) == partitioner
         assert runtime_of(a).partitioner_of(hashed, 3) == HashPartitioner(3)
-        lab.produce(ranged, [record(word, word, partition=plan.partition(word.encode())) for word in WORDS])
+        lab.produce(ranged, [record(word, word, partition=partitioner.partition(word.encode())) for word in WORDS])
         lab.produce(hashed, [(str(("hashed", word)), word) for word in WORDS])
         await lab.caught_up(ranged, a, b)
         await lab.caught_up(hashed, a, b)

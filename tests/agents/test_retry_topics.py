@@ -238,13 +238,13 @@ async def test_a_row_of_a_packed_batch_comes_back_alone(lab, record, table_of, p
     assert seen[-1] == b"k10"
 
 
-async def test_partitions_and_plan_of_a_retry_topic_are_those_of_its_source(
+async def test_partitions_and_partitioner_of_a_retry_topic_are_those_of_its_source(
     lab, record, broker, put_back, retried
 ) -> None:
-    topic, name, plan = lab.fresh("in"), lab.fresh("app"), RangePartitioner.parsed("g,p")
+    topic, name, partitioner = lab.fresh("in"), lab.fresh("app"), RangePartitioner.parsed("g,p")
     app, bad, seen = lab.app(name), ["z"], []
 
-    @app.agent(app.topic(topic, plan=plan, value_type=str), name="ranged")
+    @app.agent(app.topic(topic, partitioner=partitioner, value_type=str), name="ranged")
     async def ranged(stream):
         async for text in stream:
             if text in bad:
@@ -257,7 +257,10 @@ async def test_partitions_and_plan_of_a_retry_topic_are_those_of_its_source(
         bad.clear()
         assert put_back(topic).sent == 1
         retry = f"{name}-ranged-retry"
-        assert (lab.admin.partitions([retry]), PartitionerRegistry(broker).of([retry])) == ({retry: 3}, {retry: plan})
+        assert (lab.admin.partitions([retry]), PartitionerRegistry(broker).of([retry])) == (
+            {retry: 3},
+            {retry: partitioner},
+        )
         await retried(app, retry)
     assert seen == [2]
 

@@ -76,13 +76,13 @@ def everything(source: Source, after_batch: Callable[[SourcePosition, int], None
 def expected(course: Pipeline, rows: list[dict[str, Any]]) -> list[Any]:
     """The dumb twin."""
     chosen, found = course.selection, list[Any]()
-    plan = HashPartitioner(PARTITIONS)
+    partitioner = HashPartitioner(PARTITIONS)
     for _ in range(course.rounds):
         for row in rows:
             if (
                 (chosen.start_ms or 0) <= row["at"] < (chosen.end_ms or 10**15)
                 and (not chosen.keys or row["user"] in chosen.keys)
-                and (not chosen.partitions or plan.partition(row["user"].encode()) in chosen.partitions)
+                and (not chosen.partitions or partitioner.partition(row["user"].encode()) in chosen.partitions)
                 and (chosen.where is None or row["n"] > 7)
             ):
                 if course.transform is None:
@@ -129,7 +129,7 @@ def test_a_course_gives_what_it_says_and_goes_on_after_every_batch(
 
     def opened(position: SourcePosition | None = None, pace: Pace | None = paced, lines: int = 3) -> Source:
         return course.open(
-            history, position, plan=HashPartitioner(PARTITIONS), pace=pace, clock=Rushing(), batch_lines=lines
+            history, position, partitioner=HashPartitioner(PARTITIONS), pace=pace, clock=Rushing(), batch_lines=lines
         )
 
     whole = everything(opened(), lambda position, given: stands.append((position, given)))

@@ -1,4 +1,4 @@
-"""A replay of packed batches: the very records that plain ones are, each once, cut by the topic's plan."""
+"""A replay of packed batches: the very records that plain ones are, each once, cut by the topic's partitioner."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Usage
 from anabranch.topics.packed import MAX_ROWS, Packed
 from anabranch.topics.packed_limits import PackedLimits, measure
-from anabranch.topics.partitioners import HashPartitioner, Plan, RangePartitioner
+from anabranch.topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
 from confluent_kafka import Message
 
 Drain = Callable[..., list[Message]]
@@ -78,11 +78,11 @@ def write_lines(folder: Path, count: int) -> Path:
     return path
 
 
-def check_once_and_in_order(messages: list[Message], count: int, plan: Plan) -> None:
+def check_once_and_in_order(messages: list[Message], count: int, partitioner: Partitioner) -> None:
     numbers: dict[bytes, list[int]] = {}
     for partition, key, value, _ in unpacked(messages):
         name, number = value.split(b",")
-        assert (key, partition) == (name, plan.partition(name))
+        assert (key, partition) == (name, partitioner.partition(name))
         numbers.setdefault(name, []).append(int(number))
     assert sorted(n for found in numbers.values() for n in found) == list(range(count))
     assert all(found == sorted(found) for found in numbers.values())
@@ -169,15 +169,15 @@ def test_killed_again_and_again_every_row_is_there_once(
 
 
 @pytest.mark.usefixtures("unlucky")
-def test_aborted_transactions_are_sent_again_and_a_range_plan_is_kept(
+def test_aborted_transactions_are_sent_again_and_a_range_partitioner_is_kept(
     broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BLOCK, 1_000)
-    topic, plan = fresh("aborted"), RangePartitioner((b"k12", b"k3"))
+    topic, partitioner = fresh("aborted"), RangePartitioner((b"k12", b"k3"))
     history = find_history([str(write_lines(tmp_path, 1_000))], Format(key_before=","))
-    report = Player(broker, history, topic, plan=plan, pack="lz4", transaction_records=300).play()
+    report = Player(broker, history, topic, partitioner=partitioner, pack="lz4", transaction_records=300).play()
     assert (report.sent, sum(report.counts.values())) == (1_000, 1_000)
-    check_once_and_in_order(drain(topic), 1_000, plan)
+    check_once_and_in_order(drain(topic), 1_000, partitioner)
     assert len(drain(topic, committed=False)) == 2 * len(drain(topic))
 
 

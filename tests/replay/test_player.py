@@ -79,9 +79,9 @@ def test_keys_values_times_partitions_and_order_arrive(
     report = Player(broker, history, topic, partitions=3, transaction_records=100, batch_lines=50).play()
 
     found = by_partition(drain(topic))
-    plan = HashPartitioner(3)
+    partitioner = HashPartitioner(3)
     for partition, messages in found.items():
-        expected = [row for row in rows if plan.partition(str(row["user"]).encode()) == partition]
+        expected = [row for row in rows if partitioner.partition(str(row["user"]).encode()) == partition]
         assert [json.loads(m.value() or b"") for m in messages] == expected
         assert [m.key() for m in messages] == [str(row["user"]).encode() for row in expected]
         assert [m.timestamp()[1] for m in messages] == [
@@ -99,8 +99,8 @@ def test_end_marks_of_earlier_transactions_and_earlier_starts_stay(
 ) -> None:
     #  transaction   1        2        3
     #  partition     of a     of b     of b     ── each must be drained to its own last record
-    plan = HashPartitioner(4)
-    keys = sorted((f"k{n}" for n in range(50)), key=lambda key: plan.partition(key.encode()))
+    partitioner = HashPartitioner(4)
+    keys = sorted((f"k{n}" for n in range(50)), key=lambda key: partitioner.partition(key.encode()))
     first, last = keys[0], keys[-1]
     path, topic = tmp_path / "data.txt", fresh()
     path.write_text("".join(f"{key},{n}\n" for n, key in enumerate([first] * 50 + [last] * 100)))
@@ -110,8 +110,8 @@ def test_end_marks_of_earlier_transactions_and_earlier_starts_stay(
     report = Player(broker, history, topic, transaction_records=50, batch_lines=50).play()
     found = by_partition(drain(topic))
     assert {p: len(messages) for p, messages in found.items()} == {
-        plan.partition(first.encode()): 50,
-        plan.partition(last.encode()): 100,
+        partitioner.partition(first.encode()): 50,
+        partitioner.partition(last.encode()): 100,
     }
     assert report.marks == {p: (messages[-1].offset() or 0) + 1 for p, messages in found.items()}
 

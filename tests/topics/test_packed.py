@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from anabranch.topics.errors import BadRecord, Usage
 from anabranch.topics.packed import CONTENT_TYPE, KEY, TIME, Packed, is_packed, pack
-from anabranch.topics.partitioners import HashPartitioner, RangePartitioner, column_places, key_bytes
+from anabranch.topics.partitioners import HashPartitioner, RangePartitioner, key_bytes, partitions_of_column
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -196,7 +196,7 @@ def test_the_vector_in_the_docs_holds_the_rows_that_it_says() -> None:
     ]
 
 
-PLANS = st.integers(1, 20).map(HashPartitioner) | st.sets(st.binary(min_size=1, max_size=3), max_size=5).map(
+PARTITIONERS = st.integers(1, 20).map(HashPartitioner) | st.sets(st.binary(min_size=1, max_size=3), max_size=5).map(
     lambda found: RangePartitioner(tuple(sorted(found)))
 )
 COLUMNS = st.sampled_from(
@@ -204,12 +204,14 @@ COLUMNS = st.sampled_from(
 )
 
 
-@given(plan=PLANS, data=st.data())
+@given(partitioner=PARTITIONERS, data=st.data())
 @settings(deadline=None)
 def test_a_column_of_keys_goes_where_each_of_them_would(
-    plan: HashPartitioner | RangePartitioner, data: st.DataObject
+    partitioner: HashPartitioner | RangePartitioner, data: st.DataObject
 ) -> None:
     kind, values = data.draw(COLUMNS)
     column = pa.array(data.draw(st.lists(st.none() | values, max_size=30)), kind)
     keys = key_bytes(column).to_pylist()
-    assert column_places(plan, column).tolist() == [-1 if key is None else plan.partition(key) for key in keys]
+    assert partitions_of_column(partitioner, column).tolist() == [
+        -1 if key is None else partitioner.partition(key) for key in keys
+    ]

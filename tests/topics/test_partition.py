@@ -40,12 +40,12 @@ def test_murmur2_is_kafkas(data: bytes, expected: int) -> None:
 
 @pytest.mark.parametrize("partitions", [1, 2, 3, 7, 12, 100])
 def test_every_partition_is_in_range_and_used(partitions: int) -> None:
-    plan = HashPartitioner(partitions)
-    assert {plan.partition(str(n).encode()) for n in range(100 * partitions)} == set(range(partitions))
+    partitioner = HashPartitioner(partitions)
+    assert {partitioner.partition(str(n).encode()) for n in range(100 * partitions)} == set(range(partitions))
 
 
-def test_records_land_where_the_plan_says(broker: Cluster, fresh, drain) -> None:
-    topic, partitions = fresh("plan"), 7
+def test_records_land_where_the_partitioner_says(broker: Cluster, fresh, drain) -> None:
+    topic, partitions = fresh("partitioner"), 7
     Admin(broker).create([TopicSpec(topic, partitions)])
     producer = TransactionalProducer(broker, fresh("tx"))
     producer.open()
@@ -54,6 +54,6 @@ def test_records_land_where_the_plan_says(broker: Cluster, fresh, drain) -> None
         producer.produce(topic, b"v", key)
     producer.commit()
 
-    plan = HashPartitioner(partitions)
+    partitioner = HashPartitioner(partitions)
     landed = {message.key(): message.partition() for message in drain(topic)}
-    assert landed == {key: plan.partition(key) for key in KEYS}
+    assert landed == {key: partitioner.partition(key) for key in KEYS}

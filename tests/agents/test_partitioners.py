@@ -1,18 +1,18 @@
-"""What agents send to a topic that is spread by range lies where its plan says."""
+"""What agents send to a topic that is spread by range lies where its partitioner says."""
 
 from __future__ import annotations
 
 from anabranch.topics.errors import Usage
 from anabranch.topics.partitioners import RangePartitioner
 
-PLAN = RangePartitioner.parsed("g,p")
+PARTITIONER = RangePartitioner.parsed("g,p")
 WORDS = ["apple", "fig", "grape", "kiwi", "orange", "pear", "quince"]
 
 
-async def test_agents_keep_to_a_plan_that_they_declare_and_to_one_they_find(lab, drain) -> None:
+async def test_agents_keep_to_a_partitioner_that_they_declare_and_to_one_they_find(lab, drain) -> None:
     source, ranged = lab.topic(1), lab.fresh("ranged")
     first = lab.app(lab.fresh("first"))
-    target = first.topic(ranged, value_type=str, plan=PLAN)
+    target = first.topic(ranged, value_type=str, partitioner=PARTITIONER)
 
     @first.agent(first.topic(source, value_type=str))
     async def copy(stream):
@@ -22,7 +22,9 @@ async def test_agents_keep_to_a_plan_that_they_declare_and_to_one_they_find(lab,
     lab.produce(source, WORDS)
     async with lab.running(first):
         await lab.caught_up(source, first)
-    assert {m.value().decode(): m.partition() for m in drain(ranged)} == {w: PLAN.partition(w.encode()) for w in WORDS}
+    assert {m.value().decode(): m.partition() for m in drain(ranged)} == {
+        w: PARTITIONER.partition(w.encode()) for w in WORDS
+    }
 
     second = lab.app(lab.fresh("second"), topic_allow_declare=False)
     found = second.topic(ranged, value_type=str)  # it does not say how and may make nothing, so it takes what it finds
@@ -35,16 +37,16 @@ async def test_agents_keep_to_a_plan_that_they_declare_and_to_one_they_find(lab,
     async with lab.running(second):
         await lab.caught_up(source, second)
     upper = [m for m in drain(ranged) if m.value().isupper()]
-    assert [m.partition() for m in upper] == [PLAN.partition(m.key()) for m in upper]
+    assert [m.partition() for m in upper] == [PARTITIONER.partition(m.key()) for m in upper]
     assert len(upper) == len(WORDS)
 
 
-async def test_another_plan_than_the_topic_s_ends_the_worker(lab) -> None:
+async def test_another_partitioner_than_the_topic_s_ends_the_worker(lab) -> None:
     ranged = lab.fresh("ranged")
     apps = [lab.app(lab.fresh("app")) for _ in range(2)]
-    for app, plan in zip(apps, (PLAN, RangePartitioner.parsed("h,p")), strict=True):
+    for app, partitioner in zip(apps, (PARTITIONER, RangePartitioner.parsed("h,p")), strict=True):
 
-        @app.agent(app.topic(ranged, value_type=str, plan=plan))
+        @app.agent(app.topic(ranged, value_type=str, partitioner=partitioner))
         async def read(stream):
             async for _ in stream:
                 pass
@@ -53,4 +55,4 @@ async def test_another_plan_than_the_topic_s_ends_the_worker(lab) -> None:
         pass
     error = await lab.stopped_by(apps[1])
     assert isinstance(error, Usage)
-    assert "is spread by range:g,p, not by range:h,p" in str(error)
+    assert "is partitioned by range:g,p, not by range:h,p" in str(error)

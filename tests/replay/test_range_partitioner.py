@@ -17,29 +17,29 @@ def anabranch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
-def test_a_learned_plan_is_replayed_by_and_kept(broker: Cluster, fresh, drain, tmp_path) -> None:
+def test_a_learned_partitioner_is_replayed_by_and_kept(broker: Cluster, fresh, drain, tmp_path) -> None:
     topic, there = fresh("words"), ("-b", broker.bootstrap_servers)
     words = tmp_path / "words.txt"
     words.write_text("".join(f"{word},1\n" for word in WORDS))
 
-    learned = anabranch("topics", "plan", str(words), "--key-before", ",", "--partitions", "3")
+    learned = anabranch("topics", "splits", str(words), "--key-before", ",", "--partitions", "3")
     assert learned.returncode == 0, learned.stderr
     assert "skew 1.00" in learned.stderr
-    plan = RangePartitioner.parsed(learned.stdout.strip())
-    assert plan.splits == (b"e00", b"i00")
+    partitioner = RangePartitioner.parsed(learned.stdout.strip())
+    assert partitioner.splits == (b"e00", b"i00")
 
     replay = ["replay", str(words), "--to", topic, "--key-before", ",", *there]
-    done = anabranch(*replay, "--plan", str(plan))
+    done = anabranch(*replay, "--partitioner", str(partitioner))
     assert done.returncode == 0, done.stderr
     landed: dict[int, list[bytes]] = {}
     for message in drain(topic):
         landed.setdefault(message.partition(), []).append(message.key())
     assert [key.decode() for p in sorted(landed) for key in landed[p]] == WORDS, "in key order, partition by partition"
-    assert PartitionerRegistry(broker).of([topic]) == {topic: plan}
+    assert PartitionerRegistry(broker).of([topic]) == {topic: partitioner}
 
-    other = anabranch(*replay, "--plan", "range:c,d", "--run-id", fresh())
+    other = anabranch(*replay, "--partitioner", "range:c,d", "--run-id", fresh())
     assert other.returncode == 2
-    assert "is spread by range:e00,i00, not by range:c,d" in other.stderr
+    assert "is partitioned by range:e00,i00, not by range:c,d" in other.stderr
 
     listed = anabranch("topics", *there)
     assert any(topic in line and "range:e00,i00" in line for line in listed.stdout.splitlines()), listed.stdout
