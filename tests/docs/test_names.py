@@ -26,7 +26,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @every_page
 def test_files_exist(page: str) -> None:
-    named = {word.rstrip("/") for span in Page(page).spans for word in span.split() if word.startswith(FOLDERS)}
+    code = [*Page(page).spans, *(block.text for block in Page(page).blocks if block.language in ("sh", "text"))]
+    named = {word.rstrip("/") for text in code for word in text.split() if word.startswith(FOLDERS)}
     assert {path for path in named if not list(ROOT.glob(path))} == set()
 
 
@@ -64,13 +65,10 @@ def exists(link: str, page: str) -> bool:
 
 @cache
 def sources() -> str:
-    """All Python code of the project."""
-    return "\n".join(
-        path.read_text()
-        for folder in ("agents", "topics", "replay", "tests", "deploy")
-        for path in sorted((ROOT / folder).rglob("*.py"))
-        if path.parent != Path(__file__).parent
-    )
+    """All Python code of the project, and its Makefile."""
+    folders = ("agents", "topics", "replay", "tests", "deploy")
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    return "\n".join(path.read_text() for path in [*paths, ROOT / "Makefile"] if path.parent != Path(__file__).parent)
 
 
 @cache
