@@ -38,7 +38,9 @@ class Page:
 
     @cached_property
     def text(self) -> str:
-        return (ROOT / self.path).read_text()
+        """The page; of the changelog, the part before the list of former names."""
+        text = (ROOT / self.path).read_text()
+        return text.partition("**Names**")[0] if self.path == "CHANGELOG.md" else text
 
     @cached_property
     def blocks(self) -> list[Block]:
