@@ -11,6 +11,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import anabranch
@@ -285,3 +286,34 @@ def test_headers_of_messages_are_read_in_one_place(module: str) -> None:
         if isinstance(call.func, ast.Attribute) and call.func.attr == "headers" and not call.args
     }
     assert found == set()
+
+
+DOTTED = re.compile(r"\banabranch\.(?:topics|agents|replay)(?:\.\w+)*")
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = name.split(".")
+    end = len(parts)
+    while not (ROOT.joinpath(*parts[1:end]).with_suffix(".py").is_file() or ROOT.joinpath(*parts[1:end]).is_dir()):
+        end -= 1
+    found: object = import_module(".".join(parts[:end]))
+    for part in parts[end:]:
+        found = getattr(found, part, None)
+    return found is not None
+
+
+def test_a_name_that_is_gone_is_found() -> None:
+    assert is_there("anabranch.topics.cluster.Cluster")
+    assert not is_there("anabranch.topics.clusters")
+
+
+def test_modules_that_texts_name_are_there() -> None:
+    # Programs of child processes, patches and examples name modules in strings, where no type checker looks.
+    files = [*map(ROOT.joinpath, MODULES), *(ROOT / "tests").rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    texts = {
+        path.relative_to(ROOT): path.read_text() for path in files if path.name not in ("CHANGELOG.md", "test_tidy.py")
+    }
+    named = {(name, str(path)) for path, text in texts.items() for name in DOTTED.findall(text)}
+    assert len(named) > 100
+    assert {(name, path) for name, path in named if not is_there(name)} == set()
