@@ -1,4 +1,4 @@
-"""`anabranch archive`: a topic into a folder, and whether the folder is still what was written."""
+"""`anabranch archive`: archive a topic in a folder, and check an archive."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import click
 from ...topics.errors import Usage
 from .. import signals
 from .common_options import LEVELS, choose_cluster, cluster_options
-from .console import ProgressView, out, plain, write_json
+from .console import ProgressView, counted, out, plain, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
-    from ..archive import ArchiveReport
+    from ..archive import ArchiveReport, Manifest
     from ..archive.archiver import ArchiveProgress
 
 __all__ = ["archive"]
@@ -26,13 +26,21 @@ _TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 @click.command()
 @click.argument("topic")
 @click.argument("checked", required=False, metavar="[FOLDER]", type=click.Path(path_type=Path))
-@click.option("--to", "folder", metavar="FOLDER", type=click.Path(path_type=Path), help="Made where it is missing.")
-@click.option("--follow", is_flag=True, help="Go on at the end, until SIGTERM or Ctrl-C.")
-@click.option("--format", "encoding", type=click.Choice(["parquet", "jsonl"]), help="Of a new archive.  [parquet]")
-@click.option("--roll-size", default="128MB", show_default=True, help="Close a file at about this size.")
-@click.option("--roll-time", help="Close a file at this age; 5m with --follow.")
-@click.option("--accept-lost", is_flag=True, help="check: what Kafka had deleted before it was read is no error.")
-@click.option("-J", "--json", "as_json", is_flag=True, help="Say it as JSON.")
+@click.option(
+    "--to",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Folder to write to; created if it does not exist.",
+)
+@click.option("--follow", is_flag=True, help="Keep archiving new records until SIGTERM or Ctrl-C.")
+@click.option(
+    "--format", "encoding", type=click.Choice(["parquet", "jsonl"]), help="Format of a new archive.  [default: parquet]"
+)
+@click.option("--roll-size", default="128MB", show_default=True, help="Start a new file at about this size.")
+@click.option("--roll-time", help="Start a new file at this age.  [default: 5m with --follow]")
+@click.option("--accept-lost", is_flag=True, help="check: tolerate gaps that Kafka's retention left.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-l", "--loglevel", type=LEVELS, default="error", show_default=True)
 @cluster_options
 def archive(
@@ -49,12 +57,14 @@ def archive(
     bootstrap_server: str | None,
     options: tuple[str, ...],
 ) -> None:
-    """Write a topic's committed records into a folder, each once, with key, value, headers, partition, offset and time.
+    """Archive a topic's committed records in a folder, each once, with key, value, headers, time, partition and offset.
 
-    To the topic's end as it stands, or for ever with --follow. Killed at any moment and started again, it goes on where
-    its manifest says; one process writes to a folder at a time. `anabranch replay FOLDER --to TOPIC` brings everything
-    back as it was. `archive check FOLDER` reads every byte, and exits with 1 where a file has changed or is missing, or
-    where there is a gap.
+    Stops at the topic's current end, or with --follow keeps archiving. After a crash, the same command resumes where
+    the archive ends; only one process can write to a folder at a time. `anabranch replay FOLDER --to TOPIC` restores
+    the records.
+
+    `archive check FOLDER` reads the whole archive and exits with 1 if a file has changed or is missing, or if there is
+    a gap in the offsets.
 
     \b
     Examples:
@@ -68,12 +78,12 @@ def archive(
     log_to_stderr(loglevel)
     if folder is None:
         if topic != "check" or checked is None:
-            raise Usage("no folder to write to", hint="--to FOLDER; or: anabranch archive check FOLDER")
+            raise Usage("no folder given", hint="--to FOLDER; or: anabranch archive check FOLDER")
         if not show_check(checked, accept_lost=accept_lost, as_json=as_json):
             raise SystemExit(1)
         return
     if checked is not None:
-        raise Usage(f"{checked}: one topic is archived at a time", hint="anabranch archive TOPIC --to FOLDER")
+        raise Usage(f"{checked}: only one topic can be archived at a time", hint="anabranch archive TOPIC --to FOLDER")
     age = roll_time or ("5m" if follow else None)
     rolling = Rolling(int(_measure(roll_size, _UNITS, "128MB")), None if age is None else _measure(age, _TIMES, "5m"))
     with choose_cluster(bootstrap_server, options) as place, ArchiveView(topic) as view:
@@ -81,7 +91,7 @@ def archive(
             place.cluster,
             topic,
             folder,
-            encoding=encoding,  # pyright: ignore[reportArgumentType] (click has checked it)
+            encoding=encoding,  # pyright: ignore[reportArgumentType] (click has validated it)
             rolling=rolling,
             follow=follow,
         )
@@ -93,10 +103,10 @@ def archive(
 
 
 def _measure(text: str, units: dict[str, float] | dict[str, int], example: str) -> float:
-    """A number with its unit.
+    """Parse a number and its unit, and return it in the base unit of `units`.
 
     Raises:
-        Usage: it is none.
+        Usage: the text is malformed, or the number is not positive.
     """
     number = text.strip().lower().rstrip("abcdefghijklmnopqrstuvwxyz ")
     unit = text.strip().lower()[len(number) :].strip()
@@ -105,7 +115,7 @@ def _measure(text: str, units: dict[str, float] | dict[str, int], example: str) 
     except (ValueError, KeyError):
         measured = -1.0
     if not 0 < measured < float("inf"):
-        raise Usage(f"{text}: a number and one of {' '.join(units)} is expected", hint=f"for example {example}")
+        raise Usage(f"{text}: expected a number and a unit ({' '.join(units)})", hint=f"for example {example}")
     return measured
 
 
@@ -117,15 +127,17 @@ class ArchiveView(ProgressView):
         self._name = f"archive {topic}"
 
     def archiving(self, progress: ArchiveProgress) -> None:
-        """After each batch."""
+        """Show the progress; called after each batch."""
         rate = progress.records / progress.seconds if progress.seconds else 0.0
-        said = f"{progress.records:,} records  {rate:,.0f}/s"
+        status = f"{progress.records:,} records  {rate:,.0f}/s"
         total = progress.done_offsets + progress.left_offsets
-        self.update(self._name, progress.done_offsets, total, said, records=progress.records)
+        self.update(
+            self._name, progress.done_offsets, total, status, unit="offsets", records=progress.records, rate=round(rate)
+        )
 
 
 def show_archive(report: ArchiveReport, folder: Path, *, as_json: bool) -> None:
-    """What an archiver did."""
+    """Print the report of an archiver."""
     manifest = report.manifest
     if as_json:
         facts = {
@@ -143,36 +155,39 @@ def show_archive(report: ArchiveReport, folder: Path, *, as_json: bool) -> None:
         return
     rate = f" ({report.records / report.seconds:,.0f}/s)" if report.records >= 10_000 and report.seconds else ""
     out.print(
-        f"[bold]{report.records:,}[/bold] records of {plain(manifest.topic)} → [bold]{plain(folder)}[/bold] "
-        f"in {report.seconds:.1f} s{rate}{', resumed' if report.resumed else ''}",
+        f"archived {counted(report.records, 'record')} of [bold]{plain(manifest.topic)}[/bold] in "
+        f"[bold]{plain(folder)}[/bold] in {report.seconds:.1f} s{rate}{', resumed' if report.resumed else ''}",
         markup=True,
     )
-    out.print(f"  it holds {manifest.records:,} records in {len(manifest.files):,} files, {_size(manifest.size_bytes)}")
+    out.print(f"  the archive holds {_content(manifest)}")
     if report.removed:
-        out.print(f"  {len(report.removed)} unfinished files of an earlier start were removed and written again")
+        out.print(
+            f"  removed {counted(len(report.removed), 'unfinished file')} of an earlier start and wrote them again"
+        )
     for lost in report.lost:
         out.print(
             f"  {manifest.topic}[{lost.partition}]: offsets {lost.begin:,} to {lost.end - 1:,} "
-            "were deleted before they were read",
+            "were deleted from Kafka before they could be archived",
             style="yellow",
         )
 
 
 def show_check(folder: Path, *, accept_lost: bool, as_json: bool) -> bool:
-    """Check an archive and say what was found; whether that is well."""
+    """Check an archive, print what was found, and return whether the archive is intact."""
     from ..archive import check_archive
 
     manifest, findings = check_archive(folder)
     wrong = [finding for finding in findings if not (accept_lost and finding.kind == "lost")]
     if as_json:
-        write_json({"topic": manifest.topic, "records": manifest.records, "well": not wrong, "findings": findings})
+        write_json({"topic": manifest.topic, "records": manifest.records, "intact": not wrong, "findings": findings})
         return not wrong
     for finding in findings:
         out.print(f"{finding.kind}: {finding.where}: {finding.text}", style="red", markup=False)
-    what = f"{manifest.records:,} records of {manifest.topic} in {len(manifest.files):,} files"
-    out.print(f"{what}, {_size(manifest.size_bytes)}: " + (f"{len(wrong)} wrong" if wrong else "as written"))
+    verdict = counted(len(wrong), "problem") if wrong else "intact"
+    out.print(f"{plain(manifest.topic)}: {_content(manifest)}: {verdict}", markup=True)
     return not wrong
 
 
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
+def _content(manifest: Manifest) -> str:
+    size_mb = manifest.size_bytes / 1e6
+    return f"{counted(manifest.records, 'record')} in {counted(len(manifest.files), 'file')}, {size_mb:,.1f} MB"

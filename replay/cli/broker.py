@@ -1,4 +1,4 @@
-"""`anabranch broker`: a Kafka of our own."""
+"""`anabranch broker`: run the embedded Kafka broker."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["broker"]
 
 
 @click.command()
-@click.option("--port", type=int, default=9092, show_default=True, help="0 for any free one.")
-@click.option("--data", type=click.Path(path_type=Path), help="Where records are kept; .anabranch/broker unless given.")
-@click.option("--throw-away", is_flag=True, help="Keep nothing.")
-@click.option("--heap-mb", type=int, default=512, show_default=True, help="Memory for Java.")
+@click.option("--port", type=int, default=9092, show_default=True, help="Port to listen on; 0 chooses a free one.")
+@click.option("--data", type=click.Path(path_type=Path), help="Data directory.  [default: .anabranch/broker]")
+@click.option("--throw-away", is_flag=True, help="Start with an empty broker and delete its data on exit.")
+@click.option("--heap-mb", type=int, default=512, show_default=True, help="Java heap size in MB.")
 def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None:
-    """Run a real single-node Apache Kafka on loopback, for development: Ctrl-C or SIGTERM ends it.
+    """Run a single-node Apache Kafka on loopback until Ctrl-C or SIGTERM. For development, not for production.
 
-    Needs no Java and no container: both Kafka and a Java runtime come as packages. Not for production.
+    Needs neither Java nor a container: Kafka and a Java runtime are installed as packages.
 
     \b
     Examples:
@@ -38,10 +38,10 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
         signals.stopping(ended.set)
         stats = kafka.stats
         click.echo(
-            f"Kafka is up at {stats.bootstrap_servers} after {stats.startup_s:.1f} s, "
-            f"{stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data}{' (thrown away at the end)' if throw_away else ''}"
+            f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
+            f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data}{', deleted on exit' if throw_away else ''})"
         )
         while not ended.wait(0.5):
             if not kafka.alive:
-                raise AnabranchError("Kafka ended by itself", hint=f"see {stats.data / 'broker.log'}")
-    click.echo("Kafka has ended")
+                raise AnabranchError("Kafka exited unexpectedly", hint=f"see {stats.data / 'broker.log'}")
+    click.echo("Kafka stopped")

@@ -44,14 +44,14 @@ _COMPRESSIONS = ("lz4", "zstd")
 
 def cluster_options(command: CommandFunction) -> CommandFunction:
     """Add `-b` and `-X` to a command."""
-    command = click.option("-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat.")(
-        command
-    )
+    command = click.option(
+        "-X", "options", multiple=True, metavar="NAME=VALUE", help="librdkafka option, as in kcat; repeatable."
+    )(command)
     return click.option(
         "-b",
         "--bootstrap-server",
         metavar="HOST:PORT",
-        help="A Kafka cluster. Without it a broker of our own is started.",
+        help="Kafka cluster.  [default: $KAFKA_BOOTSTRAP_SERVERS, the app's broker, or an embedded broker]",
     )(command)
 
 
@@ -76,37 +76,44 @@ class FormatOptions(TypedDict):
 def format_options(command: CommandFunction) -> CommandFunction:
     """Add the options that describe the format of files to a command; its parameters for them are `FormatOptions`."""
     for option in (
-        click.option("--as-text", is_flag=True, help="Keep CSV cells as text; else numbers and nulls are told apart."),
+        click.option("--as-text", is_flag=True, help="Read all CSV cells as text; do not infer numbers and nulls."),
         click.option(
             "--types",
             metavar="A=T,…|@FILE",
-            help="Types of CSV columns: text, int, float, bool; else guessed. A file holds them as a JSON object.",
+            help="Types of CSV columns: text, int, float or bool. @FILE names a JSON object.  [default: inferred]",
         ),
         click.option(
             "--null",
             "nulls",
             multiple=True,
             metavar="WORD",
-            help="CSV cells that mean null, but in columns declared as text; else empty ones and null.",
+            help='CSV cell that means null, except in columns declared as text; repeatable.  [default: "", null]',
         ),
-        click.option("--quote", default='"', metavar="C", help="Of CSV cells; '' where there are none."),
-        click.option("--partition", metavar="EXPR", help="The record's partition; else its key tells."),
-        click.option("--header", "headers", multiple=True, metavar="NAME=EXPR", help="A header; may be repeated."),
-        click.option("--time-zone", default="UTC", show_default=True, help="Of times that name none."),
+        click.option("--quote", default='"', metavar="C", help="Quote character of CSV cells; '' disables quoting."),
+        click.option("--partition", metavar="EXPR", help="Partition of the record.  [default: chosen by its key]"),
         click.option(
-            "--time-format", default="auto", metavar="F", help="auto, iso, s, ms, us, ns, or like %d.%m.%Y %H:%M."
+            "--header", "headers", multiple=True, metavar="NAME=EXPR", help="Header of the record; repeatable."
         ),
-        click.option("--columns", metavar="A,B,…", help="Names of CSV columns; the file then has no header line."),
-        click.option("--delimiter", metavar="C", help="Of CSV cells."),
+        click.option("--time-zone", default="UTC", show_default=True, help="Time zone of times that do not name one."),
+        click.option(
+            "--time-format",
+            default="auto",
+            metavar="F",
+            show_default=True,
+            help="auto, iso, s, ms, us, ns, or a pattern such as %d.%m.%Y %H:%M.",
+        ),
+        click.option("--columns", metavar="A,B,…", help="Names of CSV columns, for files without a header line."),
+        click.option("--delimiter", metavar="C", help="Delimiter of CSV cells.  [default: , or a tab for .tsv]"),
         click.option(
             "--format",
             "kind",
             type=click.Choice(["auto", "text", "csv", "jsonl", "parquet", "avro"]),
             default="auto",
             show_default=True,
+            help="File format; auto chooses it by the file extension.",
         ),
-        click.option("--key-before", metavar="C", help="Text: what stands before the first C is the key."),
-        click.option("--encoding", default="utf-8", show_default=True),
+        click.option("--key-before", metavar="C", help="Text: the key is the part of the line before the first C."),
+        click.option("--encoding", default="utf-8", show_default=True, help="Encoding of text files."),
     ):
         command = option(command)
     return command
@@ -136,7 +143,7 @@ def pack_option(command: CommandFunction) -> CommandFunction:
         "--pack",
         type=click.Choice(_COMPRESSIONS),
         metavar="[lz4|zstd]",
-        help="Many rows as one message, as columns: many times as fast, for readers that know packed batches.",
+        help="Send packed batches: many rows as columns in one message. Much faster; consumers must support it.",
     )(command)
 
 
@@ -147,7 +154,7 @@ def app_name(context: click.Context) -> str:
         Usage: `-A` was not given.
     """
     if not context.obj:
-        raise Usage("no app", hint="name it: anabranch -A MODULE …")
+        raise Usage("no app given", hint="anabranch -A MODULE …")
     return context.obj
 
 
@@ -182,7 +189,7 @@ def choose_cluster(
             stats = place.broker
             status_line("")
             _announce(
-                f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
+                f"embedded Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
                 f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
             )
         yield place

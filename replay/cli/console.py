@@ -18,7 +18,7 @@ from ...topics.printable import printable
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["ProgressView", "Screen", "err", "out", "plain", "write_json"]
+__all__ = ["ProgressView", "Screen", "counted", "err", "out", "plain", "write_json"]
 
 
 class Screen(Console):
@@ -44,6 +44,15 @@ err = Screen(stderr=True)
 def plain(text: object) -> str:
     """Escape a text for use inside a line with markup."""
     return escape(str(text))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> counted(1, "record"), counted(20_000, "bad line")
+    ('1 record', '20,000 bad lines')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def write_json(facts: object) -> None:
@@ -83,13 +92,14 @@ class ProgressView:
         if self._bars is not None:
             self._bars.stop()
 
-    def update(self, name: str, done: float, total: float | None, status: str, **facts: object) -> None:
+    def update(self, name: str, done: float, total: float | None, status: str, *, unit: str, **facts: object) -> None:
         """Show the progress of the work called `name`.
 
         Args:
-            done: work done, in the unit of `total`.
-            total: all of the work; None if it is unknown.
+            done: work done, in `unit`s.
+            total: all of the work, in `unit`s; None if it is unknown.
             status: text beside the bar.
+            unit: unit of `done` and `total`, such as `bytes`.
             facts: more fields of the JSON line.
         """
         if self._bars is not None:
@@ -99,4 +109,5 @@ class ProgressView:
             self._bars.update(self._tasks[name], completed=done, total=total, status=status)
         elif clock.now_s() - self._last_line_s >= _LINE_EVERY_S:
             self._last_line_s = clock.now_s()
-            sys.stderr.write(json.dumps({"progress": name, "done": done, "total": total, **facts}) + "\n")
+            line = {"progress": name, f"done_{unit}": done, f"total_{unit}": total, **facts}
+            sys.stderr.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""`anabranch demo`: the main jobs on real data."""
+"""`anabranch demo`: run the example jobs on real data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["demo"]
 @click.command()
 @cluster_options
 def demo(bootstrap_server: str | None, options: tuple[str, ...]) -> None:
-    """Show the main jobs: the keyed sum over a file and over a socket, and a year of flights."""
+    """Run the example jobs: a keyed sum over a file and over a live socket, and a year of flights by airline."""
     from .demo_script import run_demo
 
     log_to_stderr(None)

@@ -1,7 +1,7 @@
-"""`anabranch demo`: the main jobs on real data, by the commands a user would type.
+"""The script of `anabranch demo`: it runs the example jobs with the commands that a user would type.
 
-1. The keyed sum over a file, then the same agent on a live socket; both end with the same totals, shown by a digest.
-2. A year of flights by carrier, with the airline's name looked up from a table that a file filled.
+1. A keyed sum over a file, then the same agent on a live socket. Both results have the same digest.
+2. A year of flights by carrier, joined with the airlines' names from a table that a file filled.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ FLIGHTS = "anabranch.agents.jobs.flights"
 _PORT = 9999
 _LIVE_S = 4.0
 _REFRESH_S = 1.0
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
-    """Run both jobs; input and results stay in `folder`.
+    """Run both jobs; inputs and results are kept in `folder`.
 
     Raises:
         Usage: the data package is not installed.
@@ -62,7 +62,7 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
     lines = _write_lines(data / "flights.csv.zip", folder / "data.txt")
     run_id = f"demo{clock.now_ms() // 1000 % 100_000}"
 
-    out.print(Rule("1a  the keyed sum, over a file: carrier,miles → miles flown by carrier", align="left"))
+    out.print(Rule("1a  keyed sum over a file: carrier,miles → miles by carrier", align="left"))
     _command(
         [
             "run", KEYED_SUM, "--input", str(folder / "data.txt"), "--key-before", ",",
@@ -72,15 +72,13 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
     )  # fmt: skip
     of_file = _output(["-A", KEYED_SUM, "tables", "--run-id", run_id, "--digest"], environment)
 
-    out.print(Rule("1b  the same agent, live: the same lines from a socket, totals every second", align="left"))
+    out.print(Rule("1b  the same agent on a live socket with the same lines, totals every second", align="left"))
     of_socket = _live(place, lines, f"{run_id}-live", environment, folder)
     if of_file != of_socket:
         raise Stop(f"the totals differ: file {of_file}, socket {of_socket}", hint="this is a bug; please report it")
-    out.print(f"file   {of_file}\nsocket {of_socket}   [green]✓ the same totals[/green]", markup=True)
+    out.print(f"file   {of_file}\nsocket {of_socket}   [green]✓ equal totals[/green]", markup=True)
 
-    out.print(
-        Rule("2  a year of history: 336,776 flights, with their own times, in partitions by carrier", align="left")
-    )
+    out.print(Rule("2  a year of history: 336,776 flights with event times, partitioned by carrier", align="left"))
     _command(
         [
             "run", FLIGHTS, "--key", "carrier", "--time", "flights=time_hour", "--null", "NA",
@@ -93,8 +91,8 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
     if place.broker is not None:
         stats = place.broker
         out.print(
-            f"Kafka was up after {stats.startup_s:.1f} s and took {stats.peak_rss_bytes() / 1e6:.0f} MB at most; "
-            f"all of it took {clock.now_s() - began:.0f} s. Results are in {folder}/"
+            f"Kafka started in {stats.startup_s:.1f} s and used at most {stats.peak_rss_bytes() / 1e6:.0f} MB; "
+            f"the demo took {clock.now_s() - began:.0f} s. Results are in {folder}/"
         )
 
 
@@ -107,7 +105,7 @@ def _flight_data() -> Path:
 
 
 def _write_lines(archive: Path, path: Path) -> list[bytes]:
-    """`carrier,miles`, a line a flight."""
+    """Write and return the lines `carrier,miles`, one for each flight."""
     with zipfile.ZipFile(archive) as zipped, zipped.open("flights.csv") as file:
         rows = csv.DictReader(io.TextIOWrapper(file, "utf-8"))
         lines = [f"{row['carrier']},{row['distance']}\n".encode() for row in rows]
@@ -140,57 +138,57 @@ def _output(arguments: Sequence[str], environment: dict[str, str]) -> str:
 
 
 def _live(place: ClusterChoice, lines: list[bytes], run_id: str, environment: dict[str, str], folder: Path) -> str:
-    """Serve the lines on a socket, replay them into the agent's live topic, show its table; returns the digest."""
-    # An identity of its own, so that a second demo does not add to the totals of the first.
+    """Serve the lines on a socket, replay them into the agent's live topic, show its table; return its digest."""
+    # A run id of its own, so that a second demo does not add to the totals of the first.
     os.environ["ANABRANCH_RUN"] = run_id
     app = load_app(KEYED_SUM)
     runtime_of(app).cluster = place.cluster
     topic = next(iter(app.agents.values())).channel.get_topic_name()
     port = _serve(lines)
     replay = ["replay", f"tcp://localhost:{port}", "--to", topic, "--key-before", ","]
-    with WorkerPool(place.cluster, KEYED_SUM, run_id, folder / "live") as crew:
-        crew.start()
+    with WorkerPool(place.cluster, KEYED_SUM, run_id, folder / "live") as workers:
+        workers.start()
         out.print(f"[bold]{plain(_shown(['-A', KEYED_SUM, 'worker']))}[/bold]", markup=True, highlight=False)
         out.print(f"[bold]{plain(_shown(replay))}[/bold]", markup=True, highlight=False, soft_wrap=True)
         source = subprocess.Popen(  # noqa: S603 (our own interpreter)
             _program(replay), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            digest = _watch(place, app, topic, source, crew)
+            digest = _watch(place, app, topic, source, workers)
         finally:
             if source.poll() is None:
                 source.kill()
-        crew.end()
+        workers.end()
     return digest
 
 
-def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[str], crew: WorkerPool) -> str:
+def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[str], workers: WorkerPool) -> str:
     table = find_table(app, None)
-    drain = Completion(place.cluster, app.conf.id, [topic])
+    completion = Completion(place.cluster, app.conf.id, [topic])
     reader: TableReader | None = None
-    deadline = clock.now_s() + _PATIENCE_S
+    deadline = clock.now_s() + _TIMEOUT_S
     with Live(console=out, auto_refresh=False) as live:
         while clock.now_s() < deadline:
-            crew.check()
-            over = source.poll() is not None and drain.drained()
+            workers.check()
+            finished = source.poll() is not None and completion.drained()
             if source.poll():
                 raise Stop(f"the replay of the socket failed: {source.communicate()[1].strip()}")
             try:
                 reader = reader or TableReader(place.cluster, table)
             except Usage:
-                clock.sleep(0.1)  # the worker has not made its changelog yet
+                clock.sleep(0.1)  # the worker has not created the changelog yet
                 continue
             snapshot = reader.read()
             title = f"live totals at {clock.time_of_day()}"
             live.update(table_grid(snapshot, title=title, most=6), refresh=True)
-            if over:
+            if finished:
                 return snapshot.digest()
             clock.sleep(_REFRESH_S)
-    raise Stop(f"the live stream was not through after {_PATIENCE_S:.0f} s")
+    raise Stop(f"the live stream was not processed within {_TIMEOUT_S:.0f} s")
 
 
 def _serve(lines: list[bytes]) -> int:
-    """Serve lines to the first who connects, spread over a few seconds, as `nc -lk` would; returns the port."""
+    """Serve the lines to the first client over a few seconds, like `nc -lk`; return the port."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

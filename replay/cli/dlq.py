@@ -1,4 +1,4 @@
-"""`anabranch dlq`: dead letters listed, shown, and put back after a fix."""
+"""`anabranch dlq`: list dead letters, show them, and replay them after a fix."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...topics.errors import Usage
 from ...topics.printable import printable
 from ..time_text import shown_time
 from .common_options import CommandFunction, choose_cluster, cluster_options
-from .console import out, plain, write_json
+from .console import counted, out, plain, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ __all__ = ["dlq"]
 
 _VALUE_CHARACTERS = 200
 
-_REASONS = {"agent": "raised by agent", "decode": "not decodable for agent", "line": "no record: a line of a file"}
+# Reason of a dead letter -> its description, which the name of the agent follows, if there is one.
+_REASONS = {"agent": "raised by agent", "decode": "cannot be decoded for agent", "line": "bad line of a file"}
 
 
 @click.group()
 def dlq() -> None:
-    """Dead letters: what could not be processed, and is kept in TOPIC.dlq.
+    """List, show and replay dead letters: records that could not be processed and were sent to TOPIC.dlq.
 
     \b
     Examples:
@@ -52,10 +53,14 @@ class Filters(TypedDict):
 def filters(command: CommandFunction) -> CommandFunction:
     """Add the options that select dead letters to a command."""
     for option in (
-        click.option("--match", metavar="TEXT", help="Only letters with this in key, value or error."),
-        click.option("--offset", "offsets", metavar="N[-M]", help="Only this letter, or these, by offset in the .dlq."),
-        click.option("--agent", metavar="NAME", help="Only letters of this agent."),
-        click.option("--reason", type=click.Choice(["agent", "decode", "line"]), help="Only letters of this kind."),
+        click.option("--match", metavar="TEXT", help="Only dead letters with this text in key, value or error."),
+        click.option("--offset", "offsets", metavar="N[-M]", help="Only dead letters with these offsets in TOPIC.dlq."),
+        click.option("--agent", metavar="NAME", help="Only dead letters of this agent."),
+        click.option(
+            "--reason",
+            type=click.Choice(["agent", "decode", "line"]),
+            help="Only dead letters that an agent raised, that could not be decoded, or that are bad lines.",
+        ),
     ):
         command = option(command)
     return command
@@ -63,12 +68,12 @@ def filters(command: CommandFunction) -> CommandFunction:
 
 @dlq.command("list")
 @click.argument("topics", nargs=-1, metavar="[TOPIC…]")
-@click.option("-J", "--json", "as_json", is_flag=True, help="JSON lines.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines.")
 @cluster_options
 def list_letters(
     topics: tuple[str, ...], as_json: bool, bootstrap_server: str | None, options: tuple[str, ...]
 ) -> None:
-    """Count dead letters by topic, agent, reason and error, with the times of their records.
+    """Count dead letters by topic, agent, reason and error.
 
     \b
     Examples:
@@ -93,9 +98,9 @@ def list_letters(
 @dlq.command()
 @click.argument("topic")
 @filters
-@click.option("-n", "most", type=click.IntRange(1), default=20, show_default=True, help="Letters to show.")
-@click.option("-J", "--json", "as_json", is_flag=True, help="JSON lines, whole.")
-@click.option("--raw", is_flag=True, help="Only the values as they are, a line each, all of them.")
+@click.option("-n", "most", type=click.IntRange(1), default=20, show_default=True, help="Dead letters to show.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines, with complete values.")
+@click.option("--raw", is_flag=True, help="Print only the values, unchanged, one per line, all of them.")
 @cluster_options
 def show(
     topic: str,
@@ -106,20 +111,20 @@ def show(
     options: tuple[str, ...],
     **chosen: Unpack[Filters],
 ) -> None:
-    """Show dead letters: where each came from, why it is there, key and value.
+    """Show dead letters with their origin, reason, error, key and value.
 
     \b
     Examples:
       anabranch dlq show orders
       anabranch dlq show orders --agent total --match ann -J
-      anabranch dlq show lines --reason line --raw > lines.txt     # mend them, then: anabranch replay lines.txt
+      anabranch dlq show lines --reason line --raw > lines.txt     # fix them, then: anabranch replay lines.txt
     """
     from ...topics.admin import Admin
     from ..dead_letters.letters import NoLetters, letters_topic
     from ..dead_letters.republisher import DeadLetters
 
     log_to_stderr(None)
-    wanted = wanted_of(**chosen)
+    wanted = filter_of(**chosen)
     with choose_cluster(bootstrap_server, options) as place:
         name = letters_topic(Admin(place.cluster), topic)
         if isinstance(name, NoLetters):
@@ -131,10 +136,10 @@ def show(
 @dlq.command()
 @click.argument("topic")
 @filters
-@click.option("--to", metavar="TOPIC", help="Put all records there, for all who read it.")
-@click.option("--now", is_flag=True, help="Give the records the present time instead of their own.")
-@click.option("--run-id", help="Another run, which knows nothing of what was put back before.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be put back.")
+@click.option("--to", metavar="TOPIC", help="Re-publish to this topic instead, for all its consumers.")
+@click.option("--now", is_flag=True, help="Use the current time instead of the records' own times.")
+@click.option("--run-id", help="Start a new run, which re-publishes dead letters that an earlier run has re-published.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be re-published.")
 @cluster_options
 def replay(
     topic: str,
@@ -146,43 +151,43 @@ def replay(
     options: tuple[str, ...],
     **chosen: Unpack[Filters],
 ) -> None:
-    """Re-publish records for the agents that failed at them, with their key, partition, headers and time; each once.
+    """Re-publish dead letters for the agents that failed, each once, with key, partition, headers and time.
 
-    A record goes to APP-AGENT-retry, which that agent alone reads: other agents of its topic do not see it again.
-    Workers that run find that topic within seconds. Records of the same key that came later have been processed
-    before it. Letters without an agent go to the topic that they came from.
+    A record goes to APP-AGENT-retry, which only that agent reads: other agents of its topic do not see it again.
+    Running workers find this topic within seconds. Later records of the same key have been processed before it. Dead
+    letters without an agent go to the topic that they came from.
 
-    Killed and started again, with other filters or later, it puts back what it has not put back yet. A record that
-    fails again makes a new letter, which the next replay puts back.
+    The command can be repeated, after a crash or with other filters: it re-publishes only what has not been
+    re-published yet. A record that fails again becomes a new dead letter, which the next replay re-publishes.
 
-    With --to, all records go to that topic, and to all who read it: agents that processed them do so again.
+    With --to, all records go to that topic and to all its consumers: agents that processed them process them again.
 
     \b
     Examples:
       anabranch dlq replay orders --dry-run
       anabranch dlq replay orders --agent total --reason agent
-      anabranch dlq replay orders --to orders-to-mend
+      anabranch dlq replay orders --to orders-to-fix
     """
     from ...topics.admin import Admin
     from ..dead_letters.letters import NoLetters, letters_topic
     from ..dead_letters.republisher import DeadLetters
 
     log_to_stderr(None)
-    wanted = wanted_of(**chosen)
+    wanted = filter_of(**chosen)
     with choose_cluster(bootstrap_server, options) as place:
         name = letters_topic(Admin(place.cluster), topic)
         if isinstance(name, NoLetters):
             show_no_letters(name)
             return
         letters = DeadLetters(place.cluster, name, to=to, run_id=run_id, now=now)
-        show_put_back(letters.look(wanted) if dry_run else letters.put_back(wanted), dry_run=dry_run)
+        show_republication(letters.look(wanted) if dry_run else letters.put_back(wanted), dry_run=dry_run)
 
 
-def wanted_of(reason: str | None, agent: str | None, offsets: str | None, match: str | None) -> Wanted:
-    """The filters.
+def filter_of(reason: str | None, agent: str | None, offsets: str | None, match: str | None) -> Wanted:
+    """Return the filter that the options describe.
 
     Raises:
-        Usage: offsets that are none.
+        Usage: `--offset` is malformed.
     """
     from ..dead_letters.letters import Wanted
 
@@ -190,53 +195,63 @@ def wanted_of(reason: str | None, agent: str | None, offsets: str | None, match:
     if offsets is not None:
         first, dash, last = offsets.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise Usage(f"--offset {offsets}", hint="a number, or two with a dash: --offset 7 or --offset 7-12")
+            raise Usage(f"--offset {offsets}", hint="an offset or a range: --offset 7 or --offset 7-12")
         span = int(first), int(last or first)
     return Wanted(reason=reason, agent=agent, offsets=span, match=match)
 
 
 def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], Count]], *, as_json: bool) -> None:
-    """How many dead letters there are, of which kind."""
+    """Print the number of dead letters of each kind."""
     for topic, kinds in counts.items():
         if not as_json and kinds:
             letters, put_back = sum(c.letters for c in kinds.values()), sum(c.put_back for c in kinds.values())
-            _say(f"[bold]{plain(topic)}[/bold]: {letters:,} dead letters{_put_back(put_back)}")
+            _print(f"[bold]{plain(topic)}[/bold]: {counted(letters, 'dead letter')}{_republished(put_back)}")
         for (agent, reason, error), count in sorted(kinds.items()):
             if as_json:
-                facts = {"topic": topic, "agent": agent, "reason": reason, "error": error, "letters": count.letters}
-                times = {"put_back": count.put_back, "first_ms": count.first_ms, "last_ms": count.last_ms}
-                write_json({**facts, **times, "at": count.at or None})
+                write_json(
+                    {
+                        "topic": topic,
+                        "agent": agent,
+                        "reason": reason,
+                        "error": error,
+                        "raised_at": count.at or None,
+                        "dead_letters": count.letters,
+                        "republished": count.put_back,
+                        "first_record_ms": count.first_ms,
+                        "last_record_ms": count.last_ms,
+                    }
+                )
             else:
                 _show_kind(agent, reason, error, count)
     if not as_json and not any(counts.values()):
-        _say("no dead letters")
+        _print("no dead letters")
 
 
 def _show_kind(agent: str, reason: str, error: str, count: Count) -> None:
-    """Of one kind; lines of less than 80 characters, as far as names are short."""
-    what = _REASONS.get(reason, reason)
-    _say(f"  {count.letters:>7,}  {plain(error[:60]) or '?'}{f' at {plain(count.at)}' if count.at else ''}")
-    _say(f"           {what}{f' {plain(agent)}' if agent else ''}{_put_back(count.put_back)}")
+    """Print one kind, in lines of less than 80 characters unless names are long."""
+    reason = _REASONS.get(reason, reason)
+    _print(f"  {count.letters:>7,}  {plain(error[:60]) or '?'}{f' at {plain(count.at)}' if count.at else ''}")
+    _print(f"           {reason}{f' {plain(agent)}' if agent else ''}{_republished(count.put_back)}")
     first, last = shown_time(count.first_ms), shown_time(count.last_ms)
-    _say(f"           records of {first}" + (f" … {last}" if last != first else ""))
+    _print(f"           record times {first}" + (f" … {last}" if last != first else ""))
 
 
-def _put_back(count: int) -> str:
-    return f", {count:,} put back" if count else ""
+def _republished(count: int) -> str:
+    return f", {count:,} re-published" if count else ""
 
 
 def show_no_letters(missing: NoLetters, *, as_json: bool = False) -> None:
-    """That there are none, which is no error; as JSON nothing, with a word beside it."""
-    text = f"no dead letters of {missing.topic}"
+    """Say that a topic has no dead letters, which is not an error; for JSON output on stderr."""
+    text = f"no dead letters for topic {missing.topic}"
     if not missing.exists:
-        text += f"; there is no topic {missing.topic} either"
+        text += ", which does not exist"
         if missing.others:
-            text += f" (there are dead letters in {', '.join(missing.others[:10])})"
+            text += f" (topics with dead letters: {', '.join(missing.others[:10])})"
     click.echo(printable(text), err=as_json)
 
 
 def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: bool, raw: bool) -> None:
-    """Letters one by one."""
+    """Print dead letters, at most `most` of them unless `raw`."""
     if raw:
         for letter, _ in letters:
             _write_raw(letter.value or b"")
@@ -245,13 +260,13 @@ def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: 
     for letter, put_back in islice(letters, most):
         shown += 1
         if as_json:
-            write_json({**letter.described(), "put_back": put_back})
+            write_json({**letter.described(), "republished": put_back})
             continue
         facts = letter.described()
-        where = f"{letter.partition}@{letter.offset}"
+        position = f"{letter.partition}@{letter.offset}"
         out.print(
-            f"[bold]{where}[/bold]  {shown_time(letter.timestamp_ms)}  {plain(letter.reason)}"
-            f"{'  put back' if put_back else ''}  from {plain(str(facts.get('source', '?')))}"
+            f"[bold]{position}[/bold]  {shown_time(letter.timestamp_ms)}  {plain(letter.reason)}"
+            f"{'  re-published' if put_back else ''}  from {plain(str(facts.get('source', '?')))}"
             f"{'  agent ' + plain(letter.facts['agent']) if 'agent' in letter.facts else ''}",
             markup=True,
         )
@@ -261,36 +276,36 @@ def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: 
         out.print(f"  key    {plain(_short(facts['key']))}", markup=True)
         out.print(f"  value  {plain(_short(facts['value']))}", markup=True)
     if not as_json and next(letters, None) is not None:
-        out.print(f"… {shown} shown; -n N shows more, -J them whole")
+        out.print(f"… {shown} shown; -n N shows more, -J shows complete values")
     elif not as_json and not shown:
-        out.print("no such dead letters")
+        out.print("no matching dead letters")
 
 
-def show_put_back(report: Republication, *, dry_run: bool) -> None:
-    """What was, or would be, put back."""
-    would = "would be put back" if dry_run else "put back"
-    _say(f"[bold]{report.sent:,}[/bold] records {would}")
+def show_republication(report: Republication, *, dry_run: bool) -> None:
+    """Print what was or, in a dry run, would be re-published."""
+    done = "would re-publish" if dry_run else "re-published"
+    _print(f"{done} [bold]{counted(report.sent, 'record')}[/bold]")
     for topic, count in sorted(report.to.items()):
         app, agent = report.agents.get(topic, ("", ""))
-        alone = f", which only agent {plain(agent)} of app {plain(app)} reads" if agent else ""
-        _say(f"  {count:>7,} → [bold]{plain(topic)}[/bold]{alone}")
+        alone = f", read only by agent {plain(agent)} of app {plain(app)}" if agent else ""
+        _print(f"  {count:>7,} → [bold]{plain(topic)}[/bold]{alone}")
     if report.before:
-        out.print(f"  {report.before:,} had been put back before")
+        out.print(f"  {report.before:,} re-published earlier")
     for letter in report.examples if dry_run else ():
         out.print(f"  {letter.partition}@{letter.offset}  {plain(letter.facts.get('error', ''))}", markup=True)
     if report.without_record:
         out.print(
-            f"  [yellow]{report.without_record:,} letters have no record to put back[/yellow]: they hold lines of a "
-            "file that were no records, or another program wrote them",
+            f"  [yellow]{counted(report.without_record, 'dead letter')} without a record[/yellow]: a bad line of a "
+            "file, or written by another program",
             markup=True,
         )
         out.print(
-            "  mend the file and replay it, or: anabranch dlq show TOPIC --reason line --raw > lines.txt, mend that, "
-            "anabranch replay lines.txt --to TOPIC"
+            "  fix the file and replay it, or: anabranch dlq show TOPIC --reason line --raw > lines.txt, fix that "
+            "file, anabranch replay lines.txt --to TOPIC"
         )
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     out.print(text, markup=True, highlight=False, soft_wrap=True)
 
 
@@ -301,7 +316,7 @@ def _short(text: str | None) -> str:
 
 
 def _write_raw(value: bytes) -> None:
-    """A value as it is; on a terminal, as text that it cannot obey."""
+    """Write a value unchanged; on a terminal, escape its control characters."""
     if sys.stdout.isatty():
         value = printable(value.decode(errors="backslashreplace")).encode()
     sys.stdout.buffer.write(value + b"\n")

@@ -1,4 +1,7 @@
-"""The `anabranch` command. Flags win over the environment, which wins over defaults."""
+"""The entry point of the `anabranch` command.
+
+Options override environment variables, which override defaults.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,21 @@ from .. import signals
 
 __all__ = ["COMMANDS", "main"]
 
-# Name -> what `anabranch --help` says of it. A command is `commands/<name>.py`, and imported when it is asked for:
-# together they take three times as long as one, and a worker that is started again has to be back soon.
+# Name -> summary in `anabranch --help`. A command is defined in `<name>.py` beside this file, which is imported only
+# when the command runs: importing all of them takes three times as long, and a restarted worker must be ready soon.
 COMMANDS = {
-    "archive": "Write a topic's committed records into a folder.",
-    "broker": "Run a real Kafka on loopback, for development.",
-    "demo": "Show the main jobs on real data.",
-    "dlq": "Dead letters: list, show, replay.",
-    "replay": "Feed files, a socket, an archive or a topic into TOPIC.",
-    "run": "Run an app over history, write the result, exit.",
-    "runs": "List runs, show one, or forget it.",
-    "tables": "Show an app's tables, back them up, restore them.",
+    "archive": "Archive a topic's committed records in a folder.",
+    "broker": "Run a single-node Kafka on loopback for development.",
+    "demo": "Run the example jobs on real data.",
+    "dlq": "List, show and replay dead letters.",
+    "replay": "Replay files, a socket, an archive or a topic into a topic.",
+    "run": "Run an app over a finite history, write the result, exit.",
+    "runs": "List, show or delete replays and bounded runs.",
+    "tables": "Show, back up and restore an app's tables.",
     "topics": "List topics: records, partitioner, skew.",
-    "unpack": "Turn packed batches into plain records.",
-    "verify": "Compare A with B, and show the first differences.",
-    "worker": "Run the app's agents for ever.",
+    "unpack": "Convert packed batches to plain records.",
+    "verify": "Compare the records of two sources and show the first differences.",
+    "worker": "Run an app's agents on live topics.",
 }
 
 
@@ -58,12 +61,12 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-A", "--app", "app_name", metavar="MODULE", help="The app: module, module:app or path/to/file.py.")
-@click.option("-W", "--workdir", type=click.Path(exists=True, file_okay=False), help="Change to this folder first.")
+@click.option("-A", "--app", "app_name", metavar="MODULE", help="App to load: module, module:app or path/to/file.py.")
+@click.option("-W", "--workdir", type=click.Path(exists=True, file_okay=False), help="Change to this directory first.")
 @click.version_option(package_name="anabranch", prog_name="anabranch")
 @click.pass_context
 def cli(context: click.Context, app_name: str | None, workdir: str | None) -> None:
-    """Stream processing on Kafka, with replay: one program for the live topic and for a file of history.
+    """Stream processing on Kafka, with replay: the same program runs on live topics and over a file of history.
 
     \b
     Examples:
@@ -74,11 +77,11 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
 
     \b
     Exit codes:
-      0    done; a worker was told to end
-      1    somebody has to look: no broker, a failed record with on_failure="fail", contents that differ (verify), …
-      2    the command line, the configuration or the program has to change
-      3    run: finished, the result is written, and records failed (see --allow-dead-letters)
-      130  interrupted; the same command goes on from there
+      0    success; or a worker was stopped by a signal
+      1    the operation failed: no broker, a failed record with on_failure="fail", a difference (verify), …
+      2    invalid command line, configuration or program
+      3    run: finished and wrote the result, but records failed (see --allow-failures)
+      130  interrupted (143 after SIGTERM); run the same command again to resume
     """
     if workdir:
         os.chdir(workdir)
@@ -86,8 +89,8 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
 
 
 def main() -> None:
-    """Entry point: errors are said in a line or two, with what to do, and an exit code."""
-    # Faust looks for options of its own in there when it is imported, and takes our --loop for one.
+    """Run the command line: print errors as a message and a hint, and exit with the error's exit code."""
+    # On import, Faust looks for its own options in sys.argv, and would take our --loop for one of them.
     arguments = sys.argv[1:]
     del sys.argv[1:]
     signals.listen()
@@ -96,29 +99,29 @@ def main() -> None:
     except click.ClickException as exc:
         exc.show()
         if isinstance(exc, click.NoSuchOption) and exc.option_name in ("-A", "--app"):
-            click.echo("hint: -A stands before the command: anabranch -A MODULE worker", err=True)
+            click.echo("hint: -A goes before the command: anabranch -A MODULE worker", err=True)
         raise SystemExit(exc.exit_code) from None
     except (KeyboardInterrupt, click.Abort):
         raise _interrupted() from None
     except click.exceptions.Exit as exc:
         raise SystemExit(exc.exit_code) from None
     except Exception as exc:
-        from ...topics.errors import understood  # librdkafka comes with it, which --help can do without
+        from ...topics.errors import understood  # imports librdkafka, which --help does not need
         from ...topics.printable import printable, without_passwords
 
         error = understood(exc)
-        if error is not exc and signals.told():  # it was raised inside of a library, which made something else of it
+        if error is not exc and signals.told():  # the interrupt was raised inside a library, which wrapped it
             raise _interrupted() from exc
         if error is None:
             text = "".join(traceback.format_exception(exc))
             click.echo(printable(without_passwords(text)), err=True, nl=False)
             raise SystemExit(1) from None
         if error is not exc:
-            logging.getLogger("anabranch").debug("this ended it", exc_info=exc)
+            logging.getLogger("anabranch").debug("traceback of the error", exc_info=exc)
         click.echo(f"error: {printable(error)}", err=True)
         raise SystemExit(error.exit_code) from None
 
 
 def _interrupted() -> SystemExit:
-    click.echo("interrupted; the same command goes on from there", err=True)
+    click.echo("interrupted; run the same command again to resume", err=True)
     return SystemExit(signals.exit_code())

@@ -40,32 +40,39 @@ class RecordOptions(PipelineOptions, FormatOptions):
 def pipeline_options(command: CommandFunction) -> CommandFunction:
     """Add the options of a pipeline to a command; its parameters for them are `PipelineOptions`."""
     for option in (
-        click.option("--rate", metavar="5000/s", help="No more records than that; also /min and /h."),
-        click.option("--speed", metavar="60x", help="As fast as event time goes, times that much."),
-        click.option("--loop", metavar="N|forever", help="All of it again and again, one round after another."),
-        click.option("--transform", metavar="MODULE:FUNCTION", help="Each record goes through it; see docs/replay.md."),
-        click.option("--limit", type=click.IntRange(1), metavar="N", help="No more than N records."),
+        click.option("--rate", metavar="5000/s", help="Limit the rate; units /s, /min and /h."),
+        click.option("--speed", metavar="60x", help="Follow event time at this multiple of real time."),
+        click.option("--loop", metavar="N|forever", help="Replay the sources this many times."),
         click.option(
-            "--where", metavar="EXPR", help="Only records whose fields fulfil it: 'amount > 100 and not late'."
+            "--transform", metavar="MODULE:FUNCTION", help="Function applied to each record; see docs/replay.md."
         ),
-        click.option("--only-partition", multiple=True, type=click.IntRange(0), help="Of the topic; may be repeated."),
-        click.option("--only-key", multiple=True, metavar="KEY", help="Only records with it; may be repeated."),
-        click.option("--end", metavar="TIME", help="Only records before it; ISO 8601, or a number since 1970."),
-        click.option("--start", metavar="TIME", help="Only records from it on."),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N records."),
+        click.option(
+            "--where", metavar="EXPR", help="Only records that match the expression: 'amount > 100 and not late'."
+        ),
+        click.option(
+            "--only-partition",
+            multiple=True,
+            type=click.IntRange(0),
+            help="Only records of this partition of the topic; repeatable.",
+        ),
+        click.option("--only-key", multiple=True, metavar="KEY", help="Only records with this key; repeatable."),
+        click.option("--end", metavar="TIME", help="Only records before this time: ISO 8601 or Unix time."),
+        click.option("--start", metavar="TIME", help="Only records from this time on."),
         click.option(
             "--disorder",
             metavar="WHAT",
             default="accept",
             show_default=True,
-            help="Records that are earlier than one before them in their file: accept, fail, sort or sort:N (a buffer "
-            "of N records a file; 10000).",
+            help="Late records, whose time is before that of an earlier record of the file: accept, fail, sort, or "
+            "sort:N with a buffer of N records per file (10000).",
         ),
         click.option(
             "--order",
             type=click.Choice(["auto", "time", "source"]),
             default="auto",
             show_default=True,
-            help="Of several files: merged by time, or one after another; auto merges where --time is given.",
+            help="Order of several files: merged by time, or one after another; auto is time if --time is given.",
         ),
     ):
         command = option(command)
@@ -120,7 +127,7 @@ def _time_ms(option: str, text: str | None) -> int | None:
     try:
         return parse_time_ms(text)
     except ValueError as exc:
-        raise Usage(f"{option}: {exc}", hint="for example 2013-01-31T10:00:00Z; without a zone it is UTC") from None
+        raise Usage(f"{option}: {exc}", hint="for example 2013-01-31T10:00:00Z; times without a zone are UTC") from None
 
 
 def _rounds(text: str | None) -> int:
@@ -129,5 +136,5 @@ def _rounds(text: str | None) -> int:
     if text == "forever":
         return 0
     if not (text.isascii() and text.isdigit() and int(text)):
-        raise Usage(f"--loop {text}: expected how often, or forever")
+        raise Usage(f"--loop {text}: expected a number of rounds, or forever")
     return int(text)

@@ -1,4 +1,4 @@
-"""`anabranch replay`: history into a topic."""
+"""`anabranch replay`: replay files, a socket, an archive or a topic into a topic."""
 
 from __future__ import annotations
 
@@ -29,28 +29,48 @@ __all__ = ["replay"]
 
 @click.command(cls=CommandWithPack)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
-@click.option("--to", "topic", required=True, metavar="TOPIC", help="Made with 4 partitions where it does not exist.")
-@click.option("-k", "--key", metavar="EXPR", help="Field, or more, that becomes the record's key.")
-@click.option("-t", "--time", metavar="EXPR", help="Field that holds the record's time.")
-@click.option("--partitions", type=click.IntRange(1), help="Of a topic that does not exist.")
+@click.option(
+    "--to",
+    "topic",
+    required=True,
+    metavar="TOPIC",
+    help="Target topic; created with 4 partitions if it does not exist.",
+)
+@click.option("-k", "--key", metavar="EXPR", help="Field or expression for the record's key.")
+@click.option("-t", "--time", metavar="EXPR", help="Field or expression for the record's time.")
+@click.option("--partitions", type=click.IntRange(1), help="Partitions of a topic that is created.")
 @click.option("--partitioner", metavar="range:G,P", help="How keys map to a new topic's partitions, where not by hash.")
 @click.option(
-    "--dry-run", is_flag=True, help="Show sources, order, columns, first records, spread and time; write nothing."
+    "--dry-run", is_flag=True, help="Show sources, columns, partitions, duration and first records; write nothing."
 )
 @click.option(
     "--plot",
     metavar="FILE.svg",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Picture of records over event time and partitions; reads the sources once more.",
+    help="Draw records by event time and partition; reads the sources a second time.",
 )
-@click.option("--run-id", help="Name of the run; else it follows from sources, options and topic.")
-@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
-@click.option("--follow", is_flag=True, help="A socket: connect again when it ends. A topic: go on at its end.")
-@click.option("--spool", metavar="FILE", help="A socket: write down what it gives, so that a crash loses nothing.")
-@click.option("--from", "begin", metavar="WHERE", help="Of a topic: earliest, an offset, a time, or so long ago: 6h.")
-@click.option("--until", metavar="WHERE", help="Of a topic, likewise; its end as it stands unless given.")
-@click.option("--by-partition", is_flag=True, help="Of a topic: one partition after another.")
-@click.option("--repartition", is_flag=True, help="Of a topic or an archive: place records by their keys' hashes.")
+@click.option("--run-id", help="Id of the run.  [default: derived from sources, options and topic]")
+@click.option(
+    "--on-bad-line",
+    type=click.Choice(["fail", "skip", "dead-letter"]),
+    default="fail",
+    show_default=True,
+    help="What to do with a line or row that is not a record.",
+)
+@click.option("--follow", is_flag=True, help="Socket: reconnect when it closes. Topic: keep reading at its end.")
+@click.option(
+    "--spool", metavar="FILE", help="Socket: write received lines to FILE first, so that a crash loses nothing."
+)
+@click.option(
+    "--from", "begin", metavar="WHERE", help="Topic: start at earliest, an offset, a time, or an age such as 6h."
+)
+@click.option(
+    "--until", metavar="WHERE", help="Topic: stop at an offset, a time or an age.  [default: its current end]"
+)
+@click.option("--by-partition", is_flag=True, help="Topic: read one partition after another.")
+@click.option(
+    "--repartition", is_flag=True, help="Topic or archive: choose partitions by key hash instead of keeping them."
+)
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @pack_option
 @pipeline_options
@@ -81,26 +101,27 @@ def replay(
     options: tuple[str, ...],
     **form: Unpack[RecordOptions],
 ) -> None:
-    """Feed files, a socket of lines, an archive or another topic into a topic: each record once, resumable.
+    """Replay files, a socket of lines, an archive or another topic into a topic, each record exactly once.
 
-    SOURCE is a file, a glob, a folder or a URL of text, CSV, JSON Lines, Parquet or Avro, also compressed (.gz .zst
-    .bz2) or in a .zip (all of it, or archive.zip!member); the folder of an archive or topic://NAME, whose records keep
-    keys, headers, times, partitions and order; or tcp://host:port. Killed and started again, the same command goes on
-    where it was; finished, it writes nothing. A socket cannot be read again, so what was received and not committed at
-    a crash is lost, unless --spool FILE keeps it: each line is written to the file, then sent.
+    SOURCE is a file, a glob, a folder or a URL of text, CSV, JSON Lines, Parquet or Avro files, which may be compressed
+    (.gz .zst .bz2) or inside a .zip (all of it, or archive.zip!member); the folder of an archive or topic://NAME, whose
+    records keep keys, headers, times, partitions and order; or tcp://host:port.
 
-    An EXPR is a field, a.b.c, or more: carrier + "-" + origin, f"{carrier}-{flight}", name.lower()[:3]. Folders named
-    year=2013/month=01 add these fields.
+    After a crash, the same command resumes where it left off; after it has finished, it writes nothing. A socket cannot
+    be read again: lines that were received but not committed before a crash are lost, unless --spool FILE is given.
+
+    An EXPR is a field (a.b.c) or an expression: carrier + "-" + origin, f"{carrier}-{flight}", name.lower()[:3].
+    Folders named year=2013/month=01 add these fields.
 
     \b
     Examples:
       anabranch replay data.txt --to lines --key-before ,
       anabranch replay flights.csv.zip --to flights --key carrier --time time_hour --null NA
-      anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # one order, by time, over all files
+      anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # sorted by time over all files
       anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
       anabranch replay trips.csv --to trips --time at --speed 60x --start 2013-01-31 --where 'fare > 100'
       anabranch replay trips.csv --to trips --time at --dry-run --plot trips.svg
-      anabranch replay 'lake/**/*.parquet' --to trips --key zone --pack         # rows as columns, many as one message
+      anabranch replay 'lake/**/*.parquet' --to trips --key zone --pack         # packed batches
       anabranch replay archive/orders --to orders-again
       anabranch replay topic://orders --to orders-copy --from 2013-01-01 --until 6h
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before , --spool lines.spool
@@ -112,7 +133,8 @@ def replay(
     from ..runs.declared_types import value_type_of
     from ..runs.inputs import format_of
     from ..source_resolver import names_topic, resolve_source
-    from .replay_dry_run import partitioner_of, preview
+    from .replay_dry_run import dry_run as show_dry_run
+    from .replay_dry_run import partitioner_of
     from .replay_output import ReplayView, show_replay
     from .replay_plot import checked_plot, write_plot
 
@@ -128,13 +150,13 @@ def replay(
         repartition=repartition,
         spool=spool,
     )
-    # What is wrong with a file is said before a broker is looked for.
+    # Errors in files are reported before a broker is started.
     found = None if any(map(names_topic, sources)) else find()
     if plot is not None:
         checked_plot(plot)
     if dry_run:
         cluster = running_cluster(bootstrap_server, options)
-        preview(
+        show_dry_run(
             found or find(cluster=cluster),
             course,
             pace,
@@ -145,7 +167,7 @@ def replay(
             partitioner=RangePartitioner.parsed(partitioner) if partitioner else None,
             packed=pack is not None,
             plot=plot,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
             value_type=value_type_of(context.obj, topic) if context.obj else None,
         )
         return
@@ -161,7 +183,7 @@ def replay(
             run_id=run_id,
             partitions=partitions,
             partitioner=RangePartitioner.parsed(partitioner) if partitioner else None,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
             pack=pack,
             value_type=value_type,
         )

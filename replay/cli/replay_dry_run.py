@@ -1,4 +1,4 @@
-"""`anabranch replay --dry-run`: what would happen, without writing anything, and without starting a broker."""
+"""`anabranch replay --dry-run`: show what a replay would do, without writing anything and without starting a broker."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ..sources.format import OnBadLine
 from ..sources.source import Replayable
 from ..sources.source_record import SourceRecord
 from ..time_text import shown_ms, shown_time
-from .console import out
-from .replay_output import say, show_columns
+from .console import counted, out
+from .replay_output import print_field, show_columns
 from .replay_plot import write_plot
 
-__all__ = ["partitioner_of", "preview"]
+__all__ = ["dry_run", "partitioner_of"]
 
-# Enough to see an order and a spread; more is read only for a picture.
+# Enough to show the order and the partitions; --plot reads everything.
 _READ_RECORDS = 200_000
 
 _SHOWN_PARTS = 10
@@ -37,11 +37,11 @@ _SHOWN_CHARS = 90
 
 
 def partitioner_of(cluster: Cluster, topic: str, partitions: int) -> Partitioner:
-    """How the keys of a topic that exists map to its partitions."""
+    """Return how the keys of an existing topic map to its partitions."""
     return PartitionerRegistry(cluster).check(topic, partitions, None)
 
 
-def preview(
+def dry_run(
     history: Replayable,
     course: Pipeline,
     pace: Pace,
@@ -56,13 +56,13 @@ def preview(
     on_bad_line: OnBadLine = "skip",
     value_type: object = None,
 ) -> None:
-    """Show it.
+    """Print what a replay would do.
 
     Args:
-        cluster: to look at the topic and the run; None where there is no broker yet.
-        plot: where a picture goes; all of the sources is read for it.
-        on_bad_line: what would become of bad lines.
-        value_type: of the topic, where it is known.
+        cluster: cluster with the topic and the run; None if no broker runs yet.
+        plot: file for a picture; the sources are then read to their end.
+        on_bad_line: what the replay would do with bad lines.
+        value_type: value type of the topic, if it is known.
 
     Raises:
         Stop: the replay would stop at a bad line.
@@ -81,26 +81,25 @@ def preview(
             partitioner = partitioner_of(cluster, topic, there)
         state = runs.read(run) if runs.topic in known else None
     if state is None:
-        stands = "new"
+        progress = "new"
     elif state.done:
-        stands = f"finished: {state.sent:,} records were sent, and nothing would be"
+        progress = f"finished after {counted(state.sent, 'record')}: nothing would be written"
     else:
-        stands = f"would go on after {state.sent:,} records"
+        progress = f"would resume after {counted(state.sent, 'record')}"
     partitioner = partitioner or HashPartitioner(partitions or history.partitions or DEFAULT_PARTITIONS)
     found = survey(history, course, partitioner, most=None if plot else _READ_RECORDS, value_type=value_type)
-    show_survey(
-        found, history, course, pace, topic=topic, partitioner=partitioner, there=bool(there), run=f"{run}, {stands}"
-    )
+    run = f"{run}, {progress}"
+    _show(found, history, course, pace, topic=topic, partitioner=partitioner, there=bool(there), run=run)
     if plot is not None:
         write_plot(found, f"replay → {topic}", plot)
     if found.bad and on_bad_line == "fail":
         raise Stop(
-            f"the replay would stop: {found.examples[0]}",
-            hint="--on-bad-line skip leaves such lines out, dead-letter keeps them in a topic of their own",
+            f"the replay would stop at a bad line: {found.examples[0]}",
+            hint=f"--on-bad-line skip omits such lines, --on-bad-line dead-letter sends them to {topic}.dlq",
         )
 
 
-def show_survey(
+def _show(
     found: DryRun,
     history: Replayable,
     course: Pipeline,
@@ -111,49 +110,51 @@ def show_survey(
     there: bool,
     run: str,
 ) -> None:
-    """What a replay would do.
+    """Print the findings.
 
     Args:
-        there: the topic exists.
-        run: how far the run is, in words.
+        there: whether the topic exists.
+        run: the run's id and progress.
     """
     out.print("[bold]dry run[/bold]: nothing is written", markup=True, highlight=False)
-    order = "merged by time" if course.merges(history) else "one after another"
-    size = f"{history.size_bytes:,} bytes" if history.size_bytes else "of unknown size"
+    order = ", merged by time" if course.merges(history) else ", read one after another"
+    size = f"{history.size_bytes:,} bytes" if history.size_bytes else "unknown size"
     names = [part.name for part in history.parts] or list(history.specs)
-    say("sources", f"{len(names):,}, {size}, {order if len(names) > 1 else 'in its order'}")
+    print_field("sources", f"{len(names):,} ({size}{order if len(names) > 1 else ''})")
     for name in names[:_SHOWN_PARTS]:
-        say("", name)
+        print_field("", name)
     if len(names) > _SHOWN_PARTS:
-        say("", f"… and {len(names) - _SHOWN_PARTS:,} more")
-    say("run", run)
-    say("topic", f"{topic}, {partitioner.partitions} partitions" + ("" if there else "; it would be made"))
+        print_field("", f"… and {len(names) - _SHOWN_PARTS:,} more")
+    print_field("run", run)
+    print_field(
+        "topic", f"{topic}, {counted(partitioner.partitions, 'partition')}" + ("" if there else " (would be created)")
+    )
     read = "" if found.whole else f"; estimated from the first {found.records + found.notes.left_out:,}"
     about = "" if found.whole else "about "
-    each = "" if course.rounds == 1 else f" a round, {course.rounds or 'endless'} rounds"
-    say("records", f"{about}{found.in_all:,}{each}{read}")
+    each = "" if course.rounds == 1 else f" per round, {course.rounds or 'unlimited'} rounds"
+    print_field("records", f"{about}{found.in_all:,}{each}{read}")
     if found.notes.left_out:
-        say("left out", f"{found.notes.left_out:,}")
+        print_field("filtered", f"{found.notes.left_out:,}")
     if found.over_time.counts():
         begin_ms, end_ms = found.over_time.span_ms
-        say("time", f"{shown_time(begin_ms)} … {shown_time(end_ms)} ({shown_ms(end_ms - begin_ms)})")
+        print_field("time", f"{shown_time(begin_ms)} … {shown_time(end_ms)} ({shown_ms(end_ms - begin_ms)})")
     if found.notes.late:
         worst = shown_ms(found.notes.late_ms)
-        say("late", f"{found.notes.late:,} records, by {worst} at most: see --disorder")
+        print_field("late", f"{counted(found.notes.late, 'record')}, by at most {worst}; see --disorder")
     if found.bad:
-        say("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
+        print_field("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
     show_columns(found.profile, dict(history.schema.format.inferred) if isinstance(history, FileHistory) else {})
     if found.near_1970:
-        say("near 1970", f"{found.near_1970:,} records; {NEAR_1970}")
-    say("spread", _spread(found.partitions, partitioner.partitions))
+        print_field("near 1970", f"{counted(found.near_1970, 'record')}; {NEAR_1970}")
+    print_field("partitions", _by_partition(found.partitions, partitioner.partitions))
     takes_s = found.takes_s(pace, course.rounds)
     if takes_s is not None:
-        say("takes", f"about {shown_ms(takes_s * 1000)}")
+        print_field("duration", f"about {shown_ms(takes_s * 1000)}")
     for number, item in enumerate(found.first):
-        say("" if number else "first", _shown_item(item, partitioner, number))
+        print_field("" if number else "first", _shown_item(item, partitioner, number))
 
 
-def _spread(counts: Mapping[int, int], partitions: int) -> str:
+def _by_partition(counts: Mapping[int, int], partitions: int) -> str:
     total = sum(counts.values()) or 1
     return "  ".join(f"{p}: {counts.get(p, 0):,} ({counts.get(p, 0) / total:.0%})" for p in range(partitions))
 

@@ -1,4 +1,7 @@
-"""A picture of a replay: records over event time, and over partitions. SVG, written by ourselves."""
+"""`--plot`: a picture of a replay as SVG: records over event time, and by partition.
+
+The SVG is written by hand: a plotting library would be a large dependency for two bar charts.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,24 @@ _INK, _BARS, _FAINT = "#24292f", "#2f6f8f", "#d0d7de"
 
 
 def checked_plot(path: Path) -> None:
-    """Refuse an ending before hours of work, not after.
+    """Check the name of the picture, so that a wrong one is reported before hours of work and not after.
 
     Raises:
-        Usage: it is not `.svg`.
+        Usage: the name does not end with `.svg`.
     """
     if path.suffix.lower() != ".svg":
-        raise Usage(f"--plot {path}: pictures are SVG", hint=f"--plot {path.with_suffix('.svg')}; browsers show it")
+        raise Usage(f"--plot {path}: pictures are SVG", hint=f"--plot {path.with_suffix('.svg')}; browsers show SVG")
 
 
 def write_plot(survey: DryRun, title: str, path: Path) -> None:
-    """Write the picture, to a temporary file that is renamed."""
+    """Write the picture atomically: to a temporary file, which is then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     temporary.write_text(draw(survey, title), encoding="utf-8")
     temporary.replace(path)
 
 
 def draw(survey: DryRun, title: str) -> str:
-    """The picture as SVG: above, records over event time, where they have times; below, by partition."""
+    """Return the picture as SVG: at the top records over event time, if they have times; below, by partition."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
         f'font-size="12" fill="{_INK}">',
@@ -49,7 +52,7 @@ def draw(survey: DryRun, title: str) -> str:
         width_ms = survey.over_time.width_ms
         first, last = times[0][0], times[-1][0] + width_ms
         bars = [((at - first) / (last - first), width_ms / (last - first), count) for at, count in times]
-        parts += _bars(bars, 50, 190, f"records in {shown_ms(width_ms)} of event time")
+        parts += _bars(bars, 50, 190, f"records per {shown_ms(width_ms)} of event time")
         begin_ms, end_ms = survey.over_time.span_ms
         parts.append(_text(_LEFT, 258, shown_time(begin_ms)))
         parts.append(_text(_WIDTH - _RIGHT, 258, shown_time(end_ms), anchor="end"))
@@ -66,7 +69,12 @@ def draw(survey: DryRun, title: str) -> str:
 
 
 def _bars(bars: Sequence[tuple[float, float, int]], top: float, height: float, title: str) -> list[str]:
-    """Bars as (from, width, count), the first two as parts of the whole width; with an axis of counts."""
+    """Return the SVG elements of a bar chart with an axis of counts.
+
+    Args:
+        bars: (begin, width, count) of each bar, begin and width as fractions of the chart's width.
+        top: upper edge of the chart; `height` is its height.
+    """
     inner = _WIDTH - _LEFT - _RIGHT
     highest = max((count for _, _, count in bars), default=0) or 1
     found = [_text(_LEFT, top - 6, title)]

@@ -1,4 +1,4 @@
-"""`anabranch run`: an app to the end of history."""
+"""`anabranch run`: run an app over a finite history and write its result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["FAILED", "run"]
 
 FAILED = 3
-"""Exit code of a run that is finished, with its result written, and of whose records some failed."""
+"""Exit code of a run that finished and wrote its result, but some of whose records failed."""
 
 
 @click.command(cls=CommandWithPack)
@@ -38,33 +38,51 @@ FAILED = 3
     "inputs",
     multiple=True,
     metavar="[TOPIC=]PATH",
-    help="File, glob, archive, topic://NAME or tcp://HOST:PORT; may be repeated.",
+    help="File, glob, archive, topic://NAME or tcp://HOST:PORT; repeatable.",
 )
 @click.option(
-    "--then", multiple=True, metavar="[TOPIC=]PATH", help="An input that starts when those before are through."
+    "--then",
+    multiple=True,
+    metavar="[TOPIC=]PATH",
+    help="An input that starts after the inputs before it are processed.",
 )
-@click.option("-k", "--key", multiple=True, metavar="[TOPIC=]FIELD", help="Field that becomes the record's key.")
+@click.option("-k", "--key", multiple=True, metavar="[TOPIC=]FIELD", help="Field or expression for the record's key.")
 @click.option(
-    "-t", "--time", "times", multiple=True, metavar="[TOPIC=]FIELD", help="Field that holds the record's time."
+    "-t", "--time", "times", multiple=True, metavar="[TOPIC=]FIELD", help="Field or expression for the record's time."
 )
 @click.option(
-    "--spool", "spools", multiple=True, metavar="[TOPIC=]FILE", help="A socket: write down what it gives; see replay."
+    "--spool",
+    "spools",
+    multiple=True,
+    metavar="[TOPIC=]FILE",
+    help="Socket: write received lines to FILE first; see replay.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt .csv .json .jsonl .parquet")
-@click.option("--table", help="The table that is the result; needed where the app has several and --output is given.")
-@click.option("--repartition", is_flag=True, help="Records of archives and topics go where their keys' hashes say.")
-@click.option("--run-id", help="Name of the run; else it follows from program, inputs and options.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt, .csv, .json, .jsonl or .parquet."
+)
+@click.option("--table", help="Table to write to --output; required if the app has several.")
+@click.option(
+    "--repartition", is_flag=True, help="Archives and topics: choose partitions by key hash instead of keeping them."
+)
+@click.option("--run-id", help="Id of the run.  [default: derived from program, inputs and options]")
 @click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option(
-    "--into-live", is_flag=True, help="Into the app's own topics and totals, instead of a run's; cannot be taken back."
+    "--into-live", is_flag=True, help="Add the history to the app's live topics and tables; cannot be undone."
 )
-@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
 @click.option(
-    "--allow-dead-letters",
+    "--on-bad-line",
+    type=click.Choice(["fail", "skip", "dead-letter"]),
+    default="fail",
+    show_default=True,
+    help="What to do with a line or row that is not a record.",
+)
+@click.option(
+    "--allow-failures",
     "allowed",
     default="0",
+    show_default=True,
     metavar="N|N%",
-    help="Exit with 0, not 3, where no more records failed; bad lines and what agents skip count, too.",
+    help="Exit with 0 instead of 3 if at most this many dead letters, skipped records and bad lines occur.",
 )
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @pack_option
@@ -94,17 +112,17 @@ def run(
     options: tuple[str, ...],
     **form: Unpack[RecordOptions],
 ) -> None:
-    """Run an app over history: replay, drain, write the result, exit 0; exit 3 where records failed.
+    """Run an app over a finite history: replay the inputs, process them, write the result, exit.
 
-    The run has topics, tables and a group of its own, so it never touches live totals. Started again after a crash it
-    goes on where it was; started again when it is finished it only writes the result anew. Who else writes to its
-    topics meanwhile does not keep it from ending.
+    A run has its own topics, tables and consumer group, so it does not touch live tables. After a crash, the same
+    command resumes where it left off; after the run has finished, it only writes the result again. A run ends even if
+    others keep writing to its topics.
 
-    Failed are dead letters of the agents, what they skip, and bad lines (--on-bad-line): the result is written without
-    them, and the exit code is 3, also when it is started again, unless --allow-dead-letters allows as many.
+    Dead letters, records that agents skip, and bad lines (--on-bad-line) count as failures: the result is written
+    without them and the exit code is 3, also when the command is repeated, unless --allow-failures tolerates them.
 
-    With --into-live history goes into the app's real topics and is added to its live totals, beside what comes in
-    live: once, whenever it is asked again. Workers that run do the work; where there are none, they are started.
+    With --into-live, the history is written to the app's live topics and added to its live tables, once even if the
+    command is repeated. Running workers process it; if there are none, the command starts them.
 
     \b
     Examples:
@@ -117,13 +135,14 @@ def run(
     from ..runs.bounded_run import BoundedRun
     from ..runs.failures import Allowance
     from ..runs.inputs import parse_inputs
+    from .console import counted
     from .run_output import RunView, show_run
 
     log_to_stderr(loglevel)
     course, pace, allowance = pipeline_of(form), pace_of(form), Allowance.parsed(allowed)
     name = module or app_name(context)
     if not inputs and not then:
-        raise Usage("nothing to run over", hint="--input FILE")
+        raise Usage("no input given", hint="--input FILE")
     asked = parse_inputs(inputs, then, key, times, form, spools)
     told = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     with choose_cluster(bootstrap_server, options, None if told else declared_by(name)) as place, RunView() as view:
@@ -139,7 +158,7 @@ def run(
             run_id=run_id,
             processes=processes,
             into_live=into_live,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
             pack=pack,
             watcher=view,
         )
@@ -147,8 +166,8 @@ def run(
     show_run(report)
     if not allowance.allows(report.failures, of=report.read):
         click.echo(
-            f"exit code {FAILED}: {report.failures:,} failures in {report.read:,} records; "
-            "--allow-dead-letters N or N% allows some",
+            f"exit code {FAILED}: {counted(report.failures, 'failure')} in {counted(report.read, 'record')}\n"
+            "  hint: --allow-failures N or N% tolerates failures",
             err=True,
         )
         raise SystemExit(FAILED)

@@ -1,71 +1,85 @@
-"""What a person sees: progress while it goes on, a report at the end. JSON lines where nobody sits at a terminal."""
+"""What `anabranch run` prints: its progress, and the report at its end."""
 
 from __future__ import annotations
 
 from ..replay_report import Progress
 from ..runs.bounded_run import RunReport, Watcher
-from .console import err, out, plain
-from .replay_output import ReplayView, show_bad, show_refused
+from .console import counted, err, out, plain
+from .replay_output import ReplayView, show_bad_lines, show_rejected
 from .table_grid import show_table
 
 __all__ = ["RunView", "show_run"]
 
-_RATED = 10_000
+_RATED = 10_000  # the rate of fewer records would only show the time of a start
 
 
 class RunView(ReplayView, Watcher):
-    """Progress of a bounded run."""
+    """Shows the progress of a bounded run."""
 
     def replaying(self, topic: str, progress: Progress) -> None:
-        """As a replay's."""
+        """Show the progress of the replay into `topic`."""
         super().replaying(f"replay → {topic}", progress)
 
     def draining(self, done: int, left: int) -> None:
-        """Agents at work."""
-        self.update("agents", done, done + left, f"{left:,} offsets left", left=left)
+        """Show the progress of the agents, in offsets."""
+        self.update("agents", done, done + left, f"{left:,} offsets left", unit="offsets")
 
     def note(self, text: str) -> None:
-        """A line."""
+        """Print a notice to stderr."""
         err.print(text)
 
 
 def show_run(report: RunReport) -> None:
-    """What a bounded run did."""
-    if report.finished_before:
-        what = f"into live of {report.app_id}" if report.into_live else f"run {report.run_id}"
-        out.print(f"{what} was finished before: {report.records:,} records; nothing was computed again")
-    else:
-        # Of a few records it would only say how long a start takes.
-        rate = f"{report.records_now / report.seconds:,.0f}/s" if report.records_now >= _RATED else ""
-        promise = "" if report.failures else "exactly once"
-        facts = ", ".join(filter(None, (rate, promise)))
-        out.print(
-            f"[bold]{report.records:,}[/bold] records through the agents in {report.seconds:.1f} s"
-            f"{f' ({facts})' if facts else ''}   {'into live' if report.into_live else plain(f'run {report.run_id}')}",
-            markup=True,
-        )
+    """Print the report of a bounded run."""
+    _show_summary(report)
     if report.failures:
-        out.print(f"  [red]{report.failures:,} failed[/red], and the result is without them:", markup=True)
+        out.print(f"  [red]{counted(report.failures, 'failure')}[/red], excluded from the result:", markup=True)
         for failed in report.failed:
             out.print(f"  {failed.count:>10,} {failed}", markup=False, highlight=False, soft_wrap=True)
     if report.unrecorded:
-        out.print(f"  what agents skip is in the workers' logs: {', '.join(report.unrecorded)}", markup=False)
+        out.print(f"  see the workers' logs for records skipped by: {', '.join(report.unrecorded)}", markup=False)
     for replay in report.replays:
-        out.print(f"  {replay.sent:>10,} → {replay.topic}")
-        show_bad(replay)
-        show_refused(replay)
-    more = f", {report.found - report.records:,} more of its agents" if report.found > report.records else ""
+        out.print(f"  produced {counted(replay.sent, 'record')} to {replay.topic}")
+        show_bad_lines(replay)
+        show_rejected(replay)
     if not report.into_live:
-        out.print(f"  certificate: {report.records:,} records sent, {report.found:,} in its topics{more}")
+        _show_verification(report)
     for stage in report.stages:
         if stage.records:
             rate = f" ({stage.rate:,.0f}/s)" if stage.records >= _RATED else ""
-            out.print(f"  {stage.records:>10,} worked off in {stage.topic}, through after {stage.seconds:.1f} s{rate}")
+            out.print(f"  processed {counted(stage.records, 'record')} of {stage.topic} in {stage.seconds:.1f} s{rate}")
     if not report.finished_before:
-        out.print(f"  times: {report.moments}")
+        out.print(f"  timeline: {report.moments}")
     if report.restarts:
-        out.print(f"  workers killed and started again: {report.restarts}; totals are not touched by that")
+        out.print(f"  restarted {counted(report.restarts, 'crashed worker')}; the result is not affected")
     if report.snapshot is not None:
         show_table(report.snapshot)
     if report.output is not None and report.snapshot is not None:
-        out.print(f"{len(report.snapshot):,} keys → [bold]{plain(report.output)}[/bold]", markup=True)
+        keys = counted(len(report.snapshot), "key")
+        out.print(f"wrote {keys} to [bold]{plain(report.output)}[/bold]", markup=True)
+
+
+def _show_summary(report: RunReport) -> None:
+    records = counted(report.records, "record")
+    if report.finished_before:
+        run = f"the run into the live topics of {report.app_id}" if report.into_live else f"run {report.run_id}"
+        out.print(f"{run} has already finished: {records}; nothing was computed again", markup=False)
+        return
+    rate = f"{report.records_now / report.seconds:,.0f}/s" if report.records_now >= _RATED else ""
+    guarantee = "" if report.failures else "exactly once"
+    facts = ", ".join(filter(None, (rate, guarantee)))
+    run = f"into the live topics of {report.app_id}" if report.into_live else f"run {report.run_id}"
+    out.print(
+        f"processed [bold]{records}[/bold] in {report.seconds:.1f} s{f' ({facts})' if facts else ''}   {plain(run)}",
+        markup=True,
+    )
+
+
+def _show_verification(report: RunReport) -> None:
+    topics = "the topic" if len({replay.topic for replay in report.replays}) == 1 else "the topics"
+    more = report.found - report.records
+    from_agents = f", and {more:,} from agents" if more > 0 else ""
+    out.print(
+        f"  verified: {counted(report.records, 'record')} produced, "
+        f"{report.found - max(0, more):,} found in {topics}{from_agents}"
+    )

@@ -1,4 +1,4 @@
-"""`anabranch runs`: replays and bounded runs that were begun, how far they came, and forgetting them."""
+"""`anabranch runs`: list replays and bounded runs with their progress, show one, or delete it."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ __all__ = ["runs"]
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--forget", is_flag=True, help="Forget it; of a bounded run also delete its topics, group and data.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("-J", "--json", "as_json", is_flag=True, help="JSON lines.")
+@click.option(
+    "--forget", is_flag=True, help="Delete the run's state; for a bounded run also its topics, consumer group and data."
+)
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines.")
 @cluster_options
 def runs(
     run: str | None, forget: bool, yes: bool, as_json: bool, bootstrap_server: str | None, options: tuple[str, ...]
 ) -> None:
-    """List runs, show one, or forget it.
+    """List replays and bounded runs, show one, or forget it.
 
-    RUN is a run's id, as listed. A run that is forgotten begins anew when the same command is given: a replay sends its
-    records a second time. Of a bounded run, everything that is its own is deleted.
+    RUN is the id of a run. A run that is forgotten starts from the beginning when its command is repeated: a replay
+    then produces its records a second time. Forgetting a bounded run deletes everything that belongs to it.
 
     \b
     Examples:
@@ -44,14 +46,14 @@ def runs(
 
     log_to_stderr(None)
     if forget and run is None:
-        raise Usage("which run is to be forgotten?", hint="anabranch runs lists them")
+        raise Usage("--forget needs a RUN", hint="anabranch runs lists them")
     with choose_cluster(bootstrap_server, options) as place:
         ledger = RunList(place.cluster)
         found = ledger.runs()
         if run is not None:
             found = [kept for kept in found if kept.name == run]
             if not found:
-                raise Usage(f"there is no run {run}", hint="anabranch runs lists them")
+                raise Usage(f"run {run} does not exist", hint="anabranch runs lists them")
         if not forget:
             if as_json:
                 for kept in found:
@@ -67,41 +69,44 @@ def runs(
         if not yes and not click.confirm(printable(f"Forget {found[0].name}?"), err=True):
             raise click.Abort
         ledger.forget(found[0], doomed)
-        click.echo(printable(f"{found[0].name} is forgotten"))
+        click.echo(printable(f"forgot {found[0].name}"))
 
 
 def show_runs(runs: Sequence[Kept]) -> None:
-    """All of them."""
+    """Print a table of runs."""
     if not runs:
         out.print("no runs")
         return
     from rich.table import Table as Grid
 
     grid = Grid()
-    for column in ("run", "", "records", "topic", "source", "last"):
+    for column in ("run", "state", "records", "topic", "source", "updated"):
         grid.add_column(column, justify="right" if column == "records" else "left", overflow="fold")
     for run in runs:
-        topics = "its own" if run.bounded else run.states[0].topic
+        topics = "own topics" if run.bounded else run.states[0].topic
         sources = [spec for state in run.states for spec in state.specs]
         more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
         last = _when(run.updated_ms or run.started_ms)
-        grid.add_row(run.name, _said(run.done), f"{run.records:,}", topics, sources[0] + more, last)
+        grid.add_row(run.name, _state(run.done), f"{run.records:,}", topics, sources[0] + more, last)
     out.print(grid)
 
 
 def show_run_states(run: Kept) -> None:
-    """One of them, replay by replay."""
-    out.print(f"{run.name}: {_said(run.done)}, begun {_when(run.started_ms)}", markup=False)
+    """Print one run and its replays."""
+    out.print(f"{run.name}: {_state(run.done)}, started {_when(run.started_ms)}", markup=False)
     for state in run.states:
-        out.print(f"  {state.sent:>12,} → {state.topic}  {_said(state.done)}, last {_when(state.updated_ms)}")
-        for count, what in ((state.skipped, "bad lines left out"), (state.dead_letters, "bad lines in dead letters")):
+        out.print(f"  {state.sent:>12,} → {state.topic}  {_state(state.done)}, updated {_when(state.updated_ms)}")
+        for count, what in (
+            (state.skipped, "bad lines skipped"),
+            (state.dead_letters, "bad lines sent to the dead-letter topic"),
+        ):
             if count:
                 out.print(f"  {count:>12,} {what}")
         for spec in state.specs:
             out.print(f"               {spec}", markup=False)
 
 
-def _said(done: bool) -> str:
+def _state(done: bool) -> str:
     return "finished" if done else "unfinished"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table as Grid
 
 from ..table_reader import Snapshot
-from .console import out
+from .console import counted, out
 
 __all__ = ["show_table", "table_grid"]
 
@@ -14,13 +14,13 @@ _NUMBERS = (int, float, type(None))
 
 
 def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> None:
-    """A table's first rows and its digest."""
+    """Print the first rows of a table, and its digest."""
     out.print(table_grid(snapshot, most=most, title=title))
-    out.print(f"digest {snapshot.digest()}   {len(snapshot):,} keys")
+    out.print(f"digest {snapshot.digest()}   {counted(len(snapshot), 'key')}")
 
 
 def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> Grid:
-    """A table's first rows as something rich can print."""
+    """Return the first rows of a table as a rich table."""
     columns, rows = snapshot.rows
     grid = Grid(title=title or snapshot.table.help or snapshot.table.name, title_justify="left")
     for i, column in enumerate(columns):

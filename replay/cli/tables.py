@@ -1,4 +1,4 @@
-"""`anabranch tables`: what an app holds."""
+"""`anabranch tables`: show an app's tables, back them up, restore them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
 from .common_options import app_name, choose_cluster, cluster_options, status_line
-from .console import err, out, plain, write_json
+from .console import counted, err, out, plain, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _EVERY_S = 1.0
 
 
 class _Tables(click.Group):
-    """With a word of its own it does that; anything else, and nothing, shows tables."""
+    """A group whose default command is `show`, used unless the first argument is the name of a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, args if args and args[0] in self.commands else ["show", *args])
@@ -33,20 +33,23 @@ class _Tables(click.Group):
 
 @click.group(cls=_Tables)
 def tables() -> None:
-    """Show what an app's tables hold, back it up, bring it back."""
+    """Show, back up and restore an app's tables."""
 
 
 @tables.command()
 @click.argument("name", required=False, metavar="[TABLE]")
 @click.option("--key", help="Only this key.")
-@click.option("--follow", is_flag=True, help="Show it anew every second.")
-@click.option("--digest", is_flag=True, help="Only the digest: equal for equal content.")
-@click.option("-J", "--json", "as_json", is_flag=True, help="JSON lines, all keys.")
+@click.option("--follow", is_flag=True, help="Refresh every second.")
+@click.option("--digest", is_flag=True, help="Print only the digest, which is equal for equal content.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines, all keys.")
 @click.option("-n", "most", type=int, default=20, show_default=True, help="Rows to show.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write to a file: .txt .csv .json .jsonl .parquet"
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write the table to a file: .txt, .csv, .json, .jsonl or .parquet.",
 )
-@click.option("--run-id", help="Of a bounded run, instead of the live tables.")
+@click.option("--run-id", help="Show the table of this bounded run instead of the live table.")
 @cluster_options
 @click.pass_context
 def show(
@@ -62,7 +65,7 @@ def show(
     bootstrap_server: str | None,
     options: tuple[str, ...],
 ) -> None:
-    """Show a table's content, as committed, whether a worker runs or not.
+    """Show the committed content of a table; no worker needs to run. Without TABLE, show the only table, or list all.
 
     \b
     Examples:
@@ -83,12 +86,12 @@ def show(
     app = load_app(app_name(context))
     with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
         runtime_of(app).cluster = place.cluster
-        look(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
+        show_tables(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
 
 
 @tables.command()
 @click.argument("names", nargs=-1, metavar="[TABLE]…")
-@click.option("--to", "address", required=True, metavar="FOLDER", help="A new folder, or an address (s3://…).")
+@click.option("--to", "address", required=True, metavar="FOLDER", help="New folder, or a URL (s3://…).")
 @cluster_options
 @click.pass_context
 def backup(
@@ -98,10 +101,10 @@ def backup(
     bootstrap_server: str | None,
     options: tuple[str, ...],
 ) -> None:
-    """Write what tables hold, as committed, to a folder that is there as a whole or not at all.
+    """Write the committed content of tables to a folder, which appears only when it is complete.
 
-    Workers may run meanwhile. Stop them first where the backup is to be brought back without its changelogs: only then
-    are all partitions, and the offsets that belong to them, of one moment.
+    Workers may keep running. Stop them first if the backup must be restorable without the changelogs: only then do all
+    partitions and their offsets belong to the same moment.
 
     \b
     Examples:
@@ -124,31 +127,36 @@ def backup(
     for table in made.tables:
         keys = sum(part.count for part in table.partitions) - (len(table.partitions) if table.expires else 0)
         size = sum(part.bytes for part in table.partitions)
-        click.echo(f"{table.table}  {max(0, keys):,} keys in {len(table.partitions)} partitions, {size:,} bytes")
-    click.echo(printable(without_passwords(f"→ {address}")))
+        content = f"{counted(max(0, keys), 'key')} in {counted(len(table.partitions), 'partition')}, {size:,} bytes"
+        click.echo(f"{table.table}: {content}")
+    click.echo(printable(without_passwords(f"backup written to {address}")))
     if not made.settled:
         click.echo(
-            "the app was at work: each partition is of a moment of its own. That is fine where the changelogs stay; "
-            "for a backup of one moment stop the workers",
+            "the app was running, so partitions were backed up at different moments. That is sufficient as long as the "
+            "changelogs exist; for a backup of one moment, stop the workers first",
             err=True,
         )
 
 
 @tables.command()
 @click.argument("names", nargs=-1, metavar="[TABLE]…")
-@click.option("--from", "address", required=True, metavar="FOLDER", help="Where `backup` wrote to.")
-@click.option("--overwrite", is_flag=True, help="Make tables what they were, whatever they hold now.")
-@click.option("--other-app", is_flag=True, help="The backup may be of an app of another name.")
+@click.option("--from", "address", required=True, metavar="FOLDER", help="Folder or URL that `backup` wrote.")
+@click.option("--overwrite", is_flag=True, help="Replace the content of tables that differ from the backup.")
+@click.option("--other-app", is_flag=True, help="Accept the backup of an app with another name.")
 @click.option(
     "--start",
     type=click.Choice(["earliest", "latest", "backup"]),
-    help="Where the app's group goes on in its topics; `backup`: where it was, if the topics are the same.",
+    help="Set the group's offsets in the input topics; backup: those of the backup, if the topics are the same.",
 )
-@click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Of the worker whose stores are to be made.")
 @click.option(
-    "--processes", type=click.IntRange(1, 64), help="Workers on that folder; as many as there were on it, unless given."
+    "-D", "--datadir", type=click.Path(path_type=Path), help="Data directory of the worker whose stores are seeded."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    help="Number of workers on that directory.  [default: as many as it was used by]",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @cluster_options
 @click.pass_context
 def restore(
@@ -164,12 +172,12 @@ def restore(
     bootstrap_server: str | None,
     options: tuple[str, ...],
 ) -> None:
-    """Bring tables back from a backup.
+    """Restore tables from a backup.
 
-    Where a table's changelog is still there, a worker restores it from there by itself; for a table on disk this makes
-    the worker's store from the backup, so that only what has come since is read; with --processes it does so for each
-    worker of `worker --processes`. Where the changelog is gone, or on a new cluster, it is filled from the backup, in
-    one transaction. A changelog with other content is not touched, unless asked with --overwrite.
+    If a table's changelog exists, workers restore the table from it by themselves; for a table on disk, this command
+    seeds the worker's store from the backup, so that the worker reads only newer changes; with --processes, the stores
+    of all workers of `worker --processes`. If the changelog is gone, or on a new cluster, the command fills the
+    changelog from the backup, in one transaction. A changelog with other content is only replaced with --overwrite.
 
     \b
     Examples:
@@ -193,29 +201,29 @@ def restore(
         runtime_of(app).cluster = place.cluster
         steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
         for step in steps:
-            click.echo(printable(f"{step.table.name}: {_WHAT[step.what]} ({step.why})"))
+            click.echo(printable(f"{step.table.name}: {_STEPS[step.what]} ({step.why})"))
         if dry_run:
             return
 
-        def said(table: str, done: int) -> None:
-            status_line(f"{table}: {done:,}")
+        def show_progress(table: str, done: int) -> None:
+            status_line(f"{table}: {done:,} keys")
 
-        recover(app, source, kept, steps, start=start, processes=processes, on_progress=said)
+        recover(app, source, kept, steps, start=start, processes=processes, on_progress=show_progress)
         status_line("")
     written = any(step.what == "write" for step in steps)
     click.echo("done")
     if written and start is None:
         click.echo(
-            "the group's offsets were left as they are. Where it has none, a worker refuses to begin, because it could "
-            "count history twice: say --start next time, or set them with kafka-consumer-groups",
+            "the group's offsets are unchanged. If the group has none, workers refuse to start, because they could "
+            "process the history twice: use --start next time, or set the offsets with kafka-consumer-groups",
             err=True,
         )
 
 
-_WHAT = {"write": "its changelog is filled", "seed": "the workers' stores are made", "keep": "nothing to be done"}
+_STEPS = {"write": "fill its changelog", "seed": "seed the workers' stores", "keep": "nothing to do"}
 
 
-def look(
+def show_tables(
     app: App,
     name: str | None,
     *,
@@ -226,7 +234,7 @@ def look(
     most: int,
     output: Path | None,
 ) -> None:
-    """Show, print, write or follow one table; without a name and with several tables, list them."""
+    """Show, write or follow one table; list the tables if `name` is None and the app has several."""
     from ..app_loader import runtime_of
     from ..table_reader import TableReader, find_table, write_result
     from .table_grid import show_table
@@ -251,7 +259,7 @@ def look(
         out.print(snapshot.digest())
     elif output is not None:
         write_result(snapshot, output)
-        out.print(f"{len(snapshot):,} keys → {output}")
+        out.print(f"wrote {counted(len(snapshot), 'key')} to {output}")
     elif as_json:
         columns, rows = snapshot.rows
         for row in rows:
@@ -261,7 +269,7 @@ def look(
 
 
 def _show_key(snapshot: Snapshot, key: str) -> None:
-    """The value of a key, as it is shown or as JSON; of a local table that of each partition."""
+    """Print the value of a key, which may be given as text or as JSON; for a local table, of each partition."""
     import msgspec
 
     from ..table_reader import json_text, key_cells

@@ -1,4 +1,4 @@
-"""`anabranch topics`: what there is, how it is spread, how it could be."""
+"""`anabranch topics`: list topics with their skew, and compare partitioners for a sample of keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from ...topics.errors import Usage
 from ...topics.printable import printable
 from .common_options import FormatOptions, choose_cluster, cluster_options, format_options
-from .console import err, out
+from .console import counted, err, out
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ _BAR = 30
 @cluster_options
 @click.pass_context
 def topics(context: click.Context, bootstrap_server: str | None, options: tuple[str, ...]) -> None:
-    """List topics with their partitions, records, partitioner and skew.
+    """List topics with their partitions, records, skew and partitioner.
 
-    Skew is what the fullest partition has, as a multiple of an even share. Records are offsets in use: a transaction's
-    end takes one too, and a packed batch no more than one.
+    Records are counted by offsets: transaction markers count, too, and a packed batch counts as one. Skew is the size
+    of the largest partition as a multiple of the average.
 
     \b
     Examples:
@@ -48,18 +48,18 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
 
 @topics.command()
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
-@click.option("-k", "--key", metavar="FIELD", help="Field that becomes the record's key.")
-@click.option("--partitions", type=click.IntRange(2, 10_000), required=True, help="To spread over.")
-@click.option("--sample", type=click.IntRange(1), default=100_000, show_default=True, help="Records to look at.")
+@click.option("-k", "--key", metavar="FIELD", help="Field or expression for the record's key.")
+@click.option("--partitions", type=click.IntRange(2, 10_000), required=True, help="Number of partitions.")
+@click.option("--sample", type=click.IntRange(1), default=100_000, show_default=True, help="Records to read.")
 @format_options
 def splits(
     sources: tuple[str, ...], key: str | None, partitions: int, sample: int, **format: Unpack[FormatOptions]
 ) -> None:
-    """Learn from a sample how keys could be spread by range, and how even that would be, and by hash.
+    """Derive a range partitioner from a sample of keys, and compare its skew with that of hash partitioning.
 
-    Prints the split points, for `replay --partitioner` or `app.topic(partitioner=RangePartitioner.parsed(…))`.
-    Partitioned by range, results come in key order, partition after partition; records that arrive in key order all go
-    to one partition at a time.
+    Prints the split points for `replay --partitioner` or `app.topic(partitioner=RangePartitioner.parsed(…))`. With a
+    range partitioner, results are in key order, partition after partition; records that arrive in key order go to one
+    partition at a time.
 
     \b
     Examples:
@@ -77,7 +77,7 @@ def splits(
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Records by partition.
+    """Number of records in each partition.
 
     >>> Spread((30, 10)).skew
     1.5
@@ -87,21 +87,24 @@ class Spread:
 
     @classmethod
     def of(cls, keys: Sequence[bytes], partitioner: Partitioner) -> Spread:
-        """Of keys, under a partitioner."""
+        """Count keys by the partition that a partitioner chooses."""
         counts = [0] * partitioner.partitions
-        for place in partitioner.partitions_of(keys):
-            counts[place] += 1
+        for partition in partitioner.partitions_of(keys):
+            counts[partition] += 1
         return cls(tuple(counts))
 
     @property
     def skew(self) -> float:
-        """What the fullest partition has, as a multiple of an even share: 1 is even."""
+        """Size of the largest partition as a multiple of the average; 1.0 if all are equal."""
         total = sum(self.counts)
         return max(self.counts) * len(self.counts) / total if total else 1.0
 
 
 def sample_keys(history: Replayable, most: int) -> list[bytes]:
-    """Keys of the first records of a history, those without one left out.
+    """Return the keys of the first records of a history, without records that have no key.
+
+    Args:
+        most: number of keys.
 
     Raises:
         Usage: no record has a key.
@@ -116,12 +119,12 @@ def sample_keys(history: Replayable, most: int) -> list[bytes]:
     finally:
         source.close()
     if not keys:
-        raise Usage("the sample has no keys", hint="--key FIELD says which field is the key")
+        raise Usage("the sample has no keys", hint="--key FIELD names the key's field")
     return keys[:most]
 
 
 def list_topics(cluster: Cluster) -> None:
-    """All topics but Kafka's own, on the terminal (blocking)."""
+    """Print all topics except Kafka's internal ones (blocking)."""
     from rich.table import Table as Grid
 
     from ...topics.admin import Admin
@@ -141,17 +144,17 @@ def list_topics(cluster: Cluster) -> None:
 
 
 def show_partitioners(keys: Sequence[bytes], partitions: int) -> None:
-    """What a sample of keys would make of a hash partitioner and of the range partitioner that is learned from it."""
+    """Print the skew of a hash and of a range partitioner for a sample of keys, and the split points of the latter."""
     from ...topics.partitioners import HashPartitioner, RangePartitioner
 
     learned = RangePartitioner.learned(keys, partitions)
-    err.print(f"{len(keys):,} records, {len(set(keys)):,} keys")
+    err.print(f"{counted(len(keys), 'record')}, {counted(len(set(keys)), 'key')}")
     partitioners: dict[str, Partitioner] = {"hash": HashPartitioner(partitions), "range": learned}
     for name, partitioner in partitioners.items():
         spread = Spread.of(keys, partitioner)
         err.print(f"[bold]{name}[/bold]  skew {spread.skew:.2f}", markup=True)
-        for place, count in enumerate(spread.counts):
+        for p, count in enumerate(spread.counts):
             bar = "█" * round(_BAR * count / max(spread.counts))
-            since = learned.splits[place - 1].decode(errors="backslashreplace") if name == "range" and place else ""
-            err.print(f"  {place:>4}  {count / len(keys):6.1%}  {bar:<{_BAR}}  {since}", highlight=False)
+            first_key = learned.splits[p - 1].decode(errors="backslashreplace") if name == "range" and p else ""
+            err.print(f"  {p:>4}  {count / len(keys):6.1%}  {bar:<{_BAR}}  {first_key}", highlight=False)
     sys.stdout.write(f"{printable(learned, one_line=True)}\n")

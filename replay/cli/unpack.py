@@ -1,4 +1,4 @@
-"""`anabranch unpack`: the rows of a topic's packed batches as plain records in another topic."""
+"""`anabranch unpack`: copy a topic, converting packed batches to plain records."""
 
 from __future__ import annotations
 
@@ -13,9 +13,21 @@ __all__ = ["unpack"]
 
 @click.command()
 @click.argument("topic")
-@click.option("--to", "target", required=True, metavar="TOPIC", help="Made like TOPIC where it does not exist.")
-@click.option("--run-id", help="Name of the run; else it follows from the two topics.")
-@click.option("--on-bad-line", type=click.Choice(["fail", "skip", "dead-letter"]), default="fail", show_default=True)
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="TOPIC",
+    help="Target topic; created with as many partitions as TOPIC if it does not exist.",
+)
+@click.option("--run-id", help="Id of the run.  [default: derived from the two topics]")
+@click.option(
+    "--on-bad-line",
+    type=click.Choice(["fail", "skip", "dead-letter"]),
+    default="fail",
+    show_default=True,
+    help="What to do with a packed batch that is damaged or too large.",
+)
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @cluster_options
 def unpack(
@@ -27,11 +39,11 @@ def unpack(
     bootstrap_server: str | None,
     options: tuple[str, ...],
 ) -> None:
-    """Turn the packed batches of TOPIC into plain records of another topic, for readers that know only those.
+    """Copy TOPIC to another topic, converting packed batches to plain records for consumers that do not support them.
 
-    Each row becomes a record with its key, value, time, partition and order; what is plain already goes as it is. Each
-    once and resumable, as every replay of a topic: the end is that of TOPIC as it stood at the first start. A packed
-    batch that is damaged, or larger than is taken (`ANABRANCH_PACKED_ROWS` and so on), is a bad line.
+    Each row becomes a record with its key, value, time, partition and order; plain records are copied unchanged. The
+    copy is exactly-once and resumable, and ends at the end that TOPIC had at the first start. A packed batch that is
+    damaged or exceeds the limits (`ANABRANCH_PACKED_ROWS` and others) counts as a bad line.
 
     \b
     Examples:
@@ -50,13 +62,13 @@ def unpack(
             place.cluster,
             TopicHistory(place.cluster, SCHEME + topic.removeprefix(SCHEME), Format(), unpack=True),
             target,
-            # Within a partition the order is kept whatever comes first.
+            # Any order of partitions will do: the order within each partition is always kept.
             course=Pipeline(order="source"),
             partitioner=PartitionerRegistry(place.cluster)
             .of([topic.removeprefix(SCHEME)])
             .get(topic.removeprefix(SCHEME)),
             run_id=run_id,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has checked it)
+            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
         )
         signals.stopping(player.stop)
         report = player.play(lambda progress: view.replaying(f"unpack → {target}", progress))

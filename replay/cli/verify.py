@@ -1,11 +1,10 @@
-"""`anabranch verify`: whether two histories hold the same."""
+"""`anabranch verify`: compare the records of two sources."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
 import click
-import msgspec
 
 from .common_options import FormatOptions, cluster_options, format_options, running_cluster
 from .console import out, write_json
@@ -22,10 +21,12 @@ _SHOWN_CHARS = 100
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("-k", "--key", metavar="EXPR", help="Of files, as they were replayed.")
-@click.option("-t", "--time", metavar="EXPR", help="Of files, as they were replayed; else times are not compared.")
-@click.option("-n", "most", type=click.IntRange(1), default=10, show_default=True, help="Differences to show a side.")
-@click.option("-J", "--json", "as_json", is_flag=True, help="Say it as JSON.")
+@click.option("-k", "--key", metavar="EXPR", help="Files: field or expression for the key, as in the replay.")
+@click.option(
+    "-t", "--time", metavar="EXPR", help="Files: field or expression for the time; without it, times are not compared."
+)
+@click.option("-n", "most", type=click.IntRange(1), default=10, show_default=True, help="Differences to show per side.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON.")
 @format_options
 @cluster_options
 def verify(
@@ -39,12 +40,13 @@ def verify(
     options: tuple[str, ...],
     **form: Unpack[FormatOptions],
 ) -> None:
-    """Compare A with B: counts, a digest that no order changes, and on difference the first records and their places.
+    """Compare the records of A and B, ignoring their order, and show the first differences.
 
-    A and B are a file or a glob, an archive's folder, topic://NAME (with ?from=…&until=…), or table://APP/TABLE
-    (APP-run-ID for the table of a bounded run). Times, and partitions where both have equally many, are compared where
-    both sides have them. Memory is bounded, except that a table is held as a whole. Exit code 1 where they differ, and
-    where a side has lines that cannot be read, which are counted.
+    A and B are a file or a glob, an archive folder, topic://NAME (with ?from=…&until=…), or table://APP/TABLE, with
+    APP-run-ID for a table of a bounded run. Times are compared if both sides have them, partitions if both sides have
+    the same number of them. Memory is bounded, except that a table is read as a whole.
+
+    Exits with 1 if the sides differ, or if a side has lines or rows that cannot be read.
 
     \b
     Examples:
@@ -65,9 +67,11 @@ def verify(
             {"name": s.name, "records": s.records, "digest": s.digest, "unreadable": s.unreadable}
             for s in (compared.a, compared.b)
         ]
-        found = [{**msgspec.to_builtins(d), "key": str(d.key), "value": str(d.value)} for d in compared.differences]
-        facts = {"same": compared.same, "compared": compared.fields, "sides": sides, "differences": found}
-        write_json(facts)
+        differences = [
+            {"only_in": d.only_in, "position": d.where, "key": _text(d.key), "value": _text(d.value)}
+            for d in compared.differences
+        ]
+        write_json({"equal": compared.same, "compared": compared.fields, "sides": sides, "differences": differences})
     else:
         show_verified(compared)
     if not compared.same:
@@ -75,30 +79,34 @@ def verify(
 
 
 def show_verified(compared: Compared) -> None:
-    """Both sides, and what differs."""
+    """Print both sides, and the differences."""
     for tally in (compared.a, compared.b):
         out.print(f"{tally.records:>12,} records  digest {tally.digest}  {tally.name}", markup=False)
         if tally.unreadable:
-            out.print(f"{tally.unreadable:>12,} that cannot be read, for example:", style="red")
+            out.print(f"{tally.unreadable:>12,} unreadable lines or rows, for example:", style="red")
             for example in tally.examples:
                 out.print(f"               {example}", markup=False)
     if compared.same:
-        out.print(f"the same, in any order ({', '.join(compared.fields)})")
+        out.print(f"equal, ignoring order (compared: {', '.join(compared.fields)})")
         return
     if compared.equal:
-        out.print("they differ in what cannot be read; the records are the same", style="red")
+        out.print("different: the records are equal, but there are unreadable lines or rows", style="red")
         return
-    out.print(f"they differ ({', '.join(compared.fields)} were compared)", style="red")
+    out.print(f"different (compared: {', '.join(compared.fields)})", style="red")
     for side in (compared.a.name, compared.b.name):
         found = [difference for difference in compared.differences if difference.only_in == side]
         if found:
-            out.print(f"only, or more often, in {side}:", markup=False)
+            out.print(f"only in {side}, or more often there:", markup=False)
         for difference in found:
             out.print(f"  {difference.where}: {_shown(difference.key)} = {_shown(difference.value)}", markup=False)
 
 
 def _shown(data: bytes | None) -> str:
-    if data is None:
+    text = _text(data)
+    if text is None:
         return "null"
-    text = data.decode("utf-8", "backslashreplace")
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode("utf-8", "backslashreplace")

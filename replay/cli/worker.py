@@ -1,4 +1,4 @@
-"""`anabranch worker`: an app for ever."""
+"""`anabranch worker`: run an app's agents on live topics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import click
 
@@ -32,17 +32,44 @@ logger = logging.getLogger("anabranch")
 _LAST_PORT = 65_535
 
 
+class WorkerSettings(TypedDict):
+    """Values of the options that configure each worker process."""
+
+    datadir: Path | None
+    with_web: bool
+    web_port: int | None
+    web_host: str | None
+    web_bind: str | None
+    keep_identity: bool
+    group_protocol: Literal["classic", "consumer"] | None
+
+
 @click.command()
-@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Identity and state of this worker.")
-@click.option("--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
-@click.option("--with-web/--without-web", default=True, show_default=True, help="Serve tables and metrics on loopback.")
-@click.option("-p", "--web-port", type=int, help="Of the web views; another free one where it is taken.")
-@click.option("--web-host", help="Name under which other workers reach this one.")
-@click.option("--web-bind", help="Address to listen at; loopback unless given.")
-@click.option("--keep-identity", is_flag=True, help="On SIGTERM keep the partitions for this worker's restart.")
-@click.option("--group-protocol", type=click.Choice(["classic", "consumer"]), help="consumer is KIP-848's.")
+@click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True, help="Log level.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log format."
+)
+@click.option("-D", "--datadir", type=click.Path(path_type=Path), help="Directory for the worker's identity and state.")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes."
+)
+@click.option(
+    "--with-web/--without-web",
+    default=True,
+    show_default=True,
+    help="Serve health checks, metrics and tables over HTTP.",
+)
+@click.option("-p", "--web-port", type=int, help="HTTP port; if it is taken, a free one is chosen.")
+@click.option("--web-host", help="Host name under which other workers reach this one.")
+@click.option("--web-bind", help="Address to listen on.  [default: loopback]")
+@click.option(
+    "--keep-identity", is_flag=True, help="On SIGTERM, keep the partitions assigned for a restart of this worker."
+)
+@click.option(
+    "--group-protocol",
+    type=click.Choice(["classic", "consumer"]),
+    help="Rebalance protocol; consumer is that of KIP-848.",
+)
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
 @click.option("--complete-by-stdin", is_flag=True, hidden=True)
 @cluster_options
@@ -56,15 +83,17 @@ def worker(
     complete_by_stdin: bool,
     bootstrap_server: str | None,
     options: tuple[str, ...],
-    **settings: Any,
+    **settings: Unpack[WorkerSettings],
 ) -> None:
-    """Run the app's agents for ever: SIGTERM drains, commits, leaves the group, exits 0.
+    """Run an app's agents on live topics until SIGTERM or Ctrl-C.
 
-    With --processes, one parent runs several workers, starts those again that die, passes signals on and ends with
-    their exit code; web ports count up from --web-port.
+    On SIGTERM, the worker finishes its current records, commits, leaves the group and exits with 0.
+
+    With --processes, a parent process runs several workers, restarts workers that crash, forwards signals and exits
+    with the workers' exit code. Their HTTP ports count up from --web-port.
 
     \b
-    Over HTTP: /healthz, /readyz, /metrics (Prometheus), /tables/TABLE/KEY/.
+    HTTP endpoints: /healthz, /readyz, /metrics (Prometheus), /tables/TABLE/KEY/.
 
     \b
     Examples:
@@ -85,28 +114,28 @@ def worker(
             runtime.history_complete, runtime.history_ends = complete, ends
             runtime.change_settings(notice_ends=True)
         with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
-            lines = json_formatter()
-            if lines is not None:
-                lines.constant_fields["group"] = app.conf.id
-                lines.hide(place.cluster.secrets)
+            formatter = json_formatter()
+            if formatter is not None:
+                formatter.constant_fields["group"] = app.conf.id
+                formatter.hide(place.cluster.secrets)
             signals.leave_to_others()
             if processes > 1:
-                told = ["-l", loglevel, "--log-format", log_format]
-                _supervise(app, app_name(context), place.cluster, processes, told, settings)
+                arguments = ["-l", loglevel, "--log-format", log_format]
+                _supervise(app, app_name(context), place.cluster, processes, arguments, settings)
             else:
                 _work(app, place.cluster, settings)
     except signals.Terminated:
-        return  # before it had begun
+        return  # before the worker started
     except Exception as exc:
         if json_formatter() is None:
             raise
-        code = _say_end(exc)
+        code = _log_end(exc)
     else:
         return
     raise SystemExit(code)
 
 
-def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
+def _work(app: App, cluster: Cluster, settings: WorkerSettings) -> None:
     from ...agents.runtime import runtime_of
     from ...agents.worker import run_worker
 
@@ -117,33 +146,38 @@ def _work(app: App, cluster: Cluster, settings: dict[str, Any]) -> None:
         runtime.change_settings(group_protocol=settings["group_protocol"])
     if settings["datadir"] is not None:
         private_folder(settings["datadir"])
-    told = {name: settings[name] for name in ("datadir", "web_bind", "web_port", "web_host")}
+    given = {name: settings[name] for name in ("datadir", "web_bind", "web_port", "web_host")}
     runtime.configure(
         web_enabled=settings["with_web"] and app.conf.web_enabled,
-        **{name: value for name, value in told.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     )
     with RestoreBar() as bar:
-        said = None if json_formatter() is None else _say_end
-        run_worker(app, on_ready=_say_ready, on_progress=bar.show, on_hard_end=said)
+        on_hard_end = None if json_formatter() is None else _log_end
+        run_worker(app, on_ready=_announce_ready, on_progress=bar.show, on_hard_end=on_hard_end)
 
 
 def _supervise(
-    app: App, name: str, cluster: Cluster, processes: int, told: list[str], settings: dict[str, Any]
+    app: App, name: str, cluster: Cluster, processes: int, shared: list[str], settings: WorkerSettings
 ) -> None:
+    """Run several workers as child processes (blocking).
+
+    Args:
+        shared: arguments that all workers get, besides those that `settings` stands for.
+    """
     from ..runs.supervisor import Supervisor
 
-    told += ["--with-web" if settings["with_web"] else "--without-web"]
-    told += ["--keep-identity"] if settings["keep_identity"] else []
+    shared += ["--with-web" if settings["with_web"] else "--without-web"]
+    shared += ["--keep-identity"] if settings["keep_identity"] else []
     for option in ("datadir", "web_host", "web_bind", "group_protocol"):
         if settings[option] is not None:
-            told += [f"--{option.replace('_', '-')}", str(settings[option])]
+            shared += [f"--{option.replace('_', '-')}", str(settings[option])]
     first = settings["web_port"] or app.conf.web_port
-    arguments = [[*told, "--web-port", str(min(first + number, _LAST_PORT))] for number in range(processes)]
+    arguments = [[*shared, "--web-port", str(min(first + number, _LAST_PORT))] for number in range(processes)]
     as_json = json_formatter() is not None
 
     def write(number: int, line: str) -> None:
         line = printable(line)
-        sys.stderr.write(f"{line}\n" if as_json else f"[{number}] {line}\n")  # one call a line, so that none is torn
+        sys.stderr.write(f"{line}\n" if as_json else f"[{number}] {line}\n")  # one call per line keeps lines whole
         sys.stderr.flush()
 
     def tell(number: int, text: str) -> None:
@@ -156,9 +190,9 @@ def _supervise(
 
 
 def _listen_to_stdin(complete: threading.Event, ends: dict[tuple[str, int], int]) -> None:
-    """What a run tells its workers, a line each (see `Crew`); its end is ours, too."""
+    """Receive the messages of a bounded run, one per line (see `WorkerPool`); terminate when stdin closes."""
     rest = b""
-    # Not through sys.stdin, whose lock a thread that never ends would hold at the interpreter's exit.
+    # sys.stdin is not used: this thread would hold its lock at the interpreter's exit.
     while data := os.read(0, 65_536):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
@@ -169,7 +203,7 @@ def _listen_to_stdin(complete: threading.Event, ends: dict[tuple[str, int], int]
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _say_ready(app: App) -> None:
+def _announce_ready(app: App) -> None:
     from ...agents.runtime import runtime_of
 
     runtime = runtime_of(app)
@@ -182,8 +216,8 @@ def _say_ready(app: App) -> None:
         click.echo(printable(f"{ready}\n  {partitions}"), err=True)
 
 
-def _say_end(error: BaseException) -> int:
-    """Log why the worker ends; its exit code."""
+def _log_end(error: BaseException) -> int:
+    """Log why the worker ends, and return its exit code."""
     known = understood(error)
     logger.critical(
         str(known.args[0]) if known is not None else f"{type(error).__name__}: {error}",

@@ -329,7 +329,7 @@ class BoundedRun:
                 self._see_to_workers(report, crew, drain)
                 self._watch.draining(drain.done_offsets, drain.left_offsets)
                 clock.sleep(_POLL_S)
-        report.moments.note("worked off")
+        report.moments.note("processed")
 
     def _see_to_workers(self, report: RunReport, crew: WorkerPool, drain: Completion) -> None:
         """Of a run that was there before, workers start with the first records: if it is finished, none is needed."""

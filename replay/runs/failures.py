@@ -74,7 +74,8 @@ class Allowance:
         if number.isascii() and number.isdigit() and not text.strip().endswith("%"):
             return cls(int(number))
         raise Usage(
-            f"--allow-dead-letters {text}", hint="a number of records, or a share: --allow-dead-letters 10 or 0.5%"
+            f"--allow-failures {text}",
+            hint="a number of failures or a percentage of records: --allow-failures 10 or 0.5%",
         )
 
     def allows(self, failed: int, *, of: int) -> bool:

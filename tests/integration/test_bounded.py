@@ -87,7 +87,7 @@ def test_stages_and_workers_end_while_somebody_keeps_writing(shell, fresh, broke
         assert sent[0], "nobody wrote"
     counted = sum(read_result(shell.folder / "digits.txt").values())
     assert 30_000 <= counted <= 30_000 + sent[0]
-    said = re.findall(r"([\d,]+) worked off in (\S+),", ran.stdout)
+    said = re.findall(r"processed ([\d,]+) records? of (\S+) in", ran.stdout)
     stages = {name: int(count.replace(",", "")) for count, name in said}
     assert stages[topic] >= 30_000
     (repartition,) = (name for name in stages if name.endswith("-repartition"))
@@ -109,7 +109,7 @@ def test_workers_commit_what_they_have_once_all_is_in_kafka(shell, fresh):
 def test_history_goes_into_live_once_beside_live_records(shell, fresh, broker, eventually):
     #   live worker:   ───────────────────────────────────────────────▶
     #   live records:  ─────────────────────────────▶
-    #   history:             run --into-live ▶      again: finished before
+    #   history:             run --into-live ▶      again: already finished
     app = fresh("staged")
     numbers = f"{app}-numbers"
     shell.write("staged.py", STAGED.replace("APP", app).replace("NUMBERS", numbers))
@@ -129,7 +129,7 @@ def test_history_goes_into_live_once_beside_live_records(shell, fresh, broker, e
 
     again = shell.run(*command, "--output", "again.txt")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "finished before" in again.stdout
+    assert "already finished" in again.stdout
 
     def everything_counted() -> bool:
         shell.run("-A", "staged", "tables", "by_key", "-o", "now.txt")
@@ -170,7 +170,7 @@ def test_an_archive_and_a_topic_are_inputs_too(shell, fresh, broker):
         assert read_result(shell.folder / "out.txt") == {f"h{k}": len(range(k, 2_000, 7)) for k in range(7)}
     shell.run(*fill, "--run-id", fresh())
     again = shell.run(*command)
-    assert "finished before" in again.stdout
+    assert "already finished" in again.stdout
     assert f"topic {was} has grown by" in again.stdout.replace("\n", " ")
 
 
@@ -195,7 +195,7 @@ def test_what_a_flow_sends_to_itself_is_no_input_to_choose(shell, fresh):
 
 
 def test_a_socket_with_a_spool_is_an_input_like_any_other(shell, fresh) -> None:
-    #   connection ── half of the lines, in the spool ─ ✗   connection ── the other half, end   finished before
+    #   connection ── half of the lines, in the spool ─ ✗   connection ── the other half, end   already finished
     run = fresh("spooled")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)
@@ -217,7 +217,7 @@ def test_a_socket_with_a_spool_is_an_input_like_any_other(shell, fresh) -> None:
     assert "1,000" in said
     assert read_result(shell.folder / "result.txt") == {f"k{d}": sum(range(d, 1000, 7)) for d in range(7)}
     again = shell.run(*command)
-    assert (again.returncode, "finished before" in again.stdout) == (0, True), again.stdout + again.stderr
+    assert (again.returncode, "already finished" in again.stdout) == (0, True), again.stdout + again.stderr
 
 
 # Records are summed in tens; the sums go on by key and are collected in tens again, and there is a `within` of an hour.

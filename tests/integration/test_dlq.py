@@ -31,16 +31,16 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
         return [found for found in map(json.loads, shown) if found["topic"] == f"{topic}.dlq"]
 
     worker = shell.start("-A", "mine", "worker", "--without-web")
-    eventually(lambda: sum(kind["letters"] for kind in letters()) == 3, "three dead letters")
+    eventually(lambda: sum(kind["dead_letters"] for kind in letters()) == 3, "three dead letters")
     worker.terminate()
     assert worker.wait(30) == 0
-    assert {(kind["agent"], kind["reason"], kind["error"], kind["letters"]) for kind in letters()} == {
+    assert {(kind["agent"], kind["reason"], kind["error"], kind["dead_letters"]) for kind in letters()} == {
         ("mine.add", "agent", "ValueError", 2),
         ("mine.add", "decode", "DecodeError", 1),
     }
 
     one = json.loads(shell.run("dlq", "show", topic, "--match", "-1", "-J").stdout)
-    assert (one["value"], one["error"], one["agent"], one["app_version"], one["put_back"]) == (
+    assert (one["value"], one["error"], one["agent"], one["app_version"], one["republished"]) == (
         "-1",
         "ValueError: too little",
         "mine.add",
@@ -52,13 +52,13 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
 
     shell.write("mine.py", APP.format(app=app, least=-10))
     dry = shell.run("dlq", "replay", topic, "--agent", "mine.add", "--reason", "agent", "--dry-run").stdout
-    assert "2 records would be put back" in dry
+    assert "would re-publish 2 records" in dry
     put_back = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
-    assert "2 records put back" in put_back
-    assert f"2 → {app}-mine.add-retry, which only agent mine.add of app {app} reads" in put_back
+    assert "re-published 2 records" in put_back
+    assert f"2 → {app}-mine.add-retry, read only by agent mine.add of app {app}" in put_back
     again = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
-    assert "0 records put back" in again
-    assert "2 had been put back before" in again
+    assert "re-published 0 records" in again
+    assert "2 re-published earlier" in again
     worker = shell.start("-A", "mine", "worker", "--without-web")
 
     def total() -> int:
@@ -68,12 +68,12 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
     eventually(lambda: total() == 9, "what was put back counts as well")
     worker.terminate()
     assert worker.wait(30) == 0
-    assert sum(kind["letters"] for kind in letters()) == 3
+    assert sum(kind["dead_letters"] for kind in letters()) == 3
 
     narrow = shell.run("dlq", "list", topic, COLUMNS="80").stdout.splitlines()
     assert max(map(len, narrow)) < 80, "it fits a terminal of 80 columns"
     assert "ValueError at mine.py:11 in add" in "\n".join(narrow)
-    assert "raised by agent mine.add, 2 put back" in "\n".join(narrow)
+    assert "raised by agent mine.add, 2 re-published" in "\n".join(narrow)
 
 
 def test_no_dead_letters_is_no_error(shell, fresh):
@@ -81,6 +81,6 @@ def test_no_dead_letters_is_no_error(shell, fresh):
     for command in ("list", "show", "replay"):
         nothing = shell.run("dlq", command, name)
         assert nothing.returncode == 0, nothing.stderr
-        assert f"no dead letters of {name}; there is no topic {name} either" in nothing.stdout
+        assert f"no dead letters for topic {name}, which does not exist" in nothing.stdout
     as_json = shell.run("dlq", "show", name, "-J")
     assert (as_json.returncode, as_json.stdout) == (0, "")

@@ -39,14 +39,14 @@ def test_a_run_whose_records_failed_ends_with_3_and_says_which_also_when_it_is_s
     for command, code in (
         (asked, 3),
         (asked, 3),
-        ([*asked, "--allow-dead-letters", "2"], 3),
-        ([*asked, "--allow-dead-letters", "60%"], 0),
+        ([*asked, "--allow-failures", "2"], 3),
+        ([*asked, "--allow-failures", "60%"], 0),
     ):
         ran = shell.run(*command)
         assert ran.returncode == code, ran.stdout + ran.stderr
         said = " ".join(ran.stdout.split())
         assert "exactly once" not in said
-        assert "3 failed, and the result is without them" in said
+        assert "3 failures, excluded from the result" in said
         assert f"1 bad lines skipped in {topic}" in said
         assert f"1 dead letters by agent strict in {topic}: ValueError: a hundred at mine.py:19 in strict" in said
         assert f"1 skipped by agent lax in {topic}: ValueError: ten [/oops]" in said
@@ -54,10 +54,10 @@ def test_a_run_whose_records_failed_ends_with_3_and_says_which_also_when_it_is_s
 
     # What is put back is processed when the run is started again, and has not failed any more.
     put_back = shell.run("dlq", "replay", topic)
-    assert "1 records put back" in put_back.stdout, put_back.stderr
-    mended = shell.run(*asked, "--allow-dead-letters", 2, MENDED="1")
+    assert "re-published 1 record" in put_back.stdout, put_back.stderr
+    mended = shell.run(*asked, "--allow-failures", 2, MENDED="1")
     assert mended.returncode == 0, mended.stdout + mended.stderr
-    assert "2 failed" in mended.stdout
+    assert "2 failures" in mended.stdout
     assert (shell.folder / "r.txt").read_text() == "lax,1101\nstrict,1111\n"
 
 
@@ -71,7 +71,7 @@ def test_into_live_only_what_became_of_its_own_records_counts(shell, fresh):
         ran = shell.run("run", "mine", "--input", "n.txt", "--into-live")
         assert ran.returncode == 3, ran.stdout + ran.stderr
         assert f"1 dead letters by agent strict in {orders}" in ran.stdout
-        assert "what agents skip is in the workers' logs: lax" in ran.stdout
+        assert "see the workers' logs for records skipped by: lax" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -92,5 +92,5 @@ def test_so_many_may_fail(text, failed, of, allowed):
 
 @pytest.mark.parametrize("text", ["", "%", "x", "-1", "1.5", "101%", "1e3", "nan%", "٣"])
 def test_what_is_no_number_is_refused(text):
-    with pytest.raises(Usage, match="--allow-dead-letters"):
+    with pytest.raises(Usage, match="--allow-failures"):
         Allowance.parsed(text)

@@ -144,7 +144,7 @@ def test_a_finished_run_computes_nothing_and_writes_its_result_again(shell, fres
     (shell.folder / "result.txt").unlink()
     again = shell.run(*command)
     assert again.returncode == 0
-    assert "finished before" in again.stdout
+    assert "already finished" in again.stdout
     assert read_result(shell.folder / "result.txt") == totals
 
 
@@ -291,7 +291,7 @@ def test_flights_agree_with_an_independent_computation(shell, fresh, broker):
 
     # Asked again, for another file format, nothing is computed a second time.
     again = shell.run(*command, "--output", "carriers.parquet")
-    assert "finished before" in again.stdout, again.stderr
+    assert "already finished" in again.stdout, again.stderr
     assert polars.read_parquet(shell.folder / "carriers.parquet")["flights"].to_list() == truth["flights"].to_list()
 
 

@@ -77,7 +77,7 @@ STORMS = {
 def test_killed_again_and_again_it_is_all_there_once_and_in_order(
     name: str, broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path
 ) -> None:
-    #   start ── commit, commit ─ ✗   start ── commit ─ ✗   …   start ─────────────▶ end   start: finished before
+    #   start ── commit, commit ─ ✗   start ── commit ─ ✗   …   start ─────────────▶ end   start: already finished
     options, count, shuffled, rounds = STORMS[name]
     rows = write_parts(tmp_path, count, 3, shuffled_within=shuffled)
     topic, rng = fresh("storm"), random.Random(11)
@@ -95,7 +95,7 @@ def test_killed_again_and_again_it_is_all_there_once_and_in_order(
     assert ended.returncode == 0, ended.stderr
     assert "resumed after" in ended.stdout
     again = subprocess.run(asked, capture_output=True, env=environment, text=True, cwd=tmp_path)
-    assert "finished before" in again.stdout, again.stderr
+    assert "already finished" in again.stdout, again.stderr
 
     found = numbers(drain(topic))
     assert sum(map(len, found.values())) == rounds * count
@@ -132,7 +132,7 @@ def test_killed_with_a_spool_each_line_that_came_is_there_once(
                 assert child.returncode == (-signal.SIGKILL if killed else 0), why
         assert b"resumed after" in said, said
         again = subprocess.run(asked, capture_output=True, env=environment, text=True)
-        assert "finished before" in again.stdout, again.stderr
+        assert "already finished" in again.stdout, again.stderr
     assert [int(message.value() or b"") for message in drain(topic)] == list(range(sent))
 
 

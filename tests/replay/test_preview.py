@@ -87,9 +87,9 @@ def test_a_dry_run_needs_no_broker_and_writes_nothing(tmp_path: Path) -> None:
     for words in (
         "nothing is written",
         "new",
-        "it would be made",
+        "(would be created)",
         "2013-01-01T00:00:00Z … 2013-01-03",
-        "1 records, by 24.0 h",
+        "1 record, by at most 24.0 h",
     ):
         assert words in said.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.svg"]

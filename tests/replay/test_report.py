@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 import pytest
-from anabranch.replay.cli.replay_output import show_refused, show_replay
+from anabranch.replay.cli.replay_output import show_rejected, show_replay
 from anabranch.replay.player import Player
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
@@ -30,7 +30,7 @@ def test_nulls_least_and_largest_values_and_what_the_type_refuses(
     assert (report.profile.records, user.nulls, user.least, user.most, user.broken) == (3, 1, "ann", "bob", 1)
     assert (amount.nulls, amount.least, amount.most, amount.broken) == (0, -4, 12, 1)
     show_replay(report)
-    show_refused(report)
+    show_rejected(report)
     said = " ".join(capsys.readouterr().out.split())
-    assert "amount: -4 … 12, no nulls, 1 that the topic's type refuses: Expected `int` >= 0" in said
-    assert "column amount: 1 of the first 3 records" in said
+    assert "amount: -4 … 12, no nulls, 1 rejected by the topic's type: Expected `int` >= 0" in said
+    assert "column amount: the topic's type rejects 1 of the first 3 records" in said

@@ -92,7 +92,7 @@ def test_reports_of_replays_and_comparisons_show_lines_as_they_are_written(scree
 
 def test_progress_shows_names_as_they_are_written(monkeypatch: pytest.MonkeyPatch, screen: io.StringIO) -> None:
     with ProgressView() as view:
-        view.update(EVIL, 1, 2, EVIL)
+        view.update(EVIL, 1, 2, EVIL, unit="bytes")
     restoring = restore_bar.RestoreBar(console.err)
 
     class Progress:
