@@ -1,26 +1,70 @@
 """anabranch: a Kafka-centric stream processor with replay.
 
-One program serves two regimes: the agent that runs for ever on the live topic gives, over a file of history, the same
-result. This page hands on the few names of a first program; the rooms hold the rest:
+One program serves two regimes: an agent that runs for ever on a live topic computes the same result over a file of
+history. This module exports the names that programs use; the packages hold the rest:
 
-- `anabranch.topics`: how records travel and rest.
-- `anabranch.agents`: what is computed.
-- `anabranch.replay`: history back into the stream, and the `anabranch` command.
+- `anabranch.topics`: records in Kafka: clients, codecs, partitioners, the embedded broker.
+- `anabranch.agents`: apps, agents, streams and tables, and the engine that runs them.
+- `anabranch.replay`: replay of files into topics, bounded runs, and the `anabranch` command.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["App", "Retry", "__version__", "col", "current_event"]
+__all__ = [
+    "__version__",
+    "Agent",
+    "App",
+    "Event",
+    "Flow",
+    "RecordBatch",
+    "Retry",
+    "Stream",
+    "Table",
+    "Topic",
+    "col",
+    "current_event",
+    # aggregates of a flow
+    "Aggregate",
+    "ApproxDistinct",
+    "Count",
+    "Distinct",
+    "Max",
+    "Mean",
+    "Min",
+    "Sum",
+    "Top",
+]
 
 if TYPE_CHECKING:
-    from .agents import App, Retry, col, current_event
+    from .agents import (
+        Agent,
+        Aggregate,
+        App,
+        ApproxDistinct,
+        Count,
+        Distinct,
+        Event,
+        Flow,
+        Max,
+        Mean,
+        Min,
+        RecordBatch,
+        Retry,
+        Stream,
+        Sum,
+        Table,
+        Top,
+        Topic,
+        col,
+        current_event,
+    )
+else:  # hidden from type checkers, which would take every name for one of ours
 
+    def __getattr__(name: str) -> object:
+        # Faust takes half a second to import; `anabranch replay` and `anabranch broker` do not need it.
+        if name in __all__:
+            from . import agents
 
-def __getattr__(name: str) -> Any:
-    # Faust takes half a second to import; `anabranch replay` and `anabranch broker` never need it.
-    if name in ("App", "Retry", "col", "current_event"):
-        from . import agents
-
-        return getattr(agents, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(agents, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

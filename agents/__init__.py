@@ -1,32 +1,40 @@
-"""What is computed: apps, agents, streams and tables, and the engine that runs them exactly once.
+"""Apps, agents, streams, tables and flows, and the engine that runs them exactly once.
 
-`engine.py` has the loop and its laws; `table.py` and `state.py` what a table is; `commit.py` what a commit does.
+`engine/loop.py` documents the engine's invariants, `tables/table.py` those of a table.
 """
 
 from faust import current_event
 
+from .agent import Agent
 from .app import App
 from .engine.settings import EngineSettings, PackedLimits
-from .event import RecordBatch
+from .event import Event, RecordBatch
 from .failure_policy import Retry
 from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .flows.expressions import Expression, col
-from .flows.flow import Flow
+from .flows.flow import Flow, KeyedFlow
 from .flows.hyperloglog import ApproxDistinct
+from .stream import Stream
 from .tables.table import Table
+from .topic import Topic
 
 __all__ = [
+    "Agent",
     "App",
     "EngineSettings",
+    "Event",
     "Expression",
     "Flow",
+    "KeyedFlow",
     "PackedLimits",
     "RecordBatch",
     "Retry",
+    "Stream",
     "Table",
+    "Topic",
     "col",
     "current_event",
-    # for Flow.aggregate
+    # aggregates of a flow
     "Aggregate",
     "ApproxDistinct",
     "Count",

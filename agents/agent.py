@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
-from difflib import get_close_matches
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict, Unpack, cast, overload
 
 import msgspec
 from faust import App as FaustApp
@@ -18,19 +17,66 @@ from faust.exceptions import ImproperlyConfigured
 from faust.types import ChannelT
 from faust.types.core import merge_headers
 from mode.utils.aiter import aiter
+from typing_extensions import TypeVar
 
 from ..topics.errors import Usage
 from ..topics.identifiers import random_uuid
+from .declarations import Failure, nearest
 from .engine.runner import Runner, acting_runner, this_runner
-from .failure_policy import Retry, policy
+from .failure_policy import policy
 from .runtime import runtime_of
 
+if TYPE_CHECKING:
+    import faust
+    from faust.agents.replies import ReplyPromise
+    from faust.types import AgentT, CodecT
+    from faust.types.tuples import RecordMetadata
+
+    from .topic import HeadersGiven
+
 __all__ = ["Agent"]
+
+V = TypeVar("V", default=Any)
+R = TypeVar("R", default=Any)
+Json = TypeVar("Json", bound="str | int | float | list[Any] | dict[str, Any] | faust.Record | None")
+
+ReplyTo: TypeAlias = "AgentT[Any] | ChannelT[Any] | str"
+
+
+class SendOptions(TypedDict, total=False):
+    """Options of `Agent.cast`; as `Topic.send`."""
+
+    key: object
+    partition: int | None
+    timestamp: float | None
+    headers: HeadersGiven | None
+
+
+class AskOptions(SendOptions, total=False):
+    """Options of `Agent.ask`.
+
+    Attributes:
+        reply_to: the topic that the answer goes to; default: the app's reply topic.
+        correlation_id: identifies the answer; default: a new UUID.
+    """
+
+    reply_to: ReplyTo | None
+    correlation_id: str | None
+
+
+class AgentSendOptions(AskOptions, total=False):
+    """Options of `Agent.send`."""
+
+    key_serializer: CodecT | str | None
+    value_serializer: CodecT | str | None
+    callback: Callable[..., object] | None
+    force: bool
+
 
 _ANSWER_NOW = "anabranch-answer-now"
 
 
-class Agent(FaustAgent):
+class Agent(FaustAgent, Generic[V, R]):
     """An agent function and its instances.
 
     Args:
@@ -48,7 +94,7 @@ class Agent(FaustAgent):
 
     mundane_level = "debug"
 
-    def __init__(self, fun: Any, *, on_failure: str | Retry = "dead_letter", **kwargs: Any) -> None:
+    def __init__(self, fun: Any, *, on_failure: Failure = "dead_letter", **kwargs: Any) -> None:
         self.on_failure, self.retry = policy(on_failure)
         _check_async(fun)
         _check_options(kwargs)
@@ -65,21 +111,49 @@ class Agent(FaustAgent):
             stream.channel.expected_streams = self.concurrency
         return stream
 
+    if TYPE_CHECKING:  # Faust's methods, with our types
+
+        async def cast(self, value: V | None = None, **options: Unpack[SendOptions]) -> None:
+            """Send a value to the agent, and expect no answer."""
+            ...
+
+        async def send(
+            self, *, value: V | bytes | None = None, **options: Unpack[AgentSendOptions]
+        ) -> Awaitable[RecordMetadata]:
+            """Send a value to the agent's topic; see `Topic.send`."""
+            ...
+
+        def map(
+            self, values: AsyncIterable[V] | Iterable[V], key: object = None, reply_to: ReplyTo | None = None
+        ) -> AsyncIterator[R]:
+            """Ask for each value; iterate over the answers as they arrive."""
+            ...
+
+        async def join(
+            self, values: AsyncIterable[V] | Iterable[V], key: object = None, reply_to: ReplyTo | None = None
+        ) -> list[R]:
+            """Ask for each value; return the answers in the order of the values."""
+            ...
+
     # Asking. An agent that asks is in the middle of a record, so the commit waits for it; an answer that waited for the
     # commit would never come. Question and answer go outside of the epoch then, at least once. Whoever else asks gets
     # an answer that is committed.
 
-    async def ask(self, *args: Any, reply_to: Any = None, **kwargs: Any) -> Any:
+    @overload
+    async def ask(self: Agent[V, Json], value: V | None = None, **options: Unpack[AskOptions]) -> Json: ...
+    @overload
+    async def ask(self, value: V | None = None, **options: Unpack[AskOptions]) -> Any: ...
+    async def ask(self, value: V | None = None, *, reply_to: ReplyTo | None = None, **options: Any) -> Any:
         """As Faust's. Asked by an agent, the answer may be given twice, and from state that is not yet committed."""
         reply_to = reply_to or self.app.conf.reply_to
         if acting_runner() is None:
             await self._listen(reply_to)
-            return await super().ask(*args, reply_to=reply_to, **kwargs)
+            return await super().ask(value, reply_to=reply_to, **options)
         engine = runtime_of(self.app).engine
         engine.asking += 1
         try:
             await self._listen(reply_to)
-            return await super().ask(*args, reply_to=reply_to, **kwargs)
+            return await super().ask(value, reply_to=reply_to, **options)
         finally:
             engine.asking -= 1
 
@@ -92,7 +166,9 @@ class Agent(FaustAgent):
         """Faust begins to listen when it has asked, and an answer may be faster."""
         await cast(Any, self.app)._reply_consumer.listen(self._get_strtopic(reply_to))
 
-    async def ask_nowait(self, *args: Any, force: bool = False, **kwargs: Any) -> Any:
+    async def ask_nowait(
+        self, value: V | None = None, *, force: bool = False, **options: Unpack[AskOptions]
+    ) -> ReplyPromise:
         """As Faust's.
 
         Raises:
@@ -105,8 +181,8 @@ class Agent(FaustAgent):
                 f"agent {asker.name} asks agent {self.name} before its own loop",
                 hint="ask inside of `async for`, or in an @app.task",
             )
-        kwargs["correlation_id"] = kwargs.get("correlation_id") or str(random_uuid())
-        return await super().ask_nowait(*args, force=force or acting_runner() is not None, **kwargs)
+        options["correlation_id"] = options.get("correlation_id") or str(random_uuid())
+        return await super().ask_nowait(value, force=force or acting_runner() is not None, **cast(Any, options))
 
     def _create_req(self, *args: Any, **kwargs: Any) -> Any:
         value, headers = super()._create_req(*args, **kwargs)
@@ -178,7 +254,5 @@ def _check_options(options: Mapping[str, Any]) -> None:
         known |= {"partitioner", *inspect.signature(FaustApp.topic).parameters}
     for name in options:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise TypeError(
-                f"agent() got an unexpected keyword argument {name!r}" + (f": do you mean {near[0]!r}?" if near else "")
-            )
+            near = nearest(name, known)
+            raise TypeError(f"agent() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))

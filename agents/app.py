@@ -1,7 +1,7 @@
 """The app: a `faust.App` on librdkafka, exactly-once by default.
 
-Agents, topics, tables, timers, sinks, web views keep their Faust meaning. What differs is said where it differs:
-failure policies in `agent.py`, when things become visible in `engine.py`, types in `anabranch.topics.serde`.
+Agents, topics, tables, timers, sinks and web views keep their Faust meaning. `docs/faust.md` lists the differences;
+`declarations.py` has the types of options and results.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
+from datetime import tzinfo
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import faust
 from faust.sensors import Monitor
@@ -23,6 +24,21 @@ from ..topics.partitioners import RangePartitioner
 from ..topics.private_folder import private_folder
 from .agent import Agent
 from .background_tasks import called, ends_the_worker
+from .declarations import (
+    AgentDeclaration,
+    AppOptions,
+    AsyncFunction,
+    PageDeclaration,
+    Seconds,
+    SetTableDeclaration,
+    StreamDeclaration,
+    TableDeclaration,
+    TableOptions,
+    TaskDeclaration,
+    TopicDeclaration,
+    nearest,
+    typed_as,
+)
 from .engine.settings import EngineSettings
 from .engine.transport import TableManager, Transport
 from .faust_settings import Settings, check_names, check_settings
@@ -33,6 +49,12 @@ from .tables.store_directory import scheme_of
 from .tables.ttl_table import new_table
 from .topic import Topic
 from .web.key_routing import KeyRouter
+
+if TYPE_CHECKING:
+    from faust.types import ProducerT
+    from faust.types.web import Web
+
+    from .tables.table import Table
 
 __all__ = ["App"]
 
@@ -46,7 +68,7 @@ def _check_id(id: str) -> None:
     """Refuse an id that cannot be part of a topic's name.
 
     Raises:
-        Usage: it holds other characters, or is too long.
+        Usage: it has other characters, or is too long.
     """
     if not _ID.fullmatch(id):
         raise Usage(
@@ -56,19 +78,22 @@ def _check_id(id: str) -> None:
 
 
 class App(faust.App):
-    """An app.
+    """An application: its topics, agents and tables, in one consumer group.
 
     Args:
         id: names the consumer group, the changelogs and the data folder.
-        processing_guarantee: `exactly_once` (default) or `at_least_once`.
-        topic_partitions: of topics and changelogs that do not say otherwise; 4.
-        standby_replicas: other workers that keep a warm copy of each partition's tables; 0.
-        settings: what an operator can turn in the engine.
-        options: Faust's settings, and of them `broker`, `datadir`, `web_*`, `topic_*`, `broker_commit_interval`
-            (seconds; an epoch's longest duration), `consumer_auto_offset_reset`, `store` (`memory://`, or `rocksdb://`
-            for tables on disk).
+        standby_replicas: number of standby copies of each partition's tables, on other workers; default 0.
+        settings: settings of the engine.
+        options: Faust's settings, such as `broker`, `datadir`, `processing_guarantee` (`exactly_once`, the default, or
+            `at_least_once`), `topic_partitions` (default 4), `broker_commit_interval` (seconds; the longest duration
+            of an epoch), `consumer_auto_offset_reset`, `store` (`memory://`, or `rocksdb://` for tables on disk),
+            `web_port`.
 
-    The cluster is that of the command line, else `KAFKA_BOOTSTRAP_SERVERS`, else `broker`.
+    Raises:
+        TypeError: an option does not exist; the error names the nearest one.
+        Usage: the id cannot be part of a topic's name, or an option is not supported.
+
+    The cluster is that of the command line, else of `KAFKA_BOOTSTRAP_SERVERS`, else of `broker`.
     """
 
     mundane_level = "debug"
@@ -79,7 +104,7 @@ class App(faust.App):
         *,
         standby_replicas: int | None = None,
         settings: EngineSettings | None = None,
-        **options: Any,
+        **options: Unpack[AppOptions],
     ) -> None:
         check_names(options)
         _check_id(id)
@@ -89,8 +114,8 @@ class App(faust.App):
 
     # Settings -------------------------------------------------------------------------------------------------------
 
-    def _load_settings(self, *, silent: bool = False) -> Any:
-        """As Faust's: from the program, a configuration source and the environment; where none says, our defaults."""
+    def _load_settings(self, *, silent: bool = False) -> Settings:
+        """Load the settings of the program, a configuration source and the environment; else anabranch's defaults."""
         id, given = self._default_options
         source = self._load_settings_from_source(self._config_source, silent=silent) if self._config_source else {}
         conf: dict[str, Any] = {**self._prepare_compat_settings({**given, **source})}
@@ -113,15 +138,15 @@ class App(faust.App):
         settings = Settings(id, **{**conf, **ours}, anabranch_defaults=defaults)
         if "web_tables_enabled" in settings.given:
             self._web_tables = settings.web_tables_enabled
-        settings.web_tables_enabled = False  # ours know Struct values, and what is not here
+        settings.web_tables_enabled = False  # anabranch's table views know structs, and keys of other workers
         self._runtime.forget_settings()
         return settings
 
     def finalize(self) -> None:
-        """The program has said all it wants to say.
+        """Check the program's settings when it is complete.
 
         Raises:
-            Usage: a setting of Faust's, or a sensor, that would not be honoured.
+            Usage: a setting, a sensor or a signal of Faust's is not supported.
         """
         super().finalize()
         check_settings(cast(Settings, self.conf))
@@ -132,19 +157,19 @@ class App(faust.App):
         if list(signal.iter_receivers(self)):
             raise Usage(
                 "the signal on_produce_message is not supported",
-                hint="give headers where records are sent: send(…, headers=…)",
+                hint="set headers where records are sent: send(…, headers=…)",
             )
 
     # Faust's parts --------------------------------------------------------------------------------------------------
 
-    def _new_transport(self) -> Any:
+    def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 
-    def _new_producer_transport(self) -> Any:
+    def _new_producer_transport(self) -> Transport:
         return Transport(self.conf.broker_producer, self)
 
-    def _new_web(self) -> Any:
-        # Imported here, because aiohttp's server takes a while and workers of a bounded run have no web views.
+    def _new_web(self) -> Web:
+        # Imported here because aiohttp's server takes long to import, and workers of a bounded run have no web views.
         from .web.probes import WebServer
         from .web.probes import blueprint as probes
         from .web.table_views import blueprint, restore
@@ -158,25 +183,25 @@ class App(faust.App):
         return made
 
     @cached_property
-    def _reply_consumer(self) -> Any:
+    def _reply_consumer(self) -> ReplyConsumer:
         return ReplyConsumer(self, loop=self.loop, beacon=self.beacon)
 
-    async def maybe_start_producer(self) -> Any:
-        """As Faust's; transactions are the engine's affair, so there is one kind of producer."""
+    async def maybe_start_producer(self) -> ProducerT:
+        """Start the producer. There is one kind of producer, because the engine manages transactions."""
         await self.producer.maybe_start()
         return self.producer
 
     async def start_client(self) -> None:
-        """Start what `ask` from outside of a worker needs: a producer and the reply consumer."""
+        """Start a client that is not a worker: a producer, and a reply consumer for `ask`."""
         self.client_only = True
         self.finalize()
         self._runtime.partitioners |= await asyncio.to_thread(PartitionerRegistry(self._runtime.cluster).of)
         await self.producer.maybe_start()
 
     def is_leader(self) -> bool:
-        """One worker of the group is: the owner of partition 0 of the first topic.
+        """Return whether this worker is the leader of its group: it owns partition 0 of the first topic.
 
-        An app that reads no topic joins a group the first time that this is asked, for a topic with no records.
+        An app that reads no topic joins a group at the first call, for a topic without records.
         """
         owned = self._runtime.status.owned
         if not owned and self._runtime.engine_runs:
@@ -185,99 +210,132 @@ class App(faust.App):
 
     # Topics ---------------------------------------------------------------------------------------------------------
 
-    def topic(self, *topics: str, partitioner: RangePartitioner | None = None, **options: Any) -> Any:
-        """As Faust's. In a bounded run topics are the run's own, named `<app>-run-<id>-<topic>`.
-
-        Args:
-            partitioner: how keys map to its partitions, where not by hash.
-        """
+    @typed_as(TopicDeclaration)
+    def topic(
+        self,
+        *topics: str,
+        key_type: object = None,
+        value_type: object = None,
+        partitioner: RangePartitioner | None = None,
+        **options: Any,
+    ) -> Topic[Any, Any]:
+        """Describe a topic; see `TopicDeclaration`."""
         if not options.get("has_prefix"):
             topics = tuple(map(self._runtime.resolve_topic, topics))
         for name in topics:
             self._runtime.check_topic(name)
         if partitioner is not None:
             options["partitions"] = partitioner.partitions
-        made: Any = super().topic(*topics, **options)
+        types: dict[str, Any] = {"key_type": key_type, "value_type": value_type}
+        made = cast("Topic[Any, Any]", super().topic(*topics, **types, **options))
         made.partitioner = partitioner
         return made
 
+    # Agents and more: Faust's own methods, with anabranch's types ---------------------------------------------------
+
+    agent: AgentDeclaration = typed_as(AgentDeclaration)(faust.App.agent)
+    page: PageDeclaration = typed_as(PageDeclaration)(faust.App.page)
+    stream: StreamDeclaration = typed_as(StreamDeclaration)(faust.App.stream)
+
     # Tables ---------------------------------------------------------------------------------------------------------
 
+    @typed_as(TableDeclaration)
     def Table(  # noqa: N802 (Faust's name)
         self,
         name: str,
         *,
-        default: Any = None,
-        partitions: int | None = None,
-        help: str | None = None,
-        key_type: Any = None,
-        value_type: Any = None,
-        extra_topic_configs: Mapping[str, Any] | None = None,
-        store: Any = None,
-        ttl: Any = None,
+        default: Callable[[], object] | None = None,
+        key_type: object = None,
+        value_type: object = None,
+        **options: Unpack[TableOptions],
+    ) -> Table[Any, Any]:
+        """Declare a table; see `TableDeclaration`."""
+        return self._add_table(name, default, key_type, value_type, options)
+
+    @typed_as(SetTableDeclaration)
+    def SetTable(  # noqa: N802 (Faust's name)
+        self, name: str, *, key_type: object = None, value_type: object = None, **options: Unpack[TableOptions]
+    ) -> Table[Any, set[Any]]:
+        """Declare a table of sets; see `SetTableDeclaration`."""
+        return self._add_table(name, None, key_type, value_type, options, sets=True)
+
+    @typed_as(TableDeclaration)
+    def GlobalTable(  # noqa: N802 (Faust's name)
+        self,
+        name: str,
+        *,
+        default: Callable[[], object] | None = None,
+        key_type: object = None,
+        value_type: object = None,
+        **options: Unpack[TableOptions],
+    ) -> Table[Any, Any]:
+        """Declare a table that every worker holds whole; see `tables/global_table.py` and `TableDeclaration`."""
+        return self._add_table(name, default, key_type, value_type, options, everywhere=True)
+
+    def _add_table(
+        self,
+        name: str,
+        default: Callable[[], object] | None,
+        key_type: object,
+        value_type: object,
+        options: TableOptions,
+        *,
         sets: bool = False,
         everywhere: bool = False,
-        local: bool = False,
-        **unsupported: Any,
-    ) -> Any:
-        """A table; see `anabranch.agents.tables.table.Table`. Its `store` is the app's where it has none of its own.
-
-        `ttl` (seconds, or a timedelta) lets keys expire in event time, so long after their last write; see
-        `anabranch.agents.tables.ttl_state` for what exactly that means.
-
-        `local`: content is meant to be by partition; results say in which.
-
-        Raises:
-            Usage: an option or a store that this version does not have.
-        """
-        if names := ", ".join(sorted(option for option, value in unsupported.items() if value is not None)):
-            raise Usage(f"table {name}: {names}: not supported", hint="see the README for what tables can do")
+    ) -> Table[Any, Any]:
+        known = {"default", "key_type", "value_type", *TableOptions.__annotations__}
+        unsupported = sorted(option for option, value in options.items() if option not in known and value is not None)
+        if unsupported:
+            raise Usage(
+                f"table {name}: {', '.join(unsupported)}: not supported",
+                hint=nearest(unsupported[0], known) or "see docs/tables.md for what tables can do",
+            )
+        partitions = options.get("partitions")
         table = new_table(
             name,
-            ttl,
+            options.get("ttl"),
             lambda: self._runtime.context.record_time_ms(),
             default=default,
             partitions=partitions,
             key_type=key_type,
             value_type=value_type,
-            help=help or "",
-            config={k: str(v) for k, v in (extra_topic_configs or {}).items()},
-            store=scheme_of(store or self.conf.store, name),
+            help=options.get("help") or "",
+            config={k: str(v) for k, v in (options.get("extra_topic_configs") or {}).items()},
+            store=scheme_of(options.get("store") or self.conf.store, name),
             sets=sets,
             everywhere=everywhere,
-            local=local,
+            local=options.get("local", False),
         )
         table.changelog_topic = self.topic(
             f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True
         )
-        return self.tables.add(cast(Any, table))
-
-    def SetTable(self, name: str, **options: Any) -> Any:  # noqa: N802 (Faust's name)
-        """A table whose values are sets: `seen[user].add(page)`; options as for `Table`.
-
-        `value_type` is that of the elements. A key whose set is empty is not in the table.
-
-        Raises:
-            Usage: as `Table`.
-        """
-        return self.Table(name, **options, sets=True)
-
-    def GlobalTable(self, name: str, **options: Any) -> Any:  # noqa: N802 (Faust's name)
-        """A table that every worker holds whole; see `anabranch.agents.tables.global_table`. Options as for `Table`."""
-        return self.Table(name, **options, everywhere=True)
+        self.tables.add(cast(Any, table))
+        return table
 
     # Tasks: each of Faust's decorators comes down to `_task` ---------------------------------------------------------
 
-    def _task(self, fun: Any, on_leader: bool = False, traced: bool = False) -> Any:
-        return super()._task(ends_the_worker(self, fun), on_leader=on_leader, traced=traced)
+    def _task(self, fun: AsyncFunction, on_leader: bool = False, traced: bool = False) -> AsyncFunction:
+        return cast(AsyncFunction, super()._task(ends_the_worker(self, fun), on_leader=on_leader, traced=traced))
 
-    def timer(self, *args: Any, **kwargs: Any) -> Any:
-        """As Faust's; one that fails ends the worker, see `tasks.py`."""
-        return called("timer", super().timer(*args, **kwargs))
+    task: TaskDeclaration = typed_as(TaskDeclaration)(faust.App.task)
 
-    def crontab(self, *args: Any, **kwargs: Any) -> Any:
-        """As `timer`."""
-        return called("cron job", super().crontab(*args, **kwargs))
+    def timer(
+        self,
+        interval: Seconds,
+        on_leader: bool = False,
+        traced: bool = True,
+        name: str | None = None,
+        max_drift_correction: float = 0.1,
+    ) -> Callable[[AsyncFunction], AsyncFunction]:
+        """Make a decorator for functions that run every `interval` seconds; one that fails ends the worker."""
+        return called("timer", super().timer(interval, on_leader, traced, name, max_drift_correction))
+
+    def crontab(
+        self, cron_format: str, *, timezone: tzinfo | None = None, on_leader: bool = False, traced: bool = True
+    ) -> Callable[[AsyncFunction], AsyncFunction]:
+        """Make a decorator for functions that run at the times of a cron line; one that fails ends the worker."""
+        made = super().crontab(cron_format, timezone=timezone, on_leader=on_leader, traced=traced)
+        return called("cron job", made)
 
     # Life -----------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from faust import Event as FaustEvent
 from faust.types import Message as FaustMessage
+from typing_extensions import TypeVar
 
 from .engine.packed_rows import Rows
 from .engine.record_queue import Batch
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "RecordBatch", "to_event"]
 
+V_co = TypeVar("V_co", covariant=True, default=Any)
 
-def to_event(app: Any, topic: Topic, message: Any, processed: Any = ...) -> Event:
+
+def to_event(app: Any, topic: Topic[Any, Any], message: Any, processed: Any = ...) -> Event[Any]:
     """Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds.
 
     A record that comes from a retry topic says where it was first.
@@ -58,13 +61,23 @@ def to_event(app: Any, topic: Topic, message: Any, processed: Any = ...) -> Even
     return event
 
 
-class Event(FaustEvent):
-    """Faust's event, and the row of a packed batch that it is; None for other records."""
+class Event(FaustEvent, Generic[V_co]):
+    """Faust's event: a record with its key, value and headers.
 
+    Attributes:
+        key, value: decoded.
+        headers: name -> value.
+        row: the record's row in its packed batch; None for records that are not packed.
+    """
+
+    if TYPE_CHECKING:
+        key: Any
+        value: V_co
+        headers: Mapping[str, bytes]
     row: int | None = None
 
 
-class RecordBatch(Sequence[Any]):
+class RecordBatch(Sequence[V_co]):
     """A run of consecutive records of one partition, or rows of one packed batch.
 
     Attributes:
@@ -75,7 +88,9 @@ class RecordBatch(Sequence[Any]):
 
     __slots__ = ("_arrow", "_source", "_values", "end", "messages", "offset", "partition", "topic")
 
-    def __init__(self, batch: Batch, topic: Topic, messages: Sequence[Any], values: list[Any] | None) -> None:
+    def __init__(
+        self, batch: Batch, topic: Topic[Any, V_co], messages: Sequence[Any], values: list[V_co] | None
+    ) -> None:
         self.topic, self.partition = batch.at
         self.messages = messages
         self._source, self._values = topic, values
@@ -84,7 +99,7 @@ class RecordBatch(Sequence[Any]):
         self.end = batch.end
 
     @property
-    def values(self) -> list[Any]:
+    def values(self) -> list[V_co]:
         """Decoded values, in order; those of a packed batch are made when they are asked for."""
         if self._values is None:
             self._values = self._source.decode_rows(cast(Rows, self.messages))
@@ -143,8 +158,12 @@ class RecordBatch(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.messages)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[V_co]:
         return iter(self.values)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> V_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[V_co]: ...
+    def __getitem__(self, index: int | slice) -> V_co | list[V_co]:
         return self.values[index]

@@ -54,7 +54,9 @@ def keyed_by(key: Any) -> Processor:
     return key_of
 
 
-def passing_on(stream: Stream, targets: Sequence[Any], key_of: Processor | None = None, *, changed: bool) -> Processor:
+def passing_on(
+    stream: Stream[Any], targets: Sequence[Any], key_of: Processor | None = None, *, changed: bool
+) -> Processor:
     """A processor that sends each record on to channels.
 
     Faust does this in tasks of their own, which are nobody's when it comes to undoing them.

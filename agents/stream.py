@@ -11,7 +11,7 @@ What a hot loop does not ask for it does not pay for: events, headers and timest
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -19,6 +19,7 @@ from faust.exceptions import Skip
 from faust.streams import _current_event  # pyright: ignore[reportPrivateUsage]
 from mode import want_seconds
 from mode.utils.futures import maybe_async
+from typing_extensions import TypeVar
 
 from ..topics import clock
 from ..topics.errors import Usage
@@ -26,20 +27,26 @@ from ..topics.topic_partition import TopicPartition
 from .engine.packed_rows import Package
 from .engine.record_queue import Batch, RecordQueue
 from .engine.runner import Runner, this_runner
-from .event import RecordBatch, to_event
+from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, keyed_by, passing_on
 from .runtime import runtime_of
 from .take_buffer import Group, TakeBuffer
 from .value_columns import fits
 
 if TYPE_CHECKING:
+    from faust.types import ChannelT
+    from faust.types.models import FieldDescriptorT
+
+    from .declarations import Seconds
     from .engine.loop import Engine
     from .topic import Topic
 
 __all__ = ["RecordBatch", "Stream"]
 
+V_co = TypeVar("V_co", covariant=True, default=Any)
 
-class Stream(faust.Stream[Any]):
+
+class Stream(faust.Stream[V_co]):
     """A Faust stream that takes batches from the engine."""
 
     def __init__(self, channel: Any, **kwargs: Any) -> None:
@@ -69,14 +76,14 @@ class Stream(faust.Stream[Any]):
         return cast("Engine", self.app.consumer)
 
     @property
-    def topic(self) -> Topic:
+    def topic(self) -> Topic[Any, V_co]:
         """The topic this stream iterates."""
-        return cast("Topic", self.channel)
+        return cast("Topic[Any, V_co]", self.channel)
 
     @property
     def name(self) -> str:
         """The agent's name."""
-        return self.prefix or ("stream" if self._prev is None else cast(Stream, self._prev).name)
+        return self.prefix or ("stream" if self._prev is None else cast("Stream[Any]", self._prev).name)
 
     @property
     def progress_name(self) -> str:
@@ -103,10 +110,10 @@ class Stream(faust.Stream[Any]):
         """Whether records come from the engine; in-memory channels and plain iterables go Faust's own way."""
         return hasattr(self.channel, "decode_value") and not self.app.client_only
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[V_co]:
         return self._values() if self.from_engine else self._in_memory(super().__aiter__())
 
-    async def _in_memory(self, values: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _in_memory(self, values: AsyncIterator[V_co]) -> AsyncIterator[V_co]:
         runner = this_runner()
         if runner is not None:
             runner.begun = True
@@ -127,7 +134,7 @@ class Stream(faust.Stream[Any]):
             self._registered = True
             self.engine.add_stream(self)
 
-    async def _values(self) -> AsyncIterator[Any]:
+    async def _values(self) -> AsyncIterator[V_co]:
         await self._begin()
         decode = self.topic.decode_value
         while True:
@@ -154,7 +161,7 @@ class Stream(faust.Stream[Any]):
                     if message.value() is not None:
                         self.engine.give_up(self, message, exc, "decode")
                         continue
-                    value = None  # a tombstone
+                    value = cast("V_co", None)  # a tombstone
                 yield value
                 if handed:
                     self.engine.end_record(self)
@@ -182,7 +189,7 @@ class Stream(faust.Stream[Any]):
         if batch.rows is not None:
             try:
                 values = self.topic.decode_rows(batch.rows)
-            except BaseException:  # noqa: BLE001, S110 (decoders may be the user's; below it is found out whose row it is)
+            except BaseException:  # noqa: BLE001, S110 (decoders may be the user's; below, each row is tried alone)
                 pass
             else:
                 yield from zip(batch.rows, values, strict=True)
@@ -197,7 +204,7 @@ class Stream(faust.Stream[Any]):
             else:
                 yield message, value
 
-    def _record_batch(self, batch: Batch) -> RecordBatch:
+    def _record_batch(self, batch: Batch) -> RecordBatch[V_co]:
         """Records that can be decoded and their values; the others are given up."""
         rows, topic = batch.rows, self.topic
         try:
@@ -213,7 +220,7 @@ class Stream(faust.Stream[Any]):
             messages = good if rows is None else rows.only([row.row for row in good])
             return RecordBatch(batch, topic, messages, [value for _, value in pairs])
 
-    async def batches(self) -> AsyncIterator[RecordBatch]:
+    async def batches(self) -> AsyncIterator[RecordBatch[V_co]]:
         """Iterate over runs of records; each is a `RecordBatch` of one partition.
 
         A batch is handled as one: when the agent raises, the batch is undone and comes again record by record, so that
@@ -280,7 +287,7 @@ class Stream(faust.Stream[Any]):
 
     # Taking several records at a time -----------------------------------------------------------------------------
 
-    async def take(self, max_: int, within: Any = None) -> AsyncIterator[list[Any]]:
+    async def take(self, max_: int, within: Seconds | None = None) -> AsyncIterator[list[V_co]]:
         """Lists of up to `max_` values of one partition, or what there is `within` seconds after the first of them.
 
         In a bounded run the rest comes at the end of history. What is held back counts as not handled: after a crash it
@@ -289,12 +296,14 @@ class Stream(faust.Stream[Any]):
         async for taken in self._take(max_, within):
             yield [value for _, value in taken]
 
-    async def take_events(self, max_: int, within: Any = None) -> AsyncIterator[list[Any]]:
+    async def take_events(self, max_: int, within: Seconds | None = None) -> AsyncIterator[list[Event[V_co]]]:
         """As `take`, as events."""
         async for taken in self._take(max_, within):
             yield [to_event(self.app, self.topic, message, value) for message, value in taken]
 
-    async def take_with_timestamp(self, max_: int, within: Any, timestamp_field_name: str) -> AsyncIterator[list[Any]]:
+    async def take_with_timestamp(
+        self, max_: int, within: Seconds | None, timestamp_field_name: str
+    ) -> AsyncIterator[list[V_co]]:
         """As `take`; values that are dicts get the record's timestamp (seconds) in a field."""
         async for taken in self._take(max_, within):
             for message, value in taken:
@@ -318,7 +327,7 @@ class Stream(faust.Stream[Any]):
         """
         raise _no_manual_acks("noack_take()")
 
-    async def _take(self, max_: int, within: Any) -> AsyncIterator[Group]:
+    async def _take(self, max_: int, within: Seconds | None) -> AsyncIterator[Group]:
         await self._begin(grouped=True)
         held = TakeBuffer(self.inbox, max_, want_seconds(within) if within else None, clock.now_s)
         while True:
@@ -342,11 +351,25 @@ class Stream(faust.Stream[Any]):
 
     # Events -------------------------------------------------------------------------------------------------------
 
-    def _current(self) -> Any:
+    if TYPE_CHECKING:
+
+        def events(self) -> AsyncIterator[Event[V_co]]:
+            """Iterate over the records as events."""
+            ...
+
+        def items(self) -> AsyncIterator[tuple[Any, V_co]]:
+            """Iterate over the records as pairs of key and value."""
+            ...
+
+        def enumerate(self, start: int = 0) -> AsyncIterator[tuple[int, V_co]]:
+            """Iterate over the values as pairs of a number and a value."""
+            ...
+
+    def _current(self) -> Event[V_co] | None:
         return self.current_event
 
     @property
-    def current_event(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def current_event(self) -> Event[V_co] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The event being handled, made when it is asked for."""
         message = self._message
         if message is None:
@@ -375,27 +398,36 @@ class Stream(faust.Stream[Any]):
         if not self._finalized and getattr(processor, "__name__", "") != "_maybe_unwrap_reply_request":
             super().add_processor(processor)
 
-    def filter(self, fun: Any) -> Any:
+    def filter(self, fun: Callable[[V_co], object]) -> Stream[V_co]:
         """As in Faust; it stands where it was written, also before a `group_by`, `through` or `echo`."""
         self.add_processor(filtering(fun))
         return self
 
-    def echo(self, *channels: Any) -> Any:
+    def echo(self, *channels: str | ChannelT[Any]) -> Stream[V_co]:
         """As in Faust, and the copies keep key, headers and timestamp."""
         targets = [self.derive_topic(channel) if isinstance(channel, str) else channel for channel in channels]
         self.add_processor(passing_on(self, targets, changed=changing(self._processors)))
         return self
 
-    def group_by(self, key: Any, **kwargs: Any) -> Any:
+    def group_by(
+        self,
+        key: Callable[[V_co], object] | FieldDescriptorT[Any],
+        *,
+        name: str | None = None,
+        topic: Topic[Any, Any] | None = None,
+        partitions: int | None = None,
+    ) -> Stream[V_co]:
         """As in Faust: a stream of the same values, repartitioned by another key."""
         if self._finalized and self._next is not None:
-            return self._next  # the agent was restarted: the chain is there
-        return self._instead(super().group_by(key, **kwargs), keyed_by(key))
+            return cast("Stream[V_co]", self._next)  # the agent was restarted: the chain is there
+        return self._instead(
+            super().group_by(cast(Any, key), name=name, topic=topic, partitions=partitions), keyed_by(key)
+        )
 
-    def through(self, channel: Any) -> Any:
+    def through(self, channel: str | ChannelT[Any]) -> Stream[V_co]:
         """As in Faust: a stream of the same values, by way of another topic."""
         if self._finalized and self._next is not None:
-            return self._next
+            return cast("Stream[V_co]", self._next)
         return self._instead(super().through(channel))
 
     def _chain(self, **kwargs: Any) -> Any:

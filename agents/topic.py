@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, cast, overload
 
 import faust
 import msgspec
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
+from typing_extensions import TypeVar
 
 from ..topics.errors import BadRecord, Stop, Usage
 from ..topics.keys import plain, record_key
@@ -25,11 +26,21 @@ from .runtime import runtime_of
 from .unread_topics import refuse_unread
 
 if TYPE_CHECKING:
+    from faust.types import CodecT
+
     from .app import App
-    from .flows.flow import Flow
+    from .declarations import Failure
+    from .flows.aggregates import Aggregate, What
+    from .flows.flow import Flow, KeyedFlow, ReduceOptions
+    from .tables.table import Table
 
 __all__ = ["Sent", "Topic"]
 
+
+K = TypeVar("K", default=Any)
+V = TypeVar("V", default=Any)
+T = TypeVar("T")
+K2 = TypeVar("K2")
 
 _json_text = msgspec.json.Decoder(str).decode
 
@@ -42,7 +53,7 @@ class Sent:
     def __init__(self, metadata: RecordMetadata) -> None:
         self._metadata = metadata
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[None, None, RecordMetadata]:
         return self._metadata
         yield  # makes this a generator that ends at once
 
@@ -51,7 +62,10 @@ class Sent:
         return self._metadata
 
 
-def header_list(headers: Any) -> Headers | None:
+HeadersGiven: TypeAlias = "Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]]"
+
+
+def header_list(headers: HeadersGiven | None) -> Headers | None:
     """Headers as librdkafka takes them; a mapping or pairs, text values as UTF-8, None stays null."""
     if not headers:
         return None
@@ -59,17 +73,17 @@ def header_list(headers: Any) -> Headers | None:
     return [(_header_name(name), _header_value(value)) for name, value in pairs]
 
 
-def _header_name(name: Any) -> str:
+def _header_name(name: object) -> str:
     text = str(name)
     text.encode()  # the client ends the process where this fails (confluent-kafka 2.16)
     return text
 
 
-def _header_value(value: Any) -> bytes | None:
+def _header_value(value: object) -> bytes | None:
     return value if value is None or isinstance(value, bytes) else str(value).encode()
 
 
-class Topic(faust.Topic):
+class Topic(faust.Topic, Generic[K, V]):
     """A topic whose values have a declared type; see `anabranch.topics.serde` for what is declared how.
 
     A `key_serializer` or `value_serializer` that is given keeps its Faust meaning. Without one, text is UTF-8, and text
@@ -144,7 +158,7 @@ class Topic(faust.Topic):
         """The type of its values, if it alone decides how they are decoded; else `Ellipsis`."""
         return ... if self._serializer else self.value_type
 
-    def decode_rows(self, rows: Rows) -> list[Any]:
+    def decode_rows(self, rows: Rows) -> list[V]:
         """Values of rows of a packed batch, all at once.
 
         Raises:
@@ -201,17 +215,17 @@ class Topic(faust.Topic):
     async def send(
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: K | bytes | None = None,
+        value: V | bytes | None = None,
         partition: int | None = None,
         timestamp: float | None = None,
-        headers: Any = None,
-        schema: Any = None,
-        key_serializer: Any = None,
-        value_serializer: Any = None,
-        callback: Any = None,
+        headers: HeadersGiven | None = None,
+        schema: object = None,
+        key_serializer: CodecT | str | None = None,
+        value_serializer: CodecT | str | None = None,
+        callback: Callable[[Sent], object] | None = None,
         force: bool = False,
-    ) -> Any:
+    ) -> Awaitable[RecordMetadata]:
         """Send a record with the running epoch; it is visible once the epoch is committed.
 
         Args:
@@ -320,45 +334,78 @@ class Topic(faust.Topic):
             headers=message.headers,
         )
 
-    # Flows begin here: see `flow.py` ---------------------------------------------------------------------------------
+    # Flows begin here: see `flow.py`
 
-    def flow(self, *, on_failure: Any = "dead_letter") -> Flow:
-        """Its values as a flow, for agents of this failure policy."""
+    def flow(self, *, on_failure: Failure = "dead_letter") -> Flow[V]:
+        """Begin a flow of the topic's values.
+
+        Args:
+            on_failure: failure policy of the flow's agents.
+        """
         from .flows.flow import Flow
 
         return Flow(self, type=Any if self.value_type is None else self.value_type, on_failure=on_failure)
 
-    def map(self, function: Any) -> Flow:
-        """`Flow.map`."""
-        return self.flow().map(function)
+    @overload
+    def map(self, function: Callable[[V], T]) -> Flow[T]: ...
+    @overload
+    def map(self, function: str) -> Flow[Any]: ...
+    def map(self, function: Callable[[V], T] | str) -> Flow[Any]:
+        """Begin a flow with `Flow.map`."""
+        return self.flow().map(cast("Callable[[V], T]", function))
 
-    def filter(self, function: Any) -> Flow:
-        """`Flow.filter`."""
+    def filter(self, function: Callable[[V], object] | str) -> Flow[V]:
+        """Begin a flow with `Flow.filter`."""
         return self.flow().filter(function)
 
-    def flat_map(self, function: Any) -> Flow:
-        """`Flow.flat_map`."""
+    def flat_map(self, function: Callable[[V], Iterable[T]]) -> Flow[T]:
+        """Begin a flow with `Flow.flat_map`."""
         return self.flow().flat_map(function)
 
-    def select(self, *fields: str, **computed: Any) -> Flow:
-        """`Flow.select`."""
+    def select(self, *fields: str, **computed: What) -> Flow[dict[str, Any]]:
+        """Begin a flow with `Flow.select`."""
         return self.flow().select(*fields, **computed)
 
-    def with_columns(self, **computed: Any) -> Flow:
-        """`Flow.with_columns`."""
+    def with_columns(self, **computed: What) -> Flow[dict[str, Any]]:
+        """Begin a flow with `Flow.with_columns`."""
         return self.flow().with_columns(**computed)
 
-    def key_by(self, key: Any = None, value: Any = None) -> Flow:
-        """`Flow.key_by`."""
+    @overload
+    def key_by(self: Topic[Any, tuple[K2, T]]) -> KeyedFlow[K2, T]: ...
+    @overload
+    def key_by(self, key: Callable[[V], K2], value: None = None) -> KeyedFlow[K2, V]: ...
+    @overload
+    def key_by(self, key: Callable[[V], K2], value: Callable[[V], T]) -> KeyedFlow[K2, T]: ...
+    @overload
+    def key_by(self, key: str | int, value: None = None) -> KeyedFlow[Any, V]: ...
+    @overload
+    def key_by(self, key: str | int, value: Callable[[V], T]) -> KeyedFlow[Any, T]: ...
+    @overload
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]: ...
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]:
+        """Begin a flow with `Flow.key_by`."""
         return self.flow().key_by(key, value)
 
-    def reduce(self, how: Any, table: Any = None, **options: Any) -> Any:
-        """`Flow.reduce`, by the records' own keys."""
-        return self.flow().reduce(how, table, **options)
+    @overload
+    def reduce(self, how: Callable[[V, V], V] | Callable[[Iterable[V]], object], table: Table[K, V]) -> Table[K, V]: ...
+    @overload
+    def reduce(
+        self,
+        how: Callable[[V, V], V] | Callable[[Iterable[V]], object],
+        table: str | None = None,
+        **options: Unpack[ReduceOptions],
+    ) -> Table[K, V]: ...
+    def reduce(
+        self, how: Callable[..., Any], table: str | Table[K, V] | None = None, **options: Unpack[ReduceOptions]
+    ) -> Table[Any, V]:
+        """Reduce the values by the records' own keys: `Flow.reduce`."""
+        return self.flow().reduce(how, cast("str | None", table), **options)
 
-    def aggregate(self, table: Any = None, /, **columns: Any) -> Any:
-        """`Flow.aggregate`, by the records' own keys."""
-        return self.flow().aggregate(table, **columns)
+    def aggregate(
+        self, table: str | Table[K, dict[str, Any]] | None = None, /, **columns: Aggregate[Any]
+    ) -> Table[K, dict[str, Any]]:
+        """Aggregate the values by the records' own keys: `Flow.aggregate`."""
+        return self.flow().aggregate(cast("str | None", table), **columns)
 
     async def declare(self) -> None:
         """Create the topic where it does not exist.

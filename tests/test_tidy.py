@@ -41,6 +41,7 @@ KNOWS_FAUST = {
     "agents/agent.py",
     "agents/__init__.py",
     "agents/app.py",
+    "agents/declarations.py",
     "agents/engine/consumer.py",
     "agents/event.py",
     "agents/faust_settings.py",

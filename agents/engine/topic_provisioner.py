@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import cast
+
+from mode import want_seconds
 
 from ...topics.admin import Admin, TopicSpec
 from ...topics.dead_letter import HEADROOM_BYTES
@@ -207,5 +208,5 @@ def _config_of(topic: DeclaredTopic) -> dict[str, str]:
     if topic.compacting:
         config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"
     if topic.retention is not None:
-        config["retention.ms"] = str(int(float(cast(float, topic.retention)) * 1000))
+        config["retention.ms"] = str(int(want_seconds(topic.retention) * 1000))
     return config

@@ -1,13 +1,13 @@
-"""What `Flow.aggregate` can compute of the records of a key.
+"""Aggregates: what `Flow.aggregate` can compute of the records of a key.
 
-An aggregate is four functions over a *state* that is plain JSON: `zero` makes it, `add` takes one more element in,
-`merge` joins the states of two groups of elements, `result` says what it amounts to. Records of one key may be grouped
-in any way before they meet (by batch, by partition), so `merge` must not care how:
+An aggregate is four functions over a *state*, which is plain JSON: `zero` makes it, `add` adds one more element,
+`merge` joins the states of two groups of elements, `result` returns the result. Records of one key may be grouped in
+any way before they meet (by batch, by partition), so the grouping must not change the result:
 
     merge(add(zero, x), add(zero, y)) == add(add(zero, x), y), in either order
 
-That holds for all of these, except that sums of floats may differ in their last digits. NaN, which has no place in any
-order, is refused by those that compare.
+This holds for all aggregates here, except that sums of floats may differ in their last digits. Aggregates that compare
+refuse NaN, which has no place in any order.
 """
 
 from __future__ import annotations
@@ -17,24 +17,58 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from operator import attrgetter, itemgetter
-from typing import Any, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
 from ...topics.errors import Usage
 from ...topics.keys import plain
 
-__all__ = ["Aggregate", "Count", "Distinct", "Max", "Mean", "Min", "Sum", "Top", "getter", "one_form", "ordered"]
+__all__ = [
+    "Aggregate",
+    "Comparable",
+    "Count",
+    "Distinct",
+    "Max",
+    "Mean",
+    "Min",
+    "Sum",
+    "Top",
+    "getter",
+    "one_form",
+    "ordered",
+]
 
 What = str | int | Callable[[Any], Any] | None
+"""A part of an element: a field's name, an index or a function; None is the element itself."""
+
+S = TypeVar("S")
 
 _PLAIN = frozenset({str, int, float, bool})
 
 
-def getter(what: What) -> Callable[[Any], Any]:
-    """A function that takes `what` out of an element: a field of a mapping or an object, an index, a function's result.
+class Comparable(Protocol):
+    """A value that has an order: a number, text, a date, a list of such values."""
 
-    None takes the element as it is.
+    def __lt__(self, other: Any, /) -> bool: ...
+    def __le__(self, other: Any, /) -> bool: ...
+    def __gt__(self, other: Any, /) -> bool: ...
+    def __ge__(self, other: Any, /) -> bool: ...
+
+
+C = TypeVar("C", bound=Comparable)
+
+
+class Addable(Protocol):
+    """A number."""
+
+    def __add__(self, other: Any, /) -> Any: ...
+    def __truediv__(self, other: Any, /) -> Any: ...
+
+
+def getter(what: What) -> Callable[[Any], Any]:
+    """Return a function that takes a part out of an element: a field of a mapping or an object, an index, or whatever a
+    function returns.
 
     >>> getter("b")({"a": 1, "b": 2}), getter(0)(("x", "y")), getter(len)("four")
     (2, 'x', 4)
@@ -47,88 +81,88 @@ def getter(what: What) -> Callable[[Any], Any]:
     return itemgetter(what) if isinstance(what, int) else what
 
 
-def _itself(element: Any) -> Any:
+def _itself(element: object) -> object:
     return element
 
 
-def ordered(value: Any) -> Any:
-    """The value, unless it is neither less nor greater than anything: then what is the least depends on who came first.
+def ordered(value: C) -> C:
+    """Return a value that has a place in an order; without one, the least value would depend on the order of arrival.
 
     Raises:
-        ValueError: it is NaN, or infinite, which a table cannot hold.
+        ValueError: the value is NaN, or infinite, which a table cannot hold.
         TypeError: it is of a type without an order, or a list that holds something without one.
     """
     if value != value:
         raise ValueError("NaN is neither less nor greater than anything")
     if type(value) is float and value - value:
-        raise ValueError(f"{value} is no number that JSON has")
+        raise ValueError(f"{value} is not a number that JSON has")
     if type(value) not in _PLAIN:
         if isinstance(value, (list, tuple)):
-            for item in cast("Sequence[Any]", value):
+            for item in cast("Sequence[Comparable]", value):
                 ordered(item)
-        elif value is None or not value <= value:  # raises, where there is no order
+        elif cast(object, value) is None or not value <= value:  # raises, where there is no order
             raise TypeError(f"{value!r} is neither less nor greater than anything")
     return value
 
 
 @dataclass(frozen=True)
-class Aggregate:
-    """Base of all, and of a user's own.
+class Aggregate(Generic[S]):
+    """Base class of the aggregates, and of a user's own. `S` is the type of the state.
 
     Attributes:
-        of: what of an element counts: a field's name, an index, a function; None takes the element itself.
+        of: the value that counts: a field's name, an index or a function of the element; None: the element itself.
     """
 
     of: What = None
 
     def taken(self) -> Callable[[Any], Any]:
-        """Takes the value out of an element."""
+        """Return a function that takes the value out of an element."""
         return getter(self.of)
 
-    def zero(self) -> Any:
-        """The state of no elements."""
-        return None
+    def zero(self) -> S:
+        """Return the state of no elements."""
+        return cast(S, None)
 
-    def add(self, state: Any, value: Any) -> Any:
-        """The state with one more value; may change `state`."""
+    def add(self, state: S, value: Any) -> S:
+        """Return the state with one more value; may change `state`."""
         return self.merge(state, value)
 
-    def merge(self, state: Any, other: Any) -> Any:
-        """The state of both groups of elements; may change `state`."""
+    def merge(self, state: S, other: S) -> S:
+        """Return the state of both groups of elements; may change `state`."""
         raise NotImplementedError
 
-    def result(self, state: Any) -> Any:
-        """What the state amounts to; the state itself unless it says otherwise."""
+    def result(self, state: S) -> object:
+        """Return the result; the state itself unless overridden."""
         return state
 
 
-class Count(Aggregate):
-    """How many elements there were; with `of`, how many where that is not None."""
+class Count(Aggregate[int]):
+    """The number of elements; with `of`, of those whose value is not None."""
 
-    def zero(self) -> Any:
+    def zero(self) -> int:
         return 0
 
-    def add(self, state: Any, value: Any) -> Any:
+    def add(self, state: int, value: object) -> int:
         return state + (self.of is None or value is not None)
 
-    def merge(self, state: Any, other: Any) -> Any:
+    def merge(self, state: int, other: int) -> int:
         return state + other
 
 
-class Sum(Aggregate):
-    """Their sum; None counts as nothing."""
+class Sum(Aggregate[Addable]):
+    """The sum of the values; None is skipped."""
 
-    def zero(self) -> Any:
+    def zero(self) -> Addable:
         return 0
 
-    def merge(self, state: Any, other: Any) -> Any:
+    def merge(self, state: Addable, other: Addable | None) -> Addable:
         return state if other is None else state + other
 
 
-class Min(Aggregate):
-    """The least of them; None where there was none."""
+class Min(Aggregate[Comparable | None]):
+    """The least value; None where there is none."""
 
-    def merge(self, state: Any, other: Any) -> Any:
+    def merge(self, state: Comparable | None, other: Comparable | None) -> Comparable | None:
         if other is None:
             return state
         if type(other) is list or (type(other) is float and other - other):
@@ -136,10 +170,10 @@ class Min(Aggregate):
         return state if state is not None and state <= other else ordered(other)
 
 
-class Max(Aggregate):
-    """The greatest of them; None where there was none."""
+class Max(Aggregate[Comparable | None]):
+    """The greatest value; None where there is none."""
 
-    def merge(self, state: Any, other: Any) -> Any:
+    def merge(self, state: Comparable | None, other: Comparable | None) -> Comparable | None:
         if other is None:
             return state
         if type(other) is list or (type(other) is float and other - other):
@@ -147,33 +181,33 @@ class Max(Aggregate):
         return state if state is not None and state >= other else ordered(other)
 
 
-class Mean(Aggregate):
-    """Their mean; None where there was none."""
+class Mean(Aggregate[list[Addable]]):
+    """The mean of the values; None where there is none. The state is [sum, count]."""
 
-    def zero(self) -> Any:
+    def zero(self) -> list[Addable]:
         return [0, 0]
 
-    def add(self, state: Any, value: Any) -> Any:
+    def add(self, state: list[Addable], value: Addable | None) -> list[Addable]:
         return state if value is None else [state[0] + value, state[1] + 1]
 
-    def merge(self, state: Any, other: Any) -> Any:
+    def merge(self, state: list[Addable], other: list[Addable]) -> list[Addable]:
         return [state[0] + other[0], state[1] + other[1]]
 
-    def result(self, state: Any) -> Any:
+    def result(self, state: list[Addable]) -> object:
         return state[0] / state[1] if state[1] else None
 
 
-class Distinct(Aggregate):
-    """How many different values there were, exactly: all of them are kept, so it is for few (thousands a key).
+class Distinct(Aggregate[list[object]]):
+    """The exact number of different values. All of them are kept, so this is for few (thousands per key).
 
-    None is not counted; values that are equal to Python are one (1, 1.0 and True), lists and dicts by their content.
-    For more values there is `ApproxDistinct`.
+    None is not counted. Values that are equal to Python count as one (1, 1.0 and True), lists and dicts by their
+    content. For more values use `ApproxDistinct`.
     """
 
-    def zero(self) -> Any:
+    def zero(self) -> list[object]:
         return []
 
-    def add(self, state: Any, value: Any) -> Any:
+    def add(self, state: list[object], value: object) -> list[object]:
         if value is None:
             return state
         if type(value) is not str and type(value) is not int:
@@ -184,13 +218,13 @@ class Distinct(Aggregate):
             return state  # most values are there already
         return [*state[:place], value, *state[place:]]
 
-    def merge(self, state: Any, other: Any) -> Any:
+    def merge(self, state: list[object], other: list[object]) -> list[object]:
         if set(map(type, state)) | set(map(type, other)) <= _FLAT:
             return sorted({*state, *other}, key=_rank)
         ranked = {_rank(value): value for value in (*state, *other)}
         return [ranked[rank] for rank in sorted(ranked)]
 
-    def result(self, state: Any) -> Any:
+    def result(self, state: list[object]) -> int:
         return len(state)
 
 
@@ -198,105 +232,107 @@ _FLAT = frozenset({str, int})
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def _rank(value: Any) -> tuple[str, Any]:
-    """Orders values in the form that `one_form` gives."""
+def _rank(value: object) -> tuple[str, Any]:
+    """Return a sort key for values in the form of `one_form`."""
     kind = type(value)
     return str(kind), value if kind in _PLAIN else _encode(value)
 
 
-def one_form(value: Any) -> Any:
-    """What JSON has for a value, the same for all that are equal to Python: 1 for 1.0 and True.
+def one_form(value: object) -> object:
+    """Return a value's JSON form, the same for all values that are equal to Python: 1 for 1.0 and True.
 
     >>> one_form([True, {"a": 2.0}, ("x", None)])
     [1, {'a': 2}, ['x', None]]
 
     Raises:
-        BadRecord: it is NaN or infinite, or holds such a number.
-        TypeError: JSON has nothing like it.
+        BadRecord: the value is, or holds, NaN or infinity.
+        TypeError: JSON cannot hold it.
     """
     if type(value) not in _PLAIN:
         value = msgspec.to_builtins(value, order="deterministic", str_keys=True)
     return _one_form(value)
 
 
-def _one_form(value: Any) -> Any:
+def _one_form(value: object) -> object:
     if isinstance(value, (list, tuple)):
-        return list(map(_one_form, cast("Sequence[Any]", value)))
+        return list(map(_one_form, cast("Sequence[object]", value)))
     if isinstance(value, dict):
-        return {key: _one_form(item) for key, item in cast("dict[Any, Any]", value).items()}
+        return {key: _one_form(item) for key, item in cast("dict[object, object]", value).items()}
     return plain(value)
 
 
 @dataclass(frozen=True)
-class Top(Aggregate):
-    """The `n` greatest elements by `of`, greatest first; of equal ones those that encode first, so that any order of
-    arrival gives the same. An element whose `of` is None counts as nothing."""
+class Top(Aggregate[list[Any]]):
+    """The `n` elements with the greatest `of`, greatest first. Equal ones are ordered by their encoding, so that any
+    order of arrival gives the same result. Elements whose `of` is None are skipped. The state is a list of [rank,
+    element].
+    """
 
     n: int = 10
 
     def __post_init__(self) -> None:
         if self.n < 1:
-            raise Usage(f"Top({self.of!r}, n={self.n})", hint="n is how many to keep, 1 at least")
+            raise Usage(f"Top({self.of!r}, n={self.n})", hint="n is the number of elements to keep, at least 1")
 
     def taken(self) -> Callable[[Any], Any]:
         key = getter(self.of)
 
-        def taken(element: Any) -> Any:
+        def taken(element: object) -> list[object] | None:
             value = key(element)
             return None if value is None else [_in_json(ordered(value)), _whole(element)]
 
         return taken
 
-    def zero(self) -> Any:
+    def zero(self) -> list[Any]:
         return []
 
-    def add(self, state: Any, value: Any) -> Any:
+    def add(self, state: list[Any], value: list[Any] | None) -> list[Any]:
         if value is None or (len(state) == self.n and value[0] < state[-1][0]):
             return state
         return self.merge(state, [value])
 
-    def merge(self, state: Any, other: Any) -> Any:
+    def merge(self, state: list[Any], other: list[Any]) -> list[Any]:
         # Two stable sorts: by content, then by rank.
         both = sorted([*state, *other], key=lambda pair: msgspec.json.encode(pair[1]))
         return sorted(both, key=itemgetter(0), reverse=True)[: self.n]
 
-    def result(self, state: Any) -> Any:
+    def result(self, state: list[Any]) -> list[object]:
         return [element for _, element in state]
 
 
-def _in_json(value: Any) -> Any:
-    """A value by which elements are ranked, as it comes back from JSON.
+def _in_json(value: object) -> object:
+    """Return a value by which elements are ranked in its JSON form.
 
     Raises:
-        TypeError: it comes back as something that has another order.
+        TypeError: its JSON form has another order.
     """
     if type(value) in _PLAIN:
         return value
     if isinstance(value, (list, tuple)):
-        return list(map(_in_json, cast("Sequence[Any]", value)))
+        return list(map(_in_json, cast("Sequence[object]", value)))
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"a {type(value).__qualname__} does not come back from JSON: rank by a number or text of it")
+    raise TypeError(f"JSON has no {type(value).__qualname__}: rank by a number or text of it")
 
 
-def _whole(element: Any) -> Any:
-    """An element as JSON gives it back.
+def _whole(element: object) -> object:
+    """Return an element's JSON form.
 
     Raises:
-        ValueError: it holds NaN or infinity. Whether it is among the greatest does not matter: that depends on how
+        ValueError: the element holds NaN or infinity, whether or not it is among the greatest: that depends on how
             records are grouped.
     """
     made = msgspec.to_builtins(element)
-    if b"null" in _encode(made):  # as which they are written, and None as well
+    if b"null" in _encode(made):  # NaN and infinity are written as null, and so is None
         _check_finite(made)
     return made
 
 
-def _check_finite(value: Any) -> None:
+def _check_finite(value: object) -> None:
     if isinstance(value, dict):
-        value = list(cast("dict[Any, Any]", value).values())
+        value = list(cast("dict[object, object]", value).values())
     if isinstance(value, (list, tuple)):
-        for item in cast("Sequence[Any]", value):
+        for item in cast("Sequence[object]", value):
             _check_finite(item)
     elif type(value) is float and value - value:
         raise ValueError(f"an element holds {value}, which JSON does not have")

@@ -1,30 +1,32 @@
-"""Expressions over columns, with the very results that Python gives row by row.
+"""Expressions over columns, with exactly the results that Python gives row by row.
 
-A column has one kind of values, which rows of it are None (`null`), and which rows the row way has to look at (`bad`):
-there Python raises, or does something that one kind of values cannot show. Where a whole batch may differ (an integer
-result that 64 bits may not hold; an integer beyond 2**53 that meets a float; NaN or infinity out of a file, which JSON
-does not have) the column way gives up with `NotVectorizable`, and the batch goes row by row. Giving up is cheap and
-safe, so it is done early, from bounds, not from results.
+A column has values of one kind, a flag for each row whose value is None (`null`), and a flag for each row that has to
+be processed row by row (`bad`): there Python raises, or returns something that does not fit the column's kind. Where a
+whole batch may differ (an integer result that 64 bits may not hold; an integer beyond 2**53 that meets a float; NaN or
+infinity from a file, which JSON does not have), columnar execution gives up with `NotVectorizable`, and the batch goes
+row by row. Giving up is cheap and safe, so it is decided early, from bounds and not from results.
 
-Numbers are NumPy arrays, text is Arrow's. Text functions are Python's own, on the different texts of a column.
+Numbers are NumPy arrays, text is an Arrow array. Text functions are Python's own, called once for each different text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from ...topics.packed import is_text
-from .expressions import FUNCTIONS, Constant, Expression, Field, Function, Operation
+from .expressions import FUNCTIONS, Constant, Expression, Field, Function, Operation, Value
 
-__all__ = ["Column", "NotVectorizable", "as_floats", "column_of", "evaluate", "numbers", "unflagged"]
+__all__ = ["Column", "Mask", "NotVectorizable", "as_floats", "column_of", "evaluate", "numbers", "unflagged"]
 
-pc: Any = pyarrow.compute
+pc: Any = pyarrow.compute  # its functions are made at run time
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+"""A flag for each row."""
 
 Kind = Literal["int", "float", "bool", "text", "null"]
 _INT64 = 1 << 63
@@ -33,45 +35,65 @@ _TEXT = pa.large_string()
 
 
 class NotVectorizable(Exception):
-    """It cannot be promised that columns give what rows give."""
+    """Columnar execution might give another result than execution row by row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Values of one kind, one a row; what stands at rows that are `null` or `bad` means nothing.
+    """Values of one kind, one for each row. The values of rows that are `null` or `bad` have no meaning.
 
     Attributes:
-        values: int64, float64 or bool in NumPy, text in Arrow.
-        null: a flag a row: those that are None; bad: those that the row way has to look at.
+        values: int64, float64 or bool in NumPy, text in Arrow; see `numbers` and `texts`.
+        null: flags of rows whose value is None.
+        bad: flags of rows that have to be processed row by row.
     """
 
     kind: Kind
-    values: Any
-    null: Any
-    bad: Any
+    values: np.ndarray | pa.Array
+    null: Mask
+    bad: Mask
 
     def __len__(self) -> int:
         return len(self.null)
 
     @property
-    def off(self) -> Any:
-        """Rows without a value that counts."""
+    def numbers(self) -> np.ndarray:
+        """The values of a column that is not text."""
+        return cast(np.ndarray, self.values)
+
+    @property
+    def texts(self) -> pa.Array:
+        """The values of a column of text."""
+        return self.values
+
+    @property
+    def off(self) -> Mask:
+        """Flags of rows without a value that counts."""
         return self.null | self.bad
 
-    def truth(self) -> Any:
-        """Which rows Python takes for true."""
+    def truth(self) -> Mask:
+        """Return flags of the rows whose value is true to Python."""
         if self.kind == "null":
             return np.zeros(len(self), bool)
-        filled = numbers(pc.utf8_length(self.values)) if self.kind == "text" else self.values
+        filled = numbers(pc.utf8_length(self.texts)) if self.kind == "text" else self.numbers
         return (filled != 0) & ~self.null
 
     def bounds(self) -> tuple[int, int]:
-        """Least and greatest of whole numbers; (0, 0) where there are none."""
-        return (int(self.values.min()), int(self.values.max())) if len(self) else (0, 0)
+        """Return the least and the greatest of whole numbers; (0, 0) for no rows."""
+        return (int(self.numbers.min()), int(self.numbers.max())) if len(self) else (0, 0)
+
+    def only(self, rows: Mask) -> Column:
+        """Return the rows that are flagged."""
+        values = self.texts.filter(pa.array(rows)) if self.kind == "text" else self.numbers[rows]
+        return Column(self.kind, values, self.null[rows], self.bad[rows])
 
 
-def column_of(array: Any) -> Column:
-    """An Arrow array as rows see it, whose values come by way of JSON."""
+def column_of(array: pa.Array) -> Column:
+    """Convert an Arrow array to the column that rows see, whose values come from JSON.
+
+    Raises:
+        NotVectorizable: rows would have values of another kind.
+    """
     types, n = pa.types, len(array)
     if types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -97,18 +119,19 @@ def column_of(array: Any) -> Column:
     raise NotVectorizable(f"a column of {kind}")
 
 
-def _filled_up(array: Any, instead: Any) -> Any:
+def _filled_up(array: pa.Array, instead: str | float) -> pa.Array:
     return pc.fill_null(array, instead) if array.null_count else array
 
 
 def evaluate(expression: Expression, field: Callable[[str], Column], rows: int) -> Column:
-    """An expression's column.
+    """Return an expression's column.
 
     Args:
-        field: gives the column of a field.
+        field: returns the column of a field.
+        rows: number of rows.
 
     Raises:
-        Doubt: it cannot be promised that it is what rows give.
+        NotVectorizable: the result might differ from that of rows.
     """
     match expression:
         case Field(name):
@@ -126,7 +149,7 @@ def evaluate(expression: Expression, field: Callable[[str], Column], rows: int) 
             raise NotVectorizable(f"no way to evaluate {expression!r}")
 
 
-def _constant(value: Any, rows: int) -> Column:
+def _constant(value: Value, rows: int) -> Column:
     none = np.zeros(rows, bool)
     if value is None:
         return Column("null", np.zeros(rows, np.int64), ~none, none)
@@ -145,10 +168,10 @@ def _constant(value: Any, rows: int) -> Column:
 
 
 def _logic(sign: str, a: Column, b: Column) -> Column:
-    """`and`, `or`; what stands to the right matters only where the left one does not decide."""
+    """Return `and` or `or`; the right operand matters only where the left one does not decide."""
     if not {a.kind, b.kind} <= {"bool", "null"}:
         raise NotVectorizable("& and | of something that is not true or false")
-    left, right = a.values.astype(bool), b.values.astype(bool)
+    left, right = a.numbers.astype(bool), b.numbers.astype(bool)
     undecided = left if sign == "&" else ~left
     values = left & right if sign == "&" else left | right
     return Column("bool", values, np.zeros(len(a), bool), a.off | (undecided & b.off))
@@ -161,14 +184,14 @@ def _computed(sign: str, a: Column, b: Column) -> Column:
     if "text" in (a.kind, b.kind):
         if a.kind != b.kind or sign != "+":
             raise NotVectorizable(f"text in {sign}")
-        return Column("text", pc.binary_join_element_wise(a.values, b.values, pa.scalar("", _TEXT)), none, bad)
+        return Column("text", pc.binary_join_element_wise(a.texts, b.texts, pa.scalar("", _TEXT)), none, bad)
     a, b = unflagged(a), unflagged(b)
-    y = b.values
+    y = b.numbers
     if sign in ("/", "//", "%"):
         zero = y == 0
         bad, y = bad | zero, np.where(zero, 1, y)
     if a.kind == b.kind == "int" and sign != "/":
-        return Column("int", _INTS[sign](a.values, y, *a.bounds(), *b.bounds()), none, bad)
+        return Column("int", _INTS[sign](a.numbers, y, *a.bounds(), *b.bounds()), none, bad)
     x, y = _float(a), _float(replace(b, values=y))
     if sign in ("//", "%") and not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise NotVectorizable("infinities")
@@ -176,13 +199,13 @@ def _computed(sign: str, a: Column, b: Column) -> Column:
         return Column("float", _FLOATS[sign](x, y), none, bad)
 
 
-def _within(values: Callable[[], Any], *bounds: int) -> Any:
+def _within(values: Callable[[], np.ndarray], *bounds: int) -> np.ndarray:
     if min(bounds) < -_INT64 or max(bounds) >= _INT64:
         raise NotVectorizable("integers beyond 64 bits")
     return values()
 
 
-_INTS: dict[str, Callable[..., Any]] = {
+_INTS: dict[str, Callable[..., np.ndarray]] = {
     "+": lambda x, y, a, b, c, d: _within(lambda: x + y, a + c, b + d),
     "-": lambda x, y, a, b, c, d: _within(lambda: x - y, a - d, b - c),
     "*": lambda x, y, a, b, c, d: _within(lambda: x * y, a * c, a * d, b * c, b * d),
@@ -190,7 +213,7 @@ _INTS: dict[str, Callable[..., Any]] = {
     "%": lambda x, y, a, b, c, d: _within(lambda: x % y, -a),
 }
 
-_FLOATS: dict[str, Callable[..., Any]] = {
+_FLOATS: dict[str, Callable[..., np.ndarray]] = {
     "+": np.add,
     "-": np.subtract,
     "*": np.multiply,
@@ -199,7 +222,7 @@ _FLOATS: dict[str, Callable[..., Any]] = {
     "%": np.remainder,
 }
 
-_COMPARISONS: dict[str, tuple[Any, Any]] = {
+_COMPARISONS: dict[str, tuple[Callable[..., Mask], Callable[..., pa.Array]]] = {
     "==": (np.equal, pc.equal),
     "!=": (np.not_equal, pc.not_equal),
     "<": (np.less, pc.less),
@@ -222,40 +245,44 @@ def _compared(sign: str, a: Column, b: Column) -> Column:
             raise NotVectorizable(f"text and numbers in {sign}")
         values = np.full(len(a), sign == "!=")
     elif a.kind == "text":
-        values = numbers(of_texts(a.values, b.values))  # UTF-8 sorts as code points do
+        values = numbers(of_texts(a.texts, b.texts))  # UTF-8 sorts as code points do
     else:
         a, b = unflagged(a), unflagged(b)
         same = a.kind == b.kind
-        values = of_numbers(a.values if same else _float(a), b.values if same else _float(b))
+        values = of_numbers(a.numbers if same else _float(a), b.numbers if same else _float(b))
     if equality:
-        both: Any = a.null & b.null
+        both = a.null & b.null
         values = np.where(np.logical_or(a.null, b.null), both == (sign == "=="), values)
     return Column("bool", values, none, bad)
 
 
 def unflagged(column: Column) -> Column:
-    """True and False are 1 and 0 to arithmetic."""
-    return replace(column, kind="int", values=column.values.astype(np.int64)) if column.kind == "bool" else column
+    """Return flags as the whole numbers 1 and 0, as arithmetic takes them."""
+    return replace(column, kind="int", values=column.numbers.astype(np.int64)) if column.kind == "bool" else column
 
 
 def as_floats(column: Column) -> Column:
-    """Whole numbers as the floats that are equal to them."""
+    """Return whole numbers as the floats that are equal to them.
+
+    Raises:
+        NotVectorizable: there may be none.
+    """
     return replace(column, kind="float", values=_float(column))
 
 
-def _float(column: Column) -> Any:
+def _float(column: Column) -> np.ndarray:
     if column.kind == "float":
-        return column.values
+        return column.numbers
     low, high = column.bounds()
     if low < -_EXACT or high > _EXACT:
         raise NotVectorizable("integers that no float is equal to")
-    return column.values.astype(np.float64)
+    return column.numbers.astype(np.float64)
 
 
 # Of one column -------------------------------------------------------------------------------------------------------
 
 
-def _function(name: str, of: Column, argument: Any) -> Column:
+def _function(name: str, of: Column, argument: Value) -> Column:
     none = np.zeros(len(of), bool)
     if name == "is_null":
         return Column("bool", of.null, none, of.bad)
@@ -266,14 +293,14 @@ def _function(name: str, of: Column, argument: Any) -> Column:
     if name == "~":
         if of.kind != "bool":
             raise NotVectorizable("~ of something that is not true or false")
-        return Column("bool", ~of.values, none, of.off)
+        return Column("bool", ~of.numbers, none, of.off)
     if name == "-":
         if of.kind == "text":
             raise NotVectorizable("- of text")
         of = unflagged(of)
         if of.kind == "int":
-            _within(lambda: None, -of.bounds()[0])
-        return Column(of.kind, -of.values, none, of.off)
+            _within(lambda: of.numbers, -of.bounds()[0])
+        return Column(of.kind, -of.numbers, none, of.off)
     if of.kind == "text":
         return _on_texts(name, of, argument)
     if name == "to_int" and of.kind != "float":
@@ -291,18 +318,18 @@ def _filled(of: Column, instead: Column) -> Column:
     if of.kind != instead.kind:
         raise NotVectorizable("a column of several kinds")
     if of.kind == "text":
-        values = pc.if_else(pa.array(of.null), instead.values, of.values)
+        values = pc.if_else(pa.array(of.null), instead.texts, of.texts)
     else:
-        values = np.where(of.null, instead.values, of.values)
+        values = np.where(of.null, instead.numbers, of.numbers)
     return Column(of.kind, values, np.zeros(len(of), bool), of.bad)
 
 
-def _on_texts(name: str, of: Column, argument: Any) -> Column:
-    """Python's function on each different text."""
-    encoded = of.values.dictionary_encode()
+def _on_texts(name: str, of: Column, argument: Value) -> Column:
+    """Call Python's function once for each different text."""
+    encoded = of.texts.dictionary_encode()
     places = numbers(encoded.indices)
     call = FUNCTIONS[name]
-    made: list[Any] = []
+    made: list[Any] = []  # texts, flags or numbers, as the function has it
     failed: list[int] = []
     for place, text in enumerate(encoded.dictionary.to_pylist()):
         try:
@@ -317,7 +344,7 @@ def _on_texts(name: str, of: Column, argument: Any) -> Column:
         return Column("text", _texts([text or "" for text in made], places), none, bad)
     if kinds <= {bool} and name in ("startswith", "endswith", "contains"):
         return Column("bool", np.array([value or False for value in made], bool)[places], none, bad)
-    values: list[Any] = [value or 0 for value in made]
+    values: list[int] = [value or 0 for value in made]
     if name == "to_float":
         return Column("float", np.array(made, np.float64)[places], none, bad)
     if values and not -_INT64 <= min(values) <= max(values) < _INT64:
@@ -325,16 +352,16 @@ def _on_texts(name: str, of: Column, argument: Any) -> Column:
     return Column("int", np.array(values, np.int64)[places], none, bad)
 
 
-def _texts(texts: list[str], places: Any) -> Any:
+def _texts(texts: list[str], places: np.ndarray) -> pa.Array:
     try:
         return pa.array(texts, _TEXT).take(pa.array(places))
     except UnicodeError as exc:
-        raise NotVectorizable("text that is no Unicode") from exc
+        raise NotVectorizable("text that is not Unicode") from exc
 
 
-def numbers(array: Any) -> Any:
-    """An Arrow array without nulls, for NumPy."""
+def numbers(array: pa.Array) -> np.ndarray:
+    """Convert an Arrow array without nulls to NumPy."""
     if pa.types.is_boolean(array.type):
         return array.to_numpy(zero_copy_only=False)
-    # Where pandas happens to be installed, `to_numpy` loads it: half a second and 35 MB that nobody asked for.
+    # Where pandas happens to be installed, `to_numpy` loads it: half a second and 35 MB for nothing.
     return np.from_dlpack(array)

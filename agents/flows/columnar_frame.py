@@ -1,7 +1,7 @@
-"""A batch in columns on its way through a flow: which fields its elements have, and which of its rows are still there.
+"""Frame: a batch in columns on its way through a flow: the fields of its elements, and the rows that are left.
 
-The row way's twin: `filter` takes rows out, `with_columns` and `select` change the fields, and rows at which something
-is the matter are *set aside*, for the row way to look at.
+Operators change the frame as they change elements: `filter` removes rows, `with_columns` and `select` change the
+fields. Rows that might fail are *set aside*, to be processed row by row.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from msgspec import inspect
 
 from ..value_columns import Field, checkable
 from .aggregates import What
-from .columnar_expressions import Column, NotVectorizable, as_floats, column_of, evaluate
+from .columnar_expressions import Column, Mask, NotVectorizable, as_floats, column_of, evaluate
 from .expressions import Expression
 
 __all__ = ["Frame"]
 
-_KINDS = {inspect.IntType: "int", inspect.FloatType: "float", inspect.StrType: "text", inspect.BoolType: "bool"}
+_KINDS: dict[object, str] = {
+    inspect.IntType: "int",
+    inspect.FloatType: "float",
+    inspect.StrType: "text",
+    inspect.BoolType: "bool",
+}
 _JSON = (None, Any, dict, dict[str, Any])
 
 
@@ -29,27 +34,28 @@ class Frame:
     """The rows of an Arrow batch, each a JSON object.
 
     Args:
-        batch: a `pyarrow.RecordBatch`.
         declared: the type that rows are decoded into.
 
     Attributes:
-        live: which rows are still there; aside: which of the others the row way has to look at.
+        rows: number of rows of the batch.
+        live: flags of the rows that are left.
+        aside: flags of the other rows that have to be processed row by row.
 
     Raises:
-        Doubt: decoding may refuse some of the rows, or change them.
+        NotVectorizable: decoding may refuse some of the rows, or change them.
     """
 
-    def __init__(self, batch: Any, declared: Any = None) -> None:
+    def __init__(self, batch: pa.RecordBatch, declared: object = None) -> None:
         self._batch = batch
         self._columns: dict[str, Column] = {}
         self._names: Collection[str] = set(batch.schema.names)
         self.rows: int = batch.num_rows
-        self.live: Any = np.ones(self.rows, bool)
-        self.aside: Any = np.zeros(self.rows, bool)
+        self.live: Mask = np.ones(self.rows, bool)
+        self.aside: Mask = np.zeros(self.rows, bool)
         if declared not in _JSON:
             self._declare(declared)
 
-    def _declare(self, declared: Any) -> None:
+    def _declare(self, declared: object) -> None:
         fields = _plain_fields(declared)
         if fields is None:
             raise NotVectorizable(f"elements are {declared}")
@@ -68,25 +74,32 @@ class Frame:
         self._names = set(self._columns)
 
     def column(self, what: What) -> Column:
-        """A field, or an expression's value.
+        """Return the column of a field or an expression.
 
         Raises:
-            Doubt: see `evaluate`; or there is no such field.
+            NotVectorizable: there is no such field, or as `evaluate`.
         """
         if isinstance(what, Expression):
             return evaluate(what, self._field, self.rows)
         if isinstance(what, str):
             return self._field(what)
-        raise NotVectorizable(f"{what!r} is no field")
+        raise NotVectorizable(f"{what!r} is not a field")
 
-    def texts(self, keys: Any) -> Column:
-        """The keys of records, an Arrow array of text, whole numbers or bytes; None where they have none."""
+    def texts(self, keys: pa.Array | None) -> Column:
+        """Return the records' own keys as text.
+
+        Args:
+            keys: text, whole numbers or bytes; None where the records have no keys.
+
+        Raises:
+            NotVectorizable: a key is not text.
+        """
         if keys is None:
             return column_of(pa.nulls(self.rows))
         try:
             return column_of(keys.cast(pa.large_string()))
         except pa.ArrowInvalid:
-            raise NotVectorizable("keys that are no text") from None
+            raise NotVectorizable("keys that are not text") from None
 
     def _field(self, name: str) -> Column:
         if name not in self._names:
@@ -95,21 +108,21 @@ class Frame:
             self._columns[name] = column_of(self._batch[name])
         return self._columns[name]
 
-    def set_aside(self, rows: Any) -> None:
-        """The row way has to look at these, as far as they are still there."""
+    def set_aside(self, rows: Mask) -> None:
+        """Set these rows aside, as far as they are left."""
         rows = rows & self.live
         if rows.any():
             self.aside |= rows
             self.live = self.live & ~rows
 
     def keep(self, condition: What) -> None:
-        """Only the rows for which it is true."""
+        """Keep only the rows for which the condition is true."""
         column = self.column(condition)
         self.set_aside(column.bad)
         self.live = self.live & column.truth()
 
     def with_columns(self, columns: Mapping[str, What]) -> None:
-        """These fields, too."""
+        """Add fields."""
         made = {name: self.column(what) for name, what in columns.items()}
         for column in made.values():
             self.set_aside(column.bad)
@@ -117,12 +130,13 @@ class Frame:
         self._names = {*self._names, *made}
 
     def select(self, columns: Mapping[str, What]) -> None:
-        """These fields only."""
+        """Replace the fields."""
         self.with_columns(columns)
         self._names = set(columns)
 
 
-def _plain_fields(declared: Any) -> list[Field] | None:
-    """The fields of a struct whose rows are plain fields, so that columns can be checked against it; else None."""
+def _plain_fields(declared: object) -> list[Field] | None:
+    """Return the fields of a struct whose fields are all plain, so that columns can be checked against it; else
+    None."""
     fields = checkable(declared) if isinstance(declared, type) and issubclass(declared, msgspec.Struct) else None
     return fields if fields is not None and all(field.kind in _KINDS for field in fields) else None

@@ -1,23 +1,29 @@
-"""The rows of each key, and what they amount to: NumPy's twin of folding element by element.
+"""Groups: the rows of each key of a batch, and their reduction by NumPy. Pieces: batches that are grouped as one.
 
-Sums of floats are added in the order of rows, so they are the same to the last bit.
+Sums of floats are added in the order of rows, so they are the same to the last bit as element by element.
+
+A key that occurs in several batches is looked up once if they are grouped as one. Everything that can raise
+`NotVectorizable` is checked when a piece is made, so that grouping pieces of one kind cannot; see `Piece.goes_with`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
-from .columnar_expressions import Column, NotVectorizable, numbers
+from .columnar_expressions import Column, Mask, NotVectorizable, numbers
 
-__all__ = ["Groups"]
+__all__ = ["Groups", "Mask", "Piece", "concatenated"]
+
+T = TypeVar("T")
 
 _INT64 = 1 << 63
-_EXACT = 1 << 53
+_EXACT = 1 << 53  # up to here every integer is a float
 
 
 class Groups:
@@ -25,61 +31,62 @@ class Groups:
 
     Args:
         keys: texts, whole numbers or flags; not None.
-        live: the rows that count.
-        elements: gives the elements of rows, by their numbers in the batch.
+        live: flags of the rows that count.
+        elements: returns the elements of rows, by their numbers in the batch.
 
     Attributes:
         keys: in the order in which they came first.
 
     Raises:
-        Doubt: as keys, values of this kind are not what they are to Python's dict.
+        NotVectorizable: values of this kind are not the keys that they would be in a dict.
     """
 
-    def __init__(self, keys: Column, live: Any, elements: Callable[[list[int]], list[Any]]) -> None:
+    def __init__(self, keys: Column, live: Mask, elements: Callable[[list[int]], list[object]]) -> None:
         if keys.kind not in ("text", "int", "bool"):
             raise NotVectorizable(f"keys: {keys.kind}")
         self._all = bool(live.all())
         self._live, self._elements = live, elements
-        array = pa.array(keys.values) if keys.kind != "text" else keys.values
+        array = keys.texts if keys.kind == "text" else pa.array(keys.numbers)
         encoded = (array if self._all else array.filter(pa.array(live))).dictionary_encode()
-        self.keys: list[Any] = encoded.dictionary.to_pylist()
-        self._codes: Any = numbers(encoded.indices)
+        self.keys: list[object] = encoded.dictionary.to_pylist()
+        self._codes = numbers(encoded.indices)
         self._n = len(self.keys)
 
-    def _of(self, column: Column) -> tuple[Any, Any, Any]:
-        """Codes and values of the rows of a column that are not None, and how many there are of each key."""
-        values, null = (column.values, column.null) if self._all else self._lived(column)
-        codes = self._codes
-        if null.any():
-            there = ~null
-            codes = codes[there]
-            values = values.filter(pa.array(there)) if column.kind == "text" else values[there]
-        return codes, values, np.bincount(codes, minlength=self._n)
+    def _lived(self, column: Column) -> Column:
+        return column if self._all else column.only(self._live)
 
-    def _lived(self, column: Column) -> tuple[Any, Any]:
-        values = column.values
-        return (values.filter(pa.array(self._live)) if column.kind == "text" else values[self._live]), column.null[
-            self._live
-        ]
+    def _present(self, column: Column) -> tuple[np.ndarray, Column, np.ndarray]:
+        """Return the key codes and values of the rows that are not None, and the number of them for each key."""
+        column = self._lived(column)
+        codes = self._codes
+        if column.null.any():
+            there = ~column.null
+            codes, column = codes[there], column.only(there)
+        return codes, column, np.bincount(codes, minlength=self._n)
 
     def counts(self, column: Column | None = None) -> list[int]:
-        """How many rows; of a column, how many that are not None."""
-        codes = self._codes if column is None else self._of(column)[0]
+        """Return the number of rows of each key; with a column, of those that are not None."""
+        codes = self._codes if column is None else self._present(column)[0]
         return np.bincount(codes, minlength=self._n).tolist()
 
-    def sums(self, column: Column) -> list[Any]:
-        """0 and what is not None, added up from the first row to the last."""
+    def sums(self, column: Column) -> Sequence[float]:
+        """Return for each key 0 plus the values that are not None, added from the first row to the last.
+
+        Raises:
+            NotVectorizable: the values are not numbers, or a sum may not fit into 64 bits.
+        """
         if column.kind in ("text", "null"):
             raise NotVectorizable(f"sums of {column.kind}")
-        codes, values, counts = self._of(column)
+        codes, present, counts = self._present(column)
+        values = present.numbers
         if column.kind == "float":
-            # What bincount adds up begins with 0.0; where nothing came, Python's 0 is still a whole number.
-            sums: list[Any] = np.bincount(codes, values, self._n).tolist()
+            # bincount begins with 0.0; for a key without values, Python's 0 is still a whole number.
+            sums: list[float] = np.bincount(codes, values, self._n).tolist()
             return [total if count else 0 for total, count in zip(sums, counts.tolist(), strict=True)]
         values = values.astype(np.int64, copy=False)
         most = int(counts.max()) if len(counts) else 0
         largest = max(abs(int(values.min())), abs(int(values.max()))) if len(values) else 0
-        if largest * most < _EXACT:  # each sum on the way is a float without loss, and floats are faster
+        if largest * most < _EXACT:  # each partial sum is a float without loss, and floats are faster
             return np.bincount(codes, values, self._n).astype(np.int64).tolist()
         if largest * most >= _INT64:
             raise NotVectorizable("sums beyond 64 bits")
@@ -87,48 +94,56 @@ class Groups:
         np.add.at(exact, codes, values)
         return exact.tolist()
 
-    def extremes(self, column: Column, greatest: bool) -> list[Any]:
-        """The least or the greatest, None where there is nothing but None."""
+    def extremes(self, column: Column, greatest: bool) -> Sequence[object]:
+        """Return the least or the greatest value of each key; None where all are None.
+
+        Raises:
+            NotVectorizable: which of several equal values comes first would matter.
+        """
         if column.kind == "null":
             return [None] * self._n
-        codes, values, counts = self._of(column)
-        texts: Sequence[Any] | None = None
+        codes, present, counts = self._present(column)
+        ranked: Sequence[object] | None = None
         if column.kind == "text":
-            texts, values = _ranked(values)
+            ranked, values = _ranked(present.texts)
         elif column.kind == "bool":
-            texts, values = (False, True), values.astype(np.int64)
-        elif column.kind == "float" and (not np.isfinite(values).all() or (np.signbit(values) & (values == 0)).any()):
-            raise NotVectorizable("which of them is first decides")
+            ranked, values = (False, True), present.numbers.astype(np.int64)
+        else:
+            values = present.numbers
+            if column.kind == "float" and not _is_totally_ordered(values):
+                raise NotVectorizable("the order of rows decides")
         if greatest:
             made = np.full(self._n, -np.inf if column.kind == "float" else -_INT64, values.dtype)
             np.maximum.at(made, codes, values)
         else:
             made = np.full(self._n, np.inf if column.kind == "float" else _INT64 - 1, values.dtype)
             np.minimum.at(made, codes, values)
-        found: list[Any] = [
-            value if count else None for value, count in zip(made.tolist(), counts.tolist(), strict=True)
-        ]
-        return found if texts is None else [None if place is None else texts[place] for place in found]
+        found = [value if count else None for value, count in zip(made.tolist(), counts.tolist(), strict=True)]
+        return found if ranked is None else [None if place is None else ranked[place] for place in found]
 
-    def each(self, column: Column) -> list[list[Any]]:
-        """All values, None among them, in the order of rows."""
-        values, null = (column.values, column.null) if self._all else self._lived(column)
-        listed: list[Any] = values.to_pylist() if column.kind == "text" else values.tolist()
-        if null.any():
-            listed = [None if none else value for value, none in zip(listed, null.tolist(), strict=True)]
+    def each(self, column: Column) -> list[list[object]]:
+        """Return all values of each key, None among them, in the order of rows."""
+        column = self._lived(column)
+        listed: list[object] = column.texts.to_pylist() if column.kind == "text" else column.numbers.tolist()
+        if column.null.any():
+            listed = [None if none else value for value, none in zip(listed, column.null.tolist(), strict=True)]
         order = np.argsort(self._codes, kind="stable")
-        return self._cut([listed[place] for place in order.tolist()], self._codes[order])
+        return self._by_key([listed[place] for place in order.tolist()], self._codes[order])
 
-    def greatest(self, column: Column, n: int) -> list[list[Any]]:
-        """The elements of the `n` rows with the greatest values, and of rows that are equal to the last of them."""
-        values, null = (column.values, column.null) if self._all else self._lived(column)
-        if column.kind == "text":
-            _, values = _ranked(values)
-        elif column.kind == "float" and not np.isfinite(values).all():
-            raise NotVectorizable("which of them is first decides")
+    def greatest(self, column: Column, n: int) -> list[list[object]]:
+        """Return for each key the elements of the `n` rows with the greatest values, and of rows that are equal to the
+        last of them.
+
+        Raises:
+            NotVectorizable: which of several equal values comes first would matter.
+        """
+        column = self._lived(column)
+        values = _ranked(column.texts)[1] if column.kind == "text" else column.numbers
+        if column.kind == "float" and not np.isfinite(values).all():
+            raise NotVectorizable("the order of rows decides")
         order = np.lexsort((values, self._codes))
-        if null.any():
-            order = order[~null[order]]
+        if column.null.any():
+            order = order[~column.null[order]]
         codes, values = self._codes[order], values[order]
         begins, ends = np.searchsorted(codes, np.arange(self._n)), np.searchsorted(codes, np.arange(1, self._n + 1))
         if not len(order):
@@ -136,39 +151,133 @@ class Groups:
         last = values[np.minimum(np.maximum(begins, ends - n), len(order) - 1)]
         chosen = values >= last[codes]
         order, codes = order[chosen], codes[chosen]
-        numbers = order if self._all else self._live.nonzero()[0][order]
-        return self._cut(self._elements(numbers.tolist()) if len(numbers) else [], codes)
+        rows = order if self._all else self._live.nonzero()[0][order]
+        return self._by_key(self._elements(rows.tolist()) if len(rows) else [], codes)
 
-    def _cut(self, of_rows: list[Any], codes: Any) -> list[list[Any]]:
-        """By key, of what is sorted by it."""
+    def _by_key(self, of_rows: list[T], codes: np.ndarray) -> list[list[T]]:
+        """Cut a list that is sorted by key into one list for each key."""
         borders = np.searchsorted(codes, np.arange(self._n + 1)).tolist()
         return [of_rows[begin:end] for begin, end in pairwise(borders)]
 
-    def distinct(self, column: Column) -> list[list[Any]]:
-        """The different values that are not None, sorted."""
+    def distinct(self, column: Column) -> Sequence[Sequence[object]]:
+        """Return the different values of each key that are not None, sorted.
+
+        Raises:
+            NotVectorizable: the values are floats, which may be equal and not the same.
+        """
         if column.kind == "null":
             return [[] for _ in range(self._n)]
-        codes, values, _ = self._of(column)
+        codes, present, _ = self._present(column)
         if column.kind == "float":
             raise NotVectorizable("floats may be equal and not the same")
-        if column.kind == "bool":
-            values = values.astype(np.int64)
+        sorted_values: Sequence[object]
         if column.kind == "text":
-            sorted_values, ranks = _ranked(values)
+            sorted_values, ranks = _ranked(present.texts)
         else:
+            values = present.numbers.astype(np.int64) if column.kind == "bool" else present.numbers
             different, ranks = np.unique(values, return_inverse=True)
             sorted_values = different.tolist()
         size = max(len(sorted_values), 1)
         pairs = np.unique(codes.astype(np.int64) * size + ranks)  # by key, then by value
         owners, ranks = pairs // size, pairs % size
-        return self._cut([sorted_values[rank] for rank in ranks.tolist()], owners)
+        return self._by_key([sorted_values[rank] for rank in ranks.tolist()], owners)
 
 
-def _ranked(texts: Any) -> tuple[list[str], Any]:
-    """Different texts in order, and the place of each row's text among them."""
+def _ranked(texts: pa.Array) -> tuple[list[str], np.ndarray]:
+    """Return the different texts in order, and each row's index among them."""
     encoded = texts.dictionary_encode()
     different: list[str] = encoded.dictionary.to_pylist()
     order = sorted(range(len(different)), key=different.__getitem__)
     rank = np.empty(len(different), np.int64)
     rank[order] = np.arange(len(different))
     return [different[place] for place in order], rank[numbers(encoded.indices)]
+
+
+def _is_totally_ordered(floats: np.ndarray) -> bool:
+    """Return whether equal floats are the same: no NaN, no infinity, no -0.0."""
+    return not (~np.isfinite(floats) | (np.signbit(floats) & (floats == 0))).any()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The rows of one batch that count.
+
+    Attributes:
+        keys: keys of the rows.
+        columns: the columns to reduce; None where the element does not matter.
+        largest: the greatest absolute value of the whole numbers that are added up.
+        size_bytes: approximate memory.
+    """
+
+    keys: Column
+    columns: Sequence[Column | None]
+    largest: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, keys: Column, columns: Sequence[Column | None], live: Mask, adds: Sequence[bool]) -> Piece:
+        """Make a piece of a batch's columns.
+
+        Args:
+            live: flags of the rows that count.
+            adds: for each column whether it is added up.
+
+        Raises:
+            NotVectorizable: grouped with others, the result might differ.
+        """
+        if keys.kind not in ("text", "int", "bool"):
+            raise NotVectorizable(f"keys: {keys.kind}")
+        if not live.all():
+            keys = keys.only(live)
+            columns = [None if column is None else column.only(live) for column in columns]
+        rows, largest = len(keys), 0
+        for column, added in zip(columns, adds, strict=True):
+            if column is None:
+                continue
+            if column.kind == "null" or (column.kind == "text" and added):
+                raise NotVectorizable(f"a column of {column.kind}")
+            if column.kind == "float" and not _is_totally_ordered(column.numbers):
+                raise NotVectorizable("the order of rows decides")
+            if column.kind == "int" and added:
+                least, most = column.bounds()
+                largest = max(largest, -least, most)
+        if largest * rows >= _INT64:
+            raise NotVectorizable("sums beyond 64 bits")
+        return cls(keys, columns, largest, sum(_size_bytes(c) for c in (keys, *columns) if c is not None))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def kinds(self) -> list[str | None]:
+        """The kinds of keys and columns."""
+        return [self.keys.kind, *(None if column is None else column.kind for column in self.columns)]
+
+    def goes_with(self, others: Sequence[Piece]) -> bool:
+        """Return whether this piece and the others can be grouped as one."""
+        rows = len(self) + sum(map(len, others))
+        largest = max(self.largest, *(other.largest for other in others))
+        return self.kinds == others[0].kinds and largest * rows < _INT64
+
+
+def concatenated(pieces: Sequence[Piece]) -> tuple[Column, list[Column | None], Mask]:
+    """Return the keys, columns and flags of pieces that go with each other, as those of one batch."""
+    keys = _concatenated([piece.keys for piece in pieces])
+    columns = [
+        None if parts[0] is None else _concatenated(cast("tuple[Column, ...]", parts))
+        for parts in zip(*(piece.columns for piece in pieces), strict=True)
+    ]
+    return keys, columns, np.ones(len(keys), bool)
+
+
+def _concatenated(columns: Sequence[Column]) -> Column:
+    if columns[0].kind == "text":
+        values = pa.concat_arrays([column.texts for column in columns])
+    else:
+        values = np.concatenate([column.numbers for column in columns])
+    null = np.concatenate([column.null for column in columns])
+    return Column(columns[0].kind, values, null, np.zeros(len(null), bool))
+
+
+def _size_bytes(column: Column) -> int:
+    return column.values.nbytes + 2 * len(column)

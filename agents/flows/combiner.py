@@ -1,77 +1,101 @@
-"""A batch of records, folded by key: by column where that is cheap and certain to give the same, else row by row."""
+"""Combiner: reduces a batch of records by key, by column where that is cheap and certain to give the same, else by row.
+
+A batch whose states go into a table of this worker can be *pending*: it is kept, and reduced together with other
+batches of its epoch and partition when somebody reads the table, at the barrier at the latest.
+
+Invariants.
+- A pending batch counts as handled: its failed rows have gone to the failure policy, and nothing about it can raise
+  later, except for values in the table that cannot be joined (another agent has written them).
+- Then the agent is switched to processing one record at a time, and the epoch is rolled back and reprocessed: one by
+  one, nothing is pending, so exactly the records that fail go to the failure policy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, cast
 
+from ...topics.errors import BadRecord, Stop
 from ...topics.packed import row_values
+from ..tables.partition_state import ABSENT, IMMUTABLE
 from .aggregates import What
 from .expressions import Expression
-from .keying import Keying
-from .operators import Map, is_column
-from .reducers import Folding, folded
+from .operators import Keying, Map, is_columnar
+from .reducers import Reducer, reduced
 
 if TYPE_CHECKING:
-    from .columnar_expressions import Column
-    from .columnar_pieces import Piece
+    import pyarrow
 
-__all__ = ["Combiner", "Failed"]
+    from ...topics.message import Message
+    from ..stream import Stream
+    from ..tables.table import Table
+    from ..tables.uncommitted_writes import UncommittedWrites
+    from .columnar_expressions import Column
+    from .columnar_groups import Mask, Piece
+
+__all__ = ["Combiner", "Failed", "PendingResults", "merge"]
 
 Failed = list[tuple[int, Exception]]
-"""Rows that the flow's functions have refused, and why."""
+"""Numbers of rows that the flow's functions have refused, and the errors."""
+
+States = dict[object, object]
+"""Key -> state."""
 
 _TYPES = {"text": str, "int": int, "bool": bool, "float": float}
 
+# Memory that may be pending in a partition; more is no faster.
+_MOST_PENDING_BYTES = 16_000_000
+
 
 class Combiner:
-    """What the end of a flow does with a batch.
+    """Reduces batches at the end of a flow.
 
     Args:
-        declared: the type of the topic's values.
+        keying: the flow's operators and keys.
+        how: joins elements.
+        declared: type of the topic's values.
 
     Attributes:
-        how: how elements become one value.
-        by_column: whether there is a column way: fields, expressions, Python's `sum`, `min`, `max`, and aggregates.
-        independent: whether rows that are refused can be left out one by one; see `folding`.
+        columnar: whether columnar execution is possible: fields, expressions, Python's `sum`, `min`, `max`, aggregates.
     """
 
-    def __init__(self, pairs: Keying, how: Folding, declared: Any = None) -> None:
-        self._pairs, self.how, self._declared = pairs, how, declared
-        self.independent = how.independent
-        self._steps = pairs.steps
+    def __init__(self, keying: Keying, how: Reducer, declared: object = None) -> None:
+        self._keying, self.how, self._declared = keying, how, declared
+        self._steps = keying.steps
         self._key: What = None
         self._value: What = None
-        if pairs.keyed is not None:
-            self._key, self._value = pairs.keyed
+        if keying.keyed is not None:
+            self._key, self._value = keying.keyed
         elif self._steps and isinstance(last := self._steps[-1], Map) and isinstance(last.function, Expression):
             self._steps, self._value = self._steps[:-1], last.function
-        self.by_column = (
-            all(step.by_column for step in self._steps)
-            and (pairs.topic.key_type in (None, str) if pairs.own_key else is_column(self._key))
-            and (self._value is None or is_column(self._value))
-            and how.by_column(self._value)
+        self.columnar = (
+            all(step.columnar for step in self._steps)
+            and (keying.topic.key_type in (None, str) if keying.own_key else is_columnar(self._key))
+            and (self._value is None or is_columnar(self._value))
+            and how.columnar(self._value)
         )
 
-    def rows(self, messages: Sequence[Any], values: Sequence[Any]) -> dict[Any, Any]:
-        """Key -> state, row by row; raises what the flow's functions raise."""
-        return folded(self._pairs.of(messages, values), self.how.start, self.how.add)
+    def by_row(self, messages: Sequence[Message], values: Sequence[object]) -> States:
+        """Reduce records row by row; raises whatever the flow's functions raise."""
+        return reduced(self._keying.pairs(messages, values), self.how.start, self.how.add)
 
-    def each_row(self, messages: Sequence[Any], values: Sequence[Any]) -> tuple[dict[Any, Any], Failed]:
-        """As `rows`; what a function refuses is left out, and told, where that can be known of each alone."""
-        if not self.independent:
-            return self.rows(messages, values), []
+    def each_row(self, messages: Sequence[Message], values: Sequence[object]) -> tuple[States, Failed]:
+        """Reduce records row by row. Rows that a function refuses are left out and returned with their errors, where
+        that can be known of each row alone."""
+        if not self.how.independent:
+            return self.by_row(messages, values), []
         try:
-            return self.rows(messages, values), []
-        except Exception:  # noqa: BLE001 (below it is found out whose it is)
+            return self.by_row(messages, values), []
+        except Exception:  # noqa: BLE001 (one by one, below, shows whose error it is)
             return self._one_by_one(messages, values)
 
-    def _one_by_one(self, messages: Sequence[Any], values: Sequence[Any]) -> tuple[dict[Any, Any], Failed]:
-        how, states, failed = self.how, dict[Any, Any](), Failed()
+    def _one_by_one(self, messages: Sequence[Message], values: Sequence[object]) -> tuple[States, Failed]:
+        how, states, failed = self.how, States(), Failed()
         for row, (message, value) in enumerate(zip(messages, values, strict=True)):
             try:
-                mine = dict[Any, Any]()  # all of a record counts, or nothing of it
-                for key, element in self._pairs.of((message,), (value,)):
+                mine = States()  # a record counts with all of its elements, or not at all
+                for key, element in self._keying.pairs((message,), (value,)):
                     alone = how.start(element)
                     if key in mine or key in states:
                         alone = how.add(mine[key] if key in mine else how.private(states[key]), element)
@@ -81,14 +105,18 @@ class Combiner:
                 failed.append((row, exc))
         return states, failed
 
-    def columns(
-        self, batch: Any, messages: Sequence[Any], own_keys: Any = None
-    ) -> tuple[dict[Any, Any], Failed] | None:
-        """As `each_row`, of a `pyarrow.RecordBatch` whose rows are the values; None where it may give something else.
+    def by_column(
+        self, batch: pyarrow.RecordBatch, messages: Sequence[Message], own_keys: pyarrow.Array | None = None
+    ) -> tuple[States, Failed] | None:
+        """Reduce a batch by column; for the result see `each_row`.
 
         Args:
-            messages: rows by number, for those that have to be looked at.
-            own_keys: an Arrow array of the records' keys, where these count; None where they have none.
+            batch: the values, a row each.
+            messages: the rows, for those that have to be looked at one by one.
+            own_keys: the records' own keys, where these count; None where they have none.
+
+        Returns:
+            None where the result might differ from that of `each_row`.
         """
         from .columnar_expressions import NotVectorizable
         from .columnar_groups import Groups
@@ -100,22 +128,28 @@ class Combiner:
         except NotVectorizable:
             return None
         except Exception:
-            if self.independent:
+            if self.how.independent:
                 raise
-            return None  # an aggregate refuses something: whose it is, is found out row by row
+            return None  # an aggregate refuses something: row by row shows whose it is
 
-    def _elements(self, batch: Any, messages: Sequence[Any], numbers: list[int]) -> list[Any]:
-        """The elements of some rows, one each, as the row way makes them."""
-        decode = self._pairs.topic.decode_value
+    def _elements(self, batch: pyarrow.RecordBatch, messages: Sequence[Message], numbers: list[int]) -> list[object]:
+        """Return the elements of some rows, one each, as `by_row` makes them."""
+        decode = self._keying.topic.decode_value
         values = list(map(decode, row_values(batch.take(numbers), "json")))
-        elements = [element for _, element in self._pairs.of([messages[number] for number in numbers], values)]
+        elements = [element for _, element in self._keying.pairs([messages[number] for number in numbers], values)]
         assert len(elements) == len(numbers)
         return elements
 
-    def piece(self, batch: Any, messages: Sequence[Any], own_keys: Any = None) -> tuple[Piece, Failed] | None:
-        """As `columns`, to be grouped later, as one with those of other batches; None where that cannot be promised."""
+    def piece(
+        self, batch: pyarrow.RecordBatch, messages: Sequence[Message], own_keys: pyarrow.Array | None = None
+    ) -> tuple[Piece, Failed] | None:
+        """Read a batch by column, to be grouped later, as one with other batches; for the arguments see `by_column`.
+
+        Returns:
+            None where the result might differ from that of `each_row`.
+        """
         from .columnar_expressions import NotVectorizable
-        from .columnar_pieces import Piece
+        from .columnar_groups import Piece
 
         adds = self.how.adds()
         if adds is None:
@@ -126,61 +160,105 @@ class Combiner:
         except NotVectorizable:
             return None
 
-    def grouped(self, pieces: Sequence[Piece]) -> dict[Any, Any]:
-        """Key -> state of pieces of one kind."""
-        from .columnar_groups import Groups
-        from .columnar_pieces import joined
+    def grouped(self, pieces: Sequence[Piece]) -> States:
+        """Reduce pieces that go with each other."""
+        from .columnar_groups import Groups, concatenated
 
-        keys, columns, live = joined(pieces)
+        keys, columns, live = concatenated(pieces)
         groups = Groups(keys, live, _no_elements)
         return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True))
 
     def _read(
-        self, batch: Any, messages: Sequence[Any], own_keys: Any
-    ) -> tuple[Column, list[Column | None], Any, Failed]:
-        """Keys, what is folded, which rows count, and which have failed."""
+        self, batch: pyarrow.RecordBatch, messages: Sequence[Message], own_keys: pyarrow.Array | None
+    ) -> tuple[Column, list[Column | None], Mask, Failed]:
+        """Return the keys, the columns to reduce, which rows count, and the rows that have failed."""
         from .columnar_frame import Frame
 
         frame = Frame(batch, self._declared)
         for step in self._steps:
-            step.columns(frame)
-        keys = self._keys(frame.texts(own_keys) if self._pairs.own_key else frame.column(self._key))
+            step.apply_columns(frame)
+        keys = self._normal(frame.texts(own_keys) if self._keying.own_key else frame.column(self._key))
         frame.set_aside(keys.off)
         value = None if self._value is None else frame.column(self._value)
         if value is not None:
             frame.set_aside(value.bad)
         columns = self.how.columns(frame, value)
-        failed = self._looked_at(frame.aside.nonzero()[0].tolist(), messages) if frame.aside.any() else []
+        failed = self._failed(frame.aside.nonzero()[0].tolist(), messages) if frame.aside.any() else []
         return keys, columns, frame.live, failed
 
-    def _keys(self, column: Column) -> Column:
-        """Keys in the form that the table has for them.
+    def _normal(self, column: Column) -> Column:
+        """Return keys in the form that the table has for them.
 
         Raises:
-            Doubt: it may not have all of them.
+            NotVectorizable: the table may refuse some, or change them.
         """
         from .columnar_expressions import NotVectorizable, unflagged
 
-        sure = self._pairs.sure
-        column = column if bool in sure else unflagged(column)
-        if _TYPES.get(column.kind, str) not in sure:
+        exact = self._keying.exact
+        column = column if bool in exact else unflagged(column)
+        if _TYPES.get(column.kind, str) not in exact:
             raise NotVectorizable(f"keys: {column.kind}, and the table is declared to have others")
         return column
 
-    def _looked_at(self, rows: list[int], messages: Sequence[Any]) -> Failed:
-        """Rows that were set aside have to fail, or to be filtered out."""
+    def _failed(self, rows: list[int], messages: Sequence[Message]) -> Failed:
+        """Process rows that were set aside one by one; each has to fail, or to be filtered out."""
         from .columnar_expressions import NotVectorizable
 
-        decode = self._pairs.topic.decode_value
+        decode = self._keying.topic.decode_value
         failed: Failed = []
         for row in rows:
             message = messages[row]
             states, failures = self._one_by_one((message,), (decode(message.value()),))
             if states:
-                raise NotVectorizable("a row that columns could not tell is fine")
+                raise NotVectorizable("a row that was set aside is fine")
             failed.extend((row, error) for _, error in failures)
         return failed
 
 
-def _no_elements(_: list[int]) -> list[Any]:
-    raise AssertionError("whoever needs elements does not wait for other batches")
+def _no_elements(_: list[int]) -> list[object]:
+    raise AssertionError("reducers that need elements are never pending")
+
+
+class PendingResults:
+    """Pieces of one partition that are reduced into a table together; see `UncommittedWrites.wait`."""
+
+    def __init__(self, stream: Stream[Any], combiner: Combiner) -> None:
+        self._stream, self._combiner = stream, combiner
+        self._pieces: list[Piece] = []
+        self._size_bytes = 0
+
+    def add(self, piece: Piece) -> bool:
+        """Keep one more piece; return False where it does not go with the others, or would be too much."""
+        if self._pieces and not (self._size_bytes < _MOST_PENDING_BYTES and piece.goes_with(self._pieces)):
+            return False
+        self._pieces.append(piece)
+        self._size_bytes += piece.size_bytes
+        return True
+
+    def fold(self, table: UncommittedWrites[Any, Any]) -> None:
+        """Reduce the pieces into the table, which is open at the partition.
+
+        Raises:
+            BadRecord: the table holds a value that cannot be joined; the epoch has to be rolled back.
+        """
+        try:
+            merge(cast("Table[Any, Any]", table), self._combiner.how, self._combiner.grouped(self._pieces))
+        except Stop:
+            raise
+        except Exception as exc:
+            self._stream.inbox.careful = True
+            raise BadRecord(f"table {table.name}: {type(exc).__name__}: {exc}") from exc
+
+
+def merge(table: Table[Any, Any], how: Reducer, states: States, *, isolating: bool = False) -> None:
+    """Join states with the table's values, all or none.
+
+    Args:
+        isolating: the record may be rolled back alone, so the table's values are copied before a function that can
+            fail changes them in place.
+    """
+    keys = list(states)
+    known = table.known(keys)
+    if isolating:
+        known = [value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value) for value in known]
+    table.put(dict(zip(keys, how.joined(known, states.values()), strict=True)))

@@ -1,7 +1,7 @@
-"""What types a flow's elements are of, as far as the program says so.
+"""Types of a flow's elements, as far as the program declares them.
 
-JSON knows text, numbers, flags, lists and dicts. Of other types (dates, `Decimal`, bytes, structs, …) a table and a
-repartition topic have to be told, or they would give back something else.
+JSON has text, numbers, flags, lists and dicts. Tables and repartition topics need the declared type of other elements
+(dates, `Decimal`, bytes, structs, …), or they would return something else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -26,8 +26,8 @@ _CONDITIONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "&", "|"})
 _CONDITIONAL = frozenset({"~", "is_null", "startswith", "endswith", "contains"})
 
 
-def declarable(type_: Any) -> Any:
-    """A type that has to be declared, None left out of it; None where JSON gives back what it was given, or nothing is
+def declarable(type_: object) -> type | None:
+    """Return a type that has to be declared, without None; None where JSON returns what it was given, or nothing is
     known."""
     if get_origin(type_) in (Union, UnionType):
         parts = [part for part in get_args(type_) if part is not NoneType]
@@ -37,8 +37,9 @@ def declarable(type_: Any) -> Any:
     return None
 
 
-def type_of(what: What, element: Any) -> Any:
-    """The type of what `what` (see `getter`) takes out of elements of a type; Any where that is not known.
+def type_of(what: What, element: object) -> object:
+    """Return the type of the part that `what` (see `getter`) takes out of elements of a type; Any where it is not
+    known.
 
     >>> type_of(0, tuple[str, int]), type_of(Field("n") > 1, dict), type_of(None, int)
     (<class 'str'>, <class 'bool'>, <class 'int'>)
@@ -60,13 +61,13 @@ def type_of(what: What, element: Any) -> Any:
     return returned(what)
 
 
-def returned(function: Any) -> Any:
-    """The type of what a function gives, where it says so."""
+def returned(function: object) -> object:
+    """Return the type that a function is annotated to return; Any where it is not."""
     return function if isinstance(function, type) else _hints(function).get("return", Any)
 
 
-def _hints(of: Any) -> dict[str, Any]:
+def _hints(of: object) -> dict[str, object]:
     try:
-        return get_type_hints(of)
-    except (TypeError, NameError, AttributeError):  # a partial, a built-in, a name that is not there at run time
+        return get_type_hints(cast(Any, of))
+    except (TypeError, NameError, AttributeError):  # a partial, a built-in, a name that does not exist at run time
         return {}

@@ -1,11 +1,11 @@
-"""Expressions: what a flow computes of an element's fields, told in a way that works on one element and on columns.
+"""Expressions: computations on an element's fields that work on one element and on columns.
 
     from anabranch import col
 
     sales.filter(col("amount") > 0).with_columns(cost=col("price") * col("n")).key_by("user", "cost").reduce(sum)
 
 An expression is a function of an element (a dict, or an object with attributes), so it can stand wherever a flow takes
-one, and means there what Python means:
+a function, and computes what Python would:
 
 >>> cost = col("price") * col("n")
 >>> cost({"price": 2, "n": 3})
@@ -17,15 +17,21 @@ True
 | --- | --- |
 | `+ - * / // %`, `-x` | Python's arithmetic; `+` joins texts, too |
 | `== != < <= > >=` | Python's comparisons |
-| `& \\| ~` | `and`, `or`, `not` of true and false only; what stands to the right is looked at only where it matters |
-| `.is_null()`, `.fill_null(x)` | whether it is None; `x` where it is |
+| `& \\| ~` | `and`, `or`, `not` of true and false only; the right operand is evaluated only where it matters |
+| `.is_null()`, `.fill_null(x)` | whether the value is None; `x` where it is |
 | `.lower() .upper() .strip() .length()` | of text |
 | `.startswith(t) .endswith(t) .contains(t)` | of text |
 | `.to_int()`, `.to_float()` | of text, as Python's `int` and `float` |
 
-A field that is not there, None in arithmetic, a division by zero raise, and the element's record goes to the policy of
-its agent. Where a whole batch is at hand in columns (a packed batch), the engine evaluates them column by column with
-the same result, bit by bit; where it cannot promise that (integers beyond 64 bits, say), it goes element by element.
+A missing field, None in arithmetic and a division by zero raise, and the element's record goes to the failure policy of
+the agent. The engine evaluates packed batches column by column with the same result, bit by bit; where it cannot
+promise that (integers beyond 64 bits, for example), it evaluates element by element.
+
+There is a second expression language, `replay/sources/field_expression.py`: text, for `--where`, `--key` and `--time`
+on the command line. The two stay apart because they have different readers and different rules. The text is parsed and
+evaluated over the raw fields of a file, whose values may all be text, so it compares numbers and text by declared
+rules; an expression here is a Python value over typed elements, and has to mean what Python means. The room `replay`
+may not import flows, and `agents` may not import `replay`, so a shared syntax tree would have to live in `topics`.
 """
 
 from __future__ import annotations
@@ -33,25 +39,28 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias, cast
 
 from ...topics.errors import Usage
 
-__all__ = ["Constant", "Expression", "Field", "Function", "Operation", "col"]
+__all__ = ["Constant", "Expression", "Field", "Function", "Operation", "Value", "col"]
+
+Value: TypeAlias = str | int | float | bool | None
+"""A constant in an expression."""
 
 
 def col(name: str) -> Expression:
-    """A field of an element; see `anabranch.agents.flows.expressions`."""
+    """Return an expression for a field of an element; see `anabranch.agents.flows.expressions`."""
     return Field(name)
 
 
 class Expression:
-    """See the module; made by `col` and its operators."""
+    """Base class of the expressions; `col` and operators make them."""
 
     __slots__ = ()
 
-    def __call__(self, element: Any) -> Any:
-        """Its value for an element."""
+    def __call__(self, element: object) -> Any:
+        """Return the value for an element."""
         raise NotImplementedError
 
     def __bool__(self) -> NoReturn:
@@ -59,40 +68,40 @@ class Expression:
 
     __hash__ = object.__hash__
 
-    def __add__(self, other: Any) -> Expression:
+    def __add__(self, other: Expression | Value) -> Expression:
         return Operation("+", self, _expression(other))
 
-    def __radd__(self, other: Any) -> Expression:
+    def __radd__(self, other: Expression | Value) -> Expression:
         return Operation("+", _expression(other), self)
 
-    def __sub__(self, other: Any) -> Expression:
+    def __sub__(self, other: Expression | Value) -> Expression:
         return Operation("-", self, _expression(other))
 
-    def __rsub__(self, other: Any) -> Expression:
+    def __rsub__(self, other: Expression | Value) -> Expression:
         return Operation("-", _expression(other), self)
 
-    def __mul__(self, other: Any) -> Expression:
+    def __mul__(self, other: Expression | Value) -> Expression:
         return Operation("*", self, _expression(other))
 
-    def __rmul__(self, other: Any) -> Expression:
+    def __rmul__(self, other: Expression | Value) -> Expression:
         return Operation("*", _expression(other), self)
 
-    def __truediv__(self, other: Any) -> Expression:
+    def __truediv__(self, other: Expression | Value) -> Expression:
         return Operation("/", self, _expression(other))
 
-    def __rtruediv__(self, other: Any) -> Expression:
+    def __rtruediv__(self, other: Expression | Value) -> Expression:
         return Operation("/", _expression(other), self)
 
-    def __floordiv__(self, other: Any) -> Expression:
+    def __floordiv__(self, other: Expression | Value) -> Expression:
         return Operation("//", self, _expression(other))
 
-    def __rfloordiv__(self, other: Any) -> Expression:
+    def __rfloordiv__(self, other: Expression | Value) -> Expression:
         return Operation("//", _expression(other), self)
 
-    def __mod__(self, other: Any) -> Expression:
+    def __mod__(self, other: Expression | Value) -> Expression:
         return Operation("%", self, _expression(other))
 
-    def __rmod__(self, other: Any) -> Expression:
+    def __rmod__(self, other: Expression | Value) -> Expression:
         return Operation("%", _expression(other), self)
 
     def __neg__(self) -> Expression:
@@ -104,107 +113,109 @@ class Expression:
     def __ne__(self, other: object) -> Expression:  # pyright: ignore[reportIncompatibleMethodOverride]
         return Operation("!=", self, _expression(other))
 
-    def __lt__(self, other: Any) -> Expression:
+    def __lt__(self, other: Expression | Value) -> Expression:
         return Operation("<", self, _expression(other))
 
-    def __le__(self, other: Any) -> Expression:
+    def __le__(self, other: Expression | Value) -> Expression:
         return Operation("<=", self, _expression(other))
 
-    def __gt__(self, other: Any) -> Expression:
+    def __gt__(self, other: Expression | Value) -> Expression:
         return Operation(">", self, _expression(other))
 
-    def __ge__(self, other: Any) -> Expression:
+    def __ge__(self, other: Expression | Value) -> Expression:
         return Operation(">=", self, _expression(other))
 
-    def __and__(self, other: Any) -> Expression:
+    def __and__(self, other: Expression | Value) -> Expression:
         return Operation("&", self, _expression(other))
 
-    def __rand__(self, other: Any) -> Expression:
+    def __rand__(self, other: Expression | Value) -> Expression:
         return Operation("&", _expression(other), self)
 
-    def __or__(self, other: Any) -> Expression:
+    def __or__(self, other: Expression | Value) -> Expression:
         return Operation("|", self, _expression(other))
 
-    def __ror__(self, other: Any) -> Expression:
+    def __ror__(self, other: Expression | Value) -> Expression:
         return Operation("|", _expression(other), self)
 
     def __invert__(self) -> Expression:
         return Function("~", self)
 
     def is_null(self) -> Expression:
-        """Whether it is None."""
+        """Return whether the value is None."""
         return Function("is_null", self)
 
-    def fill_null(self, instead: Any) -> Expression:
-        """`instead` where it is None."""
+    def fill_null(self, instead: Value) -> Expression:
+        """Return `instead` where the value is None."""
         return Function("fill_null", self, instead)
 
     def lower(self) -> Expression:
-        """`str.lower`."""
+        """Return the text in lower case."""
         return Function("lower", self)
 
     def upper(self) -> Expression:
-        """`str.upper`."""
+        """Return the text in upper case."""
         return Function("upper", self)
 
     def strip(self) -> Expression:
-        """`str.strip`, of white space."""
+        """Return the text without white space at its ends."""
         return Function("strip", self)
 
     def length(self) -> Expression:
-        """How many characters."""
+        """Return the number of characters."""
         return Function("length", self)
 
     def startswith(self, text: str) -> Expression:
-        """`str.startswith`."""
+        """Return whether the value starts with `text`."""
         return Function("startswith", self, text)
 
     def endswith(self, text: str) -> Expression:
-        """`str.endswith`."""
+        """Return whether the value ends with `text`."""
         return Function("endswith", self, text)
 
     def contains(self, text: str) -> Expression:
-        """Whether `text` is part of it."""
+        """Return whether the value contains `text`."""
         return Function("contains", self, text)
 
     def to_int(self) -> Expression:
-        """`int` of a text or a number."""
+        """Convert text or a number as `int` does."""
         return Function("to_int", self)
 
     def to_float(self) -> Expression:
-        """`float` of a text or a number."""
+        """Convert text or a number as `float` does."""
         return Function("to_float", self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Field(Expression):
-    """A field by its name."""
+    """A field, by name."""
 
     name: str
 
-    def __call__(self, element: Any) -> Any:
-        return element[self.name] if isinstance(element, dict) else getattr(element, self.name)
+    def __call__(self, element: object) -> Any:
+        if isinstance(element, dict):
+            return cast("dict[str, Any]", element)[self.name]
+        return getattr(element, self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant(Expression):
-    """The same for all elements."""
+    """A constant."""
 
-    value: Any
+    value: Value
 
-    def __call__(self, element: Any) -> Any:
+    def __call__(self, element: object) -> Any:
         return self.value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation(Expression):
-    """Of two expressions."""
+    """An operator with two operands."""
 
     sign: str
     left: Expression
     right: Expression
 
-    def __call__(self, element: Any) -> Any:
+    def __call__(self, element: object) -> Any:
         sign = self.sign
         if sign == "&":
             return _truth(self.left(element)) and _truth(self.right(element))
@@ -215,32 +226,32 @@ class Operation(Expression):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function(Expression):
-    """Of one expression, with an argument where `FUNCTIONS` says that it takes one."""
+    """A function of an expression, with an argument where its entry in `FUNCTIONS` takes one."""
 
     name: str
     of: Expression
-    argument: Any = None
+    argument: Value = None
 
-    def __call__(self, element: Any) -> Any:
+    def __call__(self, element: object) -> Any:
         value = self.of(element)
         return FUNCTIONS[self.name](value, self.argument)
 
 
-def _expression(value: Any) -> Expression:
+def _expression(value: object) -> Expression:
     if isinstance(value, Expression):
         return value
     if value is None or isinstance(value, (int, float, str)):
         return Constant(value)
-    raise Usage(f"{value!r} in an expression", hint="fields, numbers, text, True, False and None can be")
+    raise Usage(f"{value!r} in an expression", hint="an expression takes fields, numbers, text, True, False and None")
 
 
-def _truth(value: Any) -> bool:
+def _truth(value: object) -> bool:
     if value is True or value is False:
         return value
     raise TypeError(f"&, | and ~ take true and false, not {value!r}")
 
 
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+OPERATORS: dict[str, Callable[[Any, Any], object]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
@@ -255,7 +266,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 
-FUNCTIONS: dict[str, Callable[[Any, Any], Any]] = {
+FUNCTIONS: dict[str, Callable[[Any, Any], object]] = {
     "-": lambda value, _: -value,
     "~": lambda value, _: not _truth(value),
     "is_null": lambda value, _: value is None,

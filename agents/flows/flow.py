@@ -4,161 +4,172 @@
 
     lines ─▶ agent: parse, combine by key ─▶ …-repartition ─▶ agent: merge ─▶ table ─▶ its changelog
 
-A flow is only a description; `reduce`, `aggregate` and `to` make agents of it, with all that agents have: exactly once,
-failure policies, bounded runs. The functions are plain Python and get one element each; one that raises sends its
-record, alone, to the dead letters. Instead of a function, a field's name or an expression will do (`expressions.py`).
+A flow is a description. `reduce`, `aggregate` and `to` make agents of it, with everything that agents have:
+exactly-once processing, failure policies, bounded runs. The functions are plain Python and take one element each. A
+function that raises sends the record, alone, to the failure policy. A field's name or an expression (`expressions.py`)
+can stand for a function.
 
-Laws.
-- `key_by` sends elements through a topic of the app's own, so that all of one key meet in one partition. Elements that
-  come from different partitions have no promised order there, so reductions must be associative and commutative.
-- That being so, elements are *combined* before they are sent: one partial result for each key of an epoch. Where
-  records come one by one, because one has failed, each sends its own.
-- Without a `key_by` the record's own key counts, and nothing is sent.
-- Tombstones (records without a value) have nothing to work on, and pass by. JSON's `null` is a value and no element: it
-  goes to the policy of the agent.
+Invariants.
+- `key_by` sends elements through a repartition topic of the app, so that all elements of one key meet in one partition.
+  The order of elements that come from different partitions is not defined there, so reductions must be associative
+  and commutative.
+- Elements are *combined* before they are sent: one partial result for each key of an epoch. While records are processed
+  one by one, because one of them has failed, each record sends its own.
+- Without `key_by` the record's own key counts, and nothing is sent.
+- Tombstones (records without a value) are skipped. JSON's `null` is a value but not an element: it goes to the failure
+  policy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Unpack, cast, overload
 
 import msgspec
+from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.keys import as_key
-from ...topics.output import Output
+from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
 from ..engine.packed_rows import Rows
 from ..tables.table import Table
 from .aggregates import Aggregate, What
-from .combiner import Combiner, Failed
+from .combiner import Combiner, Failed, PendingResults, merge
 from .element_types import declarable, returned, type_of
 from .expressions import Expression, col
-from .keying import Keying
-from .operators import Filter, FlatMap, Map, Operator, Select, WithColumns
-from .pending import PendingFolds, merge
-from .reducers import Aggregating, Folding, Joining, check_json, folded
+from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
+from .reducers import AggregateReducer, PairReducer, Reducer, check_json, reduced
 
 if TYPE_CHECKING:
+    from ...topics.output import Output
     from ..app import App
+    from ..event import RecordBatch
+    from ..stream import Stream
+    from ..topic import Topic
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "KeyedFlow", "ReduceOptions"]
 
-Function = Callable[[Any], Any]
+K = TypeVar("K", default=Any)
+K2 = TypeVar("K2")
+T = TypeVar("T", default=Any)
+U = TypeVar("U")
 
-# Columns cost the same for few rows; it does not matter much where the line is drawn.
-_FEW = 256
+# Columns cost the same for few rows, so the exact limit matters little.
+_LEAST_ROWS = 256
+
+
+class ReduceOptions(TableOptions, total=False):
+    """Options of the table that `reduce` makes; see `app.Table`."""
+
+    default: Callable[[], object]
+    key_type: object
+    value_type: object
 
 
 @dataclass(frozen=True)
-class Flow:
-    """Elements on their way. `topic.map(…)`, `topic.filter(…)` and so on begin one; each method gives a new one.
+class _Ending(Generic[K, T]):
+    """A flow as its ends see it.
 
     Attributes:
-        topic: whose values the elements are made of.
-        steps: what happens to them, in order.
-        keyed: what is key and what is left of an element; None where the record's own key counts.
-        type: of the elements, where it is known; key_type: of the keys, where a table has to be told (`types.py`).
-        on_failure: policy of the agents, as in `@app.agent`.
+        topic: the source.
+        steps: the operators, in order.
+        keyed: what is the key and what is left of an element; None where the record's own key counts.
+        type: type of the elements, `Any` where it is not known.
+        key_type: type of the keys, where a table has to know it (see `element_types.py`).
+        on_failure: failure policy of the agents, as in `@app.agent`.
     """
 
-    topic: Any
+    topic: Topic[Any, Any]
     steps: tuple[Operator, ...] = ()
     keyed: tuple[What, What] | None = None
-    type: Any = Any
-    key_type: Any = None
-    on_failure: Any = "dead_letter"
+    type: object = Any
+    key_type: object = None
+    on_failure: Failure = "dead_letter"
 
-    # One element at a time ------------------------------------------------------------------------------------------
-
-    def map(self, function: Function | str) -> Flow:
-        """What `function` makes of each element; or the field of that name."""
-        function = _or_field(function)
-        known = isinstance(function, Expression)
-        type_ = declarable(type_of(function, self.type)) or Any if known else returned(function)
-        return self._then(Map(function), type_)
-
-    def filter(self, function: Function | str) -> Flow:
-        """The elements for which `function`, or the field of that name, is true."""
-        function = _or_field(function)
-        return self._then(Filter(function), self.type)
-
-    def flat_map(self, function: Callable[[Any], Iterable[Any]]) -> Flow:
-        """All that `function` gives for each element."""
-        return self._then(FlatMap(function), Any)
-
-    def select(self, *fields: str, **computed: What) -> Flow:
-        """Elements of these fields only, as dicts; `computed` ones from another field, an expression or a function."""
-        return self._then(Select({**dict(zip(fields, fields, strict=True)), **computed}), Any)
-
-    def with_columns(self, **computed: What) -> Flow:
-        """Elements with these fields too, as dicts."""
-        return self._then(WithColumns(computed), Any)
-
-    def _then(self, step: Operator, type_: Any) -> Flow:
-        if self.keyed is not None:
-            raise Usage(
-                "nothing can stand between key_by and the end of a flow", hint="map and filter first, then key_by"
-            )
-        return replace(self, steps=(*self.steps, step), type=type_)
-
-    def key_by(self, key: What = None, value: What = None) -> Flow:
-        """Bring all elements of one key together.
-
-        Args:
-            key: a field's name, an index, a function of the element; None: elements are pairs of key and value.
-            value: what is left of the element, likewise; None leaves it as it is.
-        """
-        if self.keyed is not None:
-            raise Usage("key_by twice", hint="end the flow in a topic between them: .to(topic)")
-        if key is None:
-            key, value = 0, 1
-        left = self.type if value is None else declarable(type_of(value, self.type)) or Any
-        key_type = declarable(type_of(key, self.type))
-        return replace(self, keyed=(key, value), type=left, key_type=key_type)
-
-    # Ends -----------------------------------------------------------------------------------------------------------
-
-    def reduce(self, how: Any, table: Any = None, **options: Any) -> Any:
-        """A table that holds, for each key, its elements joined two by two.
+    @overload
+    def reduce(
+        self,
+        how: Callable[[T, T], T] | Callable[[Iterable[T]], object],
+        table: str | None = None,
+        **options: Unpack[ReduceOptions],
+    ) -> Table[K, T]: ...
+    @overload
+    def reduce(
+        self, how: Callable[[T, T], T] | Callable[[Iterable[T]], object], table: Table[K2, T]
+    ) -> Table[K2, T]: ...
+    def reduce(
+        self, how: Callable[..., object], table: str | Table[Any, T] | None = None, **options: Unpack[ReduceOptions]
+    ) -> Table[Any, T]:
+        """Join the elements of each key two by two, into a table.
 
         Args:
             how: a function of two elements, associative and commutative; or Python's `sum`, `min`, `max`.
-            table: a table, or the name of one that is made with `options`, as `app.Table` takes them.
+            table: a table, or the name of a new one; default: a name made of the topic's and the function's.
+            options: of a new table, as for `app.Table`.
 
         Returns:
-            The table.
+            The table: key -> joined element.
+
+        Raises:
+            Usage: `how` is not a function, or an option is not supported.
         """
         if isinstance(how, Aggregate) or not callable(how):
             raise Usage(f"reduce({how!r})", hint="a function of two elements, or sum, min, max; else see aggregate")
-        if self.type not in (Any, float):  # who says float may give an int, which a table of floats refuses
+        if (
+            self.type is not Any and self.type is not float
+        ):  # a function annotated as float may return an int, which that table refuses
             options.setdefault("value_type", self.type)
         name = f"{self._origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
-        return self._into(name if table is None else table, options, Joining(how))
+        return self._into(name if table is None else table, options, PairReducer(how))
 
-    def aggregate(self, table: Any = None, /, **columns: Any) -> Any:
-        """A table that holds, for each key, a dict of aggregates.
+    @overload
+    def aggregate(self, table: str | None = None, /, **columns: Aggregate[Any]) -> Table[K, dict[str, Any]]: ...
+    @overload
+    def aggregate(
+        self, table: Table[K2, dict[str, Any]], /, **columns: Aggregate[Any]
+    ) -> Table[K2, dict[str, Any]]: ...
+    def aggregate(
+        self, table: str | Table[Any, dict[str, Any]] | None = None, /, **columns: object
+    ) -> Table[Any, dict[str, Any]]:
+        """Compute aggregates of the elements of each key, into a table.
 
             orders.key_by("user").aggregate("by-user", orders=Count(), spent=Sum("amount"), mean=Mean("amount"))
 
-        Where going on needs more than an aggregate's result, that stands beside it: `_mean` beside `mean`.
+        Where an aggregate needs more than its result to go on, its state is stored beside it: `_mean` beside `mean`.
 
         Args:
-            table: a table, or the name of one that is made.
+            table: a table, or the name of a new one; default: a name made of the topic's.
+            columns: the aggregates by name.
 
         Returns:
-            The table.
+            The table: key -> dict of results by name.
+
+        Raises:
+            Usage: a column is not an aggregate.
         """
-        wrong = [f"{name}={how!r}" for name, how in columns.items() if not isinstance(how, Aggregate)]
+        hows: dict[str, Aggregate[Any]] = {}
+        wrong: list[str] = []
+        for name, how in columns.items():
+            if isinstance(how, Aggregate):
+                hows[name] = how
+            else:
+                wrong.append(f"{name}={how!r}")
         if wrong or not columns:
             raise Usage(f"aggregate({', '.join(wrong)})", hint="such as orders=Count(), spent=Sum('amount')")
-        return self._into(f"{self._origin}-aggregates" if table is None else table, {}, Aggregating(columns))
+        return self._into(f"{self._origin}-aggregates" if table is None else table, {}, AggregateReducer(hows))
 
-    def to(self, topic: Any) -> Any:
-        """Send the elements on: under the key of `key_by`, else the record's own, with the record's time.
+    @overload
+    def to(self, topic: Topic[K2, T]) -> Topic[K2, T]: ...
+    @overload
+    def to(self, topic: str) -> Topic[Any, Any]: ...
+    def to(self, topic: Topic[Any, Any] | str) -> Topic[Any, Any]:
+        """Send the elements to a topic, with the record's timestamp.
+
+        The key is that of `key_by`, else the record's own.
 
         Args:
             topic: a topic, or the name of one.
@@ -167,68 +178,70 @@ class Flow:
             The topic.
         """
         target = self._app.topic(topic) if isinstance(topic, str) else topic
-        pairs = Keying(self.topic, self.steps, self.keyed)
+        keying = Keying(self.topic, self.steps, self.keyed)
 
-        async def send(stream: Any) -> None:
+        async def send(stream: Stream[Any]) -> None:
             async for batch in stream.batches():
                 for message, value in zip(batch.messages, batch.values, strict=True):
-                    stamp_s = message.timestamp()[1] / 1000
-                    for key, element in pairs.of((message,), (value,), own_key=bytes):
-                        await target.send(key=key, value=element, timestamp=stamp_s)
+                    timestamp_s = message.timestamp()[1] / 1000
+                    for key, element in keying.pairs((message,), (value,), own_key=bytes):
+                        await target.send(key=key, value=element, timestamp=timestamp_s)
 
         self._agent(f"{self._origin}-to-{target.get_topic_name()}", self.topic, send)
         return target
 
     @property
     def _app(self) -> App:
-        return self.topic.app
+        return cast("App", self.topic.app)
 
     @property
     def _origin(self) -> str:
         return self.topic.get_topic_name()
 
-    def _agent(self, name: str, topic: Any, run: Any) -> None:
+    def _agent(self, name: str, topic: Topic[Any, Any], run: Callable[[Stream[Any]], Any]) -> None:
         self._app.agent(topic, name=name, on_failure=self.on_failure)(run)
 
-    def _into(self, table: Any, options: dict[str, Any], how: Folding) -> Any:
-        """Agents that fold the elements into a table."""
+    def _into(self, into: str | Table[Any, Any], options: ReduceOptions, how: Reducer) -> Table[Any, Any]:
+        """Make the agents that reduce the elements into a table."""
         options.setdefault("key_type", self.key_type if self.keyed else declarable(self.topic.key_type))
-        made = self._app.Table(table, **options) if isinstance(table, str) else table
-        fold = Combiner(Keying(self.topic, self.steps, self.keyed, made.key_codec), how, self.topic.declared)
+        table = self._app.Table(into, **options) if isinstance(into, str) else into
+        combiner = Combiner(Keying(self.topic, self.steps, self.keyed, table.key_codec), how, self.topic.declared)
 
-        async def fill(stream: Any) -> None:
+        async def fill(stream: Stream[Any]) -> None:
             async for batch in stream.batches():
-                if not _waits(stream, batch, fold, how, made):
-                    merge(made, how, _folded(stream, batch, fold), careful=stream.inbox.careful)
+                if not _postponed(stream, batch, combiner, table):
+                    merge(table, how, _combined(stream, batch, combiner), isolating=stream.inbox.careful)
 
         if self.keyed is None:
-            self._agent(made.name, self.topic, fill)
-            return made
-        declared: Any = Any
-        if isinstance(how, Joining):
-            declared = (made.value_type or Any) if self.type is Any else self.type
+            self._agent(table.name, self.topic, fill)
+            return table
+        declared: object = Any
+        if isinstance(how, PairReducer):
+            declared = (table.value_type or Any) if self.type is Any else self.type
         between = self._app.topic(
-            f"{self._app.conf.id}-{made.name}-repartition",
+            f"{self._app.conf.id}-{table.name}-repartition",
             has_prefix=True,
-            value_type=tuple[_keys_between(made), declared],
-            partitions=made.partitions,
+            value_type=GenericAlias(tuple, (_keys_between(table), declared)),
+            partitions=table.partitions,
         )
 
-        def outputs(states: dict[Any, Any], timestamp_ms: int | None) -> list[Output]:
+        def outputs(states: dict[object, object], timestamp_ms: int | None) -> list[Output]:
             made = between.outputs(states.keys(), states.items(), timestamp_ms)
-            # What JSON does not have is written as null; only where there is one it is worth a look.
-            _check_whole(state for state, record in zip(states.values(), made, strict=True) if b"null" in record.value)
+            # Numbers that JSON does not have are written as null, so only records with a null need a look.
+            _check_finite(
+                state for state, output in zip(states.values(), made, strict=True) if b"null" in (output.value or b"")
+            )
             if declared is Any:
                 check_json(states.values())
             return made
 
-        async def combine(stream: Any) -> None:
+        async def combine(stream: Stream[Any]) -> None:
             async for batch in stream.batches():
-                states = _folded(stream, batch, fold)
+                states = _combined(stream, batch, combiner)
                 if declared is Any:
-                    _check_known(made, states)
+                    _check_known(table, states)
                 if stream.inbox.careful:
-                    _check_whole(states.values())
+                    _check_finite(states.values())
                     if declared is Any:
                         check_json(states.values())
                     for key, state in states.items():
@@ -237,90 +250,190 @@ class Flow:
                     between.need()
                     stream.engine.combine(between.get_topic_name(), states, lambda: Partials(how.merge, outputs))
 
-        async def gather(stream: Any) -> None:
+        async def gather(stream: Stream[Any]) -> None:
             async for batch in stream.batches():
-                states = folded(_arrived(batch.values), lambda state: state, how.merge)
-                merge(made, how, states, careful=stream.inbox.careful)
+                states = reduced(_with_tuple_keys(batch.values), lambda state: state, how.merge)
+                merge(table, how, states, isolating=stream.inbox.careful)
 
-        self._agent(f"{made.name}-combine", self.topic, combine)
-        self._agent(made.name, between, gather)
-        return made
+        self._agent(f"{table.name}-combine", self.topic, combine)
+        self._agent(table.name, between, gather)
+        return table
 
 
-def _by_column(batch: Any, fold: Combiner) -> Rows | None:
-    """The rows, if the column way is to be tried."""
+@dataclass(frozen=True)
+class Flow(_Ending[Any, T]):
+    """Elements of type `T` on their way from a topic. `topic.map(…)`, `topic.filter(…)` and so on begin a flow; each
+    method returns a new one. For its attributes see the base class.
+    """
+
+    # One element at a time ------------------------------------------------------------------------------------------
+
+    @overload
+    def map(self, function: Callable[[T], U]) -> Flow[U]: ...
+    @overload
+    def map(self, function: str) -> Flow[Any]: ...
+    def map(self, function: Callable[[T], object] | str) -> Flow[Any]:
+        """Replace each element by the function's result, or by the field of that name."""
+        function = _or_field(function)
+        known = isinstance(function, Expression)
+        type_ = declarable(type_of(function, self.type)) or Any if known else returned(function)
+        return self._then(Map(function), type_)
+
+    def filter(self, function: Callable[[T], object] | str) -> Flow[T]:
+        """Keep the elements for which the function, or the field of that name, is true."""
+        return self._then(Filter(_or_field(function)), self.type)
+
+    def flat_map(self, function: Callable[[T], Iterable[U]]) -> Flow[U]:
+        """Replace each element by all elements that the function returns for it."""
+        return self._then(FlatMap(function), Any)
+
+    def select(self, *fields: str, **computed: What) -> Flow[dict[str, Any]]:
+        """Replace each element by a dict of some fields.
+
+        Args:
+            fields: names of fields to keep.
+            computed: new fields: another field's name, an expression or a function.
+        """
+        return self._then(Select({**dict(zip(fields, fields, strict=True)), **computed}), Any)
+
+    def with_columns(self, **computed: What) -> Flow[dict[str, Any]]:
+        """Replace each element by a dict of its fields and the computed ones; see `select`."""
+        return self._then(WithColumns(computed), Any)
+
+    def _then(self, operator: Operator, type_: object) -> Flow[Any]:
+        return Flow(self.topic, (*self.steps, operator), None, type_, None, self.on_failure)
+
+    @overload
+    def key_by(self: Flow[tuple[K2, U]]) -> KeyedFlow[K2, U]: ...
+    @overload
+    def key_by(self, key: Callable[[T], K2], value: None = None) -> KeyedFlow[K2, T]: ...
+    @overload
+    def key_by(self, key: Callable[[T], K2], value: Callable[[T], U]) -> KeyedFlow[K2, U]: ...
+    @overload
+    def key_by(self, key: str | int, value: None = None) -> KeyedFlow[Any, T]: ...
+    @overload
+    def key_by(self, key: str | int, value: Callable[[T], U]) -> KeyedFlow[Any, U]: ...
+    @overload
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]: ...
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]:
+        """Bring all elements of one key together.
+
+        Args:
+            key: a field's name, an index or a function of the element; None: elements are pairs of key and value.
+            value: what is left of the element, likewise; None keeps it as it is.
+        """
+        if key is None:
+            key, value = 0, 1
+        left = self.type if value is None else declarable(type_of(value, self.type)) or Any
+        key_type = declarable(type_of(key, self.type))
+        return KeyedFlow(self.topic, self.steps, (key, value), left, key_type, self.on_failure)
+
+
+@dataclass(frozen=True)
+class KeyedFlow(_Ending[K, T]):
+    """A flow behind `key_by`, which can only end: in `reduce`, `aggregate` or `to`."""
+
+    if not TYPE_CHECKING:
+
+        def _refuse(self, *_: object, **__: object) -> NoReturn:
+            raise Usage(
+                "nothing can stand between key_by and the end of a flow", hint="map and filter first, then key_by"
+            )
+
+        map = filter = flat_map = select = with_columns = _refuse
+
+        def key_by(self, *_: object) -> NoReturn:
+            """Refuse a second key.
+
+            Raises:
+                Usage: always.
+            """
+            raise Usage("key_by twice", hint="end the flow in a topic between them: .to(topic)")
+
+
+def _packed_rows(batch: RecordBatch[Any], combiner: Combiner) -> Rows | None:
+    """Return the rows if columnar execution is to be tried."""
     rows = batch.messages
-    if not fold.by_column or len(rows) < _FEW or not isinstance(rows, Rows) or rows.package.open().kind != "json":
+    if not combiner.columnar or len(rows) < _LEAST_ROWS or not isinstance(rows, Rows):
         return None
-    return rows
+    return rows if rows.package.open().kind == "json" else None
 
 
-def _folded(stream: Any, batch: Any, fold: Combiner) -> dict[Any, Any]:
-    """Key -> state. What functions refuse makes them raise or, where they are known to have no effects, goes to the
-    policy of the agent at once."""
-    rows = _by_column(batch, fold)
+def _combined(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner) -> dict[object, object]:
+    """Return key -> state. An element that a function refuses makes the function raise here or, where the functions are
+    known to have no side effects, goes to the failure policy at once."""
+    rows = _packed_rows(batch, combiner)
     if rows is None:
-        return fold.rows(batch.messages, batch.values)
-    done = fold.columns(batch.arrow, rows, rows.key_column()) or fold.each_row(rows, batch.values)
+        return combiner.by_row(batch.messages, batch.values)
+    done = combiner.by_column(batch.arrow, rows, rows.key_column()) or combiner.each_row(rows, batch.values)
     _give_up(stream, rows, done[1])
     return done[0]
 
 
-def _waits(stream: Any, batch: Any, fold: Combiner, how: Folding, table: Any) -> bool:
-    """Whether the batch can wait for others of its epoch and partition, and does."""
-    rows = None if stream.inbox.careful or table.opened is not Table else _by_column(batch, fold)
-    made = None if rows is None else fold.piece(batch.arrow, rows, rows.key_column())
+def _postponed(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner, table: Table[Any, Any]) -> bool:
+    """Try to keep the batch until others of its epoch and partition can be reduced with it; return whether it is."""
+    rows = None if stream.inbox.careful or table.opened is not Table else _packed_rows(batch, combiner)
+    made = None if rows is None else combiner.piece(batch.arrow, rows, rows.key_column())
     if rows is None or made is None:
         return False
     piece, failed = made
-    waiting = table.waiting.get(batch.partition, {}).get(batch.topic)
-    if waiting is None or not waiting.add(piece):
+    pending = cast("PendingResults | None", table.waiting.get(batch.partition, {}).get(batch.topic))
+    if pending is None or not pending.add(piece):
         table.settle()
-        waiting = PendingFolds(stream, fold, how)
-        waiting.add(piece)
-        table.wait(waiting)
+        pending = PendingResults(stream, combiner)
+        pending.add(piece)
+        table.wait(pending)
     _give_up(stream, rows, failed)
     return True
 
 
-def _give_up(stream: Any, rows: Rows, failed: Failed) -> None:
+def _give_up(stream: Stream[Any], rows: Rows, failed: Failed) -> None:
     for row, error in failed:
         stream.engine.give_up(stream, rows[row], error, "agent")
 
 
-def _check_known(table: Any, states: dict[Any, Any]) -> None:
+def _check_known(table: Table[Any, Any], states: dict[object, object]) -> None:
+    """Refuse structs whose class the repartition topic does not know.
+
+    Raises:
+        Stop: an element is one.
+    """
     kinds = {kind for kind in set(map(type, states.values())) if issubclass(kind, msgspec.Struct)}
     if kinds:
         raise Stop(
             f"{table.name}: it is not known that elements are {kinds.pop().__name__}s",
-            hint="annotate what makes them, as in def parse(line: str) -> Order",
+            hint="annotate the function that makes them, as in def parse(line: str) -> Order",
         )
 
 
-def _check_whole(states: Iterable[Any]) -> None:
-    """Refuse what would arrive as something else, because JSON has no such numbers.
+def _check_finite(states: Iterable[object]) -> None:
+    """Refuse partial results that JSON would change, because it has no such numbers.
 
     Raises:
-        BadRecord: NaN or infinity.
+        BadRecord: one is, or holds, NaN or infinity.
     """
     for state in states:
         if not _is_finite(msgspec.to_builtins(state)):
             raise BadRecord(
-                "a partial result is not a finite number, or holds one that is not: it would come back as null",
+                "a partial result is not a finite number, or holds one that is not: JSON would return it as null",
                 hint="filter such elements out before key_by, or replace them",
             )
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
+        return all(map(_is_finite, cast("dict[object, object]", value).values()))
     if isinstance(value, (list, tuple)):
-        return all(map(_is_finite, value))
+        return all(map(_is_finite, cast("list[object]", value)))
     return not isinstance(value, float) or isfinite(value)
 
 
-def _keys_between(table: Any) -> Any:
-    """What a table's keys are declared as in a repartition topic."""
+def _keys_between(table: Table[Any, Any]) -> object:
+    """Return the declared type of a table's keys in the repartition topic.
+
+    Raises:
+        Usage: the keys are Faust records, which JSON arrays cannot hold.
+    """
     if hasattr(table.key_type, "from_data"):
         raise Usage(
             f"table {table.name}: key_by into a table whose keys are Faust records",
@@ -329,9 +442,10 @@ def _keys_between(table: Any) -> Any:
     return Any if table.key_type is None else table.key_type
 
 
-def _arrived(values: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-    return ((as_key(key) if isinstance(key, list) else key, state) for key, state in values)
+def _with_tuple_keys(pairs: Iterable[tuple[object, object]]) -> Iterable[tuple[object, object]]:
+    """Return the pairs with keys that can be dict keys: JSON arrays as tuples."""
+    return ((as_key(key) if isinstance(key, list) else key, state) for key, state in pairs)
 
 
-def _or_field(function: Function | str) -> Function:
-    return col(function) if isinstance(function, str) else function
+def _or_field(function: Callable[[Any], U] | str) -> Callable[[Any], U]:
+    return cast("Callable[[Any], U]", col(function)) if isinstance(function, str) else function

@@ -1,13 +1,14 @@
-"""How many different values there were, about: a HyperLogLog in JSON.
+"""HyperLogLog: an estimate of the number of different values, with a state in JSON.
 
-A value is hashed to 64 bits (BLAKE2b of its JSON, so everywhere and always the same). The first `precision` bits choose
-one of 2**precision registers, and the register keeps the longest run of zeros seen at the head of the rest, plus one.
-The estimate is Ertl's (arXiv:1702.01284), which needs no tables of corrections and is as good for few as for many.
+A value is hashed to 64 bits (BLAKE2b of its JSON, so the hash is the same everywhere). The first `precision` bits
+choose one of 2**precision registers, and the register keeps the longest run of zeros seen at the head of the rest, plus
+one. The estimate is Ertl's (arXiv:1702.01284), which needs no correction tables and is as good for few values as for
+many.
 
     state: [register * 64 + run, …], sorted          while at most 1/16 of the registers are in use
            text, a character a register: "0" + run   from then on
 
-Which one it is depends on the values alone, not on how they were grouped, so equal sets have equal states.
+The form depends on the values alone, not on how they were grouped, so equal sets have equal states.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
@@ -34,12 +34,16 @@ State = list[int] | str
 
 
 @dataclass(frozen=True)
-class ApproxDistinct(Aggregate):
-    """About how many different values there were, None not counted; what is equal to Python is one value (1 and 1.0).
+class ApproxDistinct(Aggregate[State]):
+    """An estimate of the number of different values. None is not counted; values that are equal to Python count as one
+    (1 and 1.0).
 
-    The standard error is 1.04 / sqrt(2**precision): 1.6 % with 12, where a state takes 4 kB once it is full (with up to
-    256 of its 4,096 registers in use, it is a list of as many numbers). Two more halve the error and quadruple the
-    state.
+    The standard error is 1.04 / sqrt(2**precision): 1.6 % with a precision of 12. A full state takes 4 kB then; with up
+    to 256 of its 4,096 registers in use, it is a list of as many numbers. A precision that is greater by two halves the
+    error and quadruples the state.
+
+    Args:
+        precision: from 4 to 16.
     """
 
     precision: int = 12
@@ -51,7 +55,7 @@ class ApproxDistinct(Aggregate):
     def zero(self) -> State:
         return []
 
-    def add(self, state: State, value: Any) -> State:
+    def add(self, state: State, value: object) -> State:
         if value is None:
             return state
         register, run = self._hashed(value)
@@ -89,8 +93,8 @@ class ApproxDistinct(Aggregate):
         runs = (ord(run) - _ZERO for run in state) if isinstance(state, str) else (entry % _RUN for entry in state)
         return round(_estimate(Counter(runs), self.precision))
 
-    def _hashed(self, value: Any) -> tuple[int, int]:
-        """Register and run of a value."""
+    def _hashed(self, value: object) -> tuple[int, int]:
+        """Return the register and the run of a value."""
         if type(value) is not str and type(value) is not int:
             value = one_form(value)
         bits = int.from_bytes(blake2b(_encode(value), digest_size=8).digest())

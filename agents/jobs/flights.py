@@ -9,11 +9,10 @@ worker, and a look-up is a local read.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from ..app import App
+from ..stream import Stream
 
 PARTITIONS = 4
 
@@ -53,14 +52,14 @@ carriers = app.Table("carriers", default=Carrier, help="flights, delays and canc
 
 
 @app.agent(airlines, name="learn-names")
-async def learn_names(stream: Any) -> None:
+async def learn_names(stream: Stream[Airline]) -> None:
     """Fill the lookup table."""
     async for airline in stream:
         names[airline.carrier] = airline.name
 
 
 @app.agent(flights, name="count-flights")
-async def count_flights(stream: Any) -> None:
+async def count_flights(stream: Stream[Flight]) -> None:
     """Flights, mean departure delay and cancellations by carrier."""
     async for flight in stream:
         carrier = carriers[flight.carrier]

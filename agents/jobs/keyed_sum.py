@@ -10,9 +10,8 @@ A line that is no `key,int` goes to the dead letter topic, with the reason.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..app import App
+from ..stream import Stream
 
 app = App("keyed-sum")
 lines = app.topic("lines", value_type=str, partitions=4)
@@ -32,7 +31,7 @@ def parse(line: str) -> tuple[str, int]:
 
 
 @app.agent(lines, name="total")
-async def total(stream: Any) -> None:
+async def total(stream: Stream[str]) -> None:
     """Sum by key."""
     async for line in stream:
         key, number = parse(line)

@@ -20,7 +20,7 @@ from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, M
 from anabranch.agents.flows.combiner import Combiner
 from anabranch.agents.flows.flow import Flow
 from anabranch.agents.flows.hyperloglog import ApproxDistinct
-from anabranch.agents.flows.reducers import Aggregating, Joining, folded
+from anabranch.agents.flows.reducers import AggregateReducer, PairReducer, reduced
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Usage
 from anabranch.topics.output import Output
@@ -138,7 +138,7 @@ async def test_flows_end_in_tables_and_topics_that_hold_what_python_says(lab, ta
 def test_the_name_of_a_field_does_for_map_and_filter() -> None:
     elements: Any = [{"paid": True, "amount": 3}, {"paid": False, "amount": 4}]
     for step in Flow(None).filter("paid").map("amount").steps:
-        elements = step.rows(elements)
+        elements = step.apply(elements)
     assert list(elements) == [3]
 
 
@@ -150,7 +150,7 @@ async def test_packed_batches_go_through_flows_by_column_and_their_dirty_rows_go
 
     The flow "odd" of plain functions and the column ways of the others meet the same rows.
     """
-    monkeypatch.setattr(Combiner, "columns", counted := Counted(Combiner.columns))
+    monkeypatch.setattr(Combiner, "by_column", counted := Counted(Combiner.by_column))
     monkeypatch.setattr(Combiner, "piece", waiting := Counted(Combiner.piece))
     topic, app = lab.topic(2), lab.app(lab.fresh("app"), topic_partitions=2)
     source = app.topic(topic, value_type=declared)
@@ -379,12 +379,14 @@ async def test_a_partial_result_that_cannot_be_sent_costs_only_its_own_record(la
     assert b"finite" in dict(letters[1].headers())["anabranch-error"]
 
 
-@pytest.mark.parametrize("how", [Joining(min), Joining(max), *(Aggregating({"x": h}) for h in (Min(), Max(), Top()))])
+@pytest.mark.parametrize(
+    "how", [PairReducer(min), PairReducer(max), *(AggregateReducer({"x": h}) for h in (Min(), Max(), Top()))]
+)
 def test_what_is_in_no_order_is_refused_wherever_it_comes(how: Any) -> None:
     """Else the least of NaN and 1 would depend on which of them came first."""
     for numbers in ([math.nan, 1.0], [1.0, math.nan]):
         with pytest.raises(ValueError, match="NaN"):
-            folded(((None, n) for n in numbers), how.start, how.add)
+            reduced(((None, n) for n in numbers), how.start, how.add)
 
 
 def test_partial_results_of_an_epoch_are_one_record_a_key() -> None:
@@ -414,11 +416,11 @@ HOWS: list[Aggregate] = [Count(), Sum(), Min(), Max(), Mean(), Distinct(), Top(N
 @given(NUMBERS, st.data())
 def test_however_elements_are_grouped_the_result_is_one(numbers: list[int], data: Any) -> None:
     """Elements one by one, against partial results of random groups that meet in random order, stored in between."""
-    how = Aggregating({str(i): each for i, each in enumerate(HOWS)})
-    alone = folded(((None, n) for n in numbers), how.start, how.add)[None]
+    how = AggregateReducer({str(i): each for i, each in enumerate(HOWS)})
+    alone = reduced(((None, n) for n in numbers), how.start, how.add)[None]
     cuts = sorted(data.draw(st.sets(st.integers(0, len(numbers)), max_size=4)) | {0, len(numbers)})
     groups = [numbers[a:b] for a, b in pairwise(cuts) if a < b]
-    parts = [folded(((None, n) for n in group), how.start, how.add)[None] for group in groups]
+    parts = [reduced(((None, n) for n in group), how.start, how.add)[None] for group in groups]
     parts = data.draw(st.permutations(parts))
     stored: Any = None
     for part in parts:
@@ -430,10 +432,10 @@ def test_however_elements_are_grouped_the_result_is_one(numbers: list[int], data
 
 @given(NUMBERS)
 def test_a_reduction_of_batches_is_that_of_the_elements(numbers: list[int]) -> None:
-    join = Joining(lambda a, b: a + b)
+    join = PairReducer(lambda a, b: a + b)
     halves = [numbers[::2], numbers[1::2]]
-    parts = [folded(((None, n) for n in half), join.start, join.add)[None] for half in halves if half]
-    assert folded(((None, p) for p in parts), lambda s: s, join.merge)[None] == sum(numbers)
+    parts = [reduced(((None, n) for n in half), join.start, join.add)[None] for half in halves if half]
+    assert reduced(((None, p) for p in parts), lambda s: s, join.merge)[None] == sum(numbers)
 
 
 @pytest.mark.parametrize(

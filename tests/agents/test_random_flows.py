@@ -129,7 +129,7 @@ def smallest(case: Case) -> Case:
 
 @pytest.mark.timeout(SECONDS + 180)
 def test_random_flows_give_what_python_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "_FEW", 1)
+    monkeypatch.setattr(flow, "_LEAST_ROWS", 1)
     deadline = time.monotonic() + SECONDS
     seed = SEED
     while time.monotonic() < deadline:

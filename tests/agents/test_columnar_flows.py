@@ -13,9 +13,8 @@ from anabranch.agents.flows.columnar_expressions import NotVectorizable, column_
 from anabranch.agents.flows.combiner import Combiner, Failed
 from anabranch.agents.flows.expressions import Constant, Expression, Function, Operation
 from anabranch.agents.flows.hyperloglog import ApproxDistinct
-from anabranch.agents.flows.keying import Keying
-from anabranch.agents.flows.operators import Filter, FlatMap, Map, Operator, Select, WithColumns
-from anabranch.agents.flows.reducers import Aggregating, Joining
+from anabranch.agents.flows.operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
+from anabranch.agents.flows.reducers import AggregateReducer, PairReducer
 from anabranch.topics.errors import Usage
 from anabranch.topics.serde import codec
 from hypothesis import event, given, settings
@@ -212,7 +211,7 @@ class Seen(Aggregate):
 
 
 HOWS = st.one_of(
-    st.sampled_from([sum, min, max]).map(Joining),
+    st.sampled_from([sum, min, max]).map(PairReducer),
     st.lists(
         st.one_of(
             st.just(Count()),
@@ -222,7 +221,7 @@ HOWS = st.one_of(
         ),
         min_size=1,
         max_size=3,
-    ).map(lambda hows: Aggregating({str(i): how for i, how in enumerate(hows)})),
+    ).map(lambda hows: AggregateReducer({str(i): how for i, how in enumerate(hows)})),
 )
 
 
@@ -231,11 +230,11 @@ def as_the_engine(fold: Combiner, rows: list[Row], values: list[Any]) -> tuple[d
     try:
         return fold.each_row(rows, values)
     except Exception:
-        assert not fold.independent
+        assert not fold.how.independent
     states, failed = dict[Any, Any](), Failed()
     for number, (row, value) in enumerate(zip(rows, values, strict=True)):
         try:
-            for key, state in fold.rows([row], [value]).items():
+            for key, state in fold.by_row([row], [value]).items():
                 states[key] = fold.how.merge(states[key], state) if key in states else state
         except Exception as exc:
             failed.append((number, exc))
@@ -247,7 +246,7 @@ def both_ways(fold: Combiner, batch: pa.RecordBatch, source: Source, keys: list[
     values = list(map(msgspec.json.encode, batch.to_pylist()))
     rows = [Row(value, key) for value, key in zip(values, keys or [None] * len(values), strict=True)]
     own = None if keys is None else pa.array([None if key is None else key.decode() for key in keys], pa.string())
-    by_column = fold.columns(batch, rows, own)
+    by_column = fold.by_column(batch, rows, own)
     if by_column is None:
         return False
     states, failed = as_the_engine(fold, rows, list(map(source.decode_value, values)))
@@ -263,7 +262,7 @@ def test_a_flow_by_column_is_the_flow_by_row(
     batch: pa.RecordBatch, steps: list[Operator], key: str, value: Any, how: Any
 ) -> None:
     source = Source()
-    left = value if isinstance(how, Joining) else None
+    left = value if isinstance(how, PairReducer) else None
     done = both_ways(Combiner(Keying(source, tuple(steps), (key, left)), how), batch, source)
     event("by column" if done else "by row")
 
@@ -278,7 +277,7 @@ def test_the_greatest_elements_of_a_key_are_those_that_rows_find(
 ) -> None:
     """Few keys and few values: many are equal, and what else is in the elements decides."""
     batch = pa.record_batch(dict(zip(("key", "rank", "name"), map(list, zip(*entries, strict=True)), strict=True)))
-    how = Aggregating({"best": Top(of, n), "seen": Seen(col("rank") + 4)})
+    how = AggregateReducer({"best": Top(of, n), "seen": Seen(col("rank") + 4)})
     source = Source()
     assert both_ways(Combiner(Keying(source, (Filter(col("rank") >= least),), ("key", None)), how), batch, source)
 
@@ -288,9 +287,9 @@ def test_the_greatest_elements_of_a_key_are_those_that_rows_find(
 def test_records_own_keys_count_without_a_key_by(batch: pa.RecordBatch, data: Any) -> None:
     source, n = Source(), batch.num_rows
     keys = data.draw(st.lists(st.sampled_from([b"x", b"y", "ß".encode(), None]), min_size=n, max_size=n))
-    both_ways(Combiner(Keying(source, (Map(col("i") * 2),), None), Joining(sum)), batch, source, keys)
+    both_ways(Combiner(Keying(source, (Map(col("i") * 2),), None), PairReducer(sum)), batch, source, keys)
     both_ways(
-        Combiner(Keying(source, (Filter(col("i") > 1),), None), Aggregating({"n": Count(), "s": Sum("i")})),
+        Combiner(Keying(source, (Filter(col("i") > 1),), None), AggregateReducer({"n": Count(), "s": Sum("i")})),
         batch,
         source,
         keys,
@@ -304,11 +303,11 @@ def test_columns_are_checked_against_a_declared_type(batch: pa.RecordBatch) -> N
     source = Source(Declared)
     for columns in ({}, {"f": batch["i"]}, {"a": batch["f"]}, {"t": batch["p"]}):
         shown = pa.record_batch({name: columns.get(name, batch[name]) for name in "aftpb"})
-        fold = Combiner(Keying(source, (Filter(col("a") > 0),), ("t", "f")), Joining(max), Declared)
+        fold = Combiner(Keying(source, (Filter(col("a") > 0),), ("t", "f")), PairReducer(max), Declared)
         try:
             list(map(source.decode_value, map(msgspec.json.encode, shown.to_pylist())))
         except msgspec.ValidationError:
-            assert fold.columns(shown, []) is None
+            assert fold.by_column(shown, []) is None
         else:
             both_ways(fold, shown, source)
 
@@ -319,7 +318,7 @@ def test_batches_that_are_grouped_as_one_give_what_their_rows_give(
     found: list[pa.RecordBatch], key: str, value: Any, how: Any
 ) -> None:
     fold = Combiner(
-        Keying(Source(), (Filter(~col("p").is_null()),), (key, value if isinstance(how, Joining) else None)), how
+        Keying(Source(), (Filter(~col("p").is_null()),), (key, value if isinstance(how, PairReducer) else None)), how
     )
     pieces, values = [], []
     for batch in found:
@@ -337,7 +336,7 @@ def test_batches_that_are_grouped_as_one_give_what_their_rows_give(
 
 
 def test_sums_that_may_leave_64_bits_together_are_not_grouped_as_one() -> None:
-    fold = Combiner(Keying(Source(), (), ("key", "n")), Joining(sum))
+    fold = Combiner(Keying(Source(), (), ("key", "n")), PairReducer(sum))
 
     def piece(n: int) -> Any:
         made = fold.piece(pa.record_batch({"key": ["a", "b"], "n": [n, 1]}), [])
@@ -364,10 +363,10 @@ def test_a_usual_batch_goes_by_column_and_dirty_rows_alone_by_row() -> None:
         (Keying(source, (Filter(~col("amount").is_null()),), ("key", "n")), {"b": 1, "a": 2}, [2]),
         (Keying(source, (WithColumns({"x": 6 // col("n")}),), ("key", "x")), {"b": 6, "a": 3, "c": 1}, [2, 3]),
     ):
-        fold = Combiner(flow, Joining(sum))
-        assert fold.by_column
+        fold = Combiner(flow, PairReducer(sum))
+        assert fold.columnar
         assert both_ways(fold, batch, source)
-        found, failed = fold.columns(batch, [Row(msgspec.json.encode(row), None) for row in batch.to_pylist()]) or (
+        found, failed = fold.by_column(batch, [Row(msgspec.json.encode(row), None) for row in batch.to_pylist()]) or (
             {},
             [],
         )
@@ -377,25 +376,25 @@ def test_a_usual_batch_goes_by_column_and_dirty_rows_alone_by_row() -> None:
 
 def test_only_fields_and_expressions_go_by_column() -> None:
     def fold(how: Any, *steps: Operator, key: Any = "k", value: Any = "v") -> bool:
-        return Combiner(Keying(Source(), steps, (key, value)), how).by_column
+        return Combiner(Keying(Source(), steps, (key, value)), how).columnar
 
     class Own(Sum):
         def taken(self) -> Any:
             return len
 
-    assert fold(Joining(sum))
-    assert fold(Aggregating({"n": Count()}), value=None)
-    assert fold(Aggregating({"s": Sum(col("a") * 2)}), Select({"a": "b"}), value=None)
-    assert fold(Aggregating({"best": Top("a", 3), "own": Seen("a")}), value=None)
+    assert fold(PairReducer(sum))
+    assert fold(AggregateReducer({"n": Count()}), value=None)
+    assert fold(AggregateReducer({"s": Sum(col("a") * 2)}), Select({"a": "b"}), value=None)
+    assert fold(AggregateReducer({"best": Top("a", 3), "own": Seen("a")}), value=None)
     refused: list[tuple[Any, ...]] = [
-        (Joining(lambda a, b: a),),
-        (Joining(sum), Map(len)),
-        (Joining(sum), FlatMap(list)),
-        (Joining(sum), Filter(bool)),
-        (Joining(sum), WithColumns({"a": len})),
-        *((Aggregating({"x": how}),) for how in (Own("a"), Top(len), Seen(len), Sum(len))),
+        (PairReducer(lambda a, b: a),),
+        (PairReducer(sum), Map(len)),
+        (PairReducer(sum), FlatMap(list)),
+        (PairReducer(sum), Filter(bool)),
+        (PairReducer(sum), WithColumns({"a": len})),
+        *((AggregateReducer({"x": how}),) for how in (Own("a"), Top(len), Seen(len), Sum(len))),
     ]
     for how, *steps in refused:
         assert not fold(how, *steps)
-    assert not fold(Joining(sum), key=0, value=1)
-    assert not fold(Joining(sum), value=None)
+    assert not fold(PairReducer(sum), key=0, value=1)
+    assert not fold(PairReducer(sum), value=None)
