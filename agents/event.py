@@ -9,6 +9,7 @@ from faust import Event as FaustEvent
 from faust.types import Message as FaustMessage
 from typing_extensions import TypeVar
 
+from ..topics.headers import CONTROL_HEADER, without_control
 from .engine.packed_rows import Rows
 from .engine.record_queue import Batch
 from .runtime import runtime_of
@@ -75,6 +76,14 @@ class Event(FaustEvent, Generic[V_co]):
         value: V_co
         headers: Mapping[str, bytes]
     row: int | None = None
+
+    async def _send(
+        self, channel: Any, key: Any, value: Any, partition: Any, timestamp: Any, headers: Any, *more: Any, **given: Any
+    ) -> Any:
+        # A copy, by `forward` and `send`, and so by `through`, `group_by` and `echo`, is an ordinary record.
+        if headers and CONTROL_HEADER in dict(headers):
+            headers = without_control(list(headers.items() if isinstance(headers, Mapping) else headers))
+        return await super()._send(channel, key, value, partition, timestamp, headers, *more, **given)
 
 
 class RecordBatch(Sequence[V_co]):

@@ -8,6 +8,7 @@ from confluent_kafka import TopicPartition
 
 from ..topics.admin import Admin
 from ..topics.cluster import Cluster
+from ..topics.control import carries_control, records_of
 from ..topics.headers import headers_of
 from ..topics.packed import LEAST_BYTES, packed_rows
 from ..topics.partition_reader import read_to_end
@@ -34,4 +35,6 @@ def counted_between(
     for run in read_to_end(cluster, starts, ends):
         end = ends[run.at]
         messages = run.messages if run.position <= end else [m for m in run.messages if m.offset() < end]
+        if carries_control(run.at[0]):
+            messages = records_of(messages)
         yield len(messages) + sum(packed_rows(headers_of(m)) - 1 for m in messages if len(m) >= LEAST_BYTES)

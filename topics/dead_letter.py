@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .headers import without_control
 from .producer import Headers
 
 __all__ = [
@@ -187,4 +188,4 @@ def dead_letter(
         for name, value in known.items()
         if value is not None
     ]
-    return DeadLetter(dead_letter_topic(topic), key, value, [*(headers or ()), *ours])
+    return DeadLetter(dead_letter_topic(topic), key, value, [*without_control(list(headers or ())), *ours])

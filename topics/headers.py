@@ -19,7 +19,18 @@ from confluent_kafka import Message
 from .errors import BadRecord
 from .producer import Headers
 
-__all__ = ["UNREADABLE", "UnreadableHeaders", "all_headers", "headers_of", "kept_headers"]
+__all__ = [
+    "CONTROL_HEADER",
+    "UNREADABLE",
+    "UnreadableHeaders",
+    "all_headers",
+    "copied_headers",
+    "headers_of",
+    "without_control",
+]
+
+CONTROL_HEADER = "anabranch-control"
+"""The header that makes a record of some topics a control record; see `control.py`."""
 
 _logger = logging.getLogger("anabranch.headers")
 
@@ -73,9 +84,24 @@ def all_headers(messages: Sequence[Any]) -> tuple[list[Headers | None], list[int
             unreadable.append(number)
 
 
-def kept_headers(messages: Sequence[Any]) -> list[Headers | None]:
-    """The headers of each record, for tools: None where they are unreadable, and a warning names the record."""
+def without_control(headers: Headers) -> Headers:
+    """Return headers as a copy of their record has them in another topic or in an archive: without `CONTROL_HEADER`.
+
+    There it could make an ordinary record a control record.
+    """
+    if any(name == CONTROL_HEADER for name, _ in headers):
+        return [(name, value) for name, value in headers if name != CONTROL_HEADER]
+    return headers
+
+
+def copied_headers(messages: Sequence[Any]) -> list[Headers | None]:
+    """Return the headers of each record as a copy of it has them; see `without_control`.
+
+    Where they are unreadable the copy has none, and a warning names the record.
+    """
     found, unreadable = all_headers(messages)
+    if any(found):
+        found = [headers and (without_control(headers) or None) for headers in found]
     for number in unreadable:
         found[number] = None
         message = messages[number]

@@ -90,7 +90,7 @@ class AgentContext(FaustConsumer):
 
     def _route(self) -> None:
         index = {**self._host.app.topics._tp_index, **self.retries.routes(self.active)}
-        self._dispatch.route(index, self.active, self.committed)
+        self._dispatch.route(index, self.active, self.committed, group=self._host.conf.id)
 
     def add_runner(self, runner: Runner) -> None:
         """An agent starts."""

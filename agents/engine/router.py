@@ -12,6 +12,7 @@ from typing import Any
 
 from confluent_kafka import Message
 
+from ...topics.control import carries_control, records_of
 from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES, PackedLimits, limits
 from ...topics.topic_partition import TopicPartition
@@ -47,6 +48,7 @@ class Router:
         self.gathered_bytes = 0
         self._routes: dict[TopicPartition, list[list[RecordFeed]]] = {}
         self._kept: dict[TopicPartition, list[Batch]] = {}
+        self._with_control: set[str] = set()  # topics in which control records count
 
     def add(self, stream: RecordFeed) -> None:
         """A stream begins to iterate; `route` comes next."""
@@ -57,21 +59,28 @@ class Router:
         stream.inbox.shared = topic.expected_streams > 1
 
     def route(
-        self, index: Mapping[Any, Iterable[Any]], owned: set[TopicPartition], committed: Mapping[TopicPartition, int]
+        self,
+        index: Mapping[Any, Iterable[Any]],
+        owned: set[TopicPartition],
+        committed: Mapping[TopicPartition, int],
+        *,
+        group: str,
     ) -> None:
         """Find the streams of each partition.
 
         Args:
             index: Faust's, partition -> channels.
             committed: where a stream begins that has no mark of its own.
+            group: id of the consumer group.
         """
         self._routes = {
             at: [channel.streams if len(channel.streams) >= channel.expected_streams else [] for channel in channels]
             for tp, channels in index.items()
             if (at := TopicPartition(tp.topic, tp.partition)) in owned
         }
+        self._with_control = {at.topic for at in self._routes if carries_control(at.topic, group)}
         for at, groups in self._routes.items():
-            for stream in [stream for group in groups for stream in group]:
+            for stream in [stream for streams in groups for stream in streams]:
                 stream.inbox.marks.setdefault(at, committed.get(at, 0))
 
     @property
@@ -109,17 +118,25 @@ class Router:
         self.gathered_bytes += about * len(messages)
         # Packed batches have headers and are large: what is not so needs no second look.
         headers, unreadable = all_headers(messages)
-        some_packed = any(headers) and max(map(len, messages)) >= LEAST_BYTES
+        some_headers = any(headers)
+        some_packed = some_headers and max(map(len, messages)) >= LEAST_BYTES
         for number in unreadable:
             self._poison(messages[number])
         for at, run in _runs(messages, one_topic=one_topic):
             if at in self._routes:  # else assigned a moment ago and gone again
-                for batch in self._unpacked(at, run) if some_packed else (Batch(at, run, run[-1].offset() + 1),):
+                end, records = run[-1].offset() + 1, run
+                if some_headers and at.topic in self._with_control:
+                    records = records_of(run)
+                if records is not run:  # agents get past the control records, and never see them
+                    batches = [*self._unpacked(at, records), Batch(at, [], end)]
+                else:
+                    batches = self._unpacked(at, run) if some_packed else (Batch(at, run, end),)
+                for batch in batches:
                     self.records_total += len(batch.messages)
                     self._kept.setdefault(at, []).append(batch)
                     self._give(batch)
 
-    def _unpacked(self, at: TopicPartition, run: list[Any]) -> Iterator[Batch]:
+    def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[Batch]:
         """A packed message is a batch of its own."""
         plain: list[Any] = []
         for message in run:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
+from ...topics.control import carries_control, records_of
 from ...topics.errors import Stop, Usage
 from ...topics.partition_reader import Gone, Key, Reader, Run, stalled
 from ...topics.private_folder import private_folder
@@ -97,6 +98,7 @@ class Archiver:
         follow: bool = False,
     ) -> None:
         self._cluster, self._topic, self._folder = cluster, topic, folder
+        self._with_control = carries_control(topic)
         self._encoding: Encoding | None = encoding
         self._rolling = rolling or Rolling()
         self._follow = follow
@@ -271,15 +273,16 @@ class Archiver:
 
     def _take(self, run: Run, now_s: float) -> None:
         partition = run.at[1]
-        if run.messages:
+        messages = records_of(run.messages) if self._with_control else run.messages
+        if messages:
             growing = self._growing.get(partition)
             if growing is None:
                 begin = self._covered[partition]
                 assert self._encoding is not None
                 growing = ArchiveFileWriter(self._folder, self._encoding, self._topic, partition, begin, now_s)
                 self._growing[partition] = growing
-            growing.take(run.messages)
-            self._read += len(run.messages)
+            growing.take(messages)
+            self._read += len(messages)
         self._positions[partition] = run.position
 
     def _roll(self, report: ArchiveReport, now_s: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Any, cast
 
-from ...topics.headers import kept_headers
+from ...topics.headers import copied_headers
 from ..sources.source_record import SourceRecord
 
 __all__ = ["COLUMNS", "Headers", "RecordColumns"]
@@ -51,7 +51,7 @@ class RecordColumns:
         values = [message.value() for message in messages]
         self.keys += keys
         self.values += values
-        self.headers += cast(list[Headers | None], kept_headers(messages))
+        self.headers += cast(list[Headers | None], copied_headers(messages))
         self.offsets += [message.offset() for message in messages]
         self.times += [message.timestamp()[1] for message in messages]
         self.size_bytes += sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))

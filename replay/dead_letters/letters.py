@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import RETRY_SUFFIX, SUFFIX, Origin, read_headers, retry_topic
-from ...topics.headers import kept_headers
+from ...topics.headers import copied_headers
 from ...topics.partition_reader import read_to_end
 from ...topics.producer import Headers
 
@@ -53,7 +53,7 @@ class Letter:
     @classmethod
     def of(cls, message: Any) -> Letter:
         """From a record of the topic."""
-        headers, facts = read_headers(kept_headers([message])[0])
+        headers, facts = read_headers(copied_headers([message])[0])
         stamp_ms = message.timestamp()[1]
         return cls(
             message.topic(),

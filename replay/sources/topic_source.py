@@ -20,8 +20,9 @@ import msgspec
 from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
+from ...topics.control import carries_control, records_of
 from ...topics.errors import Usage
-from ...topics.headers import kept_headers
+from ...topics.headers import copied_headers
 from ...topics.partition_reader import Reader, stalled
 from .column_batch import apart, rows_of
 from .format import Format
@@ -210,6 +211,7 @@ class TopicSource:
     ) -> None:
         self.done_bytes = 0
         self._cluster, self._topic = cluster, topic
+        self._with_control = carries_control(topic)
         self._follow, self._one_by_one, self._placed = follow, one_by_one, placed
         self._batch_records, self._by_row = batch_records, by_row
         # Of the next record to give away, and to read; between them lie the batches at hand.
@@ -281,7 +283,7 @@ class TopicSource:
         for run in runs:
             partition = run.at[1]
             before, after = self._reached[partition], run.position
-            messages = run.messages
+            messages = records_of(run.messages) if self._with_control else run.messages
             if not self._follow and after >= self._end[partition]:
                 if before >= self._end[partition]:
                     continue
@@ -305,7 +307,7 @@ class TopicSource:
 
     def _items(self, partition: int, messages: list[Any]) -> list[SourceRecord]:
         place = partition if self._placed else None
-        headers = kept_headers(messages)
+        headers = copied_headers(messages)
         times = [message.timestamp()[1] for message in messages]
         if 0 in times:
             raise zero_time_error(f"{self._topic}[{partition}] offset {messages[times.index(0)].offset():,}")

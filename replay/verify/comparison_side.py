@@ -11,10 +11,12 @@ from typing import Protocol
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
+from ...topics.control import carries_control, records_of
 from ...topics.errors import BadRecord, Usage
-from ...topics.headers import kept_headers
+from ...topics.headers import copied_headers
+from ...topics.message import Message
 from ...topics.packed import is_packed, packed_rows
-from ...topics.partition_reader import Run, read_to_end
+from ...topics.partition_reader import read_to_end
 from ...topics.printable import utf8, without_passwords
 from ..archive import ArchiveHistory, is_archive
 from ..archive.archive_reader import read_archived_file
@@ -102,15 +104,18 @@ class _Topic:
         begins, ends = self._history.span.begins, self._history.span.ends
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
             messages = [message for message in run.messages if message.offset() < ends[run.at]]
+            if carries_control(run.at[0]):
+                messages = records_of(messages)
             partition = run.at[1]
             items: list[SourceRecord] = [
                 (m.key(), m.value(), m.timestamp()[1], headers, partition)
-                for m, headers in zip(messages, kept_headers(messages), strict=True)
+                for m, headers in zip(messages, copied_headers(messages), strict=True)
             ]
-            yield from _rows(items, partial(self._where, run))
+            yield from _rows(items, partial(self._where, messages))
 
-    def _where(self, run: Run, number: int) -> str:
-        return f"{run.at[0]}[{run.at[1]}] offset {run.messages[number].offset():,}"
+    def _where(self, messages: Sequence[Message], number: int) -> str:
+        message = messages[number]
+        return f"{message.topic()}[{message.partition()}] offset {message.offset():,}"
 
 
 def _rows(items: list[SourceRecord], where: Callable[[int], str]) -> Iterator[Batch]:
