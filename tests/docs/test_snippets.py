@@ -13,8 +13,9 @@ A script of one command that runs until it is stopped (`worker`, or with `--foll
 stopped by SIGTERM at the end of the page. While one runs, a command that only reads is repeated until it prints what
 the page quotes.
 
-In quoted output `…` stands for anything, a line `…` for any number of lines, and numbers with a unit of time, and run
-ids, for any others. Apps and topics get a suffix of their own, so that tests may share a broker.
+A page quotes standard output, or standard output and then standard error. In quoted output `…` stands for anything, a
+line `…` for any number of lines, and numbers with a unit of time, and run ids, for any others. Apps and topics get a
+suffix of their own, so that tests may share a broker.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ END_S = 40.0
 
 _FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)\n")
 _SERVICE = re.compile(r"anabranch\b.*(\bworker\b|--follow\b)")
-_READS = re.compile(r"^(anabranch\b.*\btables\b|curl )")
+_READS = re.compile(r"^anabranch\b.*\b(tables(?! backup| restore)|dlq list|dlq show)\b")
 _CREATED = re.compile(r"""\bApp\(\s*["']([\w-]+)|\btopic\(\s*["']([\w-]+)|--to ([\w-]+)|topic://([\w-]+)""")
 
 
@@ -106,8 +107,8 @@ class Play:
         elif block.language == "sh" and _is_service(text):
             self._services.append(Service(text, where, self.folder, self._environment))
         elif block.language == "sh":
-            code, output = self._shell(text)
-            assert code == 0, f"{where}: exit code {code}\n{output}"
+            code, printed, errors = self._shell(text)
+            assert code == 0, f"{where}: exit code {code}\n{printed}{errors}"
         elif block.language == "console":
             self._console(text, where)
 
@@ -121,24 +122,26 @@ class Play:
             assert last == 0, f"{where}: the command before {command!r} ended with exit code {last}"
             deadline = time.monotonic() + (AWAIT_S if self._services and _READS.match(command) else 0.0)
             while True:
-                last, output = self._shell(command)
-                if matches(quoted, output) or time.monotonic() > deadline:
+                last, printed, errors = self._shell(command)
+                output = printed + errors
+                matched = matches(quoted, printed) or matches(quoted, output)
+                if matched or time.monotonic() > deadline:
                     break
                 time.sleep(0.5)
-            assert matches(quoted, output), f"{where}: $ {command}\nprinted:\n{output}\nquoted:\n{quoted}"
+            assert matched, f"{where}: $ {command}\nprinted:\n{output}\nquoted:\n{quoted}"
         assert last == 0, f"{where}: the last command ended with exit code {last}"
 
-    def _shell(self, script: str) -> tuple[int, str]:
+    def _shell(self, script: str) -> tuple[int, str, str]:
+        """Run a script; returns its exit code, standard output and standard error."""
         ended = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", script],
             cwd=self.folder,
             env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             timeout=120,
         )
-        return ended.returncode, ended.stdout.replace(self._suffix, "")
+        return ended.returncode, ended.stdout.replace(self._suffix, ""), ended.stderr.replace(self._suffix, "")
 
     def _renamed(self, text: str) -> str:
         return self._created.sub(lambda match: match[0] + self._suffix, text) if self._created else text
@@ -204,7 +207,7 @@ def _commands(text: str, suffix: str) -> Iterator[tuple[str, str]]:
 # What differs from run to run, or with the length of a name.
 _VARIABLE = [
     (re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), ""),
-    (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(,\d+)?"), "<time>"),
+    (re.compile(r"\b20[2-9]\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?Z?"), "<time>"),
     (re.compile(r"\b[\d.,]+(?= (ns|µs|ms|s|min|h|MB|kB|KB)\b| records/s| rows/s)"), "<number>"),
     (re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])([0-9a-f]{8}|[0-9a-f]{16})\b"), "<id>"),
     (re.compile(r"(━+|─+)"), "━"),
