@@ -45,7 +45,7 @@ from .faust_settings import Settings, check_names, check_settings
 from .replies import ReplyConsumer
 from .runtime import Runtime
 from .stream import Stream
-from .tables.store_directory import scheme_of
+from .tables.store_directory import store_scheme
 from .tables.ttl_table import new_table
 from .topic import Topic
 from .web.key_routing import KeyRouter
@@ -270,7 +270,7 @@ class App(faust.App):
         **options: Unpack[TableOptions],
     ) -> Table[Any, Any]:
         """Declare a table that every worker holds whole; see `tables/global_table.py` and `TableDeclaration`."""
-        return self._add_table(name, default, key_type, value_type, options, everywhere=True)
+        return self._add_table(name, default, key_type, value_type, options, is_global=True)
 
     def _add_table(
         self,
@@ -281,7 +281,7 @@ class App(faust.App):
         options: TableOptions,
         *,
         sets: bool = False,
-        everywhere: bool = False,
+        is_global: bool = False,
     ) -> Table[Any, Any]:
         known = {"default", "key_type", "value_type", *TableOptions.__annotations__}
         unsupported = sorted(option for option, value in options.items() if option not in known and value is not None)
@@ -301,9 +301,9 @@ class App(faust.App):
             value_type=value_type,
             help=options.get("help") or "",
             config={k: str(v) for k, v in (options.get("extra_topic_configs") or {}).items()},
-            store=scheme_of(options.get("store") or self.conf.store, name),
+            store=store_scheme(options.get("store") or self.conf.store, name),
             sets=sets,
-            everywhere=everywhere,
+            is_global=is_global,
             local=options.get("local", False),
         )
         table.changelog_topic = self.topic(

@@ -70,13 +70,13 @@ class Snapshot:
         offset_of: Callable[[int, bytes], int] | None = None,
     ) -> None:
         self.table, self.parts, self._offset_of = table, parts, offset_of
-        if not (table.local or table.everywhere):
+        if not (table.local or table.is_global):
             refuse_scattered(table.name, parts, lambda data: _plain(table, *data))
 
     @cached_property
     def _data(self) -> list[tuple[int, bytes, bytes]]:
         """Partition, key and value."""
-        if self.table.everywhere:  # of a key that several partitions have, the last one counts
+        if self.table.is_global:  # of a key that several partitions have, the last one counts
             last = {key: (p, key, value) for p, part in enumerate(self.parts) for key, value in part.items()}
             return list(last.values())
         return [(p, key, value) for p, part in enumerate(self.parts) for key, value in part.items()]

@@ -24,7 +24,7 @@ __all__ = ["Epoch", "Late", "PreparedCommit"]
 
 
 class Late(Exception):
-    """A table has turned out to hold values that can be changed in place, after agents had some: see `PrivateTable`."""
+    """A table was found to hold mutable values after agents had been given some; see `TrackingTable`."""
 
 
 # Of outputs that are sent each by itself; a round trip each.
@@ -138,11 +138,11 @@ class Epoch:
         began_s = clock.now_s()
         tables = list(self._host.tables)
         changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
-        if late := [table.name for table in tables if table.late]:
+        if late := [table.name for table in tables if table.untracked]:
             raise Late(late[0])
         for table in tables:
             if changes[table.name]:
-                self._misplaced.look(table, changes[table.name])
+                self._misplaced.check(table, changes[table.name])
         progress = {at: offset for at, offset in self._dispatch.progress().items() if at in owned}
         plan = EpochPlan(
             [*self.effects.all(), *self.outside],
@@ -177,7 +177,7 @@ class Epoch:
         self._dispatch.committed(self.committed)
         if not self._dispatch.careful:
             for table in self._host.tables:
-                table.trust()
+                table.end_savepoints()
         self.committed_s = clock.now_s()
         self.commit_seconds.observe(self.committed_s - draft.began_s)
         self._flood.note(self.committed_s, outcomes)

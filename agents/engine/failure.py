@@ -229,7 +229,7 @@ class Failures:
             table.check()
             rules = self.rules.get(table.changelog_name)
             if rules is not None:
-                for key, value in table.fresh():
+                for key, value in table.writes():
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
                     self.check(Output(table.changelog_name, *encoded, -1, None, None), careful=True)
         for table in self._host.tables:
@@ -275,7 +275,7 @@ class Failures:
         if hasattr(message, "row") and where(at, message) in inbox.again:
             return False  # all of its batch waits, so the rows before it are to be undone as well
         for table in self._host.tables:
-            table.discard_overlay()
+            table.discard_writes()
         runner.handed.clear()
         self._effects.truncate(outputs)
         inbox.again_from(message)

@@ -97,7 +97,7 @@ class Rebalancing(EngineStatus):
             self.committed.pop(at, None)
         partitions = {at.partition for at in self.owned - gone}
         for table in self._host.tables:
-            table.set_aside(partitions)
+            table.suspend_others(partitions)
 
     # In the loop -----------------------------------------------------------------------------------------------------
 

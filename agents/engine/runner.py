@@ -17,7 +17,7 @@ from ...topics import clock
 from ...topics.errors import Stop, described
 from ...topics.topic_partition import TopicPartition
 from ..running_agent import RUNNING_AGENT
-from ..tables.uncommitted_writes import Handed
+from ..tables.uncommitted_writes import TrackedValue
 from .protocols import Engaged, RecordFeed
 
 __all__ = ["Runner", "acting_runner", "halt_all", "this_runner"]
@@ -66,7 +66,7 @@ class Runner:
         self.at: TopicPartition | None = None
         self.task: asyncio.Task[None] | None = None
         self.steps = 0
-        self.handed: list[Handed] = []
+        self.handed: list[TrackedValue] = []
         self._again: asyncio.Future[None] | None = None
         self._cancelled_by_redo = False
         self.closed = False

@@ -235,7 +235,7 @@ class PendingResults:
         self._size_bytes += piece.size_bytes
         return True
 
-    def fold(self, table: UncommittedWrites[Any, Any]) -> None:
+    def apply_to(self, table: UncommittedWrites[Any, Any]) -> None:
         """Reduce the pieces into the table, which is open at the partition.
 
         Raises:
@@ -258,7 +258,7 @@ def merge(table: Table[Any, Any], how: Reducer, states: States, *, isolating: bo
             fail changes them in place.
     """
     keys = list(states)
-    known = table.known(keys)
+    known = table.get_many(keys)
     if isolating:
         known = [value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value) for value in known]
     table.put(dict(zip(keys, how.joined(known, states.values()), strict=True)))

@@ -372,17 +372,17 @@ def _combined(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner) 
 
 def _postponed(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner, table: Table[Any, Any]) -> bool:
     """Try to keep the batch until others of its epoch and partition can be reduced with it; return whether it is."""
-    rows = None if stream.inbox.careful or table.opened is not Table else _packed_rows(batch, combiner)
+    rows = None if stream.inbox.careful or table.open_class is not Table else _packed_rows(batch, combiner)
     made = None if rows is None else combiner.piece(batch.arrow, rows, rows.key_column())
     if rows is None or made is None:
         return False
     piece, failed = made
-    pending = cast("PendingResults | None", table.waiting.get(batch.partition, {}).get(batch.topic))
+    pending = cast("PendingResults | None", table.pending.get(batch.partition, {}).get(batch.topic))
     if pending is None or not pending.add(piece):
-        table.settle()
+        table.apply_pending()
         pending = PendingResults(stream, combiner)
         pending.add(piece)
-        table.wait(pending)
+        table.defer(pending)
     _give_up(stream, rows, failed)
     return True
 

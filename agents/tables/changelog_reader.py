@@ -85,7 +85,7 @@ class ChangelogReader:
         with self._changed:
             if at in self._followed or self._closing:
                 return
-            store.mark(at_end=False)
+            store.begin_restore()
             self._followed[at] = _Followed(store, look)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="anabranch-follower", daemon=True)
@@ -204,5 +204,5 @@ class ChangelogReader:
         now_s = clock.now_s()
         if now_s - followed.noted_s > _NOTE_S:
             followed.noted_s = now_s
-            followed.store.mark(at_end=True)
-            followed.store.mark(at_end=False)
+            followed.store.end_restore()
+            followed.store.begin_restore()

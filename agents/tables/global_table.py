@@ -1,21 +1,23 @@
-"""Tables that every worker holds whole.
+"""Global tables: every worker holds the whole table.
 
-Agents write to a `GlobalTable` as to any table: the key goes to the partition of the record at hand, and into the
-changelog with the epoch. What other workers have written is read from there, all the time, beside the event loop.
+Agents write to a `GlobalTable` as to any table: the key goes to the partition of the current record, and into the
+changelog with the epoch. Every worker reads the changelog partitions of other workers continuously, beside the event
+loop.
 
-What is seen, from where:
-- An agent sees its own partition as in any table, with what it has just written; all else as it was committed.
-- Timers, web views and tasks see what is committed.
-- What another worker has committed is seen a moment later: within some ten milliseconds as long as this worker and
-  Kafka keep up, and later when they do not. There is no order between partitions: of two commits of two workers,
-  readers elsewhere may see the second one first. Each partition by itself is always a state that it once had, at an end
-  of an epoch or, while it is being read, between two of its records.
-- Before agents see their first record, and before the worker is ready, all partitions are as the changelog had them
+What each reader sees:
+- An agent sees its own partition as in any table, including its uncommitted writes; all other partitions as committed.
+- Timers, web views and tasks see committed content.
+- Content that another worker has committed is seen a moment later: within some ten milliseconds while this worker and
+  Kafka keep up, later otherwise. There is no order between partitions: of two commits of two workers, readers elsewhere
+  may see the second one first. Each partition by itself always shows a state that it once had, at the end of an epoch
+  or, while it is being read, between two of its records.
+- Before agents get their first record, and before the worker is ready, all partitions are as the changelog had them
   when the worker started.
 
-A key belongs to the partition it is written from, and to one only: write a key from a stream that is keyed by it. An
-agent may read a value that another partition holds and gets a copy; assigning it writes to the agent's own partition
-and is a mistake, so change such values by a record to the right one. Every worker needs room for all of the table.
+A key belongs to the partition from which it is written, and to no other: write a key from a stream that is keyed by it.
+An agent may read a value of another partition and gets a copy; assigning it writes to the agent's own partition, which
+is a mistake. To change such a value, send a record to the right partition. Every worker needs memory for the whole
+table.
 """
 
 from __future__ import annotations
@@ -23,92 +25,93 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .partition_state import ABSENT, PartitionState
+from .partition_state import ABSENT, Absent, PartitionState
 from .store import MemoryStore, Store
-from .table import ClosedTable, PrivateTable, Table
+from .table import ClosedTable, Table, TrackingTable
 from .uncommitted_writes import K, V
 
 __all__ = ["GlobalTable"]
 
 
 class GlobalTable(Table[K, V]):
-    """A table that every worker holds whole, while it is open; see the module.
+    """A global table, while it is open; see the module's docstring.
 
     Attributes:
-        copies: partition -> what other workers have committed there.
+        remote_states: partition -> its committed content, for partitions of other workers.
     """
 
-    everywhere = True
+    is_global = True
 
     def __init__(self, name: str, **options: Any) -> None:
-        self.copies: dict[int, PartitionState] = {}
+        self.remote_states: dict[int, PartitionState] = {}
         super().__init__(name, **options)
 
-    def state_of(self, store: Store | None = None) -> PartitionState:
-        """As in any table; the follower writes to it while others read."""
-        return super().state_of(_SharedStore() if store is None else store)
+    def new_state(self, store: Store | None = None) -> PartitionState:
+        """Return the state of a partition; the changelog reader may write to its store while others read it."""
+        return super().new_state(_SharedStore() if store is None else store)
 
-    def _others(self) -> list[PartitionState]:
-        return [state for state in self.held() if state is not self._state]
+    def _other_states(self) -> list[PartitionState]:
+        return [state for state in self.visible_states() if state is not self._state]
 
-    def _elsewhere(self, key: Any) -> Any:
-        for state in self._others():
+    def _find_elsewhere(self, key: object) -> V | Absent:
+        for state in self._other_states():
             value = state.committed(key)
             if value is not ABSENT:
                 return value
         return ABSENT
 
-    def __missing__(self, key: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        if self._here(key) is ABSENT and (value := self._elsewhere(key)) is not ABSENT:
+    def __missing__(self, key: K) -> V:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self._find_here(key) is ABSENT and (value := self._find_elsewhere(key)) is not ABSENT:
             return value
         return self._deeper(key)
 
-    def _here(self, key: Any) -> Any:
+    def _find_here(self, key: object) -> V | Absent:
         return ABSENT if self._state is None else Table._find(self, key)
 
-    def _find(self, key: Any) -> Any:
-        value = self._here(key)
-        return self._elsewhere(key) if value is ABSENT else value
+    def _find(self, key: object) -> V | Absent:
+        value = self._find_here(key)
+        return self._find_elsewhere(key) if value is ABSENT else value
 
-    def __delitem__(self, key: Any) -> None:
-        if self._here(key) is ABSENT:
+    def __delitem__(self, key: K) -> None:
+        if self._find_here(key) is ABSENT:
             raise KeyError(key)
         super().__delitem__(key)
 
-    def _merged(self) -> dict[Any, Any]:
-        merged = {key: value for state in self._others() for key, value in state.committed_items()}
+    def _merged(self) -> dict[K, V]:
+        merged = {key: value for state in self._other_states() for key, value in state.committed_items()}
         return merged if self._state is None else merged | Table._merged(self)
 
-    def held(self) -> list[PartitionState]:
-        """All partitions."""
-        return [*self.states.values(), *self._set_aside.values(), *self.copies.values()]
+    def visible_states(self) -> list[PartitionState]:
+        """Return all partitions of the table."""
+        return [*self.states.values(), *self._suspended.values(), *self.remote_states.values()]
 
 
-class _ClosedGlobalTable(ClosedTable, GlobalTable):
-    """A table that every worker holds whole, seen from outside an agent."""
+class _ClosedGlobalTable(ClosedTable[K, V], GlobalTable[K, V]):
+    """A global table outside of agents."""
 
-    def _find(self, key: Any) -> Any:
-        found = (state.committed(key) for state in self.held())
+    def _find(self, key: object) -> V | Absent:
+        found = (state.committed(key) for state in self.visible_states())
         return next((value for value in found if value is not ABSENT), ABSENT)
 
-    def _merged(self) -> dict[Any, Any]:
-        return {key: value for state in self.held() for key, value in state.committed_items()}
+    def _merged(self) -> dict[K, V]:
+        return {key: value for state in self.visible_states() for key, value in state.committed_items()}
 
 
-class _PrivateGlobalTable(PrivateTable, GlobalTable):
-    """A table that every worker holds whole, while it is open and holds values that can be changed in place."""
+class _TrackingGlobalTable(TrackingTable[K, V], GlobalTable[K, V]):
+    """An open global table that holds mutable values."""
 
     __hash__ = Table.__hash__
 
 
-GlobalTable.opened, GlobalTable.closed, GlobalTable.private = GlobalTable, _ClosedGlobalTable, _PrivateGlobalTable
+GlobalTable.open_class, GlobalTable.closed_class = GlobalTable, _ClosedGlobalTable
+GlobalTable.tracking_class = _TrackingGlobalTable
 
 
 class _SharedStore(MemoryStore):
-    """In memory, written by one thread while another reads."""
+    """A store in memory that one thread writes while another reads."""
 
     __slots__ = ()
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All pairs as they are now: the list is made in one step, and what is being deleted is not there any more."""
+        """Iterate over the pairs as they are now: the list is made in one step, without keys that are being deleted."""
         return (pair for pair in list(self._data.items()) if pair[1] is not None)  # pyright: ignore[reportUnnecessaryComparison]

@@ -1,13 +1,13 @@
-"""One partition of one table: the committed store, what this epoch changed, and a cache of decoded values.
+"""One partition of one table: the committed store, the changes of the running epoch, and a cache of decoded values.
 
-    overlay (the table itself)  ->  view  ->  epoch  ->  store
-    changes since the agent         values     changes    bytes,
-    turned to this partition        at hand    of this    committed
-                                               epoch
+    uncommitted writes (the table)  ->  cache    ->  epoch    ->  store
+    since the agent turned to           decoded      changes      committed
+    this partition                      values       of this      bytes
+                                                     epoch
 
-Reads fall through from left to right; at the gate the epoch is encoded once, whatever number of records touched a key.
-The view holds immutable values that are current, committed or not, so that a hot key is read and decoded once; it is a
-cache, bounded in bytes, and everything in it can be found further right.
+A read falls through from left to right. At the barrier the epoch is encoded once, however many records touched a key.
+The cache holds current immutable values, committed or not, so that a hot key is read and decoded once. It is bounded in
+bytes, and everything in it can be found further right.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ...topics.errors import Usage
 from ...topics.serde import Codec
 from .store import Changes, Store
 
-__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "UNTOUCHED", "Absent", "PartitionState", "View"]
+__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "UNTOUCHED", "Absent", "PartitionState", "ValueCache"]
 
 
 class Absent(Enum):
     """The type of `ABSENT`."""
 
-    ABSENT = object()  # its value is one that no encoder takes
+    ABSENT = object()  # an encoder that is given it by mistake raises TypeError, because it cannot encode this value
 
     def __repr__(self) -> str:
         return "ABSENT"
 
 
 ABSENT: Final = Absent.ABSENT
-"""A deleted key in an epoch, or a key that was never there."""
+"""In an epoch: the key is deleted. As the result of a read: there is no such key."""
 
 
 class Untouched(Enum):
@@ -47,44 +47,46 @@ class Untouched(Enum):
 
 
 UNTOUCHED: Final = Untouched.UNTOUCHED
-"""A key that this epoch has neither written nor deleted."""
+"""The epoch has neither written nor deleted the key."""
 
-# Tables with a time-to-live keep their event time here (`stamped.py`). No text and no JSON looks like that.
+# Tables with a time-to-live keep their event time under this key (`ttl_table.py`). No text and no JSON has these bytes.
 EVENT_TIME = b"\xff\xfeanabranch event time"
 
-# Values of exactly these types can be shared between the view and agents; all others are private copies.
+# Values of exactly these types can be shared between the cache and agents; all others are private copies.
 IMMUTABLE = frozenset(
     {int, float, str, bytes, bool, type(None), datetime, date, time, timedelta, Decimal, UUID},
 )
 
-# Of these none is large.
+# Immutable types whose values are never large.
 _SMALL = IMMUTABLE - {str, bytes}
 
-# Memory of the view, a partition; beyond it the view starts anew. Hot keys are back with their next use.
-VIEW_BYTES = 64 << 20
-_ENTRY_BYTES = 256  # a slot of the dict, a key, a number: until they have been measured
+# Memory of the cache of one partition. When it is exceeded, the cache is emptied; hot keys return with their next use.
+CACHE_BYTES = 64 << 20
+_ENTRY_BYTES = 256  # assumed size of a dict slot, a key and a number, until entries have been measured
 _SLOT_BYTES = 104
-_MEASURE_FIRST = 16  # entries; then each time they have doubled
+_MEASURE_FIRST = 16  # measure after this many entries, then each time their number has doubled
 
 
-class View(dict[object, Any]):
-    """Values at hand. What is not here is looked for by `__missing__`, set by the table that shows the partition."""
+class ValueCache(dict[object, Any]):
+    """Decoded values by key. The table that shows the partition sets `__missing__` to look further right."""
 
     __slots__ = ("__missing__",)
     __missing__: Callable[[Any], object]
 
 
 class PartitionState:
-    """See the module's picture.
+    """The state of one partition of one table; the module's docstring shows its layers.
 
     Attributes:
-        table: whose it is, for errors.
-        epoch: key -> value, or ABSENT for a deletion; deletes: whether there may be such.
-        borrowed: mutable values that were read and may have been changed in place: (key, identity of the object that
-            was handed out) -> (that object, the key's committed bytes or those of the default, whether the key existed
-            or this is the default). They count as changed when their bytes differ. The identity is part of the key
-            because undoing a record must bring back what an earlier one was handed.
-        own: key -> a value of overlay or epoch that no agent has, as it was left at a record's end, and its bytes.
+        table: name of the table, for error messages.
+        epoch: key -> value, or ABSENT for a deletion.
+        deletes: whether `epoch` may hold deletions.
+        originals: the mutable values that agents have read and may have changed in place. (key, id of the object that
+            the agent was given) -> (that object, its bytes when it was given out, True if the key existed or False if
+            the value is the table's default). A value counts as changed when its bytes differ. The id is part of the
+            key, because rolling back one record must restore what an earlier record was given.
+        detached: key -> (value, its bytes) of values in the uncommitted writes or in the epoch that no agent holds any
+            more, as they were at the end of a record.
     """
 
     __slots__ = (
@@ -92,15 +94,15 @@ class PartitionState:
         "_keys",
         "_measure_at",
         "_sets",
-        "_texts",
+        "_text_bytes",
         "_values",
-        "borrowed",
+        "cache",
         "deletes",
+        "detached",
         "epoch",
-        "own",
+        "originals",
         "store",
         "table",
-        "view",
     )
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool = False) -> None:
@@ -108,20 +110,24 @@ class PartitionState:
         self.table = ""
         self.epoch: dict[object, Any] = {}
         self.deletes = False
-        self.borrowed: dict[tuple[object, int], tuple[object, bytes, bool]] = {}
-        self.own: dict[object, tuple[object, bytes]] = {}
-        self.view = View()
-        self.forget_view()
+        self.originals: dict[tuple[object, int], tuple[object, bytes, bool]] = {}
+        self.detached: dict[object, tuple[object, bytes]] = {}
+        self.cache = ValueCache()
+        self.clear_cache()
 
-    def move(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:
-        """Take over what a table has changed, a dict that is nobody else's, and the keys deleted with it.
+    def add_to_epoch(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:
+        """Add a table's uncommitted writes to the epoch.
+
+        Args:
+            changes: the written values. The epoch may keep this dict, so the caller must not use it afterwards.
+            deleted: the deleted keys.
 
         Returns:
             Whether all values are immutable.
         """
         for key in deleted:
             self.epoch[key] = ABSENT
-            self.view.pop(key, None)
+            self.cache.pop(key, None)
             self.deletes = True
         if self.epoch:
             self.epoch.update(changes)
@@ -129,32 +135,39 @@ class PartitionState:
             self.epoch = changes
         kinds = set(map(type, changes.values()))
         if kinds <= IMMUTABLE:
-            self.view.update(changes)
+            self.cache.update(changes)
             if not kinds <= _SMALL:
-                self._texts += sum(map(sys.getsizeof, changes.values()))
+                self._text_bytes += sum(map(sys.getsizeof, changes.values()))
         else:
             for key, value in changes.items():
                 if type(value) in IMMUTABLE:
-                    self.view[key] = value
-                    self._texts += sys.getsizeof(value)
+                    self.cache[key] = value
+                    self._text_bytes += sys.getsizeof(value)
                 else:
-                    self.view.pop(key, None)
-        self._bound_view()
+                    self.cache.pop(key, None)
+        self._bound_cache()
         return kinds <= IMMUTABLE
 
-    def _bound_view(self) -> None:
-        """An upper bound of what the view takes is nearly free; only when it is reached, the view is measured."""
-        entries = len(self.view)
-        if entries * self._entry_bytes + self._texts <= VIEW_BYTES and entries < self._measure_at:
+    def _bound_cache(self) -> None:
+        """Keep the cache below `CACHE_BYTES`.
+
+        An upper bound of its size is nearly free to compute; only when the bound is reached, the cache is measured.
+        """
+        entries = len(self.cache)
+        if entries * self._entry_bytes + self._text_bytes <= CACHE_BYTES and entries < self._measure_at:
             return
-        size = entries * _SLOT_BYTES + _bytes_of(self.view.keys()) + _bytes_of(self.view.values())
-        if size > VIEW_BYTES * 3 // 4:  # the rest is room until the next time: measuring costs as much as filling
-            self.forget_view()
+        size = entries * _SLOT_BYTES + _bytes_of(self.cache.keys()) + _bytes_of(self.cache.values())
+        if size > CACHE_BYTES * 3 // 4:  # leaves room until the next time, because measuring costs as much as filling
+            self.clear_cache()
         else:
-            self._entry_bytes, self._texts, self._measure_at = size // max(entries, 1) + 1, 0, 2 * entries
+            self._entry_bytes, self._text_bytes, self._measure_at = size // max(entries, 1) + 1, 0, 2 * entries
 
     def committed(self, key: object) -> Any:
-        """The committed value, a private copy if it is mutable; ABSENT where there is none."""
+        """Return the committed value, a private copy if it is mutable; ABSENT if the key does not exist.
+
+        Raises:
+            Undecodable: the stored bytes do not fit the table's types.
+        """
         data = self.store.get(self._keys.keep(key))
         return ABSENT if data is None else self._decoded(key, data)
 
@@ -169,8 +182,11 @@ class PartitionState:
 
         return Undecodable(self.table, key, self._values.name, error)
 
-    def below_view(self, keys: Sequence[object]) -> list[Any]:
-        """What epoch and store have at keys that are not in the view, ABSENT where nothing; for looking only."""
+    def get_uncached(self, keys: Sequence[object]) -> list[Any]:
+        """Return the values in epoch and store of keys that are not cached, ABSENT where there is none.
+
+        The caller must not change the values.
+        """
         if self.epoch:
             found = [self.epoch.get(key, UNTOUCHED) for key in keys]
             places = [place for place, value in enumerate(found) if value is UNTOUCHED]
@@ -182,18 +198,22 @@ class PartitionState:
             data = get(kept)
             value = found[place] = ABSENT if data is None else decode(key, data)
             if value is not ABSENT and type(value) in IMMUTABLE:
-                self.remember(key, value)
+                self.add_to_cache(key, value)
         return found
 
-    def remember(self, key: object, value: object) -> None:
-        """Keep an immutable committed value at hand."""
-        self.view[key] = value
+    def add_to_cache(self, key: object, value: object) -> None:
+        """Cache an immutable committed value."""
+        self.cache[key] = value
         if type(value) not in _SMALL:
-            self._texts += sys.getsizeof(value)
-        self._bound_view()
+            self._text_bytes += sys.getsizeof(value)
+        self._bound_cache()
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
-        """All committed pairs, decoded."""
+        """Iterate over all committed pairs, decoded.
+
+        Raises:
+            Undecodable: a stored key or value does not fit the table's types.
+        """
         decode_key, decode = self._keys.decode, self._values.decode
         for key, value in self.store.items():
             try:
@@ -202,163 +222,176 @@ class PartitionState:
                 raise self._undecodable(key, exc) from exc
             yield pair
 
-    def about(self) -> int:
-        """How many committed pairs, at no cost; see `Store`."""
-        return self.store.about()
+    def approximate_count(self) -> int:
+        """Return the number of committed keys without counting them; see `Store.approximate_count`."""
+        return self.store.approximate_count()
 
     def check_content(self) -> None:
-        """After a restore: whether what is there is of such a table.
+        """Check, after a restore, that the store's content belongs to a table of this kind.
 
         Raises:
-            Usage: it is of one with a time-to-live.
+            Usage: it belongs to a table with a time-to-live.
         """
         if self.store.get(EVENT_TIME) is not None:
             raise Usage(
-                "a table has no time-to-live any more, and its changelog is from before: values come with times there",
-                hint="give the table another name, or delete its changelog to compute it anew",
+                "a table no longer has a time-to-live, but its changelog was written when it had one: its values "
+                "contain timestamps",
+                hint="give the table another name, or delete its changelog to recompute it",
             )
 
     @property
     def touched(self) -> bool:
-        """Whether a commit may find something to write."""
+        """Whether a commit may have something to write."""
         return bool(self.epoch)
 
-    def live(self, key: object, value: object) -> bool:
-        """Whether a value found in overlay or epoch is really there: an untouched default that was only read is not."""
+    def exists(self, key: object, value: object) -> bool:
+        """Whether a value found in the uncommitted writes or the epoch counts as a key.
+
+        A default that was only read does not, nor does an empty set.
+        """
         if value is ABSENT or self._is_empty_set(value):
             return False
-        borrowed = self.borrowed.get((key, id(value))) if self.borrowed else None
-        return borrowed is None or borrowed[2] or self._values.draft(value) != borrowed[1]
+        original = self.originals.get((key, id(value))) if self.originals else None
+        return original is None or original[2] or self._values.draft(value) != original[1]
 
     def _is_empty_set(self, value: object) -> bool:
         return self._sets and type(value) is set and not value
 
     def encode(self) -> Changes:
-        """The epoch as bytes: the last value of each key that changed, None for deletions.
+        """Encode the epoch: the last value of each key that changed, None for deletions.
 
         Raises:
-            BadRecord: a key or value cannot be encoded so that it would come back as it is.
+            BadRecord: a key or value cannot be encoded so that it would be read back unchanged.
         """
-        if self.borrowed or self._sets:
+        if self.originals or self._sets:
             return self._encode_changed()
-        epoch, gone = self.epoch, list[object]()
+        epoch, deleted = self.epoch, list[object]()
         if self.deletes:
-            gone = [key for key, value in epoch.items() if value is ABSENT]
+            deleted = [key for key, value in epoch.items() if value is ABSENT]
             epoch = {key: value for key, value in epoch.items() if value is not ABSENT}
-        return self._changes(epoch.keys(), self._kept(epoch), gone)
+        return self._changes(epoch.keys(), self._encoded_values(epoch), deleted)
 
-    def _kept(self, epoch: dict[object, Any]) -> list[bytes]:
-        """The bytes of values; of those that were left at a record's end they are known."""
-        own = self.own
-        if not own:
+    def _encoded_values(self, epoch: dict[object, Any]) -> list[bytes]:
+        """Return the bytes of the values; those of detached values are known already."""
+        detached = self.detached
+        if not detached:
             return self._values.keep_all(epoch.values())
-        known = {key: own[key][1] for key, value in epoch.items() if key in own and own[key][0] is value}
+        known = {key: detached[key][1] for key, value in epoch.items() if key in detached and detached[key][0] is value}
         others = [key for key in epoch if key not in known]
         known |= zip(others, self._values.keep_all([epoch[key] for key in others]), strict=True)
         return [known[key] for key in epoch]
 
     def _encode_changed(self) -> Changes:
-        """As `encode`, without what was only read."""
+        """Encode the epoch without the values that were only read."""
         draft = self._values.draft
         keys: list[object] = []
         values: list[object] = []
         drafts: list[bytes] = []
-        gone: list[object] = []
+        deleted: list[object] = []
         for key, value in self.epoch.items():
             if value is ABSENT:
-                gone.append(key)
+                deleted.append(key)
                 continue
             if self._is_empty_set(value):
                 if self.store.get(self._keys.keep(key)) is not None:
-                    gone.append(key)
+                    deleted.append(key)
                 continue
             data = draft(value)
-            borrowed = self.borrowed.get((key, id(value)))
-            if borrowed is None or data != borrowed[1]:
+            original = self.originals.get((key, id(value)))
+            if original is None or data != original[1]:
                 keys.append(key)
                 values.append(value)
                 drafts.append(data)
-            elif not borrowed[2] and self.store.get(self._keys.keep(key)) is not None:
-                gone.append(key)  # deleted, then its default was read and left alone
-        return self._changes(keys, self._values.keep_all(values, drafts), gone)
+            elif not original[2] and self.store.get(self._keys.keep(key)) is not None:
+                deleted.append(key)  # the key was deleted, then its default was read and not changed
+        return self._changes(keys, self._values.keep_all(values, drafts), deleted)
 
-    def _changes(self, keys: Collection[object], values: list[bytes], gone: list[object]) -> Changes:
-        keys_kept = self._keys.keep_all(keys)
-        if not gone:
-            return Changes(keys_kept, cast("list[bytes | None]", values), deletes=False)
-        return Changes(keys_kept + self._keys.keep_all(gone), [*values, *([None] * len(gone))], deletes=True)
+    def _changes(self, keys: Collection[object], values: list[bytes], deleted: list[object]) -> Changes:
+        encoded = self._keys.keep_all(keys)
+        if not deleted:
+            return Changes(encoded, cast("list[bytes | None]", values), deletes=False)
+        return Changes(encoded + self._keys.keep_all(deleted), [*values, *([None] * len(deleted))], deletes=True)
 
     def apply(self, changes: Changes, position: int) -> None:
-        """Kafka has committed: write to the store, start a new epoch. The view stays, what is in it is committed."""
+        """Write committed changes to the store and start a new epoch. The cache stays: its content is committed now.
+
+        Args:
+            position: the changelog position after the changes.
+        """
         self.store.apply(changes, position)
         self.epoch.clear()
         self.deletes = False
-        self.borrowed.clear()
-        self.own.clear()
+        self.originals.clear()
+        self.detached.clear()
 
-    def forget_view(self) -> None:
-        """After the store was written past us (a restore), or the view has grown too large."""
-        self.view.clear()
-        self._entry_bytes, self._texts, self._measure_at = _ENTRY_BYTES, 0, _MEASURE_FIRST
+    def clear_cache(self) -> None:
+        """Empty the cache: it is too large, or the store was written by someone else (a restore)."""
+        self.cache.clear()
+        self._entry_bytes, self._text_bytes, self._measure_at = _ENTRY_BYTES, 0, _MEASURE_FIRST
 
     def drop(self) -> None:
         """Forget the epoch."""
         if self.epoch:
             for key in self.epoch:
-                self.view.pop(key, None)
+                self.cache.pop(key, None)
             self.epoch.clear()
         self.deletes = False
-        self.borrowed.clear()
-        self.own.clear()
+        self.originals.clear()
+        self.detached.clear()
 
     def private_copy(self, key: object, value: object) -> Any:
-        """An equal value that shares nothing with `value` and counts as changed when that would."""
+        """Return an equal value that shares nothing with `value` and is compared with the same original."""
         copy = self._values.decode(self._values.encode(value))
-        borrowed = self.borrowed.get((key, id(value)))
-        if borrowed is not None:
-            self.borrowed[key, id(copy)] = (copy, borrowed[1], borrowed[2])
+        original = self.originals.get((key, id(value)))
+        if original is not None:
+            self.originals[key, id(copy)] = (copy, original[1], original[2])
         return copy
 
-    def owned(self, key: object, value: object) -> Any:
-        """At the end of the record that an agent had a value for: an equal one that shares nothing with it.
+    def detach(self, key: object, value: object) -> Any:
+        """Return an equal value that shares nothing with the one that an agent held during a record.
 
-        ABSENT where the agent has only looked at it, so that what lies deeper, or the default, stands for it.
+        Returns:
+            The copy; ABSENT if the agent has only read the value, so that the layer below, or the default, applies.
 
         Raises:
-            BadRecord: it cannot be kept.
+            BadRecord: the value cannot be kept.
         """
-        known = self.borrowed.get((key, id(value)))
-        if self._sets and type(value) is set:  # elements cannot be changed, so this is all of it
-            if known is not None and not (known[2] or value):
+        original = self.originals.get((key, id(value)))
+        if self._sets and type(value) is set:  # elements are immutable, so copying the set is enough
+            if original is not None and not (original[2] or value):
                 return ABSENT
             copy = value.copy()
-            if known is not None and known[2]:
-                self.borrowed[key, id(copy)] = (copy, known[1], True)
+            if original is not None and original[2]:
+                self.originals[key, id(copy)] = (copy, original[1], True)
             return copy
         data = self._values.draft(value)
-        if known is not None and data == known[1]:
+        if original is not None and data == original[1]:
             return ABSENT
-        before = self.own.get(key)
+        before = self.detached.get(key)
         if before is not None and before[0] is value and before[1] == data:
             copy = self._values.decode(data)
         else:
             data, copy = self._values.kept(value, data)
-        self.own[key] = (copy, data)
+        self.detached[key] = (copy, data)
         return copy
 
     def replace(self, key: object, value: object, copy: object) -> None:
-        """Put what `owned` has made of a value of the epoch in its place."""
+        """Replace a value of the epoch by the result of `detach`."""
         if copy is not ABSENT:
             self.epoch[key] = copy
-        elif self.borrowed[key, id(value)][2] or self.store.get(self._keys.keep(key)) is None:
+        elif self.originals[key, id(value)][2] or self.store.get(self._keys.keep(key)) is None:
             del self.epoch[key]
-        else:  # deleted, then its default was read and left alone
+        else:  # the key was deleted, then its default was read and not changed
             self.epoch[key], self.deletes = ABSENT, True
 
-    def borrow(self, key: object, value: object, *, existed: bool) -> None:
-        """Remember a mutable value as it is now, before it is handed out."""
-        self.borrowed[key, id(value)] = (value, self._values.encode(value), existed)
+    def keep_original(self, key: object, value: object, *, existed: bool) -> None:
+        """Keep the bytes of a mutable value before an agent is given it.
+
+        Args:
+            existed: False if the value is the table's default.
+        """
+        self.originals[key, id(value)] = (value, self._values.encode(value), existed)
 
 
-def _bytes_of(objects: Iterable[Any]) -> int:
+def _bytes_of(objects: Iterable[object]) -> int:
     return sum(map(sys.getsizeof, objects))

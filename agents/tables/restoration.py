@@ -136,7 +136,7 @@ class Restoration:
             wanted = self._places({at.partition for at in group.owned})
             copies = {at: place for at, place in self._everywhere().items() if at not in wanted}
             for table in self._tables:
-                for p, state in table.take_set_aside().items():
+                for p, state in table.take_suspended().items():
                     self._states[table.changelog_name, p] = state
             if not self._replicas:  # else it is not known yet what is to be kept
                 self._let_go(self._states.keys() - wanted.keys() - copies.keys())
@@ -145,7 +145,7 @@ class Restoration:
             missing = [place for at, place in both.items() if at not in self._states]
             stores = await beside(group, self._shelf.open, self._admin, missing)
             for table, p in missing:
-                self._states[table.changelog_name, p] = table.state_of(stores.get((table.name, p)))
+                self._states[table.changelog_name, p] = table.new_state(stores.get((table.name, p)))
             begins, ends = await beside(group, self._admin.spans, list(both))
             for at, (table, _) in both.items():
                 if at in wanted or at not in self._follower:
@@ -162,7 +162,7 @@ class Restoration:
             stores = await daemon_thread(self._shelf.open, self._admin, list(missing.values()))
             begins, _ = await daemon_thread(self._admin.spans, list(missing))
             for at, (table, p) in missing.items():
-                state = table.state_of(stores.get((table.name, p)))
+                state = table.new_state(stores.get((table.name, p)))
                 if state.store.position < begins[at]:
                     state.store.close()  # what to do about records that are gone is for its owner to say
                 else:
@@ -198,7 +198,7 @@ class Restoration:
             table = by_name[at[0]]
             self._follower.follow(at, self._states[at].store, partial(name_undecodable, table))
             if isinstance(table, GlobalTable):
-                table.copies[at[1]] = self._states[at]
+                table.remote_states[at[1]] = self._states[at]
 
     def _aim(self, at: Key, table: UncommittedWrites, begin: int, end: int) -> None:
         store = self._states[at].store
@@ -219,7 +219,7 @@ class Restoration:
                     'extra_topic_configs={"cleanup.policy": "compact,delete"}',
                 )
             store.position = max(store.position, begin)
-            store.mark(at_end=False)
+            store.begin_restore()
         if store.position < end:
             if not self._goals and not self._done.partitions:
                 self._began_s = self._said_s = self._moved_s = clock.now_s()
@@ -238,7 +238,7 @@ class Restoration:
     def _take(self, at: Key) -> PartitionState:
         for table in self._tables:
             if isinstance(table, GlobalTable) and table.changelog_name == at[0]:
-                table.copies.pop(at[1], None)
+                table.remote_states.pop(at[1], None)
         return self._states.pop(at)
 
     def forget(self, gone: set[TopicPartition]) -> None:
@@ -274,8 +274,8 @@ class Restoration:
                 self._reach(at, self._goals.pop(at))
             self._follower.stop([at])
             state = self._take(at)
-            state.forget_view()  # the store may have been written past it
-            state.store.mark(at_end=True)
+            state.clear_cache()  # the store may have been written past it
+            state.store.end_restore()
             state.check_content()
             by_name[at[0]].add_partition(at[1], state)
         ready = self._waiting.take(done)

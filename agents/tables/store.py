@@ -1,26 +1,27 @@
-"""Stores: the committed local state of one table partition, with the changelog position it stands at.
+"""Stores: the committed local state of one table partition, with its position in the changelog.
 
-Laws. A store holds bytes. `apply` takes the changes of one committed epoch and the changelog position after them as
-one write: it is called after Kafka's commit, never before, so a store can be behind its changelog and never ahead.
-Behind is normal; restoring repairs it.
+Invariants. A store holds bytes. `apply` writes the changes of one committed epoch and the changelog position after them
+atomically. It is called after Kafka's commit, never before, so a store can be behind its changelog and never ahead.
+Being behind is normal; a restore repairs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 __all__ = ["Changes", "MemoryStore", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The last value of each changed key of one table partition; two lists, because that is what is fast to go through.
+    """The last value of each changed key of one table partition; two lists, because they are fast to iterate over.
 
     Attributes:
-        keys, values: side by side; None deletes.
-        deletes: whether there is a None among the values.
+        keys: encoded keys.
+        values: the encoded value of each key; None deletes the key.
+        deletes: whether one of the values is None.
     """
 
     keys: list[bytes]
@@ -32,47 +33,55 @@ class Changes:
 
 
 class Store(Protocol):
-    """The contract; `tests/contract` holds every store to it."""
+    """The contract of a store; `tests/contract` tests every store against it."""
 
     position: int
     """Offset of the next changelog record to read; 0 for a new store."""
 
     def get(self, key: bytes) -> bytes | None:
-        """The committed value, or None."""
+        """Return the committed value of a key; None if there is none."""
         ...
 
     def apply(self, changes: Changes, position: int) -> None:
-        """Write changes and the position after them, as one."""
+        """Write changes and the changelog position after them atomically."""
         ...
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All committed pairs, in no particular order."""
+        """Iterate over all committed pairs, in no particular order."""
         ...
 
-    def page(self, cursor: Any, most: int) -> tuple[list[tuple[bytes, bytes]], Any]:
-        """Some pairs, and the cursor for those that follow; None begins, and says that there are no more.
+    def page(self, cursor: object, limit: int) -> tuple[list[tuple[bytes, bytes]], object]:
+        """Return at most `limit` pairs and the cursor of the next page.
 
-        What is applied meanwhile may be in it or not.
+        Changes that are applied between two pages may or may not be seen.
+
+        Args:
+            cursor: None for the first page, then the cursor of the page before. A returned cursor of None means that
+                there are no more pairs.
         """
         ...
 
     def __len__(self) -> int: ...
 
-    def about(self) -> int:
-        """How many pairs, at no cost; an estimate where counting costs something."""
+    def approximate_count(self) -> int:
+        """Return the number of pairs at no cost; an estimate where counting would cost something."""
         ...
 
-    def mark(self, *, at_end: bool) -> None:
-        """A restore begins, or has reached the changelog's end: from then on nobody but its owner writes there."""
+    def begin_restore(self) -> None:
+        """Note that a restore begins: from now on, records of the changelog are applied."""
+        ...
+
+    def end_restore(self) -> None:
+        """Note that the restore has reached the changelog's end: from now on, only this store's owner writes there."""
         ...
 
     def close(self) -> None:
-        """It is not used again."""
+        """Free the store; it is not used again."""
         ...
 
 
 class MemoryStore:
-    """A dict; it forgets everything with the process and is restored from the changelog."""
+    """A store in memory. It ends with the process and is restored from the changelog."""
 
     __slots__ = ("_data", "position")
 
@@ -84,7 +93,7 @@ class MemoryStore:
         return self._data.get(key)
 
     def apply(self, changes: Changes, position: int) -> None:
-        # Written all at once, then what was deleted is taken out: a loop here costs more than Kafka's part of a commit.
+        # Write all values at once, then remove deleted keys: a loop costs more than Kafka's part of a commit.
         self._data.update(zip(changes.keys, changes.values, strict=True))  # pyright: ignore[reportArgumentType, reportCallIssue]
         if changes.deletes:
             for key, value in zip(changes.keys, changes.values, strict=True):
@@ -95,19 +104,22 @@ class MemoryStore:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(self._data.items())
 
-    def page(self, cursor: Any, most: int) -> tuple[list[tuple[bytes, bytes]], Any]:
-        keys, start = cursor or (list(self._data), 0)
-        pairs = [(key, self._data[key]) for key in keys[start : start + most] if key in self._data]
-        return pairs, (keys, start + most) if start + most < len(keys) else None
+    def page(self, cursor: object, limit: int) -> tuple[list[tuple[bytes, bytes]], object]:
+        keys, start = cast("tuple[list[bytes], int]", cursor or (list(self._data), 0))
+        pairs = [(key, self._data[key]) for key in keys[start : start + limit] if key in self._data]
+        return pairs, (keys, start + limit) if start + limit < len(keys) else None
 
     def __len__(self) -> int:
         return len(self._data)
 
-    def about(self) -> int:
+    def approximate_count(self) -> int:
         return len(self._data)
 
-    def mark(self, *, at_end: bool) -> None:
-        """It does not matter: nothing of it outlives the process."""
+    def begin_restore(self) -> None:
+        """Do nothing: the store ends with the process."""
+
+    def end_restore(self) -> None:
+        """Do nothing: the store ends with the process."""
 
     def close(self) -> None:
-        """Nothing to be freed."""
+        """Do nothing: there is nothing to free."""

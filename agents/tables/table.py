@@ -1,20 +1,22 @@
-"""Tables: what agents hold between records, as dicts that Kafka remembers.
+"""Tables: what agents remember between records, as dicts that Kafka keeps.
 
-To an agent a table is a dict: `totals[user] += amount`. The table object itself is the overlay, a real dict, so reading
-and writing a key that this epoch has touched runs at C speed; only a key's first read goes further down (`state.py`).
+To an agent a table is a dict: `totals[user] += amount`. The table object is a real dict of the uncommitted writes, so
+reading and writing a key that it holds runs at C speed; only the first read of a key asks the layers below
+(`partition_state.py`).
 
-Laws.
-- A table is *open* while an agent runs, and then shows the partition of the record the agent works on. The engine opens
-  it before it resumes an agent and closes it when the agent suspends.
-- A closed table (timers, HTTP, other tasks) shows the committed state of all local partitions and refuses writes.
-- Nothing leaves the process before the gate; there the last value of each changed key goes to the changelog.
-- A table and its agents share no value beyond a record: see `PrivateTable`.
+Invariants.
+- A table is *open* while an agent runs, and then shows the partition of the agent's record. The engine opens it before
+  it resumes an agent and closes it when the agent suspends.
+- A closed table (in timers, web views, other tasks) shows the committed state of all local partitions and refuses
+  writes.
+- Nothing leaves the process before the barrier; there the last value of each changed key goes to the changelog.
+- A table and its agents share no value beyond a record; see `TrackingTable`.
 
-Open and closed are two classes of one object: `__class__` is switched (0.06 µs a switch), because a dict subclass that
-overrides `__getitem__` or `__setitem__` in Python loses C speed even for an override that does nothing. A third is for
-an open partition that changes are waiting for: to fold what batches amount to into it one by one would touch most of
-its keys again and again, so they wait (`UncommittedWrites.wait`) until somebody looks, at the barrier at the latest.
-Who looks cannot tell.
+Open and closed tables are one object with two classes: `__class__` is switched (0.06 µs a switch), because a dict
+subclass that overrides `__getitem__` or `__setitem__` in Python loses C speed, even if the override does nothing. A
+third class, `PendingTable`, is for an open partition with pending changes: applying the results of each batch key by
+key would touch most keys again and again, so they wait (`UncommittedWrites.defer`) until the table is next used, or
+until the barrier. The agent cannot tell the difference.
 """
 
 from __future__ import annotations
@@ -29,31 +31,32 @@ from ..running_agent import RUNNING_AGENT
 from .partition_state import ABSENT, IMMUTABLE, UNTOUCHED, Absent, PartitionState
 from .uncommitted_writes import K, UncommittedWrites, V
 
-__all__ = ["ClosedTable", "PrivateTable", "Table", "UnsettledTable"]
+__all__ = ["ClosedTable", "PendingTable", "Table", "TrackingTable"]
 
 T = TypeVar("T")
 
 
 class Table(UncommittedWrites[K, V]):
-    """A table, while it is open; see the module's laws.
+    """A table of an app, while it is open; make one with `app.Table`.
 
     Args:
-        name: unique in the app; the changelog is `<app id>-<name>-changelog`.
-        default: makes the value of a key that is not there; None means KeyError.
-        partitions: of the changelog; None takes that of the topics the app reads.
-        key_type, value_type: see `anabranch.topics.serde`; without them keys and values are JSON as it comes.
-        help: shown in lists.
+        name: unique in the app. The changelog topic is `<app id>-<name>-changelog`.
+        default: makes the value of a key that does not exist; with None, reading such a key raises KeyError.
+        partitions: of the changelog; None takes the number of the topics that the app reads.
+        key_type: type of the keys, see `anabranch.topics.serde`; None is untyped JSON.
+        value_type: type of the values; None is untyped JSON.
+        help: a description, shown in lists of tables.
         config: topic configuration of the changelog, under Kafka's names.
         store: `memory`, or `rocksdb` for a table on disk.
-        sets: values are sets, and `value_type` is that of their elements. A key whose set is empty is not there, so
-            that adding to a set and taking away again leaves the same table wherever a commit fell in between.
-        local: content is meant to be by partition: the same key may be in several, and results say in which.
+        sets: values are sets, and `value_type` is the type of their elements. A key whose set is empty does not exist,
+            so adding to a set and removing again leaves the same table wherever a commit falls in between.
+        local: content is kept per partition on purpose: a key may be in several partitions, and results name them.
 
     Attributes:
-        fast: classes that are asked for many keys at once.
+        fast_classes: classes whose `get_many` may read the dict directly.
     """
 
-    fast: ClassVar[set[type[Table]]] = set()
+    fast_classes: ClassVar[set[type[Table]]] = set()
 
     def _deeper(self, key: K) -> V:
         state = self._need_state()
@@ -62,38 +65,38 @@ class Table(UncommittedWrites[K, V]):
             value = state.committed(key)
             if value is not ABSENT:
                 if type(value) in IMMUTABLE:
-                    state.remember(key, value)
+                    state.add_to_cache(key, value)
                 else:
-                    state.borrow(key, value, existed=True)
-                    self._hand(key, value)
+                    state.keep_original(key, value, existed=True)
+                    self._track(key, value)
                 return value
         elif value is not ABSENT:
             if type(value) in IMMUTABLE:
                 return value
-            # In savepoint mode, a default that an earlier record only looked at is none: this one gets its own.
-            if not self._copying or state.live(key, value):
-                value = state.private_copy(key, value) if self._copying else value
-                self._hand(key, value)
+            # Between savepoints, a default that an earlier record only read is no key: this record gets one of its own.
+            if not self._in_savepoints or state.exists(key, value):
+                value = state.private_copy(key, value) if self._in_savepoints else value
+                self._track(key, value)
                 return value
         if self.default is None:
             raise KeyError(key)
         value = self.default()
         if type(value) not in IMMUTABLE:
-            state.borrow(key, value, existed=False)
-            self._hand(key, value)
+            state.keep_original(key, value, existed=False)
+            self._track(key, value)
         return value
 
-    def _hand(self, key: K, value: V) -> None:
-        """An agent gets a value that it can change in place."""
-        if not self.watched:
-            self._watch()
-            self.__class__ = self.opened  # pyright: ignore[reportAttributeAccessIssue]
+    def _track(self, key: K, value: V) -> None:
+        """Track a mutable value that an agent is given."""
+        if not self.tracking:
+            self._start_tracking()
+            self.__class__ = self.open_class  # pyright: ignore[reportAttributeAccessIssue]
         dict.__setitem__(self, key, value)
-        self._handed.append((self, self._need_state(), key, value))
+        self._tracked.append((self, self._need_state(), key, value))
 
     def put(self, changes: dict[K, V]) -> None:
-        """Write values that nobody else has, as flows make them."""
-        if not self.watched:
+        """Write values that no agent holds, such as the results of a flow."""
+        if not self.tracking:
             self._put.update(changes)
         dict.update(self, changes)
 
@@ -103,40 +106,40 @@ class Table(UncommittedWrites[K, V]):
         return self._state
 
     def _below(self, key: object) -> V | Absent:
-        """What lies under the overlay, ABSENT if nothing does."""
+        """Return the value below the uncommitted writes; ABSENT if there is none."""
         if key in self._deleted:
             return ABSENT
         state = self._need_state()
-        for closer in (state.view, state.epoch):
-            if key in closer:
-                return closer[key]
+        for layer in (state.cache, state.epoch):
+            if key in layer:
+                return layer[key]
         return state.committed(key)
 
     def _find(self, key: object) -> V | Absent:
-        """The value as agents see it, ABSENT if there is none; an untouched default that was only read is none."""
+        """Return the value as agents see it; ABSENT if there is none or if it is a default that was only read."""
         state = self._need_state()
         value = dict.get(self, key, ABSENT)
         if value is ABSENT:
             value = self._below(key)
-        return value if value is not ABSENT and state.live(key, value) else ABSENT
+        return value if value is not ABSENT and state.exists(key, value) else ABSENT
 
-    def known(self, keys: Sequence[K]) -> list[V | Absent]:
-        """What is there at each of many keys, ABSENT where nothing is; several times faster than asking one by one.
+    def get_many(self, keys: Sequence[K]) -> list[V | Absent]:
+        """Return the value of each key, ABSENT where there is none; several times faster than one by one.
 
-        For looking only: what would be changed in place has to be read by `[]`.
+        The caller must not change the values in place; for that, read them with `[]`.
         """
         state = self._need_state()
-        if type(self) not in self.fast or self._deleted or self._copying or state.borrowed or self.sets:
+        if type(self) not in self.fast_classes or self._deleted or self._in_savepoints or state.originals or self.sets:
             return list(map(self._find, keys))
-        view = state.view.get
+        cached = state.cache.get
         found: list[V | Absent]
         if dict.__len__(self) > 1:
             own = super().get
-            found = [view(key, ABSENT) if (value := own(key, ABSENT)) is ABSENT else value for key in keys]
+            found = [cached(key, ABSENT) if (value := own(key, ABSENT)) is ABSENT else value for key in keys]
         else:
-            found = list(map(view, keys, repeat(ABSENT)))
+            found = list(map(cached, keys, repeat(ABSENT)))
         places = [place for place, value in enumerate(found) if value is ABSENT]
-        below = state.below_view([keys[place] for place in places]) if places else []
+        below = state.get_uncached([keys[place] for place in places]) if places else []
         for place, value in zip(places, below, strict=True):
             found[place] = value
         return found
@@ -151,7 +154,7 @@ class Table(UncommittedWrites[K, V]):
     def get(self, key: K, default: T) -> V | T: ...
 
     def get(self, key: K, default: object = None) -> object:
-        """As dict.get: the table's own default is not used."""
+        """Return the value of a key, else `default`, as `dict.get` does; the table's own default is not used."""
         return self[key] if key in self else default  # noqa: SIM401 (this is `get`)
 
     def __delitem__(self, key: K) -> None:
@@ -166,7 +169,7 @@ class Table(UncommittedWrites[K, V]):
     def pop(self, key: K, default: T, /) -> V | T: ...
 
     def pop(self, key: K, *default: object) -> object:
-        """As dict.pop."""
+        """Remove a key and return its value, as `dict.pop` does."""
         if key in self:
             value = self[key]
             del self[key]
@@ -177,14 +180,18 @@ class Table(UncommittedWrites[K, V]):
         raise KeyError(key)
 
     def _forget_default(self, key: object) -> None:
-        """What an agent does from now on to a default that it was given is nothing to the table."""
+        """Forget a default that the agent was given, so that its later changes to it do not reach the table."""
         value = dict.get(self, key, ABSENT)
-        borrowed = None if value is ABSENT else self._need_state().borrowed.get((key, id(value)))
-        if borrowed is not None and not borrowed[2]:
+        original = None if value is ABSENT else self._need_state().originals.get((key, id(value)))
+        if original is not None and not original[2]:
             dict.pop(self, key)
 
     def popitem(self) -> tuple[K, V]:
-        """Remove some pair; which one is not defined."""
+        """Remove an arbitrary pair and return it.
+
+        Raises:
+            KeyError: the partition is empty.
+        """
         for key in self:
             return key, self.pop(key)
         raise KeyError("popitem(): table is empty")
@@ -196,7 +203,7 @@ class Table(UncommittedWrites[K, V]):
     def setdefault(self, key: K, default: V) -> V: ...
 
     def setdefault(self, key: K, default: Any = None) -> object:
-        """As dict.setdefault."""
+        """Return the value of a key; insert `default` if the key does not exist, as `dict.setdefault` does."""
         if key not in self:
             self[key] = default
         return self[key]
@@ -207,19 +214,20 @@ class Table(UncommittedWrites[K, V]):
             del self[key]
 
     def _merged(self) -> dict[K, V]:
+        """Return all pairs that this view of the table shows."""
         state = self._need_state()
-        seen = dict(state.committed_items())
-        seen.update(state.epoch)
+        merged = dict(state.committed_items())
+        merged.update(state.epoch)
         for key in self._deleted:
-            seen[key] = ABSENT
-        seen.update(self.fresh())
-        live = {key: value for key, value in seen.items() if state.live(key, value)}
-        if set(map(type, live)) <= self.key_codec.trusted:
-            return live
-        return {self._as_kept(key): value for key, value in live.items()}
+            merged[key] = ABSENT
+        merged.update(self.writes())
+        present = {key: value for key, value in merged.items() if state.exists(key, value)}
+        if set(map(type, present)) <= self.key_codec.trusted:
+            return present
+        return {self._as_kept(key): value for key, value in present.items()}
 
     def _as_kept(self, key: K) -> K:
-        """A key as it comes back after the commit, so that it looks the same before."""
+        """Return a key as it will be read back after the commit, so that it looks the same before."""
         try:
             return self.key_codec.decode(self.key_codec.keep(key))
         except BadRecord:
@@ -235,19 +243,19 @@ class Table(UncommittedWrites[K, V]):
         return len(self) > 0
 
     def keys(self) -> KeysView[K]:
-        """Keys of this partition, as a snapshot."""
+        """Return a snapshot of the keys of this partition."""
         return self._merged().keys()
 
     def values(self) -> Collection[V]:
-        """Values of this partition, as a snapshot."""
+        """Return a snapshot of the values of this partition."""
         return [self[key] for key in self]
 
     def items(self) -> Collection[tuple[K, V]]:
-        """Pairs of this partition, as a snapshot."""
+        """Return a snapshot of the pairs of this partition."""
         return [(key, self[key]) for key in self]
 
     def copy(self) -> dict[K, V]:
-        """A plain dict of the same pairs."""
+        """Return a plain dict of the same pairs."""
         return dict(self.items())
 
     def __eq__(self, other: object) -> bool:
@@ -280,31 +288,31 @@ class Table(UncommittedWrites[K, V]):
     def __repr__(self) -> str:
         return f"<Table {self.name} partition={self._partition}>"
 
-    # Faust's windows come with their own clock in a later step of work; an error now beats data that is never closed.
+    # An error is better than windows that are never closed.
     def _no_windows(self, *_: object, **__: object) -> NoReturn:
-        raise NotImplementedError("windowed tables are not there yet: keep the window's start in the key")
+        raise NotImplementedError("windowed tables are not supported yet: put the start of the window into the key")
 
     tumbling = hopping = using_window = _no_windows
 
 
-class PrivateTable(Table[K, V]):
-    """An open table that notes which values an agent has that can be changed in place: lists, dicts, structs, ….
+class TrackingTable(Table[K, V]):
+    """An open table that tracks which of its mutable values (lists, dicts, structs, …) an agent holds.
 
-    Law. Within a record, tables are plain Python: what an agent has read or written is the object in the table, so
-    `table[key].append(x)` changes the table, and one object may stand at two keys or in two tables. When the record
-    ends (the agent asks for the next one; of a batch or a `take`, the next batch), each of these places goes on with an
-    equal value that shares nothing with the agent, with other keys or other tables. That is what a commit does to them
-    anyway, because what comes back from a changelog shares nothing; so it cannot be seen where commits fall.
+    Invariant. Within a record, tables are plain Python: a value that an agent has read or written is the object in the
+    table, so `table[key].append(x)` changes the table, and one object may be at two keys or in two tables. When the
+    record ends (the agent asks for the next one; for batches and `take`, for the next batch), each of these places gets
+    an equal value that shares nothing with the agent, with other keys or with other tables. A commit has the same
+    effect, because a value that is read from a changelog shares nothing; so agents cannot see where commits fall.
 
-    A default that was only looked at is no key when the record ends. One that was changed or assigned is a key from
-    then on, whatever becomes of its value.
+    A default that was only read is no key when the record ends. A default that was changed or assigned is a key from
+    then on, whatever its value becomes.
 
-    How. What is handed out by `[]` and given by `[]=` is noted, and `end_record` replaces what was noted by what comes
-    back from its bytes. These are compared first: what was only looked at is neither replaced nor written. Numbers and
-    texts cannot be changed, and a table that holds nothing else needs none of this: it stays a `Table`, at the speed of
-    a dict. Which of the two a table is follows from its default or its declared type. Where these do not tell, it
-    begins as a `Table`; when it is first found to hold such a value it turns into one that notes, and if an agent has
-    had one by then, the epoch is done again (`late`).
+    Mechanism. Values that `[]` returns or `[]=` receives are tracked, and `end_record` replaces each by the value that
+    its bytes decode to. The bytes are compared first: a value that was only read is neither replaced nor written.
+    Numbers and text cannot be changed, so a table that holds nothing else needs no tracking: it stays a `Table`, at the
+    speed of a dict. The default or the declared type tells which of the two a table is. If they do not, it begins as a
+    `Table` and starts tracking when it is first found to hold a mutable value; if an agent holds one by then, the epoch
+    is rolled back and reprocessed (`untracked`).
     """
 
     __hash__ = Table.__hash__
@@ -312,45 +320,45 @@ class PrivateTable(Table[K, V]):
     def __getitem__(self, key: K) -> V:
         value = dict.__getitem__(self, key)
         if type(value) not in IMMUTABLE and self._state is not None:
-            self._handed.append((self, self._state, key, value))
+            self._tracked.append((self, self._state, key, value))
         return value
 
     def __setitem__(self, key: K, value: V) -> None:
         dict.__setitem__(self, key, value)
         if type(value) not in IMMUTABLE:
-            self._note(key, value)
+            self._track_written(key, value)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """As dict.update."""
+        """Write many pairs, as `dict.update` does."""
         new: Any = dict(*args, **kwargs)
         dict.update(self, new)
         if not IMMUTABLE.issuperset(map(type, new.values())):
             for key, value in new.items():
                 if type(value) not in IMMUTABLE:
-                    self._note(key, value)
+                    self._track_written(key, value)
 
-    def _note(self, key: K, value: V) -> None:
-        """An agent has written this."""
+    def _track_written(self, key: K, value: V) -> None:
+        """Track a mutable value that an agent has written."""
         state = self._state
         if state is not None:
-            state.borrowed.pop((key, id(value)), None)  # it counts as written, whatever it was
-            self._handed.append((self, state, key, value))
+            state.originals.pop((key, id(value)), None)  # the value counts as changed, even if it equals the original
+            self._tracked.append((self, state, key, value))
 
 
 class ClosedTable(Table[K, V]):
-    """A table seen from outside an agent: committed state of all local partitions, read only."""
+    """A table outside of agents: the committed state of all local partitions, read-only."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         agent = RUNNING_AGENT.get()
         if agent is not None:
             raise BadRecord(
                 f"table {self.name}: cannot be modified by a task that agent {agent} has started (asyncio.gather, "
-                "create_task): a table is open to the agent's own coroutine alone",
-                hint="let the task return what it has found, and write it to the table in the agent",
+                "create_task): a table is open to the agent's own coroutine only",
+                hint="return the result from the task and write it to the table in the agent",
             )
         raise BadRecord(
             f"table {self.name}: cannot modify a table outside of an agent",
-            hint="send a record to an agent that does it; timers and web views can only read",
+            hint="send a record to an agent that modifies it; timers and web views can only read",
         )
 
     def __getitem__(self, key: K) -> V:
@@ -372,11 +380,11 @@ class ClosedTable(Table[K, V]):
         return {key: value for state in self.states.values() for key, value in state.committed_items()}
 
     def items(self) -> Collection[tuple[K, V]]:
-        """All committed pairs of local partitions, as a snapshot."""
+        """Return a snapshot of the committed pairs of all local partitions."""
         return self._merged().items()
 
     def values(self) -> Collection[V]:
-        """All committed values of local partitions, as a snapshot."""
+        """Return a snapshot of the committed values of all local partitions."""
         return self._merged().values()
 
     def __repr__(self) -> str:
@@ -385,27 +393,28 @@ class ClosedTable(Table[K, V]):
     __setitem__ = __delitem__ = put = pop = popitem = setdefault = clear = update = __ior__ = _refuse  # pyright: ignore[reportAssignmentType]
 
 
-class UnsettledTable(Table[K, V]):
-    """An open table at whose partition something waits; whatever it is asked for, it settles that first."""
+class PendingTable(Table[K, V]):
+    """An open table whose partition has pending changes; each method applies them first."""
 
     __hash__ = Table.__hash__
 
 
-def _settled_first(name: str) -> Callable[..., object]:
+def _apply_pending_first(name: str) -> Callable[..., object]:
     def method(table: Table, *args: object, **kwargs: object) -> object:
-        table.settle()  # it is a `Table` from here on
+        table.apply_pending()  # switches the class back to `open_class`
         return getattr(table, name)(*args, **kwargs)
 
     return method
 
 
-_LOOKING = (
+_READS = (
     *("__getitem__", "__contains__", "__iter__", "__reversed__", "__len__", "__bool__", "__eq__", "__ne__", "__or__"),
-    *("__ror__", "get", "keys", "values", "items", "copy", "known", "__copy__", "__deepcopy__", "__reduce_ex__"),
+    *("__ror__", "get", "keys", "values", "items", "copy", "get_many", "__copy__", "__deepcopy__", "__reduce_ex__"),
 )
-_CHANGING = ("__setitem__", "__delitem__", "__ior__", "pop", "popitem", "setdefault", "update", "clear", "put")
-for _name in (*_LOOKING, *_CHANGING):
-    setattr(UnsettledTable, _name, _settled_first(_name))
+_WRITES = ("__setitem__", "__delitem__", "__ior__", "pop", "popitem", "setdefault", "update", "clear", "put")
+for _name in (*_READS, *_WRITES):
+    setattr(PendingTable, _name, _apply_pending_first(_name))
 
-Table.opened, Table.closed, Table.unsettled, Table.private = Table, ClosedTable, UnsettledTable, PrivateTable
-Table.fast |= {Table, PrivateTable}
+Table.open_class, Table.closed_class = Table, ClosedTable
+Table.pending_class, Table.tracking_class = PendingTable, TrackingTable
+Table.fast_classes |= {Table, TrackingTable}

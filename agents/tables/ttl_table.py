@@ -1,34 +1,65 @@
 """Tables whose keys have a time-to-live in event time: `app.Table("seen", ttl=timedelta(hours=1))`.
 
-For the laws and the format see `stamped.py`. Such a table asks for the time of the record at hand whenever an agent
-touches a key, so it does without the C speed of other tables; those pay nothing for it. An agent has to take its
-records one by one (or with `take`): a batch has no time of its own, and where it ends is chance.
+Such a table needs the timestamp of the current record whenever an agent touches a key, so it does without the C speed
+of other tables; other tables pay nothing for it. Its agents must take records one by one (or with `take`): a batch has
+no time of its own, and where it ends is arbitrary.
+
+Format, in the store as in the changelog, so that restoring needs no knowledge of it:
+
+| key | value |
+| --- | --- |
+| a table key | the event time of its last write, then the value |
+| `EVENT_TIME` | the event time of the partition |
+
+Times are milliseconds since 1970, eight bytes, signed, big-endian.
+
+Invariants.
+- The event time of a partition is the largest timestamp of the records during which an agent has read or written the
+  table in this partition. It never decreases. A late record works at the event time of the partition.
+- A key exists while event time is less than its last write + time-to-live. An expired key never returns.
+- All of it is committed with the epoch, and a commit decides nothing: the same records in the same order give the same
+  content wherever commits, failures and restarts fall. Outside of agents a table shows its content at the committed
+  event time.
+- A value that was changed in place counts as written at the time of the record that it was given out for.
+- Removing expired keys has no visible effect: a key is removed when it is touched, the others in bounded steps at
+  commits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from mode import want_seconds
 
 from ...topics.errors import BadRecord, Usage
+from ...topics.serde import Codec
 from .global_table import GlobalTable
-from .partition_state import ABSENT, EVENT_TIME, IMMUTABLE, PartitionState
-from .store import Store
-from .table import ClosedTable, PrivateTable, Table
-from .ttl_state import TtlState, unexpired, value_of
+from .partition_state import ABSENT, EVENT_TIME, IMMUTABLE, Absent, PartitionState
+from .store import Changes, Store
+from .table import ClosedTable, Table, TrackingTable
 from .uncommitted_writes import K, V
 
-__all__ = ["TtlTable", "new_table"]
+__all__ = ["TtlState", "TtlTable", "new_table", "unexpired", "value_of"]
+
+_TIME = struct.Struct(">q")
+_TIME_BYTES = _TIME.size
+_NEVER_MS = -1
+_NEVER_EXPIRES_MS = 2**62
+
+# One commit examines at most this many pairs of a partition, and the whole partition is examined so many times in a
+# time-to-live.
+SWEEP_PAIRS = 5_000
+SWEEPS = 8
 
 
-class TtlTable(PrivateTable[K, V]):
-    """A table with a time-to-live, while it is open.
+class TtlTable(TrackingTable[K, V]):
+    """A table with a time-to-live, while it is open; it tracks mutable values with methods of its own.
 
     Args:
-        ttl_ms: how long a key is there after its last write.
-        clock: timestamp of the record at hand, in ms; -1 where there is none.
+        ttl_ms: how long a key exists after its last write, in ms of event time.
+        clock: returns the timestamp of the current record in ms; -1 if there is none.
     """
 
     ttl_ms: int
@@ -36,33 +67,33 @@ class TtlTable(PrivateTable[K, V]):
     def __init__(self, name: str, *, ttl_ms: int, clock: Callable[[], int], **options: Any) -> None:
         self.ttl_ms, self._clock = ttl_ms, clock
         super().__init__(name, **options)
-        self.watched = True  # by methods of its own, from the beginning
+        self.tracking = True
 
     # The engine's side ----------------------------------------------------------------------------------------------
 
-    def _new_state(self, store: Store) -> PartitionState:
+    def _make_state(self, store: Store) -> PartitionState:
         return TtlState(store, self.key_codec, self.value_codec, sets=self.sets, table=self.name, ttl_ms=self.ttl_ms)
 
-    def leave(self) -> None:
-        """As in any table; the time moves on as well."""
+    def move_to_epoch(self) -> None:
+        """Move the uncommitted writes, their times and the event time into the epoch of the partition."""
         state = cast("TtlState | None", self._state)
         if state is not None and state.now_ms > state.event_ms:
             state.event_ms = state.now_ms
-            self._writers.add(self._topic)
-        super().leave()
+            self._writer_topics.add(self._topic)
+        super().move_to_epoch()
 
-    def discard_overlay(self) -> None:
-        """As in any table."""
-        super().discard_overlay()
+    def discard_writes(self) -> None:
+        """Forget the writes since the last `move_to_epoch`, and the progress of event time."""
+        super().discard_writes()
         if self._state is not None:
-            cast(TtlState, self._state).undo()
+            cast(TtlState, self._state).discard_times()
 
     def value_bytes(self, stored: bytes) -> bytes:
-        """Without the time."""
+        """Return a stored value without its time."""
         return value_of(stored)
 
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """As in any table."""
+        """Return the unexpired pairs of a partition, without times."""
         return unexpired(data, self.ttl_ms)
 
     # The agent's side -----------------------------------------------------------------------------------------------
@@ -72,93 +103,101 @@ class TtlTable(PrivateTable[K, V]):
         state.advance(self._clock())
         return state
 
-    def _settle(self, key: Any) -> TtlState:
-        """Before a key is touched: time moves on to the record at hand, and the key may be gone then."""
+    def _expire(self, key: Any) -> TtlState:
+        """Advance event time to the current record, and delete the key if it is expired then."""
         state = self._advance()
         value = dict.get(self, key, ABSENT)
-        fresh = value is not ABSENT
-        if not fresh and key not in self._deleted:
+        uncommitted = value is not ABSENT
+        if not uncommitted and key not in self._deleted:
             value = state.epoch.get(key, ABSENT)
         if value is not ABSENT and type(value) not in IMMUTABLE:
-            state.note(key, value, fresh=fresh)
+            state.note_change(key, value, uncommitted=uncommitted)
         written_ms = state.time_of(key)
         if written_ms is not None and state.is_expired(written_ms, state.now_ms):
             self._delete(key)
-            state.fresh[key] = None
+            state.write_times[key] = None
         return state
 
-    def __getitem__(self, key: Any) -> Any:
-        state = self._settle(key)
+    def __getitem__(self, key: K) -> V:
+        state = self._expire(key)
         value = dict.__getitem__(self, key)
         if type(value) not in IMMUTABLE:
-            state.hand(key, value)
-            self._handed.append((self, state, key, value))
+            state.note_read(key, value)
+            self._tracked.append((self, state, key, value))
         return value
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: K, value: V) -> None:
         if key == EVENT_TIME:
             raise BadRecord(f"table {self.name}: {EVENT_TIME!r} cannot be a key of a table with a time-to-live")
         state = self._advance()
         dict.__setitem__(self, key, value)
-        state.fresh[key] = state.now_ms
+        state.write_times[key] = state.now_ms
         if type(value) not in IMMUTABLE:
-            self._note(key, value)
+            self._track_written(key, value)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: K) -> None:
         super().__delitem__(key)
-        cast(TtlState, self._state).fresh[key] = None
+        cast(TtlState, self._state).write_times[key] = None
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        """As dict.update."""
-        for key, value in dict(*args, **kwargs).items():
+        """Write many pairs, as `dict.update` does."""
+        new: Any = dict(*args, **kwargs)
+        for key, value in new.items():
             self[key] = value
 
-    def put(self, changes: dict[Any, Any]) -> None:
-        """As in any table."""
+    def put(self, changes: dict[K, V]) -> None:
+        """Write values that no agent holds, such as the results of a flow."""
         state = self._advance()
         dict.update(self, changes)
-        state.fresh |= dict.fromkeys(changes, state.now_ms)
+        state.write_times |= dict.fromkeys(changes, state.now_ms)
 
-    def take_back(self, state: PartitionState, key: Any, value: Any) -> None:
-        """As in any table; what the record has changed was written at its time."""
-        stamped = cast(TtlState, state)
-        fresh = state is self._state and dict.get(self, key, ABSENT) is value
-        if fresh or state.epoch.get(key, ABSENT) is value:
-            stamped.note(key, value, fresh=fresh)
-        super().take_back(state, key, value)
-        stamped.handed.pop((key, id(value)), None)
+    def detach(self, state: PartitionState, key: object, value: object) -> None:
+        """Detach a value that an agent has held; if the record changed it, it was written at the record's time."""
+        ttl_state = cast(TtlState, state)
+        uncommitted = state is self._state and dict.get(self, key, ABSENT) is value
+        if uncommitted or state.epoch.get(key, ABSENT) is value:
+            ttl_state.note_change(key, value, uncommitted=uncommitted)
+        super().detach(state, key, value)
+        ttl_state.last_reads.pop((key, id(value)), None)
 
-    def _find(self, key: Any) -> Any:
-        self._settle(key)
+    def _find(self, key: object) -> V | Absent:
+        self._expire(key)
         return super()._find(key)
 
-    def _merged(self) -> dict[Any, Any]:
+    def _merged(self) -> dict[K, V]:
         state = self._advance()
-        seen = dict(state.items_at(state.now_ms))
-        for key in {*state.epoch, *self._deleted, *(key for key, _ in self.fresh())}:
+        merged: dict[K, V] = dict(state.items_at(state.now_ms))
+        touched = cast("set[K]", {*state.epoch, *self._deleted, *(key for key, _ in self.writes())})
+        for key in touched:
             value = self._find(key)
             if value is ABSENT:
-                seen.pop(key, None)
+                merged.pop(key, None)
             else:
-                seen[key] = value
-        return seen
+                merged[key] = value
+        return merged
 
 
-class _ClosedExpiringTable(ClosedTable, TtlTable):
-    """A table with a time-to-live, seen from outside an agent: as committed, at the committed event time."""
+class _ClosedTtlTable(ClosedTable[K, V], TtlTable[K, V]):
+    """A table with a time-to-live outside of agents: committed content at the committed event time."""
 
 
-TtlTable.opened = TtlTable.private = TtlTable
-TtlTable.closed = _ClosedExpiringTable
+TtlTable.open_class = TtlTable.tracking_class = TtlTable
+TtlTable.closed_class = _ClosedTtlTable
 
 
-def new_table(name: str, ttl: Any, clock: Callable[[], int], *, everywhere: bool = False, **options: Any) -> Table:
-    """A table, with a time-to-live (seconds, or a timedelta) unless that is None; or a GlobalTable.
+def new_table(name: str, ttl: Any, clock: Callable[[], int], *, is_global: bool = False, **options: Any) -> Table:
+    """Return a table, a table with a time-to-live or a global table.
+
+    Args:
+        ttl: time-to-live as seconds or a timedelta; None if keys do not expire.
+        clock: see `TtlTable`.
+        is_global: whether every worker holds the whole table.
+        options: see `Table`.
 
     Raises:
-        Usage: it is no time.
+        Usage: the time-to-live is not a positive duration, or the options do not go together.
     """
-    if everywhere:
+    if is_global:
         if ttl is not None:
             raise Usage(f"table {name}: ttl={ttl!r} in a GlobalTable: not supported", hint="use a Table")
         if options.get("local"):
@@ -168,5 +207,287 @@ def new_table(name: str, ttl: Any, clock: Callable[[], int], *, everywhere: bool
         return Table(name, **options)
     ttl_ms = round(want_seconds(ttl) * 1000)
     if ttl_ms <= 0:
-        raise Usage(f"table {name}: ttl={ttl!r}", hint="seconds, or a timedelta, and more than none")
+        raise Usage(f"table {name}: ttl={ttl!r}", hint="give a positive number of seconds, or a timedelta")
     return TtlTable(name, ttl_ms=ttl_ms, clock=clock, **options)
+
+
+class TtlState(PartitionState):
+    """The state of one partition of a table with a time-to-live.
+
+    Attributes:
+        now_ms: event time as agents see it, including records that can still be rolled back.
+        event_ms: event time without those.
+        write_times: key -> time of its last write among the uncommitted writes; None for a deletion.
+        epoch_times: key -> time of its last write in the epoch.
+        last_reads: mutable values as agents got them last: (key, id) -> (value, its bytes, event time of the read).
+    """
+
+    __slots__ = (
+        *("_committed_ms", "_due_ms", "_last_read", "_loaded_at", "_sweep_cursor", "_swept", "_table"),
+        *("epoch_times", "event_ms", "last_reads", "now_ms", "ttl_ms", "write_times"),
+    )
+
+    def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool, table: str, ttl_ms: int) -> None:
+        super().__init__(store, keys, values, sets=sets)
+        self._table, self.ttl_ms = table, ttl_ms
+        self.write_times: dict[object, int | None] = {}
+        self.epoch_times: dict[object, int] = {}
+        self.last_reads: dict[tuple[object, int], tuple[object, bytes, int]] = {}
+        self.now_ms = self.event_ms = _NEVER_MS
+        self._committed_ms: int | None = None
+        self._loaded_at = -1  # position of the store when the committed event time was read
+        self._last_read: tuple[object, bytes | None] = (ABSENT, None)
+        self._sweep_cursor: object = None
+        self._due_ms = _NEVER_MS
+        self._swept: tuple[set[bytes], object] | None = None
+
+    # Time -----------------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read the committed event time, if the store was written by someone else (a restore).
+
+        Raises:
+            Usage: the store's content belongs to a table without a time-to-live.
+        """
+        if self._loaded_at == self.store.position:
+            return
+        self._last_read = (ABSENT, None)
+        data = self.store.get(EVENT_TIME)
+        if data is None and next(iter(self.store.items()), None) is not None:
+            raise Usage(
+                f"table {self._table}: has a time-to-live now, but its changelog was written without one: it does not "
+                "say when keys were written",
+                hint="give the table another name, or delete its changelog to recompute it",
+            )
+        self._committed_ms = None if data is None else _TIME.unpack(data)[0]
+        self._loaded_at = self.store.position
+        self.now_ms = self.event_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
+
+    check_content = load
+
+    def advance(self, timestamp_ms: int) -> None:
+        """Advance event time to the timestamp of a record during which an agent touches the table."""
+        self.load()
+        if timestamp_ms > self.now_ms:
+            self.now_ms = timestamp_ms
+
+    def is_expired(self, written_ms: int, now_ms: int) -> bool:
+        """Whether a key that was last written at `written_ms` is expired at `now_ms`."""
+        return written_ms + self.ttl_ms <= now_ms
+
+    def time_of(self, key: object) -> int | None:
+        """Return when a key was last written, in ms; None if it does not exist."""
+        if key in self.write_times:
+            return self.write_times[key]
+        if key in self.epoch_times:
+            return self.epoch_times[key]
+        if self.epoch.get(key) is ABSENT:
+            return None
+        data = self._read(key)
+        return None if data is None else _written_ms(data)
+
+    def _read(self, key: object) -> bytes | None:
+        found, data = self._last_read
+        if found is not key:
+            data = self.store.get(self._keys.keep(key))
+            self._last_read = (key, data)
+        return data
+
+    # Mutable values -------------------------------------------------------------------------------------------------
+
+    def note_change(self, key: object, value: object, *, uncommitted: bool) -> None:
+        """If a value has changed since an agent read it, record the time of that read as its write time.
+
+        Args:
+            uncommitted: the value is among the uncommitted writes, not in the epoch.
+        """
+        last_read = self.last_reads.get((key, id(value)))
+        if last_read is None:
+            return
+        data = self._values.draft(value)
+        if data != last_read[1]:
+            times: dict[object, Any] = self.write_times if uncommitted else self.epoch_times
+            times[key] = last_read[2]
+            self.last_reads[key, id(value)] = (value, data, last_read[2])
+
+    def note_read(self, key: object, value: object) -> None:
+        """Record that an agent reads a mutable value now; `note_change` has been called before."""
+        last_read = self.last_reads.get((key, id(value)))
+        data = self._values.draft(value) if last_read is None else last_read[1]
+        self.last_reads[key, id(value)] = (value, data, self.now_ms)
+
+    def exists(self, key: object, value: object) -> bool:
+        """Whether a value counts as a key; a default that was changed and changed back was written, and does."""
+        if value is ABSENT or self._is_empty_set(value):
+            return False
+        original = self.originals.get((key, id(value))) if self.originals else None
+        if original is None or original[2]:
+            return True
+        last_read = self.last_reads.get((key, id(value)))
+        changed = last_read is not None and self._values.draft(value) != last_read[1]
+        return changed or self.write_times.get(key, self.epoch_times.get(key)) is not None
+
+    # Uncommitted writes and the epoch -------------------------------------------------------------------------------
+
+    def add_to_epoch(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:
+        """Add a table's uncommitted writes and their times. There is no cache, because its values would have to expire.
+
+        Returns:
+            True: mutable values are always tracked.
+        """
+        for key in deleted:
+            self.epoch[key] = ABSENT
+            self.epoch_times.pop(key, None)
+        self.epoch.update(changes)
+        self.epoch_times.update((key, ms) for key, ms in self.write_times.items() if ms is not None)
+        return True
+
+    def discard_times(self) -> None:
+        """Forget the times of the uncommitted writes, which were discarded or moved to the epoch."""
+        self.write_times.clear()
+        self.now_ms = self.event_ms
+
+    def add_to_cache(self, key: object, value: object) -> None:
+        """Do nothing; see `add_to_epoch`."""
+
+    @property
+    def touched(self) -> bool:
+        """Whether a commit has something to write or to sweep."""
+        if self._loaded_at < 0:
+            return False
+        sweeping = self._swept is not None or self._sweep_cursor is not None or self.event_ms >= self._due_ms
+        return sweeping or bool(self.epoch) or self.event_ms != self._committed_ms
+
+    def encode(self) -> Changes:
+        """Encode the epoch with its times, the event time if it has advanced, and deletions of expired keys.
+
+        Raises:
+            BadRecord: a key or value cannot be encoded so that it would be read back unchanged.
+        """
+        keys: list[object] = []
+        values: list[object] = []
+        times: list[bytes] = []
+        deleted: list[object] = []
+        for key, value in self.epoch.items():
+            if value is ABSENT:
+                deleted.append(key)
+                continue
+            if type(value) not in IMMUTABLE:
+                self.note_change(key, value, uncommitted=False)
+            written_ms = self.epoch_times.get(key)
+            if written_ms is not None and not self._is_empty_set(value):
+                keys.append(key)
+                values.append(value)
+                times.append(_TIME.pack(written_ms))
+            elif not self._is_unchanged(key, value) and self._read(key) is not None:
+                deleted.append(key)  # a set has become empty, or the key was deleted and its default read afterwards
+        kept = [time + data for time, data in zip(times, self._values.keep_all(values), strict=True)]
+        changes = self._changes(keys, kept, deleted)
+        if EVENT_TIME in changes.keys:
+            raise BadRecord(f"table {self._table}: {EVENT_TIME!r} cannot be a key of a table with a time-to-live")
+        if self.event_ms != self._committed_ms:
+            changes.keys.append(EVENT_TIME)
+            changes.values.append(_TIME.pack(self.event_ms))
+        swept = sorted(self._swept_keys().difference(changes.keys))
+        return Changes(
+            [*changes.keys, *swept], [*changes.values, *([None] * len(swept))], deletes=changes.deletes or bool(swept)
+        )
+
+    def _is_unchanged(self, key: object, value: object) -> bool:
+        original = self.originals.get((key, id(value)))
+        return original is not None and original[2] and not self._is_empty_set(value)
+
+    def _swept_keys(self) -> set[bytes]:
+        """Return some expired keys of the store; the same ones until the epoch has ended."""
+        if self._swept is None:
+            if self._sweep_cursor is None:
+                if self.event_ms < self._due_ms:
+                    return set()
+                self._due_ms = self.event_ms + max(1, self.ttl_ms // SWEEPS)
+            pairs, rest = self.store.page(self._sweep_cursor, SWEEP_PAIRS)
+            times = ((key, _written_ms(data)) for key, data in pairs if key != EVENT_TIME)
+            self._swept = ({key for key, written_ms in times if self.is_expired(written_ms, self.event_ms)}, rest)
+        return self._swept[0]
+
+    def apply(self, changes: Changes, position: int) -> None:
+        """Write committed changes to the store and start a new epoch."""
+        super().apply(changes, position)
+        self._loaded_at = position
+        self._committed_ms = self.event_ms
+        self._end_epoch(committed=True)
+
+    def drop(self) -> None:
+        """Forget the epoch, and return to the committed event time."""
+        super().drop()
+        self.now_ms = self.event_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
+        self._end_epoch(committed=False)
+
+    def _end_epoch(self, *, committed: bool) -> None:
+        if self._swept is not None and (committed or not self._swept[0]):
+            self._sweep_cursor = self._swept[1]
+        self.write_times.clear()
+        self.epoch_times.clear()
+        self.last_reads.clear()
+        self._last_read, self._swept = (ABSENT, None), None
+
+    def clear_cache(self) -> None:
+        """Forget what was read from the store, because someone else has written it."""
+        super().clear_cache()
+        self._loaded_at, self._last_read = -1, (ABSENT, None)
+
+    # Committed content ----------------------------------------------------------------------------------------------
+
+    def committed(self, key: object) -> Any:
+        """Return the committed value; ABSENT if there is none or if it is expired at the committed event time."""
+        self.load()
+        data = self._read(key)
+        if data is None or self._is_expired_now(data):
+            return ABSENT
+        return self._decoded(key, value_of(data))
+
+    def committed_items(self) -> Iterator[tuple[Any, Any]]:
+        """Iterate over the committed pairs that are not expired at the committed event time."""
+        self.load()
+        return self.items_at(_NEVER_MS if self._committed_ms is None else self._committed_ms)
+
+    def items_at(self, now_ms: int) -> Iterator[tuple[Any, Any]]:
+        """Iterate over the committed pairs that are not expired at `now_ms`, decoded."""
+        for key, data in self.store.items():
+            if key != EVENT_TIME and not self.is_expired(_written_ms(data), now_ms):
+                try:
+                    pair = self._keys.decode(key), self._values.decode(value_of(data))
+                except Exception as exc:
+                    raise self._undecodable(key, exc) from exc
+                yield pair
+
+    def approximate_count(self) -> int:
+        """Return the number of committed keys; expired keys count until they are removed."""
+        return max(0, self.store.approximate_count() - 1)
+
+    def _is_expired_now(self, data: bytes) -> bool:
+        return self._committed_ms is not None and self.is_expired(_written_ms(data), self._committed_ms)
+
+
+def _written_ms(data: bytes) -> int:
+    """Return when a stored value was written. One that is too short never expires, and cannot be decoded."""
+    return _TIME.unpack_from(data)[0] if len(data) >= _TIME_BYTES else _NEVER_EXPIRES_MS
+
+
+def value_of(data: bytes) -> bytes:
+    """Return a stored value without its time."""
+    return data[_TIME_BYTES:]
+
+
+def unexpired(content: dict[bytes, bytes], ttl_ms: int) -> dict[bytes, bytes]:
+    """Return the pairs of a partition that are not expired at its event time, without times.
+
+    Args:
+        content: the partition as in the changelog.
+    """
+    event_time = content.get(EVENT_TIME)
+    now_ms = _NEVER_MS if event_time is None else _TIME.unpack(event_time)[0]
+    return {
+        key: data[_TIME_BYTES:]
+        for key, data in content.items()
+        if key != EVENT_TIME and _written_ms(data) + ttl_ms > now_ms
+    }

@@ -1,12 +1,13 @@
-"""The engine's side of a table: whose partition it shows, and how its changes move on until the gate.
+"""The engine's side of a table: which partition it shows, and how its writes reach the changelog.
 
-The overlay is a real dict, the table object itself: what the agent has changed since the table was turned to the
-partition it shows. `leave` moves it into the partition's epoch (`state.py`), and the gate encodes the epoch.
+A table object is a real dict. It holds what the agent has written since the table was turned to the partition that it
+shows. `move_to_epoch` moves these writes into the epoch of the partition (`partition_state.py`), and the barrier
+encodes the epoch.
 
-C code that takes a dict for one (`msgspec`, `orjson`) looks past the methods of a subclass, at the overlay alone. So
-the first pair of each overlay is one that no encoder takes (`NO_DICT`): it raises TypeError, at no cost to agents. What
-goes by the methods (`dict(table)`, `json.dumps`) sees all of the table and never that pair. Its key is text, because
-dicts of texts alone are faster.
+C code that checks for `dict` (`msgspec`, `orjson`) bypasses the methods of a subclass and sees these writes only, which
+is a part of the table. So the first pair of each table is one that no encoder accepts (`SENTINEL`): encoding a table
+raises TypeError. It costs agents nothing. Code that uses the methods (`dict(table)`, `json.dumps`) sees the whole table
+and never that pair. The key of the pair is text, because a dict whose keys are all text is faster.
 """
 
 from __future__ import annotations
@@ -24,33 +25,33 @@ from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
-from .partition_state import ABSENT, IMMUTABLE, PartitionState, View
+from .partition_state import ABSENT, IMMUTABLE, PartitionState, ValueCache
 from .store import Changes, MemoryStore, Store
 
-__all__ = ["Handed", "K", "UncommittedWrites", "V", "Waiting", "end_record"]
+__all__ = ["K", "PendingChanges", "TrackedValue", "UncommittedWrites", "V", "end_record"]
 
 K = TypeVar("K", default=Any)
 V = TypeVar("V", default=Any)
 
 
 def _refuse(_: object) -> NoReturn:
-    raise TypeError("a table cannot be encoded as it is: give dict(table) or table.copy()")
+    raise TypeError("a table cannot be encoded directly: pass dict(table) or table.copy()")
 
 
-# An enum's member to encoders, which ask it for its value; made by hand, because enums refuse to be made so.
+# To encoders, the value is an enum member, which they ask for its value. It is built by hand, because the enum module
+# refuses such members.
 _MEMBER = {"_value_": property(_refuse), "value": property(_refuse), "__slots__": ()}
-NO_DICT: Any = "\0anabranch: a table is no dict", object.__new__(type.__new__(EnumMeta, "Table", (), _MEMBER))
+SENTINEL: Any = "\0anabranch: a table is no dict", object.__new__(type.__new__(EnumMeta, "Table", (), _MEMBER))
 
-# What an agent holds of the classes these have is no more shared than a number is; the gate refuses such values.
+# An agent that holds an instance of a subclass of these shares nothing with the table; the barrier refuses such values.
 _SCALAR_BASES = (int, float, str, bytes)
 
+TrackedValue = tuple["Detaches", PartitionState, object, object]
+"""A mutable value that an agent has read or written: (table, state of the partition, key, value)."""
 
-Handed = tuple["TakesBack", PartitionState, object, object]
-"""A value that can be changed in place and that an agent has, read or written: its table, partition and key, and it."""
-
-_MOVED = (
-    "where partitions were added to a live topic its keys have moved, and the table has to be computed anew under "
-    "another app id"
+_KEYS_MOVED = (
+    "if partitions were added to a live topic, its keys have moved and the table has to be recomputed under another "
+    "app id"
 )
 
 
@@ -62,55 +63,58 @@ class ChangelogTopic(Protocol):
         ...
 
 
-class Waiting(Protocol):
-    """Changes of one partition that are folded into it once somebody looks; see `table.py`."""
+class PendingChanges(Protocol):
+    """Changes of one partition that are applied when the table is next read or written; see `PendingTable`."""
 
-    def fold(self, table: UncommittedWrites) -> None:
-        """Into the table, which is open at the partition.
+    def apply_to(self, table: UncommittedWrites) -> None:
+        """Apply the changes to the table, which is open at the partition.
 
         Raises:
-            BadRecord: it cannot be; then the table is as it was, and the epoch is to be done again without waiting.
+            BadRecord: they cannot be applied. The table is unchanged, and the epoch must be rolled back and
+                reprocessed without deferring.
         """
         ...
 
 
-class TakesBack(Protocol):
-    """A table, for `end_record`."""
+class Detaches(Protocol):
+    """A table, as `end_record` uses it."""
 
-    def take_back(self, state: PartitionState, key: object, value: object) -> None:
-        """See `UncommittedWrites.take_back`."""
+    def detach(self, state: PartitionState, key: object, value: object) -> None:
+        """See `UncommittedWrites.detach`."""
         ...
 
 
 class UncommittedWrites(dict[K, V]):
-    """What all tables have below the dict that agents see; for the arguments see `Table`.
+    """The base of all tables: everything below the dict methods that agents use. For the arguments see `Table`.
 
     Attributes:
         states: partition -> its state, for the partitions of this worker.
-        ttl_ms: the time-to-live of keys; None where they have none.
-        opened, closed: the classes of this object while an agent runs, and while none does; `unsettled`: while one runs
-            at a partition with something `waiting`.
-        waiting: partition -> topic -> what waits.
-        written_from: topics whose agents have written to it since the start.
-        local: content is meant to be by partition: the same key may be in several.
-        everywhere: whether every worker holds all of it.
-        private: the class of this object while an agent runs, once it is known to hold values that can be changed in
-            place: it notes which of them the agent has (`PrivateTable`).
-        watched: whether that is so; late: whether it has become so with values that nobody has noted, so that the
-            epoch is to be done again.
+        ttl_ms: time-to-live of keys in ms; None if they do not expire.
+        store_scheme: kind of the stores, `memory` or `rocksdb`.
+        local: content is kept per partition on purpose: a key may be in several partitions.
+        is_global: whether every worker holds the whole table.
+        open_class: class of this object while an agent runs.
+        closed_class: class of this object while no agent runs.
+        pending_class: class of this object while an agent runs at a partition that has pending changes.
+        tracking_class: `open_class` of a table that holds mutable values; it tracks which of them the agent holds.
+        tracking: whether the table tracks mutable values.
+        untracked: whether agents were given mutable values before tracking began. The epoch must then be rolled back
+            and reprocessed.
+        pending: partition -> topic -> changes that are not applied yet.
+        all_writer_topics: topics whose agents have written to the table since the start.
     """
 
-    # What a dict calls for a key that it does not have is looked up in its class, and there this is a slot: so each
-    # table has one of its own. It is the `__getitem__` of the view that is shown, at a fifth of what a method costs.
+    # A dict looks up `__missing__` in its class, and there it is this slot, so that each table has a function of its
+    # own: the `__getitem__` of the cache that is shown, at a fifth of the cost of a method.
     __slots__ = ("__dict__", "__missing__", "__weakref__")
     __missing__: Callable[[K], V]
 
     ttl_ms: int | None = None
-    everywhere: ClassVar[bool] = False
-    opened: ClassVar[type[UncommittedWrites]]
-    unsettled: ClassVar[type[UncommittedWrites]]
-    closed: ClassVar[type[UncommittedWrites]]
-    private: ClassVar[type[UncommittedWrites]]
+    is_global: ClassVar[bool] = False
+    open_class: ClassVar[type[UncommittedWrites]]
+    pending_class: ClassVar[type[UncommittedWrites]]
+    closed_class: ClassVar[type[UncommittedWrites]]
+    tracking_class: ClassVar[type[UncommittedWrites]]
 
     def __init__(
         self,
@@ -127,10 +131,10 @@ class UncommittedWrites(dict[K, V]):
         local: bool = False,
     ) -> None:
         super().__init__()
-        dict.__setitem__(self, *NO_DICT)
+        dict.__setitem__(self, *SENTINEL)
         self.name, self.help = name, help
         self.default: Callable[[], V] | None = cast("Callable[[], V]", set) if sets else default
-        self.partitions, self.store = partitions, store
+        self.partitions, self.store_scheme = partitions, store
         self.config = dict(config or {})
         self.key_type, self.value_type = key_type, value_type
         self.key_codec: Codec = key_codec(key_type)
@@ -139,36 +143,36 @@ class UncommittedWrites(dict[K, V]):
         self.changelog_topic: ChangelogTopic | None = None
         self.changelog_partitions = 0
         self.states: dict[int, PartitionState] = {}
-        self._set_aside: dict[int, PartitionState] = {}
-        self._writers: set[str] = set()
-        self.written_from: set[str] = set()
+        self._suspended: dict[int, PartitionState] = {}
+        self._writer_topics: set[str] = set()
+        self.all_writer_topics: set[str] = set()
         self._deleted: set[object] = set()
-        self._copying = False
-        self.waiting: dict[int, dict[str, Waiting]] = {}
-        self.watched = self.late = False
-        self._put: dict[K, V] = {}
-        self._handed: list[Handed] = []
+        self._in_savepoints = False
+        self.pending: dict[int, dict[str, PendingChanges]] = {}
+        self.tracking = self.untracked = False
+        self._put: dict[K, V] = {}  # values that no agent holds, while the table does not track values
+        self._tracked: list[TrackedValue] = []
         self._show("", -1)
         if self._holds_mutables(value_type):
-            self._watch()
+            self._start_tracking()
         self.close()
 
     def _holds_mutables(self, declared: object) -> bool:
-        """Whether it is known from the beginning that values can be changed in place."""
+        """Whether the default or the declared type tells that values are mutable."""
         if self.default is not None:
             return type(self.default()) not in IMMUTABLE
-        kind = get_origin(declared) or declared  # list for list[int]; of a union it is not known
+        kind = get_origin(declared) or declared  # list for list[int]; a union does not tell
         return isinstance(kind, type) and kind not in IMMUTABLE and kind is not UnionType and not issubclass(kind, Enum)
 
-    def _watch(self) -> None:
-        """From here on it is noted which values agents have."""
-        self.watched = True
-        self.opened = self.private  # pyright: ignore[reportAttributeAccessIssue]
-        if self.late or self._unnoted(dict(self.fresh())):
-            self.late = True
+    def _start_tracking(self) -> None:
+        """From now on, track the mutable values that agents hold."""
+        self.tracking = True
+        self.open_class = self.tracking_class  # pyright: ignore[reportAttributeAccessIssue]
+        if self.untracked or self._has_untracked(dict(self.writes())):
+            self.untracked = True
 
-    def _unnoted(self, changes: Mapping[K, V]) -> bool:
-        """Whether an agent may have some of these values, and nobody has noted it."""
+    def _has_untracked(self, changes: Mapping[K, V]) -> bool:
+        """Whether an agent may hold one of these values without its being tracked."""
         put = self._put
         if put and len(put) == len(changes) and all(map(is_, changes.values(), put.values())):
             return False
@@ -178,255 +182,295 @@ class UncommittedWrites(dict[K, V]):
             if (kind := type(value))
         )
 
-    # The engine's side ------------------------------------------------------------------------------------------
+    # Around an agent's steps ----------------------------------------------------------------------------------------
 
-    def open(self, topic: str, partition: int, handed: list[Handed] | None = None) -> None:
+    def open(self, topic: str, partition: int, tracked: list[TrackedValue] | None = None) -> None:
         """Show `partition` to an agent that reads `topic`.
 
         Args:
-            handed: where it is noted what the agent has of this record; see `end_record`.
+            tracked: receives the mutable values that the agent reads or writes during this record; see `end_record`.
         """
-        if handed is not None:
-            self._handed = handed
+        if tracked is not None:
+            self._tracked = tracked
         if partition != self._partition or topic != self._topic:
-            self.leave()
+            self.move_to_epoch()
             self._show(topic, partition)
-        self.__class__ = self.unsettled if partition in self.waiting else self.opened  # pyright: ignore[reportAttributeAccessIssue]
+        self.__class__ = self.pending_class if partition in self.pending else self.open_class  # pyright: ignore[reportAttributeAccessIssue]
 
     def _show(self, topic: str, partition: int) -> None:
         self._topic, self._partition = topic, partition
         self._state: PartitionState | None = self.states.get(partition)
-        view = View() if self._state is None else self._state.view
-        view.__missing__ = self._deeper
-        self.__missing__ = view.__getitem__
+        cache = ValueCache() if self._state is None else self._state.cache
+        cache.__missing__ = self._deeper
+        self.__missing__ = cache.__getitem__
 
     def _deeper(self, key: K) -> V:
-        """The value of a key that is neither here nor in the view, as `[]` gives it."""
+        """Return what `[]` gives for a key that is neither in the uncommitted writes nor in the cache."""
         raise NotImplementedError
 
     def _delete(self, key: K) -> None:
-        """It is gone, for whoever looks here; the view is looked at before this can be asked."""
+        """Delete a key from the uncommitted writes and the cache; the cache is asked before `_deleted` is."""
         dict.pop(self, key, None)
         self._deleted.add(key)
         if self._state is not None:
-            self._state.view.pop(key, None)
+            self._state.cache.pop(key, None)
 
     def close(self) -> None:
-        """The agent is suspended."""
-        self.__class__ = self.closed  # pyright: ignore[reportAttributeAccessIssue]
+        """Hide the partition, because the agent is suspended."""
+        self.__class__ = self.closed_class  # pyright: ignore[reportAttributeAccessIssue]
 
-    def leave(self) -> None:
-        """Move the overlay into its partition's epoch."""
+    def move_to_epoch(self) -> None:
+        """Move the uncommitted writes into the epoch of the partition that is shown.
+
+        Raises:
+            Usage: this worker has no such partition of the table.
+            BadRecord: a key cannot be a key of a table.
+        """
         if dict.__len__(self) == 1 and not self._deleted:
             return
         state = self._state
         if state is None:
-            self.discard_overlay()
+            self.discard_writes()
             raise self._no_partition()
-        self._writers.add(self._topic)
-        # A dict whose class iterates in its own way is copied pair by pair; this class does not.
+        self._writer_topics.add(self._topic)
+        # A dict whose class overrides `__iter__` is copied pair by pair; this class does not, so it is copied at once.
         shown, self.__class__ = self.__class__, UncommittedWrites  # pyright: ignore[reportAttributeAccessIssue]
         changes = dict.copy(self)
         self.__class__ = shown  # pyright: ignore[reportAttributeAccessIssue]
-        if changes.pop(NO_DICT[0]) is not NO_DICT[1]:
-            raise BadRecord(f"table {self.name}: {NO_DICT[0]!r} cannot be a key of a table")
-        if not (state.move(changes, self._deleted) or self.watched) and self._unnoted(changes):
-            self.late = True
-        self.discard_overlay()
+        if changes.pop(SENTINEL[0]) is not SENTINEL[1]:
+            raise BadRecord(f"table {self.name}: {SENTINEL[0]!r} cannot be a key of a table")
+        if not (state.add_to_epoch(changes, self._deleted) or self.tracking) and self._has_untracked(changes):
+            self.untracked = True
+        self.discard_writes()
 
-    def fresh(self) -> Iterable[tuple[K, V]]:
-        """What was changed since the last `leave`."""
+    def writes(self) -> Iterable[tuple[K, V]]:
+        """Iterate over the pairs that were written since the last `move_to_epoch`."""
         return islice(dict.items(self), 1, None)
 
-    def wait(self, changes: Waiting) -> None:
-        """The open partition changes by this, once somebody looks; in place of what waits of the same topic."""
-        if self._state is None:
-            raise self._no_partition()
-        self.waiting.setdefault(self._partition, {})[self._topic] = changes
-        self.__class__ = self.unsettled  # pyright: ignore[reportAttributeAccessIssue]
-
-    def settle(self) -> None:
-        """Fold what waits at the open partition.
-
-        Raises:
-            BadRecord: see `Waiting`; it still waits then.
-        """
-        found = self.waiting.get(self._partition, {})
-        self.__class__ = self.opened  # pyright: ignore[reportAttributeAccessIssue]
-        while found:
-            topic, changes = next(iter(found.items()))
-            try:
-                changes.fold(self)
-            except BaseException:
-                self.__class__ = self.unsettled  # pyright: ignore[reportAttributeAccessIssue]
-                raise
-            self._writers.add(topic)
-            del found[topic]
-        self.waiting.pop(self._partition, None)
-
-    def _settle_all(self) -> None:
-        for partition, found in list(self.waiting.items()):
-            self.open(next(iter(found)), partition)
-            self.settle()
-
-    def discard_overlay(self) -> None:
-        """Forget what was changed since the last `leave`."""
+    def discard_writes(self) -> None:
+        """Forget everything that was written and deleted since the last `move_to_epoch`."""
         if dict.__len__(self) > 1:
             dict.clear(self)
-            dict.__setitem__(self, *NO_DICT)
+            dict.__setitem__(self, *SENTINEL)
         self._deleted.clear()
         if self._put:
             self._put = {}
 
-    def drop_epoch(self) -> None:
-        """Forget everything that is not committed."""
-        self.discard_overlay()
-        self.waiting.clear()
-        self._show("", -1)
-        self._writers.clear()
-        self._forget_handed()
-        for state in self.states.values():
-            state.drop()
+    # Pending changes ------------------------------------------------------------------------------------------------
+
+    def defer(self, changes: PendingChanges) -> None:
+        """Apply these changes to the partition when it is next read or written.
+
+        They replace the pending changes of the same topic.
+        """
+        if self._state is None:
+            raise self._no_partition()
+        self.pending.setdefault(self._partition, {})[self._topic] = changes
+        self.__class__ = self.pending_class  # pyright: ignore[reportAttributeAccessIssue]
+
+    def apply_pending(self) -> None:
+        """Apply the pending changes of the partition that is shown.
+
+        Raises:
+            BadRecord: see `PendingChanges`; the changes stay pending.
+        """
+        found = self.pending.get(self._partition, {})
+        self.__class__ = self.open_class  # pyright: ignore[reportAttributeAccessIssue]
+        while found:
+            topic, changes = next(iter(found.items()))
+            try:
+                changes.apply_to(self)
+            except BaseException:
+                self.__class__ = self.pending_class  # pyright: ignore[reportAttributeAccessIssue]
+                raise
+            self._writer_topics.add(topic)
+            del found[topic]
+        self.pending.pop(self._partition, None)
+
+    def _apply_all_pending(self) -> None:
+        for partition, found in list(self.pending.items()):
+            self.open(next(iter(found)), partition)
+            self.apply_pending()
+
+    # Savepoints -----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise BadRecord if what was written since the last savepoint cannot be kept; changes nothing."""
+        """Check that what was written since the last savepoint can be kept; changes nothing.
+
+        Raises:
+            BadRecord: a key or value cannot be kept.
+        """
         if dict.__len__(self) > 1:
-            self.key_codec.keep_all([key for key, _ in self.fresh()])
-            self.value_codec.keep_all([value for _, value in self.fresh()])
+            self.key_codec.keep_all([key for key, _ in self.writes()])
+            self.value_codec.keep_all([value for _, value in self.writes()])
 
     def savepoint(self) -> None:
-        """From here on, `discard_overlay` undoes; mutable values are handed out as copies.
+        """Make `discard_writes` return to this point. Mutable values are then given to agents as copies.
 
-        Several tables make one savepoint: `check` all of them before the first moves, so that it holds for all or none.
+        A savepoint of several tables calls `check` of each before `savepoint` of the first, so that all have it or none
+        has.
 
         Raises:
-            BadRecord: as `check`; the overlay is still there.
+            BadRecord: see `check`; the uncommitted writes are kept.
         """
         self.check()
-        # What waits is not the next record's, so undoing that must not undo it. What cannot be folded, the gate says.
+        # Pending changes are not of the next record, so rolling that back must not discard them. If they cannot be
+        # applied, the barrier raises.
         with contextlib.suppress(BadRecord):
-            self._settle_all()
-        self._copying = True
-        self.leave()
+            self._apply_all_pending()
+        self._in_savepoints = True
+        self.move_to_epoch()
 
-    def trust(self) -> None:
-        """End of `savepoint` mode."""
-        self._copying = False
+    def end_savepoints(self) -> None:
+        """Give agents the values themselves again, instead of copies."""
+        self._in_savepoints = False
+
+    # Commits --------------------------------------------------------------------------------------------------------
 
     @property
-    def writers(self) -> set[str]:
-        """Topics whose agents have written to it in this epoch."""
-        return self._writers
+    def writer_topics(self) -> set[str]:
+        """Topics whose agents have written to the table in this epoch."""
+        return self._writer_topics
 
     def encode_epoch(self, partitions_of: Callable[[str], int]) -> dict[int, Changes]:
-        """Changes by partition, for the gate.
+        """Return the changes of the epoch by partition; called at the barrier.
+
+        Args:
+            partitions_of: returns the number of partitions of a topic.
 
         Raises:
-            Usage: a topic was read whose partition count differs from the changelog's.
-            BadRecord: something cannot be encoded, or folded.
+            Usage: a topic that agents wrote from has another number of partitions than the changelog.
+            BadRecord: a change cannot be encoded, or pending changes cannot be applied.
         """
-        if self.waiting:
+        if self.pending:
             try:
-                self._settle_all()
+                self._apply_all_pending()
             finally:
                 self.close()
-        self.leave()
-        for topic in self._writers:
+        self.move_to_epoch()
+        for topic in self._writer_topics:
             if partitions_of(topic) != self.changelog_partitions:
-                raise self._mismatch(topic, partitions_of(topic))
+                raise self._partition_mismatch(topic, partitions_of(topic))
         return {p: changes for p, state in self.states.items() if state.touched and len(changes := state.encode())}
 
     def epoch_committed(self, changes: Mapping[int, Changes], positions: Mapping[int, int]) -> None:
-        """Kafka has committed `changes`; `positions` are the changelog positions after them."""
+        """Write the changes that Kafka has committed to the stores, and start a new epoch.
+
+        Args:
+            changes: the result of `encode_epoch`.
+            positions: partition -> changelog position after its changes.
+        """
         for partition, state in self.states.items():
             made = changes.get(partition)
             if made is not None:
                 state.apply(made, positions[partition])
             else:
                 state.drop()
-        self.written_from |= self._writers
-        self._writers.clear()
-        self._forget_handed()
+        self.all_writer_topics |= self._writer_topics
+        self._writer_topics.clear()
+        self._forget_tracked()
 
-    def _forget_handed(self) -> None:
-        """The epoch has ended: whatever agents have is theirs, and what is read next comes from the store."""
-        self._handed = []
-        if self.late and not self.watched:
-            self._watch()
-        self.late = False
+    def drop_epoch(self) -> None:
+        """Forget everything that is not committed."""
+        self.discard_writes()
+        self.pending.clear()
+        self._show("", -1)
+        self._writer_topics.clear()
+        self._forget_tracked()
+        for state in self.states.values():
+            state.drop()
 
-    def take_back(self, state: PartitionState, key: object, value: object) -> None:
-        """A record has ended: what its agent has is the agent's own, the table goes on with an equal value.
+    def _forget_tracked(self) -> None:
+        """The epoch has ended: values that agents hold are theirs, and the next read comes from the store."""
+        self._tracked = []
+        if self.untracked and not self.tracking:
+            self._start_tracking()
+        self.untracked = False
+
+    def detach(self, state: PartitionState, key: object, value: object) -> None:
+        """Replace a value that an agent has held during a record by an equal one that it does not hold.
 
         Raises:
             BadRecord: the value cannot be kept.
         """
         if state is self._state and dict.get(self, key, ABSENT) is value:
-            copy = state.owned(key, value)
+            copy = state.detach(key, value)
             if copy is ABSENT:
                 dict.pop(self, key)
             else:
                 dict.__setitem__(self, key, copy)
-        elif state.epoch.get(key, ABSENT) is value:  # the table was turned to another partition meanwhile
-            state.replace(key, value, state.owned(key, value))
+        elif state.epoch.get(key, ABSENT) is value:  # the table was turned to another partition in the meantime
+            state.replace(key, value, state.detach(key, value))
         else:
-            return  # deleted, or another one was put in its place
-        state.borrowed.pop((key, id(value)), None)
+            return  # the key was deleted, or has another value now
+        state.originals.pop((key, id(value)), None)
 
-    def state_of(self, store: Store | None = None) -> PartitionState:
-        """A partition that is not shown yet: with this store, or empty."""
-        state = self._new_state(MemoryStore() if store is None else store)
+    # Partitions -----------------------------------------------------------------------------------------------------
+
+    def new_state(self, store: Store | None = None) -> PartitionState:
+        """Return the state of a partition that the table does not show yet.
+
+        Args:
+            store: its committed content; None is an empty store in memory.
+        """
+        state = self._make_state(MemoryStore() if store is None else store)
         state.table = self.name
         return state
 
-    def _new_state(self, store: Store) -> PartitionState:
+    def _make_state(self, store: Store) -> PartitionState:
         return PartitionState(store, self.key_codec, self.value_codec, sets=self.sets)
 
     def add_partition(self, partition: int, state: PartitionState | None = None) -> PartitionState:
-        """Own a partition, and show it."""
-        state = self.states[partition] = self.state_of() if state is None else state
-        self._partition = -1  # an agent may have been resumed here while the partition was away: look again
+        """Add a partition of this worker, so that agents can use it.
+
+        Args:
+            state: its state, restored; None is an empty one.
+        """
+        state = self.states[partition] = self.new_state() if state is None else state
+        self._partition = -1  # an agent may have been resumed here while the partition was missing: look again
         return state
 
-    def held(self) -> list[PartitionState]:
-        """The partitions that are shown outside of agents."""
+    def visible_states(self) -> list[PartitionState]:
+        """Return the partitions that can be read outside of agents."""
         return list(self.states.values())
 
-    def set_aside(self, keep: set[int]) -> None:
-        """Other partitions are gone; their stores are kept, so that one that comes back needs no restore."""
+    def suspend_others(self, keep: set[int]) -> None:
+        """Suspend all partitions but these: their stores stay open, so that one that returns needs no restore."""
         self.drop_epoch()
         for partition in self.states.keys() - keep:
-            self._set_aside[partition] = self.states.pop(partition)
+            self._suspended[partition] = self.states.pop(partition)
 
-    def take_set_aside(self) -> dict[int, PartitionState]:
-        """What has gone, for who brings it back (`add_partition`) or closes it."""
-        gone, self._set_aside = self._set_aside, {}
-        return gone
+    def take_suspended(self) -> dict[int, PartitionState]:
+        """Return the suspended partitions and forget them; the caller adds them again or closes their stores."""
+        suspended, self._suspended = self._suspended, {}
+        return suspended
 
     def _no_partition(self) -> Stop:
         return Usage(
-            f"table {self.name}: partition {self._partition} of topic {self._topic} has no counterpart in the "
+            f"table {self.name}: partition {self._partition} of topic {self._topic} has no matching partition in the "
             f"changelog, which has {self.changelog_partitions} partitions",
-            hint=f"a table and the topics whose agents write to it need the same number of partitions; {_MOVED}",
+            hint=f"a table and the topics whose agents write to it need the same number of partitions; {_KEYS_MOVED}",
         )
 
-    def _mismatch(self, topic: str, partitions: int) -> Stop:
+    def _partition_mismatch(self, topic: str, partitions: int) -> Stop:
         return Usage(
             f"table {self.name}: topic {topic} has {partitions} partitions, the changelog "
             f"{self.changelog_name} has {self.changelog_partitions}",
-            hint=f"give both the same number (partitions=…), or repartition the stream with group_by; {_MOVED}",
+            hint=f"give both the same number (partitions=…), or repartition the stream with group_by; {_KEYS_MOVED}",
         )
 
+    # The form of content in changelogs and stores -------------------------------------------------------------------
+
     def value_bytes(self, stored: bytes) -> bytes:
-        """What of a value in store and changelog is for its codec."""
+        """Return the part of a stored value that the value codec decodes."""
         return stored
 
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """What a partition holds by its changelog: key bytes -> value bytes, as the codecs know them."""
+        """Return the pairs that a partition holds, given its changelog: encoded keys -> encoded values."""
         return data
 
     def plain(self, value: object) -> object:
-        """A value as JSON shows it: sets as lists, in an order that does not depend on how they came about."""
+        """Return a value in the form that JSON output shows: sets as lists in a stable order."""
         return msgspec.json.decode(self.value_codec.encode(value)) if self.sets else value
 
     @property
@@ -436,18 +480,19 @@ class UncommittedWrites(dict[K, V]):
         return self.changelog_topic.get_topic_name()
 
 
-def end_record(handed: list[Handed], elsewhere: Sequence[list[Handed]] = ()) -> None:
-    """The agent that these values were handed to is through with its record: from here on it and the tables go apart.
+def end_record(tracked: list[TrackedValue], others: Sequence[list[TrackedValue]] = ()) -> None:
+    """Detach the values that an agent held during a record: from now on, agent and tables share none of them.
 
     Args:
-        elsewhere: what agents have that are still at their records. What one of them has as well stays as it is until
-            that record ends, so that no change of it is lost.
+        tracked: the values of the agent whose record ends; the list is cleared.
+        others: values of agents that are still at their records. A value that one of them holds as well stays attached
+            until that record ends, so that no change of it is lost.
 
     Raises:
         BadRecord: a value cannot be kept.
     """
-    theirs = {id(value) for others in elsewhere for _, _, _, value in others} if elsewhere else ()
-    for table, state, key, value in handed:
-        if not theirs or id(value) not in theirs:
-            table.take_back(state, key, value)
-    handed.clear()
+    held = {id(value) for other in others for _, _, _, value in other} if others else ()
+    for table, state, key, value in tracked:
+        if not held or id(value) not in held:
+            table.detach(state, key, value)
+    tracked.clear()

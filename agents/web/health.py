@@ -92,7 +92,7 @@ def samples(runtime: Runtime, now_s: float) -> Iterator[Sample]:
     yield Sample(metrics.RESTORED, progress.records if progress is not None else 0)
     yield Sample(metrics.RESTORE_LEFT, progress.offsets_left if progress is not None else 0)
     for table in runtime.tables:
-        keys = sum(state.store.about() for state in table.held())
+        keys = sum(state.store.approximate_count() for state in table.visible_states())
         yield Sample(metrics.TABLE_KEYS, keys, (table.name,))
     yield Sample(metrics.MEMORY, _resident_bytes())
     yield Sample(metrics.CPU_SECONDS, time.process_time())

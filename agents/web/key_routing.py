@@ -26,7 +26,7 @@ from faust.exceptions import SameNode
 
 from ...topics.errors import AnabranchError
 from ..runtime import runtime_of
-from ..tables.key_placement import partitions_of, topics_beside
+from ..tables.key_placement import partitions_of, topics_of_table
 from .worker_client import FORWARDED, NoAnswer, WorkerClient
 from .worker_registry import Claim
 
@@ -112,7 +112,7 @@ class KeyRouter(FaustRouter):
         """Topics that go with the table, and the key's partitions; several where it may be sent in several ways."""
         runtime = runtime_of(self.app)
         places: dict[int, str] = {}
-        topics = topics_beside(runtime, table, runtime.status.partition_counts)
+        topics = topics_of_table(runtime, table, runtime.status.partition_counts)
         for key in keys:
             for name, channel in topics.items():
                 typed = _typed(channel, key)

@@ -96,7 +96,7 @@ class OneTable(_View):
         table = self.table(name)
         shown: list[Any] = []
         size_bytes = 0
-        for state in table.held():
+        for state in table.visible_states():
             for key, value in islice(state.committed_items(), MAX_PAIRS - len(shown)):
                 found = _by_partition(table, key)
                 if len(found) > 1 and not table.local:
@@ -120,7 +120,7 @@ class OneKey(_View):
         candidates = _candidates(table, key)
         for candidate in candidates:
             try:
-                if table.everywhere:
+                if table.is_global:
                     if candidate in table:
                         return self.answer(table.plain(table[candidate]))
                     continue
@@ -157,7 +157,7 @@ def blueprint(name: str) -> web.Blueprint:
 
 
 def _summary(table: Any) -> dict[str, Any]:
-    keys = sum(state.about() for state in table.held())
+    keys = sum(state.approximate_count() for state in table.visible_states())
     return {"table": table.name, "help": table.help, "keys": keys}
 
 
@@ -172,7 +172,7 @@ def _candidates(table: Table, key: str) -> list[Any]:
 
 def _by_partition(table: Table, key: Any, served: Callable[[int], bool] | None = None) -> dict[int, Any]:
     """Partition -> the committed value of a key, of this worker's partitions that have it."""
-    if table.everywhere:
+    if table.is_global:
         return {}
     return {
         partition: value

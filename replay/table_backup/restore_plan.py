@@ -101,7 +101,7 @@ def _decide(
             hint="keys would not be found again; the app's topics need as many partitions as they had",
         )
     if same_cluster and ids[name] == kept.topic_id and not overwrite:
-        if table.store == MEMORY:
+        if table.store_scheme == MEMORY:
             return PlanStep(table, kept, "keep", f"{name} is there and has it all; a worker restores it from there")
         return PlanStep(table, kept, "seed", f"{name} is there; a worker will read what has come since")
     if overwrite:

@@ -15,8 +15,9 @@ from pathlib import Path
 from ...agents.app import App
 from ...agents.engine.worker_identity import Identity, slots
 from ...agents.runtime import runtime_of
-from ...agents.tables.rocksdb_store import Owner, RocksStore, Unfit
+from ...agents.tables.rocksdb_store import StoreOwner, RocksStore, StoreUnusable
 from ...agents.tables.store import Changes
+from ...agents.tables.store_directory import UNUSABLE
 from ...topics.admin import Admin
 from ...topics.errors import Stop
 from .backup import Backup, BackupPartition, pairs_of
@@ -59,13 +60,13 @@ def seed(
                     said(step.table.name, done)
 
 
-def _is_further(folder: Path, owner: Owner, position: int) -> bool:
+def _is_further(folder: Path, owner: StoreOwner, position: int) -> bool:
     """Whether the worker's own store can be continued, and is not behind the backup."""
     if not folder.exists():
         return False
     try:
         store = RocksStore(folder, owner)
-    except Unfit:
+    except StoreUnusable:
         return False
     store.close()
     return store.position >= position
@@ -74,7 +75,7 @@ def _is_further(folder: Path, owner: Owner, position: int) -> bool:
 def _seed_one(
     app: App, depot: BackupStorage, backup: Backup, step: PlanStep, part: BackupPartition, folder: Path, cluster: str
 ) -> None:
-    owner = Owner(app.conf.id, step.table.name, part.partition, cluster, step.kept.topic_id)
+    owner = StoreOwner(app.conf.id, step.table.name, part.partition, cluster, step.kept.topic_id)
     if _is_further(folder, owner, part.position):
         return
     # Beside its place and then renamed, so that a store is whole or not there.
@@ -92,7 +93,7 @@ def _seed_one(
     store.apply(Changes(keys, values, deletes=False), part.position)
     store.close()
     if folder.exists():
-        aside = folder.with_name(f"{folder.name}.set-aside")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+        unusable = folder.with_name(folder.name + UNUSABLE)
+        shutil.rmtree(unusable, ignore_errors=True)
+        folder.rename(unusable)
     new.rename(folder)

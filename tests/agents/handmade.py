@@ -52,7 +52,7 @@ class Steps(NamedTuple):
 
     found: list[dict[Any, int]]
 
-    def fold(self, table: Table) -> None:
+    def apply_to(self, table: Table) -> None:
         for steps in self.found:
             for key, step in steps.items():
                 table[key] += step

@@ -154,7 +154,7 @@ class Agents:
                     )
             self._commit()
         for table in self.tables:
-            table.trust()
+            table.end_savepoints()
 
     def _batch(self, at: TopicPartition, run: Sequence[Any]) -> Batch:
         rows = rows_of(*at, run[0])
@@ -182,7 +182,7 @@ class Agents:
             raise
         except Exception as exc:
             for table in self.tables:
-                table.discard_overlay()
+                table.discard_writes()
             self.effects.truncate(sent)
             del self.letters[given_up:]
             self.letters.append((batch.at.topic, batch.messages[0], exc))

@@ -11,7 +11,7 @@ import pytest
 from anabranch.agents.engine.committer import ExactlyOnce
 from anabranch.agents.engine.delivery_reports import Reports
 from anabranch.agents.tables.restoration import Restoration
-from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
+from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import Aborted, TransactionalProducer
@@ -180,13 +180,13 @@ async def test_a_store_that_is_beyond_its_changelog_s_end_is_built_anew(lab) -> 
     changelog = f"{name}-sums-changelog"
     (folder,) = (lab.folder / "a").glob("v*/0/tables/sums-0")
     ids = lab.admin.cluster_id(), lab.admin.topic_ids([changelog])[changelog]
-    store = RocksStore(folder, Owner(name, "sums", 0, *ids))
+    store = RocksStore(folder, StoreOwner(name, "sums", 0, *ids))
     store.apply(Changes([b'"all"'], [b"1000"], deletes=False), lab.ends(changelog)[0] + 5)
     store.close()
     app = program()
     async with lab.running(app):
         assert dict(app.tables["sums"].items()) == {"all": 45}
-    assert folder.with_name("sums-0.set-aside").exists()
+    assert folder.with_name("sums-0.unusable").exists()
 
 
 def test_a_store_in_memory_beyond_its_changelog_s_end_is_refused(lab) -> None:
@@ -194,5 +194,5 @@ def test_a_store_in_memory_beyond_its_changelog_s_end_is_refused(lab) -> None:
     store = MemoryStore()
     store.position = 10
     restoration._states["changelog", 0] = SimpleNamespace(store=store)
-    with pytest.raises(Stop, match="stands at 10, beyond the changelog's end 9"):
+    with pytest.raises(Stop, match="position 10 is beyond the changelog's end 9"):
         restoration._aim(("changelog", 0), made(), 0, 9)

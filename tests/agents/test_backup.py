@@ -102,7 +102,7 @@ async def test_a_worker_that_lost_its_disk_reads_only_what_has_come_since(lab, s
         assert shown(app) == totals
     assert {at: started[f"{name}-totals-changelog", at] for at in positions} == positions
     assert bring_back(app, address, "totals") == {"totals": "seed"}, "again: its own stores are further, and stay"
-    assert not list(folder.glob("*.set-aside"))
+    assert not list(folder.glob("*.unusable"))
     second = folder.parents[1] / "1" / "tables"
     assert not second.exists()
     for processes in (2, None):  # then as many as there have been

@@ -32,7 +32,7 @@ def test_undoing_a_record_brings_back_what_an_earlier_one_only_looked_at() -> No
     table["a"] = [1]
     del table["a"]
     assert table["a"] == []
-    table.discard_overlay()
+    table.discard_writes()
     assert "a" not in table
     assert commit(table) == {}
 
@@ -69,7 +69,7 @@ def test_whatever_an_agent_does_with_a_table_what_waits_is_there() -> None:
     for name, (call, expected) in does.items():
         table = made(int)
         table.open("orders", 0)
-        table.wait(Steps([{"a": 1}]))
+        table.defer(Steps([{"a": 1}]))
         assert call(table) == expected, name
         assert type(table) is Table, name
         left = {"__delitem__": {}, "__ior__": {"a": 1, "b": 2}, "__setitem__": {"a": 7}, "clear": {}, "pop": {}}
@@ -81,14 +81,14 @@ def test_whatever_an_agent_does_with_a_table_what_waits_is_there() -> None:
 def test_what_waits_is_not_seen_outside_before_the_commit_and_cannot_be_undone_with_a_record() -> None:
     table = made(int)
     table.open("orders", 0)
-    table.wait(Steps([{"a": 1}]))
+    table.defer(Steps([{"a": 1}]))
     table.close()
     assert table == {}
     table.open("orders", 1)
     assert table["a"] == 0
     table.savepoint()
     table["b"] = 1
-    table.discard_overlay()
+    table.discard_writes()
     commit(table)
     assert stored(table) == {0: {"a": 1}, 1: {}, 2: {}}
 
@@ -133,7 +133,7 @@ def test_a_savepoint_that_fails_has_moved_nothing_so_the_record_can_be_undone() 
     table["bad"].append(datetime.date(2013, 1, 1))
     with pytest.raises(BadRecord):
         table.savepoint()
-    table.discard_overlay()
+    table.discard_writes()
     commit(table)
     assert stored(table)[0] == {"good": [1]}
 
@@ -143,12 +143,12 @@ def test_a_partition_that_was_away_is_there_when_it_comes_back() -> None:
     table.open("orders", 2)
     table["a"] += 1
     commit(table)
-    table.set_aside({0, 1})
+    table.suspend_others({0, 1})
     table.open("orders", 2)  # a timer of `take` resumes the agent at the partition it had
     with pytest.raises(Usage, match="partition 2 of topic orders"):
         table["a"]
     table.close()
-    table.add_partition(2, table.take_set_aside()[2])
+    table.add_partition(2, table.take_suspended()[2])
     table.open("orders", 2)
     assert table["a"] == 1
 
@@ -181,7 +181,7 @@ def test_hot_keys_are_read_once(monkeypatch) -> None:
 
 @pytest.mark.parametrize("what", ["values", "keys", "keys that are only read", "the same key again and again"])
 def test_what_is_at_hand_is_bounded_in_bytes(what: str, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.partition_state.VIEW_BYTES", 1_000_000)
+    monkeypatch.setattr("anabranch.agents.tables.partition_state.CACHE_BYTES", 1_000_000)
     table, long = made(str), "x" * 10_000
     largest = 0
     for step in range(300):
@@ -192,11 +192,11 @@ def test_what_is_at_hand_is_bounded_in_bytes(what: str, monkeypatch) -> None:
             case "keys":
                 table[long + str(step)] = ""
             case "keys that are only read":
-                table.states[0].remember(long + str(step), "")
+                table.states[0].add_to_cache(long + str(step), "")
             case _:
                 table["hot"] = long + str(step)
         commit(table)
-        view = table.states[0].view
+        view = table.states[0].cache
         largest = max(largest, sum(len(str(key)) + len(value) for key, value in view.items()))
     assert largest <= (1_000_000 if what == "values" else 11_000 if "same" in what else 2_000_000)
     assert what != "the same key again and again" or "hot" in view
@@ -271,15 +271,15 @@ def test_a_topic_with_another_number_of_partitions_is_refused_at_the_gate() -> N
         table.encode_epoch(lambda _: 5)
 
 
-def test_a_partition_without_a_counterpart_is_refused_when_it_is_read_and_when_the_agent_moves_on() -> None:
+def test_a_partition_that_the_changelog_lacks_is_refused_when_it_is_read_and_when_the_agent_moves_on() -> None:
     table = made(int)
     table.open("orders", 7)
-    with pytest.raises(Usage, match="partition 7 of topic orders has no counterpart"):
+    with pytest.raises(Usage, match="partition 7 of topic orders has no matching partition"):
         table["a"]
     table["a"] = 1
     with pytest.raises(Usage, match="which has 3 partitions"):
-        table.leave()
-    table.leave()  # said once; nothing is left to be moved
+        table.move_to_epoch()
+    table.move_to_epoch()  # said once; nothing is left to be moved
     table.open("orders", 0)
     assert len(table) == 0
 

@@ -67,9 +67,9 @@ def filled(state: str) -> Table:
     commit(table)
     table.open("orders", 0)
     table["moved"] = 2
-    table.leave()
+    table.move_to_epoch()
     if state == "waiting":
-        table.wait(Steps([{"fresh": 3}]))
+        table.defer(Steps([{"fresh": 3}]))
         return table
     table["fresh"] = 3
     if state == "closed":

@@ -186,7 +186,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(many=st.lists(keys, max_size=4))
     def asks_for_many(self, many: list[Any]) -> None:
         twin = self.twin
-        self.both(lambda: self.table.known(many), lambda: [twin.get(key, ABSENT) for key in many])
+        self.both(lambda: self.table.get_many(many), lambda: [twin.get(key, ABSENT) for key in many])
 
     @rule()
     def looks_at_everything(self) -> None:
@@ -229,7 +229,7 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.undoable)
     @rule()
     def undoes_a_record(self) -> None:
-        self.table.discard_overlay()
+        self.table.discard_writes()
         self.now = copy.deepcopy(self.saved)
         self.began = False
 
@@ -242,8 +242,8 @@ class TableMachine(RuleBasedStateMachine):
     @rule(keep=st.sets(partitions), returns=st.booleans())
     def loses_partitions(self, keep: set[int], returns: bool) -> None:
         self.table.close()
-        self.table.set_aside(keep)
-        gone = self.table.take_set_aside()
+        self.table.suspend_others(keep)
+        gone = self.table.take_suspended()
         self.back_to_the_commit()
         if self.at not in keep:
             with pytest.raises(Usage):
@@ -299,7 +299,7 @@ class TableMachine(RuleBasedStateMachine):
         for partition, content in stored(self.table).items():
             assert exactly_equal_content(content, self.now[partition])
         if trusted:
-            self.table.trust()
+            self.table.end_savepoints()
             self.careful = False
         self.opens()
 
@@ -334,11 +334,11 @@ class Numbers(TableMachine):
     def lets_changes_wait(self, steps: dict[Any, int]) -> None:
         self.undoable = False  # whoever goes record by record lets nothing wait
         self.touch(*steps)
-        waiting = self.table.waiting.get(self.at, {}).get(self.topic)
+        waiting = self.table.pending.get(self.at, {}).get(self.topic)
         if isinstance(waiting, Steps):
             waiting.found.append(steps)
         else:
-            self.table.wait(Steps([steps]))
+            self.table.defer(Steps([steps]))
         for key, step in steps.items():
             self.twin[key] = self.twin.get(key, 0) + step
 

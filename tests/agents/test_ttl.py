@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from anabranch.agents.tables.partition_state import EVENT_TIME
-from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
+from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
 from anabranch.agents.tables.table import Table
-from anabranch.agents.tables.ttl_state import unexpired
-from anabranch.agents.tables.ttl_table import TtlTable
+from anabranch.agents.tables.ttl_table import TtlTable, unexpired
 from anabranch.topics.errors import BadRecord, Usage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -56,7 +55,7 @@ class Real:
     def made(self) -> TtlTable:
         table = TtlTable("t", default=self._default, sets=self._sets, ttl_ms=TTL, clock=lambda: self.timestamp)
         table.changelog_partitions = 1
-        table.add_partition(0, table.state_of(self._store()))
+        table.add_partition(0, table.new_state(self._store()))
         return table
 
     def commit(self) -> Changes | None:
@@ -159,7 +158,7 @@ def play(real: Real, twin: Twin, made: list[Any]) -> None:
         redone.append((timestamp, ops, number))
         match then:
             case "undo":  # the record fails, record by record
-                real.table.discard_overlay()
+                real.table.discard_writes()
                 twin.__dict__.update(before.__dict__)
                 redone.pop()
             case "savepoint":
@@ -189,7 +188,7 @@ def play(real: Real, twin: Twin, made: list[Any]) -> None:
 
 @pytest.mark.parametrize("default", [int, list, set])
 def test_a_table_with_a_time_to_live_is_its_twin_wherever_commits_fall(default, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.ttl_state.SWEEP_PAIRS", 2)
+    monkeypatch.setattr("anabranch.agents.tables.ttl_table.SWEEP_PAIRS", 2)
 
     @settings(deadline=None, max_examples=150)
     @given(steps)
@@ -205,7 +204,7 @@ def test_on_disk_likewise(tmp_path_factory: pytest.TempPathFactory, made: list[A
     opened: list[RocksStore] = []
 
     def store() -> Store:
-        opened.append(RocksStore(tmp_path_factory.mktemp("t"), Owner("app", "t", 0, "", "")))
+        opened.append(RocksStore(tmp_path_factory.mktemp("t"), StoreOwner("app", "t", 0, "", "")))
         return opened[-1]
 
     play(Real(list, store), Twin(list), made)
@@ -214,7 +213,7 @@ def test_on_disk_likewise(tmp_path_factory: pytest.TempPathFactory, made: list[A
 
 
 def test_what_has_expired_is_removed_in_bounded_steps_and_what_was_written_again_is_not(monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.ttl_state.SWEEP_PAIRS", 100)
+    monkeypatch.setattr("anabranch.agents.tables.ttl_table.SWEEP_PAIRS", 100)
     real = Real(int)
     for timestamp, names in ((0, range(1_000)), (5, range(500, 600))):
         real.timestamp = timestamp
@@ -299,9 +298,9 @@ def test_a_table_that_gets_or_loses_its_time_to_live_says_so() -> None:
     real.commit()
     old, new = plain.states[0].store, real.table.states[0].store
     with pytest.raises(Usage, match="table t: has a time-to-live now"):
-        TtlTable("t", ttl_ms=1, clock=int).state_of(old).check_content()
-    with pytest.raises(Usage, match="has no time-to-live any more"):
-        Table("t").state_of(new).check_content()
+        TtlTable("t", ttl_ms=1, clock=int).new_state(old).check_content()
+    with pytest.raises(Usage, match="no longer has a time-to-live"):
+        Table("t").new_state(new).check_content()
 
 
 def test_the_key_that_keeps_the_event_time_is_none_of_the_tables() -> None:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
+from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _folder: MemoryStore(),
-    "rocksdb": lambda folder: RocksStore(folder / "t-0", Owner("app", "t", 0, "cluster", "changelog")),
+    "rocksdb": lambda folder: RocksStore(folder / "t-0", StoreOwner("app", "t", 0, "cluster", "changelog")),
 }
 
 pytestmark = pytest.mark.parametrize("make", STORES.values(), ids=STORES.keys())
@@ -38,7 +38,7 @@ def test_a_new_store_is_empty_and_stands_at_the_beginning(make: Make, tmp_path: 
 def test_what_was_applied_is_there_with_its_position(make: Make, tmp_path: Path) -> None:
     store = make(tmp_path)
     store.apply(changes({b"a": b"1", b"b": b"2"}), 7)
-    assert store.about() == 2
+    assert store.approximate_count() == 2
     assert store.get(b"a") == b"1"
     assert sorted(store.items()) == [(b"a", b"1"), (b"b", b"2")]
     assert len(store) == 2
@@ -94,9 +94,9 @@ def test_the_changes_belong_to_the_caller(make: Make, tmp_path: Path) -> None:
 def test_a_restore_neither_changes_what_is_there_nor_the_position(make: Make, tmp_path: Path) -> None:
     store = make(tmp_path)
     store.apply(changes({b"a": b"1"}), 4)
-    store.mark(at_end=False)
+    store.begin_restore()
     store.apply(changes({b"b": b"2"}), 6)
-    store.mark(at_end=True)
+    store.end_restore()
     assert dict(store.items()) == {b"a": b"1", b"b": b"2"}
     assert store.position == 6
     store.close()

@@ -13,7 +13,7 @@ import pytest
 from anabranch import App
 from anabranch.agents.engine.rebalance import Rebalancing
 from anabranch.agents.runtime import runtime_of
-from anabranch.agents.tables.rocksdb_store import Owner, RocksStore, Unfit
+from anabranch.agents.tables.rocksdb_store import StoreOwner, RocksStore, StoreUnusable
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Stop
 
@@ -74,8 +74,8 @@ def folders(lab: Any, worker: str = "a") -> list[str]:
 def is_open(lab: Any, partition: int) -> bool:
     (folder,) = (lab.folder / "a").glob(f"v*/0/tables/totals-{partition}")
     try:
-        RocksStore(folder, Owner("nobody", "", 0, "", ""))
-    except Unfit:  # it could be opened, and is not ours
+        RocksStore(folder, StoreOwner("nobody", "", 0, "", ""))
+    except StoreUnusable:  # it could be opened, and is not ours
         return False
     except Stop:
         return True
@@ -209,7 +209,7 @@ def recreate(lab: Any, changelog: str) -> None:
     lab.admin.create([TopicSpec(changelog, 1, config={"cleanup.policy": "compact"})])
 
 
-async def test_a_store_of_a_changelog_that_was_made_anew_is_set_aside_and_rebuilt(lab, caplog) -> None:
+async def test_a_store_of_a_changelog_that_was_made_anew_is_replaced_and_rebuilt(lab, caplog) -> None:
     topic, name = await filled(lab)
     recreate(lab, f"{name}-totals-changelog")
     lab.produce(f"{name}-totals-changelog", [('"k1"', 7)])
@@ -219,14 +219,14 @@ async def test_a_store_of_a_changelog_that_was_made_anew_is_set_aside_and_rebuil
         lab.produce(topic, [("k1", 1)])
         await lab.caught_up(topic, app)
         assert shown(app) == {"k1": 8}
-    assert folders(lab) == ["totals-0", "totals-0.set-aside"]
-    warning = next(r.getMessage() for r in caplog.records if "set aside" in r.getMessage())
+    assert folders(lab) == ["totals-0", "totals-0.unusable"]
+    warning = next(r.getMessage() for r in caplog.records if "cannot be used" in r.getMessage())
     assert "table totals partition 0" in warning
     assert "its changelog is" in warning
-    assert "totals-0.set-aside" in warning
+    assert "totals-0.unusable" in warning
 
 
-async def test_a_store_beyond_the_changelogs_end_is_set_aside_even_where_topics_have_no_ids(
+async def test_a_store_beyond_the_changelogs_end_is_replaced_even_where_topics_have_no_ids(
     lab, caplog, monkeypatch
 ) -> None:
     monkeypatch.setattr("anabranch.topics.admin.Admin.topic_ids", lambda _, topics: dict.fromkeys(topics, "none"))
@@ -248,7 +248,7 @@ async def test_a_damaged_store_is_rebuilt_and_only_the_newest_one_is_kept_aside(
         async with lab.running(app):
             assert restored == [40]
             assert shown(app) == expected(200)
-        assert folders(lab) == ["totals-0", "totals-0.set-aside"]
+        assert folders(lab) == ["totals-0", "totals-0.unusable"]
 
 
 async def test_a_store_that_missed_more_than_its_changelog_remembers_of_deletions_is_rebuilt(
@@ -266,7 +266,7 @@ async def test_a_store_that_missed_more_than_its_changelog_remembers_of_deletion
         a = program(lab, name, topic)
         async with lab.running(a):
             assert shown(a) == totals
-    assert "the changelog may have forgotten deletions" in caplog.text
+    assert "the changelog may have lost deletions" in caplog.text
 
 
 async def test_a_store_that_missed_nothing_is_never_too_old(lab, restored, monkeypatch) -> None:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from anabranch.agents.tables.rocksdb_store import Owner, RocksStore, Unfit
+from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner, StoreUnusable
 from anabranch.agents.tables.store import Changes
 from anabranch.topics.errors import Stop, Usage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-OWNER = Owner("shop", "totals", 3, "cluster-id", "changelog-id")
+OWNER = StoreOwner("shop", "totals", 3, "cluster-id", "changelog-id")
 
 data = st.binary(max_size=3)
 steps = st.lists(st.dictionaries(data, st.none() | data, max_size=5) | st.just("reopen"), max_size=8)
@@ -29,7 +29,7 @@ def changes(pairs: dict[bytes, bytes | None]) -> Changes:
     return Changes(list(pairs), list(pairs.values()), deletes=None in pairs.values())
 
 
-def content(folder: Path, owner: Owner = OWNER) -> tuple[dict[bytes, bytes], int]:
+def content(folder: Path, owner: StoreOwner = OWNER) -> tuple[dict[bytes, bytes], int]:
     store = RocksStore(folder, owner)
     try:
         return dict(store.items()), store.position
@@ -68,11 +68,11 @@ def test_it_reopens_as_it_was_closed(tmp_path_factory: pytest.TempPathFactory, m
 WRITER = """
     import sys
     from pathlib import Path
-    from anabranch.agents.tables.rocksdb_store import Owner, RocksStore
+    from anabranch.agents.tables.rocksdb_store import StoreOwner, RocksStore
     from anabranch.agents.tables.store import Changes
 
-    store = RocksStore(Path(sys.argv[1]), Owner("shop", "totals", 3, "cluster-id", "changelog-id"))
-    store.mark(at_end=True)
+    store = RocksStore(Path(sys.argv[1]), StoreOwner("shop", "totals", 3, "cluster-id", "changelog-id"))
+    store.end_restore()
     ballast = b"x" * 2_000
     for n in range(store.position + 1, 1_000_000):
         wide = [b"wide%d" % i for i in range(200)]
@@ -141,19 +141,19 @@ def test_it_remembers_when_it_was_at_the_end_and_a_restore_does_not_count_as_tha
     store.apply(changes({b"a": b"1"}), 1)
     store = reopened(store)
     assert store.current_ms == 100_000, "it is still being restored"
-    store.mark(at_end=True)
+    store.end_restore()
     now = 300.0
     store.apply(changes({b"a": b"2"}), 2)
     store = reopened(store)
     assert store.current_ms == 300_000
     now = 400.0
-    store.mark(at_end=False)
+    store.begin_restore()
     store.apply(changes({b"a": b"3"}), 3)
     store = reopened(store)
     assert store.current_ms == 300_000
-    store.mark(at_end=False)
+    store.begin_restore()
     now = 500.0
-    store.mark(at_end=True)
+    store.end_restore()
     store = reopened(store)
     assert store.current_ms == 400_000, "the end that a restore goes to is that of its beginning"
     store.close()
@@ -191,7 +191,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_store_is_unfit(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     folder = filled(tmp_path / "t-3")
     damage(folder)
-    with pytest.raises(Unfit):
+    with pytest.raises(StoreUnusable):
         RocksStore(folder, OWNER)
 
 
@@ -206,7 +206,7 @@ def test_damage_that_a_read_finds_stops_the_worker_and_makes_the_store_unfit(tmp
     with pytest.raises(Stop, match="cannot read"):
         list(store.items())
     store.close()
-    with pytest.raises(Unfit, match="a read found it damaged"):
+    with pytest.raises(StoreUnusable, match="a read found damaged data"):
         RocksStore(folder, OWNER)
     (folder / "DAMAGED").unlink()
     RocksStore(folder, OWNER).close()  # not in use any more
@@ -218,7 +218,7 @@ def test_damage_that_a_read_finds_stops_the_worker_and_makes_the_store_unfit(tmp
 )
 def test_a_store_of_somebody_else_is_unfit_and_stays_as_it_is(tmp_path: Path, field: str, value: object) -> None:
     folder = filled(tmp_path / "t-3", keys=1)
-    with pytest.raises(Unfit, match=f"its {field} is .*, not {value!r}"):
+    with pytest.raises(StoreUnusable, match=f"its {field} is .*, not {value!r}"):
         RocksStore(folder, replace(OWNER, **{field: value}))
     assert content(folder) == ({b"k0": b"v0"}, 1)
 
@@ -226,7 +226,7 @@ def test_a_store_of_somebody_else_is_unfit_and_stays_as_it_is(tmp_path: Path, fi
 def test_a_store_of_another_format_is_unfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = filled(tmp_path / "t-3")
     monkeypatch.setattr("anabranch.agents.tables.rocksdb_store.FORMAT", 2)
-    with pytest.raises(Unfit, match="its format is 1, not 2"):
+    with pytest.raises(StoreUnusable, match="its format is 1, not 2"):
         RocksStore(folder, OWNER)
 
 
@@ -236,7 +236,7 @@ def test_a_store_that_is_open_cannot_be_opened_again_and_is_not_taken_for_damage
     with pytest.raises(Stop, match="open in another process"):
         RocksStore(folder, OWNER)
     second = (
-        "from pathlib import Path; from anabranch.agents.tables.rocksdb_store import Owner, RocksStore; "
+        "from pathlib import Path; from anabranch.agents.tables.rocksdb_store import StoreOwner, RocksStore; "
         f"RocksStore(Path({str(folder)!r}), {OWNER!r})"
     )
     ended = subprocess.run([sys.executable, "-c", second], capture_output=True, text=True)
@@ -249,9 +249,9 @@ def test_a_store_that_is_open_cannot_be_opened_again_and_is_not_taken_for_damage
 
 def test_the_apps_store_counts_where_a_table_has_none_of_its_own(lab) -> None:
     app = lab.app(lab.fresh("app"), store="rocksdb://")
-    assert app.Table("a").store == "rocksdb"
-    assert app.Table("b", store="memory://").store == "memory"
-    assert lab.app(lab.fresh("app")).Table("a").store == "memory"
+    assert app.Table("a").store_scheme == "rocksdb"
+    assert app.Table("b", store="memory://").store_scheme == "memory"
+    assert lab.app(lab.fresh("app")).Table("a").store_scheme == "memory"
 
 
 @pytest.mark.parametrize("url", ["aerospike://", "rocksdb:///elsewhere", "rocks", "rocksdb://?compression=none"])

@@ -13,7 +13,7 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.topics.partitioners import HashPartitioner, RangePartitioner
 from yarl import URL
 
-SAID = "is not where records with that key belong"
+WARNING = "but records with that key belong to another partition"
 WORDS = [f"{letter}{number}" for letter in "abcdefgh" for number in range(3)]
 
 
@@ -28,7 +28,7 @@ async def run_over(lab: Any, app: Any, topic: str, records: list[Any]) -> None:
     [
         ("by another field", {}, True),
         ("by another field", {"local": True}, False),
-        ("by another field", {"everywhere": True}, False),
+        ("by another field", {"is_global": True}, False),
         ("by another field", {"sets": True}, True),
         ("by another field", {"ttl": 3600}, True),
         ("by the key", {}, False),
@@ -52,7 +52,7 @@ async def test_a_worker_warns_once_of_a_table_whose_keys_are_not_those_of_the_re
                 table[key] += 1
 
     await run_over(lab, app, topic, [(f"k{i}", word) for i, word in enumerate(map(repr, range(40)))])
-    assert caplog.text.count(SAID) == warned
+    assert caplog.text.count(WARNING) == warned
     assert caplog.text.count("--key") == warned
 
 
@@ -64,7 +64,7 @@ async def test_tables_of_flows_are_keyed_by_what_they_are_keyed_by(lab, caplog) 
     values.key_by("n").aggregate("by-number", n=Count())
     values.aggregate("by-own-key", n=Count())
     await run_over(lab, app, topic, [(f"k{i}", {"word": word, "n": i}) for i, word in enumerate(WORDS)])
-    assert SAID not in caplog.text
+    assert WARNING not in caplog.text
 
 
 async def get(app: Any, key: str) -> tuple[int, Any]:

@@ -161,7 +161,7 @@ class Agent:
 
     def commit(self) -> bool:
         changes = [table.encode_epoch(known) for table in self.tables]
-        if any(table.late for table in self.tables):
+        if any(table.untracked for table in self.tables):
             return False
         assert not self.wrong
         for table, change, twin in zip(self.tables, changes, self.twins, strict=True):
