@@ -22,7 +22,7 @@ from ..topics import clock
 from ..topics.errors import AnabranchError, Stop, described
 from .app import App
 from .runtime import runtime_of
-from .tables.restore_progress import RestoreProgress
+from .tables.restoration import RestoreProgress
 
 __all__ = ["run_worker", "work"]
 

@@ -80,7 +80,7 @@ class Engine(Rebalancing):
             self._host.partitioners |= await daemon_thread(PartitionerRegistry(self._host.cluster, self._admin).of)
         self._restoration = Restoration(
             self._host.conf.id,
-            self._member.shelf,
+            self._member.stores,
             self._admin,
             self._host.tables,
             standby_replicas=self.settings.standby_replicas,

@@ -44,7 +44,7 @@ class Membership:
 
     Attributes:
         name: of this worker, in the group and of its transactions.
-        group: the consumer side; committer: the producer side; shelf: stores on disk.
+        group: the consumer side; committer: the producer side; stores: stores on disk.
         topic_ids: the topics that it has read.
     """
 
@@ -64,7 +64,7 @@ class Membership:
         self._watching: asyncio.Future[Any] | None = None
         self._renewed_s: dict[str, float] = {}
         own = data / str(self._identity.slot)
-        self.shelf = StoreDirectory(cluster, group_id, own / "tables")
+        self.stores = StoreDirectory(cluster, group_id, own / "tables")
         self.topic_ids = TopicIds(Admin(cluster, patience_s=settings.patience_s), group_id, own / "inputs.json")
         told = on_assign, on_revoke, on_lost
         self._new_group = partial(
@@ -129,5 +129,5 @@ class Membership:
             self._watching.cancel()
         await self._close_group(keep_identity=keep_identity)
         await daemon_thread(self.committer.close)
-        await daemon_thread(self.shelf.close)
+        await daemon_thread(self.stores.close)
         self._identity.release()

@@ -21,8 +21,8 @@ from ...topics.errors import AnabranchError, Hung
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition, listed
 from ..assignment import Assignment
-from ..tables.restoration import beside
-from ..tables.standby_placement import copies_of
+from ..tables.restoration import call_with_heartbeats
+from ..tables.standby_placement import standby_partitions
 from .group_consumer import GroupConsumer
 from .status import EngineStatus
 
@@ -92,7 +92,7 @@ class Rebalancing(EngineStatus):
             if assignment is not None:
                 assignment.drop(gone)
         if self._restoration is not None:
-            self._restoration.forget(gone)
+            self._restoration.revoke(gone)
         for at in gone:
             self.committed.pop(at, None)
         partitions = {at.partition for at in self.owned - gone}
@@ -113,7 +113,7 @@ class Rebalancing(EngineStatus):
         self._looked_s = 0.0
         self._lost = False
         # Partitions may have been added to a topic: tables look at its number when what was written is committed.
-        self.partition_counts = await beside(self._group, self._admin.partitions)
+        self.partition_counts = await call_with_heartbeats(self._group, self._admin.partitions)
         owned = {TP(at.topic, at.partition) for at in self.owned}
         self._host.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
         await self._host.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})
@@ -122,7 +122,7 @@ class Rebalancing(EngineStatus):
         ids = self._member.topic_ids
         assignment.anew = ids.made_anew(assignment.ids)
         changelogs = [table.changelog_name for table in self._host.tables]
-        await beside(self._group, ids.watch_changelogs, changelogs)
+        await call_with_heartbeats(self._group, ids.watch_changelogs, changelogs)
         await self._restoration.begin(assignment, self._group)
         if not self._restoration.waiting:
             self._group.flow({})
@@ -163,7 +163,10 @@ class Rebalancing(EngineStatus):
         self._beginning = ready
         try:
             while ready.uncommitted and not (self.stopping or self._rebuild_wanted or self._group.finished):
-                ready.place(await beside(self._group, self._group.begin_at_ends, list(ready.uncommitted), later))
+                starts = await call_with_heartbeats(
+                    self._group, self._group.begin_at_ends, list(ready.uncommitted), later
+                )
+                ready.place(starts)
                 if ready.uncommitted:
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:
@@ -191,8 +194,8 @@ class Rebalancing(EngineStatus):
                 members = await daemon_thread(self._admin.members, self._host.conf.id)
                 assigned = {name: {number for _, number in ats} for name, ats in (members or {}).items()}
                 if assigned.get(self.instance) == {at.partition for at in self.owned}:
-                    numbers = copies_of(self.instance, assigned, self.settings.standby_replicas)
-                    await self._restoration.keep(numbers)
+                    numbers = standby_partitions(self.instance, assigned, self.settings.standby_replicas)
+                    await self._restoration.keep_standby(numbers)
                     logger.info("keeping warm copies of partitions %s", ", ".join(map(str, sorted(numbers))) or "-")
                     return
             except AnabranchError as exc:

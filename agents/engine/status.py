@@ -10,7 +10,7 @@ from ...topics import clock
 from ...topics.topic_partition import TopicPartition, listed
 from ..assignment import Assignment
 from ..histogram import Histogram
-from ..tables.restore_progress import RestoreProgress
+from ..tables.restoration import RestoreProgress
 from .agent_context import AgentContext
 
 if TYPE_CHECKING:

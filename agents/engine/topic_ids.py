@@ -7,7 +7,7 @@ An offset says something about a topic only while it is the same topic. Laws:
   topic that it deletes, so the next start begins with the first record of the new one.
 - When partitions are assigned, the ids of their topics are compared with those that this worker knows. Where the group
   has no offset in the new topic, it is read from its beginning; where a table has content from the old one, the worker
-  stops instead (`refuse_counting_twice`).
+  stops instead (`refuse_double_counting`).
 - A worker knows the ids of the topics that it has read. It keeps them in its data folder, beside its stores; one whose
   folder is lost, or another worker, knows those that it reads from then on.
 

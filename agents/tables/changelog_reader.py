@@ -1,10 +1,11 @@
-"""The follower: a thread that brings stores up with their changelogs, beside the event loop.
+"""The changelog reader: a thread that applies changelog records to stores, beside the event loop.
 
-A store that is restored and a copy that is kept warm are the same to it: records come, the store takes them. Whether a
-store is far enough is for others to say (`changelog.py`).
+It treats a store that is being restored and a standby copy alike: it reads records and applies them. Whether a store is
+up to date enough is decided elsewhere (`restoration.py`).
 
-Laws. From `follow` until `stop` returns a store is written by this thread alone; after it, never again. Between two
-writes a store is a state that its changelog once had, so a restore that is interrupted goes on where it was.
+Invariants. From `follow` until `stop` returns, only this thread writes to a store; after that, it never does again.
+Between two writes a store is in a state that its changelog once had, so an interrupted restore resumes where it left
+off.
 """
 
 from __future__ import annotations
@@ -26,41 +27,44 @@ __all__ = ["ChangelogReader"]
 
 logger = logging.getLogger(__name__)
 
-_QUEUED = 200_000
-_AGAIN_S = 1.0
-# A client that waits in vain for a broker (`pulse`) looks like one that has nothing to read; a new one costs little.
+_QUEUED_MESSAGES = 200_000
+_RETRY_S = 1.0
+# A client that has lost its broker without noticing (`client_watchdog.py`) looks like one that has nothing to read, so
+# it is replaced after this silence; a new one costs little.
 _SILENT_S = 30.0
-# A store that is followed for long is noted as up to date this often.
-_NOTE_S = 60.0
+# A store that is followed for a long time is marked as up to date this often.
+_UP_TO_DATE_S = 60.0
 
-Look = Callable[[Run, Sequence[bytes], Sequence[bytes | None]], object]
+Inspect = Callable[[Run, Sequence[bytes], Sequence[bytes | None]], object]
 
 _key_of: Any = Message.key
 _value_of: Any = Message.value
 
 
 class _Followed:
-    """A store in the thread's hands.
+    """A store that the thread writes to.
 
     Attributes:
-        assigned: whether the reader reads it; runs that were read before that are of an earlier life of the partition.
-        records: that were written into it.
+        assigned: whether the consumer reads the partition. Runs that were read before that belong to an earlier
+            assignment of the partition.
+        records: number of records applied to the store.
+        up_to_date_s: when the store was last marked as up to date, on the monotonic clock.
     """
 
-    __slots__ = ("assigned", "look", "noted_s", "records", "store")
+    __slots__ = ("assigned", "inspect", "records", "store", "up_to_date_s")
 
-    def __init__(self, store: Store, look: Look | None) -> None:
-        self.store, self.look = store, look
+    def __init__(self, store: Store, inspect: Inspect | None) -> None:
+        self.store, self.inspect = store, inspect
         self.assigned = False
         self.records = 0
-        self.noted_s = clock.now_s()
+        self.up_to_date_s = clock.now_s()
 
 
 class ChangelogReader:
-    """See the module. The thread and its consumer are there only while a store is followed.
+    """Follows changelog partitions; see the module's docstring. Thread and consumer exist only while it follows any.
 
     Attributes:
-        records_total: written into stores since the start.
+        records_total: number of records applied to stores since the start.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -73,46 +77,48 @@ class ChangelogReader:
         self._failed: BaseException | None = None
         self.records_total = 0
 
-    def __contains__(self, at: object) -> bool:
-        return at in self._followed
+    def __contains__(self, partition: object) -> bool:
+        return partition in self._followed
 
-    def follow(self, at: Key, store: Store, look: Look | None = None) -> None:
-        """Bring a store up, from its position; one that is followed already stays as it is.
+    def follow(self, partition: Key, store: Store, inspect: Inspect | None = None) -> None:
+        """Apply the records of a changelog partition to a store, from the store's position on.
+
+        A partition that is followed already is not changed.
 
         Args:
-            look: called with what is about to be written: the records, and the last key and value of each key.
+            inspect: called before records are applied, with the records and the last key and value of each key.
         """
         with self._changed:
-            if at in self._followed or self._closing:
+            if partition in self._followed or self._closing:
                 return
             store.begin_restore()
-            self._followed[at] = _Followed(store, look)
+            self._followed[partition] = _Followed(store, inspect)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="anabranch-follower", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="anabranch-changelog-reader", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
-    def records(self, at: Key) -> int:
-        """How many records were written into a store since `follow`."""
-        followed = self._followed.get(at)
+    def records(self, partition: Key) -> int:
+        """Return the number of records that were applied to a store since `follow`."""
+        followed = self._followed.get(partition)
         return followed.records if followed is not None else 0
 
     def stop(self, partitions: Iterable[Key]) -> None:
-        """Let go of stores. It returns when no write is under way."""
+        """Stop following partitions; returns when no write to their stores is in progress."""
         with self._changed:
-            for at in partitions:
-                followed = self._followed.pop(at, None)
+            for partition in partitions:
+                followed = self._followed.pop(partition, None)
                 if followed is not None and followed.assigned:
-                    self._unassign.add(at)
+                    self._unassign.add(partition)
 
     def raise_failed(self) -> None:
-        """Raise what ended the thread, if something did."""
+        """Raise the error that ended the thread, if there is one."""
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
 
     def close(self) -> None:
-        """Stop everything and wait for the thread (blocking)."""
+        """Stop following everything and wait for the thread (blocking)."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -121,7 +127,7 @@ class ChangelogReader:
             thread.join()
         self._followed.clear()
 
-    # The thread's side ----------------------------------------------------------------------------------------------
+    # In the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         reader: Reader | None = None
@@ -132,26 +138,26 @@ class ChangelogReader:
                     if self._closing:
                         return
                     if not self._followed:
-                        self._thread = None  # the next `follow` starts another; this one only cleans up
+                        self._thread = None  # the next `follow` starts another thread; this one only cleans up
                         self._unassign.clear()
                         return
-                    reader = reader or Reader(self._cluster, queued_messages=_QUEUED, gone="error")
-                    self._tell(reader)
+                    reader = reader or Reader(self._cluster, queued_messages=_QUEUED_MESSAGES, gone="error")
+                    self._update_assignment(reader)
                 try:
                     runs = reader.read()
                 except (Retriable, Rebuild) as exc:
-                    logger.warning("%s: reading on with a new consumer", exc)
+                    logger.warning("%s: continuing with a new consumer", exc)
                     with self._changed:
-                        self._changed.wait_for(lambda: self._closing, _AGAIN_S)
+                        self._changed.wait_for(lambda: self._closing, _RETRY_S)
                     runs, heard_s = list[Run](), 0.0
                 now_s = clock.now_s()
                 if runs:
                     heard_s = now_s
                 elif now_s - heard_s > _SILENT_S:
-                    reader, heard_s = self._left_behind(reader), now_s
+                    reader, heard_s = self._abandon(reader), now_s
                 for run in runs:
                     with self._changed:
-                        self._write(run)
+                        self._apply(run)
         except BaseException as exc:  # noqa: BLE001 (the engine raises it)
             with self._changed:
                 self._failed, self._closing = exc, True
@@ -159,25 +165,25 @@ class ChangelogReader:
             if reader is not None:
                 reader.close()
 
-    def _left_behind(self, reader: Reader) -> None:
-        """The next reader goes on where the stores are."""
+    def _abandon(self, reader: Reader) -> None:
+        """Close a silent reader; the next one resumes at the stores' positions."""
         reader.close(hung=True)
         with self._changed:
             self._unassign.clear()
             for followed in self._followed.values():
                 followed.assigned = False
 
-    def _tell(self, reader: Reader) -> None:
+    def _update_assignment(self, reader: Reader) -> None:
         if self._unassign:
             reader.remove(self._unassign)
             self._unassign.clear()
-        new = {at: followed for at, followed in self._followed.items() if not followed.assigned}
+        new = {partition: followed for partition, followed in self._followed.items() if not followed.assigned}
         if new:
-            reader.add({at: followed.store.position for at, followed in new.items()})
+            reader.add({partition: followed.store.position for partition, followed in new.items()})
             for followed in new.values():
                 followed.assigned = True
 
-    def _write(self, run: Run) -> None:
+    def _apply(self, run: Run) -> None:
         followed = self._followed.get(run.at)
         if followed is None or not followed.assigned or self._closing:
             return
@@ -185,24 +191,24 @@ class ChangelogReader:
         if not run.messages:
             if run.position > store.position:
                 store.apply(Changes([], [], deletes=False), run.position)
-            self._note(followed)
+            self._mark_up_to_date(followed)
             return
-        # Within a run a key can come several times: a dict keeps the last.
+        # A run may hold a key several times: a dict keeps the last value.
         last: dict[bytes | None, bytes | None] = dict(
             zip(map(_key_of, run.messages), map(_value_of, run.messages), strict=True)
         )
         last.pop(None, None)
         values = list(last.values())
-        if followed.look is not None:
-            followed.look(run, list(last), values)  # pyright: ignore[reportArgumentType]
+        if followed.inspect is not None:
+            followed.inspect(run, list(last), values)  # pyright: ignore[reportArgumentType]
         store.apply(Changes(list(last), values, deletes=None in values), run.position)  # pyright: ignore[reportArgumentType]
         followed.records += len(run.messages)
         self.records_total += len(run.messages)
 
-    def _note(self, followed: _Followed) -> None:
-        """The end was reached just now: a store on disk remembers when it last was."""
+    def _mark_up_to_date(self, followed: _Followed) -> None:
+        """The end of the partition was just reached: let a store on disk note the time, now and then."""
         now_s = clock.now_s()
-        if now_s - followed.noted_s > _NOTE_S:
-            followed.noted_s = now_s
+        if now_s - followed.up_to_date_s > _UP_TO_DATE_S:
+            followed.up_to_date_s = now_s
             followed.store.end_restore()
             followed.store.begin_restore()

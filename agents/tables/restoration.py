@@ -1,19 +1,20 @@
-"""Restoring: stores are brought to the ends of their changelogs before an agent sees a record.
+"""Restoring: stores are brought to the ends of their changelogs before agents get records.
 
-Order of things, each step needed by the next:
-1. The worker's `init_transactions` has ended what a dead predecessor left open.
-2. The end is the *uncommitted* one. A stable offset can be visible before the changelog partition has its transaction
-   marker (KAFKA-10167); the committed end would miss the predecessor's last epoch.
-3. Read `read_committed` until the position reaches that end. Markers and aborted records occupy offsets, so counting
-   records cannot tell.
+Each step needs the one before it:
+1. The worker's `init_transactions` has ended the transaction that a dead predecessor left open.
+2. The goal is the *uncommitted* end. A stable offset can be visible before the changelog partition has its transaction
+   marker (KAFKA-10167), so the committed end would miss the predecessor's last epoch.
+3. The changelog is read `read_committed` until the position reaches that end. Markers and aborted records occupy
+   offsets, so counting records does not tell whether the end is reached.
 
-Partitions become active one by one. Those of one number belong together, whatever their topic: their agents may write
-to any table, so they wait until all tables of that number are at their ends, and for nothing else. What is restored
-meanwhile is read by the follower, beside the event loop; a partition that goes away keeps its store until the next
-assignment says that it has not come back.
+Partitions become active one by one. Partitions of one number belong together, whatever their topic: their agents may
+write to any table, so they wait until all tables of that number have reached their ends, and for nothing else. The
+changelog reader reads meanwhile, beside the event loop. A revoked partition keeps its store until the next assignment
+shows that it has not returned.
 
-Copies are the same thing without an end: partitions of global tables that others own, and those that this worker keeps
-warm for others (`standby.py`). When such a partition comes, only what its copy has not read yet is restored.
+Standby copies are the same without an end: partitions of global tables that other workers own, and partitions that this
+worker keeps for others (`standby_placement.py`). When such a partition is assigned, only what its copy has not read yet
+is restored.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
 from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.errors import Stop
+from ...topics.json_value import JsonValue
 from ...topics.partition_reader import Key, stalled
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
@@ -35,25 +37,24 @@ from ..assignment import Assignment
 from .changelog_reader import ChangelogReader
 from .global_table import GlobalTable
 from .partition_state import PartitionState
-from .restore_progress import RestoreProgress
 from .store_directory import StoreDirectory
 from .uncommitted_writes import UncommittedWrites
-from .undecodable_changelog import name_undecodable
+from .undecodable_changelog import check_records
 
-__all__ = ["Restoration"]
+__all__ = ["Restoration", "RestoreProgress", "call_with_heartbeats"]
 
 logger = logging.getLogger(__name__)
 
-_KEEP_ALIVE_S = 0.05
+_HEARTBEAT_S = 0.05
 _STALLED_S = 120.0
-_SAY_S = 5.0
+_LOG_EVERY_S = 5.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class GroupMember(Protocol):
-    """What a restore asks of the consumer group."""
+    """The consumer group, as a restore uses it."""
 
     @property
     def owned(self) -> set[TopicPartition]:
@@ -61,27 +62,80 @@ class GroupMember(Protocol):
         ...
 
     def keep_alive(self) -> None:
-        """Tell the group that this worker is alive."""
+        """Show the group that this worker is alive."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreProgress:
+    """How far a restore is, for the log, the terminal and HTTP.
+
+    What is left is counted in offsets, not in records: transaction markers and aborted records occupy offsets, and
+    compaction leaves gaps.
+
+    Attributes:
+        records: records read so far.
+        offsets: offsets between the initial positions of the stores and the ends of their changelogs.
+        offsets_left: how many of these are left.
+        partitions: changelog partitions that have something to restore.
+        partitions_left: how many of these have not reached their end.
+        seconds: time since the restore began.
+    """
+
+    records: int
+    offsets: int
+    offsets_left: int
+    partitions: int
+    partitions_left: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Share of the offsets that is restored, from 0 to 1."""
+        return 1 - self.offsets_left / self.offsets if self.offsets else 1.0
+
+    @property
+    def rate(self) -> float:
+        """Records per second."""
+        return self.records / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated time left at the average pace so far; None before the first offset."""
+        done = self.offsets - self.offsets_left
+        return self.seconds * self.offsets_left / done if done > 0 else None
+
+    def __str__(self) -> str:
+        left = self.seconds_left
+        return (
+            f"restoring tables: {self.share:.0%}, {self.records:,} records, {self.rate:,.0f} records/s, "
+            f"{self.partitions_left} of {self.partitions} partitions left"
+            + (f", about {left:,.0f} s to go" if left is not None else "")
+        )
+
+    def facts(self) -> dict[str, JsonValue]:
+        """Return the attributes and `share`, `rate` and `seconds_left`, for JSON output."""
+        return {**asdict(self), "share": self.share, "rate": self.rate, "seconds_left": self.seconds_left}
 
 
 @dataclass(slots=True)
 class _Goal:
-    """A changelog partition to be restored.
+    """A changelog partition that is being restored.
 
     Attributes:
-        begin, end: offsets: where its store stood, where it has to stand.
-        before: records the follower had written to it when the goal was set.
+        begin: position of its store when the restore began.
+        end: position that the store must reach.
+        records_before: records that the changelog reader had applied to the store when the goal was set.
     """
 
     begin: int
     end: int
-    before: int
+    records_before: int
 
 
 @dataclass(slots=True)
 class _Done:
-    """What of this restore has reached its end."""
+    """Counts of the partitions of this restore that have reached their ends."""
 
     records: int = 0
     offsets: int = 0
@@ -89,88 +143,86 @@ class _Done:
 
 
 class Restoration:
-    """This worker's partitions that wait for their tables, and the stores that tables do not have yet.
+    """The assigned partitions that wait for their tables, and the stores that are not in tables yet.
 
     Args:
-        tables: of the app, also those that are added later.
+        tables: the tables of the app, including those that are added later.
+        standby_replicas: number of standby copies of each partition.
+        start_at_end: whether topics without committed offsets are read from their ends.
 
     Attributes:
-        restored_total: records read by restores that have come to their end.
+        restored_total: records read by finished restores.
     """
 
     def __init__(
         self,
         app_id: str,
-        shelf: StoreDirectory,
+        stores: StoreDirectory,
         admin: Admin,
         tables: Iterable[UncommittedWrites],
         *,
         standby_replicas: int = 0,
         start_at_end: bool = False,
     ) -> None:
-        self._app_id, self._shelf, self._admin, self._tables = app_id, shelf, admin, tables
-        self._at_ends = start_at_end
+        self._app_id, self._stores, self._admin, self._tables = app_id, stores, admin, tables
+        self._start_at_end = start_at_end
         self._replicas = standby_replicas
-        self._standby: set[int] | None = None
         self._lock = asyncio.Lock()
-        self._follower = ChangelogReader(shelf.cluster)
+        self._reader = ChangelogReader(stores.cluster)
         self._waiting = Assignment()
         self._states: dict[Key, PartitionState] = {}
         self._goals: dict[Key, _Goal] = {}
         self._done = _Done()
-        self._began_s = self._said_s = self._moved_s = 0.0
-        self._left = 0
+        self._began_s = self._logged_s = self._moved_s = 0.0
+        self._offsets_left = 0
         self.restored_total = 0
 
-    # Begin, go on, end ----------------------------------------------------------------------------------------------
-
     async def begin(self, assignment: Assignment, group: GroupMember) -> None:
-        """Partitions have come: find or open their stores; what is not at its end is read from now on.
+        """Begin to restore assigned partitions: find or open their stores, and read their changelogs.
 
         Raises:
             Stop: a store is in use or beyond its changelog's end, or no broker answers.
         """
         async with self._lock:
             self._waiting.add(assignment)
-            self._standby = None
-            wanted = self._places({at.partition for at in group.owned})
-            copies = {at: place for at, place in self._everywhere().items() if at not in wanted}
+            wanted = self._partitions_of({owned.partition for owned in group.owned})
+            copies = {at: found for at, found in self._global_partitions().items() if at not in wanted}
             for table in self._tables:
                 for p, state in table.take_suspended().items():
                     self._states[table.changelog_name, p] = state
-            if not self._replicas:  # else it is not known yet what is to be kept
-                self._let_go(self._states.keys() - wanted.keys() - copies.keys())
+            if not self._replicas:  # otherwise it is not known yet which copies to keep
+                self._close(self._states.keys() - wanted.keys() - copies.keys())
             both = wanted | copies
             self._goals = {at: goal for at, goal in self._goals.items() if at in both}
-            missing = [place for at, place in both.items() if at not in self._states]
-            stores = await beside(group, self._shelf.open, self._admin, missing)
+            missing = [found for at, found in both.items() if at not in self._states]
+            stores = await call_with_heartbeats(group, self._stores.open, self._admin, missing)
             for table, p in missing:
                 self._states[table.changelog_name, p] = table.new_state(stores.get((table.name, p)))
-            begins, ends = await beside(group, self._admin.spans, list(both))
+            begins, ends = await call_with_heartbeats(group, self._admin.spans, list(both))
             for at, (table, _) in both.items():
-                if at in wanted or at not in self._follower:
-                    self._aim(at, table, begins[at], ends[at])
-            self._copy(self._states.keys() - wanted.keys())
+                if at in wanted or at not in self._reader:
+                    self._restore(at, table, begins[at], ends[at])
+            self._follow(self._states.keys() - wanted.keys())
 
-    async def keep(self, numbers: set[int]) -> None:
-        """Keep copies of these partitions, and of no others but global tables'."""
+    async def keep_standby(self, numbers: set[int]) -> None:
+        """Keep standby copies of the partitions with these numbers, and of no others except global tables'."""
         async with self._lock:
-            self._standby = numbers
-            wanted = {at: place for at, place in self._places(numbers).items() if not self._waits(at)}
-            self._let_go({at for at in self._states if not self._waits(at)} - wanted.keys() - self._everywhere().keys())
-            missing = {at: place for at, place in wanted.items() if at not in self._states}
-            stores = await daemon_thread(self._shelf.open, self._admin, list(missing.values()))
+            wanted = {at: found for at, found in self._partitions_of(numbers).items() if not self._is_waiting(at)}
+            copies = {at for at in self._states if not self._is_waiting(at)}
+            self._close(copies - wanted.keys() - self._global_partitions().keys())
+            missing = {at: found for at, found in wanted.items() if at not in self._states}
+            stores = await daemon_thread(self._stores.open, self._admin, list(missing.values()))
             begins, _ = await daemon_thread(self._admin.spans, list(missing))
             for at, (table, p) in missing.items():
                 state = table.new_state(stores.get((table.name, p)))
                 if state.store.position < begins[at]:
-                    state.store.close()  # what to do about records that are gone is for its owner to say
+                    state.store.close()  # records were deleted: the partition's owner decides what to do
                 else:
                     self._states[at] = state
-            self._copy(wanted.keys() & self._states.keys())
+            self._follow(wanted.keys() & self._states.keys())
 
-    def _places(self, numbers: Iterable[int]) -> dict[Key, tuple[UncommittedWrites, int]]:
-        """What tables have of these partitions and do not show."""
+    def _partitions_of(self, numbers: Iterable[int]) -> dict[Key, tuple[UncommittedWrites, int]]:
+        """Return the tables' partitions with these numbers that the tables do not show yet."""
         return {
             (table.changelog_name, p): (table, p)
             for table in self._tables
@@ -178,8 +230,8 @@ class Restoration:
             if p < table.changelog_partitions and p not in table.states
         }
 
-    def _everywhere(self) -> dict[Key, tuple[UncommittedWrites, int]]:
-        """All of global tables."""
+    def _global_partitions(self) -> dict[Key, tuple[UncommittedWrites, int]]:
+        """Return all partitions of global tables that this worker does not own."""
         return {
             (table.changelog_name, p): (table, p)
             for table in self._tables
@@ -188,50 +240,51 @@ class Restoration:
             if p not in table.states
         }
 
-    def _waits(self, at: Key) -> bool:
+    def _is_waiting(self, at: Key) -> bool:
         return any(waiting.partition == at[1] for waiting in self._waiting.starts)
 
-    def _copy(self, partitions: Iterable[Key]) -> None:
-        """Follow these without an end; what is of a global table is shown."""
+    def _follow(self, partitions: Iterable[Key]) -> None:
+        """Follow changelog partitions without an end; global tables show theirs."""
         by_name = {table.changelog_name: table for table in self._tables}
         for at in partitions:
             table = by_name[at[0]]
-            self._follower.follow(at, self._states[at].store, partial(name_undecodable, table))
+            self._reader.follow(at, self._states[at].store, partial(check_records, table))
             if isinstance(table, GlobalTable):
                 table.remote_states[at[1]] = self._states[at]
 
-    def _aim(self, at: Key, table: UncommittedWrites, begin: int, end: int) -> None:
+    def _restore(self, at: Key, table: UncommittedWrites, begin: int, end: int) -> None:
+        """Restore a store up to `end`, if it is not there yet."""
         store = self._states[at].store
         if store.position > end:
-            # The changelog was deleted and made anew, or the store is another cluster's.
+            # The changelog was deleted and recreated, or the store belongs to another cluster.
             raise Stop(
-                f"the local store of {at[0]} partition {at[1]} stands at {store.position}, beyond the changelog's "
-                f"end {end}",
-                hint="was the changelog topic deleted? Start the worker again to rebuild from what is there",
+                f"the local store of {at[0]}[{at[1]}] is at position {store.position}, beyond the changelog's end "
+                f"{end}",
+                hint="was the changelog topic deleted? Start the worker again to rebuild the store from the changelog",
             )
-        if at not in self._follower:
+        if at not in self._reader:
             if store.position < begin and "delete" not in table.config.get("cleanup.policy", "compact"):
                 raise Stop(
-                    f"changelog {at[0]}[{at[1]}] begins at {begin}, and the store stands at {store.position}: records "
-                    f"were deleted, and table {table.name} would be without what they say",
-                    hint="compute it anew, under another app id or with the changelog deleted and the group's offsets "
-                    "set to the beginning; where Kafka is meant to delete, give the table "
+                    f"changelog {at[0]}[{at[1]}] begins at {begin}, but the store is at position {store.position}: "
+                    f"records were deleted, and table {table.name} would lack their changes",
+                    hint="recompute it, under another app id or with the changelog deleted and the group's offsets set "
+                    "to the beginning; if Kafka is meant to delete records, give the table "
                     'extra_topic_configs={"cleanup.policy": "compact,delete"}',
                 )
             store.position = max(store.position, begin)
             store.begin_restore()
         if store.position < end:
             if not self._goals and not self._done.partitions:
-                self._began_s = self._said_s = self._moved_s = clock.now_s()
-            goal = self._goals.setdefault(at, _Goal(store.position, end, self._follower.records(at)))
+                self._began_s = self._logged_s = self._moved_s = clock.now_s()
+            goal = self._goals.setdefault(at, _Goal(store.position, end, self._reader.records(at)))
             goal.end = end
-            self._follower.follow(at, store, partial(name_undecodable, table))
+            self._reader.follow(at, store, partial(check_records, table))
 
-    def _let_go(self, partitions: Iterable[Key]) -> None:
-        """They have not come back, so they belong to another worker now."""
-        gone = list(partitions)
-        self._follower.stop(gone)
-        for at in gone:
+    def _close(self, partitions: Iterable[Key]) -> None:
+        """Close the stores of partitions that have not returned: they belong to another worker now."""
+        closed = list(partitions)
+        self._reader.stop(closed)
+        for at in closed:
             self._take(at).store.close()
             self._goals.pop(at, None)
 
@@ -241,30 +294,33 @@ class Restoration:
                 table.remote_states.pop(at[1], None)
         return self._states.pop(at)
 
-    def forget(self, gone: set[TopicPartition]) -> None:
-        """Partitions have gone. Reading goes on until it is known whether they come back at once."""
-        self._waiting.drop(gone)
+    def revoke(self, revoked: set[TopicPartition]) -> None:
+        """Forget revoked partitions. Their changelogs are read until it is known whether they return at once."""
+        self._waiting.drop(revoked)
 
     @property
     def waiting(self) -> bool:
-        """Whether records of partitions do not flow yet, or global tables are not whole yet."""
+        """Whether assigned partitions are not active yet, or global tables are not complete yet."""
         return bool(self._waiting.starts or self._goals)
 
     def ready(self) -> Assignment | None:
-        """Hand over to the tables what is restored; the partitions that can flow now, None if there are none.
+        """Give restored partitions to their tables.
+
+        Returns:
+            The partitions that can become active now; None if there are none.
 
         Raises:
-            Stop: nothing has come for too long, or as `refuse_counting_twice`.
+            Stop: no record has arrived for too long, or see `refuse_double_counting`.
         """
-        self._follower.raise_failed()
-        self._watch()
-        everywhere = self._everywhere().keys() & self._goals.keys()
-        for at in [at for at in everywhere if self._at_end(at) and not self._waits(at)]:
+        self._reader.raise_failed()
+        self._check_progress()
+        global_goals = self._global_partitions().keys() & self._goals.keys()
+        for at in [at for at in global_goals if self._is_at_end(at) and not self._is_waiting(at)]:
             self._reach(at, self._goals.pop(at))
-        if not all(map(self._at_end, everywhere)):
+        if not all(map(self._is_at_end, global_goals)):
             return None
-        numbers = {at.partition for at in self._waiting.starts}
-        done = {number for number in numbers if all(map(self._at_end, self._of(number)))}
+        numbers = {waiting.partition for waiting in self._waiting.starts}
+        done = {number for number in numbers if all(map(self._is_at_end, self._of(number)))}
         if not done:
             self._finish()
             return None
@@ -272,26 +328,26 @@ class Restoration:
         for at in [at for number in done for at in self._of(number)]:
             if at in self._goals:
                 self._reach(at, self._goals.pop(at))
-            self._follower.stop([at])
+            self._reader.stop([at])
             state = self._take(at)
-            state.clear_cache()  # the store may have been written past it
+            state.clear_cache()  # the changelog reader may have written to the store
             state.store.end_restore()
             state.check_content()
             by_name[at[0]].add_partition(at[1], state)
         ready = self._waiting.take(done)
         self._finish()
-        refuse_counting_twice(self._app_id, self._tables, ready, at_end=self._at_ends)
+        refuse_double_counting(self._app_id, self._tables, ready, at_end=self._start_at_end)
         return ready
 
     def _reach(self, at: Key, goal: _Goal) -> None:
-        self._done.records += self._follower.records(at) - goal.before
+        self._done.records += self._reader.records(at) - goal.records_before
         self._done.offsets += goal.end - goal.begin
         self._done.partitions += 1
 
     def _of(self, number: int) -> list[Key]:
         return [(t.changelog_name, number) for t in self._tables if (t.changelog_name, number) in self._states]
 
-    def _at_end(self, at: Key) -> bool:
+    def _is_at_end(self, at: Key) -> bool:
         goal = self._goals.get(at)
         return goal is None or self._states[at].store.position >= goal.end
 
@@ -302,28 +358,28 @@ class Restoration:
             self.restored_total += self._done.records
             self._done = _Done()
 
-    def _watch(self) -> None:
-        """Say how far it is, every few seconds; end what does not get on."""
+    def _check_progress(self) -> None:
+        """Log the progress every few seconds; raise if there is none for too long."""
         progress, now_s = self.progress, clock.now_s()
         if progress is None:
             return
-        if progress.offsets_left != self._left:
-            self._left, self._moved_s = progress.offsets_left, now_s
-        elif self._left and now_s - self._moved_s > _STALLED_S:
+        if progress.offsets_left != self._offsets_left:
+            self._offsets_left, self._moved_s = progress.offsets_left, now_s
+        elif self._offsets_left and now_s - self._moved_s > _STALLED_S:
             raise stalled(self._goals, _STALLED_S)
-        if now_s - self._said_s > _SAY_S:
-            self._said_s = now_s
+        if now_s - self._logged_s > _LOG_EVERY_S:
+            self._logged_s = now_s
             logger.info("%s", progress)
 
     @property
     def progress(self) -> RestoreProgress | None:
-        """How far it is; None while nothing is restored."""
+        """Progress of the running restore; None if none is running."""
         goals, done = self._goals, self._done
         if not goals and not (done.partitions and self._waiting.starts):
             return None
         left = [max(0, goal.end - self._states[at].store.position) for at, goal in goals.items()]
         return RestoreProgress(
-            records=done.records + sum(self._follower.records(at) - goal.before for at, goal in goals.items()),
+            records=done.records + sum(self._reader.records(at) - goal.records_before for at, goal in goals.items()),
             offsets=done.offsets + sum(goal.end - goal.begin for goal in goals.values()),
             offsets_left=sum(left),
             partitions=done.partitions + len(goals),
@@ -332,45 +388,47 @@ class Restoration:
         )
 
     def close(self) -> None:
-        """End reading (blocking). What is in memory is gone, what lies on disk is the shelf's to close."""
-        self._follower.close()
+        """Stop reading (blocking) and drop what is in memory; the store directory closes stores on disk."""
+        self._reader.close()
         self._states.clear()
         self._goals.clear()
 
 
-async def beside(group: GroupMember, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a blocking call beside the event loop; meanwhile the group hears of us."""
+async def call_with_heartbeats(group: GroupMember, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make a blocking call in a thread, and keep this member of the group alive meanwhile."""
     task = asyncio.ensure_future(daemon_thread(call, *args, **kwargs))
     while not task.done():
-        await asyncio.wait({task}, timeout=_KEEP_ALIVE_S)
+        await asyncio.wait({task}, timeout=_HEARTBEAT_S)
         group.keep_alive()
     return task.result()
 
 
-def refuse_counting_twice(
+def refuse_double_counting(
     group: str, tables: Iterable[UncommittedWrites], assignment: Assignment, *, at_end: bool = False
 ) -> None:
-    """The beginning of a topic, or its end, is right only where nothing was ever committed and the tables are empty.
+    """Refuse to start a topic without committed offsets while tables already have content.
+
+    Reading it from its beginning would count history twice, reading it from its end would skip records.
 
     Args:
-        at_end: topics without offsets are read from their ends.
+        at_end: whether topics without committed offsets are read from their ends.
 
     Raises:
-        Stop: the offsets are gone, the tables' content is not.
+        Stop: the offsets are lost, but the tables' content is not.
     """
     for at in assignment.uncommitted:
         content = [t.name for t in tables if at.partition in t.states and len(t.states[at.partition].store)]
         if content and at.topic in assignment.anew:
             raise Stop(
-                f"topic {at.topic} was deleted and made anew, and table {content[0]} has content from before: reading "
+                f"topic {at.topic} was deleted and recreated, but table {content[0]} has content from before: reading "
                 "the new topic would add to it",
                 hint=f"to add to it, set the offsets of group {group} in {at.topic} to 0 with kafka-consumer-groups; "
-                f"else delete the changelog topics of {group} to compute everything anew",
+                f"otherwise delete the changelog topics of {group} to recompute everything",
             )
         if content and not assignment.committed_beside(at):
             raise Stop(
                 f"group {group} has no committed offsets, but table {content[0]} has content: reading {at.topic} from "
-                + ("its end would leave out what came since" if at_end else "its beginning would count history twice"),
+                + ("its end would skip records" if at_end else "its beginning would count history twice"),
                 hint="offsets expire after a week without a member: set them with kafka-consumer-groups, or delete "
-                f"the changelog topics of {group} to compute everything anew",
+                f"the changelog topics of {group} to recompute everything",
             )

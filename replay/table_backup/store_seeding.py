@@ -15,7 +15,7 @@ from pathlib import Path
 from ...agents.app import App
 from ...agents.engine.worker_identity import Identity, slots
 from ...agents.runtime import runtime_of
-from ...agents.tables.rocksdb_store import StoreOwner, RocksStore, StoreUnusable
+from ...agents.tables.rocksdb_store import RocksStore, StoreOwner, StoreUnusable
 from ...agents.tables.store import Changes
 from ...agents.tables.store_directory import UNUSABLE
 from ...topics.admin import Admin

@@ -23,13 +23,13 @@ PARTITIONS = 2
 def started(monkeypatch) -> dict[tuple[str, int], int]:
     """Where restores began first: (changelog, partition) -> position of the store."""
     begun: dict[tuple[str, int], int] = {}
-    aim = Restoration._aim
+    restore = Restoration._restore
 
     def noting(restoration: Any, at: Any, *more: Any) -> None:
         begun.setdefault(at, restoration._states[at].store.position)
         aim(restoration, at, *more)
 
-    monkeypatch.setattr(Restoration, "_aim", noting)
+    monkeypatch.setattr(Restoration, "_restore", noting)
     return begun
 
 

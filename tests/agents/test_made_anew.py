@@ -99,7 +99,7 @@ async def test_tables_with_content_of_the_old_topic_are_not_added_to_unasked(lab
     for _ in range(2):  # it is asked again at each start
         error = await lab.stopped_by(program())
         assert isinstance(error, Stop)
-        assert f"topic {a} was deleted and made anew, and table totals has content from before" in str(error)
+        assert f"topic {a} was deleted and recreated, but table totals has content from before" in str(error)
         assert "to 0" in str(error)
     setter = Consumer(lab.cluster.config(group_id=name, enable_auto_commit=False))
     setter.commit(offsets=[TopicPartition(a, 0, 0)], asynchronous=False)

@@ -1,8 +1,8 @@
 """What users of Faust and of Quix Streams have reported, and does not happen here.
 
-Each test is named by its report. Others in this folder go further: kill -9 of real processes (`test_store_directory.py`, and
-the faults suite), changelogs that lose records under a restore and workers that come and go in the middle of one
-(`test_restore.py`).
+Each test is named by its report. Others in this folder go further: kill -9 of real processes
+(`test_store_directory.py`, and the faults suite), changelogs that lose records under a restore and workers that come
+and go in the middle of one (`test_restoration.py`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 from anabranch import App
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
-from anabranch.agents.tables.standby_placement import copies_of, heirs
+from anabranch.agents.tables.standby_placement import standby_owners, standby_partitions
 from anabranch.agents.web.health import samples
 from anabranch.agents.web.metrics import TABLE_KEYS
 
@@ -35,7 +35,7 @@ def ranges(partitions: int, members: list[str]) -> dict[int, str]:
 def test_the_first_copy_of_a_partition_is_where_it_goes_when_its_owner_leaves(partitions, count) -> None:
     members = [f"m{i}" for i in range(count)]
     owners = ranges(partitions, members)
-    found = heirs(owners, members)
+    found = standby_owners(owners, members)
     for number, owner in owners.items():
         assert sorted([owner, *found[number]]) == members
         rest = [member for member in members if member != owner]
@@ -43,10 +43,10 @@ def test_the_first_copy_of_a_partition_is_where_it_goes_when_its_owner_leaves(pa
             assert found[number][0] == ranges(partitions, rest)[number]
     assigned = {member: {n for n, owner in owners.items() if owner == member} for member in members}
     for replicas in range(count):
-        kept = [copies_of(member, assigned, replicas) for member in members]
+        kept = [standby_partitions(member, assigned, replicas) for member in members]
         assert sorted(n for numbers in kept for n in numbers) == sorted([*owners] * replicas)
         assert all(not numbers & assigned[member] for numbers, member in zip(kept, members, strict=True))
-    assert all(a <= b for a, b in pairwise(len(copies_of("m0", assigned, r)) for r in range(count)))
+    assert all(a <= b for a, b in pairwise(len(standby_partitions("m0", assigned, r)) for r in range(count)))
 
 
 def of_group(lab: Any, name: str, worker: str, protocol: Any = "classic", **options: Any) -> App:

@@ -13,7 +13,7 @@ import pytest
 from anabranch import App
 from anabranch.agents.engine.rebalance import Rebalancing
 from anabranch.agents.runtime import runtime_of
-from anabranch.agents.tables.rocksdb_store import StoreOwner, RocksStore, StoreUnusable
+from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner, StoreUnusable
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.errors import Stop
 

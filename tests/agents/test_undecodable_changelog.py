@@ -57,11 +57,11 @@ async def test_it_is_named_and_only_records_that_need_it_fail(lab, drain, caplog
             url = f"http://127.0.0.1:{app.conf.web_port}/tables/{path}/"
             async with aiohttp.ClientSession() as session, session.get(url) as answer:
                 assert answer.status == 500
-                assert "table totals: what it holds at key" in await answer.text()
+                assert "table totals: the content at key" in await answer.text()
         assert app.tables["totals"]["k4"] == 2
     (letter,) = drain(f"{topic}.dlq")
     assert letter.key() == b"k3"
-    assert "table totals: what it holds at key 'k3' cannot be decoded as int" in str(letter.headers())
+    assert "table totals: the content at key 'k3' cannot be decoded as int" in str(letter.headers())
     with pytest.raises(Stop) as stop:
         TableReader(lab.cluster, app.tables["totals"]).read().items()
     assert f'{changelog}[0]@{offset}, key "k3": its value is not int' in str(stop.value)

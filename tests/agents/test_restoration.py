@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from anabranch import App
 from anabranch.agents.runtime import runtime_of
-from anabranch.agents.tables.restore_progress import RestoreProgress
+from anabranch.agents.tables.restoration import RestoreProgress
 from anabranch.agents.worker import work
 from anabranch.replay.cli.restore_bar import RestoreBar
 from anabranch.topics.errors import Stop
