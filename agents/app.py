@@ -170,12 +170,12 @@ class App(faust.App):
 
     def _new_web(self) -> Web:
         # Imported here because aiohttp's server takes long to import, and workers of a bounded run have no web views.
-        from .web.probes import WebServer
-        from .web.probes import blueprint as probes
+        from .web.health import blueprint as health
         from .web.table_views import blueprint, restore
+        from .web.web_server import WebServer
 
         made = WebServer(self)
-        made.blueprints.add("", probes())
+        made.blueprints.add("", health())
         made.blueprints.add("", restore())
         if self._web_tables:
             made.blueprints.add("/tables", blueprint("tables"))

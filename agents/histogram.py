@@ -1,9 +1,8 @@
-"""Histograms of durations, as Prometheus counts them."""
+"""Histograms of durations, with the buckets that Prometheus expects."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
 
 __all__ = ["Histogram"]
 
@@ -11,7 +10,11 @@ BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 
 
 class Histogram:
-    """Durations by size.
+    """Counts durations by size.
+
+    Attributes:
+        counts: number of durations in each bucket; the last one has no upper bound.
+        sum_s: sum of the durations in seconds.
 
     >>> commits = Histogram()
     >>> commits.observe(0.003)
@@ -27,19 +30,18 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many were observed."""
+        """Number of durations."""
         return sum(self.counts)
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count a duration."""
         self.counts[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
 
-    def lines(self, name: str) -> Iterable[str]:
-        """As Prometheus has them: each bucket counts all that are not larger."""
-        below = 0
-        for bound_s, count in zip((*BUCKETS_S, float("inf")), self.counts, strict=True):
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return (upper bound, number of durations up to it) of each bucket, as Prometheus counts them."""
+        below, found = 0, list[tuple[str, float]]()
+        for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
             below += count
-            yield f'{name}_bucket{{le="{"+Inf" if bound_s == float("inf") else bound_s}"}} {below}'
-        yield f"{name}_sum {self.sum_s!r}"
-        yield f"{name}_count {below}"
+            found.append((bound, below))
+        return found

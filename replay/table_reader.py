@@ -18,7 +18,7 @@ from confluent_kafka import TopicPartition
 from ..agents.app import App
 from ..agents.runtime import runtime_of
 from ..agents.tables.key_placement import REMEDY
-from ..agents.tables.partition_state import EVENT_TIME
+from ..agents.tables.partition_state import STREAM_TIME
 from ..agents.tables.table import Table
 from ..agents.tables.undecodable_changelog import REMEDY as UNDECODABLE_REMEDY
 from ..agents.tables.undecodable_changelog import shown
@@ -172,7 +172,7 @@ def refuse_scattered(
     """
     seen: set[bytes] = set()
     for part in parts:
-        if found := seen.intersection(part) - {EVENT_TIME}:
+        if found := seen.intersection(part) - {STREAM_TIME}:
             key = min(found)
             having = [(p, pairs[key]) for p, pairs in enumerate(parts) if key in pairs]
             listed = "".join(f"\n  partition {p}: {shown((key, value))}" for p, value in having)

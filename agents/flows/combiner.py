@@ -220,7 +220,7 @@ def _no_elements(_: list[int]) -> list[object]:
 
 
 class PendingResults:
-    """Pieces of one partition that are reduced into a table together; see `UncommittedWrites.wait`."""
+    """Pieces of one partition that are reduced into a table together; see `UncommittedWrites.defer`."""
 
     def __init__(self, stream: Stream[Any], combiner: Combiner) -> None:
         self._stream, self._combiner = stream, combiner

@@ -1,9 +1,9 @@
-"""A year of flights by carrier, with the airline's name looked up from a table that a file filled.
+"""A year of flights by carrier, with the airline's name looked up in a table that a file has filled.
 
     anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour --null NA \\
         --input airlines=airlines.csv --then flights=flights.csv.zip --output carriers.csv
 
-Both topics are keyed by carrier and have the same number of partitions, so an airline and its flights meet on the same
+Both topics are keyed by carrier and have the same number of partitions, so an airline and its flights reach the same
 worker, and a look-up is a local read.
 """
 
@@ -27,7 +27,7 @@ class Airline(msgspec.Struct):
 
 
 class Flight(msgspec.Struct):
-    """What we need of a row of flights.csv; a flight that never departed has no departure time."""
+    """The fields of flights.csv that are used; a cancelled flight has no departure time."""
 
     carrier: str
     dep_time: int | None = None
@@ -35,7 +35,7 @@ class Flight(msgspec.Struct):
 
 
 class Carrier(msgspec.Struct):
-    """What we know of a carrier; delays in minutes, negative when early."""
+    """The result for a carrier; delays are in minutes, negative for early departures."""
 
     name: str = ""
     flights: int = 0
@@ -53,14 +53,14 @@ carriers = app.Table("carriers", default=Carrier, help="flights, delays and canc
 
 @app.agent(airlines, name="learn-names")
 async def learn_names(stream: Stream[Airline]) -> None:
-    """Fill the lookup table."""
+    """Fill the table of airline names."""
     async for airline in stream:
         names[airline.carrier] = airline.name
 
 
 @app.agent(flights, name="count-flights")
 async def count_flights(stream: Stream[Flight]) -> None:
-    """Flights, mean departure delay and cancellations by carrier."""
+    """Count flights and cancellations and compute the mean departure delay, by carrier."""
     async for flight in stream:
         carrier = carriers[flight.carrier]
         carrier.name = names.get(flight.carrier, "")

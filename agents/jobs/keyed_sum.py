@@ -1,11 +1,11 @@
-"""The keyed sum: lines `key,int` → map → sum by key.
+"""Sums numbers by key: lines `key,int` are parsed and added up in a table.
 
-The same agent serves both regimes:
+The same agent processes a file and the live topic:
 
     anabranch run anabranch.agents.jobs.keyed_sum --input data.txt --key-before , --output result.txt
     anabranch -A anabranch.agents.jobs.keyed_sum worker
 
-A line that is no `key,int` goes to the dead letter topic, with the reason.
+A line in another form goes to the dead-letter topic, with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ totals = app.Table("totals", default=int, help="total by key")
 
 
 def parse(line: str) -> tuple[str, int]:
-    """Key and number of a line.
+    """Return the key and the number of a line.
+
+    Raises:
+        ValueError: the line is not `key,int`.
 
     >>> parse("apples, 3")
     ('apples', 3)
@@ -32,7 +35,7 @@ def parse(line: str) -> tuple[str, int]:
 
 @app.agent(lines, name="total")
 async def total(stream: Stream[str]) -> None:
-    """Sum by key."""
+    """Add the numbers up by key."""
     async for line in stream:
         key, number = parse(line)
         totals[key] += number

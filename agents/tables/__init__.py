@@ -1,1 +1,1 @@
-"""Tables: what agents see of them, the stores under them, and their changelogs."""
+"""Tables: the dicts that agents use, their stores, and their changelogs."""

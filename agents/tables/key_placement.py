@@ -16,7 +16,7 @@ import msgspec
 
 from ...topics.errors import BadRecord
 from ...topics.partitioners import Partitioner
-from .partition_state import EVENT_TIME
+from .partition_state import STREAM_TIME
 from .store import Changes
 from .uncommitted_writes import UncommittedWrites
 
@@ -142,5 +142,5 @@ class MisplacedKeys:
 def _new_keys(table: UncommittedWrites, partition: int, changes: Changes) -> Iterator[object]:
     get, decode = table.states[partition].store.get, table.key_codec.decode
     for data, value in zip(changes.keys[:_CHECKED_KEYS], changes.values[:_CHECKED_KEYS], strict=True):
-        if value is not None and data != EVENT_TIME and get(data) is None:
+        if value is not None and data != STREAM_TIME and get(data) is None:
             yield decode(data)

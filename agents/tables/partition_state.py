@@ -24,7 +24,7 @@ from ...topics.errors import Usage
 from ...topics.serde import Codec
 from .store import Changes, Store
 
-__all__ = ["ABSENT", "EVENT_TIME", "IMMUTABLE", "UNTOUCHED", "Absent", "PartitionState", "ValueCache"]
+__all__ = ["ABSENT", "IMMUTABLE", "STREAM_TIME", "UNTOUCHED", "Absent", "PartitionState", "ValueCache"]
 
 
 class Absent(Enum):
@@ -49,8 +49,8 @@ class Untouched(Enum):
 UNTOUCHED: Final = Untouched.UNTOUCHED
 """The epoch has neither written nor deleted the key."""
 
-# Tables with a time-to-live keep their event time under this key (`ttl_table.py`). No text and no JSON has these bytes.
-EVENT_TIME = b"\xff\xfeanabranch event time"
+# Tables with a time-to-live keep their stream time under this key (`ttl_table.py`). No text and no JSON is like it.
+STREAM_TIME = b"\xff\xfeanabranch stream time"
 
 # Values of exactly these types can be shared between the cache and agents; all others are private copies.
 IMMUTABLE = frozenset(
@@ -232,7 +232,7 @@ class PartitionState:
         Raises:
             Usage: it belongs to a table with a time-to-live.
         """
-        if self.store.get(EVENT_TIME) is not None:
+        if self.store.get(STREAM_TIME) is not None:
             raise Usage(
                 "a table no longer has a time-to-live, but its changelog was written when it had one: its values "
                 "contain timestamps",

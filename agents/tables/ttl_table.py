@@ -1,4 +1,4 @@
-"""Tables whose keys have a time-to-live in event time: `app.Table("seen", ttl=timedelta(hours=1))`.
+"""Tables whose keys have a time-to-live in stream time: `app.Table("seen", ttl=timedelta(hours=1))`.
 
 Such a table needs the timestamp of the current record whenever an agent touches a key, so it does without the C speed
 of other tables; other tables pay nothing for it. Its agents must take records one by one (or with `take`): a batch has
@@ -9,17 +9,17 @@ Format, in the store as in the changelog, so that restoring needs no knowledge o
 | key | value |
 | --- | --- |
 | a table key | the event time of its last write, then the value |
-| `EVENT_TIME` | the event time of the partition |
+| `STREAM_TIME` | the stream time of the partition |
 
 Times are milliseconds since 1970, eight bytes, signed, big-endian.
 
 Invariants.
-- The event time of a partition is the largest timestamp of the records during which an agent has read or written the
-  table in this partition. It never decreases. A late record works at the event time of the partition.
-- A key exists while event time is less than its last write + time-to-live. An expired key never returns.
+- The stream time of a partition is the largest timestamp of the records during which an agent has read or written the
+  table in this partition. It never decreases. A late record works at the stream time of the partition.
+- A key exists while stream time is less than its last write + time-to-live. An expired key never returns.
 - All of it is committed with the epoch, and a commit decides nothing: the same records in the same order give the same
   content wherever commits, failures and restarts fall. Outside of agents a table shows its content at the committed
-  event time.
+  stream time.
 - A value that was changed in place counts as written at the time of the record that it was given out for.
 - Removing expired keys has no visible effect: a key is removed when it is touched, the others in bounded steps at
   commits.
@@ -36,7 +36,7 @@ from mode import want_seconds
 from ...topics.errors import BadRecord, Usage
 from ...topics.serde import Codec
 from .global_table import GlobalTable
-from .partition_state import ABSENT, EVENT_TIME, IMMUTABLE, Absent, PartitionState
+from .partition_state import ABSENT, IMMUTABLE, STREAM_TIME, Absent, PartitionState
 from .store import Changes, Store
 from .table import ClosedTable, Table, TrackingTable
 from .uncommitted_writes import K, V
@@ -58,7 +58,7 @@ class TtlTable(TrackingTable[K, V]):
     """A table with a time-to-live, while it is open; it tracks mutable values with methods of its own.
 
     Args:
-        ttl_ms: how long a key exists after its last write, in ms of event time.
+        ttl_ms: how long a key exists after its last write, in ms of stream time.
         clock: returns the timestamp of the current record in ms; -1 if there is none.
     """
 
@@ -75,15 +75,15 @@ class TtlTable(TrackingTable[K, V]):
         return TtlState(store, self.key_codec, self.value_codec, sets=self.sets, table=self.name, ttl_ms=self.ttl_ms)
 
     def move_to_epoch(self) -> None:
-        """Move the uncommitted writes, their times and the event time into the epoch of the partition."""
+        """Move the uncommitted writes, their times and the stream time into the epoch of the partition."""
         state = cast("TtlState | None", self._state)
-        if state is not None and state.now_ms > state.event_ms:
-            state.event_ms = state.now_ms
+        if state is not None and state.now_ms > state.stream_ms:
+            state.stream_ms = state.now_ms
             self._writer_topics.add(self._topic)
         super().move_to_epoch()
 
     def discard_writes(self) -> None:
-        """Forget the writes since the last `move_to_epoch`, and the progress of event time."""
+        """Forget the writes since the last `move_to_epoch`, and the progress of stream time."""
         super().discard_writes()
         if self._state is not None:
             cast(TtlState, self._state).discard_times()
@@ -104,7 +104,7 @@ class TtlTable(TrackingTable[K, V]):
         return state
 
     def _expire(self, key: Any) -> TtlState:
-        """Advance event time to the current record, and delete the key if it is expired then."""
+        """Advance stream time to the current record, and delete the key if it is expired then."""
         state = self._advance()
         value = dict.get(self, key, ABSENT)
         uncommitted = value is not ABSENT
@@ -127,8 +127,8 @@ class TtlTable(TrackingTable[K, V]):
         return value
 
     def __setitem__(self, key: K, value: V) -> None:
-        if key == EVENT_TIME:
-            raise BadRecord(f"table {self.name}: {EVENT_TIME!r} cannot be a key of a table with a time-to-live")
+        if key == STREAM_TIME:
+            raise BadRecord(f"table {self.name}: {STREAM_TIME!r} cannot be a key of a table with a time-to-live")
         state = self._advance()
         dict.__setitem__(self, key, value)
         state.write_times[key] = state.now_ms
@@ -178,7 +178,7 @@ class TtlTable(TrackingTable[K, V]):
 
 
 class _ClosedTtlTable(ClosedTable[K, V], TtlTable[K, V]):
-    """A table with a time-to-live outside of agents: committed content at the committed event time."""
+    """A table with a time-to-live outside of agents: committed content at the committed stream time."""
 
 
 TtlTable.open_class = TtlTable.tracking_class = TtlTable
@@ -215,16 +215,16 @@ class TtlState(PartitionState):
     """The state of one partition of a table with a time-to-live.
 
     Attributes:
-        now_ms: event time as agents see it, including records that can still be rolled back.
-        event_ms: event time without those.
+        now_ms: stream time as agents see it, including records that can still be rolled back.
+        stream_ms: stream time without those.
         write_times: key -> time of its last write among the uncommitted writes; None for a deletion.
         epoch_times: key -> time of its last write in the epoch.
-        last_reads: mutable values as agents got them last: (key, id) -> (value, its bytes, event time of the read).
+        last_reads: mutable values as agents got them last: (key, id) -> (value, its bytes, stream time of the read).
     """
 
     __slots__ = (
         *("_committed_ms", "_due_ms", "_last_read", "_loaded_at", "_sweep_cursor", "_swept", "_table"),
-        *("epoch_times", "event_ms", "last_reads", "now_ms", "ttl_ms", "write_times"),
+        *("epoch_times", "stream_ms", "last_reads", "now_ms", "ttl_ms", "write_times"),
     )
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool, table: str, ttl_ms: int) -> None:
@@ -233,9 +233,9 @@ class TtlState(PartitionState):
         self.write_times: dict[object, int | None] = {}
         self.epoch_times: dict[object, int] = {}
         self.last_reads: dict[tuple[object, int], tuple[object, bytes, int]] = {}
-        self.now_ms = self.event_ms = _NEVER_MS
+        self.now_ms = self.stream_ms = _NEVER_MS
         self._committed_ms: int | None = None
-        self._loaded_at = -1  # position of the store when the committed event time was read
+        self._loaded_at = -1  # position of the store when the committed stream time was read
         self._last_read: tuple[object, bytes | None] = (ABSENT, None)
         self._sweep_cursor: object = None
         self._due_ms = _NEVER_MS
@@ -244,7 +244,7 @@ class TtlState(PartitionState):
     # Time -----------------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Read the committed event time, if the store was written by someone else (a restore).
+        """Read the committed stream time, if the store was written by someone else (a restore).
 
         Raises:
             Usage: the store's content belongs to a table without a time-to-live.
@@ -252,7 +252,7 @@ class TtlState(PartitionState):
         if self._loaded_at == self.store.position:
             return
         self._last_read = (ABSENT, None)
-        data = self.store.get(EVENT_TIME)
+        data = self.store.get(STREAM_TIME)
         if data is None and next(iter(self.store.items()), None) is not None:
             raise Usage(
                 f"table {self._table}: has a time-to-live now, but its changelog was written without one: it does not "
@@ -261,12 +261,12 @@ class TtlState(PartitionState):
             )
         self._committed_ms = None if data is None else _TIME.unpack(data)[0]
         self._loaded_at = self.store.position
-        self.now_ms = self.event_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
+        self.now_ms = self.stream_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
 
     check_content = load
 
     def advance(self, timestamp_ms: int) -> None:
-        """Advance event time to the timestamp of a record during which an agent touches the table."""
+        """Advance stream time to the timestamp of a record during which an agent touches the table."""
         self.load()
         if timestamp_ms > self.now_ms:
             self.now_ms = timestamp_ms
@@ -345,7 +345,7 @@ class TtlState(PartitionState):
     def discard_times(self) -> None:
         """Forget the times of the uncommitted writes, which were discarded or moved to the epoch."""
         self.write_times.clear()
-        self.now_ms = self.event_ms
+        self.now_ms = self.stream_ms
 
     def add_to_cache(self, key: object, value: object) -> None:
         """Do nothing; see `add_to_epoch`."""
@@ -355,11 +355,11 @@ class TtlState(PartitionState):
         """Whether a commit has something to write or to sweep."""
         if self._loaded_at < 0:
             return False
-        sweeping = self._swept is not None or self._sweep_cursor is not None or self.event_ms >= self._due_ms
-        return sweeping or bool(self.epoch) or self.event_ms != self._committed_ms
+        sweeping = self._swept is not None or self._sweep_cursor is not None or self.stream_ms >= self._due_ms
+        return sweeping or bool(self.epoch) or self.stream_ms != self._committed_ms
 
     def encode(self) -> Changes:
-        """Encode the epoch with its times, the event time if it has advanced, and deletions of expired keys.
+        """Encode the epoch with its times, the stream time if it has advanced, and deletions of expired keys.
 
         Raises:
             BadRecord: a key or value cannot be encoded so that it would be read back unchanged.
@@ -383,11 +383,11 @@ class TtlState(PartitionState):
                 deleted.append(key)  # a set has become empty, or the key was deleted and its default read afterwards
         kept = [time + data for time, data in zip(times, self._values.keep_all(values), strict=True)]
         changes = self._changes(keys, kept, deleted)
-        if EVENT_TIME in changes.keys:
-            raise BadRecord(f"table {self._table}: {EVENT_TIME!r} cannot be a key of a table with a time-to-live")
-        if self.event_ms != self._committed_ms:
-            changes.keys.append(EVENT_TIME)
-            changes.values.append(_TIME.pack(self.event_ms))
+        if STREAM_TIME in changes.keys:
+            raise BadRecord(f"table {self._table}: {STREAM_TIME!r} cannot be a key of a table with a time-to-live")
+        if self.stream_ms != self._committed_ms:
+            changes.keys.append(STREAM_TIME)
+            changes.values.append(_TIME.pack(self.stream_ms))
         swept = sorted(self._swept_keys().difference(changes.keys))
         return Changes(
             [*changes.keys, *swept], [*changes.values, *([None] * len(swept))], deletes=changes.deletes or bool(swept)
@@ -401,25 +401,25 @@ class TtlState(PartitionState):
         """Return some expired keys of the store; the same ones until the epoch has ended."""
         if self._swept is None:
             if self._sweep_cursor is None:
-                if self.event_ms < self._due_ms:
+                if self.stream_ms < self._due_ms:
                     return set()
-                self._due_ms = self.event_ms + max(1, self.ttl_ms // SWEEPS)
+                self._due_ms = self.stream_ms + max(1, self.ttl_ms // SWEEPS)
             pairs, rest = self.store.page(self._sweep_cursor, SWEEP_PAIRS)
-            times = ((key, _written_ms(data)) for key, data in pairs if key != EVENT_TIME)
-            self._swept = ({key for key, written_ms in times if self.is_expired(written_ms, self.event_ms)}, rest)
+            times = ((key, _written_ms(data)) for key, data in pairs if key != STREAM_TIME)
+            self._swept = ({key for key, written_ms in times if self.is_expired(written_ms, self.stream_ms)}, rest)
         return self._swept[0]
 
     def apply(self, changes: Changes, position: int) -> None:
         """Write committed changes to the store and start a new epoch."""
         super().apply(changes, position)
         self._loaded_at = position
-        self._committed_ms = self.event_ms
+        self._committed_ms = self.stream_ms
         self._end_epoch(committed=True)
 
     def drop(self) -> None:
-        """Forget the epoch, and return to the committed event time."""
+        """Forget the epoch, and return to the committed stream time."""
         super().drop()
-        self.now_ms = self.event_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
+        self.now_ms = self.stream_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
         self._end_epoch(committed=False)
 
     def _end_epoch(self, *, committed: bool) -> None:
@@ -438,7 +438,7 @@ class TtlState(PartitionState):
     # Committed content ----------------------------------------------------------------------------------------------
 
     def committed(self, key: object) -> Any:
-        """Return the committed value; ABSENT if there is none or if it is expired at the committed event time."""
+        """Return the committed value; ABSENT if there is none or if it is expired at the committed stream time."""
         self.load()
         data = self._read(key)
         if data is None or self._is_expired_now(data):
@@ -446,14 +446,14 @@ class TtlState(PartitionState):
         return self._decoded(key, value_of(data))
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
-        """Iterate over the committed pairs that are not expired at the committed event time."""
+        """Iterate over the committed pairs that are not expired at the committed stream time."""
         self.load()
         return self.items_at(_NEVER_MS if self._committed_ms is None else self._committed_ms)
 
     def items_at(self, now_ms: int) -> Iterator[tuple[Any, Any]]:
         """Iterate over the committed pairs that are not expired at `now_ms`, decoded."""
         for key, data in self.store.items():
-            if key != EVENT_TIME and not self.is_expired(_written_ms(data), now_ms):
+            if key != STREAM_TIME and not self.is_expired(_written_ms(data), now_ms):
                 try:
                     pair = self._keys.decode(key), self._values.decode(value_of(data))
                 except Exception as exc:
@@ -479,15 +479,15 @@ def value_of(data: bytes) -> bytes:
 
 
 def unexpired(content: dict[bytes, bytes], ttl_ms: int) -> dict[bytes, bytes]:
-    """Return the pairs of a partition that are not expired at its event time, without times.
+    """Return the pairs of a partition that are not expired at its stream time, without times.
 
     Args:
         content: the partition as in the changelog.
     """
-    event_time = content.get(EVENT_TIME)
+    event_time = content.get(STREAM_TIME)
     now_ms = _NEVER_MS if event_time is None else _TIME.unpack(event_time)[0]
     return {
         key: data[_TIME_BYTES:]
         for key, data in content.items()
-        if key != EVENT_TIME and _written_ms(data) + ttl_ms > now_ms
+        if key != STREAM_TIME and _written_ms(data) + ttl_ms > now_ms
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.partition_reader import Run
-from .partition_state import EVENT_TIME
+from .partition_state import STREAM_TIME
 
 if TYPE_CHECKING:
     from .uncommitted_writes import UncommittedWrites
@@ -59,8 +59,8 @@ def check_records(table: UncommittedWrites, run: Run, keys: Sequence[bytes], val
     Raises:
         Stop: another program wrote the changelog in a form that would give the table wrong content.
     """
-    if table.ttl_ms is not None and EVENT_TIME in keys:
-        pairs = [pair for pair in zip(keys, values, strict=True) if pair[0] != EVENT_TIME]
+    if table.ttl_ms is not None and STREAM_TIME in keys:
+        pairs = [pair for pair in zip(keys, values, strict=True) if pair[0] != STREAM_TIME]
         keys, values = [key for key, _ in pairs], [value for _, value in pairs]
     _refuse_other_spellings(table, run, keys)
     data = [table.value_bytes(value) for value in values if value is not None]

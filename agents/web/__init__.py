@@ -1,1 +1,1 @@
-"""What a worker answers over HTTP: tables, health, metrics."""
+"""The HTTP interface of a worker: tables, health checks and metrics."""

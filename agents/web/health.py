@@ -1,33 +1,39 @@
-"""How a worker is: alive, ready, and its figures, read from its parts at the moment somebody asks."""
+"""Health checks and metrics over HTTP.
+
+| path | answer |
+| --- | --- |
+| `/healthz` | 200 while the process is alive; 503 when it should be killed and restarted |
+| `/readyz` | 200 with partitions assigned, tables restored and lag below `EngineSettings.ready_lag_records`; else 503 |
+| `/metrics` | the metrics of `metrics.py`, in Prometheus's text format |
+
+A 503 gives its reason in one line of text.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aiohttp.web import Request
+from faust import web
+
 from ...topics import clock
-from . import metrics
-from .metrics import Sample
+from ..runtime import runtime_of
+from .metrics import CONTENT_TYPE, exposition
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
 
-__all__ = ["not_alive", "not_ready", "samples"]
-
-_STARTED_S = clock.now_ms() / 1000
+__all__ = ["blueprint", "not_alive", "not_ready"]
 
 
 def not_alive(runtime: Runtime, now_s: float) -> str:
-    """Why this process should be killed and started again; empty while it is well.
+    """Return why this process should be killed and restarted; empty while it is alive.
 
-    Waiting for a broker, restoring, having no partitions: all of that is alive. Who answers at all has an event loop
-    that turns.
+    A process that waits for a broker, restores or has no partitions is alive. One that answers at all has a running
+    event loop.
 
     Args:
-        now_s: monotonic.
+        now_s: seconds on the monotonic clock.
     """
     status = runtime.status
     if runtime.stopped_by is not None:
@@ -37,15 +43,15 @@ def not_alive(runtime: Runtime, now_s: float) -> str:
     limit_s = status.settings.max_poll_interval_ms / 1000
     busy_s = status.busy_s(now_s)
     if busy_s > limit_s:
-        return f"an agent has been at one record for {busy_s:.0f} s, the limit is {limit_s:.0f} s"
+        return f"an agent has worked on one record for {busy_s:.0f} s, the limit is {limit_s:.0f} s"
     return ""
 
 
 def not_ready(runtime: Runtime) -> str:
-    """Why this worker should not be relied on at the moment; empty if it can be."""
+    """Return why this worker is not ready; empty if it is."""
     status = runtime.status
     if status.gone:
-        return f"agent {', '.join(status.gone)} is gone"
+        return f"agent {', '.join(status.gone)} has ended"
     if runtime.stop_requested.is_set():
         return "ending"
     if not status.ready.is_set():
@@ -63,44 +69,43 @@ def _restoring(runtime: Runtime) -> str:
     return f"restoring tables: {progress.offsets_left:,} offsets left" if progress is not None else ""
 
 
-def samples(runtime: Runtime, now_s: float) -> Iterator[Sample]:
-    """Everything of the catalogue that there is a value for.
-
-    Args:
-        now_s: monotonic.
-    """
-    status, group = runtime.status, runtime.conf.id
-    about = (runtime.app_id, version("anabranch"), status.instance, status.settings.group_protocol)
-    yield Sample(metrics.INFO, 1, about)
-    yield Sample(metrics.READY, int(not not_ready(runtime)))
-    yield Sample(metrics.RECORDS, status.records_total)
-    yield Sample(metrics.WAITING, status.waiting)
-    yield Sample(metrics.COMMITS, status.commits_total)
-    yield Sample(metrics.COMMIT_SECONDS, status.commit_seconds)
-    yield Sample(metrics.EPOCH_AGE, status.epoch_age_s(now_s))
-    yield Sample(metrics.REDOS, status.redos_total)
-    yield Sample(metrics.DEAD_LETTERS, status.dead_letters_total)
-    yield Sample(metrics.SKIPPED, status.skipped_total)
-    yield Sample(metrics.REBALANCES, status.rebalances_total)
-    yield Sample(metrics.REBALANCE_SECONDS, status.rebalance_seconds)
-    topics = [at.topic for at in status.owned]
-    for topic in sorted(set(topics)):
-        yield Sample(metrics.PARTITIONS, topics.count(topic), (topic,))
-    for at, lag in sorted(status.lags().items()):
-        yield Sample(metrics.LAG, lag, (group, at.topic, str(at.partition)))
-    progress = status.restoring
-    yield Sample(metrics.RESTORED, progress.records if progress is not None else 0)
-    yield Sample(metrics.RESTORE_LEFT, progress.offsets_left if progress is not None else 0)
-    for table in runtime.tables:
-        keys = sum(state.store.approximate_count() for state in table.visible_states())
-        yield Sample(metrics.TABLE_KEYS, keys, (table.name,))
-    yield Sample(metrics.MEMORY, _resident_bytes())
-    yield Sample(metrics.CPU_SECONDS, time.process_time())
-    yield Sample(metrics.STARTED, _STARTED_S)
+class _Check(web.View):
+    def verdict(self, reason: str) -> web.Response:
+        """Return 200 if the reason is empty, else 503 with it."""
+        return self.text(reason or "ok", status=503 if reason else 200)
 
 
-def _resident_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
+class Alive(_Check):
+    """Liveness."""
+
+    async def get(self, request: Request) -> web.Response:
+        """Answer `GET /healthz`."""
+        del request
+        return self.verdict(not_alive(runtime_of(self.app), clock.now_s()))
+
+
+class Ready(_Check):
+    """Readiness."""
+
+    async def get(self, request: Request) -> web.Response:
+        """Answer `GET /readyz`."""
+        del request
+        return self.verdict(not_ready(runtime_of(self.app)))
+
+
+class Metrics(web.View):
+    """Metrics."""
+
+    async def get(self, request: Request) -> web.Response:
+        """Answer `GET /metrics`."""
+        del request
+        return self.bytes(exposition(runtime_of(self.app), not_ready), headers={"Content-Type": CONTENT_TYPE})
+
+
+def blueprint() -> web.Blueprint:
+    """Return the views; their paths have no prefix, because that is where probes expect them."""
+    made = web.Blueprint("health")
+    made.route("/healthz", name="healthz")(Alive)
+    made.route("/readyz", name="readyz")(Ready)
+    made.route("/metrics", name="metrics")(Metrics)
+    return made

@@ -1,95 +1,153 @@
-"""What a worker can be asked to measure: the catalogue, and the text that Prometheus reads.
+"""The metrics of a worker, in Prometheus's text format.
 
-Names are in base units (`_seconds`, `_bytes`), counters end with `_total`, and a name's meaning does not change.
-Nothing here is paid for by the record: values are counted by batch or by commit, or looked up when somebody asks.
+Names are in base units (`_seconds`, `_bytes`), those of counters end with `_total`, and the meaning of a name does not
+change. Metrics cost nothing per record: values are counted per batch or per commit, or read from the engine when
+`/metrics` is requested.
 
-Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text, 0.0.4).
+`prometheus_client` writes the format and reads the process metrics. Its import takes 10 ms and 0.7 MB, which only
+workers with a web port pay (`App._new_web`). Its own instruments are not used, because they take a lock for each
+change: `WorkerCollector` reads the engine's plain counters instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from ...topics import clock
 from ..histogram import Histogram
 
-__all__ = ["CONTENT_TYPE", "Metric", "Sample", "exposition"]
+if TYPE_CHECKING:
+    from ..runtime import Runtime
+
+__all__ = ["CONTENT_TYPE", "WorkerCollector", "exposition"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One line of the catalogue.
+class WorkerCollector(Collector):
+    """Reads the metrics of a worker when they are requested.
 
-    Attributes:
-        labels: names of the labels, in the order of their values in a sample.
+    Args:
+        not_ready: returns why the worker is not ready; empty if it is.
     """
 
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...] = ()
+    def __init__(self, runtime: Runtime, not_ready: Callable[[Runtime], str]) -> None:
+        self._runtime, self._not_ready = runtime, not_ready
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all metrics with their current values."""
+        runtime, status = self._runtime, self._runtime.status
+        yield InfoMetricFamily("anabranch_worker", "The worker's app, version and group member; 1.", self._info())
+        yield GaugeMetricFamily(
+            "anabranch_ready", "1 if /readyz answers 200, else 0.", int(not self._not_ready(runtime))
+        )
+        yield CounterMetricFamily(
+            "anabranch_records_total",
+            "Records and rows given to agents. Reprocessing after a rollback does not count again.",
+            status.records_total,
+        )
+        yield GaugeMetricFamily(
+            "anabranch_queued_records", "Consumed records in the record queues of agents.", status.waiting
+        )
+        yield CounterMetricFamily("anabranch_commits_total", "Committed epochs.", status.commits_total)
+        yield histogram(
+            "anabranch_commit_duration_seconds",
+            "Commit duration, from the barrier until the changes are in the stores.",
+            status.commit_seconds,
+        )
+        yield GaugeMetricFamily(
+            "anabranch_epoch_age_seconds",
+            "Age of the oldest uncommitted epoch; 0 if there is nothing to commit.",
+            status.epoch_age_s(clock.now_s()),
+        )
+        yield CounterMetricFamily(
+            "anabranch_rollbacks_total", "Epochs that were rolled back and reprocessed.", status.redos_total
+        )
+        yield CounterMetricFamily(
+            "anabranch_dead_letters_total", "Records sent to a dead-letter topic.", status.dead_letters_total
+        )
+        yield CounterMetricFamily(
+            "anabranch_skipped_records_total", "Failed records that were skipped.", status.skipped_total
+        )
+        yield CounterMetricFamily("anabranch_rebalances_total", "Completed rebalances.", status.rebalances_total)
+        yield histogram(
+            "anabranch_rebalance_duration_seconds",
+            "Rebalance duration, from the first revoked or assigned partition until all partitions are active.",
+            status.rebalance_seconds,
+        )
+        yield from self._by_partition()
+        yield from self._tables()
+
+    def _info(self) -> dict[str, str]:
+        runtime = self._runtime
+        return {
+            "app": runtime.app_id,
+            "version": version("anabranch"),
+            "instance": runtime.status.instance,
+            "protocol": runtime.status.settings.group_protocol,
+        }
+
+    def _by_partition(self) -> Iterator[Metric]:
+        status, group = self._runtime.status, self._runtime.conf.id
+        assigned = GaugeMetricFamily(
+            "anabranch_assigned_partitions", "Partitions assigned to this worker.", labels=["topic"]
+        )
+        topics = [at.topic for at in status.owned]
+        for topic in sorted(set(topics)):
+            assigned.add_metric([topic], topics.count(topic))
+        yield assigned
+        lag = GaugeMetricFamily(
+            "kafka_consumergroup_lag",
+            "Consumer lag: offsets between the committed offset and the end of the partition. A transaction marker at "
+            "the end counts as one.",
+            labels=["consumergroup", "topic", "partition"],
+        )
+        for at, offsets in sorted(status.lags().items()):
+            lag.add_metric([group, at.topic, str(at.partition)], offsets)
+        yield lag
+
+    def _tables(self) -> Iterator[Metric]:
+        progress = self._runtime.status.restoring
+        yield GaugeMetricFamily(
+            "anabranch_restore_records",
+            "Changelog records read by the running restore; 0 if none is running.",
+            progress.records if progress is not None else 0,
+        )
+        yield GaugeMetricFamily(
+            "anabranch_restore_remaining_offsets",
+            "Changelog offsets that the running restore has left to read; 0 if none is running.",
+            progress.offsets_left if progress is not None else 0,
+        )
+        keys = GaugeMetricFamily(
+            "anabranch_table_keys",
+            "Committed keys of the table on this worker; an estimate for tables on disk.",
+            labels=["table"],
+        )
+        for table in self._runtime.tables:
+            keys.add_metric([table.name], sum(state.store.approximate_count() for state in table.visible_states()))
+        yield keys
 
 
-INFO = Metric("anabranch_worker_info", "gauge", "1; what runs here.", ("app", "version", "instance", "protocol"))
-READY = Metric("anabranch_ready", "gauge", "1 when /readyz says so, else 0.")
-RECORDS = Metric(
-    "anabranch_records_total", "counter", "Records and rows handed to agents; what a redo repeats counts once."
-)
-WAITING = Metric("anabranch_waiting_records", "gauge", "Records polled that no agent has taken yet.")
-COMMITS = Metric("anabranch_commits_total", "counter", "Epochs committed.")
-COMMIT_SECONDS = Metric("anabranch_commit_duration_seconds", "histogram", "From closed gate to written stores.")
-EPOCH_AGE = Metric("anabranch_epoch_age_seconds", "gauge", "Time that what is done waits for its commit.")
-REDOS = Metric("anabranch_redos_total", "counter", "Epochs dropped, their records handed over again.")
-DEAD_LETTERS = Metric("anabranch_dead_letters_total", "counter", "Records set aside as dead letters.")
-SKIPPED = Metric("anabranch_skipped_records_total", "counter", "Records given up without a dead letter.")
-REBALANCES = Metric("anabranch_rebalances_total", "counter", "Assignments taken over.")
-REBALANCE_SECONDS = Metric(
-    "anabranch_rebalance_duration_seconds", "histogram", "From the first partition given up or got until all flow."
-)
-PARTITIONS = Metric("anabranch_assigned_partitions", "gauge", "Partitions of this worker.", ("topic",))
-LAG = Metric(
-    "kafka_consumergroup_lag",
-    "gauge",
-    "Offsets between what is committed and the partition's end; a transaction marker at the end counts as one.",
-    ("consumergroup", "topic", "partition"),
-)
-RESTORED = Metric("anabranch_restore_records", "gauge", "Changelog records read by the running restore.")
-RESTORE_LEFT = Metric("anabranch_restore_offsets_left", "gauge", "Changelog offsets the running restore has before it.")
-TABLE_KEYS = Metric("anabranch_table_keys", "gauge", "Keys committed here; of tables on disk an estimate.", ("table",))
-MEMORY = Metric("process_resident_memory_bytes", "gauge", "Memory of this process.")
-CPU_SECONDS = Metric("process_cpu_seconds_total", "counter", "Processor time of this process, user and system.")
-STARTED = Metric("process_start_time_seconds", "gauge", "When this process started, since the epoch.")
+def histogram(name: str, help: str, values: Histogram) -> HistogramMetricFamily:
+    """Return a histogram metric without labels."""
+    return HistogramMetricFamily(name, help, values.buckets(), values.sum_s)
 
 
-class Sample(NamedTuple):
-    """A value of a metric, and the values of its labels."""
-
-    metric: Metric
-    value: float | Histogram
-    labels: tuple[str, ...] = ()
-
-
-def exposition(samples: Iterable[Sample]) -> str:
-    """The text of samples; those of one metric have to follow each other."""
-    lines: list[str] = []
-    for metric, group in groupby(samples, key=lambda sample: sample.metric):
-        lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
-        for _, value, labels in group:
-            if isinstance(value, Histogram):
-                lines += value.lines(metric.name)
-            else:
-                lines.append(f"{metric.name}{_shown(metric, labels)} {value!r}")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(metric: Metric, values: tuple[str, ...]) -> str:
-    pairs = [f'{name}="{_escaped(value)}"' for name, value in zip(metric.labels, values, strict=True)]
-    return f"{{{','.join(pairs)}}}" if pairs else ""
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def exposition(runtime: Runtime, not_ready: Callable[[Runtime], str]) -> bytes:
+    """Return the metrics of a worker and its process in Prometheus's text format; see `WorkerCollector`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(WorkerCollector(runtime, not_ready))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)

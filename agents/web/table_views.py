@@ -1,27 +1,28 @@
-"""Tables over HTTP, as they are committed: what this worker holds; for a single key, what its owner holds.
+"""Tables over HTTP: the committed content of this worker's partitions, and single keys of any worker's partitions.
 
 | path | answer |
 | --- | --- |
-| `/restore/` | whether tables are restored from their changelogs, and how far that is: `progress.py` |
-| `/tables/` | names, help, number of keys here (of tables on disk an estimate) |
-| `/tables/<table>/` | the same of one table, its partitions here, and the first 100 pairs, 4 MiB at most |
-| `/tables/<table>/<key>/` | the value as JSON, from the worker that has the key (`routing.py`) |
+| `/restore/` | whether tables are being restored, and the progress: `restoration.py` |
+| `/tables/` | name, help and number of keys on this worker of each table (an estimate for tables on disk) |
+| `/tables/<table>/` | the same of one table, its partitions on this worker, and its first 100 pairs, 4 MiB at most |
+| `/tables/<table>/<key>/` | the value as JSON, from the worker that has the key (`key_routing.py`) |
 
-A key's answer is 404 where there is no such key, also if the table has a default, and 503 with the reason while nobody
-can answer, as during a rebalance.
+The answer for a key is 404 if the key does not exist, even if the table has a default, and 503 with the reason while no
+worker can answer, as during a rebalance.
 
-A key of the path is tried as text and as the table's keys are kept, which is JSON unless a type is declared:
+The key of a path may be text or the encoded form of the table's keys, which is JSON unless a type is declared:
 `/tables/counts/7/`, and `/tables/counts/["a","b"]/` for a tuple, both percent-encoded.
 
-A key that is in several partitions of this worker has no one value: 409, unless the table is declared `local`. Of such
-a table a key's answer, by this worker alone, is an object of partitions and values; pairs come with their partitions.
+A key that is in several partitions of this worker has no single value: 409, unless the table is declared `local`. For
+such a table, the answer for a key comes from this worker only and is an object of partitions and values; pairs include
+their partition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from faust import web
@@ -33,6 +34,10 @@ from ..tables.key_placement import REMEDY
 from ..tables.partition_state import ABSENT
 from ..tables.table import Table
 from ..tables.undecodable_changelog import Undecodable
+from .key_routing import KeyRouter
+
+if TYPE_CHECKING:
+    from aiohttp.web import Request
 
 __all__ = ["blueprint", "restore"]
 
@@ -42,37 +47,36 @@ MAX_PAIRS_BYTES = 4 * 1024 * 1024
 
 class _View(web.View):
     async def dispatch(self, request: Any) -> Any:
-        """As Faust's; what a table cannot decode is said in one line."""
+        """Answer a request; content that the table cannot decode gives a 500 with one line."""
         try:
             return await super().dispatch(request)
         except Undecodable as exc:
             return self.text(str(exc), status=500)
 
     def table(self, name: str) -> Table:
-        """The table, or 404."""
+        """Return a table of the app; answers 404 if it does not exist."""
         try:
-            return self.app.tables[name]  # pyright: ignore[reportReturnType]
+            return cast(Table, self.app.tables[name])
         except KeyError:
             raise self.NotFound(f"no table {name}") from None
 
-    def scattered(self, table: Table, key: Any, found: dict[int, Any]) -> Any:
-        """409: the key has a value in each of several partitions."""
+    def scattered(self, table: Table, key: object, found: dict[int, object]) -> web.Response:
+        """Return 409: the key has a value in each of several partitions."""
         listed = ", ".join(f"{partition}: {table.plain(value)!r}" for partition, value in sorted(found.items()))
         error = f"table {table.name}: key {key!r} is in several partitions: {listed}; {REMEDY}"
         return self.answer({"error": error}, status=409)
 
-    def answer(self, value: Any, *, status: int = 200) -> Any:
-        """JSON of anything a table can hold."""
-        if hasattr(value, "asdict"):  # a Faust record
-            value = value.asdict()
-        return self.bytes(msgspec.json.encode(value, enc_hook=_plain), content_type="application/json", status=status)
+    def answer(self, value: object, *, status: int = 200) -> web.Response:
+        """Return any value of a table as JSON."""
+        body = msgspec.json.encode(_plain(value) if hasattr(value, "asdict") else value, enc_hook=_plain)
+        return self.bytes(body, content_type="application/json", status=status)
 
 
 class Restore(_View):
-    """How far restoring the tables is."""
+    """The progress of a restore."""
 
-    async def get(self, request: Any) -> Any:
-        """GET."""
+    async def get(self, request: Request) -> web.Response:
+        """Answer `GET /restore/`."""
         del request
         progress = runtime_of(self.app).status.restoring
         return self.answer({"restoring": progress is not None, **(progress.facts() if progress is not None else {})})
@@ -81,28 +85,28 @@ class Restore(_View):
 class Tables(_View):
     """All tables."""
 
-    async def get(self, request: Any) -> Any:
-        """GET."""
+    async def get(self, request: Request) -> web.Response:
+        """Answer `GET /tables/`."""
         del request
-        return self.answer([_summary(table) for table in self.app.tables.values()])
+        return self.answer([_summary(table) for table in runtime_of(self.app).tables])
 
 
 class OneTable(_View):
     """One table."""
 
-    async def get(self, request: Any, name: str) -> Any:
-        """GET."""
+    async def get(self, request: Request, name: str) -> web.Response:
+        """Answer `GET /tables/<table>/`."""
         del request
         table = self.table(name)
-        shown: list[Any] = []
+        shown: list[msgspec.Raw] = []
         size_bytes = 0
         for state in table.visible_states():
             for key, value in islice(state.committed_items(), MAX_PAIRS - len(shown)):
                 found = _by_partition(table, key)
                 if len(found) > 1 and not table.local:
                     return self.scattered(table, key, found)
-                where = [p for p, own in table.states.items() if own is state] if table.local else []
-                pair = msgspec.json.encode([key, table.plain(value), *where], enc_hook=_plain)
+                partition = [p for p, own in table.states.items() if own is state] if table.local else []
+                pair = msgspec.json.encode([key, table.plain(value), *partition], enc_hook=_plain)
                 size_bytes += len(pair)
                 if shown and size_bytes > MAX_PAIRS_BYTES:
                     break
@@ -113,10 +117,11 @@ class OneTable(_View):
 class OneKey(_View):
     """One key."""
 
-    async def get(self, request: Any, name: str, key: str) -> Any:
-        """GET."""
+    async def get(self, request: Request, name: str, key: str) -> web.Response:
+        """Answer `GET /tables/<table>/<key>/`."""
         table = self.table(name)
-        # Here first: where an agent's keys are not those of its records, the partition does not follow from the key.
+        # This worker is asked first: where agents write other keys than their records have, the partition does not
+        # follow from the key.
         candidates = _candidates(table, key)
         for candidate in candidates:
             try:
@@ -128,27 +133,27 @@ class OneKey(_View):
             except Undecodable:
                 raise
             except BadRecord:
-                continue  # no key of this table looks like that
+                continue  # the table has no such keys
             if len(found) > 1 and not table.local:
                 return self.scattered(table, candidate, found)
             if found:
                 plain = {partition: table.plain(value) for partition, value in found.items()}
                 return self.answer(plain if table.local else next(iter(plain.values())))
         try:
-            return await cast(Any, self.app).router.ask_owners(table, candidates, self.web, request)
+            return await cast(KeyRouter, self.app.router).ask_owners(table, candidates, self.web, request)
         except SameNode:
             raise self.NotFound(f"table {name} has no key {key}") from None
 
 
 def restore() -> web.Blueprint:
-    """`/restore/`, without a prefix."""
+    """Return the view `/restore/`, which has no prefix."""
     made = web.Blueprint("restore")
     made.route("/restore/", name="restore")(Restore)
     return made
 
 
 def blueprint(name: str) -> web.Blueprint:
-    """The views, to be put under a prefix."""
+    """Return the views of tables, to be mounted under a prefix."""
     made = web.Blueprint(name)
     made.route("/", name="list")(Tables)
     made.route("/{name}/", name="table")(OneTable)
@@ -156,22 +161,26 @@ def blueprint(name: str) -> web.Blueprint:
     return made
 
 
-def _summary(table: Any) -> dict[str, Any]:
+def _summary(table: Table) -> dict[str, object]:
     keys = sum(state.approximate_count() for state in table.visible_states())
     return {"table": table.name, "help": table.help, "keys": keys}
 
 
-def _candidates(table: Table, key: str) -> list[Any]:
-    """What a key of a path may mean."""
+def _candidates(table: Table, key: str) -> list[object]:
+    """Return the possible meanings of the key of a path."""
     try:
-        kept = table.key_codec.decode(key.encode())
+        decoded = table.key_codec.decode(key.encode())
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
         return [key]
-    return [key] if kept == key or isinstance(kept, dict) else [key, kept]
+    return [key] if decoded == key or isinstance(decoded, dict) else [key, decoded]
 
 
-def _by_partition(table: Table, key: Any, served: Callable[[int], bool] | None = None) -> dict[int, Any]:
-    """Partition -> the committed value of a key, of this worker's partitions that have it."""
+def _by_partition(table: Table, key: object, served: Callable[[int], bool] | None = None) -> dict[int, object]:
+    """Return partition -> committed value of a key, for the partitions of this worker that have it.
+
+    Args:
+        served: returns whether a partition is active here; None for all.
+    """
     if table.is_global:
         return {}
     return {
@@ -181,5 +190,6 @@ def _by_partition(table: Table, key: Any, served: Callable[[int], bool] | None =
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
+    """Return the fields of a Faust record; text for anything else that JSON does not know."""
     return value.asdict() if hasattr(value, "asdict") else str(value)

@@ -1,34 +1,38 @@
-"""Asking another worker over HTTP, at an address that is only as trustworthy as who can write to `<app>-workers`.
+"""Asks other workers over HTTP. Whoever can write to `<app>-workers` can name an address, so a request reveals little.
 
-It is asked with path and query alone. Of the client's headers only those go along that carry no secrets, and those that
-`EngineSettings.forwarded_headers` names. No cookies are kept, no redirects followed, no proxies used. Its answer has to
-be JSON of a bounded size.
+It carries the path and the query. Of the client's headers it forwards those that carry no secrets, and those that
+`EngineSettings.forwarded_headers` names. Cookies are not kept, redirects not followed, proxies not used. The answer
+must be JSON of a bounded size.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-__all__ = ["ANSWER_BYTES", "FORWARDED", "Answer", "NoAnswer", "WorkerClient", "origin"]
+if TYPE_CHECKING:
+    from aiohttp.web import Request
+
+__all__ = ["ANSWER_BYTES", "FORWARDED", "Answer", "NoAnswer", "WorkerClient", "is_loopback", "origin"]
 
 FORWARDED = "X-Anabranch-Forwarded-By"
 
 ANSWER_BYTES = 8 * 1024 * 1024
-_ANSWER_S = aiohttp.ClientTimeout(total=10, connect=2)
+_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=2)
 _CONNECTIONS = 64
-_ALONG = ("accept", "accept-language", "content-type", "traceparent", "tracestate", "x-request-id")
+_FORWARDED_HEADERS = ("accept", "accept-language", "content-type", "traceparent", "tracestate", "x-request-id")
 
 
 class NoAnswer(Exception):
-    """The other worker gave none.
+    """The other worker gave no usable answer.
 
     Attributes:
-        status: what to tell the client: 503 where it did not answer, 502 where it answered something else.
+        status: HTTP status for the client: 503 if the worker did not answer, 502 if its answer cannot be used.
     """
 
     def __init__(self, reason: str, status: int) -> None:
@@ -37,7 +41,7 @@ class NoAnswer(Exception):
 
 
 class Answer(NamedTuple):
-    """What it said, as JSON."""
+    """The answer of another worker; the body is JSON."""
 
     status: int
     body: bytes
@@ -48,23 +52,23 @@ class WorkerClient:
     """Connections to other workers.
 
     Args:
-        name: ours; it goes along, so that a request is not handed on twice.
-        along: names of headers that go along, besides the usual ones.
+        name: the name of this worker; it marks a request as forwarded, so that it is not forwarded again.
+        headers: names of headers to forward, besides the usual ones.
     """
 
-    def __init__(self, name: str, along: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, headers: tuple[str, ...] = ()) -> None:
         self._name = name
-        self._along = (*_ALONG, *map(str.lower, along))
+        self._headers = (*_FORWARDED_HEADERS, *map(str.lower, headers))
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, where: URL, request: Any, ours: Mapping[str, str] | None = None) -> Answer:
-        """The answer of the worker at an address to a client's request.
+    async def ask(self, address: URL, request: Request, added: Mapping[str, str] | None = None) -> Answer:
+        """Forward a client's request to the worker at an address and return its answer.
 
         Args:
-            ours: headers that we add.
+            added: headers to add to the request.
 
         Raises:
-            NoAnswer: it gave none, or one that is not JSON or too long.
+            NoAnswer: there is no answer, or it is not JSON or too long.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -72,15 +76,15 @@ class WorkerClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
-        headers = {name: request.headers[name] for name in self._along if name in request.headers}
-        headers |= {**(ours or {}), FORWARDED: self._name, "Accept-Encoding": "identity"}
+        headers = {name: request.headers[name] for name in self._headers if name in request.headers}
+        headers |= {**(added or {}), FORWARDED: self._name, "Accept-Encoding": "identity"}
         try:
             async with self._session.request(
                 request.method,
-                _target(where, request),
+                _target(address, request),
                 headers=headers,
                 data=await request.read() or None,
-                timeout=_ANSWER_S,
+                timeout=_TIMEOUT,
                 allow_redirects=False,
             ) as answer:
                 return await _checked(answer)
@@ -88,14 +92,22 @@ class WorkerClient:
             raise NoAnswer(f"which does not answer: {str(exc) or type(exc).__name__}", 503) from exc
 
     async def close(self) -> None:
-        """Nobody asks any more."""
+        """Close the connections."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether an address or a name belongs to this machine only."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def origin(url: str) -> URL | None:
-    """A worker's address: scheme, host and port and nothing else; None for what is no such address."""
+    """Return a worker's address: scheme, host and port; None if the URL holds anything else."""
     try:
         found = URL(url)
         bare = found.scheme in ("http", "https") and bool(found.host) and not found.user and not found.password
@@ -104,12 +116,12 @@ def origin(url: str) -> URL | None:
         return None
 
 
-def _target(where: URL, request: Any) -> URL:
-    # A request may name a whole URL (`GET http://elsewhere/ HTTP/1.1`), or a path with two slashes, which joined to an
-    # address is another host.
-    asked: URL = request.rel_url
-    query = f"?{asked.raw_query_string}" if asked.raw_query_string else ""
-    return URL(f"{str(where).rstrip('/')}/{asked.raw_path.lstrip('/')}{query}", encoded=True)
+def _target(address: URL, request: Request) -> URL:
+    # A request may name a whole URL (`GET http://elsewhere/ HTTP/1.1`), or a path that begins with two slashes, which
+    # joined to an address would name another host.
+    wanted: URL = request.rel_url
+    query = f"?{wanted.raw_query_string}" if wanted.raw_query_string else ""
+    return URL(f"{str(address).rstrip('/')}/{wanted.raw_path.lstrip('/')}{query}", encoded=True)
 
 
 async def _checked(answer: aiohttp.ClientResponse) -> Answer:
@@ -125,6 +137,6 @@ async def _checked(answer: aiohttp.ClientResponse) -> Answer:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):
-        raise NoAnswer("which answers something that is not JSON", 502) from None
+        raise NoAnswer("which answers with invalid JSON", 502) from None
     passed = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
     return Answer(answer.status, bytes(body), passed)

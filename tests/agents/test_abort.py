@@ -194,5 +194,5 @@ def test_a_store_in_memory_beyond_its_changelog_s_end_is_refused(lab) -> None:
     store = MemoryStore()
     store.position = 10
     restoration._states["changelog", 0] = SimpleNamespace(store=store)
-    with pytest.raises(Stop, match="position 10 is beyond the changelog's end 9"):
+    with pytest.raises(Stop, match="at position 10, beyond the changelog's end 9"):
         restoration._restore(("changelog", 0), made(), 0, 9)

@@ -27,7 +27,7 @@ def started(monkeypatch) -> dict[tuple[str, int], int]:
 
     def noting(restoration: Any, at: Any, *more: Any) -> None:
         begun.setdefault(at, restoration._states[at].store.position)
-        aim(restoration, at, *more)
+        restore(restoration, at, *more)
 
     monkeypatch.setattr(Restoration, "_restore", noting)
     return begun

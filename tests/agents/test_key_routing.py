@@ -10,7 +10,8 @@ import aiohttp
 import pytest
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.web.key_routing import FORWARDED
-from anabranch.agents.web.worker_registry import Claim, WorkerRegistry
+from anabranch.agents.web.worker_registry import Announcement, WorkerRegistry
+from anabranch.topics.topic_partition import TopicPartition
 from yarl import URL
 
 PARTITIONS = 4
@@ -57,7 +58,7 @@ async def announced(lab: Any, *apps: Any) -> None:
 
     async def known(app: Any, topic: str) -> bool:
         for partition in range(PARTITIONS):
-            claim = await runtime_of(app).worker_registry.owner(topic, partition)
+            claim = await runtime_of(app).worker_registry.owner(TopicPartition(topic, partition))
             owner = next((a for a in apps if any(at.partition == partition for at in runtime_of(a).status.owned)), None)
             if claim is None or owner is None or claim.url != str(runtime_of(owner).worker_registry.address):
                 return False
@@ -153,7 +154,7 @@ async def test_without_the_right_to_make_topics_a_worker_works_and_says_what_it_
     ],
 )
 def test_a_worker_on_loopback_of_another_machine_is_not_reachable(url: str, host: str, reachable: bool) -> None:
-    assert Claim(url, host, {}).reachable is reachable
+    assert Announcement(url, host, {}).reachable is reachable
 
 
 def test_the_topic_is_named_after_the_app(lab) -> None:

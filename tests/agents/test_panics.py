@@ -282,7 +282,7 @@ async def test_a_worker_whose_agent_is_stopped_by_the_program_is_not_ready_and_e
     await app.agents["adder"].stop()
     with pytest.raises(Stop, match="agent adder is gone"):
         await asyncio.wait_for(running, 30)
-    assert not_ready(runtime_of(app)) == "agent adder is gone"
+    assert not_ready(runtime_of(app)) == "agent adder has ended"
 
 
 async def test_a_worker_ends_within_seconds_while_an_agent_waits_for_what_was_cancelled(lab, table_of) -> None:

@@ -243,7 +243,7 @@ async def test_a_changelog_that_has_lost_its_beginning_stops_a_worker_that_needs
     error = await lab.stopped_by(made("b"))
     assert isinstance(error, Stop)
     assert f"changelog {changelog}[0] begins at" in str(error)
-    assert "compute it anew" in str(error)
+    assert "recompute it" in str(error)
 
 
 def test_progress_says_how_much_is_left_at_this_pace() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +10,8 @@ from anabranch import App
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.standby_placement import standby_owners, standby_partitions
-from anabranch.agents.web.health import samples
-from anabranch.agents.web.metrics import TABLE_KEYS
+from anabranch.agents.web.health import not_ready
+from anabranch.agents.web.metrics import WorkerCollector
 
 KEYS = 200
 
@@ -122,7 +121,12 @@ async def test_a_worker_without_topics_is_ready_when_its_global_tables_are_whole
         await lab.caught_up(topic, a)
         async with lab.running(viewer):
             assert dict(seen.items()) == want
-            (keys,) = [s.value for s in samples(runtime_of(viewer), time.monotonic()) if s.metric is TABLE_KEYS]
+            (keys,) = [
+                sample.value
+                for metric in WorkerCollector(runtime_of(viewer), not_ready).collect()
+                for sample in metric.samples
+                if sample.name == "anabranch_table_keys"
+            ]
             assert keys == KEYS, "others' partitions count as well"
             lab.produce(topic, [("new", 5)])
             await lab.until(lambda: seen["new"] == 5, "what is committed later")

@@ -1,6 +1,6 @@
 """Keys that expire: the same records give the same table, wherever commits, failures and restarts fall.
 
-The twin is a dict of value and time of the last write, and an event time; it has never heard of commits.
+The twin is a dict of value and time of the last write, and an stream time; it has never heard of commits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from anabranch.agents.tables.partition_state import EVENT_TIME
+from anabranch.agents.tables.partition_state import STREAM_TIME
 from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
 from anabranch.agents.tables.table import Table
@@ -178,7 +178,7 @@ def play(real: Real, twin: Twin, made: list[Any]) -> None:
                 if then == "restart":
                     real.restart()
                 shown = {} if twin.now < 0 else twin.at(-1)
-                assert real.table == shown, "outside, at the committed event time"
+                assert real.table == shown, "outside, at the committed stream time"
                 plain = unexpired(real.changelog, TTL)
                 table = real.table
                 assert {table.key_codec.decode(k): table.value_codec.decode(v) for k, v in plain.items()} == shown
@@ -247,7 +247,7 @@ def test_a_record_that_only_reads_moves_the_event_time_for_good() -> None:
     real.restart()
     real.timestamp = 1
     real.table.open("in", 0)
-    assert "a" not in real.table, "a late record works at the partition's event time"
+    assert "a" not in real.table, "a late record works at the partition's stream time"
 
 
 def test_a_store_that_is_written_past_the_table_is_seen_as_it_is() -> None:
@@ -282,7 +282,7 @@ def test_nothing_is_written_where_nothing_was_touched() -> None:
     real.table.open("in", 0)
     real.table["a"] = 1
     assert (changes := real.commit()) is not None
-    assert changes.keys == [b'"a"', EVENT_TIME]
+    assert changes.keys == [b'"a"', STREAM_TIME]
     real.table.open("in", 0)
     assert real.table["a"] == 1
     assert real.commit() is None
@@ -309,7 +309,7 @@ def test_the_key_that_keeps_the_event_time_is_none_of_the_tables() -> None:
     table.add_partition(0)
     table.open("in", 0)
     with pytest.raises(BadRecord):
-        table[EVENT_TIME] = b""
+        table[STREAM_TIME] = b""
 
 
 # With a real broker ---------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ async def test_keys_expire_by_the_times_of_records_over_restarts(lab, record, dr
     async with lab.running(app):
         await lab.caught_up(topic, app)
         assert app.tables["visits"] == {"ann": 2, "bob": 1}
-        # The failing record is from far ahead: what it did to the event time is undone with it.
+        # The failing record is from far ahead: what it did to the stream time is undone with it.
         lab.produce(topic, [record("bad", timestamp_ms=900_000), record("bob", timestamp_ms=15_000)])
         await lab.caught_up(topic, app)
         assert app.tables["visits"] == {"ann": 2, "bob": 1}, "bob's were too old"
@@ -347,7 +347,7 @@ async def test_keys_expire_by_the_times_of_records_over_restarts(lab, record, dr
         assert app.tables["visits"] == {"ann": 2, "bob": 1}
         lab.produce(topic, [record("ann", timestamp_ms=2_000), record("eve", timestamp_ms=17_000)])
         await lab.caught_up(topic, app)
-        assert app.tables["visits"] == {"ann": 3, "bob": 1, "eve": 1}, "a late record works at the event time"
+        assert app.tables["visits"] == {"ann": 3, "bob": 1, "eve": 1}, "a late record works at the stream time"
         lab.produce(topic, [record("eve", timestamp_ms=27_000)])
         await lab.caught_up(topic, app)
         assert app.tables["visits"] == {"eve": 1}

@@ -50,7 +50,7 @@ async def test_it_is_named_and_only_records_that_need_it_fail(lab, drain, caplog
         named = f'table totals: the record of key "k3" in its changelog, {changelog}[0]@{offset},'
         assert any(named in s for s in said)
         assert any(f"{changelog}[0]@{offset + 1}" in s for s in said)
-        assert all("hint: assign the key anew" in s for s in said)
+        assert all("hint: assign the key a new value" in s for s in said)
         lab.produce(topic, [(f"k{n}", 1) for n in range(COUNT)])
         await lab.caught_up(topic, app)
         for path in ("totals/k3", "totals"):

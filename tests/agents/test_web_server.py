@@ -20,9 +20,10 @@ import pytest
 import trustme
 from aiohttp import web
 from anabranch.agents.runtime import runtime_of
-from anabranch.agents.web import connection_limits, listener, table_views, worker_client
-from anabranch.agents.web.host_check import Hosts
+from anabranch.agents.web import listener, table_views, worker_client
+from anabranch.agents.web.web_server import Hosts
 from anabranch.agents.web.worker_client import NoAnswer, WorkerClient, origin
+from anabranch.topics.topic_partition import TopicPartition
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -91,7 +92,7 @@ async def test_on_loopback_only_its_own_names_are_answered(lab, app) -> None:
 def test_names_that_are_added_are_answered() -> None:
     hosts = Hosts()
     hosts.add("shop.example")
-    assert [hosts.takes(name) for name in ("SHOP.example:80", "shop.example.", "other.example", "a:b:c", "")] == [
+    assert [hosts.accepts(name) for name in ("SHOP.example:80", "shop.example.", "other.example", "a:b:c", "")] == [
         *[True] * 2,
         *[False] * 3,
     ]
@@ -118,7 +119,7 @@ async def test_what_is_too_long_is_refused_and_logged_without_a_traceback(lab, a
 
 async def test_connections_that_send_nothing_or_half_a_request_are_closed(lab, app, monkeypatch) -> None:
     for name in ("FIRST_S", "IDLE_S", "BODY_S"):
-        monkeypatch.setattr(connection_limits, name, 0.5)
+        monkeypatch.setattr(listener, name, 0.5)
     async with lab.running(app):
         done = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         half_a_body = b"POST /body/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhel"
@@ -141,7 +142,7 @@ def few_descriptors(spare: int) -> Iterator[None]:
 
 
 async def test_any_number_of_connections_leaves_the_probe_its_answer(lab, app, caplog) -> None:
-    app.web._connections.most = 20
+    app.web._connections.limit = 20
     async with lab.running(app):
         held = [await asyncio.open_connection("127.0.0.1", app.conf.web_port) for _ in range(60)]
         for _, writer in held[::2]:
@@ -374,7 +375,7 @@ async def test_an_announcement_counts_if_the_group_has_such_a_member(lab, free_p
 
 async def owner_of(lab: Any, app: Any, topic: str, partition: int) -> Any:
     async with asyncio.timeout(30):
-        while (found := await runtime_of(app).worker_registry.owner(topic, partition)) is None:
+        while (found := await runtime_of(app).worker_registry.owner(TopicPartition(topic, partition))) is None:
             await asyncio.sleep(0.05)
     return found
 
