@@ -45,7 +45,7 @@ class Partitioning(Protocol):
     """An app: its topics and their partitioners."""
 
     @property
-    def topics(self) -> Any: ...
+    def topics(self) -> Iterable[Any]: ...
 
     def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
         """Return the partitioner of a topic."""

@@ -308,7 +308,7 @@ async def squeezed(request: Any) -> web.Response:
     ("answer", "why"),
     [
         (html, "not JSON"),
-        (no_json, "not JSON"),
+        (no_json, "invalid JSON"),
         (elsewhere, "redirect"),
         (endless, "more than"),
         (squeezed, "not|more"),
