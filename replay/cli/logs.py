@@ -38,7 +38,7 @@ _LIFE_CYCLE_LOGGERS = (
     "faust",
     "aiohttp",
     "anabranch.agents.app",
-    "anabranch.agents.web.probes",
+    "anabranch.agents.web.web_server",
     "anabranch.agents.engine.transport",
 )
 
