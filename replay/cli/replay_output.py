@@ -1,4 +1,4 @@
-"""What `replay`, `run` and `unpack` print about a replay: its progress, and the report at its end."""
+"""The output of a replay, for `replay`, `run` and `unpack`: its progress, and the report at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `anabranch run` prints: its progress, and the report at its end."""
+"""The output of `anabranch run`: its progress, and the report at its end."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
 import json
 import logging
@@ -147,6 +148,11 @@ def test_json_logs_hold_no_secret_wherever_it_stands() -> None:
     assert told["hint"] == "-X sasl.password=***"
     assert "geheim" not in line
     assert not UNSAFE & set(line)
+
+
+@pytest.mark.parametrize("name", logs._LIFE_CYCLE_LOGGERS)
+def test_a_logger_that_is_made_quieter_is_that_of_a_module(name: str) -> None:
+    assert importlib.util.find_spec(name)
 
 
 @pytest.mark.parametrize("text", [EVIL, "é", "abc\n\tdef", "", "\u200d"])
