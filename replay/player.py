@@ -23,11 +23,11 @@ from ..topics.clock import Clock
 from ..topics.cluster import Cluster
 from ..topics.dead_letter import dead_letter_topic
 from ..topics.errors import Rebuild, Stop, Usage
+from ..topics.garbage_collector import seldom_collected
 from ..topics.identifiers import random_hex
 from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import HashPartitioner, Partitioner
 from ..topics.producer import TransactionalProducer
-from .gc_tuning import seldom_collected
 from .pipeline.column_profile import Profile
 from .pipeline.counters import Counters
 from .pipeline.pace import Pace, Paced

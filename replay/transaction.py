@@ -136,6 +136,8 @@ class Transaction:
             Stop: Kafka aborts it again and again, or gives no outcome.
             Rebuild: another process has taken the run over.
         """
+        # Not the loop of the engine's `ExactlyOnce`: a replay has no group that it could lose, and the records of an
+        # aborted transaction are still at hand as columns.
         for attempt in range(_ATTEMPTS):
             try:
                 if self._aborted:

@@ -1,15 +1,21 @@
-"""Consumer groups as the cluster knows them: who is in one, where it stands."""
+"""Consumer groups as the cluster knows them: number of members, committed offsets.
+
+`Admin.members` returns the partitions of each member; it asks again while a group rebalances.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from .admin import Admin
 from .cluster import Cluster
-from .errors import from_kafka, kafka_error
+from .errors import AnabranchError, from_kafka, kafka_error, passes
+
+if TYPE_CHECKING:
+    from confluent_kafka.cimpl import Consumer
 
 __all__ = ["Groups"]
 
@@ -19,27 +25,34 @@ Key = tuple[str, int]
 
 
 class Groups:
-    """Blocking questions about groups; every one raises `Stop` with a hint where no broker answers."""
+    """Blocking calls about consumer groups. Each raises `Stop` with a hint if no broker answers."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._kafka = cluster.admin()
 
-    def members(self, group: str) -> int:
-        """How many consumers are in it; 0 for a group that nobody has heard of."""
+    def size(self, group: str, *, while_moving: int | None = None) -> int:
+        """Return the number of members of a group; 0 for a group that does not exist.
+
+        Args:
+            while_moving: returned while the group's coordinator loads or moves; None raises then.
+        """
         try:
             found = self._kafka.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result()
         except KafkaException as exc:
-            if kafka_error(exc).code() == KafkaError.GROUP_ID_NOT_FOUND:
+            error = kafka_error(exc)
+            if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return 0
+            if while_moving is not None and passes(error):
+                return while_moving
             raise self._sorted(exc, f"describe group {group}") from exc
         return len(found.members)
 
     def offsets(self, group: str) -> dict[Key, tuple[int, str]]:
-        """(topic, partition) -> committed offset and its metadata."""
-        # By a consumer that never subscribes: librdkafka's admin call for it ends the process where the coordinator
+        """Return (topic, partition) -> committed offset and its metadata."""
+        # By a consumer that never subscribes: librdkafka's admin call for it ends the process while the coordinator
         # moves or loads (confluentinc/librdkafka#5040).
-        consumer: Any = self._cluster.consumer(group_id=group)
+        consumer = self._consumer(group)
         try:
             there = consumer.list_topics(timeout=_TIMEOUT_S).topics
             asked = [TopicPartition(name, number) for name, topic in there.items() for number in topic.partitions]
@@ -51,14 +64,14 @@ class Groups:
         return {(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def begin_at_ends(self, group: str, topics: Iterable[str]) -> None:
-        """Set the offsets of a group without members to the last stable ones, in topics in which it has none."""
+        """Commit the last stable offsets for a group without members, in those topics in which it has no offsets."""
         admin, known = Admin(self._cluster), {topic for topic, _ in self.offsets(group)}
         counts = admin.partitions(set(topics) - known)
         every = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
         ends = admin.ends(every, committed=True)
         if not ends:
             return
-        consumer: Any = self._cluster.consumer(group_id=group)
+        consumer = self._consumer(group)
         try:
             consumer.commit(offsets=[TopicPartition(*at, end) for at, end in ends.items()], asynchronous=False)
         except KafkaException as exc:
@@ -66,13 +79,16 @@ class Groups:
         finally:
             consumer.close()
 
-    def metadata(self, group: str) -> Any:
-        """What a transaction needs in order to set the offsets of a group without members."""
-        consumer = self._cluster.consumer(group_id=group)
+    def metadata(self, group: str) -> object:
+        """Return what a transaction needs to commit offsets for a group without members."""
+        consumer = self._consumer(group)
         try:
             return consumer.consumer_group_metadata()
         finally:
             consumer.close()
 
-    def _sorted(self, exc: KafkaException, doing: str) -> Exception:
+    def _consumer(self, group: str) -> Consumer:
+        return self._cluster.consumer(group_id=group)
+
+    def _sorted(self, exc: KafkaException, doing: str) -> AnabranchError:
         return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers)

@@ -17,9 +17,9 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.control import carries_control, records_of
 from ...topics.errors import Stop, Usage
+from ...topics.garbage_collector import seldom_collected
 from ...topics.partition_reader import Gone, Key, Reader, Run, stalled
 from ...topics.private_folder import private_folder
-from ..gc_tuning import seldom_collected
 from .archive_file_writer import ArchiveFileWriter, is_ours
 from .manifest import Encoding, Entry, Lost, Manifest, locked, read_manifest, sync_folder
 from .record_columns import COLUMNS

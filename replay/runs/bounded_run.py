@@ -244,7 +244,7 @@ class BoundedRun:
             self._watch.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
         new = self._create_topics()
         groups = Groups(self._cluster)
-        if runtime_of(self.app).settings.start_at_end and not groups.members(self.app.conf.id):
+        if runtime_of(self.app).settings.start_at_end and not groups.size(self.app.conf.id):
             # Before history is sent, which is to be read: workers that come later begin where the topics end then.
             groups.begin_at_ends(self.app.conf.id, self._read_topics())
         drain = Completion(self._cluster, self.app.conf.id, self._read_topics(), shared=self._into_live)

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
+from ...topics.consumer_groups import Groups
 from ...topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 from ...topics.partition_reader import read_to_end
 from .verification import Counts
@@ -69,7 +70,7 @@ class Completion:
         # Never subscribes, so it is no member. librdkafka's admin call for a group's offsets ends the process where the
         # coordinator moves or loads (confluentinc/librdkafka#5040), as it does just after a broker's start.
         self._offsets = cluster.consumer(group_id=group, isolation_level="read_committed")
-        self._groups = cluster.admin()
+        self._groups = Groups(cluster)
         self._empty: dict[Key, tuple[int, int]] = {}
         self._inputs: set[str] = set()
         self._marks: dict[Key, int] = {}
@@ -126,14 +127,7 @@ class Completion:
 
     def members(self) -> int:
         """How many workers the group has now."""
-        try:
-            described = self._groups.describe_consumer_groups([self._group])[self._group].result()
-        except KafkaException as exc:
-            error = kafka_error(exc)
-            if error.code() == KafkaError.GROUP_ID_NOT_FOUND or passes(error):
-                return 0
-            raise from_kafka(exc, "describe the group", servers=self._cluster.bootstrap_servers) from exc
-        return len(described.members or ())
+        return self._groups.size(self._group, while_moving=0)
 
     def _candidates(self) -> set[str]:
         """Topics that the group may read: what the app says, and repartition topics, ours or not."""

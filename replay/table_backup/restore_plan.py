@@ -73,9 +73,7 @@ def decide(app: App, backup: Backup, names: Iterable[str], *, overwrite: bool, o
     for step in steps:
         if step.what == "seed":
             _refuse_too_old(admin, backup, step)
-    if any(step.what == "write" for step in steps) and (
-        members := Groups(runtime_of(app).cluster).members(app.conf.id)
-    ):
+    if any(step.what == "write" for step in steps) and (members := Groups(runtime_of(app).cluster).size(app.conf.id)):
         raise Stop(f"{members} of {app.conf.id}'s workers run", hint="stop them first")
     return steps
 
