@@ -1,1 +1,1 @@
-"""How records travel and rest: clusters, producers, partitioners, topics, the embedded broker."""
+"""A Kafka cluster and what is in it: clients, topics, groups, partitioners, encodings; and the embedded broker."""

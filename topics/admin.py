@@ -1,4 +1,4 @@
-"""Topics as the cluster knows them: describe, create, where they end."""
+"""Administration of topics: create, delete, describe, and the offsets at which their partitions begin and end."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _EARLIEST: Any = OffsetSpec.earliest()
 _AGAIN_S = 0.05
 _ID_S = 5.0
 
-# How a broker answers that no record is that late; librdkafka's own "no offset" is another number.
+# A broker's answer when no record is that late; librdkafka's own "no offset" is another number.
 _NO_RECORD = -1
 
-# Why a broker that is there does not answer.
-_SHUT_OUT = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})  # pyright: ignore[reportPrivateUsage]
+# Errors of a connection that tell why a reachable broker does not answer.
+_CONNECTION = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})  # pyright: ignore[reportPrivateUsage]
 
-# What a topic that does not exist, or may not be seen, is answered with.
+# The answers for a topic that does not exist or may not be seen.
 _NOT_THERE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED})
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic to be.
+    """The description of a topic to create.
 
     Attributes:
         config: topic configuration under Kafka's names; `retention.ms=-1` and `CreateTime` unless it says otherwise,
@@ -58,7 +58,7 @@ class TopicSpec:
     config: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def full_config(self) -> dict[str, str]:
-        """Configuration with our defaults below the user's."""
+        """Return the configuration, with defaults for what the user has not set."""
         return {"retention.ms": "-1", "message.timestamp.type": "CreateTime", **self.config}
 
 
@@ -66,27 +66,27 @@ _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 def is_topic_name(name: str) -> bool:
-    """Whether Kafka allows a topic to be called so."""
+    """Return whether Kafka allows a topic of this name."""
     return _NAME.fullmatch(name) is not None and name not in (".", "..")
 
 
-class _ShutOut:
-    """Why a broker that is there does not let us in: calls say no more than that they timed out, this comes aside.
+class _ConnectionErrors:
+    """The last reason why a reachable broker refused a connection. Calls only time out; librdkafka reports it apart.
 
-    An object of its own, because a client that refers to who owns it is closed only when garbage is collected.
+    A separate object, because a client that refers to its owner is closed only by the garbage collector.
     """
 
     def __init__(self) -> None:
-        self.why = ""
+        self.reason = ""
 
-    def hear(self, error: KafkaError) -> None:
-        """librdkafka's `error_cb`."""
-        if error.code() in _SHUT_OUT or "security.protocol" in error.str():
-            self.why = error.str()
+    def note(self, error: KafkaError) -> None:
+        """Keep an error of a connection; librdkafka's `error_cb`."""
+        if error.code() in _CONNECTION or "security.protocol" in error.str():
+            self.reason = error.str()
 
 
 def _refused(exc: KafkaException, options: Mapping[str, str]) -> AnabranchError:
-    """Which of the options it is that librdkafka does not take."""
+    """Return an error that names the option that librdkafka refuses."""
     for name, value in options.items():
         try:
             # librdkafka checks the option while it makes the client, which needs no broker.
@@ -98,39 +98,39 @@ def _refused(exc: KafkaException, options: Mapping[str, str]) -> AnabranchError:
             shown = "" if is_secret(name) else f"={value}"
             return Usage(f"-X {name}{shown}: {said}", hint=nearest_option(name, options))
     said = kafka_error(exc).str()
-    for name in options:  # several belong together, as a file and its password
+    for name in options:  # some belong together, such as a file and its password
         if name in said and not is_secret(name):
             return Usage(f"-X {name}={options[name]}: {said}", hint="check the value; where it is a file, is it there?")
     return from_kafka(exc, "Kafka client")
 
 
 class Admin:
-    """Blocking calls about topics; every one raises `Stop` with a hint where no broker answers.
+    """Blocking calls about topics. Each raises `Stop` with a hint if no broker answers.
 
     Args:
-        patience_s: how long to ask again, where a broker is away or does not know yet.
+        patience_s: how long a call is repeated while a broker is away or does not know a new topic yet.
     """
 
     def __init__(self, cluster: Cluster, *, patience_s: float = TIMEOUT_S) -> None:
         self._cluster, self._patience_s = cluster, patience_s
-        self._shut_out = _ShutOut()
+        self._errors = _ConnectionErrors()
         self._kafka = self._client()
 
     def _client(self) -> AdminClient:
         try:
-            return self._cluster.admin(error_cb=self._shut_out.hear)
+            return self._cluster.admin(error_cb=self._errors.note)
         except KafkaException as exc:
             raise _refused(exc, self._cluster.options) from exc
 
     def _sorted(self, exc: KafkaException, doing: str) -> AnabranchError:
-        self._kafka.poll(0)  # serves `hear`
-        return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers, why=self._shut_out.why)
+        self._kafka.poll(0)  # calls `note`
+        return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers, why=self._errors.reason)
 
     def partitions(self, topics: Iterable[str] | None = None, *, timeout_s: float | None = None) -> dict[str, int]:
-        """Number of partitions of each topic that exists, of all where `topics` is None.
+        """Return topic -> number of partitions, for those of `topics` (None: of all topics) that exist.
 
         Args:
-            timeout_s: wait this long at most, instead of patiently.
+            timeout_s: the most to wait; None repeats the call for `patience_s`.
         """
         doing = "list topics"
         if timeout_s is None:
@@ -141,7 +141,7 @@ class Admin:
                 try:
                     found = self._kafka.list_topics(timeout=max(_AGAIN_S, deadline - clock.now_s())).topics
                     break
-                except KafkaException as exc:  # of a broker that restarts a connection is lost at once
+                except KafkaException as exc:  # a broker that restarts drops the connection at once
                     if not is_unreachable(kafka_error(exc)) or clock.now_s() > deadline:
                         raise self._sorted(exc, doing) from exc
                     clock.sleep(_AGAIN_S)
@@ -153,7 +153,7 @@ class Admin:
         }
 
     def existing(self, topics: Iterable[str]) -> dict[str, int]:
-        """Which of these topics exist, and their numbers of partitions; asks for no others."""
+        """Return topic -> number of partitions of those that exist, without listing other topics."""
         names = list(topics)
         if not names:
             return {}
@@ -172,9 +172,9 @@ class Admin:
         return self._patiently("describe topics", ask)
 
     def create(self, specs: Iterable[TopicSpec]) -> set[str]:
-        """Create what does not exist yet; returns the names of those that were created here.
+        """Create the topics that do not exist; return the names of those that were created here.
 
-        Waits until each new partition has a leader that takes records, so that the next call finds it.
+        Waits until each new partition has a leader that accepts records, so that the next call finds it.
         """
         left = {s.name: s for s in specs}
         counts = {name: spec.partitions for name, spec in left.items()}
@@ -197,7 +197,7 @@ class Admin:
                     if error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                         failed.append(exc)
                         if is_unreachable(error):
-                            waited_for.add(name)  # it may have been made all the same
+                            waited_for.add(name)  # it may have been created nevertheless
                         continue
                 del left[name]
             if failed:
@@ -207,12 +207,12 @@ class Admin:
             self._patiently(f"create topic {', '.join(left)}", ask)
         made = created | waited_for
         self._await_leaders({name: counts[name] for name in created})
-        # A leader that is named may not know of it yet, and refuses the first records that it gets.
+        # A new leader may not know that it is one, and refuses the first records that it gets.
         self.begins([TopicPartition(name, partition) for name in made for partition in range(counts[name])])
         return created
 
     def delete(self, topics: Iterable[str]) -> None:
-        """Delete topics; those that do not exist are fine."""
+        """Delete topics; those that do not exist are ignored."""
         names = list(topics)
         if not names:
             return
@@ -224,7 +224,7 @@ class Admin:
                     raise from_kafka(exc, f"delete topic {name}") from exc
 
     def has_group(self, group: str) -> bool:
-        """Whether there is a consumer group of that name."""
+        """Return whether a consumer group of this name exists."""
         listed = self._patiently("list groups", lambda: self._kafka.list_consumer_groups().result())
         return any(found.group_id == group for found in listed.valid or ())
 
@@ -232,7 +232,7 @@ class Admin:
         """Delete a consumer group that has no members.
 
         Raises:
-            Stop: it has some.
+            Stop: it has members.
         """
         future = self._kafka.delete_consumer_groups([group], request_timeout=TIMEOUT_S)[group]
         try:
@@ -244,9 +244,9 @@ class Admin:
                 raise from_kafka(exc, f"delete group {group}", servers=self._cluster.bootstrap_servers) from exc
 
     def members(self, group: str) -> dict[str, set[tuple[str, int]]] | None:
-        """Member of a group -> its partitions, in the order of range assignors. None while the group rebalances.
+        """Return member -> its partitions, in the order of range assignors; None while the group rebalances.
 
-        A static member goes by its instance id, another one by its client id.
+        A static member is named by its instance id, another one by its client id.
         """
         described = self._patiently(
             f"describe group {group}",
@@ -262,11 +262,11 @@ class Admin:
         }
 
     def cluster_id(self) -> str:
-        """The id that the cluster gave itself when it was made."""
+        """Return the id that the cluster was given when it was formatted."""
         return self._patiently("find the cluster", lambda: str(self._kafka.list_topics(timeout=TIMEOUT_S).cluster_id))
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        """Ids of topics; one that is deleted and made anew has another."""
+        """Return topic -> id. A topic that is deleted and created again has another id."""
         wanted = TopicCollection(list(topics))
 
         def ask() -> dict[str, str]:
@@ -276,7 +276,7 @@ class Admin:
         return self._patiently("describe topics", ask)
 
     def ask_topic_ids(self, topics: Iterable[str]) -> Callable[[], dict[str, str]]:
-        """Begin to ask for ids of topics; what is returned waits for the answer (blocking), of topics that exist."""
+        """Request topic ids. The function that is returned blocks for the answer: the ids of the topics that exist."""
         described = self._kafka.describe_topics(TopicCollection(list(topics)), request_timeout=_ID_S)
 
         def answer() -> dict[str, str]:
@@ -291,12 +291,12 @@ class Admin:
     def spans(
         self, partitions: Iterable[tuple[str, int]]
     ) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
-        """Where partitions begin and end, as `begins` and `ends`."""
+        """Return the offsets of `begins` and of `ends`."""
         wanted = [TopicPartition(*at) for at in partitions]
         return self.begins(wanted), self.ends(wanted)
 
     def config(self, topic: str) -> dict[str, str]:
-        """Configuration of a topic in force, defaults included."""
+        """Return a topic's configuration in force, defaults included."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
         entries = self._patiently(
             f"describe topic {topic}",
@@ -305,19 +305,19 @@ class Admin:
         return {name: str(entry.value) for name, entry in entries.items()}
 
     def ends(self, partitions: Iterable[TopicPartition], *, committed: bool = False) -> dict[tuple[str, int], int]:
-        """The offset after the last record of each partition, transaction markers included.
+        """Return the end offset of each partition: behind its last record or transaction marker.
 
         Args:
-            committed: False counts records of open transactions; True stops at the first open one.
+            committed: False includes records of open transactions; True stops at the first open one.
         """
         return self._offsets(partitions, _LATEST, committed=committed)
 
     def begins(self, partitions: Iterable[TopicPartition]) -> dict[tuple[str, int], int]:
-        """The offset of the first record that still exists."""
+        """Return the offset of the first record of each partition that still exists."""
         return self._offsets(partitions, _EARLIEST, committed=False)
 
     def since(self, partitions: Iterable[tuple[str, int]], time_ms: int) -> dict[tuple[str, int], int]:
-        """The offset of the first record, or transaction marker, that is not before a time; the end without one."""
+        """Return the offset of each partition's first record or transaction marker at or after a time, else its end."""
         wanted = [TopicPartition(*at) for at in partitions]
         found = self._offsets(wanted, OffsetSpec.for_timestamp(time_ms), committed=False, none_is=_NO_RECORD)
         ends = self.ends(wanted)
@@ -326,7 +326,11 @@ class Admin:
     def _offsets(
         self, partitions: Iterable[TopicPartition], spec: Any, *, committed: bool, none_is: int | None = None
     ) -> dict[tuple[str, int], int]:
-        """Args: none_is: the negative offset that is an answer: there is no such record."""
+        """Return the offsets that the brokers list.
+
+        Args:
+            none_is: the negative offset with which a broker answers that there is no such record.
+        """
         request = {TopicPartition(p.topic, p.partition): spec for p in partitions}
         if not request:
             return {}
@@ -348,19 +352,18 @@ class Admin:
             try:
                 return ask()
             except KafkaException as exc:
-                # A topic that was made a moment ago has no leader on every broker yet; nor have those of a broker that
-                # comes back (_NOENT).
+                # Not every broker knows the leader of a new topic yet, nor a broker that has come back (_NOENT).
                 error = kafka_error(exc)
                 passing = passes(error) or is_unreachable(error) or error.code() == KafkaError._NOENT  # pyright: ignore[reportPrivateUsage]
-                # One that has just started has not been let in by its controller.
+                # A broker that has just started has not been unfenced by its controller.
                 passing = passing or "brokers are currently fenced" in error.str()
                 now = clock.now_s()
                 if not passing or now > began + self._patience_s:
                     raise self._sorted(exc, doing) from exc
-                if now > renewed + client_watchdog.HUNG_S / 2:  # the client may be finished without saying so
+                if now > renewed + client_watchdog.HUNG_S / 2:  # the client may hang
                     self._kafka, renewed = self._client(), now
                 clock.sleep(_AGAIN_S)
-                # Left to itself librdkafka asks with the leader's epoch that it knows from before, for ever.
+                # Without new metadata librdkafka would ask with the former leader's epoch for ever.
                 with contextlib.suppress(KafkaException):
                     self._kafka.list_topics(timeout=TIMEOUT_S)
 

@@ -1,7 +1,7 @@
-"""Numbers of Arrow as NumPy sees them, and back, without copying.
+"""Arrow arrays of numbers as NumPy arrays and back, without copying.
 
-Arrow's own ways (`pyarrow.array`, `to_numpy`, scalars) load pandas where that happens to be installed, only to look
-whether it is given some: half a second of each start.
+Arrow's own conversions (`pyarrow.array`, `to_numpy`, scalars) import pandas if it is installed, only to check whether
+their input is from there: half a second of each start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["as_arrow", "as_numpy"]
 
 
 def as_numpy(column: pyarrow.Array) -> numpy.ndarray:
-    """Whole numbers or floats, none of them null."""
+    """Return an array of integers or floats without nulls as a NumPy array."""
     import numpy
 
     numbers: Any = column
@@ -24,7 +24,7 @@ def as_numpy(column: pyarrow.Array) -> numpy.ndarray:
 
 
 def as_arrow(numbers: numpy.ndarray) -> pyarrow.Array:
-    """Whole numbers of 64 bits."""
+    """Return a NumPy array of integers as an Arrow array of int64."""
     import numpy
     import pyarrow
 

@@ -1,4 +1,4 @@
-"""What has been begun is ended when its beginning fails."""
+"""Undo the first steps of a start whose later steps fail."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ __all__ = ["on_failure"]
 
 @contextmanager
 def on_failure(undo: Callable[[], object]) -> Generator[None]:
-    """Call `undo` where the block does not come to its end, whatever keeps it from that: Ctrl-C as well, since nobody
-    else knows of what is open then. The error goes on.
+    """Call `undo` if the block raises, Ctrl-C included: the caller does not know yet what the block has opened.
+
+    The error is raised again.
     """
     with ExitStack() as stack:
         stack.callback(undo)

@@ -1,7 +1,7 @@
-"""librdkafka's options as people give them: `-X name=value`, or `KAFKA_…` in the environment.
+"""The user's options for librdkafka: `-X name=value`, or `KAFKA_…` in the environment.
 
-Which of them librdkafka takes it says itself, when a client is made. Here it is found out which one it was, and options
-are refused that would break what this project promises.
+librdkafka itself refuses unknown options when a client is made. This module refuses options that would break a promise
+of this project, and suggests names for misspelled ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .errors import Usage
 
 __all__ = ["check_options", "check_servers", "nearest_option"]
 
-# What we set, because exactly-once, the order of records or the place of keys rests on it; and what to do instead.
+# Options that exactly-once, the order of records or the partition of a key rest on, and what to use instead.
 _OURS = {
     "auto.offset.reset": 'App(…, consumer_auto_offset_reset="latest"), for groups that have committed nothing yet',
     "bootstrap.servers": "-b HOST:PORT",
@@ -31,7 +31,7 @@ _OURS = {
     "transactional.id": "it is kept in the data folder: --datadir",
 }
 
-# Those that people use, to find the nearest among.
+# Options in common use, among which the nearest is searched.
 _NAMES = """
 acks api.version.request batch.num.messages batch.size broker.address.family broker.address.ttl check.crcs
 client.dns.lookup client.id client.rack compression.codec compression.level compression.type
@@ -56,10 +56,10 @@ _MAX_PORT = 65_535
 
 
 def check_options(names: Iterable[str]) -> None:
-    """Refuse options of a command line that are ours to set.
+    """Refuse options that this project sets itself.
 
     Raises:
-        Usage: one is.
+        Usage: one of them is given.
     """
     for name in names:
         if name in _OURS:
@@ -67,7 +67,7 @@ def check_options(names: Iterable[str]) -> None:
 
 
 def check_servers(servers: str) -> None:
-    """Refuse bootstrap servers that cannot be any.
+    """Check the form of bootstrap servers.
 
     Raises:
         Usage: one is not `host:port`.
@@ -82,7 +82,7 @@ def check_servers(servers: str) -> None:
 
 
 def nearest_option(name: str, given: Mapping[str, str]) -> str:
-    """A hint for an option that librdkafka does not take."""
+    """Return a hint for an option that librdkafka refuses: the nearest known name, if there is one."""
     near = difflib.get_close_matches(name, [*_KNOWN, *_OURS], 1, cutoff=0.7)
     where = "librdkafka's CONFIGURATION.md lists names and values (-X name=value, or KAFKA_… in the environment)"
     return f"did you mean {near[0]}? {where}" if near and near[0] not in given else where

@@ -1,10 +1,10 @@
-"""Whether a Kafka client is finished without saying so.
+"""Detection of Kafka clients that hang.
 
-librdkafka forgets every broker that an answer about the cluster does not name. A cluster of one broker names none while
-that broker shuts down, starts, or is late with its heartbeats; then some clients, and their coordinators, have nobody
-left to ask and wait for ever (confluentinc/librdkafka#5511, #5456; seen with 2.16.0). Only a new client helps. So
-whoever waits for an answer longer than `HUNG_S` asks with a new client whether the cluster is there: if it is, the old
-one is finished.
+librdkafka forgets every broker that a metadata answer does not name. A cluster of one broker names none while that
+broker shuts down, starts, or is late with its heartbeats; then some clients, and their coordinators, have no broker
+left to ask and wait for ever (confluentinc/librdkafka#5511, #5456; seen with 2.16.0). Only a new client helps. A caller
+that has waited longer than `HUNG_S` therefore asks with a new client whether the cluster answers: if it does, the old
+client hangs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ASK_S = 3.0
 
 
 def answers(cluster: Cluster) -> bool:
-    """Whether a new client finds a broker (blocking, a few seconds at most)."""
+    """Return whether a new client reaches a broker (blocking, a few seconds at most)."""
     quiet = cluster.with_options({"log_level": "0"})
     try:
         return bool(quiet.admin().list_topics(timeout=_ASK_S).brokers)
@@ -37,11 +37,10 @@ def answers(cluster: Cluster) -> bool:
 
 
 def unless_hung(within_s: float, call: Callable[..., object], *args: object) -> None:
-    """Make a blocking call that may hang. What does not come back in time stays with a thread that nobody waits for,
-    not even the end of the process.
+    """Make a blocking call that may hang. A call that does not return in time is left to a daemon thread.
 
     Raises:
-        Hung: it did not come back.
+        Hung: it did not return in time.
     """
     outcome: SimpleQueue[BaseException | None] = SimpleQueue()
 
@@ -49,7 +48,7 @@ def unless_hung(within_s: float, call: Callable[..., object], *args: object) -> 
         try:
             call(*args)
             outcome.put(None)
-        except BaseException as exc:  # noqa: BLE001 (raised again by who waits)
+        except BaseException as exc:  # noqa: BLE001 (raised again in the caller)
             outcome.put(exc)
 
     threading.Thread(target=make, name="anabranch-unless-hung", daemon=True).start()
@@ -62,11 +61,11 @@ def unless_hung(within_s: float, call: Callable[..., object], *args: object) -> 
 
 
 def leave_behind(close: Callable[[], object], within_s: float = 0.0) -> bool:
-    """Close a client that may hang; whether it was closed in time."""
+    """Close a client that may hang; return whether it was closed in time."""
     try:
         unless_hung(within_s, close)
     except Hung:
         return False
-    except (KafkaException, RuntimeError) as exc:  # there is nothing to close any more
+    except (KafkaException, RuntimeError) as exc:  # it is closed already
         logger.debug("closing a client: %s", exc)
     return True

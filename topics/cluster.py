@@ -26,11 +26,11 @@ __all__ = ["Cluster", "is_secret"]
 
 _logger = logging.getLogger("anabranch.librdkafka")
 
-# Said by librdkafka while a new broker loads its coordinators, or ends a dead predecessor's transaction; it asks again.
+# librdkafka logs these while a new broker loads its coordinators or ends a dead producer's transaction; it retries.
 _NORMAL = ("Coordinator load in progress", "another concurrent operation on the same transaction")
 
 
-# A client that finds nobody says so several times a second, each time after so many milliseconds.
+# A client that reaches no broker logs it several times a second, each time with another number of milliseconds.
 _AFTER = re.compile(r" \(after .*\)$")
 _QUIET_S = 10.0
 _MOST = 1_000
@@ -42,7 +42,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     if any(normal in text for normal in _NORMAL):
         return False
     if "/bootstrap: " in text and "FAIL" in text:
-        return False  # nobody is connected yet: who asked is told
+        return False  # no connection yet: the caller gets the error
     now_s = clock.now_s()
     if now_s - _said_s.get(text, -_QUIET_S) < _QUIET_S:
         return False
@@ -54,7 +54,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 
 _logger.addFilter(_worth_reading)
 
-# KAFKA_SASL_PASSWORD=… stands for sasl.password: the environment of a container is where secrets live.
+# KAFKA_SASL_PASSWORD=… means sasl.password: containers get secrets in their environment.
 _ENVIRONMENT_PREFIXES = ("SECURITY_", "SASL_", "SSL_", "CLIENT_")
 
 # Never shown, not even in debug logs.
@@ -80,8 +80,8 @@ class Cluster:
 
     Attributes:
         bootstrap_servers: `host:port[,host:port…]`.
-        options: librdkafka configuration under its own dotted names (TLS, SASL, tuning). They win over what we choose,
-            so a user can pass anything through; see librdkafka's CONFIGURATION.md for names and units.
+        options: librdkafka configuration under its own dotted names (TLS, SASL, tuning). They win over the defaults of
+            this project; see librdkafka's CONFIGURATION.md for names and units.
     """
 
     bootstrap_servers: str
@@ -95,7 +95,10 @@ class Cluster:
         *,
         defaults: Mapping[str, str] | None = None,
     ) -> Cluster:
-        """The cluster at `bootstrap_servers`; `options` win over the environment's `KAFKA_*`, these over `defaults`."""
+        """Return the cluster at `bootstrap_servers`.
+
+        `options` win over `KAFKA_*` of the environment, and these over `defaults`.
+        """
         check_servers(bootstrap_servers)
         environment = {
             name.removeprefix("KAFKA_").lower().replace("_", "."): value
@@ -146,12 +149,12 @@ class Cluster:
 
     @property
     def secrets(self) -> list[str]:
-        """Values of options that nobody may read."""
+        """The values of options that must not be shown."""
         return [value for name, value in self.options.items() if is_secret(name)]
 
     @staticmethod
     def servers_of(broker: Any) -> str:
-        """Bootstrap servers of Faust's `broker` setting: `kafka://host:port`, several with `;` or as a list."""
+        """Return the bootstrap servers of Faust's `broker`: `kafka://host:port`, several with `;` or as a list."""
         urls = broker if isinstance(broker, list | tuple) else str(broker).split(";")
         return ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)
 
@@ -161,10 +164,10 @@ class Cluster:
 
     @staticmethod
     def parse_options(pairs: tuple[str, ...]) -> dict[str, str]:
-        """Turn `-X name=value` arguments into options.
+        """Parse `-X name=value` arguments.
 
         Raises:
-            Usage: an argument has no `=`, or is an option that is not the user's to set.
+            Usage: an argument has no `=`, or sets an option that this project sets itself.
         """
         options: dict[str, str] = {}
         for pair in pairs:
@@ -177,5 +180,5 @@ class Cluster:
 
 
 def is_secret(option: str) -> bool:
-    """Whether nobody may read the value of an option."""
+    """Return whether the value of an option must not be shown."""
     return any(part in option for part in _SECRETS)

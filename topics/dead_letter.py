@@ -1,20 +1,20 @@
-"""Dead letters: a record that could not be processed, whole, beside the reason and where it came from.
+"""Dead letters: whole records that could not be processed, with the reason and their position.
 
-The topic is `<topic>.dlq`. Key and value are the record's own bytes, its headers come first; ours follow:
+The topic is `<topic>.dlq`. Key and value are the bytes of the record. Its own headers come first; these follow:
 
 | header | content |
 | --- | --- |
-| `anabranch-reason` | `decode`, `agent` or `line`; `refused` of what no agent has sent and its topic does not take |
+| `anabranch-reason` | `decode`, `agent` or `line`; `refused`: an output without an agent that its topic refuses |
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
 | `anabranch-source` | `topic[partition]@offset`, with `#row` for a row of a packed batch, or `file:line` |
-| `anabranch-topic`, `-partition`, `-offset`, `-row`, `-timestamp-ms` | the record, as its topic had it; where known |
-| `anabranch-at` | `file:line` of the user's code that raised, and its function; where there is such code |
-| `anabranch-agent`, `-app`, `-app-version` | whose it was |
-| `anabranch-attempts` | how often the agent has failed at it |
-| `anabranch-retry-topic` | where `dlq replay` re-publishes it: a topic that only this agent reads |
+| `anabranch-topic`, `-partition`, `-offset`, `-row`, `-timestamp-ms` | position and time of the record, if known |
+| `anabranch-at` | `file:line` of the user's code that raised, and its function; if there is such code |
+| `anabranch-agent`, `-app`, `-app-version` | the agent, app and version that failed |
+| `anabranch-attempts` | number of times that the agent has failed at it |
+| `anabranch-retry-topic` | the topic to which `dlq replay` re-publishes it: only this agent reads it |
 
-A record that is re-published to a retry topic has one header of ours behind its own, `anabranch-retry-of`, with its
-source as above. When it fails again, its next letter names that source, in the same dead letter topic.
+A record that is re-published to a retry topic has one more header behind its own, `anabranch-retry-of`, with its source
+as above. When it fails again, its next dead letter names that source, in the same dead-letter topic.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ SUFFIX = ".dlq"
 RETRY_SUFFIX = "-retry"
 MAX_ERROR_CHARACTERS = 1000
 
-# What our headers add to a record at most, so that the letter of the largest one still fits.
+# The most that these headers add to a record, so that the dead letter of the largest record still fits.
 HEADROOM_BYTES = 16 * 1024
 
 _OURS = "anabranch-"
 _FIRST = f"{_OURS}reason"
 _RETRY_OF = f"{_OURS}retry-of"
 
-# Kafka takes no longer names of topics, and no other characters in them.
+# Kafka accepts no longer topic names, and no other characters in them.
 _MAX_NAME = 249
 _ILLEGAL = re.compile(r"[^A-Za-z0-9._-]")
 # Numbers as Kafka has them: Python refuses to read thousands of digits.
@@ -61,7 +61,7 @@ _SOURCE = re.compile(r"(.+)\[(\d{1,10})\]@(\d{1,19})(?:#(\d{1,10}))?", re.ASCII)
 
 
 class DeadLetter(NamedTuple):
-    """A record for the dead letter topic."""
+    """A record for the dead-letter topic."""
 
     topic: str
     key: bytes | None
@@ -70,12 +70,12 @@ class DeadLetter(NamedTuple):
 
 
 def skipped_topic(app: str) -> str:
-    """Where the workers of a bounded run count what their agents skip: a record each, so that it is known for good."""
+    """Return the topic in which the workers of a bounded run count skipped records, one record each."""
     return f"{app}-skipped"
 
 
 class Origin(NamedTuple):
-    """Where a record was first, before it was re-published.
+    """The position of a record before it was re-published.
 
     >>> str(Origin("orders", 3, 7)), Origin.parsed("orders[3]@7#1")
     ('orders[3]@7', Origin(topic='orders', partition=3, offset=7, row=1))
@@ -91,7 +91,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def parsed(cls, text: str) -> Origin | None:
-        """From its text; None where it is none."""
+        """Return the position that a text names, or None if it names none."""
         found = _SOURCE.fullmatch(text)
         if found is None:
             return None
@@ -99,12 +99,12 @@ class Origin(NamedTuple):
 
 
 def dead_letter_topic(topic: str) -> str:
-    """Name of the dead letter topic of a topic."""
+    """Return the name of a topic's dead-letter topic."""
     return f"{topic}{SUFFIX}"
 
 
 def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
-    """Name of the topic that brings records back to one agent alone; with `topic`, those of one of its topics.
+    """Return the name of an agent's retry topic; with `topic`, of the one for that topic of several.
 
     >>> retry_topic("shop", "total"), retry_topic("shop", "total", "returns")
     ('shop-total-retry', 'shop-total-returns-retry')
@@ -113,18 +113,18 @@ def retry_topic(app: str, agent: str, topic: str | None = None) -> str:
     name = f"{app}-{agent}{more}"
     legal = _ILLEGAL.sub("_", name)
     if legal != name or len(legal) + len(RETRY_SUFFIX) > _MAX_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # two agents must not share one
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]  # two agents must not share a topic
         legal = f"{legal[: _MAX_NAME - len(RETRY_SUFFIX) - len(digest) - 1]}-{digest}"
     return legal + RETRY_SUFFIX
 
 
 def retry_header(origin: Origin) -> tuple[str, bytes]:
-    """The header of a record that is re-published to a retry topic."""
+    """Return the header of a record that is re-published to a retry topic."""
     return _RETRY_OF, str(origin).encode()
 
 
 def read_retry(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[Headers, Origin | None]:
-    """A re-published record's headers apart: its own, and where it was first; None where nothing says so."""
+    """Return the own headers of a re-published record and its first position; None if no header names one."""
     own: list[tuple[str, bytes | None]] = []
     origin: Origin | None = None
     for name, value in headers or ():
@@ -136,9 +136,10 @@ def read_retry(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[Head
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[Headers, dict[str, str]]:
-    """A letter's headers apart: those of the record, and ours without their prefix; these are empty in others' letters.
+    """Return the headers of the record in a dead letter, and the facts about it, without their prefix.
 
-    A record that was a letter itself has ours twice; the last are those of this letter.
+    The dead letters of other programs have no facts. A record that was a dead letter itself has two sets; the last one
+    belongs to this letter.
     """
     found = list(headers or ())
     at = next((i for i in range(len(found) - 1, -1, -1) if found[i][0] == _FIRST), len(found))
@@ -166,7 +167,7 @@ def dead_letter(
     attempts: int | None = None,
     retry_topic: str | None = None,
 ) -> DeadLetter:
-    """The dead letter of a record of `topic`; only what is known becomes a header."""
+    """Return the dead letter of a record of `topic`; facts that are None get no header."""
     known: dict[str, object | None] = {
         "reason": reason,
         "error": error[:MAX_ERROR_CHARACTERS],

@@ -1,7 +1,7 @@
-"""Whether a value is the same as what came back for it: equal, and of the same types all the way down.
+"""Comparison of a value with its decoded copy: equal, and of the same types at every depth.
 
-Equality alone does not tell: a `Counter` equals the dict that JSON makes of it, an `IntEnum` its number, 1 equals 1.0.
-A program that is given one of them before a commit and the other one after it has a result that depends on the commit.
+Equality is not enough: a `Counter` equals the dict that JSON makes of it, an `IntEnum` its number, 1 equals 1.0. A
+program that gets one of them before a commit and the other after it has results that depend on the commit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SCALARS = frozenset({int, float, str, bytes, bool, type(None)})
 
 
 def identical(a: Any, b: Any) -> bool:
-    """Whether two values are equal and of the same types; NaN is equal to nothing.
+    """Return whether two values are equal and of the same types; NaN is equal to nothing.
 
     >>> from collections import Counter
     >>> identical([1, {"a": 1}], [1, {"a": 1}]), identical([1], [1.0]), identical({"a": Counter()}, {"a": {}})
@@ -39,7 +39,7 @@ def identical(a: Any, b: Any) -> bool:
             return False
         return list(a) == list(b) if _SCALARS.issuperset(kinds) else all(map(identical, a, b))
     if issubclass(kind, dict):
-        if list(a) != list(b):  # of what is written in order, another one comes back
+        if list(a) != list(b):  # written in this order, it comes back in this order
             return _same_elements(a, b) and all(identical(value, b[key]) for key, value in a.items())
         return identical(list(a), list(b)) and identical(list(a.values()), list(b.values()))
     if issubclass(kind, (set, frozenset)):
@@ -69,7 +69,9 @@ def _fields(kind: type) -> tuple[str, ...] | None:
 
 
 def same_value(back: Any, value: Any) -> bool:
-    """`identical`, several times as fast for a struct or dataclass that holds scalars: tables ask it for each record.
+    """Return `identical(back, value)`, several times faster for structs and dataclasses of scalars.
+
+    Tables call it for each record.
 
     >>> same_value(1, 1), same_value(1.0, 1)
     (True, False)
@@ -87,13 +89,13 @@ def same_value(back: Any, value: Any) -> bool:
 
 @lru_cache(maxsize=512)
 def _getter(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
-    """Gives all fields of a struct or dataclass; of one field it would not be a tuple."""
+    """Return a getter of all fields of a struct or dataclass; None for one field, which would not be a tuple."""
     names = _fields(kind)
     return attrgetter(*names) if names is not None and len(names) > 1 else None
 
 
 def identical_json(back: list[Any], values: list[Any]) -> bool:
-    """`identical`, where `back` is what JSON gave for `values`: faster, because then it is built-in types alone.
+    """Return `identical(back, values)` where `back` is decoded JSON: faster, since it has built-in types only.
 
     >>> from enum import IntEnum
     >>> identical_json([{"n": [1]}], [{"n": [1]}]), identical_json([{"n": 1}], [{"n": IntEnum("E", "A").A}])
@@ -103,7 +105,7 @@ def identical_json(back: list[Any], values: list[Any]) -> bool:
 
 
 def _is_plain_json(values: list[Any]) -> bool:
-    """Whether there are built-in types alone, depth by depth: all that lies equally deep is looked at together."""
+    """Return whether values have built-in types only; checks all values of one depth at a time."""
     while not _SCALARS.issuperset(map(type, values)):
         inner: list[Any] = []
         for value in values:
@@ -130,7 +132,7 @@ _EXACT: Mapping[type, type] = {
 
 @lru_cache(maxsize=512)
 def plainly_exact(declared: Any) -> Callable[[list[Any]], bool] | None:
-    """A quick test whether instances of a class hold just what it declares; None where that is more than scalars."""
+    """Return a fast test whether instances of a class hold what it declares; None if it declares more than scalars."""
     if not isinstance(declared, type) or not (issubclass(declared, msgspec.Struct) or is_dataclass(declared)):
         return None
     columns: list[tuple[Callable[[Any], Any], frozenset[type]]] = []

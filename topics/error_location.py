@@ -1,4 +1,4 @@
-"""Which line of the user's code an error comes from."""
+"""The line of the user's code that an error comes from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["raised_at"]
 
-# The package's rooms, Python's own modules and what is installed; all else is the user's.
+# The package's folders, Python's own modules and installed packages; all other code is the user's.
 _ROOT = Path(__file__).parents[1]
 _JOBS = _ROOT / "agents" / "jobs"
 _NOT_USERS = {_ROOT / room for room in ("topics", "agents", "replay")} | {
@@ -17,9 +17,9 @@ _NOT_USERS = {_ROOT / room for room in ("topics", "agents", "replay")} | {
 
 
 def raised_at(error: BaseException) -> str | None:
-    """`file:line in function` of the innermost frame of the user's code; None where it has none.
+    """Return `file:line in function` of the innermost frame of the user's code; None if there is none.
 
-    Files below the working directory are named from there.
+    Paths below the working directory are relative to it.
     """
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)

@@ -1,12 +1,12 @@
-"""Errors, sorted by what the caller does next.
+"""The classes of errors, by what the caller does next.
 
     AnabranchError
-    ├── Retry         the same call may succeed when it is made again
+    ├── Retriable     the same call may succeed when it is made again
     ├── Rebuild       this client is finished (fenced, fatal): make a new one and restore from the changelog
-    ├── BadRecord     one record cannot be processed: it goes to its policy, the others go on
+    ├── BadRecord     one record cannot be processed: its failure policy applies, other records are not affected
     └── Stop          a human has to change something; the program ends with exit code 1
-        ├── Hung      this client is finished without saying so: a new one may find what became of its last call
-        └── Usage     …and what has to change is the command line or the user's program; exit code 2
+        ├── Hung      this client hangs: a new one may find the outcome of its last call
+        └── Usage     the command line, the configuration or the program has to change; exit code 2
 
 Each carries a hint: what to do about it.
 """
@@ -62,10 +62,10 @@ class AnabranchError(Exception):
 
 
 def described(error: BaseException) -> str:
-    """Type and message of an error, in one line where the message is one."""
+    """Return the type and the message of an error, in one line if the message is one line."""
     try:
         text = str(error)
-    except BaseException as exc:  # noqa: BLE001 - a class of the user's, which may raise anything itself
+    except BaseException as exc:  # noqa: BLE001 (a class of the user's may raise anything)
         text = f"(its message cannot be shown: {type(exc).__name__})"
     if not text and isinstance(error, asyncio.CancelledError):
         text = "something that was awaited has been cancelled"
@@ -81,7 +81,7 @@ class Rebuild(AnabranchError):
 
 
 class BadRecord(AnabranchError):
-    """One record cannot be processed; it goes to the policy of whoever reads it."""
+    """One record cannot be processed; the failure policy of its reader applies."""
 
 
 class Stop(AnabranchError):
@@ -89,14 +89,14 @@ class Stop(AnabranchError):
 
 
 class Hung(Stop):
-    """The client waits for ever although the cluster is there (see `pulse`).
+    """The client hangs although the cluster answers (see `client_watchdog`).
 
-    What it wanted may have happened or not, as after a crash. Who can begin anew with another client does; for all
-    others the program ends.
+    The outcome of its last call is unknown, as after a crash. Callers that can continue with a new client do; otherwise
+    the program ends.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message, hint="start again: it goes on from what was committed")
+        super().__init__(message, hint="start again: it resumes from the last commit")
 
 
 class Usage(Stop):
@@ -105,7 +105,7 @@ class Usage(Stop):
     exit_code = 2
 
 
-# Errors after which the member no longer owns its partitions: what it computed belongs to nobody.
+# Errors after which a member no longer owns its partitions, so that its results must be dropped.
 _LOST = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,
@@ -121,8 +121,7 @@ _UNREACHABLE = frozenset(
 )
 
 
-# Right after a topic is made or a broker started, some brokers do not know yet. librdkafka's admin calls report these
-# without calling them retriable.
+# Some brokers learn of a new topic or broker late. librdkafka's admin calls report these errors as not retriable.
 _NOT_YET = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -141,7 +140,7 @@ _NOT_YET = frozenset(
 
 _SIZES = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 
-# What a broker, or librdkafka, says of a record that sending again cannot help.
+# Errors of a broker or of librdkafka about a record that cannot be sent, however often.
 _REFUSALS = _SIZES | frozenset(
     {
         KafkaError.INVALID_RECORD,
@@ -158,55 +157,55 @@ _REFUSALS = _SIZES | frozenset(
 
 
 def is_refusal(error: KafkaError) -> bool:
-    """Whether `error` is about the record, or the topic's name, so that sending it again cannot help."""
+    """Return whether `error` is about the record or the topic's name, so that sending it again cannot help."""
     return error.code() in _REFUSALS
 
 
 def is_too_large(error: KafkaError) -> bool:
-    """Whether `error` says that a record, or a batch of them, is too large for its topic."""
+    """Return whether `error` says that a record or a batch of records is too large for its topic."""
     return error.code() in _SIZES
 
 
 def is_unreachable(error: KafkaError) -> bool:
-    """Whether `error` says that no broker answers."""
+    """Return whether `error` says that no broker answers."""
     return error.code() in _UNREACHABLE
 
 
 def passes(error: KafkaError) -> bool:
-    """Whether `error` goes away by itself: ask again for a while."""
+    """Return whether `error` is temporary, so that the call may be repeated for a while."""
     return error.retriable() or error.code() in _NOT_YET
 
 
 def kafka_error(exc: KafkaException) -> KafkaError:
-    """The `KafkaError` inside an exception (its first argument)."""
+    """Return the `KafkaError` of an exception: its first argument."""
     error = exc.args[0]
     assert isinstance(error, KafkaError), exc.args
     return error
 
 
 def kafka_cause(error: BaseException) -> KafkaError | None:
-    """What Kafka said, where that is why an error of ours was raised."""
+    """Return the Kafka error that caused an error of this project; None if another cause did."""
     cause = error.__cause__
     return kafka_error(cause) if isinstance(cause, KafkaException) else None
 
 
 def is_lost(error: KafkaError) -> bool:
-    """Whether `error` says that this member no longer owns its partitions."""
+    """Return whether `error` says that this member no longer owns its partitions."""
     return error.code() in _LOST
 
 
-# A client cannot be made with these options.
+# Errors of options with which no client can be made.
 _REFUSED = frozenset({KafkaError._INVALID_ARG, KafkaError._CONFLICT})  # pyright: ignore[reportPrivateUsage]
 
 
 def _resolved(why: str) -> str:
-    """Of librdkafka's `host:port/bootstrap: Failed to resolve … (after 5ms in state CONNECT)` what matters."""
+    """Return the cause in librdkafka's `host:port/bootstrap: Failed to resolve … (after 5ms in state CONNECT)`."""
     _, found, said = why.partition("Failed to resolve")
     return f"cannot resolve{said.partition(' (after')[0]}" if found else why
 
 
 def understood(exc: BaseException) -> AnabranchError | None:
-    """What ends a command, as an error that says what to do; None where it is not known what it means."""
+    """Return an exception that ends a command as an error with a hint; None if its meaning is not known."""
     if isinstance(exc, AnabranchError):
         return exc
     if isinstance(exc, KafkaException) and exc.args and isinstance(exc.args[0], KafkaError):
@@ -230,13 +229,13 @@ _OS_HINTS = {
 
 
 def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str = "") -> AnabranchError:
-    """Sort a Kafka exception by remedy.
+    """Return the error of this project for a Kafka exception, classified by remedy.
 
     Args:
-        exc: what librdkafka raised.
-        doing: what was being done, as in "create topic orders".
-        servers: bootstrap servers, named when none can be reached.
-        why: what the client has heard of connections that failed, such as a wrong password.
+        exc: raised by librdkafka.
+        doing: the failed action, such as "create topic orders".
+        servers: bootstrap servers, named when none of them can be reached.
+        why: the reason why a connection failed, such as a wrong password, if the client has reported one.
     """
     error = kafka_error(exc)
     if error.code() in _REFUSED:

@@ -1,9 +1,9 @@
-"""The headers of a record, also where a name in them is not UTF-8.
+"""The headers of a record, safe for names that are not UTF-8.
 
 Kafka does not check header names, and producers in C or Go write the bytes that they are given. confluent_kafka cannot
 decode such a name: `Message.headers()` sets an exception and still returns a list, with a C NULL in place of the name.
-Called from C code, that is a `SystemError`. Called from bytecode that the interpreter has specialised, it goes
-unnoticed, and reading the NULL ends the process. Each later call returns the same list without an exception. So no
+Called from C code, that is a `SystemError`. Called from bytecode that the interpreter has specialised, it is not
+noticed, and reading the NULL ends the process. Each later call returns the same list without an exception. So no
 other file of this project calls it (`tests/test_tidy.py`), and the list is replaced as soon as it is found.
 """
 
@@ -42,13 +42,13 @@ _FAULTS = (SystemError, UnicodeDecodeError)
 
 
 class _Unreadable(tuple[tuple[str, bytes | None], ...]):
-    """No headers, for want of readable ones."""
+    """An empty list of headers that stands for unreadable ones."""
 
     __slots__ = ()
 
 
 UNREADABLE: Headers = _Unreadable()
-"""Stands for headers that cannot be read; empty, so that who does not ask finds none."""
+"""Stands for headers that cannot be read; empty, so that callers that do not compare find no headers."""
 
 
 class UnreadableHeaders(BadRecord):
@@ -59,7 +59,7 @@ class UnreadableHeaders(BadRecord):
 
 
 def headers_of(message: Any) -> Headers | None:
-    """The headers of a record or a row; `UNREADABLE` where a name is not UTF-8."""
+    """Return the headers of a record or a row; `UNREADABLE` if a name is not UTF-8."""
     try:
         return _ask_one(message)
     except _FAULTS:
@@ -68,7 +68,7 @@ def headers_of(message: Any) -> Headers | None:
 
 
 def all_headers(messages: Sequence[Any]) -> tuple[list[Headers | None], list[int]]:
-    """The headers of each record, and which of the records have `UNREADABLE` ones."""
+    """Return the headers of each record, and the numbers of the records whose headers are `UNREADABLE`."""
     found: list[Headers | None] = []
     unreadable: list[int] = []
     left = iter(messages)
@@ -77,7 +77,7 @@ def all_headers(messages: Sequence[Any]) -> tuple[list[Headers | None], list[int
             found.extend(map(_ask, left))
             return found, unreadable
         except _FAULTS:
-            # Those before it are in the list. Asked once more, it would give the list with the hole.
+            # The headers of the records before it are in the list. A second call would return the list with the NULL.
             number = len(found)
             messages[number].set_headers(UNREADABLE)
             found.append(UNREADABLE)
@@ -106,7 +106,7 @@ def copied_headers(messages: Sequence[Any]) -> list[Headers | None]:
         found[number] = None
         message = messages[number]
         _logger.warning(
-            "%s[%d]@%d: a header name that is not UTF-8; the record goes on without its headers",
+            "%s[%d]@%d: a header name that is not UTF-8; the record is processed without its headers",
             message.topic(),
             message.partition(),
             message.offset(),

@@ -1,10 +1,10 @@
-"""Which keys are one key, and the bytes that a record carries for it.
+"""Equality of keys, and the bytes of a record's key.
 
 Python decides: keys that are equal to a dict are one key. So 1, 1.0, True and `Decimal(1)` are one, and so are 0.0 and
--0.0, `("a", 1)` and `("a", 1.0)`, an `IntEnum` and its number; "1" and 1 are two. `plain` gives all of them one form,
-the one that JSON gives back: a whole number where there is one.
+-0.0, `("a", 1)` and `("a", 1.0)`, an `IntEnum` and its number; "1" and 1 are two. `plain` returns one form
+for all of them, the one that JSON gives back: an integer if there is one.
 
-Everything that depends on a key uses that form, so that it cannot be one key here and two there:
+Everything that depends on a key uses that form, so that no part of the project takes one key for two:
 
 - the bytes of a record's key (`record_key`), and with them its partition;
 - the bytes of a table's key in store and changelog (`anabranch.topics.serde.key_codec`).
@@ -28,24 +28,24 @@ from .errors import BadRecord
 
 __all__ = ["as_key", "has_one_form", "json_element", "json_key", "plain", "record_key", "without_minus_zero"]
 
-# Beyond this exponent a Decimal is not written out as a whole number.
+# A Decimal with a larger exponent is not written out as an integer.
 _MOST_DIGITS = 400
 
 _JSON = frozenset({str, int, float, type(None)})
 
-# Types that are written in one way alone, and parts of types that are not.
+# Types whose values have one encoding, and parts of types whose values have several.
 _ONE_FORM = frozenset({int, bool, date, timedelta, UUID})
 _SEVERAL_FORMS = re.compile("Float|Decimal|DateTime|TimeType|Any|Custom|Recursion|Dict|Set")
 
 
 def plain(key: Any) -> Any:
-    """The form of a key that all keys equal to it have; keys that JSON does not know as they are.
+    """Return the form that all keys equal to this one share; keys of types unknown to JSON are returned unchanged.
 
     >>> plain(2.0), plain(True), plain(-0.0), plain(("a", (1.0, "b"))), plain("2"), plain(2.5)
     (2, 1, 0, ('a', (1, 'b')), '2', 2.5)
 
     Raises:
-        BadRecord: it is NaN or infinite, or holds such a number.
+        BadRecord: the key is NaN or infinite, or contains such a number.
     """
     kind = type(key)
     if kind is str or kind is int or key is None:
@@ -76,7 +76,7 @@ def _number(key: Any) -> Any:
         return whole
     try:
         near = float(key)
-    except OverflowError:  # a fraction that no float comes near
+    except OverflowError:  # a fraction outside of the range of floats
         return key
     if key == near:
         return near
@@ -91,15 +91,15 @@ def _is_finite(key: Any) -> bool:
 
 
 def as_key(value: Any) -> Any:
-    """A JSON value, as it is where it is a key: arrays as tuples."""
+    """Return a JSON value as a key: with tuples for arrays."""
     return tuple(map(as_key, cast("list[Any]", value))) if isinstance(value, list) else value
 
 
 def json_key(key: Any) -> Any:
-    """`plain`, of keys that JSON gives back.
+    """Return `plain(key)` for a key that JSON can hold.
 
     Raises:
-        BadRecord: as `plain`; or JSON would give back something else.
+        BadRecord: as `plain`; or JSON would give back another value.
     """
     key = plain(key)
     if type(key) is tuple:
@@ -110,11 +110,12 @@ def json_key(key: Any) -> Any:
 
 
 def json_element(value: Any) -> Any:
-    """An element of an undeclared set, which is part of a value: as `json_key`, but flags stay flags, and types
-    that only equal those of JSON are refused.
+    """Return an element of an undeclared set, which is part of a value.
+
+    As `json_key`, but booleans stay booleans, and types that only equal those of JSON are refused.
 
     Raises:
-        BadRecord: JSON would give back something else.
+        BadRecord: JSON would give back another value.
     """
     kind = type(value)
     if kind is tuple:
@@ -130,7 +131,7 @@ def _refused(kind: type) -> NoReturn:
 
 
 def has_one_form(declared: type) -> bool:
-    """Whether equal values of exactly this type are written alike."""
+    """Return whether equal values of exactly this type have the same encoding."""
     if declared in _ONE_FORM or issubclass(declared, Enum):
         return True
     if not issubclass(declared, msgspec.Struct) and not is_dataclass(declared):
@@ -139,15 +140,17 @@ def has_one_form(declared: type) -> bool:
 
 
 def without_minus_zero(key: Any) -> Any:
-    """A key of floats, or a tuple of such, with 0.0 for -0.0."""
+    """Return a float, or a tuple of floats, with 0.0 for -0.0; other keys unchanged."""
     if isinstance(key, tuple):
         return tuple(map(without_minus_zero, cast(tuple[Any, ...], key)))
     return 0.0 if type(key) is float and not key else key
 
 
 def record_key(key: Any) -> bytes | None:
-    """The bytes of a record's key of no declared type: bytes as they are, text as UTF-8, numbers in decimal, tuples as
-    JSON arrays, other objects as in JSON, where it knows them, else as `str` shows them. Equal keys are equal bytes.
+    """Return the bytes of a record's key without a declared type. Equal keys have equal bytes.
+
+    Bytes are unchanged, text is UTF-8, numbers are decimal, tuples are JSON arrays, other objects are JSON if it knows
+    them, else their `str`.
 
     >>> record_key("a"), record_key(2.0), record_key(2.5), record_key(("a", 1.0)), record_key(b"raw")
     (b'a', b'2', b'2.5', b'["a",1]', b'raw')

@@ -1,4 +1,4 @@
-"""A record that an app wants to be produced."""
+"""An output: a record that an app produces."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .producer import Headers
 
 __all__ = ["RECORD_BYTES", "Output"]
 
-# A record in Kafka beside its content: lengths, times and offsets, and the batch header of which it has a part.
+# Bytes of a record in Kafka beside its content: lengths, time, offset, and its share of the batch header.
 _HEADER_BYTES = 4
 RECORD_BYTES = 90
 
 
 class Output(NamedTuple):
-    """A record to be produced; `partition` -1 lets the key choose, `timestamp_ms` None means now."""
+    """A record to produce. `partition` -1 means that the key decides; `timestamp_ms` None means now."""
 
     topic: str
     value: bytes | None
@@ -25,6 +25,6 @@ class Output(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """About what it takes in Kafka, uncompressed."""
+        """The approximate uncompressed size in Kafka."""
         headers = sum(len(name) + len(value or b"") + _HEADER_BYTES for name, value in self.headers or ())
         return len(self.value or b"") + len(self.key or b"") + headers + RECORD_BYTES

@@ -1,7 +1,7 @@
 """Packed batches: one Kafka record that holds many rows of one partition. `docs/packed.md` has the format.
 
-Headers `content-type` and `rows`; the value is an Arrow IPC stream of one record batch. What its columns hold is what
-JSON would hold, so a row is as good as a plain record: it has a value, perhaps a key, and a time.
+The record has the headers `content-type` and `rows`; its value is an Arrow IPC stream of one record batch. The columns
+hold values that JSON can hold, so a row is equivalent to a plain record: it has a value, a time and perhaps a key.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ RESERVED = frozenset({KEY, TIME})
 """Names that a field of a row cannot have."""
 
 MAX_ROWS = 32_768
-"""Most rows a writer should put into one batch: it is handed over, undone and committed whole."""
+"""The most rows that a writer should put into one batch: a batch is processed, rolled back and committed whole."""
 
 LEAST_BYTES = 256
-"""No packed batch is smaller: its schema alone is not. So of smaller records nobody has to look at the headers."""
+"""No packed batch is smaller, since its schema is not. The headers of smaller records need not be read."""
 
 _VERSION = "1"
 
 
 @dataclass(frozen=True, slots=True)
 class PackedRecord:
-    """A packed batch on its way into a topic; it has no key, and its timestamp is the largest of its rows."""
+    """A packed batch to produce; it has no key, and its timestamp is the largest of its rows."""
 
     value: bytes
     headers: Headers
@@ -66,7 +66,7 @@ class PackedRecord:
 
 
 def is_packed(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
-    """Whether a record with such headers is a packed batch."""
+    """Return whether a record with these headers is a packed batch."""
     if not headers:
         return False
     found = dict(headers)
@@ -74,13 +74,13 @@ def is_packed(headers: Iterable[tuple[str, bytes | None]] | None) -> bool:
 
 
 def packed_rows(headers: Iterable[tuple[str, bytes | None]] | None, most: int | None = None) -> int:
-    """How many rows a record stands for, going by its headers.
+    """Return the number of rows of a record, as its headers say.
 
     Args:
         most: rows that a batch may have; None for those of `limits()`.
 
     Returns:
-        1 where it is not packed, or says something that is not taken anyway.
+        1 if the record is not packed, or if its headers claim a number that is refused anyway.
     """
     if not is_packed(headers):
         return 1
@@ -91,7 +91,7 @@ def packed_rows(headers: Iterable[tuple[str, bytes | None]] | None, most: int | 
 
 @cache
 def limits() -> PackedLimits:
-    """The largest batches that are opened, where an app does not say otherwise: `PackedLimits`, or the environment's.
+    """Return the limits of packed batches for apps that set none: `PackedLimits`, changed by the environment.
 
     `ANABRANCH_PACKED_ROWS`, `ANABRANCH_PACKED_COLUMNS`, `ANABRANCH_PACKED_SIZE_BYTES`, `ANABRANCH_PACKED_DEPTH`.
 
@@ -117,17 +117,17 @@ def pack(
     value: Literal["json", "text"] = "json",
     compression: Literal["lz4", "zstd"] | None = "lz4",
 ) -> PackedRecord:
-    """Rows as one record.
+    """Return rows as one packed batch.
 
     Args:
-        batch: the rows; whoever calls keeps it below the topic's `max.message.bytes` and `MAX_ROWS`. Its columns are
+        batch: the rows; the caller keeps it below the topic's `max.message.bytes` and `MAX_ROWS`. Its columns are
             those of the value, then `__key` and `__time`, where these are not fields of the value.
         key: the column with the keys: text, whole numbers or bytes; a row with null has none.
         time: the column with the times, in ms since 1970; a row with null has that of the record.
         value: `json`: a row's value is a JSON object of the columns, in order; `text`: there is one, with the values.
 
     Raises:
-        Usage: a column is none that JSON could hold, or bears a name of ours.
+        Usage: JSON cannot hold a column, or a column has a reserved name.
     """
     ipc = arrow().ipc
     batch = _without_views(batch)
@@ -150,7 +150,7 @@ def pack(
 
 
 class Packed:
-    """What a packed record holds; keys, times and values are made when somebody asks for them.
+    """The content of a packed record; keys, times and values are made when they are first read.
 
     Args:
         value: the record's.
@@ -174,7 +174,7 @@ class Packed:
             measure(value, most or limits())
             with pyarrow.ipc.open_stream(value) as stream:
                 batch = stream.read_next_batch()
-            batch.validate(full=True)  # offsets that point outside would take the process down later
+            batch.validate(full=True)  # offsets outside of the buffers would end the process later
             self._open(batch, {name: text.decode() for name, text in (batch.schema.metadata or {}).items()})
         except Refused as exc:
             if exc.limit:
@@ -201,15 +201,15 @@ class Packed:
         ).replace_schema_metadata(None)
 
     def keys(self) -> list[bytes | None]:
-        """Each row's key, as the record's would be."""
+        """Return each row's key as the bytes of a record's key; None for a row without one."""
         return self._key_list
 
     def times_ms(self) -> list[int]:
-        """Each row's time, in ms since 1970."""
+        """Return each row's time in ms since 1970."""
         return self._time_list
 
     def values(self) -> list[bytes]:
-        """Each row's value, as the record's would be."""
+        """Return each row's value as the bytes of a record's value."""
         return self._value_list
 
     @cached_property
@@ -230,23 +230,23 @@ class Packed:
 
 
 def row_values(batch: pyarrow.RecordBatch, kind: str) -> list[bytes]:
-    """The value of each row of a batch: a JSON object of its columns, or its text as it stands; see `pack`."""
+    """Return the value of each row of a batch: a JSON object of its columns, or its text; see `pack`."""
     if kind == "text":
         return _listed(key_bytes(batch.column(0)))
     import polars
 
     try:
         frame: Any = polars.from_arrow(batch)
-        frame.columns = batch.schema.names  # a name that is empty would be another
+        frame.columns = batch.schema.names  # polars renames an empty name
         made = frame.select(polars.struct(polars.all()).struct.json_encode().cast(polars.Binary))
         return made.to_series().to_list()
-    except polars.exceptions.PanicException as exc:  # a BaseException, which nobody else would catch
+    except polars.exceptions.PanicException as exc:  # a BaseException
         raise ValueError(f"rows that cannot be written as JSON: {exc}") from None
 
 
 @cache
 def arrow() -> Any:
-    """pyarrow, imported by the first who needs it: it takes a tenth of a second."""
+    """Return pyarrow, imported on first use: it takes a tenth of a second."""
     import pyarrow
     import pyarrow.ipc  # pyright: ignore[reportUnusedImport]
 
@@ -254,7 +254,7 @@ def arrow() -> Any:
 
 
 def exceeded_by(value: bytes, most: PackedLimits) -> str:
-    """Which of the limits a packed batch exceeds, by its name; empty where it is within them."""
+    """Return the name of the limit that a packed batch exceeds; empty if it exceeds none."""
     try:
         measure(value, most)
     except Refused as exc:
@@ -281,7 +281,7 @@ def _listed(column: Any) -> list[Any]:
 
 
 def _wrong(batch: Any, names: list[str], key: str | None, time: str | None, value: str | None) -> str:
-    """What keeps a batch from being a packed one; empty if nothing does."""
+    """Return the reason why a batch cannot be a packed batch; empty if it can."""
     types = arrow().types
     columns = [field for field in batch.schema if field.name not in RESERVED]
     if not batch.num_rows:
@@ -312,13 +312,13 @@ def _wrong(batch: Any, names: list[str], key: str | None, time: str | None, valu
 
 
 def is_text(kind: Any) -> bool:
-    """Whether an Arrow type is one of its ways to hold text."""
+    """Return whether an Arrow type is a type of text."""
     types = arrow().types
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _without_views(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
-    """A batch whose text and bytes are written in the way that readers take."""
+    """Return a batch with its text and bytes in the Arrow types that readers accept."""
     pa = arrow()
 
     def plain(kind: Any) -> Any:
@@ -347,5 +347,5 @@ def _is_json(types: Any, kind: Any) -> bool:
     else:
         number = types.is_integer(kind) or types.is_floating(kind)
         return is_text(kind) or number or types.is_boolean(kind) or types.is_null(kind)
-    # Looking at a name raises if it is no UTF-8, which polars would not survive.
+    # Reading a name raises if it is not UTF-8; polars would panic.
     return len({field.name for field in inner}) == len(inner) > 0 and all(_is_json(types, f.type) for f in inner)

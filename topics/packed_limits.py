@@ -1,12 +1,12 @@
-"""What an Arrow IPC stream claims to hold, read from its metadata before anything is allocated for it.
+"""The limits of packed batches, checked against the metadata of the Arrow IPC stream before anything is allocated.
 
-A few hundred bytes can claim 10⁹ rows, and 25 KB can decompress to 800 MB, so a stranger's batch is measured before
-pyarrow opens it. The metadata are FlatBuffers (`Message.fbs`, `Schema.fbs` of Apache Arrow); this reads the few tables
+A few hundred bytes can claim 10⁹ rows, and 25 KB can decompress to 800 MB, so each batch is measured before pyarrow
+opens it. The metadata are FlatBuffers (`Message.fbs`, `Schema.fbs` of Apache Arrow); this reads the few tables
 that say types, lengths and buffers. The work is bounded: an offset outside of the message is an error, fields are
 counted while they are visited, and a vector is read only after its claimed length has been compared with a bound.
 
 For a compressed buffer pyarrow allocates what its length prefix says, and fails where the content has another length.
-So the sum of the prefixes bounds the memory, also where they lie.
+So the sum of the prefixes bounds the memory, even if they are wrong.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ __all__ = ["Measure", "PackedLimits", "Refused", "measure"]
 
 @dataclass(frozen=True, slots=True)
 class PackedLimits:
-    """The largest batch that is opened.
+    """The largest packed batch that is opened.
 
     Attributes:
-        rows: of the batch.
-        columns: with the fields nested in them.
-        size_bytes: decompressed. The JSON of the rows may have four times as many, about, because it repeats names.
-        depth: of lists and structs in each other; a plain column has 1.
+        rows: the most rows.
+        columns: the most columns, nested fields included.
+        size_bytes: the largest decompressed size. The JSON of the rows may have about four times as many bytes, because
+            it repeats names.
+        depth: the deepest nesting of lists and structs; a plain column has 1.
     """
 
     rows: int = 32_768
@@ -38,10 +39,10 @@ class PackedLimits:
 
 
 class Refused(ValueError):
-    """It is no stream of one batch with the types of JSON.
+    """A value is not an Arrow stream of one batch with the types of JSON, or exceeds a limit.
 
     Attributes:
-        limit: name of the limit that it exceeds; empty where that is not the reason.
+        limit: name of the exceeded limit; empty for another reason.
     """
 
     def __init__(self, reason: str, limit: str = "") -> None:
@@ -50,7 +51,7 @@ class Refused(ValueError):
 
 
 class Measure(NamedTuple):
-    """What a stream claims, all within the limits."""
+    """The size of a stream within the limits, as its metadata claim."""
 
     rows: int
     columns: int
@@ -62,8 +63,8 @@ class _Field(NamedTuple):
 
     Attributes:
         parent: number of the struct that it belongs to; -1 for a column, -2 for the elements of a list.
-        text_bytes: of its name and a short value in JSON.
-        buffers: how many it has.
+        text_bytes: size of its name and a short value in JSON.
+        buffers: the number of its buffers.
     """
 
     parent: int
@@ -98,10 +99,10 @@ _u16, _i32, _i64 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<q")
 
 
 def measure(value: bytes, limits: PackedLimits) -> Measure:
-    """What a stream of one batch holds.
+    """Return the size of a stream of one batch.
 
     Raises:
-        Refused: it is damaged, holds more than one batch or other types than JSON has, or exceeds a limit.
+        Refused: the stream is damaged, holds more than one batch or other types than JSON has, or exceeds a limit.
     """
     try:
         return _measure(value, limits)
@@ -147,7 +148,7 @@ def _check(limit: str, found: int, most: int) -> None:
 
 
 def _message(value: bytes, begin: int) -> tuple[bytes, int, int]:
-    """Metadata and body length of the message that begins there, and where it ends."""
+    """Return the metadata and the body length of the message at a position, and the position of its end."""
     if value[begin : begin + 4] != _CONTINUATION:
         raise Refused("no Arrow stream" if not begin else "no record batch")
     (size,) = _i32.unpack_from(value, begin + 4)
@@ -176,7 +177,7 @@ def _header(metadata: bytes, kind: int, what: str) -> _Table:
 
 @lru_cache(maxsize=64)
 def _cached_fields(metadata: bytes, limits: PackedLimits) -> tuple[_Field, ...]:
-    """Those of a small schema, which is that of most batches of a topic."""
+    """Return the fields of a small schema; most batches of a topic have the same one."""
     return _fields(_header(metadata, _SCHEMA, "schema"), limits)
 
 
@@ -230,7 +231,7 @@ def _lengths(batch: _Table, fields: tuple[_Field, ...], rows: int) -> list[int]:
 
 
 def _sizes(batch: _Table, fields: tuple[_Field, ...], value: bytes, begin: int, body: int) -> Iterator[int]:
-    """Of each buffer, once it is decompressed."""
+    """Yield the decompressed size of each buffer."""
     if begin % 8:
         raise Refused("its body is not aligned to 8 bytes")
     compressed = batch.table(3) is not None
@@ -256,7 +257,7 @@ def _root(data: bytes) -> _Table:
 
 
 class _Table:
-    """A table of a FlatBuffer: its fields are found by their number; those that are not there have a default of 0."""
+    """A table of a FlatBuffer. Fields have numbers; a field that is absent has the value 0."""
 
     __slots__ = ("_at", "_data", "_fields", "_vtable")
 
@@ -272,27 +273,27 @@ class _Table:
         return self._at + offset if offset else 0
 
     def _target(self, number: int) -> int:
-        """Where a field points to; 0 where it is not there."""
+        """Return the position that a field refers to; 0 if it is absent."""
         at = self._place(number)
         return _inside(self._data, at + _i32.unpack_from(self._data, at)[0]) if at else 0
 
     def byte(self, number: int) -> int:
-        """A field of one byte."""
+        """Return a field of one byte."""
         at = self._place(number)
         return self._data[_inside(self._data, at)] if at else 0
 
     def number(self, number: int, form: struct.Struct) -> int:
-        """A field that is a whole number."""
+        """Return a field that is an integer."""
         at = self._place(number)
         return form.unpack_from(self._data, at)[0] if at else 0
 
     def table(self, number: int) -> _Table | None:
-        """A field that is a table, or a union of tables."""
+        """Return a field that is a table, or a union of tables."""
         at = self._target(number)
         return _Table(self._data, at) if at else None
 
     def text(self, number: int) -> str:
-        """A field that is a string."""
+        """Return a field that is a string."""
         at = self._target(number)
         if not at:
             return ""
@@ -300,7 +301,7 @@ class _Table:
         return self._data[at + 4 : at + 4 + size].decode()
 
     def tables(self, number: int, most: int) -> list[_Table]:
-        """A field that is a vector of tables."""
+        """Return a field that is a vector of tables."""
         at = self._target(number)
         if not at:
             return []
@@ -310,7 +311,7 @@ class _Table:
         return [_Table(self._data, place + _i32.unpack_from(self._data, place)[0]) for place in places]
 
     def pairs(self, number: int, expected: int, what: str) -> list[tuple[int, int]]:
-        """A field that is a vector of structs of two 64-bit numbers."""
+        """Return a field that is a vector of structs of two 64-bit numbers."""
         at = self._target(number)
         size = self._size(at, 16) if at else 0
         if size != expected:
@@ -326,7 +327,7 @@ class _Table:
 
 
 def _inside(data: bytes, at: int) -> int:
-    # Python would take a negative one for a place before the end.
+    # Python would count a negative offset from the end.
     if not 0 <= at < len(data):
         raise struct.error("an offset outside of its message")
     return at

@@ -1,7 +1,7 @@
-"""Reading partitions from a position to an end: changelogs, runs, dead letters, whatever a group has left.
+"""Reading of partitions from a position to an end: changelogs, run records, dead letters, the rest of a group's topics.
 
-Counting records cannot tell whether the end is reached, because transaction markers and aborted records occupy offsets
-too; positions can. Behind the last record only librdkafka's end-of-partition event moves the position.
+A count of records cannot tell whether the end is reached, because transaction markers and aborted records occupy
+offsets too; positions can. Behind the last record only librdkafka's end-of-partition event moves the position.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Gone", "Key", "Reader", "Run", "read_to_end", "stalled"]
 
 Key = tuple[str, int]
 
-# More in one call are not faster, and the interpreter's lock is held while they are made: 5,000 take 3 ms.
+# More messages in a call are not faster, and the GIL is held while they are made: 5,000 take 3 ms.
 _BATCH = 5_000
 _WAIT_S = 0.02  # librdkafka waits this long in full unless it can fill the batch
-# An end of partition is reported after this wait at the latest.
+# The end of a partition is reported after this wait at the latest.
 _FETCH_WAIT_MS = 10
 STALLED_S = 30.0
 _CLOSE_S = 5.0
@@ -31,7 +31,7 @@ _CLOSE_S = 5.0
 _error_of: Any = Message.error
 _partition_of: Any = Message.partition
 
-# All others pass or do not (a broker that is away for a moment): then nothing arrives for too long.
+# Other errors may be temporary (a broker is away for a moment); if they are not, the read stalls and raises.
 _FINAL = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -56,7 +56,7 @@ class Gone(Stop):
     """Kafka has deleted the records at a position before they were read.
 
     Attributes:
-        at: topic and partition.
+        at: the partition.
     """
 
     def __init__(self, topic: str, partition: int) -> None:
@@ -68,11 +68,12 @@ class Gone(Stop):
 
 
 class Reader:
-    """Committed records of partitions that come and go. Used by one thread.
+    """Reads committed records of partitions that are added and removed. Used by one thread.
 
     Args:
-        queued_messages: of each partition, librdkafka fetches as many ahead.
-        gone: what to do where a position's records were deleted: `earliest` goes on with what is there, `error` raises.
+        queued_messages: number of messages that librdkafka fetches ahead for each partition.
+        gone: if the records at a position have been deleted, `earliest` continues with the first that exist;
+            `error` raises `Gone`.
     """
 
     def __init__(self, cluster: Cluster, *, queued_messages: int = 100_000, gone: str = "earliest") -> None:
@@ -89,16 +90,16 @@ class Reader:
         )
 
     def add(self, starts: Mapping[Key, int]) -> None:
-        """Read these, too: (topic, partition) -> offset to begin at."""
+        """Read these partitions, too: (topic, partition) -> offset to begin at."""
         self._topics.update(topic for topic, _ in starts)
         self._kafka.incremental_assign([TopicPartition(*at, start) for at, start in starts.items()])
 
     def remove(self, partitions: Iterable[Key]) -> None:
-        """Read these no more; nothing of them comes after."""
+        """Stop reading these partitions; none of their records is returned from now on."""
         self._kafka.incremental_unassign([TopicPartition(*at) for at in partitions])
 
     def read(self, wait_s: float = _WAIT_S) -> list[Run]:
-        """What has arrived; waits, unless it is much.
+        """Return the records that have arrived; waits until there is a full batch, `wait_s` at most.
 
         Raises:
             Stop: a partition cannot be read, and waiting would not help.
@@ -131,7 +132,7 @@ class Reader:
         return [message for message in messages if message.error() is None]
 
     def _grouped(self, messages: list[Any]) -> Iterator[tuple[Key, Iterable[Any]]]:
-        if len(self._topics) == 1:  # a message's accessors cost as much as reading it: ask for as little as can be
+        if len(self._topics) == 1:  # accessors cost as much as reading a message: call as few as possible
             (topic,) = self._topics
             for partition, run in groupby(messages, _partition_of):
                 yield (topic, partition), run
@@ -140,7 +141,7 @@ class Reader:
                 yield at, run
 
     def close(self, *, hung: bool = False) -> None:
-        """Nothing was committed, nobody has to be told; a client that hangs is left behind."""
+        """Close the client, which has committed nothing. A client that hangs is left to a daemon thread."""
         client_watchdog.leave_behind(self._kafka.close, 0.0 if hung else _CLOSE_S)
 
 
@@ -152,15 +153,15 @@ def read_to_end(
     stalled_s: float = STALLED_S,
     queued_messages: int = 100_000,
 ) -> Iterator[Run]:
-    """Committed records from `starts` until every partition's position has reached its end.
+    """Yield committed records from `starts` until every partition's position has reached its end.
 
     Args:
         starts: (topic, partition) -> offset to begin at.
-        ends: (topic, partition) -> offset to reach; partitions that are there already are not read.
-        stalled_s: how long nothing may arrive.
+        ends: (topic, partition) -> offset to reach; partitions that begin at their end are not read.
+        stalled_s: the longest time in which nothing arrives.
 
     Raises:
-        Stop: nothing arrived for so long: no broker, or an open transaction stands before the end.
+        Stop: nothing has arrived for that long: no broker, or an open transaction before the end.
     """
     waiting = {at: end for at, end in ends.items() if starts[at] < end}
     if not waiting:
@@ -189,7 +190,7 @@ def read_to_end(
 
 
 def stalled(waiting: Iterable[Key], seconds: float) -> Stop:
-    """Nothing has come for so long."""
+    """Return the error for partitions from which nothing has arrived for a time."""
     listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(waiting))
     return Stop(
         f"nothing arrived from {listed} for {seconds:.0f} s",

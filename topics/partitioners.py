@@ -1,11 +1,11 @@
-"""How keys map to partitions: the same place for the same key, whoever sends it.
+"""Partitioners: the partition of a key, the same for every producer.
 
-By hash, unless a topic says otherwise. Kafka's Java client hashes keys with its own murmur2; librdkafka does so only
-when asked (`partitioner=murmur2_random`), and its default is another hash. All producers of this project use murmur2,
-so a record lands where the Java client would put it.
+Keys are partitioned by hash unless a topic declares otherwise. Kafka's Java client hashes keys with its own murmur2;
+librdkafka does so only when asked (`partitioner=murmur2_random`), and its default is another hash. All producers of
+this project use murmur2, so a key has the same partition as with the Java client.
 
-By range, where a topic declares it: partition after partition, keys are then in order. Which topics do is kept in the
-cluster, see `partitioners.py`.
+A topic may be partitioned by range: then keys are in order, partition after partition. The cluster keeps the ranges of
+such topics; see `partitioner_registry.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MASK = 0xFFFFFFFF
 
 
 def murmur2(data: bytes) -> int:
-    """Kafka's 32-bit murmur2 of `data`, as an unsigned number (org.apache.kafka.common.utils.Utils.murmur2)."""
+    """Return Kafka's 32-bit murmur2 of `data`, as an unsigned number (org.apache.kafka.common.utils.Utils.murmur2)."""
     length = len(data)
     h = _SEED ^ length
     whole = length & ~3
@@ -67,7 +67,7 @@ _place = _fastest_place()
 
 @dataclass(frozen=True, slots=True)
 class HashPartitioner:
-    """Keys are spread by hash.
+    """Partitions keys by their hash.
 
     >>> HashPartitioner(4).partition(b"foobar")
     2
@@ -76,11 +76,11 @@ class HashPartitioner:
     partitions: int
 
     def partition(self, key: bytes) -> int:
-        """Number of the partition that holds `key`; sign bit off, then modulo, as Java's client does it."""
+        """Return the partition of `key`: the hash without its sign bit, modulo the partitions, as in Java's client."""
         return _place(key, self.partitions)
 
     def partitions_of(self, keys: Sequence[bytes]) -> list[int]:
-        """`partition` of many keys."""
+        """Return the partition of each key."""
         return list(map(_place, keys, repeat(self.partitions)))
 
     def __str__(self) -> str:
@@ -89,7 +89,7 @@ class HashPartitioner:
 
 @dataclass(frozen=True, slots=True)
 class RangePartitioner:
-    """Keys are spread by their order as bytes (for text: UTF-8, so by code point).
+    """Partitions keys by their order as bytes (for text: UTF-8, so by code point).
 
     Args:
         splits: the first key of each partition but the first, in order.
@@ -110,7 +110,7 @@ class RangePartitioner:
 
     @classmethod
     def parsed(cls, text: str) -> RangePartitioner:
-        """From `g,p` or `range:g,p`.
+        """Parse `g,p` or `range:g,p`.
 
         >>> RangePartitioner.parsed("range:g,p") == RangePartitioner((b"g", b"p"))
         True
@@ -124,9 +124,9 @@ class RangePartitioner:
 
     @classmethod
     def learned(cls, keys: Iterable[bytes], partitions: int) -> RangePartitioner:
-        """Split points that give each partition as much of a sample as can be.
+        """Return the split points that divide a sample of keys as evenly as possible.
 
-        A key is in one partition with all of its records, so a key with more than its share cannot be spread.
+        All records of a key are in one partition, so a key with more than an even share cannot be divided.
 
         >>> RangePartitioner.learned([b"a", b"b", b"b", b"c", b"d", b"e"], 3)
         RangePartitioner(splits=(b'b', b'd'))
@@ -144,22 +144,22 @@ class RangePartitioner:
         splits: list[int] = []
         for number in range(1, partitions):
             after = splits[-1] if splits else 0
-            # The border between two keys that is nearest to an even share, with a key left for each range to come.
+            # The boundary between two keys that is nearest to an even share, with a key left for each later range.
             free = [i for i in firsts if i > after][: len(firsts) - firsts.index(after) - (partitions - number)]
             splits.append(min(free, key=lambda i: abs(i - number * len(ordered) / partitions)))
         return cls(tuple(ordered[i] for i in splits))
 
     @property
     def partitions(self) -> int:
-        """How many there are."""
+        """The number of partitions."""
         return len(self.splits) + 1
 
     def partition(self, key: bytes) -> int:
-        """Number of the partition that holds `key`."""
+        """Return the partition of `key`."""
         return bisect_right(self.splits, key)
 
     def partitions_of(self, keys: Sequence[bytes]) -> list[int]:
-        """`partition` of many keys."""
+        """Return the partition of each key."""
         return list(map(bisect_right, repeat(self.splits), keys))
 
     def __str__(self) -> str:
@@ -170,7 +170,7 @@ Partitioner = HashPartitioner | RangePartitioner
 
 
 def key_bytes(column: pyarrow.Array) -> pyarrow.Array:
-    """A column of keys as bytes: text as UTF-8, whole numbers in decimal, bytes as they are; null is no key."""
+    """Return a column of keys as bytes: text as UTF-8, integers in decimal, bytes unchanged; null means no key."""
     import pyarrow
 
     keys: Any = column
@@ -180,7 +180,7 @@ def key_bytes(column: pyarrow.Array) -> pyarrow.Array:
 
 
 def partitions_of_column(partitioner: Partitioner, column: pyarrow.Array) -> numpy.ndarray:
-    """`partitioner.partition` of each key of a column (see `key_bytes`), -1 where there is none."""
+    """Return the partition of each key of a column (see `key_bytes`); -1 for a row without a key."""
     import numpy
 
     coded = cast(Any, column).dictionary_encode()

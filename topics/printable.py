@@ -1,7 +1,8 @@
-"""Text that others wrote, fit for terminals, logs and what is kept.
+"""Text from outside, made safe for terminals, logs and stored state.
 
-A key, a file's name or an exception's text may hold what a terminal obeys: escape sequences that clear the screen or
-set its title, backspaces that hide a word, marks that reverse the direction of reading. A URL may hold a password.
+A key, a file name or an exception's message may contain characters that control a terminal: escape sequences that clear
+the screen or set its title, backspaces that hide a word, characters that reverse the direction of reading. A URL may
+hold a password.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 __all__ = ["printable", "utf8", "without_passwords"]
 
 # C0 without tab and line feed, DEL, C1; then separators and invisible format characters, which end a line or change the
-# order in which it is read; surrogates stand for bytes that are no UTF-8, and cannot be written.
+# order in which it is read; surrogates stand for bytes that are not UTF-8, and cannot be written.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
@@ -25,10 +26,10 @@ _SIGNED = re.compile(
 
 
 def printable(text: object, *, one_line: bool = False) -> str:
-    r"""A text with what a terminal would obey written as `\x1b`, `\u202e`.
+    r"""Return a text with control characters escaped, as in `\x1b` and `\u202e`.
 
     Args:
-        one_line: tabs and line feeds likewise.
+        one_line: escape tabs and line feeds, too.
 
     >>> printable("a\x1b[2Jb")
     'a\\x1b[2Jb'
@@ -41,7 +42,7 @@ def printable(text: object, *, one_line: bool = False) -> str:
 
 
 def utf8(text: str) -> str:
-    r"""A path as text that can be kept: bytes that are no UTF-8, which Python shows as surrogates, as `\xff`.
+    r"""Return a path as valid UTF-8: bytes that are not UTF-8 (surrogates in Python) become `\xff`.
 
     >>> utf8("caf\udce9.csv")
     'caf\\xe9.csv'
@@ -50,7 +51,7 @@ def utf8(text: str) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """A text whose URLs show neither passwords nor signatures.
+    """Return a text without the passwords and signatures of its URLs.
 
     >>> without_passwords("https://ann:pass@host/a.csv?sig=1f0c&v=2")
     'https://ann:***@host/a.csv?sig=***&v=2'
@@ -64,5 +65,5 @@ def _escaped(found: re.Match[str]) -> str:
     character = found[0]
     if 0xDC80 <= ord(character) <= 0xDCFF:
         return f"\\x{ord(character) - 0xDC00:02x}"
-    # As JSON writes it, too.
+    # The same as in JSON.
     return repr(character)[1:-1] if character < " " else f"\\u{ord(character):04x}"

@@ -1,4 +1,4 @@
-"""Folders that hold data: records, tables, keys. Nobody but their owner reads them, whatever the umask says."""
+"""Folders for data (records, tables, keys) that only their owner can read, whatever the umask is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["private_folder"]
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for its owner alone; one that is there stays as it is.
+    """Create a folder and its missing parents, readable by the owner only; a folder that exists is not changed.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if path.is_dir():
         return

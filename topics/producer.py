@@ -1,8 +1,9 @@
-"""A producer whose records become visible together with a position, or not at all.
+"""A transactional producer: records become visible together with offsets, or not at all.
 
-Promise: between `begin()` and `commit()` records, offsets and whatever else was sent are one Kafka transaction. A
-`read_committed` reader sees all of it or nothing, whatever dies in between. Not promised: that `commit()` succeeded
-when the process dies inside it; the next owner of the same `transactional_id` finds out, by reading, after `open()`.
+Promise: the records and offsets that are sent between `begin()` and `commit()` are one Kafka transaction. A
+`read_committed` reader sees all of them or none, whichever process dies in between. Not promised: that `commit()` has
+succeeded when the process dies inside it; the next owner of the same `transactional_id` finds out by reading, after
+`open()`.
 """
 
 from __future__ import annotations
@@ -26,30 +27,30 @@ logger = logging.getLogger(__name__)
 Headers = Sequence[tuple[str, bytes | None]]
 OnDelivery = Callable[[KafkaError | None, Message], None]
 
-# A dead worker's open transaction holds back every read_committed reader until it times out, so it is short. Nothing
-# is produced before the gate, so no record's duration counts against it.
+# A dead worker's open transaction holds back every read_committed reader until it times out, so it is short.
+# Nothing is produced before the barrier, so the time that records take does not count.
 TRANSACTION_TIMEOUT_MS = 10_000
 
-# One blocking call; outcomes that are still unknown after it are asked for again.
+# The timeout of one blocking call; while its outcome is unknown the call is repeated.
 _CALL_S = 10.0
 _COMPLAIN_S = 5.0
 
-# Beside a transaction, which does not wait for longer.
+# The timeout of a metadata request during a transaction, which must not be held up.
 _LOOK_S = 1.0
 
-# Sending offsets does not always keep to that: when the group's coordinator was away it may never return
+# Sending offsets may ignore its timeout: after the group's coordinator was away it may never return
 # (confluentinc/librdkafka#5456, seen with 2.16.0 after a broker came back).
 _LATE_S = 5.0
 
-# A transaction's end is answered before its markers are written. Whoever begins the next one meanwhile is told to ask
-# again, which librdkafka does after its backoff: with its own 100 ms one in a hundred transactions stood still as long.
-# Each further attempt waits for twice as long, up to the second number; without that, markers that took a while made a
-# transaction stand still for twice the while.
+# A broker answers the end of a transaction before its markers are written. A producer that begins the next one
+# meanwhile has to retry, which librdkafka does after its backoff: with the default of 100 ms, one in a hundred
+# transactions stood still for that long. Each further attempt waits twice as long, up to the second number; without
+# that limit a transaction stood still for twice the time that its markers took.
 _RETRY_MS, _RETRY_MOST_MS = 5, 50
 
 
 class Aborted(Exception):
-    """The transaction was aborted: nothing of it is visible. `lost` says that the partitions are gone as well."""
+    """The transaction was aborted: nothing of it is visible. `lost` means that the partitions are lost as well."""
 
     def __init__(self, reason: str, *, lost: bool = False) -> None:
         super().__init__(reason)
@@ -57,12 +58,12 @@ class Aborted(Exception):
 
 
 class TransactionalProducer:
-    """librdkafka's transactional producer with its errors sorted.
+    """librdkafka's transactional producer, with its errors classified.
 
     Args:
-        cluster: where to.
-        transactional_id: the stable identity; opening it fences whoever used it before and ends what they left open.
-        deadline_s: how long an unknown outcome is asked for again before giving up with `Stop`.
+        cluster: the cluster to produce to.
+        transactional_id: the stable identity; `open` fences its former owner and aborts the transaction left open.
+        deadline_s: how long a call with an unknown outcome is repeated before it raises `Stop`.
     """
 
     def __init__(self, cluster: Cluster, transactional_id: str, *, deadline_s: float = 120.0, **config: object) -> None:
@@ -81,7 +82,7 @@ class TransactionalProducer:
         self._kafka = cluster.producer(**self._config)
 
     def open(self) -> None:
-        """Fence predecessors, end their transactions (blocking).
+        """Fence former owners of the transactional id and abort their transactions (blocking).
 
         Raises:
             Stop: no broker answers in time.
@@ -89,8 +90,8 @@ class TransactionalProducer:
         """
         deadline = clock.now_s() + self._deadline_s
         while True:
-            # librdkafka looks for the coordinator at once and then every 500 ms: without a connection the first look is
-            # in vain.
+            # librdkafka searches the coordinator at once and then every 500 ms; without a connection the first search
+            # fails.
             with contextlib.suppress(KafkaException):
                 self._kafka.list_topics(timeout=_CALL_S)
             try:
@@ -103,7 +104,7 @@ class TransactionalProducer:
                 self._kafka = self._cluster.producer(**self._config)
 
     def begin(self) -> None:
-        """Start a transaction; local, no network."""
+        """Begin a transaction; makes no request."""
         self._kafka.begin_transaction()
 
     def produce(
@@ -119,13 +120,13 @@ class TransactionalProducer:
         """Queue one record; waits while librdkafka's queue is full.
 
         Args:
-            partition: -1 lets murmur2 of the key choose.
-            timestamp_ms: None means now, as 0 does to librdkafka; may be before 1970; -1 is "none" to Kafka, and kept.
+            partition: -1 means that murmur2 of the key decides.
+            timestamp_ms: None means now, as 0 does for librdkafka; may be before 1970; Kafka stores -1 as "no time".
 
         Raises:
             Aborted: the transaction has failed since it began.
             Rebuild: the client is fenced or broken.
-            Stop: the broker takes nothing, or not this.
+            Stop: the broker accepts no records, or not this one.
         """
         more: dict[str, Any] = {}
         if headers:
@@ -150,13 +151,13 @@ class TransactionalProducer:
                 self._kafka.poll(0.05)
             except KafkaException as exc:
                 if kafka_error(exc).code() == KafkaError._STATE:  # pyright: ignore[reportPrivateUsage]
-                    # The transaction has failed since it began; only who ends it is told how.
+                    # The transaction has failed since it began; only ending it tells the reason.
                     self.abort()
                     raise Aborted(f"produce to {topic}: the transaction has failed meanwhile") from exc
                 raise self._sorted(exc, f"produce to {topic}") from exc
 
     def partitions(self, topic: str) -> int:
-        """How many partitions a topic has (blocking); 0 where nobody says."""
+        """Return the number of partitions of a topic (blocking); 0 if it is unknown."""
         try:
             found = self._kafka.list_topics(topic, timeout=_LOOK_S).topics.get(topic)
         except KafkaException:
@@ -165,7 +166,7 @@ class TransactionalProducer:
 
     @property
     def produce_fast(self) -> Callable[..., None]:
-        """librdkafka's own `produce`, for loops that know what they send; `BufferError` means poll and try again."""
+        """librdkafka's own `produce`, for hot loops; after a `BufferError`, poll and try again."""
         return self._kafka.produce
 
     def poll(self, timeout_s: float = 0.0) -> None:
@@ -179,7 +180,7 @@ class TransactionalProducer:
 
     @contextlib.contextmanager
     def _served(self) -> Generator[None]:
-        # A fatal error surfaces in whatever call serves events; inside of a delivery report even as a SystemError.
+        # A fatal error is raised by whichever call serves events; inside of a delivery report as a SystemError.
         try:
             yield
         except KafkaException as exc:
@@ -208,27 +209,27 @@ class TransactionalProducer:
         Raises:
             Aborted: the transaction is gone; `lost` when the group has moved on without us.
             Rebuild: the client is fenced.
-            Hung: it does not come back.
+            Hung: the call does not return.
         """
         in_time = partial(client_watchdog.unless_hung, min(_CALL_S, client_watchdog.HUNG_S) + _LATE_S)
         self._until_known("send offsets", in_time, self._kafka.send_offsets_to_transaction, offsets, group_metadata)
 
     def commit(self) -> None:
-        """Make it visible; asks again until the outcome is known (blocking).
+        """Commit the transaction; repeats the call until the outcome is known (blocking).
 
         Raises:
             Aborted: nothing of it is visible.
-            Rebuild: fenced or fatal; the outcome is what `open()` of a new producer finds.
-            Hung: likewise, where only a new producer can know.
+            Rebuild: fenced or fatal; the reader finds the outcome after `open()` of a new producer.
+            Hung: the outcome is unknown, and only a new producer can find it.
         """
         self._until_known("commit transaction", self._kafka.commit_transaction)
 
     def abort(self) -> None:
-        """Make nothing of it visible (blocking). Without a purge, which would leave a gap in the sequence numbers."""
+        """Abort the transaction (blocking). Does not purge, which would leave a gap in the sequence numbers."""
         self._until_known("abort transaction", self._kafka.abort_transaction)
 
     def close(self) -> None:
-        """Forget what is queued; an open transaction ends by its timeout or by the next owner's `open()`."""
+        """Drop the queue; an open transaction ends by its timeout or by the next owner's `open()`."""
         _drop(self._kafka)
 
     def _until_known(self, doing: str, call: Callable[..., object], *args: Any) -> None:
@@ -259,7 +260,7 @@ class TransactionalProducer:
 
     def _sorted(self, exc: KafkaException, doing: str) -> Exception:
         error = kafka_error(exc)
-        # A client that is fatally broken already says so in every call, with an error that does not call itself fatal.
+        # A client that is broken already fails in every call, with an error that is not marked as fatal.
         if error.fatal() or error.code() == KafkaError._FATAL:  # pyright: ignore[reportPrivateUsage]
             return Rebuild(f"{doing}: {error.str()}")
         if error.txn_requires_abort() or is_lost(error):
@@ -269,6 +270,6 @@ class TransactionalProducer:
 
 
 def _drop(kafka: Any) -> None:
-    with contextlib.suppress(KafkaException):  # fenced or broken: there is nothing to end
+    with contextlib.suppress(KafkaException):  # fenced or broken: nothing is left to purge
         kafka.purge()
         kafka.flush(0)

@@ -1,8 +1,8 @@
-"""Bytes to values and back, by declared type.
+"""Encoding and decoding of keys and values, by declared type.
 
 | declared | on the wire |
 | --- | --- |
-| nothing | JSON, as it comes: dict, list, str, int, float, bool, None |
+| nothing | untyped JSON: dict, list, str, int, float, bool, None |
 | `bytes` | the bytes themselves |
 | `str` | UTF-8 text; in tables JSON |
 | `msgspec.Struct`, dataclass, `list[int]`, … | JSON, checked against the type while it is decoded |
@@ -10,12 +10,12 @@
 
 A missing payload (a tombstone) is None whatever the type.
 
-Two ways to encode. `encode` is for sending: whoever reads sees what was meant, as near as JSON comes. `keep` is for
-tables: what is read back after a commit has to be what was written, or the result of a program would depend on when its
-commits fell. So it refuses a NaN (JSON: null), a tuple or a date inside an undeclared value (a list, a text), whatever
-does not fit the declared type, and what would come back equal and of another type, at any depth (`identity.py`): a
-`Counter` for a dict, an `IntEnum` for a number, an int where a float is declared. What is in a declared type has to
-know equality.
+There are two ways to encode. `encode` is for sending: a reader gets the value as closely as JSON can express it. `keep`
+is for tables: the value that is read back after a commit has to be the value that was written, or the result of a
+program would depend on when its commits happen. So `keep` refuses a NaN (JSON: null), a tuple or a date inside an
+undeclared value (a list, a text), a value that does not fit the declared type, and a value that would come back equal
+but of another type, at any depth (`equality.py`): a `Counter` for a dict, an `IntEnum` for a number, an int where a
+float is declared. The values of a declared type have to support equality.
 """
 
 from __future__ import annotations
@@ -40,39 +40,39 @@ __all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
 
-# Sets have no order of their own, so types with sets in them are written sorted. All others keep theirs: a dict has to
-# come back in the order it was filled in, or a program that depends on it would depend on when its commits fell.
+# Sets have no order, so types that contain sets are written sorted. All others keep their order: a dict has to come
+# back in the order in which it was filled, or a program that depends on it would depend on when its commits happen.
 _json_sorted = msgspec.json.Encoder(order="deterministic")
 _json_encoder = msgspec.json.Encoder()
 _json_decoder = msgspec.json.Decoder()
 
-# What JSON gives back as the same type it was given. Anything else needs a declared type, or a restart would change it.
+# Types that JSON gives back unchanged. Values of other types need a declared type, or a restart would change them.
 _JSON_ROUND_TRIP = frozenset({str, int, float, bool, type(None), list, dict})
 
-# Of these, the ones that need no second look: a float may be NaN, a container may hold anything.
+# The types among them that need no comparison: a float may be NaN, a container may hold anything.
 _JSON_TRUSTED = frozenset({str, int, bool, type(None)})
 
-# Declared types that need none either; beside them enums.
+# Declared types that need none either, besides enums.
 _TRUSTED = frozenset({int, bool, datetime, date, time, timedelta, Decimal, UUID})
 
 _CODECS = 512
 
 
-# Of these any JSON can be decoded, so that it need not be.
+# Codecs that decode any JSON document, so that validating it is enough.
 _UNTYPED_JSON = frozenset({"JSON", "a JSON key"})
 _json_documents = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Codec:
-    """How one type travels.
+    """The encoding of one declared type.
 
     Args:
         trusted: values of exactly these types come back as they are; others are compared with what comes back.
-        exact: whether many values of one other type surely come back as they are.
-        same: whether values are what came back: two lists of the same length.
+        exact: returns whether many values of another type certainly come back unchanged.
+        same: compares decoded values with the values: two lists of the same length.
         fast: encodes values of the `trusted` and `whole` types without looking at them first.
         decode_list: decodes a JSON array of values; with it many values are compared at once.
-        whole: types of values that `decode_list` may be asked about, besides the trusted; None means any.
+        whole: types of values that `decode_list` can decode, besides the trusted ones; None means any.
 
     Attributes:
         decode: bytes to value; raises whatever the library raises for bytes that do not fit.
@@ -100,34 +100,34 @@ class Codec:
 
     @property
     def trusted(self) -> frozenset[type]:
-        """Types of which exact instances come back as they are."""
+        """The types whose exact instances come back unchanged."""
         return self._trusted
 
     def decode_all(self, data: list[bytes]) -> list[Any]:
-        """`decode` of each; where they are JSON, whoever asks knows that each is a whole document."""
+        """Return `decode` of each; the caller guarantees that each JSON value is a whole document."""
         if self._decode_list is None:
             return list(map(self.decode, data))
         return self._decode_list(b"[%b]" % b",".join(data))
 
     def all_decodable(self, data: list[bytes]) -> bool:
-        """Whether `decode` would take each of many, as fast as can be told; may raise instead of saying no."""
+        """Return whether `decode` would accept all of them; may raise instead of returning False."""
         if self.name in _UNTYPED_JSON:
             return len(_json_documents.decode(b"[%b]" % b",".join(data))) == len(data)
         return len(self.decode_all(data)) == len(data)
 
     def keep(self, value: Any) -> bytes:
-        """Value to bytes, for tables.
+        """Encode a value of a table.
 
         Raises:
-            BadRecord: it cannot be encoded, or would come back as something else.
+            BadRecord: it cannot be encoded, or would come back as another value.
         """
         return self.kept(value)[0]
 
     def kept(self, value: Any, draft: bytes = b"") -> tuple[bytes, Any]:
-        """As `keep`, and what comes back; of values of `trusted` types that is the value itself.
+        """Return `keep(value)` and the decoded copy, which is the value itself for `trusted` types.
 
         Args:
-            draft: `draft` of a value of a `whole` type spares encoding it again.
+            draft: the result of `draft(value)`, if there is one: values of `whole` types are not encoded again.
         """
         try:
             whole = draft and (self._whole is None or type(value) in self._whole)
@@ -150,7 +150,7 @@ class Codec:
         return data, back
 
     def draft(self, value: Any) -> bytes:
-        """`encode`, to see whether a value has changed; empty where it cannot be encoded (any more)."""
+        """Return the encoded value, to detect changes; empty if it cannot be encoded."""
         try:
             return self._fast(value)
         except Exception:  # noqa: BLE001 (`keep` says what is wrong)
@@ -160,7 +160,11 @@ class Codec:
                 return b""
 
     def keep_all(self, values: Collection[Any], drafts: list[bytes] | None = None) -> list[bytes]:
-        """`keep` of each value, several times faster where all are as usual; `drafts` spares encoding them again."""
+        """Return `keep` of each value, several times faster for values of the usual types.
+
+        Args:
+            drafts: the results of `draft` for the values, so that they are not encoded again.
+        """
         kinds = set(map(type, values))
         trusted = kinds <= self._trusted or (self._exact is not None and self._exact(list(values)))
         if trusted or (self._decode_list is not None and (self._whole is None or kinds <= self._whole)):
@@ -236,7 +240,7 @@ _JSON = Codec(
 
 @lru_cache(maxsize=_CODECS)
 def codec(declared: Any = None) -> Codec:
-    """The codec of a declared type; see the table above.
+    """Return the codec of a declared type; see the table at the head of this module.
 
     Raises:
         TypeError: msgspec cannot build a decoder for it.
@@ -290,17 +294,17 @@ def _encode_json_text(value: Any) -> bytes:
     return _json_encoder.encode(value)
 
 
-# Text of tables: changelogs are JSON, as Faust's are, whether a type is declared or not.
+# Text in tables is JSON, as in Faust's changelogs, whether a type is declared or not.
 _JSON_TEXT = Codec(
     "text", msgspec.json.Decoder(str).decode, _encode_json_text, trusted=frozenset({str}), fast=_json_encoder.encode
 )
 
 
 def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) -> Codec:
-    """The codec of a table's values: where no type is declared, that of the default, if JSON would lose it.
+    """Return the codec of a table's values: without a declared type, that of the default's type if JSON would lose it.
 
     Raises:
-        Usage: such a default would not come back as it was (a `Counter`, a `defaultdict`).
+        Usage: the default would not come back unchanged (a `Counter`, a `defaultdict`).
     """
     if declared is str:
         return _JSON_TEXT
@@ -320,11 +324,12 @@ def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) ->
 
 
 def key_codec(declared: Any = None) -> Codec:
-    """The codec of a table's keys: as `codec`, but keys that are equal to Python are equal bytes (see `keys.py`), and
-    JSON arrays come back as tuples, since lists cannot be keys.
+    """Return the codec of a table's keys.
 
-    So undeclared keys 1, 1.0 and True are one and kept as 1; where `bool` or `float` is declared, that is what 1 is
-    kept as.
+    As `codec`, but keys that are equal in Python have equal bytes (see `keys.py`), and JSON arrays come back as tuples,
+    since lists cannot be keys.
+
+    So the undeclared keys 1, 1.0 and True are one key, kept as 1; if `bool` or `float` is declared, 1 is kept as that.
     """
     if declared is None or declared is Any:
         return _JSON_KEY
@@ -385,13 +390,13 @@ _JSON_ELEMENT = Codec(
 
 
 def set_codec(table: str, declared: Any = None) -> Codec:
-    """The codec of sets in a table: a JSON array, ordered by the elements' bytes, so that equal sets are equal bytes.
+    """Return the codec of sets in a table: sorted JSON arrays, so that equal sets have equal bytes.
 
     Args:
-        declared: type of the elements; without one they are as undeclared keys, tuples included.
+        declared: type of the elements; undeclared elements are encoded as undeclared keys, tuples included.
 
     Raises:
-        Usage: such elements do not travel in JSON, or cannot be in a set.
+        Usage: JSON cannot hold such elements, or a set cannot.
     """
     try:
         element = _JSON_ELEMENT if declared is None else _json_element(declared)
@@ -418,14 +423,14 @@ def set_codec(table: str, declared: Any = None) -> Codec:
         f"a set of {element.name}",
         decode,
         encode,
-        same=_equal,  # the elements are looked at one by one when they are encoded
+        same=_equal,  # each element is compared when it is encoded
         fast=fast,
         decode_list=decode_list,
         whole=frozenset({set}),
     )
 
 
-# A text or an object can be iterated as well, and is no set.
+# A text or an object can be iterated as well, but is not a set.
 _json_list, _json_lists = msgspec.json.Decoder(list[Any]).decode, msgspec.json.Decoder(list[list[Any]]).decode
 
 
@@ -434,7 +439,7 @@ def _decode_set(data: bytes) -> Any:
 
 
 def _json_element(declared: Any) -> Codec:
-    """As `codec`, but text and bytes are JSON here too, since they are inside of an array."""
+    """Return the codec of a set's elements: as `codec`, but text and bytes are JSON too, inside of an array."""
     if hasattr(declared, "from_data"):
         raise TypeError("Faust records cannot be in a set")
     trusted = frozenset({declared}) if _is_trusted(declared) or declared is str else ()

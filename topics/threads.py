@@ -1,7 +1,7 @@
-"""Blocking calls beside the event loop that nobody has to wait for.
+"""Blocking calls beside the event loop, in threads that end with the process.
 
-`asyncio.to_thread` keeps a process from ending until its calls return, and a Kafka client's may never (`topics.pulse`).
-Threads of these calls end with the process.
+`asyncio.to_thread` keeps a process from ending until its calls return, and those of a Kafka client may never return
+(see `client_watchdog`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Make a blocking call in a thread of its own and wait for it; who is cancelled meanwhile leaves it behind."""
+    """Make a blocking call in a daemon thread and return its result. Cancellation does not end the call."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -35,10 +35,10 @@ async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         result, error = None, None
         try:
             result = call(*args, **kwargs)
-        except BaseException as exc:  # noqa: BLE001 (raised again by who waits)
+        except BaseException as exc:  # noqa: BLE001 (raised again in the caller)
             error = exc
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=make, name="anabranch-aside", daemon=True).start()
+    threading.Thread(target=make, name="anabranch-daemon", daemon=True).start()
     return await future

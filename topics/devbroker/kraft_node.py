@@ -1,4 +1,4 @@
-"""One Kafka node in KRaft mode: what stands in its folder, how it starts, when it is ready."""
+"""One Kafka node in KRaft mode: the content of its folder, its start, and its readiness."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ __all__ = ["Node", "aot_flags", "rehearse_once", "write"]
 HOST = "127.0.0.1"
 START_S = 60.0
 
-# Most of what a broker makes is gone at once. Java's own third of the heap is walked seldom, but then everybody waits
-# for 20 to 50 ms, which made the slowest records of an agent slow; this much takes 5 to 15, and is less memory.
+# Most objects of a broker are short-lived. With Java's default, a third of the heap, collections are rare but stop the
+# broker for 20 to 50 ms, which made the slowest records of an agent slow; with this size they take 5 to 15 ms, and less
+# memory.
 _YOUNG_MB = 24
 
 _LOG4J = """<?xml version="1.0" encoding="UTF-8"?>
@@ -56,23 +57,23 @@ _SETTINGS = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "1",
-    # Groups of one machine are complete at once, and tests want to see a member time out.
+    # Groups on one machine are complete at once, and tests let members time out.
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
     "group.consumer.min.session.timeout.ms": "1000",
     "group.consumer.min.heartbeat.interval.ms": "100",
-    # Of KIP-848's groups, whose members are told of a rebalance by heartbeats; Kafka's own are 45 s and 5 s.
+    # For KIP-848 groups, whose members learn of a rebalance by heartbeats; Kafka's defaults are 45 s and 5 s.
     "group.consumer.session.timeout.ms": "10000",
     "group.consumer.heartbeat.interval.ms": "500",
-    # How late beyond its timeout a dead producer's transaction still holds back readers; Kafka's own is 10 s.
+    # The interval in which transactions beyond their timeout are aborted, which hold back readers; default 10 s.
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-    # After a SIGKILL the new broker is let in when the old one's session is over; Kafka's 9 s are a long start. Much
-    # less, and a broker on a busy machine is late with its heartbeats and shut out by its own controller.
+    # After a SIGKILL the new broker is unfenced when the session of the old one ends; Kafka's default is 9 s. With much
+    # less, a broker on a busy machine is late with its heartbeats and fenced by its own controller.
     "broker.session.timeout.ms": "6000",
     "broker.heartbeat.interval.ms": "500",
     # Kafka deletes by record timestamp, and a replay carries old ones.
     "log.retention.ms": "-1",
-    # Kafka's own 128 MiB are allocated at once: a third of the process. This is enough for 600,000 keys a pass.
+    # Kafka's default of 128 MiB is allocated at once: a third of the process. This is enough for 600,000 keys a pass.
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
     "num.network.threads": "2",
     "num.io.threads": "4",
@@ -80,18 +81,18 @@ _SETTINGS = {
 
 
 class Node:
-    """A node that was launched on the folder `data`; `servers` is where clients connect.
+    """A node that runs on the folder `data`; `servers` are the bootstrap servers for clients.
 
     Args:
-        data: its folder, formatted here where it is not.
+        data: its folder; formatted if it is not.
         port: for clients; 0 for a free one.
         heap_mb: Java's maximum heap in MiB.
-        settings: broker configuration that wins over ours.
+        settings: broker configuration; wins over the defaults.
         flags: more options for Java.
-        lock: a descriptor that Java is to hold open as well; -1 for none.
+        lock: a descriptor that Java holds open as well; -1 for none.
 
     Raises:
-        Stop: Java does not start, or the folder is of something else.
+        Stop: Java does not start, or the folder is not a Kafka data folder.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Node:
             f"-Xmn{min(_YOUNG_MB, heap_mb // 4)}m",
             "-XX:+ExitOnOutOfMemoryError",
             f"-XX:ErrorFile={data / 'java-crash.log'}",
-            # Compression libraries unpack themselves there, and leave that behind after a SIGKILL.
+            # Compression libraries unpack themselves there, and stay behind after a SIGKILL.
             f"-Djava.io.tmpdir={data / 'tmp'}",
             f"-Dlog4j2.configurationFile={data / 'log4j2.xml'}",
             *flags,
@@ -128,7 +129,7 @@ class Node:
         self.java = Java(command, log=log, lock=lock)
 
     def await_ready(self) -> None:
-        """Wait until it answers Kafka's protocol, as one broker of this very cluster (at most `START_S`).
+        """Wait until it answers Kafka's protocol as the broker of this cluster (at most `START_S`).
 
         Raises:
             Stop: Java ended, or it does not answer; with the last lines of the log.
@@ -137,7 +138,7 @@ class Node:
         while not self._listens():
             self._check(deadline)
             clock.sleep(0.02)
-        # What librdkafka would log here is that nobody answers yet.
+        # librdkafka would log that no broker answers yet.
         quiet = {"log_level": "0", "reconnect.backoff.ms": "20", "reconnect.backoff.max.ms": "100"}
         client = Cluster(self.servers, quiet).admin()
         while not self._answers(client):
@@ -152,7 +153,7 @@ class Node:
     def _answers(self, client: AdminClient) -> bool:
         with contextlib.suppress(KafkaException):
             found = client.list_topics(timeout=1.0)
-            # The cluster id tells that it is not a stranger who got the port.
+            # The cluster id shows that no other broker has the port.
             return len(found.brokers) == 1 and str(found.cluster_id) == self._cluster_id
         return False
 
@@ -170,18 +171,18 @@ class Node:
 
 
 def aot_flags(kafka: Distribution) -> list[str]:
-    """What makes Java use its memory of an earlier start, where there is one."""
+    """Return the Java options that use the AOT cache, if there is one."""
     aot = kafka.aot_cache
     if aot is None or not aot.exists() or not aot.stat().st_size:
         return []
-    # Java itself checks that the cache is of this Java and these jars, and goes without it where not.
+    # Java checks that the cache belongs to this Java and these jars, and ignores it if not.
     return [f"-XX:AOTCache={aot}", "-Xlog:aot*=off"]
 
 
 def rehearse_once(kafka: Distribution, on_progress: OnProgress | None = None) -> float:
-    """Let Java write down what a start loads and links (JEP 483, 514), so that each later start takes half as long.
+    """Let Java record the classes of a start in its AOT cache (JEP 483, 514), so that later starts take half as long.
 
-    Best effort, once for each Java: where it fails, an empty file says not to try again. Returns the seconds it took.
+    Best effort, once for each Java: after a failure an empty file prevents further attempts. Returns the seconds taken.
     """
     aot = kafka.aot_cache
     if aot is None or aot.exists() or not os.access(kafka.root, os.W_OK):
@@ -206,15 +207,15 @@ def _rehearse(kafka: Distribution, data: Path, written: Path) -> None:
     try:
         node.await_ready()
     finally:
-        # Java writes the cache on its way out.
+        # Java writes the cache while it ends.
         if node.java.end(START_S) == -signal.SIGKILL:
             written.unlink(missing_ok=True)
 
 
 def _properties(data: Path, port: int, controller_port: int, settings: Mapping[str, str]) -> str:
-    """The text of server.properties."""
+    """Return the text of server.properties."""
     listeners = {
-        # A fixed voter with its address here, not in the log: so a kept folder starts on another port as well.
+        # A static voter with its address here, not in the log: so a kept folder can start on another port.
         "controller.quorum.voters": f"1@{HOST}:{controller_port}",
         "listeners": f"CLIENT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
         "advertised.listeners": f"CLIENT://{HOST}:{port}",
@@ -224,7 +225,7 @@ def _properties(data: Path, port: int, controller_port: int, settings: Mapping[s
 
 
 def _format(kafka: Distribution, log: Path) -> str:
-    """Make `log` a storage folder of Kafka as `kafka-storage format` does, unless it is one; returns the cluster id."""
+    """Format `log` as a storage folder, as `kafka-storage format` does, unless it is one; return the cluster id."""
     meta = log / "meta.properties"
     if meta.exists():
         facts = dict(line.split("=", 1) for line in meta.read_text().splitlines() if "=" in line and line[0] != "#")
@@ -234,15 +235,15 @@ def _format(kafka: Distribution, log: Path) -> str:
     log.mkdir(parents=True, exist_ok=True)
     cluster_id = kafka_uuid()
     shutil.copyfile(kafka.bootstrap_checkpoint, log / "bootstrap.checkpoint")
-    # Last, and whole: it is what says that the folder is formatted.
+    # Last and atomically: this file marks the folder as formatted.
     write(meta, f"version=1\ncluster.id={cluster_id}\nnode.id=1\ndirectory.id={kafka_uuid()}\n")
     return cluster_id
 
 
 def _free_ports(port: int) -> tuple[int, int]:
-    """`port`, or a free one where it is 0, and another free one."""
+    """Return `port`, or a free one if it is 0, and another free port."""
     with socket.socket() as client, socket.socket() as controller:
-        # As Java does it: connections of an earlier broker that still fade away are no hindrance.
+        # As Java does: closing connections of an earlier broker do not matter.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             client.bind((HOST, port))
@@ -253,7 +254,7 @@ def _free_ports(port: int) -> tuple[int, int]:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file as a whole."""
+    """Replace a file atomically."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
