@@ -306,7 +306,7 @@ class Player:
         if self._on_bad_line == "fail":
             raise bad[0]
         for line in bad[: _EXAMPLES - len(self._examples)]:
-            self._examples.append(f"{line.where}: {line.reason}")
+            self._examples.append(f"{line.position}: {line.reason}")
             _logger.warning("bad line (%s) %s", self._on_bad_line, self._examples[-1])
         if self._on_bad_line == "skip":
             work.skipped += len(bad)

@@ -227,7 +227,7 @@ class Transaction:
         for line in bad:
             self._begin()
             # A path may hold bytes that are no UTF-8; a dead letter must not fail over that.
-            where = line.where.encode("utf-8", "backslashreplace").decode()
+            where = line.position.encode("utf-8", "backslashreplace").decode()
             letter = dead_letter(
                 topic=self._target.topic, reason="line", error=line.reason, key=None, value=line.value, source=where
             )

@@ -25,7 +25,7 @@ class Finding:
     """
 
     kind: str
-    where: str
+    position: str
     text: str
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...topics.errors import Stop
-from ..sources.files.file_opening import UNREADABLE, foreign
+from ..sources.files.file_opening import READ_ERRORS, library_errors
 from .jsonl_format import read_jsonl
 from .manifest import Encoding, Entry
 from .parquet_format import read_parquet
@@ -38,11 +38,11 @@ def read_archived_file(folder: Path, entry: Entry, encoding: Encoding, batch_row
             if digest.hexdigest() != entry.sha256:
                 raise damaged(path, "it is not what the archiver wrote")
             file.seek(0)
-            with foreign():
+            with library_errors():
                 batches = (read_parquet if encoding == "parquet" else read_jsonl)(file, batch_rows)
             count, at = 0, entry.begin
             while True:
-                with foreign():
+                with library_errors():
                     rows = next(batches, None)
                 if rows is None:
                     break
@@ -53,7 +53,7 @@ def read_archived_file(folder: Path, entry: Entry, encoding: Encoding, batch_row
                 yield rows
         if count != entry.records:
             raise damaged(path, f"it holds {count:,} records, and {entry.records:,} by its manifest")
-    except UNREADABLE as exc:
+    except READ_ERRORS as exc:
         raise damaged(
             path, f"it cannot be read: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}"
         ) from exc

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ...topics.errors import Usage
-from ..sources.column_batch import apart, rows_of
+from ..sources.column_batch import leading_run, unpack_records
 from ..sources.files.file_system import absolute
 from ..sources.format import Format
 from ..sources.formats.lines import BATCH_LINES
@@ -100,7 +100,7 @@ class ArchiveHistory:
         for partition in range(self.manifest.partitions):
             for finding in check_offsets(self.manifest, partition):
                 if finding.kind == "overlap":
-                    raise damaged(self.folder / MANIFEST, f"{finding.where}: {finding.text}")
+                    raise damaged(self.folder / MANIFEST, f"{finding.position}: {finding.text}")
 
     def unpacked(self) -> ArchiveHistory:
         """See `Replayable`."""
@@ -169,7 +169,7 @@ class ArchiveSource:
         items: Sequence[SourceRecord] = rows.items(entry.partition if self._placed else None)
         bad: list[BadLine] = []
         if self._by_row:
-            items = rows_of(items, f"{self._folder}/{entry.name}: offset", rows.offsets[0], bad)
+            items = unpack_records(items, f"{self._folder}/{entry.name}: offset", rows.offsets[0], bad)
         self._at = {"partition": entry.partition, "offset": rows.offsets[-1] + 1}
         self._next = next(self._batches, None)
         return Batch(items, self._at, bad)
@@ -185,7 +185,7 @@ class ArchiveSource:
                 if entry.partition == at[0] and rows.offsets[0] < at[1]:
                     rows.drop_below(at[1])
                 while self._by_row and rows:
-                    yield entry, rows.cut(apart(rows.headers))
+                    yield entry, rows.cut(leading_run(rows.headers))
                 if rows:
                     yield entry, rows
             self.done_bytes += entry.size_bytes

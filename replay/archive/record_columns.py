@@ -73,5 +73,5 @@ class RecordColumns:
 
     def items(self, partition: int | None) -> list[SourceRecord]:
         """As records on their way into a topic."""
-        headers: Any = self.headers
+        headers = self.headers
         return list(zip(self.keys, self.values, self.times, headers, [partition] * len(self), strict=True))

@@ -182,7 +182,7 @@ def show_check(folder: Path, *, accept_lost: bool, as_json: bool) -> bool:
         write_json({"topic": manifest.topic, "records": manifest.records, "intact": not wrong, "findings": findings})
         return not wrong
     for finding in findings:
-        out.print(f"{finding.kind}: {finding.where}: {finding.text}", style="red", markup=False)
+        out.print(f"{finding.kind}: {finding.position}: {finding.text}", style="red", markup=False)
     verdict = counted(len(wrong), "problem") if wrong else "intact"
     out.print(f"{plain(manifest.topic)}: {_content(manifest)}: {verdict}", markup=True)
     return not wrong

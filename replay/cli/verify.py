@@ -98,7 +98,7 @@ def show_verified(compared: Compared) -> None:
         if found:
             out.print(f"only in {side}, or more often there:", markup=False)
         for difference in found:
-            out.print(f"  {difference.where}: {_shown(difference.key)} = {_shown(difference.value)}", markup=False)
+            out.print(f"  {difference.position}: {_shown(difference.key)} = {_shown(difference.value)}", markup=False)
 
 
 def _shown(data: bytes | None) -> str:

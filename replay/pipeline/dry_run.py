@@ -113,7 +113,7 @@ def survey(
             found.profile.add(items)
             began_s += clock.now_s() - looked_s  # which a replay does less of
             found.records += len(items)
-            found.examples += [f"{bad.where}: {bad.reason}" for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
+            found.examples += [f"{bad.position}: {bad.reason}" for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
             found.bad += len(batch.bad)
             found.blank += batch.blank
         found.whole, found.read_bytes = source.ended, source.done_bytes

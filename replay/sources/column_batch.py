@@ -1,14 +1,14 @@
-"""Rows that stay columns: what a source gives where nobody has to look at each record.
+"""`ColumnBatch`: records that stay in Arrow columns as long as no single record is needed.
 
-They are records nevertheless, made when somebody asks for one, so whoever knows nothing of columns can take them.
+It is a sequence of records all the same, built on first access, so code that knows nothing of columns can take it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import repeat
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ...topics.arrow_numpy import as_arrow
 from ...topics.errors import BadRecord
@@ -17,34 +17,38 @@ from ...topics.partitioners import key_bytes
 from ...topics.producer import Headers
 from .source_record import BadLine, SourceRecord
 
-__all__ = ["TEXT", "ColumnBatch", "apart", "as_columns", "rows_of"]
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
+
+__all__ = ["TEXT", "ColumnBatch", "leading_run", "to_columns", "unpack_records"]
 
 TEXT = "value"
-"""Name of the one column of rows whose values are text."""
+"""Name of the only column of rows whose values are text."""
 
 
 class ColumnBatch(Sequence[SourceRecord]):
-    """Rows of one Arrow batch. `columns[2:5]` are columns, too.
+    """The rows of one Arrow batch. A slice of it is a `ColumnBatch` too.
 
     Args:
-        batch: the values: fields of a JSON object in order, or one column of text.
+        batch: the values: the fields of JSON objects in order, or one column of text.
         kind: which of the two, see `packed.pack`.
-        key: name of the field that is the key, where it is one as it stands.
-        keys: else the keys, as text, numbers or bytes; None where rows have none.
-        times: ms since 1970 as int64, 0 for none; None where rows have none.
-        partitions: the rows' own as int64, -1 for none; None where rows have none.
-        headers: the rows' own; None where rows have none.
+        key: name of the field that is the key, if the key is a field unchanged.
+        keys: otherwise the keys, as text, integers or bytes; None if the rows have no keys.
+        times: timestamps in ms since 1970 as int64, 0 for none; None if no row has one.
+        partitions: the rows' own partitions as int64, -1 for none; None if no row has one.
+        headers: the rows' own headers; None if no row has any.
     """
 
     def __init__(
         self,
-        batch: Any,
+        batch: pyarrow.RecordBatch,
         *,
         kind: Literal["json", "text"] = "json",
         key: str | None = None,
-        keys: Any = None,
-        times: Any = None,
-        partitions: Any = None,
+        keys: pyarrow.Array | None = None,
+        times: numpy.ndarray | None = None,
+        partitions: numpy.ndarray | None = None,
         headers: list[Headers | None] | None = None,
     ) -> None:
         self.batch, self.key = batch, key
@@ -53,41 +57,42 @@ class ColumnBatch(Sequence[SourceRecord]):
         self.times, self.partitions, self.headers = times, partitions, headers
 
     @classmethod
-    def of(cls, items: Sequence[SourceRecord]) -> ColumnBatch:
-        """Records as rows of text, byte for byte.
+    def of(cls, records: Sequence[SourceRecord]) -> ColumnBatch:
+        """Turn records into rows of text, byte for byte.
 
         Raises:
-            ValueError: one has headers or no value, which rows do not.
+            ValueError: a record has headers or no value, which rows cannot hold.
         """
-        if isinstance(items, ColumnBatch):
-            if items.headers is not None and any(items.headers):
+        if isinstance(records, ColumnBatch):
+            if records.headers is not None and any(records.headers):
                 raise ValueError("a record with headers")
-            return items
+            return records
         pyarrow = arrow()
-        keys, values, times, headers, partitions = zip(*items, strict=True)
+        keys, values, times, headers, partitions = zip(*records, strict=True)
         if any(headers) or None in values:
             raise ValueError("a record with headers" if any(headers) else "a record without a value")
         column = pyarrow.array(values, pyarrow.binary())
         if b"".join(values).isascii() or _is_text(values):
             column = column.cast(pyarrow.string())
-        own = as_columns(keys, times, partitions)
+        own = to_columns(keys, times, partitions)
         return cls(pyarrow.record_batch([column], [TEXT]), kind="text", keys=own[0], times=own[1], partitions=own[2])
 
     @classmethod
     def unpacked(
         cls, value: bytes, timestamp_ms: int, partition: int | None = None, claimed: int | None = None
     ) -> ColumnBatch:
-        """The rows of a packed batch.
+        """Read the rows of a packed batch.
 
         Args:
-            timestamp_ms: the record's, for rows without times of their own.
-            partition: where they stay; None leaves that to their keys.
-            claimed: how many its header says there are, where that is to be compared.
+            timestamp_ms: timestamp of the record that holds the batch, for rows without their own.
+            partition: the partition that the rows keep; None leaves the choice to their keys.
+            claimed: number of rows according to the record's header; None if it says nothing.
 
         Raises:
-            BadRecord: it is damaged.
+            BadRecord: the batch is damaged.
         """
-        numpy = _numpy()
+        import numpy
+
         packed = Packed(value, timestamp_ms)
         if claimed not in (None, packed.rows):
             raise BadRecord(f"a packed batch of {packed.rows:,} rows whose header says something else")
@@ -111,7 +116,7 @@ class ColumnBatch(Sequence[SourceRecord]):
 
     def __getitem__(self, index: int | slice) -> SourceRecord | ColumnBatch:
         if isinstance(index, int):
-            return self._items[index]
+            return self._records[index]
         first, end, step = index.indices(len(self))
         if step != 1:
             raise ValueError("columns are cut in one piece")
@@ -119,10 +124,10 @@ class ColumnBatch(Sequence[SourceRecord]):
         return self._changed(lambda column: column[first:end], self.batch.slice(first, max(0, end - first)), headers)
 
     def __iter__(self) -> Iterator[SourceRecord]:
-        return iter(self._items)
+        return iter(self._records)
 
-    def take(self, order: Any) -> ColumnBatch:
-        """Rows in another order, or fewer of them: their numbers, as NumPy has them."""
+    def take(self, order: numpy.ndarray) -> ColumnBatch:
+        """Return the rows with these numbers, in this order."""
         numbers = as_arrow(order)
         return self._changed(
             lambda column: column[order] if isinstance(column, type(order)) else column.take(numbers),
@@ -130,7 +135,9 @@ class ColumnBatch(Sequence[SourceRecord]):
             None if self.headers is None else [self.headers[number] for number in order.tolist()],
         )
 
-    def _changed(self, change: Any, batch: Any, headers: list[Headers | None] | None) -> ColumnBatch:
+    def _changed(
+        self, change: Callable[[Any], Any], batch: pyarrow.RecordBatch, headers: list[Headers | None] | None
+    ) -> ColumnBatch:
         own = None if self.key is not None or self.keys is None else change(self.keys)
         times, partitions = (None if column is None else change(column) for column in (self.times, self.partitions))
         return ColumnBatch(
@@ -138,21 +145,23 @@ class ColumnBatch(Sequence[SourceRecord]):
         )
 
     @cached_property
-    def _items(self) -> list[SourceRecord]:
-        keys: Any = repeat(None) if self.keys is None else key_bytes(self.keys).to_pylist()
-        times: Any = repeat(0) if self.times is None else self.times.tolist()
-        places: Any = repeat(None)
+    def _records(self) -> list[SourceRecord]:
+        keys = repeat(None) if self.keys is None else key_bytes(self.keys).to_pylist()
+        times = repeat(0) if self.times is None else self.times.tolist()
+        places = repeat(None)
         if self.partitions is not None:
             places = [None if place < 0 else place for place in self.partitions.tolist()]
-        headers: Any = repeat(None) if self.headers is None else self.headers
+        headers = repeat(None) if self.headers is None else self.headers
         return list(zip(keys, row_values(self.batch, self.kind), times, headers, places, strict=False))
 
 
-def as_columns(
+def to_columns(
     keys: Sequence[bytes | None], times: Sequence[int], partitions: Sequence[int | None]
-) -> tuple[Any, Any, Any]:
-    """Rows' keys, times and partitions as `ColumnBatch` takes them."""
-    pyarrow, numpy = arrow(), _numpy()
+) -> tuple[pyarrow.Array | None, numpy.ndarray | None, numpy.ndarray | None]:
+    """Return keys, times and partitions in the form that `ColumnBatch` takes."""
+    import numpy
+
+    pyarrow = arrow()
     return (
         None if keys.count(None) == len(keys) else pyarrow.array(keys, pyarrow.binary()),
         numpy.array(times, numpy.int64) if any(times) else None,
@@ -162,27 +171,29 @@ def as_columns(
     )
 
 
-def apart(headers: Sequence[Headers | None]) -> int:
-    """How many of some records are taken together: one that is packed alone, others up to the next that is."""
-    for number, found in enumerate(headers):
-        if found and is_packed(found):
+def leading_run(headers: Sequence[Headers | None]) -> int:
+    """Return how many of these records go into one batch: a packed one alone, others up to the next packed one."""
+    for number, own in enumerate(headers):
+        if own and is_packed(own):
             return number or 1
     return len(headers)
 
 
-def rows_of(items: Sequence[SourceRecord], where: str, offset: int, bad: list[BadLine]) -> Sequence[SourceRecord]:
-    """Records that are taken together: the rows, where it is one that is packed.
+def unpack_records(
+    records: Sequence[SourceRecord], source: str, offset: int, bad: list[BadLine]
+) -> Sequence[SourceRecord]:
+    """Return the rows of a run of records (see `leading_run`) that is one packed record; other runs unchanged.
 
     Args:
-        where, offset: of the first of them; one that is damaged is put into `bad` under them.
+        source, offset: position of the first record; a damaged batch is appended to `bad` under this position.
     """
-    if len(items) != 1 or not is_packed(items[0][3]):
-        return items
-    _, value, timestamp_ms, _, partition = items[0]
+    if len(records) != 1 or not is_packed(records[0][3]):
+        return records
+    _, value, timestamp_ms, _, partition = records[0]
     try:
-        return ColumnBatch.unpacked(value or b"", timestamp_ms, partition, packed_rows(items[0][3]))
+        return ColumnBatch.unpacked(value or b"", timestamp_ms, partition, packed_rows(records[0][3]))
     except BadRecord as exc:
-        bad.append(BadLine(where, offset, str(exc), value or b""))
+        bad.append(BadLine(source, offset, str(exc), value or b""))
         return ()
 
 
@@ -193,9 +204,3 @@ def _is_text(values: Sequence[bytes | None]) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _numpy() -> Any:
-    import numpy
-
-    return numpy

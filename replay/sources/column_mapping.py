@@ -1,39 +1,54 @@
-"""Records made of columns: what of them becomes key, time, headers and partition, and which rows are bad."""
+"""`ColumnMapping`: maps batches of columns to records with key, timestamp, headers and partition; finds bad rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...topics.arrow_numpy import as_numpy
 from ...topics.packed import arrow, is_text, row_values
 from ...topics.producer import Headers
-from .column_batch import ColumnBatch, as_columns
+from .column_batch import ColumnBatch, to_columns
 from .field_mapping import FieldMapping
 from .formats.arrow_json import unit_of
 from .source_record import check_sizes
 from .time_parser import AT_ZERO, LAST_MS, TimeParser
 
-__all__ = ["ColumnMapping", "Made", "as_json_text", "find_bad_rows", "stamped"]
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
 
-Row = Mapping[str, Any]
+__all__ = ["ColumnMapping", "MappedRows", "as_json_text", "find_bad_rows", "parse_times"]
 
 
-class Made(NamedTuple):
-    """Rows that became records, and those that could not: number among all, from 0, and reason."""
+class MappedRows(NamedTuple):
+    """Rows that became records, and the reason for each that could not, by its number in the batch (from 0)."""
 
     columns: ColumnBatch
     bad: dict[int, str]
 
 
-def find_bad_rows(rows: int, attempt: Callable[[int, int], object]) -> dict[int, str]:
-    """Which rows make `attempt(begin, end)` raise ValueError, each with its reason.
+class _Mapped(NamedTuple):
+    """The mapped fields of some rows, each in the form that `ColumnBatch` takes; None if no row has one.
 
-    Each row is judged alone, so its neighbours change nothing.
+    Attributes:
+        keys: name of the column if the key is a field unchanged, otherwise the keys.
+    """
+
+    keys: str | pyarrow.Array | None
+    times: numpy.ndarray | None
+    partitions: numpy.ndarray | None = None
+    headers: list[Headers | None] | None = None
+
+
+def find_bad_rows(rows: int, attempt: Callable[[int, int], object]) -> dict[int, str]:
+    """Return the rows for which `attempt(begin, end)` raises ValueError, each with its reason.
+
+    Each row is judged on its own, so that its neighbours make no difference.
     """
     found: dict[int, str] = {}
 
-    def look(begin: int, end: int) -> None:
+    def bisect(begin: int, end: int) -> None:
         try:
             attempt(begin, end)
         except ValueError as exc:
@@ -41,122 +56,121 @@ def find_bad_rows(rows: int, attempt: Callable[[int, int], object]) -> dict[int,
                 found[begin] = str(exc)
                 return
             middle = (begin + end) // 2
-            look(begin, middle)
-            look(middle, end)
+            bisect(begin, middle)
+            bisect(middle, end)
 
     if rows:
-        look(0, rows)
+        bisect(0, rows)
     return found
 
 
 class ColumnMapping:
-    """Makes records of batches of columns; the same rows give the same records, wherever a batch is cut.
+    """Maps batches of columns to records. The same rows give the same records, wherever a batch is cut.
 
     Args:
-        fields: what each row has beside its columns.
-        max_bytes: rows whose values are larger are bad.
+        fields: constant fields that each row has in addition to its columns.
+        max_bytes: rows with larger values are bad.
     """
 
-    def __init__(self, shape: FieldMapping, fields: Row, max_bytes: int) -> None:
-        self._shape, self._fields, self._max_bytes = shape, fields, max_bytes
-        self._by_row = not shape.plain or not shape.fields.isdisjoint(fields)
+    def __init__(self, mapping: FieldMapping, fields: Mapping[str, str | int | None], max_bytes: int) -> None:
+        self._mapping, self._fields, self._max_bytes = mapping, fields, max_bytes
+        self._by_row = not mapping.plain or not mapping.fields.isdisjoint(fields)
 
-    def __call__(self, batch: Any, written: Mapping[str, Any]) -> Made:
-        """Records of a batch.
+    def __call__(self, batch: pyarrow.RecordBatch, written: Mapping[str, pyarrow.Array]) -> MappedRows:
+        """Map a batch to records.
 
         Args:
-            batch: at least one row; columns of what JSON holds.
-            written: fields whose values as keys and times are others than those of `batch`: raw bytes, moments, the
-                text of cells.
+            batch: at least one row; columns of JSON values.
+            written: columns that keys and times are read from instead of those of `batch`, because they hold the
+                original value: raw bytes, timestamps, the text of cells.
         """
         batch = self._with_fields(batch)
         rows = batch.num_rows
-        bad = self._too_large(batch)
-        own = None
+        bad = self._find_too_large(batch)
+        mapped = None
         if self._by_row:
-            own, more = self._computed(batch, written)
+            mapped, more = self._map_by_row(batch, written)
             bad = {**more, **bad}
         elif not bad:
             try:
-                own = self._found(batch, written, 0, rows)
+                mapped = self._map_columns(batch, written, 0, rows)
             except ValueError:
-                bad = find_bad_rows(rows, lambda begin, end: self._found(batch, written, begin, end))
+                bad = find_bad_rows(rows, lambda begin, end: self._map_columns(batch, written, begin, end))
         else:
-            bad = {**find_bad_rows(rows, lambda begin, end: self._found(batch, written, begin, end)), **bad}
+            bad = {**find_bad_rows(rows, lambda begin, end: self._map_columns(batch, written, begin, end)), **bad}
         if not bad:
-            assert own is not None
-            return Made(self._columns(batch, own), {})
+            assert mapped is not None
+            return MappedRows(_columns(batch, mapped), {})
         good = arrow().array([row for row in range(rows) if row not in bad], arrow().int64())
         kept = batch.take(good)
-        if self._by_row:
-            assert own is not None
-            return Made(self._columns(batch, own).take(as_numpy(good)) if len(good) else self._none(kept), bad)
         if not len(good):
-            return Made(self._none(kept), bad)
-        there = {name: column.take(good) for name, column in written.items()}
-        return Made(self._columns(kept, self._found(kept, there, 0, len(good))), bad)
+            return MappedRows(ColumnBatch(kept), bad)
+        if self._by_row:
+            assert mapped is not None
+            return MappedRows(_columns(batch, mapped).take(as_numpy(good)), bad)
+        written = {name: column.take(good) for name, column in written.items()}
+        return MappedRows(_columns(kept, self._map_columns(kept, written, 0, len(good))), bad)
 
-    def _none(self, batch: Any) -> ColumnBatch:
-        return ColumnBatch(batch)
-
-    def _with_fields(self, batch: Any) -> Any:
+    def _with_fields(self, batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
         for name, value in self._fields.items():
             batch = batch.append_column(name, arrow().array([value] * batch.num_rows))
         return batch
 
-    def _columns(self, batch: Any, own: tuple[Any, Any, Any, Any]) -> ColumnBatch:
-        keys, times, partitions, headers = own
-        key = keys if isinstance(keys, str) else None
-        return ColumnBatch(
-            batch, key=key, keys=None if key else keys, times=times, partitions=partitions, headers=headers
-        )
+    def _map_columns(
+        self, batch: pyarrow.RecordBatch, written: Mapping[str, pyarrow.Array], begin: int, end: int
+    ) -> _Mapped:
+        """Map keys and times of some rows without looking at each.
 
-    def _found(self, batch: Any, written: Mapping[str, Any], begin: int, end: int) -> tuple[Any, Any, Any, Any]:
-        """Keys, or the name of the field that is the key as it stands; times; neither partitions nor headers."""
-        shape, keys, times = self._shape, None, None
+        Raises:
+            ValueError: one of the rows is bad.
+        """
+        mapping, keys, times = self._mapping, None, None
         batch = batch.slice(begin, end - begin)
-        if shape.key_field is not None:
-            raw = written.get(shape.key_field)
+        if mapping.key_field is not None:
+            raw = written.get(mapping.key_field)
             if raw is not None and _is_key(raw.type):
                 keys = raw.slice(begin, end - begin)
-            elif _is_key(batch[shape.key_field].type):
-                keys = shape.key_field
+            elif _is_key(batch[mapping.key_field].type):
+                keys = mapping.key_field
             else:
-                keys = as_json_text(batch, shape.key_field)
-        if shape.time_field is not None:
-            column = written.get(shape.time_field)
-            column = batch[shape.time_field] if column is None else column.slice(begin, end - begin)
-            times = stamped(shape.stamps, column)
-        return keys, times, None, None
+                keys = as_json_text(batch, mapping.key_field)
+        if mapping.time_field is not None:
+            column = written.get(mapping.time_field)
+            column = batch[mapping.time_field] if column is None else column.slice(begin, end - begin)
+            times = parse_times(mapping.time_parser, column)
+        return _Mapped(keys, times)
 
-    def _computed(self, batch: Any, written: Mapping[str, Any]) -> tuple[tuple[Any, Any, Any, Any], dict[int, str]]:
-        """Keys, times, partitions and headers, row by row; rows that are bad have none."""
-        shape, rows = self._shape, batch.num_rows
-        used = [name for name in batch.schema.names if name in shape.fields]
-        cells = [_listed(batch[name]) for name in used]
+    def _map_by_row(
+        self, batch: pyarrow.RecordBatch, written: Mapping[str, pyarrow.Array]
+    ) -> tuple[_Mapped, dict[int, str]]:
+        """Evaluate the expressions row by row; return the mapped fields (empty in bad rows), and the bad rows."""
+        mapping, rows = self._mapping, batch.num_rows
+        used = [name for name in batch.schema.names if name in mapping.fields]
+        cells = [_to_list(batch[name]) for name in used]
         keys = list[bytes | None]()
         times, partitions, headers = list[int](), list[int | None](), list[Headers | None]()
         bad: dict[int, str] = {}
-        as_written = self._as_written(batch, written)
+        unchanged_keys = self._unchanged_keys(batch, written)
         for number in range(rows):
-            key, time_ms, told, partition = None, 0, None, None
+            key, time_ms, own_headers, partition = None, 0, None, None
             try:
                 record = {name: column[number] for name, column in zip(used, cells, strict=True)}
-                key, time_ms, told, partition = shape(record)
+                key, time_ms, own_headers, partition = mapping(record)
             except ValueError as exc:
                 bad[number] = str(exc)
             keys.append(key)
             times.append(time_ms)
-            headers.append(told)
+            headers.append(own_headers)
             partitions.append(partition)
-        if as_written is not None:
-            keys = as_written
-        made = as_columns(keys, times, partitions)
-        return (*made, headers if any(headers) else None), bad
+        if unchanged_keys is not None:
+            keys = unchanged_keys
+        return _Mapped(*to_columns(keys, times, partitions), headers if any(headers) else None), bad
 
-    def _as_written(self, batch: Any, written: Mapping[str, Any]) -> list[bytes | None] | None:
-        """The keys, where those are a field as it stands: the same as without headers and partitions."""
-        field = self._shape.key_field
+    def _unchanged_keys(
+        self, batch: pyarrow.RecordBatch, written: Mapping[str, pyarrow.Array]
+    ) -> list[bytes | None] | None:
+        """Return the keys if the key is a field unchanged: they must not depend on whether headers are mapped."""
+        field = self._mapping.key_field
         if field is None or field not in batch.schema.names or field in self._fields:
             return None
         column = written.get(field)
@@ -164,9 +178,9 @@ class ColumnMapping:
             column = batch[field] if _is_key(batch[field].type) else as_json_text(batch, field)
         return [cell.encode() if isinstance(cell, str) else cell for cell in map(_key_cell, column.to_pylist())]
 
-    def _too_large(self, batch: Any) -> dict[int, str]:
-        """Rows that are too large, which is found out row by row only where the largest cells together might be."""
-        if _largest(batch) <= self._max_bytes:
+    def _find_too_large(self, batch: pyarrow.RecordBatch) -> dict[int, str]:
+        """Find rows that are too large. Looks at single rows only if the largest cells together might be too large."""
+        if _size_bound(batch) <= self._max_bytes:
             return {}
         bad: dict[int, str] = {}
         for number, value in enumerate(row_values(batch, "json")):
@@ -177,37 +191,45 @@ class ColumnMapping:
         return bad
 
 
-def _key_cell(cell: Any) -> Any:
+def _columns(batch: pyarrow.RecordBatch, mapped: _Mapped) -> ColumnBatch:
+    key = mapped.keys if isinstance(mapped.keys, str) else None
+    keys = None if isinstance(mapped.keys, str) else mapped.keys
+    return ColumnBatch(
+        batch, key=key, keys=keys, times=mapped.times, partitions=mapped.partitions, headers=mapped.headers
+    )
+
+
+def _key_cell(cell: str | bytes | int | None) -> str | bytes | None:
     return b"%d" % cell if isinstance(cell, int) else cell
 
 
-def _largest(batch: Any) -> int:
-    """No row's value is larger."""
+def _size_bound(batch: pyarrow.RecordBatch) -> int:
+    """Return an upper bound for the size in bytes of a row's value."""
     import pyarrow.compute
 
-    compute, largest = pyarrow.compute, 2
+    compute, bound = pyarrow.compute, 2
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        largest += 6 * len(name.encode()) + 4
+        bound += 6 * len(name.encode()) + 4
         if is_text(column.type):
-            largest += 6 * (compute.max(compute.binary_length(column)).as_py() or 0) + 2
+            bound += 6 * (compute.max(compute.binary_length(column)).as_py() or 0) + 2
         elif arrow().types.is_nested(column.type):
-            largest += _nested_most(column.type, column.nbytes)
+            bound += _nested_size_bound(column.type, column.nbytes)
         else:
-            largest += 32
-    return largest
+            bound += 32
+    return bound
 
 
-def _nested_most(kind: Any, size: int) -> int:
-    """No cell of a column of lists or objects is larger, going by the bytes of all of them."""
+def _nested_size_bound(kind: pyarrow.DataType, size_bytes: int) -> int:
+    """Return an upper bound for a cell of a column of lists or objects, from the size of the whole column."""
     names = len(str(kind).encode())
-    return (32 + 6 * names) * (8 * size + 1)
+    return (32 + 6 * names) * (8 * size_bytes + 1)
 
 
-def as_json_text(batch: Any, name: str) -> Any:
-    """What stands for each value of a field in JSON, as text; null where it is null.
+def as_json_text(batch: pyarrow.RecordBatch, name: str) -> pyarrow.Array:
+    """Return the JSON text of each value of a column; null for null.
 
     Raises:
-        ValueError: it is an object or a list.
+        ValueError: a value is an object or a list.
     """
     pyarrow = arrow()
     column = batch[name]
@@ -222,54 +244,54 @@ def as_json_text(batch: Any, name: str) -> Any:
     return pyarrow.array(texts, pyarrow.string())
 
 
-def stamped(stamps: TimeParser, column: Any) -> Any:
-    """Times as a column holds them, in ms, as int64. Each of them is read once, however often it occurs.
+def parse_times(parser: TimeParser, column: pyarrow.Array) -> numpy.ndarray:
+    """Return a column of times as ms since 1970 in int64. Each distinct value is parsed once.
 
     Raises:
-        ValueError: one is none.
+        ValueError: a value is not a time.
     """
     import numpy
 
-    types: Any = arrow().types
+    types = arrow().types
     if column.null_count:
         raise ValueError("no time")
     if types.is_timestamp(column.type):
-        return _moments(stamps, column)
+        return _timestamps_ms(parser, column)
     if types.is_nested(column.type) or types.is_boolean(column.type):
         raise ValueError("not a time")
     if types.is_int64(column.type):
-        numbers: Any = as_numpy(column)
-        found = stamps.whole(numbers, int(numbers.min()), int(numbers.max()))
+        numbers = as_numpy(column)
+        found = parser.parse_integers(numbers, int(numbers.min()), int(numbers.max()))
         if found is not None:
             return found
     if types.is_float32(column.type):
         column = column.cast(arrow().float64())
     coded = column.dictionary_encode()
-    times = numpy.array(stamps.many(coded.dictionary.to_pylist()), numpy.int64)
+    times = numpy.array(parser.parse_all(coded.dictionary.to_pylist()), numpy.int64)
     return times[as_numpy(coded.indices)]
 
 
-def _moments(stamps: TimeParser, column: Any) -> Any:
-    """Of timestamps; those without a zone are of the zone that was asked for."""
+def _timestamps_ms(parser: TimeParser, column: pyarrow.Array) -> numpy.ndarray:
+    """Convert a column of Arrow timestamps; those without a zone are in the zone of the parser."""
     import numpy
 
     per_s = unit_of(column.type)
-    numbers: Any = as_numpy(column.view(arrow().int64()))
-    times: Any = numbers * (1_000 // per_s) if per_s < 1_000 else numbers // (per_s // 1_000)
+    numbers = as_numpy(column.view(arrow().int64()))
+    times = numbers * (1_000 // per_s) if per_s < 1_000 else numbers // (per_s // 1_000)
     if not (times.min() > 0 and times.max() <= LAST_MS):
         raise ValueError("not between 1970 and 9999" if times.any() else AT_ZERO)
-    if column.type.tz or stamps.in_utc:
+    if column.type.tz or parser.in_utc:
         return times
-    return numpy.array([stamps.local_ms(ms) for ms in times.tolist()], numpy.int64)
+    return numpy.array([parser.local_ms(ms) for ms in times.tolist()], numpy.int64)
 
 
-def _is_key(kind: Any) -> bool:
-    types: Any = arrow().types
+def _is_key(kind: pyarrow.DataType) -> bool:
+    types = arrow().types
     return is_text(kind) or types.is_integer(kind) or types.is_binary(kind)
 
 
-def _listed(column: Any) -> list[Any]:
-    """Values as expressions see them; a float of 32 bits is the number that JSON shows."""
+def _to_list(column: pyarrow.Array) -> list[Any]:
+    """Return values as expressions see them; a 32-bit float is the number that JSON shows."""
     if arrow().types.is_float32(column.type):
         import numpy
 

@@ -66,7 +66,7 @@ class FileHistory:
     follow: bool = False
     spool: str | None = None
     max_record_bytes: int = NO_LIMIT
-    columns: bool = False
+    is_columnar: bool = False
     types: Mapping[str, str] | None = None
     # What was found by looking at the files; shared with what is made of this by `replace`.
     _found: list[_Schema] = field(default_factory=list["_Schema"], compare=False, repr=False)
@@ -146,7 +146,7 @@ class FileHistory:
 
     def columnar(self) -> FileHistory:
         """The same; it gives columns where files hold them, see `Columns`."""
-        return replace(self, columns=True)
+        return replace(self, is_columnar=True)
 
     def unpacked(self) -> FileHistory:
         """See `Replayable`; files hold no packed batches."""
@@ -192,7 +192,7 @@ class FileHistory:
             types=self.schema.parquet,
             batch_lines=batch_lines,
             max_record_bytes=self.max_record_bytes,
-            columns=self.columns,
+            columnar=self.is_columnar,
         )
 
     def _open_at(self, entry: FileEntry, position: SourcePosition | None, batch_lines: int) -> Source:
@@ -220,12 +220,12 @@ class Series:
         types: Mapping[str, Any] | None = None,
         batch_lines: int = BATCH_LINES,
         max_record_bytes: int = NO_LIMIT,
-        columns: bool = False,
+        columnar: bool = False,
     ) -> None:
         self._entries = entries
         self._format = format
         self._open_next = partial(
-            open_part, types=types, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+            open_part, types=types, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columnar=columnar
         )
         self._at = position["file"] if position else 0
         self._open: Source | None = None
@@ -283,7 +283,7 @@ def open_part(
     types: Mapping[str, Any] | None = None,
     batch_lines: int = BATCH_LINES,
     max_record_bytes: int = NO_LIMIT,
-    columns: bool = False,
+    columnar: bool = False,
 ) -> Source:
     """One part of a history by itself; see `FileHistory.open`.
 
@@ -299,12 +299,12 @@ def open_part(
             types=types,
             batch_rows=batch_lines,
             max_record_bytes=max_record_bytes,
-            columns=columns,
+            columnar=columnar,
         )
     if kind == "avro":
         return open_avro(entry, format, position, batch_rows=batch_lines, max_record_bytes=max_record_bytes)
     return FileSource(
-        entry, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columns=columns
+        entry, format, position, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columnar=columnar
     )
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from ...topics.cleanup import on_failure
 from .field_mapping import FieldMapping
-from .files.file_opening import UNREADABLE, FileEntry, Opened, open_entry, why
+from .files.file_opening import READ_ERRORS, FileEntry, Opened, open_entry, why
 from .format import Format, kind_of
 from .formats.csv_parser import CsvParser, read_header
 from .formats.json_lines import JsonColumns, JsonLinesParser
@@ -55,17 +55,17 @@ class FileSource:
         *,
         batch_lines: int = BATCH_LINES,
         max_record_bytes: int = NO_LIMIT,
-        columns: bool = False,
+        columnar: bool = False,
     ) -> None:
         self._name = entry.name
         self._entry = entry
         kind, format = kind_of(entry.inside or entry.path, format)
         # Of columns all that is at hand is taken at once.
-        self._batch_lines = 1 if columns else batch_lines
-        self._chunk_bytes = BLOCK_BYTES if columns else _CHUNK_BYTES
-        self._columns = columns
+        self._batch_lines = 1 if columnar else batch_lines
+        self._chunk_bytes = BLOCK_BYTES if columnar else _CHUNK_BYTES
+        self._columnar = columnar
         self._new_buffer = partial(
-            BlockBuffer if columns or kind == "csv" else LineBuffer,
+            BlockBuffer if columnar or kind == "csv" else LineBuffer,
             self._name,
             # A row's lines are at hand together, and one may be of one cell.
             most_waiting=_CSV_WAITING_BYTES if kind == "csv" else MAX_LINE_BYTES,
@@ -84,7 +84,7 @@ class FileSource:
                     self._opened.stream.seek(position["byte"])
                     self._exhausted = False
                     self._buffer = self._new_buffer(byte=position["byte"], line=position["line"])
-            except UNREADABLE as exc:
+            except READ_ERRORS as exc:
                 self._breaks(why(exc))
             except BadLine as exc:
                 self._broken = exc
@@ -109,7 +109,7 @@ class FileSource:
         while True:
             if buffer.waiting < wanted:
                 self._fill_up(wanted_bytes)
-            lines = buffer.peek(NO_LIMIT if self._columns else wanted)
+            lines = buffer.peek(NO_LIMIT if self._columnar else wanted)
             if self._broken is not None and (parser is None or not lines):
                 return self._give_up()
             if not lines or parser is None:
@@ -142,15 +142,15 @@ class FileSource:
         fields, most = self._entry.fields, self._max_record_bytes
         if kind == "text":
             plain = TextParser(self._name, format, max_bytes=most)
-            return BlockParser(plain, TextColumns(format, most)) if self._columns else plain
+            return BlockParser(plain, TextColumns(format, most)) if self._columnar else plain
         if kind == "jsonl":
             plain = JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
             shape = FieldMapping(format, self._name)
             # A field of the folder would stand in each line; a key that is computed is one of text.
-            by_column = self._columns and shape.plain and not fields
-            return BlockParser(plain, JsonColumns(format, shape, most)) if by_column else plain
+            columnar = self._columnar and shape.plain and not fields
+            return BlockParser(plain, JsonColumns(format, shape, most)) if columnar else plain
         columns = format.columns or self._read_header(format)
-        return CsvParser(self._name, format, columns, fields=fields, max_bytes=most, by_column=self._columns)
+        return CsvParser(self._name, format, columns, fields=fields, max_bytes=most, columnar=self._columnar)
 
     def _read_header(self, format: Format) -> tuple[str, ...]:
         buffer, wanted = self._buffer, _HEADER_LINES
@@ -185,7 +185,7 @@ class FileSource:
             else:
                 self._exhausted = True
                 self._buffer.finish()
-        except UNREADABLE as exc:
+        except READ_ERRORS as exc:
             self._breaks(why(exc))
         except LineTooLong as exc:
             self._breaks(str(exc))

@@ -1,22 +1,33 @@
-"""What is in a file: text, CSV, JSON Lines, Parquet or Avro, and where key, time, headers and partition stand in it."""
+"""`Format`: the kind of a file (text, CSV, JSON Lines, Parquet, Avro), and which fields give key, time and headers."""
 
 from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from ...topics.errors import Usage
+from ...topics.json_value import JsonValue
 
-__all__ = ["COMPRESSED", "ENDINGS", "LINE_KINDS", "RAW_BYTES", "Format", "Kind", "OnBadLine", "kind_of", "known"]
+__all__ = [
+    "COMPRESSED_ENDINGS",
+    "ENDINGS",
+    "LINE_KINDS",
+    "RAW_BYTES",
+    "Format",
+    "Kind",
+    "OnBadLine",
+    "has_known_ending",
+    "kind_of",
+]
 
 Kind = Literal["text", "csv", "jsonl", "parquet", "avro"]
 OnBadLine = Literal["fail", "skip", "dead-letter"]
 
-# The encoding that is none: bytes travel as they are, unchecked.
+# Not an encoding: bytes are sent unchanged and unchecked.
 RAW_BYTES = "bytes"
 
 ENDINGS: dict[str, Kind] = {
@@ -31,38 +42,37 @@ ENDINGS: dict[str, Kind] = {
     ".pq": "parquet",
     ".avro": "avro",
 }
-COMPRESSED = (".gz", ".zst", ".bz2")
+COMPRESSED_ENDINGS = (".gz", ".zst", ".bz2")
 
-# Kinds whose records stand one after another in lines; the others are read by row, and hold their own compression.
+# Kinds that hold a record a line. The others are read by row, and are compressed inside the file.
 LINE_KINDS = frozenset({"text", "csv", "jsonl"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """How lines and rows become records. What is an EXPRESSION is a field or more, see `expression`.
+    """How the lines or rows of files become records. EXPRESSION is a field or a formula, see `field_expression`.
 
     Attributes:
-        kind: `auto` goes by the file's ending (below `.gz`, `.zst` and `.bz2`, and inside a `.zip`), see `ENDINGS`.
-        key: EXPRESSION whose value becomes the record's key. Text as UTF-8, numbers as they are written; null gives a
-            record without a key.
-        key_before: for text: what stands before the first of these is the key. The whole line stays the value.
-        time: EXPRESSION for the record's time.
-        time_format: how times are written; see `stamp.parse_time_ms`.
-        time_zone: of times that name none.
-        headers: names, and the EXPRESSION for each value; null leaves the header out.
-        partition: EXPRESSION for the number of the record's partition; null leaves it to the key.
+        kind: `auto` decides by the file's ending (before `.gz`, `.zst` and `.bz2`, and inside a `.zip`), see `ENDINGS`.
+        key: EXPRESSION for the record's key: text as UTF-8, numbers as they are written, null as no key.
+        key_before: for text: the part of a line before the first of these delimiters is the key. The whole line remains
+            the value.
+        time: EXPRESSION for the record's timestamp.
+        time_format: how times are written; see `time_parser.parse_time_ms`.
+        time_zone: zone of times that name none.
+        headers: names, each with the EXPRESSION for its value; null omits the header.
+        partition: EXPRESSION for the number of the record's partition; null leaves the choice to the key.
         columns: names of a CSV file's columns; the file then has no header line.
-        types: CSV columns whose type is not to be guessed: `text`, `int`, `float` or `bool`.
-        declared: the same of columns that a file may lack, as the value type of the app's topic says them; `text?` is
-            text among which there may be nulls. Of those of `types` these say nothing. It is part of the program, so it
-            is no part of the identity.
-        inferred: the types of the other CSV columns, inferred from samples of all files; see `csv_type_inference`. They
-            follow from the files, so they are not part of the identity.
-        delimiter: of CSV cells; none means `,`, and a tab for `.tsv`.
-        quote: of CSV cells; empty for files that know no quotes.
-        encoding: of the file. What is sent is UTF-8. `bytes` (text only) sends lines as they are, unchecked.
-        nulls: CSV cells that mean null, but in a column that is declared to be text.
-        as_text: keep CSV cells as strings instead of telling numbers and nulls from text.
+        types: types of CSV columns that are declared instead of inferred: `text`, `int`, `float` or `bool`.
+        declared: the same for columns that a file may lack, from the value type of the app's topic; `text?` is text
+            that may be null. `types` takes precedence. The app determines these, so the identity leaves them out.
+        inferred: types of the other CSV columns, inferred from samples of all files; see `csv_type_inference`. The
+            files determine these, so the identity leaves them out.
+        delimiter: delimiter of CSV cells; None means `,`, and a tab for `.tsv`.
+        quote: quote of CSV cells; empty for files without quotes.
+        encoding: encoding of the file; records are sent as UTF-8. `bytes` (text only) sends lines unchanged, unchecked.
+        nulls: CSV cells that mean null, except in a column that is declared as text.
+        as_text: keep CSV cells as text instead of inferring numbers and nulls.
     """
 
     kind: Literal["auto", "text", "csv", "jsonl", "parquet", "avro"] = "auto"
@@ -84,10 +94,10 @@ class Format:
     as_text: bool = False
 
     def checked(self, kind: Kind, name: str) -> None:
-        """Refuse options that say nothing about files of `kind`, rather than ignore them.
+        """Refuse options that do not apply to files of `kind`, instead of ignoring them.
 
         Args:
-            name: of the file that is of this kind, for the message.
+            name: the file's name, for the message.
 
         Raises:
             Usage: an option does not fit; the message names it.
@@ -136,7 +146,7 @@ class Format:
             return
         try:
             codecs.lookup(self.encoding)
-            # Lines are cut before they are decoded, which only works where a line's end is the byte 10.
+            # Lines are split before they are decoded, which needs a line end that is the byte 10.
             fits = "\n".encode(self.encoding) == b"\n"
         except LookupError:
             raise Usage(f"--encoding {self.encoding}: unknown", hint="for example utf-8, latin-1, cp1252") from None
@@ -145,19 +155,19 @@ class Format:
                 f"--encoding {self.encoding}: a line's end is not one byte in it", hint="turn the file into UTF-8 first"
             )
 
-    def identity(self) -> dict[str, Any]:
-        """All options as plain JSON values; two formats with the same identity read the same records."""
+    def identity(self) -> dict[str, JsonValue]:
+        """Return all options as JSON values. Two formats with the same identity read the same records."""
         return msgspec.json.decode(msgspec.json.encode(replace(self, declared=(), inferred=())))
 
 
 def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
-    """The kind of a file, and the format with what the ending says filled in.
+    """Return the kind of a file, and the format completed by what the file's ending implies.
 
     >>> kind_of("flights.csv.gz", Format())[0]
     'csv'
 
     Raises:
-        Usage: the ending says nothing and no kind is given, or an option does not fit the kind.
+        Usage: the ending is unknown and no kind is given, or an option does not fit the kind.
     """
     ending = _ending(name)
     kind = ENDINGS.get(ending) if format.kind == "auto" else format.kind
@@ -165,9 +175,9 @@ def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
         raise Usage(
             f"{name}: its ending does not say what is in it",
             hint=f"give --format text|csv|jsonl|parquet|avro (known: {' '.join(ENDINGS)}, lines also with "
-            f"{' '.join(COMPRESSED)}, all inside .zip)",
+            f"{' '.join(COMPRESSED_ENDINGS)}, all inside .zip)",
         )
-    if kind not in LINE_KINDS and name.lower().endswith(COMPRESSED):
+    if kind not in LINE_KINDS and name.lower().endswith(COMPRESSED_ENDINGS):
         raise Usage(f"{name}: {kind} is compressed inside, and read from where it is needed", hint="unpack it first")
     format.checked(kind, name)
     if kind == "csv" and format.delimiter is None:
@@ -175,11 +185,11 @@ def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
     return kind, format
 
 
-def known(name: str) -> bool:
-    """Whether the ending says what is in it."""
+def has_known_ending(name: str) -> bool:
+    """Return whether the kind of a file follows from its ending."""
     return _ending(name) in ENDINGS
 
 
 def _ending(name: str) -> str:
     path = PurePosixPath(name.lower())
-    return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
+    return path.with_suffix("").suffix if path.suffix in COMPRESSED_ENDINGS else path.suffix

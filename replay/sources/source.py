@@ -1,15 +1,16 @@
-"""What history is read from.
+"""The protocols of history: `Replayable` is found and checked, `Source` is open and being read.
 
-A source is read in three verbs, by one reader, in this order and again:
+A source has one reader, which calls it in this order, again and again:
 
-1. `next_batch()` gives the next `Batch`: records, never more than fits in memory, the bad and blank lines among them
-   and the position after them. No records means "not now" or, with `ended`, "never again".
-2. `poll_again_s` says when to ask again after a batch that was empty.
-3. `begins` is the position of the first record. A source opened at it, or at `Batch.after` of any batch, gives what
-   this one gives from there.
+1. `next_batch()` returns the next `Batch`: a bounded number of records, the bad and blank lines among them, and the
+   position after them. An empty batch means "nothing now", or "nothing more" if `ended` is true.
+2. `poll_again_s` says how long to wait after an empty batch.
 
-The classic mistake is to store a position before the batch it belongs to has been sent: it is stored in the same
-transaction as the records before it, or not at all.
+`begins` is the position of the first record. A source that is opened at `begins`, or at the `Batch.after` of any batch,
+returns what this source returns from there on.
+
+The classic mistake is to store a position before the batch that leads to it has been sent. A position is stored in the
+same transaction as the records before it, or not at all.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from .source_record import BadLine, SourceRecord
 
 __all__ = ["Batch", "Part", "Replayable", "Source", "SourcePosition"]
 
-# Plain JSON, opaque to everyone but the kind of source that made it; a source made of others keeps theirs in its own.
+# Plain JSON. Only the kind of source that made a position reads it; a source that reads from others nests theirs.
 SourcePosition = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a source gives at once.
+    """The records that one call of `next_batch` returns.
 
     Attributes:
         records: in order.
-        after: position of the item that follows.
-        bad: lines, among those of the records, that could not become records.
-        blank: how many lines are no records because nothing stands on them.
+        after: position of the record that follows the batch.
+        bad: lines (or rows) in this stretch of the source that could not become records.
+        blank: number of lines that hold no record because they are blank.
     """
 
     records: Sequence[SourceRecord]
@@ -45,50 +46,50 @@ class Batch:
 
 
 class Source(Protocol):
-    """Open history; see the module for its laws.
+    """An open source; the module documents its contract.
 
     Attributes:
-        begins: position of the first item, as it was opened.
+        begins: position at which the source was opened, which is that of its first record.
     """
 
     @property
     def begins(self) -> SourcePosition: ...
 
     def next_batch(self) -> Batch:
-        """The next records in order; empty where there are none now.
+        """Return the next records in order; an empty batch if none are available now.
 
         Raises:
-            Stop: it cannot be read on (gone, truncated, corrupt); names file and line.
+            Stop: the source cannot be read any further (removed, truncated, corrupt). The message names file and line.
         """
         ...
 
     @property
     def poll_again_s(self) -> float:
-        """Seconds to wait after an empty batch before asking again; 0 for at once."""
+        """Seconds to wait after an empty batch before the next call; 0 means no wait."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Nothing follows, ever."""
+        """True once no record will ever follow."""
         ...
 
     @property
     def done_bytes(self) -> int:
-        """How much of the history's size on disk has been read; for showing progress."""
+        """Bytes on disk that have been read, for progress; the unit is that of `Replayable.size_bytes`."""
         ...
 
     def close(self) -> None:
-        """Let go of files and sockets; harmless when repeated."""
+        """Release files and sockets. May be called more than once."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What can be opened by itself, and merged with others by time.
+    """A part of a history that is opened on its own and merged with the others by time: a file, or a partition.
 
     Attributes:
-        name: as shown; ties in time go by it.
-        open: at a position or at the beginning, with so many lines a batch.
+        name: shown to the user. Records of equal time are ordered by it.
+        open: opens the part at a position (None for its beginning), with this many lines a batch.
     """
 
     name: str
@@ -97,15 +98,15 @@ class Part:
 
 
 class Replayable(Protocol):
-    """What is asked to be replayed: found and checked, not yet read. Files, a socket, an archive, a topic.
+    """History that was found and checked, but not read yet: files, a socket, an archive or a topic.
 
     Attributes:
-        specs: what the user named, so that it means the same from any folder.
-        resumable: it can be read again from a position.
-        size_bytes: for showing progress, in the unit of `Source.done_bytes`; 0 where there is no end in sight.
-        timed: its records carry times of their own, so that parts can be merged by them.
-        parts: what can be opened by itself, in the order in which it is read without merging; none where it is one.
-        partitions: how many the target must have, because the records say where they belong; None where they do not.
+        specs: what the user named, in a form that means the same from any working directory.
+        resumable: true if it can be read again from a position.
+        size_bytes: total size for progress, in the unit of `Source.done_bytes`; 0 if no end is known.
+        timed: true if the records have timestamps of their own, so that parts can be merged by time.
+        parts: what can be opened on its own, in the order in which it is read without merging; empty if it is one.
+        partitions: number of partitions that the target must have because the records say theirs; None if they do not.
     """
 
     @property
@@ -130,35 +131,38 @@ class Replayable(Protocol):
     def partitions(self) -> int | None: ...
 
     def identity(self, topic: str) -> str:
-        """The name of the run that sends this to `topic`: the same for the same question, whatever the answer."""
+        """Return the id of the run that sends this history to `topic`.
+
+        The same question gives the same id: paths, options and topic count, the content of files does not.
+        """
         ...
 
     def fingerprint(self) -> str:
-        """What tells this history from a changed one; empty where nothing does.
+        """Return a digest that differs once the history has changed; empty if changes cannot be detected.
 
         Raises:
-            Usage: it has gone.
+            Usage: the history no longer exists.
         """
         ...
 
     def changed_since(self, time_ms: int) -> list[str]:
-        """What a changed fingerprint comes from, as far as that can be said."""
+        """Return which parts changed after `time_ms`, as far as that is known. Explains a changed fingerprint."""
         ...
 
     def check(self, topic: str) -> None:
-        """Find out, before anything is sent, what would fail later.
+        """Find out before anything is sent what would fail later.
 
         Raises:
-            Usage: it does not fit the options, or must not go to `topic`.
+            Usage: the history does not fit the options, or must not be sent to `topic`.
         """
         ...
 
     def unpacked(self) -> Replayable:
-        """The same; of packed batches it gives the rows, where it would give them as they are."""
+        """Return the same history, which yields the rows of packed batches instead of the batches themselves."""
         ...
 
     def open(self, position: SourcePosition | None = None, *, batch_lines: int = ...) -> Source:
-        """Begin to read, at a position that a source gave or at the beginning.
+        """Open the history at a position that a source returned; None means its beginning.
 
         Raises:
             Stop: it cannot be read.

@@ -1,4 +1,4 @@
-"""One record on its way into a topic, and one line that could not become one."""
+"""`SourceRecord`, a record on its way into a topic, and `BadLine`, a line that could not become one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ...topics.producer import Headers
 
 __all__ = ["NO_LIMIT", "BadLine", "SourceRecord", "check_sizes", "zero_time_error"]
 
-# (key, value, timestamp_ms, headers, partition); timestamp 0 means now, partition None the one that the key tells. A
-# plain tuple: it is made and taken apart some hundred thousand times a second, and a named one costs as much as parsing
-# the line.
+# (key, value, timestamp_ms, headers, partition). Timestamp 0 means the present time; partition None means that the key
+# decides. A plain tuple, because it is made and taken apart some hundred thousand times a second, and a named tuple
+# costs as much as parsing the line.
 SourceRecord = tuple[bytes | None, bytes | None, int, Headers | None, int | None]
 
 
 NO_LIMIT = 2**31 - 1
 
-# A dead letter must fit into its topic, whatever was wrong; brokers and clients take about 1 MB unless told otherwise.
+# A dead letter must fit into its topic, whatever was wrong with it; brokers and clients accept about 1 MB by default.
 _MOST_KEPT_BYTES = 900_000
 
 
 def zero_time_error(where: str) -> Stop:
-    """A record whose time is exactly 0 ms, which librdkafka takes for "now", so that it cannot be sent as it is."""
+    """Return the error for a record whose timestamp is exactly 0 ms, which librdkafka replaces by the present time."""
     return Stop(
         f"{where}: its time is 1970-01-01T00:00:00.000Z (0 ms), which librdkafka takes for the present",
         hint="leave such records out, or give them another time in the topic they come from",
@@ -30,13 +30,13 @@ def zero_time_error(where: str) -> Stop:
 
 
 class BadLine(BadRecord):
-    """A line (or a row) that is not what its file says it is; or the place from where on a file cannot be read.
+    """A line or row that does not fit the file's format, or the point from which a file cannot be read any further.
 
     Attributes:
-        source: the file, as the user would name it.
-        line: number of the line or row in it, from 1.
+        source: name of the file as the user would write it.
+        line: number of the line or row, from 1.
         reason: what is wrong with it.
-        value: its bytes as they are, the first 900,000 at most.
+        value: its raw bytes, at most the first 900,000.
     """
 
     def __init__(self, source: str, line: int, reason: str, value: bytes) -> None:
@@ -52,16 +52,16 @@ class BadLine(BadRecord):
         self.value = value[:_MOST_KEPT_BYTES]
 
     @property
-    def where(self) -> str:
-        """`file:line`."""
+    def position(self) -> str:
+        """The position as `file:line`."""
         return f"{self.source}:{self.line}"
 
 
 def check_sizes(values: Iterable[bytes], max_bytes: int) -> None:
-    """Refuse values that the topic would.
+    """Refuse values that the topic would reject.
 
     Raises:
-        ValueError: one is too large.
+        ValueError: a value is larger than `max_bytes`.
     """
     largest = max(map(len, values), default=0)
     if largest > max_bytes:

@@ -1,13 +1,16 @@
-"""Times as files write them, in milliseconds since 1970."""
+"""Parses the times that files write: ISO 8601, numbers since 1970, or a `strptime` pattern, into ms since 1970."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from ...topics.errors import Usage
+
+if TYPE_CHECKING:
+    import numpy
 
 __all__ = ["AT_ZERO", "LAST_MS", "TimeParser", "parse_time_ms"]
 
@@ -17,7 +20,7 @@ LAST_MS = 253_402_300_799_999  # the end of the year 9999
 AT_ZERO = "exactly 0 ms since 1970, which librdkafka takes for the present time"
 _CACHED = 4_096
 
-# The magnitude of a bare number tells its unit, for any time between March 1973 and the year 5138.
+# The unit of a bare number follows from its magnitude, for any time between March 1973 and the year 5138.
 _UNITS = ((1e11, "s"), (1e14, "ms"), (1e17, "us"), (1e20, "ns"))
 _PER_MS = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 _ABSURD = 1e20
@@ -26,15 +29,15 @@ _INT64 = 2**63
 
 
 def parse_time_ms(written: object, how: str = "auto", zone: tzinfo = UTC) -> int:
-    """A time as milliseconds since 1970.
+    """Return a time as milliseconds since 1970.
 
     Text is ISO 8601, with `T` or a space, with or without a zone. A number, or text that is one, counts since 1970 in a
-    unit told by its magnitude: below 1e11 seconds, below 1e14 milliseconds, below 1e17 microseconds, else nanoseconds.
-    What is finer than a millisecond is cut off, in a number with a fraction rounded.
+    unit that follows from its magnitude: below 1e11 seconds, below 1e14 milliseconds, below 1e17 microseconds, else
+    nanoseconds. Digits below a millisecond are truncated; a number with a fraction is rounded.
 
     Args:
         how: `auto` as above, `iso`, `s`, `ms`, `us`, `ns`, or a pattern of `strptime` (`%d.%m.%Y %H:%M`).
-        zone: of times without one.
+        zone: zone of times that name none.
 
     >>> parse_time_ms("2013-01-01T10:00:00Z")
     1357034400000
@@ -44,8 +47,8 @@ def parse_time_ms(written: object, how: str = "auto", zone: tzinfo = UTC) -> int
     1357034400000
 
     Raises:
-        ValueError: it is no time, or one that a record cannot carry: not after 1970 began (0 means "none" to Kafka),
-            or after the year 9999.
+        ValueError: it is not a time, or one that a record cannot carry: at or before the start of 1970 (0 means "none"
+            to librdkafka), or after the year 9999.
     """
     if written is None:
         raise ValueError("no time")
@@ -74,10 +77,12 @@ def parse_time_ms(written: object, how: str = "auto", zone: tzinfo = UTC) -> int
 
 
 class TimeParser(dict[object, int]):
-    """`stamps[written]` is `parse_time_ms(written)`; neighbours repeat, so the last few thousand are remembered.
+    """A cache of parsed times: `parser[written]` is `parse_time_ms(written)`.
+
+    Neighbouring records often repeat a time, so the last few thousand are kept.
 
     Raises:
-        Usage: there is no such format of times, or no such zone.
+        Usage: the time format or the zone is unknown.
     """
 
     def __init__(self, how: str = "auto", zone: str = "UTC") -> None:
@@ -99,7 +104,7 @@ class TimeParser(dict[object, int]):
 
     @property
     def in_utc(self) -> bool:
-        """Whether times that name no zone are of UTC, and read as they are found."""
+        """True if times that name no zone are in UTC."""
         return self._zone is UTC
 
     def __missing__(self, written: object) -> int:
@@ -109,28 +114,28 @@ class TimeParser(dict[object, int]):
         self[written] = ms
         return ms
 
-    def many(self, written: Sequence[Any]) -> list[int]:
-        """`[stamps[each] for each in written]`; whole numbers of one unit are done at once.
+    def parse_all(self, written: Sequence[object]) -> list[int]:
+        """Return `[parser[each] for each in written]`; integers of one unit are converted together.
 
         Raises:
-            ValueError: one of them is no time.
+            ValueError: one of them is not a time.
         """
-        numbers = _whole_numbers(written)
+        numbers = _as_integers(written)
         ratio = self._ratio(min(numbers), max(numbers)) if numbers else None
         if ratio is not None:
             times, by = ratio
             return numbers if times == by else [number * times // by for number in numbers]
         return [self[each] if isinstance(each, str) else self.parse(each) for each in written]
 
-    def whole(self, numbers: Any, lowest: int, highest: int) -> Any:
-        """`many` of a NumPy array of whole numbers, where all are of one unit; None where they are not."""
+    def parse_integers(self, numbers: numpy.ndarray, lowest: int, highest: int) -> numpy.ndarray | None:
+        """Return `parse_all` of an int64 array, given its extremes; None if the numbers are not all of one unit."""
         ratio = self._ratio(lowest, highest)
         if ratio is None or highest * ratio[0] >= _INT64:
             return None
         return numbers if ratio[0] == ratio[1] else numbers * ratio[0] // ratio[1]
 
     def _ratio(self, lowest: int, highest: int) -> tuple[int, int] | None:
-        """What makes milliseconds of numbers, times and by; None where they are not of one unit, or no times."""
+        """Return factor and divisor that turn the numbers into ms; None if they differ in unit, or are not times."""
         unit = self._how if self._how in _PER_MS else _unit(lowest) if self._how == "auto" else ""
         if unit and (self._how == unit or unit == _unit(highest)) and lowest > 0 and highest < _ABSURD:
             times, by = _PER_MS[unit]
@@ -139,16 +144,16 @@ class TimeParser(dict[object, int]):
         return None
 
     def local_ms(self, ms: int) -> int:
-        """What the clocks of the zone that was asked for show, as milliseconds since 1970.
+        """Read `ms` as local time of the configured zone, and return that moment in ms since 1970.
 
         Raises:
-            ValueError: a record cannot carry it.
+            ValueError: a record cannot carry the result.
         """
         moment = datetime(1970, 1, 1) + timedelta(milliseconds=ms)
         return parse_time_ms(moment, "auto", self._zone)
 
     def parse(self, written: object) -> int:
-        """What is done for a time that is not remembered."""
+        """Parse a time without looking into the cache."""
         return parse_time_ms(written, self._how, self._zone)
 
 
@@ -156,10 +161,10 @@ def _unit(number: int) -> str:
     return next((unit for below, unit in _UNITS if number < below), "")
 
 
-def _whole_numbers(written: Sequence[Any]) -> list[int]:
-    """All of them as numbers, where all are whole and not negative; otherwise none."""
+def _as_integers(written: Sequence[Any]) -> list[int]:
+    """Return all values as integers if each is a non-negative integer; otherwise an empty list."""
     try:
-        # Joining finds out whether all are text; bytes know only ASCII's digits; and what is empty is no int.
+        # Joining checks that all are text; `isdigit` of bytes accepts ASCII digits only; int() refuses empty text.
         if "".join(written).encode().isdigit() and max(map(len, written)) <= _MOST_DIGITS:
             return list(map(int, written))
     except TypeError:
@@ -171,7 +176,7 @@ def _whole_numbers(written: Sequence[Any]) -> list[int]:
 
 
 def _number(written: str) -> int | float | None:
-    # float() and int() take underscores, other scripts' digits and "nan", which no file of times means.
+    # float() and int() accept underscores, digits of other scripts and "nan", which no file of times means.
     if not written.isascii() or not written.lstrip("-").replace(".", "", 1).isdigit():
         return None
     if len(written) > _MOST_DIGITS:

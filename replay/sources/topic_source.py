@@ -24,7 +24,7 @@ from ...topics.control import carries_control, records_of
 from ...topics.errors import Usage
 from ...topics.headers import copied_headers
 from ...topics.partition_reader import Reader, stalled
-from .column_batch import apart, rows_of
+from .column_batch import leading_run, unpack_records
 from .format import Format
 from .formats.lines import BATCH_LINES
 from .offset_range import Bound, Resolved, resolve
@@ -238,7 +238,7 @@ class TopicSource:
             partition, items, offsets, after = self._ready.popleft()
             most = self._batch_records
             if self._by_row and items:
-                most = min(most, apart([item[3] for item in items[:most]]))
+                most = min(most, leading_run([item[3] for item in items[:most]]))
             if len(items) > most:
                 self._ready.appendleft((partition, items[most:], offsets[most:], after))
                 items, after = items[:most], offsets[most]
@@ -246,7 +246,7 @@ class TopicSource:
             self._next[partition] = after
             if items and self._by_row:
                 bad: list[BadLine] = []
-                rows = rows_of(items, f"{self._topic}[{partition}]", offsets[0], bad)
+                rows = unpack_records(items, f"{self._topic}[{partition}]", offsets[0], bad)
                 return Batch(rows, self._position(), bad)
             if items:
                 return Batch(items, self._position())

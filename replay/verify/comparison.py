@@ -61,7 +61,7 @@ class Difference:
     """
 
     only_in: str
-    where: str
+    position: str
     key: bytes | None
     value: bytes | None
 
@@ -175,7 +175,7 @@ def _first(side: ComparisonSide, more: dict[int, int], digests: _Digests, most: 
             digest = digests.of(item)
             if more.get(digest, 0) > 0:
                 more[digest] -= 1
-                yield Difference(side.name, batch.where(i), item[0], item[1])
+                yield Difference(side.name, batch.position(i), item[0], item[1])
                 found += 1
                 if found >= most:
                     return

@@ -43,7 +43,7 @@ class Batch:
     """Records, what says where the n-th of them stands, and what could not be read among them: where, and why."""
 
     records: Sequence[SourceRecord]
-    where: Callable[[int], str]
+    position: Callable[[int], str]
     unreadable: Sequence[str] = ()
 
 
@@ -173,7 +173,7 @@ class _Files:
                 before = source.begins
                 while not source.ended:
                     found = source.next_batch()
-                    unreadable = [f"{bad.where}: {bad.reason}" for bad in found.bad]
+                    unreadable = [f"{bad.position}: {bad.reason}" for bad in found.bad]
                     yield Batch(found.records, partial(_line, part.name, part.open, before), unreadable)
                     before = found.after
             finally:

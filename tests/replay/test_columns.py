@@ -33,7 +33,7 @@ def read(history: FileHistory) -> tuple[list[SourceRecord], list[Any], int, Any,
         batch = source.next_batch()
         by_column += len(batch.records) if isinstance(batch.records, ColumnBatch) else 0
         items += batch.records
-        bad += [(line.where, line.reason, line.value) for line in batch.bad]
+        bad += [(line.position, line.reason, line.value) for line in batch.bad]
         blank += batch.blank
         after = batch.after
     source.close()

@@ -109,7 +109,7 @@ def test_a_name_that_is_no_utf8_is_read_and_told_escaped(tmp_path: Path) -> None
         assert history.fingerprint()
         batch = history.open().next_batch()
         assert [item[0] for item in batch.records] == [b"1"]
-        assert batch.bad[0].where == f"{tmp_path}/caf\\xe9.jsonl:2"
+        assert batch.bad[0].position == f"{tmp_path}/caf\\xe9.jsonl:2"
     assert find_history([path], Format()).specs == (f"{tmp_path}/caf\\xe9.jsonl",)
 
 
@@ -173,7 +173,7 @@ def test_a_password_of_a_url_is_in_nothing_that_is_kept_or_said() -> None:
     with fsspec.open(url, "wb") as file:
         file.write(b"no json\n")  # type: ignore[union-attr]
     history = find_history([url], Format())
-    told = [*history.specs, history.entries[0].name, history.open().next_batch().bad[0].where]
+    told = [*history.specs, history.entries[0].name, history.open().next_batch().bad[0].position]
     assert not [text for text in told if "geheim" in text]
 
 

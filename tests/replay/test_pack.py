@@ -142,7 +142,7 @@ def test_a_difference_is_shown_with_its_row(
     path.write_text(path.read_text().replace(",42\n", ",43\n"))
     eventually(lambda: count_records(broker, topic, 1) == 100, f"all of {topic}")
     found = verify(find_side(str(path), Format(), broker), find_side(f"topic://{topic}", Format(), broker))
-    assert [(d.where, d.value) for d in found.differences] == [
+    assert [(d.position, d.value) for d in found.differences] == [
         (f"{path}:43", b"k8,43"),
         (f"{topic}[0] offset 0#42", b"k8,42"),
     ]

@@ -96,7 +96,7 @@ def test_many_times_at_once_are_what_they_are_one_by_one(numbers: list[int], how
             return str(exc)
 
     written = [str(number) for number in numbers] if as_text else numbers
-    assert outcome(lambda: TimeParser(how).many(written)) == outcome(
+    assert outcome(lambda: TimeParser(how).parse_all(written)) == outcome(
         lambda: [parse_time_ms(each, how) for each in written]
     )
 

@@ -71,9 +71,9 @@ def test_a_changed_record_is_shown_from_both_sides_with_its_place(
     for other in (f"topic://{topic}", str(archive)):
         found = compare(broker, str(path), other)
         here, there = found.differences
-        assert (found.same, here.where, here.key) == (False, f"{path}:1235", b"u10")
+        assert (found.same, here.position, here.key) == (False, f"{path}:1235", b"u10")
         assert json.loads(here.value or b"")["n"] == -1
-        assert re.search(rf"{topic}\[\d\] offset [\d,]+$", there.where)
+        assert re.search(rf"{topic}\[\d\] offset [\d,]+$", there.position)
         assert json.loads(there.value or b"")["n"] == 1_234
 
 

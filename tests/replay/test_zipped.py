@@ -113,7 +113,7 @@ def test_a_file_of_an_archive_that_cannot_be_opened_is_bad_and_its_neighbours_ar
     assert len(items) == 1
     (bad,) = source.bad
     assert said in bad.reason
-    assert bad.where == f"{path}!a.jsonl:1"
+    assert bad.position == f"{path}!a.jsonl:1"
 
 
 @pytest.mark.parametrize("cut", range(0, 200, 7))
@@ -140,7 +140,7 @@ def test_names_that_lead_out_of_an_archive_lead_nowhere(tmp_path: Path) -> None:
     assert [item[1] for item in read(history.open())] == [LINE[:-1]] * 2
     assert sorted(tmp_path.rglob("*")) == before
     chosen = find_history([f"{tmp_path / 'a.zip'}!_temporary/*.jsonl"], Format())
-    assert [member.inside for member in chosen.members] == ["_temporary/0.jsonl"]
+    assert [member.inside for member in chosen.entries] == ["_temporary/0.jsonl"]
 
 
 def test_what_grows_beyond_measure_when_it_is_unpacked_is_refused(

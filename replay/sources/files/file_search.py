@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ....topics.errors import Usage
-from ..format import Format, known
+from ..format import Format, has_known_ending
 from .file_opening import FileEntry, zip_entries
 from .file_system import is_remote, on_remote, same, size_bytes, version
 from .hive_fields import typed, written_fields
@@ -44,7 +44,7 @@ def find_entries(specs: Iterable[str], format: Format) -> tuple[list[FileEntry],
         taken = len(entries)
         for file in files:
             is_zip = file.lower().endswith(".zip")
-            if found and not is_zip and format.kind == "auto" and not known(file):
+            if found and not is_zip and format.kind == "auto" and not has_known_ending(file):
                 left_out.append(file)
                 continue
             real = same(file) + (f"!{chosen}" if chosen else "")
@@ -91,7 +91,7 @@ def _inside(path: str, now: tuple[int, ...], chosen: str | None, format: Format)
             continue
         if not (_shown(info.filename) if chosen is None else _chosen(info.filename, chosen)):
             continue
-        if format.kind == "auto" and not known(info.filename):
+        if format.kind == "auto" and not has_known_ending(info.filename):
             left_out.append(f"{path}!{info.filename}")
             continue
         entries.append(FileEntry(path, info.filename, number, info.compress_size, now))

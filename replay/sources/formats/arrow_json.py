@@ -1,29 +1,33 @@
-"""Arrow arrays as arrays of what JSON holds: numbers, booleans, text, lists and objects.
+"""Converts Arrow arrays to arrays of JSON values: numbers, booleans, text, lists and objects.
 
-What an array becomes follows from its type alone, and what a value becomes from nothing but itself: neither its
-neighbours nor where a batch is cut can change it.
+The type of the result depends only on the type of the array, and each value only on itself: neither its neighbours nor
+the place where a batch is cut can change it.
 
-    timestamps           2013-01-01T10:00:00.000000, digits by the unit; Z or +05:30 where a zone is named
-    dates, times         2013-01-01; 10:00:00, with a fraction where there is one
+    timestamps           2013-01-01T10:00:00.000000, digits by the unit; Z or +05:30 if the type names a zone
+    dates, times         2013-01-01; 10:00:00, with a fraction if there is one
     durations            PT3600S, PT0.5S
     decimals             text with all of their digits
     bytes                text in base64
-    categories           what they stand for
+    dictionaries         their values
     maps                 lists of objects with key and value
 """
 
 from __future__ import annotations
 
 import binascii
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from ....topics.arrow_numpy import as_numpy
 
-__all__ = ["FIRST_S", "LAST_S", "check_depth", "fitted", "to_json_array", "unified", "unit_of"]
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["FIRST_S", "LAST_S", "cast_to", "check_depth", "common_type", "to_json_array", "unit_of"]
 
 # The years 1 to 9999, in seconds since 1970.
 FIRST_S, LAST_S = -62_135_596_800, 253_402_300_799
@@ -33,15 +37,15 @@ _ZONE_STEP_S = 900
 _UTC_NAMES = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "-00:00", "GMT", "Zulu"})
 
 
-def to_json_array(array: Any) -> Any:
-    """An array of what JSON holds.
+def to_json_array(array: pyarrow.Array) -> pyarrow.Array:
+    """Convert an array to an array of JSON values.
 
     Raises:
-        ValueError: JSON has nothing for a value, or for the type; says why.
+        ValueError: JSON cannot represent a value, or the type; the message says why.
     """
     import pyarrow
 
-    types: Any = pyarrow.types
+    types = pyarrow.types
     kind = array.type
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return _text(array)
@@ -65,11 +69,11 @@ def to_json_array(array: Any) -> Any:
     return _nested(array)
 
 
-def check_depth(kind: Any, left: int = _DEEPEST) -> None:
-    """Refuse types within each other that are deeper than libraries can be asked to go.
+def check_depth(kind: pyarrow.DataType, left: int = _DEEPEST) -> None:
+    """Refuse types that are nested more deeply than libraries can handle.
 
     Raises:
-        ValueError: it is too deep.
+        ValueError: the type is nested too deeply.
     """
     if left < 0:
         raise ValueError("lists or objects within each other, too deep")
@@ -77,10 +81,10 @@ def check_depth(kind: Any, left: int = _DEEPEST) -> None:
         check_depth(kind.field(number).type, left - 1)
 
 
-def _nested(array: Any) -> Any:
+def _nested(array: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
-    types: Any = pyarrow.types
+    types = pyarrow.types
     kind = array.type
     if types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
@@ -100,29 +104,29 @@ def _nested(array: Any) -> Any:
     raise ValueError(f"JSON has no {kind}")
 
 
-def _children(array: Any, of: Any) -> Any:
-    """Keys or items of the maps of an array, which may be a slice."""
+def _children(array: pyarrow.Array, of: pyarrow.Array) -> pyarrow.Array:
+    """Return the part of `of` (keys or items) that belongs to an array of maps, which may be a slice."""
     offsets = array.offsets
     first, end = offsets[0].as_py(), offsets[-1].as_py()
     return of.slice(first, end - first)
 
 
-def _listed(array: Any, values: Any) -> Any:
+def _listed(array: pyarrow.Array, values: pyarrow.Array) -> pyarrow.Array:
     import numpy
     import pyarrow
 
-    ends: Any = numpy.zeros(len(array) + 1, numpy.int32)
+    ends = numpy.zeros(len(array) + 1, numpy.int32)
     if pyarrow.types.is_map(array.type):
-        offsets: Any = as_numpy(array.offsets)
+        offsets = as_numpy(array.offsets)
         ends[:] = offsets - offsets[0]
     elif len(array):
-        lengths: Any = _compute().fill_null(_compute().list_value_length(array), 0).cast(pyarrow.int64())
+        lengths = _compute().fill_null(_compute().list_value_length(array), 0).cast(pyarrow.int64())
         numpy.cumsum(as_numpy(lengths), out=ends[1:])
     offsets = pyarrow.Array.from_buffers(pyarrow.int32(), len(ends), [None, pyarrow.py_buffer(ends)])
     return pyarrow.ListArray.from_arrays(offsets, values, mask=array.is_null() if array.null_count else None)
 
 
-def _text(array: Any) -> Any:
+def _text(array: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
     try:
@@ -132,7 +136,7 @@ def _text(array: Any) -> Any:
     return array if pyarrow.types.is_string(array.type) else array.cast(pyarrow.string())
 
 
-def _decimals(array: Any) -> Any:
+def _decimals(array: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
     text = array.cast(pyarrow.string())
@@ -141,10 +145,10 @@ def _decimals(array: Any) -> Any:
     return pyarrow.array([None if t is None else format(Decimal(t), "f") for t in text.to_pylist()], pyarrow.string())
 
 
-def _temporal(array: Any) -> Any:
+def _temporal(array: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
-    types: Any = pyarrow.types
+    types = pyarrow.types
     kind = array.type
     if types.is_timestamp(kind):
         return _timestamps(array)
@@ -153,7 +157,7 @@ def _temporal(array: Any) -> Any:
         _check_range(days.view(pyarrow.int32()), FIRST_S // 86_400, LAST_S // 86_400)
         return days.cast(pyarrow.string())
     if types.is_time(kind):
-        wide: Any = pyarrow.int32() if types.is_time32(kind) else pyarrow.int64()
+        wide = pyarrow.int32() if types.is_time32(kind) else pyarrow.int64()
         _check_range(array.view(wide), 0, 86_400 * _UNITS[kind.unit] - 1)
         return _compute().replace_substring_regex(array.cast(pyarrow.string()), r"\.0+$", "")
     if types.is_duration(kind):
@@ -170,7 +174,7 @@ def _duration(number: int | None, per_s: int) -> str | None:
     return f"{'-' if number < 0 else ''}PT{seconds}{'.' if fraction else ''}{fraction}S"
 
 
-def _timestamps(array: Any) -> Any:
+def _timestamps(array: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
     compute, kind = _compute(), array.type
@@ -184,8 +188,8 @@ def _timestamps(array: Any) -> Any:
     return _zoned(numbers, kind.unit, zone_of(kind.tz))
 
 
-def _zoned(numbers: Any, unit: str, zone: Any) -> Any:
-    """As the clocks of a zone show it. Offsets change at quarters of an hour, so one is looked up for each of those."""
+def _zoned(numbers: pyarrow.Array, unit: str, zone: tzinfo) -> pyarrow.Array:
+    """Write timestamps as local time of a zone. Offsets change at quarter hours only, so each is looked up once."""
     import pyarrow
 
     written: list[str | None] = []
@@ -207,7 +211,7 @@ def _zoned(numbers: Any, unit: str, zone: Any) -> Any:
     return pyarrow.array(written, pyarrow.string())
 
 
-def _offset(seconds: int, zone: Any) -> tuple[int, str]:
+def _offset(seconds: int, zone: tzinfo) -> tuple[int, str]:
     try:
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
         offset = moment.astimezone(zone).utcoffset() or timedelta()
@@ -218,11 +222,11 @@ def _offset(seconds: int, zone: Any) -> tuple[int, str]:
 
 
 @cache
-def zone_of(name: str) -> Any:
-    """A time zone: a name, or an offset like +05:30.
+def zone_of(name: str) -> tzinfo:
+    """Return a time zone by its name, or by an offset like +05:30.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no such zone.
     """
     sign, digits = name[:1], name[1:].replace(":", "")
     if sign in "+-" and digits.isascii() and digits.isdigit() and len(digits) in (2, 4):
@@ -235,12 +239,12 @@ def zone_of(name: str) -> Any:
         raise ValueError(f"unknown time zone {name}") from None
 
 
-def unit_of(kind: Any) -> int:
-    """How many of a timestamp's units are a second."""
+def unit_of(kind: pyarrow.DataType) -> int:
+    """Return how many units of a timestamp type make a second."""
     return _UNITS[kind.unit]
 
 
-def _check_range(numbers: Any, least: int, most: int) -> None:
+def _check_range(numbers: pyarrow.Array, least: int, most: int) -> None:
     found = _compute().min_max(numbers)
     low, high = found["min"].as_py(), found["max"].as_py()
     if low is not None and (low < least or high > most):
@@ -253,29 +257,28 @@ def _check_names(names: list[str]) -> None:
         raise ValueError(f"an object in which field {twice!r} occurs twice")
 
 
-def _is_view(kind: Any) -> bool:
+def _is_view(kind: pyarrow.DataType) -> bool:
     import pyarrow
 
     return bool(pyarrow.types.is_binary_view(kind))
 
 
-def _is_list_view(kind: Any) -> bool:
+def _is_list_view(kind: pyarrow.DataType) -> bool:
     import pyarrow
 
-    types: Any = pyarrow.types
+    types = pyarrow.types
     return bool(types.is_list_view(kind) or types.is_large_list_view(kind))
 
 
-def unified(one: Any, other: Any) -> Any:
-    """The type under which values of two types of JSON can stand in one column: whole numbers widen to floats, and
-    everything to text.
+def common_type(one: pyarrow.DataType, other: pyarrow.DataType) -> pyarrow.DataType:
+    """Return the common type of two JSON types: integers widen to floats, and everything else to text.
 
     Raises:
         ValueError: there is none, because only one of them is a list or an object.
     """
     import pyarrow
 
-    types: Any = pyarrow.types
+    types = pyarrow.types
     if one == other or types.is_null(other):
         return one
     if types.is_null(one):
@@ -284,10 +287,10 @@ def unified(one: Any, other: Any) -> Any:
         fields = {one.field(i).name: one.field(i).type for i in range(one.num_fields)}
         for i in range(other.num_fields):
             field = other.field(i)
-            fields[field.name] = unified(fields[field.name], field.type) if field.name in fields else field.type
+            fields[field.name] = common_type(fields[field.name], field.type) if field.name in fields else field.type
         return pyarrow.struct(list(fields.items()))
     if types.is_list(one) and types.is_list(other):
-        return pyarrow.list_(unified(one.value_type, other.value_type))
+        return pyarrow.list_(common_type(one.value_type, other.value_type))
     if types.is_nested(one) or types.is_nested(other):
         raise ValueError(f"{one} in one file, {other} in another")
     if types.is_integer(one) and types.is_integer(other):
@@ -299,23 +302,23 @@ def unified(one: Any, other: Any) -> Any:
     return pyarrow.string()
 
 
-def fitted(array: Any, kind: Any) -> Any:
-    """An array of JSON under the type that its column has in the whole source; an object keeps the fields it has.
+def cast_to(array: pyarrow.Array, kind: pyarrow.DataType) -> pyarrow.Array:
+    """Cast a JSON array to the type that its column has in the whole source; an object keeps the fields it has.
 
     Raises:
-        ValueError: a value does not fit: a whole number that no float can hold.
+        ValueError: a value does not fit: an integer that a float cannot represent.
     """
     import pyarrow
 
-    types: Any = pyarrow.types
+    types = pyarrow.types
     if array.type == kind or types.is_null(array.type):
         return array
     if types.is_struct(kind):
         names = [array.type.field(i).name for i in range(array.type.num_fields)]
-        children = [fitted(child, kind.field(name).type) for name, child in zip(names, array.flatten(), strict=True)]
+        children = [cast_to(child, kind.field(name).type) for name, child in zip(names, array.flatten(), strict=True)]
         return pyarrow.StructArray.from_arrays(children, names, mask=array.is_null())
     if types.is_list(kind):
-        return _listed(array, fitted(array.flatten(), kind.value_type))
+        return _listed(array, cast_to(array.flatten(), kind.value_type))
     if types.is_string(kind) and types.is_floating(array.type):
         raise ValueError("a number in one file and text in another")
     try:
@@ -324,7 +327,7 @@ def fitted(array: Any, kind: Any) -> Any:
         raise ValueError("a whole number that a float cannot hold, and floats stand in another file") from None
 
 
-def _compute() -> Any:
+def _compute() -> ModuleType:
     import pyarrow.compute
 
     return pyarrow.compute

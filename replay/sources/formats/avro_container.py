@@ -1,4 +1,11 @@
-"""Avro containers: blocks of records, found and decompressed within bounds, whatever their counts and lengths claim."""
+"""Reads the blocks of Avro container files, and decompresses them within bounds, whatever their headers claim.
+
+Why not `fastavro.block_reader`: it decompresses a block without a limit, so that a few kilobytes can fill the memory,
+and it hands out decoded records only. Here a block stays bytes, which has two consequences that the benchmarks and
+tests defend: polars decodes plain schemas (300,000 rows of four fields in 1.3 s instead of 2.3 s), and a value that
+cannot be decoded loses one row instead of the rest of the file. Splitting the file into blocks takes 0.1 s of
+that either way.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +14,18 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from ..files.file_opening import Stream
 
+if TYPE_CHECKING:
+    from fastavro.types import Schema
+
 __all__ = ["Block", "Container", "number_bytes"]
 
-# Writers make blocks of some 16 KiB to 1 MiB; what is larger than this is damage, or a bomb.
+# Writers make blocks of about 16 KiB to 1 MiB; a larger block than this is damage, or a decompression bomb.
 _BLOCK_BYTES = 64 * 1024 * 1024
 _HEADER_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 64 * 1024
@@ -24,20 +34,20 @@ _SYNC_BYTES = 16
 
 
 class Block(NamedTuple):
-    """Some records of a container, one after another, decompressed."""
+    """Consecutive records of a container, encoded, decompressed."""
 
     count: int
     data: bytes
 
 
 class Container:
-    """An Avro file, read block by block.
+    """An Avro file that is read block by block.
 
     Attributes:
-        schema: of its records, as the file writes it.
+        schema: schema of the records, as JSON.
 
     Raises:
-        OSError: it is none, is damaged, or needs a codec that is not installed.
+        OSError: this is not an Avro file, it is damaged, or its codec is not installed.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -48,12 +58,12 @@ class Container:
         self._sync = self._take(_SYNC_BYTES)
         self._codec = about.get(b"avro.codec", b"null").decode(errors="replace")
         try:
-            self.schema: Any = msgspec.json.decode(about.get(b"avro.schema", b""))
+            self.schema: Schema = msgspec.json.decode(about.get(b"avro.schema", b""))
         except (ValueError, RecursionError) as exc:
             raise OSError(f"its schema is not JSON: {exc}") from None
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks, in order.
+        """Yield the blocks in order.
 
         Raises:
             OSError, EOFError: the file is damaged from here.
@@ -71,7 +81,7 @@ class Container:
         found: dict[bytes, bytes] = {}
         left = _HEADER_BYTES
         while count := self._number():
-            if count < 0:  # then the size of what follows comes next
+            if count < 0:  # a negative count is followed by a size in bytes
                 count = -count
                 self._number()
             for _ in range(count):
@@ -116,10 +126,10 @@ class Container:
 
 
 def _decompressed(data: bytes, codec: str) -> bytes:
-    """A block as it was before it was compressed.
+    """Decompress a block.
 
     Raises:
-        OSError: it is damaged, too large, or its codec is not known.
+        OSError: the block is damaged or too large, or its codec is unknown.
     """
     try:
         if codec == "null":
@@ -136,7 +146,7 @@ def _decompressed(data: bytes, codec: str) -> bytes:
             return _by_fastavro(data, codec)
     except OSError:
         raise
-    except Exception as exc:  # noqa: BLE001 - each codec has errors of its own
+    except Exception as exc:  # noqa: BLE001 - each codec raises its own errors
         raise OSError(f"a block that cannot be decompressed: {exc}") from None
     raise OSError(f"compressed with {codec}, which is not known")
 
@@ -154,7 +164,7 @@ def _zstandard(data: bytes) -> bytes:
 
 
 def _by_fastavro(data: bytes, codec: str) -> bytes:
-    # Both begin with the size that comes out: as a varint, or as 4 bytes.
+    # Both begin with the decompressed size: snappy as a varint, lz4 as 4 bytes.
     size = int.from_bytes(data[:4], "little")
     if codec == "snappy":
         size = 0
@@ -166,7 +176,7 @@ def _by_fastavro(data: bytes, codec: str) -> bytes:
         raise OSError("a block that is too large")
     from fastavro import _read_py as fastavro_read  # pyright: ignore[reportPrivateUsage]
 
-    framed: Any = fastavro_read.BinaryDecoder(io.BytesIO(number_bytes(len(data)) + data))
+    framed = fastavro_read.BinaryDecoder(io.BytesIO(number_bytes(len(data)) + data))
     return fastavro_read.BLOCK_READERS[codec](framed).read()
 
 
@@ -177,7 +187,7 @@ def _checked(data: bytes) -> bytes:
 
 
 def number_bytes(value: int) -> bytes:
-    """As Avro writes a count: zigzag, seven bits a byte."""
+    """Encode a number as Avro does: zigzag, seven bits a byte."""
     value <<= 1
     out = bytearray()
     while value > 0x7F:

@@ -1,14 +1,12 @@
-"""Avro container files: block by block, rows as JSON objects.
+"""Reads Avro container files block by block: rows become JSON objects, and those become records.
 
-A record is what Avro says it is, maps and unions too, which columns could not hold; so packed it travels as the very
-bytes that it has plain.
+A record has the value that Avro gives it, including maps and unions, which columns cannot hold. So a packed record has
+the same bytes as a plain one.
 
-
-Records of Avro blocks as rows. A value that cannot be had makes its own row bad, and the ones behind it are found.
-
-Blocks are decoded as a whole: by polars where the fields are plain, three times as fast, else by fastavro. Only where
-that fails is each record decoded by itself, and one that fails again without the meanings of its types (a date in the
-year 60000 is a number without them), so that the next one is found.
+Blocks are decoded as a whole: by polars if all fields are plain, which is faster (see `avro_container`), else by
+fastavro. If that fails, each record is decoded on its own, so that a value that cannot be decoded makes only its own
+row bad. A record that fails is decoded again without logical types (a date in the year 60000 is a number without them),
+which finds the beginning of the next one.
 """
 
 from __future__ import annotations
@@ -17,20 +15,24 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ....topics.errors import Usage
 from ..field_expression import as_bytes
 from ..field_mapping import FieldMapping
-from ..files.file_opening import UNREADABLE, FileEntry, Opened, open_entry, why
+from ..files.file_opening import READ_ERRORS, FileEntry, Opened, open_entry, why
 from ..format import Format
 from ..source import SourcePosition
 from ..source_record import NO_LIMIT, SourceRecord, check_sizes
 from .avro_container import Block, Container, number_bytes
 from .lines import BATCH_LINES
 from .row_file import RowFile, Rows
+
+if TYPE_CHECKING:
+    import polars
+    from fastavro.types import Schema
 
 __all__ = ["BadRow", "Decode", "decoder", "open_avro"]
 
@@ -47,15 +49,15 @@ def open_avro(
     batch_rows: int = BATCH_LINES,
     max_record_bytes: int = NO_LIMIT,
 ) -> RowFile:
-    """An Avro file as a source. Memory is bounded by a block of the file and a batch of rows.
+    """Open an Avro file as a source. Memory is bounded by a block of the file and a batch of rows.
 
     Raises:
-        Usage: fastavro is not installed, or a field that is asked for does not exist.
+        Usage: fastavro is not installed, or a requested field does not exist.
     """
-    return RowFile(entry, open_entry, _Avro(entry, format, batch_rows, max_record_bytes), position)
+    return RowFile(entry, open_entry, _AvroReader(entry, format, batch_rows, max_record_bytes), position)
 
 
-class _Avro:
+class _AvroReader:
     def __init__(self, entry: FileEntry, format: Format, batch_rows: int, max_bytes: int) -> None:
         self._entry, self._format = entry, format
         self._batch_rows, self._max_bytes = batch_rows, max_bytes
@@ -68,8 +70,9 @@ class _Avro:
                 f"{self._entry.name}: fastavro is not installed", hint="pip install 'anabranch[avro]'"
             ) from None
         container = Container(opened.stream)
+        decode = decoder(container.schema, self._entry.size_bytes)
         schema = container.schema
-        decode = decoder(schema, self._entry.size_bytes)
+        assert isinstance(schema, dict), "decoder() refuses others"
         columns = tuple(field["name"] for field in schema["fields"])
         fields = {name: value for name, value in self._entry.fields.items() if name not in columns}
         records = _Records(FieldMapping(self._format, self._entry.name, (*columns, *fields)), fields, self._max_bytes)
@@ -81,8 +84,8 @@ class _Avro:
         while True:
             try:
                 block = next(blocks, None)
-            except UNREADABLE as exc:
-                # What stands before it is read, then it is told.
+            except READ_ERRORS as exc:
+                # The rows before the damage are returned first.
                 block, damage = None, exc
             if block is not None:
                 if not waiting and skip >= block.count:
@@ -101,78 +104,78 @@ class _Avro:
 
 
 class _Records:
-    """Rows of one file as records.
+    """Turns the rows of one file into records.
 
     Args:
-        fields: what each has beside its own.
+        fields: constant fields that each record has in addition to its own.
     """
 
-    def __init__(self, shape: FieldMapping, fields: Row, max_bytes: int) -> None:
-        self._shape, self._fields, self._max_bytes = shape, fields, max_bytes
+    def __init__(self, mapping: FieldMapping, fields: Row, max_bytes: int) -> None:
+        self._mapping, self._fields, self._max_bytes = mapping, fields, max_bytes
 
     def batches(self, rows: Iterator[Row | BadRow], skip: int, most: int) -> Iterator[Rows]:
-        """Rows as records, so many at a time, but for the first ones."""
+        """Yield the records of rows, at most `most` at a time, without the first `skip` rows."""
         at = 0
         while piece := list(islice(rows, most)):
             counts = [row.lost if isinstance(row, BadRow) else 1 for row in piece]
             if at + sum(counts) <= skip:
                 at += sum(counts)
                 continue
-            while at < skip:  # a row that stands for several was given as a whole
+            while at < skip:  # a BadRow that stands for several rows was returned as one
                 at += counts.pop(0)
                 piece = piece[1:]
             if piece:
-                yield self._made(piece, sum(counts))
+                yield self._rows(piece, sum(counts))
 
-    def _made(self, rows: Sequence[Row | BadRow], count: int) -> Rows:
+    def _rows(self, rows: Sequence[Row | BadRow], count: int) -> Rows:
         good: list[Row] = [row for row in rows if not isinstance(row, BadRow)]
-        if len(good) == len(rows) and self._shape.plain and self._shape.fields.isdisjoint(self._fields):
+        if len(good) == len(rows) and self._mapping.plain and self._mapping.fields.isdisjoint(self._fields):
             try:
-                return Rows(count, self._at_once(good), [])
+                return Rows(count, self._map_all(good), [])
             except (ValueError, TypeError, LookupError, RecursionError):
-                pass  # something in them is wrong: look at each
+                pass  # one of them is bad: look at each
         items: list[SourceRecord] = []
         bad: list[tuple[int, str, bytes]] = []
         for at, row in enumerate(rows):
             if isinstance(row, BadRow):
-                bad.append((at, row.reason, b"" if row.lost > 1 else _said(row.row)))
+                bad.append((at, row.reason, b"" if row.lost > 1 else _row_as_json(row.row)))
                 continue
             try:
-                items.append(self._item({**row, **self._fields}))
+                items.append(self._map({**row, **self._fields}))
             except (ValueError, TypeError, RecursionError) as exc:
-                bad.append((at, str(exc), _said({**row, **self._fields})))
+                bad.append((at, str(exc), _row_as_json({**row, **self._fields})))
         return Rows(count, items, bad)
 
-    def _item(self, record: Row) -> SourceRecord:
-        key, time_ms, headers, partition = self._shape(record)
+    def _map(self, record: Row) -> SourceRecord:
+        key, time_ms, headers, partition = self._mapping(record)
         value = msgspec.json.encode(record)
         check_sizes((value,), self._max_bytes)
         return key, value, time_ms, headers, partition
 
-    def _at_once(self, rows: list[Row]) -> list[SourceRecord]:
-        shape = self._shape
+    def _map_all(self, rows: list[Row]) -> list[SourceRecord]:
+        mapping = self._mapping
         records = [{**row, **self._fields} for row in rows] if self._fields else rows
-        # JSON holds no line's end, so what is one stands between two records.
+        # Encoded JSON contains no line end, so each one separates two records.
         values = _ENCODER.encode_lines(records).split(b"\n")[:-1]
         check_sizes(values, self._max_bytes)
-        keys: Any = repeat(None)
-        times: Any = repeat(0)
-        if shape.key_field is not None:
-            column = [row[shape.key_field] for row in rows]
+        keys = repeat(None)
+        times = repeat(0)
+        if mapping.key_field is not None:
+            column = [row[mapping.key_field] for row in rows]
             try:
                 keys = list(map(str.encode, column))
-            except TypeError:  # some are no text
+            except TypeError:  # not all are text
                 keys = map(as_bytes, column)
-        if shape.time_field is not None:
-            times = shape.stamps.many([row[shape.time_field] for row in rows])
+        if mapping.time_field is not None:
+            times = mapping.time_parser.parse_all([row[mapping.time_field] for row in rows])
         return list(zip(keys, values, times, repeat(None), repeat(None)))
 
 
-def _said(record: Row) -> bytes:
+def _row_as_json(record: Row) -> bytes:
     return msgspec.json.encode({name: _as_json(cell) for name, cell in record.items()})
 
 
-def _as_json(cell: Any) -> Any:
+def _as_json(cell: object) -> object:
     try:
         msgspec.json.encode(cell)
     except (ValueError, TypeError, RecursionError):
@@ -181,18 +184,18 @@ def _as_json(cell: Any) -> Any:
 
 
 _PLAIN = frozenset({"boolean", "int", "long", "float", "double", "string"})
-_SYNC = b"anabranch's mark"
-_WORTH_BYTES = 1024 * 1024
+_SYNC = b"anabranch-sync-0"
+_POLARS_MIN_BYTES = 1024 * 1024
 # A block of a few megabytes may be a hundred million small rows.
-_AT_ONCE_ROWS = 20_000
+_SLICE_ROWS = 20_000
 
 
-# What stands in a message of fastavro and differs from one time to the next.
+# Part of fastavro's messages that differs from run to run.
 _OBJECT = re.compile(r" from <[^>]*>")
 
 
 class BadRow:
-    """A record that could not be read, or with `lost` more than one the rest of its block."""
+    """A record that cannot be decoded; with `lost` above 1, the rest of its block."""
 
     def __init__(self, reason: str, row: Row, lost: int = 1) -> None:
         self.reason, self.row, self.lost = reason, row, lost
@@ -201,78 +204,80 @@ class BadRow:
 Decode = Callable[[Sequence[Block]], Iterator[Row | BadRow]]
 
 
-def decoder(schema: Any, file_bytes: int) -> Decode:
-    """What decodes blocks of records of a schema.
+def decoder(schema: Schema, file_bytes: int) -> Decode:
+    """Return the function that decodes blocks of a schema.
 
     Raises:
-        OSError: the schema is none, or none of records; or a few bytes of such a file could claim any number of values.
+        OSError: the schema is invalid or not that of records, or a few bytes could claim any number of its values.
     """
     import fastavro
 
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error") or not schema.get("fields"):
         raise OSError("its schema is not that of records with fields")
     try:
-        parsed: Any = fastavro.parse_schema(schema)
-        bare: Any = fastavro.parse_schema(_without_meanings(schema))
-    except Exception as exc:  # noqa: BLE001 - what fastavro says to a damaged schema
+        parsed = fastavro.parse_schema(schema)
+        bare = fastavro.parse_schema(_without_logical_types(schema))
+    except Exception as exc:  # noqa: BLE001 - fastavro raises many types for a damaged schema
         raise OSError(f"its schema is damaged: {type(exc).__name__}: {exc}") from None
-    kinds = _Kinds(schema)
-    if kinds.least(schema) == 0 or kinds.endless:
+    sizes = _TypeSizes(schema)
+    if sizes.least(schema) == 0 or sizes.endless:
         raise OSError("its schema has lists, or records, of what takes no bytes, so a few bytes could claim any number")
-    read = _reading(recursive=kinds.recursive)
+    read = _record_reader(recursive=sizes.recursive)
     head = _head(schema)
-    # Small files are not worth the time that it takes to load what is faster.
-    quick = file_bytes >= _WORTH_BYTES and all(_is_plain(field["type"]) for field in schema["fields"])
+    # Loading polars takes longer than it saves on small files.
+    quick = file_bytes >= _POLARS_MIN_BYTES and all(_is_plain(field["type"]) for field in schema["fields"])
 
     def decode(blocks: Sequence[Block]) -> Iterator[Row | BadRow]:
         count = sum(block.count for block in blocks)
         data = b"".join((head, *(part for block in blocks for part in _framed(block))))
-        if quick and (frame := _by_polars(data)) is not None and frame.height == count:
-            return (row for piece in frame.iter_slices(_AT_ONCE_ROWS) for row in piece.to_dicts())
-        if not kinds.recursive and count <= _AT_ONCE_ROWS:
+        if quick and (frame := _decode_with_polars(data)) is not None and frame.height == count:
+            return (row for piece in frame.iter_slices(_SLICE_ROWS) for row in piece.to_dicts())
+        if not sizes.recursive and count <= _SLICE_ROWS:
             try:
                 found: list[Any] = list(fastavro.reader(io.BytesIO(data)))
                 if len(found) == count:
                     return iter(found)
-            except Exception:  # noqa: BLE001, S110 - looked at record by record, below
+            except Exception:  # noqa: BLE001, S110 - decoded record by record below
                 pass
         return (row for block in blocks for row in _one_by_one(block, parsed, bare, read))
 
     return decode
 
 
-def _by_polars(data: bytes) -> Any:
+def _decode_with_polars(data: bytes) -> polars.DataFrame | None:
     try:
         import polars
     except ImportError:
         return None
     try:
         return polars.read_avro(io.BytesIO(data))
-    except (Exception, polars.exceptions.PanicException):  # noqa: BLE001 - then fastavro says what it is
+    except (Exception, polars.exceptions.PanicException):  # noqa: BLE001 - fastavro then reports the error
         return None
 
 
-def _one_by_one(block: Block, parsed: Any, bare: Any, read: Callable[..., Any]) -> Iterator[Row | BadRow]:
+def _one_by_one(block: Block, parsed: object, bare: object, read: Callable[..., Any]) -> Iterator[Row | BadRow]:
     stream = io.BytesIO(block.data)
     for number in range(block.count):
         begin = stream.tell()
         try:
             row = read(stream, parsed, None)
-        except Exception as exc:  # noqa: BLE001 - what fastavro stumbles over depends on where the damage is
+        except Exception as exc:  # noqa: BLE001 - fastavro's error depends on where the damage is
             reason = f"cannot be read: {_OBJECT.sub('', str(exc))}"
             stream.seek(begin)
             try:
                 row = BadRow(reason, read(stream, bare, None, handle_unicode_errors="replace"))
-            except Exception:  # noqa: BLE001 - likewise
+            except Exception:  # noqa: BLE001 - the same
                 lost = block.count - number
                 yield BadRow(f"{reason}; {lost:,} rows from here are not read", {}, lost)
                 return
         yield row
 
 
-def _reading(*, recursive: bool) -> Callable[..., Any]:
-    """fastavro's reader of one record; the one in Python where records hold records of their own kind: the other takes
-    the process down where they hold many."""
+def _record_reader(*, recursive: bool) -> Callable[..., Any]:
+    """Return fastavro's reader of one record.
+
+    Recursive schemas get its Python version, because the compiled one crashes the process on deep nesting.
+    """
     import fastavro
 
     if not recursive:
@@ -282,8 +287,8 @@ def _reading(*, recursive: bool) -> Callable[..., Any]:
     return _read_py.schemaless_reader
 
 
-def _head(schema: Any) -> bytes:
-    """The beginning of a container that is not compressed."""
+def _head(schema: Schema) -> bytes:
+    """Return the header of an uncompressed container."""
     import msgspec
 
     about = {b"avro.schema": msgspec.json.encode(schema), b"avro.codec": b"null"}
@@ -297,34 +302,34 @@ def _framed(block: Block) -> tuple[bytes, ...]:
     return number_bytes(block.count), number_bytes(len(block.data)), block.data, _SYNC
 
 
-def _without_meanings(schema: Any) -> Any:
+def _without_logical_types(schema: Schema) -> Schema:
     if isinstance(schema, list):
-        return [_without_meanings(kind) for kind in schema]
+        return [_without_logical_types(kind) for kind in schema]
     if isinstance(schema, dict):
         return {
-            name: value if name == "default" else _without_meanings(value)
+            name: value if name == "default" else _without_logical_types(value)
             for name, value in schema.items()
             if name != "logicalType"
         }
     return schema
 
 
-class _Kinds:
-    """What a schema's types take at least, in bytes.
+class _TypeSizes:
+    """The minimum encoded sizes of a schema's types, in bytes.
 
     Attributes:
-        endless: it has lists of what takes none.
-        recursive: a record may hold one of its own kind.
+        endless: the schema has lists of items that take no bytes.
+        recursive: a record can contain a record of its own type.
     """
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Schema) -> None:
         self.endless = self.recursive = False
         self._named: dict[str, int] = {}
         self._open: set[str] = set()
         self.least(schema)
 
-    def least(self, schema: Any, space: str = "") -> int:
-        """How many bytes a value takes at least."""
+    def least(self, schema: Schema, space: str = "") -> int:
+        """Return the minimum encoded size of a value in bytes."""
         if isinstance(schema, list):
             for kind in schema:
                 self.least(kind, space)
@@ -361,8 +366,8 @@ class _Kinds:
         return self.least(kind, space) if isinstance(kind, str) else 1
 
 
-def _is_plain(kind: Any) -> bool:
-    """A type without a meaning beyond it, or null beside one."""
+def _is_plain(kind: Schema) -> bool:
+    """Return whether a type is primitive without a logical type, or a union of one with null."""
     if isinstance(kind, list):
         return len(kind) == 2 and "null" in kind and any(isinstance(one, str) and one in _PLAIN for one in kind)
     return isinstance(kind, str) and kind in _PLAIN

@@ -213,7 +213,7 @@ class CsvColumns:
             str(number): pyarrow.int64() if number in self._whole else pyarrow.string()
             for number in range(len(self._names))
         }
-        found: Any = reader.read_csv(
+        found = reader.read_csv(
             pyarrow.BufferReader(data),
             reader.ReadOptions(column_names=list(kinds), block_size=len(data) + 1, use_threads=False),
             reader.ParseOptions(
@@ -253,7 +253,7 @@ def _ends(column: Any) -> Any:
 
 
 def _bytes(column: Any) -> int:
-    ends: Any = _ends(column)
+    ends = _ends(column)
     return int(ends[-1] - ends[0])
 
 
@@ -277,7 +277,7 @@ def _written(column: Any) -> int:
     """
     import numpy
 
-    numbers: Any = as_numpy(column)
+    numbers = as_numpy(column)
     low, high = int(numbers.min()), int(numbers.max())
     if not (low > -_LARGEST and high < _LARGEST):
         raise ValueError("more digits than a number has")
@@ -304,14 +304,14 @@ def _checked_quotes(data: bytes, format: Format) -> int:
     import numpy
 
     count = data.count(quote)
-    bytes_: Any = numpy.frombuffer(b"\n%b\n" % data, numpy.uint8)
-    at: Any = numpy.flatnonzero(bytes_ == ord(format.quote))
+    bytes_ = numpy.frombuffer(b"\n%b\n" % data, numpy.uint8)
+    at = numpy.flatnonzero(bytes_ == ord(format.quote))
     if count % 2:
         raise ValueError("a quote that is not closed")
     opening, closing = at[0::2], at[1::2]
     before, behind = bytes_[opening - 1], bytes_[closing + 1]
     delimiter = ord(format.delimiter or ",")
-    lines: Any = numpy.flatnonzero(bytes_ == 10)
+    lines = numpy.flatnonzero(bytes_ == 10)
     if not (
         ((before == delimiter) | (before == 10)).all()
         and ((behind == delimiter) | (behind == 10) | (behind == 13)).all()
@@ -356,7 +356,7 @@ class CsvParser:
     Args:
         columns: names, from the header or from the user.
         fields: what each row has beside its cells, because of the folder the file lies in; a column of that name wins.
-        by_column: give columns, see `Columns`.
+        columnar: return records as a `ColumnBatch`.
 
     Raises:
         Usage: a column that is asked for is not among them, or has a name that packed batches use for themselves.
@@ -370,17 +370,17 @@ class CsvParser:
         *,
         fields: Mapping[str, Any] = NO_FIELDS,
         max_bytes: int = NO_LIMIT,
-        by_column: bool = False,
+        columnar: bool = False,
     ) -> None:
-        for name in RESERVED.intersection((*columns, *fields)) if by_column else ():
+        for name in RESERVED.intersection((*columns, *fields)) if columnar else ():
             raise Usage(f"{source}: a packed batch cannot hold a field {name}", hint="without --pack it can")
         own = {name: value for name, value in fields.items() if name not in columns}
-        self._source, self._format, self._names, self._by_column = source, format, columns, by_column
-        self._shape = FieldMapping(format, source, (*columns, *own))
+        self._source, self._format, self._names, self._columnar = source, format, columns, columnar
+        self._mapping = FieldMapping(format, source, (*columns, *own))
         self._kinds = csv_kinds(format, columns, source=source)
         self._nulls = frozenset(format.nulls)
         self._quick = CsvColumns(format, columns, self._kinds)
-        self._shaping = ColumnMapping(self._shape, own, max_bytes)
+        self._column_mapping = ColumnMapping(self._mapping, own, max_bytes)
         # So many lines of the block at hand are tried in pieces, because all of it was in vain.
         self._in_pieces = 0
 
@@ -469,18 +469,18 @@ class CsvParser:
             kept = pyarrow.array(numbers, pyarrow.int64())
             batch = batch.take(kept)
             written = {name: column.take(kept) for name, column in written.items()}
-        made = self._shaping(batch, written)
-        if made.bad and (time := self._shape.time_field) in self._names and time not in written:
+        made = self._column_mapping(batch, written)
+        if made.bad and (time := self._mapping.time_field) in self._names and time not in written:
             # What is said of a time is the same whether its block was read as numbers or as text.
             number = batch[time].cast(pyarrow.string())
-            made = self._shaping(batch, {**written, time: number})
+            made = self._column_mapping(batch, {**written, time: number})
         reasons.update((numbers[row], reason) for row, reason in made.bad.items())
-        return (made.columns if self._by_column else list(made.columns)), reasons
+        return (made.columns if self._columnar else list(made.columns)), reasons
 
     def _written(self, cells: Sequence[Any]) -> dict[str, Any]:
         """Keys and times as they are written, where their column does not hold them so."""
         found: dict[str, Any] = {}
-        for name in (self._shape.key_field, self._shape.time_field):
+        for name in (self._mapping.key_field, self._mapping.time_field):
             if name is not None and name in self._names:
                 number = self._names.index(name)
                 kind = self._kinds[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ....topics.packed import arrow
-from ..files.file_opening import UNREADABLE, FileEntry, open_entry
+from ..files.file_opening import READ_ERRORS, FileEntry, open_entry
 from ..format import Format, kind_of
 from ..source_record import BadLine
 from .csv_parser import read_header, read_rows
@@ -41,7 +41,7 @@ def infer_types(entries: Sequence[FileEntry], format: Format) -> dict[str, str]:
 def _of_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, str]:
     try:
         opened = open_entry(entry)
-    except UNREADABLE:
+    except READ_ERRORS:
         return {}
     buffer = LineBuffer(entry.name, skip_bom=is_utf8(format.encoding))
     ended = False
@@ -55,7 +55,7 @@ def _of_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, str]:
             else:
                 ended = True
                 buffer.finish()
-    except (*UNREADABLE, LineTooLong):
+    except (*READ_ERRORS, LineTooLong):
         pass  # what could be read will do
     finally:
         opened.close()

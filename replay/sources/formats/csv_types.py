@@ -143,7 +143,7 @@ def _one_by_one(text: Any, kind: CsvKind, fits: Any) -> tuple[Any, Any]:
     pyarrow = arrow()
     made, good = list[Any](), list[bool]()
     for cell, fit in zip(text.to_pylist(), fits.to_pylist(), strict=True):
-        value: Any = None
+        value = None
         if fit and cell is not None:
             value = int(cell) if kind.type == "int" and len(cell) < 30 else _float(cell, kind)
             if value is not None and kind.type == "int" and not -(2**63) <= value < 2**63:

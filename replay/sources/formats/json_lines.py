@@ -19,7 +19,7 @@ import msgspec
 
 from ....topics.packed import RESERVED, arrow, is_text
 from ..column_batch import ColumnBatch
-from ..column_mapping import stamped
+from ..column_mapping import parse_times
 from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord, check_sizes
@@ -58,11 +58,11 @@ class JsonLinesParser:
             for name, value in zip(self._names, fields.values(), strict=True)
         ]
         self._more = b",".join(pairs) + b"}"
-        self._shape = FieldMapping(format, source)
-        short = self._shape.fields.isdisjoint(fields)
-        self._key = self._shape.key_field if short else None
-        self._time = self._shape.time_field if short else None
-        self._plain = short and self._shape.plain
+        self._mapping = FieldMapping(format, source)
+        short = self._mapping.fields.isdisjoint(fields)
+        self._key = self._mapping.key_field if short else None
+        self._time = self._mapping.time_field if short else None
+        self._plain = short and self._mapping.plain
         # A field that is named for both is decoded once.
         self._both = self._key is not None and self._key == self._time
         # Keys are taken to be text until one is not: decoding text at once is twice as fast as looking at what it is.
@@ -95,7 +95,7 @@ class JsonLinesParser:
         if self._time is not None and not self._both:
             fields.append(("time", int | float | str | None))
             names["time"] = self._time
-        kind: Any = msgspec.defstruct("Line", fields, rename=names, gc=False) if fields else msgspec.Raw
+        kind = msgspec.defstruct("Line", fields, rename=names, gc=False) if fields else msgspec.Raw
         return msgspec.json.Decoder(kind).decode
 
     def _items(self, lines: list[bytes]) -> list[SourceRecord]:
@@ -105,8 +105,8 @@ class JsonLinesParser:
         if not self._plain:
             return [self._shaped(line) for line in lines]
         found: list[Any] = list(map(self._decode, lines))
-        keys: Any = repeat(None)
-        stamps: Any = repeat(0)
+        keys = repeat(None)
+        times = repeat(0)
         if self._key is not None:
             known_keys = self._keys
             if self._text_keys:
@@ -115,16 +115,16 @@ class JsonLinesParser:
                 keys = [known_keys[bytes(line.key)] for line in found]
         if self._time is not None:
             if self._both:
-                stamps = self._shape.stamps.many([msgspec.json.decode(line.key) for line in found])
+                times = self._mapping.time_parser.parse_all([msgspec.json.decode(line.key) for line in found])
             else:
-                stamps = self._shape.stamps.many([line.time for line in found])
-        return list(zip(keys, lines, stamps, repeat(None), repeat(None)))
+                times = self._mapping.time_parser.parse_all([line.time for line in found])
+        return list(zip(keys, lines, times, repeat(None), repeat(None)))
 
     def _shaped(self, line: bytes) -> SourceRecord:
         record = _decode_any(line)
         if not isinstance(record, dict):
             raise ValueError(_NO_OBJECT)
-        key, time_ms, headers, partition = self._shape(record)
+        key, time_ms, headers, partition = self._mapping(record)
         if self._key is not None:
             # As it is written, as on the short way: 1.50 stays 1.50.
             own = self._decode(line).key
@@ -212,12 +212,12 @@ class JsonColumns:
     """See `MadeColumns`.
 
     Args:
-        shape: of the records; keys and times are fields as they stand (`FieldMapping.plain`).
+        mapping: of the records; keys and times are fields as they stand (`FieldMapping.plain`).
     """
 
-    def __init__(self, format: Format, shape: FieldMapping, max_bytes: int) -> None:
-        assert shape.plain
-        self._encoding, self._shape, self._max_bytes = format.encoding, shape, max_bytes
+    def __init__(self, format: Format, mapping: FieldMapping, max_bytes: int) -> None:
+        assert mapping.plain
+        self._encoding, self._mapping, self._max_bytes = format.encoding, mapping, max_bytes
         # As the block before has it.
         self._schema: Any = None
 
@@ -256,29 +256,29 @@ class JsonColumns:
     def _check_sizes(self, data: bytes) -> None:
         import numpy
 
-        ends: Any = numpy.flatnonzero(numpy.frombuffer(data, numpy.uint8) == 10)
+        ends = numpy.flatnonzero(numpy.frombuffer(data, numpy.uint8) == 10)
         if int(numpy.diff(ends, prepend=-1).max()) - 1 > self._max_bytes:
             raise ValueError("a line that is too large")
 
     def _shaped(self, frame: Any) -> ColumnBatch:
-        pyarrow, shape = arrow(), self._shape
+        pyarrow, mapping = arrow(), self._mapping
         columns = [frame[name].to_arrow() for name in frame.columns]
         # As other sources have text: half the size beside it.
         columns = [column.cast(pyarrow.string()) if is_text(column.type) else column for column in columns]
         batch = pyarrow.record_batch(columns, frame.columns)
-        times: Any = None
-        if not shape.fields.issubset(frame.columns):
+        times = None
+        if not mapping.fields.issubset(frame.columns):
             raise ValueError("a field that no line has")
-        if shape.key_field is not None:
-            kind = batch[shape.key_field].type
+        if mapping.key_field is not None:
+            kind = batch[mapping.key_field].type
             if not is_text(kind) and not pyarrow.types.is_integer(kind):
                 raise ValueError("keys that are neither text nor whole numbers")
-        if shape.time_field is not None:
-            written = batch[shape.time_field]
+        if mapping.time_field is not None:
+            written = batch[mapping.time_field]
             if pyarrow.types.is_nested(written.type) or pyarrow.types.is_boolean(written.type):
                 raise ValueError("no times")
-            times = stamped(shape.stamps, written)
-        return ColumnBatch(batch, key=shape.key_field, times=times)
+            times = parse_times(mapping.time_parser, written)
+        return ColumnBatch(batch, key=mapping.key_field, times=times)
 
 
 def _again(line: bytes) -> bool:
@@ -297,12 +297,12 @@ def _check_depth(data: bytes) -> None:
     """
     import numpy
 
-    bytes_: Any = numpy.frombuffer(data, numpy.uint8)
-    ends: Any = numpy.flatnonzero(bytes_ == 10)
+    bytes_ = numpy.frombuffer(data, numpy.uint8)
+    ends = numpy.flatnonzero(bytes_ == 10)
     if int(numpy.diff(ends, prepend=-1).max()) <= 2 * _DEEPEST:
         return  # each bracket is closed, so no line is long enough
-    opening: Any = numpy.flatnonzero((bytes_ == ord("[")) | (bytes_ == ord("{")))
-    counts: Any = numpy.diff(numpy.searchsorted(opening, ends), prepend=0)
+    opening = numpy.flatnonzero((bytes_ == ord("[")) | (bytes_ == ord("{")))
+    counts = numpy.diff(numpy.searchsorted(opening, ends), prepend=0)
     # A line of few brackets cannot be deep; of others it is counted.
     for number in numpy.flatnonzero(counts > _DEEPEST).tolist():
         begin = int(ends[number - 1]) + 1 if number else 0

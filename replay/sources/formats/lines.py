@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, overload
 
 from ..column_batch import ColumnBatch
-from ..format import COMPRESSED, RAW_BYTES
+from ..format import COMPRESSED_ENDINGS, RAW_BYTES
 from ..source_record import BadLine, SourceRecord
 
 __all__ = [
@@ -124,7 +124,7 @@ class LineBuffer:
         if self._tail_bytes > MAX_LINE_BYTES or self._waiting_bytes > self._most_waiting:
             raise LineTooLong(
                 f"a line or row longer than {MAX_LINE_BYTES:,} bytes: are these lines at all? "
-                f"A compressed file needs its ending ({', '.join(COMPRESSED)}, .zip)"
+                f"A compressed file needs its ending ({', '.join(COMPRESSED_ENDINGS)}, .zip)"
             )
 
     def _take(self, data: bytes) -> None:
@@ -236,7 +236,7 @@ def counted(data: bytes, byte: bytes) -> int:
         return 0
     import numpy
 
-    found: Any = numpy.frombuffer(data, numpy.uint8) == byte[0]
+    found = numpy.frombuffer(data, numpy.uint8) == byte[0]
     return int(numpy.count_nonzero(found))
 
 
@@ -288,7 +288,7 @@ def _end_of(data: bytes, count: int) -> int:
     if count > _FEW_LINES:
         import numpy
 
-        ends: Any = numpy.flatnonzero(numpy.frombuffer(data, numpy.uint8) == 10)
+        ends = numpy.flatnonzero(numpy.frombuffer(data, numpy.uint8) == 10)
         return int(ends[count - 1]) + 1
     end = 0
     for _ in range(count):

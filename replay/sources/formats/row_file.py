@@ -1,9 +1,9 @@
-"""Files of rows, not lines: what Parquet and Avro share. The position is the number of the next row."""
+"""`RowFile` and `RowTable`: the common part of Parquet and Avro, files of rows. A position is the next row's number."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -12,17 +12,20 @@ from ....topics.errors import Usage
 from ....topics.packed import RESERVED, arrow, is_text, row_values
 from ..column_mapping import ColumnMapping, find_bad_rows
 from ..field_mapping import FieldMapping
-from ..files.file_opening import UNREADABLE, FileEntry, Opened, why
+from ..files.file_opening import READ_ERRORS, FileEntry, Opened, why
 from ..format import Format
 from ..source import Batch, SourcePosition
 from ..source_record import BadLine, SourceRecord
-from .arrow_json import check_depth, fitted, to_json_array
+from .arrow_json import cast_to, check_depth, to_json_array
 
-__all__ = ["RowFile", "RowReader", "Rows", "Table", "json_types"]
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["RowFile", "RowReader", "RowTable", "Rows", "json_types"]
 
 
 class Rows(NamedTuple):
-    """Some rows that became records, and those that could not: (index among them, reason, row as JSON)."""
+    """A number of rows: their records, and the rows that could not become one as (index, reason, row as JSON)."""
 
     count: int
     records: Sequence[SourceRecord]
@@ -30,18 +33,18 @@ class Rows(NamedTuple):
 
 
 class RowReader(Protocol):
-    """Reads a kind of file. Where the file is damaged it says so with an OSError, or goes on behind the damage."""
+    """Reads a file format. Damage raises OSError, unless the reader can continue behind it."""
 
     def __call__(self, opened: Opened, first: int) -> Iterator[Rows]:
-        """Read from the row numbered `first`, from 0, in bounded batches; what is wrong from the start is told now."""
+        """Read in bounded batches from row number `first` (from 0) on; a file that cannot be read at all raises now."""
         ...
 
 
 class RowFile:
-    """One file of rows as a source. A file that cannot be read on is bad from there: it ends with a bad line.
+    """A file of rows as a source. If it cannot be read any further, it ends with a bad line.
 
     Args:
-        open: opens the file.
+        open: opens the file's bytes.
     """
 
     poll_again_s = 0.0
@@ -54,31 +57,30 @@ class RowFile:
         self.begins: SourcePosition = {"row": self._row}
         self._rows: Iterator[Rows] = iter(())
         self._next: Rows | None = None
-        self._looked = False
+        self._peeked = False
         self._broken: BadLine | None = None
         self._opened: Opened | None = None
         with on_failure(self.close):
             try:
                 self._opened = open(entry)
                 self._rows = reader(self._opened, self._row)
-            except UNREADABLE as exc:
-                self._breaks(why(exc))
+            except READ_ERRORS as exc:
+                self._mark_broken(why(exc))
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
-        # A last batch that is known to be the last saves the run a transaction of its own for its end.
+        """True once no batch follows. Reads ahead, so that a run needs no transaction of its own for the end."""
         self._look_ahead()
         return self._next is None and self._broken is None
 
     @property
     def done_bytes(self) -> int:
-        """See `Source`."""
+        """Bytes of the file that have been read, for progress."""
         whole = self._entry.size_bytes
         return whole if self.ended or self._opened is None else min(self._opened.done_bytes(), whole)
 
     def next_batch(self) -> Batch:
-        """See `Source`."""
+        """Return the next rows as records, or the bad line that stands for the unreadable rest of the file."""
         self._look_ahead()
         rows = self._next
         if rows is None:
@@ -87,36 +89,36 @@ class RowFile:
         name = self._entry.name
         bad = [BadLine(name, self._row + at + 1, reason, row) for at, reason, row in rows.bad]
         self._row += rows.count
-        self._looked = False
+        self._peeked = False
         return Batch(rows.records, {"row": self._row}, bad)
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close the file. May be called more than once."""
         if self._opened is not None:
             self._opened.close()
 
     def _look_ahead(self) -> None:
-        if self._looked:
+        if self._peeked:
             return
-        self._looked = True
+        self._peeked = True
         self._next = None
         try:
             self._next = next(self._rows, None)
-        except UNREADABLE as exc:
-            self._breaks(why(exc))
+        except READ_ERRORS as exc:
+            self._mark_broken(why(exc))
 
-    def _breaks(self, reason: str) -> None:
+    def _mark_broken(self, reason: str) -> None:
         reason = f"{reason}; the rest of the file is not read"
         self._broken = BadLine(self._entry.name, self._row + 1, reason, b"")
 
 
-def json_types(schema: Any) -> dict[str, Any]:
-    """The types under which JSON has the columns of a file, by name.
+def json_types(schema: pyarrow.Schema) -> dict[str, pyarrow.DataType]:
+    """Return the JSON types of a file's columns, by name.
 
     Raises:
-        OSError: it has no columns, two of one name, or one that JSON has nothing for.
+        OSError: the file has no columns, two of one name, or one that JSON cannot represent.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, pyarrow.Array] = {}
     for field in schema:
         try:
             check_depth(field.type)
@@ -131,74 +133,80 @@ def json_types(schema: Any) -> dict[str, Any]:
     return found
 
 
-class Table:
-    """Batches of one file as records.
+class RowTable:
+    """Turns the Arrow batches of one file into records.
 
     Args:
-        schema: of the file.
-        types: of the columns in all files together, as JSON has them; those that are missing are as in this file.
-        columns: give columns, see `Columns`.
+        schema: the file's schema.
+        types: JSON types of the columns in all files together; columns that are not in it have the type of this file.
+        columnar: return records as a `ColumnBatch`.
 
     Raises:
         OSError: as `json_types`.
-        Usage: a field that is asked for does not exist, or has a name that packed batches use for themselves.
+        Usage: a requested field does not exist, or has a name that packed batches reserve.
     """
 
     def __init__(
-        self, entry: FileEntry, format: Format, schema: Any, types: Mapping[str, Any], max_bytes: int, columns: bool
+        self,
+        entry: FileEntry,
+        format: Format,
+        schema: pyarrow.Schema,
+        types: Mapping[str, pyarrow.DataType],
+        max_bytes: int,
+        columnar: bool,
     ) -> None:
         self._types = {**json_types(schema), **types}
         names = tuple(schema.names)
         fields = {name: value for name, value in entry.fields.items() if name not in names}
-        for name in RESERVED.intersection((*names, *fields)) if columns else ():
+        for name in RESERVED.intersection((*names, *fields)) if columnar else ():
             raise Usage(f"{entry.name}: a packed batch cannot hold a field {name}", hint="without --pack it can")
-        self._shape = FieldMapping(format, entry.name, (*names, *fields))
-        self._shaping, self._columns = ColumnMapping(self._shape, fields, max_bytes), columns
+        self._mapping = FieldMapping(format, entry.name, (*names, *fields))
+        self._column_mapping, self._columnar = ColumnMapping(self._mapping, fields, max_bytes), columnar
 
-    def rows(self, batch: Any) -> Rows:
-        """A batch as records; what is wrong with a row concerns that row alone."""
-        rows, given = batch.num_rows, batch
+    def rows(self, batch: pyarrow.RecordBatch) -> Rows:
+        """Turn a batch into records. An error in a row makes only that row bad."""
+        rows, original = batch.num_rows, batch
         if not rows:
             return Rows(0, (), [])
         reasons: dict[int, str] = {}
         numbers = range(rows)
         try:
-            made = self._made(batch)
+            values = self._to_json(batch)
         except ValueError:
-            reasons = self._unfit(batch)
+            reasons = self._bad_rows(batch)
             numbers = [row for row in range(rows) if row not in reasons]
             if not numbers:
-                return Rows(rows, (), self._bad(given, reasons))
+                return Rows(rows, (), self._bad(original, reasons))
             batch = batch.take(arrow().array(numbers, arrow().int64()))
-            made = self._made(batch)
-        found = self._shaping(made, self._raw(batch))
+            values = self._to_json(batch)
+        found = self._column_mapping(values, self._raw_columns(batch))
         reasons.update((numbers[row], reason) for row, reason in found.bad.items())
-        items = found.columns if self._columns else list(found.columns)
-        return Rows(rows, items, self._bad(given, reasons) if reasons else [])
+        items = found.columns if self._columnar else list(found.columns)
+        return Rows(rows, items, self._bad(original, reasons) if reasons else [])
 
-    def _made(self, batch: Any) -> Any:
+    def _to_json(self, batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
         names = batch.schema.names
         columns = [self._column(name, column) for name, column in zip(names, batch.columns, strict=True)]
         return arrow().record_batch(columns, names)
 
-    def _column(self, name: str, column: Any) -> Any:
+    def _column(self, name: str, column: pyarrow.Array) -> pyarrow.Array:
         try:
-            return fitted(to_json_array(column), self._types[name])
+            return cast_to(to_json_array(column), self._types[name])
         except ValueError as exc:
             raise ValueError(f"column {name}: {exc}") from None
 
-    def _unfit(self, batch: Any) -> dict[int, str]:
+    def _bad_rows(self, batch: pyarrow.RecordBatch) -> dict[int, str]:
         found: dict[int, str] = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            for row, reason in _unfit_cells(self._column, name, column).items():
+            for row, reason in _bad_cells(self._column, name, column).items():
                 found.setdefault(row, reason)
         return found
 
-    def _raw(self, batch: Any) -> dict[str, Any]:
-        """Keys that are bytes, and times that are moments, as they are in the file."""
-        types: Any = arrow().types
-        found: dict[str, Any] = {}
-        for name in {self._shape.key_field, self._shape.time_field}:
+    def _raw_columns(self, batch: pyarrow.RecordBatch) -> dict[str, pyarrow.DataType]:
+        """Return key and time columns that are bytes or timestamps unconverted, as they are in the file."""
+        types = arrow().types
+        found: dict[str, pyarrow.Array] = {}
+        for name in {self._mapping.key_field, self._mapping.time_field}:
             if name is None or name not in batch.schema.names:
                 continue
             column = batch[name]
@@ -210,11 +218,11 @@ class Table:
                 found[name] = column
         return found
 
-    def _bad(self, batch: Any, reasons: Mapping[int, str]) -> list[tuple[int, str, bytes]]:
-        return [(row, reasons[row], self._said(batch.slice(row, 1))) for row in sorted(reasons)]
+    def _bad(self, batch: pyarrow.RecordBatch, reasons: Mapping[int, str]) -> list[tuple[int, str, bytes]]:
+        return [(row, reasons[row], self._as_json(batch.slice(row, 1))) for row in sorted(reasons)]
 
-    def _said(self, row: Any) -> bytes:
-        """A row as JSON; what JSON has nothing for stands in it as Arrow shows it."""
+    def _as_json(self, row: pyarrow.RecordBatch) -> bytes:
+        """Return a row as JSON; values that JSON cannot represent are written as Arrow shows them."""
         parts: list[bytes] = []
         for name, column in zip(row.schema.names, row.columns, strict=True):
             try:
@@ -226,13 +234,15 @@ class Table:
         return b"{" + b",".join(parts) + b"}"
 
 
-def _unfit_cells(convert: Callable[[str, Any], Any], name: str, column: Any) -> dict[int, str]:
+def _bad_cells(
+    convert: Callable[[str, pyarrow.Array], pyarrow.Array], name: str, column: pyarrow.Array
+) -> dict[int, str]:
     return find_bad_rows(len(column), lambda begin, end: convert(name, column.slice(begin, end - begin)))
 
 
-def _shown(cell: Any) -> Any:
-    """A cell that JSON has nothing for: what is wrong in it as it is in the file, all around it as ever."""
-    types: Any = arrow().types
+def _shown(cell: pyarrow.Scalar) -> object:
+    """Return a cell that JSON cannot represent: the offending parts as text, the others unchanged."""
+    types = arrow().types
     kind = cell.type
     if not cell.is_valid:
         return None

@@ -68,11 +68,11 @@ class TextColumns:
         raw = self._encoding == RAW_BYTES
         if not raw:
             checked_text(block.data, self._encoding)
-        data: Any = numpy.frombuffer(block.data, numpy.uint8)
-        ends: Any = numpy.flatnonzero(data == _LINE_END)
+        data = numpy.frombuffer(block.data, numpy.uint8)
+        ends = numpy.flatnonzero(data == _LINE_END)
         if len(ends) < len(block):
             ends = numpy.append(ends, len(data))
-        starts: Any = numpy.concatenate(([0], ends[:-1] + 1))
+        starts = numpy.concatenate(([0], ends[:-1] + 1))
         kept = data != _LINE_END
         if b"\r" in block.data:
             returned = (ends > starts) & (data[ends - 1] == _RETURN)
@@ -82,14 +82,14 @@ class TextColumns:
         if int(lengths.max()) > self._max_bytes:
             raise ValueError("a line that is too large")
         column = _column(pyarrow.binary() if raw else pyarrow.string(), data[kept], lengths)
-        keys: Any = None
+        keys = None
         if self._before is not None:
             firsts = self._firsts(data, starts, ends)
             # 1 from a line's start to where its key ends.
             steps = numpy.zeros(len(data), numpy.int8)
             steps[starts] = 1
             steps[firsts] -= 1
-            chosen: Any = numpy.cumsum(steps, dtype=numpy.int8).view(bool)
+            chosen = numpy.cumsum(steps, dtype=numpy.int8).view(bool)
             keys = _column(column.type, data[chosen], firsts - starts)
         return ColumnBatch(pyarrow.record_batch([column], [TEXT]), kind="text", keys=keys)
 
@@ -99,8 +99,8 @@ class TextColumns:
 
         if self._before is None or len(self._before) != 1 or self._before in b"\r\n":
             raise ValueError("not one byte ends a key")
-        marks: Any = numpy.flatnonzero(data == self._before[0])
-        at: Any = numpy.searchsorted(marks, starts)
+        marks = numpy.flatnonzero(data == self._before[0])
+        at = numpy.searchsorted(marks, starts)
         if not len(marks) or int(at[-1]) == len(marks):
             raise ValueError("a line without a key")
         firsts = marks[at]
@@ -112,7 +112,7 @@ class TextColumns:
 def _column(kind: Any, values: Any, lengths: Any) -> Any:
     import numpy
 
-    pyarrow: Any = arrow()
+    pyarrow = arrow()
     ends = numpy.zeros(len(lengths) + 1, numpy.int32)
     numpy.cumsum(lengths, out=ends[1:])
     return pyarrow.Array.from_buffers(kind, len(lengths), [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(values)])
