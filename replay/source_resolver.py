@@ -1,4 +1,4 @@
-"""What a user names as history: files, a socket, an archive's folder, a topic."""
+"""Resolves what a user names as history: files, a socket, an archive's folder, or a topic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["names_topic", "resolve_source"]
 
 
 def names_topic(spec: str) -> bool:
-    """Whether it takes a cluster to find that."""
+    """Return whether a spec names a topic, which needs a cluster."""
     return spec.startswith(SCHEME)
 
 
@@ -28,23 +28,24 @@ def resolve_source(
     *,
     cluster: Cluster | None = None,
     follow: bool = False,
-    span: tuple[str | None, str | None] = (None, None),
+    bounds: tuple[str | None, str | None] = (None, None),
     by_partition: bool = False,
     repartition: bool = False,
     spool: str | None = None,
 ) -> Replayable:
-    """Find it, and check that the options fit.
+    """Find the history that `specs` name, and check that the options fit it.
 
     Args:
-        cluster: where a topic is looked for.
-        span: of a topic: from where and until where, see `span`.
-        by_partition: of a topic: one partition after another.
+        cluster: the cluster of a topic.
+        follow: of a topic or a socket: read without end.
+        bounds: of a topic: `--from` and `--until`, see `offset_range`.
+        by_partition: of a topic: read one partition after another.
         repartition: of an archive or a topic: place records by their keys' hashes.
-        spool: of a socket: file that keeps what it gives.
+        spool: of a socket: path of the file that stores its lines.
 
     Raises:
-        Usage: something is missing, or an option does not fit it.
-        Stop: it cannot be opened.
+        Usage: something does not exist, or an option does not fit.
+        Stop: something cannot be opened.
     """
     topics = list(filter(names_topic, specs))
     archives = [spec for spec in specs if spec not in topics and is_archive(Path(spec))]
@@ -54,11 +55,11 @@ def resolve_source(
         raise Usage(f"{(topics or archives)[0]} is replayed alone", hint="one replay for each topic or archive")
     if topics:
         if cluster is None:
-            raise Usage(f"{topics[0]}: no broker runs that could have it", hint="--bootstrap-server HOST:PORT")
-        asked = {name: text for name, text in zip(("from", "until"), span, strict=True) if text is not None}
-        spec = topics[0] + (("&" if "?" in topics[0] else "?") + urlencode(asked) if asked else "")
+            raise Usage(f"{topics[0]}: no broker is running", hint="--bootstrap-server HOST:PORT")
+        given = {name: text for name, text in zip(("from", "until"), bounds, strict=True) if text is not None}
+        spec = topics[0] + (("&" if "?" in topics[0] else "?") + urlencode(given) if given else "")
         return TopicHistory(cluster, spec, format, follow=follow, by_partition=by_partition, repartition=repartition)
-    if span != (None, None) or by_partition:
+    if bounds != (None, None) or by_partition:
         raise Usage("--from, --until and --by-partition are for a topic", hint="topic://NAME")
     if archives:
         if follow:

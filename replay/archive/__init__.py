@@ -1,12 +1,13 @@
-"""A topic in a folder: written once or following it, checked, and replayed as it was.
+"""Archives: a topic stored in a folder, once or continuously; checked, and replayed unchanged.
 
-    FOLDER/manifest.json                            what the archive holds; the only position (see `manifest`)
-    FOLDER/00003-00000000000000012345.parquet       records of partition 3 from offset 12345 on (see `envelope`)
-    FOLDER/.lock                                    held by the one who writes
+    FOLDER/manifest.json                            the content and the only position of the archive (see `manifest`)
+    FOLDER/00003-00000000000000012345.parquet       records of partition 3 from offset 12345 on (see `record_columns`)
+    FOLDER/.lock                                    held by the process that writes
 
-Files are whole or not there: written beside, synced, renamed, and only then named by the manifest, which is replaced in
-the same way. Whatever dies in between, the manifest names files that are complete, and the next start removes the rest
-and goes on at the manifest's positions; so each committed record stands in the archive once.
+A file is complete or absent: it is written under a temporary name, synced, renamed, and only then named by the
+manifest, which is replaced in the same way. If the process dies in between, the manifest names only complete files; the
+next start removes the others and resumes at the manifest's positions. So each committed record is in the archive
+exactly once.
 """
 
 from .archive_check import Finding, check_archive

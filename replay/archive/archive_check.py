@@ -1,4 +1,4 @@
-"""Whether an archive is what was written: every file there, every byte the same, no offsets between them missing."""
+"""Checks an archive: all files present, every byte unchanged, no offsets missing between files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...topics.errors import Usage
-from .manifest import Entry, Manifest, read_manifest
+from .manifest import ArchivedFile, Manifest, read_manifest
 
 __all__ = ["Finding", "check_archive", "check_offsets"]
 
@@ -17,11 +17,12 @@ _CHUNK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong, and where.
+    """A defect of an archive.
 
     Attributes:
-        kind: `changed` or `missing` file, `gap` between files, `overlap` of files, `lost`: Kafka had deleted it before
-            it was read, which the archive has always said.
+        kind: `changed` or `missing` file, `gap` between files, `overlap` of files, or `lost`: Kafka deleted records
+            before they were read, which the manifest has recorded.
+        position: file, or topic and partition.
     """
 
     kind: str
@@ -33,19 +34,19 @@ def check_archive(folder: Path) -> tuple[Manifest, list[Finding]]:
     """Read every byte of an archive and compare it with the manifest.
 
     Raises:
-        Usage: it is no archive.
+        Usage: the folder is not an archive.
         Stop: the manifest itself is damaged.
     """
     manifest = read_manifest(folder)
     if manifest is None:
-        raise Usage(f"{folder} is no archive: it has no manifest.json", hint="anabranch archive TOPIC --to FOLDER")
+        raise Usage(f"{folder} is not an archive: it has no manifest.json", hint="anabranch archive TOPIC --to FOLDER")
     findings = [finding for entry in manifest.files for finding in _check_file(folder, entry)]
     for partition in range(manifest.partitions):
         findings += check_offsets(manifest, partition)
     return manifest, findings
 
 
-def _check_file(folder: Path, entry: Entry) -> Iterator[Finding]:
+def _check_file(folder: Path, entry: ArchivedFile) -> Iterator[Finding]:
     path, digest, size = folder / entry.name, hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
@@ -58,11 +59,11 @@ def _check_file(folder: Path, entry: Entry) -> Iterator[Finding]:
     if size != entry.size_bytes:
         yield Finding("changed", entry.name, f"{size:,} bytes instead of {entry.size_bytes:,}")
     elif digest.hexdigest() != entry.sha256:
-        yield Finding("changed", entry.name, "its SHA-256 is another one")
+        yield Finding("changed", entry.name, "its SHA-256 differs")
 
 
 def check_offsets(manifest: Manifest, partition: int) -> Iterator[Finding]:
-    """What is wrong with the offsets of a partition, by the manifest alone."""
+    """Yield the defects in the offsets of a partition, from the manifest alone."""
     where = f"{manifest.topic}[{partition}]"
     files = [(entry.begin, entry.end) for entry in manifest.of(partition)]
     lost = [(lost.begin, lost.end) for lost in manifest.lost if lost.partition == partition]

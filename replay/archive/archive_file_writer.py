@@ -1,33 +1,38 @@
-"""One file of an archive while it grows: rows gather, are written in groups, and in the end it gets its name."""
+"""`ArchiveFileWriter`: writes one file of an archive in groups of rows, and gives it its name when it is complete."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from ...topics.message import Message
 from . import jsonl_format, parquet_format
-from .manifest import Encoding, Entry
+from .manifest import ArchivedFile, Encoding
 from .record_columns import RecordColumns
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 __all__ = ["GROUP_BYTES", "GROUP_ROWS", "ArchiveFileWriter", "is_ours"]
 
-# Rows that gather before they are written; also what one who reads must hold at a time.
+# Number of rows that are buffered before they are written; a reader must hold as many in memory.
 GROUP_ROWS = 65_536
 GROUP_BYTES = 8 * 1024 * 1024
 
 _DIGITS = 20
 
 
-class _Writes(Protocol):
+class _RowWriter(Protocol):
     def write(self, rows: RecordColumns) -> None: ...
 
     def close(self) -> None: ...
 
 
 class _Hashed:
-    """A file that knows the SHA-256 and the size of what went into it. It has no way back, so both stay true."""
+    """A file that tracks the SHA-256 and the size of what is written. It cannot seek, so both stay true."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -35,9 +40,9 @@ class _Hashed:
         self.size_bytes = 0
         self.closed = False
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         self._digest.update(data)
-        self.size_bytes += len(data)
+        self.size_bytes += memoryview(data).nbytes
         return self._file.write(data)
 
     def flush(self) -> None:
@@ -56,7 +61,7 @@ class _Hashed:
         return False
 
     def finish(self) -> str:
-        """On disk; returns the digest."""
+        """Sync the file to disk and close it; return the digest."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self.close()
@@ -68,11 +73,11 @@ class _Hashed:
 
 
 class ArchiveFileWriter:
-    """A file of one partition that has no name yet.
+    """An open file of one partition, still under a temporary name.
 
     Args:
-        begin: offset that it begins at.
-        opened_s: monotonic clock.
+        begin: offset at which the file begins.
+        opened_s: time of opening by a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -81,9 +86,9 @@ class ArchiveFileWriter:
         form = parquet_format if encoding == "parquet" else jsonl_format
         self._name = f"{partition:05d}-{begin:0{_DIGITS}d}{form.ENDING}"
         self._folder, self._partition, self._begin = folder, partition, begin
-        self._beside = folder / f".{self._name}.part"
-        self._file = _Hashed(self._beside)
-        self._encoder: _Writes = form.Writer(self._file, topic, partition)
+        self._temporary = folder / f".{self._name}.part"
+        self._file = _Hashed(self._temporary)
+        self._encoder: _RowWriter = form.Writer(self._file, topic, partition)
         self._records = 0
         self._times: tuple[int, int] | None = None
         self.waiting = RecordColumns()
@@ -91,18 +96,18 @@ class ArchiveFileWriter:
 
     @property
     def size_bytes(self) -> int:
-        """What is on disk, and what waits, which will be less there."""
+        """Size on disk plus the buffered rows, which will take less there."""
         return self._file.size_bytes + self.waiting.size_bytes
 
-    def take(self, messages: list[Any]) -> None:
-        """Add messages; they are written when there are enough of them."""
+    def take(self, messages: Sequence[Message]) -> None:
+        """Buffer messages; write them once there are enough."""
         rows = self.waiting
         rows.take(messages)
         if len(rows) >= GROUP_ROWS or rows.size_bytes >= GROUP_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the buffered rows."""
         rows = self.waiting
         if not rows:
             return
@@ -112,18 +117,18 @@ class ArchiveFileWriter:
         self._times = (min(first, self._times[0]), max(last, self._times[1])) if self._times else (first, last)
         self._encoder.write(rows)
 
-    def finish(self, end: int) -> Entry:
-        """Give it its name; the folder has yet to be synced.
+    def finish(self, end: int) -> ArchivedFile:
+        """Close the file and give it its final name; the caller syncs the folder.
 
         Args:
-            end: offset after it.
+            end: offset after the file.
         """
         self.flush()
         assert self._times is not None, "a file is begun with a record"
         self._encoder.close()
         digest = self._file.finish()
-        self._beside.replace(self._folder / self._name)
-        return Entry(
+        self._temporary.replace(self._folder / self._name)
+        return ArchivedFile(
             name=self._name,
             partition=self._partition,
             begin=self._begin,
@@ -136,13 +141,13 @@ class ArchiveFileWriter:
         )
 
     def abandon(self) -> None:
-        """Remove it."""
+        """Close and delete the unfinished file."""
         self._file.close()
-        self._beside.unlink(missing_ok=True)
+        self._temporary.unlink(missing_ok=True)
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file of that name was made here, whole or not. Nothing else is ever removed from a folder.
+    """Return whether a file name is that of an archive's file, finished or not. No other file is ever deleted.
 
     >>> is_ours("00003-00000000000000012345.parquet"), is_ours("notes.parquet")
     (True, False)

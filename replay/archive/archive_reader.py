@@ -1,6 +1,6 @@
-"""Files of an archive, read: each only where it is what was written, and what is in it what its manifest says.
+"""Reads the files of an archive, after checking their checksums, and checks the content against the manifest.
 
-A checksum that fits proves nothing of an archive that somebody else made, so what is inside is a stranger's data.
+The checksum proves nothing about an archive that somebody else made, so the content is treated as untrusted data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from ...topics.errors import Stop
 from ..sources.files.file_opening import READ_ERRORS, library_errors
 from .jsonl_format import read_jsonl
-from .manifest import Encoding, Entry
+from .manifest import ArchivedFile, Encoding
 from .parquet_format import read_parquet
 from .record_columns import RecordColumns
 
@@ -21,13 +21,15 @@ __all__ = ["damaged", "read_archived_file"]
 _CHUNK_BYTES = 1024 * 1024
 
 
-def read_archived_file(folder: Path, entry: Entry, encoding: Encoding, batch_rows: int) -> Iterator[RecordColumns]:
-    """The records of a file in order, in batches.
+def read_archived_file(
+    folder: Path, entry: ArchivedFile, encoding: Encoding, batch_rows: int
+) -> Iterator[RecordColumns]:
+    """Yield the records of a file in order, in batches.
 
-    The file is read as a whole and its SHA-256 compared before the first of its records is given away.
+    The whole file is read and its SHA-256 compared before the first record is returned.
 
     Raises:
-        Stop: it is not what the archiver wrote.
+        Stop: the file is not what the archiver wrote.
     """
     path = folder / entry.name
     try:
@@ -48,11 +50,11 @@ def read_archived_file(folder: Path, entry: Entry, encoding: Encoding, batch_row
                     break
                 first, last = rows.offsets[0], rows.offsets[-1]
                 if first < at or last >= entry.end or last - first + 1 < len(rows):
-                    raise damaged(path, f"offsets {first:,} to {last:,} are not those of its manifest")
+                    raise damaged(path, f"offsets {first:,} to {last:,} are not those in the manifest")
                 count, at = count + len(rows), last + 1
                 yield rows
         if count != entry.records:
-            raise damaged(path, f"it holds {count:,} records, and {entry.records:,} by its manifest")
+            raise damaged(path, f"it holds {count:,} records, {entry.records:,} according to the manifest")
     except READ_ERRORS as exc:
         raise damaged(
             path, f"it cannot be read: {getattr(exc, 'strerror', None) or exc or type(exc).__name__}"
@@ -60,8 +62,8 @@ def read_archived_file(folder: Path, entry: Entry, encoding: Encoding, batch_row
 
 
 def damaged(path: Path, what: str) -> Stop:
-    """A file of an archive that is not what it was."""
+    """Return the error for a file of an archive that was changed or is incomplete."""
     return Stop(
         f"{path}: {what}",
-        hint=f"anabranch archive check {path.parent} lists what is wrong; bring back a whole copy",
+        hint=f"anabranch archive check {path.parent} lists what is wrong; restore a complete copy",
     )

@@ -1,4 +1,4 @@
-"""An archive as history: its records go back as they were, each to its partition, in its order."""
+"""An archive as history: its records are replayed unchanged, each to its partition, in order."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ..sources.source import Batch, Part, Source, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord, zero_time_error
 from .archive_check import check_offsets
 from .archive_reader import damaged, read_archived_file
-from .manifest import MANIFEST, Encoding, Entry, Manifest, read_manifest
+from .manifest import MANIFEST, ArchivedFile, Encoding, Manifest, read_manifest
 from .record_columns import RecordColumns
 
 __all__ = ["ArchiveHistory", "ArchiveSource"]
 
 
 class ArchiveHistory:
-    """An archive; see `Replayable`.
+    """An archive as a `Replayable`.
 
     Args:
-        repartition: records go where their key's hash says, not where they were; of packed batches the rows.
+        repartition: place records by their keys' hashes instead of keeping their partitions; unpacks packed batches.
 
     Raises:
-        Usage: it is no archive, or an option is given that says what its records already say.
-        Stop: its manifest is damaged.
+        Usage: the folder is not an archive, or an option is given that the records already determine.
+        Stop: the manifest is damaged.
     """
 
     resumable = True
@@ -42,7 +42,7 @@ class ArchiveHistory:
     def __init__(self, folder: Path, format: Format, *, repartition: bool = False) -> None:
         manifest = read_manifest(folder)
         if manifest is None:
-            raise Usage(f"{folder} is no archive: it has no manifest.json")
+            raise Usage(f"{folder} is not an archive: it has no manifest.json")
         if format != Format():
             raise Usage(
                 f"{folder}: options about keys, times and formats are for files; an archive's records have all that"
@@ -72,26 +72,26 @@ class ArchiveHistory:
             [partition],
             position,
             batch_rows=batch_rows,
-            placed=not self._repartition,
+            keep_partitions=not self._repartition,
             by_row=self._rows,
         )
 
     def identity(self, topic: str) -> str:
-        """See `Replayable`."""
-        asked = ["archive", self.specs, self._repartition, topic]
-        return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
+        """Return the run's id: the same for the same folder, options and topic."""
+        question = ["archive", self.specs, self._repartition, topic]
+        return hashlib.sha256(msgspec.json.encode(question)).hexdigest()[:16]
 
     def fingerprint(self) -> str:
-        """The files that its manifest names, by content."""
+        """Return a digest of the names and checksums in the manifest."""
         named = [(entry.name, entry.sha256) for entry in self.manifest.files]
         return hashlib.sha256(msgspec.json.encode([self.manifest.topic_id, named])).hexdigest()
 
     def changed_since(self, time_ms: int) -> list[str]:
-        """The manifest, where it was written since."""
+        """Return a note if the manifest was written after `time_ms`."""
         return [f"{self.folder} was archived into"] if self.manifest.updated_ms > time_ms else []
 
     def check(self, topic: str) -> None:
-        """Whether all files are there, and no record twice."""
+        """Check that all files are present with their sizes, and that no record occurs twice."""
         del topic
         for entry in self.manifest.files:
             path = self.folder / entry.name
@@ -103,28 +103,32 @@ class ArchiveHistory:
                     raise damaged(self.folder / MANIFEST, f"{finding.position}: {finding.text}")
 
     def unpacked(self) -> ArchiveHistory:
-        """See `Replayable`."""
+        """Return a copy that yields the rows of packed batches."""
         found = copy.copy(self)
         found._rows = True
         return found
 
     def open(self, position: SourcePosition | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
-        """One partition after another."""
+        """Open all partitions, one after another."""
         return ArchiveSource(
             self.folder,
             self.manifest,
             range(self.manifest.partitions),
             position,
             batch_rows=batch_lines,
-            placed=not self._repartition,
+            keep_partitions=not self._repartition,
             by_row=self._rows,
         )
 
 
 class ArchiveSource:
-    """Partitions of an archive, one after another. Position: `partition`, and `offset` in it.
+    """Reads partitions of an archive one after another. A position is `partition` and `offset`.
 
-    A file is read as a whole before the first of its records is given away, see `reading`.
+    A whole file is read before the first of its records is returned, see `archive_reader`.
+
+    Args:
+        keep_partitions: records keep their partitions instead of being keep_partitions by their keys.
+        by_row: yield the rows of packed batches.
     """
 
     poll_again_s = 0.0
@@ -137,12 +141,12 @@ class ArchiveSource:
         position: SourcePosition | None = None,
         *,
         batch_rows: int = BATCH_LINES,
-        placed: bool = True,
+        keep_partitions: bool = True,
         by_row: bool = False,
     ) -> None:
         self._folder = folder
         self._encoding: Encoding = manifest.encoding
-        self._batch_rows, self._placed, self._by_row = batch_rows, placed, by_row
+        self._batch_rows, self._keep_partitions, self._by_row = batch_rows, keep_partitions, by_row
         files = [entry for partition in partitions for entry in manifest.of(partition)]
         at = (position["partition"], position["offset"]) if position else (-1, 0)
         order = {partition: i for i, partition in enumerate(partitions)}
@@ -151,35 +155,35 @@ class ArchiveSource:
         self.done_bytes = sum(entry.size_bytes for entry in files) - sum(entry.size_bytes for entry in self._files)
         self.begins: SourcePosition = position or {"partition": -1, "offset": 0}
         self._at = self.begins
-        self._batches: Iterator[tuple[Entry, RecordColumns]] = self._read(at)
+        self._batches: Iterator[tuple[ArchivedFile, RecordColumns]] = self._read(at)
         self._next = next(self._batches, None)
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
+        """True once all partitions have been read."""
         return self._next is None
 
     def next_batch(self) -> Batch:
-        """See `Source`."""
+        """Return the next records of one partition."""
         if self._next is None:
             return Batch((), self._at)
         entry, rows = self._next
         if 0 in rows.times:
             raise zero_time_error(f"{self._folder}/{entry.name}: offset {rows.offsets[rows.times.index(0)]:,}")
-        items: Sequence[SourceRecord] = rows.items(entry.partition if self._placed else None)
+        records: Sequence[SourceRecord] = rows.to_records(entry.partition if self._keep_partitions else None)
         bad: list[BadLine] = []
         if self._by_row:
-            items = unpack_records(items, f"{self._folder}/{entry.name}: offset", rows.offsets[0], bad)
+            records = unpack_records(records, f"{self._folder}/{entry.name}: offset", rows.offsets[0], bad)
         self._at = {"partition": entry.partition, "offset": rows.offsets[-1] + 1}
         self._next = next(self._batches, None)
-        return Batch(items, self._at, bad)
+        return Batch(records, self._at, bad)
 
     def close(self) -> None:
-        """See `Source`."""
+        """Stop reading. May be called more than once."""
         self._next = None
         self._batches = iter(())
 
-    def _read(self, at: tuple[int, int]) -> Iterator[tuple[Entry, RecordColumns]]:
+    def _read(self, at: tuple[int, int]) -> Iterator[tuple[ArchivedFile, RecordColumns]]:
         for entry in self._files:
             for rows in read_archived_file(self._folder, entry, self._encoding, self._batch_rows):
                 if entry.partition == at[0] and rows.offsets[0] < at[1]:

@@ -1,16 +1,18 @@
-"""Records as JSON Lines, Zstandard: an object a record, readable with `zstdcat`.
+"""Archive files as JSON Lines, compressed with Zstandard: an object a record, readable with `zstdcat`.
 
     {"topic":"orders","partition":3,"offset":12345,"timestamp":1357034400000,"key":"ann","value":"{\\"amount\\":3}"}
 
-Key, value and a header's value are text where they are UTF-8. What is not goes, in base64, under `key64`, `value64`;
-what stands under neither is null. Headers are `[["name","value"]]`, and `["name",null,"base64"]` for other bytes.
+Key, value and the values of headers are text if they are UTF-8; otherwise they are base64 under `key64`, `value64`. A
+field that is missing under both names is null. Headers are `[["name","value"]]`, and `["name",null,"base64"]` for other
+bytes.
 """
 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from types import ModuleType
+from typing import IO, TYPE_CHECKING
 
 import msgspec
 
@@ -26,7 +28,7 @@ __all__ = ["ENDING", "Writer", "read_jsonl"]
 ENDING = ".jsonl.zst"
 _LEVEL = 3
 _CHUNK_BYTES = 1024 * 1024
-# A record of 16 MB, written in escapes of six characters a byte.
+# A record of 16 MB, written as escapes of six characters a byte.
 _MAX_LINE_BYTES = 6 * MAX_LINE_BYTES
 
 
@@ -42,7 +44,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
     headers: list[list[str | None]] | None = None
 
 
-def _zstandard() -> Any:
+def _zstandard() -> ModuleType:
     try:
         import zstandard
     except ImportError:
@@ -54,7 +56,7 @@ class Writer:
     """Writes one file.
 
     Args:
-        file: open for writing; it is not closed here.
+        file: open for writing; the caller closes it.
     """
 
     def __init__(self, file: SupportsWrite[bytes], topic: str, partition: int) -> None:
@@ -70,25 +72,25 @@ class Writer:
         for key, value, headers, offset, time in columns:
             key_text, key64 = _written(key)
             value_text, value64 = _written(value)
-            told = [_told(name, header) for name, header in headers] if headers else None
-            lines.append(_Line(topic, partition, offset, time, key_text, value_text, key64, value64, told))
+            cells = [_header_cells(name, header) for name, header in headers] if headers else None
+            lines.append(_Line(topic, partition, offset, time, key_text, value_text, key64, value64, cells))
         self._stream.write(self._encoder.encode_lines(lines))
 
     def close(self) -> None:
-        """Write what closes the file."""
+        """Write the end of the compressed stream."""
         self._stream.close()
 
 
 def read_jsonl(file: IO[bytes], batch_rows: int) -> Iterator[RecordColumns]:
-    """Rows of a file in order, in batches.
+    """Yield the rows of a file in order, in batches.
 
     Raises:
-        OSError, ValueError: it is damaged.
+        OSError, ValueError: the file is damaged.
     """
     zstandard = _zstandard()
     decode = msgspec.json.Decoder(_Line).decode
     rows = RecordColumns()
-    # The beginning of a line that ends in a later chunk.
+    # The beginning of a line that continues in the next chunk.
     tail: list[bytes] = []
     tail_bytes = 0
     try:
@@ -137,10 +139,10 @@ def _read(text: str | None, base64: str | None) -> bytes | None:
     return None if text is None else text.encode()
 
 
-def _told(name: str, value: bytes | None) -> list[str | None]:
+def _header_cells(name: str, value: bytes | None) -> list[str | None]:
     text, base64 = _written(value)
     return [name, text] if base64 is None else [name, None, base64]
 
 
-def _headers(told: list[list[str | None]]) -> Headers:
-    return [(name or "", _read(value, more[0] if more else None)) for name, value, *more in told]
+def _headers(cells: list[list[str | None]]) -> Headers:
+    return [(name or "", _read(value, more[0] if more else None)) for name, value, *more in cells]

@@ -1,9 +1,10 @@
-"""What an archive holds, and how far it has come: one JSON file, replaced as a whole.
+"""`Manifest`: the content and the position of an archive, in one JSON file that is always replaced as a whole.
 
     {"manifest": {…}, "sha256": "<of the bytes of {…}>"}
 
-Offsets are Kafka's: of the next record. Per partition, files and what was lost lie end to end from `begun` on; what
-lies between the last of them and `positions` held no records when it was read (transaction markers, aborted records).
+Offsets are those of the next record, as in Kafka. In each partition, files and losses follow each other without gaps
+from `begun` on; the offsets from the last of them to `positions` held no records when they were read (transaction
+markers, aborted records).
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ import msgspec
 
 from ...topics.errors import Stop
 
-__all__ = ["MANIFEST", "Encoding", "Entry", "Lost", "Manifest", "is_archive", "locked", "read_manifest", "replace_file"]
+__all__ = [
+    "MANIFEST",
+    "ArchivedFile",
+    "Encoding",
+    "Lost",
+    "Manifest",
+    "is_archive",
+    "locked",
+    "read_manifest",
+    "replace_file",
+]
 
 MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -30,13 +41,13 @@ _MOST_PARTITIONS = 1_000_000
 Encoding = Literal["parquet", "jsonl"]
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of records of one partition, in order.
+class ArchivedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file with records of one partition, in order.
 
     Attributes:
-        begin, end: offsets; records that compaction or an abort has taken away leave gaps inside.
-        records: how many.
-        first_ms, last_ms: the smallest and the largest timestamp.
+        begin, end: offset range; records removed by compaction or an abort leave gaps inside.
+        records: number of records.
+        first_ms, last_ms: smallest and largest timestamp.
     """
 
     name: str
@@ -51,7 +62,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True):
-    """Offsets whose records Kafka had deleted before they were read."""
+    """An offset range whose records Kafka deleted before they were read."""
 
     partition: int
     begin: int
@@ -59,14 +70,14 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """See the module.
+    """The manifest of an archive.
 
     Attributes:
-        topic_id: tells the topic from one of the same name that was made anew.
-        columns: name and type of what a record's envelope holds, see `envelope`.
+        topic_id: Kafka's id, which distinguishes the topic from a later one of the same name.
+        columns: names and types of the fields of a record, see `record_columns`.
         partitioner: how keys were mapped to partitions, as far as Kafka's clients agree on that.
-        compacted: the topic is, or was, so gaps between offsets are normal.
-        begun, positions: by partition.
+        compacted: the topic is or was compacted, so gaps between offsets are normal.
+        begun, positions: offsets by partition, of the first record and of the next one to read.
         created_ms, updated_ms: wall clock, milliseconds since 1970.
     """
 
@@ -81,35 +92,35 @@ class Manifest(msgspec.Struct, kw_only=True):
     compacted: bool = False
     begun: dict[int, int] = {}
     positions: dict[int, int] = {}
-    files: list[Entry] = []
+    files: list[ArchivedFile] = []
     lost: list[Lost] = []
     created_ms: int
     updated_ms: int = 0
 
     @property
     def records(self) -> int:
-        """How many records the archive holds."""
+        """Number of records in the archive."""
         return sum(entry.records for entry in self.files)
 
     @property
     def size_bytes(self) -> int:
-        """What its files take on disk."""
+        """Size of the files on disk."""
         return sum(entry.size_bytes for entry in self.files)
 
-    def of(self, partition: int) -> list[Entry]:
-        """Files of a partition, in order."""
+    def of(self, partition: int) -> list[ArchivedFile]:
+        """Return the files of a partition, in order."""
         return sorted((entry for entry in self.files if entry.partition == partition), key=lambda entry: entry.begin)
 
     def covered(self, partition: int) -> int:
-        """To where a partition's files and losses reach."""
+        """Return the offset at which a partition's files and losses end."""
         ends = [each.end for each in (*self.files, *self.lost) if each.partition == partition]
         return max(ends, default=self.begun[partition])
 
     def write(self, folder: Path) -> None:
-        """Replace the manifest of a folder; what it names must be on disk already.
+        """Replace the manifest of a folder. The files that it names must be on disk already.
 
         Raises:
-            OSError: nothing has changed.
+            OSError: writing failed; the old manifest is unchanged.
         """
         body = msgspec.json.format(msgspec.json.encode(self), indent=1)
         sealed = b'{"manifest":%b,\n"sha256":"%b"}\n' % (body, hashlib.sha256(body).hexdigest().encode())
@@ -122,23 +133,23 @@ class _Sealed(msgspec.Struct):
 
 
 def is_archive(folder: Path) -> bool:
-    """Whether a path is the folder of an archive."""
+    """Return whether a folder is an archive."""
     return (folder / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None where there is none.
+    """Read the manifest of a folder; None if there is none.
 
     Raises:
-        Stop: it cannot be read, or is not what was written.
+        Stop: it cannot be read, or was changed after it was written.
     """
     path = folder / MANIFEST
     try:
         sealed = msgspec.json.decode(path.read_bytes(), type=_Sealed)
         body = bytes(sealed.manifest)
         if hashlib.sha256(body).hexdigest() != sealed.sha256:
-            raise Stop(f"{path}: it was changed after it was written", hint="bring back a whole copy of the archive")
-        return _sound(msgspec.json.decode(body, type=Manifest), path)
+            raise Stop(f"{path}: it was changed after it was written", hint="restore a complete copy of the archive")
+        return _checked(msgspec.json.decode(body, type=Manifest), path)
     except FileNotFoundError:
         return None
     except OSError as exc:
@@ -147,8 +158,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise Stop(f"{path}: not the manifest of an archive: {exc}") from None
 
 
-def _sound(manifest: Manifest, path: Path) -> Manifest:
-    """A manifest that says what can be; its checksum is right in one that somebody made up, too."""
+def _checked(manifest: Manifest, path: Path) -> Manifest:
+    """Return a manifest after checking that its content is possible: a forged one has a valid checksum too."""
     if manifest.version != _VERSION:
         raise Stop(f"{path}: of version {manifest.version}, {_VERSION} is known", hint="a newer anabranch wrote it")
     spans = [(each.partition, each.begin, each.end) for each in (*manifest.files, *manifest.lost)]
@@ -161,16 +172,16 @@ def _sound(manifest: Manifest, path: Path) -> Manifest:
         or len(set(names)) < len(names)
         or any(entry.records < 0 or entry.size_bytes < 0 for entry in manifest.files)
     ):
-        raise Stop(f"{path}: not the manifest of an archive: partitions, offsets or names that cannot be")
+        raise Stop(f"{path}: not the manifest of an archive: impossible partitions, offsets or names")
     return manifest
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Generator[None]:
-    """Be the only one who writes to a folder; the lock ends with the process, however that ends.
+    """Hold the exclusive right to write to a folder; the lock ends with the process, however that ends.
 
     Raises:
-        Stop: somebody else writes there.
+        Stop: another process holds it.
     """
     fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -184,18 +195,18 @@ def locked(folder: Path) -> Generator[None]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all; it is on disk when this returns."""
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
+    """Replace a file atomically; it is on disk when this returns."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last."""
+    """Sync a folder, so that renames in it survive a crash."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,33 +1,36 @@
-"""Records as Parquet: each column by itself, Zstandard, a row group for what was waiting together."""
+"""Archive files as Parquet, compressed with Zstandard: a column for each field, a row group for each flush."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any
+from types import ModuleType
+from typing import IO, TYPE_CHECKING
 
 from .record_columns import RecordColumns
 
 if TYPE_CHECKING:
+    import pyarrow
     from _typeshed import SupportsWrite
+    from pyarrow.parquet import FileMetaData
 
 __all__ = ["ENDING", "Writer", "read_parquet"]
 
 ENDING = ".parquet"
 _LEVEL = 1
 
-# The archiver's row groups are of 8 MB, and what librdkafka has at hand beyond that (64 MB a partition).
+# The archiver's row groups are 8 MB, plus what librdkafka has buffered beyond that (64 MB a partition).
 _GROUP_BYTES = 1024 * 1024 * 1024
 _BATCH_BYTES = 2 * 1024 * 1024 * 1024
 
 
-def _arrow() -> tuple[Any, Any]:
+def _arrow() -> tuple[ModuleType, ModuleType]:
     import pyarrow
     from pyarrow import parquet
 
     return pyarrow, parquet
 
 
-def _schema(arrow: Any) -> Any:
+def _schema(arrow: ModuleType) -> pyarrow.Schema:
     header = arrow.struct([arrow.field("name", arrow.string(), False), arrow.field("value", arrow.binary())])
     return arrow.schema(
         [
@@ -46,7 +49,7 @@ class Writer:
     """Writes one file.
 
     Args:
-        file: open for writing; it is not closed here.
+        file: open for writing; the caller closes it.
     """
 
     def __init__(self, file: SupportsWrite[bytes], topic: str, partition: int) -> None:
@@ -78,24 +81,24 @@ class Writer:
         ]
         self._writer.write_batch(arrow.record_batch(columns, schema=self._schema), row_group_size=count)
 
-    def _headers(self, rows: RecordColumns) -> Any:
+    def _headers(self, rows: RecordColumns) -> pyarrow.Array:
         arrow = self._arrow
         if not any(rows.headers):
             return arrow.nulls(len(rows), arrow.list_(self._header))
         given = [headers or None for headers in rows.headers]
-        told = [None if headers is None else [{"name": n, "value": v} for n, v in headers] for headers in given]
-        return arrow.array(told, arrow.list_(self._header))
+        cells = [None if headers is None else [{"name": n, "value": v} for n, v in headers] for headers in given]
+        return arrow.array(cells, arrow.list_(self._header))
 
     def close(self) -> None:
-        """Write what closes the file."""
+        """Write the footer of the file."""
         self._writer.close()
 
 
 def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordColumns]:
-    """Rows of a file in order, in batches.
+    """Yield the rows of a file in order, in batches.
 
     Raises:
-        OSError, ValueError: it is damaged.
+        OSError, ValueError: the file is damaged.
     """
     arrow, parquet = _arrow()
     reader = parquet.ParquetFile(file, pre_buffer=False)
@@ -118,16 +121,16 @@ def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordColumns]:
         if headers.null_count == len(rows.offsets):
             rows.headers = [None] * len(rows.offsets)
         else:
-            told = headers.to_pylist()
-            rows.headers = [None if one is None else [(h["name"], h["value"]) for h in one] for one in told]
+            cells = headers.to_pylist()
+            rows.headers = [None if one is None else [(h["name"], h["value"]) for h in one] for one in cells]
         yield rows
 
 
-def _fitting_rows(metadata: Any, batch_rows: int) -> int:
-    """How many rows at a time take no more memory than there is, whatever a stranger has put into a few bytes.
+def _fitting_rows(metadata: FileMetaData, batch_rows: int) -> int:
+    """Return a batch size whose memory is bounded, whatever a crafted file claims in a few bytes.
 
     Raises:
-        ValueError: no number would do.
+        ValueError: no size is safe.
     """
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         if group.total_byte_size > _GROUP_BYTES:
@@ -136,7 +139,7 @@ def _fitting_rows(metadata: Any, batch_rows: int) -> int:
             dictionary = column.dictionary_page_offset is not None
             if column.path_in_schema == "value" and dictionary:
                 raise ValueError("its values are a dictionary, which the archiver does not write")
-            # A key that stands once in the file may be that of each row.
+            # A key that is stored once can be the key of every row.
             if column.path_in_schema == "key" and dictionary and column.total_uncompressed_size:
                 batch_rows = max(1, min(batch_rows, _BATCH_BYTES // column.total_uncompressed_size))
     return batch_rows

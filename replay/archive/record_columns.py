@@ -1,7 +1,7 @@
-"""What an archive keeps of a record, and records waiting to be written.
+"""`RecordColumns`: the fields of archived records, column by column.
 
 key, value   bytes or null
-headers      names and values (bytes or null), in order, names may repeat; null where there are none
+headers      names and values (bytes or null), in order, names may repeat; null if there are none
 topic, partition, offset
 timestamp    milliseconds since 1970
 """
@@ -9,9 +9,12 @@ timestamp    milliseconds since 1970
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 from ...topics.headers import copied_headers
+from ...topics.message import Message
+from ...topics.producer import Headers as SourceHeaders
 from ..sources.source_record import SourceRecord
 
 __all__ = ["COLUMNS", "Headers", "RecordColumns"]
@@ -30,7 +33,7 @@ Headers = list[tuple[str, bytes | None]]
 
 
 class RecordColumns:
-    """Records of one partition, column by column, because that is how they are written."""
+    """Records of one partition, column by column, because archives store them so."""
 
     __slots__ = ("headers", "keys", "offsets", "size_bytes", "times", "values")
 
@@ -45,25 +48,25 @@ class RecordColumns:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def take(self, messages: list[Any]) -> None:
-        """Add messages as librdkafka gives them."""
+    def take(self, messages: Sequence[Message]) -> None:
+        """Add consumed messages."""
         keys = [message.key() for message in messages]
         values = [message.value() for message in messages]
         self.keys += keys
         self.values += values
         self.headers += cast(list[Headers | None], copied_headers(messages))
-        self.offsets += [message.offset() for message in messages]
+        self.offsets += cast(list[int], [message.offset() for message in messages])
         self.times += [message.timestamp()[1] for message in messages]
         self.size_bytes += sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
 
     def drop_below(self, offset: int) -> None:
-        """Leave out what lies before an offset."""
+        """Remove the records before an offset."""
         first = bisect_left(self.offsets, offset)
         for column in (self.keys, self.values, self.headers, self.offsets, self.times):
             del column[:first]
 
     def cut(self, count: int) -> RecordColumns:
-        """Take the first of them away."""
+        """Remove the first `count` records and return them."""
         found = RecordColumns()
         for name in ("keys", "values", "headers", "offsets", "times"):
             column = getattr(self, name)
@@ -71,7 +74,7 @@ class RecordColumns:
             del column[:count]
         return found
 
-    def items(self, partition: int | None) -> list[SourceRecord]:
-        """As records on their way into a topic."""
-        headers = self.headers
+    def to_records(self, partition: int | None) -> list[SourceRecord]:
+        """Return them as records to be sent, to this partition (None: by their keys)."""
+        headers = cast(list[SourceHeaders | None], self.headers)
         return list(zip(self.keys, self.values, self.times, headers, [partition] * len(self), strict=True))

@@ -145,7 +145,7 @@ def replay(
         sources,
         format_of(form, key=key, time=time),
         follow=follow,
-        span=(begin, until),
+        bounds=(begin, until),
         by_partition=by_partition,
         repartition=repartition,
         spool=spool,

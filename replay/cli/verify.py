@@ -68,7 +68,7 @@ def verify(
             for s in (compared.a, compared.b)
         ]
         differences = [
-            {"only_in": d.only_in, "position": d.where, "key": _text(d.key), "value": _text(d.value)}
+            {"only_in": d.only_in, "position": d.position, "key": _text(d.key), "value": _text(d.value)}
             for d in compared.differences
         ]
         write_json({"equal": compared.same, "compared": compared.fields, "sides": sides, "differences": differences})

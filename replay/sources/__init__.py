@@ -1,1 +1,1 @@
-"""What history is read from: files of all kinds, sockets, topics, archives."""
+"""Reads history: files, sockets and topics, each as records with a position to resume from."""

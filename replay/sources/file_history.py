@@ -1,4 +1,4 @@
-"""What is asked to be replayed: the sources a user names, in order, opened at a position as one."""
+"""`FileHistory`: the files (or the socket) that a user names, found, checked and opened as one source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,38 +25,41 @@ from .socket_source import SocketSource, parse_address
 from .source import Batch, Part, Replayable, Source, SourcePosition
 from .source_record import NO_LIMIT
 
-__all__ = ["FileHistory", "Series", "find_history", "is_socket", "open_part"]
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["FileHistory", "FileSequence", "find_history", "is_socket", "open_part"]
 
 _SOCKET = "tcp://"
 
 
 @dataclass(frozen=True, slots=True)
 class _Schema:
-    """What the columns of all files together are.
+    """The column types of all files together.
 
     Attributes:
-        format: with the types of CSV columns.
-        parquet: types of Parquet columns, as JSON has them.
+        format: the format, completed by the inferred types of CSV columns.
+        parquet: JSON types of Parquet columns.
     """
 
     format: Format
-    parquet: Mapping[str, Any]
+    parquet: Mapping[str, pyarrow.DataType]
 
 
 @dataclass(frozen=True, slots=True)
 class FileHistory:
-    """Sources found and checked as far as that goes without reading them.
+    """Files, or a socket, that were found and checked as far as possible without reading them.
 
     Attributes:
-        specs: paths and globs, absolute; or one `tcp://host:port`.
-        entries: the files, in the order they are read; none for a socket.
-        left_out: files inside archives that are not read, because their ending is none that we know.
-        follow: a socket is connected to again when it ends.
-        spool: file that keeps what a socket gives, so that it can be read again; absolute.
+        specs: absolute paths and globs, or one `tcp://host:port`.
+        entries: the files in the order in which they are read; empty for a socket.
+        left_out: files that were found but are not read, because their ending is unknown.
+        follow: reconnect to a socket when it ends.
+        spool: absolute path of the file that stores a socket's data, so that it can be read again.
         max_record_bytes: records with larger values are bad lines.
-        columns: make columns, see `Columns`.
-        types: those of columns whose files do not say them, by name, as an earlier start of the run found them; found
-            by looking at the files where none are given.
+        is_columnar: return records as `ColumnBatch` where the format allows it.
+        types: types of CSV columns, by name, that an earlier start of the run inferred; None infers them from the
+            files.
     """
 
     specs: tuple[str, ...]
@@ -68,22 +71,22 @@ class FileHistory:
     max_record_bytes: int = NO_LIMIT
     is_columnar: bool = False
     types: Mapping[str, str] | None = None
-    # What was found by looking at the files; shared with what is made of this by `replace`.
+    # The inferred schema, once it is known; shared with the copies that `replace` makes.
     _found: list[_Schema] = field(default_factory=list["_Schema"], compare=False, repr=False)
 
     @property
     def resumable(self) -> bool:
-        """Whether it can be read again from a position. A socket without a spool cannot."""
+        """True if it can be read again from a position. A socket without a spool cannot."""
         return bool(self.entries) or self.spool is not None
 
     @property
     def timed(self) -> bool:
-        """Whether its records carry times of their own, by which its parts can be merged."""
+        """True if its records have timestamps of their own, so that its files can be merged by time."""
         return self.format.time is not None
 
     @property
     def parts(self) -> list[Part]:
-        """Its files, in the order in which they are read without merging; none for a socket."""
+        """Its files in the order in which they are read without merging; empty for a socket."""
         return [Part(entry.name, entry.size_bytes, partial(self._open_at, entry)) for entry in self.entries]
 
     @property
@@ -92,25 +95,25 @@ class FileHistory:
         return sum(entry.size_bytes for entry in self.entries)
 
     def identity(self, topic: str) -> str:
-        """The name of the run that sends this to `topic`: the same for the same paths, format and topic.
+        """Return the id of the run that sends this to `topic`: the same for the same paths, format and topic.
 
-        What the files hold is not in it, so that a changed file is noticed, and not taken for another history.
+        The files' content is not part of it, so that a changed file is reported instead of starting another run.
         """
-        asked: list[Any] = [self.specs, self.format.identity(), topic]
+        asked: list[object] = [self.specs, self.format.identity(), topic]
         if self.spool is not None:
             asked.append(self.spool)
         return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
 
     @property
     def partitions(self) -> int | None:
-        """Any number will do."""
+        """None: the target may have any number of partitions."""
         return None
 
     def check(self, topic: str) -> None:
-        """Look at each file's columns, so that a wrong name in the last is known before the first is sent.
+        """Check each file's columns, so that a wrong name in the last file is reported before the first is sent.
 
         Raises:
-            Usage: a column that is named does not exist in a file.
+            Usage: a requested column does not exist in a file.
         """
         del topic
         for entry in self.entries:
@@ -121,10 +124,10 @@ class FileHistory:
 
     @property
     def schema(self) -> _Schema:
-        """What the columns of all files together are.
+        """The column types of all files together, inferred at the first access.
 
         Raises:
-            Usage: a column is one thing in one file and another in another, and nothing holds both.
+            Usage: the types of a column in two files have no common type.
         """
         if not self._found:
             guessed = self.types if self.types is not None else infer_types(self.entries, self.format)
@@ -133,30 +136,30 @@ class FileHistory:
         return self._found[0]
 
     def with_types(self, types: Mapping[str, str]) -> FileHistory:
-        """The same, with types that were found before."""
+        """Return a copy with types that an earlier start inferred."""
         return replace(self, types=types, _found=[])
 
     def with_declared_types(self, types: Mapping[str, str]) -> FileHistory:
-        """The same, with types of CSV columns that files may lack; see `Format.declared`."""
+        """Return a copy with types of CSV columns that files may lack; see `Format.declared`."""
         return replace(self, format=replace(self.format, declared=tuple(sorted(types.items()))), _found=[])
 
     def with_max_record_bytes(self, max_record_bytes: int) -> FileHistory:
-        """The same; records whose values are larger are bad lines."""
+        """Return a copy for which records with larger values are bad lines."""
         return replace(self, max_record_bytes=max_record_bytes)
 
     def columnar(self) -> FileHistory:
-        """The same; it gives columns where files hold them, see `Columns`."""
+        """Return a copy that yields `ColumnBatch` where the format allows it."""
         return replace(self, is_columnar=True)
 
     def unpacked(self) -> FileHistory:
-        """See `Replayable`; files hold no packed batches."""
+        """Return this history: files hold no packed batches."""
         return self
 
     def fingerprint(self) -> str:
-        """What tells these files from changed ones; see `opening.fingerprint`. Empty for a socket.
+        """Return a digest that changes with the files, see `file_system.fingerprint`; empty for a socket.
 
         Raises:
-            Usage: a file has gone.
+            Usage: a file no longer exists.
         """
         try:
             return fingerprint(dict.fromkeys(entry.path for entry in self.entries)) if self.entries else ""
@@ -164,16 +167,16 @@ class FileHistory:
             raise Usage(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)) from None
 
     def changed_since(self, time_ms: int) -> list[str]:
-        """Files that were written to after `time_ms`, to say which one a changed fingerprint comes from."""
+        """Return the files that were modified after `time_ms`. Explains a changed fingerprint."""
         paths = dict.fromkeys(entry.path for entry in self.entries)
         return [path for path in paths if changed_after(path, time_ms)]
 
     def open(self, position: SourcePosition | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
-        """Begin to read, at a position that a source gave or at the beginning.
+        """Open the history at a position that a source returned; None means its beginning.
 
         Raises:
-            Usage: a column that is named does not exist.
-            Stop: a file cannot be opened, nobody listens.
+            Usage: a requested column does not exist.
+            Stop: a file cannot be opened, or nothing listens at the socket's address.
         """
         if not self.entries:
             return SocketSource(
@@ -185,7 +188,7 @@ class FileHistory:
                 batch_lines=batch_lines,
                 max_record_bytes=self.max_record_bytes,
             )
-        return Series(
+        return FileSequence(
             self.entries,
             self.schema.format,
             position,
@@ -206,8 +209,11 @@ class FileHistory:
         )
 
 
-class Series:
-    """Files one after another, as one source; one is open at a time. Position: `file`, and that in it."""
+class FileSequence:
+    """Reads files one after another as one source; one is open at a time.
+
+    A position is the number of the file (`file`) and the position in it.
+    """
 
     poll_again_s = 0.0
 
@@ -217,61 +223,61 @@ class Series:
         format: Format,
         position: SourcePosition | None = None,
         *,
-        types: Mapping[str, Any] | None = None,
+        types: Mapping[str, pyarrow.DataType] | None = None,
         batch_lines: int = BATCH_LINES,
         max_record_bytes: int = NO_LIMIT,
         columnar: bool = False,
     ) -> None:
         self._entries = entries
         self._format = format
-        self._open_next = partial(
+        self._open_file = partial(
             open_part, types=types, batch_lines=batch_lines, max_record_bytes=max_record_bytes, columnar=columnar
         )
         self._at = position["file"] if position else 0
         self._open: Source | None = None
         self._done_bytes = sum(entry.size_bytes for entry in entries[: self._at])
         if self._at < len(entries):
-            self._open = self._open_next(entries[self._at], format, position if len(position or ()) > 1 else None)
+            self._open = self._open_file(entries[self._at], format, position if len(position or ()) > 1 else None)
             self._next: SourcePosition = self._open.begins
-            self._move_on()
+            self._open_next_file()
         else:
             self._next = {}
         self.begins = self._position()
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
+        """True once the last file has been read."""
         return self._open is None
 
     @property
     def done_bytes(self) -> int:
-        """See `Source`."""
+        """Bytes on disk of all files that have been read."""
         return self._done_bytes + (self._open.done_bytes if self._open else 0)
 
     def next_batch(self) -> Batch:
-        """See `Source`; a batch never spans files."""
+        """Return the next records; a batch never spans files."""
         if self._open is None:
             return Batch((), self._position())
         batch = self._open.next_batch()
         self._next = batch.after
-        self._move_on()
+        self._open_next_file()
         return replace(batch, after=self._position())
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close the open file. May be called more than once."""
         if self._open is not None:
             self._open.close()
 
     def _position(self) -> SourcePosition:
         return {"file": self._at, **self._next}
 
-    def _move_on(self) -> None:
+    def _open_next_file(self) -> None:
         while self._open is not None and self._open.ended:
             self._open.close()
             self._done_bytes += self._entries[self._at].size_bytes
             self._at += 1
             more = self._at < len(self._entries)
-            self._open = self._open_next(self._entries[self._at], self._format) if more else None
+            self._open = self._open_file(self._entries[self._at], self._format) if more else None
             self._next = self._open.begins if self._open is not None else {}
 
 
@@ -280,15 +286,16 @@ def open_part(
     format: Format,
     position: SourcePosition | None = None,
     *,
-    types: Mapping[str, Any] | None = None,
+    types: Mapping[str, pyarrow.DataType] | None = None,
     batch_lines: int = BATCH_LINES,
     max_record_bytes: int = NO_LIMIT,
     columnar: bool = False,
 ) -> Source:
-    """One part of a history by itself; see `FileHistory.open`.
+    """Open one file of a history; see `FileHistory.open`.
 
     Args:
-        types: of Parquet columns in all files together.
+        types: JSON types of the Parquet columns in all files together.
+        columnar: return records as `ColumnBatch` where the format allows it.
     """
     kind, _ = kind_of(entry.inside or entry.path, format)
     if kind == "parquet":
@@ -309,18 +316,18 @@ def open_part(
 
 
 def is_socket(history: Replayable) -> bool:
-    """Whether it comes when it comes, and reading it is taking it."""
+    """Return whether a history is a socket, whose data arrives at its own pace."""
     return not history.resumable or (isinstance(history, FileHistory) and not history.entries)
 
 
 def find_history(
     specs: Sequence[str], format: Format, *, follow: bool = False, spool: str | None = None
 ) -> FileHistory:
-    """Find what the user names: paths and globs, read in the order given, or one socket.
+    """Find the files that a user names as paths and globs, read in the order given; or one socket.
 
     Raises:
-        Usage: something is missing, given twice, of unknown kind, or an option does not fit it.
-        Stop: an archive cannot be opened.
+        Usage: a file is missing, given twice or of unknown kind, or an option does not fit it.
+        Stop: a zip archive cannot be opened.
     """
     if not specs:
         raise Usage("nothing to replay", hint="name a file, a glob or tcp://host:port")

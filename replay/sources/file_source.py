@@ -1,4 +1,4 @@
-"""A file, or a file inside an archive, as a source."""
+"""`FileSource`: a file of lines (text, CSV, JSON Lines) as a source."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ __all__ = ["FileSource"]
 
 _CHUNK_BYTES = 256 * 1024
 _CSV_WAITING_BYTES = 2 * MAX_LINE_BYTES + BLOCK_BYTES
-# More than one, because a header may be quoted over several, and blank lines may stand before it.
+# A header can span lines inside quotes, and blank lines can precede it.
 _HEADER_LINES = 16
 
 
 class FileSource:
-    """One stream of lines on disk. Memory is bounded by a batch of lines, whatever the file's size.
+    """Reads one stream of lines. Memory is bounded by a batch of lines, whatever the file's size.
 
-    A file that cannot be read, or not to its end, is bad from there: it gives a bad line in place of the rest.
+    A file that cannot be read to its end yields a bad line in place of the rest.
 
     Args:
-        position: where to begin: `byte` of the decompressed stream and `line`, both of the next line.
-        max_record_bytes: larger values are bad lines.
-        columns: make columns, see `Columns`.
+        position: where to begin: `byte` in the decompressed stream and `line`, both of the next line.
+        max_record_bytes: records with larger values are bad lines.
+        columnar: return records as `ColumnBatch` where the format allows it.
 
     Raises:
-        Usage: a column that is named does not exist.
+        Usage: a requested column does not exist.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class FileSource:
         self._name = entry.name
         self._entry = entry
         kind, format = kind_of(entry.inside or entry.path, format)
-        # Of columns all that is at hand is taken at once.
+        # A columnar batch takes all lines that have been read.
         self._batch_lines = 1 if columnar else batch_lines
         self._chunk_bytes = BLOCK_BYTES if columnar else _CHUNK_BYTES
         self._columnar = columnar
         self._new_buffer = partial(
             BlockBuffer if columnar or kind == "csv" else LineBuffer,
             self._name,
-            # A row's lines are at hand together, and one may be of one cell.
+            # All lines of a row are in memory together, and a line can be as large as a cell.
             most_waiting=_CSV_WAITING_BYTES if kind == "csv" else MAX_LINE_BYTES,
         )
         self._max_record_bytes = max_record_bytes
@@ -85,7 +85,7 @@ class FileSource:
                     self._exhausted = False
                     self._buffer = self._new_buffer(byte=position["byte"], line=position["line"])
             except READ_ERRORS as exc:
-                self._breaks(why(exc))
+                self._mark_broken(why(exc))
             except BadLine as exc:
                 self._broken = exc
         self.begins = self._position()
@@ -94,16 +94,16 @@ class FileSource:
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
+        """True once all lines have been returned."""
         return self._exhausted and not self._buffer.waiting and self._broken is None
 
     @property
     def done_bytes(self) -> int:
-        """See `Source`."""
+        """Bytes of the file on disk that have been read."""
         return self._opened.done_bytes() if self._opened else 0
 
     def next_batch(self) -> Batch:
-        """See `Source`."""
+        """Return the records of the next lines; of a damaged file, finally the bad line that stands for the rest."""
         buffer, parser = self._buffer, self._parser
         wanted, wanted_bytes = self._batch_lines, 0
         while True:
@@ -111,7 +111,7 @@ class FileSource:
                 self._fill_up(wanted_bytes)
             lines = buffer.peek(NO_LIMIT if self._columnar else wanted)
             if self._broken is not None and (parser is None or not lines):
-                return self._give_up()
+                return self._end_with_bad_line()
             if not lines or parser is None:
                 if self._exhausted:
                     return Batch((), self._position())
@@ -121,12 +121,14 @@ class FileSource:
             if parsed.used:
                 break
             if cut_off:
-                return self._give_up()
-            # A row that is not complete is tried again with twice as much, so that all tries cost about twice the last.
+                return self._end_with_bad_line()
+            # An incomplete row is tried again with twice the data, so that all attempts together cost twice the last
+            # one.
             wanted, wanted_bytes = 2 * max(wanted, len(lines)), 2 * buffer.waiting_bytes
         buffer.drop(parsed.used)
         if not buffer.waiting and not self._exhausted and self._broken is None:
-            # Look ahead: a last batch that is known to be the last saves the run a transaction of its own for its end.
+            # Read ahead: if the last batch is known to be the last, the run needs no transaction of its own for the
+            # end.
             self._fill()
         return Batch(parsed.records, self._position(), parsed.bad, parsed.blank)
 
@@ -134,7 +136,7 @@ class FileSource:
         return {"byte": self._buffer.byte, "line": self._buffer.line}
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close the file. May be called more than once."""
         if self._opened is not None:
             self._opened.close()
 
@@ -145,10 +147,10 @@ class FileSource:
             return BlockParser(plain, TextColumns(format, most)) if self._columnar else plain
         if kind == "jsonl":
             plain = JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
-            shape = FieldMapping(format, self._name)
-            # A field of the folder would stand in each line; a key that is computed is one of text.
-            columnar = self._columnar and shape.plain and not fields
-            return BlockParser(plain, JsonColumns(format, shape, most)) if columnar else plain
+            mapping = FieldMapping(format, self._name)
+            # Lines are columnar only if they are sent unchanged, so not with fields of folder names or computed keys.
+            columnar = self._columnar and mapping.plain and not fields
+            return BlockParser(plain, JsonColumns(format, mapping, most)) if columnar else plain
         columns = format.columns or self._read_header(format)
         return CsvParser(self._name, format, columns, fields=fields, max_bytes=most, columnar=self._columnar)
 
@@ -170,7 +172,7 @@ class FileSource:
             wanted = 2 * max(wanted, len(lines))
 
     def _fill_up(self, wanted_bytes: int) -> None:
-        """Read a chunk, and more of them up to a size."""
+        """Read at least one chunk, and more until `wanted_bytes` are buffered."""
         while self._broken is None and not self._exhausted:
             self._fill()
             if self._buffer.waiting_bytes >= wanted_bytes:
@@ -186,15 +188,15 @@ class FileSource:
                 self._exhausted = True
                 self._buffer.finish()
         except READ_ERRORS as exc:
-            self._breaks(why(exc))
+            self._mark_broken(why(exc))
         except LineTooLong as exc:
-            self._breaks(str(exc))
+            self._mark_broken(str(exc))
 
-    def _breaks(self, reason: str) -> None:
+    def _mark_broken(self, reason: str) -> None:
         line = self._buffer.line + self._buffer.waiting + 1
         self._broken = BadLine(self._name, line, f"{reason}; the rest of the file is not read", b"")
 
-    def _give_up(self) -> Batch:
+    def _end_with_bad_line(self) -> Batch:
         assert self._broken is not None
         bad, self._broken = [self._broken], None
         self._exhausted = True

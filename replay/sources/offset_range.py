@@ -1,8 +1,8 @@
-"""From where to where a topic is read, as the user says it.
+"""Parses and resolves the range of a topic that is read: `--from` and `--until`.
 
-earliest     what Kafka still has          latest      the end as it stands
-12345        an offset, of each partition  2013-01-01  the first record that is not before a time (ISO 8601)
-90s 15m 6h 7d                              so long before now
+earliest     the first record in Kafka     latest      the end of the topic at this moment
+12345        an offset in each partition   2013-01-01  the first record at or after a time (ISO 8601)
+90s 15m 6h 7d                              this long ago
 """
 
 from __future__ import annotations
@@ -18,28 +18,32 @@ from ...topics.errors import Usage
 from ...topics.partition_reader import Key, read_to_end
 from .time_parser import parse_time_ms
 
-__all__ = ["Bound", "Resolved", "resolve"]
+__all__ = ["OffsetBound", "OffsetRange", "resolve_offset_range"]
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _HINT = "earliest, latest, an offset, a time like 2013-01-01T10:00:00Z, or so long ago: 90s, 15m, 6h, 7d"
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """One end of a span. `number`: the offset, or milliseconds: since 1970, or before now."""
+class OffsetBound:
+    """One end of an offset range.
+
+    Attributes:
+        number: the offset, or milliseconds since 1970 (`time`), or milliseconds before now (`ago`).
+    """
 
     kind: Literal["earliest", "latest", "offset", "time", "ago"]
     number: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Bound:
-        """What a text means.
+    def parse(cls, text: str) -> OffsetBound:
+        """Parse the text of an option.
 
-        >>> Bound.parse("6h")
-        Bound(kind='ago', number=21600000)
+        >>> OffsetBound.parse("6h")
+        OffsetBound(kind='ago', number=21600000)
 
         Raises:
-            Usage: nothing.
+            Usage: the text is none of the forms above.
         """
         if text in ("earliest", "latest"):
             return cls("earliest" if text == "earliest" else "latest")
@@ -54,23 +58,25 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """Offsets: of the first record, and after the last."""
+class OffsetRange:
+    """Offsets by partition: `begins` of the first record, `ends` of the record after the last."""
 
     begins: dict[Key, int]
     ends: dict[Key, int]
 
 
-def resolve(cluster: Cluster, partitions: Iterable[Key], begin: Bound, until: Bound, now_ms: int) -> Resolved:
-    """Find the offsets (blocking; reads where times are asked for and the topic was written in transactions).
+def resolve_offset_range(
+    cluster: Cluster, partitions: Iterable[Key], begin: OffsetBound, until: OffsetBound, now_ms: int
+) -> OffsetRange:
+    """Look up the offsets (blocking; a bound that is a time may read records, see `_first_since`).
 
     Raises:
-        Usage: the topic no longer has the offset that is to be the first.
+        Usage: the first offset is no longer in the topic.
     """
     wanted, admin = list(partitions), Admin(cluster)
     firsts, lasts = admin.spans(wanted)
 
-    def find(bound: Bound) -> dict[Key, int]:
+    def find(bound: OffsetBound) -> dict[Key, int]:
         if bound.kind == "earliest":
             return firsts
         if bound.kind == "latest":
@@ -88,14 +94,14 @@ def resolve(cluster: Cluster, partitions: Iterable[Key], begin: Bound, until: Bo
                 f"{at[0]}[{at[1]}] begins at offset {firsts[at]:,}: what was before is deleted",
                 hint="--from earliest takes what is there",
             )
-    return Resolved(begins, {at: max(end, begins[at]) for at, end in ends.items()})
+    return OffsetRange(begins, {at: max(end, begins[at]) for at, end in ends.items()})
 
 
 def _first_since(cluster: Cluster, at: Key, candidate: int, end: int, time_ms: int) -> int:
-    """The offset of the first record that is not before a time.
+    """Return the offset of the first record at or after a time.
 
-    Kafka finds it by its index, but takes a transaction's marker for a record, and that carries the time at which it
-    was written: in a replay of 2013 each marker is later than all records.
+    Kafka's index finds a candidate, which may be a transaction marker instead of a record. A marker carries the time at
+    which it was written: in a replay of 2013 each marker is later than all records.
     """
     for run in read_to_end(cluster, {at: candidate}, {at: end}):
         for message in run.messages:

@@ -1,12 +1,12 @@
-"""Lines from a listening TCP socket, as `nc -lk 9999` serves them.
+"""`SocketSource`: lines from a listening TCP socket, as `nc -lk 9999` serves them.
 
-What was received and not yet committed when the process dies cannot be received again. So a socket by itself is exempt
-from the exactly-once contract: its `snapshot` says how many lines were taken, and opens nothing. With a spool it is as
-any other source: whole lines are written down, then used; opened at a position, it gives what the spool holds from
-there, and connects when that has been given.
+Data that was received but not committed when the process dies cannot be received again. So a socket on its own is
+exempt from the exactly-once contract: its position counts the lines read, and cannot be opened. With a spool it is a
+source like any other: whole lines are written to the spool before they are used; opened at a position, it returns the
+spool's lines from there on, and connects after them.
 
-Not promised with a spool: that a CSV row of several lines which the end of a connection tore is told as bad in the same
-way after a crash.
+Not promised with a spool: that a CSV row of several lines that the end of a connection cut off is reported as bad in
+the same way after a crash.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _BACK_OFF_S = (0.1, 5.0)
 
 
 def parse_address(spec: str) -> tuple[str, int]:
-    """Host and port of `tcp://host:port`.
+    """Return host and port of `tcp://host:port`.
 
     Raises:
-        Usage: it is not of this form.
+        Usage: the spec does not have this form.
     """
     try:
         parts = urlsplit(spec)
@@ -53,19 +53,19 @@ def parse_address(spec: str) -> tuple[str, int]:
 
 
 class SocketSource:
-    """A client that reads lines until the server closes the connection; a last line without an end is a line too.
+    """A client that reads lines until the server closes the connection; a last line needs no line end.
 
     Args:
         spec: `tcp://host:port`.
-        format: `auto` is text; CSV needs `columns`, and a column whose type is not declared has that of the first row.
+        format: `auto` is text; CSV needs `columns`. The first row determines the types that are not declared.
         position: where to begin, in the spool.
         spool: file in which what is received is kept.
         max_record_bytes: larger values are bad lines.
         follow: connect again after the end, with growing pauses of 0.1 to 5 seconds; it then never ends.
 
     Raises:
-        Usage: the address or an option does not fit.
-        Stop: nobody listens there (without `follow`).
+        Usage: the address or an option is invalid.
+        Stop: nothing listens at the address (without `follow`).
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SocketSource:
         self._batch_lines = batch_lines
         self._format, self._max_record_bytes = format, max_record_bytes
         self._parser = _make_parser(spec, format, max_record_bytes)
-        # Of CSV columns: what the first row has, so that a start that reads the spool again finds the same.
+        # Types of CSV columns from the first row, kept in the position so that a restart from the spool uses the same.
         self._types: dict[str, str] | None = None
         if position is not None and "types" in position:
             self._set_types(position["types"])
@@ -97,40 +97,40 @@ class SocketSource:
         self._buffer = LineBuffer(spec, byte=at["byte"], line=at["line"], skip_bom=is_utf8(format.encoding))
         self._socket: socket.socket | None = None
         self._spool = Spool(spool, at["byte"], at["seam"]) if spool else None
-        self._kept: Iterator[bytes] | None = self._spool.read(at["byte"]) if self._spool else None
-        # With a spool: what was received of a line that is not complete.
-        self._torn = b""
-        self._gave_kept = self._closed = False
+        self._spooled: Iterator[bytes] | None = self._spool.read(at["byte"]) if self._spool else None
+        # With a spool: the received part of an incomplete line.
+        self._partial_line = b""
+        self._spool_was_read = self._closed = False
         self.begins = self._position()
-        if self._kept is None:
+        if self._spooled is None:
             self._connect()
 
     @property
     def poll_again_s(self) -> float:
-        """See `Source`."""
+        """Seconds to wait; while disconnected, until the next attempt to connect."""
         if self._socket is None and not self.ended:
             return max(_ASK_AGAIN_S, self._next_try_s - clock.now_s())
         return _ASK_AGAIN_S
 
     def next_batch(self) -> Batch:
-        """See `Source`; does not wait for the peer."""
+        """Return the lines that have arrived; does not wait for the peer."""
         buffer = self._buffer
-        if self._kept is not None:
-            self._take_kept(self._batch_lines)
+        if self._spooled is not None:
+            self._read_spool(self._batch_lines)
         elif self._socket is None and not buffer.waiting and not self.ended:
-            # After what was kept nothing comes for once, so that it is committed before it turns out that nobody
-            # listens any more.
-            if not self._gave_kept:
+            # One empty batch follows the spool's lines, so that they are committed before a failing connection
+            # ends the run.
+            if not self._spool_was_read:
                 self._connect()
-            self._gave_kept = False
+            self._spool_was_read = False
         self._receive()
         lines = buffer.peek(self._batch_lines)
         if lines and self._spool is not None:
             self._spool.sync()
         parsed = self._parse(lines)
-        while not parsed.used and (len(lines) < buffer.waiting or self._kept is not None):
+        while not parsed.used and (len(lines) < buffer.waiting or self._spooled is not None):
             if len(lines) == buffer.waiting:
-                self._take_kept(2 * len(lines))
+                self._read_spool(2 * len(lines))
             lines = buffer.peek(buffer.waiting)
             parsed = self._parse(lines)
         buffer.drop(parsed.used)
@@ -138,7 +138,7 @@ class SocketSource:
         return Batch(parsed.records, self._position(), parsed.bad, parsed.blank)
 
     def _position(self) -> SourcePosition:
-        """With a spool its next byte, else how many lines were taken."""
+        """Return the next byte of the spool; without a spool, the number of lines read."""
         buffer = self._buffer
         types = {} if self._types is None else {"types": self._types}
         if self._spool is None:
@@ -146,16 +146,16 @@ class SocketSource:
         return {"byte": buffer.byte, "line": buffer.line, "seam": self._spool.seam(buffer.byte), **types}
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close connection and spool. May be called more than once."""
         self._disconnect()
         if self._spool is not None:
             self._spool.close()
 
     def _parse(self, lines: Sequence[bytes]) -> Parsed:
-        # The end of what was kept is the end of a connection as well.
+        # The end of the spool is the end of a connection too.
         if lines and self._types is None and isinstance(self._parser, CsvParser):
             self._set_types(infer_row_types(lines[:1], self._format.columns or (), self._format, final=True))
-        over = self._socket is None and self._kept is None and len(lines) == self._buffer.waiting
+        over = self._socket is None and self._spooled is None and len(lines) == self._buffer.waiting
         return self._parser.parse(lines, self._buffer.line + 1, final=over) if lines else Parsed([], [], 0, 0)
 
     def _set_types(self, types: dict[str, str]) -> None:
@@ -163,14 +163,14 @@ class SocketSource:
         format = replace(self._format, inferred=tuple(types.items()))
         self._parser = _make_parser(self._spec, format, self._max_record_bytes)
 
-    def _take_kept(self, lines: int) -> None:
-        assert self._kept is not None
-        for data in self._kept:
-            self._gave_kept = True
+    def _read_spool(self, lines: int) -> None:
+        assert self._spooled is not None
+        for data in self._spooled:
+            self._spool_was_read = True
             self._feed(data)
             if self._buffer.waiting >= lines:
                 return
-        self._kept = None
+        self._spooled = None
 
     def _feed(self, data: bytes) -> None:
         self.done_bytes += len(data)
@@ -209,7 +209,7 @@ class SocketSource:
                 self._pause_s = _BACK_OFF_S[0]
                 self._keep(data)
             else:
-                if self._torn:
+                if self._partial_line:
                     self._keep(b"\n")
                 self._buffer.finish()
                 self._disconnect()
@@ -222,14 +222,14 @@ class SocketSource:
             return
         cut = data.rfind(b"\n") + 1
         if cut:
-            whole = self._torn + data[:cut]
+            whole = self._partial_line + data[:cut]
             self._spool.append(whole)
             self._feed(whole)
-            self._torn = data[cut:]
+            self._partial_line = data[cut:]
         else:
-            self._torn += data
-            if len(self._torn) > MAX_LINE_BYTES:
-                self._feed(self._torn)  # says what is wrong with it
+            self._partial_line += data
+            if len(self._partial_line) > MAX_LINE_BYTES:
+                self._feed(self._partial_line)  # raises: the line is too long
 
     def _disconnect(self) -> None:
         if self._socket is not None:

@@ -1,10 +1,10 @@
-"""What a socket gave, written down before it is used.
+"""`Spool`: a file that stores the lines of a socket before they are used.
 
-    FILE    the lines as they came, each with its end; nothing else, so the file can be read, and replayed, as such
+    FILE    the lines as received, each with its line end, and nothing else: the file can be replayed like any other
 
-Promise: what `append` was given is on disk when `sync` returns, as whole lines, and one process at a time has the file.
-A line that a crash of the machine tore is cut off at the next opening: nothing was made of it, since `sync` comes
-first. Limits: it grows by what comes; nobody shortens it while its run is not finished.
+Promise: when `sync` returns, the lines given to `append` are on disk as whole lines. One process at a time has the file
+open. A line that a crash of the machine cut off is removed at the next opening; no record was made of it, because
+`sync` comes first. Limits: the file grows with the data received, and is not truncated while its run is unfinished.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _logger = logging.getLogger("anabranch.replay")
 
 
 class Spool:
-    """An open spool; made where there is none.
+    """An open spool, created if it does not exist.
 
     Args:
-        begin: what lies before this byte has been used.
-        seam: what `seam(begin)` was, to tell the file from another one; None where nothing is known.
+        begin: the bytes before this one have been used.
+        seam: the value of `seam(begin)` then, which identifies the file; None if unknown.
 
     Raises:
-        Usage: it cannot be opened or written.
-        Stop: another process has it, or it is not the one that `begin` is of.
+        Usage: the file cannot be opened or written.
+        Stop: another process has it open, or it is not the file that `begin` refers to.
     """
 
     def __init__(self, path: str, begin: int = 0, seam: int | None = None) -> None:
@@ -47,29 +47,29 @@ class Spool:
             raise Usage(f"--spool {path}: {exc.strerror or exc}", hint="name a file that can be written") from None
         with on_failure(self.close):
             self._lock()
-            self.size_bytes = self._cut()
+            self.size_bytes = self._remove_incomplete_line()
             if begin > self.size_bytes or (seam is not None and seam != self.seam(begin)):
                 raise Stop(
-                    f"{path} is not the spool that this run has sent {begin:,} bytes of",
-                    hint="bring it back as it was, or start another run: --run-id NAME",
+                    f"{path} is not the spool of which this run has sent {begin:,} bytes",
+                    hint="restore it, or start another run: --run-id NAME",
                 )
-        # The name of a new file is to outlive a crash as well.
+        # The name of a new file must survive a crash too.
         folder = os.open(Path(path).parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
 
     def read(self, begin: int) -> Iterator[bytes]:
-        """What it holds from a byte on, piece by piece."""
+        """Yield the content from a byte on, in chunks."""
         end = self.size_bytes
         while begin < end and (data := os.pread(self._file, min(_CHUNK_BYTES, end - begin), begin)):
             begin += len(data)
             yield data
 
     def append(self, lines: bytes) -> None:
-        """Write whole lines at its end.
+        """Append whole lines.
 
         Raises:
-            Stop: they cannot be written, because the disk is full for example.
+            Stop: they cannot be written, for example because the disk is full.
         """
         left = memoryview(lines)
         try:
@@ -78,19 +78,19 @@ class Spool:
                 self.size_bytes += written
                 left = left[written:]
         except OSError as exc:
-            raise Stop(f"--spool {self._path}: {exc.strerror or exc}", hint="the same command goes on") from None
+            raise Stop(f"--spool {self._path}: {exc.strerror or exc}", hint="the same command resumes") from None
 
     def sync(self) -> None:
-        """Wait until all of it is on disk."""
+        """Wait until the appended lines are on disk."""
         os.fsync(self._file)
 
     def seam(self, byte: int) -> int:
-        """A checksum of what stands right before a byte."""
+        """Return a checksum of the bytes right before this one."""
         begin = max(0, byte - _SEAM_BYTES)
         return zlib.crc32(os.pread(self._file, byte - begin, begin))
 
     def close(self) -> None:
-        """Let go of it; harmless when repeated."""
+        """Close the file. May be called more than once."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -103,8 +103,8 @@ class Spool:
                 f"--spool {self._path}: another process writes to it", hint="one spool for each replay of a socket"
             ) from None
 
-    def _cut(self) -> int:
-        """Cut off a last line without an end; returns the size."""
+    def _remove_incomplete_line(self) -> int:
+        """Remove a last line without a line end; return the size."""
         size = end = os.fstat(self._file).st_size
         while end:
             begin = max(0, end - _CHUNK_BYTES)
@@ -115,5 +115,5 @@ class Spool:
             end = begin
         if end < size:
             os.ftruncate(self._file, end)
-            _logger.warning("%s: a torn last line of %d bytes is cut off", self._path, size - end)
+            _logger.warning("%s: removed an incomplete last line of %d bytes", self._path, size - end)
         return end

@@ -1,7 +1,7 @@
-"""A topic as history: its committed records go to another topic as they are, each to its partition, in its order.
+"""A topic as history: its committed records go to another topic unchanged, each to its partition, in order.
 
-`topic://NAME`, with `?from=…&until=…` (see `span`). Where it begins and ends is found out once, at the first start, and
-kept in the position; so the end is the topic's end as it stood then, whatever is written meanwhile.
+`topic://NAME`, with `?from=…&until=…` (see `offset_range`). The offset range is resolved once, at the first start, and
+kept in the position; so the replay ends where the topic ended then, whatever is written meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -23,11 +22,12 @@ from ...topics.cluster import Cluster
 from ...topics.control import carries_control, records_of
 from ...topics.errors import Usage
 from ...topics.headers import copied_headers
+from ...topics.message import Message
 from ...topics.partition_reader import Reader, stalled
 from .column_batch import leading_run, unpack_records
 from .format import Format
 from .formats.lines import BATCH_LINES
-from .offset_range import Bound, Resolved, resolve
+from .offset_range import OffsetBound, OffsetRange, resolve_offset_range
 from .source import Batch, Part, Source, SourcePosition
 from .source_record import BadLine, SourceRecord, zero_time_error
 
@@ -35,25 +35,25 @@ __all__ = ["SCHEME", "TopicHistory", "TopicSource"]
 
 SCHEME = "topic://"
 
-# An open transaction holds readers back until it ends, at the latest by its timeout (a minute unless asked otherwise).
+# An open transaction blocks readers until it ends, at the latest by its timeout (a minute by default).
 _STALLED_S = 120.0
-# Merged by time each partition has a client of its own, so of more partitions than these the order is as they come.
+# Merging by time needs a client for each partition; with more partitions than this, records are not merged.
 _MOST_MERGED = 32
 _PART_KBYTES = 8_192
 _ASK_AGAIN_S = 0.005
 
 
 class TopicHistory:
-    """A topic; see `Replayable`.
+    """A topic as a `Replayable`.
 
     Args:
-        follow: it has no end.
-        by_partition: one partition after another, where it is not merged by time.
-        repartition: records go where their key's hash says, not where they are; of packed batches the rows.
-        unpack: of packed batches it gives the rows.
+        follow: read without end.
+        by_partition: read one partition after another instead of merging them by time.
+        repartition: place records by their keys' hashes instead of keeping their partitions; unpacks packed batches.
+        unpack: yield the rows of packed batches.
 
     Raises:
-        Usage: there is no such topic, or an option is given that says what its records already say.
+        Usage: there is no such topic, or an option is given that the records already determine.
     """
 
     resumable = True
@@ -83,48 +83,48 @@ class TopicHistory:
             raise Usage(f"there is no topic {self.topic} on {cluster.bootstrap_servers}")
         self.specs, self.format = (spec,), format
         self._count = count
-        self._bounds = Bound.parse(asked.get("from", "earliest")), Bound.parse(asked.get("until", "latest"))
+        self._bounds = OffsetBound.parse(asked.get("from", "earliest")), OffsetBound.parse(asked.get("until", "latest"))
         self._follow, self._by_partition, self._repartition = follow, by_partition, repartition
         self._unpack = unpack
         self._rows = unpack or repartition
         self.partitions = None if repartition else count
         self.timed = not follow and not by_partition
-        self._span: Resolved | None = None
+        self._offset_range: OffsetRange | None = None
 
     @property
-    def span(self) -> Resolved:
-        """From where to where a first start reads."""
-        if self._span is None:
+    def offset_range(self) -> OffsetRange:
+        """The offset range that a first start reads."""
+        if self._offset_range is None:
             at = [(self.topic, partition) for partition in range(self._count)]
-            self._span = resolve(self._cluster, at, *self._bounds, clock.now_ms())
-        return self._span
+            self._offset_range = resolve_offset_range(self._cluster, at, *self._bounds, clock.now_ms())
+        return self._offset_range
 
     @property
     def size_bytes(self) -> int:
-        """In offsets, transaction markers counted."""
-        return 0 if self._follow else sum(self.span.ends.values()) - sum(self.span.begins.values())
+        """Size in offsets, transaction markers included; 0 if it has no end."""
+        return 0 if self._follow else sum(self.offset_range.ends.values()) - sum(self.offset_range.begins.values())
 
     @property
     def parts(self) -> list[Part]:
-        """Its partitions, unless they are too many."""
+        """Its partitions; empty if there are too many to merge."""
         if self._count > _MOST_MERGED:
             return []
         # The user's own value wins.
         modest = self._cluster.with_options({"queued.max.messages.kbytes": str(_PART_KBYTES), **self._cluster.options})
         return [
-            Part(f"{self.topic}[{at[1]:05d}]", end - self.span.begins[at], partial(self._open, modest, [at[1]]))
-            for at, end in self.span.ends.items()
+            Part(f"{self.topic}[{at[1]:05d}]", end - self.offset_range.begins[at], partial(self._open, modest, [at[1]]))
+            for at, end in self.offset_range.ends.items()
         ]
 
     @property
     def ends(self) -> dict[int, int]:
-        """By partition, the end as it stands; none where it is given, or there is no end."""
+        """The current end by partition; empty if `--until` is given or the topic is followed."""
         if self._follow or self._bounds[1].kind != "latest":
             return {}
-        return {partition: end for (_, partition), end in self.span.ends.items()}
+        return {partition: end for (_, partition), end in self.offset_range.ends.items()}
 
     def grown_since(self, ends: Mapping[int, int], then_ms: int) -> list[str]:
-        """What a finished run should be told, where the topic ended at `ends` when it was begun."""
+        """Return a note for a finished run if the topic has grown since the run started, when it ended at `ends`."""
         now = self.ends
         more = sum(now[partition] - ends.get(partition, 0) for partition in now)
         if not ends or more <= 0:
@@ -137,33 +137,33 @@ class TopicHistory:
         ]
 
     def identity(self, topic: str) -> str:
-        """See `Replayable`; asked by a duration, the run keeps what it came to at its first start."""
+        """Return the run's id. A bound such as `6h` counts as written; the run keeps the offsets of its first start."""
         asked = ["topic", self.specs, self._follow, self._by_partition, self._repartition, topic]
         asked += ["unpack"] * self._unpack
         return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:16]
 
     def fingerprint(self) -> str:
-        """The topic's id; it grows without being another."""
+        """Return the topic's id: a topic that has grown is still the same."""
         return self._admin.topic_ids([self.topic])[self.topic]
 
     def changed_since(self, time_ms: int) -> list[str]:
-        """See `Replayable`."""
+        """Return the only change that the fingerprint can show: the topic was created anew."""
         del time_ms
-        return [f"topic {self.topic} was deleted and made anew"]
+        return [f"topic {self.topic} was deleted and created again"]
 
     def check(self, topic: str) -> None:
-        """A topic that is fed by itself never ends."""
+        """Refuse to replay the topic into itself, which would never end."""
         if topic == self.topic:
             raise Usage(f"{topic} would be replayed into itself", hint="name another topic: --to OTHER")
 
     def unpacked(self) -> TopicHistory:
-        """See `Replayable`."""
+        """Return a copy that yields the rows of packed batches."""
         found = copy.copy(self)
         found._rows = True
         return found
 
     def open(self, position: SourcePosition | None = None, *, batch_lines: int = BATCH_LINES) -> Source:
-        """As the broker gives them, or one partition after another."""
+        """Open all partitions: in the order in which the broker returns them, or one after another."""
         return self._open(self._cluster, range(self._count), position, batch_lines)
 
     def _open(
@@ -175,13 +175,13 @@ class TopicHistory:
             position or self._begin(partitions),
             follow=self._follow,
             one_by_one=self._by_partition,
-            placed=not self._repartition,
+            keep_partitions=not self._repartition,
             by_row=self._rows,
             batch_records=batch_records,
         )
 
     def _begin(self, partitions: Sequence[int]) -> SourcePosition:
-        begins, ends = self.span.begins, self.span.ends
+        begins, ends = self.offset_range.begins, self.offset_range.ends
         return {
             "next": {str(p): begins[self.topic, p] for p in partitions},
             "end": {str(p): ends[self.topic, p] for p in partitions},
@@ -189,10 +189,15 @@ class TopicHistory:
 
 
 class TopicSource:
-    """Partitions of a topic. Position: by partition, `next` and `end`, both offsets.
+    """Reads partitions of a topic. A position holds the offsets `next` and `end` of each partition.
+
+    Args:
+        one_by_one: read one partition after another.
+        keep_partitions: records keep their partitions instead of being placed by their keys.
+        by_row: yield the rows of packed batches.
 
     Raises:
-        Stop: records were deleted before they were read; nothing arrives.
+        Stop: records were deleted before they were read, or nothing arrives.
     """
 
     poll_again_s = _ASK_AGAIN_S
@@ -205,20 +210,20 @@ class TopicSource:
         *,
         follow: bool = False,
         one_by_one: bool = False,
-        placed: bool = True,
+        keep_partitions: bool = True,
         by_row: bool = False,
         batch_records: int = BATCH_LINES,
     ) -> None:
         self.done_bytes = 0
         self._cluster, self._topic = cluster, topic
         self._with_control = carries_control(topic)
-        self._follow, self._one_by_one, self._placed = follow, one_by_one, placed
+        self._follow, self._one_by_one, self._keep_partitions = follow, one_by_one, keep_partitions
         self._batch_records, self._by_row = batch_records, by_row
-        # Of the next record to give away, and to read; between them lie the batches at hand.
+        # Offsets of the next record to return, and of the next to fetch; between them lie the batches in `_ready`.
         self._next = {int(partition): offset for partition, offset in position["next"].items()}
         self._reached = dict(self._next)
         self._end = {int(partition): offset for partition, offset in position["end"].items()}
-        # (partition, items, their offsets, position after them)
+        # (partition, records, their offsets, offset after them)
         self._ready: deque[tuple[int, list[SourceRecord], list[int], int]] = deque()
         self._moved_s = self._asked_s = clock.now_s()
         self._reading: list[int] = []
@@ -227,29 +232,29 @@ class TopicSource:
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
+        """True once all partitions have been read to their ends; never with `follow`."""
         return not self._follow and not self._ready and not self._left()
 
     def next_batch(self) -> Batch:
-        """See `Source`; waits a moment where nothing is at hand."""
+        """Return the next records of one partition; waits briefly if none have been fetched."""
         if not self._ready and not self.ended:
             self._fetch()
         while self._ready:
-            partition, items, offsets, after = self._ready.popleft()
+            partition, records, offsets, after = self._ready.popleft()
             most = self._batch_records
-            if self._by_row and items:
-                most = min(most, leading_run([item[3] for item in items[:most]]))
-            if len(items) > most:
-                self._ready.appendleft((partition, items[most:], offsets[most:], after))
-                items, after = items[:most], offsets[most]
+            if self._by_row and records:
+                most = min(most, leading_run([item[3] for item in records[:most]]))
+            if len(records) > most:
+                self._ready.appendleft((partition, records[most:], offsets[most:], after))
+                records, after = records[:most], offsets[most]
             self.done_bytes += after - self._next[partition]
             self._next[partition] = after
-            if items and self._by_row:
+            if records and self._by_row:
                 bad: list[BadLine] = []
-                rows = unpack_records(items, f"{self._topic}[{partition}]", offsets[0], bad)
+                rows = unpack_records(records, f"{self._topic}[{partition}]", offsets[0], bad)
                 return Batch(rows, self._position(), bad)
-            if items:
-                return Batch(items, self._position())
+            if records:
+                return Batch(records, self._position())
         return Batch((), self._position())
 
     def _position(self) -> SourcePosition:
@@ -259,13 +264,13 @@ class TopicSource:
         }
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close the Kafka client. May be called more than once."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
     def _left(self) -> list[int]:
-        """Partitions that are not at their end."""
+        """Return the partitions that have not been read to their ends."""
         return [p for p, offset in self._reached.items() if self._follow or offset < self._end[p]]
 
     def _read_on(self) -> Reader | None:
@@ -291,7 +296,7 @@ class TopicSource:
                 messages = [message for message in messages if message.offset() < after]
                 self._reader.remove([run.at])
             self._reached[partition] = after
-            self._ready.append((partition, self._items(partition, messages), [m.offset() for m in messages], after))
+            self._ready.append((partition, self._records(partition, messages), [m.offset() for m in messages], after))
         if runs:
             self._moved_s = self._asked_s = now_s
         elif now_s - self._asked_s > client_watchdog.HUNG_S and not self._follow:
@@ -305,13 +310,13 @@ class TopicSource:
             self.close()
             self._reader = self._read_on()
 
-    def _items(self, partition: int, messages: list[Any]) -> list[SourceRecord]:
-        place = partition if self._placed else None
+    def _records(self, partition: int, messages: Sequence[Message]) -> list[SourceRecord]:
+        own_partition = partition if self._keep_partitions else None
         headers = copied_headers(messages)
         times = [message.timestamp()[1] for message in messages]
         if 0 in times:
             raise zero_time_error(f"{self._topic}[{partition}] offset {messages[times.index(0)].offset():,}")
         return [
-            (m.key(), m.value(), time_ms, said, place)
-            for m, time_ms, said in zip(messages, times, headers, strict=True)
+            (m.key(), m.value(), time_ms, own_headers, own_partition)
+            for m, time_ms, own_headers in zip(messages, times, headers, strict=True)
         ]

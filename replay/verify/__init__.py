@@ -1,1 +1,1 @@
-"""Whether two histories hold the same records."""
+"""Compares histories, topics and tables: the same records, or the first differences."""

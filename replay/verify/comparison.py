@@ -1,8 +1,8 @@
-"""Whether two histories hold the same records: counts, a digest that no order changes, and the first differences.
+"""Compares two histories: record counts, an order-independent digest, and the first differences.
 
-Memory is bounded, whatever is compared: a first reading sums the records' digests by bucket (of the key's hash). Only
-where sums differ are both read again, and of those buckets only digests are kept, until one side's cancel the other's.
-Tables are the exception: their last values are what is compared, and they are held.
+Memory is bounded: a first pass sums the records' digests by bucket (of the key's hash). Only if sums differ are both
+sides read again, and only the digests of those buckets are kept, until equal ones cancel. Tables are the exception:
+their last values are compared, and those are kept in memory.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ __all__ = ["Compared", "Difference", "Tally", "verify"]
 
 _BUCKETS = 4_096
 _MASK = (1 << 128) - 1
-# How many records' digests are kept to find the first differences; more where one bucket alone holds more.
+# Number of digests that are kept to find the first differences; more if a single bucket has more.
 _KEPT = 200_000
 _EXAMPLES = 3
 
-# What is compared of a record, as bytes that no two different records share.
+# Encodes the compared fields of a record; different records have different encodings.
 _encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(slots=True)
 class Tally:
-    """One side, read once.
+    """The result of reading one side once.
 
     Attributes:
-        digest: equal for equal records, in whatever order.
-        unreadable: lines and rows that are no records; `examples` are the first of them.
+        digest: equal for the same records in any order.
+        unreadable: number of lines and rows that are not records; `examples` are the first of them.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Tally:
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits."""
+        """The digest of all records, as 32 hexadecimal digits."""
         return f"{sum(self.sums) & _MASK:032x}"
 
 
@@ -57,7 +57,8 @@ class Difference:
     """A record that one side has more often than the other.
 
     Attributes:
-        only_in: name of that side; where: file and line, or topic, partition and offset.
+        only_in: name of that side.
+        position: file and line, or topic, partition and offset.
     """
 
     only_in: str
@@ -68,7 +69,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was found. `fields`: what was compared of each record."""
+    """The result of a comparison. `fields` are the compared fields of each record."""
 
     a: Tally
     b: Tally
@@ -77,36 +78,36 @@ class Compared:
 
     @property
     def same(self) -> bool:
-        """Whether both hold the same records, each as often, and nothing that cannot be read."""
+        """True if both have the same records, each as often, and nothing that cannot be read."""
         return self.equal and not (self.a.unreadable or self.b.unreadable)
 
     @property
     def equal(self) -> bool:
-        """Whether the records that can be read are the same."""
+        """True if the readable records are the same."""
         return self.a.records == self.b.records and self.a.digest == self.b.digest
 
 
 class _Digests:
-    """Digests of records, as numbers."""
+    """Computes the digests of records, as integers."""
 
     def __init__(self, fields: tuple[str, ...]) -> None:
         self._time, self._partition = "time" in fields, "partition" in fields
 
-    def of(self, item: SourceRecord) -> int:
-        key, value, time, headers, partition = item
-        told = (key, value, list(headers) if headers else None)
+    def of(self, record: SourceRecord) -> int:
+        key, value, time, headers, partition = record
+        compared = (key, value, list(headers) if headers else None)
         if self._time:
-            told += (time,)
+            compared += (time,)
         if self._partition:
-            told += (partition,)
-        return int.from_bytes(hashlib.blake2b(_encode(told), digest_size=16).digest(), "big")
+            compared += (partition,)
+        return int.from_bytes(hashlib.blake2b(_encode(compared), digest_size=16).digest(), "big")
 
 
 def verify(a: ComparisonSide, b: ComparisonSide, *, most: int = 10) -> Compared:
     """Compare two sides (blocking).
 
     Args:
-        most: differences to look for on each side.
+        most: maximum number of differences to report for each side.
 
     Raises:
         Stop: a side cannot be read.
@@ -124,17 +125,17 @@ def verify(a: ComparisonSide, b: ComparisonSide, *, most: int = 10) -> Compared:
     return compared
 
 
-def _bucket(item: SourceRecord) -> int:
-    return crc32(item[0] if item[0] is not None else item[1] or b"") % _BUCKETS
+def _bucket(record: SourceRecord) -> int:
+    return crc32(record[0] if record[0] is not None else record[1] or b"") % _BUCKETS
 
 
 def _tally(side: ComparisonSide, digests: _Digests) -> Tally:
     tally = Tally(side.name)
     sums, counts = tally.sums, tally.counts
     for batch in side.batches():
-        for item in batch.records:
-            bucket = _bucket(item)
-            sums[bucket] += digests.of(item)
+        for record in batch.records:
+            bucket = _bucket(record)
+            sums[bucket] += digests.of(record)
             counts[bucket] += 1
         tally.records += len(batch.records)
         tally.unreadable += len(batch.unreadable)
@@ -158,24 +159,24 @@ def _differences(
     surplus: Counter[int] = Counter()
     for side, sign in ((a, 1), (b, -1)):
         for batch in side.batches():
-            for item in batch.records:
-                if _bucket(item) in wanted:
-                    surplus[digests.of(item)] += sign
+            for record in batch.records:
+                if _bucket(record) in wanted:
+                    surplus[digests.of(record)] += sign
     for side, sign in ((a, 1), (b, -1)):
         yield from _first(side, {d: n * sign for d, n in surplus.items() if n * sign > 0}, digests, most)
 
 
 def _first(side: ComparisonSide, more: dict[int, int], digests: _Digests, most: int) -> Iterator[Difference]:
-    """The first records of a side of which the other has fewer."""
+    """Yield the first records that a side has more often than the other; `more` counts them by digest."""
     found = 0
     if not more:
         return
     for batch in side.batches():
-        for i, item in enumerate(batch.records):
-            digest = digests.of(item)
+        for i, record in enumerate(batch.records):
+            digest = digests.of(record)
             if more.get(digest, 0) > 0:
                 more[digest] -= 1
-                yield Difference(side.name, batch.position(i), item[0], item[1])
+                yield Difference(side.name, batch.position(i), record[0], record[1])
                 found += 1
                 if found >= most:
                     return

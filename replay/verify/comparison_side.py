@@ -1,4 +1,4 @@
-"""One side of a comparison: the records of files, an archive, a topic or a table, and where each of them stands."""
+"""One side of a comparison: the records of files, an archive, a topic or a table, and the position of each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ _STALLED_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records, what says where the n-th of them stands, and what could not be read among them: where, and why."""
+    """Records of a side.
+
+    Attributes:
+        position: returns the position of the n-th record.
+        unreadable: lines and rows that could not be read, each with position and reason.
+    """
 
     records: Sequence[SourceRecord]
     position: Callable[[int], str]
@@ -48,11 +53,11 @@ class Batch:
 
 
 class ComparisonSide(Protocol):
-    """What is compared.
+    """A side of a comparison.
 
     Attributes:
-        timed: its records have times of their own.
-        partitions: how many its records lie in; None where they say none.
+        timed: its records have timestamps of their own.
+        partitions: number of partitions that its records are in; None if they name none.
     """
 
     @property
@@ -65,33 +70,33 @@ class ComparisonSide(Protocol):
     def partitions(self) -> int | None: ...
 
     def batches(self) -> Iterator[Batch]:
-        """Its records, from the beginning each time."""
+        """Yield all records, from the beginning at each call."""
         ...
 
 
 def find_side(spec: str, format: Format, cluster: Cluster | None) -> ComparisonSide:
-    """The side that a user names: files, an archive's folder, `topic://NAME`, `table://APP/TABLE`.
+    """Find the side that a user names: files, an archive's folder, `topic://NAME`, `table://APP/TABLE`.
 
     Args:
-        format: of files.
+        format: the format of files.
 
     Raises:
-        Usage: there is no such thing.
+        Usage: it does not exist.
     """
     if spec.startswith(TABLE):
         return _Table(spec, cluster)
-    history = resolve_source([spec], Format() if names_topic(spec) else _fitting(spec, format), cluster=cluster)
+    history = resolve_source([spec], Format() if names_topic(spec) else _file_format(spec, format), cluster=cluster)
     if isinstance(history, TopicHistory):
         assert cluster is not None
         return _Topic(history, cluster)
     if isinstance(history, ArchiveHistory):
         return _Archive(history)
     if not history.resumable:
-        raise Usage(f"{spec}: what can be read only once cannot be compared")
+        raise Usage(f"{spec}: it can be read only once, so it cannot be compared")
     return _Files(spec, history)
 
 
-def _fitting(spec: str, format: Format) -> Format:
+def _file_format(spec: str, format: Format) -> Format:
     return Format() if is_archive(Path(spec)) else format
 
 
@@ -101,46 +106,46 @@ class _Topic:
         self._history, self._cluster = history, cluster
 
     def batches(self) -> Iterator[Batch]:
-        begins, ends = self._history.span.begins, self._history.span.ends
+        begins, ends = self._history.offset_range.begins, self._history.offset_range.ends
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
             messages = [message for message in run.messages if message.offset() < ends[run.at]]
             if carries_control(run.at[0]):
                 messages = records_of(messages)
             partition = run.at[1]
-            items: list[SourceRecord] = [
+            records: list[SourceRecord] = [
                 (m.key(), m.value(), m.timestamp()[1], headers, partition)
                 for m, headers in zip(messages, copied_headers(messages), strict=True)
             ]
-            yield from _rows(items, partial(self._where, messages))
+            yield from _rows(records, partial(self._position_of, messages))
 
-    def _where(self, messages: Sequence[Message], number: int) -> str:
+    def _position_of(self, messages: Sequence[Message], number: int) -> str:
         message = messages[number]
         return f"{message.topic()}[{message.partition()}] offset {message.offset():,}"
 
 
-def _rows(items: list[SourceRecord], where: Callable[[int], str]) -> Iterator[Batch]:
-    """Records as they are, and packed batches as their rows."""
+def _rows(records: list[SourceRecord], position: Callable[[int], str]) -> Iterator[Batch]:
+    """Yield records unchanged, and packed batches as their rows."""
     begin = 0
-    for number, item in enumerate(items):
-        if item[3] and is_packed(item[3]):
-            yield Batch(items[begin:number], partial(_behind, where, begin))
+    for number, record in enumerate(records):
+        if record[3] and is_packed(record[3]):
+            yield Batch(records[begin:number], partial(_shifted, position, begin))
             begin = number + 1
             try:
-                rows = ColumnBatch.unpacked(item[1] or b"", item[2], item[4], packed_rows(item[3]))
+                rows = ColumnBatch.unpacked(record[1] or b"", record[2], record[4], packed_rows(record[3]))
             except BadRecord as exc:
-                logger.warning("%s: %s; the message is compared as it is", where(number), exc)
+                logger.warning("%s: %s; the message is compared as it is", position(number), exc)
                 begin = number
                 continue
-            yield Batch(rows, partial(_row_of, where(number)))
-    yield Batch(items[begin:], partial(_behind, where, begin))
+            yield Batch(rows, partial(_row_of, position(number)))
+    yield Batch(records[begin:], partial(_shifted, position, begin))
 
 
-def _behind(where: Callable[[int], str], begin: int, number: int) -> str:
-    return where(begin + number)
+def _shifted(position: Callable[[int], str], begin: int, number: int) -> str:
+    return position(begin + number)
 
 
-def _row_of(where: str, row: int) -> str:
-    return f"{where}#{row}"
+def _row_of(position: str, row: int) -> str:
+    return f"{position}#{row}"
 
 
 class _Archive:
@@ -154,11 +159,11 @@ class _Archive:
         for entry in history.manifest.files:
             at = f"{entry.name}: {history.manifest.topic}[{entry.partition}]"
             for rows in read_archived_file(history.folder, entry, history.manifest.encoding, _ROWS):
-                yield from _rows(rows.items(entry.partition), partial(_row, at, rows))
+                yield from _rows(rows.to_records(entry.partition), partial(_row, at, rows))
 
 
-def _row(where: str, rows: RecordColumns, number: int) -> str:
-    return f"{where} offset {rows.offsets[number]:,}"
+def _row(position: str, rows: RecordColumns, number: int) -> str:
+    return f"{position} offset {rows.offsets[number]:,}"
 
 
 class _Files:
@@ -183,7 +188,7 @@ class _Files:
 def _line(
     name: str, open_part: Callable[[SourcePosition | None, int], Source], before: SourcePosition, number: int
 ) -> str:
-    """File and line (or row) of the n-th record after a position: read again from there, one by one."""
+    """Return file and line (or row) of the n-th record after a position, by reading again from there."""
     source = open_part(before, 1)
     try:
         passed, here = 0, source.begins
@@ -199,9 +204,9 @@ def _line(
 
 
 class _Table:
-    """A table as its changelog tells it; `APP` is an app's id, or `APP-run-ID` of a bounded run.
+    """A table, read from its changelog; `APP` is an app's id, or `APP-run-ID` of a bounded run.
 
-    With `?local` the same key may be in several partitions, and each partition is compared with its counterpart.
+    With `?local` a key may be in several partitions, and each partition is compared with its counterpart.
     """
 
     timed = False
@@ -216,7 +221,7 @@ class _Table:
                 "the same key may be in several partitions",
             )
         if cluster is None:
-            raise Usage(f"{spec}: no broker runs that could have it", hint="--bootstrap-server HOST:PORT")
+            raise Usage(f"{spec}: no broker is running", hint="--bootstrap-server HOST:PORT")
         self.name, self._cluster, self._local = spec, cluster, bool(option)
         self._topic = f"{app}-{self._table}-changelog"
         count = Admin(cluster).partitions([self._topic]).get(self._topic)
@@ -230,26 +235,26 @@ class _Table:
         parts: list[dict[bytes, bytes]] = [{} for _ in self._at]
         offsets: list[dict[bytes, int]] = [{} for _ in self._at]
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
-            part, placed = parts[run.at[1]], offsets[run.at[1]]
+            part, offsets_by_key = parts[run.at[1]], offsets[run.at[1]]
             for message in run.messages:
                 key, value = message.key(), message.value()
                 if value is None:
                     part.pop(key, None)
                 else:
-                    part[key], placed[key] = value, message.offset()
+                    part[key], offsets_by_key[key] = value, message.offset()
         if not self._local:
             refuse_scattered(self._table, parts, _pair, f", and compare {self.name}?local")
-        items: list[SourceRecord] = [
+        records: list[SourceRecord] = [
             (key, value, 0, None, partition if self._local else None)
             for partition, part in enumerate(parts)
             for key, value in part.items()
         ]
-        places = [
-            f"{self._topic}[{partition}] offset {placed[key]:,}"
-            for partition, (part, placed) in enumerate(zip(parts, offsets, strict=True))
+        positions = [
+            f"{self._topic}[{partition}] offset {offsets_by_key[key]:,}"
+            for partition, (part, offsets_by_key) in enumerate(zip(parts, offsets, strict=True))
             for key in part
         ]
-        yield Batch(items, places.__getitem__)
+        yield Batch(records, positions.__getitem__)
 
 
 def _pair(pair: tuple[bytes, bytes]) -> str:

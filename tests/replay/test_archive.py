@@ -15,7 +15,7 @@ import polars
 import pytest
 from anabranch.replay.archive import Archiver, ArchiveReport, Rolling, check_archive
 from anabranch.replay.archive.jsonl_format import read_jsonl
-from anabranch.replay.archive.manifest import Entry, Manifest, locked, read_manifest
+from anabranch.replay.archive.manifest import ArchivedFile, Manifest, locked, read_manifest
 from anabranch.replay.archive.parquet_format import read_parquet
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -230,7 +230,7 @@ def test_killed_again_and_again_each_record_is_there_once(
     assert there == {"manifest.json", ".lock"} | {entry.name for entry in report.manifest.files}
 
 
-def damaged(folder: Path, entry: Entry, how: str) -> None:
+def damaged(folder: Path, entry: ArchivedFile, how: str) -> None:
     path = folder / entry.name
     if how == "changed":
         data = bytearray(path.read_bytes())
@@ -291,7 +291,7 @@ def test_what_does_not_fit_a_folder_is_refused(broker: Cluster, topic: str, fres
         Archiver(broker, topic, folder).archive()
     Admin(broker).delete([topic])
     Admin(broker).create([TopicSpec(topic, 2)])
-    with pytest.raises(Stop, match="made anew"):
+    with pytest.raises(Stop, match="created anew"):
         Archiver(broker, topic, folder).archive()
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert json.loads((folder / "manifest.json").read_text())["manifest"]["kind"] == Manifest.__struct_defaults__[0]

@@ -133,7 +133,7 @@ def packed(*lines: bytes, end: bytes = b"\n") -> bytes:
     ("data", "said"),
     [
         (packed(line(), line()), "offsets 0 to 0"),
-        (packed(*(line(offset=n) for n in range(COUNT - 1))), "it holds 19 records, and 20"),
+        (packed(*(line(offset=n) for n in range(COUNT - 1))), "it holds 19 records, 20 according to"),
         (packed(line(offset=COUNT)), "offsets 20 to 20"),
         (packed(line(offset=-1)), "offsets -1"),
         (packed(line(), end=b""), "middle of a line"),

@@ -19,7 +19,7 @@ from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.player import Player
 from anabranch.replay.source_resolver import resolve_source
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.offset_range import Bound
+from anabranch.replay.sources.offset_range import OffsetBound
 from anabranch.replay.sources.source import Replayable, Source, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.admin import Admin, TopicSpec
@@ -74,7 +74,7 @@ def test_odd_bytes_come_back_from_a_file(
     file.seek(0)
     read = parquet_format.read_parquet if encoding == "parquet" else jsonl_format.read_jsonl
     found = list(read(file, batch))
-    assert [item for part in found for item in part.items(2)] == [
+    assert [item for part in found for item in part.to_records(2)] == [
         (key, value, START_MS - n, told or None, 2) for n, (key, value, told) in enumerate(records)
     ]
     assert [offset for part in found for offset in part.offsets] == [3 * n for n in range(len(records))]
@@ -219,7 +219,7 @@ def test_a_topic_is_read_from_where_to_where_one_says(broker: Cluster, fresh: Fr
     topic = fill(fresh("spans"), 60, partitions=1)
 
     def values(begin: str | None, until: str | None, **more: Any) -> list[int]:
-        found = resolve_source([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until), **more)
+        found = resolve_source([f"topic://{topic}"], Format(), cluster=broker, bounds=(begin, until), **more)
         return [(item[2] - START_MS) // 1000 for item in read(Pipeline().open(found))]
 
     whole = values(None, None)
@@ -255,7 +255,7 @@ def test_a_time_past_the_end_and_empty_partitions_leave_nothing_to_read(
     producer.close()
 
     def values(begin: str | None, until: str | None) -> list[bytes | None]:
-        found = resolve_source([f"topic://{topic}"], Format(), cluster=broker, span=(begin, until))
+        found = resolve_source([f"topic://{topic}"], Format(), cluster=broker, bounds=(begin, until))
         return [item[1] for item in read(Pipeline().open(found))]
 
     assert values("2013-01-01", None) == [b"v1"]
@@ -263,7 +263,7 @@ def test_a_time_past_the_end_and_empty_partitions_leave_nothing_to_read(
     assert values(None, "2090-01-01") == [b"v0", b"v1"]
     assert values("2090-01-01", None) == values("2090-01-01", "2091-01-01") == []
     report = Player(
-        broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker, span=("2090-01-01", None)), copy
+        broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker, bounds=("2090-01-01", None)), copy
     )
     assert report.play().done
     assert drain(copy) == []
@@ -309,14 +309,14 @@ def test_what_cannot_be_replayed_is_refused(
         Player(broker, whole, fresh("damaged")).play()
 
 
-def test_a_topic_that_was_made_anew_is_another(
+def test_a_topic_that_was_created_anew_is_another(
     broker: Cluster, fresh: Fresh, drain: Drain, fill: Callable[..., str]
 ) -> None:
     topic, again = fill(fresh("anew"), 20), fresh("again")
     Player(broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker), again).play()
     Admin(broker).delete([topic])
     fill(topic, 20)
-    with pytest.raises(Stop, match="deleted and made anew"):
+    with pytest.raises(Stop, match="deleted and created again"):
         Player(broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker), again).play()
     assert len(drain(again)) == 20
 
@@ -344,6 +344,6 @@ def test_followed_a_topic_is_copied_on(
 
 
 def test_places_in_topics() -> None:
-    assert Bound.parse("7d ago") == Bound("ago", 7 * DAY_MS)
-    assert Bound.parse("2013-01-01") == Bound("time", 1_356_998_400_000)
-    assert Bound.parse("42") == Bound("offset", 42)
+    assert OffsetBound.parse("7d ago") == OffsetBound("ago", 7 * DAY_MS)
+    assert OffsetBound.parse("2013-01-01") == OffsetBound("time", 1_356_998_400_000)
+    assert OffsetBound.parse("42") == OffsetBound("offset", 42)

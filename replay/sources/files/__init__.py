@@ -1,1 +1,1 @@
-"""Where files are: found behind paths, globs and URLs, opened, decompressed, and watched for changes."""
+"""Finds and opens files: local or remote, compressed, or inside zip archives."""

@@ -1,4 +1,9 @@
-"""Local files behind folders and globs, found alike: what is hidden in a folder is hidden from a glob."""
+"""Finds the files behind paths, folders, globs, URLs and zip archives.
+
+Folders and globs follow the same rule: a name that is hidden in a folder (`hidden`) is hidden from a glob too. `glob`
+and `fsspec` have no such rule for Hive's `_temporary` and Spark's `_SUCCESS`, and skip folders that cannot be read
+without a word, so local globs are expanded here, at the same speed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from ....topics.errors import Usage
 from ..format import Format, has_known_ending
 from .file_opening import FileEntry, zip_entries
 from .file_system import is_remote, on_remote, same, size_bytes, version
-from .hive_fields import typed, written_fields
+from .hive_fields import parse_hive_fields, type_hive_fields
 
 __all__ = ["files_below", "find_entries", "find_files", "globbed", "hidden", "shown_by"]
 
@@ -25,15 +30,15 @@ _ANYWHERE = "**"
 
 
 def find_entries(specs: Iterable[str], format: Format) -> tuple[list[FileEntry], list[str]]:
-    """The streams behind paths, globs, folders and URLs: specs in the order given, what one matches sorted by name.
+    """Find the entries behind paths, globs, folders and URLs: in the order of specs, matches of one spec by name.
 
     `archive.zip!*.csv` names files inside an archive.
 
     Returns:
-        Members, and what was found and left out because its ending is none that we know.
+        The entries, and the names of files that were found but skipped because their ending is unknown.
 
     Raises:
-        Usage: nothing matches, a file is missing or given twice, or an archive holds nothing to read.
+        Usage: nothing matches, a file is missing or given twice, or an archive has no file that can be read.
     """
     entries: list[FileEntry] = []
     left_out: list[str] = []
@@ -67,16 +72,16 @@ def find_entries(specs: Iterable[str], format: Format) -> tuple[list[FileEntry],
 
 
 def _with_fields(entries: list[FileEntry]) -> list[FileEntry]:
-    """Of all entries together, so that a field is of one type in all of them."""
-    written = {path: written_fields(path) for path in dict.fromkeys(entry.path for entry in entries)}
+    """Add the fields of folder names, each of one type over all entries."""
+    written = {path: parse_hive_fields(path) for path in dict.fromkeys(entry.path for entry in entries)}
     if not any(written.values()):
         return entries
-    fields = dict(zip(written, typed(list(written.values())), strict=True))
+    fields = dict(zip(written, type_hive_fields(list(written.values())), strict=True))
     return [replace(entry, fields=fields[entry.path]) for entry in entries]
 
 
 def _split(spec: str) -> tuple[str, str | None]:
-    """`archive.zip!file` as the two."""
+    """Split `archive.zip!file` into archive and file."""
     archive, mark, inside = spec.partition("!")
     return (archive, inside) if mark and inside and archive.lower().endswith(".zip") else (spec, None)
 
@@ -86,7 +91,7 @@ def _inside(path: str, now: tuple[int, ...], chosen: str | None, format: Format)
     entries: list[FileEntry] = []
     left_out: list[str] = []
     for number, info in enumerate(infos):
-        # Archives made on a Mac carry a hidden twin of each file, which holds no lines.
+        # Archives made on macOS contain a metadata file for each file.
         if info.is_dir() or info.filename.startswith("__MACOSX/"):
             continue
         if not (_shown(info.filename) if chosen is None else _chosen(info.filename, chosen)):
@@ -111,13 +116,13 @@ def _chosen(name: str, chosen: str) -> bool:
 
 
 def find_files(spec: str) -> tuple[list[str], bool]:
-    """The files behind a path, a glob or a folder, sorted; and whether they were found rather than named.
+    """Return the files behind a path, a glob or a folder, sorted; and whether they were found rather than named.
 
-    Of a folder, those below it too, also behind links. Hidden names are left out, see `hidden`, unless the glob spells
+    A folder is searched recursively, links included. Hidden names are skipped, see `hidden`, unless the glob spells
     their first character.
 
     Raises:
-        Usage: there is nothing, a folder cannot be read, or what is named cannot be read again.
+        Usage: nothing is found, a folder cannot be read, or a named file cannot be read twice.
     """
     found = _find_remote(spec) if is_remote(spec) else _find_local(spec)
     if not found[0]:
@@ -148,14 +153,14 @@ def _find_local(spec: str) -> tuple[list[str], bool]:
 
 
 def _once(paths: Iterable[str]) -> list[str]:
-    """Sorted; a file that was found by several links goes by the shortest way to it."""
+    """Return paths sorted, and of several links to one file the shortest."""
     found = {same(path): path for path in sorted(paths, key=lambda path: (path.count("/"), path), reverse=True)}
     return sorted(found.values())
 
 
 def _find_remote(spec: str) -> tuple[list[str], bool]:
     def find(fs: Any, at: str) -> tuple[list[str], bool]:
-        # What follows the ? of a web address is no glob.
+        # The query of a web address is not part of the glob.
         if glob.has_magic(at.partition("?")[0] if spec.startswith("http") else at):
             found = [path for path in fs.glob(at) if shown_by(at, path) and fs.isfile(path)]
             return [fs.unstrip_protocol(path) for path in found], True
@@ -173,7 +178,7 @@ def _find_remote(spec: str) -> tuple[list[str], bool]:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is left out where it is not named: `.x`, `_SUCCESS`, `_temporary`, as in Spark and Hive.
+    """Return whether a file or folder is skipped unless named: `.x`, `_SUCCESS`, `_temporary`, as in Spark and Hive.
 
     >>> hidden("_SUCCESS"), hidden(".x.crc"), hidden("x._COPYING_"), hidden("_year=2013"), hidden("a_b.csv")
     (True, True, True, False, False)
@@ -182,7 +187,7 @@ def hidden(name: str) -> bool:
 
 
 def files_below(folder: str) -> Iterator[str]:
-    """What lies in a folder and below, folders themselves left out; links are followed.
+    """Yield the files in a folder and below it; links are followed.
 
     Raises:
         Usage: a folder cannot be read.
@@ -191,7 +196,7 @@ def files_below(folder: str) -> Iterator[str]:
 
 
 def globbed(pattern: str) -> Iterator[str]:
-    """What a glob matches, folders left out. `**` as a whole name is any number of folders.
+    """Yield the files that a glob matches. A whole name `**` stands for any number of folders.
 
     Raises:
         Usage: a folder cannot be read.
@@ -208,13 +213,13 @@ def globbed(pattern: str) -> Iterator[str]:
 
 
 def shown_by(pattern: str, path: str) -> bool:
-    """Whether none of the names of a path that a glob has found is hidden, those aside that the glob spells."""
+    """Return whether no name in a path that a glob matched is hidden, except names that the glob spells out."""
     spelled = [part for part in pattern.split("/") if hidden(part)]
     return all(any(fnmatch.fnmatchcase(name, part) for part in spelled) for name in path.split("/") if hidden(name))
 
 
 def _walk(folder: str) -> Iterator[tuple[str, bool]]:
-    """All that is not hidden below a folder: path, and whether it is a folder."""
+    """Yield everything below a folder that is not hidden: path, and whether it is a folder."""
     waiting = [(folder, frozenset({_identity(folder)}))]
     while waiting:
         folder, above = waiting.pop()
@@ -222,13 +227,13 @@ def _walk(folder: str) -> Iterator[tuple[str, bool]]:
             if hidden(name):
                 continue
             yield path, is_folder
-            # A link to a folder that it lies in would never end.
+            # A link to a folder above it would never end.
             if is_folder and (identity := _identity(path)) not in above:
                 waiting.append((path, above | {identity}))
 
 
 def _below(bases: Iterable[str]) -> Iterator[str]:
-    """Folders, and all folders below them; each once."""
+    """Yield folders and all folders below them, each once."""
     seen = set[str]()
     for base in bases:
         for folder in (base, *(path for path, is_folder in _walk(base) if is_folder)):
@@ -241,7 +246,7 @@ def _matching(bases: Iterable[str], part: str, *, folders: bool) -> Iterator[str
     matches = re.compile(fnmatch.translate(part)).match if glob.has_magic(part) else None
     for base in bases:
         if matches is None:
-            path = os.path.join(base, part)  # noqa: PTH118 - the user's own words are kept
+            path = os.path.join(base, part)  # noqa: PTH118 - keeps the path as the user wrote it
             if os.path.lexists(path) and os.path.isdir(path) == folders:  # noqa: PTH112
                 yield path
             continue
@@ -252,10 +257,10 @@ def _matching(bases: Iterable[str], part: str, *, folders: bool) -> Iterator[str
 
 
 def _entries(folder: str) -> list[tuple[str, str, bool]]:
-    """What stands in a folder: name, path, and whether it is a folder.
+    """Return the entries of a folder: name, path, and whether it is a folder.
 
     Raises:
-        Usage: it cannot be read: leaving it out would leave out what it holds.
+        Usage: the folder cannot be read; skipping it would skip its files silently.
     """
     try:
         with os.scandir(folder or ".") as found:
@@ -267,7 +272,7 @@ def _entries(folder: str) -> list[tuple[str, str, bool]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: who opens it tells
+    except OSError:  # a link to itself: opening it reports the error
         return False
 
 

@@ -1,7 +1,7 @@
-"""What the names of a file's folders say of its records: `year=2013/zip=01234`, as Hive and Spark write it.
+"""Reads fields from the names of a file's folders: `year=2013/zip=01234`, Hive partitioning.
 
-The names are those of the file's absolute path, so that it says the same from whichever folder it is named. A field is
-a whole number where that is how all files of a source write it, and text else: `zip=01234` stays "01234", and so does
+The folders are those of the file's absolute path, so that the fields do not depend on the working directory. A field is
+an integer if all files of a source write it as one, and text otherwise: `zip=01234` stays "01234", and so does
 `zip=56789` beside it. `%20` stands for a blank, `__HIVE_DEFAULT_PARTITION__` for null.
 """
 
@@ -11,38 +11,37 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ....topics.errors import Usage
 from .file_system import is_remote
 
-__all__ = ["typed", "written_fields"]
+__all__ = ["parse_hive_fields", "type_hive_fields"]
 
 _FIELD = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 _NULL = "__HIVE_DEFAULT_PARTITION__"
-# As a number is written: no zeros in front, no minus before zero.
+# An integer in canonical form: no leading zeros, no minus before zero.
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
 
 
-def written_fields(path: str) -> dict[str, str | None]:
-    """The fields as they are written, escapes resolved.
+def parse_hive_fields(path: str) -> dict[str, str | None]:
+    """Return the fields of a path as text, escapes resolved.
 
-    >>> written_fields("/lake/event-date=2013-01-01/city=S%C3%A3o%20Paulo/a.csv")
+    >>> parse_hive_fields("/lake/event-date=2013-01-01/city=S%C3%A3o%20Paulo/a.csv")
     {'event-date': '2013-01-01', 'city': 'São Paulo'}
 
     Raises:
-        Usage: a name is no valid text, so that it can be no field.
+        Usage: a folder name is not valid UTF-8.
     """
     whole = urlsplit(path).path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 - `..` is resolved
     pairs = [found.groups() for part in PurePosixPath(whole).parts[:-1] if (found := _FIELD.fullmatch(part))]
     return {_text(name, path): None if text == _NULL else _text(text, path) for name, text in pairs}
 
 
-def typed(files: Sequence[Mapping[str, str | None]]) -> list[dict[str, Any]]:
-    """The fields of some files, each of one type in all of them.
+def type_hive_fields(files: Sequence[Mapping[str, str | None]]) -> list[dict[str, str | int | None]]:
+    """Return the fields of several files, each with one type in all of them.
 
-    >>> typed([{"year": "2013", "zip": "01234"}, {"year": None, "zip": "56789"}])
+    >>> type_hive_fields([{"year": "2013", "zip": "01234"}, {"year": None, "zip": "56789"}])
     [{'year': 2013, 'zip': '01234'}, {'year': None, 'zip': '56789'}]
     """
     text = {
@@ -62,7 +61,7 @@ def _text(written: str, path: str) -> str:
         return data.decode()
     except UnicodeDecodeError:
         try:
-            return written.encode().decode()  # what looks like an escape is none
+            return written.encode().decode()  # the % did not begin an escape
         except UnicodeEncodeError:
             raise Usage(
                 f"{path}: a folder's name is no UTF-8, and would be a field of its records",

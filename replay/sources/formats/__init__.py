@@ -1,1 +1,1 @@
-"""How files are read: text, CSV, JSON Lines, Parquet and Avro, each by one reader."""
+"""The file formats: text, CSV, JSON Lines, Parquet and Avro, each with one reader."""

@@ -1,24 +1,19 @@
-"""CSV taken apart by the rules of quotes, row by row.
+"""Reads CSV: the header, rows of cells, and records as JSON objects.
 
-Blocks of CSV taken apart at once, where rows are lines: the cells that `csvrows` gives, in a tenth of the time.
+All rows take one way from cells to records: cells become columns of the types that the source has (see `csv_types`),
+and records are made from the columns. Two ways lead to cells, and give the same text: `CsvColumns` takes blocks of
+plain rows at once, and `read_rows` takes all others row by row.
 
-pyarrow takes rows apart. Whole numbers it reads at once where the column has been whole numbers before, and then what
-has been read is proved by its length: a number that was written in another way than JSON writes it (`007`, `+7`, `-0`,
-` 7`) was written with more bytes, or with fewer.
-
-
-CSV as records: each row becomes a JSON object.
-
-There is one way from cells to records, and all rows go it: cells become columns under the types that the source has
-(see `csvtypes`), and records are made of the columns. Two ways lead to cells, `csvcolumns` for blocks of plain rows and
-`csvrows` for all others; both give the same text.
+`CsvColumns` takes a tenth of the time, by leaving the rows to pyarrow. It reads a column as integers directly if the
+column held integers before, and then checks the result by its length: a number that was not written as JSON writes it
+(`007`, `+7`, `-0`, ` 7`) took more bytes, or fewer.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ....topics.arrow_numpy import as_numpy
 from ....topics.errors import Usage
@@ -27,8 +22,12 @@ from ..column_mapping import ColumnMapping
 from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord
-from .csv_types import CsvKind, typed, without
-from .lines import MAX_LINE_BYTES, NO_FIELDS, Block, Parsed, clean, counted, is_utf8
+from .csv_types import CsvKind, convert_cells, with_nulls
+from .lines import MAX_LINE_BYTES, NO_FIELDS, Block, Parsed, count_byte, decode_lines, is_utf8
+
+if TYPE_CHECKING:
+    import numpy
+    import pyarrow
 
 __all__ = ["CsvColumns", "CsvParser", "CsvRow", "CsvRows", "csv_kinds", "read_header", "read_rows"]
 
@@ -42,7 +41,7 @@ class CsvRow(NamedTuple):
 
 
 class CsvRows(NamedTuple):
-    """Rows, lines that are none, and how many lines were used."""
+    """Rows, lines that are not rows, and the number of lines used."""
 
     rows: list[CsvRow]
     bad: list[BadLine]
@@ -50,15 +49,15 @@ class CsvRows(NamedTuple):
 
 
 def read_rows(lines: Sequence[bytes], first: int, *, source: str, format: Format, final: bool) -> CsvRows:
-    """Rows of lines, which have no ends. Cells are as large as a line may be.
+    """Split lines (without line ends) into rows by the rules of quotes. A cell can be as large as a line.
 
-    A quote that is not closed makes its line bad, and reading goes on with the next one.
+    A quote that is not closed makes its line bad; reading continues with the next line.
 
     Args:
         first: number of the first line.
-        final: nothing follows. Otherwise a row that is not complete is left, with its lines.
+        final: no lines follow. Otherwise the lines of an incomplete row are left unused.
     """
-    good, numbers, bad = clean(lines, first, source=source, encoding=format.encoding, keep_cr=bool(format.quote))
+    good, numbers, bad = decode_lines(lines, first, source=source, encoding=format.encoding, keep_cr=bool(format.quote))
     rows: list[CsvRow] = []
     texts = [line.decode() for line in good]
     if not format.quote or format.quote.encode() not in b"".join(good):
@@ -70,14 +69,14 @@ def read_rows(lines: Sequence[bytes], first: int, *, source: str, format: Format
             else:
                 rows.append(CsvRow(text.split(delimiter) if text else [], number, number))
         return CsvRows(rows, bad, len(lines))
-    # The reader's limit is one for all of the process.
+    # The limit of the `csv` module is global to the process.
     before = csv.field_size_limit(MAX_LINE_BYTES)
     try:
         begin = _read_quoted(texts, numbers, rows, bad, source=source, format=format, final=final)
     finally:
         csv.field_size_limit(before)
     used = len(lines) if begin >= len(texts) else numbers[begin] - first
-    # A line behind those that were used is looked at again, and would be counted twice.
+    # Lines after the used ones are read again, so their errors would be count_byte twice.
     return CsvRows(rows, [line for line in bad if line.line < first + used], used)
 
 
@@ -120,14 +119,14 @@ def _read_quoted(
 def read_header(
     lines: Sequence[bytes], *, source: str, format: Format, final: bool
 ) -> tuple[tuple[str, ...], int] | None:
-    """The names in a CSV file's first row that is not blank, and how many lines lie before the second.
+    """Read the header: the column names in a CSV file's first row that is not blank.
 
     Returns:
-        None where the row is not complete in `lines`, or all are blank.
+        The names, and the number of lines up to the end of the header; None if it is incomplete or all lines are blank.
 
     Raises:
-        BadLine: it cannot be read.
-        Usage: a name stands twice.
+        BadLine: the header cannot be read.
+        Usage: a name occurs twice.
     """
     found = read_rows(lines, 1, source=source, format=format, final=final)
     first = next((row for row in found.rows if row.cells), None)
@@ -153,50 +152,50 @@ def read_header(
 
 
 _BOM = b"\xef\xbb\xbf"
-# Beyond 18 digits it is no whole number.
+# An integer has at most 18 digits; see `csv_types`.
 _LARGEST = 10**18
 
 
 class CsvColumns:
-    """Cells of blocks, a column each: text, or 64-bit numbers where all cells are such.
+    """Splits blocks of plain rows into columns: text, or 64-bit integers if all cells of a column are integers.
 
     Args:
-        kinds: of the columns.
+        kinds: types of the columns.
     """
 
     def __init__(self, format: Format, names: Sequence[str], kinds: Sequence[CsvKind]) -> None:
         self._format, self._names = format, tuple(names)
-        # Where a whole number means null, none is taken for a number before that is known.
+        # If an integer can mean null, cells are compared with the nulls before any is read as a number.
         odd = any(null.lstrip("-").isdigit() for null in format.nulls)
         self._numbers = frozenset(
             number for number, kind in enumerate(kinds) if kind.type == "int" and not kind.declared and not odd
         )
-        # Columns that are read as whole numbers at once, because they have been that before.
+        # Columns that are read as integers directly, because the block before held integers.
         self._whole = self._numbers
 
-    def __call__(self, block: Block) -> list[Any]:
-        """The cells of all rows.
+    def __call__(self, block: Block) -> list[pyarrow.Array]:
+        """Return the cells of all rows, a column each.
 
         Raises:
-            ValueError: rows are not lines, or one is blank or has another number of cells.
+            ValueError: the rows are not one line each, or one is blank or has another number of cells.
         """
         data = block.data
         if data.startswith(_BOM):
-            raise ValueError("what may be taken for a mark of the encoding")
+            raise ValueError("a byte order mark that pyarrow would remove")
         if not data.isascii():
-            # Lines are decoded as they would be one by one: what is a line's end in these encodings is one byte.
+            # Decoding the block equals decoding its lines: a line end is one byte in these encodings.
             data = data.decode(self._format.encoding).encode() if not is_utf8(self._format.encoding) else data
             data.decode()
         if not data.endswith(b"\n"):
             data += b"\n"
-        returns = counted(data, b"\r")
-        if returns and not (returns == data.count(b"\r\n") == counted(data, b"\n")):
+        returns = count_byte(data, b"\r")
+        if returns and not (returns == data.count(b"\r\n") == count_byte(data, b"\n")):
             raise ValueError("lines that end in different ways")
         quotes = _checked_quotes(data, self._format)
         if self._whole:
             try:
                 cells = self._read(data, len(block), quotes)
-                self._prove(cells, returns + quotes, len(data))
+                self._check_integers(cells, returns + quotes, len(data))
                 return cells
             except ValueError:
                 self._whole = frozenset()
@@ -204,11 +203,11 @@ class CsvColumns:
         self._whole = frozenset(number for number in self._numbers if _begins_whole(cells[number]))
         return cells
 
-    def _read(self, data: bytes, rows: int, quotes: int) -> list[Any]:
+    def _read(self, data: bytes, rows: int, quotes: int) -> list[pyarrow.Array]:
         pyarrow = arrow()
         import pyarrow.csv as reader
 
-        # Names are numbers here: one that is empty would be taken for another.
+        # Columns are named by number, because pyarrow would rename an empty name.
         kinds = {
             str(number): pyarrow.int64() if number in self._whole else pyarrow.string()
             for number in range(len(self._names))
@@ -231,12 +230,15 @@ class CsvColumns:
             raise ValueError("a cell that is too large")
         return columns
 
-    def _prove(self, cells: Sequence[Any], more: int, size: int) -> None:
-        """Make sure that numbers were written as JSON writes them.
+    def _check_integers(self, cells: Sequence[pyarrow.Array], more: int, size: int) -> None:
+        """Check that the integers were written as JSON writes them.
 
         Args:
-            more: bytes that are neither in cells nor between them.
-            size: bytes in all.
+            more: number of bytes that are neither in cells nor between them.
+            size: number of bytes in the block.
+
+        Raises:
+            ValueError: one was not.
         """
         written = len(cells[0]) * len(cells) + more
         for number, column in enumerate(cells):
@@ -245,35 +247,35 @@ class CsvColumns:
             raise ValueError("numbers that are written otherwise")
 
 
-def _ends(column: Any) -> Any:
+def _ends(column: pyarrow.Array) -> numpy.ndarray:
     import numpy
 
     ends = column.buffers()[1]
     return numpy.frombuffer(ends, numpy.int32)[column.offset : column.offset + len(column) + 1]
 
 
-def _bytes(column: Any) -> int:
+def _bytes(column: pyarrow.Array) -> int:
     ends = _ends(column)
     return int(ends[-1] - ends[0])
 
 
-def _longest(column: Any) -> int:
+def _longest(column: pyarrow.Array) -> int:
     import numpy
 
     return int(numpy.diff(_ends(column)).max())
 
 
-def _begins_whole(column: Any) -> bool:
-    """Whether the first cells are whole numbers, so that it is worth trying with the next block."""
+def _begins_whole(column: pyarrow.Array) -> bool:
+    """Return whether the first cells are integers, so that the next block is worth the attempt."""
     cells: list[str] = column.slice(0, 8).to_pylist()
     return all(cell.removeprefix("-").isdigit() for cell in cells)
 
 
-def _written(column: Any) -> int:
-    """Bytes that whole numbers take as JSON writes them; 1 more than there can be where they would be text.
+def _written(column: pyarrow.Array) -> int:
+    """Return how many bytes integers take as JSON writes them.
 
     Raises:
-        ValueError: one has more digits than a whole number has.
+        ValueError: one has more digits than an integer may have.
     """
     import numpy
 
@@ -293,10 +295,10 @@ def _written(column: Any) -> int:
 
 
 def _checked_quotes(data: bytes, format: Format) -> int:
-    """How many quotes there are, each before or behind a cell.
+    """Return the number of quotes, after checking that each begins or ends a cell.
 
     Raises:
-        ValueError: one is inside of a cell, or a cell holds a line's end.
+        ValueError: a quote is inside a cell, or a cell contains a line end.
     """
     quote = format.quote.encode()
     if not quote or quote not in data:
@@ -321,17 +323,17 @@ def _checked_quotes(data: bytes, format: Format) -> int:
     return count
 
 
-# Where a block is not plain rows, it is tried with so many lines at a time: those that are not go row by row.
+# A block that is not plain rows is tried again in pieces of this many lines; pieces that fail go row by row.
 _PIECE_LINES = 5_000
 
 
 def csv_kinds(format: Format, columns: Sequence[str], *, source: str) -> list[CsvKind]:
-    """The types of a file's columns: declared, else guessed for the whole source, else text.
+    """Return the types of a file's columns: declared, else inferred from the whole source, else text.
 
     Raises:
-        Usage: one is declared for a column that does not exist.
+        Usage: a type is declared for a column that does not exist.
     """
-    declared, guessed = dict(format.types), dict(format.inferred)
+    declared, inferred = dict(format.types), dict(format.inferred)
     by_topic = dict(format.declared)
     for name in declared.keys() - set(columns):
         raise Usage(f"{source}: --types {name}: no such column", hint=f"columns: {', '.join(columns)}")
@@ -343,23 +345,24 @@ def csv_kinds(format: Format, columns: Sequence[str], *, source: str) -> list[Cs
         elif name in declared or format.as_text:
             kinds.append(CsvKind(declared.get(name, "text"), declared=True))  # pyright: ignore[reportArgumentType]
         else:
-            kinds.append(CsvKind(guessed.get(name) or "text", declared=False))  # pyright: ignore[reportArgumentType]
+            kinds.append(CsvKind(inferred.get(name) or "text", declared=False))  # pyright: ignore[reportArgumentType]
     return kinds
 
 
 class CsvParser:
-    """A `LineParser` of blocks of CSV. Blank lines are no rows.
+    """A `LineParser` for blocks of CSV. Blank lines are not rows.
 
-    Quoted cells may hold delimiters and line ends. A row with a quote that is not closed, or with another number of
-    cells than columns, is bad; reading goes on with the line after its first.
+    Quoted cells may contain delimiters and line ends. A row with a quote that is not closed, or with a number of cells
+    that differs from the number of columns, is bad; reading continues with the line after its first.
 
     Args:
-        columns: names, from the header or from the user.
-        fields: what each row has beside its cells, because of the folder the file lies in; a column of that name wins.
+        columns: names of the columns, from the header or from the user.
+        fields: constant fields that each row has in addition, from folder names; a column of that name takes
+            precedence.
         columnar: return records as a `ColumnBatch`.
 
     Raises:
-        Usage: a column that is asked for is not among them, or has a name that packed batches use for themselves.
+        Usage: a requested column does not exist, or a column has a name that packed batches reserve.
     """
 
     def __init__(
@@ -368,7 +371,7 @@ class CsvParser:
         format: Format,
         columns: tuple[str, ...],
         *,
-        fields: Mapping[str, Any] = NO_FIELDS,
+        fields: Mapping[str, str | int | None] = NO_FIELDS,
         max_bytes: int = NO_LIMIT,
         columnar: bool = False,
     ) -> None:
@@ -379,13 +382,13 @@ class CsvParser:
         self._mapping = FieldMapping(format, source, (*columns, *own))
         self._kinds = csv_kinds(format, columns, source=source)
         self._nulls = frozenset(format.nulls)
-        self._quick = CsvColumns(format, columns, self._kinds)
+        self._plain_rows = CsvColumns(format, columns, self._kinds)
         self._column_mapping = ColumnMapping(self._mapping, own, max_bytes)
-        # So many lines of the block at hand are tried in pieces, because all of it was in vain.
+        # Number of lines of the current block that are parsed in pieces, because the whole block failed.
         self._in_pieces = 0
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
-        """See `LineParser`."""
+        """Parse lines as a block of plain rows, else in pieces, else row by row; see `LineParser`."""
         block = lines if isinstance(lines, Block) else Block(b"".join(line + b"\n" for line in lines), len(lines))
         if not self._in_pieces:
             try:
@@ -406,23 +409,23 @@ class CsvParser:
         return parsed
 
     def _lines(self, block: Block, first: int) -> Parsed:
-        """Each line is a row.
+        """Parse a block in which each line is a row.
 
         Raises:
-            ValueError: one is none.
+            ValueError: a line is not.
         """
-        cells = self._quick(block)
-        items, bad = self._made(cells)
+        cells = self._plain_rows(block)
+        records, bad = self._to_records(cells)
         lines = block.lines() if bad else []
         return Parsed(
-            items,
+            records,
             [BadLine(self._source, first + row, reason, lines[row].removesuffix(b"\r")) for row, reason in bad.items()],
             0,
             len(block),
         )
 
     def _rows(self, block: Block, first: int, *, final: bool) -> Parsed:
-        """By the rules of quotes."""
+        """Parse a block row by row, by the rules of quotes."""
         lines = block.lines()
         found = read_rows(lines, first, source=self._source, format=self._format, final=final)
         bad, width = found.bad, len(self._names)
@@ -434,33 +437,33 @@ class CsvParser:
                 bad.append(self._bad(row, f"{len(row.cells)} cells, but {width} columns", lines, first))
             else:
                 rows.append(row)
-        items: Sequence[SourceRecord] = ()
+        records: Sequence[SourceRecord] = ()
         if rows:
             text = arrow().string()
             columns = [arrow().array(cells, text) for cells in zip(*(row.cells for row in rows), strict=True)]
-            items, reasons = self._made(columns)
+            records, reasons = self._to_records(columns)
             bad += [self._bad(rows[row], reason, lines, first) for row, reason in reasons.items()]
-        return Parsed(items, bad, blank, found.used)
+        return Parsed(records, bad, blank, found.used)
 
     def _bad(self, row: CsvRow, reason: str, lines: Sequence[bytes], first: int) -> BadLine:
         whole = b"\n".join(lines[row.first - first : row.last - first + 1])
         return BadLine(self._source, row.first, reason, whole.removesuffix(b"\r"))
 
-    def _made(self, cells: Sequence[Any]) -> tuple[Sequence[SourceRecord], dict[int, str]]:
-        """Records of cells, and which rows are bad, with the reason."""
+    def _to_records(self, cells: Sequence[pyarrow.Array]) -> tuple[Sequence[SourceRecord], dict[int, str]]:
+        """Turn cells into records; return them and the reason for each bad row."""
         pyarrow = arrow()
         reasons: dict[int, str] = {}
-        columns: list[Any] = []
+        columns: list[pyarrow.Array] = []
         for name, column, kind in zip(self._names, cells, self._kinds, strict=True):
             if pyarrow.types.is_int64(column.type):
                 columns.append(column)
                 continue
-            found = typed(name, column, kind, self._nulls)
+            found = convert_cells(name, column, kind, self._nulls)
             columns.append(found.values)
             for row, reason in found.bad.items():
                 reasons.setdefault(row, reason)
         batch = pyarrow.record_batch(columns, list(self._names))
-        written = self._written(cells)
+        written = self._raw_columns(cells)
         numbers = range(batch.num_rows)
         if reasons:
             numbers = [row for row in numbers if row not in reasons]
@@ -477,13 +480,13 @@ class CsvParser:
         reasons.update((numbers[row], reason) for row, reason in made.bad.items())
         return (made.columns if self._columnar else list(made.columns)), reasons
 
-    def _written(self, cells: Sequence[Any]) -> dict[str, Any]:
+    def _raw_columns(self, cells: Sequence[pyarrow.Array]) -> dict[str, pyarrow.Array]:
         """Keys and times as they are written, where their column does not hold them so."""
-        found: dict[str, Any] = {}
+        found: dict[str, pyarrow.Array] = {}
         for name in (self._mapping.key_field, self._mapping.time_field):
             if name is not None and name in self._names:
                 number = self._names.index(name)
                 kind = self._kinds[number]
                 if kind.type != "text" and not arrow().types.is_int64(cells[number].type):
-                    found[name] = without(cells[number], self._nulls)
+                    found[name] = with_nulls(cells[number], self._nulls)
         return found

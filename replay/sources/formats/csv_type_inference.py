@@ -1,4 +1,4 @@
-"""The types of CSV columns of a whole source, guessed from the first rows of each of its files."""
+"""Infers the types of CSV columns over a whole source, from the first rows of each of its files."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ..files.file_opening import READ_ERRORS, FileEntry, open_entry
 from ..format import Format, kind_of
 from ..source_record import BadLine
 from .csv_parser import read_header, read_rows
-from .csv_types import guess, widened
+from .csv_types import infer_type, widest
 from .lines import LineBuffer, LineTooLong, is_utf8
 
 __all__ = ["infer_row_types", "infer_types"]
 
-# Of each file; of many files less, so that looking at them does not take longer than reading them.
+# Sample size of each file; smaller for many files, so that sampling does not take longer than reading.
 _SAMPLE_BYTES = 256 * 1024
 _SAMPLES_BYTES = 64 * 1024 * 1024
 _LEAST_BYTES = 16 * 1024
 
 
 def infer_types(entries: Sequence[FileEntry], format: Format) -> dict[str, str]:
-    """Types by column, over all CSV files among these; a column that is nowhere else than null is text.
+    """Return the types by column over all CSV files among these; a column with nothing but nulls is text.
 
-    What is wrong with a file is not said here, but when it is read.
+    A file that cannot be read is skipped here; reading it reports the error.
     """
     if format.as_text:
         return {}
@@ -32,13 +32,13 @@ def infer_types(entries: Sequence[FileEntry], format: Format) -> dict[str, str]:
     for entry in entries:
         kind, own = kind_of(entry.inside or entry.path, format)
         if kind == "csv":
-            for name, type_ in _of_file(entry, own, size).items():
+            for name, type_ in _types_in_file(entry, own, size).items():
                 found.setdefault(name, []).append(type_)
     known = {*dict(format.types), *dict(format.declared)}
-    return {name: widened(types) or "text" for name, types in found.items() if name not in known}
+    return {name: widest(types) or "text" for name, types in found.items() if name not in known}
 
 
-def _of_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, str]:
+def _types_in_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, str]:
     try:
         opened = open_entry(entry)
     except READ_ERRORS:
@@ -56,7 +56,7 @@ def _of_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, str]:
                 ended = True
                 buffer.finish()
     except (*READ_ERRORS, LineTooLong):
-        pass  # what could be read will do
+        pass  # the part that could be read is enough
     finally:
         opened.close()
     lines = buffer.peek(buffer.waiting)
@@ -73,7 +73,7 @@ def _of_file(entry: FileEntry, format: Format, size: int) -> Mapping[str, str]:
 
 
 def infer_row_types(lines: Sequence[bytes], columns: Sequence[str], format: Format, *, final: bool) -> dict[str, str]:
-    """The types of columns as some lines have them."""
+    """Return the types of columns in some lines; empty for a column with nothing but nulls."""
     if not lines:
         return dict.fromkeys(columns, "")
     width = len(columns)
@@ -84,6 +84,6 @@ def infer_row_types(lines: Sequence[bytes], columns: Sequence[str], format: Form
         return dict.fromkeys(columns, "")
     text = arrow().string()
     return {
-        name: guess(arrow().array(cells, text), format.nulls)
+        name: infer_type(arrow().array(cells, text), format.nulls)
         for name, cells in zip(columns, zip(*rows, strict=True), strict=True)
     }

@@ -1,23 +1,27 @@
-"""Types of CSV columns: guessed from a sample of each file, and what cells are under them.
+"""Types of CSV columns, and the conversion of cells to them.
 
-    text     as it is written
-    int      a whole number as JSON writes it, of 18 digits at most: 0, 7, -12; not 007, +7, -0 or 1e3
-    float    a number as JSON writes it; whole ones among them are exact, too
-    bool     only where it is declared: true t yes y 1, false f no n 0, in any case
+    text     the cell as it is written
+    int      an integer as JSON writes it, of at most 18 digits: 0, 7, -12; not 007, +7, -0 or 1e3
+    float    a number as JSON writes it; integers among them are exact too
+    bool     only if declared: true t yes y 1, false f no n 0, in any case
 
-A guess widens from int to float to text, over the samples of all files together; a leading zero makes text. Where a
-type is declared, numbers may also be written with spaces around them, a plus sign or leading zeros. Cells that mean
-null are null, but none is in a column that is declared to be text.
+An inferred type widens from int to float to text, over the samples of all files together; a leading zero makes it text.
+If a type is declared, numbers may also be written with spaces around them, a plus sign or leading zeros. Cells that
+mean null are null, except in a column that is declared as text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ....topics.packed import arrow
 
-__all__ = ["CsvKind", "CsvType", "Typed", "guess", "typed", "widened", "without"]
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["ConvertedCells", "CsvKind", "CsvType", "convert_cells", "infer_type", "widest", "with_nulls"]
 
 CsvType = Literal["text", "int", "float", "bool"]
 _WIDTH: dict[str, int] = {"": 0, "int": 1, "float": 2, "text": 3}
@@ -29,28 +33,28 @@ _DECLARED_INT = r"^[-+]?[0-9]+$"
 _LONG_WHOLE = r"^-?[0-9]{16,}$"
 _TRUE, _FALSE = ["true", "t", "yes", "y", "1"], ["false", "f", "no", "n", "0"]
 _USUAL_NULLS = frozenset({"NA", "N/A", "n/a", "NULL", "None", "nan", "NaN", "-", "\\N", "#N/A"})
-# Whole numbers up to here are exact as floats.
+# Integers up to here are exact as floats.
 _EXACT = 2**53
 
 
 class CsvKind(NamedTuple):
-    """What a column is, and whether somebody said so."""
+    """The type of a column, and whether it was declared (otherwise inferred)."""
 
     type: CsvType
     declared: bool
 
 
-class Typed(NamedTuple):
-    """Cells as values, and those that are none: number and reason."""
+class ConvertedCells(NamedTuple):
+    """The values of a column's cells, and the reason for each cell that does not fit, by row."""
 
-    values: Any
+    values: pyarrow.Array
     bad: Mapping[int, str]
 
 
-def guess(cells: Any, nulls: Collection[str]) -> str:
-    """The narrowest type that some cells fit; empty where all of them mean null."""
+def infer_type(cells: pyarrow.Array, nulls: Collection[str]) -> str:
+    """Return the narrowest type that all cells fit; empty if all of them mean null."""
     compute = _compute()
-    there = without(cells, nulls).drop_null().unique()
+    there = with_nulls(cells, nulls).drop_null().unique()
     if not len(there):
         return ""
     if _all(compute.match_substring_regex(there, _WHOLE)):
@@ -61,13 +65,13 @@ def guess(cells: Any, nulls: Collection[str]) -> str:
     return "text"
 
 
-def widened(types: Iterable[str]) -> str:
-    """The widest of some types; nothing but nulls fits all of them."""
+def widest(types: Iterable[str]) -> str:
+    """Return the widest of some types; empty if there are only nulls."""
     return max(types, key=lambda kind: _WIDTH[kind], default="")
 
 
-def without(cells: Any, nulls: Collection[str]) -> Any:
-    """Cells, null where they mean that."""
+def with_nulls(cells: pyarrow.Array, nulls: Collection[str]) -> pyarrow.Array:
+    """Return cells with null in place of those that mean null."""
     if not nulls:
         return cells
     compute, pyarrow = _compute(), arrow()
@@ -77,37 +81,37 @@ def without(cells: Any, nulls: Collection[str]) -> Any:
     return compute.if_else(means, pyarrow.scalar(None, pyarrow.string()), cells)
 
 
-def typed(name: str, cells: Any, kind: CsvKind, nulls: Collection[str]) -> Typed:
-    """What cells are under their column's type.
+def convert_cells(name: str, cells: pyarrow.Array, kind: CsvKind, nulls: Collection[str]) -> ConvertedCells:
+    """Convert cells to the type of their column.
 
     Args:
-        cells: text, no nulls among it.
+        cells: text without nulls.
     """
     if kind.type == "text":
-        return Typed(cells if kind.declared else without(cells, nulls), {})
+        return ConvertedCells(cells if kind.declared else with_nulls(cells, nulls), {})
     compute, pyarrow = _compute(), arrow()
-    found = without(cells, nulls)
+    found = with_nulls(cells, nulls)
     text = compute.utf8_trim_whitespace(found) if kind.declared else found
     fits = compute.or_(text.is_null(), compute.fill_null(_fits(text, kind), False))
     if not _all(fits):
         text = compute.if_else(fits, text, pyarrow.scalar(None, pyarrow.string()))
     values = _values(text, kind)
     if _all(fits) and values is not None:
-        return Typed(values, {})
+        return ConvertedCells(values, {})
     if values is None:
-        # A few of them are written well and still are too large.
+        # Some match the pattern but are too large.
         values, fits = _one_by_one(text, kind, fits)
-    said = f"not of type {kind.type}; --types {name}=text keeps the column as it is written"
+    hint = f"not of type {kind.type}; --types {name}=text keeps the column as it is written"
     rows = [row for row, fit in enumerate(fits.to_pylist()) if not fit]
-    return Typed(values, {row: _said(name, cells[row].as_py(), said) for row in rows})
+    return ConvertedCells(values, {row: _mismatch(name, cells[row].as_py(), hint) for row in rows})
 
 
-def _said(name: str, cell: str, said: str) -> str:
+def _mismatch(name: str, cell: str, hint: str) -> str:
     null = f", --null {cell} makes it null" if cell in _USUAL_NULLS else ""
-    return f"column {name}: {cell!r:.60} is {said}{null}"
+    return f"column {name}: {cell!r:.60} is {hint}{null}"
 
 
-def _fits(text: Any, kind: CsvKind) -> Any:
+def _fits(text: pyarrow.Array, kind: CsvKind) -> pyarrow.Array:
     compute = _compute()
     if kind.type == "bool":
         return compute.is_in(compute.utf8_lower(text), value_set=arrow().array([*_TRUE, *_FALSE]))
@@ -116,8 +120,8 @@ def _fits(text: Any, kind: CsvKind) -> Any:
     return compute.match_substring_regex(text, _WHOLE if kind.type == "int" else _NUMBER)
 
 
-def _values(text: Any, kind: CsvKind) -> Any:
-    """Values of text that is written as it should be; None where one of them is too large."""
+def _values(text: pyarrow.Array, kind: CsvKind) -> pyarrow.Array | None:
+    """Convert text that matches the type's pattern; None if a value is too large."""
     compute, pyarrow = _compute(), arrow()
     if kind.type == "bool":
         return compute.if_else(
@@ -139,15 +143,15 @@ def _values(text: Any, kind: CsvKind) -> Any:
     return values
 
 
-def _one_by_one(text: Any, kind: CsvKind, fits: Any) -> tuple[Any, Any]:
+def _one_by_one(text: pyarrow.Array, kind: CsvKind, fits: pyarrow.Array) -> tuple[pyarrow.Array, pyarrow.Array]:
     pyarrow = arrow()
-    made, good = list[Any](), list[bool]()
+    made, good = list[int | float | None](), list[bool]()
     for cell, fit in zip(text.to_pylist(), fits.to_pylist(), strict=True):
-        value = None
+        value: int | float | None = None
         if fit and cell is not None:
             value = int(cell) if kind.type == "int" and len(cell) < 30 else _float(cell, kind)
             if value is not None and kind.type == "int" and not -(2**63) <= value < 2**63:
-                value = None
+                value: int | float | None = None
             fit = value is not None
         made.append(value)
         good.append(fit)
@@ -164,15 +168,15 @@ def _float(cell: str, kind: CsvKind) -> float | None:
     return value
 
 
-def _finite(values: Any) -> Any:
+def _finite(values: pyarrow.Array) -> pyarrow.Array:
     return _compute().is_finite(values)
 
 
-def _all(mask: Any) -> bool:
+def _all(mask: pyarrow.Array) -> bool:
     return _compute().all(mask).as_py() is not False
 
 
-def _compute() -> Any:
+def _compute() -> ModuleType:
     import pyarrow.compute
 
     return pyarrow.compute

@@ -1,11 +1,9 @@
-"""JSON Lines as records: the value is the line, key and time are read out of it.
+"""Reads JSON Lines as records: the value is the line, unchanged; key and time are read from it.
 
-JSON Lines as columns: what `JsonLinesParser` makes, without making each line.
-
-A record's value is its line, byte for byte, and a packed row's value is what polars writes of its columns. So columns
-are made of those blocks whose lines polars would write the very same way, which is found out by doing it: lines without
-spaces (`{"user":"ann","n":3}`), as most programs write them, all with the same fields in the same order. Parsing and
-writing together are several times as fast as looking at each line.
+`JsonLinesParser` works line by line. `JsonColumns` makes the same records as columns, several times as fast. A record's
+value is its line, byte for byte, and the value of a packed row is what polars writes of its columns. So a block becomes
+columns only if polars writes its lines in exactly the same way, which is checked by writing them: lines without spaces
+(`{"user":"ann","n":3}`), as most programs write them, all with the same fields in the same order.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,12 +21,16 @@ from ..column_mapping import parse_times
 from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord, check_sizes
-from .lines import NO_FIELDS, Block, Parsed, checked_text, clean
+from .lines import NO_FIELDS, Block, Parsed, check_text, decode_lines
+
+if TYPE_CHECKING:
+    import polars
+    from polars._typing import PolarsDataType
 
 __all__ = ["JsonColumns", "JsonLinesParser"]
 
 _CACHED = 16_384
-# A surrogate, unless it is the first of two.
+# A lone surrogate.
 _HALF = re.compile(
     rb"\\u(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
 )
@@ -37,16 +39,21 @@ _decode_any = msgspec.json.Decoder().decode
 
 
 class JsonLinesParser:
-    """Each line is one JSON value; its bytes travel as they are. Only what is asked for is decoded.
+    """Makes each line a record. The line must be one JSON value, and only the requested fields are decoded.
 
-    A line that is not JSON is bad, and one without a field that is asked for. Blank lines are none.
+    A line that is not JSON, or lacks a requested field, is bad. Blank lines are skipped.
 
     Args:
-        fields: what each record has beside its own, because of the folder it lies in; a record's own fields win.
+        fields: constant fields that each record has in addition, from folder names; its own fields take precedence.
     """
 
     def __init__(
-        self, source: str, format: Format, *, fields: Mapping[str, Any] = NO_FIELDS, max_bytes: int = NO_LIMIT
+        self,
+        source: str,
+        format: Format,
+        *,
+        fields: Mapping[str, str | int | None] = NO_FIELDS,
+        max_bytes: int = NO_LIMIT,
     ) -> None:
         self._source = source
         self._encoding = format.encoding
@@ -63,31 +70,31 @@ class JsonLinesParser:
         self._key = self._mapping.key_field if short else None
         self._time = self._mapping.time_field if short else None
         self._plain = short and self._mapping.plain
-        # A field that is named for both is decoded once.
+        # A field that is both key and time is decoded once.
         self._both = self._key is not None and self._key == self._time
-        # Keys are taken to be text until one is not: decoding text at once is twice as fast as looking at what it is.
+        # Keys are decoded as text until one is not text: that is twice as fast as decoding any type.
         self._text_keys = not self._both
         self._decode = self._decoder()
         self._keys = _Keys()
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
-        """See `LineParser`."""
+        """Parse lines together, or one by one if one of them is bad; see `LineParser`."""
         used = len(lines)
-        lines, numbers, bad = clean(lines, first, source=self._source, encoding=self._encoding)
+        lines, numbers, bad = decode_lines(lines, first, source=self._source, encoding=self._encoding)
         if self._text_keys:
             try:
-                return Parsed(self._items(lines), bad, 0, used)
+                return Parsed(self._records(lines), bad, 0, used)
             except (ValueError, RecursionError):
                 self._text_keys = False
                 self._decode = self._decoder()
         try:
-            return Parsed(self._items(lines), bad, 0, used)
+            return Parsed(self._records(lines), bad, 0, used)
         except (ValueError, RecursionError):
-            # One of them is bad: msgspec's errors and ours are ValueErrors. Look at each.
+            # A line is bad (msgspec's errors and ours are ValueErrors): look at each.
             return self._one_by_one(lines, numbers, bad, used)
 
     def _decoder(self) -> Callable[[bytes], Any]:
-        fields: list[tuple[str, Any]] = []
+        fields: list[tuple[str, object]] = []
         names: dict[str, str] = {}
         if self._key is not None:
             fields.append(("key", str if self._text_keys else msgspec.Raw))
@@ -98,12 +105,12 @@ class JsonLinesParser:
         kind = msgspec.defstruct("Line", fields, rename=names, gc=False) if fields else msgspec.Raw
         return msgspec.json.Decoder(kind).decode
 
-    def _items(self, lines: list[bytes]) -> list[SourceRecord]:
+    def _records(self, lines: list[bytes]) -> list[SourceRecord]:
         if self._fields:
             lines = [self._with_fields(line) for line in lines]
         check_sizes(lines, self._max_bytes)
         if not self._plain:
-            return [self._shaped(line) for line in lines]
+            return [self._map(line) for line in lines]
         found: list[Any] = list(map(self._decode, lines))
         keys = repeat(None)
         times = repeat(0)
@@ -120,13 +127,13 @@ class JsonLinesParser:
                 times = self._mapping.time_parser.parse_all([line.time for line in found])
         return list(zip(keys, lines, times, repeat(None), repeat(None)))
 
-    def _shaped(self, line: bytes) -> SourceRecord:
+    def _map(self, line: bytes) -> SourceRecord:
         record = _decode_any(line)
         if not isinstance(record, dict):
             raise ValueError(_NO_OBJECT)
         key, time_ms, headers, partition = self._mapping(record)
         if self._key is not None:
-            # As it is written, as on the short way: 1.50 stays 1.50.
+            # As it is written, like without headers and partitions: 1.50 stays 1.50.
             own = self._decode(line).key
             key = own.encode() if self._text_keys else self._keys[bytes(own)]
         return key, line, time_ms, headers, partition
@@ -143,21 +150,21 @@ class JsonLinesParser:
         return inner + (b"" if inner == b"{" else b",") + self._more
 
     def _one_by_one(self, lines: list[bytes], numbers: Sequence[int], bad: list[BadLine], used: int) -> Parsed:
-        items: list[SourceRecord] = []
+        records: list[SourceRecord] = []
         blank = 0
         for number, line in zip(numbers, lines, strict=True):
             if not line.strip():
                 blank += 1
                 continue
             try:
-                items.extend(self._items([line]))
+                records.extend(self._records([line]))
             except ValueError as exc:
                 bad.append(BadLine(self._source, number, self._reason(line, exc), line))
             except RecursionError:
                 bad.append(
                     BadLine(self._source, number, "lists or objects within each other, too deep to be read", line)
                 )
-        return Parsed(items, bad, blank, used)
+        return Parsed(records, bad, blank, used)
 
     def _reason(self, line: bytes, exc: ValueError) -> str:
         if isinstance(exc, msgspec.DecodeError) and not isinstance(exc, msgspec.ValidationError):
@@ -186,7 +193,7 @@ def _why_no_json(line: bytes, exc: Exception) -> str:
 
 
 class _Keys(dict[bytes, bytes | None]):
-    """A key as JSON, to the record's key."""
+    """A cache from a key's JSON text to the record's key."""
 
     def __missing__(self, written: bytes) -> bytes | None:
         key: bytes | None = written
@@ -204,42 +211,42 @@ class _Keys(dict[bytes, bytes | None]):
 
 _DEEPEST = 64
 _BRACKETS, _STRINGS = re.compile(rb"[\[\]{}]"), re.compile(rb'"(?:[^"\\]|\\.)*"')
-# Not all writers of JSON write these the same way, so a reader might not give them back as they were.
+# Programs write these numbers in two ways, so a reader might not return them unchanged.
 _LARGE = re.compile(rb"[0-9]e\+[0-9]")
 
 
 class JsonColumns:
-    """See `MadeColumns`.
+    """Makes columns of the fields of a block of lines; a `ColumnParser`.
 
     Args:
-        mapping: of the records; keys and times are fields as they stand (`FieldMapping.plain`).
+        mapping: must be `plain`: key and time are fields unchanged.
     """
 
     def __init__(self, format: Format, mapping: FieldMapping, max_bytes: int) -> None:
         assert mapping.plain
         self._encoding, self._mapping, self._max_bytes = format.encoding, mapping, max_bytes
-        # As the block before has it.
-        self._schema: Any = None
+        # The schema of the block before.
+        self._schema: polars.Schema | None = None
 
     def __call__(self, block: Block) -> ColumnBatch:
-        """See `MadeColumns`."""
+        """Return the lines of a block as columns; see `ColumnParser`."""
         data = block.data
-        checked_text(data, self._encoding)
+        check_text(data, self._encoding)
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
         if not data.endswith(b"\n"):
             data += b"\n"
         first = data[: data.index(b"\n")]
-        if not _again(first):
-            raise ValueError("lines that are written otherwise")  # as good as always; found out cheaply
+        if not _encodes_unchanged(first):
+            raise ValueError("lines that are written otherwise")  # almost always decides it, and cheaply
         _check_depth(data)
         if b"e+" in data and _LARGE.search(data):
             raise ValueError("numbers that JSON may be written in two ways for")
         self._check_sizes(data)
-        return self._shaped(self._read(data, len(block)))
+        return self._to_batch(self._read(data, len(block)))
 
-    def _read(self, data: bytes, rows: int) -> Any:
-        """A frame that is written as `data`."""
+    def _read(self, data: bytes, rows: int) -> polars.DataFrame:
+        """Return the frame that polars writes as `data`."""
         import polars
 
         for schema in (None,) if self._schema is None else (self._schema, None):
@@ -247,7 +254,7 @@ class JsonColumns:
                 frame = polars.read_ndjson(data, schema=schema, infer_schema_length=None)
             except polars.exceptions.PolarsError:
                 continue
-            if frame.height == rows and _is_json(polars, frame.schema) and _written(polars, frame) == data:
+            if frame.height == rows and _is_json(frame.schema) and _encode_lines(frame) == data:
                 self._schema = frame.schema
                 return frame.rechunk()
         self._schema = None
@@ -260,10 +267,10 @@ class JsonColumns:
         if int(numpy.diff(ends, prepend=-1).max()) - 1 > self._max_bytes:
             raise ValueError("a line that is too large")
 
-    def _shaped(self, frame: Any) -> ColumnBatch:
+    def _to_batch(self, frame: polars.DataFrame) -> ColumnBatch:
         pyarrow, mapping = arrow(), self._mapping
         columns = [frame[name].to_arrow() for name in frame.columns]
-        # As other sources have text: half the size beside it.
+        # With 32-bit offsets, like the text of other sources.
         columns = [column.cast(pyarrow.string()) if is_text(column.type) else column for column in columns]
         batch = pyarrow.record_batch(columns, frame.columns)
         times = None
@@ -281,8 +288,8 @@ class JsonColumns:
         return ColumnBatch(batch, key=mapping.key_field, times=times)
 
 
-def _again(line: bytes) -> bool:
-    """Whether a line is written as it would be again."""
+def _encodes_unchanged(line: bytes) -> bool:
+    """Return whether encoding a line again gives the same bytes."""
     try:
         return msgspec.json.encode(msgspec.json.decode(line)) == line
     except RecursionError:
@@ -290,20 +297,20 @@ def _again(line: bytes) -> bool:
 
 
 def _check_depth(data: bytes) -> None:
-    """Refuse what lies so deep that polars would not come back from reading it.
+    """Refuse lines that are nested so deeply that polars would crash.
 
     Raises:
-        ValueError: a line does.
+        ValueError: a line is.
     """
     import numpy
 
     bytes_ = numpy.frombuffer(data, numpy.uint8)
     ends = numpy.flatnonzero(bytes_ == 10)
     if int(numpy.diff(ends, prepend=-1).max()) <= 2 * _DEEPEST:
-        return  # each bracket is closed, so no line is long enough
+        return  # every bracket is closed, so no line is long enough
     opening = numpy.flatnonzero((bytes_ == ord("[")) | (bytes_ == ord("{")))
     counts = numpy.diff(numpy.searchsorted(opening, ends), prepend=0)
-    # A line of few brackets cannot be deep; of others it is counted.
+    # A line with few brackets cannot be deep; in others the depth is count_byte.
     for number in numpy.flatnonzero(counts > _DEEPEST).tolist():
         begin = int(ends[number - 1]) + 1 if number else 0
         depth = deepest = 0
@@ -314,26 +321,32 @@ def _check_depth(data: bytes) -> None:
             raise ValueError("lists or objects within each other, too deep")
 
 
-def _is_json(polars: Any, schema: Any) -> bool:
-    """Whether columns of such types are what a packed batch can hold."""
+def _is_json(schema: polars.Schema) -> bool:
+    """Return whether a packed batch can hold columns of these types."""
+    import polars
+
     fields = list(schema.items())
     return bool(fields) and all(
-        name not in RESERVED and (kind == polars.Null or _is_simple(polars, kind)) for name, kind in fields
+        name not in RESERVED and (kind == polars.Null or _is_simple(kind)) for name, kind in fields
     )
 
 
-def _is_simple(polars: Any, kind: Any) -> bool:
-    """Whether a polars type is one that it writes as JSON has it."""
+def _is_simple(kind: PolarsDataType) -> bool:
+    """Return whether polars writes values of a type as JSON does."""
+    import polars
+
     if isinstance(kind, polars.Struct):
-        return all(_is_simple(polars, field.dtype) for field in kind.fields)
+        return all(_is_simple(field.dtype) for field in kind.fields)
     if isinstance(kind, polars.List):
-        return _is_simple(polars, kind.inner)
+        return _is_simple(kind.inner)
     numbers = (polars.Int8, polars.Int16, polars.Int32, polars.Int64, polars.Float32, polars.Float64)
     more = (polars.UInt8, polars.UInt16, polars.UInt32, polars.UInt64, polars.Boolean, polars.String)
-    return kind in (*numbers, *more)
+    return any(kind == simple for simple in (*numbers, *more))
 
 
-def _written(polars: Any, frame: Any) -> bytes:
-    """The lines that readers will find."""
+def _encode_lines(frame: polars.DataFrame) -> bytes:
+    """Return the lines that readers of the packed batch will see."""
+    import polars
+
     values = frame.select(polars.struct(polars.all()).struct.json_encode().str.join("\n")).item()
     return f"{values}\n".encode()

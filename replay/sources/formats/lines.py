@@ -1,12 +1,14 @@
-"""Bytes cut into lines, and lines into records: what all sources of lines share.
+"""Splits bytes into lines: the buffers, and the parser protocol, that all formats of lines share.
 
-Lines that stay together: a block of bytes, so that columns can be made of them without making each line."""
+Lines are buffered as a list (`LineBuffer`), or together as a block of bytes (`BlockBuffer`), so that columns can be
+made of them without creating each line.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol, overload
 
 from ..column_batch import ColumnBatch
 from ..format import COMPRESSED_ENDINGS, RAW_BYTES
@@ -20,29 +22,29 @@ __all__ = [
     "Block",
     "BlockBuffer",
     "BlockParser",
+    "ColumnParser",
     "LineBuffer",
     "LineParser",
     "LineTooLong",
-    "MadeColumns",
     "Parsed",
-    "checked_text",
-    "clean",
-    "counted",
+    "check_text",
+    "count_byte",
+    "decode_lines",
     "is_utf8",
 ]
 
 BATCH_LINES = 5_000
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
-# A record's fields beside its own: none.
-NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
+# No fields from folder names.
+NO_FIELDS: Mapping[str, str | int | None] = MappingProxyType({})
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Parsed(NamedTuple):
-    """What became of some lines: each is in an item, is bad, is blank, or was not used yet."""
+    """The result of parsing lines: each line is part of a record, bad, blank, or not used yet."""
 
     records: Sequence[SourceRecord]
     bad: list[BadLine]
@@ -51,34 +53,34 @@ class Parsed(NamedTuple):
 
 
 class LineTooLong(Exception):
-    """More without a line's end than fits into memory."""
+    """A line, or the unused part of a record, is longer than the buffer may be."""
 
 
 class LineParser(Protocol):
-    """Turns lines into records. Pure: the same lines give the same records, wherever a batch is cut."""
+    """Turns lines into records. The same lines give the same records, wherever a batch is cut."""
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
-        """Parse whole lines, without their ends.
+        """Parse whole lines, given without their line ends.
 
         Args:
             lines: at least one.
-            first: number of the first of them, from 1.
-            final: nothing follows. Otherwise the parser may leave lines at the end unused (`used`), where a record is
-                not complete yet; they are given again, with more. With `used` 0 more lines are needed for anything.
+            first: number of the first line, from 1.
+            final: no lines follow. Otherwise the parser may leave lines of an incomplete record at the end unused
+                (`used`); they are passed again, with more. `used` 0 means that more lines are needed.
         """
         ...
 
 
 class LineBuffer:
-    """Lines that have been read and not yet become records. Pure: knows no file and no socket.
+    """Buffers lines between reading and parsing. It does no I/O of its own.
 
     Args:
-        skip_bom: leave out the mark that some programs put before UTF-8.
-        most_waiting: bytes of lines that a record may leave unused.
+        skip_bom: skip a byte order mark of UTF-8 at the beginning.
+        most_waiting: maximum size in bytes of the lines that a record may leave unused.
 
     Attributes:
-        byte: how many bytes of the stream lie before the next line.
-        line: how many lines lie before it.
+        byte: number of bytes in the stream before the next line.
+        line: number of lines before it.
     """
 
     def __init__(
@@ -97,19 +99,19 @@ class LineBuffer:
 
     @property
     def waiting(self) -> int:
-        """Number of complete lines at hand."""
+        """Number of complete lines in the buffer."""
         return len(self._lines) - self._at
 
     @property
     def waiting_bytes(self) -> int:
-        """Size of the complete lines at hand."""
+        """Size of the complete lines in the buffer."""
         return self._waiting_bytes
 
     def feed(self, data: bytes) -> None:
-        """Take what was read.
+        """Add data.
 
         Raises:
-            LineTooLong: a line is longer than `MAX_LINE_BYTES`, or what a record leaves unused than it may be.
+            LineTooLong: a line is longer than `MAX_LINE_BYTES`, or the unused lines are larger than `most_waiting`.
         """
         if self._bom:
             self._bom = False
@@ -128,7 +130,7 @@ class LineBuffer:
             )
 
     def _take(self, data: bytes) -> None:
-        """Data that holds a line's end."""
+        """Add data that contains a line end."""
         lines = b"".join((*self._tail, data)).split(b"\n")
         tail = lines.pop()
         self._waiting_bytes += self._tail_bytes + len(data) - len(tail)
@@ -137,7 +139,7 @@ class LineBuffer:
         self._at = 0
 
     def finish(self) -> None:
-        """Nothing follows: what came after the last line's end is a line too, if it is not empty."""
+        """Mark the end of the stream: data after the last line end is a line too, if it is not empty."""
         tail = b"".join(self._tail)
         if tail:
             self._lines.append(tail)
@@ -145,11 +147,11 @@ class LineBuffer:
         self._tail, self._tail_bytes = [], 0
 
     def peek(self, limit: int) -> Sequence[bytes]:
-        """The next lines, at most `limit`, without their ends (a `\\r` stays)."""
+        """Return the next lines, at most `limit`, without their line ends (a `\\r` stays)."""
         return self._lines[self._at : self._at + limit]
 
     def drop(self, count: int) -> None:
-        """The next `count` lines are done with."""
+        """Remove the next `count` lines, which have been parsed."""
         size = sum(map(len, self._lines[self._at : self._at + count])) + count
         self._at += count
         self._waiting_bytes -= size
@@ -161,13 +163,13 @@ class LineBuffer:
             self._unterminated = 0
 
 
-def clean(
+def decode_lines(
     given: Sequence[bytes], first: int, *, source: str, encoding: str, keep_cr: bool = False
 ) -> tuple[list[bytes], Sequence[int], list[BadLine]]:
-    """Lines as valid UTF-8 without `\\r` at their ends.
+    """Decode lines to UTF-8 and remove a `\\r` at their ends.
 
     Returns:
-        The lines that are valid in `encoding`; their numbers; the others.
+        The lines that are valid in `encoding`, their numbers, and the invalid lines.
     """
     lines = given if isinstance(given, list) else list(given)
     joined = b"\n".join(lines)
@@ -180,11 +182,11 @@ def clean(
     return lines, numbers, bad
 
 
-def checked_text(data: bytes, encoding: str) -> None:
-    """Refuse what would have to be decoded line by line.
+def check_text(data: bytes, encoding: str) -> None:
+    """Check that data need not be decoded line by line.
 
     Raises:
-        ValueError: it is neither ASCII nor UTF-8 where that is what it should be.
+        ValueError: it is neither ASCII nor, if the encoding is UTF-8, valid UTF-8.
     """
     if not data.isascii():
         if not is_utf8(encoding):
@@ -193,7 +195,7 @@ def checked_text(data: bytes, encoding: str) -> None:
 
 
 def is_utf8(encoding: str) -> bool:
-    """Whether this names UTF-8."""
+    """Return whether an encoding is UTF-8."""
     return encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
 
 
@@ -225,13 +227,13 @@ def _decoded_one_by_one(
 
 BLOCK_BYTES = 4 * 1024 * 1024
 
-# Where columns cannot be made of a block, it is tried with so many lines at a time: those that cannot go line by line.
+# A block that cannot become columns is tried again in pieces of this many lines; pieces that fail go line by line.
 _PIECE_LINES = 5_000
 _FEW_LINES = 64
 
 
-def counted(data: bytes, byte: bytes) -> int:
-    """`data.count(byte)`, in an eighth of the time where there are many, and in less where there is none."""
+def count_byte(data: bytes, byte: bytes) -> int:
+    """Return `data.count(byte)`, in an eighth of the time if there are many, and in less if there are none."""
     if byte not in data:
         return 0
     import numpy
@@ -241,13 +243,13 @@ def counted(data: bytes, byte: bytes) -> int:
 
 
 class Block(Sequence[bytes]):
-    """Whole lines. `data` holds each with its `\\n`, but the last of a file may have none."""
+    """Whole lines as one piece of bytes: `data` has each line with its `\\n`; the last of a file may lack it."""
 
     __slots__ = ("_count", "_sized", "data")
 
     def __init__(self, data: bytes, count: int) -> None:
         self.data, self._count = data, count
-        # What was asked for last is asked for again, when the lines are done with.
+        # The last result of `size_of`, which is called again when the lines are dropped.
         self._sized = 0, 0
 
     def __len__(self) -> int:
@@ -266,16 +268,16 @@ class Block(Sequence[bytes]):
         return iter(self.lines())
 
     def lines(self) -> list[bytes]:
-        """Each by itself, without its end."""
+        """Return the lines one by one, without line ends."""
         lines = self.data.split(b"\n")
         return lines[:-1] if len(lines) > self._count else lines
 
     def head(self, count: int) -> Block:
-        """The first of them."""
+        """Return the first lines as a block."""
         return self if count >= self._count else Block(self.data[: self.size_of(count)], count)
 
     def size_of(self, count: int) -> int:
-        """Bytes of the first lines."""
+        """Return the size of the first lines in bytes."""
         if count >= self._count:
             return len(self.data)
         if self._sized[0] != count:
@@ -284,7 +286,7 @@ class Block(Sequence[bytes]):
 
 
 def _end_of(data: bytes, count: int) -> int:
-    """Where so many lines end."""
+    """Return the byte at which the first `count` lines end."""
     if count > _FEW_LINES:
         import numpy
 
@@ -297,7 +299,7 @@ def _end_of(data: bytes, count: int) -> int:
 
 
 class BlockBuffer(LineBuffer):
-    """A `LineBuffer` whose lines are a block, all of them at once."""
+    """A `LineBuffer` that returns its lines as a `Block`."""
 
     def __init__(
         self, source: str, *, byte: int = 0, line: int = 0, skip_bom: bool = True, most_waiting: int = MAX_LINE_BYTES
@@ -307,30 +309,30 @@ class BlockBuffer(LineBuffer):
 
     @property
     def waiting(self) -> int:
-        """See `LineBuffer`."""
+        """Number of complete lines in the buffer."""
         return len(self._block)
 
     def _take(self, data: bytes) -> None:
         end = data.rfind(b"\n") + 1
         whole = b"".join((self._block.data, *self._tail, data[:end]))
-        # What is in the tail holds no line's end.
-        self._block = Block(whole, len(self._block) + counted(data, b"\n"))
+        # The tail contains no line end.
+        self._block = Block(whole, len(self._block) + count_byte(data, b"\n"))
         self._tail, self._tail_bytes = [data[end:]], len(data) - end
         self._waiting_bytes = len(whole)
 
     def finish(self) -> None:
-        """See `LineBuffer`."""
+        """Mark the end of the stream; see `LineBuffer.finish`."""
         tail = b"".join(self._tail)
         if tail:
             self._block = Block(self._block.data + tail, len(self._block) + 1)
         self._tail, self._tail_bytes = [], 0
 
     def peek(self, limit: int) -> Block:
-        """See `LineBuffer`."""
+        """Return the next lines, at most `limit`."""
         return self._block.head(limit)
 
     def drop(self, count: int) -> None:
-        """See `LineBuffer`."""
+        """Remove the next `count` lines, which have been parsed."""
         size = self._block.size_of(count)
         self._block = Block(self._block.data[size:], len(self._block) - count)
         self._waiting_bytes = len(self._block.data)
@@ -338,32 +340,32 @@ class BlockBuffer(LineBuffer):
         self.line += count
 
 
-class MadeColumns(Protocol):
-    """What makes columns of a block."""
+class ColumnParser(Protocol):
+    """Turns a block of lines into columns."""
 
     def __call__(self, block: Block) -> ColumnBatch:
-        """All lines of a block as columns: the very records that a `LineParser` makes of them.
+        """Return the lines of a block as columns: exactly the records that the format's `LineParser` makes of them.
 
         Raises:
-            ValueError: it cannot, or one of them is blank or bad.
+            ValueError: that is not possible, or a line is blank or bad.
         """
         ...
 
 
 class BlockParser:
-    """A `LineParser` of blocks: columns where that gives the same records, else records line by line.
+    """A `LineParser` for blocks: columns if that gives the same records, otherwise records line by line.
 
     Args:
-        plain: what the same records are that line by line are made.
+        plain: makes the same records line by line.
     """
 
-    def __init__(self, plain: LineParser, columns: MadeColumns) -> None:
+    def __init__(self, plain: LineParser, columns: ColumnParser) -> None:
         self._plain, self._columns = plain, columns
-        # So many lines of the block at hand are tried in pieces, because all of it was in vain.
+        # Number of lines of the current block that are parsed in pieces, because the whole block failed.
         self._in_pieces = 0
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
-        """See `LineParser`."""
+        """Parse a block as columns, else in pieces, else line by line; see `LineParser`."""
         assert isinstance(lines, Block)
         if not self._in_pieces:
             try:
