@@ -161,7 +161,7 @@ def test_what_was_deleted_before_it_was_read_is_reported(broker: Cluster, topic:
     assert [(lost.partition, lost.begin, lost.end) for lost in report.lost] == [(0, 20, 25)]
     assert report.records == 35
     _, findings = check_archive(tmp_path)
-    assert [(finding.kind, finding.where) for finding in findings] == [("lost", f"{topic}[0]")]
+    assert [(finding.kind, finding.position) for finding in findings] == [("lost", f"{topic}[0]")]
 
 
 def test_following_it_rolls_files_by_age_and_reports_what_is_deleted_under_its_eyes(
