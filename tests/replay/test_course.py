@@ -163,7 +163,7 @@ def test_a_record_that_an_expression_cannot_judge_is_bad(tmp_path: Path) -> None
     source = Pipeline(selection=Selection(where="n == 1")).open(history)
     batch = source.next_batch()
     assert numbers(batch.records) == [1]
-    assert [line.where for line in batch.bad] == ["record:2", "record:3"]
+    assert [line.position for line in batch.bad] == ["record:2", "record:3"]
     assert "no field 'n'" in batch.bad[0].reason
 
 

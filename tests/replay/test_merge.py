@@ -84,7 +84,7 @@ class Gone:
         while not source.ended and batches != 0:
             batch = source.next_batch()
             self.values += [(item[1] or b"").decode() for item in batch.records]
-            self.bad += [line.where for line in batch.bad]
+            self.bad += [line.position for line in batch.bad]
             self.blank += batch.blank
             self.position = batch.after
             batches = None if batches is None else batches - 1
@@ -94,7 +94,7 @@ class Gone:
         return json.loads(json.dumps(self.position or source.begins))
 
     def tell(self, bad: Sequence[BadLine], blank: int) -> None:
-        self.bad += [line.where for line in bad]
+        self.bad += [line.position for line in bad]
         self.blank += blank
 
 
