@@ -316,17 +316,6 @@ class TtlState(PartitionState):
         data = self._values.draft(value) if last_read is None else last_read[1]
         self.last_reads[key, id(value)] = (value, data, self.now_ms)
 
-    def exists(self, key: object, value: object) -> bool:
-        """Whether a value counts as a key; a default that was changed and changed back was written, and does."""
-        if value is ABSENT or self._is_empty_set(value):
-            return False
-        original = self.originals.get((key, id(value))) if self.originals else None
-        if original is None or original[2]:
-            return True
-        last_read = self.last_reads.get((key, id(value)))
-        changed = last_read is not None and self._values.draft(value) != last_read[1]
-        return changed or self.write_times.get(key, self.epoch_times.get(key)) is not None
-
     # Uncommitted writes and the epoch -------------------------------------------------------------------------------
 
     def add_to_epoch(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:

@@ -15,7 +15,7 @@ from anabranch.agents.tables.table import Table
 from anabranch.agents.tables.ttl_table import TtlTable
 from anabranch.agents.tables.uncommitted_writes import end_record
 from handmade import Basket, known, made, stored
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 KEYS = "abc"
@@ -220,6 +220,7 @@ KINDS: dict[str, Callable[[], Agent]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(program=programs)
+@example(program=[[("read", 0, "a", 0, 0), ("change", 0, "a", 0, 0), ("change", 0, "a", 0, 0), ("pop", 0, "a", 0, 0)]])
 @settings(max_examples=20, deadline=None)
 def test_it_cannot_be_seen_where_commits_fall(kind: str, program: list[list[Op]]) -> None:
     ends: list[Any] = []
