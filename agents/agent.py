@@ -1,4 +1,4 @@
-"""Agents: Faust's, with a failure policy, driven by runners."""
+"""Agents: Faust's agents with a failure policy, driven by the engine's runners."""
 
 from __future__ import annotations
 
@@ -28,10 +28,14 @@ from .runtime import runtime_of
 
 if TYPE_CHECKING:
     import faust
-    from faust.agents.replies import ReplyPromise
-    from faust.types import AgentT, CodecT
+    from faust.agents.replies import BarrierState, ReplyPromise
+    from faust.types import TP, AgentT, CodecT
+    from faust.types.agents import ActorRefT
     from faust.types.tuples import RecordMetadata
+    from mode.utils.trees import NodeT
 
+    from .app import App
+    from .stream import Stream
     from .topic import HeadersGiven
 
 __all__ = ["Agent"]
@@ -40,7 +44,7 @@ V = TypeVar("V", default=Any)
 R = TypeVar("R", default=Any)
 Json = TypeVar("Json", bound="str | int | float | list[Any] | dict[str, Any] | faust.Record | None")
 
-ReplyTo: TypeAlias = "AgentT[Any] | ChannelT[Any] | str"
+ReplyTo: TypeAlias = "AgentT[object] | ChannelT[object] | str"
 
 
 class SendOptions(TypedDict, total=False):
@@ -77,38 +81,42 @@ _ANSWER_NOW = "anabranch-answer-now"
 
 
 class Agent(FaustAgent, Generic[V, R]):
-    """An agent function and its instances.
+    """An agent function and its instances; `@app.agent(…)` makes it. `V` is the type of the values that it reads, `R`
+    of those that it yields.
 
     Args:
-        on_failure: what happens to a record that makes the agent raise, or that cannot be decoded: `dead_letter`
-            (default: to `<topic>.dlq` with the reason), `skip` (logged and counted) or `fail` (the worker stops);
-            `Retry(…)`, or `retry` for its defaults, tries it again before one of these. Whichever it is, what the agent
-            did with the record before it raised is undone.
+        on_failure: what happens to a record that makes the agent raise, or that cannot be decoded. `dead_letter` (the
+            default) sends it to `<topic>.dlq` with the reason, `skip` logs and counts it, `fail` stops the worker.
+            `Retry(…)`, or `retry` for its defaults, tries it again before one of these. In each case, whatever the
+            agent did with the record before it raised is rolled back.
 
-    What comes through a channel in memory is not Kafka's and cannot be undone, tried again or kept: `fail` stops the
-    worker, anything else logs the error and goes on with the next.
+    Values of a channel in memory are not records, and cannot be rolled back, retried or kept: `fail` stops the worker,
+    every other policy logs the error and goes on with the next value.
 
     Attributes:
-        on_failure: the policy by name; retry: what comes before it.
+        on_failure: the name of the policy.
+        retry: what precedes it.
     """
 
     mundane_level = "debug"
 
-    def __init__(self, fun: Any, *, on_failure: Failure = "dead_letter", **kwargs: Any) -> None:
+    def __init__(self, fun: Callable[..., object], *, on_failure: Failure = "dead_letter", **kwargs: Any) -> None:
         self.on_failure, self.retry = policy(on_failure)
         _check_async(fun)
         _check_options(kwargs)
-        super().__init__(fun, **kwargs)
+        super().__init__(cast(Any, fun), **kwargs)
 
-    def info(self) -> Any:
-        """As Faust's, with the policy."""
+    def info(self) -> dict[str, object]:
+        """Return Faust's description of the agent, with the policy."""
         return {**super().info(), "on_failure": self.on_failure, "retry": self.retry}
 
-    def stream(self, channel: Any = None, active_partitions: Any = None, **kwargs: Any) -> Any:
-        """As Faust's; the channel learns how many streams share its records."""
-        stream: Any = super().stream(channel=channel, active_partitions=active_partitions, **kwargs)
+    def stream(
+        self, channel: ChannelT[object] | None = None, active_partitions: set[TP] | None = None, **kwargs: Any
+    ) -> Stream[V]:
+        """Return a stream of the channel, which is told how many streams share its records."""
+        stream = cast("Stream[V]", super().stream(channel=channel, active_partitions=active_partitions, **kwargs))
         if hasattr(stream.channel, "expected_streams"):
-            stream.channel.expected_streams = self.concurrency
+            stream.topic.expected_streams = self.concurrency
         return stream
 
     if TYPE_CHECKING:  # Faust's methods, with our types
@@ -135,16 +143,20 @@ class Agent(FaustAgent, Generic[V, R]):
             """Ask for each value; return the answers in the order of the values."""
             ...
 
-    # Asking. An agent that asks is in the middle of a record, so the commit waits for it; an answer that waited for the
-    # commit would never come. Question and answer go outside of the epoch then, at least once. Whoever else asks gets
-    # an answer that is committed.
+    # Asking. An agent that asks is in the middle of a record, so the commit waits for it, and an answer that waited for
+    # the commit would never arrive. So question and answer are sent outside of the epoch, at least once. All others
+    # that ask get an answer that is committed.
 
     @overload
     async def ask(self: Agent[V, Json], value: V | None = None, **options: Unpack[AskOptions]) -> Json: ...
     @overload
     async def ask(self, value: V | None = None, **options: Unpack[AskOptions]) -> Any: ...
     async def ask(self, value: V | None = None, *, reply_to: ReplyTo | None = None, **options: Any) -> Any:
-        """As Faust's. Asked by an agent, the answer may be given twice, and from state that is not yet committed."""
+        """Send a value and wait for the answer, which the agent yields.
+
+        An answer is JSON: a struct arrives as a dict. If an agent asks, the answer may be computed twice, from state
+        that is not committed yet.
+        """
         reply_to = reply_to or self.app.conf.reply_to
         if acting_runner() is None:
             await self._listen(reply_to)
@@ -157,26 +169,28 @@ class Agent(FaustAgent, Generic[V, R]):
         finally:
             engine.asking -= 1
 
-    async def _barrier_send(self, barrier: Any, items: Any, reply_to: Any) -> AsyncIterator[str]:
+    async def _barrier_send(
+        self, barrier: BarrierState, items: Iterable[object], reply_to: ReplyTo
+    ) -> AsyncIterator[str]:
         await self._listen(reply_to)
-        async for asked in super()._barrier_send(barrier, items, reply_to):
+        async for asked in super()._barrier_send(barrier, cast(Any, items), reply_to):
             yield asked
 
-    async def _listen(self, reply_to: Any) -> None:
-        """Faust begins to listen when it has asked, and an answer may be faster."""
+    async def _listen(self, reply_to: ReplyTo) -> None:
+        """Read the reply topic before asking: Faust begins when it has asked, and an answer may be faster."""
         await cast(Any, self.app)._reply_consumer.listen(self._get_strtopic(reply_to))
 
     async def ask_nowait(
         self, value: V | None = None, *, force: bool = False, **options: Unpack[AskOptions]
     ) -> ReplyPromise:
-        """As Faust's.
+        """Send a value; return a promise of the answer.
 
         Raises:
-            Usage: asked by an agent before its loop.
+            Usage: an agent asks before its loop.
         """
         asker = this_runner()
         if asker is not None and not asker.begun:
-            # The worker takes no records before all its agents iterate, so there would never be an answer.
+            # The worker reads no records before all of its agents iterate, so there would never be an answer.
             raise Usage(
                 f"agent {asker.name} asks agent {self.name} before its own loop",
                 hint="ask inside of `async for`, or in an @app.task",
@@ -184,28 +198,28 @@ class Agent(FaustAgent, Generic[V, R]):
         options["correlation_id"] = options.get("correlation_id") or str(random_uuid())
         return await super().ask_nowait(value, force=force or acting_runner() is not None, **cast(Any, options))
 
-    def _create_req(self, *args: Any, **kwargs: Any) -> Any:
+    def _create_req(self, *args: Any, **kwargs: Any) -> tuple[object, object]:
         value, headers = super()._create_req(*args, **kwargs)
         if acting_runner() is not None:
             merge_headers(cast(Any, headers), {_ANSWER_NOW: b""})
         return value, headers
 
-    async def _reply(self, key: Any, value: Any, reply_to: str, correlation_id: str) -> None:
+    async def _reply(self, key: object, value: object, reply_to: str, correlation_id: str) -> None:
         event = current_event()
         plain = msgspec.to_builtins(value) if hasattr(value, "__struct_fields__") else value
         response = self._response_class(value)(key=key, value=plain, correlation_id=correlation_id)
-        topic = self.app.topic(reply_to)
-        await cast(Any, topic).send(value=response, force=event is not None and _ANSWER_NOW in event.headers)
+        topic = cast("App", self.app).topic(reply_to)
+        await topic.send(value=response, force=event is not None and _ANSWER_NOW in event.headers)
 
-    async def _prepare_actor(self, aref: Any, beacon: Any) -> Any:
+    async def _prepare_actor(self, aref: ActorRefT, beacon: NodeT[object]) -> ActorRefT:
         if isinstance(aref, Awaitable) and self._sinks:
             raise ImproperlyConfigured("Agent must yield to use sinks")
         started: Any = aref
         first = [started.it]
 
-        def make() -> Coroutine[Any, Any, Any]:
-            # A restart calls the agent function anew with the stream it had; the actor stays, since each new one would
-            # hang itself into Faust's tree of services for ever.
+        def make() -> Coroutine[Any, Any, None]:
+            # A restart calls the agent function again with the same stream. The actor stays, because each new one would
+            # stay in Faust's tree of services for ever.
             made: Any = first.pop() if first else self.fun(started.stream)
             return _awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
 
@@ -225,13 +239,13 @@ class Agent(FaustAgent, Generic[V, R]):
                 raise
 
 
-def _check_async(fun: Any) -> None:
+def _check_async(fun: Callable[..., object]) -> None:
     """Refuse a plain function.
 
     Raises:
-        Usage: it would iterate a stream, which is asynchronous.
+        Usage: a plain function cannot iterate a stream.
     """
-    # What a decorator has made of an async function hands on what that gives, and so may a lambda.
+    # A decorated async function returns the function's coroutine, and so may a lambda.
     inner = inspect.unwrap(fun)
     if not inspect.isfunction(inner) or inner.__name__ == "<lambda>":
         return
@@ -243,12 +257,16 @@ def _check_async(fun: Any) -> None:
         )
 
 
-async def _awaited(actor: Any) -> None:
+async def _awaited(actor: Awaitable[object]) -> None:
     await actor
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that nobody would read: those of a topic count where the agent makes its own."""
+def _check_options(options: Mapping[str, object]) -> None:
+    """Refuse options that do not exist. Options of topics are taken where the agent makes its own topic.
+
+    Raises:
+        TypeError: names the option, and the nearest that exists.
+    """
     known = {"on_failure", *inspect.signature(FaustAgent.__init__).parameters} - {"kwargs"}
     if not isinstance(options.get("channel"), ChannelT):
         known |= {"partitioner", *inspect.signature(FaustApp.topic).parameters}

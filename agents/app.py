@@ -218,7 +218,7 @@ class App(faust.App):
         value_type: object = None,
         partitioner: RangePartitioner | None = None,
         **options: Any,
-    ) -> Topic[Any, Any]:
+    ) -> Topic:
         """Describe a topic; see `TopicDeclaration`."""
         if not options.get("has_prefix"):
             topics = tuple(map(self._runtime.resolve_topic, topics))
@@ -227,7 +227,7 @@ class App(faust.App):
         if partitioner is not None:
             options["partitions"] = partitioner.partitions
         types: dict[str, Any] = {"key_type": key_type, "value_type": value_type}
-        made = cast("Topic[Any, Any]", super().topic(*topics, **types, **options))
+        made = cast("Topic", super().topic(*topics, **types, **options))
         made.partitioner = partitioner
         return made
 
@@ -248,7 +248,7 @@ class App(faust.App):
         key_type: object = None,
         value_type: object = None,
         **options: Unpack[TableOptions],
-    ) -> Table[Any, Any]:
+    ) -> Table:
         """Declare a table; see `TableDeclaration`."""
         return self._add_table(name, default, key_type, value_type, options)
 
@@ -268,7 +268,7 @@ class App(faust.App):
         key_type: object = None,
         value_type: object = None,
         **options: Unpack[TableOptions],
-    ) -> Table[Any, Any]:
+    ) -> Table:
         """Declare a table that every worker holds whole; see `tables/global_table.py` and `TableDeclaration`."""
         return self._add_table(name, default, key_type, value_type, options, is_global=True)
 
@@ -282,7 +282,7 @@ class App(faust.App):
         *,
         sets: bool = False,
         is_global: bool = False,
-    ) -> Table[Any, Any]:
+    ) -> Table:
         known = {"default", "key_type", "value_type", *TableOptions.__annotations__}
         unsupported = sorted(option for option, value in options.items() if option not in known and value is not None)
         if unsupported:

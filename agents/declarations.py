@@ -67,7 +67,7 @@ Seconds: TypeAlias = "float | timedelta"
 Failure: TypeAlias = "Literal['dead_letter', 'skip', 'fail', 'retry'] | Retry"
 """A failure policy: see `agents/failure_policy.py`."""
 
-Nothing: TypeAlias = "Coroutine[Any, Any, None] | Awaitable[None]"
+Nothing: TypeAlias = "Coroutine[object, object, None] | Awaitable[None]"
 """Result of an agent function that does not yield."""
 
 _Url: TypeAlias = "str | URL"
@@ -264,12 +264,12 @@ class TopicDeclaration(Protocol):
     @overload
     def __call__(
         self, *topics: str, key_type: type[K], value_type: None = None, **options: Unpack[TopicOptions]
-    ) -> Topic[K, Any]: ...
+    ) -> Topic[K]: ...
     @overload
     def __call__(
         self, *topics: str, key_type: object = None, value_type: object = None, **options: Unpack[TopicOptions]
-    ) -> Topic[Any, Any]: ...
-    def __call__(self, *topics: str, **options: Any) -> Topic[Any, Any]:
+    ) -> Topic: ...
+    def __call__(self, *topics: str, **options: object) -> Topic:
         """Describe a topic, or several that one agent reads; see `TopicOptions`.
 
         In a bounded run, topics are the run's own, named `<app>-run-<id>-<topic>`.
@@ -337,7 +337,7 @@ class TableDeclaration(Protocol):
         key_type: type[K],
         value_type: None = None,
         **options: Unpack[TableOptions],
-    ) -> Table[K, Any]: ...
+    ) -> Table[K]: ...
     @overload
     def __call__(
         self,
@@ -347,8 +347,8 @@ class TableDeclaration(Protocol):
         key_type: object = None,
         value_type: object = None,
         **options: Unpack[TableOptions],
-    ) -> Table[Any, Any]: ...
-    def __call__(self, name: str, **options: Any) -> Table[Any, Any]:
+    ) -> Table: ...
+    def __call__(self, name: str, **options: object) -> Table:
         """Declare a table: a dict whose changes Kafka keeps; see `anabranch.Table` and `TableOptions`.
 
         Args:
@@ -378,7 +378,7 @@ class SetTableDeclaration(Protocol):
     def __call__(
         self, name: str, *, key_type: object = None, value_type: object = None, **options: Unpack[TableOptions]
     ) -> Table[Any, set[Any]]: ...
-    def __call__(self, name: str, **options: Any) -> Table[Any, set[Any]]:
+    def __call__(self, name: str, **options: object) -> Table[Any, set[Any]]:
         """Declare a table of sets: `seen[user].add(page)`. A key whose set is empty is not in the table.
 
         Args:
@@ -398,7 +398,7 @@ class AgentDecorator(Protocol[V]):
     def __call__(self, fun: Callable[[Stream[V]], AsyncIterable[R]]) -> Agent[V, R]: ...
     @overload
     def __call__(self, fun: Callable[[Stream[V]], Nothing]) -> Agent[V, None]: ...
-    def __call__(self, fun: Any) -> Agent[V, Any]:
+    def __call__(self, fun: object) -> Agent:
         """Register the agent function."""
         ...
 
@@ -410,7 +410,7 @@ class AnyAgentDecorator(Protocol):
     def __call__(self, fun: Callable[[Stream[V]], AsyncIterable[R]]) -> Agent[V, R]: ...
     @overload
     def __call__(self, fun: Callable[[Stream[V]], Nothing]) -> Agent[V, None]: ...
-    def __call__(self, fun: Any) -> Agent[Any, Any]:
+    def __call__(self, fun: object) -> Agent:
         """Register the agent function."""
         ...
 
@@ -424,7 +424,7 @@ class TaskDeclaration(Protocol):
     def __call__(
         self, fun: None = None, *, on_leader: bool = False, traced: bool = True
     ) -> Callable[[AsyncFunction], AsyncFunction]: ...
-    def __call__(self, fun: Any = None, *, on_leader: bool = False, traced: bool = True) -> Any:
+    def __call__(self, fun: object = None, *, on_leader: bool = False, traced: bool = True) -> object:
         """Run an async function when the worker starts; one that fails ends the worker.
 
         Args:
@@ -459,7 +459,7 @@ class StreamDeclaration(Protocol):
     def __call__(self, channel: Topic[Any, V], **options: object) -> Stream[V]: ...
     @overload
     def __call__(self, channel: AsyncIterable[V] | Iterable[V], **options: object) -> Stream[V]: ...
-    def __call__(self, channel: Any, **options: object) -> Stream[Any]:
+    def __call__(self, channel: object, **options: object) -> Stream:
         """Make a stream of a topic, or of an iterable in memory."""
         ...
 
@@ -477,9 +477,9 @@ class AgentDeclaration(Protocol):
     ) -> AgentDecorator[V]: ...
     @overload
     def __call__(
-        self, channel: str | ChannelT[Any] | None = None, **options: Unpack[NewAgentOptions]
+        self, channel: str | ChannelT[object] | None = None, **options: Unpack[NewAgentOptions]
     ) -> AnyAgentDecorator: ...
-    def __call__(self, channel: Any = None, **options: Any) -> Any:
+    def __call__(self, channel: object = None, **options: object) -> object:
         """Make an agent of an async function that iterates a stream; see `anabranch.Agent` and `AgentOptions`.
 
         Args:

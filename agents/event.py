@@ -1,4 +1,4 @@
-"""What an agent can ask about the records it is handed: as an event, or a batch of them."""
+"""Events and record batches: the records that an agent gets, with keys, headers and timestamps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import polars
     import pyarrow
 
+    from ..topics.message import Message
     from .topic import Topic
 
 __all__ = ["Event", "RecordBatch", "to_event"]
@@ -27,13 +28,13 @@ __all__ = ["Event", "RecordBatch", "to_event"]
 V_co = TypeVar("V_co", covariant=True, default=Any)
 
 
-def to_event(app: Any, topic: Topic[Any, Any], message: Any, processed: Any = ...) -> Event[Any]:
-    """Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds.
+def to_event(app: Any, topic: Topic, message: Any, processed: object = ...) -> Event:
+    """Make Faust's event of a record: key and value decoded, headers as a dict, timestamp in seconds.
 
-    A record that comes from a retry topic says where it was first.
+    An event of a retry topic has the position of the original record.
 
     Args:
-        processed: the value, where the stream's processors have made it; else it is decoded.
+        processed: the value that the stream's processors returned; `...` decodes it.
     """
     timestamp_ms = message.timestamp()[1]
     origin, headers = runtime_of(app).context.retries.origin(message)
@@ -89,17 +90,18 @@ class Event(FaustEvent, Generic[V_co]):
 class RecordBatch(Sequence[V_co]):
     """A run of consecutive records of one partition, or rows of one packed batch.
 
+    As a sequence it has the decoded values.
+
     Attributes:
-        topic, partition: where from.
-        offset: of the first record; `end`: the offset after the last one. Rows of a packed batch share one.
-        messages: the records as librdkafka gives them, for keys, headers and timestamps; rows look the same.
+        topic, partition: the records' partition.
+        offset: offset of the first record. The rows of a packed batch share one offset.
+        end: offset after the last record.
+        messages: the records as librdkafka returns them, for keys, headers and timestamps; rows have the same methods.
     """
 
     __slots__ = ("_arrow", "_source", "_values", "end", "messages", "offset", "partition", "topic")
 
-    def __init__(
-        self, batch: Batch, topic: Topic[Any, V_co], messages: Sequence[Any], values: list[V_co] | None
-    ) -> None:
+    def __init__(self, batch: Batch, topic: Topic, messages: Sequence[Message], values: list[V_co] | None) -> None:
         self.topic, self.partition = batch.at
         self.messages = messages
         self._source, self._values = topic, values
@@ -109,21 +111,21 @@ class RecordBatch(Sequence[V_co]):
 
     @property
     def values(self) -> list[V_co]:
-        """Decoded values, in order; those of a packed batch are made when they are asked for."""
+        """Decoded values, in order; those of a packed batch are decoded when they are read."""
         if self._values is None:
             self._values = self._source.decode_rows(cast(Rows, self.messages))
         return self._values
 
     @property
     def arrow(self) -> pyarrow.RecordBatch:
-        """The values by column: one for each field, or one called `value` where they have no fields.
+        """The values by column: one column for each field, or one named `value` where the values have no fields.
 
-        Those of a packed batch as they came. Others are made of the values: types as the declared class has them, else
-        as the values do, so that a batch may have other columns than the next.
+        The columns of a packed batch are those that were sent. Others are made of the values, with the types of the
+        declared class, else with those of the values, so that batches may have different columns.
 
         Raises:
             Usage: pyarrow is not installed.
-            pyarrow.ArrowException: a field is now of one type, now of another.
+            pyarrow.ArrowException: a field has values of several types.
         """
         if self._arrow is None:
             rows = self.messages
@@ -135,13 +137,13 @@ class RecordBatch(Sequence[V_co]):
 
     @property
     def frame(self) -> polars.DataFrame:
-        """`arrow`, for Polars; without copying but for text."""
+        """The values by column, for Polars; only text is copied."""
         import polars
 
         return cast(polars.DataFrame, polars.from_arrow(self.arrow))
 
     def column(self, name: str) -> numpy.ndarray:
-        """One column of `arrow`, for NumPy: a view where it is of plain numbers without nulls.
+        """Return a column of `arrow` for NumPy: a view if it has numbers without nulls.
 
         Raises:
             KeyError: there is no such column.

@@ -1,4 +1,4 @@
-"""What becomes of a record that makes its agent fail: by name, or after some tries."""
+"""Failure policies: what happens to a record that makes its agent fail, at once or after some retries."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ POLICIES = ("dead_letter", "skip", "fail")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Try a failing record again, later and later, before it goes to another policy.
+    """Try a failing record again, after longer and longer waits, before it goes to another policy.
 
     >>> Retry(times=5, first_s=0.1, most_s=1.0).waits_s()
     (0.1, 0.2, 0.4, 0.8, 1.0)
 
-    While a record waits, so do the later ones of its partition; other partitions, other agents and commits go on, and
-    a worker that stops does not wait. Tries are counted in memory: after a restart or on another worker they begin
-    anew. What the agent did with the record outside of Kafka is done with each try.
+    While a record waits, the later records of its partition wait as well; other partitions, other agents and commits
+    continue, and a worker that stops does not wait. Tries are counted in memory: they start again after a restart or on
+    another worker. Effects of the agent outside of Kafka are repeated with each try.
 
-    What cannot be decoded, and a `BadRecord`, are not tried again: they would fail in the same way.
+    Records that cannot be decoded, and `BadRecord` errors, are not retried: they would fail in the same way.
 
     Args:
-        times: how often it is tried again, at most.
-        first_s: seconds before the first of these; each further wait is twice as long.
-        most_s: no wait is longer.
-        then: where a record goes that failed each time: `dead_letter`, `skip` or `fail`.
-        on: only these errors are worth a try, all unless given; the others go there at once.
+        times: the largest number of retries.
+        first_s: seconds before the first retry; each further wait is twice as long.
+        most_s: the longest wait, in seconds.
+        then: the policy for a record that failed each time: `dead_letter`, `skip` or `fail`.
+        on: the errors to retry; default: all. Other errors go to `then` at once.
 
     Raises:
-        Usage: values that make no sense.
+        Usage: a value is out of range, or `then` is not a policy.
     """
 
     times: int = 3
@@ -48,20 +48,20 @@ class Retry:
             raise Usage(f"Retry(then={self.then!r})", hint=f"one of {', '.join(POLICIES)}")
 
     def wait_s(self, failures: int) -> float:
-        """How long to wait after so many failures, the first one is 1."""
+        """Return the seconds to wait after so many failures, from 1."""
         return min(self.most_s, self.first_s * 2.0 ** min(failures - 1, 60))
 
     def waits_s(self) -> tuple[float, ...]:
-        """All waits."""
+        """Return all waits, in seconds."""
         return tuple(self.wait_s(failures) for failures in range(1, self.times + 1))
 
     def worth(self, error: BaseException, failures: int) -> bool:
-        """Whether to try again after so many failures, the last one this."""
+        """Return whether to try again after so many failures, of which `error` is the last."""
         return failures <= self.times and isinstance(error, self.on) and not isinstance(error, BadRecord)
 
 
 def policy(on_failure: str | Retry) -> tuple[str, Retry | None]:
-    """What an agent was given, as the policy by name and what comes before it; `retry` is `Retry()`.
+    """Return the name of an agent's policy, and the retries before it; `retry` is `Retry()`.
 
     Raises:
         Usage: there is no such policy.

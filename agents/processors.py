@@ -1,11 +1,11 @@
 """Processors: what a stream does with each value before its agent gets it.
 
-They run in the order in which they were written, and each where it was written: what stands before a `group_by`, a
-`through` or an `echo` runs before the record goes on, and what was filtered out there does not go on. (Faust moves the
-processors of a stream behind its `group_by` or `through`.)
+They run in the order in which they were written, each where it was written: processors before a `group_by`, a `through`
+or an `echo` run before the record is forwarded, and values that a filter skips there are not forwarded. (Faust moves
+the processors of a stream behind its `group_by` or `through`.)
 
-A record goes on with its own bytes where only filters stand before; behind any other processor it goes on with the
-value as it is then, encoded by the topic that it goes to. Key, headers and timestamp are those of the record.
+Behind filters only, a record is forwarded with its own bytes; behind any other processor it is forwarded with its
+current value, encoded by the target topic. Key, headers and timestamp are those of the record.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Processor", "changing", "filtering", "keyed_by", "passing_on"]
 
-Processor = Callable[[Any], Awaitable[Any]]
+Processor = Callable[..., Awaitable[object]]
 
 _KEEPS = "anabranch_keeps_values"
 
 
-def changing(processors: Iterable[Any]) -> bool:
-    """Whether values may come out of them otherwise than they went in."""
+def changing(processors: Iterable[object]) -> bool:
+    """Return whether processors may change values."""
     return not all(getattr(processor, _KEEPS, False) for processor in processors)
 
 
-def filtering(function: Any) -> Processor:
-    """A processor that leaves out values of which a function, async or not, says no."""
+def filtering(function: Callable[..., object]) -> Processor:
+    """Return a processor that skips values for which a function, async or not, is false."""
 
-    async def filtered(value: Any) -> Any:
+    async def filtered(value: object) -> object:
         if not await maybe_async(function(value)):
             raise Skip
         return value
@@ -43,33 +43,31 @@ def filtering(function: Any) -> Processor:
 
 
 def keyed_by(key: Any) -> Processor:
-    """Gives the key of a value: a field of a Faust model, or what a function, async or not, makes of it.
+    """Return a function of a value's key: a field of a Faust model, or the result of a function, async or not.
 
-    Faust logs an error of the function and drops the record; here it goes to the agent's policy like any other.
+    Faust logs an error of the function and drops the record; here it goes to the agent's failure policy.
     """
 
-    async def key_of(value: Any) -> Any:
+    async def key_of(value: object) -> object:
         return key.getattr(value) if hasattr(key, "getattr") else await maybe_async(key(value))
 
     return key_of
 
 
-def passing_on(
-    stream: Stream[Any], targets: Sequence[Any], key_of: Processor | None = None, *, changed: bool
-) -> Processor:
-    """A processor that sends each record on to channels.
+def passing_on(stream: Stream, targets: Sequence[Any], key_of: Processor | None = None, *, changed: bool) -> Processor:
+    """Return a processor that forwards each record to channels.
 
-    Faust does this in tasks of their own, which are nobody's when it comes to undoing them.
+    Faust does this in separate tasks, which a rollback would not cover.
 
     Args:
-        key_of: gives the record's new key; without it, it keeps its own.
-        changed: processors before this one may have changed its value.
+        key_of: returns the record's new key; None keeps its own.
+        changed: processors before this one may have changed the value.
     """
 
-    async def passed_on(value: Any) -> Any:
+    async def passed_on(value: object) -> object:
         event = stream.current_event
         if event is None:
-            raise RuntimeError("a stream of a channel in memory has no records to send on")
+            raise RuntimeError("a stream of a channel in memory has no records to forward")
         more: dict[str, Any] = {"value": value} if changed else {}
         if key_of is not None:
             more["key"] = await key_of(value)

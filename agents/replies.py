@@ -1,4 +1,4 @@
-"""Replies to `ask`: one assigned consumer, outside of any group, so that asking rebalances nobody."""
+"""Replies to `ask`: one assigned consumer outside of any group, so that asking does not cause rebalances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _POLL_S = 0.005
 
 
 class ReplyConsumer(FaustReplyConsumer):
-    """Reads the reply topic from its end and fulfils the promises that wait."""
+    """Reads the reply topic from its end and fulfils pending promises."""
 
     mundane_level = "debug"
 
@@ -31,17 +31,17 @@ class ReplyConsumer(FaustReplyConsumer):
         self._draining: list[asyncio.Task[None]] = []
 
     async def listen(self, topic_name: str) -> None:
-        """Return when each answer that is sent to the topic from now on will be read. Whoever asks must have waited for
-        it: an answer may be there before this consumer knows where the topic ends, and would be missed for ever.
+        """Read all answers that are sent to the topic from now on. Await this before asking: an answer may arrive
+        before the consumer knows the topic's end, and would be missed.
         """
         opening = self._fetchers.get(topic_name)
-        if opening is None:  # who asks meanwhile waits for the same
+        if opening is None:  # concurrent callers wait for the same task
             opening = asyncio.get_running_loop().create_task(self._begin(topic_name))
             self._fetchers[topic_name] = opening
         try:
             await asyncio.shield(opening)
         except Exception:
-            self._fetchers.pop(topic_name, None)  # for the next to try again
+            self._fetchers.pop(topic_name, None)  # the next call tries again
             raise
 
     _start_fetcher = listen
@@ -71,11 +71,12 @@ class ReplyConsumer(FaustReplyConsumer):
                     try:
                         reply: ReqRepResponse = topic.decode_value(message.value())
                         known = self._waiting.pop(reply.correlation_id, ())
-                    except Exception as exc:  # noqa: BLE001 (whoever can write to the topic may have written anything)
+                    except Exception as exc:  # noqa: BLE001 (the topic may hold anything)
                         at = f"{message.topic()}[{message.partition()}]@{message.offset()}"
-                        logger.warning("replies: %s is no answer: %s: %s", at, type(exc).__name__, exc)
+                        logger.warning("replies: %s is not an answer: %s: %s", at, type(exc).__name__, exc)
                         continue
-                    # A second answer to a question finds nobody: agents may yield twice, and be asked twice.
+                    # A second answer to a question is ignored: agents may yield twice, and questions be processed
+                    # twice.
                     for promise in list(known):
                         promise.fulfill(reply.correlation_id, maybe_model(reply.value))
                 if not messages:

@@ -1,6 +1,6 @@
-"""Sending outside of any epoch: for clients, and for `ask`, which cannot wait for a commit that waits for it.
+"""Sending outside of any epoch: for clients, and for `ask`, which cannot wait for a commit that waits for its answer.
 
-At least once: a record that was sent is visible at once and stays, whatever becomes of the agent that sent it.
+At least once: a record that was sent is visible at once and stays, even if the agent that sent it is rolled back.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _POLL_S = 0.002
 
 
 class Sender:
-    """An idempotent producer whose answers are futures. Started by its first use."""
+    """An idempotent producer that returns futures. It is created at the first send."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -34,7 +34,7 @@ class Sender:
         self._poller: asyncio.Task[None] | None = None
 
     async def send(self, output: Output) -> asyncio.Future[RecordMetadata]:
-        """Queue a record; the future resolves when the broker has it."""
+        """Queue a record; the future resolves when the broker has stored it."""
         if self._kafka is None:
             self._kafka = self._cluster.producer()
         loop = asyncio.get_running_loop()
@@ -45,8 +45,8 @@ class Sender:
             if future.done():
                 return
             if error is not None:
-                why = self._sorted(KafkaException(error), output)
-                # Also where nobody awaits the answer, as in a command that has sent and ends.
+                why = self._as_error(KafkaException(error), output)
+                # Logged as well, because nobody may await the future, as in a command that sends and ends.
                 logger.error("not sent: %s", why)
                 future.set_exception(why)
                 return
@@ -72,13 +72,13 @@ class Sender:
                 self._kafka.poll(0)
                 await asyncio.sleep(_POLL_S)
             except KafkaException as exc:
-                raise self._sorted(exc, output) from exc
+                raise self._as_error(exc, output) from exc
         self._outstanding += 1
         if self._poller is None or self._poller.done():
             self._poller = loop.create_task(self._poll())
         return future
 
-    def _sorted(self, exc: KafkaException, output: Output) -> AnabranchError:
+    def _as_error(self, exc: KafkaException, output: Output) -> AnabranchError:
         error = kafka_error(exc)
         if is_refusal(error):
             return BadRecord(f"topic {output.topic} does not take the record: {error.str()}")

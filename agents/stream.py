@@ -1,18 +1,18 @@
 """Streams: what an agent iterates.
 
-`async for value in stream` hands out values one by one, `async for batch in stream.batches()` the run of records that
-arrived together. Between two records the stream may be parked by the engine (nothing there, or an epoch is being
-committed); an agent is *running* from the moment it is handed a record until it asks for the next one.
+`async for value in stream` yields values one by one, `async for batch in stream.batches()` runs of records that arrived
+together. The engine may park a stream between two records, while there are none or an epoch is committed. An agent is
+*running* from the moment it gets a record until it asks for the next one.
 
-What a hot loop does not ask for it does not pay for: events, headers and timestamps are looked up when somebody reads
-`stream.current_event` or calls `current_event()`.
+A hot loop pays only for what it uses: events, headers and timestamps are looked up when `stream.current_event` is read
+or `current_event()` is called.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import faust
 from faust.exceptions import Skip
@@ -24,7 +24,7 @@ from typing_extensions import TypeVar
 from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.topic_partition import TopicPartition
-from .engine.packed_rows import Package
+from .engine.packed_rows import Package, Row
 from .engine.record_queue import Batch, RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import Event, RecordBatch, to_event
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from faust.types import ChannelT
     from faust.types.models import FieldDescriptorT
 
+    from ..topics.message import Message
     from .declarations import Seconds
     from .engine.loop import Engine
     from .topic import Topic
@@ -47,9 +48,9 @@ V_co = TypeVar("V_co", covariant=True, default=Any)
 
 
 class Stream(faust.Stream[V_co]):
-    """A Faust stream that takes batches from the engine."""
+    """A stream of values of type `V`: a Faust stream that takes batches from the engine."""
 
-    def __init__(self, channel: Any, **kwargs: Any) -> None:
+    def __init__(self, channel: AsyncIterator[V_co], **kwargs: Any) -> None:
         super().__init__(channel, **kwargs)
         self.inbox = RecordQueue()
         self.running = False
@@ -58,15 +59,15 @@ class Stream(faust.Stream[V_co]):
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.committed: dict[TopicPartition, int] = {}
-        self._message: Any = None
+        self._message: Message | None = None
         self._package: Package | None = None
         self._event: Any = None
-        self._event_of: Any = None
-        self._processed_of: Any = None  # the record whose value has gone through all processors
+        self._event_of: Message | None = None
+        self._processed_of: Message | None = None  # the record whose value has passed all processors
         self._processed_value: Any = None
         self._registered = False
-        self.grouped = False  # whether an agent gets several records at a time
-        self.in_hand = False  # whether it works on something that is no record of a topic
+        self.grouped = False  # whether the agent gets several records at a time
+        self.in_hand = False  # whether the agent works on a value that is not a record of a topic
 
     # What the engine reads and calls ------------------------------------------------------------------------------
 
@@ -83,31 +84,31 @@ class Stream(faust.Stream[V_co]):
     @property
     def name(self) -> str:
         """The agent's name."""
-        return self.prefix or ("stream" if self._prev is None else cast("Stream[Any]", self._prev).name)
+        return self.prefix or ("stream" if self._prev is None else cast("Stream", self._prev).name)
 
     @property
     def progress_name(self) -> str:
-        """Identity of this stream's progress: of concurrent instances each may be differently far (`take`).
+        """Identifies this stream's progress: each concurrent instance may be at another position (`take`).
 
-        Stable over restarts with the same concurrency; after another one, what the instance that was furthest behind
-        held back decides for all.
+        The name is stable over restarts with the same concurrency. After a change of the concurrency, all instances
+        resume at the position of the one that was furthest behind.
         """
         return self.name if self.concurrency_index is None else f"{self.name}#{self.concurrency_index}"
 
     @property
-    def message(self) -> Any:
+    def message(self) -> Message | None:
         """The record the agent works on, None while there is none."""
         return self._message
 
     def forget_message(self) -> None:
-        """The record is undone or handled."""
+        """Forget the record: it is handled or rolled back."""
         self._message = None
 
     # Iteration ----------------------------------------------------------------------------------------------------
 
     @property
     def from_engine(self) -> bool:
-        """Whether records come from the engine; in-memory channels and plain iterables go Faust's own way."""
+        """Whether records come from the engine; Faust iterates channels in memory and plain iterables."""
         return hasattr(self.channel, "decode_value") and not self.app.client_only
 
     def __aiter__(self) -> AsyncIterator[V_co]:
@@ -168,10 +169,10 @@ class Stream(faust.Stream[V_co]):
 
     @property
     def _handed(self) -> list[Any]:
-        """Values of tables that the agent has of its record; while it is empty, nothing is to be done at its end."""
+        """Values of tables that the agent holds of its record; while empty, the record's end is free."""
         return cast(Any, self.runner).handed
 
-    async def _processed(self, batch: Batch) -> AsyncIterator[tuple[Any, Any]]:
+    async def _processed(self, batch: Batch) -> AsyncIterator[tuple[Message, V_co]]:
         for message, value in self._decoded(batch):
             if self._processors:
                 self._message = message
@@ -184,7 +185,7 @@ class Stream(faust.Stream[V_co]):
                 self._processed_of, self._processed_value = message, value
             yield message, value
 
-    def _decoded(self, batch: Batch) -> Iterator[tuple[Any, Any]]:
+    def _decoded(self, batch: Batch) -> Iterator[tuple[Message, V_co]]:
         decode = self.topic.decode_value
         if batch.rows is not None:
             try:
@@ -197,7 +198,7 @@ class Stream(faust.Stream[V_co]):
         for message in batch.messages:
             data = message.value()
             try:
-                value = None if data is None else decode(data)
+                value: Any = None if data is None else decode(data)
             except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
                 self._message = message
                 self.engine.give_up(self, message, exc, "decode")
@@ -205,30 +206,30 @@ class Stream(faust.Stream[V_co]):
                 yield message, value
 
     def _record_batch(self, batch: Batch) -> RecordBatch[V_co]:
-        """Records that can be decoded and their values; the others are given up."""
+        """Return the records that can be decoded, with their values; the others go to the failure policy."""
         rows, topic = batch.rows, self.topic
         try:
             if rows is None:
-                # Half the time of going one by one, which is for runs with a tombstone or a bad record in them.
+                # Takes half the time of one by one, which is for runs with a tombstone or a bad record.
                 decode = topic.decode_value
                 return RecordBatch(batch, topic, batch.messages, [decode(m.value()) for m in batch.messages])
             surely = fits(topic.declared, rows)
             return RecordBatch(batch, topic, rows, None if surely else topic.decode_rows(rows))
-        except BaseException:  # noqa: BLE001 (decoders may be the user's; below it is found out whose record it is)
+        except BaseException:  # noqa: BLE001 (decoders may be the user's; below, each record is decoded alone)
             pairs = list(self._decoded(batch))
             good = [message for message, _ in pairs]
-            messages = good if rows is None else rows.only([row.row for row in good])
+            messages = good if rows is None else rows.only([cast(Row, row).row for row in good])
             return RecordBatch(batch, topic, messages, [value for _, value in pairs])
 
     async def batches(self) -> AsyncIterator[RecordBatch[V_co]]:
         """Iterate over runs of records; each is a `RecordBatch` of one partition.
 
-        A batch is handled as one: when the agent raises, the batch is undone and comes again record by record, so that
-        exactly the failing record goes to its policy. A packed batch comes as it is; rows that do not fit the declared
-        type go to the policy alone, and the others come without them.
+        A batch is processed as one. If the agent raises, the batch is rolled back and reprocessed record by record, so
+        that exactly the failing record goes to the failure policy. A packed batch stays whole; rows that do not fit the
+        declared type go to the failure policy alone, and the batch comes without them.
 
         Raises:
-            Usage: the stream has processors (`filter`, `echo`, …), which are for single values.
+            Usage: the stream has processors (`filter`, `echo`, …), which take single values.
         """
         if self._processors:
             raise Usage(
@@ -241,14 +242,14 @@ class Stream(faust.Stream[V_co]):
             batch = await self._next_batch()
             made = self._record_batch(batch)
             if made:
-                # The last record of the run, decoded or not: a cut must not hand out again what was given up.
+                # The last record of the run, decoded or not: a cut must not return failed records.
                 self._message = batch.messages[-1]
                 yield made
                 if self._handed:
                     self.engine.end_record(self)
 
     async def _next_batch(self, timeout_s: float | None = None) -> Batch:
-        """The next records; waits for them, and for a running commit. With a timeout, an empty batch after it."""
+        """Wait for the next records, and for a running commit. With a timeout, return an empty batch after it."""
         engine, inbox = self.engine, self.inbox
         if inbox.careful and self.running:
             engine.savepoint(self)
@@ -257,7 +258,7 @@ class Stream(faust.Stream[V_co]):
         if self._package is not None and not inbox.inside:
             self._package.close()
             self._package = None
-            await asyncio.sleep(0)  # it may have taken long: let the engine look at the time
+            await asyncio.sleep(0)  # it may have taken long: let the engine check the time
         waited = False
         while True:
             batch = inbox.take() if self.running else None
@@ -279,8 +280,8 @@ class Stream(faust.Stream[V_co]):
                     inbox.done()
                     continue
             if inbox.careful:
-                # Again, right before the record: what came in between (a dead letter, others while we were parked) is
-                # not to be undone with it.
+                # Again, right before the record: its rollback must not cover what happened in between (a dead letter,
+                # records of other agents while this one was parked).
                 engine.savepoint(self)
             engine.at(self, batch.at)
             return batch
@@ -288,39 +289,44 @@ class Stream(faust.Stream[V_co]):
     # Taking several records at a time -----------------------------------------------------------------------------
 
     async def take(self, max_: int, within: Seconds | None = None) -> AsyncIterator[list[V_co]]:
-        """Lists of up to `max_` values of one partition, or what there is `within` seconds after the first of them.
+        """Iterate over lists of up to `max_` values of one partition.
 
-        In a bounded run the rest comes at the end of history. What is held back counts as not handled: after a crash it
-        comes again.
+        A bounded run yields the rest at the end of history. Values that are held back count as not handled: after a
+        crash they are read again.
+
+        Args:
+            max_: the largest number of values in a list.
+            within: seconds after the first value of a list, or a timedelta, when it is yielded in any case; None waits
+                until it is full.
         """
         async for taken in self._take(max_, within):
             yield [value for _, value in taken]
 
     async def take_events(self, max_: int, within: Seconds | None = None) -> AsyncIterator[list[Event[V_co]]]:
-        """As `take`, as events."""
+        """Iterate over lists of events; see `take`."""
         async for taken in self._take(max_, within):
             yield [to_event(self.app, self.topic, message, value) for message, value in taken]
 
     async def take_with_timestamp(
         self, max_: int, within: Seconds | None, timestamp_field_name: str
     ) -> AsyncIterator[list[V_co]]:
-        """As `take`; values that are dicts get the record's timestamp (seconds) in a field."""
+        """Iterate as `take`; values that are dicts get the record's timestamp in seconds in a field."""
         async for taken in self._take(max_, within):
             for message, value in taken:
                 if isinstance(value, dict):
                     value[timestamp_field_name] = message.timestamp()[1] / 1000
             yield [value for _, value in taken]
 
-    def noack(self) -> Any:
-        """Of Faust.
+    def noack(self) -> NoReturn:
+        """Refuse manual acknowledgement.
 
         Raises:
-            Usage: always; progress is committed by offset, with what the agent did.
+            Usage: always; offsets are committed together with the agent's results.
         """
         raise _no_manual_acks("noack()")
 
-    def noack_take(self, max_: int, within: Any = None) -> Any:
-        """Of Faust.
+    def noack_take(self, max_: int, within: Seconds | None = None) -> NoReturn:
+        """Refuse manual acknowledgement.
 
         Raises:
             Usage: always; see `noack`.
@@ -370,7 +376,7 @@ class Stream(faust.Stream[V_co]):
 
     @property
     def current_event(self) -> Event[V_co] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The event being handled, made when it is asked for."""
+        """The event that is processed; it is made when it is read."""
         message = self._message
         if message is None:
             return self._event
@@ -385,74 +391,83 @@ class Stream(faust.Stream[V_co]):
     def current_event(self, event: Any) -> None:
         self._event = event
 
-    async def ack(self, event: Any) -> bool:
-        """Progress is kept by offset; there is nothing to acknowledge record by record."""
+    async def ack(self, event: object) -> bool:
+        """Do nothing: progress is kept by offset, not by acknowledging records."""
         del event
         return True
 
     # Repartitioning -----------------------------------------------------------------------------------------------
 
-    def add_processor(self, processor: Any) -> None:
-        """As in Faust; an agent function that is called anew finds the processors of its first call still there."""
-        # The envelope of old-style requests is not used here, so its processor would only cost.
+    def add_processor(self, processor: Callable[..., object]) -> None:
+        """Add a processor, unless the agent function is called again, whose first call has added it."""
+        # anabranch does not use the envelope of Faust's old requests, so its processor would only cost time.
         if not self._finalized and getattr(processor, "__name__", "") != "_maybe_unwrap_reply_request":
-            super().add_processor(processor)
+            super().add_processor(cast(Any, processor))
 
     def filter(self, fun: Callable[[V_co], object]) -> Stream[V_co]:
-        """As in Faust; it stands where it was written, also before a `group_by`, `through` or `echo`."""
+        """Skip values for which the function, async or not, is false; also before a `group_by`, `through` or `echo`."""
         self.add_processor(filtering(fun))
         return self
 
-    def echo(self, *channels: str | ChannelT[Any]) -> Stream[V_co]:
-        """As in Faust, and the copies keep key, headers and timestamp."""
+    def echo(self, *channels: str | ChannelT[object]) -> Stream[V_co]:
+        """Send a copy of each record to channels, or topics by name; copies keep key, headers and timestamp."""
         targets = [self.derive_topic(channel) if isinstance(channel, str) else channel for channel in channels]
         self.add_processor(passing_on(self, targets, changed=changing(self._processors)))
         return self
 
     def group_by(
         self,
-        key: Callable[[V_co], object] | FieldDescriptorT[Any],
+        key: Callable[[V_co], object] | FieldDescriptorT[object],
         *,
         name: str | None = None,
-        topic: Topic[Any, Any] | None = None,
+        topic: Topic | None = None,
         partitions: int | None = None,
     ) -> Stream[V_co]:
-        """As in Faust: a stream of the same values, repartitioned by another key."""
+        """Return a stream of the same values, repartitioned by another key.
+
+        Args:
+            key: a function of the value, async or not, or a field of a Faust record.
+            name: part of the repartition topic's name; required for a function without a name.
+            topic: the repartition topic; default: one that is made for it.
+            partitions: its number of partitions; default: that of the stream's topic.
+        """
         if self._finalized and self._next is not None:
             return cast("Stream[V_co]", self._next)  # the agent was restarted: the chain is there
         return self._instead(
             super().group_by(cast(Any, key), name=name, topic=topic, partitions=partitions), keyed_by(key)
         )
 
-    def through(self, channel: str | ChannelT[Any]) -> Stream[V_co]:
-        """As in Faust: a stream of the same values, by way of another topic."""
+    def through(self, channel: str | ChannelT[object]) -> Stream[V_co]:
+        """Return a stream of the same values, sent through another topic."""
         if self._finalized and self._next is not None:
             return cast("Stream[V_co]", self._next)
         return self._instead(super().through(channel))
 
-    def _chain(self, **kwargs: Any) -> Any:
-        # Faust gives the new stream the processors of this one, so that they would run behind the other topic.
-        self._next = made = self.clone(on_start=self.maybe_start, prev=self, processors=[], **kwargs)
+    def _chain(self, **kwargs: Any) -> Stream[V_co]:
+        # Faust moves the processors of this stream to the new one, so they would run behind the other topic.
+        made = cast("Stream[V_co]", self.clone(on_start=self.maybe_start, prev=self, processors=[], **kwargs))
+        self._next = made
         return made
 
-    def _instead(self, chained: Any, key_of: Processor | None = None) -> Any:
-        """Replace the processor of Faust that sends records on to the chained stream, as they came."""
-        if chained is not self:
+    def _instead(self, chained: object, key_of: Processor | None = None) -> Stream[V_co]:
+        """Replace Faust's processor that forwards records to the chained stream unchanged."""
+        stream = cast("Stream[V_co]", chained)
+        if stream is not self:
             del self._processors[-1]
             changed = changing(self._processors)
-            self.add_processor(passing_on(self, [chained.channel], key_of, changed=changed))
-        return chained
+            self.add_processor(passing_on(self, [stream.channel], key_of, changed=changed))
+        return stream
 
-    def derive_topic(self, name: str, **kwargs: Any) -> Any:
-        """As Faust's; `through` and `echo` take names. A bounded run must not write to a live topic."""
-        return super().derive_topic(runtime_of(self.app).resolve_topic(name), **kwargs)
+    def derive_topic(self, name: str, **kwargs: Any) -> Topic:
+        """Return the topic that `through` and `echo` take by name; in a bounded run, the run's own."""
+        return cast("Topic", super().derive_topic(runtime_of(self.app).resolve_topic(name), **kwargs))
 
-    def _enable_passive(self, channel: Any, *, declare: bool = False) -> None:
+    def _enable_passive(self, channel: ChannelT[object], *, declare: bool = False) -> None:
         if not self._passive:
             self._passive = True
             self.add_future(self._drain(channel, declare))
 
-    async def _drain(self, channel: Any, declare: bool) -> None:
+    async def _drain(self, channel: ChannelT[object], declare: bool) -> None:
         if declare:
             await channel.maybe_declare()
         self._passive_started.set()
@@ -466,8 +481,8 @@ class Stream(faust.Stream[V_co]):
 def _no_manual_acks(name: str) -> Usage:
     return Usage(
         f"stream.{name}: records are not acknowledged one by one",
-        hint="offsets are committed with what the agent did, exactly once, so a record that was not done comes again; "
-        "take(n, within=…) holds records back",
+        hint="offsets are committed with the agent's results, exactly once, so a record that was not processed is read "
+        "again; take(n, within=…) holds records back",
     )
 
 

@@ -1,7 +1,7 @@
-"""What `take` holds back: records of one partition each, until there are enough of them, or it is time.
+"""Records that `take` holds back: a group for each partition, until it is full or due.
 
-A group is due when the time that `within` gives is over, or in a bounded run when its partition's history is: what is
-left then will not become more. Until its agent is through with a group, its records count as not handled.
+A group is due when the time of `within` is over, or in a bounded run when the partition's history ends: nothing more
+will arrive. Until the agent has processed a group, its records count as not handled.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class TakeBuffer:
     """The groups of one stream.
 
     Args:
-        most: records in a group.
-        within_s: how long the first record of a group waits for others; None waits for ever.
+        most: records in a full group.
+        within_s: seconds that the first record of a group waits for others; None: without limit.
         now_s: a monotonic clock.
     """
 
     def __init__(self, inbox: RecordQueue, most: int, within_s: float | None, now_s: Callable[[], float]) -> None:
-        inbox.held.clear()  # of the agent function's last life
+        inbox.held.clear()  # of the agent function's last call
         inbox.ended.clear()
         self._inbox, self._most, self._within_s, self._now_s = inbox, most, within_s, now_s
         self._groups: dict[TopicPartition, Group] = {}
@@ -36,17 +36,17 @@ class TakeBuffer:
 
     @property
     def wait_s(self) -> float | None:
-        """How long until the next group is due; None where none is waited for."""
+        """Seconds until the next group is due; None while none waits."""
         return max(0.0, min(self._due_at_s.values()) - self._now_s()) if self._due_at_s else None
 
     def drop_revoked(self) -> None:
-        """Forget partitions that have gone meanwhile."""
+        """Forget partitions that were revoked."""
         for at in [at for at in self._groups if at not in self._inbox.held]:
             del self._groups[at]
             self._due_at_s.pop(at, None)
 
-    def add(self, at: TopicPartition, message: Any, value: Any) -> Group | None:
-        """Hold a record back; the group, if that makes it full."""
+    def add(self, at: TopicPartition, message: Any, value: object) -> Group | None:
+        """Hold a record back; return the group if it is full now."""
         group = self._groups.setdefault(at, [])
         if not group:
             self._inbox.held[at] = message.offset()
@@ -57,17 +57,17 @@ class TakeBuffer:
         return group if len(group) >= (1 if self._inbox.careful else self._most) else None
 
     def due(self, batch: Batch) -> dict[TopicPartition, Group]:
-        """Groups that are not to wait any longer, now that this batch is through."""
+        """Return the groups that are due after this batch."""
         now_s = self._now_s()
         ended = self._inbox.ended & self._groups.keys()
         self._inbox.ended.clear()
         if batch.rows is not None and batch.at in self._groups and not self._inbox.inside:
-            ended.add(batch.at)  # what is held back is never a part of a packed message
+            ended.add(batch.at)  # a group never holds a part of a packed message
         ended |= {at for at, due_s in self._due_at_s.items() if due_s <= now_s}
         return {at: self._groups[at] for at in ended}
 
     def done(self, at: TopicPartition) -> None:
-        """The agent is through with the group of this partition."""
+        """Forget the group of this partition: the agent has processed it."""
         del self._groups[at]
         self._due_at_s.pop(at, None)
         self._inbox.held.pop(at, None)

@@ -1,4 +1,4 @@
-"""Topics: Faust's description of a topic, with our codecs and a short way into the epoch."""
+"""Topics: Faust's description of a topic, with anabranch's codecs and a short path into the epoch."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ from .unread_topics import refuse_unread
 
 if TYPE_CHECKING:
     from faust.types import CodecT
+    from faust.types.tuples import FutureMessage
 
     from .app import App
     from .declarations import Failure
     from .flows.aggregates import Aggregate, What
     from .flows.flow import Flow, KeyedFlow, ReduceOptions
+    from .stream import Stream
     from .tables.table import Table
 
 __all__ = ["Sent", "Topic"]
@@ -46,7 +48,8 @@ _json_text = msgspec.json.Decoder(str).decode
 
 
 class Sent:
-    """Answer of a send whose record waits for the gate: awaiting it gives the metadata, offset -1, at once."""
+    """Result of a send whose record waits for the barrier: awaiting it returns the metadata, with offset -1, at
+    once."""
 
     __slots__ = ("_metadata",)
 
@@ -58,7 +61,7 @@ class Sent:
         yield  # makes this a generator that ends at once
 
     def result(self) -> RecordMetadata:
-        """As a future's."""
+        """Return the metadata, as a future does."""
         return self._metadata
 
 
@@ -66,7 +69,7 @@ HeadersGiven: TypeAlias = "Mapping[str, bytes | str | None] | Iterable[tuple[str
 
 
 def header_list(headers: HeadersGiven | None) -> Headers | None:
-    """Headers as librdkafka takes them; a mapping or pairs, text values as UTF-8, None stays null."""
+    """Convert headers, a mapping or pairs, for librdkafka: text values become UTF-8, None stays null."""
     if not headers:
         return None
     pairs = headers.items() if isinstance(headers, Mapping) else headers
@@ -84,10 +87,11 @@ def _header_value(value: object) -> bytes | None:
 
 
 class Topic(faust.Topic, Generic[K, V]):
-    """A topic whose values have a declared type; see `anabranch.topics.serde` for what is declared how.
+    """A topic with keys of type `K` and values of type `V`; `app.topic(…)` makes it.
 
-    A `key_serializer` or `value_serializer` that is given keeps its Faust meaning. Without one, text is UTF-8, and text
-    that looks as Faust writes it (JSON, in quotes) is refused: see `anabranch.agents.faust_values`.
+    `anabranch.topics.serde` documents the codecs of types. A `key_serializer` or `value_serializer` keeps its Faust
+    meaning. Without one, text is UTF-8, and text as Faust writes it (JSON, in quotes) is refused: see
+    `anabranch.agents.faust_values`.
 
     Attributes:
         partitioner: how keys map to partitions, where the program says so.
@@ -120,16 +124,16 @@ class Topic(faust.Topic, Generic[K, V]):
             )
         self.partitioner = partitioner
         self.former = former or {}
-        self.streams: list[Any] = []
+        self.streams: list[Stream] = []
         self.expected_streams = 1
-        # What "raw" says of text and bytes is what they are without it.
+        # For text and bytes, "raw" means the same as no serializer.
         raw = self.value_serializer == "raw" and self.value_type in (bytes, str)
         self._serializer = None if raw else self.value_serializer
         self._value = self._codec(raw=raw)
-        # Text is bare here, as other clients write it; tables keep it as JSON.
+        # Text keys are bare here, as other clients write them; tables keep them as JSON.
         self._key = codec(str) if self.key_type is str else key_codec(bytes if self.key_type is None else self.key_type)
-        self.decode_value: Any = self._loads if self._serializer else self._value.decode
-        self.decode_key: Any = self._key.decode
+        self.decode_value: Callable[[bytes], V] = self._loads if self._serializer else self._value.decode
+        self.decode_key: Callable[[bytes], K] = self._key.decode
 
     def _codec(self, *, raw: bool) -> Codec:
         if self._serializer:
@@ -154,45 +158,46 @@ class Topic(faust.Topic, Generic[K, V]):
             self._runtime.partitioners |= dict.fromkeys(self.topics, partitioner)
 
     @property
-    def declared(self) -> Any:
-        """The type of its values, if it alone decides how they are decoded; else `Ellipsis`."""
+    def declared(self) -> object:
+        """The declared type of the values, or `Ellipsis` where a serializer decodes them."""
         return ... if self._serializer else self.value_type
 
     def decode_rows(self, rows: Rows) -> list[V]:
-        """Values of rows of a packed batch, all at once.
-
-        Raises:
-            whatever the decoder raises for a row that does not fit.
-        """
+        """Decode the values of rows of a packed batch at once; raises what the decoder raises for a row."""
         packed = rows.package.open()
         encoded = rows.picked(packed.values())
         if packed.kind == "json" and self.declared is not ...:
             return self._value.decode_all(encoded)
         return list(map(self.decode_value, encoded))
 
-    def _clone_args(self) -> Mapping[str, Any]:
+    def _clone_args(self) -> Mapping[str, object]:
         return {**super()._clone_args(), "partitioner": self.partitioner, "former": self.former}
 
     def derive_topic(
         self, *, topics: Sequence[str] | None = None, internal: bool | None = None, prefix: str = "", **kwargs: Any
-    ) -> Any:
-        """As Faust's; a topic of the app's own (`internal`: of `group_by`) carries the app's id, so that apps of one
-        program do not share it."""
+    ) -> Topic:
+        """Return a topic of the same kind under another name.
+
+        The name of an internal topic (of `group_by`) begins with the app's id, so that apps of one program do not share
+        it.
+        """
         app, names = cast("App", self.app), list(self.topics if topics is None else topics)
         if not internal or self.internal:
-            return super().derive_topic(topics=names, internal=internal, prefix=prefix, **kwargs)
+            return cast("Topic", super().derive_topic(topics=names, internal=internal, prefix=prefix, **kwargs))
         former = [f"{prefix}{name}{kwargs.get('suffix', '')}" for name in names]
         if self._runtime.run_id:  # whose topics have it in front already
             names = [name.removeprefix(f"{app.conf.id}-") for name in names]
-        made: Any = super().derive_topic(topics=names, internal=True, prefix=f"{app.conf.id}-{prefix}", **kwargs)
+        made = cast(
+            "Topic", super().derive_topic(topics=names, internal=True, prefix=f"{app.conf.id}-{prefix}", **kwargs)
+        )
         made.former = dict(zip(made.topics, former, strict=True))
         return made
 
-    def encode_key(self, key: Any, serializer: Any = None) -> bytes | None:
-        """Key as bytes: of the declared type, else see `record_key`. Equal keys are equal bytes.
+    def encode_key(self, key: object, serializer: CodecT | str | None = None) -> bytes | None:
+        """Encode a key as the declared type, else as `record_key` does. Equal keys are equal bytes.
 
         Raises:
-            BadRecord: it is NaN or infinite, or does not fit the declared type.
+            BadRecord: the key is NaN or infinite, or does not fit the declared type.
         """
         if key is None or isinstance(key, bytes):
             return key
@@ -202,8 +207,8 @@ class Topic(faust.Topic, Generic[K, V]):
             return record_key(key)
         return self._key.encode(key)
 
-    def encode_value(self, value: Any, serializer: Any = None) -> bytes | None:
-        """Value as bytes; bytes pass as they are, objects that know how to `dumps` themselves do."""
+    def encode_value(self, value: object, serializer: CodecT | str | None = None) -> bytes | None:
+        """Encode a value. Bytes pass unchanged; objects with a `dumps` method are encoded by it."""
         if value is None or isinstance(value, bytes):
             return value
         if serializer or self._serializer:
@@ -226,15 +231,22 @@ class Topic(faust.Topic, Generic[K, V]):
         callback: Callable[[Sent], object] | None = None,
         force: bool = False,
     ) -> Awaitable[RecordMetadata]:
-        """Send a record with the running epoch; it is visible once the epoch is committed.
+        """Send a record with the running epoch; it becomes visible when the epoch is committed.
 
         Args:
-            timestamp: seconds since 1970, negative before it; None takes that of the record the agent works on, else
-                now. Exactly 0 ms cannot be sent; -1 ms is a record without a time to Kafka.
-            force: send at once, outside of any transaction (at least once); `ask` needs it.
+            key: of the declared type, or bytes; None sends a record without a key.
+            value: of the declared type, or bytes; None sends a tombstone.
+            partition: default: the partitioner chooses by key.
+            timestamp: seconds since 1970, negative before it; default: that of the record that the agent processes,
+                else now. Exactly 0 ms cannot be sent; -1 ms is a record without a timestamp to Kafka.
+            headers: a mapping, or pairs of name and value; text values are sent as UTF-8.
+            force: send at once, outside of any transaction (at least once).
+
+        Returns:
+            An awaitable of the record's metadata; the offset is -1 for records of an epoch.
 
         Raises:
-            BadRecord: the value does not fit its type or is larger than the topic may take.
+            BadRecord: the value does not fit its type, or is larger than the topic may take.
         """
         del schema
         runtime = self._runtime
@@ -265,10 +277,10 @@ class Topic(faust.Topic, Generic[K, V]):
         partition: int | None = None,
         headers: Headers | None = None,
     ) -> Output:
-        """A record for this topic, as the epoch takes it.
+        """Make a record for this topic, as the epoch takes it.
 
         Raises:
-            BadRecord: it is larger than the topic may take.
+            BadRecord: the record is larger than the topic may take.
         """
         runtime = self._runtime
         name = self.get_topic_name()
@@ -282,14 +294,14 @@ class Topic(faust.Topic, Generic[K, V]):
             partitioner = runtime.partitioners.get(name)
             partition = -1 if partitioner is None or key is None else partitioner.partition(key)
             if key is None and self.internal:
-                partition = 0  # None is a key to `group_by`: all of it belongs together
+                partition = 0  # None is a key to `group_by`: its records belong together
         return Output(name, value, key, partition, timestamp_ms, headers)
 
-    def outputs(self, keys: Iterable[Any], values: Iterable[Any], timestamp_ms: int | None) -> list[Output]:
-        """`output` of many records, their keys and values to be encoded.
+    def outputs(self, keys: Iterable[object], values: Iterable[object], timestamp_ms: int | None) -> list[Output]:
+        """Encode keys and values, and make records of them; see `output`.
 
         Raises:
-            BadRecord: one is larger than the topic may take.
+            BadRecord: a record is larger than the topic may take.
         """
         runtime = self._runtime
         raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(self.encode_value, values))
@@ -306,14 +318,14 @@ class Topic(faust.Topic, Generic[K, V]):
         ]
 
     def need(self) -> None:
-        """The running epoch writes to it: make it before the commit, where it is not there."""
+        """Have the topic created before the commit if it does not exist: the running epoch writes to it."""
         provisioner = self._runtime.provisioner
         name = self.get_topic_name()
         if name not in provisioner.declared:
             provisioner.add(provisioner.spec_of(self, name), self.partitioner)
 
-    def send_soon(self, **kwargs: Any) -> Any:
-        """Send from a plain function: as `send`, through the epoch."""
+    def send_soon(self, **kwargs: Any) -> Awaitable[RecordMetadata]:
+        """Send from a plain function, with the running epoch; arguments as for `send`."""
         kwargs.pop("eager_partitioning", None)
         coro = self.send(**kwargs)
         try:
@@ -323,8 +335,8 @@ class Topic(faust.Topic, Generic[K, V]):
         coro.close()
         raise BadRecord(f"topic {self.get_topic_name()}: send_soon needs a running worker", hint="use `await send(…)`")
 
-    async def publish_message(self, fut: Any, wait: bool = False) -> Any:
-        """Faust's own way to send: everything goes through `send`."""
+    async def publish_message(self, fut: FutureMessage, wait: bool = False) -> Awaitable[RecordMetadata]:
+        """Send a message of Faust's own methods; everything goes through `send`."""
         message = fut.message
         return await self.send(
             key=message.key,
@@ -342,15 +354,16 @@ class Topic(faust.Topic, Generic[K, V]):
         Args:
             on_failure: failure policy of the flow's agents.
         """
+        from .flows.element_types import UNKNOWN
         from .flows.flow import Flow
 
-        return Flow(self, type=Any if self.value_type is None else self.value_type, on_failure=on_failure)
+        return Flow(self, type=UNKNOWN if self.value_type is None else self.value_type, on_failure=on_failure)
 
     @overload
     def map(self, function: Callable[[V], T]) -> Flow[T]: ...
     @overload
-    def map(self, function: str) -> Flow[Any]: ...
-    def map(self, function: Callable[[V], T] | str) -> Flow[Any]:
+    def map(self, function: str) -> Flow: ...
+    def map(self, function: Callable[[V], T] | str) -> Flow:
         """Begin a flow with `Flow.map`."""
         return self.flow().map(cast("Callable[[V], T]", function))
 
@@ -381,8 +394,8 @@ class Topic(faust.Topic, Generic[K, V]):
     @overload
     def key_by(self, key: str | int, value: Callable[[V], T]) -> KeyedFlow[Any, T]: ...
     @overload
-    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]: ...
-    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]:
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow: ...
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow:
         """Begin a flow with `Flow.key_by`."""
         return self.flow().key_by(key, value)
 
@@ -396,22 +409,22 @@ class Topic(faust.Topic, Generic[K, V]):
         **options: Unpack[ReduceOptions],
     ) -> Table[K, V]: ...
     def reduce(
-        self, how: Callable[..., Any], table: str | Table[K, V] | None = None, **options: Unpack[ReduceOptions]
-    ) -> Table[Any, V]:
+        self, how: Callable[..., object], table: str | Table[K, V] | None = None, **options: Unpack[ReduceOptions]
+    ) -> Table:
         """Reduce the values by the records' own keys: `Flow.reduce`."""
         return self.flow().reduce(how, cast("str | None", table), **options)
 
     def aggregate(
-        self, table: str | Table[K, dict[str, Any]] | None = None, /, **columns: Aggregate[Any]
+        self, table: str | Table[K, dict[str, Any]] | None = None, /, **columns: Aggregate
     ) -> Table[K, dict[str, Any]]:
         """Aggregate the values by the records' own keys: `Flow.aggregate`."""
         return self.flow().aggregate(cast("str | None", table), **columns)
 
     async def declare(self) -> None:
-        """Create the topic where it does not exist.
+        """Create the topic if it does not exist.
 
         Raises:
-            Usage: see `refuse_unread`.
+            Usage: a topic under a former name has records that would not be read; see `refuse_unread`.
         """
         app, runtime = cast("App", self.app), self._runtime
         await runtime.provisioner.declare([self])
@@ -423,5 +436,5 @@ class Topic(faust.Topic, Generic[K, V]):
                 raise
 
     async def maybe_declare(self) -> None:
-        """As `declare`."""
+        """Create the topic if it does not exist."""
         await self.declare()

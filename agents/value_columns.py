@@ -1,8 +1,10 @@
-"""Values by column: plain records become columns, those of packed batches are checked against the declared type."""
+"""Values by column: columns are made of plain records, and those of packed batches are checked against the declared
+type.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from operator import attrgetter
@@ -26,19 +28,20 @@ class Field(NamedTuple):
     """A field of a declared class.
 
     Attributes:
-        attribute, name: in Python, and in JSON.
-        kind: what msgspec calls its type, None left out of a union; None if it is anything that JSON does not tell.
+        attribute: name in Python.
+        name: name in JSON.
+        kind: msgspec's class of the type, without None; None for types that JSON does not have.
     """
 
     attribute: str
     name: str
-    kind: Any
+    kind: type | None
     required: bool
     nullable: bool
 
 
-def fits(declared: Any, rows: Rows) -> bool:
-    """Whether all rows can surely be decoded as the declared type; if not, they may or may not."""
+def fits(declared: object, rows: Rows) -> bool:
+    """Return True if all rows can be decoded as the declared type for certain; False if they may or may not."""
     if declared is bytes:
         return True
     if rows.package.open().kind != "json" or declared is ...:
@@ -52,11 +55,11 @@ def fits(declared: Any, rows: Rows) -> bool:
     return all(_holds(batch, field) for field in fields)
 
 
-def _holds(batch: Any, field: Field) -> bool:
+def _holds(batch: pyarrow.RecordBatch, field: Field) -> bool:
     types, compute = arrow().types, cast(Any, import_module("pyarrow.compute"))
     if field.name not in batch.schema.names:
         return not field.required
-    column: Any = batch[field.name]
+    column = batch[field.name]
     if column.null_count and not field.nullable:
         return False
     kind = column.type
@@ -73,8 +76,8 @@ def _holds(batch: Any, field: Field) -> bool:
 
 
 @lru_cache(maxsize=256)
-def checkable(declared: Any) -> list[Field] | None:
-    """The fields of a class of which nothing is asked but their types; None if there is more to it."""
+def checkable(declared: object) -> list[Field] | None:
+    """Return the fields of a class that constrains nothing but their types; None for other types."""
     fields = _fields(declared)
     if fields is None or hasattr(declared, "__post_init__") or any(field.kind is None for field in fields):
         return None
@@ -85,8 +88,8 @@ def checkable(declared: Any) -> list[Field] | None:
 
 
 @lru_cache(maxsize=256)
-def _fields(declared: Any) -> list[Field] | None:
-    """The fields of a declared struct or dataclass; None if it is something else."""
+def _fields(declared: object) -> list[Field] | None:
+    """Return the fields of a struct or a dataclass; None for other types."""
     if not isinstance(declared, type) or not (issubclass(declared, msgspec.Struct) or _is_dataclass(declared)):
         return None
     about: Any = inspect.type_info(declared)
@@ -95,7 +98,7 @@ def _fields(declared: Any) -> list[Field] | None:
         of = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
         kinds = [kind for kind in of if not isinstance(kind, inspect.NoneType)]
         nullable = len(kinds) < len(of) or isinstance(field.type, inspect.AnyType)
-        # Equal to one without constraints: a bound or a pattern is not for columns to check.
+        # Equal to a type without constraints: columns are not checked against a bound or a pattern.
         plain = len(kinds) == 1 and type(kinds[0]) in (*_ARROW, inspect.AnyType) and kinds[0] == type(kinds[0])()
         kind = type(kinds[0]) if plain else None
         fields.append(Field(field.name, field.encode_name, kind, field.required, nullable))
@@ -106,8 +109,8 @@ def _is_dataclass(declared: type) -> bool:
     return hasattr(declared, "__dataclass_fields__")
 
 
-def columns(values: list[Any], declared: Any) -> pyarrow.RecordBatch:
-    """Decoded values by column; see `RecordBatch.arrow`. What is no value (a tombstone) is a row of nulls."""
+def columns(values: Sequence[Any], declared: object) -> pyarrow.RecordBatch:
+    """Convert decoded values to columns; see `RecordBatch.arrow`. A tombstone becomes a row of nulls."""
     pyarrow = arrow()
     fields = _fields(declared)
     if fields is not None:
@@ -120,10 +123,10 @@ def columns(values: list[Any], declared: Any) -> pyarrow.RecordBatch:
     return pyarrow.record_batch({"value": pyarrow.array(values)})
 
 
-def _column(values: list[Any], field: Field) -> Any:
+def _column(values: Sequence[object], field: Field) -> pyarrow.Array:
     pyarrow = arrow()
     try:
-        column: list[Any] = list(map(attrgetter(field.attribute), values))
+        column: list[object] = list(map(attrgetter(field.attribute), values))
     except AttributeError:  # a tombstone among them
         column = [None if value is None else getattr(value, field.attribute) for value in values]
     if field.kind in _ARROW:

@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from operator import attrgetter, itemgetter
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, cast
 
 import msgspec
+from typing_extensions import TypeVar
 
 from ...topics.errors import Usage
 from ...topics.keys import plain
@@ -39,10 +40,10 @@ __all__ = [
     "ordered",
 ]
 
-What = str | int | Callable[[Any], Any] | None
+What = str | int | Callable[..., Any] | None
 """A part of an element: a field's name, an index or a function; None is the element itself."""
 
-S = TypeVar("S")
+S = TypeVar("S", default=Any)
 
 _PLAIN = frozenset({str, int, float, bool})
 
@@ -56,7 +57,7 @@ class Comparable(Protocol):
     def __ge__(self, other: Any, /) -> bool: ...
 
 
-C = TypeVar("C", bound=Comparable)
+C = TypeVar("C", bound="Comparable | None")
 
 
 class Addable(Protocol):
@@ -66,7 +67,7 @@ class Addable(Protocol):
     def __truediv__(self, other: Any, /) -> Any: ...
 
 
-def getter(what: What) -> Callable[[Any], Any]:
+def getter(what: What) -> Callable[..., Any]:
     """Return a function that takes a part out of an element: a field of a mapping or an object, an index, or whatever a
     function returns.
 
@@ -100,7 +101,7 @@ def ordered(value: C) -> C:
         if isinstance(value, (list, tuple)):
             for item in cast("Sequence[Comparable]", value):
                 ordered(item)
-        elif cast(object, value) is None or not value <= value:  # raises, where there is no order
+        elif value is None or not value <= value:  # raises, where there is no order
             raise TypeError(f"{value!r} is neither less nor greater than anything")
     return value
 
@@ -115,13 +116,13 @@ class Aggregate(Generic[S]):
 
     of: What = None
 
-    def taken(self) -> Callable[[Any], Any]:
+    def taken(self) -> Callable[..., Any]:
         """Return a function that takes the value out of an element."""
         return getter(self.of)
 
-    def zero(self) -> S:
-        """Return the state of no elements."""
-        return cast(S, None)
+    def zero(self) -> Any:
+        """Return the state of no elements; None unless overridden."""
+        return None
 
     def add(self, state: S, value: Any) -> S:
         """Return the state with one more value; may change `state`."""
@@ -262,7 +263,7 @@ def _one_form(value: object) -> object:
 
 
 @dataclass(frozen=True)
-class Top(Aggregate[list[Any]]):
+class Top(Aggregate[list[tuple[Comparable, object]]]):
     """The `n` elements with the greatest `of`, greatest first. Equal ones are ordered by their encoding, so that any
     order of arrival gives the same result. Elements whose `of` is None are skipped. The state is a list of [rank,
     element].
@@ -274,7 +275,7 @@ class Top(Aggregate[list[Any]]):
         if self.n < 1:
             raise Usage(f"Top({self.of!r}, n={self.n})", hint="n is the number of elements to keep, at least 1")
 
-    def taken(self) -> Callable[[Any], Any]:
+    def taken(self) -> Callable[..., Any]:
         key = getter(self.of)
 
         def taken(element: object) -> list[object] | None:
@@ -283,20 +284,24 @@ class Top(Aggregate[list[Any]]):
 
         return taken
 
-    def zero(self) -> list[Any]:
+    def zero(self) -> list[tuple[Comparable, object]]:
         return []
 
-    def add(self, state: list[Any], value: list[Any] | None) -> list[Any]:
+    def add(
+        self, state: list[tuple[Comparable, object]], value: tuple[Comparable, object] | None
+    ) -> list[tuple[Comparable, object]]:
         if value is None or (len(state) == self.n and value[0] < state[-1][0]):
             return state
         return self.merge(state, [value])
 
-    def merge(self, state: list[Any], other: list[Any]) -> list[Any]:
+    def merge(
+        self, state: list[tuple[Comparable, object]], other: list[tuple[Comparable, object]]
+    ) -> list[tuple[Comparable, object]]:
         # Two stable sorts: by content, then by rank.
         both = sorted([*state, *other], key=lambda pair: msgspec.json.encode(pair[1]))
         return sorted(both, key=itemgetter(0), reverse=True)[: self.n]
 
-    def result(self, state: list[Any]) -> list[object]:
+    def result(self, state: list[tuple[Comparable, object]]) -> list[object]:
         return [element for _, element in state]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from ...topics.errors import BadRecord, Stop
 from ...topics.packed import row_values
@@ -208,7 +208,9 @@ class Combiner:
         failed: Failed = []
         for row in rows:
             message = messages[row]
-            states, failures = self._one_by_one((message,), (decode(message.value()),))
+            data = message.value()
+            assert data is not None  # a packed batch has no tombstones
+            states, failures = self._one_by_one((message,), (decode(data),))
             if states:
                 raise NotVectorizable("a row that was set aside is fine")
             failed.extend((row, error) for _, error in failures)
@@ -222,7 +224,7 @@ def _no_elements(_: list[int]) -> list[object]:
 class PendingResults:
     """Pieces of one partition that are reduced into a table together; see `UncommittedWrites.defer`."""
 
-    def __init__(self, stream: Stream[Any], combiner: Combiner) -> None:
+    def __init__(self, stream: Stream, combiner: Combiner) -> None:
         self._stream, self._combiner = stream, combiner
         self._pieces: list[Piece] = []
         self._size_bytes = 0
@@ -235,14 +237,14 @@ class PendingResults:
         self._size_bytes += piece.size_bytes
         return True
 
-    def apply_to(self, table: UncommittedWrites[Any, Any]) -> None:
+    def apply_to(self, table: UncommittedWrites) -> None:
         """Reduce the pieces into the table, which is open at the partition.
 
         Raises:
             BadRecord: the table holds a value that cannot be joined; the epoch has to be rolled back.
         """
         try:
-            merge(cast("Table[Any, Any]", table), self._combiner.how, self._combiner.grouped(self._pieces))
+            merge(cast("Table", table), self._combiner.how, self._combiner.grouped(self._pieces))
         except Stop:
             raise
         except Exception as exc:
@@ -250,7 +252,7 @@ class PendingResults:
             raise BadRecord(f"table {table.name}: {type(exc).__name__}: {exc}") from exc
 
 
-def merge(table: Table[Any, Any], how: Reducer, states: States, *, isolating: bool = False) -> None:
+def merge(table: Table, how: Reducer, states: States, *, isolating: bool = False) -> None:
     """Join states with the table's values, all or none.
 
     Args:

@@ -19,7 +19,10 @@ import msgspec
 from .aggregates import What
 from .expressions import Expression, Field, Function, Operation
 
-__all__ = ["declarable", "returned", "type_of"]
+__all__ = ["UNKNOWN", "declarable", "returned", "type_of"]
+
+UNKNOWN: object = Any
+"""Stands for the type of elements where the program does not declare it; msgspec decodes it as untyped JSON."""
 
 _NOT_JSON = (bytes, date, time, timedelta, Decimal, UUID, Enum, msgspec.Struct)
 _CONDITIONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "&", "|"})
@@ -38,7 +41,7 @@ def declarable(type_: object) -> type | None:
 
 
 def type_of(what: What, element: object) -> object:
-    """Return the type of the part that `what` (see `getter`) takes out of elements of a type; Any where it is not
+    """Return the type of the part that `what` (see `getter`) takes out of elements of a type; UNKNOWN where it is not
     known.
 
     >>> type_of(0, tuple[str, int]), type_of(Field("n") > 1, dict), type_of(None, int)
@@ -49,21 +52,21 @@ def type_of(what: What, element: object) -> object:
     if isinstance(what, Field):
         what = what.name
     if isinstance(what, str):
-        return _hints(element).get(what, Any) if isinstance(element, type) else Any
+        return _hints(element).get(what, UNKNOWN) if isinstance(element, type) else UNKNOWN
     if isinstance(what, int):
         parts = get_args(element) if get_origin(element) is tuple else ()
-        return parts[what] if -len(parts) <= what < len(parts) and ... not in parts else Any
+        return parts[what] if -len(parts) <= what < len(parts) and ... not in parts else UNKNOWN
     if isinstance(what, Expression):
         true_or_false = (isinstance(what, Operation) and what.sign in _CONDITIONS) or (
             isinstance(what, Function) and what.name in _CONDITIONAL
         )
-        return bool if true_or_false else Any
+        return bool if true_or_false else UNKNOWN
     return returned(what)
 
 
 def returned(function: object) -> object:
-    """Return the type that a function is annotated to return; Any where it is not."""
-    return function if isinstance(function, type) else _hints(function).get("return", Any)
+    """Return the type that a function is annotated to return; UNKNOWN where it is not."""
+    return function if isinstance(function, type) else _hints(function).get("return", UNKNOWN)
 
 
 def _hints(of: object) -> dict[str, object]:

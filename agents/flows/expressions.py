@@ -27,11 +27,12 @@ A missing field, None in arithmetic and a division by zero raise, and the elemen
 the agent. The engine evaluates packed batches column by column with the same result, bit by bit; where it cannot
 promise that (integers beyond 64 bits, for example), it evaluates element by element.
 
-There is a second expression language, `replay/sources/field_expression.py`: text, for `--where`, `--key` and `--time`
-on the command line. The two stay apart because they have different readers and different rules. The text is parsed and
-evaluated over the raw fields of a file, whose values may all be text, so it compares numbers and text by declared
-rules; an expression here is a Python value over typed elements, and has to mean what Python means. The room `replay`
-may not import flows, and `agents` may not import `replay`, so a shared syntax tree would have to live in `topics`.
+There is a second expression language, `replay/sources/field_expression.py`: text for `--key`, `--where` and `--time` on
+the command line. They stay apart because they serve different readers. The text is input of a command: Python's grammar
+parsed with `ast`, with f-strings, slices, conditions and nested fields, restricted so that a line costs little, and it
+is evaluated record by record. An expression here is a Python value in a program, so the editor checks it, and it has
+only operations that can be evaluated over columns with exactly Python's result. One syntax tree would have to serve
+both sets of operations, and to live in `topics`, because `replay/sources` and `agents/flows` do not import each other.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias, cast
+from typing import Any, NoReturn, TypeAlias
 
 from ...topics.errors import Usage
 
@@ -191,10 +192,8 @@ class Field(Expression):
 
     name: str
 
-    def __call__(self, element: object) -> Any:
-        if isinstance(element, dict):
-            return cast("dict[str, Any]", element)[self.name]
-        return getattr(element, self.name)
+    def __call__(self, element: Any) -> Any:
+        return element[self.name] if isinstance(element, dict) else getattr(element, self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -203,7 +202,7 @@ class Constant(Expression):
 
     value: Value
 
-    def __call__(self, element: object) -> Any:
+    def __call__(self, element: object) -> Value:
         return self.value
 
 
@@ -215,7 +214,7 @@ class Operation(Expression):
     left: Expression
     right: Expression
 
-    def __call__(self, element: object) -> Any:
+    def __call__(self, element: object) -> object:
         sign = self.sign
         if sign == "&":
             return _truth(self.left(element)) and _truth(self.right(element))
@@ -232,7 +231,7 @@ class Function(Expression):
     of: Expression
     argument: Value = None
 
-    def __call__(self, element: object) -> Any:
+    def __call__(self, element: object) -> object:
         value = self.of(element)
         return FUNCTIONS[self.name](value, self.argument)
 
@@ -251,7 +250,7 @@ def _truth(value: object) -> bool:
     raise TypeError(f"&, | and ~ take true and false, not {value!r}")
 
 
-OPERATORS: dict[str, Callable[[Any, Any], object]] = {
+OPERATORS: dict[str, Callable[..., object]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
@@ -266,7 +265,7 @@ OPERATORS: dict[str, Callable[[Any, Any], object]] = {
     ">=": operator.ge,
 }
 
-FUNCTIONS: dict[str, Callable[[Any, Any], object]] = {
+FUNCTIONS: dict[str, Callable[..., object]] = {
     "-": lambda value, _: -value,
     "~": lambda value, _: not _truth(value),
     "is_null": lambda value, _: value is None,

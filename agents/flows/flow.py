@@ -22,7 +22,7 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite
 from types import GenericAlias
@@ -39,7 +39,7 @@ from ..engine.packed_rows import Rows
 from ..tables.table import Table
 from .aggregates import Aggregate, What
 from .combiner import Combiner, Failed, PendingResults, merge
-from .element_types import declarable, returned, type_of
+from .element_types import UNKNOWN, declarable, returned, type_of
 from .expressions import Expression, col
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .reducers import AggregateReducer, PairReducer, Reducer, check_json, reduced
@@ -78,15 +78,15 @@ class _Ending(Generic[K, T]):
         topic: the source.
         steps: the operators, in order.
         keyed: what is the key and what is left of an element; None where the record's own key counts.
-        type: type of the elements, `Any` where it is not known.
+        type: type of the elements, UNKNOWN where it is not declared.
         key_type: type of the keys, where a table has to know it (see `element_types.py`).
         on_failure: failure policy of the agents, as in `@app.agent`.
     """
 
-    topic: Topic[Any, Any]
+    topic: Topic
     steps: tuple[Operator, ...] = ()
     keyed: tuple[What, What] | None = None
-    type: object = Any
+    type: object = UNKNOWN
     key_type: object = None
     on_failure: Failure = "dead_letter"
 
@@ -102,8 +102,8 @@ class _Ending(Generic[K, T]):
         self, how: Callable[[T, T], T] | Callable[[Iterable[T]], object], table: Table[K2, T]
     ) -> Table[K2, T]: ...
     def reduce(
-        self, how: Callable[..., object], table: str | Table[Any, T] | None = None, **options: Unpack[ReduceOptions]
-    ) -> Table[Any, T]:
+        self, how: Callable[..., object], table: str | Table | None = None, **options: Unpack[ReduceOptions]
+    ) -> Table:
         """Join the elements of each key two by two, into a table.
 
         Args:
@@ -120,21 +120,17 @@ class _Ending(Generic[K, T]):
         if isinstance(how, Aggregate) or not callable(how):
             raise Usage(f"reduce({how!r})", hint="a function of two elements, or sum, min, max; else see aggregate")
         if (
-            self.type is not Any and self.type is not float
+            self.type is not UNKNOWN and self.type is not float
         ):  # a function annotated as float may return an int, which that table refuses
             options.setdefault("value_type", self.type)
         name = f"{self._origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
         return self._into(name if table is None else table, options, PairReducer(how))
 
     @overload
-    def aggregate(self, table: str | None = None, /, **columns: Aggregate[Any]) -> Table[K, dict[str, Any]]: ...
+    def aggregate(self, table: str | None = None, /, **columns: Aggregate) -> Table[K, dict[str, Any]]: ...
     @overload
-    def aggregate(
-        self, table: Table[K2, dict[str, Any]], /, **columns: Aggregate[Any]
-    ) -> Table[K2, dict[str, Any]]: ...
-    def aggregate(
-        self, table: str | Table[Any, dict[str, Any]] | None = None, /, **columns: object
-    ) -> Table[Any, dict[str, Any]]:
+    def aggregate(self, table: Table[K2, dict[str, Any]], /, **columns: Aggregate) -> Table[K2, dict[str, Any]]: ...
+    def aggregate(self, table: str | Table | None = None, /, **columns: object) -> Table:
         """Compute aggregates of the elements of each key, into a table.
 
             orders.key_by("user").aggregate("by-user", orders=Count(), spent=Sum("amount"), mean=Mean("amount"))
@@ -151,7 +147,7 @@ class _Ending(Generic[K, T]):
         Raises:
             Usage: a column is not an aggregate.
         """
-        hows: dict[str, Aggregate[Any]] = {}
+        hows: dict[str, Aggregate] = {}
         wrong: list[str] = []
         for name, how in columns.items():
             if isinstance(how, Aggregate):
@@ -165,8 +161,8 @@ class _Ending(Generic[K, T]):
     @overload
     def to(self, topic: Topic[K2, T]) -> Topic[K2, T]: ...
     @overload
-    def to(self, topic: str) -> Topic[Any, Any]: ...
-    def to(self, topic: Topic[Any, Any] | str) -> Topic[Any, Any]:
+    def to(self, topic: str) -> Topic: ...
+    def to(self, topic: Topic | str) -> Topic:
         """Send the elements to a topic, with the record's timestamp.
 
         The key is that of `key_by`, else the record's own.
@@ -180,7 +176,7 @@ class _Ending(Generic[K, T]):
         target = self._app.topic(topic) if isinstance(topic, str) else topic
         keying = Keying(self.topic, self.steps, self.keyed)
 
-        async def send(stream: Stream[Any]) -> None:
+        async def send(stream: Stream) -> None:
             async for batch in stream.batches():
                 for message, value in zip(batch.messages, batch.values, strict=True):
                     timestamp_s = message.timestamp()[1] / 1000
@@ -198,16 +194,16 @@ class _Ending(Generic[K, T]):
     def _origin(self) -> str:
         return self.topic.get_topic_name()
 
-    def _agent(self, name: str, topic: Topic[Any, Any], run: Callable[[Stream[Any]], Any]) -> None:
+    def _agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
         self._app.agent(topic, name=name, on_failure=self.on_failure)(run)
 
-    def _into(self, into: str | Table[Any, Any], options: ReduceOptions, how: Reducer) -> Table[Any, Any]:
+    def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:
         """Make the agents that reduce the elements into a table."""
         options.setdefault("key_type", self.key_type if self.keyed else declarable(self.topic.key_type))
         table = self._app.Table(into, **options) if isinstance(into, str) else into
         combiner = Combiner(Keying(self.topic, self.steps, self.keyed, table.key_codec), how, self.topic.declared)
 
-        async def fill(stream: Stream[Any]) -> None:
+        async def fill(stream: Stream) -> None:
             async for batch in stream.batches():
                 if not _postponed(stream, batch, combiner, table):
                     merge(table, how, _combined(stream, batch, combiner), isolating=stream.inbox.careful)
@@ -215,9 +211,9 @@ class _Ending(Generic[K, T]):
         if self.keyed is None:
             self._agent(table.name, self.topic, fill)
             return table
-        declared: object = Any
+        declared = UNKNOWN
         if isinstance(how, PairReducer):
-            declared = (table.value_type or Any) if self.type is Any else self.type
+            declared = (table.value_type or UNKNOWN) if self.type is UNKNOWN else self.type
         between = self._app.topic(
             f"{self._app.conf.id}-{table.name}-repartition",
             has_prefix=True,
@@ -231,18 +227,18 @@ class _Ending(Generic[K, T]):
             _check_finite(
                 state for state, output in zip(states.values(), made, strict=True) if b"null" in (output.value or b"")
             )
-            if declared is Any:
+            if declared is UNKNOWN:
                 check_json(states.values())
             return made
 
-        async def combine(stream: Stream[Any]) -> None:
+        async def combine(stream: Stream) -> None:
             async for batch in stream.batches():
                 states = _combined(stream, batch, combiner)
-                if declared is Any:
+                if declared is UNKNOWN:
                     _check_known(table, states)
                 if stream.inbox.careful:
                     _check_finite(states.values())
-                    if declared is Any:
+                    if declared is UNKNOWN:
                         check_json(states.values())
                     for key, state in states.items():
                         await between.send(key=key, value=(key, state))
@@ -250,7 +246,7 @@ class _Ending(Generic[K, T]):
                     between.need()
                     stream.engine.combine(between.get_topic_name(), states, lambda: Partials(how.merge, outputs))
 
-        async def gather(stream: Stream[Any]) -> None:
+        async def gather(stream: Stream) -> None:
             async for batch in stream.batches():
                 states = reduced(_with_tuple_keys(batch.values), lambda state: state, how.merge)
                 merge(table, how, states, isolating=stream.inbox.careful)
@@ -271,12 +267,12 @@ class Flow(_Ending[Any, T]):
     @overload
     def map(self, function: Callable[[T], U]) -> Flow[U]: ...
     @overload
-    def map(self, function: str) -> Flow[Any]: ...
-    def map(self, function: Callable[[T], object] | str) -> Flow[Any]:
+    def map(self, function: str) -> Flow: ...
+    def map(self, function: Callable[[T], object] | str) -> Flow:
         """Replace each element by the function's result, or by the field of that name."""
         function = _or_field(function)
         known = isinstance(function, Expression)
-        type_ = declarable(type_of(function, self.type)) or Any if known else returned(function)
+        type_ = declarable(type_of(function, self.type)) or UNKNOWN if known else returned(function)
         return self._then(Map(function), type_)
 
     def filter(self, function: Callable[[T], object] | str) -> Flow[T]:
@@ -285,7 +281,7 @@ class Flow(_Ending[Any, T]):
 
     def flat_map(self, function: Callable[[T], Iterable[U]]) -> Flow[U]:
         """Replace each element by all elements that the function returns for it."""
-        return self._then(FlatMap(function), Any)
+        return self._then(FlatMap(function), UNKNOWN)
 
     def select(self, *fields: str, **computed: What) -> Flow[dict[str, Any]]:
         """Replace each element by a dict of some fields.
@@ -294,13 +290,13 @@ class Flow(_Ending[Any, T]):
             fields: names of fields to keep.
             computed: new fields: another field's name, an expression or a function.
         """
-        return self._then(Select({**dict(zip(fields, fields, strict=True)), **computed}), Any)
+        return self._then(Select({**dict(zip(fields, fields, strict=True)), **computed}), UNKNOWN)
 
     def with_columns(self, **computed: What) -> Flow[dict[str, Any]]:
         """Replace each element by a dict of its fields and the computed ones; see `select`."""
-        return self._then(WithColumns(computed), Any)
+        return self._then(WithColumns(computed), UNKNOWN)
 
-    def _then(self, operator: Operator, type_: object) -> Flow[Any]:
+    def _then(self, operator: Operator, type_: object) -> Flow:
         return Flow(self.topic, (*self.steps, operator), None, type_, None, self.on_failure)
 
     @overload
@@ -314,8 +310,8 @@ class Flow(_Ending[Any, T]):
     @overload
     def key_by(self, key: str | int, value: Callable[[T], U]) -> KeyedFlow[Any, U]: ...
     @overload
-    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]: ...
-    def key_by(self, key: What = None, value: What = None) -> KeyedFlow[Any, Any]:
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow: ...
+    def key_by(self, key: What = None, value: What = None) -> KeyedFlow:
         """Bring all elements of one key together.
 
         Args:
@@ -324,7 +320,7 @@ class Flow(_Ending[Any, T]):
         """
         if key is None:
             key, value = 0, 1
-        left = self.type if value is None else declarable(type_of(value, self.type)) or Any
+        left = self.type if value is None else declarable(type_of(value, self.type)) or UNKNOWN
         key_type = declarable(type_of(key, self.type))
         return KeyedFlow(self.topic, self.steps, (key, value), left, key_type, self.on_failure)
 
@@ -351,7 +347,7 @@ class KeyedFlow(_Ending[K, T]):
             raise Usage("key_by twice", hint="end the flow in a topic between them: .to(topic)")
 
 
-def _packed_rows(batch: RecordBatch[Any], combiner: Combiner) -> Rows | None:
+def _packed_rows(batch: RecordBatch, combiner: Combiner) -> Rows | None:
     """Return the rows if columnar execution is to be tried."""
     rows = batch.messages
     if not combiner.columnar or len(rows) < _LEAST_ROWS or not isinstance(rows, Rows):
@@ -359,7 +355,7 @@ def _packed_rows(batch: RecordBatch[Any], combiner: Combiner) -> Rows | None:
     return rows if rows.package.open().kind == "json" else None
 
 
-def _combined(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner) -> dict[object, object]:
+def _combined(stream: Stream, batch: RecordBatch, combiner: Combiner) -> dict[object, object]:
     """Return key -> state. An element that a function refuses makes the function raise here or, where the functions are
     known to have no side effects, goes to the failure policy at once."""
     rows = _packed_rows(batch, combiner)
@@ -370,7 +366,7 @@ def _combined(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner) 
     return done[0]
 
 
-def _postponed(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner, table: Table[Any, Any]) -> bool:
+def _postponed(stream: Stream, batch: RecordBatch, combiner: Combiner, table: Table) -> bool:
     """Try to keep the batch until others of its epoch and partition can be reduced with it; return whether it is."""
     rows = None if stream.inbox.careful or table.open_class is not Table else _packed_rows(batch, combiner)
     made = None if rows is None else combiner.piece(batch.arrow, rows, rows.key_column())
@@ -387,12 +383,12 @@ def _postponed(stream: Stream[Any], batch: RecordBatch[Any], combiner: Combiner,
     return True
 
 
-def _give_up(stream: Stream[Any], rows: Rows, failed: Failed) -> None:
+def _give_up(stream: Stream, rows: Rows, failed: Failed) -> None:
     for row, error in failed:
         stream.engine.give_up(stream, rows[row], error, "agent")
 
 
-def _check_known(table: Table[Any, Any], states: dict[object, object]) -> None:
+def _check_known(table: Table, states: dict[object, object]) -> None:
     """Refuse structs whose class the repartition topic does not know.
 
     Raises:
@@ -428,7 +424,7 @@ def _is_finite(value: object) -> bool:
     return not isinstance(value, float) or isfinite(value)
 
 
-def _keys_between(table: Table[Any, Any]) -> object:
+def _keys_between(table: Table) -> object:
     """Return the declared type of a table's keys in the repartition topic.
 
     Raises:
@@ -439,7 +435,7 @@ def _keys_between(table: Table[Any, Any]) -> object:
             f"table {table.name}: key_by into a table whose keys are Faust records",
             hint="a tuple of their fields, or a frozen msgspec.Struct",
         )
-    return Any if table.key_type is None else table.key_type
+    return UNKNOWN if table.key_type is None else table.key_type
 
 
 def _with_tuple_keys(pairs: Iterable[tuple[object, object]]) -> Iterable[tuple[object, object]]:
@@ -447,5 +443,5 @@ def _with_tuple_keys(pairs: Iterable[tuple[object, object]]) -> Iterable[tuple[o
     return ((as_key(key) if isinstance(key, list) else key, state) for key, state in pairs)
 
 
-def _or_field(function: Callable[[Any], U] | str) -> Callable[[Any], U]:
-    return cast("Callable[[Any], U]", col(function)) if isinstance(function, str) else function
+def _or_field(function: Callable[..., U] | str) -> Callable[..., U]:
+    return cast("Callable[..., U]", col(function)) if isinstance(function, str) else function

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Operator:
 class Map(Operator):
     """Replaces each element by a function's result."""
 
-    function: Callable[[Any], object]
+    function: Callable[..., object]
 
     def apply(self, elements: Iterable[object]) -> Iterable[object]:
         return map(self.function, elements)
@@ -68,7 +68,7 @@ class Map(Operator):
 class FlatMap(Operator):
     """Replaces each element by all elements that a function returns for it."""
 
-    function: Callable[[Any], Iterable[object]]
+    function: Callable[..., Iterable[object]]
 
     def apply(self, elements: Iterable[object]) -> Iterable[object]:
         return chain.from_iterable(map(self.function, elements))
@@ -78,7 +78,7 @@ class FlatMap(Operator):
 class Filter(Operator):
     """Keeps the elements for which a function is true."""
 
-    function: Callable[[Any], object]
+    function: Callable[..., object]
 
     @property
     def columnar(self) -> bool:
@@ -131,9 +131,9 @@ def _field_reader(fields: Mapping[str, What]) -> Callable[[object], dict[str, ob
     return lambda element: {name: get(element) for name, get in getters.items()}
 
 
-def _fields_of(element: object) -> dict[str, object]:
+def _fields_of(element: Any) -> dict[str, object]:
     if isinstance(element, dict):
-        return cast("dict[str, object]", element)
+        return element
     if isinstance(element, msgspec.Struct):
         return msgspec.structs.asdict(element)
     raise TypeError(f"with_columns needs elements with fields, not {type(element).__name__}")
@@ -157,7 +157,7 @@ class Keying:
 
     def __init__(
         self,
-        topic: Topic[Any, Any],
+        topic: Topic,
         steps: tuple[Operator, ...],
         keyed: tuple[What, What] | None,
         keys: Codec | None = None,

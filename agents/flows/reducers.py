@@ -67,11 +67,11 @@ class Reducer(Protocol):
     independent: bool
 
     @property
-    def start(self) -> Callable[[Any], object]: ...
+    def start(self) -> Callable[..., object]: ...
     @property
-    def add(self) -> Callable[[Any, Any], object]: ...
+    def add(self) -> Callable[..., object]: ...
     @property
-    def merge(self) -> Callable[[Any, Any], object]: ...
+    def merge(self) -> Callable[..., object]: ...
 
     def private(self, state: object) -> object:
         """Return the state, or a copy of it, for `add` to change where `add` may fail half-way."""
@@ -109,9 +109,7 @@ class Reducer(Protocol):
 
 
 # Python's own reductions take a collection: what each does with one element, with two, and with columns.
-_BUILTINS: Mapping[
-    object, tuple[Callable[[Any], object], Callable[[Any, Any], object], Callable[..., Sequence[object]]]
-] = {
+_BUILTINS: Mapping[object, tuple[Callable[..., object], Callable[..., object], Callable[..., Sequence[object]]]] = {
     sum: (_number, operator.add, lambda groups, column: groups.sums(column)),
     min: (_orderable, _lesser, lambda groups, column: groups.extremes(column, greatest=False)),
     max: (_orderable, _greater, lambda groups, column: groups.extremes(column, greatest=True)),
@@ -126,8 +124,8 @@ class PairReducer:
     def __init__(self, how: Callable[..., object]) -> None:
         self._how = how
         self.start, join, self._grouped = _BUILTINS.get(how, (_same, how, None))
-        self.add: Callable[[Any, Any], object] = join
-        self.merge: Callable[[Any, Any], object] = join
+        self.add: Callable[..., object] = join
+        self.merge: Callable[..., object] = join
 
     def private(self, state: object) -> object:
         """Return a copy of states that a user's function might change before it fails."""
@@ -159,7 +157,7 @@ class PairReducer:
 
 
 # For aggregates of exactly these classes; a user's own class has its methods called.
-_GROUPED: Mapping[type, Callable[[Any, Groups, Any], Sequence[object]]] = {
+_GROUPED: Mapping[type, Callable[..., Sequence[object]]] = {
     Count: lambda _, groups, column: groups.counts(column),
     Sum: lambda _, groups, column: groups.sums(column),
     Min: lambda _, groups, column: groups.extremes(column, greatest=False),
@@ -173,7 +171,7 @@ _GROUPED: Mapping[type, Callable[[Any, Groups, Any], Sequence[object]]] = {
 }
 
 
-def _one_by_one(how: Aggregate[Any], groups: Groups, column: Any) -> list[Any]:
+def _one_by_one(how: Aggregate, groups: Groups, column: Column) -> list[object]:
     return [reduce(how.add, each, how.zero()) for each in groups.each(column)]
 
 
@@ -184,7 +182,7 @@ _INDEPENDENT = _GROUPED.keys() - {Top}
 class AggregateReducer:
     """Reduces by several aggregates side by side; the state is a list of theirs."""
 
-    def __init__(self, columns: Mapping[str, Aggregate[Any]]) -> None:
+    def __init__(self, columns: Mapping[str, Aggregate]) -> None:
         self._columns = dict(columns)
         self._hows = list(columns.values())
         self._taken = [how.taken() for how in self._hows]
@@ -234,12 +232,12 @@ class AggregateReducer:
             return None
         return [type(how) in (Sum, Mean) for how in self._hows]
 
-    def joined(self, known: Iterable[object], states: Iterable[object]) -> list[dict[str, object]]:
+    def joined(self, known: Iterable[Any], states: Iterable[Any]) -> list[dict[str, object]]:
         """Return the table's new values; see `Reducer.joined`."""
         merge, opened, stored = self.merge, self.opened, self.stored
         return [
-            stored(state if old is ABSENT else merge(opened(cast("dict[str, object]", old)), state))
-            for old, state in zip(known, cast("Iterable[list[object]]", states), strict=True)
+            stored(state if old is ABSENT else merge(opened(old), state))
+            for old, state in zip(known, states, strict=True)
         ]
 
     def stored(self, state: list[object]) -> dict[str, object]:
@@ -258,8 +256,8 @@ class AggregateReducer:
 
 def reduced(
     pairs: Iterable[tuple[object, object]],
-    start: Callable[[Any], object],
-    add: Callable[[Any, Any], object],
+    start: Callable[..., object],
+    add: Callable[..., object],
 ) -> dict[object, object]:
     """Reduce pairs of key and element to key -> state, in the order in which keys came first.
 
@@ -300,7 +298,7 @@ def _same(state: object) -> object:
     return state
 
 
-def _is_readable(how: Aggregate[Any], value: object) -> bool:
+def _is_readable(how: Aggregate, value: object) -> bool:
     """Return whether an aggregate can read a column; for `value` see `Reducer.columnar`."""
     if type(how) not in _GROUPED and type(how).taken is not Aggregate.taken:
         return False
@@ -309,5 +307,5 @@ def _is_readable(how: Aggregate[Any], value: object) -> bool:
     return value is None and is_columnar(how.of)
 
 
-def _keeps_state(how: Aggregate[Any]) -> bool:
+def _keeps_state(how: Aggregate) -> bool:
     return type(how).result is not Aggregate.result

@@ -11,6 +11,9 @@ A text without blanks, quotes, brackets and operators (`-` and `.` count as part
 
 It is Python's grammar, read by `ast` and compiled node by node: what is not listed here is refused before anything is
 read. Nothing is ever handed to `eval`; there are no loops, no powers and no repeated text, so that a line costs little.
+
+There is a second expression language, `col(…)` in `agents/flows/expressions.py`, which Python programs use: its head
+says why the two stay apart.
 """
 
 from __future__ import annotations
