@@ -324,7 +324,7 @@ class Admin:
         return {at: ends[at] if offset < 0 else offset for at, offset in found.items()}
 
     def _offsets(
-        self, partitions: Iterable[TopicPartition], spec: Any, *, committed: bool, none_is: int | None = None
+        self, partitions: Iterable[TopicPartition], spec: OffsetSpec, *, committed: bool, none_is: int | None = None
     ) -> dict[tuple[str, int], int]:
         """Return the offsets that the brokers list.
 

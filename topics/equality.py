@@ -6,7 +6,7 @@ program that gets one of them before a commit and the other after it has results
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from math import isfinite
@@ -47,7 +47,7 @@ def identical(a: Any, b: Any) -> bool:
     return _of_fields(a, b, kind)
 
 
-def _same_elements(a: Any, b: Any) -> bool:
+def _same_elements(a: Collection[object], b: Collection[object]) -> bool:
     theirs = {element: element for element in b}
     return len(a) == len(b) and all(identical(element, theirs.get(element, theirs)) for element in a)
 
@@ -68,7 +68,7 @@ def _fields(kind: type) -> tuple[str, ...] | None:
     return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else None
 
 
-def same_value(back: Any, value: Any) -> bool:
+def same_value(back: object, value: object) -> bool:
     """Return `identical(back, value)`, several times faster for structs and dataclasses of scalars.
 
     Tables call it for each record.
@@ -88,13 +88,13 @@ def same_value(back: Any, value: Any) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _getter(kind: type) -> Callable[[Any], tuple[Any, ...]] | None:
+def _getter(kind: type) -> Callable[[object], tuple[object, ...]] | None:
     """Return a getter of all fields of a struct or dataclass; None for one field, which would not be a tuple."""
     names = _fields(kind)
     return attrgetter(*names) if names is not None and len(names) > 1 else None
 
 
-def identical_json(back: list[Any], values: list[Any]) -> bool:
+def identical_json(back: list[object], values: list[object]) -> bool:
     """Return `identical(back, values)` where `back` is decoded JSON: faster, since it has built-in types only.
 
     >>> from enum import IntEnum
@@ -131,18 +131,18 @@ _EXACT: Mapping[type, type] = {
 
 
 @lru_cache(maxsize=512)
-def plainly_exact(declared: Any) -> Callable[[list[Any]], bool] | None:
+def plainly_exact(declared: object) -> Callable[[list[object]], bool] | None:
     """Return a fast test whether instances of a class hold what it declares; None if it declares more than scalars."""
     if not isinstance(declared, type) or not (issubclass(declared, msgspec.Struct) or is_dataclass(declared)):
         return None
-    columns: list[tuple[Callable[[Any], Any], frozenset[type]]] = []
+    columns: list[tuple[Callable[[object], object], frozenset[type]]] = []
     for field in cast(Any, inspect.type_info(declared)).fields:
         of = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
         if not all(type(each) in _EXACT and each == type(each)() for each in of):
             return None
         columns.append((attrgetter(field.name), frozenset(_EXACT[type(each)] for each in of)))
 
-    def exact(values: list[Any]) -> bool:
+    def exact(values: list[object]) -> bool:
         if set(map(type, values)) != {declared}:
             return False
         for get, kinds in columns:

@@ -51,7 +51,7 @@ def plain(key: Any) -> Any:
     if kind is str or kind is int or key is None:
         return key
     if isinstance(key, tuple):
-        return tuple(map(plain, cast(tuple[Any, ...], key)))
+        return tuple(map(plain, cast("tuple[object, ...]", key)))
     if isinstance(key, (Number, Decimal)):
         return _number(key)
     if isinstance(key, str):
@@ -90,12 +90,12 @@ def _is_finite(key: Any) -> bool:
         return True
 
 
-def as_key(value: Any) -> Any:
+def as_key(value: object) -> object:
     """Return a JSON value as a key: with tuples for arrays."""
-    return tuple(map(as_key, cast("list[Any]", value))) if isinstance(value, list) else value
+    return tuple(map(as_key, cast("list[object]", value))) if isinstance(value, list) else value
 
 
-def json_key(key: Any) -> Any:
+def json_key(key: object) -> object:
     """Return `plain(key)` for a key that JSON can hold.
 
     Raises:
@@ -103,13 +103,13 @@ def json_key(key: Any) -> Any:
     """
     key = plain(key)
     if type(key) is tuple:
-        return tuple(map(json_key, cast(tuple[Any, ...], key)))
+        return tuple(map(json_key, cast("tuple[object, ...]", key)))
     if type(key) not in _JSON:
         _refused(type(key))
     return key
 
 
-def json_element(value: Any) -> Any:
+def json_element(value: object) -> object:
     """Return an element of an undeclared set, which is part of a value.
 
     As `json_key`, but booleans stay booleans, and types that only equal those of JSON are refused.
@@ -119,7 +119,7 @@ def json_element(value: Any) -> Any:
     """
     kind = type(value)
     if kind is tuple:
-        return tuple(map(json_element, value))
+        return tuple(map(json_element, cast("tuple[object, ...]", value)))
     return value if kind is bool else json_key(value) if kind in _JSON else _refused(kind)
 
 
@@ -139,10 +139,10 @@ def has_one_form(declared: type) -> bool:
     return not _SEVERAL_FORMS.search(repr(msgspec.inspect.multi_type_info([declared])))
 
 
-def without_minus_zero(key: Any) -> Any:
+def without_minus_zero(key: object) -> object:
     """Return a float, or a tuple of floats, with 0.0 for -0.0; other keys unchanged."""
     if isinstance(key, tuple):
-        return tuple(map(without_minus_zero, cast(tuple[Any, ...], key)))
+        return tuple(map(without_minus_zero, cast("tuple[object, ...]", key)))
     return 0.0 if type(key) is float and not key else key
 
 

@@ -273,14 +273,14 @@ def _compute() -> Any:
     return pyarrow.compute
 
 
-def _listed(column: Any) -> list[Any]:
+def _listed(column: pyarrow.Array) -> list[Any]:
     import polars
 
     made: Any = polars.from_arrow(column)
     return made.to_list()
 
 
-def _wrong(batch: Any, names: list[str], key: str | None, time: str | None, value: str | None) -> str:
+def _wrong(batch: pyarrow.RecordBatch, names: list[str], key: str | None, time: str | None, value: str | None) -> str:
     """Return the reason why a batch cannot be a packed batch; empty if it can."""
     types = arrow().types
     columns = [field for field in batch.schema if field.name not in RESERVED]
@@ -311,7 +311,7 @@ def _wrong(batch: Any, names: list[str], key: str | None, time: str | None, valu
     return ""
 
 
-def is_text(kind: Any) -> bool:
+def is_text(kind: pyarrow.DataType) -> bool:
     """Return whether an Arrow type is a type of text."""
     types = arrow().types
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
@@ -321,7 +321,7 @@ def _without_views(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
     """Return a batch with its text and bytes in the Arrow types that readers accept."""
     pa = arrow()
 
-    def plain(kind: Any) -> Any:
+    def plain(kind: pyarrow.DataType) -> pyarrow.DataType:
         types = pa.types
         if types.is_struct(kind):
             return pa.struct([field.with_type(plain(field.type)) for field in kind])
@@ -334,12 +334,12 @@ def _without_views(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
     return batch if schema.types == batch.schema.types else batch.cast(schema)
 
 
-def _is_key(types: Any, kind: Any) -> bool:
+def _is_key(types: Any, kind: pyarrow.DataType) -> bool:
     raw = types.is_binary(kind) or types.is_large_binary(kind)
     return is_text(kind) or raw or types.is_integer(kind)
 
 
-def _is_json(types: Any, kind: Any) -> bool:
+def _is_json(types: Any, kind: pyarrow.DataType) -> bool:
     if types.is_list(kind) or types.is_large_list(kind):
         inner = [kind.value_field]
     elif types.is_struct(kind):

@@ -28,7 +28,7 @@ _FETCH_WAIT_MS = 10
 STALLED_S = 30.0
 _CLOSE_S = 5.0
 
-_error_of: Any = Message.error
+_error_of = Message.error
 _partition_of: Any = Message.partition
 
 # Other errors may be temporary (a broker is away for a moment); if they are not, the read stalls and raises.

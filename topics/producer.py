@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from . import client_watchdog, clock
 from .cluster import Cluster
@@ -203,7 +203,7 @@ class TransactionalProducer:
             return self._kafka.flush(1.0)
         raise AssertionError("unreachable")
 
-    def send_offsets(self, offsets: list[TopicPartition], group_metadata: Any) -> None:
+    def send_offsets(self, offsets: list[TopicPartition], group_metadata: object) -> None:
         """Make consumed offsets part of the transaction (blocking).
 
         Raises:
@@ -232,7 +232,7 @@ class TransactionalProducer:
         """Drop the queue; an open transaction ends by its timeout or by the next owner's `open()`."""
         _drop(self._kafka)
 
-    def _until_known(self, doing: str, call: Callable[..., object], *args: Any) -> None:
+    def _until_known(self, doing: str, call: Callable[..., object], *args: object) -> None:
         began = clock.now_s()
         deadline, complain_at = began + self._deadline_s, began + _COMPLAIN_S
         while True:
@@ -269,7 +269,7 @@ class TransactionalProducer:
         return from_kafka(exc, doing, servers=self._cluster.bootstrap_servers)
 
 
-def _drop(kafka: Any) -> None:
+def _drop(kafka: Producer) -> None:
     with contextlib.suppress(KafkaException):  # fenced or broken: nothing is left to purge
         kafka.purge()
         kafka.flush(0)

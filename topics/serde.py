@@ -26,7 +26,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from types import GenericAlias
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import UUID
 
 import msgspec
@@ -88,8 +88,8 @@ class Codec:
         encode: Encode,
         *,
         trusted: frozenset[type] = frozenset(),
-        exact: Callable[[list[Any]], bool] | None = None,
-        same: Callable[[list[Any], list[Any]], bool] = identical,
+        exact: Callable[[list[object]], bool] | None = None,
+        same: Callable[[list[object], list[object]], bool] = identical,
         fast: Encode | None = None,
         decode_list: Decode | None = None,
         whole: frozenset[type] | None = None,
@@ -115,7 +115,7 @@ class Codec:
             return len(_json_documents.decode(b"[%b]" % b",".join(data))) == len(data)
         return len(self.decode_all(data)) == len(data)
 
-    def keep(self, value: Any) -> bytes:
+    def keep(self, value: object) -> bytes:
         """Encode a value of a table.
 
         Raises:
@@ -123,7 +123,7 @@ class Codec:
         """
         return self.kept(value)[0]
 
-    def kept(self, value: Any, draft: bytes = b"") -> tuple[bytes, Any]:
+    def kept(self, value: object, draft: bytes = b"") -> tuple[bytes, Any]:
         """Return `keep(value)` and the decoded copy, which is the value itself for `trusted` types.
 
         Args:
@@ -149,7 +149,7 @@ class Codec:
             )
         return data, back
 
-    def draft(self, value: Any) -> bytes:
+    def draft(self, value: object) -> bytes:
         """Return the encoded value, to detect changes; empty if it cannot be encoded."""
         try:
             return self._fast(value)
@@ -159,7 +159,7 @@ class Codec:
             except Exception:  # noqa: BLE001
                 return b""
 
-    def keep_all(self, values: Collection[Any], drafts: list[bytes] | None = None) -> list[bytes]:
+    def keep_all(self, values: Collection[object], drafts: list[bytes] | None = None) -> list[bytes]:
         """Return `keep` of each value, several times faster for values of the usual types.
 
         Args:
@@ -176,7 +176,7 @@ class Codec:
                 pass
         return list(map(self.keep, values))
 
-    def _come_back(self, kept: list[bytes], values: Collection[Any]) -> bool:
+    def _come_back(self, kept: list[bytes], values: Collection[object]) -> bool:
         assert self._decode_list is not None
         return self._same(self._decode_list(b"[%b]" % b",".join(kept)), list(values))
 
@@ -187,7 +187,7 @@ class Codec:
 _DECLARE = "declare its type (value_type=… or key_type=…)"
 
 
-def _to_sorted_json(value: Any) -> bytes:
+def _to_sorted_json(value: object) -> bytes:
     try:
         return _json_sorted.encode(value)
     except TypeError:
@@ -195,20 +195,20 @@ def _to_sorted_json(value: Any) -> bytes:
         return _json_sorted.encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))
 
 
-def _has_sets(declared: Any) -> bool:
+def _has_sets(declared: object) -> bool:
     try:
         return "SetType" in repr(msgspec.inspect.type_info(declared))
     except RecursionError:
         return True  # a type that contains itself; sorted is right for all
 
 
-def _encode_json(value: Any) -> bytes:
+def _encode_json(value: object) -> bytes:
     if type(value) not in _JSON_ROUND_TRIP:
         raise BadRecord(f"a {type(value).__qualname__} would come back from JSON as something else", hint=_DECLARE)
     return _json_encoder.encode(value)
 
 
-def _encode_text(value: Any) -> bytes:
+def _encode_text(value: object) -> bytes:
     if type(value) is str:
         return value.encode()
     if isinstance(value, bytes):
@@ -216,7 +216,7 @@ def _encode_text(value: Any) -> bytes:
     raise BadRecord(f"expected text, not {type(value).__qualname__}")
 
 
-def _encode_bytes(value: Any) -> bytes:
+def _encode_bytes(value: object) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
@@ -239,7 +239,7 @@ _JSON = Codec(
 
 
 @lru_cache(maxsize=_CODECS)
-def codec(declared: Any = None) -> Codec:
+def codec(declared: object = None) -> Codec:
     """Return the codec of a declared type; see the table at the head of this module.
 
     Raises:
@@ -266,12 +266,12 @@ def codec(declared: Any = None) -> Codec:
     )
 
 
-def _list_of(declared: Any) -> Any:
+def _list_of(declared: object) -> Any:
     # As `list[declared]`, which type checkers take for an annotation.
     return GenericAlias(list, (declared,))
 
 
-def _is_trusted(declared: Any) -> bool:
+def _is_trusted(declared: object) -> TypeGuard[type]:
     return isinstance(declared, type) and (declared in _TRUSTED or issubclass(declared, Enum))
 
 
@@ -288,7 +288,7 @@ def _faust_codec(model: Any) -> Codec:
     return Codec(model.__name__, decode, encode)
 
 
-def _encode_json_text(value: Any) -> bytes:
+def _encode_json_text(value: object) -> bytes:
     if type(value) is not str:
         raise BadRecord(f"expected text, not {type(value).__qualname__}")
     return _json_encoder.encode(value)
@@ -300,7 +300,7 @@ _JSON_TEXT = Codec(
 )
 
 
-def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) -> Codec:
+def value_codec(table: str, declared: object, default: Callable[[], object] | None) -> Codec:
     """Return the codec of a table's values: without a declared type, that of the default's type if JSON would lose it.
 
     Raises:
@@ -323,7 +323,7 @@ def value_codec(table: str, declared: Any, default: Callable[[], Any] | None) ->
     return chosen
 
 
-def key_codec(declared: Any = None) -> Codec:
+def key_codec(declared: object = None) -> Codec:
     """Return the codec of a table's keys.
 
     As `codec`, but keys that are equal in Python have equal bytes (see `keys.py`), and JSON arrays come back as tuples,
@@ -340,7 +340,7 @@ def key_codec(declared: Any = None) -> Codec:
         return chosen
     exact = frozenset({declared}) if isinstance(declared, type) and has_one_form(declared) else frozenset[type]()
 
-    def encode(key: Any) -> bytes:
+    def encode(key: object) -> bytes:
         if type(key) in exact:
             return chosen.encode(key)
         key = plain(key)
@@ -360,11 +360,11 @@ def key_codec(declared: Any = None) -> Codec:
     )
 
 
-def _equal(back: list[Any], values: list[Any]) -> bool:
+def _equal(back: list[object], values: list[object]) -> bool:
     return back == values
 
 
-def _encode_json_key(key: Any) -> bytes:
+def _encode_json_key(key: object) -> bytes:
     kind = type(key)
     return _json_encoder.encode(key if kind is str or kind is int else json_key(key))
 
@@ -389,7 +389,7 @@ _JSON_ELEMENT = Codec(
 )
 
 
-def set_codec(table: str, declared: Any = None) -> Codec:
+def set_codec(table: str, declared: object = None) -> Codec:
     """Return the codec of sets in a table: sorted JSON arrays, so that equal sets have equal bytes.
 
     Args:
@@ -431,10 +431,10 @@ def set_codec(table: str, declared: Any = None) -> Codec:
 
 
 # A text or an object can be iterated as well, but is not a set.
-_json_list, _json_lists = msgspec.json.Decoder(list[Any]).decode, msgspec.json.Decoder(list[list[Any]]).decode
+_json_list, _json_lists = msgspec.json.Decoder(list[object]).decode, msgspec.json.Decoder(list[list[object]]).decode
 
 
-def _decode_set(data: bytes) -> Any:
+def _decode_set(data: bytes) -> set[object]:
     return set(map(as_key, _json_list(data)))
 
 
