@@ -1,4 +1,4 @@
-"""History back into the stream: files and sockets read in order, and played into a topic exactly once.
+"""Replays history into Kafka topics exactly once: files, sockets, archives and topics are read in order and produced.
 
 history = find_history(["orders/*.jsonl.gz"], Format(key="user", time="at"))
 report = Player(cluster, history, "orders").play()
@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .pipeline.lateness import Disorder
+    from .pipeline.out_of_order import OutOfOrder
     from .pipeline.pace import Pace
     from .pipeline.pipeline import Pipeline
     from .pipeline.selection import Selection
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from .sources.format import Format
 
 __all__ = [
-    "Disorder", "Format", "FileHistory", "Pace", "Pipeline", "Player", "Progress", "Record", "Report", "Selection",
+    "FileHistory", "Format", "OutOfOrder", "Pace", "Pipeline", "Player", "Progress", "Record", "Report", "Selection",
     "find_history",
 ]  # fmt: skip
 
-_HOMES = {
+_MODULES = {
     "Pipeline": ".pipeline.pipeline",
-    "Disorder": ".pipeline.lateness",
+    "OutOfOrder": ".pipeline.out_of_order",
     "Pace": ".pipeline.pace",
     "Selection": ".pipeline.selection",
     "Record": ".pipeline.transform",
@@ -39,7 +39,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Commands live below this page, and most of them, workers above all, replay nothing.
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    # Imported on first use: the commands are in this package, and most of them, such as the worker, replay nothing.
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

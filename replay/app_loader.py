@@ -1,4 +1,7 @@
-"""Finding the app that a user names: `module`, `module:app` or `path/to/file.py`."""
+"""Loads the app that a user names: `module`, `module:app` or `path/to/file.py`.
+
+Apart from `module_loader.py`, because importing this file imports Faust: replays of files with a transform do without.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 from faust.exceptions import ImproperlyConfigured
 
 from ..agents.app import App
 from ..agents.runtime import runtime_of
+from ..agents.topic import Topic
 from ..topics.errors import AnabranchError, Usage
 from .module_loader import load_module, source_of
 
-__all__ = ["Declared", "declared_by", "load_app", "runtime_of", "source_of"]
+__all__ = ["DeclaredCluster", "declared_cluster", "load_app", "runtime_of", "source_of", "value_type_of"]
 
 _CHILD_S = 60.0
-_MARK = "anabranch-declares "
+_PREFIX = "anabranch-declares "
 _CHILD = """
 import json, sys
 from anabranch.replay.app_loader import load_app, runtime_of
@@ -30,25 +33,25 @@ print(%r + json.dumps([runtime.declared_broker, dict(runtime.client_options)]))
 
 
 @dataclass(frozen=True, slots=True)
-class Declared:
-    """Which cluster an app names itself, and librdkafka's options for it; see `App`."""
+class DeclaredCluster:
+    """The cluster that an app names, and librdkafka's options for it; see `App`."""
 
     declared_broker: str | None = None
     client_options: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
-def declared_by(name: str) -> Declared:
-    """What the app declares, without loading it into this process.
+def declared_cluster(name: str) -> DeclaredCluster:
+    """Return the cluster that an app declares, without loading the app into this process.
 
-    A bounded run's app has to be loaded under the run's id, which is known only when the cluster is. So another process
-    looks, unless the program's text shows that there is nothing to find.
+    The app of a bounded run has to be loaded under the run's id, which is known only when the cluster is. So another
+    process loads it first, unless the program's text shows that it declares no cluster.
     """
     text = source_of(name)
-    told = (b"broker", b"config_from_object", b"_configured", b"**")
-    if "BROKER_URL" not in os.environ and b"App(" in text and not any(word in text for word in told):
-        return Declared()
+    signs = (b"broker", b"config_from_object", b"_configured", b"**")
+    if "BROKER_URL" not in os.environ and b"App(" in text and not any(sign in text for sign in signs):
+        return DeclaredCluster()
     child = subprocess.run(  # noqa: S603 (our own interpreter, arguments in a list)
-        [sys.executable, "-c", _CHILD % _MARK, name],
+        [sys.executable, "-c", _CHILD % _PREFIX, name],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -56,41 +59,53 @@ def declared_by(name: str) -> Declared:
         check=False,
     )
     for line in child.stdout.splitlines():
-        if line.startswith(_MARK):
-            broker, options = json.loads(line.removeprefix(_MARK))
-            return Declared(broker, options)
-    return Declared()  # it fails when it is loaded; so it will here, and says why
+        if line.startswith(_PREFIX):
+            broker, options = json.loads(line.removeprefix(_PREFIX))
+            return DeclaredCluster(broker, options)
+    return DeclaredCluster()  # the app cannot be loaded; loading it in this process will raise the error
 
 
 def load_app(name: str) -> App:
-    """The app in a module of the working directory or of the installed packages.
+    """Load an app from a module of the working directory or of the installed packages, or from a file.
 
     Raises:
-        Usage: there is no such module, it fails, or it has no app.
+        Usage: there is no such module, importing it fails, or it has no app.
     """
-    where, _, attribute = name.partition(":")
-    module = load_module(where)
+    module_name, _, attribute = name.partition(":")
+    module = load_module(module_name)
     if attribute:
         app = getattr(module, attribute, None)
         if not isinstance(app, App):
-            raise Usage(f"{where} has no app named {attribute}", hint="app = anabranch.App(…)")
-        return discovered(app)
+            raise Usage(f"{module_name} has no app named {attribute}", hint="app = anabranch.App(…)")
+        return _discovered(app)
     apps = [value for value in vars(module).values() if isinstance(value, App)]
     if not apps:
-        raise Usage(f"{where} has no app", hint="it needs a line like: app = anabranch.App(…)")
+        raise Usage(f"{module_name} has no app", hint="it needs a line like: app = anabranch.App(…)")
     if any(app is not apps[0] for app in apps):
-        raise Usage(f"{where} has several apps", hint=f"name one: {where}:app")
-    return discovered(apps[0])
+        raise Usage(f"{module_name} has several apps", hint=f"name one: {module_name}:app")
+    return _discovered(apps[0])
 
 
-def discovered(app: App) -> App:
-    """The app, with the modules imported that its `autodiscover` names, as `faust worker` does it.
+def value_type_of(app_name: str, topic: str) -> object:
+    """Return the value type that an app declares for a topic; None if it declares none.
 
     Raises:
-        Usage: one of them is not there or fails.
+        Usage: the app cannot be loaded.
+    """
+    for agent in load_app(app_name).agents.values():
+        if isinstance(agent.channel, Topic) and topic in agent.channel.topics:
+            return agent.channel.value_type
+    return None
+
+
+def _discovered(app: App) -> App:
+    """Import the modules that the app's `autodiscover` names, as `faust worker` does; returns the app.
+
+    Raises:
+        Usage: a module is missing or fails.
     """
     try:
-        settings = cast(Any, app.conf)
+        settings = app.conf
     except AnabranchError:
         raise
     except Exception as exc:
@@ -99,11 +114,11 @@ def discovered(app: App) -> App:
             hint="they come from App(…), config_from_object, on_configured and the environment",
         ) from exc
     try:
-        if settings.autodiscover:  # a bool, names, or a function that gives them
+        if getattr(settings, "autodiscover", False):  # a bool, names, or a function that returns names
             app.discover()
     except ImproperlyConfigured as exc:
         raise Usage(
-            "autodiscover=True does not say which package to look through", hint="name it: App(…, origin='package')"
+            "autodiscover=True does not say which package to search", hint="name it: App(…, origin='package')"
         ) from exc
     except AnabranchError:
         raise

@@ -1,8 +1,8 @@
-"""Where a command works: on the cluster it is told, or on a broker of our own.
+"""Which Kafka cluster a command works on: one that is named, or an embedded broker.
 
-The ladder: `--bootstrap-server`, else `KAFKA_BOOTSTRAP_SERVERS`, else the app's own `broker=…`, else the embedded
-broker, whose data is kept under `.anabranch/` of the working directory (`ANABRANCH_HOME`). A broker that another
-command runs there is joined, not started twice; while one starts or stops it, the next waits.
+In order of precedence: `--bootstrap-server`; `KAFKA_BOOTSTRAP_SERVERS`; the app's own `broker=…`; the embedded broker,
+which keeps its data under `.anabranch/` in the working directory (`ANABRANCH_HOME`). If another command already runs a
+broker there, it is used and no second one is started; while another command starts or stops one, this one waits.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from ..topics.errors import Usage
 if TYPE_CHECKING:
     from ..topics.devbroker.broker import BrokerStats, EmbeddedBroker
 
-__all__ = ["ClusterChoice", "Declares", "ground", "home", "servers_at_hand"]
+__all__ = ["ClusterChoice", "ClusterDeclaration", "home", "known_servers", "provide_cluster"]
 
 
 _REACH_S = 5.0
-_TURN_S = 90.0  # a start takes a minute at most, an end a quarter of one
+# Starting a broker takes a minute at most, stopping one a quarter of a minute.
+_WAIT_S = 90.0
 
 
 def home() -> Path:
-    """Where data of this project lives on this machine."""
+    """Return the folder for data on this machine."""
     return Path(os.environ.get("ANABRANCH_HOME", ".anabranch")).absolute()
 
 
-class Declares(Protocol):
-    """An app, or what is known of one: the cluster that the program names, and librdkafka's options for it."""
+class ClusterDeclaration(Protocol):
+    """The cluster that a program names, and librdkafka's options for it: an app, or what is known of one."""
 
     @property
     def declared_broker(self) -> str | None: ...
@@ -46,21 +47,23 @@ class Declares(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClusterChoice:
-    """A cluster to work on.
+    """The cluster to work on.
 
     Attributes:
-        broker: what our own broker said at its start; None where somebody else runs it.
+        broker: figures of the embedded broker's start; None for any other broker.
     """
 
     cluster: Cluster
     broker: BrokerStats | None = None
 
 
-def servers_at_hand(bootstrap_server: str | None, *, declared: str | None = None, keep: bool = True) -> str | None:
-    """The cluster that needs not be started; see `ground`.
+def known_servers(bootstrap_server: str | None, *, declared: str | None = None, keep: bool = True) -> str | None:
+    """Return the bootstrap servers of a cluster that runs already; None if an embedded broker has to be started.
+
+    The arguments are those of `provide_cluster`.
 
     Raises:
-        Usage: one is named, and the name is empty: of a variable that was not set, most likely.
+        Usage: a cluster is named with an empty name, probably from a variable that is not set.
     """
     for name, given in (
         ("--bootstrap-server", bootstrap_server),
@@ -68,20 +71,18 @@ def servers_at_hand(bootstrap_server: str | None, *, declared: str | None = None
     ):
         if given is not None:
             if not given.strip(" ,"):
-                raise Usage(
-                    f"{name} is empty", hint="HOST:PORT names a cluster; without it a broker of our own is started"
-                )
+                raise Usage(f"{name} is empty", hint="HOST:PORT names a cluster; without it an embedded broker is used")
             return given
     servers = declared
     if servers or not keep:
         return servers
-    from ..topics.devbroker.broker import running_at  # who has a cluster needs none of it
+    from ..topics.devbroker.broker import running_at  # not needed where a cluster is named
 
     return running_at(home() / "broker")
 
 
 @contextlib.contextmanager
-def ground(
+def provide_cluster(
     bootstrap_server: str | None,
     options: Mapping[str, str] | None = None,
     *,
@@ -90,15 +91,20 @@ def ground(
     keep: bool = True,
     on_progress: Callable[[str], None] | None = None,
 ) -> Generator[ClusterChoice]:
-    """A cluster for the length of a `with` block.
+    """Provide a cluster inside a `with` block.
 
     Args:
-        declared: the broker an app names itself; defaults: the options it has for it.
-        keep: keep the data of a broker of our own; otherwise it is a new one, and thrown away.
+        declared: the bootstrap servers that an app names.
+        defaults: the librdkafka options that an app has for them.
+        keep: use the embedded broker with kept data; False starts a new one, whose data is deleted at the end.
+
+    Raises:
+        Stop: no broker answers, or the embedded one cannot be started.
+        Usage: see `known_servers`.
     """
-    deadline_s = clock.now_s() + _TURN_S
-    while not (servers := servers_at_hand(bootstrap_server, declared=declared, keep=keep)):
-        broker = _started(home() / "broker" if keep else None, on_progress, deadline_s)
+    deadline_s = clock.now_s() + _WAIT_S
+    while not (servers := known_servers(bootstrap_server, declared=declared, keep=keep)):
+        broker = _start_embedded(home() / "broker" if keep else None, on_progress, deadline_s)
         if broker is not None:
             try:
                 yield ClusterChoice(Cluster.named(broker.bootstrap_servers, options), broker.stats)
@@ -106,12 +112,14 @@ def ground(
                 broker.stop()
             return
     cluster = Cluster.named(servers, options, defaults=defaults)
-    Admin(cluster).partitions([], timeout_s=_REACH_S)  # says at once, and clearly, that nobody is there
+    Admin(cluster).partitions([], timeout_s=_REACH_S)  # fails early, and with a clear message, if no broker answers
     yield ClusterChoice(cluster)
 
 
-def _started(data: Path | None, on_progress: Callable[[str], None] | None, deadline_s: float) -> EmbeddedBroker | None:
-    """A broker of our own; None where another command starts or stops one."""
+def _start_embedded(
+    data: Path | None, on_progress: Callable[[str], None] | None, deadline_s: float
+) -> EmbeddedBroker | None:
+    """Start an embedded broker; returns None while another command starts or stops one."""
     from ..topics.devbroker.broker import EmbeddedBroker, Occupied
 
     broker = EmbeddedBroker(data, on_progress=on_progress)

@@ -1,4 +1,4 @@
-"""Finding what a user names in a program of theirs: `module`, `module:name` or `path/to/file.py:name`."""
+"""Loads a module that a user names, and finds its source text: `module`, `module:name` or `path/to/file.py:name`."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from ..topics.errors import Usage
 __all__ = ["load_module", "source_of"]
 
 
-def load_module(where: str) -> ModuleType:
-    """A module of the working directory or of the installed packages, or a file.
+def load_module(name: str) -> ModuleType:
+    """Import a module of the working directory or of the installed packages, or a file (`….py`).
 
     Raises:
-        Usage: there is none, or it fails when it is imported.
+        Usage: it does not exist, or importing it fails.
     """
-    return _load_file(Path(where)) if where.endswith(".py") else _load_named(where)
+    return _load_file(Path(name)) if name.endswith(".py") else _load_named(name)
 
 
 def source_of(name: str) -> bytes:
-    """The program text a name stands for, without running it; tells a changed program from the same."""
-    where = name.partition(":")[0]
+    """Return the source text of `module:name` or `file.py:name` without running it; empty if it cannot be read.
+
+    A changed program is recognised by it.
+    """
+    module = name.partition(":")[0]
     try:
-        path = Path(where) if where.endswith(".py") else _find(where)
+        path = Path(module) if module.endswith(".py") else _find(module)
         return path.read_bytes() if path is not None else b""
     except OSError:
         return b""
 
 
 def _find(module: str) -> Path | None:
-    _look_here()
+    _search_working_directory()
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
@@ -43,14 +46,14 @@ def _find(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin else None
 
 
-def _look_here() -> None:
+def _search_working_directory() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
 
 
 def _load_named(name: str) -> ModuleType:
-    _look_here()
+    _search_working_directory()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
@@ -59,11 +62,11 @@ def _load_named(name: str) -> ModuleType:
                 f"no module named {name}",
                 hint=f"run from the folder that holds {name.split('.')[0]}.py, or give its path",
             ) from None
-        raise _broken(name, exc) from exc
+        raise _import_failed(name, exc) from exc
     except Usage:
         raise
     except (Exception, SystemExit) as exc:
-        raise _broken(name, exc) from exc
+        raise _import_failed(name, exc) from exc
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -79,17 +82,17 @@ def _load_file(path: Path) -> ModuleType:
     except Usage:
         raise
     except (Exception, SystemExit) as exc:
-        raise _broken(str(path), exc) from exc
+        raise _import_failed(str(path), exc) from exc
     return module
 
 
-def _broken(name: str, exc: Exception | SystemExit) -> Usage:
+def _import_failed(name: str, exc: Exception | SystemExit) -> Usage:
     last = traceback.extract_tb(exc.__traceback__)[-1]
-    where = raised_at(exc) or f"{last.filename}:{last.lineno}"
+    location = raised_at(exc) or f"{last.filename}:{last.lineno}"
     if isinstance(exc, SyntaxError):
-        return Usage(f"{name} is no Python: {exc.msg}", hint=f"{exc.filename}:{exc.lineno}")
+        return Usage(f"{name} is not valid Python: {exc.msg}", hint=f"{exc.filename}:{exc.lineno}")
     if isinstance(exc, SystemExit):
-        return Usage(f"{name} ends the program when it is imported (exit code {exc.code})", hint=where)
+        return Usage(f"{name} ends the program when it is imported (exit code {exc.code})", hint=location)
     if isinstance(exc, ModuleNotFoundError):
-        return Usage(f"{name} needs the module {exc.name}, which is not installed", hint=where)
-    return Usage(f"{name} fails when it is imported: {type(exc).__name__}: {exc}", hint=where)
+        return Usage(f"{name} needs the module {exc.name}, which is not installed", hint=location)
+    return Usage(f"{name} fails when it is imported: {type(exc).__name__}: {exc}", hint=location)

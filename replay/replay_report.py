@@ -1,4 +1,4 @@
-"""What a replay says about itself, while it runs and at its end."""
+"""The progress of a replay while it runs, and its report at the end."""
 
 from __future__ import annotations
 
@@ -6,23 +6,38 @@ from dataclasses import dataclass, field
 
 from .pipeline.column_profile import Profile
 
-__all__ = ["NEAR_1970", "NEAR_1970_MS", "Progress", "Report"]
+__all__ = ["NEAR_1970", "NEAR_1970_MS", "Counters", "Progress", "Report"]
 
 NEAR_1970_MS = 365 * 86_400_000
-NEAR_1970 = "a number such as 20130101 is read as seconds since 1970 unless --time-format %Y%m%d says what it is"
+NEAR_1970 = "a number such as 20130101 is read as seconds since 1970; --time-format %Y%m%d reads it as a date"
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a pipeline counts while it reads, since the start.
+
+    Attributes:
+        out_of_order: records that were out of order in their source.
+        out_of_order_ms: how far the worst of them was behind the record with the latest time before it.
+        filtered_out: records that were read and not selected, or for which a transform returned nothing.
+    """
+
+    out_of_order: int = 0
+    out_of_order_ms: int = 0
+    filtered_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a replay stands after a commit. Counts are those of the run, earlier starts included.
+    """How far a replay is after a commit. Counts are those of the run, including earlier starts, unless noted.
 
     Attributes:
-        sent_now: by this start.
-        done_bytes, size_bytes: of the files on disk; size 0 where there is no end in sight.
-        begun_bytes: of `done_bytes`, what earlier starts had read.
-        limit: records of the run at most; None where there is none.
-        at_ms: where it is in event time; 0 where records have no times.
-        lag_s: how far it is behind its pace.
+        sent_now: records that this start has produced.
+        done_bytes, size_bytes: how much of the sources has been read; the size is 0 for a source without a known end.
+        begun_bytes: how much of `done_bytes` earlier starts had read.
+        limit: how many records the run produces at most; None without a limit.
+        at_ms: event time of the latest records, in milliseconds since 1970; 0 where records have no times.
+        lag_s: how far the replay is behind its pace.
         seconds: since this start.
     """
 
@@ -40,12 +55,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Records a second of this start."""
+        """Records per second of this start."""
         return self.sent_now / self.seconds if self.seconds else 0.0
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to the end at the rate so far; None where that cannot be told."""
+        """Estimated seconds to the end, at the rate so far; None if they cannot be estimated."""
         found: list[float] = []
         read = self.done_bytes - self.begun_bytes
         if self.size_bytes and read > 0:
@@ -57,24 +72,25 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """How a replay ended.
+    """How a replay ended. Counts are those of the run, including earlier starts, unless noted.
 
     Attributes:
-        sent, skipped, dead_letters, blank: of the whole run, earlier starts included.
-        sent_now: records sent by this start.
-        seconds: what this start took.
-        counts: records of the run by partition.
-        begins: by partition the offset of the run's first record.
-        marks: end marks, by partition the offset after the run's last record; none for partitions without one.
+        sent, skipped, dead_letters, blank: records produced, bad lines skipped, bad lines produced to the dead-letter
+            topic, blank lines.
+        sent_now: records that this start produced.
+        seconds: duration of this start.
+        counts: records by partition.
+        begin_offsets: by partition, the offset of the run's first record.
+        end_offsets: by partition, the offset after the run's last record; partitions without a record are absent.
         done: the sources were read to their end; otherwise `stop()` was called.
-        already_done: the run was finished before this start, which wrote nothing.
-        resumed_from: records that earlier starts had sent; None for the first start.
-        resumable: the run goes on where it was when it is started again; a socket does not.
+        already_done: an earlier start had finished the run, and this one produced nothing.
+        resumed_from: records that earlier starts had produced; None for the first start.
+        resumable: the run resumes where it left off when it is started again; with a socket it does not.
         examples: the first bad lines of this start, as `file:line: reason`.
-        warnings: what might go wrong with the topic.
-        left_out: records of this start that were not selected.
-        late, late_ms: records of this start that were late in their source, and by how much the latest of them.
-        profile: of the columns of the first records of this start.
+        warnings: what may become of the records in their topic.
+        filtered_out: records of this start that were not selected.
+        out_of_order, out_of_order_ms: see `Counters`, for this start.
+        profile: the columns of the first records of this start; `Profile.records` says of how many.
     """
 
     run_id: str
@@ -86,20 +102,20 @@ class Report:
     sent_now: int
     seconds: float
     counts: dict[int, int]
-    begins: dict[int, int]
-    marks: dict[int, int]
+    begin_offsets: dict[int, int]
+    end_offsets: dict[int, int]
     done: bool
     already_done: bool
     resumed_from: int | None
     resumable: bool
     examples: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    late: int = 0
-    late_ms: int = 0
-    left_out: int = 0
+    out_of_order: int = 0
+    out_of_order_ms: int = 0
+    filtered_out: int = 0
     profile: Profile = field(default_factory=Profile)
 
     @property
     def rate(self) -> float:
-        """Records a second of this start."""
+        """Records per second of this start."""
         return self.sent_now / self.seconds if self.seconds else 0.0

@@ -1,4 +1,4 @@
-"""Tables as everybody can read them: from their changelogs, `read_committed`, whether a worker runs or not."""
+"""Reads tables from their changelogs (`read_committed`), whether workers run or not, and writes result files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import msgspec
 from confluent_kafka import TopicPartition
@@ -27,19 +27,19 @@ from ..topics.cluster import Cluster
 from ..topics.errors import Stop, Usage, described
 from ..topics.partition_reader import read_to_end
 
-__all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "refuse_scattered", "write_result"]
+__all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "refuse_split_keys", "write_result"]
 
 _SCALARS = frozenset({int, float, str, bool, type(None)})
-# A union that is made for each cell would cost more than the look.
+# A tuple: building a union type for each cell would cost more than the check.
 _NESTED = (dict, list, bool)
-_MOST = 5
+_MAX_EXAMPLES = 5
 
 
 def find_table(app: App, name: str | None) -> Table:
-    """The table of that name, or the only one.
+    """Return an app's table by its name, or its only table.
 
     Raises:
-        Usage: it is not there; the message lists those that are.
+        Usage: there is no such table; the message lists those that exist.
     """
     tables = {table.name: table for table in runtime_of(app).tables}
     if name is None and len(tables) == 1:
@@ -53,14 +53,14 @@ def find_table(app: App, name: str | None) -> Table:
 
 
 class Snapshot:
-    """A table's content at a moment.
+    """The content of a table at one time.
 
     Args:
-        parts: by partition: key bytes -> value bytes, as the codecs of the table know them.
-        offset_of: partition and key -> where in the changelog its last value is.
+        parts: for each partition, keys and values as bytes, in the form that the table's codecs decode.
+        offset_of: returns the offset of a key's last record in a partition of the changelog.
 
     Raises:
-        Stop: a key is in several partitions, and the table is not declared `local`: it has no one value.
+        Stop: a key is in several partitions and the table is not declared `local`, so the key has no single value.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Snapshot:
     ) -> None:
         self.table, self.parts, self._offset_of = table, parts, offset_of
         if not (table.local or table.is_global):
-            refuse_scattered(table.name, parts, lambda data: _plain(table, *data))
+            refuse_split_keys(table.name, parts, lambda pair: _shown_pair(table, *pair))
 
     @cached_property
     def _data(self) -> list[tuple[int, bytes, bytes]]:
-        """Partition, key and value."""
-        if self.table.is_global:  # of a key that several partitions have, the last one counts
+        """(partition, key, value) of each pair."""
+        if self.table.is_global:  # a global table: if several partitions have a key, the last one counts
             last = {key: (p, key, value) for p, part in enumerate(self.parts) for key, value in part.items()}
             return list(last.values())
         return [(p, key, value) for p, part in enumerate(self.parts) for key, value in part.items()]
@@ -84,8 +84,12 @@ class Snapshot:
     def __len__(self) -> int:
         return len(self._data)
 
-    def located(self) -> list[tuple[Any, int, Any]]:
-        """Key, partition and value, decoded and sorted; keys of several types by their text."""
+    def rows_with_partition(self) -> list[tuple[object, int, object]]:
+        """Return (key, partition, value), decoded and sorted by key; keys of several types are sorted by their text.
+
+        Raises:
+            Stop: a key or a value cannot be decoded; the message lists where.
+        """
         decode_key, decode = self.table.key_codec.decode, self.table.value_codec.decode
         try:
             found = [(decode_key(key), partition, decode(value)) for partition, key, value in self._data]
@@ -97,7 +101,7 @@ class Snapshot:
             return sorted(found, key=lambda row: str(row[0]))
 
     def _undecodable(self) -> Stop:
-        """What cannot be decoded, by partition and key."""
+        """Return the error that lists the keys and values that cannot be decoded."""
         found: list[str] = []
         for partition, key, value in self._data:
             what, codec = "key", self.table.key_codec
@@ -105,46 +109,48 @@ class Snapshot:
                 codec.decode(key)
                 what, codec = "value", self.table.value_codec
                 codec.decode(value)
-            except Exception as exc:  # noqa: BLE001 (types may be the user's)
+            except Exception as exc:  # noqa: BLE001 (codecs may run the user's code)
                 at = f"{self.table.changelog_name}[{partition}]"
-                if self._offset_of is not None and len(found) < _MOST:
+                if self._offset_of is not None and len(found) < _MAX_EXAMPLES:
                     at += f"@{self._offset_of(partition, key)}"
                 found.append(f"\n  {at}, key {shown(key)}: its {what} is not {codec.name}: {described(exc)}")
-        more = f"\n  and {len(found) - _MOST:,} more" if len(found) > _MOST else ""
+        more = f"\n  and {len(found) - _MAX_EXAMPLES:,} more" if len(found) > _MAX_EXAMPLES else ""
+        listed = "".join(found[:_MAX_EXAMPLES]) + more
         return Stop(
-            f"table {self.table.name}: its changelog holds what cannot be decoded:{''.join(found[:_MOST])}{more}",
+            f"table {self.table.name}: its changelog holds keys or values that cannot be decoded:{listed}",
             hint=UNDECODABLE_REMEDY,
         )
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        """Decoded pairs, sorted by key; keys of several types by their text."""
-        return ((key, value) for key, _, value in self.located())
+    def items(self) -> Iterator[tuple[object, object]]:
+        """Return (key, value), decoded and sorted like `rows_with_partition`."""
+        return ((key, value) for key, _, value in self.rows_with_partition())
 
     @cached_property
-    def rows(self) -> tuple[list[str], list[list[Any]]]:
-        """Column names and rows: `key`, of a local table `partition`, and `value` or the fields of structured values.
+    def rows(self) -> tuple[list[str], list[list[object]]]:
+        """Column names and rows: `key`, for a local table `partition`, and `value` or the fields of structured values.
 
-        A field that is called as a column that is there already has `value.` before its name.
+        A field with the name of one of these columns is called `value.<name>`.
         """
-        keys, heads, values, structured = list[Any](), list[list[Any]](), list[Any](), False
-        for key, partition, value in self.located():
+        keys, heads, values, structured = list[object](), list[list[object]](), list[object](), False
+        for key, partition, value in self.rows_with_partition():
             keys.append(key)
             heads.append([partition] if self.table.local else [])
             if type(value) not in _SCALARS:
-                value = msgspec.to_builtins(value.asdict() if hasattr(value, "asdict") else self.table.plain(value))
+                asdict = getattr(value, "asdict", None)
+                value = msgspec.to_builtins(self.table.plain(value) if asdict is None else asdict())
                 structured = structured or isinstance(value, dict)
             values.append(value)
         heads = [[key, *head] for key, head in zip(key_cells(keys), heads, strict=True)]
         columns = ["key", "partition"] if self.table.local else ["key"]
         if not structured:
             return [*columns, "value"], [[*head, value] for head, value in zip(heads, values, strict=True)]
-        rows: list[dict[Any, Any]] = [value if isinstance(value, dict) else {"value": value} for value in values]
+        rows = [cast("dict[str, object]", value) if isinstance(value, dict) else {"value": value} for value in values]
         names = list(dict.fromkeys(name for row in rows for name in row))
         shown = [f"value.{name}" if name in columns else name for name in names]
         return [*columns, *shown], [[*head, *map(row.get, names)] for head, row in zip(heads, rows, strict=True)]
 
     def digest(self) -> str:
-        """Equal for equal content, whatever the order it came in: the sum of the pairs' hashes, modulo 2^128."""
+        """Return a digest of the content that does not depend on order: the sum of the pairs' hashes, modulo 2^128."""
         total = 0
         for partition, key, value in self._data:
             pair = hashlib.blake2b(digest_size=16)
@@ -157,18 +163,18 @@ class Snapshot:
         return f"{total % (1 << 128):032x}"
 
 
-def refuse_scattered(
+def refuse_split_keys(
     name: str, parts: Sequence[Mapping[bytes, bytes]], shown: Callable[[tuple[bytes, bytes]], str], also: str = ""
 ) -> None:
-    """Refuse content in which a key is in several partitions.
+    """Refuse the content of a table in which a key is in several partitions.
 
     Args:
-        parts: by partition, as in the changelog or as the codecs know it.
-        shown: a pair, as people read it.
-        also: more of a hint.
+        parts: for each partition, keys and values as bytes.
+        shown: formats a pair for people.
+        also: text to append to the hint.
 
     Raises:
-        Stop: it says which key, and what each partition has of it.
+        Stop: names the key, and the value that each partition has for it.
     """
     seen: set[bytes] = set()
     for part in parts:
@@ -176,24 +182,24 @@ def refuse_scattered(
             key = min(found)
             having = [(p, pairs[key]) for p, pairs in enumerate(parts) if key in pairs]
             listed = "".join(f"\n  partition {p}: {shown((key, value))}" for p, value in having)
-            more = f" ({len(found):,} keys at least)" if len(found) > 1 else ""
+            more = f" (at least {len(found):,} keys)" if len(found) > 1 else ""
             raise Stop(
                 f"table {name}: the same key is in several partitions{more}, each with a part of its value, because "
-                f"the records' keys do not hash to where the table has them:{listed}",
+                f"the keys of the records do not hash to the partitions that hold them:{listed}",
                 hint=REMEDY + also,
             )
         seen.update(part)
 
 
-def _plain(table: Table, key: bytes, value: bytes) -> str:
+def _shown_pair(table: Table, key: bytes, value: bytes) -> str:
     (cell,) = key_cells([table.key_codec.decode(key)])
     return f"{cell} = {json_text(table.plain(table.value_codec.decode(value)))}"
 
 
-def key_cells(keys: Sequence[Any]) -> list[Any]:
-    """Keys as a result shows them, different ones differently: text and numbers as they are, others as JSON.
+def key_cells(keys: Sequence[object]) -> list[object]:
+    """Return keys as cells of a result, so that different keys differ: text and numbers as they are, others as JSON.
 
-    Where text looks like a key of another type (`7` and 7), all of them are JSON.
+    If a text looks like a key of another type (`"7"` and 7), all keys are JSON.
     """
     kinds = set(map(type, keys))
     if kinds <= _SCALARS and (len(kinds) == 1 or str not in kinds):
@@ -204,13 +210,13 @@ def key_cells(keys: Sequence[Any]) -> list[Any]:
     return cells
 
 
-def json_text(value: Any) -> str:
-    """JSON of a key or a value, compact; what JSON has no form for as text."""
+def json_text(value: object) -> str:
+    """Return a key or a value as compact JSON; values that JSON cannot represent become text."""
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 class TableReader:
-    """Follows the changelog of one table.
+    """Reads the changelog of one table; each call reads what was committed since the call before.
 
     Raises:
         Usage: the table has no changelog yet.
@@ -224,29 +230,29 @@ class TableReader:
         if partitions is None:
             raise Usage(
                 f"table {table.name}: there is no changelog {name} on {cluster.bootstrap_servers}",
-                hint="it is made by the first worker or run of the app",
+                hint="it is created by the first worker or run of the app",
             )
         self._at = [TopicPartition(name, p) for p in range(partitions)]
         self._data: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
         self._reached = {(name, p): 0 for p in range(partitions)}
 
     def read(self) -> Snapshot:
-        """What the table holds now: everything that is committed; the second time, what has come since.
+        """Return the content that is committed now (blocking).
 
         Raises:
-            Stop: as `Snapshot`.
+            Stop: see `Snapshot`.
         """
         return Snapshot(self._table, [self._table.content(data) for data in self.read_raw()], self._offset_of)
 
     def _offset_of(self, partition: int, key: bytes) -> int:
-        """Where the last record of a key is; -1 if it is gone. It reads the partition again."""
+        """Return the offset of a key's last record, or -1 if it was deleted; reads the partition again (blocking)."""
         at, found = (self._table.changelog_name, partition), -1
         for run in read_to_end(self._cluster, {at: 0}, {at: self._reached[at]}):
             found = next((m.offset() for m in reversed(run.messages) if m.key() == key), found)
         return found
 
     def read_raw(self) -> list[dict[bytes, bytes]]:
-        """Likewise by partition, as it stands in the changelog."""
+        """Return keys and values of each partition as they are in the changelog (blocking)."""
         for run in read_to_end(self._cluster, self._reached, self._admin.ends(self._at, committed=True)):
             data = self._data[run.at[1]]
             for message in run.messages:
@@ -260,18 +266,18 @@ class TableReader:
 
 
 def write_result(snapshot: Snapshot, path: Path) -> None:
-    """Write a table to a file, by its ending: `.txt` (`key,value` lines, sorted), `.csv`, `.json`, `.jsonl`,
-    `.parquet`.
+    """Write a table to a file in the format of its suffix: `.txt` (`key,value` lines, sorted), `.csv`, `.json`,
+    `.jsonl` or `.parquet`.
 
-    To a temporary file beside it that is renamed, so that nobody ever sees half a result.
+    The content is written to a temporary file in the same folder, which is renamed: a reader never sees half a result.
 
     Raises:
-        Usage: unknown ending, or `.parquet` without its extra.
+        Usage: the suffix is unknown.
     """
     columns, rows = snapshot.rows
     make = _WRITERS.get(path.suffix.lower())
     if make is None:
-        raise Usage(f"{path}: unknown ending {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")
+        raise Usage(f"{path}: unknown suffix {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")
     content = make(columns, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -282,15 +288,15 @@ def write_result(snapshot: Snapshot, path: Path) -> None:
     temporary.replace(path)
 
 
-def _text(columns: list[str], rows: list[list[Any]]) -> bytes:
+def _text(columns: list[str], rows: list[list[object]]) -> bytes:
     del columns
     return "".join(",".join(_cell(cell) for cell in row) + "\n" for row in rows).encode()
 
 
-def _csv(columns: list[str], rows: list[list[Any]]) -> bytes:
+def _csv(columns: list[str], rows: list[list[object]]) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    # Python's writer leaves a carriage return bare, which its reader, and others, take for the end of a row.
+    # Python's CSV writer does not quote a carriage return, which readers, Python's included, take for the end of a row.
     quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(columns)
     for row in rows:
@@ -299,24 +305,24 @@ def _csv(columns: list[str], rows: list[list[Any]]) -> bytes:
     return out.getvalue().encode()
 
 
-def _cell(cell: Any) -> str:
+def _cell(cell: object) -> str:
     if cell is None:
         return ""
     return msgspec.json.encode(cell).decode() if isinstance(cell, _NESTED) else str(cell)
 
 
-def _jsonl(columns: list[str], rows: Iterable[list[Any]]) -> bytes:
+def _jsonl(columns: list[str], rows: Iterable[list[object]]) -> bytes:
     return b"".join(msgspec.json.encode(dict(zip(columns, row, strict=True))) + b"\n" for row in rows)
 
 
-def _json(columns: list[str], rows: list[list[Any]]) -> bytes:
+def _json(columns: list[str], rows: list[list[object]]) -> bytes:
     return (
         msgspec.json.format(msgspec.json.encode([dict(zip(columns, row, strict=True)) for row in rows]), indent=2)
         + b"\n"
     )
 
 
-def _parquet(columns: list[str], rows: list[list[Any]]) -> bytes:
+def _parquet(columns: list[str], rows: list[list[object]]) -> bytes:
     import polars
 
     out = io.BytesIO()
@@ -327,18 +333,18 @@ def _parquet(columns: list[str], rows: list[list[Any]]) -> bytes:
 _WRITERS = {".txt": _text, ".csv": _csv, ".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
 
 
-def known_ending(path: Path) -> None:
-    """Refuse an ending, or a place, before hours of work, not after.
+def check_result_path(path: Path) -> None:
+    """Check that a result file can be written, before hours of work instead of after.
 
     Raises:
-        Usage: nobody can write that, or there.
+        Usage: the suffix is unknown, or the folder is not writable.
     """
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     if path.is_dir() or not folder.is_dir():
         raise Usage(f"{path}: {path if path.is_dir() else folder} is {'a' if path.is_dir() else 'no'} folder")
     if not os.access(folder, os.W_OK):
-        raise Usage(f"{path}: nothing can be written in {folder}", hint="choose another folder for the result")
+        raise Usage(f"{path}: {folder} is not writable", hint="choose another folder for the result")
     if path.suffix.lower() not in _WRITERS:
-        raise Usage(f"{path}: unknown ending {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")
+        raise Usage(f"{path}: unknown suffix {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")
     if path.suffix.lower() == ".parquet":
         _parquet(["key"], [])

@@ -1,6 +1,6 @@
-"""One transaction of a replay: records, dead letters and the position after them, visible together.
+"""One transaction of a replay: records, dead letters and the position after them become visible together.
 
-What was sent is kept until it is committed: when Kafka aborts a transaction, the same items are sent in a new one.
+Records are kept until they are committed: when Kafka aborts a transaction, the same records are sent in a new one.
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from ..topics import clock
 from ..topics.dead_letter import dead_letter
 from ..topics.errors import AnabranchError, Stop
+from ..topics.packed import packed_rows
 from ..topics.partitioners import Partitioner
 from ..topics.producer import Aborted, Headers, OnDelivery, TransactionalProducer
-from .pipeline.packing import rows_of
-from .pipeline.partitioning import last_of_each, places_of
-from .run_registry import RunRegistry, RunState
+from .pipeline.partitioning import key_partitions, last_of_each
+from .run_state import RunRegistry, RunState
 from .sources.source import SourcePosition
 from .sources.source_record import BadLine, SourceRecord
-from .target_topic import Target
+from .target_topic import TargetTopic
 
 __all__ = ["Transaction"]
 
 _ATTEMPTS = 10
 _PAUSE_S = (0.1, 2.0)
 
-# Of many items: keys, values, times, headers.
+# Of many records: keys, values, timestamps, headers.
 _Columns = tuple[list[bytes | None], list[bytes | None], list[int], list[Headers | None]]
 
-_SIZE_HINT = "where it is too large: -X message.max.bytes=… here, and max.message.bytes of topic {topic}"
+_SIZE_HINT = "if it is too large: -X message.max.bytes=… here, and max.message.bytes of topic {topic}"
 
 
 class Transaction:
-    """Begins with the first record, so that a waiting source holds none open.
+    """One transaction. It begins with the first record, so none is open while the source waits.
 
     Args:
-        partitioner: of the topic.
-        state: of the run before this.
+        partitioner: that of the topic.
+        state: the run's state before this transaction.
 
     Attributes:
-        newest_ms: the latest event time of what was sent last; 0 where there is none.
-        size_bytes: of the values in it.
+        skipped, blank: bad lines that were skipped and blank lines; the caller counts them.
+        newest_ms: the latest event time of the records that were sent last; 0 if they have no times.
+        size_bytes: size of all values.
     """
 
     def __init__(
         self,
         producer: TransactionalProducer,
         runs: RunRegistry,
-        target: Target,
+        target: TargetTopic,
         partitioner: Partitioner,
         state: RunState,
     ) -> None:
@@ -62,14 +63,14 @@ class Transaction:
         self._target = target
         self._partitioner = partitioner
         self._state = state
-        self._kept: list[tuple[_Columns, list[int]]] = []
+        self._batches: list[tuple[_Columns, list[int]]] = []
         self._bad: list[BadLine] = []
         self._counts: Counter[int] = Counter()
-        self._begins: dict[int, int] = {}
-        self._marks: dict[int, int] = {}
-        # Partitions that have got something, and those of which nobody knows whether they have.
+        self._begin_offsets: dict[int, int] = {}
+        self._end_offsets: dict[int, int] = {}
+        # Partitions that have received records, and those whose first record may be lost (see `_on_first_delivery`).
         self._reached: set[int] = set()
-        self._unsure: set[int] = set()
+        self._doubtful: set[int] = set()
         self._sent = 0
         self._begun = False
         self._aborted = ""
@@ -79,61 +80,62 @@ class Transaction:
         self.newest_ms = 0
 
     def __len__(self) -> int:
-        """Records (rows, where they are packed) and dead letters in it."""
+        """Number of records and dead letters; each row of a packed batch counts as a record."""
         return self._sent + len(self._bad)
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to say, not even that lines were passed over."""
+        """Whether the transaction has nothing to commit: no records, and no lines that were skipped."""
         return not (len(self) or self.skipped or self.blank)
 
-    def send(self, items: Sequence[SourceRecord], now_ms: int) -> None:
+    def send(self, records: Sequence[SourceRecord], now_ms: int) -> None:
         """Send records; they are kept until the commit.
 
         Raises:
             Stop: the topic would not keep them, or one is too large.
         """
-        # Not zip(*items): it makes an iterator of each item, and the garbage collector looks at them all.
-        keys, values, stamps = [item[0] for item in items], [item[1] for item in items], [item[2] for item in items]
-        headers, named = [item[3] for item in items], [item[4] for item in items]
-        columns: _Columns = keys, values, stamps, headers
-        newest_ms = max(stamps)
+        # Not zip(*records): it creates an iterator for each record, and the garbage collector visits them all.
+        keys, values = [record[0] for record in records], [record[1] for record in records]
+        times, headers = [record[2] for record in records], [record[3] for record in records]
+        columns: _Columns = keys, values, times, headers
+        newest_ms = max(times)
         if newest_ms:
-            self._target.check_times(min(stamps) or min(filter(None, stamps)), newest_ms, now_ms)
+            self._target.check_times(min(times) or min(filter(None, times)), newest_ms, now_ms)
             self.newest_ms = newest_ms
         if self._target.compacts:
             self._target.check_keys(without_key=None in keys)
-        places = places_of(keys, named, self._partitioner, self._state.sent + self._sent)
-        self._kept.append((columns, places))
-        rows = rows_of(headers)
+        own = [record[4] for record in records]
+        partitions = key_partitions(keys, own, self._partitioner, self._state.sent + self._sent)
+        self._batches.append((columns, partitions))
+        rows = _rows_per_message(headers)
         if rows is None:
-            self._counts.update(places)
-            self._sent += len(places)
+            self._counts.update(partitions)
+            self._sent += len(partitions)
         else:
-            for at, count in zip(places, rows, strict=True):
-                self._counts[at] += count
+            for partition, count in zip(partitions, rows, strict=True):
+                self._counts[partition] += count
             self._sent += sum(rows)
         self.size_bytes += sum(map(len, filter(None, values)))
         if not self._aborted:
             try:
-                self._produce(columns, places)
+                self._produce(columns, partitions)
             except Aborted as exc:
                 self._aborted = str(exc)
 
-    def bury(self, bad: list[BadLine]) -> None:
-        """Send lines that could not become records to the dead letter topic."""
+    def send_bad_lines(self, bad: list[BadLine]) -> None:
+        """Send lines that could not become records to the dead-letter topic."""
         self._bad += bad
         if not self._aborted:
             try:
-                self._produce_dead(bad)
+                self._produce_dead_letters(bad)
             except Aborted as exc:
                 self._aborted = str(exc)
 
     def commit(self, position: SourcePosition, *, done: bool, now_ms: int) -> RunState:
-        """Make it visible, with the state of the run after it, which is returned (blocking).
+        """Commit the records together with the new state of the run, and return that state (blocking).
 
         Raises:
-            Stop: Kafka aborts it again and again, or gives no outcome.
+            Stop: Kafka aborts the transaction repeatedly, or does not report its outcome.
             Rebuild: another process has taken the run over.
         """
         # Not the loop of the engine's `ExactlyOnce`: a replay has no group that it could lose, and the records of an
@@ -143,11 +145,11 @@ class Transaction:
                 if self._aborted:
                     self._send_again()
                 self._begin()
-                # Offsets are known only when everything is delivered.
+                # Offsets are known only when all records are delivered.
                 self._producer.flush()
-                if self._unsure:
+                if self._doubtful:
                     self._producer.abort()
-                    raise Aborted(f"what went to partitions {sorted(self._unsure)} first may be lost")
+                    raise Aborted(f"the first records of partitions {sorted(self._doubtful)} may be lost")
                 state = self._next_state(position, done=done, now_ms=now_ms)
                 key, value = self._runs.record(state)
                 self._producer.produce(self._runs.topic, value, key)
@@ -161,9 +163,9 @@ class Transaction:
         )
 
     def abandon(self) -> None:
-        """End it with nothing of it visible."""
+        """Abort the transaction, if it is open."""
         if self._begun and not self._aborted:
-            # Whatever is wrong is being raised already; a transaction that cannot be ended here ends by its timeout.
+            # An error is being raised already; a transaction that cannot be aborted here ends by its timeout.
             with contextlib.suppress(AnabranchError, Aborted, KafkaException):
                 self._producer.abort()
 
@@ -176,33 +178,34 @@ class Transaction:
         self._begun = False
         self._aborted = ""
         self._reached.clear()
-        self._unsure.clear()
-        self._begins.clear()
-        for columns, places in self._kept:
-            self._produce(columns, places)
-        self._produce_dead(self._bad)
+        self._doubtful.clear()
+        self._begin_offsets.clear()
+        for columns, partitions in self._batches:
+            self._produce(columns, partitions)
+        self._produce_dead_letters(self._bad)
 
-    def _produce(self, columns: _Columns, places: list[int]) -> None:
+    def _produce(self, columns: _Columns, partitions: list[int]) -> None:
         self._begin()
-        keys, values, stamps, headers = columns
-        last = last_of_each(places)
-        reports: list[OnDelivery | None] = [None] * len(places)
+        keys, values, times, headers = columns
+        last = last_of_each(partitions)
+        # Delivery reports cost time, so only the first and the last record of each partition have one.
+        reports: list[OnDelivery | None] = [None] * len(partitions)
         for number in last.values():
-            reports[number] = self._note
+            reports[number] = self._on_delivery
         for partition in last.keys() - self._reached:
-            reports[places.index(partition)] = self._note_first
+            reports[partitions.index(partition)] = self._on_first_delivery
         self._reached |= last.keys()
-        left = iter(places)
-        calls = zip(repeat(self._target.topic), values, keys, left, reports, repeat(None), stamps, headers)
+        left = iter(partitions)
+        calls = zip(repeat(self._target.topic), values, keys, left, reports, repeat(None), times, headers)
         while True:
             try:
-                # A loop in Python would cost half as much as what it calls.
+                # A Python loop would add half of the time that the calls take.
                 deque(starmap(self._producer.produce_fast, calls), maxlen=0)
                 break
             except (BufferError, KafkaException):
-                # Full, or an error: the other way to produce waits while it is full, and knows errors apart.
-                at = len(places) - length_hint(left) - 1
-                self._produce_one(values[at], keys[at], places[at], stamps[at], headers[at], reports[at])
+                # The queue is full, or an error: `produce` waits while the queue is full, and sorts the errors.
+                at = len(partitions) - length_hint(left) - 1
+                self._produce_one(values[at], keys[at], partitions[at], times[at], headers[at], reports[at])
         self._producer.poll()
 
     def _produce_one(
@@ -223,32 +226,36 @@ class Transaction:
             size = len(value or b"") + len(key or b"")
             raise Stop(f"{exc} (a record of {size:,} bytes)", hint=_SIZE_HINT.format(topic=topic)) from exc
 
-    def _produce_dead(self, bad: list[BadLine]) -> None:
+    def _produce_dead_letters(self, bad: list[BadLine]) -> None:
         for line in bad:
             self._begin()
-            # A path may hold bytes that are no UTF-8; a dead letter must not fail over that.
-            where = line.position.encode("utf-8", "backslashreplace").decode()
+            # A path may contain bytes that are not UTF-8; a dead letter must not fail because of them.
+            source = line.position.encode("utf-8", "backslashreplace").decode()
             letter = dead_letter(
-                topic=self._target.topic, reason="line", error=line.reason, key=None, value=line.value, source=where
+                topic=self._target.topic, reason="line", error=line.reason, key=None, value=line.value, source=source
             )
             self._producer.produce(letter.topic, letter.value, letter.key, headers=letter.headers)
 
-    def _note(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         partition, offset = message.partition(), message.offset()
-        # A record that was not delivered fails the commit, so it needs no word here.
+        # A record that was not delivered fails the commit, so errors are not handled here.
         if error is None and partition is not None and offset is not None and offset >= 0:
-            self._marks[partition] = max(offset + 1, self._marks.get(partition, 0))
+            self._end_offsets[partition] = max(offset + 1, self._end_offsets.get(partition, 0))
 
-    def _note_first(self, error: KafkaError | None, message: Message) -> None:
-        """The first record for a partition. Whoever is refused once, for the partition is new or has moved, and sends
-        more meanwhile, may find that accepted first; librdkafka then takes the first for delivered, without an offset
-        (confluentinc/confluent-kafka-go#921). Once a partition has got something, the broker minds the order."""
+    def _on_first_delivery(self, error: KafkaError | None, message: Message) -> None:
+        """Handle the delivery report of a partition's first record.
+
+        If the broker refuses the first batch once, because the partition is new or has moved, and accepts a later batch
+        before the first is sent again, librdkafka reports the first as delivered, without an offset
+        (confluentinc/confluent-kafka-go#921): it may be lost. Once a partition has received a batch, the broker
+        enforces the order, and this cannot happen.
+        """
         partition, offset = message.partition(), message.offset()
         if error is None and partition is not None and (offset is None or offset < 0):
-            self._unsure.add(partition)
+            self._doubtful.add(partition)
         elif error is None and partition is not None and offset is not None:
-            self._begins[partition] = offset
-        self._note(error, message)
+            self._begin_offsets[partition] = offset
+        self._on_delivery(error, message)
 
     def _next_state(self, position: SourcePosition, *, done: bool, now_ms: int) -> RunState:
         state = self._state
@@ -260,8 +267,8 @@ class Transaction:
             dead_letters=state.dead_letters + len(self._bad),
             blank=state.blank + self.blank,
             counts=_added(state.counts, self._counts),
-            begins={**self._begins, **state.begins},
-            marks={**state.marks, **self._marks},
+            begin_offsets={**self._begin_offsets, **state.begin_offsets},
+            end_offsets={**state.end_offsets, **self._end_offsets},
             done=done,
             updated_ms=now_ms,
         )
@@ -269,3 +276,10 @@ class Transaction:
 
 def _added(counts: Mapping[int, int], more: Mapping[int, int]) -> dict[int, int]:
     return {p: counts.get(p, 0) + more.get(p, 0) for p in sorted({*counts, *more})}
+
+
+def _rows_per_message(headers: Sequence[Headers | None]) -> list[int] | None:
+    """Return how many rows each message holds, according to its headers; None if each is a record."""
+    if headers.count(None) == len(headers):
+        return None
+    return [packed_rows(found) if found else 1 for found in headers]

@@ -95,10 +95,10 @@ def archive(
             rolling=rolling,
             follow=follow,
         )
-        signals.stopping(archiver.stop)
+        signals.call_on_signal(archiver.stop)
         report = archiver.archive(view.archiving)
     show_archive(report, folder, as_json=as_json)
-    if signals.told() and not follow:
+    if signals.received() and not follow:
         raise SystemExit(signals.exit_code())
 
 

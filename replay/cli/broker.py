@@ -35,7 +35,7 @@ def broker(port: int, data: Path | None, throw_away: bool, heap_mb: int) -> None
     folder = None if throw_away else (data or home() / "broker")
     ended = threading.Event()
     with EmbeddedBroker(folder, port=port, heap_mb=heap_mb, on_progress=status_line) as kafka:
-        signals.stopping(ended.set)
+        signals.call_on_signal(ended.set)
         stats = kafka.stats
         click.echo(
             f"Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "

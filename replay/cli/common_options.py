@@ -17,7 +17,7 @@ from .logs import json_formatter
 
 if TYPE_CHECKING:
     from ...topics.cluster import Cluster
-    from ..cluster_choice import ClusterChoice, Declares
+    from ..cluster_choice import ClusterChoice, ClusterDeclaration
 
 __all__ = [
     "LEVELS",
@@ -168,7 +168,7 @@ def _client_options(pairs: tuple[str, ...]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def choose_cluster(
-    bootstrap_server: str | None, options: tuple[str, ...], app: Declares | None = None, *, keep: bool = True
+    bootstrap_server: str | None, options: tuple[str, ...], app: ClusterDeclaration | None = None, *, keep: bool = True
 ) -> Generator[ClusterChoice]:
     """Yield the cluster that a command works on; start an embedded broker, and say so, if none is configured.
 
@@ -178,11 +178,11 @@ def choose_cluster(
         app: supplies its `broker`, used if neither the command line nor the environment names one, and its credentials.
         keep: keep the embedded broker's data; False starts a broker with an empty log and deletes its data at the end.
     """
-    from ..cluster_choice import ground
+    from ..cluster_choice import provide_cluster
 
     declared, defaults = (None, None) if app is None else (app.declared_broker, app.client_options)
     chosen = _client_options(options)
-    with ground(
+    with provide_cluster(
         bootstrap_server, chosen, declared=declared, defaults=defaults, keep=keep, on_progress=status_line
     ) as place:
         if place.broker is not None:
@@ -198,9 +198,9 @@ def choose_cluster(
 def running_cluster(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:
     """Return the cluster that is named or already runs; None if `choose_cluster` would start an embedded broker."""
     from ...topics.cluster import Cluster
-    from ..cluster_choice import servers_at_hand
+    from ..cluster_choice import known_servers
 
-    servers = servers_at_hand(bootstrap_server)
+    servers = known_servers(bootstrap_server)
     return Cluster.named(servers, _client_options(options)) if servers else None
 
 

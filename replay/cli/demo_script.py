@@ -158,7 +158,7 @@ def _live(place: ClusterChoice, lines: list[bytes], run_id: str, environment: di
         finally:
             if source.poll() is None:
                 source.kill()
-        workers.end()
+        workers.stop()
     return digest
 
 
@@ -170,7 +170,7 @@ def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[
     with Live(console=out, auto_refresh=False) as live:
         while clock.now_s() < deadline:
             workers.check()
-            finished = source.poll() is not None and completion.drained()
+            finished = source.poll() is not None and completion.is_complete()
             if source.poll():
                 raise Stop(f"the replay of the socket failed: {source.communicate()[1].strip()}")
             try:

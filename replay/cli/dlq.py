@@ -11,13 +11,13 @@ import click
 
 from ...topics.errors import Usage
 from ...topics.printable import printable
-from ..time_text import shown_time
+from ..time_text import format_time
 from .common_options import CommandFunction, choose_cluster, cluster_options
 from .console import counted, out, plain, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
-    from ..dead_letters.letters import Count, Letter, NoLetters, Wanted
+    from ..dead_letters.dead_letter_reader import DeadLetter, DeadLetterFilter, KindCount, NoDeadLetters
     from ..dead_letters.republisher import Republication
 
 __all__ = ["dlq"]
@@ -81,18 +81,18 @@ def list_letters(
       anabranch dlq list orders -J
     """
     from ...topics.admin import Admin
-    from ..dead_letters.letters import NoLetters, letters_topic, letters_topics
-    from ..dead_letters.republisher import DeadLetters
+    from ..dead_letters.dead_letter_reader import NoDeadLetters, dead_letter_topics, find_dead_letter_topic
+    from ..dead_letters.republisher import Republisher
 
     log_to_stderr(None)
     with choose_cluster(bootstrap_server, options) as place:
         admin = Admin(place.cluster)
-        names = [letters_topic(admin, topic) for topic in topics] or letters_topics(admin)
-        for missing in [name for name in names if isinstance(name, NoLetters)]:
+        names = [find_dead_letter_topic(admin, topic) for topic in topics] or dead_letter_topics(admin)
+        for missing in [name for name in names if isinstance(name, NoDeadLetters)]:
             show_no_letters(missing, as_json=as_json)
         there = [name for name in names if isinstance(name, str)]
         if there or not topics:
-            show_counts(DeadLetters.counts_of(place.cluster, there), as_json=as_json)
+            show_counts(Republisher.counts_of(place.cluster, there), as_json=as_json)
 
 
 @dlq.command()
@@ -120,17 +120,17 @@ def show(
       anabranch dlq show lines --reason line --raw > lines.txt     # fix them, then: anabranch replay lines.txt
     """
     from ...topics.admin import Admin
-    from ..dead_letters.letters import NoLetters, letters_topic
-    from ..dead_letters.republisher import DeadLetters
+    from ..dead_letters.dead_letter_reader import NoDeadLetters, find_dead_letter_topic
+    from ..dead_letters.republisher import Republisher
 
     log_to_stderr(None)
     wanted = filter_of(**chosen)
     with choose_cluster(bootstrap_server, options) as place:
-        name = letters_topic(Admin(place.cluster), topic)
-        if isinstance(name, NoLetters):
+        name = find_dead_letter_topic(Admin(place.cluster), topic)
+        if isinstance(name, NoDeadLetters):
             show_no_letters(name, as_json=as_json or raw)
             return
-        show_letters(DeadLetters(place.cluster, name).read(wanted), most=most, as_json=as_json, raw=raw)
+        show_letters(Republisher(place.cluster, name).read(wanted), most=most, as_json=as_json, raw=raw)
 
 
 @dlq.command()
@@ -169,27 +169,27 @@ def replay(
       anabranch dlq replay orders --to orders-to-fix
     """
     from ...topics.admin import Admin
-    from ..dead_letters.letters import NoLetters, letters_topic
-    from ..dead_letters.republisher import DeadLetters
+    from ..dead_letters.dead_letter_reader import NoDeadLetters, find_dead_letter_topic
+    from ..dead_letters.republisher import Republisher
 
     log_to_stderr(None)
     wanted = filter_of(**chosen)
     with choose_cluster(bootstrap_server, options) as place:
-        name = letters_topic(Admin(place.cluster), topic)
-        if isinstance(name, NoLetters):
+        name = find_dead_letter_topic(Admin(place.cluster), topic)
+        if isinstance(name, NoDeadLetters):
             show_no_letters(name)
             return
-        letters = DeadLetters(place.cluster, name, to=to, run_id=run_id, now=now)
-        show_republication(letters.look(wanted) if dry_run else letters.put_back(wanted), dry_run=dry_run)
+        letters = Republisher(place.cluster, name, to=to, run_id=run_id, now=now)
+        show_republication(letters.preview(wanted) if dry_run else letters.republish(wanted), dry_run=dry_run)
 
 
-def filter_of(reason: str | None, agent: str | None, offsets: str | None, match: str | None) -> Wanted:
+def filter_of(reason: str | None, agent: str | None, offsets: str | None, match: str | None) -> DeadLetterFilter:
     """Return the filter that the options describe.
 
     Raises:
         Usage: `--offset` is malformed.
     """
-    from ..dead_letters.letters import Wanted
+    from ..dead_letters.dead_letter_reader import DeadLetterFilter
 
     span = None
     if offsets is not None:
@@ -197,15 +197,15 @@ def filter_of(reason: str | None, agent: str | None, offsets: str | None, match:
         if not first.isdigit() or (dash and not last.isdigit()):
             raise Usage(f"--offset {offsets}", hint="an offset or a range: --offset 7 or --offset 7-12")
         span = int(first), int(last or first)
-    return Wanted(reason=reason, agent=agent, offsets=span, match=match)
+    return DeadLetterFilter(reason=reason, agent=agent, offsets=span, match=match)
 
 
-def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], Count]], *, as_json: bool) -> None:
+def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], KindCount]], *, as_json: bool) -> None:
     """Print the number of dead letters of each kind."""
     for topic, kinds in counts.items():
         if not as_json and kinds:
-            letters, put_back = sum(c.letters for c in kinds.values()), sum(c.put_back for c in kinds.values())
-            _print(f"[bold]{plain(topic)}[/bold]: {counted(letters, 'dead letter')}{_republished(put_back)}")
+            letters, republished = sum(c.letters for c in kinds.values()), sum(c.republished for c in kinds.values())
+            _print(f"[bold]{plain(topic)}[/bold]: {counted(letters, 'dead letter')}{_republished(republished)}")
         for (agent, reason, error), count in sorted(kinds.items()):
             if as_json:
                 write_json(
@@ -216,7 +216,7 @@ def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], Count]], *, a
                         "error": error,
                         "raised_at": count.at or None,
                         "dead_letters": count.letters,
-                        "republished": count.put_back,
+                        "republished": count.republished,
                         "first_record_ms": count.first_ms,
                         "last_record_ms": count.last_ms,
                     }
@@ -227,12 +227,12 @@ def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], Count]], *, a
         _print("no dead letters")
 
 
-def _show_kind(agent: str, reason: str, error: str, count: Count) -> None:
+def _show_kind(agent: str, reason: str, error: str, count: KindCount) -> None:
     """Print one kind, in lines of less than 80 characters unless names are long."""
     reason = _REASONS.get(reason, reason)
     _print(f"  {count.letters:>7,}  {plain(error[:60]) or '?'}{f' at {plain(count.at)}' if count.at else ''}")
-    _print(f"           {reason}{f' {plain(agent)}' if agent else ''}{_republished(count.put_back)}")
-    first, last = shown_time(count.first_ms), shown_time(count.last_ms)
+    _print(f"           {reason}{f' {plain(agent)}' if agent else ''}{_republished(count.republished)}")
+    first, last = format_time(count.first_ms), format_time(count.last_ms)
     _print(f"           record times {first}" + (f" … {last}" if last != first else ""))
 
 
@@ -240,7 +240,7 @@ def _republished(count: int) -> str:
     return f", {count:,} re-published" if count else ""
 
 
-def show_no_letters(missing: NoLetters, *, as_json: bool = False) -> None:
+def show_no_letters(missing: NoDeadLetters, *, as_json: bool = False) -> None:
     """Say that a topic has no dead letters, which is not an error; for JSON output on stderr."""
     text = f"no dead letters for topic {missing.topic}"
     if not missing.exists:
@@ -250,23 +250,23 @@ def show_no_letters(missing: NoLetters, *, as_json: bool = False) -> None:
     click.echo(printable(text), err=as_json)
 
 
-def show_letters(letters: Iterator[tuple[Letter, bool]], *, most: int, as_json: bool, raw: bool) -> None:
+def show_letters(letters: Iterator[tuple[DeadLetter, bool]], *, most: int, as_json: bool, raw: bool) -> None:
     """Print dead letters, at most `most` of them unless `raw`."""
     if raw:
         for letter, _ in letters:
             _write_raw(letter.value or b"")
         return
     shown = 0
-    for letter, put_back in islice(letters, most):
+    for letter, republished in islice(letters, most):
         shown += 1
         if as_json:
-            write_json({**letter.described(), "republished": put_back})
+            write_json({**letter.described(), "republished": republished})
             continue
         facts = letter.described()
         position = f"{letter.partition}@{letter.offset}"
         out.print(
-            f"[bold]{position}[/bold]  {shown_time(letter.timestamp_ms)}  {plain(letter.reason)}"
-            f"{'  re-published' if put_back else ''}  from {plain(str(facts.get('source', '?')))}"
+            f"[bold]{position}[/bold]  {format_time(letter.timestamp_ms)}  {plain(letter.reason)}"
+            f"{'  re-published' if republished else ''}  from {plain(str(facts.get('source', '?')))}"
             f"{'  agent ' + plain(letter.facts['agent']) if 'agent' in letter.facts else ''}",
             markup=True,
         )
@@ -309,9 +309,10 @@ def _print(text: str) -> None:
     out.print(text, markup=True, highlight=False, soft_wrap=True)
 
 
-def _short(text: str | None) -> str:
+def _short(text: object) -> str:
     if text is None:
         return "-"
+    text = str(text)
     return text if len(text) <= _VALUE_CHARACTERS else f"{text[:_VALUE_CHARACTERS]}… ({len(text):,} characters)"
 
 

@@ -93,7 +93,7 @@ def main() -> None:
     # On import, Faust looks for its own options in sys.argv, and would take our --loop for one of them.
     arguments = sys.argv[1:]
     del sys.argv[1:]
-    signals.listen()
+    signals.install()
     try:
         cli.main(arguments, standalone_mode=False, prog_name="anabranch")
     except click.ClickException as exc:
@@ -110,7 +110,7 @@ def main() -> None:
         from ...topics.printable import printable, without_passwords
 
         error = understood(exc)
-        if error is not exc and signals.told():  # the interrupt was raised inside a library, which wrapped it
+        if error is not exc and signals.received():  # the interrupt was raised inside a library, which wrapped it
             raise _interrupted() from exc
         if error is None:
             text = "".join(traceback.format_exception(exc))

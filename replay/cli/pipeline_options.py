@@ -20,7 +20,7 @@ class PipelineOptions(TypedDict):
     """Values of the options that `pipeline_options` adds."""
 
     order: Literal["auto", "time", "source"]
-    disorder: str
+    out_of_order: str
     start: str | None
     end: str | None
     only_key: tuple[str, ...]
@@ -60,7 +60,7 @@ def pipeline_options(command: CommandFunction) -> CommandFunction:
         click.option("--end", metavar="TIME", help="Only records before this time: ISO 8601 or Unix time."),
         click.option("--start", metavar="TIME", help="Only records from this time on."),
         click.option(
-            "--disorder",
+            "--out-of-order",
             metavar="WHAT",
             default="accept",
             show_default=True,
@@ -85,7 +85,7 @@ def pipeline_of(options: PipelineOptions) -> Pipeline:
     Raises:
         Usage: an option is malformed, or `--start` is not before `--end`.
     """
-    from ..pipeline.lateness import Disorder
+    from ..pipeline.out_of_order import OutOfOrder
     from ..pipeline.pipeline import Pipeline
     from ..pipeline.selection import Selection
 
@@ -94,7 +94,7 @@ def pipeline_of(options: PipelineOptions) -> Pipeline:
         raise Usage("--start is not before --end")
     return Pipeline(
         order=options["order"],
-        disorder=Disorder.parse(options["disorder"]),
+        out_of_order=OutOfOrder.parse(options["out_of_order"]),
         selection=Selection(
             start_ms=start_ms,
             end_ms=end_ms,

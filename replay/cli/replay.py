@@ -117,7 +117,7 @@ def replay(
     Examples:
       anabranch replay data.txt --to lines --key-before ,
       anabranch replay flights.csv.zip --to flights --key carrier --time time_hour --null NA
-      anabranch replay 'day/*.csv' --to trips --time at --disorder sort:1000    # sorted by time over all files
+      anabranch replay 'day/*.csv' --to trips --time at --out-of-order sort:1000    # sorted by time over all files
       anabranch replay 'lake/**/*.parquet' --to flights --key 'carrier + "-" + origin' --header year=year
       anabranch replay trips.csv --to trips --time at --speed 60x --start 2013-01-31 --where 'fare > 100'
       anabranch replay trips.csv --to trips --time at --dry-run --plot trips.svg
@@ -128,9 +128,9 @@ def replay(
     """
     from ...topics.admin import Admin
     from ...topics.partitioners import RangePartitioner
-    from ..pipeline.dry_run import survey
+    from ..app_loader import value_type_of
+    from ..pipeline.dry_run import perform_dry_run
     from ..player import Player
-    from ..runs.declared_types import value_type_of
     from ..runs.inputs import format_of
     from ..source_resolver import names_topic, resolve_source
     from .replay_dry_run import dry_run as show_dry_run
@@ -139,7 +139,7 @@ def replay(
     from .replay_plot import checked_plot, write_plot
 
     log_to_stderr(loglevel)
-    course, pace = pipeline_of(form), pace_of(form)
+    pipeline, pace = pipeline_of(form), pace_of(form)
     find = partial(
         resolve_source,
         sources,
@@ -158,7 +158,7 @@ def replay(
         cluster = running_cluster(bootstrap_server, options)
         show_dry_run(
             found or find(cluster=cluster),
-            course,
+            pipeline,
             pace,
             topic,
             cluster=cluster,
@@ -178,7 +178,7 @@ def replay(
             place.cluster,
             history,
             topic,
-            course=course,
+            pipeline=pipeline,
             pace=pace,
             run_id=run_id,
             partitions=partitions,
@@ -187,11 +187,11 @@ def replay(
             pack=pack,
             value_type=value_type,
         )
-        signals.stopping(player.stop)
+        signals.call_on_signal(player.stop)
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
         if plot is not None and report.done:
             placed = partitioner_of(place.cluster, topic, Admin(place.cluster).partitions([topic])[topic])
-            write_plot(survey(history, course, placed), f"replay → {topic}", plot)
+            write_plot(perform_dry_run(history, pipeline, placed), f"replay → {topic}", plot)
     show_replay(report)
-    if signals.told() and not (report.done or follow):
+    if signals.received() and not (report.done or follow):
         raise SystemExit(signals.exit_code())

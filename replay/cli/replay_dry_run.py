@@ -10,19 +10,19 @@ from ...topics.cluster import Cluster
 from ...topics.errors import Stop
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import HashPartitioner, Partitioner
-from ..pipeline.dry_run import DryRun, survey
+from ..pipeline.dry_run import DryRun, perform_dry_run
 from ..pipeline.pace import Pace
 from ..pipeline.packing import check_packable
-from ..pipeline.partitioning import place
+from ..pipeline.partitioning import record_partitions
 from ..pipeline.pipeline import Pipeline
 from ..player import DEFAULT_PARTITIONS
 from ..replay_report import NEAR_1970
-from ..run_registry import RunRegistry
+from ..run_state import RunRegistry
 from ..sources.file_history import FileHistory
 from ..sources.format import OnBadLine
 from ..sources.source import Replayable
 from ..sources.source_record import SourceRecord
-from ..time_text import shown_ms, shown_time
+from ..time_text import format_duration_ms, format_time
 from .console import counted, out
 from .replay_output import print_field, show_columns
 from .replay_plot import write_plot
@@ -43,7 +43,7 @@ def partitioner_of(cluster: Cluster, topic: str, partitions: int) -> Partitioner
 
 def dry_run(
     history: Replayable,
-    course: Pipeline,
+    pipeline: Pipeline,
     pace: Pace,
     topic: str,
     *,
@@ -67,11 +67,11 @@ def dry_run(
     Raises:
         Stop: the replay would stop at a bad line.
     """
-    course.checked(history, pace)
+    pipeline.checked(history, pace)
     history.check(topic)
     if packed:
         check_packable(history)
-    run = run_id or course.run_id(history, topic, packed=packed)
+    run = run_id or pipeline.run_id(history, topic, packed=packed)
     there, state = 0, None
     if cluster is not None:
         runs = RunRegistry(cluster)
@@ -87,9 +87,11 @@ def dry_run(
     else:
         progress = f"would resume after {counted(state.sent, 'record')}"
     partitioner = partitioner or HashPartitioner(partitions or history.partitions or DEFAULT_PARTITIONS)
-    found = survey(history, course, partitioner, most=None if plot else _READ_RECORDS, value_type=value_type)
+    found = perform_dry_run(
+        history, pipeline, partitioner, max_records=None if plot else _READ_RECORDS, value_type=value_type
+    )
     run = f"{run}, {progress}"
-    _show(found, history, course, pace, topic=topic, partitioner=partitioner, there=bool(there), run=run)
+    _show(found, history, pipeline, pace, topic=topic, partitioner=partitioner, there=bool(there), run=run)
     if plot is not None:
         write_plot(found, f"replay → {topic}", plot)
     if found.bad and on_bad_line == "fail":
@@ -102,7 +104,7 @@ def dry_run(
 def _show(
     found: DryRun,
     history: Replayable,
-    course: Pipeline,
+    pipeline: Pipeline,
     pace: Pace,
     *,
     topic: str,
@@ -117,7 +119,7 @@ def _show(
         run: the run's id and progress.
     """
     out.print("[bold]dry run[/bold]: nothing is written", markup=True, highlight=False)
-    order = ", merged by time" if course.merges(history) else ", read one after another"
+    order = ", merged by time" if pipeline.merges(history) else ", read one after another"
     size = f"{history.size_bytes:,} bytes" if history.size_bytes else "unknown size"
     names = [part.name for part in history.parts] or list(history.specs)
     print_field("sources", f"{len(names):,} ({size}{order if len(names) > 1 else ''})")
@@ -129,27 +131,31 @@ def _show(
     print_field(
         "topic", f"{topic}, {counted(partitioner.partitions, 'partition')}" + ("" if there else " (would be created)")
     )
-    read = "" if found.whole else f"; estimated from the first {found.records + found.notes.left_out:,}"
-    about = "" if found.whole else "about "
-    each = "" if course.rounds == 1 else f" per round, {course.rounds or 'unlimited'} rounds"
-    print_field("records", f"{about}{found.in_all:,}{each}{read}")
-    if found.notes.left_out:
-        print_field("filtered", f"{found.notes.left_out:,}")
+    read = "" if found.complete else f"; estimated from the first {found.records + found.counters.filtered_out:,}"
+    about = "" if found.complete else "about "
+    each = "" if pipeline.rounds == 1 else f" per round, {pipeline.rounds or 'unlimited'} rounds"
+    print_field("records", f"{about}{found.estimated_records:,}{each}{read}")
+    if found.counters.filtered_out:
+        print_field("filtered", f"{found.counters.filtered_out:,}")
     if found.over_time.counts():
-        begin_ms, end_ms = found.over_time.span_ms
-        print_field("time", f"{shown_time(begin_ms)} … {shown_time(end_ms)} ({shown_ms(end_ms - begin_ms)})")
-    if found.notes.late:
-        worst = shown_ms(found.notes.late_ms)
-        print_field("late", f"{counted(found.notes.late, 'record')}, by at most {worst}; see --disorder")
+        begin_ms, end_ms = found.over_time.range_ms
+        print_field(
+            "time", f"{format_time(begin_ms)} … {format_time(end_ms)} ({format_duration_ms(end_ms - begin_ms)})"
+        )
+    if found.counters.out_of_order:
+        worst = format_duration_ms(found.counters.out_of_order_ms)
+        print_field(
+            "unordered", f"{counted(found.counters.out_of_order, 'record')}, by at most {worst}; see --out-of-order"
+        )
     if found.bad:
         print_field("bad lines", f"{found.bad:,}, for example {found.examples[0]}")
     show_columns(found.profile, dict(history.schema.format.inferred) if isinstance(history, FileHistory) else {})
     if found.near_1970:
         print_field("near 1970", f"{counted(found.near_1970, 'record')}; {NEAR_1970}")
     print_field("partitions", _by_partition(found.partitions, partitioner.partitions))
-    takes_s = found.takes_s(pace, course.rounds)
-    if takes_s is not None:
-        print_field("duration", f"about {shown_ms(takes_s * 1000)}")
+    estimated_s = found.estimated_s(pace, pipeline.rounds)
+    if estimated_s is not None:
+        print_field("duration", f"about {format_duration_ms(estimated_s * 1000)}")
     for number, item in enumerate(found.first):
         print_field("" if number else "first", _shown_item(item, partitioner, number))
 
@@ -160,8 +166,8 @@ def _by_partition(counts: Mapping[int, int], partitions: int) -> str:
 
 
 def _shown_item(item: SourceRecord, partitioner: Partitioner, number: int) -> str:
-    (partition,) = place([item], partitioner, number)
+    (partition,) = record_partitions([item], partitioner, number)
     key = "-" if item[0] is None else item[0].decode(errors="replace")
     value = (item[1] or b"").decode(errors="replace")
     cut = value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…"
-    return "  ".join([*([shown_time(item[2])] if item[2] else []), f"partition {partition}", key, cut])
+    return "  ".join([*([format_time(item[2])] if item[2] else []), f"partition {partition}", key, cut])

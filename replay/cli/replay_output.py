@@ -8,7 +8,7 @@ import msgspec
 
 from ..pipeline.column_profile import Profile
 from ..replay_report import Progress, Report
-from ..time_text import shown_ms, shown_time
+from ..time_text import format_duration_ms, format_time
 from .console import ProgressView, counted, out, plain
 
 __all__ = ["ReplayView", "print_field", "show_bad_lines", "show_columns", "show_rejected", "show_replay"]
@@ -28,9 +28,9 @@ class ReplayView(ProgressView):
         facts: dict[str, object] = {"records": progress.sent, "rate": round(progress.rate)}
         if progress.left_s is not None:
             facts["remaining_s"] = round(progress.left_s, 1)
-            status += f"  {shown_ms(progress.left_s * 1000)} left"
+            status += f"  {format_duration_ms(progress.left_s * 1000)} left"
         if progress.at_ms:
-            facts["event_time"] = shown_time(progress.at_ms)
+            facts["event_time"] = format_time(progress.at_ms)
             status += f"  at {facts['event_time']}"
         if progress.lag_s >= _LAG_S:
             facts["behind_s"] = round(progress.lag_s, 1)
@@ -57,9 +57,7 @@ def show_replay(report: Report) -> None:
         markup=True,
     )
     out.print(f"  run {report.run_id}   records by partition {partitions or '-'}")
-    if report.profile.columns:
-        print_field("columns", f"of the first {counted(report.profile.records, 'record')}; --dry-run reads more")
-        show_columns(report.profile, {}, _FEW_COLUMNS, label="")
+    show_columns(report.profile, {}, _FEW_COLUMNS)
     show_bad_lines(report)
     if not report.done:
         out.print("  stopped before the end" + ("; the same command resumes" if report.resumable else ""))
@@ -73,12 +71,12 @@ def show_bad_lines(report: Report) -> None:
         out.print(f"  sent {counted(report.dead_letters, 'bad line')} to {report.topic}.dlq", style="yellow")
     for example in report.examples[:3]:
         out.print(f"    {example}", markup=False)
-    if report.left_out:
-        out.print(f"  {report.left_out:,} filtered out")
-    if report.late:
+    if report.filtered_out:
+        out.print(f"  {report.filtered_out:,} filtered out")
+    if report.out_of_order:
         out.print(
-            f"  {counted(report.late, 'late record')}, by at most {shown_ms(report.late_ms)}; "
-            "kept in their original order (--disorder)",
+            f"  {counted(report.out_of_order, 'record')} out of order, by at most "
+            f"{format_duration_ms(report.out_of_order_ms)}; kept in their original order (--out-of-order)",
             style="yellow",
         )
     for warning in report.warnings:
@@ -88,36 +86,39 @@ def show_bad_lines(report: Report) -> None:
 def show_rejected(report: Report) -> None:
     """Print the columns whose values the type of the topic rejects."""
     for name, column in report.profile.columns.items():
-        if column.broken:
+        if column.refused:
             out.print(
-                f"  column {_shown(name)}: the topic's type rejects {column.broken:,} of the first "
-                f"{counted(report.profile.records, 'record')}: {column.example}",
+                f"  column {_shown(name)}: the topic's type rejects {counted(column.refused, 'value')} of "
+                f"{report.profile.scope}: {column.example}",
                 style="yellow",
                 markup=False,
             )
 
 
-def show_columns(
-    profile: Profile, inferred: Mapping[str, str], most: int = _SHOWN_COLUMNS, label: str = "columns"
-) -> None:
-    """Print for each column its type if that was inferred, its smallest and largest value, and the number of nulls.
+def show_columns(profile: Profile, inferred: Mapping[str, str], max_columns: int = _SHOWN_COLUMNS) -> None:
+    """Print the columns of a profile, and first of how many records their figures are.
+
+    Each column is printed with its type if that was inferred, its smallest and largest value, the number of nulls and
+    that of rejected values.
 
     Args:
         inferred: types that were inferred, by column.
-        most: columns to print; columns with rejected values come first.
-        label: label of the first line.
+        max_columns: columns to print; columns with rejected values come first.
     """
-    shown = sorted(profile.columns.items(), key=lambda pair: not pair[1].broken)[:most]
-    for number, (name, column) in enumerate(shown):
+    if not profile.columns:
+        return
+    print_field("columns", f"figures of {profile.scope}:")
+    shown = sorted(profile.columns.items(), key=lambda pair: not pair[1].refused)[:max_columns]
+    for name, column in shown:
         parts = [f"{inferred[name]} (inferred)"] if name in inferred else []
-        if column.least is not None:
-            parts.append(f"{_shown(column.least)} … {_shown(column.most)}")
+        if column.minimum is not None:
+            parts.append(f"{_shown(column.minimum)} … {_shown(column.maximum)}")
         parts.append(f"{column.nulls:,} null" if column.nulls else "no nulls")
-        if column.broken:
-            parts.append(f"{column.broken:,} rejected by the topic's type: {column.example}")
-        print_field(label if not number else "", f"{_shown(name)}: {', '.join(parts)}")
-    if len(profile.columns) > most:
-        print_field("", f"… and {len(profile.columns) - most:,} more")
+        if column.refused:
+            parts.append(f"{column.refused:,} rejected by the topic's type: {column.example}")
+        print_field("", f"{_shown(name)}: {', '.join(parts)}")
+    if len(profile.columns) > max_columns:
+        print_field("", f"… and {len(profile.columns) - max_columns:,} more")
 
 
 def print_field(label: str, text: str) -> None:

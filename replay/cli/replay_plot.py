@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from ...topics.errors import Usage
 from ...topics.printable import printable
 from ..pipeline.dry_run import DryRun
-from ..time_text import shown_ms, shown_time
+from ..time_text import format_duration_ms, format_time
 
 __all__ = ["checked_plot", "draw", "write_plot"]
 
@@ -52,10 +52,10 @@ def draw(survey: DryRun, title: str) -> str:
         width_ms = survey.over_time.width_ms
         first, last = times[0][0], times[-1][0] + width_ms
         bars = [((at - first) / (last - first), width_ms / (last - first), count) for at, count in times]
-        parts += _bars(bars, 50, 190, f"records per {shown_ms(width_ms)} of event time")
-        begin_ms, end_ms = survey.over_time.span_ms
-        parts.append(_text(_LEFT, 258, shown_time(begin_ms)))
-        parts.append(_text(_WIDTH - _RIGHT, 258, shown_time(end_ms), anchor="end"))
+        parts += _bars(bars, 50, 190, f"records per {format_duration_ms(width_ms)} of event time")
+        begin_ms, end_ms = survey.over_time.range_ms
+        parts.append(_text(_LEFT, 258, format_time(begin_ms)))
+        parts.append(_text(_WIDTH - _RIGHT, 258, format_time(end_ms), anchor="end"))
     else:
         parts.append(_text(_LEFT, 140, "records have no times"))
     many = max(survey.partitions, default=0) + 1

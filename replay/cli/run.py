@@ -131,26 +131,29 @@ def run(
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
       anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
     """
-    from ..app_loader import declared_by
+    from ..app_loader import declared_cluster
     from ..runs.bounded_run import BoundedRun
-    from ..runs.failures import Allowance
+    from ..runs.failed_records import Allowance
     from ..runs.inputs import parse_inputs
     from .console import counted
     from .run_output import RunView, show_run
 
     log_to_stderr(loglevel)
-    course, pace, allowance = pipeline_of(form), pace_of(form), Allowance.parsed(allowed)
+    pipeline, pace, allowance = pipeline_of(form), pace_of(form), Allowance.parsed(allowed)
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("no input given", hint="--input FILE")
     asked = parse_inputs(inputs, then, key, times, form, spools)
     told = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    with choose_cluster(bootstrap_server, options, None if told else declared_by(name)) as place, RunView() as view:
+    with (
+        choose_cluster(bootstrap_server, options, None if told else declared_cluster(name)) as place,
+        RunView() as view,
+    ):
         bounded = BoundedRun(
             place.cluster,
             name,
             asked,
-            course=course,
+            pipeline=pipeline,
             pace=pace,
             output=output,
             table=table,

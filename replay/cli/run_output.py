@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..replay_report import Progress
-from ..runs.bounded_run import RunReport, Watcher
+from ..runs.run_report import RunReport, Watcher
 from .console import counted, err, out, plain
 from .replay_output import ReplayView, show_bad_lines, show_rejected
 from .table_grid import show_table
@@ -20,7 +20,7 @@ class RunView(ReplayView, Watcher):
         """Show the progress of the replay into `topic`."""
         super().replaying(f"replay → {topic}", progress)
 
-    def draining(self, done: int, left: int) -> None:
+    def processing(self, done: int, left: int) -> None:
         """Show the progress of the agents, in offsets."""
         self.update("agents", done, done + left, f"{left:,} offsets left", unit="offsets")
 
@@ -44,12 +44,12 @@ def show_run(report: RunReport) -> None:
         show_rejected(replay)
     if not report.into_live:
         _show_verification(report)
-    for stage in report.stages:
+    for stage in report.processed:
         if stage.records:
             rate = f" ({stage.rate:,.0f}/s)" if stage.records >= _RATED else ""
             out.print(f"  processed {counted(stage.records, 'record')} of {stage.topic} in {stage.seconds:.1f} s{rate}")
     if not report.finished_before:
-        out.print(f"  timeline: {report.moments}")
+        out.print(f"  timeline: {report.timeline}")
     if report.restarts:
         out.print(f"  restarted {counted(report.restarts, 'crashed worker')}; the result is not affected")
     if report.snapshot is not None:

@@ -15,7 +15,7 @@ from .console import out, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
-    from ..runs.run_list import Kept
+    from ..runs.run_list import RunSummary
 
 __all__ = ["runs"]
 
@@ -63,16 +63,16 @@ def runs(
             else:
                 show_run_states(found[0])
             return
-        doomed = ledger.doomed(found[0])
-        for line in doomed.lines():
+        resources = ledger.resources(found[0])
+        for line in resources.lines():
             click.echo(printable(line), err=True)
         if not yes and not click.confirm(printable(f"Forget {found[0].name}?"), err=True):
             raise click.Abort
-        ledger.forget(found[0], doomed)
+        ledger.forget(found[0], resources)
         click.echo(printable(f"forgot {found[0].name}"))
 
 
-def show_runs(runs: Sequence[Kept]) -> None:
+def show_runs(runs: Sequence[RunSummary]) -> None:
     """Print a table of runs."""
     if not runs:
         out.print("no runs")
@@ -91,7 +91,7 @@ def show_runs(runs: Sequence[Kept]) -> None:
     out.print(grid)
 
 
-def show_run_states(run: Kept) -> None:
+def show_run_states(run: RunSummary) -> None:
     """Print one run and its replays."""
     out.print(f"{run.name}: {_state(run.done)}, started {_when(run.started_ms)}", markup=False)
     for state in run.states:

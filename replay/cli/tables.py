@@ -113,13 +113,13 @@ def backup(
     """
     from ..app_loader import load_app, runtime_of
     from ..table_backup.backup import back_up
-    from ..table_backup.backup_storage import depot
+    from ..table_backup.backup_storage import open_backup_storage
     from ..table_reader import find_table
 
     log_to_stderr(None)
     app = load_app(app_name(context))
     chosen = [find_table(app, name) for name in names] or list(runtime_of(app).tables)
-    to = depot(address)
+    to = open_backup_storage(address)
     with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
         runtime_of(app).cluster = place.cluster
         made = back_up(app, chosen, to, lambda table: status_line(f"{table.table} …"))
@@ -130,7 +130,7 @@ def backup(
         content = f"{counted(max(0, keys), 'key')} in {counted(len(table.partitions), 'partition')}, {size:,} bytes"
         click.echo(f"{table.table}: {content}")
     click.echo(printable(without_passwords(f"backup written to {address}")))
-    if not made.settled:
+    if not made.consistent:
         click.echo(
             "the app was running, so partitions were backed up at different moments. That is sufficient as long as the "
             "changelogs exist; for a backup of one moment, stop the workers first",
@@ -187,30 +187,29 @@ def restore(
     """
     from ..app_loader import load_app, runtime_of
     from ..table_backup.backup import read_manifest
-    from ..table_backup.backup_storage import depot
-    from ..table_backup.restore import recover
-    from ..table_backup.restore_plan import decide
+    from ..table_backup.backup_storage import open_backup_storage
+    from ..table_backup.restore import plan_restore, restore_tables
 
     log_to_stderr(None)
     app = load_app(app_name(context))
     if datadir is not None:
         runtime_of(app).configure(datadir=datadir)
-    source = depot(address)
+    source = open_backup_storage(address)
     kept = read_manifest(source)
     with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
         runtime_of(app).cluster = place.cluster
-        steps = decide(app, kept, names, overwrite=overwrite, other_app=other_app)
+        steps = plan_restore(app, kept, names, overwrite=overwrite, other_app=other_app)
         for step in steps:
-            click.echo(printable(f"{step.table.name}: {_STEPS[step.what]} ({step.why})"))
+            click.echo(printable(f"{step.table.name}: {_STEPS[step.action]} ({step.why})"))
         if dry_run:
             return
 
         def show_progress(table: str, done: int) -> None:
             status_line(f"{table}: {done:,} keys")
 
-        recover(app, source, kept, steps, start=start, processes=processes, on_progress=show_progress)
+        restore_tables(app, source, kept, steps, start=start, processes=processes, on_progress=show_progress)
         status_line("")
-    written = any(step.what == "write" for step in steps)
+    written = any(step.action == "write" for step in steps)
     click.echo("done")
     if written and start is None:
         click.echo(
@@ -274,7 +273,7 @@ def _show_key(snapshot: Snapshot, key: str) -> None:
 
     from ..table_reader import json_text, key_cells
 
-    located = snapshot.located()
+    located = snapshot.rows_with_partition()
     cells = key_cells([candidate for candidate, _, _ in located])
     shown = [row for row, cell in zip(located, cells, strict=True) if str(cell) == key] or [
         row for row in located if json_text(row[0]) == key

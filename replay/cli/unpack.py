@@ -63,15 +63,15 @@ def unpack(
             TopicHistory(place.cluster, SCHEME + topic.removeprefix(SCHEME), Format(), unpack=True),
             target,
             # Any order of partitions will do: the order within each partition is always kept.
-            course=Pipeline(order="source"),
+            pipeline=Pipeline(order="source"),
             partitioner=PartitionerRegistry(place.cluster)
             .of([topic.removeprefix(SCHEME)])
             .get(topic.removeprefix(SCHEME)),
             run_id=run_id,
             on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
         )
-        signals.stopping(player.stop)
+        signals.call_on_signal(player.stop)
         report = player.play(lambda progress: view.replaying(f"unpack → {target}", progress))
     show_replay(report)
-    if signals.told() and not report.done:
+    if signals.received() and not report.done:
         raise SystemExit(signals.exit_code())

@@ -118,7 +118,7 @@ def worker(
             if formatter is not None:
                 formatter.constant_fields["group"] = app.conf.id
                 formatter.hide(place.cluster.secrets)
-            signals.leave_to_others()
+            signals.disable_deadline()
             if processes > 1:
                 arguments = ["-l", loglevel, "--log-format", log_format]
                 _supervise(app, app_name(context), place.cluster, processes, arguments, settings)
@@ -164,7 +164,7 @@ def _supervise(
     Args:
         shared: arguments that all workers get, besides those that `settings` stands for.
     """
-    from ..runs.supervisor import Supervisor
+    from ..runs.worker_pool import Supervisor
 
     shared += ["--with-web" if settings["with_web"] else "--without-web"]
     shared += ["--keep-identity"] if settings["keep_identity"] else []

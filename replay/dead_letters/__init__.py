@@ -1,1 +1,1 @@
-"""Dead letters: listed, shown, and put back."""
+"""Dead letters: listed, counted, and re-published to the agents that failed."""

@@ -1,10 +1,11 @@
-"""One topic that letters are put back into: its run, and what was put back so far.
+"""Re-publishes dead letters into one topic, each once, and remembers which of them.
 
-Which letters were put back stands in the topic of runs, written in the same transaction as their records.
+Which dead letters were re-published is stored in the topic of runs, in the same transaction as their records.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -17,76 +18,92 @@ from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import HashPartitioner
 from ...topics.producer import TransactionalProducer
-from ..run_registry import BROKER_DEFAULT, RunRegistry, RunState
+from ..run_state import BROKER_DEFAULT, RunRegistry, RunState
+from ..sources.source import SourcePosition
 from ..sources.source_record import SourceRecord
-from ..target_topic import Target
+from ..target_topic import TargetTopic
 from ..transaction import Transaction
-from .letters import Letter
-from .offset_ranges import Ranges
+from .dead_letter_reader import DeadLetter
 
-__all__ = ["Republished", "create_retry_topic"]
+__all__ = ["RepublishRun", "create_retry_topic"]
 
 TRANSACTION_BYTES = 16_000_000
 
-# The state of a run is one record, and a topic takes about 1 MB of it unless told otherwise.
+# The state of a run is one record, and a topic accepts records of about 1 MB by default.
 _MOST_RANGES = 30_000
 
-# What a retry topic has to take because its source does.
+# Limits of a retry topic that must be those of its source, because it holds the same records.
 _LIMITS = ("message.timestamp.before.max.ms", "message.timestamp.after.max.ms", "message.timestamp.difference.max.ms")
 
 
-class Republished:
-    """A context manager: it holds the run's producer, so that nobody else puts back the same meanwhile.
+class RepublishRun:
+    """The run that re-publishes dead letters into one topic.
+
+    A context manager that keeps the run's transactional producer open, so that no other process re-publishes the same
+    dead letters meanwhile.
 
     Args:
-        state: of the run, before it; one that never put back anything has its start.
-        read: finds the state that is committed, once the producer is open.
-        retry: the topic is one agent's own, so each record says where it was first.
+        state: the state of a run that has not re-published anything yet.
+        retry: the topic is the retry topic of an agent, so each record names its original position.
+        now: give the records the present time instead of their own.
+        max_letters: how many dead letters a transaction holds at most.
 
     Attributes:
-        done: offsets of letters that were put back.
-        topic: where to.
+        done: the offsets of the dead letters that have been re-published.
+        topic: the topic that the records go to.
     """
 
     def __init__(
-        self, cluster: Cluster, admin: Admin, runs: RunRegistry, state: RunState, *, retry: bool, now: bool, most: int
+        self,
+        cluster: Cluster,
+        admin: Admin,
+        runs: RunRegistry,
+        state: RunState,
+        *,
+        retry: bool,
+        now: bool,
+        max_letters: int,
     ) -> None:
         self._cluster, self._admin, self._runs = cluster, admin, runs
-        self._state, self._retry, self._now, self._most = state, retry, now, most
+        self._state, self._retry, self._now, self._max_letters = state, retry, now, max_letters
         self._producer = TransactionalProducer(cluster, f"anabranch-replay-{state.run_id}")
         self.topic = state.topic
-        self.done = Ranges()
+        self.done = OffsetRanges()
 
-    def __enter__(self) -> Republished:
+    def __enter__(self) -> RepublishRun:
         self._producer.open()
         return self
 
     def begin(self, found: RunState | None) -> None:
-        """Go on from what is committed (blocking).
+        """Resume from the committed state, which was read after the producer was opened (blocking).
 
         Raises:
-            Usage: there is no such topic to put it in.
-            Stop: the topic does not hold any more what was put back.
+            Usage: the topic does not exist.
+            Stop: the topic no longer holds the records that were re-published.
         """
         self._state = found or self._state
         partitions = self._admin.partitions([self.topic]).get(self.topic)
         if partitions is None:
             raise Usage(f"no topic {self.topic}", hint="create it, or name another one: --to TOPIC")
-        self._target = Target.of(self.topic, self._admin.config(self.topic))
+        self._target = TargetTopic.of(self.topic, self._admin.config(self.topic))
         self._partitioner = PartitionerRegistry(self._cluster).check(self.topic, partitions, None)
         if not self._runs.holds(self._state):
             raise Stop(
-                f"topic {self.topic} no longer holds what was put back: it was deleted or made anew",
-                hint="--run-id NAME starts another run, which puts back all of them",
+                f"topic {self.topic} no longer holds the records that were re-published: it was deleted or recreated",
+                hint="--run-id NAME starts another run, which re-publishes all of them",
             )
-        self.done = Ranges(self._state.position)
+        self.done = OffsetRanges(self._state.position)
 
-    def send(self, letters: list[tuple[int, Letter]]) -> None:
-        """Put back letters, each with the offset from which on nothing else of their topic is meant (blocking).
+    def send(self, letters: list[tuple[int, DeadLetter]]) -> None:
+        """Re-publish dead letters (blocking).
+
+        Args:
+            letters: each with the offset behind the dead letter before it that goes to the same topic. The offsets
+                from there to the dead letter are stored as one range.
 
         Raises:
             Stop: the topic would not keep the records.
-            Rebuild: the same was started a second time.
+            Rebuild: another process has taken the run over.
         """
         try:
             for part in self._parts(letters):
@@ -95,38 +112,38 @@ class Republished:
             raise self.taken_over(exc) from exc
 
     def taken_over(self, exc: Rebuild) -> Rebuild:
-        """What to say where another process goes on with the run."""
+        """Return the error for a run that another process has taken over."""
         return Rebuild(
-            f"run {self._state.run_id} is no longer ours: {exc}",
-            hint="it was started a second time, and the later start goes on with it; nothing is put back twice",
+            f"another process has taken over run {self._state.run_id}: {exc}",
+            hint="it was started a second time, and the later start continues it; nothing is re-published twice",
         )
 
-    def _send(self, work: Transaction, part: list[tuple[int, Letter]]) -> None:
+    def _send(self, work: Transaction, part: list[tuple[int, DeadLetter]]) -> None:
         now_ms = clock.now_ms()
         with on_failure(work.abandon):
-            work.send([self._item(letter) for _, letter in part], now_ms)
+            work.send([self._record(letter) for _, letter in part], now_ms)
             for begin, letter in part:
                 self.done.add(letter.partition, begin, letter.offset + 1)
             if len(self.done) > _MOST_RANGES:
                 raise Stop(
-                    "the letters put back lie too scattered among the others to be remembered",
-                    hint="filter less finely, or put back a range of them: --offset FIRST-LAST",
+                    "the re-published dead letters are too scattered among the others to remember their offsets",
+                    hint="use a broader filter, or re-publish a range of offsets: --offset FIRST-LAST",
                 )
         self._state = work.commit(self.done.position(), done=False, now_ms=now_ms)
 
-    def _parts(self, letters: list[tuple[int, Letter]]) -> Iterator[list[tuple[int, Letter]]]:
-        part: list[tuple[int, Letter]] = []
+    def _parts(self, letters: list[tuple[int, DeadLetter]]) -> Iterator[list[tuple[int, DeadLetter]]]:
+        part: list[tuple[int, DeadLetter]] = []
         size = 0
         for begin, letter in letters:
             part.append((begin, letter))
             size += len(letter.value or b"") + len(letter.key or b"")
-            if len(part) >= self._most or size >= TRANSACTION_BYTES:
+            if len(part) >= self._max_letters or size >= TRANSACTION_BYTES:
                 yield part
                 part, size = [], 0
         if part:
             yield part
 
-    def _item(self, letter: Letter) -> SourceRecord:
+    def _record(self, letter: DeadLetter) -> SourceRecord:
         origin = letter.origin
         assert origin is not None
         partitions = self._partitioner.partitions
@@ -135,36 +152,36 @@ class Republished:
             if self._retry:
                 raise Stop(
                     f"a record of {origin.topic}[{own}] has no partition in {self.topic}, which has {partitions}: "
-                    f"{origin.topic} has got more since",
+                    f"{origin.topic} has more since",
                     hint=f"kafka-topics.sh --alter --topic {self.topic} --partitions, as many as {origin.topic} has",
                 )
             own = None
         headers = [*letter.headers, retry_header(origin)] if self._retry else letter.headers
-        stamp_ms = 0 if self._now else letter.record_ms
-        if not (stamp_ms or self._now):
+        time_ms = 0 if self._now else letter.record_ms
+        if not (time_ms or self._now):
             raise Stop(
                 f"{letter.topic}[{letter.partition}]@{letter.offset}: its record's time is exactly 0 ms, which "
                 "librdkafka takes for the present",
                 hint="--now re-publishes records with the present time",
             )
-        return letter.key, letter.value, stamp_ms, headers or None, own
+        return letter.key, letter.value, time_ms, headers or None, own
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self._producer.close()
 
 
 def create_retry_topic(cluster: Cluster, admin: Admin, name: str, source: str) -> None:
-    """Make a retry topic where it is missing: partitions, partitioner and limits are those of its source (blocking).
+    """Create a retry topic if it is missing, with the partitions, partitioner and limits of its source (blocking).
 
     Raises:
-        Usage: the source is gone.
+        Usage: the source does not exist.
     """
     there = admin.partitions([name, source])
     if name in there:
         return
     if source not in there:
         raise Usage(
-            f"topic {source} is gone, so it is not known how many partitions {name} needs",
+            f"topic {source} does not exist, so it is not known how many partitions {name} needs",
             hint="create one of them, or name another topic for the records: --to TOPIC",
         )
     config = admin.config(source)
@@ -173,3 +190,47 @@ def create_retry_topic(cluster: Cluster, admin: Admin, name: str, source: str) -
     registry = PartitionerRegistry(cluster, admin)
     partitioner = registry.of([source]).get(source, HashPartitioner(there[source]))
     registry.create(TopicSpec(name, there[source], BROKER_DEFAULT, limits), partitioner)
+
+
+class OffsetRanges:
+    """Offsets by partition, as ranges that do not touch; stored in a run's position as `{"partition:begin": end}`.
+
+    >>> ranges = OffsetRanges({"0:5": 9})
+    >>> ranges.add(0, 9, 12)
+    >>> ranges.add(0, 20, 21)
+    >>> ranges.position(), (0, 11) in ranges, (0, 12) in ranges
+    ({'0:5': 12, '0:20': 21}, True, False)
+    """
+
+    def __init__(self, position: SourcePosition | None = None) -> None:
+        self._ranges: dict[int, list[tuple[int, int]]] = {}
+        for name, end in (position or {}).items():
+            partition, _, begin = name.partition(":")
+            self._ranges.setdefault(int(partition), []).append((int(begin), end))
+        for ranges in self._ranges.values():
+            ranges.sort()
+
+    def __contains__(self, at: tuple[int, int]) -> bool:
+        partition, offset = at
+        ranges = self._ranges.get(partition, [])
+        i = bisect_left(ranges, (offset + 1,)) - 1
+        return i >= 0 and offset < ranges[i][1]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._ranges.values()))
+
+    def add(self, partition: int, begin: int, end: int) -> None:
+        """Add a range; ranges that touch it are joined with it."""
+        ranges = self._ranges.setdefault(partition, [])
+        i = bisect_left(ranges, (begin,))
+        if i and ranges[i - 1][1] >= begin:
+            i -= 1
+        until = i
+        while until < len(ranges) and ranges[until][0] <= end:
+            begin, end = min(begin, ranges[until][0]), max(end, ranges[until][1])
+            until += 1
+        ranges[i:until] = [(begin, end)]
+
+    def position(self) -> SourcePosition:
+        """Return the ranges as the position of a run."""
+        return {f"{partition}:{begin}": end for partition, ranges in self._ranges.items() for begin, end in ranges}

@@ -1,14 +1,14 @@
-"""Dead letters re-published, each once: to the agent that failed, and to nobody else.
+"""Re-publishes dead letters, each once: to the agent that failed, and to no other reader.
 
-An agent's letters go to its retry topic (`agents/engine/retry_topics.py`), made when it is needed; letters without an
-agent go to the topic that they came from, and with `to` all go there.
+Dead letters of an agent go to its retry topic (`agents/engine/retry_topics.py`), which is created when it is needed.
+Dead letters without an agent go to the topic that they came from. With `to`, all go to that topic.
 
-Promise: a `read_committed` reader of such a topic sees the record of a letter once, however often this is started,
-killed and started again, with whichever filters. It rests on the replay's rule: which letters were put back stands in
-the topic of runs, written in the same transaction as their records. Each topic has a run of its own. A record that
-fails again makes a new letter, which is another one.
+Promise: a `read_committed` reader of these topics sees the record of a dead letter once, however often re-publishing is
+started, killed and started again, with any filters. It rests on the same rule as a replay: which dead letters have been
+re-published is stored in the topic of runs, in the same transaction as their records. Each topic has a run of its own.
+A record that fails again has a new dead letter, which is re-published in its turn.
 
-A letters' topic that was made anew has another id, and nothing of it was put back.
+A dead-letter topic that was deleted and recreated has another topic id; its dead letters count as new.
 """
 
 from __future__ import annotations
@@ -25,25 +25,26 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import SUFFIX
 from ...topics.errors import Rebuild, Usage
-from ..run_registry import RUNS_TOPIC, RunRegistry, RunState
-from .letters import Counts, Letter, Wanted, counted, read_letters
-from .offset_ranges import Ranges
-from .republish_run import Republished, create_retry_topic
+from ..run_state import RUNS_TOPIC, RunRegistry, RunState
+from .dead_letter_reader import DeadLetter, DeadLetterFilter, KindCounts, count_by_kind, read_dead_letters
+from .republish_run import OffsetRanges, RepublishRun, create_retry_topic
 
-__all__ = ["DeadLetters", "Ranges", "Republication"]
+__all__ = ["OffsetRanges", "Republication", "Republisher"]
 
 TRANSACTION_LETTERS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Republication:
-    """What was done.
+    """What re-publishing did, or would do.
 
     Attributes:
-        sent: records put back now; before: that were put back earlier, of those that are meant.
-        to: topic -> how many of them went there now; agents: topic -> app and agent that alone read it.
-        without_record: letters that are meant and have no record to put back.
-        examples: the first few letters that were, or would be, put back.
+        sent: records that are re-published now.
+        before: records of the chosen dead letters that had been re-published earlier.
+        to: how many records go to each topic now.
+        agents: for each retry topic, the app and the agent that read it.
+        without_record: chosen dead letters that hold no record, but a line of a file.
+        examples: the first few dead letters that are re-published.
     """
 
     sent: int = 0
@@ -51,17 +52,17 @@ class Republication:
     to: dict[str, int] = field(default_factory=dict[str, int])
     agents: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     without_record: int = 0
-    examples: tuple[Letter, ...] = ()
+    examples: tuple[DeadLetter, ...] = ()
 
 
-class DeadLetters:
-    """The dead letters of one topic.
+class Republisher:
+    """Re-publishes the dead letters of one dead-letter topic.
 
     Args:
-        topic: of the letters.
-        to: where to put them all, instead of where they belong.
-        run_id: name of the run; none means the one of this topic and target.
-        now: give the records the present time, instead of their own.
+        topic: the dead-letter topic.
+        to: the topic that all records go to; None chooses it for each dead letter.
+        run_id: name of the run; None derives it from the topic and `to`.
+        now: give the records the present time instead of their own.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class DeadLetters:
         self._cluster, self._topic, self._to, self._now = cluster, topic, to, now
         self._admin = admin or Admin(cluster)
         self._runs = RunRegistry(cluster, runs_topic)
-        self._most = transaction_letters
+        self._max_letters = transaction_letters
         self.run_id = run_id or f"dlq-{topic}" + (f"-to-{to}" if to else "")
         self.target = to or topic.removesuffix(SUFFIX)
 
@@ -87,76 +88,76 @@ class DeadLetters:
     def _id(self) -> str:
         return self._admin.topic_ids([self._topic])[self._topic]
 
-    def read(self, wanted: Wanted) -> Iterator[tuple[Letter, bool]]:
-        """Letters that are meant, and whether they were put back (blocking)."""
+    def read(self, chosen: DeadLetterFilter) -> Iterator[tuple[DeadLetter, bool]]:
+        """Yield the chosen dead letters, each with whether it has been re-published (blocking)."""
         done = self._done(self._runs.all())
-        for span in read_letters(self._cluster, self._topic):
-            for letter in span.letters:
-                if wanted.holds(letter):
+        for batch in read_dead_letters(self._cluster, self._topic):
+            for letter in batch.letters:
+                if chosen.holds(letter):
                     yield letter, self._is_done(letter, done)
 
-    def counts(self) -> Counts:
-        """How many letters there are of each kind (blocking)."""
-        return counted(self.read(Wanted()))
+    def counts(self) -> KindCounts:
+        """Count the dead letters by kind (blocking)."""
+        return count_by_kind(self.read(DeadLetterFilter()))
 
     @classmethod
-    def counts_of(cls, cluster: Cluster, topics: Sequence[str]) -> dict[str, Counts]:
-        """`counts` of many topics, read at once (blocking)."""
-        counts: dict[str, Counts] = {topic: {} for topic in topics}
-        for letter, put_back in cls.each_of(cluster, topics):
-            counted(iter([(letter, put_back)]), counts[letter.topic])
+    def counts_of(cls, cluster: Cluster, topics: Sequence[str]) -> dict[str, KindCounts]:
+        """Count the dead letters of many topics, which are read at once (blocking)."""
+        counts: dict[str, KindCounts] = {topic: {} for topic in topics}
+        for letter, republished in cls.each_of(cluster, topics):
+            count_by_kind([(letter, republished)], counts[letter.topic])
         return counts
 
     @classmethod
     def each_of(
         cls, cluster: Cluster, topics: Sequence[str], admin: Admin | None = None
-    ) -> Iterator[tuple[Letter, bool]]:
-        """The letters of many topics, and whether they were put back (blocking)."""
+    ) -> Iterator[tuple[DeadLetter, bool]]:
+        """Yield the dead letters of many topics, each with whether it has been re-published (blocking)."""
         if not topics:
             return
         admin, states = admin or Admin(cluster), RunRegistry(cluster).all()
         all_of = {topic: cls(cluster, topic, admin=admin) for topic in topics}
         done = {topic: of._done(states) for topic, of in all_of.items()}
-        for span in read_letters(cluster, *topics):
-            for letter in span.letters:
-                yield letter, all_of[span.topic]._is_done(letter, done[span.topic])
+        for batch in read_dead_letters(cluster, *topics):
+            for letter in batch.letters:
+                yield letter, all_of[batch.topic]._is_done(letter, done[batch.topic])
 
-    def _is_done(self, letter: Letter, done: Mapping[str, Ranges]) -> bool:
-        """Whether a letter was put back; before agents had topics of their own, it went to the topic itself."""
+    def _is_done(self, letter: DeadLetter, done: Mapping[str, OffsetRanges]) -> bool:
+        """Return whether a dead letter has been re-published, to its own target or to the topic that it came from."""
         at, own, itself = (letter.partition, letter.offset), done.get(self._target_of(letter)), done.get(self.target)
         return (own is not None and at in own) or (itself is not None and at in itself)
 
-    def look(self, wanted: Wanted) -> Republication:
-        """What `put_back` would do (blocking)."""
+    def preview(self, chosen: DeadLetterFilter) -> Republication:
+        """Return what `republish` would do; writes nothing (blocking)."""
         report = Republication()
-        for letter, before in self.read(wanted):
+        for letter, before in self.read(chosen):
             report = self._with(report, letter, before=before)
         return report
 
-    def put_back(self, wanted: Wanted) -> Republication:
-        """Put back what is meant and was not put back yet (blocking).
+    def republish(self, chosen: DeadLetterFilter) -> Republication:
+        """Re-publish the chosen dead letters that have not been re-published yet (blocking).
 
         Raises:
-            Usage: there is no such topic to put it in.
+            Usage: the topic that the records go to does not exist.
             Stop: the topic would not keep the records.
-            Rebuild: the same was started a second time.
+            Rebuild: another process has taken a run over.
         """
         self._runs.create()
-        # What went to the topic itself, before agents had topics of their own, was put back, too.
+        # A record that was re-published to the topic that it came from does not go to the retry topic as well.
         state = self._found()
-        earlier = Ranges(state.position if state else None)
-        report, opened = Republication(), dict[str, Republished]()
+        earlier = OffsetRanges(state.position if state else None)
+        report, opened = Republication(), dict[str, RepublishRun]()
         begins: dict[tuple[int, str], int] = {}
         with ExitStack() as stack:
-            for span in read_letters(self._cluster, self._topic):
-                fresh: dict[str, list[tuple[int, Letter]]] = {}
-                for letter in span.letters:
+            for batch in read_dead_letters(self._cluster, self._topic):
+                fresh: dict[str, list[tuple[int, DeadLetter]]] = {}
+                for letter in batch.letters:
                     target = self._target_of(letter)
-                    # Between two letters that go to one topic are markers, and others': their ranges meet.
+                    # Between two dead letters for one topic are only markers and dead letters for others: one range.
                     begin = begins.get((letter.partition, target), 0)
                     for name in {target, self.target}:
                         begins[letter.partition, name] = letter.offset + 1
-                    if not wanted.holds(letter):
+                    if not chosen.holds(letter):
                         continue
                     if letter.origin is None:
                         report = self._with(report, letter, before=False)
@@ -172,7 +173,7 @@ class DeadLetters:
                     opened[target].send(letters)
         return report
 
-    def _opened(self, stack: ExitStack, target: str, letter: Letter) -> Republished:
+    def _opened(self, stack: ExitStack, target: str, letter: DeadLetter) -> RepublishRun:
         origin = letter.origin
         assert origin is not None
         retry = target != self.target
@@ -187,8 +188,8 @@ class DeadLetters:
             fingerprint=self._id,
             started_ms=started_ms,
         )
-        republished = Republished(
-            self._cluster, self._admin, self._runs, state, retry=retry, now=self._now, most=self._most
+        republished = RepublishRun(
+            self._cluster, self._admin, self._runs, state, retry=retry, now=self._now, max_letters=self._max_letters
         )
         try:
             stack.enter_context(republished)
@@ -197,17 +198,17 @@ class DeadLetters:
         republished.begin(self._found(target))
         return republished
 
-    def _target_of(self, letter: Letter) -> str:
-        """Where a letter's record goes."""
+    def _target_of(self, letter: DeadLetter) -> str:
+        """Return the topic that the record of a dead letter goes to."""
         return self.target if self._to is not None else letter.retry_topic or self.target
 
     def _run_of(self, target: str) -> str:
         return self.run_id if target == self.target else f"{self.run_id}-to-{target}"
 
-    def _done(self, states: Iterable[RunState]) -> dict[str, Ranges]:
-        """Topic -> what was put back of these letters into it."""
+    def _done(self, states: Iterable[RunState]) -> dict[str, OffsetRanges]:
+        """Return, for each topic, the offsets of these dead letters that were re-published into it."""
         return {
-            state.topic: Ranges(self._checked(state, state.topic).position)
+            state.topic: OffsetRanges(self._checked(state, state.topic).position)
             for state in states
             if state.specs == (self._topic,)
             and state.run_id == self._run_of(state.topic)
@@ -215,7 +216,7 @@ class DeadLetters:
         }
 
     def _found(self, target: str | None = None) -> RunState | None:
-        """What was put back of this topic into a target; None where nothing was, or it was made anew since."""
+        """Return the state of the run that re-publishes into `target`; None if there is none."""
         target = target or self.target
         if self._runs.topic not in self._admin.partitions([self._runs.topic]):
             return None
@@ -225,14 +226,14 @@ class DeadLetters:
     def _checked(self, state: RunState, target: str) -> RunState:
         if state.specs != (self._topic,) or state.topic != target:
             raise Usage(
-                f"run {state.run_id} puts letters of {' '.join(state.specs)} into {state.topic}",
-                hint="--run-id NAME starts another run, which puts back all of them",
+                f"run {state.run_id} re-publishes {' '.join(state.specs)} into {state.topic}",
+                hint="--run-id NAME starts another run, which re-publishes all of them",
             )
         if state.fingerprint != self._id:
             return msgspec.structs.replace(state, fingerprint=self._id, position=None)
         return state
 
-    def _with(self, report: Republication, letter: Letter, *, before: bool) -> Republication:
+    def _with(self, report: Republication, letter: DeadLetter, *, before: bool) -> Republication:
         if letter.origin is None:
             return replace(report, without_record=report.without_record + 1)
         if before:

@@ -1,1 +1,1 @@
-"""What happens to records between their sources and the topic: order, pace, selection, transformation."""
+"""The pipeline of a replay between its sources and the topic: order, pace, selection, transform, packing."""

@@ -1,111 +1,143 @@
-"""What stands in the columns of a history: nulls, least and largest values, and what the topic's type refuses."""
+"""The columns of a history's records: nulls, minimum, maximum, and values that the type of the topic refuses.
+
+A profile examines the first records only, because decoding every record would cost a replay more than half of its rate.
+`Profile.scope` says how many, and every report prints it beside the figures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import msgspec
 
+from ...topics.json_value import JsonValue
 from ..sources.source_record import SourceRecord
 
-__all__ = ["ColumnProfile", "Profile"]
+__all__ = ["ColumnProfile", "Profile", "field_types"]
 
-_MOST_COLUMNS = 200
+_MAX_COLUMNS = 200
 _CHARS = 40
 _decode = msgspec.json.Decoder().decode
 
 
 @dataclass(slots=True)
 class ColumnProfile:
-    """One column, of the records that have it.
+    """One column, over the records that have it.
 
     Attributes:
-        least, most: of its numbers, or of its text where it has no numbers; None where it has neither.
-        broken: values that the topic's type refuses; `example` says why the first is.
+        values: how many records have the column.
+        nulls: how many of them hold null.
+        minimum, maximum: of its numbers, or of its text (the first 40 characters) if it has no numbers; None if it has
+            neither.
+        refused: values that the type of the topic refuses; `example` is the error of the first.
     """
 
     values: int = 0
     nulls: int = 0
-    least: Any = None
-    most: Any = None
-    broken: int = 0
+    minimum: int | float | str | None = None
+    maximum: int | float | str | None = None
+    refused: int = 0
     example: str = ""
 
-    def add(self, value: Any) -> None:
+    def add(self, value: JsonValue) -> None:
         """Count a value."""
         self.values += 1
         if value is None:
             self.nulls += 1
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            if isinstance(self.least, str) or self.least is None:
-                self.least = self.most = value
-            self.least, self.most = min(self.least, value), max(self.most, value)
-        elif isinstance(value, str) and (self.least is None or isinstance(self.least, str)):
-            text = value[:_CHARS]
-            self.least = text if self.least is None else min(self.least, text)
-            self.most = text if self.most is None else max(self.most, text)
+            least, most = self.minimum, self.maximum
+            self.minimum = value if least is None or isinstance(least, str) else min(least, value)
+            self.maximum = value if most is None or isinstance(most, str) else max(most, value)
+        elif isinstance(value, str):
+            text, least, most = value[:_CHARS], self.minimum, self.maximum
+            if least is None or isinstance(least, str):
+                self.minimum = text if least is None else min(least, text)
+                self.maximum = text if not isinstance(most, str) else max(most, text)
 
 
 @dataclass(slots=True)
 class Profile:
-    """The columns of records whose values are JSON objects.
+    """The columns of the first records whose values are JSON objects.
 
     Attributes:
-        value_type: of the topic, where it is known; values are held against its fields and their `msgspec.Meta`.
-        columns: by name, in the order in which they were met.
-        records: that were looked at; `most` of them at most, None looks at all that it is given.
+        value_type: of the topic, if it is known; values are checked against its fields and their `msgspec.Meta`.
+        limit: how many records are examined at most; None examines all.
+        records: how many were examined.
+        total: how many there were.
+        columns: by name, in the order in which they were found.
     """
 
-    value_type: Any = None
-    most: int | None = None
+    value_type: object = None
+    limit: int | None = None
     records: int = 0
+    total: int = 0
     columns: dict[str, ColumnProfile] = field(default_factory=dict[str, ColumnProfile])
-    _hints: Mapping[str, Any] | None = None
+    _types: Mapping[str, object] | None = None
 
-    def add(self, items: Sequence[SourceRecord]) -> None:
-        """Count the values of records, as far as `most` lets it."""
-        if self.most is not None:
-            if self.records >= self.most:
+    @property
+    def scope(self) -> str:
+        """The records that the figures cover, in words.
+
+        >>> Profile(records=300, total=300).scope
+        'all 300 records'
+        >>> Profile(records=10_000, total=336_776).scope
+        'only the first 10,000 of 336,776 records'
+        """
+        if self.records >= self.total:
+            return f"all {self.records:,} records"
+        return f"only the first {self.records:,} of {self.total:,} records"
+
+    def add(self, records: Sequence[SourceRecord]) -> None:
+        """Examine records, up to `limit`."""
+        self.total += len(records)
+        if self.limit is not None:
+            if self.records >= self.limit:
                 return
-            items = items[: self.most - self.records]
-        self.records += len(items)
-        hints = self._fields()
-        for item in items:
-            value = item[1] or b""
+            records = records[: self.limit - self.records]
+        self.records += len(records)
+        if self._types is None:
+            self._types = field_types(self.value_type)
+        types = self._types
+        for record in records:
+            value = record[1] or b""
             if value[:1] != b"{":
                 continue
             try:
-                record = _decode(value)
+                fields: dict[str, JsonValue] = _decode(value)
             except (ValueError, RecursionError):
                 continue
-            for name, cell in record.items():
+            for name, cell in fields.items():
                 column = self.columns.get(name)
                 if column is None:
-                    if len(self.columns) >= _MOST_COLUMNS:
+                    if len(self.columns) >= _MAX_COLUMNS:
                         continue
                     column = self.columns[name] = ColumnProfile()
                 column.add(cell)
-                if name in hints:
-                    self._hold(column, cell, hints[name])
+                if name in types:
+                    _check(column, cell, types[name])
 
-    def _hold(self, column: ColumnProfile, cell: Any, hint: Any) -> None:
-        try:
-            msgspec.convert(cell, hint)
-        except msgspec.ValidationError as exc:
-            column.broken += 1
-            column.example = column.example or str(exc)
-        except TypeError:
-            pass  # a type of the user's own, which only the user's code can tell
 
-    def _fields(self) -> Mapping[str, Any]:
-        if self._hints is None:
-            try:
-                self._hints = get_type_hints(self.value_type, include_extras=True) if self.value_type else {}
-            except (NameError, TypeError):
-                self._hints = {}
-            if isinstance(self.value_type, type) and issubclass(self.value_type, msgspec.Struct):
-                names = {found.name: found.encode_name for found in msgspec.structs.fields(self.value_type)}
-                self._hints = {names.get(name, name): hint for name, hint in self._hints.items()}
-        return self._hints
+def _check(column: ColumnProfile, cell: JsonValue, type_: object) -> None:
+    try:
+        msgspec.convert(cell, type_)
+    except msgspec.ValidationError as exc:
+        column.refused += 1
+        column.example = column.example or str(exc)
+    except TypeError:
+        pass  # a type of the user's own, which only the user's code can check
+
+
+def field_types(value_type: object) -> dict[str, object]:
+    """Return the types of a value type's fields, by the names that they have in JSON; empty if it has none."""
+    if not isinstance(value_type, type):
+        return {}
+    try:
+        types: dict[str, object] = get_type_hints(value_type, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+    if issubclass(value_type, msgspec.Struct):
+        names = {field.name: field.encode_name for field in msgspec.structs.fields(value_type)}
+        types = {names.get(name, name): type_ for name, type_ in types.items()}
+    return types

@@ -1,8 +1,8 @@
-"""A source taken record by record, with a position between any two of them.
+"""A source read record by record, with a position between any two records.
 
-A source knows its position after a batch. A cursor remembers the position before the batch at hand and how much of it
-has been given away; opened at such a position, it reads the batch again and passes over as much. This rests on sources
-being pure: the same records follow from the same position, however batches are cut.
+A source knows its position after each batch. A cursor stores the position before the current batch and how much of the
+batch was taken; when it is opened at such a position, it reads the batch again and skips as much. This relies on
+sources being pure: the same records follow from the same position, however batches are cut.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ Open = Callable[[SourcePosition | None], Source]
 
 
 class Cursor:
-    """One source, a batch at hand.
+    """One source and its current batch.
 
-    Position: `at`, the source's own before the batch at hand; `items`, `bad` and `blank`, how many were given since
-    then; `n`, how many items before it.
+    Position: `at`, the source's own position before the current batch; `items`, `bad` and `blank`, how many records,
+    bad and blank lines were taken since then; `n`, how many records precede it.
 
     Attributes:
-        items, taken: the batch at hand, and how many of it have been given away; whoever takes moves `taken`.
-        anchored: the position has moved to the batch at hand; not so while what was given before is passed over.
+        items: the current batch.
+        taken: how many records of it have been taken; the caller advances it.
+        anchored: the position has moved to the current batch. False while records that were taken before are skipped.
     """
 
     def __init__(self, open_at: Open, position: SourcePosition | None = None) -> None:
@@ -45,22 +46,26 @@ class Cursor:
 
     @property
     def used_up(self) -> bool:
-        """Nothing of the batch is left."""
+        """Whether all records of the batch have been taken."""
         return self.taken >= len(self.records)
 
     @property
     def last(self) -> bool:
-        """Nothing follows the batch at hand, not even a word about what could not be read."""
+        """Whether nothing follows the current batch, neither records nor bad or blank lines."""
         return self.source.ended
 
     @property
     def number(self) -> int:
-        """Which record of the source is the first of the batch at hand, from 0."""
+        """Number of the batch's first record in the source, from 0."""
         return self._before + self._since
 
     def fill(self) -> tuple[Sequence[BadLine], int]:
-        """Replace a batch that is used up by the next one, which may be empty; returns its bad and blank lines."""
-        # Until everything that was given before has been met again, the position stays where it was.
+        """Replace a batch that is used up by the next one, which may be empty.
+
+        Returns:
+            The bad lines of the new batch and the number of its blank lines, without those that were taken before.
+        """
+        # The position stays where it was until everything that was taken before has been skipped.
         self.anchored = not (self._skip_items or self._skip_bad or self._skip_blank)
         if self.anchored:
             self._before += self._since + len(self.records)
@@ -72,16 +77,16 @@ class Cursor:
         self.records, self._after = batch.records, batch.after
         self.taken = min(self._skip_items, len(self.records))
         self._skip_items -= self.taken
-        known = min(self._skip_bad, len(batch.bad))
-        self._skip_bad -= known
+        skipped_bad = min(self._skip_bad, len(batch.bad))
+        self._skip_bad -= skipped_bad
         self._since_bad += len(batch.bad)
-        passed = min(self._skip_blank, batch.blank)
-        self._skip_blank -= passed
+        skipped_blank = min(self._skip_blank, batch.blank)
+        self._skip_blank -= skipped_blank
         self._since_blank += batch.blank
-        return batch.bad[known:], batch.blank - passed
+        return batch.bad[skipped_bad:], batch.blank - skipped_blank
 
     def snapshot(self) -> SourcePosition:
-        """Position of the next record."""
+        """Return the position of the next record."""
         return {
             "at": self._at,
             "items": self._since + self.taken + self._skip_items,

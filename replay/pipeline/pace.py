@@ -1,8 +1,8 @@
-"""How fast records go: as their times say, or so many a second.
+"""How fast records are replayed: at a multiple of event time, or at a number of records per second.
 
-A pace is kept from the first record of a start (or of a round of a loop): a replay that was stopped for a night goes
-on at its pace and does not make up for the night. Within a start, `speed` makes up for what it is behind, and says how
-far that is; `rate` is a limit, so it makes up for a second at most.
+A pace starts with the first record of a start (or of a round of a loop): a replay that was stopped for a night resumes
+at its pace and does not catch up on the night. Within a start, `speed` catches up on any delay and reports it; `rate`
+is a limit, so it catches up on a second at most.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from ...topics.errors import Usage
 from ..sources.source import Batch, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
 from .cursor import Cursor, Open
-from .lateness import high_times
+from .out_of_order import running_max_times
 
-__all__ = ["Pace", "Paced"]
+__all__ = ["Pace", "PacedSource"]
 
-# What is due is released this often, because each release becomes a transaction.
+# Due records are released at this interval, because each release becomes a transaction.
 TICK_S = 0.1
-# A rate makes up for this much, after the broker was away or the machine asleep.
-MOST_BEHIND_S = 1.0
+# How much a rate catches up, after the broker was unreachable or the machine asleep.
+MAX_CATCH_UP_S = 1.0
 
 _UNITS_S = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Both have to hold; none of them is as fast as possible.
+    """Limits of the pace; without any, records are replayed as fast as possible. If both are given, both hold.
 
     Attributes:
-        speed: seconds of event time a second.
-        rate: records a second.
+        speed: seconds of event time per second.
+        rate: records per second.
     """
 
     speed: float | None = None
@@ -43,13 +43,13 @@ class Pace:
 
     @classmethod
     def parse(cls, speed: str | None, rate: str | None) -> Pace:
-        """From `60x` or `0.5x`, and `5000`, `5000/s`, `100/min` or `20/h`.
+        """Parse a speed such as `60x` or `0.5x`, and a rate such as `5000`, `5000/s`, `100/min` or `20/h`.
 
         >>> Pace.parse("60x", "120/min")
         Pace(speed=60.0, rate=2.0)
 
         Raises:
-            Usage: one is not of this form, or is nothing.
+            Usage: one has another form, or is zero.
         """
         return cls(speed=_parsed_speed(speed), rate=_parsed_rate(rate))
 
@@ -62,7 +62,7 @@ def _parsed_speed(text: str | None) -> float | None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)x?", text)
     if found is None or not float(found[1]):
-        raise Usage(f"--speed {text}: expected a number, for example 60x for a minute a second")
+        raise Usage(f"--speed {text}: expected a number, for example 60x for a minute per second")
     return float(found[1])
 
 
@@ -71,18 +71,18 @@ def _parsed_rate(text: str | None) -> float | None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(?:/(s|min|h))?", text)
     if found is None or not float(found[1]):
-        raise Usage(f"--rate {text}: expected records a second, for example 5000/s", hint="also /min and /h")
+        raise Usage(f"--rate {text}: expected records per second, for example 5000/s", hint="also /min and /h")
     return float(found[1]) / _UNITS_S[found[2] or "s"]
 
 
-class Paced:
-    """A source that holds records back until they are due. Position: `cut`, a cursor's in the source.
+class PacedSource:
+    """A source that holds records back until they are due. Position: `cut`, that of a cursor in the wrapped source.
 
     Args:
-        round_of: which round of a loop the source's last batch is of.
+        round_of: returns the round of a loop that the wrapped source's last batch belongs to.
 
     Attributes:
-        lag_s: by how much the records that went last were behind their speed; a rate is a limit, and has no such thing.
+        lag_s: by how much the last records were behind their speed. A rate is a limit, and has no lag.
     """
 
     def __init__(
@@ -100,30 +100,30 @@ class Paced:
         self._cursor = Cursor(open_at, position["cut"] if position else None)
         self.begins: SourcePosition = {"cut": self._cursor.snapshot()}
         self._times: list[int] = []
-        self._high = 0
+        self._max_time = 0
         self._round = 0
-        # What event time and which moment belong together, and how many records have gone since.
+        # The event time at which the pace started, the clock's time at which it did, and the records released since.
         self._begun_ms: int | None = None
-        self._speed_s = 0.0
-        self._rate_s: float | None = None
-        self._gone = 0
+        self._speed_begun_s = 0.0
+        self._rate_begun_s: float | None = None
+        self._released = 0
         self._not_before_s = 0.0
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
+        """Whether no batch follows; see `Source`."""
         return self._cursor.used_up and self._cursor.last
 
     @property
     def done_bytes(self) -> int:
-        """See `Source`; what is held back counts as read."""
+        """Bytes read so far, including records that are held back; see `Source`."""
         return self._cursor.source.done_bytes
 
     def next_batch(self) -> Batch:
-        """See `Source`; what is due."""
+        """Return the records that are due; see `Source`."""
         bad, blank = self._fill() if self._cursor.used_up and not self._cursor.last else ((), 0)
-        items = self._due()
-        return Batch(items, {"cut": self._cursor.snapshot()}, bad, blank)
+        records = self._due()
+        return Batch(records, {"cut": self._cursor.snapshot()}, bad, blank)
 
     def _due(self) -> Sequence[SourceRecord]:
         cursor, now_s = self._cursor, self._clock.now_s()
@@ -138,40 +138,40 @@ class Paced:
         if count <= 0:
             self.poll_again_s = max(TICK_S, self._next_s() - now_s)
             return []
-        items = cursor.records[cursor.taken : cursor.taken + count]
+        records = cursor.records[cursor.taken : cursor.taken + count]
         cursor.taken += count
-        self._gone += count
+        self._released += count
         if not cursor.used_up:
             self._not_before_s = now_s + TICK_S
-        return items
+        return records
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close the wrapped source."""
         self._cursor.close()
 
     def _fill(self) -> tuple[Sequence[BadLine], int]:
         cursor = self._cursor
-        told = cursor.fill()
+        bad_and_blank = cursor.fill()
         if self._round_of() != self._round:
             self._round = self._round_of()
-            self._high, self._begun_ms = 0, None
+            self._max_time, self._begun_ms = 0, None
         if self._pace.speed is not None and cursor.records:
-            self._times = high_times(cursor.records, self._high)
-            self._high = self._times[-1]
-        return told
+            self._times = running_max_times(cursor.records, self._max_time)
+            self._max_time = self._times[-1]
+        return bad_and_blank
 
     def _due_by_rate(self, now_s: float) -> int:
         waiting = len(self._cursor.records) - self._cursor.taken
         rate = self._pace.rate
         if rate is None:
             return waiting
-        if self._rate_s is None:
-            self._rate_s, self._gone = now_s, 0
-        due = int((now_s - self._rate_s) * rate) - self._gone
-        most = max(1, int(MOST_BEHIND_S * rate))
-        if due > most:
-            self._rate_s += (due - most) / rate
-        return min(due, most, waiting)
+        if self._rate_begun_s is None:
+            self._rate_begun_s, self._released = now_s, 0
+        due = int((now_s - self._rate_begun_s) * rate) - self._released
+        limit = max(1, int(MAX_CATCH_UP_S * rate))
+        if due > limit:
+            self._rate_begun_s += (due - limit) / rate
+        return min(due, limit, waiting)
 
     def _due_by_speed(self, now_s: float) -> int:
         cursor = self._cursor
@@ -179,17 +179,17 @@ class Paced:
         if speed is None:
             return len(cursor.records) - cursor.taken
         if self._begun_ms is None:
-            self._begun_ms, self._speed_s = self._times[cursor.taken], now_s
-        reached_ms = self._begun_ms + (now_s - self._speed_s) * 1000 * speed
+            self._begun_ms, self._speed_begun_s = self._times[cursor.taken], now_s
+        reached_ms = self._begun_ms + (now_s - self._speed_begun_s) * 1000 * speed
         self.lag_s = max(0.0, (reached_ms - self._times[cursor.taken]) / 1000 / speed - TICK_S)
         return bisect_right(self._times, reached_ms, cursor.taken) - cursor.taken
 
     def _next_s(self) -> float:
-        """When the next record is due."""
+        """Return when the next record is due, on the clock."""
         found = 0.0
-        if self._pace.rate is not None and self._rate_s is not None:
-            found = self._rate_s + (self._gone + 1) / self._pace.rate
+        if self._pace.rate is not None and self._rate_begun_s is not None:
+            found = self._rate_begun_s + (self._released + 1) / self._pace.rate
         if self._pace.speed is not None and self._begun_ms is not None:
             ahead_ms = self._times[self._cursor.taken] - self._begun_ms
-            found = max(found, self._speed_s + ahead_ms / 1000 / self._pace.speed)
+            found = max(found, self._speed_begun_s + ahead_ms / 1000 / self._pace.speed)
         return found

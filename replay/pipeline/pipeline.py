@@ -1,10 +1,10 @@
-"""The way of records from their sources to the topic: in which order, which of them, turned into what, how often."""
+"""The pipeline of a replay, from its sources to the topic: order, selection, transform, repetition and limit."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -13,16 +13,16 @@ from ...topics.clock import Clock
 from ...topics.errors import Usage
 from ...topics.partitioners import HashPartitioner, Partitioner
 from ..module_loader import source_of
+from ..replay_report import Counters
 from ..sources.file_history import is_socket
 from ..sources.formats.lines import BATCH_LINES
 from ..sources.source import Replayable, Source, SourcePosition
-from .counters import Counters
 from .cursor import Open
-from .lateness import Disorder
-from .merge import Merge
-from .pace import Pace, Paced
-from .repeat import Loop
-from .selection import Limited, Selection, Through
+from .merge import MergedSource
+from .out_of_order import OutOfOrder
+from .pace import Pace, PacedSource
+from .repeat import LoopedSource
+from .selection import LimitedSource, Selection, SteppedSource
 from .transform import load_transform, transforming
 
 __all__ = ["Order", "Pipeline"]
@@ -32,44 +32,44 @@ Order = Literal["auto", "time", "source"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """What is done with records on their way. All of it is part of what a run is: with another one it is another run.
+    """What is done with records on their way into the topic. A run has one pipeline; another pipeline is another run.
 
     Attributes:
         order: `time` merges the parts of a history by event time; `source` reads one after another; `auto` is `time`
-            where records carry times.
-        disorder: what is done with records that are late in their part; needs `time`.
-        selection: which records go.
-        transform: a function that each goes through, see `transform`.
-        rounds: how often all of it goes; 0 for ever.
-        limit: how many records go at most, of all rounds together.
+            if the records have times.
+        out_of_order: what is done with records that are out of order in their part; needs `time`.
+        selection: which records are replayed.
+        transform: a function that is applied to each record, as `module:function`; see `transform.py`.
+        rounds: how often the history is replayed; 0 repeats it without end.
+        limit: how many records are replayed at most, in all rounds together.
     """
 
     order: Order = "auto"
-    disorder: Disorder = field(default_factory=Disorder)
+    out_of_order: OutOfOrder = field(default_factory=OutOfOrder)
     selection: Selection = field(default_factory=Selection)
     transform: str | None = None
     rounds: int = 1
     limit: int | None = None
 
     def merges(self, history: Replayable) -> bool:
-        """Whether a history's parts are merged by time."""
+        """Return whether the parts of a history are merged by time."""
         return self.order != "source" and history.timed and bool(history.parts)
 
-    def columns_stay(self, history: Replayable) -> bool:
-        """Whether nothing on the way looks at single records, so that what is read as columns may stay that."""
-        sorts = self.merges(history) and (len(history.parts) > 1 or self.disorder.policy != "accept")
+    def keeps_columns(self, history: Replayable) -> bool:
+        """Return whether no step needs single records, so that rows read as columns can stay columns."""
+        sorts = self.merges(history) and (len(history.parts) > 1 or self.out_of_order.policy != "accept")
         return not (sorts or self.selection.identity() or self.transform)
 
     def checked(self, history: Replayable, pace: Pace | None = None) -> None:
-        """Refuse what cannot be done with a history.
+        """Refuse options that do not fit a history.
 
         Raises:
             Usage: names the option.
         """
-        wants = "--order time" if self.order == "time" else f"--disorder {self.disorder.policy}"
-        if (self.order == "time" or self.disorder.policy != "accept") and not self.merges(history):
+        wants = "--order time" if self.order == "time" else f"--out-of-order {self.out_of_order.policy}"
+        if (self.order == "time" or self.out_of_order.policy != "accept") and not self.merges(history):
             if is_socket(history):
-                raise Usage(f"{wants} is for what can be read to its end, and a socket cannot")
+                raise Usage(f"{wants} is for sources that have an end, and a socket has none")
             raise Usage(f"{wants} needs records with times", hint="--time FIELD names the field, and no --order source")
         by_time = {
             "--start": self.selection.start_ms is not None,
@@ -80,36 +80,36 @@ class Pipeline:
             if given and not history.timed:
                 raise Usage(f"{option} needs records with times", hint="--time FIELD names the field that holds them")
         if self.rounds != 1 and is_socket(history):
-            raise Usage("--loop is for what can be read to its end, and a socket cannot")
+            raise Usage("--loop is for sources that have an end, and a socket has none")
 
-    def identity(self, history: Replayable) -> dict[str, Any]:
-        """What decides over which records are sent in which order, as plain JSON; empty for the usual."""
-        asked: dict[str, Any] = {}
+    def identity(self, history: Replayable) -> dict[str, object]:
+        """Return what decides which records are sent in which order, as plain JSON; empty for the defaults."""
+        asked: dict[str, object] = {}
         if self.merges(history):
             asked["order"] = "time"
-            # How large the buffer is does not change the order.
-            asked["sorted"] = self.disorder.policy == "sort"
+            # The size of the buffer does not change the order.
+            asked["sorted"] = self.out_of_order.policy == "sort"
         asked |= self.selection.identity()
-        for name, value, usual in (
+        for name, value, default in (
             ("transform", self.transform, None),
             ("rounds", self.rounds, 1),
             ("limit", self.limit, None),
         ):
-            if value != usual:
+            if value != default:
                 asked[name] = value
         return asked
 
     def fingerprint(self) -> str:
-        """What tells a transform from a changed one; empty without one."""
+        """Return a hash of the transform's source text, which tells a changed one; empty without a transform."""
         return "" if self.transform is None else hashlib.sha256(source_of(self.transform)).hexdigest()
 
     def run_id(self, history: Replayable, topic: str, *, packed: bool = False) -> str:
-        """The name of the run: the same for the same history, course and topic."""
+        """Return the run id: the same for the same history, pipeline and topic."""
         asked = self.identity(history)
         name = history.identity(topic)
         if asked:
             name = hashlib.sha256(name.encode() + msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
-        # Counts and positions are not those of plain records.
+        # Counts and positions of a packed replay differ from those of plain records.
         return f"{name}-packed" if packed else name
 
     def open(
@@ -120,36 +120,37 @@ class Pipeline:
         partitioner: Partitioner | None = None,
         pace: Pace | None = None,
         clock: Clock | None = None,
-        notes: Counters | None = None,
+        counters: Counters | None = None,
         batch_lines: int = BATCH_LINES,
     ) -> Source:
-        """Begin to read, at a position that `snapshot()` gave or at the beginning; see `FileHistory.open`.
+        """Open a history at a position that a source of this pipeline returned, or at its beginning.
 
         Args:
-            partitioner: of the topic, to select partitions by.
-            pace: may be another one than before.
+            partitioner: that of the topic; needed to select by partition.
+            pace: may differ from that of earlier starts.
+            counters: counts what the pipeline filters out and what is out of order.
 
         Raises:
-            Usage: an expression is none, there is no such function; see also `FileHistory.open`.
+            Usage: an expression is not valid, or the transform does not exist; see also `FileHistory.open`.
         """
         paced = bool(pace) or (position is not None and "cut" in position)
         if paced or self.limit is not None or self.transform or self.selection.identity():
             history = history.unpacked()
-        loops: list[Loop] = []
-        open_once = self._opening(history, partitioner or HashPartitioner(1), notes or Counters(), batch_lines)
+        loops: list[LoopedSource] = []
+        open_once = self._opener(history, partitioner or HashPartitioner(1), counters or Counters(), batch_lines)
 
         def open_all(position: SourcePosition | None) -> Source:
             if self.rounds == 1:
                 return open_once(position)
-            loops.append(Loop(open_once, self.rounds, position))
+            loops.append(LoopedSource(open_once, self.rounds, position))
             return loops[-1]
 
         def open_at(position: SourcePosition | None) -> Source:
-            return open_all(position) if self.limit is None else Limited(open_all, self.limit, position)
+            return open_all(position) if self.limit is None else LimitedSource(open_all, self.limit, position)
 
-        # A run that was begun at a pace stands at a cut, and can go on without one.
+        # The position of a run that was started with a pace is that of a cursor, even if it is resumed without one.
         if paced:
-            return Paced(
+            return PacedSource(
                 open_at,
                 pace or Pace(),
                 clock or process_clock.current(),
@@ -158,21 +159,21 @@ class Pipeline:
             )
         return open_at(position)
 
-    def _opening(self, history: Replayable, partitioner: Partitioner, notes: Counters, batch_lines: int) -> Open:
+    def _opener(self, history: Replayable, partitioner: Partitioner, counters: Counters, batch_lines: int) -> Open:
         steps = self.selection.steps(partitioner)
         if self.transform is not None:
             steps.append(transforming(self.transform, load_transform(self.transform)))
-        # In order of time, nothing follows the end. Late records that are accepted might.
-        in_order = self.merges(history) and self.disorder.policy != "accept"
+        # In order of time nothing follows the end of the selection. Accepted records that are out of order might.
+        in_order = self.merges(history) and self.out_of_order.policy != "accept"
         end_ms = self.selection.end_ms if in_order else None
 
         def open_at(position: SourcePosition | None) -> Source:
             if self.merges(history):
-                source: Source = Merge(
-                    history.parts, position, disorder=self.disorder, notes=notes, batch_lines=batch_lines
+                source: Source = MergedSource(
+                    history.parts, position, out_of_order=self.out_of_order, counters=counters, batch_lines=batch_lines
                 )
             else:
                 source = history.open(position, batch_lines=batch_lines)
-            return Through(source, steps, notes, end_ms=end_ms) if steps else source
+            return SteppedSource(source, steps, counters, end_ms=end_ms) if steps else source
 
         return open_at

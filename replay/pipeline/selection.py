@@ -1,36 +1,37 @@
-"""Which records go: by time, key, partition and fields, and how many."""
+"""Selects the records that are replayed: by time, key, partition and fields, and by number (`--limit`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 
+from ...topics.json_value import JsonValue
 from ...topics.partitioners import Partitioner
+from ..replay_report import Counters
 from ..sources.field_expression import Expression, expression
 from ..sources.source import Batch, Source, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
-from .counters import Counters
 from .cursor import Open
-from .partitioning import place
+from .partitioning import record_partitions
 
-__all__ = ["Limited", "Selection", "Step", "Through"]
+__all__ = ["LimitedSource", "Selection", "Step", "SteppedSource"]
 
-# Gives what goes on of some records; the ones that it cannot judge go into the list.
+# Returns the records that remain of some records, and appends those at which it fails to the list.
 Step = Callable[[Sequence[SourceRecord], list[BadLine]], list[SourceRecord]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """All of these have to hold; what is not given holds for every record.
+    """Conditions on records; a record is selected if it meets all that are given.
 
     Attributes:
-        start_ms, end_ms: event time, from the first to before the second.
-        keys: the record's key is one of them.
-        partitions: of the topic; where the record's key, or its own partition, leads to. None for records with neither.
-        where: an expression over the fields of a JSON value, or over `value` where that is text; see `expression`.
+        start_ms, end_ms: event time, start inclusive, end exclusive.
+        keys: the record has one of these keys.
+        partitions: the record goes to one of these partitions of the topic, because of its key or because it names its
+            partition. Records with neither are not selected.
+        where: an expression over the fields of a JSON value, or over `value` for text; see `expression`.
     """
 
     start_ms: int | None = None
@@ -39,16 +40,16 @@ class Selection:
     partitions: tuple[int, ...] = ()
     where: str | None = None
 
-    def identity(self) -> dict[str, Any]:
-        """What is given, as plain JSON."""
+    def identity(self) -> dict[str, object]:
+        """Return the conditions that are given, as plain JSON."""
         given = {name: getattr(self, name) for name in ("start_ms", "end_ms", "keys", "partitions", "where")}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
 
     def steps(self, partitioner: Partitioner) -> list[Step]:
-        """What has to be done with records, the cheapest first.
+        """Return a step for each condition, the cheapest first.
 
         Args:
-            partitioner: of the topic.
+            partitioner: that of the topic.
         """
         steps: list[Step] = []
         start_ms, end_ms = self.start_ms, self.end_ms
@@ -62,12 +63,12 @@ class Selection:
         if self.partitions:
             chosen = set(self.partitions)
 
-            def led_there(items: Sequence[SourceRecord], _: list[BadLine]) -> list[SourceRecord]:
+            def in_partitions(items: Sequence[SourceRecord], _: list[BadLine]) -> list[SourceRecord]:
                 placed = [item for item in items if item[0] is not None or item[4] is not None]
-                places = place(placed, partitioner, 0) if placed else []
-                return [item for item, at in zip(placed, places, strict=True) if at in chosen]
+                found = record_partitions(placed, partitioner, 0) if placed else []
+                return [item for item, partition in zip(placed, found, strict=True) if partition in chosen]
 
-            steps.append(led_there)
+            steps.append(in_partitions)
         if self.where is not None:
             steps.append(_where(expression(self.where)))
         return steps
@@ -83,7 +84,9 @@ def _where(holds: Expression) -> Step:
         for number, item in enumerate(items, seen + 1):
             value = item[1] or b"null"
             try:
-                record: Any = decode(value) if value[:1] == b"{" else {"value": value.decode(errors="replace")}
+                record: dict[str, JsonValue] = (
+                    decode(value) if value[:1] == b"{" else {"value": value.decode(errors="replace")}
+                )
                 if holds(record):
                     found.append(item)
             except (ValueError, RecursionError) as exc:
@@ -94,54 +97,54 @@ def _where(holds: Expression) -> Step:
     return step
 
 
-class Through:
-    """A source whose batches go through steps; positions are the source's own, since steps keep nothing.
+class SteppedSource:
+    """A source to whose records steps are applied. Steps have no state, so positions are those of the wrapped source.
 
     Args:
-        end_ms: nothing follows the first record of that time, because the source is in order.
+        end_ms: the source is in order of time and ends at the first record of this time or later.
     """
 
-    def __init__(self, source: Source, steps: list[Step], notes: Counters, *, end_ms: int | None = None) -> None:
+    def __init__(self, source: Source, steps: list[Step], counters: Counters, *, end_ms: int | None = None) -> None:
         self.begins = source.begins
-        self._source, self._steps, self._notes, self._end_ms = source, steps, notes, end_ms
-        self._over = False
+        self._source, self._steps, self._counters, self._end_ms = source, steps, counters, end_ms
+        self._end_reached = False
 
     @property
     def poll_again_s(self) -> float:
-        """See `Source`."""
+        """Seconds to wait after an empty batch; see `Source`."""
         return self._source.poll_again_s
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
-        return self._over or self._source.ended
+        """Whether no batch follows; see `Source`."""
+        return self._end_reached or self._source.ended
 
     @property
     def done_bytes(self) -> int:
-        """See `Source`."""
+        """Bytes read so far; see `Source`."""
         return self._source.done_bytes
 
     def next_batch(self) -> Batch:
-        """See `Source`."""
+        """Return the records that remain of the next batch; see `Source`."""
         batch = self._source.next_batch()
         items, bad = batch.records, [*batch.bad]
         read = len(items)
         if read and self._end_ms is not None and items[-1][2] >= self._end_ms:
-            self._over = True
+            self._end_reached = True
         for step in self._steps:
             if not items:
                 break
             items = step(items, bad)
-        self._notes.left_out += max(0, read - len(items))
+        self._counters.filtered_out += max(0, read - len(items))
         return replace(batch, records=items, bad=bad)
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close the wrapped source."""
         self._source.close()
 
 
-class Limited:
-    """The first records of a source. Position: how many were given, and the source's own, `at`."""
+class LimitedSource:
+    """The first `limit` records of a source. Position: `given`, how many were returned, and the source's own, `at`."""
 
     def __init__(self, open_at: Open, limit: int, position: SourcePosition | None = None) -> None:
         self._limit = limit
@@ -151,21 +154,21 @@ class Limited:
 
     @property
     def poll_again_s(self) -> float:
-        """See `Source`."""
+        """Seconds to wait after an empty batch; see `Source`."""
         return self._source.poll_again_s
 
     @property
     def ended(self) -> bool:
-        """See `Source`."""
+        """Whether no batch follows; see `Source`."""
         return self._given >= self._limit or self._source.ended
 
     @property
     def done_bytes(self) -> int:
-        """See `Source`."""
+        """Bytes read so far; see `Source`."""
         return self._source.done_bytes
 
     def next_batch(self) -> Batch:
-        """See `Source`."""
+        """Return the next records, up to the limit; see `Source`."""
         if self.ended:
             return Batch((), self._last)
         batch = self._source.next_batch()
@@ -178,5 +181,5 @@ class Limited:
         return {"given": self._given, "at": position}
 
     def close(self) -> None:
-        """See `Source`."""
+        """Close the wrapped source."""
         self._source.close()

@@ -1,4 +1,4 @@
-"""A user's function over the records of a replay: one record in, one, none or several out.
+"""Applies a user's function to the records of a replay: one record in, none, one or several out.
 
     # clean.py
     from anabranch.replay import Record
@@ -6,14 +6,14 @@
     def paid(record: Record) -> Record | None:
         order = record.json()
         if not order["paid"]:
-            return None                          # left out
+            return None                          # filtered out
         record.key = order["user"].encode()
         return record                            # or a list of records
 
     anabranch replay orders.jsonl --to orders --transform clean:paid
 
-The same record has to give the same result whenever it is asked: after a crash a batch is read again, and what went out
-of it before is passed over by counting.
+The function must return the same result for the same record every time: after a crash a batch is read again, and as
+many results as were sent before are skipped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...topics.errors import Stop, Usage
 from ...topics.producer import Headers
 from ..module_loader import load_module
 from ..sources.source_record import BadLine, SourceRecord
-from ..time_text import shown_time
+from ..time_text import format_time
 from .selection import Step
 
 __all__ = ["Record", "Transform", "load_transform", "transforming"]
@@ -36,11 +36,11 @@ __all__ = ["Record", "Transform", "load_transform", "transforming"]
 
 @dataclass(slots=True)
 class Record:
-    """What goes into the topic; change it, or make new ones.
+    """A record on its way into the topic. A transform may change it, or create new ones.
 
     Attributes:
-        timestamp_ms: since 1970; 0 means the time of sending.
-        partition: None lets the key choose.
+        timestamp_ms: milliseconds since 1970; 0 means the time of sending.
+        partition: the partition of the topic; None chooses it by the key.
     """
 
     key: bytes | None
@@ -50,7 +50,7 @@ class Record:
     partition: int | None = None
 
     def json(self) -> Any:
-        """The value, decoded."""
+        """Return the value, decoded from JSON; None for a record without a value."""
         return msgspec.json.decode(self.value or b"null")
 
 
@@ -58,25 +58,24 @@ Transform = Callable[[Record], Record | Iterable[Record] | None]
 
 
 def load_transform(name: str) -> Transform:
-    """The function that `module:function` or `file.py:function` names.
+    """Load the function that `module:function` or `file.py:function` names.
 
     Raises:
-        Usage: there is none.
+        Usage: there is no such function.
     """
-    where, _, attribute = name.partition(":")
+    module_name, _, attribute = name.partition(":")
     if not attribute:
         raise Usage(f"--transform {name}: expected module:function", hint="for example --transform clean:paid")
-    function = getattr(load_module(where), attribute, None)
+    function = getattr(load_module(module_name), attribute, None)
     if not callable(function):
-        raise Usage(f"--transform {name}: {where} has no function {attribute}")
+        raise Usage(f"--transform {name}: {module_name} has no function {attribute}")
     return cast(Transform, function)
 
 
 def transforming(name: str, transform: Transform) -> Step:
-    """What has to be done with records so that they go through a function.
+    """Return the step that applies a function to records.
 
-    Raises:
-        Stop: the function fails, or gives something else than records.
+    The step raises `Stop` if the function fails, or returns anything but records.
     """
 
     def step(items: Sequence[SourceRecord], _: list[BadLine]) -> list[SourceRecord]:
@@ -89,10 +88,10 @@ def transforming(name: str, transform: Transform) -> Step:
                 for record in (given,) if isinstance(given, Record) else given:
                     found.append((record.key, record.value, record.timestamp_ms, record.headers, record.partition))
             except Exception as exc:
-                at = f" of {shown_time(item[2])}" if item[2] else ""
+                at = f" of {format_time(item[2])}" if item[2] else ""
                 raise Stop(
                     f"--transform {name}: {type(exc).__name__}: {exc}; on the record{at} {(item[1] or b'')[:200]!r}",
-                    hint="it gives a Record, a list of them, or None to leave the record out",
+                    hint="it returns a Record, a list of them, or None to filter the record out",
                 ) from exc
         return found
 

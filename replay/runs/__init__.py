@@ -1,1 +1,1 @@
-"""Bounded runs, and the worker processes of runs and of `worker --processes`."""
+"""Bounded runs (`anabranch run`), the list of runs, and pools of worker processes (also for `worker --processes`)."""

@@ -1,12 +1,12 @@
-"""A bounded run: history in, the app's agents over it, result out; batch is a stream that ends.
+"""A bounded run: replays history, lets the app's agents process it, writes the result, and ends.
 
-This process coordinates; workers compute. A run has an identity of its own: the app id is `<app>-run-<id>`, and its
-group, topics and changelogs are its own, so history is never added to live totals, and a run can be repeated. The id
-follows from what is asked (program text, inputs with their content's fingerprint, options): the same command goes on
-where it was, or says that it is finished; a changed program or file is a new run.
+This process coordinates; worker processes compute. A run has an identity of its own: its app id is `<app>-run-<id>`, so
+its group, topics and changelogs are its own. History is never added to live totals, and a run can be repeated. The id
+is derived from the program's text, the inputs with a fingerprint of their content, and the options: the same command
+resumes where it left off, or reports that the run is finished; a changed program or file makes a new run.
 
-Into live (`into_live`), the app keeps its own id: history goes into its real topics, to its real group and tables.
-Workers that are there already do the work; where there are none, they are started for as long as it takes.
+With `into_live`, the app keeps its own id: history goes into its real topics and is processed by its real group into
+its real tables. Workers of the app that are running do the work; if there are none, they are started for the duration.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
+from ...agents.topic import Topic
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cluster import Cluster
@@ -35,111 +34,47 @@ from ..pipeline.pace import Pace
 from ..pipeline.packing import Compression
 from ..pipeline.pipeline import Pipeline
 from ..player import Player
-from ..record_counts import count_records
+from ..record_counts import BackgroundCounts, count_records
 from ..replay_report import Progress, Report
 from ..source_resolver import resolve_source
 from ..sources.file_history import FileHistory
 from ..sources.format import OnBadLine
 from ..sources.source import Replayable
-from ..table_reader import Snapshot, TableReader, find_table, known_ending, write_result
-from .completion import Completion, StageProgress
-from .declared_types import declared_types
-from .failures import Failed, bad_lines, dead_letters, skipped
-from .inputs import Input, refuse_unaligned
-from .timeline import Timeline
-from .verification import Counts
+from ..table_reader import TableReader, check_result_path, find_table, write_result
+from .completion import Completion
+from .failed_records import FailedRecords, bad_lines, dead_letters, skipped_records
+from .inputs import Input, declared_types, refuse_unaligned
+from .run_report import RunReport, Timeline, Watcher
 from .worker_pool import WorkerPool
 
-__all__ = ["BoundedRun", "RunReport", "Watcher"]
+__all__ = ["BoundedRun"]
 
 _POLL_S = 0.1
 
 _INTO_LIVE = (
-    "into live: history goes into {topics} of {app} itself. It is added to the live totals, everybody who reads these "
-    "topics gets it, and it cannot be taken back; a second start adds nothing."
+    "into live: history goes into {topics} of {app} itself. It is added to the live totals, every consumer of these "
+    "topics receives it, and it cannot be taken back; a second start adds nothing."
 )
-
-
-@dataclass(slots=True)
-class RunReport:
-    """How a run ended.
-
-    Attributes:
-        replays: one for each input.
-        seconds: from the first replay to the last commit; `total_seconds` with starts and the result file.
-        moments: when it had done what.
-        stages: the topics that were worked off, in the order in which they were through.
-        into_live: it went into the app's own topics.
-        failed: records and lines that failed, by kind and stage.
-        unrecorded: agents that skip what they fail at, in workers that do not record how much.
-        found: records that are in the topics of the inputs, counted by reading; with `records` the run's certificate.
-        finished_before: the run was complete, nothing was computed.
-    """
-
-    run_id: str
-    app_id: str
-    replays: list[Report] = field(default_factory=list[Report])
-    seconds: float = 0.0
-    total_seconds: float = 0.0
-    failed: list[Failed] = field(default_factory=list[Failed])
-    unrecorded: tuple[str, ...] = ()
-    stages: list[StageProgress] = field(default_factory=list[StageProgress])
-    into_live: bool = False
-    restarts: int = 0
-    finished_before: bool = False
-    found: int = 0
-    snapshot: Snapshot | None = None
-    output: Path | None = None
-    moments: Timeline = field(default_factory=Timeline)
-
-    @property
-    def records(self) -> int:
-        """Records of all inputs."""
-        return sum(replay.sent for replay in self.replays)
-
-    @property
-    def failures(self) -> int:
-        """How many records and lines failed."""
-        return sum(failed.count for failed in self.failed)
-
-    @property
-    def read(self) -> int:
-        """Records and bad lines of all inputs."""
-        return self.records + sum(replay.skipped + replay.dead_letters for replay in self.replays)
-
-    @property
-    def records_now(self) -> int:
-        """Records that this start sent."""
-        return sum(replay.sent_now for replay in self.replays)
-
-
-class Watcher:
-    """What a run tells while it goes on; this one says nothing."""
-
-    def replaying(self, topic: str, progress: Progress) -> None:
-        """After each commit of the replay into `topic`."""
-
-    def draining(self, done: int, left: int) -> None:
-        """While agents work off what is there; offsets, transaction markers counted."""
-
-    def note(self, text: str) -> None:
-        """A line worth reading."""
 
 
 class BoundedRun:
     """One bounded run.
 
     Args:
-        app_name: as for `-A`.
-        inputs: what is replayed, in the order of their stages.
-        course: in which order records go into the topics.
-        pace: how fast; each input by itself.
-        output: result file; its ending says the format. None writes none.
-        table: the table that is the result; None means the app's only one.
-        repartition: see `resolve_source`; for inputs that are archives or topics.
-        run_id: None derives it from what is asked.
-        pack: replay packed batches, see `Player`.
-        into_live: feed the app's own topics instead of a run's.
+        app_name: the app, as for the command line's `-A`.
+        inputs: what is replayed, in the order of their phases.
+        pipeline: the order of the records, and what is done with them on their way into the topics.
+        pace: how fast each input is replayed.
+        output: result file; its suffix selects the format. None writes no file.
+        table: the table that is the result; None selects the app's only one.
+        run_id: name of the run; None derives it, see the module.
+        processes: how many workers are started.
+        pack: replay packed batches, compressed in this way; see `Player`.
+        repartition: for inputs that are archives or topics, see `resolve_source`.
+        into_live: use the app's own topics, group and tables instead of a run's.
+
+    Raises:
+        Usage: the app, an input or an option is wrong.
     """
 
     def __init__(
@@ -148,7 +83,7 @@ class BoundedRun:
         app_name: str,
         inputs: Sequence[Input],
         *,
-        course: Pipeline | None = None,
+        pipeline: Pipeline | None = None,
         pace: Pace | None = None,
         output: Path | None = None,
         table: str | None = None,
@@ -161,39 +96,38 @@ class BoundedRun:
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
-        self._course, self._pace = course or Pipeline(), pace
+        self._pipeline, self._pace = pipeline or Pipeline(), pace
         self._processes = processes
         self._on_bad_line: OnBadLine = on_bad_line
         self._pack: Compression | None = pack
-        self._watch = watcher or Watcher()
+        self._watcher = watcher or Watcher()
         if output is not None:
-            known_ending(output)
+            check_result_path(output)
         self._inputs = list(inputs)
         self._histories = [
             resolve_source(i.specs, i.format, cluster=cluster, repartition=repartition, spool=i.spool)
             for i in self._inputs
         ]
-        self._into_live, self._named = into_live, run_id
-        # No run is an app's own identity.
+        self._into_live, self._given_id = into_live, run_id
+        # An empty run id is the identity of the app itself.
         self.run_id = "" if into_live else run_id or self._derive_id()
         os.environ["ANABRANCH_RUN"] = self.run_id
         self.app: App = load_app(app_name)
         runtime_of(self.app).cluster = cluster
         self._table = find_table(self.app, table) if output is not None or table is not None else None
-        self._sources = self._find_sources()
-        self._topics = [self._physical(i.topic) for i in self._inputs]
+        self._app_topics = self._find_app_topics()
+        self._topics = [self._kafka_topic(i.topic) for i in self._inputs]
         self._histories = [self._typed(*each) for each in zip(self._histories, self._topics, strict=True)]
-        own = f"{self.app.conf.id}-" if self.run_id else ""
-        names = [topic.removeprefix(own) for topic in self._topics]
-        refuse_unaligned(self._inputs, names, by_time=self._course.order == "time")
+        names = [self._app_name_of(topic) for topic in self._topics]
+        refuse_unaligned(self._inputs, names, by_time=self._pipeline.order == "time")
         self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
 
     def _derive_id(self) -> str:
         asked = [
             [
                 i.topic,
-                i.stage,
-                self._course.run_id(history, i.topic or "", packed=self._pack is not None),
+                i.phase,
+                self._pipeline.run_id(history, i.topic or "", packed=self._pack is not None),
                 history.fingerprint(),
             ]
             for i, history in zip(self._inputs, self._histories, strict=True)
@@ -201,96 +135,102 @@ class BoundedRun:
         text = json.dumps([self._app_name, asked], sort_keys=True).encode()
         return hashlib.sha256(text + source_of(self._app_name)).hexdigest()[:8]
 
-    def _find_sources(self) -> dict[str, Any]:
-        """The app's own names of the topics its agents read -> the topics."""
-        prefix = f"{self.app.conf.id}-" if self.run_id else ""
-        found: dict[str, Any] = {}
+    def _app_name_of(self, topic: str) -> str:
+        """Return the name by which the app's program knows a topic: without the prefix of the run."""
+        return topic.removeprefix(f"{self.app.conf.id}-") if self.run_id else topic
+
+    def _find_app_topics(self) -> dict[str, Topic]:
+        """Return the topics that the app's agents read, by the names in its program."""
+        found: dict[str, Topic] = {}
         for agent in self.app.agents.values():
-            for name in getattr(agent.channel, "topics", ()):
-                found[name.removeprefix(prefix)] = agent.channel
+            if isinstance(agent.channel, Topic):
+                found |= {self._app_name_of(name): agent.channel for name in agent.channel.topics}
         return found
 
     def _typed(self, history: Replayable, topic: str) -> Replayable:
-        """History whose CSV columns are what the app's topic declares them to be."""
+        """Return the history with the column types that the app's topic declares, where it is a CSV file."""
         if not isinstance(history, FileHistory):
             return history
-        own = f"{self.app.conf.id}-" if self.run_id else ""
-        source = self._sources.get(topic.removeprefix(own))
-        return history.with_declared_types(declared_types(getattr(source, "value_type", None)))
+        return history.with_declared_types(declared_types(self._value_type(topic)))
 
-    def _physical(self, topic: str | None) -> str:
-        # What a flow sends to itself by way of Kafka is no place for history.
-        outer = [name for name, topic in self._sources.items() if not getattr(topic, "has_prefix", False)]
+    def _value_type(self, topic: str) -> object:
+        found = self._app_topics.get(self._app_name_of(topic))
+        return None if found is None else found.value_type
+
+    def _kafka_topic(self, name: str | None) -> str:
+        """Return the Kafka topic for an input's topic; None selects the only one that the app reads."""
+        # History cannot go into a flow's internal topics.
+        outer = [name for name, topic in self._app_topics.items() if not topic.has_prefix]
         listed = ", ".join(sorted(outer)) or "none"
-        if topic is None:
+        if name is None:
             if len(outer) != 1:
                 raise Usage(f"{self._app_name} reads several topics: {listed}", hint="say which: --input TOPIC=PATH")
-            topic = outer[0]
-        if topic not in outer:
-            raise Usage(f"{self._app_name} reads no topic {topic}", hint=f"it reads: {listed}")
-        return runtime_of(self.app).resolve_topic(topic)
+            name = outer[0]
+        if name not in outer:
+            raise Usage(f"{self._app_name} reads no topic {name}", hint=f"it reads: {listed}")
+        return runtime_of(self.app).resolve_topic(name)
 
     def execute(self) -> RunReport:
-        """Do it, or what is left of it (blocking).
+        """Do the run, or what is left of it (blocking).
 
         Raises:
-            AnabranchError: what ended it; the same command goes on from there.
+            AnabranchError: the run could not go on; the same command resumes it.
         """
-        moments = Timeline()
+        timeline = Timeline()
         report = RunReport(
-            self.run_id, self.app.conf.id, output=self._output, into_live=self._into_live, moments=moments
+            self.run_id, self.app.conf.id, output=self._output, into_live=self._into_live, timeline=timeline
         )
         if self._into_live:
-            self._watch.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
+            self._watcher.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
         new = self._create_topics()
         groups = Groups(self._cluster)
         if runtime_of(self.app).settings.start_at_end and not groups.size(self.app.conf.id):
-            # Before history is sent, which is to be read: workers that come later begin where the topics end then.
-            groups.begin_at_ends(self.app.conf.id, self._read_topics())
-        drain = Completion(self._cluster, self.app.conf.id, self._read_topics(), shared=self._into_live)
-        crew = WorkerPool(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes)
-        with crew, Counts(self._cluster) as counts:
+            # Before history is produced: workers that start later begin at these offsets, and so read the history.
+            groups.begin_at_ends(self.app.conf.id, self._topics_read())
+        completion = Completion(self._cluster, self.app.conf.id, self._topics_read(), shared=self._into_live)
+        pool = WorkerPool(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes)
+        with pool, BackgroundCounts(self._cluster) as counts:
             if new and not self._into_live:
-                # They are ready when the first records are.
-                self._see_to_workers(report, crew, drain)
-            self._play(report, drain, crew, counts)
-            report.restarts = crew.restarts
-            with ThreadPoolExecutor(2) as beside:
-                counted = beside.submit(self._count, report, drain, counts)
-                reader = beside.submit(self._read_table)
-                crew.end()
-                moments.note("workers ended")
-            report.seconds = moments.now_s
+                # Workers take a second to start; they are ready when the first records are.
+                self._keep_workers(report, pool, completion)
+            self._replay_and_process(report, completion, pool, counts)
+            report.restarts = pool.restarts
+            with ThreadPoolExecutor(2) as executor:
+                counted = executor.submit(self._count, report, completion, counts)
+                reader = executor.submit(self._read_table)
+                pool.stop()
+                timeline.note("workers ended")
+            report.seconds = timeline.now_s
             counted.result()
-            self._write(report, reader.result())
-        report.total_seconds = moments.now_s
+            self._write_result(report, reader.result())
+        report.total_seconds = timeline.now_s
         return report
 
     def _read_table(self) -> TableReader | None:
-        """Of what workers write on their way out there is little: the reader reads on then."""
+        """Read the result's changelog while the workers stop; the little that they still write is read afterwards."""
         if self._table is None:
             return None
         reader = TableReader(self._cluster, self._table)
         reader.read_raw()
         return reader
 
-    def _write(self, report: RunReport, reader: TableReader | None) -> None:
+    def _write_result(self, report: RunReport, reader: TableReader | None) -> None:
         if reader is None:
             return
         report.snapshot = reader.read()
         if self._output is not None:
             write_result(report.snapshot, self._output)
-            report.moments.note("result written")
+            report.timeline.note("result written")
 
     def _create_topics(self) -> bool:
-        """Whether none of them was there before, so that the run is a new one."""
+        """Create the topics that are missing; returns whether none of them existed, so that the run is a new one."""
         admin = Admin(self._cluster)
         specs = [
             (
                 TopicSpec(runtime_of(self.app).resolve_topic(name), topic.partitions or self.app.conf.topic_partitions),
                 topic.partitioner,
             )
-            for name, topic in self._sources.items()
+            for name, topic in self._app_topics.items()
         ]
         existing = admin.partitions([spec.name for spec, _ in specs])
         PartitionerRegistry(self._cluster, admin).agree(
@@ -299,88 +239,94 @@ class BoundedRun:
         admin.create([spec for spec, partitioner in specs if partitioner is None and spec.name not in existing])
         return not existing
 
-    def _read_topics(self) -> list[str]:
-        """What the agents read, and what `dlq replay` has put back for them."""
+    def _topics_read(self) -> list[str]:
+        """Return the topics that the agents read, including their retry topics (`dlq replay`)."""
         prefixes = tuple(
             f"{retry_topic(self.app.conf.id, name).removesuffix(RETRY_SUFFIX)}-" for name in self.app.agents
         )
         there = Admin(self._cluster).partitions()
         retried = [name for name in there if name.endswith(RETRY_SUFFIX) and name.startswith(prefixes)]
-        return [*(runtime_of(self.app).resolve_topic(name) for name in self._sources), *retried]
+        return [*(runtime_of(self.app).resolve_topic(name) for name in self._app_topics), *retried]
 
-    def _play(self, report: RunReport, drain: Completion, crew: WorkerPool, counts: Counts) -> None:
-        stages = sorted({i.stage for i in self._inputs})
+    def _replay_and_process(
+        self, report: RunReport, completion: Completion, pool: WorkerPool, counts: BackgroundCounts
+    ) -> None:
+        """Replay the inputs phase by phase, and wait after each phase until the group has processed it."""
         report.finished_before = True
-        for stage in stages:
+        for phase in sorted({i.phase for i in self._inputs}):
             for i, (asked, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
-                if asked.stage == stage:
-                    report.replays.append(self._replay(i, history, report, crew, drain))
-            drain.expect(_marks(report.replays))
-            if all(replay.already_done for replay in report.replays) and drain.drained():
+                if asked.phase == phase:
+                    report.replays.append(self._replay(i, history, report, pool, completion))
+            completion.begin(_end_offsets(report.replays))
+            if all(replay.already_done for replay in report.replays) and completion.is_complete():
                 continue
             report.finished_before = False
-            report.moments.note("all in Kafka")
-            self._see_to_workers(report, crew, drain)
-            crew.complete()
-            drain.count_ahead(counts)
-            crew.history_ends(drain.marks)
-            while not drain.drained():
-                crew.history_ends(drain.marks)
-                self._see_to_workers(report, crew, drain)
-                self._watch.draining(drain.done_offsets, drain.left_offsets)
+            report.timeline.note("all in Kafka")
+            self._keep_workers(report, pool, completion)
+            pool.history_complete()
+            completion.count_ahead(counts)
+            pool.set_end_offsets(completion.end_offsets)
+            while not completion.is_complete():
+                pool.set_end_offsets(completion.end_offsets)
+                self._keep_workers(report, pool, completion)
+                self._watcher.processing(completion.done_offsets, completion.left_offsets)
                 clock.sleep(_POLL_S)
-        report.moments.note("processed")
+        report.timeline.note("processed")
 
-    def _see_to_workers(self, report: RunReport, crew: WorkerPool, drain: Completion) -> None:
-        """Of a run that was there before, workers start with the first records: if it is finished, none is needed."""
-        if crew.pids:
-            crew.check()
-        elif not self._into_live or not drain.members():
-            crew.start()
-            report.moments.note("workers started")
+    def _keep_workers(self, report: RunReport, pool: WorkerPool, completion: Completion) -> None:
+        """Start the workers, or restart those that were killed.
+
+        Where the run existed before, this is called first when records have been produced: a finished run needs no
+        workers. Into live, workers are started only if the app has none.
+        """
+        if pool.pids:
+            pool.check()
+        elif not self._into_live or not completion.members():
+            pool.start()
+            report.timeline.note("workers started")
 
     def _replay(
-        self, number: int, history: Replayable, report: RunReport, crew: WorkerPool, drain: Completion
+        self, number: int, history: Replayable, report: RunReport, pool: WorkerPool, completion: Completion
     ) -> Report:
         topic = self._topics[number]
         player = Player(
             self._cluster,
             history,
             topic,
-            course=self._course,
+            pipeline=self._pipeline,
             pace=self._pace,
             run_id=self._replay_id(number),
             on_bad_line=self._on_bad_line,
             pack=self._pack,
-            value_type=getattr(self._sources.get(topic.removeprefix(f"{self.app.conf.id}-")), "value_type", None),
+            value_type=self._value_type(topic),
         )
 
         def on_progress(progress: Progress) -> None:
-            report.moments.note("first records in Kafka")
-            self._see_to_workers(report, crew, drain)
-            self._watch.replaying(topic.removeprefix(f"{self.app.conf.id}-"), progress)
+            report.timeline.note("first records in Kafka")
+            self._keep_workers(report, pool, completion)
+            self._watcher.replaying(self._app_name_of(topic), progress)
 
         return player.play(on_progress)
 
-    def _count(self, report: RunReport, drain: Completion, counts: Counts) -> None:
-        """What went through is read again, to be counted.
+    def _count(self, report: RunReport, completion: Completion, counts: BackgroundCounts) -> None:
+        """Count what was processed, what failed and what the input topics hold (blocking).
 
         Raises:
-            Stop: see `_certify`.
+            Stop: see `_verify`.
         """
-        report.stages = [] if report.finished_before else drain.stages(counts)
-        report.failed = self._failed(report, drain)
-        # Topics that others write to and delete from say nothing about a run.
-        report.found = report.records if self._into_live else self._certify(report)
-        report.moments.note("counted")
+        report.processed = [] if report.finished_before else completion.processed(counts)
+        report.failed = self._failed(report, completion)
+        # Topics of the app itself have other producers and may delete records, so their counts prove nothing.
+        report.found = report.records if self._into_live else self._verify(report)
+        report.timeline.note("counted")
 
-    def _certify(self, report: RunReport) -> int:
-        """Count what a reader finds in the topics of the inputs, where that was not done for their stages.
+    def _verify(self, report: RunReport) -> int:
+        """Count the records in the input topics, except in those that were counted as processed.
 
         Raises:
-            Stop: less than was sent; then the result is worth nothing.
+            Stop: there are fewer than the run produced, so the result is worth nothing.
         """
-        counts = {stage.topic: stage.records for stage in report.stages}
+        counts = {progress.topic: progress.records for progress in report.processed}
         topics = Admin(self._cluster).partitions(set(self._topics))
         found = sum(
             counts[topic] if topic in counts else count_records(self._cluster, topic, count)
@@ -388,37 +334,46 @@ class BoundedRun:
         )
         if found < report.records:
             raise Stop(
-                f"run {self.run_id} sent {report.records:,} records, and its topics hold {found:,}",
-                hint="somebody deleted records of the run; --run-id NAME starts another run",
+                f"run {self.run_id} produced {report.records:,} records, but its topics hold {found:,}",
+                hint="records of the run were deleted; --run-id NAME starts another run",
             )
         return found
 
     def _replay_id(self, number: int) -> str | None:
-        """Into live it is the replay's own: a changed program must not send history a second time."""
+        """Return the run id of an input's replay.
+
+        Into live, it is the id that the replay derives by itself, so that a changed program does not produce the
+        history a second time.
+        """
         if self._into_live:
-            return f"{self._named}-{number}" if self._named else None
+            return f"{self._given_id}-{number}" if self._given_id else None
         return f"{self.app.conf.id}-{number}"
 
-    def _failed(self, report: RunReport, drain: Completion) -> list[Failed]:
-        """Of this run, earlier starts included. Into live, of the records that it sent and what came of them now."""
-        app, spans = self.app.conf.id, None
+    def _failed(self, report: RunReport, completion: Completion) -> list[FailedRecords]:
+        """Return what failed in this run, including earlier starts.
+
+        Into live, only records that the run produced, and what the agents made of them during this start, are counted.
+        """
+        app, ranges = self.app.conf.id, None
         if self._into_live:
-            sent = {
-                (replay.topic, p): (begin, replay.marks[p])
+            produced = {
+                (replay.topic, p): (begin, replay.end_offsets[p])
                 for replay in report.replays
-                for p, begin in replay.begins.items()
+                for p, begin in replay.begin_offsets.items()
             }
-            spans = {**drain.spans, **sent}
+            ranges = {**completion.offset_ranges, **produced}
             agents = self.app.agents.values()
             report.unrecorded = tuple(agent.name for agent in agents if getattr(agent, "on_failure", "") == "skip")
-        letters = dead_letters(self._cluster, app, drain.topics, spans)
-        return [*bad_lines(report.replays), *letters, *([] if self._into_live else skipped(self._cluster, app))]
+        letters = dead_letters(self._cluster, app, completion.topics, ranges)
+        skipped = [] if self._into_live else skipped_records(self._cluster, app)
+        return [*bad_lines(report.replays), *letters, *skipped]
 
 
-def _marks(replays: Sequence[Report]) -> dict[tuple[str, int], int]:
-    marks: dict[tuple[str, int], int] = {}
+def _end_offsets(replays: Sequence[Report]) -> dict[tuple[str, int], int]:
+    """Return the offsets after the last records of all replays, by topic and partition."""
+    ends: dict[tuple[str, int], int] = {}
     for replay in replays:
-        for partition, mark in replay.marks.items():
+        for partition, end in replay.end_offsets.items():
             at = replay.topic, partition
-            marks[at] = max(mark, marks.get(at, 0))
-    return marks
+            ends[at] = max(end, ends.get(at, 0))
+    return ends

@@ -1,21 +1,26 @@
-"""When a bounded run is over: what was fed in has been consumed and committed, and what came of it, in every stage.
+"""How a bounded run knows that it is over: everything has been consumed and committed, in its inputs and downstream.
 
-A stage's end is not known before the one above it is through. So it goes by end marks, stage by stage: first the marks
-that the replays left; when the group's stable offsets have reached them, the ends of the other topics that the group
-reads, as they are then, become the marks; and so on, as often as there are such topics, which is as long as a way
-through them can be (cycles have no end, and are not looked for: they are ended like this as well). Each mark is a fixed
-offset, so whoever else writes to these topics meanwhile does not keep the run from ending.
+The end of a downstream topic is not known before the topics upstream of it are processed. So completion advances from
+topic to topic by end offsets:
 
-A committed offset stands at the last record, an end behind it counts transaction markers; whether there is a record in
-between is seen by reading.
+1. The first end offsets are those that the replays produced: in each input, the offset after the last record.
+2. When the group's stable offsets have reached them, the present ends of the other topics that the group reads become
+   the end offsets.
+3. This repeats as often as there are such topics, because no path through them is longer. (Cycles have no end; they are
+   not detected, and completion ends here for them as well.)
+
+Each end offset is fixed, so producers that write to these topics meanwhile do not keep the run from ending.
+
+A committed offset is that after the last record, while an end offset also counts the transaction markers behind it.
+Whether a record lies between the two is found by reading.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from ...topics import clock
 from ...topics.admin import Admin
@@ -23,167 +28,159 @@ from ...topics.cluster import Cluster
 from ...topics.consumer_groups import Groups
 from ...topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 from ...topics.partition_reader import read_to_end
-from .verification import Counts
+from ..record_counts import BackgroundCounts
+from .run_report import TopicProgress
 
-__all__ = ["Completion", "StageProgress"]
+__all__ = ["Completion"]
 
-Key = tuple[str, int]
+_Key = tuple[str, int]
 
-# More offsets than this behind the end cannot be markers alone; reading them would only be done to find records.
-_MARKERS = 2_000
+# More offsets than this before the end cannot all be transaction markers, so there is no need to read them.
+_MAX_MARKERS = 2_000
 _READ_S = 2.0
 _COMMITTED_S = 2.0
 
 
-@dataclass(slots=True)
-class StageProgress:
-    """How one topic was worked off.
-
-    Attributes:
-        records: that were in it, those of others included.
-        seconds: from the beginning of the run until its mark was reached.
-    """
-
-    topic: str
-    records: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Records a second."""
-        return self.records / self.seconds if self.seconds else 0.0
-
-
 class Completion:
-    """Watches the group of a bounded run.
+    """Watches the consumer group of a bounded run until it is over.
 
     Args:
-        group: its id.
+        group: the group's id.
         reads: the topics that the app is known to read; others are found by what the group commits.
-        shared: others use group and topics as well, so that what was in repartition topics before is not ours.
+        shared: the group and its topics are used by others too, so what its repartition topics held before does not
+            belong to the run.
+
+    Attributes:
+        topics: the topics that the group reads, as far as they are known.
+        done_offsets, left_offsets: of the present end offsets, how much is committed and how much is left (transaction
+            markers included), as of the last call of `is_complete`.
     """
 
     def __init__(self, cluster: Cluster, group: str, reads: Collection[str], *, shared: bool = False) -> None:
         self.topics = set(reads)
         self._cluster, self._group = cluster, group
         self._admin = Admin(cluster)
-        # Never subscribes, so it is no member. librdkafka's admin call for a group's offsets ends the process where the
-        # coordinator moves or loads (confluentinc/librdkafka#5040), as it does just after a broker's start.
+        # A consumer that never subscribes, so it is no member of the group. librdkafka's admin call for a group's
+        # offsets ends the process where the coordinator moves or loads (confluentinc/librdkafka#5040), as it does just
+        # after a broker has started.
         self._offsets = cluster.consumer(group_id=group, isolation_level="read_committed")
         self._groups = Groups(cluster)
-        self._empty: dict[Key, tuple[int, int]] = {}
+        self._empty: dict[_Key, tuple[int, int]] = {}
         self._inputs: set[str] = set()
-        self._marks: dict[Key, int] = {}
+        self._end_offsets: dict[_Key, int] = {}
         self._round = 0
         self._begun_s = clock.now_s()
-        self._through: dict[str, tuple[float, dict[Key, int]]] = {}
-        # Where counting begins, and what tells a repartition topic that is in use from one that is left over.
-        self._starts = self._ends(self._candidates()) if shared else dict[Key, int]()
+        self._processed: dict[str, tuple[float, dict[_Key, int]]] = {}
+        # Where counting begins; also tells a repartition topic that is in use from one that is left over.
+        self._starts = self._ends(self._candidates()) if shared else dict[_Key, int]()
         self.done_offsets = 0
         self.left_offsets = 0
 
-    def expect(self, marks: Mapping[Key, int]) -> None:
-        """Begin with inputs that have been written: offsets behind their last records, by topic and partition."""
-        self._inputs |= {topic for topic, _ in marks}
-        self._marks, self._round = dict(marks), 0
+    def begin(self, end_offsets: Mapping[_Key, int]) -> None:
+        """Start with inputs that have been produced.
+
+        Args:
+            end_offsets: by topic and partition, the offset after the last record.
+        """
+        self._inputs |= {topic for topic, _ in end_offsets}
+        self._end_offsets, self._round = dict(end_offsets), 0
 
     @property
-    def marks(self) -> dict[Key, int]:
-        """The offsets that the group has to reach now, by topic and partition."""
-        return self._marks
+    def end_offsets(self) -> dict[_Key, int]:
+        """The offsets that the group has to commit next, by topic and partition."""
+        return self._end_offsets
 
-    def drained(self) -> bool:
-        """Whether the run is over for now; updates `done_offsets` and `left_offsets` (markers counted) on the way."""
+    def is_complete(self) -> bool:
+        """Return whether the group has processed everything; updates `done_offsets` and `left_offsets` (blocking)."""
         while self._reached():
-            self._note_through()
-            if self._round >= len(self._others()):
+            self._note_processed()
+            if self._round >= len(self._downstream()):
                 return True
             self._round += 1
             # The high watermarks, not the stable ends: a stable offset may be visible before the marker in a topic that
             # was written in the same transaction (KAFKA-10167).
-            self._marks = self._ends(self._others())
+            self._end_offsets = self._ends(self._downstream())
         return False
 
-    def count_ahead(self, counts: Counts) -> None:
-        """Let what has to be worked off now be counted beside it."""
-        counts.begin(self._starts_of(self._marks), self._marks)
+    def count_ahead(self, counts: BackgroundCounts) -> None:
+        """Start to count the records up to the present end offsets in the background."""
+        counts.begin(self._starts_of(self._end_offsets), self._end_offsets)
 
     @property
-    def spans(self) -> dict[Key, tuple[int, int]]:
-        """What was worked off: partition -> the offset of its first record, and the one behind its last."""
-        return {
-            at: (self._starts.get(at, 0), mark) for _, marks in self._through.values() for at, mark in marks.items()
-        }
+    def offset_ranges(self) -> dict[_Key, tuple[int, int]]:
+        """What was processed: by topic and partition, the offset of the first record and that after the last."""
+        return {at: (self._starts.get(at, 0), end) for _, ends in self._processed.values() for at, end in ends.items()}
 
-    def stages(self, counts: Counts) -> list[StageProgress]:
-        """The topics that are through, in the order in which they were."""
+    def processed(self, counts: BackgroundCounts) -> list[TopicProgress]:
+        """Return the topics that were processed, in the order in which they finished (blocking)."""
         return [
-            StageProgress(topic, counts.between(self._starts_of(marks), marks), seconds)
-            for topic, (seconds, marks) in sorted(self._through.items(), key=lambda entry: entry[1][0])
+            TopicProgress(topic, counts.between(self._starts_of(ends), ends), seconds)
+            for topic, (seconds, ends) in sorted(self._processed.items(), key=lambda entry: entry[1][0])
         ]
 
-    def _starts_of(self, marks: Mapping[Key, int]) -> dict[Key, int]:
-        return {at: self._starts.get(at, 0) for at in marks}
-
     def members(self) -> int:
-        """How many workers the group has now."""
+        """Return how many workers the group has now (blocking)."""
         return self._groups.size(self._group, while_moving=0)
 
+    def _starts_of(self, ends: Mapping[_Key, int]) -> dict[_Key, int]:
+        return {at: self._starts.get(at, 0) for at in ends}
+
     def _candidates(self) -> set[str]:
-        """Topics that the group may read: what the app says, and repartition topics, ours or not."""
+        """Return the topics that the group may read: those that the app names, and all repartition topics."""
         return self.topics | {topic for topic in self._admin.partitions() if topic.endswith("-repartition")}
 
-    def _others(self) -> set[str]:
-        """What the group reads besides the inputs."""
+    def _downstream(self) -> set[str]:
+        """Return the topics that the group reads besides the inputs."""
         self.topics |= {topic for topic, _ in self._committed()}
-        # Named after us, and written to, but not yet read by anybody.
+        # A topic named after the group that has records and that no agent has read yet.
         more = {topic for topic in self._candidates() - self.topics if self._group in topic}
         if more:
             ends = self._ends(more)
             self.topics |= {topic for (topic, p), end in ends.items() if end > self._starts.get((topic, p), 0)}
         return self.topics - self._inputs
 
-    def _ends(self, topics: Collection[str]) -> dict[Key, int]:
+    def _ends(self, topics: Collection[str]) -> dict[_Key, int]:
         there = self._admin.partitions(topics) if topics else {}
-        return self._admin.ends([TopicPartition(topic, p) for topic, n in there.items() for p in range(n)])
+        return self._admin.ends([KafkaPartition(topic, p) for topic, n in there.items() for p in range(n)])
 
     def _reached(self) -> bool:
-        marks = self._marks
-        begins = self._admin.begins([TopicPartition(*at) for at in marks])
-        committed = {**begins, **{at: offset for at, offset in self._committed().items() if at in marks}}
-        self.done_offsets = sum(min(committed[at], mark) for at, mark in marks.items())
-        self.left_offsets = sum(max(0, mark - committed[at]) for at, mark in marks.items())
-        return all(self._nothing_between(at, committed[at], mark) for at, mark in marks.items())
+        ends = self._end_offsets
+        begins = self._admin.begins([KafkaPartition(*at) for at in ends])
+        committed = {**begins, **{at: offset for at, offset in self._committed().items() if at in ends}}
+        self.done_offsets = sum(min(committed[at], end) for at, end in ends.items())
+        self.left_offsets = sum(max(0, end - committed[at]) for at, end in ends.items())
+        return all(self._nothing_between(at, committed[at], end) for at, end in ends.items())
 
-    def _note_through(self) -> None:
+    def _note_processed(self) -> None:
         seconds = clock.now_s() - self._begun_s
-        for topic in {topic for topic, _ in self._marks}:
-            marks = {at: mark for at, mark in self._marks.items() if at[0] == topic}
-            if topic not in self._through or marks != self._through[topic][1]:
-                self._through[topic] = seconds, marks
+        for topic in {topic for topic, _ in self._end_offsets}:
+            ends = {at: end for at, end in self._end_offsets.items() if at[0] == topic}
+            if topic not in self._processed or ends != self._processed[topic][1]:
+                self._processed[topic] = seconds, ends
 
-    def _committed(self) -> dict[Key, int]:
+    def _committed(self) -> dict[_Key, int]:
         there = self._admin.partitions(self._candidates())
-        at = [TopicPartition(topic, p) for topic, n in there.items() for p in range(n)]
+        at = [KafkaPartition(topic, p) for topic, n in there.items() for p in range(n)]
         try:
             found = self._offsets.committed(at, timeout=_COMMITTED_S) if at else []
         except KafkaException as exc:
             error = kafka_error(exc)
             if is_unreachable(error) or passes(error):
-                return {}  # a commit is under way, or the coordinator is just moving
+                return {}  # a commit is under way, or the coordinator is moving
             raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
         return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0 and p.error is None}
 
-    def _nothing_between(self, at: Key, committed: int, end: int) -> bool:
+    def _nothing_between(self, at: _Key, committed: int, end: int) -> bool:
+        """Return whether no record lies from the committed offset to the end offset (blocking)."""
         if committed >= end or self._empty.get(at) == (committed, end):
             return True
-        if end - committed > _MARKERS:
+        if end - committed > _MAX_MARKERS:
             return False
         try:
             for run in read_to_end(self._cluster, {at: committed}, {at: end}, stalled_s=_READ_S):
                 if any(message.offset() < end for message in run.messages):
                     return False
         except Stop:
-            return False  # an open transaction stands before the end
+            return False  # a transaction is open before the end
         self._empty[at] = (committed, end)
         return True

@@ -1,35 +1,41 @@
-"""What goes into a bounded run: `[TOPIC=]PATH`, with options that are for one topic or for all."""
+"""The inputs of a bounded run: `[TOPIC=]PATH`, with options that apply to one topic or to all."""
 
 from __future__ import annotations
 
 import re
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
 from ...topics.errors import Usage
+from ..pipeline.column_profile import field_types
 from ..sources.format import Format
 
-__all__ = ["Input", "format_of", "parse_inputs", "refuse_unaligned", "split_input"]
+__all__ = ["Input", "declared_types", "format_of", "parse_inputs", "refuse_unaligned", "split_input"]
+
+
+_TYPES: dict[object, str] = {str: "text", int: "int", float: "float", bool: "bool"}
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What goes into one topic.
+    """History for one topic.
 
     Attributes:
-        topic: as the app names it; None means its only one.
-        stage: inputs of a stage start when those of the stages before are through the agents.
-        spool: of a socket: file that keeps what it gives.
+        topic: its name in the app's program; None means the app's only one.
+        specs: files, globs, folders, a socket, an archive or a topic, as for `anabranch replay`.
+        phase: the inputs of a phase (`--then`) are replayed when the agents have processed those of the phase before.
+        spool: for a socket: the file that stores the lines that it received.
     """
 
     topic: str | None
     specs: tuple[str, ...]
     format: Format
-    stage: int = 0
+    phase: int = 0
     spool: str | None = None
 
 
@@ -41,39 +47,43 @@ def parse_inputs(
     form: Mapping[str, Any],
     spools: Sequence[str] = (),
 ) -> list[Input]:
-    """The inputs of a command line; paths of one topic, format and stage are one input, read one after another."""
-    staged = [(0, text) for text in inputs] + [(stage, text) for stage, text in enumerate(then, 1)]
+    """Parse the inputs of a command line. Paths of the same topic, format and phase become one input, in their order.
+
+    Raises:
+        Usage: an option is not valid.
+    """
+    in_phases = [(0, text) for text in inputs] + [(phase, text) for phase, text in enumerate(then, 1)]
     merged: dict[tuple[str | None, int, Format], tuple[str, ...]] = {}
-    for stage, text in staged:
+    for phase, text in in_phases:
         topic, path = split_input(text)
-        at = (topic, stage, format_of(form, key=_scoped(key, topic), time=_scoped(times, topic)))
+        at = (topic, phase, format_of(form, key=_scoped(key, topic), time=_scoped(times, topic)))
         merged[at] = (*merged.get(at, ()), path)
     return [
-        Input(topic, specs, format_, stage, _scoped(spools, topic)) for (topic, stage, format_), specs in merged.items()
+        Input(topic, specs, format_, phase, _scoped(spools, topic)) for (topic, phase, format_), specs in merged.items()
     ]
 
 
 def refuse_unaligned(inputs: Sequence[Input], topics: Sequence[str], *, by_time: bool = False) -> None:
-    """Refuse several inputs of one stage that are to go by event time.
+    """Refuse several inputs of one phase that would have to be aligned by event time.
 
     Only the files of one input are merged by time. Several inputs are sent one after another, and the order in which
-    topics are written does not decide the order in which agents read them.
+    topics are written does not determine the order in which agents read them.
 
     Args:
-        topics: of the inputs, in their order.
-        by_time: an order by time was asked for, whether or not a field with the time is named.
+        topics: the topics of the inputs, in their order.
+        by_time: order by time was requested, whether or not a field with the time is named.
 
     Raises:
         Usage: names `--then`.
     """
-    for stage in sorted({asked.stage for asked in inputs}):
-        found = [(asked, topic) for asked, topic in zip(inputs, topics, strict=True) if asked.stage == stage]
+    for phase in sorted({asked.phase for asked in inputs}):
+        found = [(asked, topic) for asked, topic in zip(inputs, topics, strict=True) if asked.phase == phase]
         if len(found) < 2 or not (by_time or any(asked.format.time for asked, _ in found)):
             continue
         names = sorted({topic for _, topic in found})
         if len(names) == 1:
             raise Usage(
-                f"the inputs of {names[0]} are not given alike, so they would not be merged by time",
+                f"the inputs of {names[0]} have different options, so they would not be merged by time",
                 hint="name the topic with each: --input TOPIC=PATH --input TOPIC=PATH",
             )
         raise Usage(
@@ -85,7 +95,8 @@ def refuse_unaligned(inputs: Sequence[Input], topics: Sequence[str], *, by_time:
 
 
 def split_input(text: str) -> tuple[str | None, str]:
-    """`TOPIC=PATH` or `PATH`; a path that itself contains `=` is one as long as it has a folder or exists."""
+    """Split `TOPIC=PATH` or `PATH` into topic and path. A path that contains `=` is recognised if it exists or has a
+    folder in front of the `=`."""
     found = re.match(r"([A-Za-z0-9._-]+)=(.+)", text)
     if found is None or Path(text).exists():
         return None, text
@@ -93,7 +104,7 @@ def split_input(text: str) -> tuple[str | None, str]:
 
 
 def _scoped(values: Sequence[str], topic: str | None) -> str | None:
-    """The value for a topic: `TOPIC=X` for that one, `X` for all."""
+    """Return the value of an option for a topic: `TOPIC=X` applies to that topic, `X` to all."""
     found = None
     for value in values:
         scoped = re.fullmatch(r"([A-Za-z0-9._-]+)=(?!=)(.*)", value, re.DOTALL)
@@ -104,11 +115,11 @@ def _scoped(values: Sequence[str], topic: str | None) -> str | None:
     return found
 
 
-def format_of(form: Mapping[str, Any], **more: Any) -> Format:
-    """The format that the options of a command line describe.
+def format_of(form: Mapping[str, Any], *, key: str | None = None, time: str | None = None) -> Format:
+    """Return the format that the options of a command line describe.
 
     Raises:
-        Usage: a pair is none.
+        Usage: an option is not of the form NAME=VALUE.
     """
     columns = form.get("columns")
     types = form.get("types")
@@ -126,7 +137,8 @@ def format_of(form: Mapping[str, Any], **more: Any) -> Format:
         time_zone=form.get("time_zone", "UTC"),
         encoding=form["encoding"],
         as_text=form["as_text"],
-        **more,
+        key=key,
+        time=time,
     )
 
 
@@ -148,3 +160,31 @@ def _pairs(option: str, texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
                 f"{option} {text}: expected NAME=…", hint="for example --header source=carrier --types zip=text"
             )
     return tuple((name, value) for name, _, value in pairs)
+
+
+def declared_types(value_type: object) -> dict[str, str]:
+    """Return the types of CSV columns by name, for `Format.declared`. Types of other fields are inferred by the reader.
+
+    >>> import dataclasses
+    >>> declared_types(dataclasses.make_dataclass("Order", [("zip", str), ("fare", float | None), ("at", object)]))
+    {'zip': 'text', 'fare': 'float'}
+    """
+    found: dict[str, str] = {}
+    for name, type_ in field_types(value_type).items():
+        kind = _kind(type_)
+        if kind is not None and not name.startswith("_"):
+            found[name] = kind
+    return found
+
+
+def _kind(type_: object) -> str | None:
+    """Return the column type for a field's type; `text?` for text that may be null, None for other types."""
+    if get_origin(type_) is Annotated:
+        return _kind(get_args(type_)[0])
+    if get_origin(type_) in (Union, types.UnionType):
+        parts = [part for part in get_args(type_) if part is not type(None)]
+        kinds = {_kind(part) for part in parts}
+        kind = kinds.pop() if len(kinds) == 1 else "float" if kinds == {"int", "float"} else None
+        nullable = len(parts) < len(get_args(type_))
+        return "text?" if kind == "text" and nullable else kind
+    return _TYPES.get(type_)

@@ -1,1 +1,1 @@
-"""Backups of an app's tables: taken, stored, checked, and restored."""
+"""Backups of an app's tables: writing, checking and restoring them."""

@@ -1,15 +1,15 @@
-"""Backups of tables: committed content, each partition with the changelog position at which it stands.
+"""Writes and reads backups of tables: the committed content of each partition, and its position in the changelog.
 
-    manifest.json               what follows, as JSON; written last
+    manifest.json               `Backup` as JSON; written last
     <table>-<partition>.gz      one partition
 
-A partition's file is gzip; in it, pair after pair by key: two unsigned 32-bit big-endian lengths, of key and of value,
-then both, as they stand in the changelog. The same content gives the same bytes.
+A partition's file is gzip. It holds pairs in the order of their keys: two unsigned 32-bit big-endian lengths, of key
+and value, then key and value as they are in the changelog. The same content results in the same bytes.
 
-What it promises. Each partition is whole: what was committed, and nothing else, at its position. Content comes from the
-changelogs, so workers may run or not. Where the app committed nothing while the backup was taken, all partitions and
-the group's offsets are of one moment (`settled`). Otherwise each partition is of a moment of its own, which is as good
-where the changelog's tail follows it, and is a torn picture where it does not.
+Promise: each partition holds exactly what was committed at its position. The content is read from the changelogs, so
+workers may run meanwhile. If the app committed nothing while the backup was taken, all partitions and the group's
+offsets are of the same time (`consistent`). Otherwise each partition is of a time of its own. That is sufficient where
+the rest of the changelog is read after the backup, and an inconsistent picture where it is not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import gzip
 import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 from confluent_kafka import TopicPartition
@@ -39,9 +39,9 @@ __all__ = [
     "BackupTable",
     "Offset",
     "back_up",
-    "check",
-    "pairs_of",
+    "check_files",
     "read_manifest",
+    "read_pairs",
     "write_pairs",
 ]
 
@@ -51,15 +51,14 @@ _LENGTHS = struct.Struct(">II")
 _LEVEL = 1  # JSON shrinks to a fifth at 100 MB/s
 _CHUNK_BYTES = 1 << 20
 
-Key = tuple[str, int]
-
 
 class BackupPartition(msgspec.Struct, frozen=True):
     """One partition of a table.
 
     Attributes:
-        position: of the changelog; what follows there is not in the file.
-        count: pairs; bytes, sha256: of the file.
+        position: offset in the changelog; records from there on are not in the file.
+        count: number of pairs.
+        bytes, sha256: size and hash of the file.
     """
 
     partition: int
@@ -74,8 +73,8 @@ class BackupTable(msgspec.Struct, frozen=True):
     """One table.
 
     Attributes:
-        topic_id: of the changelog. A topic that is deleted and made anew has another one.
-        expires: whether values come with times (a table with a time-to-live).
+        topic_id: of the changelog. A topic that is deleted and recreated has another one.
+        expires: whether the table has a time-to-live, so that its values contain times.
     """
 
     table: str
@@ -86,7 +85,7 @@ class BackupTable(msgspec.Struct, frozen=True):
 
 
 class Offset(msgspec.Struct, frozen=True):
-    """Where the app's group stood in a topic it reads; `metadata` has the marks of agents that were further."""
+    """The app's committed offset in a partition; `metadata` holds the offsets of agents that were ahead of it."""
 
     topic: str
     partition: int
@@ -98,15 +97,17 @@ class Backup(msgspec.Struct, frozen=True):
     """The manifest.
 
     Attributes:
-        cluster: id of the cluster; taken_ms: since 1970, when the first position was looked up.
-        settled: nothing was committed meanwhile: content and offsets are of one moment.
+        format: version of the format.
+        cluster: id of the cluster.
+        taken_ms: when the first position was read, in milliseconds since 1970.
+        consistent: nothing was committed meanwhile, so content and offsets are of the same time.
     """
 
     format: int
     app: str
     cluster: str
     taken_ms: int
-    settled: bool
+    consistent: bool
     tables: list[BackupTable]
     offsets: list[Offset]
 
@@ -114,11 +115,15 @@ class Backup(msgspec.Struct, frozen=True):
 def back_up(
     app: App, tables: Iterable[Table], to: BackupStorage, on_table: Callable[[BackupTable], None] | None = None
 ) -> Backup:
-    """Write tables' committed content.
+    """Write a backup of the committed content of tables (blocking); returns its manifest.
+
+    Args:
+        to: where the backup is stored.
+        on_table: called after each table.
 
     Raises:
-        Usage: something is there already, or a table has no changelog yet.
-        Stop: no broker answers, the disk is full.
+        Usage: the storage is not empty, or a table has no changelog yet.
+        Stop: no broker answers, or the disk is full.
     """
     tables = list(tables)
     admin, groups = Admin(runtime_of(app).cluster), Groups(runtime_of(app).cluster)
@@ -127,32 +132,32 @@ def back_up(
     if missing:
         raise Usage(
             f"no changelog of {', '.join(missing)} on {runtime_of(app).cluster.bootstrap_servers}",
-            hint="it is made by the first worker of the app",
+            hint="it is created by the first worker of the app",
         )
     at = [TopicPartition(name, partition) for name, count in counts.items() for partition in range(count)]
     ids = admin.topic_ids(counts) if counts else {}
     to.begin()
     taken_ms = clock.now_ms()
     ends, offsets = admin.ends(at, committed=True), groups.offsets(app.conf.id)
-    settled = ends == admin.ends(at)  # else a transaction is open, or ends just now
+    consistent = ends == admin.ends(at)  # otherwise a transaction is open, or is being committed
     try:
-        kept: list[BackupTable] = []
+        backups: list[BackupTable] = []
         for table in tables:
             name = table.changelog_name
-            parts = [_keep(app, table, p, ends[name, p], to) for p in range(counts[name])]
-            kept.append(BackupTable(table.name, name, ids[name], table.ttl_ms is not None, parts))
+            parts = [_back_up_partition(app, table, p, ends[name, p], to) for p in range(counts[name])]
+            backups.append(BackupTable(table.name, name, ids[name], table.ttl_ms is not None, parts))
             if on_table is not None:
-                on_table(kept[-1])
-        settled = settled and ends == admin.ends(at) and offsets == groups.offsets(app.conf.id)
-        noted = [Offset(topic, p, offset, mark) for (topic, p), (offset, mark) in sorted(offsets.items())]
-        made = Backup(FORMAT, app.conf.id, admin.cluster_id(), taken_ms, settled, kept, noted)
+                on_table(backups[-1])
+        consistent = consistent and ends == admin.ends(at) and offsets == groups.offsets(app.conf.id)
+        committed = [Offset(topic, p, offset, metadata) for (topic, p), (offset, metadata) in sorted(offsets.items())]
+        made = Backup(FORMAT, app.conf.id, admin.cluster_id(), taken_ms, consistent, backups, committed)
         to.finish(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
     except OSError as exc:
-        raise Stop(f"the backup cannot be written: {exc}", hint="look at the disk; nothing has been replaced") from exc
+        raise Stop(f"the backup cannot be written: {exc}", hint="check the disk; nothing has been replaced") from exc
     return made
 
 
-def _keep(app: App, table: Table, partition: int, end: int, to: BackupStorage) -> BackupPartition:
+def _back_up_partition(app: App, table: Table, partition: int, end: int, to: BackupStorage) -> BackupPartition:
     at = (table.changelog_name, partition)
     content: dict[bytes, bytes] = {}
     position = 0
@@ -171,7 +176,7 @@ def _keep(app: App, table: Table, partition: int, end: int, to: BackupStorage) -
 
 
 def write_pairs(raw: IO[bytes], content: Mapping[bytes, bytes]) -> tuple[int, str]:
-    """Write a partition's file; returns its size and SHA-256."""
+    """Write the file of a partition; returns its size in bytes and its SHA-256 in hexadecimal."""
     hashed = _Hashed(raw)
     with gzip.GzipFile("", "wb", _LEVEL, hashed, mtime=0) as out:  # pyright: ignore[reportArgumentType]
         for key, value in sorted(content.items()):
@@ -180,12 +185,12 @@ def write_pairs(raw: IO[bytes], content: Mapping[bytes, bytes]) -> tuple[int, st
 
 
 class _Hashed:
-    """Counts and hashes what is written through it."""
+    """A file that counts and hashes the bytes that are written to it."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw, self.size, self.digest = raw, 0, hashlib.sha256()
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes) -> int:
         self.size += len(data)
         self.digest.update(data)
         return self._raw.write(data)
@@ -194,14 +199,14 @@ class _Hashed:
         self._raw.flush()
 
 
-def read_manifest(depot: BackupStorage) -> Backup:
-    """What a backup holds.
+def read_manifest(storage: BackupStorage) -> Backup:
+    """Read the manifest of a backup.
 
     Raises:
-        Usage: there is none, or it is of another version.
-        Stop: its manifest is damaged.
+        Usage: there is no backup, or its format has another version.
+        Stop: the manifest is damaged.
     """
-    with depot.open(MANIFEST) as file:
+    with storage.open(MANIFEST) as file:
         data = file.read()
     try:
         version = msgspec.json.decode(data, type=_Version).format
@@ -216,24 +221,24 @@ class _Version(msgspec.Struct):
     format: int
 
 
-def check(depot: BackupStorage, tables: Iterable[BackupTable]) -> None:
-    """Read all files and compare their hashes, before anything is made of them.
+def check_files(storage: BackupStorage, tables: Iterable[BackupTable]) -> None:
+    """Read all files of tables and compare their hashes, before any of them is used.
 
     Raises:
-        Stop: one is missing or has changed.
+        Stop: a file is missing or has changed.
     """
     for part in (part for table in tables for part in table.partitions):
         digest = hashlib.sha256()
-        with depot.open(part.file) as file:
+        with storage.open(part.file) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
         if digest.hexdigest() != part.sha256:
-            raise Stop(f"{part.file} is not what was written: its SHA-256 differs", hint="take another backup")
+            raise Stop(f"{part.file} has changed since it was written: its SHA-256 differs", hint="take another backup")
 
 
-def pairs_of(depot: BackupStorage, part: BackupPartition) -> Iterator[tuple[bytes, bytes]]:
-    """The pairs of a partition, as they stand in the changelog, by key."""
-    with depot.open(part.file) as raw, gzip.GzipFile(fileobj=raw, mode="rb") as file:
+def read_pairs(storage: BackupStorage, part: BackupPartition) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the pairs of a partition as they are in the changelog, in the order of their keys."""
+    with storage.open(part.file) as raw, gzip.GzipFile(fileobj=raw, mode="rb") as file:
         while lengths := file.read(_LENGTHS.size):
             key_length, value_length = _LENGTHS.unpack(lengths)
             yield file.read(key_length), file.read(value_length)

@@ -1,7 +1,7 @@
-"""Where a backup lies: a folder, or an address that `fsspec` knows (`s3://…`; extra `remote`).
+"""Where a backup is stored: a folder, or an address that `fsspec` opens (`s3://…`; extra `remote`).
 
-A backup is there as a whole or not at all. A folder is filled under another name beside its own, synced, and renamed.
-An object store cannot rename; there the manifest is written last, and what has no manifest is no backup.
+A backup exists as a whole or not at all. A folder is written under a temporary name beside its own, synced, and
+renamed. An object store cannot rename; there the manifest is written last, and files without a manifest are no backup.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...topics.errors import Stop, Usage
 from ...topics.private_folder import private_folder
 from ..sources.files.file_system import is_remote
 
-__all__ = ["MANIFEST", "BackupStorage", "depot"]
+__all__ = ["MANIFEST", "BackupStorage", "open_backup_storage"]
 
 MANIFEST = "manifest.json"
 
@@ -24,41 +24,41 @@ class BackupStorage(Protocol):
     """Files of one backup."""
 
     def begin(self) -> None:
-        """Before the first file is written.
+        """Prepare to write; called before the first file is created.
 
         Raises:
-            Usage: something is there.
+            Usage: the place is not empty.
         """
         ...
 
     def create(self, name: str) -> IO[bytes]:
-        """A new file, to be written and closed."""
+        """Create a file, for the caller to write and close."""
         ...
 
     def finish(self, manifest: bytes) -> None:
-        """All files are written: from here on it is a backup."""
+        """Write the manifest and make the backup visible; called after all files have been closed."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
-        """A file, to be read.
+        """Open a file for reading.
 
         Raises:
-            Stop: it is not there.
+            Stop: the file does not exist.
         """
         ...
 
 
-def depot(address: str) -> BackupStorage:
-    """The depot at a path or an address.
+def open_backup_storage(address: str) -> BackupStorage:
+    """Return the storage at a path or an address.
 
     Raises:
-        Usage: an address without the extra, or of a kind that nobody knows.
+        Usage: an address is given and `fsspec` is not installed, or does not know its protocol.
     """
     return _Remote(address) if is_remote(address) else _Folder(Path(address))
 
 
-def _taken(where: object) -> Usage:
-    return Usage(f"{where}: there is something already", hint="give each backup a folder of its own")
+def _not_empty(place: object) -> Usage:
+    return Usage(f"{place} is not empty", hint="give each backup a folder of its own")
 
 
 class _Folder:
@@ -68,12 +68,12 @@ class _Folder:
 
     def begin(self) -> None:
         if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
-            raise _taken(self._folder)
-        shutil.rmtree(self._part, ignore_errors=True)  # of one that was killed
+            raise _not_empty(self._folder)
+        shutil.rmtree(self._part, ignore_errors=True)  # left over from a backup that was killed
         try:
             private_folder(self._part)
         except OSError as exc:
-            raise Stop(f"{self._part}: {exc.strerror}", hint="look at the disk") from exc
+            raise Stop(f"{self._part}: {exc.strerror}", hint="check the disk") from exc
 
     def create(self, name: str) -> IO[bytes]:
         return (self._part / name).open("xb")
@@ -86,7 +86,7 @@ class _Folder:
         try:
             self._part.rename(self._folder)
         except OSError as exc:
-            raise _taken(self._folder) from exc
+            raise _not_empty(self._folder) from exc
         _sync(self._folder.parent)
 
     def open(self, name: str) -> IO[bytes]:
@@ -96,10 +96,10 @@ class _Folder:
             raise _missing(self._folder, name) from exc
 
 
-def _missing(where: object, name: str) -> Stop:
+def _missing(place: object, name: str) -> Stop:
     if name == MANIFEST:
-        return Usage(f"{where}: no backup is there", hint=f"a backup that is whole has a {MANIFEST}")
-    return Stop(f"{where}: {name} is missing", hint="the backup is damaged: take another one")
+        return Usage(f"{place} holds no backup", hint=f"a complete backup has a {MANIFEST}")
+    return Stop(f"{place}: {name} is missing", hint="the backup is damaged: take another one")
 
 
 def _sync(path: Path) -> None:
@@ -116,13 +116,14 @@ class _Remote:
             import fsspec
         except ImportError:
             raise Usage(
-                f"{address}: not a path on this machine", hint="pip install 'anabranch[remote]' opens addresses"
+                f"{address} is an address, and opening addresses needs fsspec",
+                hint="pip install 'anabranch[remote]' opens addresses",
             ) from None
         self._address = address
         try:
             found: Any = fsspec.core.url_to_fs(address)
         except (ImportError, ValueError) as exc:
-            raise Usage(f"{address}: {exc}", hint="fsspec needs a package of its own for each kind of store") from None
+            raise Usage(f"{address}: {exc}", hint="fsspec needs an additional package for some protocols") from None
         self._files, self._root = found
 
     def _at(self, name: str) -> str:
@@ -130,7 +131,7 @@ class _Remote:
 
     def begin(self) -> None:
         if self._files.exists(self._root) and self._files.find(self._root):
-            raise _taken(self._address)
+            raise _not_empty(self._address)
         self._files.makedirs(self._root, exist_ok=True)
 
     def create(self, name: str) -> IO[bytes]:

@@ -1,128 +1,250 @@
-"""Bringing tables back from a backup: decided first, for all tables, then done.
+"""Restores tables from a backup. What is done to each table is planned first, for all of them, then carried out.
 
-- `write`: the table's changelog is not there or empty; it is filled from the backup.
-- `seed`: the changelog is that of the backup, and the table is on disk. The workers' stores are made from the backup,
-  so that they read only the changelog's tail.
-- `keep`: the changelog is that of the backup, and the table is in memory. Nothing is to be done.
-- Another changelog that has content is refused. With `overwrite`, it is written as well: the table becomes what it was,
-  and what it was not is deleted.
+- `write`: the table's changelog does not exist or is empty; it is filled from the backup.
+- `seed`: the changelog is that of the backup, and the table is stored on disk. The workers' stores are created from the
+  backup (`store_seeding.py`), so that workers read only the rest of the changelog.
+- `keep`: the changelog is that of the backup, and the table is kept in memory. Nothing has to be done.
+- Another changelog that has content is refused. With `overwrite` it is written nevertheless: the table gets the content
+  of the backup, and keys that the backup does not have are deleted.
 
-Writing is one transaction for all tables and the group's offsets: all of it happens, or nothing. It wants the app's
-workers to be stopped. Where input goes on is the operator's decision: a worker refuses to begin where tables have
-content and the group has no offsets, because that would count history twice.
+Writing is one transaction for all tables and the group's offsets: all of it is done, or nothing. The app's workers must
+be stopped. Where the group resumes its input is the operator's decision: a worker refuses to start if tables have
+content and the group has no offsets, because it would count history twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
+from ...agents.tables.store_directory import MEMORY
 from ...agents.tables.table import Table
+from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.consumer_groups import Groups
 from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.producer import Aborted, TransactionalProducer
 from ..table_reader import TableReader
-from .backup import Backup, check, pairs_of
+from .backup import Backup, BackupTable, check_files, read_pairs
 from .backup_storage import BackupStorage
-from .restore_plan import PlanStep
 
-__all__ = ["STARTS", "recover"]
+__all__ = ["STARTS", "Action", "RestoreStep", "plan_restore", "restore_tables"]
 
-Key = tuple[str, int]
+Action = Literal["write", "seed", "keep"]
 Start = Literal["earliest", "latest", "backup"]
 STARTS: tuple[Start, ...] = ("earliest", "latest", "backup")
 
-# The broker's own limit (transaction.max.timeout.ms) is this by default. What a killed restore left open, the next one
-# ends.
+# The broker's default of transaction.max.timeout.ms. A transaction that a killed restore left open is aborted by the
+# next restore.
 _TRANSACTION_MS = 900_000
 _MESSAGE_MS = 120_000
-_BATCH = 20_000
+_PROGRESS_KEYS = 20_000
+
+_DAY_MS = 86_400_000
+# Of the time for which a changelog keeps tombstones; the rest is a margin.
+_MAX_AGE_SHARE = 0.9
 
 
-def recover(
+@dataclass(frozen=True, slots=True)
+class RestoreStep:
+    """What is done to one table, and why."""
+
+    table: Table
+    backup: BackupTable
+    action: Action
+    why: str
+
+
+def plan_restore(
+    app: App, backup: Backup, names: Iterable[str], *, overwrite: bool, other_app: bool
+) -> list[RestoreStep]:
+    """Partitioner what restoring does to each table; changes nothing (blocking).
+
+    Args:
+        names: of tables; none selects all tables of the backup.
+        overwrite: replace the content of tables, whatever it is.
+        other_app: allow a backup of another app.
+
+    Raises:
+        Usage: a table cannot be restored, or restoring it would lose data.
+        Stop: workers of the app are running.
+    """
+    if backup.app != app.conf.id and not other_app:
+        raise Usage(f"the backup is of {backup.app}, this app is {app.conf.id}", hint="--other-app allows it")
+    backups = {table.table: table for table in backup.tables}
+    chosen = list(names) or list(backups)
+    unknown = [name for name in chosen if name not in backups]
+    if unknown:
+        raise Usage(f"the backup has no table {', '.join(unknown)}", hint=f"it has: {', '.join(backups) or 'none'}")
+    tables = {table.name: table for table in runtime_of(app).tables}
+    missing = [name for name in chosen if name not in tables]
+    if missing:
+        raise Usage(
+            f"{app.conf.id} has no table {', '.join(missing)}",
+            hint="name the tables to restore, or use the app's old code",
+        )
+    admin = Admin(runtime_of(app).cluster)
+    changelogs = [tables[name].changelog_name for name in chosen]
+    counts = admin.partitions(changelogs)
+    ids = admin.topic_ids(counts) if counts else {}
+    same_cluster = admin.cluster_id() == backup.cluster
+    steps = [_plan_table(app, tables[name], backups[name], counts, ids, same_cluster, overwrite) for name in chosen]
+    for step in steps:
+        if step.action == "seed":
+            _refuse_too_old(admin, backup, step)
+    if any(step.action == "write" for step in steps) and (members := Groups(runtime_of(app).cluster).size(app.conf.id)):
+        raise Stop(f"{members} of {app.conf.id}'s workers run", hint="stop them first")
+    return steps
+
+
+def _plan_table(
     app: App,
-    depot: BackupStorage,
+    table: Table,
+    backup: BackupTable,
+    counts: Mapping[str, int],
+    ids: Mapping[str, str],
+    same_cluster: bool,
+    overwrite: bool,
+) -> RestoreStep:
+    name = table.changelog_name
+    if backup.expires != (table.ttl_ms is not None):
+        had = "had a time-to-live" if backup.expires else "had no time-to-live"
+        raise Usage(f"table {table.name} {had} when the backup was taken", hint="use the app's old code")
+    if name not in counts:
+        return RestoreStep(table, backup, "write", f"{name} does not exist")
+    if counts[name] != len(backup.partitions):
+        raise Usage(
+            f"{name} has {counts[name]} partitions, the backup of table {table.name} has {len(backup.partitions)}",
+            hint="keys would be in other partitions; the app's topics need as many partitions as they had",
+        )
+    if same_cluster and ids[name] == backup.topic_id and not overwrite:
+        if table.store_scheme == MEMORY:
+            return RestoreStep(table, backup, "keep", f"{name} exists and is complete; a worker restores it from there")
+        return RestoreStep(table, backup, "seed", f"{name} exists; a worker reads what was written since the backup")
+    if overwrite:
+        return RestoreStep(table, backup, "write", "--overwrite")
+    content = sum(len(table.content(data)) for data in TableReader(runtime_of(app).cluster, table).read_raw())
+    if content:
+        raise Usage(
+            f"table {table.name}: {name} is another changelog than that of the backup, and has {content:,} keys",
+            hint="--overwrite replaces the content by that of the backup; otherwise delete the changelog first",
+        )
+    return RestoreStep(table, backup, "write", f"{name} is empty")
+
+
+def _refuse_too_old(admin: Admin, backup: Backup, step: RestoreStep) -> None:
+    """Refuse to seed stores if the changelog no longer has everything since the backup, deletions included."""
+    name = step.table.changelog_name
+    begins, ends = admin.spans((name, part.partition) for part in step.backup.partitions)
+    for part in step.backup.partitions:
+        begin, end = begins[name, part.partition], ends[name, part.partition]
+        if part.position > end:
+            raise Usage(
+                f"the backup of {name}[{part.partition}] is at offset {part.position}, beyond the end {end}",
+                hint="the changelog has lost records; --overwrite restores the table to the backup",
+            )
+        if part.position < begin:
+            raise Usage(
+                f"the backup of {name}[{part.partition}] is at offset {part.position}, the changelog begins at {begin}",
+                hint="deletions in between are lost; start the worker without the backup",
+            )
+    tombstones_ms = int(admin.config(name).get("delete.retention.ms", _DAY_MS))
+    behind = any(part.position < ends[name, part.partition] - 1 for part in step.backup.partitions)
+    if behind and clock.now_ms() - backup.taken_ms > tombstones_ms * _MAX_AGE_SHARE:
+        raise Usage(
+            f"the backup of table {step.table.name} is older than the time for which {name} keeps tombstones",
+            hint="start the worker without the backup: it restores the table from its changelog",
+        )
+
+
+def restore_tables(
+    app: App,
+    storage: BackupStorage,
     backup: Backup,
-    steps: list[PlanStep],
+    steps: list[RestoreStep],
     *,
     start: Start | None,
     processes: int | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> None:
-    """Do what was decided.
+    """Carry out a plan (blocking).
 
     Args:
-        start: where the group goes on: at its topics' beginning, end, or where it stood when the backup was taken.
-        processes: of how many workers on the data folder stores are made; None means of those it has had.
-        on_progress: gets the table and how many of its keys are done.
+        start: where the group resumes: at the beginning or the end of its topics, or at the offsets of the backup;
+            None leaves its offsets as they are.
+        processes: for how many workers of the data folder stores are created; None means as many as it has had.
+        on_progress: called with a table's name and how many of its keys are done.
 
     Raises:
-        Usage: `start` cannot be what it says.
-        Stop: the backup is damaged, no broker answers, a worker uses the data folder.
+        Usage: `start` is not possible.
+        Stop: the backup is damaged, no broker answers, or a worker uses the data folder.
     """
-    check(depot, [step.kept for step in steps if step.what != "keep"])
-    said = on_progress or (lambda _table, _count: None)
-    writing = [step for step in steps if step.what == "write"]
+    check_files(storage, [step.backup for step in steps if step.action != "keep"])
+    progress = on_progress or (lambda _table, _count: None)
+    writing = [step for step in steps if step.action == "write"]
     if start is not None and not writing:
-        raise Usage(f"--start {start}: no changelog is written", hint="the group goes on where it is")
+        raise Usage(f"--start {start}: no changelog is written", hint="without --start the group resumes where it was")
     if writing:
-        _write(app, depot, writing, _offsets(app, backup, start), said)
-    seeding = [step for step in steps if step.what == "seed"]
+        _write(app, storage, writing, _start_offsets(app, backup, start), progress)
+    seeding = [step for step in steps if step.action == "seed"]
     if seeding:
-        from .store_seeding import seed  # needs the extra of tables on disk
+        from .store_seeding import seed_stores  # needs the extra for tables on disk
 
-        seed(app, depot, backup, seeding, said, processes)
+        seed_stores(app, storage, backup, seeding, progress, processes)
 
 
-def _offsets(app: App, backup: Backup, start: Start | None) -> list[TopicPartition]:
-    """Where the group is to go on.
+def _start_offsets(app: App, backup: Backup, start: Start | None) -> list[KafkaPartition]:
+    """Return the offsets that the group is to commit; none if `start` is None.
 
     Raises:
-        Usage: `backup`, where its offsets say nothing about the content or the topics.
+        Usage: with `backup`, if its offsets do not belong to the content or to the topics.
     """
     if start is None:
         return []
-    if start == "backup" and not backup.settled:
+    if start == "backup" and not backup.consistent:
         raise Usage(
-            "the app was at work while the backup was taken: its offsets are not those of the tables' content",
-            hint="take a backup while the workers are stopped, or say --start earliest or latest",
+            "the app committed while the backup was taken: its offsets do not match the content of the tables",
+            hint="take a backup while the workers are stopped, or use --start earliest or latest",
         )
     admin = Admin(runtime_of(app).cluster)
-    at = [(noted.topic, noted.partition) for noted in backup.offsets]
+    at = [(offset.topic, offset.partition) for offset in backup.offsets]
     counts = admin.partitions({topic for topic, _ in at})
-    gone = sorted({topic for topic, partition in at if partition >= counts.get(topic, 0)})
-    if gone:
-        raise Usage(f"not there, or with fewer partitions: {', '.join(gone)}", hint="create the app's topics first")
+    missing = sorted({topic for topic, partition in at if partition >= counts.get(topic, 0)})
+    if missing:
+        raise Usage(
+            f"missing, or with fewer partitions than before: {', '.join(missing)}", hint="create the app's topics first"
+        )
     begins, ends = admin.spans(at)
     if start != "backup":
-        return [TopicPartition(*key, offset) for key, offset in (begins if start == "earliest" else ends).items()]
-    for noted in backup.offsets:
-        key = (noted.topic, noted.partition)
-        if not begins[key] <= noted.offset <= ends[key]:
+        return [KafkaPartition(*key, offset) for key, offset in (begins if start == "earliest" else ends).items()]
+    for offset in backup.offsets:
+        key = (offset.topic, offset.partition)
+        if not begins[key] <= offset.offset <= ends[key]:
             raise Usage(
-                f"{noted.topic}[{noted.partition}] holds {begins[key]} to {ends[key]}, the backup's offset is "
-                f"{noted.offset}",
-                hint="--start backup is for topics that were copied offset by offset; say earliest or latest",
+                f"{offset.topic}[{offset.partition}] holds offsets {begins[key]} to {ends[key]}, the backup's offset "
+                f"is {offset.offset}",
+                hint="--start backup needs topics that were copied with their offsets; use earliest or latest",
             )
-    return [TopicPartition(n.topic, n.partition, n.offset, n.metadata) for n in backup.offsets]
+    return [KafkaPartition(n.topic, n.partition, n.offset, n.metadata) for n in backup.offsets]
 
 
 def _write(
     app: App,
-    depot: BackupStorage,
-    steps: list[PlanStep],
-    offsets: list[TopicPartition],
-    said: Callable[[str, int], None],
+    storage: BackupStorage,
+    steps: list[RestoreStep],
+    offsets: list[KafkaPartition],
+    progress: Callable[[str, int], None],
 ) -> None:
+    """Write changelogs and the group's offsets in one transaction."""
     specs = [
         TopicSpec(
             step.table.changelog_name,
-            len(step.kept.partitions),
+            len(step.backup.partitions),
             app.conf.topic_replication_factor or 1,
             {"cleanup.policy": "compact", **step.table.config},
         )
@@ -137,30 +259,25 @@ def _write(
     )
     try:
         kafka.open()
-        gone = {step.table.name: _keys_by_partition(app, step.table) for step in steps}
+        present = {step.table.name: TableReader(runtime_of(app).cluster, step.table).read_raw() for step in steps}
         kafka.begin()
         for step in steps:
             done = 0
-            for part in step.kept.partitions:
-                extra = gone[step.table.name].get(part.partition, set())
-                for key, value in pairs_of(depot, part):
-                    extra.discard(key)
+            for part in step.backup.partitions:
+                surplus = set(present[step.table.name][part.partition])
+                for key, value in read_pairs(storage, part):
+                    surplus.discard(key)
                     kafka.produce(step.table.changelog_name, value, key, part.partition)
                     done += 1
-                    if done % _BATCH == 0:
-                        said(step.table.name, done)
-                for key in sorted(extra):
+                    if done % _PROGRESS_KEYS == 0:
+                        progress(step.table.name, done)
+                for key in sorted(surplus):
                     kafka.produce(step.table.changelog_name, None, key, part.partition)
-            said(step.table.name, done)
+            progress(step.table.name, done)
         if offsets:
             kafka.send_offsets(offsets, Groups(runtime_of(app).cluster).metadata(app.conf.id))
         kafka.commit()
     except (Aborted, Rebuild) as exc:
-        raise Stop(f"the restore was interrupted, and nothing has been written: {exc}", hint="do it again") from exc
+        raise Stop(f"the restore was interrupted, and nothing was written: {exc}", hint="repeat it") from exc
     finally:
         kafka.close()
-
-
-def _keys_by_partition(app: App, table: Table) -> dict[int, set[bytes]]:
-    """What the changelog holds now; usually nothing."""
-    return {p: set(data) for p, data in enumerate(TableReader(runtime_of(app).cluster, table).read_raw())}

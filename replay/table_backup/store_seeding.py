@@ -1,8 +1,9 @@
-"""Stores on disk made from a backup, so that a worker that lost its disk reads only the changelog's tail.
+"""Creates stores on disk from a backup, so that a worker that lost its disk reads only the rest of the changelog.
 
-A worker checks what it finds there as ever: the app, the cluster, the changelog's id, that the tail is still there. A
-store of its own that is not behind the backup stays; another one is set aside. Which of the workers of a data folder
-gets which partitions is not known, so each has them all; those that another worker owns lie there unused.
+When the worker starts, it checks the store as always: the app, the cluster, the changelog's topic id, and that the
+changelog still has everything since the store's position. A store that is already there and not behind the backup is
+kept; another one is renamed, as a worker renames an unusable store. Which worker of a data folder will own which
+partitions is not known, so each gets all of them; the stores of partitions that another worker owns stay unused.
 """
 
 from __future__ import annotations
@@ -20,48 +21,49 @@ from ...agents.tables.store import Changes
 from ...agents.tables.store_directory import UNUSABLE
 from ...topics.admin import Admin
 from ...topics.errors import Stop
-from .backup import Backup, BackupPartition, pairs_of
+from .backup import Backup, BackupPartition, read_pairs
 from .backup_storage import BackupStorage
-from .restore_plan import PlanStep
+from .restore import RestoreStep
 
-__all__ = ["seed"]
+__all__ = ["seed_stores"]
 
 _BATCH = 20_000
 
 
-def seed(
+def seed_stores(
     app: App,
-    depot: BackupStorage,
+    storage: BackupStorage,
     backup: Backup,
-    steps: list[PlanStep],
-    said: Callable[[str, int], None],
+    steps: list[RestoreStep],
+    progress: Callable[[str, int], None],
     processes: int | None = None,
 ) -> None:
-    """Make the stores of workers on the app's data folder.
+    """Create the stores of the workers on the app's data folder (blocking).
 
     Args:
-        processes: of how many; None means as many as there have been on this folder, and at least one.
+        progress: called with a table's name and how many of its keys are done.
+        processes: for how many workers; None means as many as have used the folder, and at least one.
 
     Raises:
-        Stop: one of them runs, or the disk does not let us.
+        Stop: one of the workers is running, or the disk cannot be written.
     """
     cluster, data = Admin(runtime_of(app).cluster).cluster_id(), Path(app.conf.appdir)
-    wanted = list(range(processes or max(1, slots(data))))
+    workers = list(range(processes or max(1, slots(data))))
     with ExitStack() as held:
-        if [held.enter_context(Identity(data)).slot for _ in wanted] != wanted:
+        if [held.enter_context(Identity(data)).slot for _ in workers] != workers:
             raise Stop(f"a worker uses {data}", hint="stop it first, or name another --datadir")
         for step in steps:
             done = 0
-            for slot in wanted:
-                for part in step.kept.partitions:
-                    folder = data / str(slot) / "tables" / f"{step.table.name}-{part.partition}"
-                    _seed_one(app, depot, backup, step, part, folder, cluster)
+            for worker in workers:
+                for part in step.backup.partitions:
+                    folder = data / str(worker) / "tables" / f"{step.table.name}-{part.partition}"
+                    _seed_store(app, storage, backup, step, part, folder, cluster)
                     done += part.count
-                    said(step.table.name, done)
+                    progress(step.table.name, done)
 
 
-def _is_further(folder: Path, owner: StoreOwner, position: int) -> bool:
-    """Whether the worker's own store can be continued, and is not behind the backup."""
+def _is_ahead(folder: Path, owner: StoreOwner, position: int) -> bool:
+    """Return whether the worker's own store is usable and not behind the backup."""
     if not folder.exists():
         return False
     try:
@@ -72,19 +74,25 @@ def _is_further(folder: Path, owner: StoreOwner, position: int) -> bool:
     return store.position >= position
 
 
-def _seed_one(
-    app: App, depot: BackupStorage, backup: Backup, step: PlanStep, part: BackupPartition, folder: Path, cluster: str
+def _seed_store(
+    app: App,
+    storage: BackupStorage,
+    backup: Backup,
+    step: RestoreStep,
+    part: BackupPartition,
+    folder: Path,
+    cluster: str,
 ) -> None:
-    owner = StoreOwner(app.conf.id, step.table.name, part.partition, cluster, step.kept.topic_id)
-    if _is_further(folder, owner, part.position):
+    owner = StoreOwner(app.conf.id, step.table.name, part.partition, cluster, step.backup.topic_id)
+    if _is_ahead(folder, owner, part.position):
         return
-    # Beside its place and then renamed, so that a store is whole or not there.
+    # Written under another name and then renamed, so that a store is complete or absent.
     new = folder.with_name(f"{folder.name}.restored")
     shutil.rmtree(new, ignore_errors=True)
     store = RocksStore(new, owner, now_ms=lambda: backup.taken_ms)
     keys: list[bytes] = []
     values: list[bytes | None] = []
-    for key, value in pairs_of(depot, part):
+    for key, value in read_pairs(storage, part):
         keys.append(key)
         values.append(value)
         if len(keys) == _BATCH:
@@ -93,7 +101,7 @@ def _seed_one(
     store.apply(Changes(keys, values, deletes=False), part.position)
     store.close()
     if folder.exists():
-        unusable = folder.with_name(folder.name + UNUSABLE)
-        shutil.rmtree(unusable, ignore_errors=True)
-        folder.rename(unusable)
+        old = folder.with_name(folder.name + UNUSABLE)
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
     new.rename(folder)

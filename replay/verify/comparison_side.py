@@ -27,7 +27,7 @@ from ..sources.format import Format
 from ..sources.source import Replayable, Source, SourcePosition
 from ..sources.source_record import SourceRecord
 from ..sources.topic_source import TopicHistory
-from ..table_reader import refuse_scattered
+from ..table_reader import refuse_split_keys
 
 __all__ = ["Batch", "ComparisonSide", "find_side"]
 
@@ -243,7 +243,7 @@ class _Table:
                 else:
                     part[key], offsets_by_key[key] = value, message.offset()
         if not self._local:
-            refuse_scattered(self._table, parts, _pair, f", and compare {self.name}?local")
+            refuse_split_keys(self._table, parts, _pair, f", and compare {self.name}?local")
         records: list[SourceRecord] = [
             (key, value, 0, None, partition if self._local else None)
             for partition, part in enumerate(parts)

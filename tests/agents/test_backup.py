@@ -10,10 +10,16 @@ import pytest
 from anabranch import App
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.restoration import Restoration
-from anabranch.replay.table_backup.backup import Backup, BackupPartition, back_up, pairs_of, read_manifest, write_pairs
-from anabranch.replay.table_backup.backup_storage import MANIFEST, depot
-from anabranch.replay.table_backup.restore import recover
-from anabranch.replay.table_backup.restore_plan import decide
+from anabranch.replay.table_backup.backup import (
+    Backup,
+    BackupPartition,
+    back_up,
+    read_manifest,
+    read_pairs,
+    write_pairs,
+)
+from anabranch.replay.table_backup.backup_storage import MANIFEST, open_backup_storage
+from anabranch.replay.table_backup.restore import plan_restore, restore_tables
 from anabranch.topics.errors import Stop, Usage
 
 PARTITIONS = 2
@@ -67,18 +73,20 @@ async def fed(lab: Any, app: App, topic: str, start: int, stop: int) -> dict[str
 
 def saved(lab: Any, app: App, name: str = "backup", *tables: str) -> tuple[str, Backup]:
     address = str(lab.folder / name)
-    return address, back_up(app, [app.tables[t] for t in tables] or runtime_of(app).tables, depot(address))
+    return address, back_up(
+        app, [app.tables[t] for t in tables] or runtime_of(app).tables, open_backup_storage(address)
+    )
 
 
 def bring_back(
     app: App, address: str, *names: str, start: Any = None, processes: int | None = None, **options: bool
 ) -> dict[str, str]:
     """Restores; returns what was done to which table."""
-    source = depot(address)
+    source = open_backup_storage(address)
     kept = read_manifest(source)
-    steps = decide(app, kept, names, **{"overwrite": False, "other_app": False, **options})
-    recover(app, source, kept, steps, start=start, processes=processes)
-    return {step.table.name: step.what for step in steps}
+    steps = plan_restore(app, kept, names, **{"overwrite": False, "other_app": False, **options})
+    restore_tables(app, source, kept, steps, start=start, processes=processes)
+    return {step.table.name: step.action for step in steps}
 
 
 async def test_a_worker_that_lost_its_disk_reads_only_what_has_come_since(lab, started) -> None:
@@ -87,7 +95,7 @@ async def test_a_worker_that_lost_its_disk_reads_only_what_has_come_since(lab, s
     topic, name = lab.topic(PARTITIONS), lab.fresh("app")
     await fed(lab, program(lab, name, topic), topic, 1, 200)
     address, made = saved(lab, program(lab, name, topic))
-    assert made.settled
+    assert made.consistent
     totals = await fed(lab, program(lab, name, topic), topic, 200, 210)
     shutil.rmtree(lab.folder / "a")
 
@@ -175,7 +183,7 @@ async def test_while_a_worker_runs_backups_can_be_taken_and_changelogs_not_be_wr
     async with lab.running(app):
         await lab.caught_up(topic, app)
         address, made = saved(lab, program(lab, name, topic))
-        assert made.settled, "it was idle"
+        assert made.consistent, "it was idle"
         with pytest.raises(Stop, match="workers run"):
             bring_back(program(lab, name, topic), address, overwrite=True)
         with pytest.raises(Stop, match="a worker uses"):
@@ -196,9 +204,9 @@ async def test_what_is_wrong_is_said_before_anything_is_done(lab, tmp_path) -> N
     hashes = [[part.sha256 for table in each.tables for part in table.partitions] for each in (made, again)]
     assert hashes[0] == hashes[1], "the same content gives the same bytes"
     assert not list(tmp_path.glob(".*.part"))
-    with pytest.raises(Usage, match="something already"):
+    with pytest.raises(Usage, match="is not empty"):
         saved(lab, app)
-    with pytest.raises(Usage, match="no backup is there"):
+    with pytest.raises(Usage, match="holds no backup"):
         bring_back(app, str(tmp_path / "nowhere"))
     with pytest.raises(Usage, match="the backup has no table nope"):
         bring_back(app, address, "nope")
@@ -206,7 +214,7 @@ async def test_what_is_wrong_is_said_before_anything_is_done(lab, tmp_path) -> N
         bring_back(program(lab, name, topic, ttl=None), address, "recent")
     other = program(lab, lab.fresh("other"), topic, worker="b")
     (tmp_path / "backup" / "totals-1.gz").write_bytes(b"damaged")
-    with pytest.raises(Stop, match=r"totals-1\.gz is not what was written"):
+    with pytest.raises(Stop, match=r"totals-1\.gz has changed since it was written"):
         bring_back(other, address, other_app=True)
     assert not lab.admin.partitions([other.tables["totals"].changelog_name]), "nothing has been made"
     (tmp_path / "backup" / MANIFEST).write_bytes(b"{")
@@ -218,17 +226,17 @@ async def test_a_backup_can_lie_where_fsspec_reaches(lab, fresh) -> None:
     topic, name = lab.topic(PARTITIONS), lab.fresh("app")
     before = await fed(lab, program(lab, name, topic), topic, 1, 50)
     app, address = program(lab, name, topic), f"memory://{fresh('shelf')}/monday"
-    back_up(app, runtime_of(app).tables, depot(address))
-    with pytest.raises(Usage, match="something already"):
-        back_up(app, runtime_of(app).tables, depot(address))
+    back_up(app, runtime_of(app).tables, open_backup_storage(address))
+    with pytest.raises(Usage, match="is not empty"):
+        back_up(app, runtime_of(app).tables, open_backup_storage(address))
     other = program(lab, lab.fresh("other"), topic, worker="b")
     bring_back(other, address, other_app=True, start="latest")
     async with lab.running(other):
         assert shown(other) == before
-    with pytest.raises(Usage, match="no backup is there"):
-        read_manifest(depot("memory://nobody/knows"))
+    with pytest.raises(Usage, match="holds no backup"):
+        read_manifest(open_backup_storage("memory://nobody/knows"))
     with pytest.raises(Usage, match="nothing://"):
-        depot("nothing://here")
+        open_backup_storage("nothing://here")
 
 
 def test_a_file_gives_back_any_bytes(tmp_path: Path) -> None:
@@ -240,4 +248,4 @@ def test_a_file_gives_back_any_bytes(tmp_path: Path) -> None:
     with (tmp_path / "t-0.gz").open("wb") as raw:
         size, sha256 = write_pairs(raw, content)
     part = BackupPartition(0, "t-0.gz", 7, len(content), size, sha256)
-    assert dict(pairs_of(Reader(), part)) == content  # type: ignore[arg-type]
+    assert dict(read_pairs(Reader(), part)) == content  # type: ignore[arg-type]

@@ -13,8 +13,8 @@ import pytest
 from anabranch import current_event
 from anabranch.agents.engine import retry_topics
 from anabranch.agents.runtime import runtime_of
-from anabranch.replay.dead_letters.letters import Wanted
-from anabranch.replay.dead_letters.republisher import DeadLetters, Republication
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
+from anabranch.replay.dead_letters.republisher import Republication, Republisher
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.dead_letter import Origin, dead_letter, retry_topic
@@ -33,12 +33,12 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def put_back(broker: Cluster, fresh: Any) -> Any:
+def republish(broker: Cluster, fresh: Any) -> Any:
     """Puts back the dead letters of a topic: what was not put back yet."""
     runs = fresh("runs")
 
     def put(topic: str, **wanted: Any) -> Republication:
-        return DeadLetters(broker, f"{topic}.dlq", runs_topic=runs).put_back(Wanted(**wanted))
+        return Republisher(broker, f"{topic}.dlq", runs_topic=runs).republish(DeadLetterFilter(**wanted))
 
     return put
 
@@ -86,7 +86,7 @@ class Two:
 
 
 async def test_only_the_agent_that_failed_gets_the_record_again(
-    lab, record, drain, table_of, put_back, retried
+    lab, record, drain, table_of, republish, retried
 ) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     two = Two(lab, topic, name)
@@ -96,16 +96,16 @@ async def test_only_the_agent_that_failed_gets_the_record_again(
         assert (table_of(two.app, "sound"), table_of(two.app, "picky")) == ({"all": 111}, {"all": 101})
         two.bad = set()
         retry = f"{name}-picky-retry"
-        assert put_back(topic).to == {retry: 1}
+        assert republish(topic).to == {retry: 1}
         await retried(two.app, retry)
-        assert put_back(topic).sent == 0
+        assert republish(topic).sent == 0
     assert (table_of(two.app, "sound"), table_of(two.app, "picky")) == ({"all": 111}, {"all": 111})
     assert two.seen[-1] == (10, topic, 0, 1, [("trace", b"x")]), "the agent sees it as it was and where it was"
     assert len(drain(topic)) == 3
 
 
 async def test_a_record_that_fails_again_names_its_first_source_and_comes_again_once(
-    lab, drain, table_of, put_back, retried
+    lab, drain, table_of, republish, retried
 ) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     two = Two(lab, topic, name)
@@ -114,14 +114,14 @@ async def test_a_record_that_fails_again_names_its_first_source_and_comes_again_
         lab.produce(topic, [1, 10, 100])
         await lab.caught_up(topic, two.app)
         for failures in (2, 3):
-            assert put_back(topic).sent == 1
+            assert republish(topic).sent == 1
             await lab.until(lambda n=failures: len(drain(f"{topic}.dlq")) == n, "it fails again")
         assert retry + ".dlq" not in lab.admin.partitions([retry + ".dlq"])
         sources = [dict(letter.headers())["anabranch-source"].decode() for letter in drain(f"{topic}.dlq")]
         assert sources == [f"{topic}[0]@1"] * 3
         assert all("anabranch-retry-of" not in dict(letter.headers()) for letter in drain(f"{topic}.dlq"))
         two.bad = set()
-        assert (put_back(topic).sent, put_back(topic).before) == (1, 3)
+        assert (republish(topic).sent, republish(topic).before) == (1, 3)
         await retried(two.app, retry)
     # Started again it finds the topic at once, and what is committed there is not read again.
     again = Two(lab, topic, name)
@@ -131,7 +131,7 @@ async def test_a_record_that_fails_again_names_its_first_source_and_comes_again_
     assert (table_of(two.app, "sound"), table_of(two.app, "picky")) == ({"all": 1111}, {"all": 1111})
 
 
-async def test_two_agents_that_failed_at_one_record_get_it_once_each(lab, table_of, put_back, retried) -> None:
+async def test_two_agents_that_failed_at_one_record_get_it_once_each(lab, table_of, republish, retried) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     app, bad = lab.app(name), [10]
     orders, total = app.topic(topic, value_type=int), app.Table("total", default=int)
@@ -150,22 +150,22 @@ async def test_two_agents_that_failed_at_one_record_get_it_once_each(lab, table_
         lab.produce(topic, [1, 10, 100])
         await lab.caught_up(topic, app)
         bad.clear()
-        assert put_back(topic).to == {f"{name}-a-retry": 1, f"{name}-b-retry": 1}
+        assert republish(topic).to == {f"{name}-a-retry": 1, f"{name}-b-retry": 1}
         await retried(app, f"{name}-a-retry")
         await retried(app, f"{name}-b-retry")
     assert table_of(app, "total") == {"a": 111, "b": 111}
 
 
-async def test_what_cannot_be_decoded_comes_back_to_each_agent_by_itself(lab, put_back, record) -> None:
+async def test_what_cannot_be_decoded_comes_back_to_each_agent_by_itself(lab, republish, record) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     two = Two(lab, topic, name)
     async with lab.running(two.app):
         lab.produce(topic, [record(b"not JSON")])
         await lab.caught_up(topic, two.app)
-    assert put_back(topic).to == {f"{name}-picky-retry": 1, f"{name}-sound-retry": 1}
+    assert republish(topic).to == {f"{name}-picky-retry": 1, f"{name}-sound-retry": 1}
 
 
-async def test_an_agent_of_several_topics_has_a_retry_topic_of_each(lab, put_back, retried) -> None:
+async def test_an_agent_of_several_topics_has_a_retry_topic_of_each(lab, republish, retried) -> None:
     one, other, name = lab.topic(1), lab.topic(3), lab.fresh("app")
     app, bad, seen = lab.app(name), [7], []
 
@@ -183,13 +183,13 @@ async def test_an_agent_of_several_topics_has_a_retry_topic_of_each(lab, put_bac
         bad.clear()
         expected = {topic: f"{name}-both-{topic}-retry" for topic in (one, other)}
         for topic, retry in expected.items():
-            assert put_back(topic).to == {retry: 1}
+            assert republish(topic).to == {retry: 1}
             await retried(app, retry)
         assert lab.admin.partitions(expected.values()) == {expected[one]: 1, expected[other]: 3}
     assert seen == [(7, one), (7, other)]
 
 
-async def test_behind_a_repartition_the_record_comes_back_behind_it(lab, table_of, put_back, retried) -> None:
+async def test_behind_a_repartition_the_record_comes_back_behind_it(lab, table_of, republish, retried) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     app, bad = lab.app(name, topic_partitions=1), [10]
     orders, total = app.topic(topic, value_type=int), app.Table("total", default=int)
@@ -206,14 +206,14 @@ async def test_behind_a_repartition_the_record_comes_back_behind_it(lab, table_o
         await lab.until(lambda: runtime_of(app).status.dead_letters_total == 1)
         (letters,) = (t for t in lab.admin.partitions() if t.endswith("-repartition.dlq") and topic in t)
         bad.clear()
-        ((retry, count),) = put_back(letters.removesuffix(".dlq")).to.items()
+        ((retry, count),) = republish(letters.removesuffix(".dlq")).to.items()
         assert count == 1
         assert retry.startswith(f"{name}-keyed-")
         await retried(app, retry)
         await lab.until(lambda: table_of(app, "total") == {"all": 111})
 
 
-async def test_a_row_of_a_packed_batch_comes_back_alone(lab, record, table_of, put_back, retried) -> None:
+async def test_a_row_of_a_packed_batch_comes_back_alone(lab, record, table_of, republish, retried) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     app, bad, seen = lab.app(name), [10], []
     total = app.Table("total", default=int)
@@ -232,14 +232,14 @@ async def test_a_row_of_a_packed_batch_comes_back_alone(lab, record, table_of, p
         lab.produce(topic, [record(made.value, None, 1_000, made.headers)])
         await lab.caught_up(topic, app)
         bad.clear()
-        assert put_back(topic).sent == 1
+        assert republish(topic).sent == 1
         await retried(app, f"{name}-rows-retry")
     assert table_of(app, "total") == {"all": 111}
     assert seen[-1] == b"k10"
 
 
 async def test_partitions_and_partitioner_of_a_retry_topic_are_those_of_its_source(
-    lab, record, broker, put_back, retried
+    lab, record, broker, republish, retried
 ) -> None:
     topic, name, partitioner = lab.fresh("in"), lab.fresh("app"), RangePartitioner.parsed("g,p")
     app, bad, seen = lab.app(name), ["z"], []
@@ -255,7 +255,7 @@ async def test_partitions_and_partitioner_of_a_retry_topic_are_those_of_its_sour
         lab.produce(topic, [record(b"z", "z", 0, None, 2)])
         await lab.caught_up(topic, app)
         bad.clear()
-        assert put_back(topic).sent == 1
+        assert republish(topic).sent == 1
         retry = f"{name}-ranged-retry"
         assert (lab.admin.partitions([retry]), PartitionerRegistry(broker).of([retry])) == (
             {retry: 3},
@@ -266,14 +266,14 @@ async def test_partitions_and_partitioner_of_a_retry_topic_are_those_of_its_sour
 
 
 async def test_an_app_that_begins_at_the_end_of_its_topics_reads_its_letters_all_the_same(
-    lab, put_back, retried
+    lab, republish, retried
 ) -> None:
     topic, name = lab.topic(), lab.fresh("app")
     two = Two(lab, topic, name, consumer_auto_offset_reset="latest")
     async with lab.running(two.app):
         lab.produce(topic, [1, 10])
         await lab.caught_up(topic, two.app)
-    assert put_back(topic).sent == 1
+    assert republish(topic).sent == 1
     later = Two(lab, topic, name, consumer_auto_offset_reset="latest")
     later.bad = set()
     async with lab.running(later.app):
@@ -281,7 +281,7 @@ async def test_an_app_that_begins_at_the_end_of_its_topics_reads_its_letters_all
     assert [n for n, *_ in later.seen] == [10]
 
 
-async def test_by_kip_848_a_retry_topic_is_no_reason_to_fear_for_the_tables(lab, table_of, put_back, retried) -> None:
+async def test_by_kip_848_a_retry_topic_is_no_reason_to_fear_for_the_tables(lab, table_of, republish, retried) -> None:
     from anabranch.agents.engine.settings import EngineSettings
 
     topic, name = lab.topic(), lab.fresh("app")
@@ -290,7 +290,7 @@ async def test_by_kip_848_a_retry_topic_is_no_reason_to_fear_for_the_tables(lab,
         lab.produce(topic, [1, 10, 100])
         await lab.caught_up(topic, two.app)
         two.bad = set()
-        assert put_back(topic).sent == 1
+        assert republish(topic).sent == 1
         await retried(two.app, f"{name}-picky-retry")
     assert (table_of(two.app, "sound"), table_of(two.app, "picky")) == ({"all": 111}, {"all": 111})
 
@@ -314,7 +314,7 @@ def test_killed_in_the_middle_each_agent_gets_the_rest_once(broker, fresh, drain
     runs, commits = fresh("runs"), TransactionalProducer.commit
 
     def again() -> Republication:
-        return DeadLetters(broker, f"{topic}.dlq", runs_topic=runs, transaction_letters=2).put_back(Wanted())
+        return Republisher(broker, f"{topic}.dlq", runs_topic=runs, transaction_letters=2).republish(DeadLetterFilter())
 
     def dies(at: int) -> Any:
         left = [at]
@@ -355,12 +355,12 @@ def test_letters_without_an_agent_go_where_they_came_from_and_lines_nowhere(brok
         {"partition": 0, "offset": 6, "app": app, "agent": "a"},
     ]
     bury(broker, topic, letters)
-    dead = DeadLetters(broker, f"{topic}.dlq", runs_topic=fresh("runs"))
-    assert dead.look(Wanted()).to == {topic: 1, f"{app}-a-retry": 1}
-    report = dead.put_back(Wanted())
+    dead = Republisher(broker, f"{topic}.dlq", runs_topic=fresh("runs"))
+    assert dead.preview(DeadLetterFilter()).to == {topic: 1, f"{app}-a-retry": 1}
+    report = dead.republish(DeadLetterFilter())
     assert (report.sent, report.without_record) == (2, 1)
     assert (len(drain(topic)), len(drain(f"{app}-a-retry"))) == (1, 1)
-    assert dead.look(Wanted()).before == 2
+    assert dead.preview(DeadLetterFilter()).before == 2
 
 
 def test_names_of_retry_topics_are_names_that_kafka_takes() -> None:

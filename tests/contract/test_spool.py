@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from anabranch.replay.pipeline.dry_run import survey
+from anabranch.replay.pipeline.dry_run import perform_dry_run
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.sources.file_history import FileHistory, find_history
 from anabranch.replay.sources.format import Format
@@ -137,7 +137,7 @@ def test_a_spool_that_is_another_or_in_use_is_refused(tmp_path: Path) -> None:
         with pytest.raises(Stop, match="is not the spool"):
             history.open(position)
     with pytest.raises(Usage, match="only once"):
-        survey(history, Pipeline(), HashPartitioner(4))
+        perform_dry_run(history, Pipeline(), HashPartitioner(4))
     with pytest.raises(Usage, match="--loop"):
         Pipeline(rounds=2).checked(history)
     with pytest.raises(Usage, match="--spool"):

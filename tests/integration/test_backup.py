@@ -32,7 +32,7 @@ def test_tables_are_shown_backed_up_and_brought_back_to_a_new_changelog(shell, f
     assert backed_up.returncode == 0, backed_up.stderr
     assert "totals  2 keys in 2 partitions" in backed_up.stdout
     manifest = json.loads((shell.folder / "monday" / "manifest.json").read_text())
-    assert (manifest["app"], manifest["settled"]) == (f"tally-run-{old}", True)
+    assert (manifest["app"], manifest["consistent"]) == (f"tally-run-{old}", True)
     assert {offset["topic"] for offset in manifest["offsets"]} == {f"tally-run-{old}-numbers"}
 
     command = ("-A", "tally", "tables", "restore", "--from", "monday")

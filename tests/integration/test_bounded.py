@@ -175,10 +175,10 @@ def test_an_archive_and_a_topic_are_inputs_too(shell, fresh, broker):
 
 
 def test_workers_that_are_still_starting_when_all_is_done_are_no_failure(tmp_path):
-    with WorkerPool(Cluster("127.0.0.1:1"), "anabranch.agents.jobs.keyed_sum", "run", tmp_path) as crew:
-        crew.start()
-        crew.end()
-    assert not crew.pids
+    with WorkerPool(Cluster("127.0.0.1:1"), "anabranch.agents.jobs.keyed_sum", "run", tmp_path) as pool:
+        pool.start()
+        pool.stop()
+    assert not pool.pids
 
 
 def test_what_a_flow_sends_to_itself_is_no_input_to_choose(shell, fresh):

@@ -53,9 +53,9 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
     shell.write("mine.py", APP.format(app=app, least=-10))
     dry = shell.run("dlq", "replay", topic, "--agent", "mine.add", "--reason", "agent", "--dry-run").stdout
     assert "would re-publish 2 records" in dry
-    put_back = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
-    assert "re-published 2 records" in put_back
-    assert f"2 → {app}-mine.add-retry, read only by agent mine.add of app {app}" in put_back
+    republish = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
+    assert "re-published 2 records" in republish
+    assert f"2 → {app}-mine.add-retry, read only by agent mine.add of app {app}" in republish
     again = shell.run("dlq", "replay", topic, "--reason", "agent").stdout
     assert "re-published 0 records" in again
     assert "2 re-published earlier" in again

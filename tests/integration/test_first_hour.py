@@ -25,7 +25,7 @@ GOOD = "async def total(stream):\n    async for n in stream:\n        pass"
         (GOOD, ["-b", "no-such-host.invalid:9092"], ["cannot resolve", "check the name"], 1),
         ("def total(stream):\n    for n in stream:\n        pass", [], ["plain function (mine.py:6)", "async def"], 2),
         (f"{GOOD}\nimport sys\nsys.exit(3)", [], ["mine ends the program", "mine.py:11"], 2),
-        (f"{GOOD}\nx = (", [], ["mine is no Python", "mine.py:10"], 2),
+        (f"{GOOD}\nx = (", [], ["mine is not valid Python", "mine.py:10"], 2),
         (f"{GOOD}\nimport not_there", [], ["needs the module not_there", "mine.py:10"], 2),
         (f"{GOOD}\nApp('two words')", [], ["App('two words')", "letters, digits"], 2),
     ],

@@ -108,7 +108,7 @@ def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, event
     os.kill(victim, signal.SIGKILL)
     eventually(lambda: len(ready()) == 3, "who was killed is there again")
     assert ready()[2][0] == "0"
-    assert output.found(r"^\[(0)\] worker was killed by SIGKILL: started again$")
+    assert output.found(r"^\[(0)\] worker was killed by SIGKILL: restarted$")
     feed(shell, app, 1_000, 2_000)
 
     def reached() -> bool:
@@ -158,7 +158,7 @@ def test_who_dies_at_once_again_and_again_ends_the_whole_with_what_it_said(shell
     shell.write("crew.py", BROKEN.format(app=fresh("broken")))
     ended = shell.run("-A", "crew", "worker", "--processes", 2, "--without-web")
     assert ended.returncode == 1
-    assert len(re.findall(r"^\[\d\] worker ended with exit code 1: started again", ended.stderr, re.M)) >= 3
+    assert len(re.findall(r"^\[\d\] worker ended with exit code 1: restarted", ended.stderr, re.M)) >= 3
     last = ended.stderr[ended.stderr.rindex("\nerror: ") :]
     assert re.search(r"worker \d ended with exit code 1, the 4th time in a row", last)
     assert "no luck today" in last
@@ -169,7 +169,7 @@ def test_a_mistake_in_the_program_is_not_tried_again(shell, fresh) -> None:
     shell.write("crew.py", APP.format(app=app))
     ended = shell.run("-A", "crew", "worker", "--processes", 2, "--web-bind", "192.0.2.1")
     assert ended.returncode == 2
-    assert "started again" not in ended.stderr
+    assert "restarted" not in ended.stderr
     assert "192.0.2.1" in ended.stderr
 
 

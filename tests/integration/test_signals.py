@@ -110,7 +110,7 @@ PROGRAM = """
 import sys, time
 from anabranch.replay import signals
 signals.GRACE_S = {grace}
-signals.listen()
+signals.install()
 {stop}
 print("ready", flush=True)
 time.sleep(600)
@@ -129,23 +129,25 @@ def program(stop: str, *, grace: float) -> subprocess.Popen[str]:
 
 def test_a_command_that_does_not_come_to_its_end_is_ended_after_its_grace() -> None:
     # A handler that only notes is what a call into a library looks like: the sleep goes on.
-    code, said = ended(program("signals.stopping(lambda: None)", grace=0.2))
+    code, said = ended(program("signals.call_on_signal(lambda: None)", grace=0.2))
     assert code == 143
-    assert "still at work" in said
+    assert "still running" in said
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    process = program("signals.stopping(lambda: print('told', flush=True))", grace=600)
+    process = program("signals.call_on_signal(lambda: print('told', flush=True))", grace=600)
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert process.stdout.readline() == "told\n"
     code, said = ended(process, signal.SIGTERM)
     assert code == 130
-    assert "a second signal" in said
+    assert "second signal" in said
 
 
 def test_who_watches_its_own_end_is_left_alone() -> None:
-    process = program("signals.leave_to_others(); signals.stopping(lambda: print('told', flush=True))", grace=0.0)
+    process = program(
+        "signals.disable_deadline(); signals.call_on_signal(lambda: print('told', flush=True))", grace=0.0
+    )
     process.send_signal(signal.SIGTERM)
     assert process.stdout is not None
     assert process.stdout.readline() == "told\n"

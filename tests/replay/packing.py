@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anabranch.replay.pipeline.packing import Packing
+from anabranch.replay.pipeline.packing import PackingSource
 from anabranch.replay.sources.column_batch import ColumnBatch
 from anabranch.replay.sources.file_history import FileHistory
 from anabranch.topics.partitioners import HashPartitioner
@@ -24,7 +24,7 @@ def plain_records(history: FileHistory, batch_lines: int = 5_000) -> tuple[list[
 def packed_records(history: FileHistory) -> tuple[list[Record], Told, int]:
     """The same of the rows of the messages that are sent; of one partition, so that they are in order, too."""
     source = history.with_max_record_bytes(MOST).columnar().open()
-    reading = Reading(Packing(source, HashPartitioner(1), "lz4", max_bytes=MOST, sent=0))
+    reading = Reading(PackingSource(source, HashPartitioner(1), "lz4", max_bytes=MOST, sent=0))
     records: list[Record] = []
     for message in reading.rest():
         records += [item[:3] for item in ColumnBatch.unpacked(message[1] or b"", 0)]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anabranch.replay.dead_letters.letters import Letter, Wanted
-from anabranch.replay.dead_letters.republisher import DeadLetters, Ranges
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetter, DeadLetterFilter
+from anabranch.replay.dead_letters.republisher import OffsetRanges, Republisher
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.dead_letter import Origin, dead_letter
@@ -52,8 +52,8 @@ class Place:
             producer.commit()
         producer.close()
 
-    def dead(self, **more: Any) -> DeadLetters:
-        return DeadLetters(self.cluster, self.letters, runs_topic=self.runs, **more)
+    def dead(self, **more: Any) -> Republisher:
+        return Republisher(self.cluster, self.letters, runs_topic=self.runs, **more)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def numbers(messages: list[Message]) -> list[int]:
 
 def test_a_record_comes_back_as_it_was_and_where_it_was(place: Place, drain: Drain) -> None:
     place.bury(*range(7))
-    assert place.dead().put_back(Wanted()).sent == 7
+    assert place.dead().republish(DeadLetterFilter()).sent == 7
     found = drain(place.topic)
     assert numbers(found) == list(range(7))
     for message in found:
@@ -78,7 +78,7 @@ def test_a_record_comes_back_as_it_was_and_where_it_was(place: Place, drain: Dra
 
 def test_times_before_1970_are_kept(place: Place, drain: Drain) -> None:
     place.bury(*range(3), since_ms=-LONG_AGO_MS)
-    assert place.dead().put_back(Wanted()).sent == 3
+    assert place.dead().republish(DeadLetterFilter()).sent == 3
     assert sorted(m.timestamp()[1] for m in drain(place.topic)) == [-LONG_AGO_MS + n for n in range(3)]
 
 
@@ -94,22 +94,22 @@ def test_a_time_that_librdkafka_takes_for_the_present_is_refused_unless_the_pres
     producer.commit()
     producer.close()
     with pytest.raises(Stop, match="exactly 0 ms"):
-        place.dead().put_back(Wanted())
-    assert place.dead(now=True).put_back(Wanted()).sent == 1
+        place.dead().republish(DeadLetterFilter())
+    assert place.dead(now=True).republish(DeadLetterFilter()).sent == 1
     assert [m.value() for m in drain(place.topic)] == [b"1"]
 
 
 def test_started_again_it_goes_on_with_what_is_new_whichever_filters_there_were(place: Place, drain: Drain) -> None:
     place.bury(*range(10), agent="a")
     place.bury(*range(10, 15), agent="b")
-    assert place.dead().put_back(Wanted(agent="b")).sent == 5
-    assert place.dead().put_back(Wanted(match="no 3")).sent == 1
-    assert place.dead().look(Wanted()).sent == 9
-    again = place.dead().put_back(Wanted())
+    assert place.dead().republish(DeadLetterFilter(agent="b")).sent == 5
+    assert place.dead().republish(DeadLetterFilter(match="no 3")).sent == 1
+    assert place.dead().preview(DeadLetterFilter()).sent == 9
+    again = place.dead().republish(DeadLetterFilter())
     assert (again.sent, again.before) == (9, 6)
     place.bury(20, 21)
-    assert place.dead().put_back(Wanted()).sent == 2
-    assert place.dead().put_back(Wanted()).sent == 0
+    assert place.dead().republish(DeadLetterFilter()).sent == 2
+    assert place.dead().republish(DeadLetterFilter()).sent == 0
     assert numbers(drain(place.topic)) == [*range(15), 20, 21]
     state = place.dead()._found()
     assert state is not None
@@ -137,9 +137,9 @@ def test_what_an_end_in_the_middle_has_not_put_back_comes_once_later(
     for at in (0, 1, 2):
         monkeypatch.setattr(TransactionalProducer, "commit", dies(at))
         with pytest.raises(KeyboardInterrupt):
-            place.dead(transaction_letters=4).put_back(Wanted())
+            place.dead(transaction_letters=4).republish(DeadLetterFilter())
     monkeypatch.setattr(TransactionalProducer, "commit", commits)
-    report = place.dead(transaction_letters=4).put_back(Wanted())
+    report = place.dead(transaction_letters=4).republish(DeadLetterFilter())
     assert (report.sent, report.before) == (8, 12)
     assert numbers(drain(place.topic)) == list(range(20))
 
@@ -148,39 +148,39 @@ def test_another_topic_gets_all_of_them_once_as_well(place: Place, fresh: Fresh,
     other = fresh("mend")
     Admin(place.cluster).create([TopicSpec(other, 1)])
     place.bury(*range(4))
-    place.dead().put_back(Wanted())
-    assert place.dead(to=other).put_back(Wanted()).sent == 4
-    assert place.dead(to=other).put_back(Wanted()).sent == 0
+    place.dead().republish(DeadLetterFilter())
+    assert place.dead(to=other).republish(DeadLetterFilter()).sent == 4
+    assert place.dead(to=other).republish(DeadLetterFilter()).sent == 0
     assert numbers(drain(other)) == list(range(4))
     with pytest.raises(Stop, match="no topic"):
-        place.dead(to=fresh("nowhere")).put_back(Wanted())
+        place.dead(to=fresh("nowhere")).republish(DeadLetterFilter())
 
 
 def test_lines_of_a_file_are_no_records_and_are_left(place: Place, drain: Drain) -> None:
     place.bury(1, 2)
     place.bury(3, reason="line")
-    report = place.dead().put_back(Wanted())
+    report = place.dead().republish(DeadLetterFilter())
     assert (report.sent, report.without_record) == (2, 1)
     assert numbers(drain(place.topic)) == [1, 2]
 
 
 def test_letters_of_a_topic_that_was_made_anew_are_new(place: Place, drain: Drain) -> None:
     place.bury(1, 2)
-    place.dead().put_back(Wanted())
+    place.dead().republish(DeadLetterFilter())
     admin = Admin(place.cluster)
     admin.delete([place.letters])
     admin.create([TopicSpec(place.letters, 1)])
     place.bury(3, 4)
-    assert place.dead().put_back(Wanted()).sent == 2
+    assert place.dead().republish(DeadLetterFilter()).sent == 2
     assert numbers(drain(place.topic)) == [1, 2, 3, 4]
 
 
 def test_letters_are_counted_by_agent_reason_and_error(place: Place) -> None:
     place.bury(1, 2, 3)
     place.bury(4, reason="decode")
-    place.dead().put_back(Wanted(offsets=(0, 0)))
+    place.dead().republish(DeadLetterFilter(offsets=(0, 0)))
     counts = place.dead().counts()
-    assert {kind: (c.letters, c.put_back, c.first_ms, c.last_ms) for kind, c in counts.items()} == {
+    assert {kind: (c.letters, c.republished, c.first_ms, c.last_ms) for kind, c in counts.items()} == {
         ("total", "agent", "Boom"): (3, 1, LONG_AGO_MS + 1, LONG_AGO_MS + 3),
         ("total", "decode", "Boom"): (1, 0, LONG_AGO_MS + 4, LONG_AGO_MS + 4),
     }
@@ -189,13 +189,13 @@ def test_letters_are_counted_by_agent_reason_and_error(place: Place) -> None:
 def test_ranges_are_a_set_of_offsets() -> None:
     dice = random.Random(7)
     for _ in range(200):
-        ranges, dumb = Ranges(), set[int]()
+        ranges, dumb = OffsetRanges(), set[int]()
         for _ in range(dice.randrange(12)):
             begin = dice.randrange(30)
             end = begin + 1 + dice.randrange(6)
             ranges.add(0, begin, end)
             dumb |= set(range(begin, end))
-            ranges = Ranges(ranges.position())
+            ranges = OffsetRanges(ranges.position())
         assert {offset for offset in range(40) if (0, offset) in ranges} == dumb
         assert len(ranges) == len([offset for offset in dumb if offset + 1 not in dumb])
 
@@ -210,9 +210,11 @@ def test_what_is_no_number_in_a_letter_of_others_is_none(text: str) -> None:
         "retry-topic": "secrets",
         "timestamp-ms": text,
     }
-    letter = Letter("orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": text})
+    letter = DeadLetter("orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": text})
     assert (letter.origin, letter.record_ms, letter.retry_topic) == (None, 1_000, None)
-    known = Letter("orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": "1", "offset": text, "row": text})
+    known = DeadLetter(
+        "orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": "1", "offset": text, "row": text}
+    )
     assert known.origin == Origin("orders", 1, 0)
     assert known.retry_topic == "a-b-retry", "letters do not choose the topic that they are re-published to"
     assert Origin.parsed(f"orders[0]@{text}") is None

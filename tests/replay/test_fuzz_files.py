@@ -21,7 +21,7 @@ import fastavro
 import pyarrow
 import pyarrow.parquet
 import pytest
-from anabranch.replay.pipeline.packing import Packing
+from anabranch.replay.pipeline.packing import PackingSource
 from anabranch.replay.sources.column_batch import ColumnBatch
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
@@ -203,7 +203,7 @@ def test_damaged_packed_batches_are_refused_or_read(tmp_path: Path) -> None:
         (tmp_path / f"a.{kind}").write_bytes(MAKERS[kind](rng))
         history = find_history([str(tmp_path / f"a.{kind}")], Format()).with_max_record_bytes(MOST).columnar()
         reading = Reading(
-            Packing(history.open(), HashPartitioner(2), rng.choice(["lz4", "zstd"]), max_bytes=MOST, sent=0)
+            PackingSource(history.open(), HashPartitioner(2), rng.choice(["lz4", "zstd"]), max_bytes=MOST, sent=0)
         )
         for message in reading.rest():
             value = damaged(rng, message[1] or b"")

@@ -26,5 +26,5 @@ def test_several_inputs_by_time_are_refused_unless_they_come_one_stage_after_the
     ):
         with pytest.raises(Usage, match=r"several inputs with --time[\s\S]*--then"):
             check(inputs, then, times, by_time=by_time)
-    with pytest.raises(Usage, match=r"not given alike[\s\S]*--input TOPIC=PATH"):
+    with pytest.raises(Usage, match=r"have different options[\s\S]*--input TOPIC=PATH"):
         check(["1.csv", "only=2.csv"], [], ["at"])

@@ -68,7 +68,7 @@ main()
 #               options, records, how far they are from their places in a file, how often they are sent
 STORMS = {
     "merged": ([], 40_000, 0, 1),
-    "sorted at a rate": (["--disorder", "sort:3000", "--rate", "10000/s"], 20_000, 500, 1),
+    "sorted at a rate": (["--out-of-order", "sort:3000", "--rate", "10000/s"], 20_000, 500, 1),
     "looped and selected": (["--loop", 3, "--where", "n >= 0", "--rate", "30000/s"], 20_000, 0, 3),
 }
 
@@ -171,9 +171,9 @@ def test_a_changed_transform_is_refused(broker: Cluster, fresh: Fresh, tmp_path:
     write_parts(tmp_path, 20, 1)
     (tmp_path / "mine.py").write_text("def same(record):\n    return record\n")
     history = find_history([str(tmp_path / "part0.jsonl")], Format(time="at"))
-    course, topic = Pipeline(transform=str(tmp_path / "mine.py") + ":same"), fresh("changed")
-    assert Player(broker, history, topic, course=course).play().sent == 20
-    assert Player(broker, history, topic, course=course).play().already_done
+    pipeline, topic = Pipeline(transform=str(tmp_path / "mine.py") + ":same"), fresh("changed")
+    assert Player(broker, history, topic, pipeline=pipeline).play().sent == 20
+    assert Player(broker, history, topic, pipeline=pipeline).play().already_done
     (tmp_path / "mine.py").write_text("def same(record):\n    return [record, record]\n")
     with pytest.raises(Stop, match=r"transform .*mine\.py:same of run \w+ has changed"):
-        Player(broker, history, topic, course=course).play()
+        Player(broker, history, topic, pipeline=pipeline).play()

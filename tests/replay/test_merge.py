@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from anabranch.replay.pipeline.counters import Counters
 from anabranch.replay.pipeline.cursor import Cursor
-from anabranch.replay.pipeline.lateness import Disorder
-from anabranch.replay.pipeline.merge import Merge
+from anabranch.replay.pipeline.merge import MergedSource
+from anabranch.replay.pipeline.out_of_order import OutOfOrder
 from anabranch.replay.pipeline.pipeline import Pipeline
+from anabranch.replay.replay_report import Counters
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.source import Batch, Part, Source, SourcePosition
@@ -123,7 +123,7 @@ def test_one_order_whatever_the_batches_and_resumed_after_every_batch(
         parts = {name: sorted(lines) for name, lines in parts.items()}
     given_ = [part(name, lines, batch) for name, lines in parts.items()]
     whole = Gone()
-    source = Merge(data.draw(st.permutations(given_)))
+    source = MergedSource(data.draw(st.permutations(given_)))
     positions: list[tuple[SourcePosition, int, int, int]] = []
     while not source.ended:
         positions.append((whole.stored(source), len(whole.values), len(whole.bad), whole.blank))
@@ -132,7 +132,7 @@ def test_one_order_whatever_the_batches_and_resumed_after_every_batch(
     assert len(whole.bad) == sum(lines.count(-1) for lines in parts.values())
     for position, values, bad, blank in positions:
         rest = Gone()
-        rest.read(Merge([part(name, lines, other) for name, lines in parts.items()], position))
+        rest.read(MergedSource([part(name, lines, other) for name, lines in parts.items()], position))
         assert rest.values == whole.values[values:]
         assert (len(rest.bad), rest.blank) == (len(whole.bad) - bad, whole.blank - blank)
 
@@ -142,9 +142,9 @@ def test_one_order_whatever_the_batches_and_resumed_after_every_batch(
 def test_sorted_within_a_buffer_or_refused_and_resumed_after_every_batch(
     parts: dict[str, Lines], batch: int, other: int, records: int
 ) -> None:
-    disorder = Disorder("sort", records)
+    out_of_order = OutOfOrder("sort", records)
     whole, positions = Gone(), list[tuple[SourcePosition, int, int]]()
-    source = Merge([part(name, lines, batch) for name, lines in parts.items()], disorder=disorder)
+    source = MergedSource([part(name, lines, batch) for name, lines in parts.items()], out_of_order=out_of_order)
     expected = [
         value
         for _, _, _, value in heapq.merge(
@@ -166,7 +166,7 @@ def test_sorted_within_a_buffer_or_refused_and_resumed_after_every_batch(
         rest = Gone()
         again = [part(name, lines, other) for name, lines in parts.items()]
         try:
-            rest.read(Merge(again, position, disorder=disorder))
+            rest.read(MergedSource(again, position, out_of_order=out_of_order))
         except Stop:  # with other batches the buffer may reach less far
             assert other != batch
             continue
@@ -199,15 +199,15 @@ def test_a_cursor_goes_on_between_any_two_records() -> None:
 
 
 def test_a_late_record_is_refused_with_its_place() -> None:
-    source = Merge([part("a", [1_000, 2_000, 1_500], 2), part("b", [3_000])], disorder=Disorder("fail"))
-    with pytest.raises(Stop, match=r"a: record 3 is of 1970-01-01T00:00:01.500Z, 500 ms before one in front of it"):
+    source = MergedSource([part("a", [1_000, 2_000, 1_500], 2), part("b", [3_000])], out_of_order=OutOfOrder("fail"))
+    with pytest.raises(Stop, match=r"a: record 3 is out of order: its time 1970-01-01T00:00:01.500Z is 500 ms before"):
         Gone().read(source)
 
 
 def test_late_records_that_are_accepted_are_counted() -> None:
-    notes = Counters()
-    Gone().read(Merge([part("a", [5, 1, 4, 6]), part("b", [2, 3])], notes=notes))
-    assert (notes.late, notes.late_ms) == (2, 4)
+    counters = Counters()
+    Gone().read(MergedSource([part("a", [5, 1, 4, 6]), part("b", [2, 3])], counters=counters))
+    assert (counters.out_of_order, counters.out_of_order_ms) == (2, 4)
 
 
 def test_many_parts_are_opened_when_they_are_due() -> None:
@@ -231,7 +231,7 @@ def test_many_parts_are_opened_when_they_are_due() -> None:
         return Part(inner.name, 8, open_at)
 
     got = Gone()
-    got.read(Merge([day(number) for number in range(days)]))
+    got.read(MergedSource([day(number) for number in range(days)]))
     assert len(got.values) == 8 * days
     assert most <= 2
 
@@ -242,8 +242,8 @@ def test_files_are_merged_where_their_records_have_times(tmp_path: Path) -> None
         (tmp_path / name).write_text("at,n\n" + rows)
     history = find_history([str(tmp_path / "b.csv"), str(tmp_path / "a.csv")], Format(time="at", key="n"))
 
-    def keys(course: Pipeline) -> list[str]:
-        source, found = course.open(history), list[str]()
+    def keys(pipeline: Pipeline) -> list[str]:
+        source, found = pipeline.open(history), list[str]()
         while not source.ended:
             found += [(item[0] or b"").decode() for item in source.next_batch().records]
         return found
@@ -256,9 +256,9 @@ def test_files_are_merged_where_their_records_have_times(tmp_path: Path) -> None
 def test_what_needs_times_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x\n")
     history = find_history([str(tmp_path / "a.txt")], Format())
-    with pytest.raises(Usage, match="--disorder sort needs records with times"):
-        Pipeline(disorder=Disorder.parse("sort:5")).checked(history)
+    with pytest.raises(Usage, match="--out-of-order sort needs records with times"):
+        Pipeline(out_of_order=OutOfOrder.parse("sort:5")).checked(history)
     with pytest.raises(Usage, match="socket"):
         Pipeline(order="time").checked(find_history(["tcp://localhost:9"], Format(kind="jsonl", time="t")))
     with pytest.raises(Usage, match="expected accept"):
-        Disorder.parse("drop")
+        OutOfOrder.parse("drop")

@@ -14,9 +14,9 @@ import msgspec
 import pyarrow
 import pyarrow.parquet
 import pytest
-from anabranch.replay.pipeline.dry_run import survey
+from anabranch.replay.pipeline.dry_run import perform_dry_run
 from anabranch.replay.pipeline.pipeline import Pipeline
-from anabranch.replay.runs.declared_types import declared_types
+from anabranch.replay.runs.inputs import declared_types
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.source_record import BadLine
@@ -399,15 +399,15 @@ def test_the_value_type_of_a_topic_declares_columns(tmp_path: Path) -> None:
 def test_a_survey_says_what_stands_in_columns_and_what_their_type_refuses(tmp_path: Path) -> None:
     data = b"zip,fare,note,d\n98101,1,,20130101\n10115,-2.5,x,20130102\n01234,,y,20130103\n"
     history = find_history([str(plain(tmp_path, "a.csv", data))], Format(time="d"))
-    found = survey(history, Pipeline(), HashPartitioner(1), value_type=Order)
+    found = perform_dry_run(history, Pipeline(), HashPartitioner(1), value_type=Order)
     columns = found.profile.columns
-    assert [(c.nulls, c.least, c.most) for c in columns.values()] == [
+    assert [(c.nulls, c.minimum, c.maximum) for c in columns.values()] == [
         (0, "01234", "98101"),
         (1, -2.5, 1.0),
         (1, "x", "y"),
         (0, 20130101, 20130103),
     ]
-    assert [c.broken for c in columns.values()] == [0, 2, 0, 0]
+    assert [c.refused for c in columns.values()] == [0, 2, 0, 0]
     assert "Expected `float` >= 0" in columns["fare"].example
     assert found.near_1970 == 3
 

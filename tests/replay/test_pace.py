@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pytest
-from anabranch.replay.pipeline.pace import TICK_S, Pace, Paced
-from anabranch.replay.pipeline.repeat import Loop
+from anabranch.replay.pipeline.pace import TICK_S, Pace, PacedSource
+from anabranch.replay.pipeline.repeat import LoopedSource
 from anabranch.replay.sources.source import Batch, Source, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.clock import Clock
@@ -65,7 +65,7 @@ def opening(seconds: Iterable[float]):
     return open_at
 
 
-def played(source: Paced, clock: Hand, count: int | None = None) -> list[tuple[int, float]]:
+def played(source: PacedSource, clock: Hand, count: int | None = None) -> list[tuple[int, float]]:
     """Which record went when, in seconds since now."""
     begun, found, stop = clock.now, list[tuple[int, float]](), threading.Event()
     while not source.ended and (count is None or len(found) < count):
@@ -79,7 +79,7 @@ def played(source: Paced, clock: Hand, count: int | None = None) -> list[tuple[i
 def test_a_minute_of_event_time_takes_a_second_at_60x() -> None:
     seconds = [0, 60, 61, 120, 90, 600, 600, 1200]  # one of them is late
     clock = Hand()
-    went = played(Paced(opening(seconds), Pace(speed=60), clock), clock)
+    went = played(PacedSource(opening(seconds), Pace(speed=60), clock), clock)
     assert [n for n, _ in went] == list(range(8))
     for (_, at), due in zip(went, [0, 1, 61 / 60, 2, 2, 10, 10, 20], strict=True):
         assert due <= at + 1e-9
@@ -88,7 +88,7 @@ def test_a_minute_of_event_time_takes_a_second_at_60x() -> None:
 
 def test_a_rate_is_kept_and_never_exceeded() -> None:
     clock = Hand()
-    went = played(Paced(opening([0.0] * 1000), Pace(rate=50), clock), clock)
+    went = played(PacedSource(opening([0.0] * 1000), Pace(rate=50), clock), clock)
     assert len(went) == 1000
     for sent, (_, at) in enumerate(went, 1):
         assert sent <= 50 * at + 1e-6
@@ -97,7 +97,7 @@ def test_a_rate_is_kept_and_never_exceeded() -> None:
 
 def test_both_hold_where_both_are_asked() -> None:
     clock = Hand()
-    went = played(Paced(opening([0.0] * 40 + [100.0]), Pace(rate=10, speed=10), clock), clock)
+    went = played(PacedSource(opening([0.0] * 40 + [100.0]), Pace(rate=10, speed=10), clock), clock)
     assert went[39][1] == pytest.approx(4, abs=3 * TICK_S)
     assert went[40][1] == pytest.approx(10, abs=3 * TICK_S)
 
@@ -107,13 +107,13 @@ def test_a_stop_for_a_night_is_not_made_up_for() -> None:
     clock = Hand()
     seconds = [float(n) for n in range(40)]
     for pace in (Pace(speed=1), Pace(rate=1)):
-        first = Paced(opening(seconds), pace, clock)
+        first = PacedSource(opening(seconds), pace, clock)
         assert len(played(first, clock, 20)) == 20
         clock.now += 1.5
         last = first.next_batch()
         assert len(last.records) == 1
         clock.now += 40_000
-        went = played(Paced(opening(seconds), pace, clock, last.after), clock)
+        went = played(PacedSource(opening(seconds), pace, clock, last.after), clock)
         assert [n for n, _ in went] == list(range(21, 40))
         assert went[-1][1] == pytest.approx(18.5, abs=0.5 + 3 * TICK_S)
 
@@ -121,7 +121,7 @@ def test_a_stop_for_a_night_is_not_made_up_for() -> None:
 def test_what_a_slow_broker_cost_is_made_up_for_by_speed_and_only_a_second_of_it_by_rate() -> None:
     clock = Hand()
     seconds = [float(n) for n in range(100)]
-    by_speed = Paced(opening(seconds), Pace(speed=1), clock)
+    by_speed = PacedSource(opening(seconds), Pace(speed=1), clock)
     played(by_speed, clock, 10)
     clock.now += 30
     by_speed.next_batch()
@@ -131,7 +131,7 @@ def test_what_a_slow_broker_cost_is_made_up_for_by_speed_and_only_a_second_of_it
     assert went[-1][1] == pytest.approx(60, abs=3)
     assert by_speed.lag_s == 0
 
-    by_rate = Paced(opening([0.0] * 1000), Pace(rate=10), clock)
+    by_rate = PacedSource(opening([0.0] * 1000), Pace(rate=10), clock)
     played(by_rate, clock, 10)
     clock.now += 30
     went = played(by_rate, clock)
@@ -140,13 +140,13 @@ def test_what_a_slow_broker_cost_is_made_up_for_by_speed_and_only_a_second_of_it
 
 
 def test_each_round_of_a_loop_begins_the_pace_again() -> None:
-    clock, loops = Hand(), list[Loop]()
+    clock, loops = Hand(), list[LoopedSource]()
 
     def open_at(position: SourcePosition | None) -> Source:
-        loops.append(Loop(opening([0.0, 5.0]), 3, position))
+        loops.append(LoopedSource(opening([0.0, 5.0]), 3, position))
         return loops[-1]
 
-    went = played(Paced(open_at, Pace(speed=1), clock, round_of=lambda: loops[-1].round), clock)
+    went = played(PacedSource(open_at, Pace(speed=1), clock, round_of=lambda: loops[-1].round), clock)
     assert [n for n, _ in went] == [0, 1] * 3
     assert [round(at / 5) for _, at in went] == [0, 1, 1, 2, 2, 3]
 

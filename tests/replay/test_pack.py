@@ -122,7 +122,7 @@ def test_packed_and_plain_are_the_same_records_in_every_format(
         first = Player(broker, history, plain, partitions=3).play()
         report = Player(broker, history, packed, partitions=3, pack="lz4").play()
         assert (report.sent, report.counts) == (3_000, first.counts)
-        assert sum(report.marks.values()) < 300
+        assert sum(report.end_offsets.values()) < 300
         # A commit has happened before each partition has been told.
         for topic in (plain, packed):
             eventually(lambda topic=topic: count_records(broker, topic, 3) == 3_000, f"all of {topic}")
@@ -241,10 +241,10 @@ def test_what_looks_at_records_gives_rows_of_text_and_the_same(
     more = tmp_path / "b.csv"
     more.write_bytes(path.read_bytes())
     merged = find_history([str(path), str(more)], format)
-    for course in (Pipeline(selection=Selection(where="n % 2")), Pipeline(limit=100, rounds=2), Pipeline()):
+    for pipeline in (Pipeline(selection=Selection(where="n % 2")), Pipeline(limit=100, rounds=2), Pipeline()):
         plain, packed = fresh("plain"), fresh("packed")
         for topic, pack in ((plain, None), (packed, "lz4")):
-            sent = Player(broker, merged, topic, course=course, partitions=2, pack=pack).play().sent
+            sent = Player(broker, merged, topic, pipeline=pipeline, partitions=2, pack=pack).play().sent
             eventually(lambda topic=topic, sent=sent: count_records(broker, topic, 2) == sent, f"all of {topic}")
         found = verify(*(find_side(f"topic://{topic}", Format(), broker) for topic in (plain, packed)))
         assert found.same, found.differences[:2]
@@ -268,7 +268,7 @@ def test_unpacked_they_are_plain_records_again_and_archives_keep_them(
 
     eventually(lambda: count_records(broker, packed, 3) == 6_000, packed)
     unpacking = TopicHistory(broker, f"topic://{packed}", Format(), unpack=True)
-    played(unpacking, plain, course=Pipeline(order="source"))
+    played(unpacking, plain, pipeline=Pipeline(order="source"))
     assert {len(message.headers() or []) for message in drain(plain)} == {0}
     assert len(drain(plain)) == 6_000
 

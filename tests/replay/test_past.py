@@ -136,22 +136,22 @@ def history(
 
 @pytest.mark.parametrize("order", ["time", "source"])
 def test_killed_anywhere_and_opened_at_its_snapshot_it_gives_the_rest(history: Replayable, order: Any) -> None:
-    course = Pipeline(order=order)
-    whole = read(course.open(history))
+    pipeline = Pipeline(order=order)
+    whole = read(pipeline.open(history))
     assert len(whole) == 60
-    source = Reading(course.open(history, batch_lines=4))
+    source = Reading(pipeline.open(history, batch_lines=4))
     seen: list[SourceRecord] = []
     while not source.ended:
         position = msgspec.json.decode(msgspec.json.encode(source.position), type=SourcePosition)
         if len(seen) % 3 == 0:
-            rest = read(course.open(history, position))
+            rest = read(pipeline.open(history, position))
             assert sorted(map(str, seen + rest)) == sorted(map(str, whole))
             assert order == "source" or seen + rest == whole, "merged by time, there is one order"
         seen += source.next()
     source.source.close()
     for partition in range(3):
         assert [item for item in seen if item[4] == partition] == [item for item in whole if item[4] == partition]
-    last = course.open(history, source.position)
+    last = pipeline.open(history, source.position)
     assert read(last) == []
 
 
@@ -284,7 +284,7 @@ def test_records_from_before_1970_and_without_a_time_keep_that(
     Archiver(broker, topic, tmp_path).archive()
     for spec in (str(tmp_path), f"topic://{topic}"):
         copy = fresh("copy")
-        Player(broker, resolve_source([spec], Format(), cluster=broker), copy, course=Pipeline(order="source")).play()
+        Player(broker, resolve_source([spec], Format(), cluster=broker), copy, pipeline=Pipeline(order="source")).play()
         assert [message.timestamp()[1] for message in drain(copy)] == times
 
 

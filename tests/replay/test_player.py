@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from anabranch.replay.player import Player
 from anabranch.replay.replay_report import Progress
-from anabranch.replay.run_registry import RunRegistry
+from anabranch.replay.run_state import RunRegistry
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.source_record import BadLine
@@ -89,7 +89,7 @@ def test_keys_values_times_partitions_and_order_arrive(
         ]
     assert report.sent == report.sent_now == 500
     assert report.counts == {partition: len(messages) for partition, messages in sorted(found.items())}
-    assert report.marks == {partition: (messages[-1].offset() or 0) + 1 for partition, messages in found.items()}
+    assert report.end_offsets == {partition: (messages[-1].offset() or 0) + 1 for partition, messages in found.items()}
     assert report.done
     assert report.resumed_from is None
 
@@ -113,7 +113,7 @@ def test_end_marks_of_earlier_transactions_and_earlier_starts_stay(
         partitioner.partition(first.encode()): 50,
         partitioner.partition(last.encode()): 100,
     }
-    assert report.marks == {p: (messages[-1].offset() or 0) + 1 for p, messages in found.items()}
+    assert report.end_offsets == {p: (messages[-1].offset() or 0) + 1 for p, messages in found.items()}
 
 
 def test_a_topic_we_make_keeps_2013(broker: Cluster, fresh: Fresh, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_finished_run_writes_nothing_and_says_so(broker: Cluster, fresh: Fresh
     first = Player(broker, history, topic).play()
     second = Player(broker, history, topic).play()
     assert (first.already_done, second.already_done) == (False, True)
-    assert (second.sent, second.sent_now, second.marks) == (50, 0, first.marks)
+    assert (second.sent, second.sent_now, second.end_offsets) == (50, 0, first.end_offsets)
     check_once_and_in_order(drain(topic), 50)
 
 
@@ -215,7 +215,7 @@ def test_a_forgotten_twin_is_fenced(broker: Cluster, fresh: Fresh, drain: Drain,
     topic, history = fresh("twin"), find_history([str(write_lines(tmp_path, 1_000))], KEYED)
     forgotten = Player(broker, history, topic, transaction_records=100, batch_lines=50)
     later = Player(broker, history, topic)
-    with pytest.raises(Rebuild, match="no longer ours"):
+    with pytest.raises(Rebuild, match="has taken over run"):
         forgotten.play(lambda _: later.play())
     check_once_and_in_order(drain(topic), 1_000)
 
@@ -228,7 +228,7 @@ def test_an_aborted_transaction_is_sent_again(broker: Cluster, fresh: Fresh, dra
     messages = drain(topic)
     check_once_and_in_order(messages, 300)
     assert len(drain(topic, committed=False)) == 600
-    assert report.marks == {p: (found[-1].offset() or 0) + 1 for p, found in by_partition(messages).items()}
+    assert report.end_offsets == {p: (found[-1].offset() or 0) + 1 for p, found in by_partition(messages).items()}
 
 
 BAD = b"k,1\nbad\nk,2\n\xff\nk,3\n"

@@ -10,12 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 from anabranch.replay.cli.replay_plot import checked_plot, draw
-from anabranch.replay.pipeline.dry_run import DryRun, survey
+from anabranch.replay.pipeline.dry_run import MAX_BINS, DryRun, TimeHistogram, perform_dry_run
 from anabranch.replay.pipeline.pace import Pace
-from anabranch.replay.pipeline.partitioning import place
+from anabranch.replay.pipeline.partitioning import record_partitions
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.pipeline.selection import Selection
-from anabranch.replay.pipeline.time_histogram import MOST_BINS, Histogram
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
 from anabranch.topics.errors import Usage
@@ -32,26 +31,35 @@ def surveyed(tmp_path: Path) -> DryRun:
         rows = [{"at": BEGIN_MS + n * 60_000, "user": f"u{n % 5}", "n": n} for n in range(begin, 100, 2)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     history = find_history([str(tmp_path / "*.jsonl")], Format(key="user", time="at"))
-    return survey(history, Pipeline(selection=Selection(where="n < 90"), rounds=2), HashPartitioner(4))
+    return perform_dry_run(history, Pipeline(selection=Selection(where="n < 90"), rounds=2), HashPartitioner(4))
 
 
 def test_a_survey_counts_what_would_be_sent(surveyed: DryRun) -> None:
-    assert (surveyed.records, surveyed.in_all, surveyed.notes.left_out, surveyed.whole) == (90, 90, 10, True)
+    assert (surveyed.records, surveyed.estimated_records, surveyed.counters.filtered_out, surveyed.complete) == (
+        90,
+        90,
+        10,
+        True,
+    )
     assert [json.loads(item[1] or b"")["n"] for item in surveyed.first] == [0, 1, 2, 3, 4]
-    by_key = {f"u{n}": place([(f"u{n}".encode(), b"", 0, None, None)], HashPartitioner(4), 0)[0] for n in range(5)}
+    by_key = {
+        f"u{n}": record_partitions([(f"u{n}".encode(), b"", 0, None, None)], HashPartitioner(4), 0)[0] for n in range(5)
+    }
     assert surveyed.partitions == {p: 18 * list(by_key.values()).count(p) for p in set(by_key.values())}
-    assert surveyed.over_time.span_ms == (BEGIN_MS, BEGIN_MS + 89 * 60_000)
-    assert surveyed.takes_s(Pace(speed=60), 2) == pytest.approx(2 * 89)
-    assert surveyed.takes_s(Pace(rate=10), 1) == pytest.approx(9)
-    assert surveyed.takes_s(Pace(), 0) is None
+    assert surveyed.over_time.range_ms == (BEGIN_MS, BEGIN_MS + 89 * 60_000)
+    assert surveyed.estimated_s(Pace(speed=60), 2) == pytest.approx(2 * 89)
+    assert surveyed.estimated_s(Pace(rate=10), 1) == pytest.approx(9)
+    assert surveyed.estimated_s(Pace(), 0) is None
 
 
 def test_a_part_of_a_large_history_tells_of_the_whole(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("".join(f"{n:099d}\n" for n in range(50_000)))
-    found = survey(find_history([str(tmp_path / "a.txt")], Format()), Pipeline(), HashPartitioner(4), most=20_000)
-    assert not found.whole
+    found = perform_dry_run(
+        find_history([str(tmp_path / "a.txt")], Format()), Pipeline(), HashPartitioner(4), max_records=20_000
+    )
+    assert not found.complete
     assert found.records < 30_000
-    assert found.in_all == pytest.approx(50_000, rel=0.3)
+    assert found.estimated_records == pytest.approx(50_000, rel=0.3)
 
 
 def test_a_picture_shows_every_record(surveyed: DryRun) -> None:
@@ -67,11 +75,11 @@ def test_a_picture_shows_every_record(surveyed: DryRun) -> None:
 
 @given(st.lists(st.lists(st.integers(1, 4_000_000_000_000), max_size=20)))
 def test_a_histogram_is_bounded_and_loses_nothing(batches: list[list[int]]) -> None:
-    histogram = Histogram()
+    histogram = TimeHistogram()
     for batch in batches:
         histogram.add(batch)
     counts, times = dict(histogram.counts()), [time for batch in batches for time in batch]
-    assert len(counts) <= MOST_BINS
+    assert len(counts) <= MAX_BINS
     for at, count in counts.items():
         assert count == sum(at <= time < at + histogram.width_ms for time in times)
     assert sum(counts.values()) == len(times)

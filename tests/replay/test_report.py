@@ -27,10 +27,11 @@ def test_nulls_least_and_largest_values_and_what_the_type_refuses(
     history = find_history([str(path)], Format())
     report = Player(broker, history, fresh("orders"), pack=pack, value_type=Order).play()
     user, amount = report.profile.columns["user"], report.profile.columns["amount"]
-    assert (report.profile.records, user.nulls, user.least, user.most, user.broken) == (3, 1, "ann", "bob", 1)
-    assert (amount.nulls, amount.least, amount.most, amount.broken) == (0, -4, 12, 1)
+    assert (report.profile.records, user.nulls, user.minimum, user.maximum, user.refused) == (3, 1, "ann", "bob", 1)
+    assert (amount.nulls, amount.minimum, amount.maximum, amount.refused) == (0, -4, 12, 1)
     show_replay(report)
     show_rejected(report)
     said = " ".join(capsys.readouterr().out.split())
     assert "amount: -4 … 12, no nulls, 1 rejected by the topic's type: Expected `int` >= 0" in said
-    assert "column amount: the topic's type rejects 1 of the first 3 records" in said
+    assert "figures of all 3 records:" in said
+    assert "column amount: the topic's type rejects 1 value of all 3 records" in said

@@ -12,7 +12,7 @@ from anabranch.agents.tables.global_table import GlobalTable
 from anabranch.agents.tables.partition_state import STREAM_TIME
 from anabranch.agents.tables.table import Table
 from anabranch.agents.tables.ttl_table import TtlTable
-from anabranch.replay.table_reader import Snapshot, refuse_scattered, write_result
+from anabranch.replay.table_reader import Snapshot, refuse_split_keys, write_result
 from anabranch.topics.errors import Stop
 
 
@@ -40,7 +40,7 @@ def test_content_of_one_partition_each_and_of_tables_that_are_everywhere_is_fine
 
 
 def test_the_event_time_of_each_partition_is_no_key() -> None:
-    refuse_scattered("t", [{STREAM_TIME: b"1"}, {STREAM_TIME: b"2"}], str)
+    refuse_split_keys("t", [{STREAM_TIME: b"1"}, {STREAM_TIME: b"2"}], str)
 
 
 def test_of_a_local_table_each_partition_has_its_row_and_the_digest_knows_which() -> None:

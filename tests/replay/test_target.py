@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.replay.pipeline.partitioning import last_of_each, place
+from anabranch.replay.pipeline.partitioning import last_of_each, record_partitions
 from anabranch.replay.sources.source_record import BadLine
-from anabranch.replay.target_topic import Target
+from anabranch.replay.target_topic import TargetTopic
 from anabranch.topics.dead_letter import dead_letter
 from anabranch.topics.errors import Stop
 from anabranch.topics.partitioners import HashPartitioner
@@ -18,7 +18,7 @@ DAY_MS = 86_400_000
 
 @given(st.lists(st.one_of(st.none(), st.binary(max_size=9)), min_size=1), st.integers(1, 9), st.integers(0, 99))
 def test_keys_go_where_murmur2_says_and_others_in_turn(keys: list[bytes | None], partitions: int, sent: int) -> None:
-    places = place([(key, b"", 0, None, None) for key in keys], HashPartitioner(partitions), sent)
+    places = record_partitions([(key, b"", 0, None, None) for key in keys], HashPartitioner(partitions), sent)
     for i, (key, partition) in enumerate(zip(keys, places, strict=True)):
         assert partition == ((sent + i) % partitions if key is None else HashPartitioner(partitions).partition(key))
     last = last_of_each(places)
@@ -42,19 +42,19 @@ def test_a_topic_that_would_not_keep_records_is_refused_with_the_setting(
     config: dict[str, str], age_ms: int, setting: str
 ) -> None:
     now_ms = 1_700_000_000_000
-    target = Target.of("t", config)
+    target = TargetTopic.of("t", config)
     assert setting in refusal(lambda: target.check_times(now_ms - age_ms, now_ms - age_ms, now_ms), Stop)
 
 
 def test_a_topic_that_keeps_them_is_taken() -> None:
     now_ms = 1_700_000_000_000
-    Target.of("t", DEFAULTS).check_times(now_ms - 6 * DAY_MS, now_ms, now_ms)
-    Target.of("t", {"retention.ms": "-1"}).check_times(1, now_ms, now_ms)
-    assert Target.of("t", DEFAULTS).warnings() == []
+    TargetTopic.of("t", DEFAULTS).check_times(now_ms - 6 * DAY_MS, now_ms, now_ms)
+    TargetTopic.of("t", {"retention.ms": "-1"}).check_times(1, now_ms, now_ms)
+    assert TargetTopic.of("t", DEFAULTS).warnings() == []
 
 
 def test_a_compacted_topic_wants_keys_and_warns() -> None:
-    target = Target.of("t", {"cleanup.policy": "compact"})
+    target = TargetTopic.of("t", {"cleanup.policy": "compact"})
     target.check_keys(without_key=False)
     assert "cleanup.policy=delete" in refusal(lambda: target.check_keys(without_key=True), Stop)
     assert "compacted" in target.warnings()[0]

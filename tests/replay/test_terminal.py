@@ -29,7 +29,7 @@ from anabranch.replay.cli import (
 )
 from anabranch.replay.cli import replay_output as show_replay
 from anabranch.replay.cli.console import ProgressView, Screen, write_json
-from anabranch.replay.cluster_choice import servers_at_hand
+from anabranch.replay.cluster_choice import known_servers
 from anabranch.replay.replay_report import Report
 from anabranch.replay.table_reader import Snapshot
 from anabranch.replay.verify.comparison import Compared, Difference, Tally
@@ -80,9 +80,9 @@ def test_tables_show_keys_and_values_as_they_are_written(screen: io.StringIO) ->
 def test_reports_of_replays_and_comparisons_show_lines_as_they_are_written(screen: io.StringIO) -> None:
     report = Report(
         run_id=EVIL, topic=EVIL, sent=1, skipped=1, dead_letters=1, blank=0, sent_now=1, seconds=1, counts={},
-        begins={}, marks={},
+        begin_offsets={}, end_offsets={},
         done=False, already_done=False, resumed_from=None, resumable=True, examples=(EVIL,), warnings=(EVIL,),
-        late=1, late_ms=1,
+        out_of_order=1, out_of_order_ms=1,
     )  # fmt: skip
     show_replay.show_replay(report)
     tallies = Tally(EVIL, 1, 1, [EVIL]), Tally("b", 2)
@@ -190,12 +190,12 @@ def test_a_line_with_markup_of_ours_says_that_it_is() -> None:
 def test_an_empty_name_of_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "host:1")
     with pytest.raises(Usage, match="--bootstrap-server is empty"):
-        servers_at_hand(empty)
-    assert servers_at_hand(None) == "host:1"
+        known_servers(empty)
+    assert known_servers(None) == "host:1"
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", empty)
-    assert servers_at_hand("other:1") == "other:1"
+    assert known_servers("other:1") == "other:1"
     with pytest.raises(Usage, match="KAFKA_BOOTSTRAP_SERVERS is empty"):
-        servers_at_hand(None, declared="third:1")
+        known_servers(None, declared="third:1")
 
 
 def test_folders_of_data_are_their_owner_s(tmp_path: Path) -> None:

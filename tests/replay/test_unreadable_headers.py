@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from anabranch.replay.archive import Archiver
-from anabranch.replay.dead_letters.letters import Wanted
-from anabranch.replay.dead_letters.republisher import DeadLetters
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
+from anabranch.replay.dead_letters.republisher import Republisher
 from anabranch.replay.player import Player
 from anabranch.replay.record_counts import count_records
 from anabranch.replay.source_resolver import resolve_source
@@ -74,8 +74,8 @@ def test_replay_unpack_archive_and_verify_go_on_without_its_headers(
 def test_dead_letters_with_such_headers_are_counted_and_shown(
     broker: Cluster, topic: str, fresh: Fresh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dead = DeadLetters(broker, f"{topic}.dlq", runs_topic=fresh("runs"))
+    dead = Republisher(broker, f"{topic}.dlq", runs_topic=fresh("runs"))
     assert {kind: count.letters for kind, count in dead.counts().items()} == {("", "unknown", ""): GOOD + 1}
-    letters = [letter for letter, _ in dead.read(Wanted())]
+    letters = [letter for letter, _ in dead.read(DeadLetterFilter())]
     assert (letters[-1].offset, letters[-1].value, letters[-1].headers) == (GOOD, b"odd" * 100, [])
     assert any(f"{topic}.dlq[0]@{GOOD}" in line for line in caplog.messages)

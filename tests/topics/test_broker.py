@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from anabranch.replay.cluster_choice import ground
+from anabranch.replay.cluster_choice import provide_cluster
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker import distribution
@@ -295,7 +295,7 @@ def test_commands_that_begin_at_the_same_time_share_one_broker(tmp_path: Path, m
 
     def command() -> tuple[str, bool]:
         together.wait()
-        with ground(None) as place:
+        with provide_cluster(None) as place:
             together.wait()  # all are there at once
             return place.cluster.bootstrap_servers, place.broker is not None
 

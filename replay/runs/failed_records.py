@@ -1,7 +1,7 @@
-"""What of a bounded run's history failed: bad lines, dead letters, and what agents skipped; and how much of it may.
+"""How many records of a bounded run failed: bad lines, dead letters, and records that agents skipped.
 
-All of it is read from Kafka, so a run that is started again finds the same. Dead letters that `dlq replay` has put back
-are not counted: the run processes them, and those that fail again have new letters.
+All of it is read from Kafka, so a run that is started again finds the same counts. Dead letters that `dlq replay` has
+re-published are not counted: the run processes their records, and those that fail again have new dead letters.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from ...topics.cluster import Cluster
 from ...topics.dead_letter import dead_letter_topic, skipped_topic
 from ...topics.errors import Usage
 from ...topics.partition_reader import read_to_end
-from ..dead_letters.letters import Letter
-from ..dead_letters.republisher import DeadLetters
+from ..dead_letters.dead_letter_reader import DeadLetter
+from ..dead_letters.republisher import Republisher
 from ..replay_report import Report
 
-__all__ = ["Allowance", "Failed", "Spans", "bad_lines", "dead_letters", "skipped"]
+__all__ = ["Allowance", "FailedRecords", "ProducedRanges", "bad_lines", "dead_letters", "skipped_records"]
 
-Key = tuple[str, int]
-Spans = Mapping[Key, tuple[int, int]]
+# By topic and partition: the offset of the first record, and the offset after the last.
+ProducedRanges = Mapping[tuple[str, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """Records, or lines of a file, of one kind.
+class FailedRecords:
+    """Records, or lines of a file, that failed in the same way.
 
     Attributes:
-        what: happened to them: `bad lines skipped`, `bad lines in the dead letters`, `dead letters` or `skipped`.
-        stage: the topic that they were in or meant for.
-        agent: that failed at them; empty for lines.
+        what: `bad lines skipped`, `bad lines in the dead letters`, `dead letters` or `skipped`.
+        topic: the topic that the records were in, or that the lines were meant for.
+        agent: the agent that failed; empty for lines.
         example: the error of one of them, and where it was raised.
     """
 
     what: str
-    stage: str
+    topic: str
     count: int
     agent: str = ""
     example: str = ""
 
     def __str__(self) -> str:
         agent = f" by agent {self.agent}" if self.agent else ""
-        return f"{self.what}{agent} in {self.stage}" + (f": {self.example}" if self.example else "")
+        return f"{self.what}{agent} in {self.topic}" + (f": {self.example}" if self.example else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ class Allowance:
 
     @classmethod
     def parsed(cls, text: str) -> Allowance:
-        """From `N` or `N%`.
+        """Parse `N` or `N%`.
 
         Raises:
-            Usage: it is neither.
+            Usage: the text is neither.
         """
         number = text.strip().removesuffix("%").strip()
         if text.strip().endswith("%") and re.fullmatch(r"\d+(\.\d*)?|\.\d+", number) and float(number) <= 100:
@@ -79,13 +79,13 @@ class Allowance:
         )
 
     def allows(self, failed: int, *, of: int) -> bool:
-        """Whether so many may fail; `of` is what the run has read, bad lines among it."""
+        """Return whether `failed` of the `of` records and bad lines that the run has read may fail."""
         return failed <= (self.count if self.percent is None else math.floor(of * self.percent / 100 + 1e-9))
 
 
-def bad_lines(replays: Sequence[Report]) -> list[Failed]:
-    """Of the inputs."""
-    found: dict[tuple[str, str], Failed] = {}
+def bad_lines(replays: Sequence[Report]) -> list[FailedRecords]:
+    """Return the bad lines of the inputs, by topic and what was done with them."""
+    found: dict[tuple[str, str], FailedRecords] = {}
     for report in replays:
         example = report.examples[0] if report.examples else ""
         for what, count in (
@@ -93,39 +93,41 @@ def bad_lines(replays: Sequence[Report]) -> list[Failed]:
             ("bad lines in the dead letters", report.dead_letters),
         ):
             if count:
-                before = found.get((report.topic, what), Failed(what, report.topic, 0, example=example))
+                before = found.get((report.topic, what), FailedRecords(what, report.topic, 0, example=example))
                 found[report.topic, what] = replace(before, count=before.count + count)
     return list(found.values())
 
 
-def dead_letters(cluster: Cluster, app: str, topics: Collection[str], spans: Spans | None = None) -> list[Failed]:
-    """Of the agents of an app, by topic and agent (blocking).
+def dead_letters(
+    cluster: Cluster, app: str, topics: Collection[str], ranges: ProducedRanges | None = None
+) -> list[FailedRecords]:
+    """Count the dead letters of an app's agents, by topic, agent and error (blocking).
 
     Args:
-        topics: where the records were.
-        spans: of their offsets, where other records of these topics are no concern of the run.
+        topics: the topics that the records were in.
+        ranges: count only records within these offsets; None counts all.
     """
     admin = Admin(cluster)
     there = admin.partitions([dead_letter_topic(topic) for topic in topics])
-    found: dict[tuple[str, str, str], Failed] = {}
-    for letter, put_back in DeadLetters.each_of(cluster, sorted(there), admin):
-        if put_back or letter.reason == "line" or letter.facts.get("app", app) != app:
+    found: dict[tuple[str, str, str], FailedRecords] = {}
+    for letter, republished in Republisher.each_of(cluster, sorted(there), admin):
+        if republished or letter.reason == "line" or letter.facts.get("app", app) != app:
             continue
-        if spans is not None and not _within(letter, spans):
+        if ranges is not None and not _within(letter, ranges):
             continue
         origin = letter.origin
-        agent, stage = letter.facts.get("agent", ""), origin.topic if origin is not None else "?"
+        agent, topic = letter.facts.get("agent", ""), origin.topic if origin is not None else "?"
         error = letter.facts.get("error", "?")
         if "at" in letter.facts:
             error += f" at {letter.facts['at']}"
-        first = found.setdefault((stage, agent, letter.error), Failed("dead letters", stage, 0, agent, error))
-        found[stage, agent, letter.error] = replace(first, count=first.count + 1)
+        first = found.setdefault((topic, agent, letter.error), FailedRecords("dead letters", topic, 0, agent, error))
+        found[topic, agent, letter.error] = replace(first, count=first.count + 1)
     return [found[kind] for kind in sorted(found)]
 
 
-def _within(letter: Letter, spans: Spans) -> bool:
+def _within(letter: DeadLetter, ranges: ProducedRanges) -> bool:
     origin = letter.origin
-    begin, end = spans.get((origin.topic, origin.partition), (0, 0)) if origin is not None else (0, 0)
+    begin, end = ranges.get((origin.topic, origin.partition), (0, 0)) if origin is not None else (0, 0)
     return origin is not None and begin <= origin.offset < end
 
 
@@ -135,15 +137,17 @@ class _Skip(msgspec.Struct):
     error: str
 
 
-def skipped(cluster: Cluster, app: str) -> list[Failed]:
-    """What the agents of a run skipped, by topic and agent (blocking)."""
+def skipped_records(cluster: Cluster, app: str) -> list[FailedRecords]:
+    """Count the records that the agents of a run skipped, by topic and agent (blocking)."""
     admin, name = Admin(cluster), skipped_topic(app)
     partitions = admin.partitions([name]).get(name, 0)
     begins, ends = admin.spans((name, p) for p in range(partitions))
-    found: dict[tuple[str, str], Failed] = {}
+    found: dict[tuple[str, str], FailedRecords] = {}
     for run in read_to_end(cluster, begins, ends) if partitions else ():
         for message in run.messages:
             skip = msgspec.json.decode(message.value(), type=_Skip)
-            first = found.setdefault((skip.topic, skip.agent), Failed("skipped", skip.topic, 0, skip.agent, skip.error))
+            first = found.setdefault(
+                (skip.topic, skip.agent), FailedRecords("skipped", skip.topic, 0, skip.agent, skip.error)
+            )
             found[skip.topic, skip.agent] = replace(first, count=first.count + 1)
     return [found[kind] for kind in sorted(found)]

@@ -1,21 +1,20 @@
-"""Where runs stand: the compacted topic of runs.
+"""Where a replay's position is kept: the state of each run, in a compacted topic.
 
     topic   anabranch-runs, one partition, cleanup.policy=compact
     key     run id
-    value   JSON of `RunState`, written in the same transaction as the records it counts
+    value   JSON of `RunState`, written in the same transaction as the records that it counts
 
-So the state that a `read_committed` reader finds is exactly that of the records it finds. It must be read after the
-run's own `TransactionalProducer.open()`: that ends what a dead predecessor left open, and fences a living one, so that
-the state cannot change behind the reader's back. Unknown fields are ignored: a newer program's state can be read.
+So the state that a `read_committed` reader finds always matches the records that it finds. A run reads its state after
+its own `TransactionalProducer.open()`: that aborts a transaction which a dead predecessor left open and fences a live
+one, so the state cannot change after it was read. Unknown fields are ignored: the state of a newer program can be read.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import msgspec
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from ..topics.admin import Admin, TopicSpec
 from ..topics.cluster import Cluster
@@ -29,11 +28,11 @@ RUNS_TOPIC = "anabranch-runs"
 
 _logger = logging.getLogger("anabranch.runs")
 
-# Another run's transaction that its death left open holds back what follows it until the broker ends it: the timeout
-# of 10 s, and the broker's look at timeouts every 10 s.
+# A transaction that another run left open when it died holds back the records behind it until the broker aborts it:
+# after its timeout of 10 s, and the broker checks timeouts every 10 s.
 _READ_S = 60.0
 
-# Replicas of a topic: as many as the cluster is set up to give.
+# Replication factor of a new topic: the cluster's default.
 BROKER_DEFAULT = -1
 
 
@@ -41,15 +40,17 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """What a run has done, as of its last transaction.
 
     Attributes:
-        specs: the sources that were named; with `format` and `topic`, what was asked.
-        fingerprint: of the files, see `FileHistory.fingerprint`.
-        position: of the next item; opaque.
-        sent, skipped, dead_letters, blank: counts of lines or records since the run began.
-        counts: records sent, by partition.
-        begins: by partition, the offset of the first record sent.
-        marks: end marks: by partition, the offset after the last record sent; none where nothing was sent.
-        types: of columns whose files do not say them, as the first start found them, so that every start has the same.
-        ends: where a topic that is replayed ended at the first start, by partition.
+        specs: the sources that were named; with `format` and `topic`, what the user asked for.
+        format: the options that decide which records are made of the sources, as plain JSON.
+        fingerprint: of the sources' content, see `History.fingerprint`.
+        position: of the next record; opaque.
+        sent, skipped, dead_letters, blank: counts of records or lines since the run began.
+        counts: records produced, by partition.
+        begin_offsets: by partition, the offset of the first record produced.
+        end_offsets: by partition, the offset after the last record produced; absent where nothing was produced.
+        types: types of columns that their files do not declare, as the first start found them, so that every start
+            uses the same.
+        source_ends: by partition, where a topic that is replayed ended at the first start.
         done: the sources were read to their end.
         started_ms, updated_ms: wall clock, milliseconds since 1970.
     """
@@ -57,7 +58,7 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     run_id: str
     topic: str
     specs: tuple[str, ...]
-    format: dict[str, Any]
+    format: dict[str, object]
     fingerprint: str
     started_ms: int
     updated_ms: int = 0
@@ -67,15 +68,15 @@ class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     dead_letters: int = 0
     blank: int = 0
     counts: dict[int, int] = {}
-    begins: dict[int, int] = {}
-    marks: dict[int, int] = {}
-    ends: dict[int, int] = {}
+    begin_offsets: dict[int, int] = {}
+    end_offsets: dict[int, int] = {}
+    source_ends: dict[int, int] = {}
     types: dict[str, str] | None = None
     done: bool = False
 
 
 class RunRegistry:
-    """The topic of runs of a cluster."""
+    """The topic that holds the states of a cluster's runs."""
 
     def __init__(self, cluster: Cluster, topic: str = RUNS_TOPIC) -> None:
         self._cluster = cluster
@@ -83,10 +84,10 @@ class RunRegistry:
         self.topic = topic
 
     def create(self) -> None:
-        """Make the topic where it is missing.
+        """Create the topic if it is missing.
 
         Raises:
-            Stop: it exists and is not what runs can be kept in.
+            Stop: it exists with another configuration.
         """
         # Small segments, because only closed ones are compacted, and every start reads them all.
         config = {"cleanup.policy": "compact", "segment.bytes": str(16 * 1024 * 1024)}
@@ -96,23 +97,23 @@ class RunRegistry:
         elif found != 1 or "compact" not in self._admin.config(self.topic).get("cleanup.policy", ""):
             raise Stop(
                 f"topic {self.topic} holds the positions of runs and must be compacted and have 1 partition",
-                hint="it was made by somebody else: delete it if nothing in it matters",
+                hint="it was created by another program: delete it if its content is not needed",
             )
 
     def read(self, run_id: str) -> RunState | None:
-        """The committed state of a run; None where it never committed anything (blocking).
+        """Return the committed state of a run; None if it never committed anything (blocking).
 
         Raises:
-            Stop: the topic cannot be read to its end in a minute, or the state is not one.
+            Stop: the topic cannot be read to its end within a minute, or the state cannot be decoded.
         """
         value = self._values().get(run_id.encode())
         return None if value is None else self._decoded(run_id, value)
 
     def all(self) -> list[RunState]:
-        """The committed states of all runs, by id (blocking). What is not one is left out, and a warning says so.
+        """Return the committed states of all runs, by id (blocking). Logs a warning for one that cannot be decoded.
 
         Raises:
-            Stop: the topic cannot be read to its end in a minute.
+            Stop: the topic cannot be read to its end within a minute.
         """
         if not self._admin.partitions([self.topic]):
             return []
@@ -121,20 +122,20 @@ class RunRegistry:
             try:
                 found.append(self._decoded(key.decode(errors="replace"), value))
             except Stop as exc:
-                _logger.warning("left out: %s", exc)
+                _logger.warning("ignored: %s", exc)
         return found
 
     def holds(self, state: RunState) -> bool:
-        """Whether the topic still has the offsets that the run wrote to; if not, it was deleted or made anew."""
+        """Return whether the run's topic still has the offsets of its records; False if it was deleted or recreated."""
         partitions = self._admin.partitions([state.topic]).get(state.topic, 0)
-        if any(partition >= partitions for partition in state.marks):
+        if any(partition >= partitions for partition in state.end_offsets):
             return False
-        ends = self._admin.ends([TopicPartition(state.topic, partition) for partition in state.marks])
-        return all(ends[state.topic, partition] >= mark for partition, mark in state.marks.items())
+        ends = self._admin.ends([KafkaPartition(state.topic, partition) for partition in state.end_offsets])
+        return all(ends[state.topic, partition] >= end for partition, end in state.end_offsets.items())
 
     @staticmethod
     def record(state: RunState) -> tuple[bytes, bytes]:
-        """Key and value that keep a state."""
+        """Return key and value of the record that stores a state."""
         return state.run_id.encode(), msgspec.json.encode(state)
 
     def _decoded(self, run_id: str, value: bytes) -> RunState:
@@ -143,19 +144,19 @@ class RunRegistry:
         except (msgspec.MsgspecError, RecursionError) as exc:
             raise Stop(
                 f"the state of run {run_id} in {self.topic} cannot be read: {exc}",
-                hint="--run-id NAME starts another run; a tombstone with the run's name as the key forgets this one",
+                hint="--run-id NAME starts another run; a tombstone with the run's name as the key deletes this state",
             ) from None
 
     def _values(self) -> dict[bytes, bytes]:
-        partition = TopicPartition(self.topic, 0)
-        # The end with open transactions: behind one of them may stand what our predecessor committed.
+        partition = KafkaPartition(self.topic, 0)
+        # The end that includes open transactions: what our predecessor committed may lie behind one.
         ends, begins = self._admin.ends([partition]), self._admin.begins([partition])
         last: dict[bytes, bytes] = {}
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_READ_S):
             for message in run.messages:
                 key, value = message.key(), message.value()
                 if key is None:
-                    continue  # no run is called so
+                    continue  # not the state of a run
                 if value is None:
                     last.pop(key, None)
                 else:

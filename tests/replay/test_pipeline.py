@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch.replay.pipeline.counters import Counters
-from anabranch.replay.pipeline.lateness import Disorder
+from anabranch.replay.pipeline.out_of_order import OutOfOrder
 from anabranch.replay.pipeline.pace import Pace
 from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.pipeline.selection import Selection
+from anabranch.replay.replay_report import Counters
 from anabranch.replay.sources.file_history import FileHistory, find_history
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.source import Source, SourcePosition
@@ -73,11 +73,11 @@ def everything(source: Source, after_batch: Callable[[SourcePosition, int], None
     return found
 
 
-def expected(course: Pipeline, rows: list[dict[str, Any]]) -> list[Any]:
+def expected(pipeline: Pipeline, rows: list[dict[str, Any]]) -> list[Any]:
     """The dumb twin."""
-    chosen, found = course.selection, list[Any]()
+    chosen, found = pipeline.selection, list[Any]()
     partitioner = HashPartitioner(PARTITIONS)
-    for _ in range(course.rounds):
+    for _ in range(pipeline.rounds):
         for row in rows:
             if (
                 (chosen.start_ms or 0) <= row["at"] < (chosen.end_ms or 10**15)
@@ -85,17 +85,17 @@ def expected(course: Pipeline, rows: list[dict[str, Any]]) -> list[Any]:
                 and (not chosen.partitions or partitioner.partition(row["user"].encode()) in chosen.partitions)
                 and (chosen.where is None or row["n"] > 7)
             ):
-                if course.transform is None:
+                if pipeline.transform is None:
                     found.append(row["n"])
                 elif row["n"] % 5:
                     found += [row["n"], "copy"]
-    return found[: course.limit]
+    return found[: pipeline.limit]
 
 
 COURSES = {
     "all of it": Pipeline(),
     "a time": Pipeline(selection=Selection(start_ms=BEGIN_MS + 3 * HOUR_MS, end_ms=BEGIN_MS + 30 * HOUR_MS)),
-    "a time of an order": Pipeline(disorder=Disorder("fail"), selection=Selection(end_ms=BEGIN_MS + 9 * HOUR_MS)),
+    "a time of an order": Pipeline(out_of_order=OutOfOrder("fail"), selection=Selection(end_ms=BEGIN_MS + 9 * HOUR_MS)),
     "keys": Pipeline(selection=Selection(keys=("u1", "u3"))),
     "partitions": Pipeline(selection=Selection(partitions=(0, 2))),
     "a field": Pipeline(selection=Selection(where="n > 7 and user != 'nobody'")),
@@ -107,7 +107,7 @@ COURSES = {
         transform="twice_of:twice",
         rounds=4,
         limit=101,
-        disorder=Disorder("sort", 4),
+        out_of_order=OutOfOrder("sort", 4),
     ),
 }
 
@@ -125,15 +125,15 @@ def test_a_course_gives_what_it_says_and_goes_on_after_every_batch(
     (tmp_path / "twice_of.py").write_text(TRANSFORM)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "twice_of", raising=False)
-    course, stands = COURSES[name], list[tuple[SourcePosition, int]]()
+    pipeline, stands = COURSES[name], list[tuple[SourcePosition, int]]()
 
     def opened(position: SourcePosition | None = None, pace: Pace | None = paced, lines: int = 3) -> Source:
-        return course.open(
+        return pipeline.open(
             history, position, partitioner=HashPartitioner(PARTITIONS), pace=pace, clock=Rushing(), batch_lines=lines
         )
 
     whole = everything(opened(), lambda position, given: stands.append((position, given)))
-    assert whole == expected(course, rows)
+    assert whole == expected(pipeline, rows)
     assert len(stands) > 2
     for position, given in stands:
         # The rest is the same at another pace, and however batches are cut.
@@ -152,9 +152,9 @@ class Rushing(Clock):
 
 
 def test_what_is_left_out_is_counted(history: FileHistory) -> None:
-    notes = Counters()
-    everything(Pipeline(selection=Selection(keys=("u1",))).open(history, notes=notes))
-    assert notes.left_out == 30
+    counters = Counters()
+    everything(Pipeline(selection=Selection(keys=("u1",))).open(history, counters=counters))
+    assert counters.filtered_out == 30
 
 
 def test_a_record_that_an_expression_cannot_judge_is_bad(tmp_path: Path) -> None:
@@ -197,11 +197,11 @@ def test_a_loop_over_nothing_ends(history: FileHistory) -> None:
 
 
 def test_another_course_is_another_run(history: FileHistory) -> None:
-    ids = {name: course.run_id(history, "t") for name, course in COURSES.items()}
+    ids = {name: pipeline.run_id(history, "t") for name, pipeline in COURSES.items()}
     assert len(set(ids.values())) == len(COURSES)
-    assert Pipeline(disorder=Disorder("sort", 5)).run_id(history, "t") == Pipeline(disorder=Disorder("sort", 9)).run_id(
-        history, "t"
-    )
+    assert Pipeline(out_of_order=OutOfOrder("sort", 5)).run_id(history, "t") == Pipeline(
+        out_of_order=OutOfOrder("sort", 9)
+    ).run_id(history, "t")
 
 
 def test_options_that_need_times_or_an_end_say_so(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
-"""Counts of what went through: begun ahead of time, and as good as if they were taken last."""
+"""Background counts of a topic's records equal counts that are taken at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
-from anabranch.replay.runs import verification
-from anabranch.replay.runs.verification import Counts
+from anabranch.replay import record_counts
+from anabranch.replay.record_counts import BackgroundCounts
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from confluent_kafka import Producer, TopicPartition
@@ -28,16 +28,16 @@ def filled(broker: Cluster, topic: str, **config: str) -> tuple[dict[tuple[str, 
 
 def test_what_was_counted_ahead_is_not_read_again(broker: Cluster, fresh: Fresh, monkeypatch: pytest.MonkeyPatch):
     starts, ends = filled(broker, fresh("counted"))
-    with Counts(broker) as counts:
+    with BackgroundCounts(broker) as counts:
         counts.begin(starts, ends)
-        monkeypatch.setattr(verification, "count_between", None)
+        monkeypatch.setattr(record_counts, "count_between", None)
         assert counts.between(starts, ends) == 600
 
 
 def test_what_is_deleted_after_it_was_counted_is_missed(broker: Cluster, fresh: Fresh):
     topic = fresh("deleted")
     starts, ends = filled(broker, topic)
-    with Counts(broker) as counts:
+    with BackgroundCounts(broker) as counts:
         counts.begin(starts, ends)
         assert counts.between(starts, ends) == 600
         request, admin = TopicPartition(topic, 1, 100), AdminClient(broker.config())
@@ -50,10 +50,10 @@ def test_compacted_topics_and_other_offsets_are_counted_when_asked(
 ):
     compacted, other = fresh("compacted"), fresh("other")
     asked = [filled(broker, compacted, cleanup_policy="compact"), filled(broker, other)]
-    with Counts(broker) as counts:
+    with BackgroundCounts(broker) as counts:
         for starts, ends in asked:
             counts.begin(starts, ends)
-        monkeypatch.setattr(verification, "count_between", lambda *_: -1)
+        monkeypatch.setattr(record_counts, "count_between", lambda *_: -1)
         assert counts.between(*asked[0]) == -1
         starts, ends = asked[1]
         assert counts.between({**starts, (other, 0): 7}, ends) == -1

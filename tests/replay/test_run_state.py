@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from anabranch.replay.run_registry import RunRegistry, RunState
+from anabranch.replay.run_state import RunRegistry, RunState
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop
 
 
-def test_what_is_no_state_of_a_run_is_left_out_and_named(
+def test_records_that_are_no_state_of_a_run_are_ignored_and_named(
     broker: Cluster, fresh: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = RunRegistry(broker, fresh("runs"))
@@ -26,6 +26,6 @@ def test_what_is_no_state_of_a_run_is_left_out_and_named(
         producer.produce(runs.topic, value, key)
     assert producer.flush(30) == 0
     assert runs.all() == [state]
-    assert sorted(line.split()[6] for line in caplog.messages) == ["deep", "text", "\ufffd"]
+    assert sorted(line.split()[5] for line in caplog.messages) == ["deep", "text", "\ufffd"]
     with pytest.raises(Stop, match="the state of run deep"):
         runs.read("deep")
