@@ -1,16 +1,16 @@
-"""A small language over a record's fields: what becomes its key, time, headers and partition, or lets it pass.
+"""Expressions over the fields of a record, for its key, time, headers and partition, and for `--where`.
 
     carrier                          a field; `a.b.c` looks into fields of fields
     carrier + "-" + origin           text is joined, numbers are added
     f"{carrier}-{flight}"            the same, written as a pattern
     name.lower().strip()[:8]         also upper, startswith, endswith, replace
     amount > 100 and not late        comparisons, `and`, `or`, `not`, `in`, `is None`, `a if b else c`
-    field("odd name")                a field whose name is no word; also str(), int(), float(), len()
+    field("odd name")                a field whose name is not an identifier; also str(), int(), float(), len()
 
-A text without blanks, quotes, brackets and operators (`-` and `.` count as parts of names) is a field's name.
+Text without blanks, quotes, brackets and operators (`-` and `.` count as parts of names) is the name of a field.
 
-It is Python's grammar, read by `ast` and compiled node by node: what is not listed here is refused before anything is
-read. Nothing is ever handed to `eval`; there are no loops, no powers and no repeated text, so that a line costs little.
+The grammar is Python's, parsed by `ast` and compiled node by node; anything not listed here is refused before a record
+is read. `eval` is never called. There are no loops, powers or repeated text, so that evaluating a record is cheap.
 
 There is a second expression language, `col(…)` in `agents/flows/expressions.py`, which Python programs use: its head
 says why the two stay apart.
@@ -70,12 +70,12 @@ _METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """What a text means; see the module.
+    """A compiled expression.
 
     Attributes:
-        text: as the user wrote it.
-        path: names from outside to inside where it is a field and nothing more; otherwise empty.
-        fields: the record's own fields that it looks at.
+        text: the expression as the user wrote it.
+        path: if it is just a field, the names from the outer to the inner field; otherwise empty.
+        fields: the top-level fields that it uses.
     """
 
     text: str
@@ -84,10 +84,10 @@ class Expression:
     _compiled: _Compiled
 
     def __call__(self, record: Record) -> Any:
-        """Its value for a record.
+        """Evaluate the expression for a record.
 
         Raises:
-            ValueError: there is no such field, or its value does not fit; says which.
+            ValueError: a field is missing, or its value has the wrong type; the message names it.
         """
         try:
             return self._compiled(record)
@@ -96,10 +96,10 @@ class Expression:
 
 
 def expression(text: str, columns: tuple[str, ...] = ()) -> Expression:
-    """Understand a text.
+    """Parse and compile an expression.
 
     Args:
-        columns: names that are known; one that is written exactly so is that field, whatever stands in it.
+        columns: names of known fields; a text that equals one of them is that field, whatever characters it has.
 
     >>> expression("user-id").path
     ('user-id',)
@@ -107,7 +107,7 @@ def expression(text: str, columns: tuple[str, ...] = ()) -> Expression:
     'UA-15'
 
     Raises:
-        Usage: it is none.
+        Usage: the text is not a valid expression.
     """
     if text in columns:
         return Expression(text, (text,), frozenset((text,)), _path((text,)))
@@ -127,11 +127,11 @@ def expression(text: str, columns: tuple[str, ...] = ()) -> Expression:
     return Expression(text, (), frozenset(fields), compiled)
 
 
-def as_bytes(value: Any) -> bytes | None:
-    """A value as a key or a header: text as UTF-8, numbers as JSON writes them, null as none.
+def as_bytes(value: object) -> bytes | None:
+    """Encode a value as a key or a header: text as UTF-8, numbers as in JSON, null as None.
 
     Raises:
-        ValueError: it is an object or a list.
+        ValueError: the value is an object or a list.
     """
     if isinstance(value, str):
         return value.encode()
@@ -159,13 +159,13 @@ def _path(path: tuple[str, ...]) -> _Compiled:
     return find
 
 
-def _missing(name: str, record: Any) -> str:
+def _missing(name: str, record: object) -> str:
     if not isinstance(record, Mapping):
         return f"no field {name!r}: it is no object"
     return f"no field {name!r}; fields: {', '.join(map(str, record))}"
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         raise TypeError("null cannot be joined to text")
     if isinstance(value, str):
@@ -184,7 +184,7 @@ def _number(value: Any) -> Any:
 
 
 class _Compiler:
-    """Nodes into functions of a record. What it does not know, it refuses."""
+    """Compiles syntax nodes to functions of a record; refuses nodes that it does not know."""
 
     def __init__(self, fields: set[str]) -> None:
         self._fields = fields

@@ -78,7 +78,7 @@ def version(path: str) -> tuple[int, ...]:
 
 
 def version_of(found: os.stat_result) -> tuple[int, ...]:
-    """As `version`."""
+    """Return the version of a file, from its status."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -243,7 +243,7 @@ def count_byte(data: bytes, byte: bytes) -> int:
 
 
 class Block(Sequence[bytes]):
-    """Whole lines as one piece of bytes: `data` has each line with its `\\n`; the last of a file may lack it."""
+    """Lines as one piece of bytes: `data` has each line with its `\\n`; the last of a file may lack it."""
 
     __slots__ = ("_count", "_sized", "data")
 
