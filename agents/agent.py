@@ -161,13 +161,13 @@ class Agent(FaustAgent, Generic[V, R]):
         if acting_runner() is None:
             await self._listen(reply_to)
             return await super().ask(value, reply_to=reply_to, **options)
-        engine = runtime_of(self.app).engine
-        engine.asking += 1
+        context = runtime_of(self.app).context
+        context.asking += 1
         try:
             await self._listen(reply_to)
             return await super().ask(value, reply_to=reply_to, **options)
         finally:
-            engine.asking -= 1
+            context.asking -= 1
 
     async def _barrier_send(
         self, barrier: BarrierState, items: Iterable[object], reply_to: ReplyTo
@@ -223,7 +223,7 @@ class Agent(FaustAgent, Generic[V, R]):
             made: Any = first.pop() if first else self.fun(started.stream)
             return _awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
 
-        runner = Runner(runtime_of(self.app).engine, self.name, make, started.stream, lambda: self.should_stop)
+        runner = Runner(runtime_of(self.app).context, self.name, make, started.stream, lambda: self.should_stop)
         task = cast(Any, self.loop.create_task(self._run(runner)))
         task._beacon = beacon
         started.actor_task = task
@@ -235,7 +235,7 @@ class Agent(FaustAgent, Generic[V, R]):
         try:
             await runner.main()
         except asyncio.CancelledError:
-            if not self.should_stop and not runner.engine.stopping:
+            if not self.should_stop and not runner.context.stopping:
                 raise
 
 

@@ -40,8 +40,8 @@ from .declarations import (
     typed_as,
 )
 from .engine.settings import EngineSettings
-from .engine.transport import TableManager, Transport
-from .faust_settings import Settings, check_names, check_settings
+from .faust_adapter.settings import Settings, check_names, check_settings
+from .faust_adapter.transport import TableManager, Transport
 from .replies import ReplyConsumer
 from .runtime import Runtime
 from .stream import Stream

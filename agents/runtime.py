@@ -8,28 +8,27 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from faust.exceptions import AlreadyConfiguredWarning
-
 from ..topics.admin import Admin, is_topic_name
 from ..topics.cluster import Cluster
 from ..topics.errors import BadRecord, Usage
 from ..topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
+from .engine.agent_context import AgentContext
+from .engine.loop import Engine
 from .engine.settings import BOUNDED, EngineSettings
+from .engine.status import EngineStatus
 from .engine.topic_provisioner import TopicProvisioner
-from .faust_settings import Settings, check_settings, client_options, engine_settings
+from .faust_adapter.settings import Settings, change_settings, check_settings, client_options, engine_settings
 from .sender import Sender
 from .tables.table import Table
 from .web.worker_registry import WorkerRegistry
 
 if TYPE_CHECKING:
     from .app import App
-    from .engine.loop import Engine
 
 __all__ = ["Runtime", "runtime_of"]
 
@@ -64,6 +63,7 @@ class Runtime:
         self._settings: tuple[int, EngineSettings] | None = None
         self._cluster: Cluster | None = None
         self._admin: Admin | None = None
+        self._worker_registry: WorkerRegistry | None = None
         self.keep_identity = False
         self.history_complete: threading.Event | None = None
         self.history_ends: Mapping[tuple[str, int], int] = {}
@@ -117,14 +117,8 @@ class Runtime:
         return client_options(self.conf)
 
     def configure(self, **settings: Any) -> None:
-        """Change Faust settings after the program has used them, as the command line does.
-
-        Faust warns that values derived from a setting stay as they are; nothing is derived from those changed here.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", AlreadyConfiguredWarning)
-            for name, value in settings.items():
-                setattr(self.conf, name, value)
+        """Change Faust settings after the program has used them, as the command line does."""
+        change_settings(self.conf, settings)
 
     @cached_property
     def max_record_bytes(self) -> int:
@@ -159,33 +153,35 @@ class Runtime:
         """The producer of records that cannot wait for an epoch."""
         return Sender(self.cluster)
 
-    @cached_property
+    @property
     def worker_registry(self) -> WorkerRegistry:
         """The app's workers and their partitions, as they announce them."""
-        return WorkerRegistry(self)
+        if self._worker_registry is None:
+            self._worker_registry = WorkerRegistry(self)
+        return self._worker_registry
 
     # The engine -----------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def engine(self) -> Engine:
         """The engine of this worker."""
-        return cast("Engine", self.app.consumer)
+        return Engine(self)
 
     @property
-    def context(self) -> Engine:
+    def context(self) -> AgentContext:
         """The engine's side that agents and streams see."""
-        return self.engine
+        return self.engine.context
 
     @property
-    def status(self) -> Engine:
+    def status(self) -> EngineStatus:
         """The engine's side that probes, metrics and logs read."""
-        return self.engine
+        return self.engine.status
 
     @property
     def engine_runs(self) -> bool:
         """Whether sent records join an epoch; a client sends them at once."""
         app = self.app
-        return cast(Any, app)._consumer is not None and app.started and not app.client_only and not app.producer_only
+        return "engine" in self.__dict__ and app.started and not app.client_only and not app.producer_only
 
     async def request_stop(self) -> None:
         """The engine has ended: end the worker, whether `work` or Faust's `app.main()` runs it."""
@@ -209,6 +205,10 @@ class Runtime:
     def topics(self) -> Any:
         """The topics that agents read."""
         return self.app.topics
+
+    def channels(self) -> Mapping[Any, Iterable[Any]]:
+        """Partition -> the topics of the program that read it, as Faust's conductor knows them."""
+        return cast(Any, self.app.topics)._tp_index
 
     @property
     def tables(self) -> Iterable[Table]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import faust
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from ..topics.message import Message
     from .declarations import Seconds
-    from .engine.loop import Engine
+    from .engine.agent_context import AgentContext
     from .topic import Topic
 
 __all__ = ["RecordBatch", "Stream"]
@@ -71,10 +72,10 @@ class Stream(faust.Stream[V_co]):
 
     # What the engine reads and calls ------------------------------------------------------------------------------
 
-    @property
-    def engine(self) -> Engine:
-        """The loop that feeds this stream."""
-        return cast("Engine", self.app.consumer)
+    @cached_property
+    def context(self) -> AgentContext:
+        """The engine's side that this stream waits at and reports to."""
+        return runtime_of(self.app).context
 
     @property
     def topic(self) -> Topic[Any, V_co]:
@@ -127,13 +128,13 @@ class Stream(faust.Stream[V_co]):
     async def _begin(self, *, grouped: bool = False) -> None:
         self._finalized = True
         self.grouped = grouped
-        if self.engine.current is not None:
-            self.engine.current.begun = True
+        if self.context.current is not None:
+            self.context.current.begun = True
         _current_event.set(cast(Any, self._current))
         await self.maybe_start()
         if not self._registered:
             self._registered = True
-            self.engine.add_stream(self)
+            self.context.add_stream(self)
 
     async def _values(self) -> AsyncIterator[V_co]:
         await self._begin()
@@ -145,14 +146,14 @@ class Stream(faust.Stream[V_co]):
                 async for _, value in self._processed(batch):
                     yield value
                     if handed:
-                        self.engine.end_record(self)
+                        self.context.end_record(self)
                 continue
             if batch.rows is not None:
                 for row, value in self._decoded(batch):
                     self._message = row
                     yield value
                     if handed:
-                        self.engine.end_record(self)
+                        self.context.end_record(self)
                 continue
             for message in batch.messages:
                 self._message = message
@@ -160,12 +161,12 @@ class Stream(faust.Stream[V_co]):
                     value = decode(message.value())
                 except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
                     if message.value() is not None:
-                        self.engine.give_up(self, message, exc, "decode")
+                        self.context.give_up(self, message, exc, "decode")
                         continue
                     value = cast("V_co", None)  # a tombstone
                 yield value
                 if handed:
-                    self.engine.end_record(self)
+                    self.context.end_record(self)
 
     @property
     def _handed(self) -> list[Any]:
@@ -201,7 +202,7 @@ class Stream(faust.Stream[V_co]):
                 value: Any = None if data is None else decode(data)
             except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
                 self._message = message
-                self.engine.give_up(self, message, exc, "decode")
+                self.context.give_up(self, message, exc, "decode")
             else:
                 yield message, value
 
@@ -246,13 +247,13 @@ class Stream(faust.Stream[V_co]):
                 self._message = batch.messages[-1]
                 yield made
                 if self._handed:
-                    self.engine.end_record(self)
+                    self.context.end_record(self)
 
     async def _next_batch(self, timeout_s: float | None = None) -> Batch:
         """Wait for the next records, and for a running commit. With a timeout, return an empty batch after it."""
-        engine, inbox = self.engine, self.inbox
+        context, inbox = self.context, self.inbox
         if inbox.careful and self.running:
-            engine.savepoint(self)
+            context.savepoint(self)
         inbox.done()
         self._message = None
         if self._package is not None and not inbox.inside:
@@ -265,25 +266,25 @@ class Stream(faust.Stream[V_co]):
             if batch is None:
                 if self.running and ((waited and timeout_s is not None) or inbox.gives_rest):
                     return _NOTHING
-                await engine.park(self, timeout_s)
+                await context.park(self, timeout_s)
                 waited = True
                 continue
             why = inbox.poison_of(batch)
             if why is not None:
-                engine.give_up(self, batch.messages[0], why, "agent")
+                context.give_up(self, batch.messages[0], why, "agent")
                 inbox.done()
                 continue
             if batch.rows is not None:
                 self._package = package = batch.rows.package
                 if package.damage is not None:
-                    engine.give_up(self, package.message, package.damage, "decode", len(batch.messages))
+                    context.give_up(self, package.message, package.damage, "decode", len(batch.messages))
                     inbox.done()
                     continue
             if inbox.careful:
                 # Again, right before the record: its rollback must not cover what happened in between (a dead letter,
                 # records of other agents while this one was parked).
-                engine.savepoint(self)
-            engine.at(self, batch.at)
+                context.savepoint(self)
+            context.at(self, batch.at)
             return batch
 
     # Taking several records at a time -----------------------------------------------------------------------------
@@ -345,14 +346,14 @@ class Stream(faust.Stream[V_co]):
                     self._message = message
                     yield group
                     if self._handed:
-                        self.engine.end_record(self)
+                        self.context.end_record(self)
                     held.done(batch.at)
             for at, group in held.due(batch).items():
-                self.engine.at(self, at)
+                self.context.at(self, at)
                 self._message = group[-1][0]
                 yield group
                 if self._handed:
-                    self.engine.end_record(self)
+                    self.context.end_record(self)
                 held.done(at)
 
     # Events -------------------------------------------------------------------------------------------------------
@@ -471,7 +472,9 @@ class Stream(faust.Stream[V_co]):
         if declare:
             await channel.maybe_declare()
         self._passive_started.set()
-        await Runner(self.engine, f"{self.name} (repartitioning)", self._exhaust, self, lambda: self.should_stop).main()
+        await Runner(
+            self.context, f"{self.name} (repartitioning)", self._exhaust, self, lambda: self.should_stop
+        ).main()
 
     async def _exhaust(self) -> None:
         async for _ in self:

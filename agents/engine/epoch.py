@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ...topics import clock
 from ...topics.output import Output
@@ -52,7 +51,8 @@ class Epoch:
 
     Attributes:
         effects: outputs of agents.
-        outside: what timers and web views have sent; no redo can bring it back, so only a commit takes it out.
+        outside: what timers and web views have sent; no rollback can bring it back, so only a commit takes it out.
+        rollback_wanted: the epoch cannot be committed: the loop rolls it back and reprocesses its records.
         committed: partition -> committed offset.
         singly: topics whose outputs are sent each by itself; see `refused.py`.
         commits_total, dead_letters_total, skipped_total: since the start, of what was committed.
@@ -64,6 +64,7 @@ class Epoch:
         self._host, self._dispatch, self._settings = host, dispatch, settings
         self.effects = Outbox()
         self.outside: list[Output] = []
+        self.rollback_wanted = False
         self.committed: dict[TopicPartition, int] = {}
         self.commits_total = 0
         self.dead_letters_total = 0
@@ -121,9 +122,7 @@ class Epoch:
             table.drop_epoch()
         self.effects.clear()
 
-    def draft(
-        self, owned: set[TopicPartition], group: Callable[[], Any], partitions_of: Callable[[str], int]
-    ) -> PreparedCommit:
+    def draft(self, group: Callable[[], object], partitions_of: Callable[[str], int]) -> PreparedCommit:
         """What is to be committed; all agents are parked.
 
         Args:
@@ -143,7 +142,8 @@ class Epoch:
         for table in tables:
             if changes[table.name]:
                 self._misplaced.check(table, changes[table.name])
-        progress = {at: offset for at, offset in self._dispatch.progress().items() if at in owned}
+        active = self._dispatch.active
+        progress = {at: offset for at, offset in self._dispatch.progress().items() if at in active}
         plan = EpochPlan(
             [*self.effects.all(), *self.outside],
             {table.changelog_name: changes[table.name] for table in tables if changes[table.name]},

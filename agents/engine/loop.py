@@ -1,15 +1,18 @@
-"""The loop: poll → hand over → agents work → gate → commit → poll. One thread, the event loop's own.
+"""The loop: poll → deliver → agents work → barrier → commit → poll. One thread, the event loop's own.
 
-To Faust this is the app's consumer. Laws:
+Invariants:
 
-- An agent is *running* from the moment it is handed a record until it asks for the next one. A commit waits until all
-  are parked; batches are cut at a record boundary when it is due.
-- Nothing is produced before the gate, so undoing an epoch is forgetting it (`effects`, tables' epochs).
-- Rebalance callbacks run inside `consume()`; what they do is in `rebalance`.
-- Redo is one mechanism for a record that raises, a commit that lost its partitions and a revoke in the middle of a
-  record: drop the epoch, restart the agents, hand the epoch's records over again. They are kept until committed.
-- Progress is kept per stream and partition. Kafka's committed offset is the smallest; marks of streams that are
-  further ride in its metadata, and a stream skips what lies below its mark.
+- An agent is *running* from the moment it gets a record until it asks for the next one. A commit waits until all are
+  parked; batches are cut at a record boundary when it is due.
+- Nothing is produced before the barrier, so rolling back an epoch is forgetting it (`outbox`, tables' epochs).
+- Rebalance callbacks run inside `consume()`; `rebalance` has what they do.
+- Rollback is one mechanism for a record that raises, a commit that lost its partitions and a revoke in the middle of a
+  record: drop the epoch, restart the agents, deliver the epoch's records again. They are kept until committed.
+- Progress is kept per stream and partition. Kafka's committed offset is the smallest; offsets of streams that are
+  further ahead travel in its metadata, and a stream skips records below its own.
+
+The parts hold each other: `AgentContext` (what agents and streams see), `Rebalance` (what the group does),
+`EngineStatus` (what probes, metrics and logs read). Faust's consumer (`faust_adapter.consumer`) holds the engine.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Coroutine, Generator, Iterable
 from typing import Any
 
 from ...topics import clock
@@ -27,12 +30,16 @@ from ...topics.producer import Aborted
 from ...topics.threads import daemon_thread
 from ..assignment import Assignment
 from ..tables.global_table import GlobalTable
-from ..tables.restoration import Restoration
+from .agent_context import AgentContext
 from .epoch import Late, PreparedCommit
+from .group_consumer import GroupConsumer
 from .membership import Membership
-from .rebalance import Rebalancing
+from .protocols import Host, RebalanceListener
+from .rebalance import Rebalance
 from .rejected_records import Refused
 from .runner import halt_all
+from .settings import EngineSettings
+from .status import EngineStatus
 
 __all__ = ["Engine"]
 
@@ -42,76 +49,113 @@ _IDLE_MAX_S = 0.005
 # Agents that work longer than this on their records are polled around, so that the member lives and an agent may `ask`
 # another one of the same worker.
 _LONG_S = 0.02
-_GATE_PATIENCE_S = 1.0
+_BARRIER_PATIENCE_S = 1.0
 _MAX_ABORTED = 5
 
 
-class Engine(Rebalancing):
-    """See the module. Made by the transport; one an app."""
+class Engine:
+    """The engine of a worker, one for each app.
 
-    def __init__(self, transport: Any, **kwargs: Any) -> None:
-        super().__init__(transport.app._runtime, **kwargs)
+    Attributes:
+        settings: how the loop polls and commits.
+        context: the side that agents and streams see.
+        rebalance: the side that the group acts on.
+        status: the side that probes, metrics and logs read.
+        stopping: the worker ends.
+        rebuild_wanted: the clients are finished; the loop renews them and restores from the changelogs.
+        rollbacks_total: epochs rolled back and reprocessed.
+        first_record_at: wall-clock time of the first record, in seconds since 1970; 0 before it.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.settings: EngineSettings = host.settings
+        self.context = AgentContext(host, self.settings, self)
+        self.rebalance = Rebalance(host, self.settings, self.context, self)
+        self.status = EngineStatus(self.settings, self, self.context, self.rebalance)
+        self._router, self._barrier = self.context.router, self.context.barrier
+        self._epoch, self._failures = self.context.epoch, self.context.failures
+        self.stopping = False
+        self.rebuild_wanted = False
+        self.rollbacks_total = 0
+        self.first_record_at = 0.0
+        self._member: Membership | None = None
+        self._listener: RebalanceListener | None = None
+        self._main_task: asyncio.Future[None] | None = None
         self._left = False
         self._opening: asyncio.Future[None] | None = None
         self._aborted_in_a_row = 0
         self._subscribed: list[str] = []
-        self._electing: asyncio.Future[Any] | None = None
-        self._looking: Any = None
+        self._electing: asyncio.Future[None] | None = None
+        self._watching_retries: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the loop is over, or was cancelled."""
+        task = self._main_task
+        return task is not None and (task.done() or (isinstance(task, asyncio.Task) and task.cancelling() > 0))
+
+    @property
+    def _group(self) -> GroupConsumer:
+        assert self._member is not None, "not started"
+        return self._member.group
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        assert self._listener is not None, "not started"
+        return self._listener.spawn(coroutine)
 
     # Starting and stopping ------------------------------------------------------------------------------------------
 
-    async def on_start(self) -> None:
-        """Reach the cluster, take an identity, begin to end what a predecessor left open."""
-        self._host.app.flow_control.resume()  # of channels in memory; what topics deliver does not pass through it
-        self._admin = self._host.admin
+    async def start(self, listener: RebalanceListener) -> None:
+        """Reach the cluster, take an identity, begin to end the transactions that a predecessor left open."""
+        host, admin = self._host, self._host.admin
+        self._listener = listener
         self._member = Membership(
-            self._host.cluster,
-            self._host.conf.id,
-            self._host.conf.appdir,
+            host.cluster,
+            host.conf.id,
+            host.conf.appdir,
             self.settings,
-            self._on_assign,
-            self._on_revoke,
-            self._on_lost,
+            self.rebalance.assigned,
+            self.rebalance.revoked,
+            self.rebalance.partitions_lost,
         )
-        # The worker joins its group meanwhile; nothing is taken from the group before this is done.
+        # The worker joins its group meanwhile; no record is taken from the group before this is done.
         self._opening = asyncio.ensure_future(self._member.open())
-        self.partition_counts = await daemon_thread(self._admin.partitions, timeout_s=self.settings.connect_s)
-        if PARTITIONERS_TOPIC in self.partition_counts:  # also of topics that the app neither declares nor may make
-            self._host.partitioners |= await daemon_thread(PartitionerRegistry(self._host.cluster, self._admin).of)
-        self._restoration = Restoration(
-            self._host.conf.id,
-            self._member.stores,
-            self._admin,
-            self._host.tables,
-            standby_replicas=self.settings.standby_replicas,
-            start_at_end=self.settings.start_at_end,
-        )
+        counts = await daemon_thread(admin.partitions, timeout_s=self.settings.connect_s)
+        self.rebalance.partition_counts = counts
+        if PARTITIONERS_TOPIC in counts:  # also of topics that the app neither declares nor may make
+            host.partitioners |= await daemon_thread(PartitionerRegistry(host.cluster, admin).of)
+        self.rebalance.open(self._member, listener)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Called by Faust's conductor whenever the set of topics changes."""
+        """Create declared topics that are missing and subscribe to these; run the loop from now on."""
         self._subscribed = sorted(topics)
         try:
             await self._host.provisioner.declare(list(self._host.topics))
             await self._host.provisioner.declare_changelogs()
-            self.partition_counts = await daemon_thread(self._admin.partitions)
-            self.retries.look(self.partition_counts)
+            counts = await daemon_thread(self._host.admin.partitions)
+            self.rebalance.partition_counts = counts
+            self.context.retries.look(counts)
             if self._subscribed:
                 self._subscribe()
-                self._looking = self._looking or self.add_future(self.retries.watch(self._subscribe))
+                if self._watching_retries is None:
+                    self._watching_retries = self._spawn(self.context.retries.watch(self._subscribe))
             elif any(isinstance(table, GlobalTable) for table in self._host.tables):
-                self._on_assign(Assignment(began_s=clock.now_s()))  # of no partitions: ready when they are whole
+                self.rebalance.assigned(
+                    Assignment(began_s=clock.now_s())
+                )  # of no partitions: ready when they are whole
             else:
-                self.ready.set()  # only timers and web views: they send, so epochs end all the same
+                self.rebalance.ready.set()  # only timers and web views: they send, so epochs end all the same
         except AnabranchError as exc:
             await self.stop_with(exc)
             return
         if self._main_task is None:
-            self._main_task = self.add_future(self._main())
+            self._main_task = self._spawn(self._main())
 
     def elect(self) -> None:
         """Join the group for a topic without records, where the app reads none: its owner is the leader."""
         if not self._subscribed and self._electing is None and not self.stopping:
-            self._electing = self.add_future(self._elect())
+            self._electing = self._spawn(self._elect())
 
     async def _elect(self) -> None:
         name = f"{self._host.conf.id}-__assignor-__leader"  # Faust's name of it
@@ -125,7 +169,7 @@ class Engine(Rebalancing):
             self._group.subscribe(self._subscribed)
 
     def _subscribe(self) -> None:
-        wanted = [*self._subscribed, *sorted(self.retries.read)]
+        wanted = [*self._subscribed, *sorted(self.context.retries.read)]
         if self._group.topics != wanted:
             self._group.subscribe(wanted)
 
@@ -144,30 +188,23 @@ class Engine(Rebalancing):
                 self._main_task.cancel()
             except asyncio.CancelledError:
                 pass
-        if self._placing is not None:
-            self._placing.cancel()
-        if self._restoration is not None:
-            await daemon_thread(self._restoration.close)
+        await self.rebalance.close()
         if self._member is not None:
             await self._member.close(keep_identity=self._host.keep_identity)
-
-    async def on_stop(self) -> None:
-        """As `leave`."""
-        await self.leave()
 
     async def stop_with(self, error: BaseException) -> None:
         """A human has to change something: the app ends with this error."""
         if self._host.stopped_by is None:
             self._host.stopped_by = error
         self.stopping = True
-        self._gate.look_up()
-        self.ready.set()
+        self._barrier.look_up()
+        self.rebalance.ready.set()
         await self._host.request_stop()
 
     @property
-    def _undone(self) -> bool:
+    def _uncommittable(self) -> bool:
         """Whether the epoch cannot be committed as it is: a record is half done, or the clients are finished."""
-        return self._redo_wanted or self._rebuild_wanted
+        return self._epoch.rollback_wanted or self.rebuild_wanted
 
     # The loop -------------------------------------------------------------------------------------------------------
 
@@ -179,7 +216,7 @@ class Engine(Rebalancing):
             idle_s = 0.0
             while not self.stopping:
                 idle_s = await self._turn(idle_s)
-            if self._host.stopped_by is None and await self._close_gate() and not self._undone:
+            if self._host.stopped_by is None and await self._close_barrier() and not self._uncommittable:
                 await self._commit()
         except Stop as exc:
             await self.stop_with(exc)
@@ -205,27 +242,23 @@ class Engine(Rebalancing):
 
     async def _turn(self, idle_s: float) -> float:
         """One round; returns how long the next idle wait may be."""
-        if self._rebuild_wanted or self._group.finished is not None:
+        if self.rebuild_wanted or self._group.finished is not None:
             await self._rebuild()
-        if self._redo_wanted:
-            await self._redo()
-        if self._gate.running:
+        if self._epoch.rollback_wanted:
+            await self._roll_back()
+        if self._barrier.running:
             await self._work()
             return 0.0
         # Closed and not due: partitions went while the gate closed, and what was to be committed was, in that callback.
-        if self._epoch.due or self._gate.closed:
+        if self._epoch.due or self._barrier.closed:
             await self._commit()
-        if self._undone or self.stopping:
+        if self._uncommittable or self.stopping:
             return 0.0
         polled = self._poll()
-        if self._gone:
-            await self._tell_of_gone()
-        if self._assignment is not None:
-            await self._take_over()
-        await self._let_flow()
+        await self.rebalance.advance()
         if self._host.history_ends:
-            self._dispatch.end(self._host.history_ends, self._group.reached)
-        if self._wake():
+            self._router.end(self._host.history_ends, self._group.reached)
+        if self.context.wake():
             return 0.0
         if not polled:
             if self._epoch.dirty and self._epoch.affordable:
@@ -238,34 +271,34 @@ class Engine(Rebalancing):
     async def _work(self) -> None:
         """Agents are at their records: wait until all are parked, or an epoch is due, or it takes long."""
         began = clock.now_s()
-        while self._gate.running and not (self._undone or self.stopping):
-            if await self._gate.parked_within(_LONG_S):
+        while self._barrier.running and not (self._uncommittable or self.stopping):
+            if await self._barrier.parked_within(_LONG_S):
                 break
-            if self._epoch.due and not self.asking:
-                if await self._close_gate(_GATE_PATIENCE_S):
+            if self._epoch.due and not self.context.asking:
+                if await self._close_barrier(_BARRIER_PATIENCE_S):
                     break
                 # Somebody waits for something that may need the others: let them go on, try again later.
-                self._open_gate()
+                self._open_barrier()
                 self._epoch.begin()
-            if not self._gate.running:
+            if not self._barrier.running:
                 break
             self._poll(during_work=True)
-            self._wake()
+            self.context.wake()
         self._group.tune(clock.now_s() - began)
 
     def _poll(self, *, during_work: bool = False) -> bool:
-        if not during_work and self._dispatch.somebody_is_missing:
+        if not during_work and self._router.somebody_is_missing:
             return False
-        if self._dispatch.waiting >= self.settings.backlog_records:
+        if self._router.waiting >= self.settings.backlog_records:
             self._group.keep_alive()
             return False
-        self._group.hold(self._dispatch.held_back(self.settings.batch_records))
+        self._group.hold(self._router.held_back(self.settings.batch_records))
         messages = self._group.consume()
         if not messages:
             return False
         if not self.first_record_at:
             self.first_record_at = clock.now_ms() / 1000
-        self._dispatch.hand_over(messages, one_topic=len(self._subscribed) == 1 and not self.retries.read)
+        self._router.hand_over(messages, one_topic=len(self._subscribed) == 1 and not self.context.retries.read)
         return True
 
     def hurry(self) -> None:
@@ -274,47 +307,47 @@ class Engine(Rebalancing):
 
     # Failure and redo -----------------------------------------------------------------------------------------------
 
-    async def _redo(self) -> None:
+    async def _roll_back(self) -> None:
         """Drop the epoch, restart the agents, hand its records over again."""
-        self._redo_wanted = False
-        self.redos_total += 1
-        runners = [runner for runner in self._runners if runner.stream is not None]
-        await halt_all(runners, self._runners, self.settings.stuck_s)
+        self._epoch.rollback_wanted = False
+        self.rollbacks_total += 1
+        runners = [runner for runner in self.context.runners if runner.stream is not None]
+        await halt_all(runners, self.context.runners, self.settings.stuck_s)
         self._epoch.drop()
-        self._dispatch.hand_over_again(self.active)
-        self._gate.reset()
+        self._router.hand_over_again()
+        self._barrier.reset()
         for runner in runners:
             runner.resume()
         await asyncio.sleep(0)
 
     # Commit -----------------------------------------------------------------------------------------------------------
 
-    async def _close_gate(self, patience_s: float | None = None) -> bool:
+    async def _close_barrier(self, patience_s: float | None = None) -> bool:
         """Let no agent have a further record; True once all are parked."""
-        self._gate.closed = True
-        self._dispatch.cut()
+        self._barrier.closed = True
+        self._router.cut()
         began = clock.now_s()
-        while self._gate.running and not self._redo_wanted:
-            if self.asking:
-                patience_s = 0.0  # who could answer may be behind the gate
+        while self._barrier.running and not self._epoch.rollback_wanted:
+            if self.context.asking:
+                patience_s = 0.0  # the agent that could answer may be behind the barrier
             if patience_s is not None and clock.now_s() - began > patience_s:
                 return False
-            await self._gate.parked_within(_LONG_S)
+            await self._barrier.parked_within(_LONG_S)
             self._group.keep_alive()
         return True
 
-    def _open_gate(self) -> None:
-        self._gate.closed = False
-        self._dispatch.uncut()
-        self._wake()
+    def _open_barrier(self) -> None:
+        self._barrier.closed = False
+        self._router.uncut()
+        self.context.wake()
 
     def _draft(self) -> PreparedCommit:
-        return self._epoch.draft(self.active, self._group.metadata, self.partition_counts.__getitem__)
+        return self._epoch.draft(self._group.metadata, self.rebalance.partition_counts.__getitem__)
 
     async def _commit(self) -> None:
         """End the epoch. All agents are parked."""
         assert self._member is not None
-        self._gate.closed = True
+        self._barrier.closed = True
         began = clock.now_s()
         if self._epoch.dirty:
             with self._settled():
@@ -325,10 +358,10 @@ class Engine(Rebalancing):
             self._epoch.begin(cost_s=clock.now_s() - began)
         else:
             self._epoch.begin()
-        if not self._undone:
-            self._open_gate()
+        if not self._uncommittable:
+            self._open_barrier()
 
-    def _commit_now(self) -> None:
+    def commit_now(self) -> None:
         """In a revoke: all agents are parked and the partitions are about to go (blocking)."""
         assert self._member is not None
         if self._epoch.dirty:
@@ -343,40 +376,40 @@ class Engine(Rebalancing):
         try:
             yield
             self._aborted_in_a_row = 0
-            if not self._dispatch.careful:
+            if not self._router.careful:
                 self._failures.forget_rules()
                 self._epoch.singly = frozenset(self._failures.singly)
         except BadRecord as exc:
             self._blame_somebody(exc)
         except Late as exc:
             logger.info("table %s holds values that can be changed in place: the first epoch is done again", exc)
-            self._redo_wanted = True
+            self._epoch.rollback_wanted = True
         except Aborted as exc:
             self._aborted_in_a_row += 1
             if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
                 raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
             logger.warning("epoch dropped: %s", exc)
             self._host.provisioner.declared.clear()  # one of them may have been deleted
-            self._redo_wanted = True
-            self._lost = self._lost or exc.lost
+            self._epoch.rollback_wanted = True
+            self.rebalance.lost = self.rebalance.lost or exc.lost
         except (Hung, Rebuild, Retriable) as exc:
             logger.warning("%s: this worker rebuilds from its changelogs", exc.args[0])
             self._host.provisioner.declared.clear()
-            self._rebuild_wanted = True
+            self.rebuild_wanted = True
             self._group.hear_of(exc)
 
     def _blame_somebody(self, error: BadRecord) -> None:
         """Something in the epoch cannot be encoded, or is refused: do it again record by record to find whose it is."""
         news = isinstance(error, Refused) and self._failures.refused(error, self._epoch.outside)
         self._epoch.singly = frozenset(self._failures.singly)
-        if not self._dispatch.be_careful() and not news:
+        if not self._router.be_careful() and not news:
             raise Stop(f"no record is to blame: {error}")
-        self._redo_wanted = True
+        self._epoch.rollback_wanted = True
 
     async def _rebuild(self) -> None:
         """Fenced or fatally broken: new clients, and everything again from what Kafka says was committed."""
-        self._rebuild_wanted, self._assignment = False, None
         assert self._member is not None
-        self._forget(set(self.owned))
-        await self._redo()
+        self.rebuild_wanted = False
+        self.rebalance.restart()
+        await self._roll_back()
         await self._member.renew()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
@@ -20,7 +20,20 @@ from ..tables.uncommitted_writes import UncommittedWrites
 from .record_queue import RecordQueue
 from .settings import EngineSettings
 
-__all__ = ["DeclaredAgent", "DeclaredTopic", "Engaged", "Host", "RecordFeed"]
+if TYPE_CHECKING:
+    from .topic_provisioner import TopicProvisioner
+
+__all__ = [
+    "DeclaredAgent",
+    "DeclaredTopic",
+    "EngineLoop",
+    "Host",
+    "HostSettings",
+    "RebalanceListener",
+    "RecordFeed",
+    "RunnerHost",
+    "WorkerAnnouncer",
+]
 
 
 class DeclaredTopic(Protocol):
@@ -92,12 +105,31 @@ class HostSettings(Protocol):
         appdir: folder of this worker's data.
     """
 
-    id: str
-    version: int
-    appdir: Path
-    topic_allow_declare: bool
-    topic_partitions: int
-    topic_replication_factor: int
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def appdir(self) -> Path: ...
+
+    @property
+    def topic_allow_declare(self) -> bool: ...
+
+    @property
+    def topic_partitions(self) -> int: ...
+
+    @property
+    def topic_replication_factor(self) -> int: ...
+
+
+class WorkerAnnouncer(Protocol):
+    """Tells other workers which partitions this one owns: `agents.web.worker_registry.WorkerRegistry`."""
+
+    def announce(self) -> None:
+        """Announce the partitions that this worker owns now, with its next epoch."""
+        ...
 
 
 class Host(Protocol):
@@ -120,10 +152,11 @@ class Host(Protocol):
     history_ends: Mapping[tuple[str, int], int]
 
     @property
-    def app(self) -> Any: ...
+    def conf(self) -> HostSettings: ...
 
-    @property
-    def conf(self) -> Any: ...
+    def channels(self) -> Mapping[Any, Iterable[Any]]:
+        """Partition -> the topics of the program that read it; its keys have `topic` and `partition`."""
+        ...
 
     @property
     def topics(self) -> Iterable[DeclaredTopic]: ...
@@ -132,10 +165,10 @@ class Host(Protocol):
     def agents(self) -> Mapping[str, DeclaredAgent]: ...
 
     @property
-    def provisioner(self) -> Any: ...
+    def provisioner(self) -> TopicProvisioner: ...
 
     @property
-    def worker_registry(self) -> Any: ...
+    def worker_registry(self) -> WorkerAnnouncer: ...
 
     @property
     def cluster(self) -> Cluster: ...
@@ -202,8 +235,57 @@ class RecordFeed(Protocol):
         ...
 
 
-class Engaged(Protocol):
-    """The engine, as runners know it."""
+class EngineLoop(Protocol):
+    """The loop, as the other parts of the engine see it: `Engine`.
+
+    Attributes:
+        stopping: the worker ends.
+        rebuild_wanted: the clients are finished, and the loop is about to renew them.
+        rollbacks_total: epochs rolled back and reprocessed.
+        first_record_at: wall-clock time of the first record; 0 before it.
+    """
+
+    stopping: bool
+    rebuild_wanted: bool
+    rollbacks_total: int
+    first_record_at: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether the loop is over, or was cancelled."""
+        ...
+
+    def commit_now(self) -> None:
+        """Commit inside of a rebalance callback, with all agents parked (blocking)."""
+        ...
+
+    async def stop_with(self, error: BaseException) -> None:
+        """Stop the worker with an error."""
+        ...
+
+
+class RebalanceListener(Protocol):
+    """Hears of the loop's life and of rebalances: `agents.faust_adapter.consumer.Consumer`."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Run a coroutine as a task that ends with the worker."""
+        ...
+
+    async def partitions_assigned(self, owned: Collection[TopicPartition], added: Collection[TopicPartition]) -> None:
+        """An assignment has come; its tables are not restored yet."""
+        ...
+
+    async def partitions_active(self, owned: Collection[TopicPartition], rebalances: int) -> None:
+        """The records of all owned partitions are consumed; so many rebalances have ended since the start."""
+        ...
+
+    async def partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Partitions were revoked or lost."""
+        ...
+
+
+class RunnerHost(Protocol):
+    """The engine, as runners see it: `AgentContext`."""
 
     @property
     def stopping(self) -> bool: ...

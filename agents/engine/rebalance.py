@@ -1,19 +1,17 @@
-"""Partitions come and go.
+"""Partitions are assigned to this worker and revoked from it.
 
 - Rebalance callbacks run inside `consume()`. With all agents parked a revoke commits and gives the partition away in
   the callback, because the binding unassigns when it returns. With an agent in the middle of a record the epoch ends
   locally instead: drop it, restart the agents, commit nothing.
-- What comes is owned at once and becomes *active* when its tables are restored: then its records flow, while other
-  partitions may still be restored. Only active partitions have progress, and only theirs is committed.
+- An assigned partition is owned at once and becomes *active* when its tables are restored: then its records are
+  consumed, while other partitions may still be restored. Only active partitions have progress, and only theirs is
+  committed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
-
-from faust.types import TP
 
 from ...topics import clock
 from ...topics.admin import Admin
@@ -21,12 +19,17 @@ from ...topics.errors import AnabranchError, Hung
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition, listed
 from ..assignment import Assignment
-from ..tables.restoration import call_with_heartbeats
+from ..histogram import Histogram
+from ..tables.restoration import Restoration, call_with_heartbeats
+from ..tables.restoration import RestoreProgress
 from ..tables.standby_placement import standby_partitions
+from .agent_context import AgentContext
 from .group_consumer import GroupConsumer
-from .status import EngineStatus
+from .membership import Membership
+from .protocols import EngineLoop, Host, RebalanceListener
+from .settings import EngineSettings
 
-__all__ = ["Rebalancing"]
+__all__ = ["Rebalance"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,89 +39,139 @@ _LOOK_S = 0.1
 _PLACE_AGAIN_S = 0.5
 
 
-class Rebalancing(EngineStatus):
-    """The part of the engine that the group acts on."""
+class Rebalance:
+    """The part of the engine that the group acts on.
 
-    _admin: Admin
+    Args:
+        loop: commits in a revoke.
 
-    def __init__(self, host: Any, **kwargs: Any) -> None:
-        super().__init__(host, **kwargs)
-        self._rebuild_wanted = False
-        self._lost = False
+    Attributes:
+        ready: set once all partitions of the first assignment are active.
+        partition_counts: topic -> number of its partitions, as last seen.
+        rebalances_total: assignments of which all partitions became active.
+        rebalance_seconds: durations from the first partition revoked or assigned until all are active.
+        lost: the last commit failed because its partitions belong to others.
+    """
+
+    def __init__(self, host: Host, settings: EngineSettings, context: AgentContext, loop: EngineLoop) -> None:
+        self._host, self._settings, self._context, self._loop = host, settings, context, loop
+        self.ready = asyncio.Event()
+        self.partition_counts: dict[str, int] = {}
+        self.rebalances_total = 0
+        self.rebalance_seconds = Histogram()
+        self.lost = False
+        self._member: Membership | None = None
+        self._restoration: Restoration | None = None
+        self._listener: RebalanceListener | None = None
         self._assignment: Assignment | None = None
         self._taken_over = Assignment()
         self._looked_s = 0.0
         self._beginning: Assignment | None = None
         self._placing: asyncio.Future[None] | None = None
-        self._gone: set[TopicPartition] = set()
-        self._admin: Admin
+        self._revoked: set[TopicPartition] = set()
 
-    def _commit_now(self) -> None:
-        """Commit inside of a callback (blocking)."""
-        raise NotImplementedError
+    def open(self, member: Membership, listener: RebalanceListener) -> None:
+        """Restore tables for this member of the group from now on; the listener hears of rebalances."""
+        self._member, self._listener = member, listener
+        self._restoration = Restoration(
+            self._host.conf.id,
+            member.stores,
+            self._admin,
+            self._host.tables,
+            standby_replicas=self._settings.standby_replicas,
+            start_at_end=self._settings.start_at_end,
+        )
+
+    async def close(self) -> None:
+        """End restores and standby copies."""
+        if self._placing is not None:
+            self._placing.cancel()
+        if self._restoration is not None:
+            await daemon_thread(self._restoration.close)
+
+    def restart(self) -> None:
+        """Give up everything that was assigned: this worker's clients are renewed, and the group assigns again."""
+        self._assignment = None
+        self._forget(set(self.owned))
 
     @property
     def _group(self) -> GroupConsumer:
         assert self._member is not None, "not started"
         return self._member.group
 
-    # Told by the group ----------------------------------------------------------------------------------------------
+    @property
+    def _admin(self) -> Admin:
+        return self._host.admin
 
-    def _on_assign(self, assignment: Assignment) -> None:
+    # What the group calls -------------------------------------------------------------------------------------------
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Note an assignment; the loop begins to restore its tables."""
         if self._assignment is None:
             self._assignment = assignment
         else:
             self._assignment.add(assignment)
 
-    def _on_revoke(self, gone: set[TopicPartition]) -> None:
-        if self._gate.running or self._host.stopped_by is not None:
-            self._epoch.drop()
-            self._redo_wanted = True
-        elif not (self._redo_wanted or self._lost or self._rebuild_wanted):
-            self._commit_now()
-        self._forget(gone)
+    def revoked(self, revoked: set[TopicPartition]) -> None:
+        """Commit, or drop the epoch where an agent is in the middle of a record; then forget the partitions."""
+        epoch = self._context.epoch
+        if self._context.barrier.running or self._host.stopped_by is not None:
+            epoch.drop()
+            epoch.rollback_wanted = True
+        elif not (epoch.rollback_wanted or self.lost or self._loop.rebuild_wanted):
+            self._loop.commit_now()
+        self._forget(revoked)
 
-    def _on_lost(self, gone: set[TopicPartition]) -> None:
-        logger.warning("partitions lost: %s", listed(gone))
-        self._epoch.drop()
-        self._redo_wanted = bool(self._dispatch.streams)
-        self._forget(gone)
+    def partitions_lost(self, lost: set[TopicPartition]) -> None:
+        """Drop the epoch: other workers own the partitions already."""
+        logger.warning("partitions lost: %s", listed(lost))
+        epoch = self._context.epoch
+        epoch.drop()
+        epoch.rollback_wanted = bool(self._context.router.streams)
+        self._forget(lost)
 
-    def _forget(self, gone: set[TopicPartition]) -> None:
-        self._gone |= gone
-        self._dispatch.forget(gone)
-        self.active -= gone
+    def _forget(self, revoked: set[TopicPartition]) -> None:
+        self._revoked |= revoked
+        self._context.router.forget(revoked)
         for assignment in (self._assignment, self._beginning):
             if assignment is not None:
-                assignment.drop(gone)
+                assignment.drop(revoked)
         if self._restoration is not None:
-            self._restoration.revoke(gone)
-        for at in gone:
-            self.committed.pop(at, None)
-        partitions = {at.partition for at in self.owned - gone}
+            self._restoration.revoke(revoked)
+        for at in revoked:
+            self._context.epoch.committed.pop(at, None)
+        partitions = {at.partition for at in self.owned - revoked}
         for table in self._host.tables:
             table.suspend_others(partitions)
 
-    # In the loop -----------------------------------------------------------------------------------------------------
+    # What the loop calls --------------------------------------------------------------------------------------------
+
+    async def advance(self) -> None:
+        """Do what the callbacks have noted, and activate partitions whose tables are restored."""
+        if self._revoked:
+            assert self._listener is not None
+            revoked, self._revoked = self._revoked, set()
+            await self._listener.partitions_revoked(revoked)
+        if self._assignment is not None:
+            await self._take_over()
+        await self._activate()
 
     async def _take_over(self) -> None:
-        """Partitions have come: begin to restore their tables."""
+        """Begin to restore the tables of assigned partitions."""
         assignment, self._assignment = self._assignment, None
         assert assignment is not None
         assert self._restoration is not None
-        assignment.flowing |= {at.partition for at in self.active}
+        assert self._listener is not None
+        assert self._member is not None
+        assignment.flowing |= {at.partition for at in self._context.router.active}
         self._taken_over = assignment
         if self._placing is not None:
             self._placing.cancel()
         self._looked_s = 0.0
-        self._lost = False
+        self.lost = False
         # Partitions may have been added to a topic: tables look at its number when what was written is committed.
         self.partition_counts = await call_with_heartbeats(self._group, self._admin.partitions)
-        owned = {TP(at.topic, at.partition) for at in self.owned}
-        self._host.app._assignment = owned  # pyright: ignore[reportPrivateUsage]
-        await self._host.app.agents.on_rebalance(set(), {TP(at.topic, at.partition) for at in assignment.starts})
-        await self._host.app.topics.on_partitions_assigned(owned)
-        assert self._member is not None
+        await self._listener.partitions_assigned(self.owned, assignment.starts.keys())
         ids = self._member.topic_ids
         assignment.anew = ids.made_anew(assignment.ids)
         changelogs = [table.changelog_name for table in self._host.tables]
@@ -126,47 +179,40 @@ class Rebalancing(EngineStatus):
         await self._restoration.begin(assignment, self._group)
         if not self._restoration.waiting:
             self._group.flow({})
-            await self._settle()
+            await self._finish()
 
-    async def _tell_of_gone(self) -> None:
-        """Faust's signal; a handler may wait, which a rebalance's callback cannot."""
-        gone, self._gone = self._gone, set()
-        await self._host.app.on_partitions_revoked.send({TP(at.topic, at.partition) for at in gone})
-
-    async def _let_flow(self) -> None:
-        """Partitions whose tables are restored become active: their records flow."""
+    async def _activate(self) -> None:
+        """Consume the records of partitions whose tables are restored."""
         if self._restoration is None or not self._restoration.waiting:
             return
+        active = self._context.router.active
         now_s = clock.now_s()
-        if self.active and now_s - self._looked_s < _LOOK_S:
+        if active and now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
         ready = self._restoration.ready()
-        if ready is not None and ready.uncommitted and self.settings.start_at_end:
+        if ready is not None and ready.uncommitted and self._settings.start_at_end:
             await self._begin_at_ends(ready)
         if ready is not None and ready.starts:
             assert self._member is not None
-            flowing = {at.topic for at in ready.starts}
-            self._member.topic_ids.watch({topic: found for topic, found in ready.ids.items() if topic in flowing})
-            self.active |= ready.starts.keys()
-            self.committed.update(ready.starts)
-            self._route()
-            self._dispatch.begin(ready)
+            topics = {at.topic for at in ready.starts}
+            self._member.topic_ids.watch({topic: found for topic, found in ready.ids.items() if topic in topics})
+            active.update(ready.starts)
+            self._context.epoch.committed.update(ready.starts)
+            self._context.route()
+            self._context.router.begin(ready)
             self._group.flow(ready.starts)
         if not self._restoration.waiting and (ready is None or ready.starts):
-            await self._settle()
+            await self._finish()
 
     async def _begin_at_ends(self, ready: Assignment) -> None:
-        """Let it be certain where partitions begin that the group has no offsets of, before their records flow."""
+        """Make certain where partitions begin that the group has no offsets of, before their records are consumed."""
         own = {name for topic in self._host.topics for name in topic.topics if topic.internal or topic.has_prefix}
         later = ready.anew | own
         self._beginning = ready
         try:
-            while ready.uncommitted and not (self.stopping or self._rebuild_wanted or self._group.finished):
-                starts = await call_with_heartbeats(
-                    self._group, self._group.begin_at_ends, list(ready.uncommitted), later
-                )
-                ready.place(starts)
+            while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
+                ready.place(await call_with_heartbeats(self._group, self._group.begin_at_ends, list(ready.uncommitted), later))
                 if ready.uncommitted:
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:
@@ -175,29 +221,73 @@ class Rebalancing(EngineStatus):
             self._beginning = None
         ready.drop(set(ready.uncommitted))
 
-    async def _settle(self) -> None:
-        """All that was assigned is active."""
+    async def _finish(self) -> None:
+        """All assigned partitions are active: measure, log and report the rebalance."""
         assert self._member is not None
+        assert self._listener is not None
         await daemon_thread(self._member.topic_ids.keep)
-        self._rebalanced(self._taken_over)
-        if self.settings.standby_replicas:
+        self.rebalances_total += 1
+        seconds = clock.now_s() - self._taken_over.began_s
+        self.rebalance_seconds.observe(seconds)
+        logger.info(
+            "assigned %s in %.2f s",
+            *(listed(self.owned), seconds),
+            extra={"seconds": round(seconds, 3), "generation": self.generation, "partitions": len(self.owned)},
+        )
+        self.ready.set()
+        self._host.worker_registry.announce()
+        if self._settings.standby_replicas:
             self._placing = asyncio.ensure_future(self._place_copies())
-        self._host.app.rebalancing_count = self.rebalances_total
-        await self._host.app.on_partitions_assigned.send({TP(at.topic, at.partition) for at in self.owned})
-        await self._host.app.on_rebalance_complete.send()
+        await self._listener.partitions_active(self.owned, self.rebalances_total)
 
     async def _place_copies(self) -> None:
-        """When the group is at rest, keep copies of what others own."""
+        """Keep standby copies of other workers' partitions, once the group is at rest."""
         assert self._restoration is not None
-        while not self.stopping:
+        while not self._loop.stopping:
             try:
                 members = await daemon_thread(self._admin.members, self._host.conf.id)
                 assigned = {name: {number for _, number in ats} for name, ats in (members or {}).items()}
                 if assigned.get(self.instance) == {at.partition for at in self.owned}:
-                    numbers = standby_partitions(self.instance, assigned, self.settings.standby_replicas)
+                    numbers = standby_partitions(self.instance, assigned, self._settings.standby_replicas)
                     await self._restoration.keep_standby(numbers)
-                    logger.info("keeping warm copies of partitions %s", ", ".join(map(str, sorted(numbers))) or "-")
+                    logger.info("keeping standby copies of partitions %s", ", ".join(map(str, sorted(numbers))) or "-")
                     return
             except AnabranchError as exc:
-                logger.warning("warm copies: %s", exc)
+                logger.warning("standby copies: %s", exc)
             await asyncio.sleep(_PLACE_AGAIN_S)
+
+    # What status reads ----------------------------------------------------------------------------------------------
+
+    @property
+    def owned(self) -> set[TopicPartition]:
+        """Partitions assigned to this worker."""
+        return self._member.group.owned if self._member is not None else set()
+
+    @property
+    def instance(self) -> str:
+        """Name of this worker in the group; empty before the start."""
+        return self._member.name if self._member is not None else ""
+
+    @property
+    def generation(self) -> int:
+        """Generation of the group, as this member knows it; -1 outside of it."""
+        return self._member.group.generation if self._member is not None else -1
+
+    @property
+    def rebalancing(self) -> bool:
+        """Whether some partitions were revoked or assigned a moment ago and are not active yet."""
+        return self._member is not None and self._member.group.unsettled
+
+    @property
+    def restoring(self) -> RestoreProgress | None:
+        """Progress of the restore of tables; None while there is none."""
+        return self._restoration.progress if self._restoration is not None else None
+
+    @property
+    def restored_total(self) -> int:
+        """Changelog records read by restores since the start."""
+        return self._restoration.restored_total if self._restoration is not None else 0
+
+    def lags(self, committed: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Partition -> offsets between its committed offset and its end, where both are known."""
+        return self._member.group.lags(committed) if self._member is not None else {}

@@ -37,6 +37,7 @@ class Router:
 
     Attributes:
         streams: all that have begun to iterate.
+        active: partitions of this worker whose tables are restored, so that their records are consumed.
         records_total: records and rows handed over since the start, repetitions of a redo not counted.
         gathered_bytes: about how much memory takes what was handed over in this epoch.
     """
@@ -44,6 +45,7 @@ class Router:
     def __init__(self, most: PackedLimits | None = None) -> None:
         self._most = most or limits()
         self.streams: list[RecordFeed] = []
+        self.active: set[TopicPartition] = set()
         self.records_total = 0
         self.gathered_bytes = 0
         self._routes: dict[TopicPartition, list[list[RecordFeed]]] = {}
@@ -61,7 +63,6 @@ class Router:
     def route(
         self,
         index: Mapping[Any, Iterable[Any]],
-        owned: set[TopicPartition],
         committed: Mapping[TopicPartition, int],
         *,
         group: str,
@@ -76,7 +77,7 @@ class Router:
         self._routes = {
             at: [channel.streams if len(channel.streams) >= channel.expected_streams else [] for channel in channels]
             for tp, channels in index.items()
-            if (at := TopicPartition(tp.topic, tp.partition)) in owned
+            if (at := TopicPartition(tp.topic, tp.partition)) in self.active
         }
         self._with_control = {at.topic for at in self._routes if carries_control(at.topic, group)}
         for at, groups in self._routes.items():
@@ -157,12 +158,12 @@ class Router:
         for stream in [stream for streams in self._routes.get(at, ()) for stream in streams]:
             stream.inbox.poisoned[where(at, message)] = UnreadableHeaders()
 
-    def hand_over_again(self, owned: set[TopicPartition]) -> None:
+    def hand_over_again(self) -> None:
         """For a redo: every stream begins anew at what it has committed."""
         for stream in self.streams:
             stream.running = False
             stream.forget_message()
-            stream.inbox.reset({at: mark for at, mark in stream.committed.items() if at in owned})
+            stream.inbox.reset({at: mark for at, mark in stream.committed.items() if at in self.active})
         self.uncut()
         for batches in self._kept.values():
             for batch in batches:
@@ -253,6 +254,7 @@ class Router:
 
     def forget(self, gone: set[TopicPartition]) -> None:
         """Partitions are gone."""
+        self.active -= gone
         for stream in self.streams:
             stream.inbox.drop(gone)
             stream.committed = {at: mark for at, mark in stream.committed.items() if at not in gone}

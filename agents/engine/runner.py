@@ -18,7 +18,7 @@ from ...topics.errors import Stop, described
 from ...topics.topic_partition import TopicPartition
 from ..running_agent import RUNNING_AGENT
 from ..tables.uncommitted_writes import TrackedValue
-from .protocols import Engaged, RecordFeed
+from .protocols import RecordFeed, RunnerHost
 
 __all__ = ["Runner", "acting_runner", "halt_all", "this_runner"]
 
@@ -54,13 +54,13 @@ class Runner:
 
     def __init__(
         self,
-        engine: Engaged,
+        context: RunnerHost,
         name: str,
         make: Callable[[], Coroutine[Any, Any, Any]],
         source: RecordFeed,
         leaving: Callable[[], bool],
     ) -> None:
-        self.engine, self.name, self._make, self.source, self._leaving = engine, name, make, source, leaving
+        self.context, self.name, self._make, self.source, self._leaving = context, name, make, source, leaving
         self.begun = False
         self.stream: RecordFeed | None = None
         self.at: TopicPartition | None = None
@@ -80,7 +80,7 @@ class Runner:
         self.task = asyncio.current_task()
         _runner.set(self)
         RUNNING_AGENT.set(self.name)
-        self.engine.add_runner(self)
+        self.context.add_runner(self)
         gone: Stop | None = None
         try:
             while True:
@@ -89,13 +89,13 @@ class Runner:
                 except BaseException as exc:
                     if self.closed or (not self._left_for_redo() and self._is_the_end(exc)):
                         raise
-                    if self._again is None and not self.engine.failed(self, exc):
+                    if self._again is None and not self.context.failed(self, exc):
                         self._again = asyncio.get_running_loop().create_future()
                     await self._settled()
                 else:
                     if self._left_for_redo():
                         pass
-                    elif self.engine.stopping:
+                    elif self.context.stopping:
                         return
                     else:
                         raise Stop(
@@ -111,9 +111,9 @@ class Runner:
             raise
         finally:
             if not self.closed:
-                self.engine.remove_runner(self, expected=gone is None)
+                self.context.remove_runner(self, expected=gone is None)
                 if gone is not None:
-                    await self.engine.stop_with(gone)
+                    await self.context.stop_with(gone)
 
     async def _settled(self) -> None:
         """Of a cancellation that was taken back something may be left, which belongs to no later record."""
@@ -138,7 +138,7 @@ class Runner:
 
     @property
     def _worker_ends(self) -> bool:
-        return self.engine.stopping or self.engine.ended
+        return self.context.stopping or self.context.ended
 
     def _is_the_end(self, error: BaseException) -> bool:
         """Whether the agent was cancelled because it, or the worker, ends; any other cancellation is taken back."""
@@ -209,16 +209,16 @@ async def halt_all(runners: Iterable[Runner], alive: Container[Runner], within_s
 
 @types.coroutine
 def _stepped(runner: Runner, coro: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    engine = runner.engine
+    context = runner.context
     thrown: BaseException | None = None
     while True:
-        engine.enter(runner)
+        context.enter(runner)
         try:
             waits_for = coro.send(None) if thrown is None else coro.throw(thrown)
         except StopIteration as stop:
             return stop.value
         finally:
-            engine.leave_agent()
+            context.leave_agent()
         thrown = None
         try:
             yield waits_for

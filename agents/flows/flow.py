@@ -244,7 +244,7 @@ class _Ending(Generic[K, T]):
                         await between.send(key=key, value=(key, state))
                 else:
                     between.need()
-                    stream.engine.combine(between.get_topic_name(), states, lambda: Partials(how.merge, outputs))
+                    stream.context.combine(between.get_topic_name(), states, lambda: Partials(how.merge, outputs))
 
         async def gather(stream: Stream) -> None:
             async for batch in stream.batches():
@@ -385,7 +385,7 @@ def _postponed(stream: Stream, batch: RecordBatch, combiner: Combiner, table: Ta
 
 def _give_up(stream: Stream, rows: Rows, failed: Failed) -> None:
     for row, error in failed:
-        stream.engine.give_up(stream, rows[row], error, "agent")
+        stream.context.give_up(stream, rows[row], error, "agent")
 
 
 def _check_known(table: Table, states: dict[object, object]) -> None:

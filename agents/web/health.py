@@ -50,8 +50,8 @@ def not_alive(runtime: Runtime, now_s: float) -> str:
 def not_ready(runtime: Runtime) -> str:
     """Return why this worker is not ready; empty if it is."""
     status = runtime.status
-    if status.gone:
-        return f"agent {', '.join(status.gone)} has ended"
+    if status.exited:
+        return f"agent {', '.join(status.exited)} has ended"
     if runtime.stop_requested.is_set():
         return "ending"
     if not status.ready.is_set():

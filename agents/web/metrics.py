@@ -73,7 +73,7 @@ class WorkerCollector(Collector):
             status.epoch_age_s(clock.now_s()),
         )
         yield CounterMetricFamily(
-            "anabranch_rollbacks_total", "Epochs that were rolled back and reprocessed.", status.redos_total
+            "anabranch_rollbacks_total", "Epochs that were rolled back and reprocessed.", status.rollbacks_total
         )
         yield CounterMetricFamily(
             "anabranch_dead_letters_total", "Records sent to a dead-letter topic.", status.dead_letters_total

@@ -34,7 +34,7 @@ from ...topics.topic_partition import TopicPartition
 from .worker_client import is_loopback, origin
 
 if TYPE_CHECKING:
-    from ..faust_settings import Settings
+    from ..faust_adapter.faust_settings import Settings
     from ..runtime import Runtime
 
 __all__ = ["Announcement", "WorkerRegistry"]

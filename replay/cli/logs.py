@@ -39,7 +39,7 @@ _LIFE_CYCLE_LOGGERS = (
     "aiohttp",
     "anabranch.agents.app",
     "anabranch.agents.web.web_server",
-    "anabranch.agents.engine.transport",
+    "anabranch.agents.faust_adapter.transport",
 )
 
 

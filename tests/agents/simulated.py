@@ -61,8 +61,8 @@ def packed(offset: int, rows: Sequence[dict[str, Any]], schema: pyarrow.Schema, 
     return Plain(offset, None, made.value, made.headers)
 
 
-class _Engine:
-    """What agents of flows ask of the engine."""
+class _Context:
+    """The engine as agents of flows see it."""
 
     def __init__(self, agents: Agents) -> None:
         self._agents = agents
@@ -82,7 +82,7 @@ class _Stream:
     """The stream of an agent, with one batch."""
 
     def __init__(self, agents: Agents, topic: Any) -> None:
-        self.engine, self.topic, self.inbox = _Engine(agents), topic, RecordQueue()
+        self.context, self.topic, self.inbox = _Context(agents), topic, RecordQueue()
         self._message: Any = None
         self.batch: Batch | None = None
 

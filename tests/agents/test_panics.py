@@ -120,7 +120,7 @@ async def test_what_is_no_exception_is_the_failure_of_its_record_alone(lab, drai
     lab.produce(topic, VALUES)
     async with lab.running(app):
         await lab.caught_up(topic, app)
-        assert not runtime_of(app).status.gone
+        assert not runtime_of(app).status.exited
         lab.produce(topic, [100])
         await lab.caught_up(topic, app)
     assert table_of(app, "sums") == dict.fromkeys(FAILURES, GOOD + 100)
@@ -266,7 +266,7 @@ async def test_an_agent_that_is_cancelled_between_two_records_goes_on(lab, table
         lab.produce(topic, [2])
         await lab.caught_up(topic, app)
         assert len(tasks) == 2
-        assert not runtime_of(app).status.gone
+        assert not runtime_of(app).status.exited
     assert table_of(app, "sums") == {"all": 3}
 
 
@@ -298,7 +298,7 @@ async def test_a_worker_ends_within_seconds_while_an_agent_waits_for_what_was_ca
 
     lab.produce(topic, VALUES)
     async with lab.running(app):
-        await lab.until(lambda: runtime_of(app).status.redos_total > 3)
+        await lab.until(lambda: runtime_of(app).status.rollbacks_total > 3)
     assert runtime_of(app).stopped_by is None
     assert table_of(app, "sums") == {"all": sum(range(AT))}
 

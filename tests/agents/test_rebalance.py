@@ -161,15 +161,15 @@ async def test_a_revoke_while_the_gate_closes_leaves_it_open(lab, table_of, monk
 
     def keep_alive() -> None:
         """A member that has not polled for a second does so here, and hears that partitions go."""
-        if not runtime_of(app).engine._gate.running and not revokes:
+        if not runtime_of(app).context.barrier.running and not revokes:
             revokes.append(None)
-            runtime_of(app).engine._on_revoke(set())
+            runtime_of(app).engine.rebalance.revoked(set())
 
     async with lab.running(app):
         lab.produce(topic, [1, 2])
         await two.wait()
         monkeypatch.setattr(runtime_of(app).engine._group, "keep_alive", keep_alive)
-        await lab.until(lambda: runtime_of(app).engine._gate.closed)
+        await lab.until(lambda: runtime_of(app).context.barrier.closed)
         go_on.set()
         await lab.until(lambda: revokes)
         lab.produce(topic, [3])
@@ -203,7 +203,7 @@ async def test_partitions_that_are_revoked_in_the_middle_of_a_record_leave_nothi
     async with lab.running(a):
         await inside.wait()
         starting = asyncio.create_task(lab.started(b))
-        await lab.until(lambda: runtime_of(a).status.redos_total or starting.done())
+        await lab.until(lambda: runtime_of(a).status.rollbacks_total or starting.done())
         let_go.set()
         b_worker = await starting
         await lab.caught_up(topic, a, b)

@@ -172,7 +172,7 @@ async def test_faust_175_an_agent_slower_than_the_poll_interval_does_not_die(lab
         await lab.caught_up(topic, app)
         lab.produce(topic, records(100, 200))
         await lab.caught_up(topic, app)
-        assert runtime_of(app).status.redos_total == 0
+        assert runtime_of(app).status.rollbacks_total == 0
     assert table_of(app, "totals") == sums(200)
 
 

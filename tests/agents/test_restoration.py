@@ -121,14 +121,14 @@ async def test_agents_work_on_what_is_restored_while_the_rest_is_not(lab, drain,
     await lab.until(lambda: app._consumer and numbers(app) == {0, 2}, "two of three partitions are active")
     await lab.until(lambda: committed(app, topic, ends, 0, 2))
 
-    engine = runtime_of(app).engine
-    assert not engine.ready.is_set()
+    status = runtime_of(app).status
+    assert not status.ready.is_set()
     assert sorted(app.tables["totals"].states) == [0, 2], "half of a partition is not shown"
     assert all(expected(2_000)[key] == total for key, total in app.tables["totals"].items())
-    progress = engine.restoring
+    progress = status.restoring
     assert (progress.partitions_left, progress.offsets_left) == (1, 1)
     assert progress.partitions == (3 if store == "memory://" else 1), "what is at its end is not restored"
-    assert TopicPartition(topic, 1) not in engine.committed
+    assert TopicPartition(topic, 1) not in status.committed
     answer = await restore_over_http(app)
     assert (answer["restoring"], answer["partitions_left"], answer["offsets_left"]) == (True, 1, 1)
     assert answer["share"] == progress.share
@@ -136,10 +136,10 @@ async def test_agents_work_on_what_is_restored_while_the_rest_is_not(lab, drain,
     end(commit=True)
     stop = await worker
     await lab.caught_up(topic, app)
-    assert engine.restoring is None
+    assert status.restoring is None
     assert await restore_over_http(app) == {"restoring": False}
     assert dict(app.tables["totals"].items()) == expected(2_000) | {"held": 7}
-    assert f"restored {engine.restored_total:,} records" in caplog.text
+    assert f"restored {status.restored_total:,} records" in caplog.text
     runtime_of(app).stop_requested.set()
     await stop
     assert table_of(app, "totals") == expected(2_000) | {"held": 7}

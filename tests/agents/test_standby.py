@@ -146,7 +146,7 @@ def totals(lab: Any, name: str, topic: str, worker: str, **options: Any) -> App:
 
 def copied(lab: Any, app: App, numbers: set[int]) -> bool:
     """Whether the worker's copies are those of these partitions, and at their changelog's ends."""
-    states = runtime_of(app).engine._restoration._states
+    states = runtime_of(app).engine.rebalance._restoration._states
     if {at[1] for at in states} != numbers:
         return False
     ends = lab.ends(f"{app.conf.id}-totals-changelog")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.engine.rebalance import Rebalancing
+from anabranch.agents.engine.rebalance import Rebalance
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner, StoreUnusable
 from anabranch.topics.admin import TopicSpec
@@ -25,14 +25,14 @@ def restored(monkeypatch) -> list[int]:
     """Number of records that each restore so far has read, for each that had anything to read."""
     counts: list[int] = []
     before: dict[int, int] = {}
-    settle = Rebalancing._settle
+    finish = Rebalance._finish
 
-    async def counting(engine: Any) -> None:
-        counts.append(engine.restored_total - before.get(id(engine), 0))
-        before[id(engine)] = engine.restored_total
-        await settle(engine)
+    async def counting(rebalance: Any) -> None:
+        counts.append(rebalance.restored_total - before.get(id(rebalance), 0))
+        before[id(rebalance)] = rebalance.restored_total
+        await finish(rebalance)
 
-    monkeypatch.setattr(Rebalancing, "_settle", counting)
+    monkeypatch.setattr(Rebalance, "_finish", counting)
     return counts
 
 

@@ -59,10 +59,10 @@ def measure(app: App, records: int, out: Path) -> None:
     async def watch() -> None:
         done_at = await until_committed(app, records)
         totals = dict(app.tables["totals"].items())
-        engine = runtime_of(app).engine
+        status = runtime_of(app).status
         # 0 of these are the point of the measure; with any of them the sums would be wrong as well.
-        assert not (engine.dead_letters_total or engine.skipped_total), "records were given up"
-        Outcome.of(engine.records_total, begun_at, engine.first_record_at, done_at, totals).write(out)
+        assert not (status.dead_letters_total or status.skipped_total), "records were given up"
+        Outcome.of(status.records_total, begun_at, status.first_record_at, done_at, totals).write(out)
         runtime_of(app).stop_requested.set()
 
     run_worker(app, on_ready=lambda _: watching.append(asyncio.ensure_future(watch())))
@@ -73,9 +73,9 @@ def share(app: App, out: Path) -> None:
     """Run the worker until SIGTERM; others of its group work beside it."""
     begun_at = time.time()
     run_worker(app)
-    engine = runtime_of(app).engine
-    assert not (engine.dead_letters_total or engine.skipped_total), "records were given up"
-    Outcome.of(engine.records_total, begun_at, engine.first_record_at, time.time()).write(out)
+    status = runtime_of(app).status
+    assert not (status.dead_letters_total or status.skipped_total), "records were given up"
+    Outcome.of(status.records_total, begun_at, status.first_record_at, time.time()).write(out)
 
 
 def main() -> None:

@@ -8,19 +8,21 @@ worker that ignored them would run with other limits, another partitioner or wit
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 from faust.auth import SASLCredentials
+from faust.exceptions import AlreadyConfiguredWarning
 from faust.types.enums import ProcessingGuarantee
 from faust.types.settings import Settings as FaustSettings
 
-from ..topics.errors import Usage
-from .engine.settings import EngineSettings
+from ...topics.errors import Usage
+from ..engine.settings import EngineSettings
 
-__all__ = ["Settings", "check_names", "check_settings", "client_options", "engine_settings"]
+__all__ = ["Settings", "change_settings", "check_names", "check_settings", "client_options", "engine_settings"]
 
 # Names under which Faust 1.x knew settings; it still takes them.
 _FORMER = frozenset(
@@ -200,6 +202,17 @@ def check_settings(settings: Settings) -> None:
         raise Usage(
             f"consumer_auto_offset_reset={settings.consumer_auto_offset_reset!r}", hint="it is earliest or latest"
         )
+
+
+def change_settings(settings: Settings, changes: Mapping[str, Any]) -> None:
+    """Change settings after the program has used them, as the command line does.
+
+    Faust warns that values derived from a setting stay as they are; nothing is derived from those changed here.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AlreadyConfiguredWarning)
+        for name, value in changes.items():
+            setattr(settings, name, value)
 
 
 def _changed(settings: Settings, table: Mapping[str, _Change]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from faust.transport.conductor import Conductor as FaustConductor
 from faust.types import TP
 from mode import Service
 
-from .loop import Engine
+from ..runtime import runtime_of
+from .consumer import Consumer
 
 __all__ = ["Conductor", "Producer", "TableManager", "Transport"]
 
@@ -25,18 +26,18 @@ class Producer(base.Producer):
 
     async def flush(self) -> None:
         """Wait for what was sent outside of epochs."""
-        await cast(Any, self.app)._runtime.sender.flush()
+        await runtime_of(self.app).sender.flush()
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
         """Create a topic by name, as Faust's own parts ask for it."""
         del options
-        await cast(Any, self.app)._runtime.provisioner.create_topic(topic, partitions, replication)
+        await runtime_of(self.app).provisioner.create_topic(topic, partitions, replication)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
         """Where records with this key lie."""
         app = cast(Any, self.app)
         partitions = app.consumer.topic_partitions(topic) or app.conf.topic_partitions
-        return TP(topic, app._runtime.partitioner_of(topic, partitions).partition(key))
+        return TP(topic, runtime_of(app).partitioner_of(topic, partitions).partition(key))
 
     def supports_headers(self) -> bool:
         """They are kept."""
@@ -100,15 +101,15 @@ class TableManager(FaustTableManager):
         app = cast(Any, self.app)
         if app.producer_only or app.client_only:
             return False
-        ready = asyncio.ensure_future(app._runtime.status.ready.wait())
+        ready = asyncio.ensure_future(runtime_of(app).status.ready.wait())
         await ready
-        return app._runtime.stop_requested.is_set()
+        return runtime_of(app).stop_requested.is_set()
 
 
 class Transport(base.Transport):
     """librdkafka, through confluent-kafka."""
 
-    Consumer = cast(Any, Engine)
+    Consumer = cast(Any, Consumer)
     Producer = Producer
     Fetcher = Fetcher
     Conductor = Conductor

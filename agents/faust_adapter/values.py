@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from faust.models.base import registry
 
-from ..topics.errors import BadRecord
-from ..topics.serde import Codec, codec
+from ...topics.errors import BadRecord
+from ...topics.serde import Codec, codec
 
 __all__ = ["UNMARKED_TEXT", "UNTYPED"]
 

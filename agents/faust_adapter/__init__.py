@@ -1,0 +1,1 @@
+"""Adapters between Faust and the engine: transport, consumer, settings and values."""
