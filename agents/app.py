@@ -40,7 +40,7 @@ from .declarations import (
     typed_as,
 )
 from .engine.settings import EngineSettings
-from .faust_adapter.settings import Settings, check_names, check_settings
+from .faust_adapter.faust_settings import Settings, check_names, check_settings
 from .faust_adapter.transport import TableManager, Transport
 from .replies import ReplyConsumer
 from .runtime import Runtime

@@ -22,7 +22,7 @@ from .engine.loop import Engine
 from .engine.settings import BOUNDED, EngineSettings
 from .engine.status import EngineStatus
 from .engine.topic_provisioner import TopicProvisioner
-from .faust_adapter.settings import Settings, change_settings, check_settings, client_options, engine_settings
+from .faust_adapter.faust_settings import Settings, change_settings, check_settings, client_options, engine_settings
 from .sender import Sender
 from .tables.table import Table
 from .web.worker_registry import WorkerRegistry

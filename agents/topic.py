@@ -21,7 +21,7 @@ from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, key_codec
 from .engine.outbox import sendable
 from .engine.packed_rows import Rows
-from .faust_adapter.values import UNMARKED_TEXT, UNTYPED
+from .faust_adapter.faust_values import UNMARKED_TEXT, UNTYPED
 from .runtime import runtime_of
 from .unread_topics import refuse_unread
 
@@ -91,7 +91,7 @@ class Topic(faust.Topic, Generic[K, V]):
 
     `anabranch.topics.serde` documents the codecs of types. A `key_serializer` or `value_serializer` keeps its Faust
     meaning. Without one, text is UTF-8, and text as Faust writes it (JSON, in quotes) is refused: see
-    `anabranch.agents.faust_adapter.values`.
+    `anabranch.agents.faust_adapter.faust_values`.
 
     Attributes:
         partitioner: how keys map to partitions, where the program says so.

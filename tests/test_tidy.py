@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(anabranch.__file__).parent
 ROOMS = ("topics", "agents", "replay")
 MAX_LINES = 600  # most are far shorter; a noun is not split to meet a count
+MAX_CLASS_LINES = 400  # with the bases that are ours: a class is not split by inheritance to meet a count
+LONG_CLASSES = {"TtlState"}  # its base keeps a partition without time-to-live
 
 # In replay/, only what runs or compares apps may know agents.
 REPLAY_KNOWS_AGENTS = {
@@ -43,8 +45,8 @@ KNOWS_FAUST = {
     "agents/declarations.py",
     "agents/faust_adapter/consumer.py",
     "agents/event.py",
-    "agents/faust_adapter/settings.py",
-    "agents/faust_adapter/values.py",
+    "agents/faust_adapter/faust_settings.py",
+    "agents/faust_adapter/faust_values.py",
     "replay/app_loader.py",
     "agents/web/health.py",
     "agents/web/web_server.py",
@@ -223,6 +225,68 @@ def test_only_one_module_draws_random_identifiers(module: str) -> None:
 def test_a_file_reads_in_one_sitting(module: str) -> None:
     lines = source(module).count("\n")
     assert lines <= MAX_LINES, f"{lines} lines: split it along a noun"
+
+
+@cache
+def classes() -> dict[str, tuple[int, list[str]]]:
+    """Class -> its lines and the names of its bases, over all modules."""
+    return {
+        node.name: (
+            (node.end_lineno or 0) - node.lineno,
+            # `Table` of both `Table` and `Table[K, V]`
+            [
+                base.value.id if isinstance(base, ast.Subscript) else base.id
+                for base in node.bases
+                if isinstance(base.value if isinstance(base, ast.Subscript) else base, ast.Name)
+            ],
+        )
+        for module in MODULES
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def lines_with_bases(name: str, seen: tuple[str, ...] = ()) -> int:
+    lines, bases = classes().get(name, (0, []))
+    return lines + sum(lines_with_bases(base, (*seen, name)) for base in bases if base not in (*seen, name))
+
+
+def test_no_class_is_longer_than_one_can_hold_in_mind() -> None:
+    long = {name: lines for name in classes() if (lines := lines_with_bases(name)) > MAX_CLASS_LINES}
+    assert long.keys() <= LONG_CLASSES, "give the class parts that it holds, instead of bases"
+
+
+def folder(module: str) -> str:
+    """`agents/engine` of its modules; modules of the room itself belong to no folder."""
+    parts = Path(module).parent.parts
+    return "/".join(parts[:2]) if len(parts) > 1 else ""
+
+
+def test_folders_of_a_room_import_one_way() -> None:
+    known: dict[str, set[str]] = {}
+    for module in MODULES:
+        for name in imports(module):
+            path = "/".join(name.split(".")[1:3])
+            if folder(module) and path != folder(module) and (ROOT / path).is_dir() and path.count("/"):
+                known.setdefault(folder(module), set()).add(path)
+
+    def reaches(start: str) -> set[str]:
+        found: set[str] = set()
+        todo = list(known.get(start, ()))
+        while todo:
+            if (at := todo.pop()) not in found:
+                found.add(at)
+                todo += known.get(at, ())
+        return found
+
+    assert known, "there are folders that import others"
+    assert [start for start in known if start in reaches(start)] == []
+
+
+def test_a_module_name_means_one_thing() -> None:
+    # A command may be called as what it shows.
+    names = [Path(m).name for m in MODULES if Path(m).name != "__init__.py" and not m.startswith("replay/cli/")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
 
 
 @every_module

@@ -10,7 +10,7 @@ import faust
 import pytest
 from anabranch import App
 from anabranch.agents import EngineSettings
-from anabranch.agents.faust_settings import _CONSUMER, _ENGINE, _PRODUCER, _REFUSED
+from anabranch.agents.faust_adapter.faust_settings import _CONSUMER, _ENGINE, _PRODUCER, _REFUSED
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Usage
 from faust.sensors import Monitor
