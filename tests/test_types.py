@@ -105,12 +105,12 @@ def test_a_misspelled_option_of_a_table_is_refused_with_the_nearest_name() -> No
 
 
 def _known_settings() -> set[str]:
-    from anabranch.agents.faust_settings import _FORMER, _OF_THE_APP, Settings
+    from anabranch.agents.faust_adapter.faust_settings import _FORMER, _OF_THE_APP, Settings
 
     return set(Settings.SETTINGS) | _FORMER | _OF_THE_APP
 
 
 def _refused() -> set[str]:
-    from anabranch.agents.faust_settings import _REFUSED, OWN_CLASSES
+    from anabranch.agents.faust_adapter.faust_settings import _REFUSED, OWN_CLASSES
 
     return set(_REFUSED) | OWN_CLASSES
