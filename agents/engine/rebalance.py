@@ -20,8 +20,7 @@ from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition, listed
 from ..assignment import Assignment
 from ..histogram import Histogram
-from ..tables.restoration import Restoration, call_with_heartbeats
-from ..tables.restoration import RestoreProgress
+from ..tables.restoration import Restoration, RestoreProgress, call_with_heartbeats
 from ..tables.standby_placement import standby_partitions
 from .agent_context import AgentContext
 from .group_consumer import GroupConsumer
@@ -212,7 +211,9 @@ class Rebalance:
         self._beginning = ready
         try:
             while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
-                ready.place(await call_with_heartbeats(self._group, self._group.begin_at_ends, list(ready.uncommitted), later))
+                ready.place(
+                    await call_with_heartbeats(self._group, self._group.begin_at_ends, list(ready.uncommitted), later)
+                )
                 if ready.uncommitted:
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:
