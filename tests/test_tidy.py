@@ -21,7 +21,8 @@ ROOT = Path(anabranch.__file__).parent
 ROOMS = ("topics", "agents", "replay")
 MAX_LINES = 600  # most are far shorter; a noun is not split to meet a count
 MAX_CLASS_LINES = 400  # with the bases that are ours: a class is not split by inheritance to meet a count
-LONG_CLASSES = {"TtlState"}  # its base keeps a partition without time-to-live
+# Tables are dict subclasses, so `UncommittedWrites`, the engine's side of them, can only be a base.
+LONG_CLASSES = {"TtlState"}  # its base keeps a partition of a table without time-to-live
 
 # In replay/, only what runs or compares apps may know agents.
 REPLAY_KNOWS_AGENTS = {
@@ -246,14 +247,29 @@ def classes() -> dict[str, tuple[int, list[str]]]:
     }
 
 
-def lines_with_bases(name: str, seen: tuple[str, ...] = ()) -> int:
-    lines, bases = classes().get(name, (0, []))
-    return lines + sum(lines_with_bases(base, (*seen, name)) for base in bases if base not in (*seen, name))
+def bases_of(name: str) -> set[str]:
+    """The bases of a class that are ours, and theirs, without itself."""
+    found: set[str] = set()
+    todo = [base for base in classes().get(name, (0, []))[1] if base in classes()]
+    while todo:
+        if (base := todo.pop()) not in found:
+            found.add(base)
+            todo += [other for other in classes()[base][1] if other in classes()]
+    return found - {name}
+
+
+def lines_with_bases(name: str) -> int:
+    return sum(classes()[one][0] for one in {name, *bases_of(name)})
 
 
 def test_no_class_is_longer_than_one_can_hold_in_mind() -> None:
-    long = {name: lines for name in classes() if (lines := lines_with_bases(name)) > MAX_CLASS_LINES}
-    assert long.keys() <= LONG_CLASSES, "give the class parts that it holds, instead of bases"
+    assert "UncommittedWrites" in bases_of("Table")
+    long = {
+        name
+        for name in classes()
+        if "UncommittedWrites" not in bases_of(name) and lines_with_bases(name) > MAX_CLASS_LINES
+    }
+    assert long == LONG_CLASSES, "give the class parts that it holds, instead of bases"
 
 
 def folder(module: str) -> str:
