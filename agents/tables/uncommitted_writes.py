@@ -80,7 +80,7 @@ class Detaches(Protocol):
     """A table, as `end_record` uses it."""
 
     def detach(self, state: PartitionState, key: object, value: object) -> None:
-        """See `UncommittedWrites.detach`."""
+        """Replace a value that an agent has held; as `UncommittedWrites.detach` does."""
         ...
 
 

@@ -46,7 +46,7 @@ async def test_keys_that_faust_spells_in_another_way_stop_the_worker(lab: Any, k
     why = await lab.stopped_by(app)
     assert isinstance(why, Stop)
     assert "table kept" in str(why)
-    assert "compute the table anew" in str(why.hint)
+    assert "recompute the table" in str(why.hint)
 
 
 @pytest.mark.parametrize("keys", [["ann", 'a "quoted" one', "a, b"], [1, -2, 15], [("a", 1), ("b, c", 2)]])
