@@ -24,29 +24,29 @@ async def run_over(lab: Any, app: Any, topic: str, records: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keyed", "options", "warned"),
+    ("keyed", "kind", "options", "warned"),
     [
-        ("by another field", {}, True),
-        ("by another field", {"local": True}, False),
-        ("by another field", {"is_global": True}, False),
-        ("by another field", {"sets": True}, True),
-        ("by another field", {"ttl": 3600}, True),
-        ("by the key", {}, False),
-        ("by the key", {"ttl": 3600}, False),
-        ("by a part of it", {}, False),
+        ("by another field", "Table", {}, True),
+        ("by another field", "Table", {"local": True}, False),
+        ("by another field", "GlobalTable", {}, False),
+        ("by another field", "SetTable", {}, True),
+        ("by another field", "Table", {"ttl": 3600}, True),
+        ("by the key", "Table", {}, False),
+        ("by the key", "Table", {"ttl": 3600}, False),
+        ("by a part of it", "Table", {}, False),
     ],
 )
 async def test_a_worker_warns_once_of_a_table_whose_keys_are_not_those_of_the_records(
-    lab, caplog, keyed: str, options: dict[str, Any], warned: bool
+    lab, caplog, keyed: str, kind: str, options: dict[str, Any], warned: bool
 ) -> None:
     topic, app = lab.topic(4), lab.app(lab.fresh("app"))
-    table = app.Table("totals", default=None if options.get("sets") else int, **options)
+    table = getattr(app, kind)("totals", **({} if kind == "SetTable" else {"default": int}), **options)
 
     @app.agent(app.topic(topic, key_type=str))
     async def total(stream):
         async for key, word in stream.items():
             key = {"by the key": key, "by a part of it": (key, word)}.get(keyed, word)
-            if options.get("sets"):
+            if kind == "SetTable":
                 table[key].add(word)
             else:
                 table[key] += 1
