@@ -48,7 +48,7 @@ async def test_a_record_that_raises_becomes_a_dead_letter_that_says_why_and_wher
         "anabranch-app": name,
         "anabranch-app-version": "1",
         "anabranch-attempts": "2",
-        "anabranch-at": "tests/agents/test_failures.py:30 in picky",
+        "anabranch-at": f"tests/agents/test_failures.py:{picky.fun.__code__.co_firstlineno + 4} in picky",
         "anabranch-retry-topic": f"{name}-picky-retry",
     }
     assert runtime_of(app).status.dead_letters_total == 1

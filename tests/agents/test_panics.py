@@ -307,7 +307,7 @@ def test_a_task_of_an_agent_that_exits_ends_the_worker_with_an_error_and_nothing
     # What a worker does to its process is not for this one.
     monkeypatch.setattr(worker, "_watch_the_end", lambda *_: None)
     monkeypatch.setattr(worker, "_save_memory", lambda: None)
-    monkeypatch.setattr(worker, "gc", Mock())
+    monkeypatch.setattr(worker, "collect_seldom", Mock())
     topic, app = lab.topic(), lab.app(lab.fresh("app"))
 
     @app.agent(app.topic(topic), name="adder")
