@@ -16,41 +16,41 @@ class Assignment:
 
     Attributes:
         starts: partition -> offset of the next record to handle.
-        marks: (partition, agent) -> its own next offset, where it is further.
+        agent_offsets: (partition, agent) -> its own next offset, where it is further.
         uncommitted: partitions without a committed offset; they start where the topic begins.
-        flowing: numbers of partitions that this worker has, restored, of other topics.
+        active_numbers: numbers of partitions that this worker has, restored, of other topics.
         ids: topic -> its id, asked for before its offsets were read.
-        anew: topics that were deleted and made anew since this worker has read them.
+        recreated: topics that were deleted and made anew since this worker has read them.
         began_s: when the rebalance began that brought them, on the monotonic clock.
     """
 
     starts: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
-    marks: dict[tuple[TopicPartition, str], int] = field(default_factory=dict[tuple[TopicPartition, str], int])
+    agent_offsets: dict[tuple[TopicPartition, str], int] = field(default_factory=dict[tuple[TopicPartition, str], int])
     uncommitted: list[TopicPartition] = field(default_factory=list[TopicPartition])
-    flowing: set[int] = field(default_factory=set[int])
+    active_numbers: set[int] = field(default_factory=set[int])
     ids: dict[str, str] = field(default_factory=dict[str, str])
-    anew: set[str] = field(default_factory=set[str])
+    recreated: set[str] = field(default_factory=set[str])
     began_s: float = 0.0
 
     def add(self, other: Assignment) -> None:
         """These have come, too."""
         self.drop(set(other.starts))
         self.starts |= other.starts
-        self.marks |= other.marks
+        self.agent_offsets |= other.agent_offsets
         self.uncommitted += other.uncommitted
-        self.flowing |= other.flowing
+        self.active_numbers |= other.active_numbers
         self.ids |= other.ids
-        self.anew |= other.anew
+        self.recreated |= other.recreated
 
     def take(self, numbers: set[int]) -> Assignment:
         """Take out the partitions of these numbers, of all topics."""
         taken = Assignment(
             {at: start for at, start in self.starts.items() if at.partition in numbers},
-            {who: mark for who, mark in self.marks.items() if who[0].partition in numbers},
+            {who: offset for who, offset in self.agent_offsets.items() if who[0].partition in numbers},
             [at for at in self.uncommitted if at.partition in numbers],
-            self.flowing,
+            self.active_numbers,
             self.ids,
-            self.anew,
+            self.recreated,
         )
         self.drop(set(taken.starts))
         return taken
@@ -58,7 +58,7 @@ class Assignment:
     def drop(self, gone: set[TopicPartition]) -> None:
         """These have gone again."""
         self.starts = {at: start for at, start in self.starts.items() if at not in gone}
-        self.marks = {who: mark for who, mark in self.marks.items() if who[0] not in gone}
+        self.agent_offsets = {who: offset for who, offset in self.agent_offsets.items() if who[0] not in gone}
         self.uncommitted = [at for at in self.uncommitted if at not in gone]
 
     def place(self, starts: Mapping[TopicPartition, int]) -> None:
@@ -69,4 +69,4 @@ class Assignment:
     def committed_beside(self, at: TopicPartition) -> bool:
         """Whether some topic's partition of the same number has a committed offset."""
         committed = (other.partition for other in self.starts if other not in self.uncommitted)
-        return at.partition in self.flowing or at.partition in committed
+        return at.partition in self.active_numbers or at.partition in committed

@@ -53,7 +53,7 @@ class Stream(faust.Stream[V_co]):
 
     def __init__(self, channel: AsyncIterator[V_co], **kwargs: Any) -> None:
         super().__init__(channel, **kwargs)
-        self.inbox = RecordQueue()
+        self.queue = RecordQueue()
         self.running = False
         self.by_batch = False
         self.runner: Runner | None = None
@@ -161,7 +161,7 @@ class Stream(faust.Stream[V_co]):
                     value = decode(message.value())
                 except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
                     if message.value() is not None:
-                        self.context.give_up(self, message, exc, "decode")
+                        self.context.apply_policy(self, message, exc, "decode")
                         continue
                     value = cast("V_co", None)  # a tombstone
                 yield value
@@ -202,7 +202,7 @@ class Stream(faust.Stream[V_co]):
                 value: Any = None if data is None else decode(data)
             except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
                 self._message = message
-                self.context.give_up(self, message, exc, "decode")
+                self.context.apply_policy(self, message, exc, "decode")
             else:
                 yield message, value
 
@@ -251,36 +251,36 @@ class Stream(faust.Stream[V_co]):
 
     async def _next_batch(self, timeout_s: float | None = None) -> Batch:
         """Wait for the next records, and for a running commit. With a timeout, return an empty batch after it."""
-        context, inbox = self.context, self.inbox
-        if inbox.careful and self.running:
+        context, queue = self.context, self.queue
+        if queue.isolating and self.running:
             context.savepoint(self)
-        inbox.done()
+        queue.done()
         self._message = None
-        if self._package is not None and not inbox.inside:
+        if self._package is not None and not queue.inside:
             self._package.close()
             self._package = None
             await asyncio.sleep(0)  # it may have taken long: let the engine check the time
         waited = False
         while True:
-            batch = inbox.take() if self.running else None
+            batch = queue.take() if self.running else None
             if batch is None:
-                if self.running and ((waited and timeout_s is not None) or inbox.gives_rest):
+                if self.running and ((waited and timeout_s is not None) or queue.gives_rest):
                     return _NOTHING
                 await context.park(self, timeout_s)
                 waited = True
                 continue
-            why = inbox.poison_of(batch)
+            why = queue.poison_of(batch)
             if why is not None:
-                context.give_up(self, batch.messages[0], why, "agent")
-                inbox.done()
+                context.apply_policy(self, batch.messages[0], why, "agent")
+                queue.done()
                 continue
             if batch.rows is not None:
                 self._package = package = batch.rows.package
                 if package.damage is not None:
-                    context.give_up(self, package.message, package.damage, "decode", len(batch.messages))
-                    inbox.done()
+                    context.apply_policy(self, package.message, package.damage, "decode", len(batch.messages))
+                    queue.done()
                     continue
-            if inbox.careful:
+            if queue.isolating:
                 # Again, right before the record: its rollback must not cover what happened in between (a dead letter,
                 # records of other agents while this one was parked).
                 context.savepoint(self)
@@ -336,7 +336,7 @@ class Stream(faust.Stream[V_co]):
 
     async def _take(self, max_: int, within: Seconds | None) -> AsyncIterator[Group]:
         await self._begin(grouped=True)
-        held = TakeBuffer(self.inbox, max_, want_seconds(within) if within else None, clock.now_s)
+        held = TakeBuffer(self.queue, max_, want_seconds(within) if within else None, clock.now_s)
         while True:
             batch = await self._next_batch(held.wait_s)
             held.drop_revoked()

@@ -27,10 +27,10 @@ class TakeBuffer:
         now_s: a monotonic clock.
     """
 
-    def __init__(self, inbox: RecordQueue, most: int, within_s: float | None, now_s: Callable[[], float]) -> None:
-        inbox.held.clear()  # of the agent function's last call
-        inbox.ended.clear()
-        self._inbox, self._most, self._within_s, self._now_s = inbox, most, within_s, now_s
+    def __init__(self, queue: RecordQueue, most: int, within_s: float | None, now_s: Callable[[], float]) -> None:
+        queue.held_back.clear()  # of the agent function's last call
+        queue.ended.clear()
+        self._queue, self._most, self._within_s, self._now_s = queue, most, within_s, now_s
         self._groups: dict[TopicPartition, Group] = {}
         self._due_at_s: dict[TopicPartition, float] = {}
 
@@ -41,7 +41,7 @@ class TakeBuffer:
 
     def drop_revoked(self) -> None:
         """Forget partitions that were revoked."""
-        for at in [at for at in self._groups if at not in self._inbox.held]:
+        for at in [at for at in self._groups if at not in self._queue.held_back]:
             del self._groups[at]
             self._due_at_s.pop(at, None)
 
@@ -49,19 +49,19 @@ class TakeBuffer:
         """Hold a record back; return the group if it is full now."""
         group = self._groups.setdefault(at, [])
         if not group:
-            self._inbox.held[at] = message.offset()
+            self._queue.held_back[at] = message.offset()
             if self._within_s is not None:
                 self._due_at_s[at] = self._now_s() + self._within_s
         group.append((message, value))
         # One record at a time after a failure, so that a group cannot hide which record failed.
-        return group if len(group) >= (1 if self._inbox.careful else self._most) else None
+        return group if len(group) >= (1 if self._queue.isolating else self._most) else None
 
     def due(self, batch: Batch) -> dict[TopicPartition, Group]:
         """Return the groups that are due after this batch."""
         now_s = self._now_s()
-        ended = self._inbox.ended & self._groups.keys()
-        self._inbox.ended.clear()
-        if batch.rows is not None and batch.at in self._groups and not self._inbox.inside:
+        ended = self._queue.ended & self._groups.keys()
+        self._queue.ended.clear()
+        if batch.rows is not None and batch.at in self._groups and not self._queue.inside:
             ended.add(batch.at)  # a group never holds a part of a packed message
         ended |= {at for at, due_s in self._due_at_s.items() if due_s <= now_s}
         return {at: self._groups[at] for at in ended}
@@ -70,4 +70,4 @@ class TakeBuffer:
         """Forget the group of this partition: the agent has processed it."""
         del self._groups[at]
         self._due_at_s.pop(at, None)
-        self._inbox.held.pop(at, None)
+        self._queue.held_back.pop(at, None)

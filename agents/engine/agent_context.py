@@ -46,7 +46,7 @@ class AgentContext:
         self.barrier = Barrier()
         self.epoch = Epoch(host, self.router, settings)
         self.retries = RetryTopics(host, self.router)
-        self.failures = Failures(host, self.epoch.effects, self.retries)
+        self.failures = Failures(host, self.epoch.outbox, self.retries)
         self.runners: list[Runner] = []
         self.exited: list[str] = []
 
@@ -67,7 +67,7 @@ class AgentContext:
         woken = False
         self.router.release(clock.now_s())
         for stream in self.router.streams:
-            if not stream.running and stream.inbox.has_work:
+            if not stream.running and stream.queue.has_work:
                 woken = self.barrier.resume(stream) or woken
         return woken
 
@@ -135,7 +135,7 @@ class AgentContext:
         if runner in self.runners:
             self.runners.remove(runner)
         if runner.stream is not None and runner.stream.running:
-            self.barrier.fell(runner.stream)  # in the middle of a record: its work must not be committed
+            self.barrier.abandon(runner.stream)  # in the middle of a record: its work must not be committed
             self.epoch.rollback_wanted = True
         if not expected:
             self.exited.append(runner.name)
@@ -167,9 +167,9 @@ class AgentContext:
         if output.timestamp_ms is None and message is not None:
             output = output._replace(timestamp_ms=inherited_ms(message))
         if failures.rules:
-            failures.check(output, careful=stream.inbox.careful)
-        self.epoch.effects.add(output)
-        if stream.inbox.careful and message is not None:
+            failures.check(output, isolating=stream.queue.isolating)
+        self.epoch.outbox.add(output)
+        if stream.queue.isolating and message is not None:
             failures.own(stream, message)
         if self.epoch.full:
             self.router.cut()
@@ -184,16 +184,18 @@ class AgentContext:
         runner = self.current
         assert runner is not None
         assert runner.stream is not None
-        kept = self.epoch.effects.partials
+        kept = self.epoch.outbox.partials
         if topic not in kept:
             kept[topic] = partials()
         kept[topic].add(states, inherited_ms(runner.stream.message))
         if self.epoch.full:
             self.router.cut()
 
-    def give_up(self, stream: RecordFeed, message: Any, error: BaseException, reason: str, records: int = 1) -> None:
+    def apply_policy(
+        self, stream: RecordFeed, message: Any, error: BaseException, reason: str, records: int = 1
+    ) -> None:
         """Apply the agent's failure policy to a record; see `Failures`."""
-        self.failures.give_up(stream, message, error, reason, records)
+        self.failures.apply_policy(stream, message, error, reason, records)
 
     def savepoint(self, stream: RecordFeed) -> None:
         """Take a savepoint, before and after each record while records are isolated; see `Failures`."""
@@ -211,9 +213,9 @@ class AgentContext:
         Raises:
             Stop: the agent failed outside of a record, or on purpose.
         """
-        if self.failures.undo(runner, error):
+        if self.failures.roll_back_record(runner, error):
             return True
         self.epoch.rollback_wanted = True
         assert runner.stream is not None
-        self.barrier.fell(runner.stream)
+        self.barrier.abandon(runner.stream)
         return False

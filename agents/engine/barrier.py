@@ -66,14 +66,14 @@ class Barrier:
         else:
             self.resume(stream)
 
-    def fell(self, stream: RecordFeed) -> None:
+    def abandon(self, stream: RecordFeed) -> None:
         """The stream's agent is gone in the middle of a record."""
         if stream.running:
             stream.running = False
             self.running -= 1
         self._changed.set()
 
-    def look_up(self) -> None:
+    def wake(self) -> None:
         """Whoever waits for agents should look at the engine's state again."""
         self._changed.set()
 

@@ -1,6 +1,6 @@
-"""Where a partition goes on: committed offsets, and the marks that ride in their metadata.
+"""Where a partition goes on: committed offsets, and the offsets of single agents in their metadata.
 
-Metadata is JSON, `{"marks": {"<agent>": offset}}`, only where an agent is further than the committed offset. Kafka
+Metadata is JSON, `{"agents": {"<agent>": offset}}`, only where an agent is further than the committed offset. Kafka
 bounds it by `offset.metadata.max.bytes`, 4,096 by default.
 """
 
@@ -22,7 +22,7 @@ from ...topics.topic_partition import TopicPartition
 from ..assignment import Assignment
 from .settings import EngineSettings
 
-__all__ = ["ASK_S", "SETTLED", "assigned", "begin_at_ends", "may_pass", "read_marks", "write_marks"]
+__all__ = ["ASK_S", "SETTLED", "assigned", "begin_at_ends", "may_pass", "offsets_to_commit", "read_agent_offsets"]
 
 MAX_METADATA_BYTES = 4096
 ASK_S = 5.0
@@ -32,18 +32,18 @@ ASK_S = 5.0
 SETTLED = 2.5
 
 
-def read_marks(metadata: str | None) -> dict[str, int]:
-    """Agent -> mark; metadata of other programs is none of ours and gives nothing."""
+def read_agent_offsets(metadata: str | None) -> dict[str, int]:
+    """Agent -> offset; metadata of other programs is none of ours and gives nothing."""
     if not metadata:
         return {}
     try:
-        return {str(agent): int(mark) for agent, mark in json.loads(metadata)["marks"].items()}
+        return {str(agent): int(offset) for agent, offset in json.loads(metadata)["agents"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}
 
 
-def write_marks(
-    progress: Mapping[TopicPartition, int], marks: Mapping[tuple[TopicPartition, str], int]
+def offsets_to_commit(
+    progress: Mapping[TopicPartition, int], agent_offsets: Mapping[tuple[TopicPartition, str], int]
 ) -> list[KafkaPartition]:
     """Offsets to commit.
 
@@ -51,12 +51,12 @@ def write_marks(
         Stop: more agents read one topic than fit into the metadata.
     """
     by_partition: dict[TopicPartition, dict[str, int]] = {}
-    for (at, agent), mark in marks.items():
-        by_partition.setdefault(at, {})[agent] = mark
+    for (at, agent), offset in agent_offsets.items():
+        by_partition.setdefault(at, {})[agent] = offset
     offsets: list[KafkaPartition] = []
     for at, offset in progress.items():
         ahead = by_partition.get(at)
-        metadata = json.dumps({"marks": ahead}, separators=(",", ":")) if ahead else ""
+        metadata = json.dumps({"agents": ahead}, separators=(",", ":")) if ahead else ""
         if len(metadata) > MAX_METADATA_BYTES:
             raise Stop(
                 f"{at.topic}: too many agents on one topic to keep their progress apart",
@@ -82,8 +82,8 @@ def assigned(
         at = TopicPartition(partition.topic, partition.partition)
         if partition.offset >= 0:
             assignment.starts[at] = partition.offset
-            for agent, mark in read_marks(partition.metadata).items():
-                assignment.marks[at, agent] = mark
+            for agent, offset in read_agent_offsets(partition.metadata).items():
+                assignment.agent_offsets[at, agent] = offset
         else:
             without.append(partition)
             assignment.uncommitted.append(at)

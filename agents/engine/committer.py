@@ -24,7 +24,7 @@ from ..tables.store import Changes
 from .delivery_reports import LARGE_BYTES, Reports
 from .topic_ids import TopicIds
 
-__all__ = ["AtLeastOnce", "Committer", "EpochPlan", "ExactlyOnce"]
+__all__ = ["AtLeastOnce", "CommitRequest", "Committer", "ExactlyOnce"]
 
 _ATTEMPTS = 5
 _UNDELIVERED_S = 120.0
@@ -37,7 +37,7 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class EpochPlan:
+class CommitRequest:
     """Everything one epoch wants of Kafka.
 
     Attributes:
@@ -88,7 +88,7 @@ class ExactlyOnce:
         """Fence and clean up after whoever had the id before (blocking)."""
         self._kafka.open()
 
-    def commit(self, plan: EpochPlan) -> Positions:
+    def commit(self, request: CommitRequest) -> Positions:
         """Perform it (blocking); returns the changelog positions after it.
 
         Raises:
@@ -99,21 +99,21 @@ class ExactlyOnce:
         """
         for attempt in range(_ATTEMPTS):
             try:
-                return self._try(plan, every=attempt > 0 or bool(plan.singly))
+                return self._try(request, every=attempt > 0 or bool(request.singly))
             except Aborted as exc:
-                self._reports.raise_refused(plan.outputs, plan.changes)
+                self._reports.raise_refused(request.outputs, request.changes)
                 if exc.lost or attempt == _ATTEMPTS - 1:
                     raise
                 clock.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _try(self, plan: EpochPlan, *, every: bool) -> Positions:
+    def _try(self, request: CommitRequest, *, every: bool) -> Positions:
         kafka, reports = self._kafka, self._reports
         kafka.begin()
         reports.begin()
-        compare = _comparing(self._topic_ids, plan)
+        compare = _comparing(self._topic_ids, request)
         try:
-            positions = _produce(kafka.produce, kafka.produce_fast, kafka.flush, plan, reports, every=every)
+            positions = _produce(kafka.produce, kafka.produce_fast, kafka.flush, request, reports, every=every)
         except _NotSent as exc:
             kafka.abort()
             raise Aborted(str(exc)) from exc
@@ -122,8 +122,8 @@ class ExactlyOnce:
         except Stop:
             kafka.abort()
             raise
-        if plan.offsets and plan.group is not None:
-            kafka.send_offsets(plan.offsets, plan.group)
+        if request.offsets and request.group is not None:
+            kafka.send_offsets(request.offsets, request.group)
         if reports.asked:
             kafka.flush()
             if reports.unsure:
@@ -158,26 +158,26 @@ class AtLeastOnce:
     def open(self) -> None:
         """Nothing to clean up."""
 
-    def commit(self, plan: EpochPlan) -> Positions:
+    def commit(self, request: CommitRequest) -> Positions:
         """As `ExactlyOnce.commit`, without its promise."""
         reports = self._reports
         reports.begin()
-        compare = _comparing(self._topic_ids, plan)
+        compare = _comparing(self._topic_ids, request)
         try:
-            positions = _produce(self._produce, self._kafka.produce, self._flush, plan, reports, every=True)
+            positions = _produce(self._produce, self._kafka.produce, self._flush, request, reports, every=True)
         except _NotSent:
             positions = {}
         self._flush()
         if reports.refused:
-            reports.raise_refused(plan.outputs, plan.changes)
+            reports.raise_refused(request.outputs, request.changes)
             raise Aborted("a batch was too large for its topic")
         compare()
         if reports.failed is not None:
             raise from_kafka(reports.failed, "produce", servers=self._cluster.bootstrap_servers) from reports.failed
         if reports.unsure:
             raise Aborted(_may_be_lost(reports))
-        if plan.offsets and plan.group is not None:
-            self._commit_offsets(plan.offsets)
+        if request.offsets and request.group is not None:
+            self._commit_offsets(request.offsets)
         return positions
 
     def _commit_offsets(self, offsets: list[TopicPartition]) -> None:
@@ -274,15 +274,15 @@ def _refusal(error: Exception) -> BaseException | None:
     return cause
 
 
-def _place(plan: EpochPlan, output: Output) -> int:
-    return next(place for place, other in enumerate(plan.outputs) if other is output)
+def _place(request: CommitRequest, output: Output) -> int:
+    return next(place for place, other in enumerate(request.outputs) if other is output)
 
 
-def _comparing(topic_ids: TopicIds | None, plan: EpochPlan) -> Callable[[], None]:
+def _comparing(topic_ids: TopicIds | None, request: CommitRequest) -> Callable[[], None]:
     """Asks meanwhile whether the topics of the offsets and changes are those they were; see `TopicIds.comparing`."""
-    if topic_ids is None or not plan.offsets:
+    if topic_ids is None or not request.offsets:
         return lambda: None
-    return topic_ids.comparing({*(offset.topic for offset in plan.offsets), *plan.changes})
+    return topic_ids.comparing({*(offset.topic for offset in request.offsets), *request.changes})
 
 
 def _may_be_lost(reports: Reports) -> str:
@@ -291,7 +291,7 @@ def _may_be_lost(reports: Reports) -> str:
 
 
 def _produce(
-    produce: Any, produce_fast: Any, flush: Callable[[], None], plan: EpochPlan, reports: Reports, *, every: bool
+    produce: Any, produce_fast: Any, flush: Callable[[], None], request: CommitRequest, reports: Reports, *, every: bool
 ) -> Positions:
     """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns.
 
@@ -302,16 +302,16 @@ def _produce(
     Raises:
         _NotSent: one was refused by itself.
     """
-    known, doubt, small, singly = "", None, None, False
-    for output in plan.outputs:
+    known, unconfirmed, small, singly = "", None, None, False
+    for output in request.outputs:
         topic, value, key, partition, timestamp_ms, headers = output
         if topic != known:
-            known, doubt, singly = topic, reports.doubt(topic), topic in plan.singly
+            known, unconfirmed, singly = topic, reports.unconfirmed(topic), topic in request.singly
             small = _Small(reports.small[topic], flush) if topic in reports.small else None
         if small is not None:
             small.add(output.size_bytes)
-        if doubt is not None and doubt.about(key, partition):
-            reports.asked, report = True, doubt.note
+        if unconfirmed is not None and unconfirmed.must_report(key, partition):
+            reports.asked, report = True, unconfirmed.note
         else:
             report = reports.note if every or (value is not None and len(value) >= LARGE_BYTES) else None
         try:
@@ -320,19 +320,19 @@ def _produce(
             why = _refusal(exc)
             if why is None:
                 raise
-            reports.refuse(_place(plan, output), output, why)
+            reports.refuse(_place(request, output), output, why)
             raise _NotSent(f"{topic} refuses a record: {why}") from exc
         if singly:
             flush()
             if reports.failed is not None:
-                reports.refuse(_place(plan, output), output)
+                reports.refuse(_place(request, output), output)
                 raise _NotSent(f"{topic} refuses a record: {reports.failed}")
     positions: Positions = {}
-    for topic, partitions in plan.changes.items():
-        doubt = reports.doubt(topic)
+    for topic, partitions in request.changes.items():
+        unconfirmed = reports.unconfirmed(topic)
         small = _Small(reports.small[topic], flush) if topic in reports.small else None
         for partition, changes in partitions.items():
-            first = doubt.note if doubt is not None and doubt.about(None, partition) else None
+            first = unconfirmed.note if unconfirmed is not None and unconfirmed.must_report(None, partition) else None
             reports.asked |= first is not None
 
             def delivered(

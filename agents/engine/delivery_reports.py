@@ -23,7 +23,7 @@ from ...topics.errors import described, is_refusal, is_too_large, kafka_error
 from ...topics.output import Output
 from .rejected_records import Refused, Rules
 
-__all__ = ["LARGE_BYTES", "Doubt", "Reports"]
+__all__ = ["LARGE_BYTES", "Reports", "UnconfirmedTopic"]
 
 # Smaller ones are not refused for their size.
 LARGE_BYTES = 16 * 1024
@@ -38,7 +38,7 @@ _KEYS = 10_000
 _PATIENCE_S = 120.0
 
 
-class Doubt:
+class UnconfirmedTopic:
     """A topic that has not got something of this producer in every partition yet.
 
     Where librdkafka chooses the partition, by key, nobody knows which it will be: then the records of keys report that
@@ -56,7 +56,7 @@ class Doubt:
         self.keys: set[bytes] = set()
         self.count = 0
 
-    def about(self, key: bytes | None, partition: int) -> bool:
+    def must_report(self, key: bytes | None, partition: int) -> bool:
         """Whether a record has to report. A partition of -1 is chosen by the key."""
         return partition not in self.partitions if partition >= 0 else key not in self.keys
 
@@ -89,7 +89,7 @@ class Reports:
         self._refused: dict[str, tuple[bool, str]] = {}
         self._place: int | None = None
         self.small: dict[str, int] = {}
-        self._doubts: dict[str, Doubt | None] = {}
+        self._unconfirmed: dict[str, UnconfirmedTopic | None] = {}
         self._trusted_s = clock.now_s()
         self.failed: KafkaException | None = None
         self.asked = False
@@ -101,16 +101,16 @@ class Reports:
         self.unsure.clear()
         now_s = clock.now_s()
         if now_s - self._trusted_s > _TRUST_S:
-            self._doubts.clear()
+            self._unconfirmed.clear()
             self._trusted_s = now_s
 
-    def doubt(self, topic: str) -> Doubt | None:
+    def unconfirmed(self, topic: str) -> UnconfirmedTopic | None:
         """What is not known of a topic yet; None where records need not report for it."""
         if self._every:
             return None
-        if topic not in self._doubts:
-            self._doubts[topic] = Doubt(self)
-        return self._doubts[topic]
+        if topic not in self._unconfirmed:
+            self._unconfirmed[topic] = UnconfirmedTopic(self)
+        return self._unconfirmed[topic]
 
     def note(self, error: Any, message: Any) -> None:
         """A delivery report."""
@@ -135,11 +135,11 @@ class Reports:
         Args:
             partitions_of: topic -> number of its partitions.
         """
-        for topic, doubt in self._doubts.items():
-            if doubt is not None and doubt.partitions:
-                doubt.count = doubt.count or partitions_of(topic)
-                if 0 < doubt.count <= len(doubt.partitions):
-                    self._doubts[topic] = None
+        for topic, unconfirmed in self._unconfirmed.items():
+            if unconfirmed is not None and unconfirmed.partitions:
+                unconfirmed.count = unconfirmed.count or partitions_of(topic)
+                if 0 < unconfirmed.count <= len(unconfirmed.partitions):
+                    self._unconfirmed[topic] = None
 
     def refuse(self, place: int, output: Output, error: BaseException | None = None) -> None:
         """An output is refused, known by its place: it was sent alone, or could not even be queued."""

@@ -1,13 +1,14 @@
-"""What becomes of a record that makes its agent fail.
+"""Handles a record that makes its agent fail.
 
-The first failure in an epoch drops the epoch; its records come again one by one, each after a savepoint (*careful*),
-so that exactly the failing record is found. From then on a failure undoes that record alone, unless its agent was
-suspended in the middle of it, when others may have built on what it did; then the epoch is dropped again, and the
-record is known as poisoned when it comes by. Either way it goes to its agent's policy, and careful ends with the first
-epoch without a failure.
+The first failure in an epoch rolls the epoch back; its records come again one by one, each after a savepoint
+(*isolating*), so that exactly the failing record is found. From then on a failure rolls back that record alone, unless
+its agent was suspended in the middle of it, when others may have built on its work; then the epoch is rolled back
+again, and the record is known as poisoned when it comes by. Either way its agent's failure policy applies, and
+isolating ends with the first epoch without a failure.
 
-Where the policy is to try again, the record's partition waits in the agent's inbox until the record is due (`Inbox`),
-and nobody is at it meanwhile: commits take what was before it, a revoke gives it away, a worker ends without it.
+Where the policy is to retry, the record's partition waits in the agent's `RecordQueue` until the record is due, and no
+agent works on it meanwhile: commits take the records before it, a revoke gives the partition away, and a worker ends
+without waiting for it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ...topics.output import Output
 from ...topics.topic_partition import TopicPartition
 from .outbox import NO_TIME_MS, Outbox
 from .protocols import Host, RecordFeed
-from .record_queue import Where, where
+from .record_queue import RecordPosition, position_of
 from .rejected_records import Refused, Rules
 from .retry_topics import RetryTopics
 from .runner import Runner
@@ -49,14 +50,16 @@ class Failures:
         singly: those whose rules did not explain it.
     """
 
-    def __init__(self, host: Host, effects: Outbox, retries: RetryTopics) -> None:
-        self._host, self._effects, self._retries = host, effects, retries
+    def __init__(self, host: Host, outbox: Outbox, retries: RetryTopics) -> None:
+        self._host, self._outbox, self._retries = host, outbox, retries
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
         self.rules: dict[str, Rules] = {}
         self.singly: set[str] = set()
         self._learnt_s = 0.0
 
-    def give_up(self, stream: RecordFeed, message: Any, error: BaseException, reason: str, records: int = 1) -> None:
+    def apply_policy(
+        self, stream: RecordFeed, message: Any, error: BaseException, reason: str, records: int = 1
+    ) -> None:
         """A record goes to the policy of its agent.
 
         Args:
@@ -77,11 +80,12 @@ class Failures:
                 f"agent {stream.name} failed at {source}: {text}",
                 hint='mend the record or the agent; on_failure="dead_letter" would have set it aside',
             )
-        self._effects.failed[stream.name] += records
+        self._outbox.failed[stream.name] += records
         if policy == "skip":
             self._skip(stream.name, origin.topic, text)
             logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
             return
+        position = position_of(TopicPartition(message.topic(), message.partition()), message)
         letter = dead_letter(
             topic=origin.topic,
             key=message.key(),
@@ -98,10 +102,10 @@ class Failures:
             agent=stream.name,
             app=self._host.conf.id,
             app_version=self._host.conf.version,
-            attempts=stream.inbox.failures.get(where(TopicPartition(message.topic(), message.partition()), message)),
+            attempts=stream.queue.failures.get(position),
             retry_topic=self._retries.of(stream.name, origin.topic),
         )
-        self._host.provisioner.add_letters(letter.topic, origin.topic)
+        self._host.provisioner.add_dead_letter_topic(letter.topic, origin.topic)
         now_ms, timestamp_ms = _now_ms(), message.timestamp()[1]
         rules = self.rules.get(letter.topic)
         unsent = timestamp_ms in (0, NO_TIME_MS) or timestamp_ms > now_ms
@@ -110,20 +114,20 @@ class Failures:
         output = Output(letter.topic, letter.value, letter.key, -1, timestamp_ms, letter.headers)
         why = rules.broken_by(output, now_ms) if rules is not None else None
         if why is not None:
-            raise self._no_letter(source, why) from error
-        self._effects.letters[len(self._effects.outputs)] = source
-        self._effects.add(output)
-        self._effects.dead_letters += 1
+            raise self._undeliverable(source, why) from error
+        self._outbox.dead_letter_sources[len(self._outbox.outputs)] = source
+        self._outbox.add(output)
+        self._outbox.dead_letters += 1
         logger.warning("dead letter %s → %s (agent %s): %s", source, letter.topic, stream.name, text, extra=fields)
 
     def _skip(self, agent: str, topic: str, error: str) -> None:
         """Count a record that is given up without a letter; a bounded run keeps the count in Kafka."""
-        self._effects.skipped += 1
+        self._outbox.skipped += 1
         if self._host.run_id:
             name = skipped_topic(self._host.conf.id)
             self._host.provisioner.add(TopicSpec(name, 1, self._host.conf.topic_replication_factor or 1))
             facts = {"agent": agent, "topic": topic, "error": error[:_MAX_SKIP_CHARACTERS]}
-            self._effects.add(Output(name, msgspec.json.encode(facts), None, 0, None, None))
+            self._outbox.add(Output(name, msgspec.json.encode(facts), None, 0, None, None))
 
     # Refusals of topics: see `refused.py` -----------------------------------------------------------------------------
 
@@ -157,19 +161,19 @@ class Failures:
 
     def _blame(self, place: int, why: BadRecord, outside: list[Output]) -> bool:
         """An output is refused, known by its place among those of the epoch."""
-        inside = len(self._effects)
+        inside = len(self._outbox)
         if place >= inside:
             self._refuse_outside(outside, outside[place - inside], why)
             return True
-        if place in self._effects.letters:
-            raise self._no_letter(self._effects.letters[place], why)
-        owner = self._effects.owners.get(place)
+        if place in self._outbox.dead_letter_sources:
+            raise self._undeliverable(self._outbox.dead_letter_sources[place], why)
+        owner = self._outbox.owners.get(place)
         if owner is not None:
             stream, which = owner
-            stream.inbox.poisoned[which] = why
+            stream.queue.poisoned[which] = why
         return owner is not None
 
-    def _no_letter(self, source: str, why: BaseException) -> Stop:
+    def _undeliverable(self, source: str, why: BaseException) -> Stop:
         return Stop(f"the dead letter of {source} does not fit: {why}")
 
     def _refuse_outside(self, outside: list[Output], output: Output, why: BadRecord) -> None:
@@ -188,18 +192,18 @@ class Failures:
         )
         logger.error("dead letter → %s (sent by no agent): %s", letter.topic, described(why))
         if output.topic.endswith(SUFFIX) or output.topic in self._host.provisioner.refused:
-            self._effects.skipped += 1  # nowhere to put it: the log has it
+            self._outbox.skipped += 1  # nowhere to put it: the log has it
             return
-        self._host.provisioner.add_letters(letter.topic, output.topic)
+        self._host.provisioner.add_dead_letter_topic(letter.topic, output.topic)
         outside.append(Output(letter.topic, letter.value, letter.key, -1, None, letter.headers))
 
-    def check(self, output: Output, *, careful: bool) -> None:
+    def check(self, output: Output, *, isolating: bool) -> None:
         """Raise BadRecord if a topic that has refused records does not take this one.
 
         Sizes count only where records go one by one because one was too large: what is compressed well fits.
         """
         rules = self.rules.get(output.topic)
-        why = rules.broken_by(output, _now_ms(), sizes=careful) if rules is not None else None
+        why = rules.broken_by(output, _now_ms(), sizes=isolating) if rules is not None else None
         if why is not None:
             raise why
 
@@ -215,8 +219,8 @@ class Failures:
 
     def own(self, stream: RecordFeed, message: Any) -> None:
         """The output that was added last is of this record, which goes alone."""
-        which = where(TopicPartition(message.topic(), message.partition()), message)
-        self._effects.owners[len(self._effects.outputs) - 1] = stream, which
+        which = position_of(TopicPartition(message.topic(), message.partition()), message)
+        self._outbox.owners[len(self._outbox.outputs) - 1] = stream, which
 
     def savepoint(self, runner: Runner | None) -> None:
         """What follows can be undone without touching what was before.
@@ -231,12 +235,12 @@ class Failures:
             if rules is not None:
                 for key, value in table.writes():
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
-                    self.check(Output(table.changelog_name, *encoded, -1, None, None), careful=True)
+                    self.check(Output(table.changelog_name, *encoded, -1, None, None), isolating=True)
         for table in self._host.tables:
             table.savepoint()
-        self._savepoint = (id(runner), runner.steps if runner else 0, len(self._effects.outputs))
+        self._savepoint = (id(runner), runner.steps if runner else 0, len(self._outbox.outputs))
 
-    def undo(self, runner: Runner, error: BaseException) -> bool:
+    def roll_back_record(self, runner: Runner, error: BaseException) -> bool:
         """An agent raised: undo its record, if that alone can be undone. False: the epoch has to be dropped.
 
         Raises:
@@ -245,13 +249,13 @@ class Failures:
         if isinstance(error, Stop):
             raise error
         if runner.source.in_hand:
-            self._leave_behind(runner, error)
+            self._fail_in_memory(runner, error)
             return True
         stream = runner.stream
         message = stream.message if stream is not None else None
         if stream is not None and message is None and isinstance(error, asyncio.CancelledError):
             logger.warning("agent %s was cancelled between two records, and is started anew", runner.name)
-            stream.inbox.careful = True  # if a record has done it, it is found out at its end: see `savepoint`
+            stream.queue.isolating = True  # if a record has done it, it is found out at its end: see `savepoint`
             return False
         if stream is None or message is None:
             logger.error("agent %s failed outside of a record", runner.name, exc_info=error)
@@ -260,36 +264,36 @@ class Failures:
                 hint="what an agent does before its loop has to work; the traceback is in the log",
             ) from error
         logger.debug("agent %s failed", runner.name, exc_info=error)
-        inbox = stream.inbox
+        queue = stream.queue
         at, offset = TopicPartition(message.topic(), message.partition()), message.offset()
         # Of several records at a time it is not known yet which one it was.
-        alone = not stream.grouped or (inbox.careful and inbox.held.get(at, offset) == offset)
+        alone = not stream.grouped or (queue.isolating and queue.held_back.get(at, offset) == offset)
         if alone:
-            self._count(stream, where(at, message), error)
-        if not inbox.careful:
-            inbox.careful = True
+            self._count(stream, position_of(at, message), error)
+        if not queue.isolating:
+            queue.isolating = True
             return False
         owner, steps, outputs = self._savepoint
         if owner != id(runner) or steps != runner.steps or not stream.running or not alone:
             return False
-        if hasattr(message, "row") and where(at, message) in inbox.again:
+        if hasattr(message, "row") and position_of(at, message) in queue.retry_at_s:
             return False  # all of its batch waits, so the rows before it are to be undone as well
         for table in self._host.tables:
             table.discard_writes()
         runner.handed.clear()
-        self._effects.truncate(outputs)
-        inbox.again_from(message)
+        self._outbox.truncate(outputs)
+        queue.again_from(message)
         stream.forget_message()
         return True
 
-    def _count(self, stream: RecordFeed, which: Where, error: BaseException) -> None:
+    def _count(self, stream: RecordFeed, which: RecordPosition, error: BaseException) -> None:
         """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
-        inbox = stream.inbox
-        failures = inbox.failures[which] = inbox.failures.get(which, 0) + 1
+        queue = stream.queue
+        failures = queue.failures[which] = queue.failures.get(which, 0) + 1
         retry = getattr(self._host.agents.get(stream.name), "retry", None)
         if retry is not None and retry.worth(error, failures):
             wait_s = retry.wait_s(failures)
-            inbox.again[which] = clock.now_s() + wait_s
+            queue.retry_at_s[which] = clock.now_s() + wait_s
             logger.info(
                 "%s[%d]@%d is tried again in %.1f s (agent %s, %d of %d): %s",
                 *which[0],
@@ -300,10 +304,10 @@ class Failures:
                 retry.times,
                 described(error),
             )
-        elif inbox.careful or retry is not None:
-            inbox.poisoned[which] = error
+        elif queue.isolating or retry is not None:
+            queue.poisoned[which] = error
 
-    def _leave_behind(self, runner: Runner, error: BaseException) -> None:
+    def _fail_in_memory(self, runner: Runner, error: BaseException) -> None:
         """What came through memory cannot come again, so there is nothing to undo or to keep."""
         policy = getattr(self._host.agents.get(runner.source.name), "on_failure", "skip")
         if policy == "fail":

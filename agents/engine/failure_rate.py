@@ -1,7 +1,7 @@
-"""When failed records are not an accident any more: a wrong type, a changed producer, a bug in the agent.
+"""The failure rate limit: stops a worker whose records fail because of a wrong type, a changed producer or a bug.
 
-A worker that sets everything aside looks healthy and does nothing, so past a share it stops instead. Each agent is
-looked at by itself: a record that four agents read is handled, and may fail, four times.
+A worker that sends every record to the dead-letter topic looks healthy and does nothing, so it stops above a share of
+failures. Each agent is measured by itself: a record that four agents read is handled, and may fail, four times.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class FailureRate:
             if self._share < 1 and window.failed >= LEAST and window.failed > self._share * window.handled:
                 raise Stop(
                     f"agent {agent}: {window.failed:,} of the last {window.handled:,} records failed",
-                    hint="see the dead letters' headers for why; EngineSettings(give_up_share=1) lets a worker go on",
+                    hint="the headers of the dead letters say why; EngineSettings(max_failure_share=1) sets no limit",
                 )
 
 

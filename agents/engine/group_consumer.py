@@ -67,7 +67,7 @@ class GroupConsumer:
         fenced: whether that is why.
         reached: with `notice_ends`, partition -> the offset at which it ended when it was last read to its end,
             transaction markers included. All before it has been consumed.
-        heard_s: monotonic time of the last sign that somebody answers this client.
+        answered_s: monotonic time of the last sign that somebody answers this client.
     """
 
     def __init__(
@@ -91,17 +91,17 @@ class GroupConsumer:
         self.topics: list[str] = []
         self.finished: str | None = None
         self.fenced = False
-        self.heard_s = clock.now_s()
+        self.answered_s = clock.now_s()
         self.reached: dict[TopicPartition, int] = {}
-        self._ends: dict[TopicPartition, int] = {}  # noticed, while records before them wait in `_early`
-        self._early: list[Any] = []
+        self._ends: dict[TopicPartition, int] = {}  # noticed, while records before them wait in `_buffered`
+        self._buffered: list[Any] = []
         self._paused: list[KafkaPartition] = []
         self._held: set[TopicPartition] = set()
-        self._flows: dict[TopicPartition, int] = {}
+        self._consumed: dict[TopicPartition, int] = {}
         self._incremental = settings.group_protocol == "consumer"
         self._closing = False
-        self._untold_since_s = 0.0
-        self._moving_since_s = 0.0
+        self._unassigned_since_s = 0.0
+        self._rebalancing_since_s = 0.0
         self._polled_s = clock.now_s()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
         self._complained_s = 0.0
@@ -128,7 +128,7 @@ class GroupConsumer:
         """Join the group, or change what is subscribed."""
         self.topics = topics
         if self._incremental and not self.owned:
-            self._untold_since_s = clock.now_s()
+            self._unassigned_since_s = clock.now_s()
         if not self._closing:  # told to end while the app was still starting
             self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
@@ -155,10 +155,10 @@ class GroupConsumer:
             paused, self._paused = self._paused, []
             self.kafka.resume([p for p in paused if TopicPartition(p.topic, p.partition) in self.owned - self._held])
         messages = self._consume(self._batch_records)
-        if self._untold_since_s:
+        if self._unassigned_since_s:
             self._look_whether_for_nothing()
-        if self._early:
-            messages, self._early = self._early + messages, []
+        if self._buffered:
+            messages, self._buffered = self._buffered + messages, []
         if self._ends:
             self.reached |= self._ends
             self._ends = {}
@@ -166,15 +166,15 @@ class GroupConsumer:
 
     def _look_whether_for_nothing(self) -> None:
         """More members than partitions: who gets none is ready all the same."""
-        since_s = self._untold_since_s
+        since_s = self._unassigned_since_s
         if clock.now_s() - since_s > _NOTHING_S and self.generation > 0:
-            self._untold_since_s = 0.0
+            self._unassigned_since_s = 0.0
             self._on_assign(Assignment(began_s=since_s))
 
     def hold(self, partitions: set[TopicPartition]) -> None:
         """Take no records of these until told otherwise. A pause purges librdkafka's queue: it has to be worth it."""
         if partitions != self._held:
-            held, self._held = self._held, partitions & self._flows.keys()
+            held, self._held = self._held, partitions & self._consumed.keys()
             self.kafka.pause([KafkaPartition(*at) for at in self._held - held])
             self.kafka.resume([KafkaPartition(*at) for at in held - self._held])
 
@@ -183,10 +183,10 @@ class GroupConsumer:
         if clock.now_s() - self._polled_s < _KEEP_ALIVE_S:
             return
         self._polled_s = clock.now_s()
-        if self._flows and not self._paused:
-            self._paused = [KafkaPartition(*at) for at in self._flows]
+        if self._consumed and not self._paused:
+            self._paused = [KafkaPartition(*at) for at in self._consumed]
             self.kafka.pause(self._paused)
-        self._early += self._consume(1)
+        self._buffered += self._consume(1)
 
     def _consume(self, most: int) -> list[Any]:
         try:
@@ -194,7 +194,7 @@ class GroupConsumer:
         except KafkaException as exc:
             raise from_kafka(exc, "consume", servers=self._cluster.bootstrap_servers) from exc
         if messages:
-            self.heard_s = clock.now_s()
+            self.answered_s = clock.now_s()
         if any(map(_error_of, messages)):
             for message in messages:
                 error = message.error()
@@ -225,34 +225,34 @@ class GroupConsumer:
             self._complained_s = now
             logger.warning("consumer: %s", error.str())
 
-    def hear_of(self, error: BaseException) -> None:
+    def note_hung(self, error: BaseException) -> None:
         """What has made the worker's producer hang has happened to its consumer as well."""
         if isinstance(error, Hung) and self.finished is None:
             self.finished = str(error.args[0])
             logger.warning("%s: this worker takes a new one", self.finished)
 
-    def ask(self) -> None:
+    def check_coordinator(self) -> None:
         """Ask the coordinator something (blocking); noted as finished when it has not answered for too long."""
-        if not self.topics or clock.now_s() - self.heard_s < client_watchdog.HUNG_S:
+        if not self.topics or clock.now_s() - self.answered_s < client_watchdog.HUNG_S:
             return
         try:
             self.kafka.committed([KafkaPartition(self.topics[0], 0)], timeout=ASK_S)
-            self.heard_s = clock.now_s()
+            self.answered_s = clock.now_s()
         except KafkaException as exc:
-            silent_s = clock.now_s() - self.heard_s
+            silent_s = clock.now_s() - self.answered_s
             if not may_pass(exc):
-                self.heard_s = clock.now_s()
+                self.answered_s = clock.now_s()
             elif silent_s > SETTLED * client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
-                self.hear_of(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
+                self.note_hung(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
         except RuntimeError:
             pass  # closed meanwhile
 
-    def take_again(self) -> None:
+    def reassign(self) -> None:
         """Begin anew with the partitions there are, from what is committed now (blocking)."""
         if self._incremental:
             self._resume()
-            self.kafka.incremental_unassign([KafkaPartition(*at) for at in self._flows])
-            self._flows, self._early = {}, []
+            self.kafka.incremental_unassign([KafkaPartition(*at) for at in self._consumed])
+            self._consumed, self._buffered = {}, []
         self._begin(self.kafka, [KafkaPartition(*at) for at in self.owned])
 
     def begin_at_ends(
@@ -261,7 +261,7 @@ class GroupConsumer:
         """As the function of that name (blocking)."""
         return begin_at_ends(self.kafka, uncommitted, self.owned, later, self._admin, self._cluster, self._settings)
 
-    def flow(self, starts: Mapping[TopicPartition, int]) -> None:
+    def consume_from(self, starts: Mapping[TopicPartition, int]) -> None:
         """Let the records of partitions flow whose tables are restored, beside those that flow already.
 
         Until then librdkafka does not have them: a partition that is paused as it is assigned, and resumed when its
@@ -272,20 +272,20 @@ class GroupConsumer:
         if self._incremental:
             if starts:
                 self.kafka.incremental_assign([KafkaPartition(*at, start) for at, start in starts.items()])
-            self._flows |= starts
+            self._consumed |= starts
             self._look_whether_settled()
             return
         self._resume()
-        for at in self.kafka.position([KafkaPartition(*at) for at in self._flows]) if self._flows else ():
+        for at in self.kafka.position([KafkaPartition(*at) for at in self._consumed]) if self._consumed else ():
             if at.offset >= 0:  # else nothing of it was consumed yet
-                self._flows[TopicPartition(at.topic, at.partition)] = at.offset
-        self._flows |= starts
-        self.kafka.assign([KafkaPartition(*at, start) for at, start in self._flows.items()])
+                self._consumed[TopicPartition(at.topic, at.partition)] = at.offset
+        self._consumed |= starts
+        self.kafka.assign([KafkaPartition(*at, start) for at, start in self._consumed.items()])
         self._look_whether_settled()
 
     def _look_whether_settled(self) -> None:
-        if self._flows.keys() >= self.owned:
-            self._moving_since_s = 0.0
+        if self._consumed.keys() >= self.owned:
+            self._rebalancing_since_s = 0.0
 
     def _resume(self) -> None:
         if self._paused or self._held:  # librdkafka remembers a pause, also of a partition that goes and comes back
@@ -310,7 +310,7 @@ class GroupConsumer:
     @property
     def unsettled(self) -> bool:
         """Whether partitions are on their way: given up, or assigned and not flowing yet."""
-        return self._moving_since_s > 0
+        return self._rebalancing_since_s > 0
 
     @property
     def generation(self) -> int:
@@ -337,27 +337,27 @@ class GroupConsumer:
             self._begin(kafka, partitions)
 
     def _begin(self, kafka: Any, partitions: list[KafkaPartition]) -> None:
-        self._moving()
-        self._untold_since_s = 0.0
+        self._begin_rebalance()
+        self._unassigned_since_s = 0.0
         try:
             # Before the offsets: what is made anew in between is noticed at the first commit.
             ids = self._topic_ids.of({partition.topic for partition in partitions}) if self._topic_ids else {}
             assignment = assigned(self.kafka, partitions, self._admin, self._cluster, self._settings)
             assignment.ids = ids
         except Hung as exc:
-            self.hear_of(exc)
+            self.note_hung(exc)
             self._hold(kafka)
             return
-        self.heard_s = clock.now_s()
-        assignment.began_s = self._moving_since_s
+        self.answered_s = clock.now_s()
+        assignment.began_s = self._rebalancing_since_s
         if self._incremental:  # beside what is there
             self.owned |= assignment.starts.keys()
         else:
             self._resume()
-            self._flows, self._early = {}, []
+            self._consumed, self._buffered = {}, []
             self._forget_ends(self.owned)
             self.owned = set(assignment.starts)
-        self._hold(kafka)  # until `flow`
+        self._hold(kafka)  # until `consume_from`
         self._on_assign(assignment)
 
     def _hold(self, kafka: Any) -> None:
@@ -372,30 +372,31 @@ class GroupConsumer:
             self.reached.pop(at, None)
             self._ends.pop(at, None)
 
-    def _moving(self) -> None:
-        self._moving_since_s = self._moving_since_s or clock.now_s()
+    def _begin_rebalance(self) -> None:
+        self._rebalancing_since_s = self._rebalancing_since_s or clock.now_s()
 
     def _revoked(self, kafka: Any, partitions: list[KafkaPartition]) -> None:
-        self._give_up(kafka, partitions, self._on_revoke)
+        self._remove(kafka, partitions, self._on_revoke)
 
     def _lost(self, kafka: Any, partitions: list[KafkaPartition]) -> None:
-        self._give_up(kafka, partitions, self._on_lost)
+        self._remove(kafka, partitions, self._on_lost)
 
-    def _give_up(
+    def _remove(
         self, kafka: Any, partitions: list[KafkaPartition], tell: Callable[[set[TopicPartition]], None]
     ) -> None:
-        self._moving()
+        self._begin_rebalance()
         gone = {TopicPartition(p.topic, p.partition) for p in partitions}
-        self._early = [m for m in self._early if (m.topic(), m.partition()) not in gone] if self._incremental else []
+        kept = [m for m in self._buffered if (m.topic(), m.partition()) not in gone]
+        self._buffered = kept if self._incremental else []
         if self.finished is None:  # else all is begun anew
             tell(gone)
         self.owned -= gone
         self._forget_ends(gone)
         self._resume()
         if self._incremental:
-            flowing = gone & self._flows.keys()
-            self._flows = {at: start for at, start in self._flows.items() if at not in gone}
+            flowing = gone & self._consumed.keys()
+            self._consumed = {at: start for at, start in self._consumed.items() if at not in gone}
             kafka.incremental_unassign([KafkaPartition(*at) for at in flowing])
         else:
-            self._flows = {}
+            self._consumed = {}
             kafka.unassign()

@@ -31,7 +31,7 @@ from ...topics.threads import daemon_thread
 from ..assignment import Assignment
 from ..tables.global_table import GlobalTable
 from .agent_context import AgentContext
-from .epoch import Late, PreparedCommit
+from .epoch import PreparedCommit, UntrackedValues
 from .group_consumer import GroupConsumer
 from .membership import Membership
 from .protocols import Host, RebalanceListener
@@ -197,7 +197,7 @@ class Engine:
         if self._host.stopped_by is None:
             self._host.stopped_by = error
         self.stopping = True
-        self._barrier.look_up()
+        self._barrier.wake()
         self.rebalance.ready.set()
         await self._host.request_stop()
 
@@ -287,7 +287,7 @@ class Engine:
         self._group.tune(clock.now_s() - began)
 
     def _poll(self, *, during_work: bool = False) -> bool:
-        if not during_work and self._router.somebody_is_missing:
+        if not during_work and self._router.lacks_stream:
             return False
         if self._router.waiting >= self.settings.backlog_records:
             self._group.keep_alive()
@@ -298,7 +298,7 @@ class Engine:
             return False
         if not self.first_record_at:
             self.first_record_at = clock.now_ms() / 1000
-        self._router.hand_over(messages, one_topic=len(self._subscribed) == 1 and not self.context.retries.read)
+        self._router.deliver(messages, one_topic=len(self._subscribed) == 1 and not self.context.retries.read)
         return True
 
     def hurry(self) -> None:
@@ -314,7 +314,7 @@ class Engine:
         runners = [runner for runner in self.context.runners if runner.stream is not None]
         await halt_all(runners, self.context.runners, self.settings.stuck_s)
         self._epoch.drop()
-        self._router.hand_over_again()
+        self._router.redeliver()
         self._barrier.reset()
         for runner in runners:
             runner.resume()
@@ -341,8 +341,8 @@ class Engine:
         self._router.uncut()
         self.context.wake()
 
-    def _draft(self) -> PreparedCommit:
-        return self._epoch.draft(self._group.metadata, self.rebalance.partition_counts.__getitem__)
+    def _prepare(self) -> PreparedCommit:
+        return self._epoch.prepare(self._group.metadata, self.rebalance.partition_counts.__getitem__)
 
     async def _commit(self) -> None:
         """End the epoch. All agents are parked."""
@@ -353,8 +353,8 @@ class Engine:
             with self._settled():
                 if self._host.provisioner.wanted:
                     await daemon_thread(self._host.provisioner.create)
-                draft = self._draft()
-                self._epoch.finish(draft, await daemon_thread(self._member.committer.commit, draft.plan))
+                prepared = self._prepare()
+                self._epoch.finish(prepared, await daemon_thread(self._member.committer.commit, prepared.request))
             self._epoch.begin(cost_s=clock.now_s() - began)
         else:
             self._epoch.begin()
@@ -367,8 +367,8 @@ class Engine:
         if self._epoch.dirty:
             with self._settled():
                 self._host.provisioner.create()
-                draft = self._draft()
-                self._epoch.finish(draft, self._member.committer.commit(draft.plan))
+                prepared = self._prepare()
+                self._epoch.finish(prepared, self._member.committer.commit(prepared.request))
 
     @contextlib.contextmanager
     def _settled(self) -> Generator[None]:
@@ -376,12 +376,12 @@ class Engine:
         try:
             yield
             self._aborted_in_a_row = 0
-            if not self._router.careful:
+            if not self._router.isolating:
                 self._failures.forget_rules()
                 self._epoch.singly = frozenset(self._failures.singly)
         except BadRecord as exc:
             self._blame_somebody(exc)
-        except Late as exc:
+        except UntrackedValues as exc:
             logger.info("table %s holds values that can be changed in place: the first epoch is done again", exc)
             self._epoch.rollback_wanted = True
         except Aborted as exc:
@@ -396,13 +396,13 @@ class Engine:
             logger.warning("%s: this worker rebuilds from its changelogs", exc.args[0])
             self._host.provisioner.declared.clear()
             self.rebuild_wanted = True
-            self._group.hear_of(exc)
+            self._group.note_hung(exc)
 
     def _blame_somebody(self, error: BadRecord) -> None:
         """Something in the epoch cannot be encoded, or is refused: do it again record by record to find whose it is."""
         news = isinstance(error, Refused) and self._failures.refused(error, self._epoch.outside)
         self._epoch.singly = frozenset(self._failures.singly)
-        if not self._router.be_careful() and not news:
+        if not self._router.isolate() and not news:
             raise Stop(f"no record is to blame: {error}")
         self._epoch.rollback_wanted = True
 

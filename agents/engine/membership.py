@@ -87,7 +87,7 @@ class Membership:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            await daemon_thread(self.group.ask)
+            await daemon_thread(self.group.check_coordinator)
 
     async def renew(self) -> None:
         """A new producer, a new consumer where that is finished too, and the partitions from what Kafka says was
@@ -108,7 +108,7 @@ class Membership:
         if finished:
             self.group.subscribe(topics)
         else:
-            await daemon_thread(self.group.take_again)
+            await daemon_thread(self.group.reassign)
 
     async def _close_group(self, *, keep_identity: bool) -> None:
         if not await daemon_thread(leave_behind, partial(self.group.close, keep_identity=keep_identity), _CLOSE_S):

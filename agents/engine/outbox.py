@@ -15,7 +15,7 @@ from ...topics.output import Output
 
 if TYPE_CHECKING:
     from .protocols import RecordFeed
-    from .record_queue import Where
+    from .record_queue import RecordPosition
 
 __all__ = ["NO_TIME_MS", "Outbox", "Partials", "inherited_ms", "sendable"]
 
@@ -100,10 +100,10 @@ class Outbox:
         dead_letters: how many of the outputs are dead letters; skipped: records given up without one.
         failed: agent -> records of its that went to its policy.
         owners: place among the outputs -> whose record it is, of those that were sent record by record.
-        letters: places of dead letters -> where their records are from.
+        dead_letter_sources: places of dead letters -> where their records are from.
     """
 
-    __slots__ = ("dead_letters", "failed", "letters", "outputs", "owners", "partials", "skipped")
+    __slots__ = ("dead_letter_sources", "dead_letters", "failed", "outputs", "owners", "partials", "skipped")
 
     def __init__(self) -> None:
         self.outputs: list[Output] = []
@@ -111,8 +111,8 @@ class Outbox:
         self.dead_letters = 0
         self.skipped = 0
         self.failed: Counter[str] = Counter()
-        self.owners: dict[int, tuple[RecordFeed, Where]] = {}
-        self.letters: dict[int, str] = {}
+        self.owners: dict[int, tuple[RecordFeed, RecordPosition]] = {}
+        self.dead_letter_sources: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.outputs) + sum(len(partials.states) for partials in self.partials.values())
@@ -147,4 +147,4 @@ class Outbox:
         self.dead_letters = self.skipped = 0
         self.failed.clear()
         self.owners.clear()
-        self.letters.clear()
+        self.dead_letter_sources.clear()

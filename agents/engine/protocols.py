@@ -197,7 +197,7 @@ class RecordFeed(Protocol):
     """A stream.
 
     Attributes:
-        inbox: the records that it has been given.
+        queue: the records that it has been given.
         running: its agent is at a record.
         wakeup: set while it is parked; timer: resumes it anyway.
         committed: its progress as of the last commit.
@@ -206,7 +206,7 @@ class RecordFeed(Protocol):
         runner: drives its agent.
     """
 
-    inbox: RecordQueue
+    queue: RecordQueue
     running: bool
     wakeup: asyncio.Future[None] | None
     timer: asyncio.TimerHandle | None

@@ -162,7 +162,7 @@ class Rebalance:
         assert self._restoration is not None
         assert self._listener is not None
         assert self._member is not None
-        assignment.flowing |= {at.partition for at in self._context.router.active}
+        assignment.active_numbers |= {at.partition for at in self._context.router.active}
         self._taken_over = assignment
         if self._placing is not None:
             self._placing.cancel()
@@ -172,12 +172,12 @@ class Rebalance:
         self.partition_counts = await call_with_heartbeats(self._group, self._admin.partitions)
         await self._listener.partitions_assigned(self.owned, assignment.starts.keys())
         ids = self._member.topic_ids
-        assignment.anew = ids.made_anew(assignment.ids)
+        assignment.recreated = ids.recreated(assignment.ids)
         changelogs = [table.changelog_name for table in self._host.tables]
         await call_with_heartbeats(self._group, ids.watch_changelogs, changelogs)
         await self._restoration.begin(assignment, self._group)
         if not self._restoration.waiting:
-            self._group.flow({})
+            self._group.consume_from({})
             await self._finish()
 
     async def _activate(self) -> None:
@@ -200,14 +200,14 @@ class Rebalance:
             self._context.epoch.committed.update(ready.starts)
             self._context.route()
             self._context.router.begin(ready)
-            self._group.flow(ready.starts)
+            self._group.consume_from(ready.starts)
         if not self._restoration.waiting and (ready is None or ready.starts):
             await self._finish()
 
     async def _begin_at_ends(self, ready: Assignment) -> None:
         """Make certain where partitions begin that the group has no offsets of, before their records are consumed."""
         own = {name for topic in self._host.topics for name in topic.topics if topic.internal or topic.has_prefix}
-        later = ready.anew | own
+        later = ready.recreated | own
         self._beginning = ready
         try:
             while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
@@ -217,7 +217,7 @@ class Rebalance:
                 if ready.uncommitted:
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:
-            self._group.hear_of(exc)
+            self._group.note_hung(exc)
         finally:
             self._beginning = None
         ready.drop(set(ready.uncommitted))

@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 from ...topics.topic_partition import TopicPartition
 from .packed_rows import Rows
 
-__all__ = ["Batch", "RecordQueue", "Where", "where"]
+__all__ = ["Batch", "RecordPosition", "RecordQueue", "position_of"]
 
 Message = Any
 """A confluent_kafka.Message; its accessors cost as much as decoding JSON, so they are called as little as can be."""
 
 
-Where = tuple[TopicPartition, int, int]
+RecordPosition = tuple[TopicPartition, int, int]
 """A record: its partition, offset and row; plain ones are row 0."""
 
 
-def where(at: TopicPartition, message: Message) -> Where:
+def position_of(at: TopicPartition, message: Message) -> RecordPosition:
     """Which record a message of this partition is."""
     return at, message.offset(), getattr(message, "row", 0)
 
@@ -59,14 +59,14 @@ class RecordQueue:
     """The records of one stream.
 
     Attributes:
-        marks: partition -> offset of the next record to handle.
+        offsets: partition -> offset of the next record to handle.
         poisoned: records that made the agent fail: which -> why. They go to the policy instead.
         failures: which record -> how often the agent has failed at it.
-        again: records to be tried again: which -> not before this (monotonic seconds).
+        retry_at_s: records that are to be retried: position -> not before this time (monotonic seconds).
         delayed: partitions that wait for such a record.
-        careful: hand out record by record, with a savepoint before each.
+        isolating: hand out record by record, with a savepoint before each.
         cut: no further records until the epoch is committed.
-        held: partition -> offset of the first record that was taken and is held back (`take`).
+        held_back: partition -> offset of the first record that was taken and is held back (`take`).
         ended: partitions whose history is over, so that what is held back of them is to be given away.
         entered: records that were put in, each once whatever is redone; see `handled`.
         shared: several streams share the partition's records by key; then a batch is not cut, so that all of them
@@ -77,16 +77,16 @@ class RecordQueue:
         "_handled_before",
         "_queue",
         "_taken",
-        "again",
-        "careful",
         "cut",
         "delayed",
         "ended",
         "entered",
         "failures",
-        "held",
-        "marks",
+        "held_back",
+        "isolating",
+        "offsets",
         "poisoned",
+        "retry_at_s",
         "shared",
         "waiting",
     )
@@ -95,28 +95,28 @@ class RecordQueue:
         self.shared = False
         self._queue: deque[Batch] = deque()
         self._taken: Batch | None = None
-        self.marks: dict[TopicPartition, int] = {}
-        self.held: dict[TopicPartition, int] = {}
-        self.poisoned: dict[Where, BaseException] = {}
+        self.offsets: dict[TopicPartition, int] = {}
+        self.held_back: dict[TopicPartition, int] = {}
+        self.poisoned: dict[RecordPosition, BaseException] = {}
         self.ended: set[TopicPartition] = set()
-        self.failures: dict[Where, int] = {}
-        self.again: dict[Where, float] = {}
+        self.failures: dict[RecordPosition, int] = {}
+        self.retry_at_s: dict[RecordPosition, float] = {}
         self.delayed: dict[TopicPartition, Delayed] = {}
-        self.careful = False
+        self.isolating = False
         self.cut = False
         self.waiting = 0
         self.entered = self._handled_before = 0
 
     def put(self, batch: Batch) -> None:
-        """Hand over a batch; records below the mark were handled in an epoch that is committed, and are left out."""
-        mark = self.marks.setdefault(batch.at, 0)
-        if batch.end <= mark:
+        """Add a batch, without records that an epoch has committed already."""
+        next_offset = self.offsets.setdefault(batch.at, 0)
+        if batch.end <= next_offset:
             return
         messages = batch.messages
         if batch.rows is not None:
             pass
-        elif messages and messages[0].offset() < mark:
-            messages = [m for m in messages if m.offset() >= mark]
+        elif messages and messages[0].offset() < next_offset:
+            messages = [m for m in messages if m.offset() >= next_offset]
         else:
             messages = list(messages)  # a cut takes the rest out of our list, and nobody else's
         batch = Batch(batch.at, messages, batch.end)
@@ -136,9 +136,9 @@ class RecordQueue:
                 return None
             batch = self._queue.popleft()
             if not batch.messages:
-                self.marks[batch.at] = batch.end  # all of this run went to streams beside us
+                self.offsets[batch.at] = batch.end  # all of this run went to streams beside us
                 continue
-            if self.careful or self.poisoned or self.again:
+            if self.isolating or self.poisoned or self.retry_at_s:
                 if batch.rows is None:
                     batch = self._part(batch)
                 due_s = self._due_s(batch)
@@ -160,10 +160,10 @@ class RecordQueue:
 
     def _due_s(self, batch: Batch) -> float | None:
         """When the first record, or any row of that message, is to be tried again."""
-        if not self.again:
+        if not self.retry_at_s:
             return None
         first = batch.at, batch.messages[0].offset()
-        return max((due_s for (at, offset, _), due_s in self.again.items() if (at, offset) == first), default=None)
+        return max((due_s for (at, offset, _), due_s in self.retry_at_s.items() if (at, offset) == first), default=None)
 
     def _delay(self, batch: Batch, due_s: float) -> None:
         """The batch, and all behind it of its partition, wait."""
@@ -180,10 +180,10 @@ class RecordQueue:
             if due_s <= now_s:
                 del self.delayed[at]
                 first = at, batches[0].messages[0].offset()
-                self.again = {which: due for which, due in self.again.items() if which[:2] != first}
+                self.retry_at_s = {which: due for which, due in self.retry_at_s.items() if which[:2] != first}
                 self._queue.extendleft(reversed(batches))
                 self.waiting += sum(len(batch.messages) for batch in batches)
-                self.careful = True  # it may well fail again
+                self.isolating = True  # it may well fail again
 
     @property
     def handled(self) -> int:
@@ -197,18 +197,18 @@ class RecordQueue:
         return self._handled_before - before
 
     def committed(self) -> None:
-        """What lies below the marks is behind us: forget what is known of failures there."""
-        marks = self.marks
-        self.poisoned = {w: why for w, why in self.poisoned.items() if w[1] >= marks.get(w[0], 0)}
-        self.failures = {w: count for w, count in self.failures.items() if w[1] >= marks.get(w[0], 0)}
+        """What lies below the offsets is behind us: forget what is known of failures there."""
+        offsets = self.offsets
+        self.poisoned = {w: why for w, why in self.poisoned.items() if w[1] >= offsets.get(w[0], 0)}
+        self.failures = {w: count for w, count in self.failures.items() if w[1] >= offsets.get(w[0], 0)}
 
     def _part(self, batch: Batch) -> Batch:
         """Up to the next record that is poisoned or has to wait, or one record."""
-        count = 1 if self.careful else len(batch.messages)
-        if self.poisoned or self.again:
+        count = 1 if self.isolating else len(batch.messages)
+        if self.poisoned or self.retry_at_s:
             for i, message in enumerate(batch.messages[:count]):
-                which = where(batch.at, message)
-                if which in self.poisoned or which in self.again:
+                which = position_of(batch.at, message)
+                if which in self.poisoned or which in self.retry_at_s:
                     count = i or 1  # what comes before it first; then it, alone
                     break
         if count == len(batch.messages):
@@ -219,14 +219,14 @@ class RecordQueue:
 
     def poison_of(self, batch: Batch) -> BaseException | None:
         """Why the first record of a taken batch must not reach the agent, if so."""
-        return self.poisoned.get(where(batch.at, batch.messages[0])) if self.poisoned else None
+        return self.poisoned.get(position_of(batch.at, batch.messages[0])) if self.poisoned else None
 
     def done(self) -> None:
         """The taken batch is handled up to where it was cut."""
         batch = self._taken
         if batch is not None:
             self._taken = None
-            self.marks[batch.at] = batch.end
+            self.offsets[batch.at] = batch.end
 
     def cut_after(self, message: Message | None) -> None:
         """No further records; of the taken batch nothing after `message`, the one the agent works on."""
@@ -263,9 +263,9 @@ class RecordQueue:
             ends: offsets behind the last records of history.
             reached: offsets to which partitions were read, transaction markers included.
         """
-        for at in self.held:
+        for at in self.held_back:
             end = ends.get(at)
-            if end is None or end > max(self.marks.get(at, 0), reached.get(at, 0)):
+            if end is None or end > max(self.offsets.get(at, 0), reached.get(at, 0)):
                 continue
             if at not in self.delayed and not any(batch.at == at for batch in self._queue):
                 self.ended.add(at)
@@ -282,24 +282,24 @@ class RecordQueue:
             rest = [m for m in batch.messages if m.offset() >= message.offset()]
         self._queue.appendleft(Batch(batch.at, rest, batch.end))
         self.waiting += len(rest)
-        self.marks[batch.at] = message.offset()
+        self.offsets[batch.at] = message.offset()
 
     def progress(self) -> dict[TopicPartition, int]:
         """Partition -> offset of the next record to handle, what is held back counted as not handled."""
-        if not self.held:
-            return self.marks
-        return {at: min(mark, self.held.get(at, mark)) for at, mark in self.marks.items()}
+        if not self.held_back:
+            return self.offsets
+        return {at: min(next_offset, self.held_back.get(at, next_offset)) for at, next_offset in self.offsets.items()}
 
-    def reset(self, marks: dict[TopicPartition, int]) -> None:
-        """Forget everything that was handed over; go on from `marks`."""
+    def reset(self, offsets: dict[TopicPartition, int]) -> None:
+        """Forget everything that was handed over; continue from `offsets`."""
         self._queue.clear()
         self.delayed.clear()
         self._taken = None
         self.waiting = 0
         self.entered = self._handled_before
-        self.held.clear()
+        self.held_back.clear()
         self.ended.clear()
-        self.marks = dict(marks)
+        self.offsets = dict(offsets)
 
     def drop(self, lost: set[TopicPartition]) -> None:
         """Forget partitions that are gone."""
@@ -307,11 +307,11 @@ class RecordQueue:
         self._queue = deque(batch for batch in self._queue if batch.at not in lost)
         self.waiting = sum(len(batch.messages) for batch in self._queue)
         for at in lost:
-            self.marks.pop(at, None)
-            self.held.pop(at, None)
+            self.offsets.pop(at, None)
+            self.held_back.pop(at, None)
             self.ended.discard(at)
             self.delayed.pop(at, None)
         self.entered += handled - self.handled
         self.poisoned = {which: why for which, why in self.poisoned.items() if which[0] not in lost}
         self.failures = {which: count for which, count in self.failures.items() if which[0] not in lost}
-        self.again = {which: due_s for which, due_s in self.again.items() if which[0] not in lost}
+        self.retry_at_s = {which: due_s for which, due_s in self.retry_at_s.items() if which[0] not in lost}

@@ -3,8 +3,8 @@
 The broker refuses a whole batch and does not say which record it means. So it is found out in three steps, each only
 where the one before was not enough:
 
-1. The epoch is done again record by record (*careful*), and what is sent is held against the *rules* of the topics that
-   have refused something, as their configuration says. What breaks one raises in its agent, like any other failure.
+1. The epoch is reprocessed record by record (*isolating*), and outputs are compared with the *rules* of the topics that
+   have refused records, from their configuration. An output that breaks one raises in its agent, like any failure.
 2. What no rule explains is sent *singly*, each record in a batch of its own, so that the broker's answer means it.
 3. What was sent by nobody's record (a timer, a web view) becomes a dead letter of the topic that it was for.
 """

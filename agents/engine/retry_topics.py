@@ -46,8 +46,8 @@ class RetryTopics:
         read: retry topic -> the agent and the topic that it stands for; those that exist and are subscribed.
     """
 
-    def __init__(self, host: Host, dispatch: Router) -> None:
-        self._host, self._dispatch = host, dispatch
+    def __init__(self, host: Host, router: Router) -> None:
+        self._host, self._router = host, router
         self.read: dict[str, tuple[str, str]] = {}
 
     def of(self, agent: str, topic: str) -> str:
@@ -59,7 +59,7 @@ class RetryTopics:
         """Retry topics that the app would read if they existed, as in `read`."""
         found: dict[str, tuple[str, str]] = {}
         pairs = [(name, topic) for name, agent in self._host.agents.items() for topic in self._topics_of(agent)]
-        pairs += [(stream.name, topic) for stream in self._dispatch.streams for topic in stream.topic.topics]
+        pairs += [(stream.name, topic) for stream in self._router.streams for topic in stream.topic.topics]
         for agent, topic in pairs:
             found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
             # Its letters say so while it reads this topic alone.
@@ -94,7 +94,7 @@ class RetryTopics:
         return {at: [self._streams(*self.read[at.topic])] for at in owned if at.topic in self.read}
 
     def _streams(self, agent: str, topic: str) -> _Streams:
-        streams = [s for s in self._dispatch.streams if s.name == agent and topic in s.topic.topics]
+        streams = [s for s in self._router.streams if s.name == agent and topic in s.topic.topics]
         return _Streams(streams, streams[0].topic.expected_streams if streams else 1)
 
     def origin(self, message: Any) -> tuple[Origin | None, Headers | None]:

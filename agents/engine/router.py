@@ -19,7 +19,7 @@ from ...topics.topic_partition import TopicPartition
 from ..assignment import Assignment
 from .packed_rows import Rows, rows_of
 from .protocols import RecordFeed
-from .record_queue import Batch, where
+from .record_queue import Batch, position_of
 
 __all__ = ["Router"]
 
@@ -58,7 +58,7 @@ class Router:
         if stream not in topic.streams:
             topic.streams.append(stream)
         self.streams.append(stream)
-        stream.inbox.shared = topic.expected_streams > 1
+        stream.queue.shared = topic.expected_streams > 1
 
     def route(
         self,
@@ -71,7 +71,7 @@ class Router:
 
         Args:
             index: Faust's, partition -> channels.
-            committed: where a stream begins that has no mark of its own.
+            committed: where a stream begins that has no offset of its own.
             group: id of the consumer group.
         """
         self._routes = {
@@ -82,37 +82,37 @@ class Router:
         self._with_control = {at.topic for at in self._routes if carries_control(at.topic, group)}
         for at, groups in self._routes.items():
             for stream in [stream for streams in groups for stream in streams]:
-                stream.inbox.marks.setdefault(at, committed.get(at, 0))
+                stream.queue.offsets.setdefault(at, committed.get(at, 0))
 
     @property
-    def somebody_is_missing(self) -> bool:
+    def lacks_stream(self) -> bool:
         """Whether an agent has not begun to iterate, so that its records would be nobody's."""
         return any(not streams for groups in self._routes.values() for streams in groups)
 
     @property
     def waiting(self) -> int:
         """Records handed over and not taken."""
-        return sum(stream.inbox.waiting for stream in self.streams)
+        return sum(stream.queue.waiting for stream in self.streams)
 
     def release(self, now_s: float) -> None:
         """Records that are due are tried again."""
         for stream in self.streams:
-            if stream.inbox.delayed and not stream.running:
-                stream.inbox.release(now_s)
+            if stream.queue.delayed and not stream.running:
+                stream.queue.release(now_s)
 
     def end(self, ends: Mapping[tuple[str, int], int], reached: Mapping[TopicPartition, int]) -> None:
         """Streams at the end of a bounded run's history give away what they hold back; see `Inbox.end`."""
         for stream in self.streams:
-            if stream.inbox.held and not stream.running:
-                stream.inbox.end(ends, reached)
+            if stream.queue.held_back and not stream.running:
+                stream.queue.end(ends, reached)
 
     def held_back(self, most: int) -> set[TopicPartition]:
         """Partitions that wait for a record to be tried again, once so many records have gathered behind such ones."""
-        delayed = [delayed for stream in self.streams for delayed in stream.inbox.delayed.items()]
+        delayed = [delayed for stream in self.streams for delayed in stream.queue.delayed.items()]
         gathered = sum(len(batch.messages) for _, (_, batches) in delayed for batch in batches)
         return {at for at, _ in delayed} if gathered >= most else set()
 
-    def hand_over(self, messages: list[Any], *, one_topic: bool) -> None:
+    def deliver(self, messages: list[Any], *, one_topic: bool) -> None:
         """Give what was polled to the streams, and keep it."""
         # The first and the last stand for all: to ask each for its size would cost as much as grouping them.
         about = (len(messages[0]) + len(messages[-1])) // 2 + _MESSAGE_BYTES
@@ -156,14 +156,14 @@ class Router:
         """Its headers cannot be read: it goes to each agent's policy in its turn, whatever the agent asks for."""
         at = TopicPartition(message.topic(), message.partition())
         for stream in [stream for streams in self._routes.get(at, ()) for stream in streams]:
-            stream.inbox.poisoned[where(at, message)] = UnreadableHeaders()
+            stream.queue.poisoned[position_of(at, message)] = UnreadableHeaders()
 
-    def hand_over_again(self) -> None:
+    def redeliver(self) -> None:
         """For a redo: every stream begins anew at what it has committed."""
         for stream in self.streams:
             stream.running = False
             stream.forget_message()
-            stream.inbox.reset({at: mark for at, mark in stream.committed.items() if at in self.active})
+            stream.queue.reset({at: offset for at, offset in stream.committed.items() if at in self.active})
         self.uncut()
         for batches in self._kept.values():
             for batch in batches:
@@ -172,92 +172,92 @@ class Router:
     def _give(self, batch: Batch) -> None:
         for streams in self._routes.get(batch.at, ()):
             if len(streams) == 1:
-                streams[0].inbox.put(batch)
+                streams[0].queue.put(batch)
             elif streams:
                 _deal(batch, streams)
 
     def cut(self) -> None:
         """No further records; batches that are being worked on end after the record at hand."""
         for stream in self.streams:
-            stream.inbox.cut_after(stream.message if stream.running else None)
+            stream.queue.cut_after(stream.message if stream.running else None)
 
     def uncut(self) -> None:
         """Records may be taken again."""
         for stream in self.streams:
-            stream.inbox.cut = False
+            stream.queue.cut = False
 
     @property
     def moved(self) -> bool:
         """Whether some stream is further than the last commit says."""
-        return any(stream.committed != stream.inbox.progress() for stream in self.streams)
+        return any(stream.committed != stream.queue.progress() for stream in self.streams)
 
     def progress(self) -> dict[TopicPartition, int]:
         """The smallest offset any stream still needs, by partition; asked at a commit."""
-        assert not any(stream.inbox.inside for stream in self.streams), "a packed batch is a unit of progress"
+        assert not any(stream.queue.inside for stream in self.streams), "a packed batch is a unit of progress"
         smallest: dict[TopicPartition, int] = {}
         for stream in self.streams:
-            for at, offset in stream.inbox.progress().items():
+            for at, offset in stream.queue.progress().items():
                 if offset < smallest.get(at, offset + 1):
                     smallest[at] = offset
         return smallest
 
-    def marks(self, progress: Mapping[TopicPartition, int]) -> dict[tuple[TopicPartition, str], int]:
+    def agent_offsets(self, progress: Mapping[TopicPartition, int]) -> dict[tuple[TopicPartition, str], int]:
         """(partition, agent) -> its own progress, where it is further than that."""
         return {
-            (at, stream.progress_name): mark
+            (at, stream.progress_name): offset
             for stream in self.streams
-            for at, mark in stream.inbox.progress().items()
-            if at in progress and mark != progress[at]
+            for at, offset in stream.queue.progress().items()
+            if at in progress and offset != progress[at]
         }
 
     def begin(self, assignment: Assignment) -> None:
-        """Set the marks of freshly assigned partitions."""
+        """Set the offsets of single agents in freshly assigned partitions."""
         for at, start in assignment.starts.items():
             for stream in [stream for group in self._routes.get(at, ()) for stream in group]:
-                mark = assignment.marks.get((at, stream.progress_name), start)
-                stream.inbox.marks[at] = stream.committed[at] = mark
+                offset = assignment.agent_offsets.get((at, stream.progress_name), start)
+                stream.queue.offsets[at] = stream.committed[at] = offset
 
     def newly_handled(self) -> dict[str, int]:
         """Agent -> records that it has handled since the last commit; this one is through."""
         handled: dict[str, int] = {}
         for stream in self.streams:
-            handled[stream.name] = handled.get(stream.name, 0) + stream.inbox.newly_handled()
+            handled[stream.name] = handled.get(stream.name, 0) + stream.queue.newly_handled()
         return handled
 
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Kafka has committed: what lies below is not needed any more."""
         for stream in self.streams:
-            stream.committed = dict(stream.inbox.progress())
-            if not stream.inbox.poisoned:
-                stream.inbox.careful = False
-            if stream.inbox.failures or stream.inbox.poisoned:
-                stream.inbox.committed()
+            stream.committed = dict(stream.queue.progress())
+            if not stream.queue.poisoned:
+                stream.queue.isolating = False
+            if stream.queue.failures or stream.queue.poisoned:
+                stream.queue.committed()
         for at, batches in self._kept.items():
-            mark = offsets.get(at, 0)
+            offset = offsets.get(at, 0)
             gone = 0
-            while gone < len(batches) and batches[gone].end <= mark:
+            while gone < len(batches) and batches[gone].end <= offset:
                 gone += 1
             del batches[:gone]
 
     @property
-    def careful(self) -> bool:
+    def isolating(self) -> bool:
         """Whether some stream goes record by record, because a record of it failed a moment ago."""
-        return any(stream.inbox.careful for stream in self.streams)
+        return any(stream.queue.isolating for stream in self.streams)
 
-    def be_careful(self) -> bool:
+    def isolate(self) -> bool:
         """Let all streams go record by record; False if they already do."""
-        if all(stream.inbox.careful for stream in self.streams):
+        if all(stream.queue.isolating for stream in self.streams):
             return False
         for stream in self.streams:
-            stream.inbox.careful = True
+            stream.queue.isolating = True
         return True
 
     def forget(self, gone: set[TopicPartition]) -> None:
         """Partitions are gone."""
         self.active -= gone
         for stream in self.streams:
-            stream.inbox.drop(gone)
-            stream.committed = {at: mark for at, mark in stream.committed.items() if at not in gone}
+            stream.queue.drop(gone)
+            stream.committed = {at: offset for at, offset in stream.committed.items() if at not in gone}
         for at in gone:
             self._kept.pop(at, None)
             self._routes.pop(at, None)
@@ -285,14 +285,14 @@ def _deal(batch: Batch, streams: list[RecordFeed]) -> None:
     """Deal records to concurrent streams by key, so that order a key holds."""
     if batch.rows is not None:
         for stream, rows in zip(streams, _dealt(batch.rows, len(streams)), strict=True):
-            stream.inbox.put(Batch(batch.at, rows, batch.end))
+            stream.queue.put(Batch(batch.at, rows, batch.end))
         return
     hands: list[list[Any]] = [[] for _ in streams]
     for message in batch.messages:
         key = message.key()
         hands[zlib.crc32(key) % len(streams) if key else message.offset() % len(streams)].append(message)
     for stream, hand in zip(streams, hands, strict=True):
-        stream.inbox.put(Batch(batch.at, hand, batch.end))
+        stream.queue.put(Batch(batch.at, hand, batch.end))
 
 
 def _dealt(rows: Rows, hands: int) -> list[Rows]:

@@ -28,7 +28,7 @@ class EngineSettings:
             agents are slow, so that one poll's worth takes `batch_s`.
         batch_s: how long one poll's worth of records should keep the agents busy.
         backlog_records: most records handed over and not yet committed; above it nothing is polled.
-        effects: most outputs an epoch may hold before it is committed.
+        max_outputs: most outputs an epoch may hold before it is committed.
         epoch_bytes: how much memory its records may take, about, before it is; they are kept for a redo.
         group_protocol: `classic`, or `consumer` (KIP-848), where partitions that do not move do not stop and session
             times are the broker's; all members of a group need the same.
@@ -38,8 +38,8 @@ class EngineSettings:
             their beginnings. Partitions that are added later are read from their beginnings.
         connect_s: how long a start waits for a broker that answers.
         patience_s: how long a worker that runs waits for a broker that went away, before it ends with an error.
-        give_up_share: a worker stops when more than this share of the records of one of its agents became dead letters
-            or were skipped, over a minute and at least 1,000 of them; 1 never stops it.
+        max_failure_share: a worker stops when more than this share of one agent's records became dead letters or were
+            skipped, over a minute and at least 1,000 of them; 1 turns the limit off.
         ready_lag_records: `/readyz` says no while this worker is further behind; None never does. A hundred thousand
             are what agents work off within seconds.
         standby_replicas: other workers that keep a warm copy of each partition's tables.
@@ -58,7 +58,7 @@ class EngineSettings:
     batch_records: int = 20_000
     batch_s: float = 0.05
     backlog_records: int = 200_000
-    effects: int = 100_000
+    max_outputs: int = 100_000
     epoch_bytes: int = 32_000_000
     group_protocol: Literal["classic", "consumer"] = "classic"
     session_timeout_ms: int = 10_000
@@ -67,7 +67,7 @@ class EngineSettings:
     start_at_end: bool = False
     connect_s: float = 5.0
     patience_s: float = 120.0
-    give_up_share: float = 0.5
+    max_failure_share: float = 0.5
     ready_lag_records: int | None = 100_000
     standby_replicas: int = 0
     stuck_s: float = 30.0

@@ -48,7 +48,7 @@ class TopicIds:
         names = list(topics)
         return self._admin.ask_topic_ids(names)() if names else {}
 
-    def made_anew(self, ids: Mapping[str, str]) -> set[str]:
+    def recreated(self, ids: Mapping[str, str]) -> set[str]:
         """Which topics are others than those that this worker has read."""
         known = {**self._kept, **self._inputs}
         anew = {topic for topic, found in ids.items() if known.get(topic, found) != found}

@@ -37,7 +37,7 @@ class TopicProvisioner:
         self.written: set[str] = set()
         self.refused: dict[str, BadRecord] = {}
         self._wanted: dict[str, tuple[TopicSpec, RangePartitioner | None]] = {}
-        self._topic_of_letters: dict[str, str] = {}
+        self._dead_letter_topics: dict[str, str] = {}
 
     # Topics that the program declares -------------------------------------------------------------------------------
 
@@ -122,10 +122,10 @@ class TopicProvisioner:
         if spec.name not in self.declared:
             self._wanted[spec.name] = spec, partitioner
 
-    def add_letters(self, letters: str, topic: str) -> None:
+    def add_dead_letter_topic(self, letters: str, topic: str) -> None:
         """Have a topic there for the dead letters of another."""
         if letters not in self.declared:
-            self._topic_of_letters[letters] = topic
+            self._dead_letter_topics[letters] = topic
             self.add(TopicSpec(letters, 1, self._host.conf.topic_replication_factor or 1))
 
     @property
@@ -159,7 +159,7 @@ class TopicProvisioner:
 
     def _refuse_missing(self, names: list[str]) -> None:
         missing = ", ".join(sorted(names))
-        if any(name in self.written or name in self._topic_of_letters for name in names):
+        if any(name in self.written or name in self._dead_letter_topics for name in names):
             raise Stop(f"no such topic: {missing}", hint="create it; topic_allow_declare is off")
         self._refuse({name: f"no such topic: {name}" for name in names}, "create it; topic_allow_declare is off")
 
@@ -190,9 +190,9 @@ class TopicProvisioner:
 
     def _sized(self, admin: Admin, spec: TopicSpec) -> TopicSpec:
         """A topic for dead letters takes that of the largest record."""
-        if spec.name not in self._topic_of_letters:
+        if spec.name not in self._dead_letter_topics:
             return spec
-        most = int(admin.config(self._topic_of_letters[spec.name])["max.message.bytes"])
+        most = int(admin.config(self._dead_letter_topics[spec.name])["max.message.bytes"])
         return replace(spec, config={"max.message.bytes": str(most + HEADROOM_BYTES)})
 
 

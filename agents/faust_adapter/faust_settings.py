@@ -50,7 +50,7 @@ _REFUSED: dict[str, str] = {
     "aerospike_sleep_seconds_between_retries_on_exception": "there is no Aerospike store here",
     "broker_api_version": _EITHER_WAY,
     "broker_commit_every": "an epoch ends after broker_commit_interval seconds, or when a buffer is full: "
-    "settings=EngineSettings(effects=…)",
+    "settings=EngineSettings(max_outputs=…)",
     "broker_commit_livelock_soft_timeout": "see /readyz and the metric of the oldest epoch instead",
     "broker_rebalance_timeout": "it is broker_max_poll_interval here",
     "ConsumerScheduler": _OWN,

@@ -248,7 +248,7 @@ class PendingResults:
         except Stop:
             raise
         except Exception as exc:
-            self._stream.inbox.careful = True
+            self._stream.queue.isolating = True
             raise BadRecord(f"table {table.name}: {type(exc).__name__}: {exc}") from exc
 
 

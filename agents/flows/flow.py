@@ -206,7 +206,7 @@ class _Ending(Generic[K, T]):
         async def fill(stream: Stream) -> None:
             async for batch in stream.batches():
                 if not _postponed(stream, batch, combiner, table):
-                    merge(table, how, _combined(stream, batch, combiner), isolating=stream.inbox.careful)
+                    merge(table, how, _combined(stream, batch, combiner), isolating=stream.queue.isolating)
 
         if self.keyed is None:
             self._agent(table.name, self.topic, fill)
@@ -236,7 +236,7 @@ class _Ending(Generic[K, T]):
                 states = _combined(stream, batch, combiner)
                 if declared is UNKNOWN:
                     _check_known(table, states)
-                if stream.inbox.careful:
+                if stream.queue.isolating:
                     _check_finite(states.values())
                     if declared is UNKNOWN:
                         check_json(states.values())
@@ -249,7 +249,7 @@ class _Ending(Generic[K, T]):
         async def gather(stream: Stream) -> None:
             async for batch in stream.batches():
                 states = reduced(_with_tuple_keys(batch.values), lambda state: state, how.merge)
-                merge(table, how, states, isolating=stream.inbox.careful)
+                merge(table, how, states, isolating=stream.queue.isolating)
 
         self._agent(f"{table.name}-combine", self.topic, combine)
         self._agent(table.name, between, gather)
@@ -368,7 +368,7 @@ def _combined(stream: Stream, batch: RecordBatch, combiner: Combiner) -> dict[ob
 
 def _postponed(stream: Stream, batch: RecordBatch, combiner: Combiner, table: Table) -> bool:
     """Try to keep the batch until others of its epoch and partition can be reduced with it; return whether it is."""
-    rows = None if stream.inbox.careful or table.open_class is not Table else _packed_rows(batch, combiner)
+    rows = None if stream.queue.isolating or table.open_class is not Table else _packed_rows(batch, combiner)
     made = None if rows is None else combiner.piece(batch.arrow, rows, rows.key_column())
     if rows is None or made is None:
         return False
@@ -385,7 +385,7 @@ def _postponed(stream: Stream, batch: RecordBatch, combiner: Combiner, table: Ta
 
 def _give_up(stream: Stream, rows: Rows, failed: Failed) -> None:
     for row, error in failed:
-        stream.context.give_up(stream, rows[row], error, "agent")
+        stream.context.apply_policy(stream, rows[row], error, "agent")
 
 
 def _check_known(table: Table, states: dict[object, object]) -> None:

@@ -418,7 +418,7 @@ def refuse_double_counting(
     """
     for at in assignment.uncommitted:
         content = [t.name for t in tables if at.partition in t.states and len(t.states[at.partition].store)]
-        if content and at.topic in assignment.anew:
+        if content and at.topic in assignment.recreated:
             raise Stop(
                 f"topic {at.topic} was deleted and recreated, but table {content[0]} has content from before: reading "
                 "the new topic would add to it",

@@ -1,4 +1,4 @@
-"""Records, plain and packed, as the consumer hands them over: no more than the inbox looks at."""
+"""Records, plain and packed, as the consumer hands them over: no more than the queue looks at."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
 
 class Fake:
-    """As much of a message as an inbox asks for."""
+    """As much of a message as a queue asks for."""
 
     def __init__(self, offset: int) -> None:
         self._offset = offset

@@ -73,7 +73,7 @@ class _Context:
             kept[topic] = partials()
         kept[topic].add(states, 1_000)
 
-    def give_up(self, stream: Any, message: Any, error: Exception, reason: str) -> None:
+    def apply_policy(self, stream: Any, message: Any, error: Exception, reason: str) -> None:
         del reason
         self._agents.letters.append((stream.topic.get_topic_name(), message, error))
 
@@ -82,7 +82,7 @@ class _Stream:
     """The stream of an agent, with one batch."""
 
     def __init__(self, agents: Agents, topic: Any) -> None:
-        self.context, self.topic, self.inbox = _Context(agents), topic, RecordQueue()
+        self.context, self.topic, self.queue = _Context(agents), topic, RecordQueue()
         self._message: Any = None
         self.batch: Batch | None = None
 
@@ -112,7 +112,7 @@ class Agents:
             table.changelog_partitions = PARTITIONS
             for partition in range(PARTITIONS):
                 table.add_partition(partition)
-        self.effects = Outbox()
+        self.outbox = Outbox()
         self.letters: list[tuple[str, Any, Exception]] = []
         self.committed_letters: list[tuple[str, Any, Exception]] = []
         self.topics: dict[str, dict[int, list[Plain]]] = defaultdict(lambda: defaultdict(list))
@@ -122,7 +122,7 @@ class Agents:
 
     def _send(self, topic: Any) -> Any:
         async def send(*, key: Any, value: Any, **_: Any) -> None:
-            self.effects.add(topic.output(topic.encode_key(key), topic.encode_value(value), 1_000))
+            self.outbox.add(topic.output(topic.encode_key(key), topic.encode_value(value), 1_000))
 
         return send
 
@@ -136,7 +136,7 @@ class Agents:
     def epoch(self, stream: _Stream, function: Any, at: TopicPartition, runs: Sequence[Sequence[Any]]) -> None:
         """One agent's, to the commit."""
         batches = [self._batch(at, run) for run in runs]
-        stream.inbox.careful = False
+        stream.queue.isolating = False
         try:
             for batch in batches:
                 self._step(stream, function, batch)
@@ -145,7 +145,7 @@ class Agents:
             raise
         except Exception:
             self._drop()
-            stream.inbox.careful = True
+            stream.queue.isolating = True
             self._savepoint()
             for batch in batches:
                 for message in batch.messages:
@@ -173,7 +173,7 @@ class Agents:
                 table.close()
 
     def _alone(self, stream: _Stream, function: Any, batch: Batch) -> None:
-        sent, given_up = len(self.effects.outputs), len(self.letters)
+        sent, given_up = len(self.outbox.outputs), len(self.letters)
         try:
             self._step(stream, function, batch)
             for table in self.tables:
@@ -183,7 +183,7 @@ class Agents:
         except Exception as exc:
             for table in self.tables:
                 table.discard_writes()
-            self.effects.truncate(sent)
+            self.outbox.truncate(sent)
             del self.letters[given_up:]
             self.letters.append((batch.at.topic, batch.messages[0], exc))
         self._savepoint()
@@ -193,19 +193,19 @@ class Agents:
             table.savepoint()
 
     def _drop(self) -> None:
-        self.effects.clear()
+        self.outbox.clear()
         self.letters.clear()
         for table in self.tables:
             table.drop_epoch()
 
     def _commit(self) -> None:
-        outputs = self.effects.all()
+        outputs = self.outbox.all()
         changes = [table.encode_epoch(lambda _: PARTITIONS) for table in self.tables]
         for table, made in zip(self.tables, changes, strict=True):
             table.epoch_committed(made, dict.fromkeys(made, 1))
         self._deliver(outputs)
         self.committed_letters += self.letters
-        self.effects.clear()
+        self.outbox.clear()
         self.letters.clear()
 
     def _deliver(self, outputs: Sequence[Output]) -> None:

@@ -108,8 +108,8 @@ def bits(value: Any) -> Any:
 def test_an_expression_means_the_same_by_column(batch: pa.RecordBatch, expression: Expression) -> None:
     try:
         column = evaluate(expression, lambda name: column_of(batch[name]), batch.num_rows)
-    except NotVectorizable as doubt:
-        event(f"by row: {doubt}")
+    except NotVectorizable as reason:
+        event(f"by row: {reason}")
         return  # row by row, then
     event(f"column of {column.kind}")
     values = column.values.to_pylist() if column.kind == "text" else column.values.tolist()

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from anabranch.agents.engine.committer import AtLeastOnce, EpochPlan, ExactlyOnce
+from anabranch.agents.engine.committer import AtLeastOnce, CommitRequest, ExactlyOnce
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.store import Changes
@@ -25,7 +25,7 @@ def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
     committer = AtLeastOnce(Cluster(f"127.0.0.1:{free_port()}", {"log_level": "0"}), None)
     monkeypatch.setattr(committer, "_cluster", broker)
     monkeypatch.setattr(client_watchdog, "HUNG_S", 0.5)
-    plan = EpochPlan([Output("nowhere", b"1", None, 0, 0, None)], {}, [], None)
+    plan = CommitRequest([Output("nowhere", b"1", None, 0, 0, None)], {}, [], None)
     with pytest.raises(Hung):
         committer.commit(plan)
     committer.close()
@@ -73,4 +73,4 @@ def test_a_client_that_was_broken_before_it_was_asked_is_replaced(lab, monkeypat
     outputs = [Output(topic, b"2", b"k", 0, 0, None)] if what == "outputs" else []
     changes = {topic: {0: Changes([b"a", b"b"], [b"1", b"2"], deletes=False)}} if what == "changes" else {}
     with pytest.raises(Rebuild):
-        committer.commit(EpochPlan(outputs, changes, [], None))
+        committer.commit(CommitRequest(outputs, changes, [], None))

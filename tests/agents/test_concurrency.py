@@ -35,7 +35,7 @@ async def test_agents_of_one_topic_keep_their_own_progress_over_a_restart(lab, t
     app = lab.app(name)
     program(app, stuck=True)
     worker = await lab.started(app)
-    await lab.until(lambda: lab.committed(name, topic).get(0) == (90, '{"marks":{"fast":95}}'))
+    await lab.until(lambda: lab.committed(name, topic).get(0) == (90, '{"agents":{"fast":95}}'))
     await lab.kill(app, worker)
 
     lab.produce(topic, range(95, 105))

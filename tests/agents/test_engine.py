@@ -146,7 +146,7 @@ async def test_after_a_crash_between_producing_and_committing(lab, drain, guaran
 
 async def test_many_outputs_do_not_wait_for_the_end_of_the_epoch(lab, drain) -> None:
     topic, target = lab.topic(), lab.topic(1, "out")
-    app = lab.app(lab.fresh("app"), settings=EngineSettings(epoch_s=60, commit_share=1e-9, effects=100))
+    app = lab.app(lab.fresh("app"), settings=EngineSettings(epoch_s=60, commit_share=1e-9, max_outputs=100))
     out = app.topic(target)
 
     @app.agent(app.topic(topic), name="copier")

@@ -21,8 +21,10 @@ SEED = int(os.environ.get("ANABRANCH_FUZZ_SEED", "1"))
 PROGRAMS = 40
 
 # One epoch that ends when it is told to; and one record an epoch.
-ONE = EngineSettings(session_timeout_ms=6_000, epoch_s=600.0, commit_share=1e-6, give_up_share=1.0)
-EACH = EngineSettings(session_timeout_ms=6_000, epoch_s=0.001, backlog_records=1, batch_records=1, give_up_share=1.0)
+ONE = EngineSettings(session_timeout_ms=6_000, epoch_s=600.0, commit_share=1e-6, max_failure_share=1.0)
+EACH = EngineSettings(
+    session_timeout_ms=6_000, epoch_s=0.001, backlog_records=1, batch_records=1, max_failure_share=1.0
+)
 
 
 def program_of(lab: Any, topic: str, settings: EngineSettings) -> tuple[Any, dict[tuple[int, int], Any]]:

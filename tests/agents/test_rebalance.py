@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from anabranch import App
-from anabranch.agents.engine.committer import EpochPlan, ExactlyOnce
+from anabranch.agents.engine.committer import CommitRequest, ExactlyOnce
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
@@ -221,13 +221,13 @@ async def test_a_zombie_that_has_consumed_nothing_is_fenced_all_the_same(lab, dr
     async with lab.running(a):
         lab.produce(topic, records(0, 100))
         await lab.caught_up(topic, a)
-        epoch = runtime_of(a).engine._draft().plan
+        epoch = runtime_of(a).engine._prepare().request
         assert (sorted(at.partition for at in epoch.offsets), epoch.outputs) == ([0, 1, 2, 3], [])
         async with lab.running(b):
             await lab.until(lambda: (owned(a), owned(b)) == (2, 2))
             zombie = ExactlyOnce(lab.cluster, lab.fresh("zombie"))
             await asyncio.to_thread(zombie.open)
-            late = EpochPlan([Output(target, b"late", None, 0, 0, None)], {}, epoch.offsets, epoch.group)
+            late = CommitRequest([Output(target, b"late", None, 0, 0, None)], {}, epoch.offsets, epoch.group)
             with pytest.raises(Aborted) as refused:
                 await asyncio.to_thread(zombie.commit, late)
             assert refused.value.lost

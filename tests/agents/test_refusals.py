@@ -9,7 +9,7 @@ import threading
 from typing import Self
 
 import pytest
-from anabranch.agents.engine.committer import AtLeastOnce, EpochPlan, ExactlyOnce
+from anabranch.agents.engine.committer import AtLeastOnce, CommitRequest, ExactlyOnce
 from anabranch.agents.tables.store import Changes
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.output import Output
@@ -106,10 +106,10 @@ def test_what_was_refused_once_is_not_taken_for_delivered(lab, drain, kind) -> N
             committer = ExactlyOnce(cable.cluster, lab.fresh("tx"))
         committer.open()
         if kind == "changes":
-            plan = EpochPlan([], {topic: {0: Changes(keys, values, deletes=False)}}, [], None)
+            plan = CommitRequest([], {topic: {0: Changes(keys, values, deletes=False)}}, [], None)
         else:
             outputs = [Output(topic, value, key, -1, 0, None) for key, value in zip(keys, values, strict=True)]
-            plan = EpochPlan(outputs, {}, [], None)
+            plan = CommitRequest(outputs, {}, [], None)
         try:
             positions = committer.commit(plan)
         except Aborted:

@@ -182,7 +182,7 @@ async def test_what_gathers_behind_a_waiting_record_is_bounded_and_not_lost(lab,
         return sum(
             len(batch.messages)
             for stream in runtime_of(app).context.router.streams
-            for delayed in stream.inbox.delayed.values()
+            for delayed in stream.queue.delayed.values()
             for batch in delayed.batches
         )
 

@@ -62,7 +62,7 @@ class TableMachine(RuleBasedStateMachine):
         self.saved: Content = copy.deepcopy(self.committed)
         self.changelog: dict[int, dict[bytes, bytes]] = {p: {} for p in range(PARTITIONS)}
         self.touched: set[tuple[int, Any]] = set()
-        self.careful = self.undoable = self.began = False
+        self.isolating = self.undoable = self.began = False
         self.topic, self.at = TOPICS[0], 0
 
     def made(self) -> Table:
@@ -223,7 +223,7 @@ class TableMachine(RuleBasedStateMachine):
         self.table.savepoint()
         self.settle()
         self.saved = copy.deepcopy(self.now)
-        self.careful = self.undoable = True
+        self.isolating = self.undoable = True
         self.began = False
 
     @precondition(lambda self: self.undoable)
@@ -260,7 +260,7 @@ class TableMachine(RuleBasedStateMachine):
         self.table = self.made()
         for partition, data in self.changelog.items():
             self.table.states[partition].store.apply(Changes(list(data), list(data.values()), deletes=False), len(data))
-        self.careful = False
+        self.isolating = False
         self.back_to_the_commit()
 
     def back_to_the_commit(self) -> None:
@@ -300,7 +300,7 @@ class TableMachine(RuleBasedStateMachine):
             assert exactly_equal_content(content, self.now[partition])
         if trusted:
             self.table.end_savepoints()
-            self.careful = False
+            self.isolating = False
         self.opens()
 
     @invariant()

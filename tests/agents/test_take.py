@@ -154,7 +154,7 @@ async def test_concurrent_instances_that_hold_records_back_find_each_its_own_aga
     app = lab.app(name)
     program(app, 3)
     worker = await lab.started(app)
-    await lab.until(lambda: lab.committed(name, topic).get(0) == (0, '{"marks":{"taker#1":5}}'))
+    await lab.until(lambda: lab.committed(name, topic).get(0) == (0, '{"agents":{"taker#1":5}}'))
     await lab.kill(app, worker)
     app = lab.app(name)
     program(app, 1)

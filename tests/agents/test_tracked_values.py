@@ -147,9 +147,9 @@ class Agent:
             case _:
                 self.check((key in table, len(table)), (key in twin.there(), len(twin.there())))
 
-    def record(self, todo: list[Op], *, careful: bool) -> None:
+    def record(self, todo: list[Op], *, isolating: bool) -> None:
         for table in self.tables:
-            if careful:
+            if isolating:
                 table.savepoint()
             table.open("orders", 0, self.handed)
         for op in todo:
@@ -169,13 +169,13 @@ class Agent:
             assert stored_of(table) == twin.content
         return True
 
-    def run(self, program: list[list[Op]], *, each: bool, careful: bool) -> None:
+    def run(self, program: list[list[Op]], *, each: bool, isolating: bool) -> None:
         epochs = [[todo] for todo in program] if each else [program]
         for epoch in epochs:
             for _ in range(3):
                 saved = copy.deepcopy((self.held, self.twins, self.twins_held), {id(NONE): NONE})
                 for todo in epoch:
-                    self.record(todo, careful=careful)
+                    self.record(todo, isolating=isolating)
                 if self.commit():
                     break
                 self.held, self.twins, self.twins_held = saved
@@ -224,8 +224,8 @@ KINDS: dict[str, Callable[[], Agent]] = {
 @settings(max_examples=20, deadline=None)
 def test_it_cannot_be_seen_where_commits_fall(kind: str, program: list[list[Op]]) -> None:
     ends: list[Any] = []
-    for each, careful in ((False, False), (True, False), (False, True)):
+    for each, isolating in ((False, False), (True, False), (False, True)):
         agent = KINDS[kind]()
-        agent.run(program, each=each, careful=careful)
+        agent.run(program, each=each, isolating=isolating)
         ends.append([stored_of(table) for table in agent.tables])
     assert all(end == ends[0] for end in ends)

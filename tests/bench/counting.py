@@ -27,7 +27,7 @@ def count(servers: str, topic: str, records: int, name: str) -> Outcome:
     while seen < records:
         messages = consume(min(settings.batch_records, records - seen), 0.1)
         while assigned:
-            group.flow(assigned.pop().starts)
+            group.consume_from(assigned.pop().starts)
         if messages:
             first_at = first_at or time.time()
             errors = [message for message in messages if message.error() is not None]

@@ -38,9 +38,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 # Where a step is: (module, class or None, function), and what it is called. Inner steps are taken out of outer ones.
 _STEPS = (
     ("agents.engine.group_consumer", "GroupConsumer", "consume", "records out of librdkafka"),
-    ("agents.engine.router", "Router", "hand_over", "grouping by partition, handing over"),
+    ("agents.engine.router", "Router", "deliver", "grouping by partition, handing over"),
     ("agents.engine.loop", "Engine", "_work", "agents: decoding, their code, tables"),
-    ("agents.engine.epoch", "Epoch", "draft", "gate: encoding what tables changed"),
+    ("agents.engine.epoch", "Epoch", "prepare", "barrier: encoding what tables changed"),
     ("agents.engine.committer", None, "_produce", "commit: producing the changelog (beside)"),
     ("topics.producer", "TransactionalProducer", "send_offsets", "commit: waiting for Kafka, offsets (beside)"),
     ("topics.producer", "TransactionalProducer", "commit", "commit: waiting for Kafka, transaction (beside)"),
@@ -122,12 +122,12 @@ def inside(arguments: list[str], out: Path) -> None:
     for module, owner, function, name in _STEPS:
         found = import_module(f"anabranch.{module}")
         clock.around(getattr(found, owner) if owner else found, function, name)
-    hand_over, until_committed = Router.hand_over, worker.until_committed
+    deliver, until_committed = Router.deliver, worker.until_committed
 
     def first(*args: Any, **kwargs: Any) -> None:
         if not begun:
             begun.update(at=time.perf_counter(), process=time.process_time(), threads=threads())
-        hand_over(*args, **kwargs)
+        deliver(*args, **kwargs)
 
     async def last(*args: Any) -> float:
         done_at = await until_committed(*args)
@@ -142,7 +142,7 @@ def inside(arguments: list[str], out: Path) -> None:
         out.write_text(json.dumps(facts))
         return done_at
 
-    Router.hand_over, worker.until_committed = first, last
+    Router.deliver, worker.until_committed = first, last
     sys.argv = ["worker.py", *arguments]
     worker.main()
 

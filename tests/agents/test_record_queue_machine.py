@@ -1,4 +1,4 @@
-"""Whatever happens between a batch and its commit, every record is handled once: an inbox against a log of it."""
+"""Whatever happens between a batch and its commit, every record is handled once: a queue against a log of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 
 class InboxMachine(RuleBasedStateMachine):
-    """A stream and its engine, reduced to what they do to an inbox.
+    """A stream and its engine, reduced to what they do to a queue.
 
     `handled` is what agents did in this epoch, `committed` what counts for ever. A redo forgets the epoch and hands the
     kept batches over again, from the committed marks.
@@ -23,8 +23,8 @@ class InboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inbox = RecordQueue()
-        self.inbox.shared = self.shared
+        self.queue = RecordQueue()
+        self.queue.shared = self.shared
         self.log: dict[TopicPartition, list[tuple[int, int]]] = {P0: [], P1: []}
         self.end = {P0: 0, P1: 0}
         self.kept: list[Batch] = []
@@ -53,7 +53,7 @@ class InboxMachine(RuleBasedStateMachine):
             made = Batch(at, [Fake(offset) for offset in new], self.end[at])
             self.log[at] += [(offset, 0) for offset in new]
         self.kept.append(made)
-        self.inbox.put(made)
+        self.queue.put(made)
 
     @rule(at=st.sampled_from([P0, P1]), rows=st.integers(1, 4))
     def arrives_packed(self, at: TopicPartition, rows: int) -> None:
@@ -63,27 +63,27 @@ class InboxMachine(RuleBasedStateMachine):
         self.log[at] += map(place, made.messages)
         self.end[at] += 1
         self.kept.append(made)
-        self.inbox.put(made)
+        self.queue.put(made)
 
     @precondition(lambda self: self.taken is None)
     @rule()
     def takes(self) -> None:
-        cut = self.inbox.cut and not self.shared and not self.inbox.inside
-        self.taken = self.inbox.take()
+        cut = self.queue.cut and not self.shared and not self.queue.inside
+        self.taken = self.queue.take()
         assert not (cut and self.taken), "after a cut nothing is handed out"
         self.at_record = -1
         if self.taken is not None:
             assert self.taken.messages
-            assert len(self.taken.messages) == 1 or not self.inbox.careful
+            assert len(self.taken.messages) == 1 or not self.queue.isolating
             self.handles()
 
     def handles(self) -> None:
         assert self.taken is not None
         self.at_record += 1
         at, message = self.taken.at, self.taken.messages[self.at_record]
-        alone = self.inbox.poisoned.get((at, *place(message)))
+        alone = self.queue.poisoned.get((at, *place(message)))
         assert self.at_record == 0 or alone is None, "poison is only looked for at the head of a batch"
-        assert alone is self.inbox.poison_of(self.taken) or self.at_record > 0
+        assert alone is self.queue.poison_of(self.taken) or self.at_record > 0
         self.handled[at].append(place(message))
 
     @precondition(lambda self: self.taken is not None)
@@ -94,26 +94,26 @@ class InboxMachine(RuleBasedStateMachine):
             if self.at_record + 1 < len(self.taken.messages):
                 self.handles()
             else:
-                self.inbox.done()
+                self.queue.done()
                 self.taken = None
                 break
 
     @rule()
     def is_cut(self) -> None:
-        self.inbox.cut_after(self.taken.messages[self.at_record] if self.taken is not None else None)
+        self.queue.cut_after(self.taken.messages[self.at_record] if self.taken is not None else None)
 
-    @precondition(lambda self: self.taken is None and not self.inbox.inside)  # else the agent is not parked
+    @precondition(lambda self: self.taken is None and not self.queue.inside)  # else the agent is not parked
     @rule()
     def commits_and_goes_on(self) -> None:
-        for at, mark in self.inbox.progress().items():
+        for at, mark in self.queue.progress().items():
             self.committed[at] += self.handled[at]
             self.handled[at] = []
             assert self.committed[at] == [found for found in self.log[at] if found[0] < mark]
             self.marks[at] = mark
         self.kept = [batch for batch in self.kept if batch.end > self.marks.get(batch.at, 0)]
-        self.inbox.careful = False
-        self.inbox.poisoned.clear()
-        self.inbox.cut = False
+        self.queue.isolating = False
+        self.queue.poisoned.clear()
+        self.queue.cut = False
 
     @precondition(lambda self: self.taken is not None)
     @rule()
@@ -121,22 +121,22 @@ class InboxMachine(RuleBasedStateMachine):
         assert self.taken is not None
         message: Any = self.taken.messages[self.at_record]
         where = (self.taken.at, *place(message))
-        if where in self.inbox.poisoned:
+        if where in self.queue.poisoned:
             return
-        self.inbox.poisoned[where] = ValueError("no")
-        self.inbox.again_from(message)
+        self.queue.poisoned[where] = ValueError("no")
+        self.queue.again_from(message)
         assert self.handled[self.taken.at].pop() == place(message)
         self.taken = None
 
-    @rule(careful=st.booleans())
-    def is_redone(self, careful: bool) -> None:
-        self.inbox.careful = careful
-        self.inbox.reset(self.marks)
-        self.inbox.cut = False
+    @rule(isolating=st.booleans())
+    def is_redone(self, isolating: bool) -> None:
+        self.queue.isolating = isolating
+        self.queue.reset(self.marks)
+        self.queue.cut = False
         self.handled = {P0: [], P1: []}
         self.taken = None
         for made in self.kept:
-            self.inbox.put(made)
+            self.queue.put(made)
 
     @invariant()
     def nothing_is_handled_twice_or_left_out(self) -> None:
@@ -149,13 +149,13 @@ class InboxMachine(RuleBasedStateMachine):
         in_hand = 0 if self.taken is None else len(self.taken.messages)
         begun = 0 if self.taken is None else self.at_record + 1
         handled = sum(len(self.committed[at]) + len(self.handled[at]) for at in self.log)
-        assert self.inbox.waiting == sum(map(len, self.log.values())) - handled - (in_hand - begun)
+        assert self.queue.waiting == sum(map(len, self.log.values())) - handled - (in_hand - begun)
 
     def teardown(self) -> None:
         """Left alone, it comes to the end."""
         while self.taken is not None:
             self.goes_on(1)
-        self.inbox.cut = False
+        self.queue.cut = False
         self.takes()
         while self.taken is not None:
             self.goes_on(1)
@@ -163,7 +163,7 @@ class InboxMachine(RuleBasedStateMachine):
                 self.takes()
         self.commits_and_goes_on()
         assert self.committed == self.log
-        assert all(mark == self.end[at] for at, mark in self.inbox.progress().items())
+        assert all(mark == self.end[at] for at, mark in self.queue.progress().items())
 
 
 class SharedInboxMachine(InboxMachine):

@@ -131,7 +131,7 @@ async def test_one_agent_that_loses_all_stops_the_worker_and_is_named(lab) -> No
 
 async def test_a_share_of_one_never_stops_a_worker(lab, drain) -> None:
     topic = lab.topic()
-    app = lab.app(lab.fresh("app"), settings=EngineSettings(session_timeout_ms=6_000, give_up_share=1))
+    app = lab.app(lab.fresh("app"), settings=EngineSettings(session_timeout_ms=6_000, max_failure_share=1))
     for name in "ab":
 
         @app.agent(app.topic(topic, value_type=str), name=name)

@@ -1,0 +1,297 @@
+"""Whatever happens between a batch and its commit, every record is handled once, in the order of its partition."""
+
+from __future__ import annotations
+
+import pytest
+from anabranch.agents.engine.record_queue import Batch, RecordQueue
+from handed import P0, P1, batch, offsets, packed, place
+
+
+def places(taken: Batch | None) -> list[tuple[int, int]]:
+    assert taken is not None
+    return list(map(place, taken.messages))
+
+
+@pytest.fixture
+def queue() -> RecordQueue:
+    return RecordQueue()
+
+
+def test_batches_come_whole_and_in_order(queue: RecordQueue) -> None:
+    queue.put(batch(0, 1, 2))
+    queue.put(batch(3, 4))
+    assert queue.waiting == 5
+    assert offsets(queue.take()) == [0, 1, 2]
+    assert queue.waiting == 2
+    queue.done()
+    assert queue.progress() == {P0: 3}
+    assert offsets(queue.take()) == [3, 4]
+    queue.done()
+    assert queue.take() is None
+    assert queue.progress() == {P0: 5}
+
+
+def test_done_without_a_taken_batch_moves_nothing(queue: RecordQueue) -> None:
+    queue.put(batch(0))
+    queue.done()
+    assert queue.progress() == {P0: 0}
+
+
+def test_records_below_the_mark_were_handled_before(queue: RecordQueue) -> None:
+    queue.reset({P0: 2})
+    queue.put(batch(0, 1))
+    assert not queue.has_work
+    queue.put(batch(0, 1, 2, 3))
+    assert queue.waiting == 2
+    assert offsets(queue.take()) == [2, 3]
+
+
+def test_a_mark_in_a_gap_of_offsets_leaves_nothing_out(queue: RecordQueue) -> None:
+    # Transaction markers occupy offsets, so a mark may point at no record.
+    queue.reset({P0: 5})
+    queue.put(batch(3, 4, 6, 7))
+    assert offsets(queue.take()) == [6, 7]
+
+
+def test_a_cut_takes_back_what_follows_the_record_the_agent_works_on(queue: RecordQueue) -> None:
+    #  taken  0 1 2 3          0 1 │ cut after 1
+    #  queue  4 5              2 3   4 5
+    queue.put(batch(0, 1, 2, 3))
+    queue.put(batch(4, 5))
+    taken = queue.take()
+    assert taken is not None
+    queue.cut_after(taken.messages[1])
+    assert offsets(taken) == [0, 1]
+    assert queue.waiting == 4
+    assert not queue.has_work
+    queue.done()
+    assert queue.take() is None
+    assert queue.progress() == {P0: 2}
+    queue.cut = False
+    assert queue.has_work
+    assert offsets(queue.take()) == [2, 3]
+    queue.done()
+    assert offsets(queue.take()) == [4, 5]
+
+
+def test_a_cut_in_a_gap_of_offsets_stands_at_the_next_record(queue: RecordQueue) -> None:
+    queue.put(batch(0, 1, 7, 8))
+    taken = queue.take()
+    assert taken is not None
+    queue.cut_after(taken.messages[1])
+    queue.done()
+    assert queue.progress() == {P0: 7}
+
+
+def test_a_cut_leaves_the_list_of_whoever_keeps_the_batch_alone(queue: RecordQueue) -> None:
+    kept = batch(0, 1, 2)
+    queue.put(kept)
+    taken = queue.take()
+    assert taken is not None
+    queue.cut_after(taken.messages[0])
+    assert offsets(kept) == [0, 1, 2]
+
+
+def test_a_cut_between_batches_only_closes(queue: RecordQueue) -> None:
+    queue.put(batch(0, 1))
+    queue.cut_after(None)
+    assert queue.take() is None
+    queue.cut = False
+    assert offsets(queue.take()) == [0, 1]
+
+
+def test_a_cut_after_a_record_of_another_batch_cuts_nothing(queue: RecordQueue) -> None:
+    # An agent that takes several records at a time may still work on one of a batch before.
+    queue.put(batch(0, 1))
+    queue.put(batch(2, 3))
+    first = queue.take()
+    assert first is not None
+    queue.done()
+    second = queue.take()
+    queue.cut_after(first.messages[1])
+    assert offsets(second) == [2, 3]
+
+
+def test_streams_that_share_a_partition_go_on_to_the_end_so_that_they_are_equally_far(queue: RecordQueue) -> None:
+    queue.shared = True
+    queue.put(batch(0, 2, end=4))
+    queue.put(Batch(P0, [], 6))  # all of this run went to the streams beside
+    queue.put(batch(7, end=8))
+    taken = queue.take()
+    assert taken is not None
+    queue.cut_after(taken.messages[0])
+    assert offsets(taken) == [0, 2]
+    queue.done()
+    assert queue.progress() == {P0: 4}
+    assert queue.has_work
+    assert offsets(queue.take()) == [7]
+    queue.done()
+    assert queue.take() is None
+    assert queue.progress() == {P0: 8}
+
+
+def test_a_run_without_records_for_this_stream_moves_its_mark(queue: RecordQueue) -> None:
+    queue.shared = True
+    queue.put(Batch(P0, [], 6))
+    assert queue.take() is None
+    assert queue.progress() == {P0: 6}
+
+
+def test_a_careful_inbox_hands_out_record_by_record(queue: RecordQueue) -> None:
+    queue.isolating = True
+    queue.put(batch(0, 1, 5))
+    progress = []
+    while queue.has_work:
+        assert len(offsets(queue.take())) == 1
+        queue.done()
+        progress.append(queue.progress()[P0])
+    assert progress == [1, 5, 6]
+
+
+def test_a_poisoned_record_comes_alone_with_its_reason_and_what_is_before_it_comes_first(queue: RecordQueue) -> None:
+    why = ValueError("no")
+    queue.poisoned[P0, 2, 0] = why
+    queue.put(batch(0, 1, 2, 3, 4))
+    runs = []
+    while queue.has_work:
+        taken = queue.take()
+        assert taken is not None
+        runs.append((offsets(taken), queue.poison_of(taken)))
+        queue.done()
+    assert runs == [([0, 1], None), ([2], why), ([3, 4], None)]
+
+
+def test_the_same_offset_of_another_partition_is_not_poisoned(queue: RecordQueue) -> None:
+    queue.poisoned[P1, 0, 0] = ValueError("no")
+    queue.put(batch(0, 1))
+    taken = queue.take()
+    assert taken is not None
+    assert queue.poison_of(taken) is None
+    assert offsets(taken) == [0, 1]
+
+
+def test_again_from_gives_a_record_and_what_follows_it_back(queue: RecordQueue) -> None:
+    queue.put(batch(0, 1, 2))
+    taken = queue.take()
+    assert taken is not None
+    queue.again_from(taken.messages[1])
+    assert queue.progress() == {P0: 1}
+    assert queue.waiting == 2
+    queue.done()  # nothing is taken any more
+    assert queue.progress() == {P0: 1}
+    assert offsets(queue.take()) == [1, 2]
+
+
+def test_a_record_given_back_after_a_cut_comes_before_what_was_cut_off(queue: RecordQueue) -> None:
+    queue.put(batch(0, 1, 2, 3))
+    taken = queue.take()
+    assert taken is not None
+    queue.cut_after(taken.messages[1])
+    queue.again_from(taken.messages[1])
+    queue.cut = False
+    assert offsets(queue.take()) == [1]
+    queue.done()
+    assert offsets(queue.take()) == [2, 3]
+
+
+def test_what_is_held_back_counts_as_not_handled(queue: RecordQueue) -> None:
+    queue.put(batch(0, 1, 2))
+    queue.put(batch(0, 1, at=P1))
+    queue.take()
+    queue.done()
+    queue.take()
+    queue.done()
+    queue.held_back[P0] = 1
+    assert queue.progress() == {P0: 1, P1: 2}
+    del queue.held_back[P0]
+    assert queue.progress() == {P0: 3, P1: 2}
+
+
+def test_a_reset_goes_on_from_the_marks_it_is_given(queue: RecordQueue) -> None:
+    marks = {P0: 1}
+    queue.put(batch(0, 1, 2))
+    queue.take()
+    queue.held_back[P0] = 0
+    queue.reset(marks)
+    assert queue.waiting == 0
+    assert not queue.has_work
+    queue.done()
+    assert queue.progress() == {P0: 1}
+    queue.put(batch(0, 1, 2))
+    assert offsets(queue.take()) == [1, 2]
+    queue.done()
+    assert marks == {P0: 1}, "the committed marks are the engine's"
+
+
+def test_dropping_a_partition_forgets_only_that_one(queue: RecordQueue) -> None:
+    queue.put(batch(0, 1))
+    queue.put(batch(0, at=P1))
+    queue.held_back[P0] = 0
+    queue.poisoned = {(P0, 1, 0): ValueError("no"), (P1, 0, 0): ValueError("no")}
+    queue.drop({P0})
+    assert queue.waiting == 1
+    assert queue.progress() == {P1: 0}
+    assert list(queue.poisoned) == [(P1, 0, 0)]
+    assert offsets(queue.take()) == [0]
+
+
+def test_a_packed_batch_is_not_cut(queue: RecordQueue) -> None:
+    queue.put(packed(5, 3))
+    queue.put(batch(6, 7))
+    assert queue.waiting == 5
+    taken = queue.take()
+    assert places(taken) == [(5, 0), (5, 1), (5, 2)]
+    queue.cut_after(taken.messages[0])
+    assert len(taken.messages) == 3
+    queue.done()
+    assert queue.progress() == {P0: 6}
+    assert queue.take() is None
+
+
+def test_in_the_middle_of_a_packed_batch_rows_are_handed_out_after_a_cut_and_its_offset_stands(
+    queue: RecordQueue,
+) -> None:
+    queue.isolating = True
+    queue.put(packed(5, 3))
+    queue.put(batch(6))
+    assert places(queue.take()) == [(5, 0)]
+    queue.cut_after(None)
+    progress = []
+    while True:
+        queue.done()
+        progress.append(queue.progress()[P0])
+        taken = queue.take()
+        if taken is None:
+            break
+        assert len(taken.messages) == 1
+    assert progress == [5, 5, 6]
+
+
+def test_a_poisoned_row_comes_alone_with_its_reason(queue: RecordQueue) -> None:
+    why = ValueError("no")
+    queue.poisoned[P0, 5, 1] = why
+    queue.put(packed(5, 4))
+    runs = []
+    while queue.has_work:
+        taken = queue.take()
+        runs.append((places(taken), queue.poison_of(taken)))
+        queue.done()
+    assert runs == [([(5, 0)], None), ([(5, 1)], why), ([(5, 2), (5, 3)], None)]
+    assert queue.progress() == {P0: 6}
+
+
+def test_a_row_that_is_tried_again_lets_its_whole_batch_wait(queue: RecordQueue) -> None:
+    queue.retry_at_s = {(P0, 5, 1): 10.0, (P0, 5, 2): 20.0}
+    for made in (batch(4), packed(5, 3), batch(6), batch(0, at=P1)):
+        queue.put(made)
+    assert places(queue.take()) == [(4, 0)]
+    queue.done()
+    assert queue.take().at == P1
+    queue.done()
+    assert queue.take() is None
+    assert queue.progress() == {P0: 5, P1: 1}
+    queue.release(19.0)
+    assert not queue.has_work
+    queue.release(20.0)
+    assert not queue.retry_at_s
+    assert places(queue.take()) == [(5, 0)], "it may fail again, so row by row"
