@@ -1,8 +1,8 @@
-"""Tasks, timers and cron jobs of an app: one that fails ends the worker, and says which it was.
+"""Tasks, timers and cron jobs of an app: a failure in one of them stops the worker, with an error that names it.
 
-As in Faust, where the app crashes: what a program does beside its agents is not a record that could be set aside, and a
-worker whose timer is gone would look healthy and do half of its work. Nothing of the running epoch is committed; a
-task that may fail and go on catches its errors itself.
+Faust does the same: its app crashes. A failed task has no record that a failure policy could set aside, and a worker
+without one of its timers would look healthy but do only part of its work. Nothing of the running epoch is committed. A
+task that should survive a failure has to catch its errors itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ _WHAT = "_anabranch_what"
 
 
 def called(what: str, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A decorator whose functions go by this word in errors; those of others are tasks."""
+    """Return `decorate` as a decorator that names its functions `what` in errors, such as "timer".
+
+    Functions of other decorators are named tasks.
+    """
 
     def named(fun: Any) -> Any:
         setattr(fun, _WHAT, what)
@@ -38,14 +41,17 @@ def called(what: str, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def ends_the_worker(app: App, fun: Any) -> Callable[..., Awaitable[None]]:
-    """A task's function that does not raise: if it fails the worker stops, with an error that names it."""
+    """Wrap a task's function so that it does not raise: if it fails, the worker stops with an error that names it.
+
+    Only `GeneratorExit` and the cancellation at the end of the worker are raised.
+    """
     what = f"{getattr(fun, _WHAT, 'task')} {fun.__module__}.{getattr(fun, '__qualname__', fun)}"
 
     @wraps(fun)
     async def run(*args: Any) -> None:
         try:
             await fun(*args)
-        except BaseException as exc:  # also an exit, and a cancellation that is not the end of the worker
+        except BaseException as exc:  # includes SystemExit and a cancellation while the worker runs
             if isinstance(exc, GeneratorExit) or (isinstance(exc, asyncio.CancelledError) and app.should_stop):
                 raise
             logger.error("%s failed: the worker ends", what, exc_info=exc)

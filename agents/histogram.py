@@ -1,4 +1,4 @@
-"""Histograms of durations, with the buckets that Prometheus expects."""
+"""Histograms of durations, with buckets as in Prometheus."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Histogram:
         return sum(self.counts)
 
     def observe(self, seconds: float) -> None:
-        """Count a duration."""
+        """Count a duration in seconds."""
         self.counts[bisect_left(BUCKETS_S, seconds)] += 1
         self.sum_s += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return (upper bound, number of durations up to it) of each bucket, as Prometheus counts them."""
+        """Return (upper bound in seconds, number of durations up to it) for each bucket, as Prometheus counts them."""
         below, found = 0, list[tuple[str, float]]()
         for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), self.counts, strict=True):
             below += count

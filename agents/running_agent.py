@@ -1,4 +1,4 @@
-"""The name of the agent that a task belongs to, for messages."""
+"""The name of the agent that a task belongs to, for log messages and errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What anabranch keeps for one app, behind one attribute of it: cluster, settings, engine, topics, why it stopped.
+"""The internal state of an app, in one attribute of it: cluster, settings, engine, topics and the reason of its stop.
 
-Users see `App`; the packages of this project get the rest with `runtime_of(app)`.
+`App` is the public interface; other packages of this project get the internal state with `runtime_of(app)`.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ __all__ = ["Runtime", "runtime_of"]
 
 
 class Runtime:
-    """The private side of an app.
+    """The internal state of an app.
 
     Args:
         app: the app that it belongs to.
-        app_id: the id that the program gives; a bounded run has an id of its own, so that history is never added to
-            live totals.
+        app_id: the id that the program sets. A bounded run has an id of its own, so that history is never added to the
+            totals of the live app.
         settings: the program's engine settings; None for the defaults.
+        standby_replicas: overrides `settings.standby_replicas` if not None.
 
     Attributes:
-        run_id: the bounded run that the app works for; empty for the live app.
-        keep_identity: leave the group without giving up the static identity, for a rolling restart.
-        history_complete: set once all of a bounded run's history is in Kafka; None where no run says so.
-        history_ends: offsets at which history ends, of the partitions whose end is known.
-        supervised: `work` runs the app and reports its error; Faust's own worker has to be told by a crash.
+        run_id: id of the bounded run that the app belongs to; empty for the live app.
+        keep_identity: stop without leaving the group, so that its partitions stay reserved for a rolling restart.
+        history_complete: set once all of a bounded run's history is in Kafka; None outside of such a run.
+        history_ends: (topic, partition) -> offset at which history ends, where it is known.
+        supervised: `work` runs the app and reports its error. Faust's own worker is informed by a crash of the app.
         stopped_by: the error that ended the app; None while it runs and after a normal stop.
-        stop_requested: set when the worker is to end.
+        stop_requested: set when the worker has to stop.
         partitioners: topic -> its range partitioner; other topics are partitioned by hash.
-        provisioner: topics that the app needs.
+        provisioner: creates the topics that the app needs.
     """
 
     def __init__(self, app: App, app_id: str, settings: EngineSettings | None, standby_replicas: int | None) -> None:
@@ -82,17 +83,21 @@ class Runtime:
 
     @property
     def group_id(self) -> str:
-        """The app's id, which is that of its consumer group; a bounded run has one of its own."""
+        """The id of the app's consumer group: the app id, with the run id appended in a bounded run."""
         return f"{self.app_id}-run-{self.run_id}" if self.run_id else self.app_id
 
     @property
     def settings(self) -> EngineSettings:
-        """The engine's settings, from the program's `EngineSettings` and from Faust's settings."""
+        """The engine's settings, from the program's `EngineSettings` and from Faust's settings.
+
+        Raises:
+            Usage: a Faust setting cannot be applied.
+        """
         conf = self.conf
         if self._settings is None or self._settings[0] != conf.changes:
             check_settings(conf)
             made = engine_settings(self.base_settings, conf)
-            # The topics of a bounded run hold its history and nothing else.
+            # The topics of a bounded run contain only its history.
             made = replace(made, start_at_end=made.start_at_end and not self.run_id)
             self._settings = (conf.changes, made)
         return self._settings[1]
@@ -102,12 +107,12 @@ class Runtime:
         self.base_settings, self._settings = replace(self.base_settings, **changes), None
 
     def forget_settings(self) -> None:
-        """Compute `settings` anew on the next access: Faust has loaded its configuration again."""
+        """Recompute `settings` on the next access, after Faust has reloaded its configuration."""
         self._settings = None
 
     @property
     def declared_broker(self) -> str | None:
-        """Bootstrap servers that the program, its configuration or Faust's BROKER_URL names."""
+        """The bootstrap servers that the program, its configuration or Faust's BROKER_URL sets; None without them."""
         conf = self.conf
         return Cluster.servers_of(conf.broker) if conf.given & {"broker", "url"} else None
 
@@ -122,14 +127,14 @@ class Runtime:
 
     @cached_property
     def max_record_bytes(self) -> int:
-        """Largest record that is sent; cached, because reading one of Faust's settings takes 3 µs."""
+        """The largest record that is sent, in bytes; cached because reading a Faust setting takes 3 µs."""
         return self.conf.producer_max_request_size
 
     # The cluster ----------------------------------------------------------------------------------------------------
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster of the app's topics: the command line's, else KAFKA_BOOTSTRAP_SERVERS, else `broker`."""
+        """The cluster of the app's topics: from the command line, else KAFKA_BOOTSTRAP_SERVERS, else `broker`."""
         if self._cluster is None:
             self._cluster = Cluster.named(
                 os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or self.declared_broker or "localhost:9092",
@@ -143,19 +148,19 @@ class Runtime:
 
     @property
     def admin(self) -> Admin:
-        """An admin client; kept, because each new client first has to connect."""
+        """The admin client; it is reused, because each new client has to connect first."""
         if self._admin is None:
             self._admin = Admin(self.cluster, patience_s=self.settings.patience_s)
         return self._admin
 
     @cached_property
     def sender(self) -> Sender:
-        """The producer of records that cannot wait for an epoch."""
+        """The producer of records that are sent outside of epochs."""
         return Sender(self.cluster)
 
     @property
     def worker_registry(self) -> WorkerRegistry:
-        """The app's workers and their partitions, as they announce them."""
+        """The registry of the app's workers and the partitions that they announce."""
         if self._worker_registry is None:
             self._worker_registry = WorkerRegistry(self)
         return self._worker_registry
@@ -169,28 +174,28 @@ class Runtime:
 
     @property
     def context(self) -> AgentContext:
-        """The engine's side that agents and streams see."""
+        """The engine's interface for agents and streams."""
         return self.engine.context
 
     @property
     def status(self) -> EngineStatus:
-        """The engine's side that probes, metrics and logs read."""
+        """The engine's status for health checks, metrics and logs."""
         return self.engine.status
 
     @property
     def engine_runs(self) -> bool:
-        """Whether sent records join an epoch; a client sends them at once."""
+        """Whether sent records join an epoch. A client sends them at once."""
         app = self.app
         return "engine" in self.__dict__ and app.started and not app.client_only and not app.producer_only
 
     async def request_stop(self) -> None:
-        """The engine has ended: end the worker, whether `work` or Faust's `app.main()` runs it."""
+        """Stop the worker after the engine has ended, whether `work` or Faust's `app.main()` runs it."""
         self.stop_requested.set()
         if not self.supervised and self.stopped_by is not None:
             await self.app.crash(self.stopped_by)
 
     def raise_if_stopped(self) -> None:
-        """Raise the error that ended the engine, if there is one."""
+        """Raise the error that ended the app, if there is one."""
         if self.stopped_by is not None:
             raise self.stopped_by
 
@@ -207,7 +212,7 @@ class Runtime:
         return self.app.topics
 
     def channels(self) -> Mapping[Any, Iterable[Any]]:
-        """Partition -> the topics of the program that read it, as Faust's conductor knows them."""
+        """Return partition -> the declared topics that read it, from Faust's conductor."""
         return cast(Any, self.app.topics)._tp_index
 
     @property
@@ -216,19 +221,19 @@ class Runtime:
         return cast(Any, self.app.tables).data.values()
 
     def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
-        """How keys map to the partitions of a topic that has `partitions` of them; for sending, look-ups and checks."""
+        """Return the partitioner of a topic with `partitions` partitions, for sending, look-ups and checks."""
         return self.partitioners.get(topic) or HashPartitioner(partitions)
 
     def resolve_topic(self, name: str) -> str:
-        """The topic's name in Kafka: in a bounded run, that of the run's own topic."""
+        """Return the topic's name in Kafka; in a bounded run, the name of the run's own topic."""
         return name if not self.run_id or name.startswith(self.conf.id) else f"{self.conf.id}-{name}"
 
     def check_topic(self, name: str) -> None:
-        """Refuse an invalid topic name.
+        """Refuse an invalid topic name; note a valid name as written to by the program before the app starts.
 
         Raises:
-            BadRecord: an agent names it while the worker runs.
-            Usage: the program names it before.
+            BadRecord: an agent uses the name while the worker runs.
+            Usage: the program uses the name before the app starts.
         """
         text, hint = f"no topic can be called {name!r}", "1 to 249 of: letters without accents, digits, . _ -"
         if self.app.started:
@@ -241,5 +246,5 @@ class Runtime:
 
 
 def runtime_of(app: Any) -> Runtime:
-    """The private side of an app."""
+    """Return the internal state of an app."""
     return app._runtime

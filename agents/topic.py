@@ -95,7 +95,7 @@ class Topic(faust.Topic, Generic[K, V]):
 
     Attributes:
         partitioner: how keys map to partitions, where the program says so.
-        former: name -> what the topic was called while it did not carry the app's id (`leftover.py`).
+        former: name -> what the topic was called while it did not carry the app's id (`unread_topics.py`).
 
     Raises:
         Usage: it has a pattern instead of names, or its offsets are not to be committed.

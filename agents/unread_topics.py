@@ -1,8 +1,9 @@
-"""Records that a group has left unread in a topic that is not read any more.
+"""Refuses to start an app whose group has unread records in a former topic that the app no longer reads.
 
-`group_by` once went through topics without the app's id, as Faust's still does: two apps of one program shared one. An
-app that comes from there finds its old topic beside the new one. What its group has not read of it would be missing in
-every total, so the worker does not start until it has been read.
+The names of `group_by` topics formerly did not contain the app's id, and in Faust they still do not: two apps of one
+program shared a topic. An app that was migrated has its former topic next to the new one. Records that its group has
+not read in the former topic would be missing in every total. The worker therefore does not start until they have been
+read.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ __all__ = ["refuse_unread"]
 
 
 def refuse_unread(cluster: Cluster, admin: Admin, group: str, former: str, now: str) -> None:
-    """Return if a group has read all of a former topic, or none: then it is another app's (blocking).
+    """Check that a group has read all records of a former topic, or has never read it (blocking).
+
+    A topic for which the group has no committed offset belongs to another app.
 
     Args:
+        former: the topic that is no longer read.
         now: the topic that is read instead.
 
     Raises:
-        Usage: it has begun to read it, and there is more.
+        Usage: the group has committed offsets of the former topic and has not read it to its end.
     """
     partitions = admin.partitions([former]).get(former, 0)
     if not partitions:
@@ -37,7 +41,7 @@ def refuse_unread(cluster: Cluster, admin: Admin, group: str, former: str, now: 
         return
     begins, ends = admin.spans((former, number) for number in range(partitions))
     starts = {at: max(begin, committed.get(at, begin)) for at, begin in begins.items()}
-    # Positions alone cannot tell: transaction markers occupy offsets, too.
+    # Offsets alone do not tell the number of records: transaction markers occupy offsets, too.
     unread = sum(len(run.messages) for run in read_to_end(cluster, starts, ends))
     if unread:
         raise Usage(

@@ -1,7 +1,8 @@
-"""A worker: runs an app until it is told to stop, and says how it ended.
+"""Runs an app as a worker until it is stopped, and reports how it ended.
 
-Exit codes: 0 after SIGTERM or SIGINT (drained, committed, left the group), 1 when a human has to look (the broker is
-gone, fenced, an agent's policy is `fail`), 2 when the program or its configuration has to change.
+Exit codes: 0 after SIGTERM or SIGINT (drained, committed, left the group); 1 if an operator has to intervene (the
+broker is unreachable, the worker is fenced, an agent's policy is `fail`); 2 if the program or its configuration has to
+change.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ __all__ = ["run_worker", "work"]
 
 logger = logging.getLogger(__name__)
 
-# Beyond `stuck_s`: leaving the group, closing clients and stores.
+# Time after `stuck_s` for leaving the group and for closing clients and stores.
 _SPARE_S = 10.0
 _TELL_S = 0.2
-# Signals that come within it are one: a terminal and a supervisor may both send it.
+# Signals within this time count as one: a terminal and a supervisor may both send it.
 _ONE_SIGNAL_S = 1.0
 
-_M_ARENA_MAX = -8  # of glibc's mallopt
+_M_ARENA_MAX = -8  # a parameter of glibc's mallopt
 _ARENAS = 2
 
 
@@ -48,19 +49,21 @@ def run_worker(
     """Run `app` in this process until SIGTERM or SIGINT (blocking).
 
     Args:
-        on_progress: called a few times a second while tables are restored, and with None at the end of it.
-        on_hard_end: says why, where the process ends although parts of it hang; without it, a line on stderr does.
+        on_ready: called once the app has started.
+        on_progress: called every 0.2 s while tables are restored, and with None when the restore is complete.
+        on_hard_end: called with the error when the process exits although parts of it hang; the default prints a line
+            to stderr.
 
     Raises:
-        AnabranchError: why it ended otherwise; also where a task of the program raised `SystemExit`.
+        AnabranchError: the worker ended for another reason; also if a task of the program raised `SystemExit`.
     """
     collect_seldom()
     _save_memory()
     try:
         asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, on_hard_end=on_hard_end, signals=True))
     except (SystemExit, KeyboardInterrupt) as exc:
-        # Signals come another way: the program has raised it where no agent's record could take it. All tasks were
-        # cancelled then, and what the engine says of that is not the reason.
+        # Signals do not raise here: the program raised the exception outside of an agent's record. All tasks were
+        # cancelled then, so an error that the engine reports is a consequence and not the cause.
         raise Stop(
             f"a task of the program has ended the worker: {described(exc)}",
             hint="nothing of the running epoch is committed; an agent that raises it itself gives up its record alone",
@@ -68,13 +71,14 @@ def run_worker(
 
 
 def _save_memory() -> None:
-    """What one thread takes is given back by another here, which allocators keep for the first: 100 MB of batches.
+    """Configure the memory allocators of glibc and Arrow so that they retain less freed memory.
 
-    An operator's own `MALLOC_ARENA_MAX` and `ARROW_DEFAULT_MEMORY_POOL` count.
+    A worker allocates batches in one thread and frees them in another. Allocators keep such memory for the first
+    thread: 100 MB of batches. `MALLOC_ARENA_MAX` and `ARROW_DEFAULT_MEMORY_POOL` of the environment have precedence.
     """
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # for Arrow, where it is loaded later
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # in case Arrow is loaded later
     if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError):  # another libc
+        with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
@@ -86,7 +90,15 @@ async def work(
     on_hard_end: Callable[[BaseException], object] | None = None,
     signals: bool = False,
 ) -> None:
-    """Run `app` until a signal, an error or `Runtime.stop_requested` ends it."""
+    """Run `app` until a signal, an error or `Runtime.stop_requested` ends it.
+
+    Args:
+        on_ready, on_progress, on_hard_end: see `run_worker`.
+        signals: stop at SIGTERM and SIGINT, and limit the time that the stop may take.
+
+    Raises:
+        AnabranchError: the worker ended with an error.
+    """
     runtime = runtime_of(app)
     app.in_worker = runtime.supervised = True
     app.finalize()
@@ -125,7 +137,7 @@ async def _tell(app: App, on_progress: Callable[[RestoreProgress | None], None])
 
 
 async def _crashed(app: App) -> None:
-    """A part of Faust ended with an error: so does the worker."""
+    """Stop the worker when a Faust service crashes."""
     await app._crashed.wait()  # pyright: ignore[reportPrivateUsage]
     runtime = runtime_of(app)
     runtime.stopped_by = runtime.stopped_by or app.crash_reason
@@ -148,9 +160,10 @@ def _say(error: BaseException) -> None:
 
 
 def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
-    """A worker that was told to end does: calls into librdkafka can hang, or wait minutes for a broker that is away.
+    """Start a timer that exits the process with code 1 if the stop takes longer than `stuck_s` plus `_SPARE_S`.
 
-    What is not committed is done again by the next start, as after a `kill -9`.
+    Calls into librdkafka can hang, or wait for minutes for an unreachable broker. Records that are not committed are
+    reprocessed after the next start, as after a `kill -9`.
     """
     runtime = runtime_of(app)
     after_s = runtime.settings.stuck_s + _SPARE_S
@@ -171,7 +184,11 @@ def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
 
 
 def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
-    """The first signal stops the worker; a later one ends the process at once, also while an agent blocks the loop."""
+    """Install handlers for SIGTERM and SIGINT.
+
+    The first signal stops the worker. A second one, more than `_ONE_SIGNAL_S` later, ends the process at once, even
+    while an agent blocks the event loop.
+    """
     first_s: list[float] = []
 
     def note(number: int, _: Any) -> None:
@@ -179,7 +196,7 @@ def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
             os.write(2, b"\nended at once (a second signal came); the next start goes on from what was committed\n")
             os._exit(128 + number)
         first_s.append(clock.now_s())
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker has ended
+        with contextlib.suppress(RuntimeError):  # the loop is closed because the worker has ended
             loop.call_soon_threadsafe(_stop, app, number)
 
     for number in (signal.SIGTERM, signal.SIGINT):

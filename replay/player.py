@@ -34,6 +34,7 @@ from .pipeline.pace import Pace, PacedSource
 from .pipeline.packing import GATHERED_ROWS, Compression, PackingSource, check_packable
 from .pipeline.pipeline import Pipeline
 from .replay_report import NEAR_1970, NEAR_1970_MS, Counters, Progress, Report
+from .replay_transaction import Transaction
 from .run_state import BROKER_DEFAULT, RUNS_TOPIC, RunRegistry, RunState
 from .sources.file_history import FileHistory
 from .sources.format import OnBadLine
@@ -41,7 +42,6 @@ from .sources.source import Replayable, Source, SourcePosition
 from .sources.source_record import BadLine
 from .sources.topic_source import TopicHistory
 from .target_topic import MAX_MESSAGE_BYTES, TargetTopic
-from .transaction import Transaction
 
 __all__ = ["DEFAULT_PARTITIONS", "Player"]
 

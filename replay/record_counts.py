@@ -16,7 +16,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 from ..topics.admin import Admin
 from ..topics.cluster import Cluster
-from ..topics.control import carries_control, records_of
+from ..topics.control_records import carries_control, records_of
 from ..topics.errors import AnabranchError
 from ..topics.headers import headers_of
 from ..topics.packed import LEAST_BYTES, packed_rows

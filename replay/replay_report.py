@@ -14,11 +14,11 @@ NEAR_1970 = "a number such as 20130101 is read as seconds since 1970; --time-for
 
 @dataclass(slots=True)
 class Counters:
-    """What a pipeline counts while it reads, since the start.
+    """The counters of a pipeline, since the start of the replay.
 
     Attributes:
         out_of_order: records that were out of order in their source.
-        out_of_order_ms: how far the worst of them was behind the record with the latest time before it.
+        out_of_order_ms: the largest difference between such a record and the latest time before it, in milliseconds.
         filtered_out: records that were read and not selected, or for which a transform returned nothing.
     """
 

@@ -37,13 +37,13 @@ BROKER_DEFAULT = -1
 
 
 class RunState(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What a run has done, as of its last transaction.
+    """The state of a run as of its last transaction.
 
     Attributes:
-        specs: the sources that were named; with `format` and `topic`, what the user asked for.
-        format: the options that decide which records are made of the sources, as plain JSON.
-        fingerprint: of the sources' content, see `History.fingerprint`.
-        position: of the next record; opaque.
+        specs: the sources as the user named them; together with `format` and `topic`, the user's request.
+        format: the options that determine the records that are read from the sources, as plain JSON.
+        fingerprint: fingerprint of the sources' content, see `Replayable.fingerprint`.
+        position: position of the next record; opaque.
         sent, skipped, dead_letters, blank: counts of records or lines since the run began.
         counts: records produced, by partition.
         begin_offsets: by partition, the offset of the first record produced.

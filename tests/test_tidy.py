@@ -88,7 +88,7 @@ KNOWS_KAFKA = {
     "replay/table_backup/restore.py",
     "replay/table_reader.py",
     "replay/record_counts.py",
-    "replay/transaction.py",
+    "replay/replay_transaction.py",
 }
 
 MODULES = sorted(
@@ -396,3 +396,10 @@ def test_modules_that_texts_name_are_there() -> None:
     named = {(name, str(path)) for path, text in texts.items() for name in DOTTED.findall(text)}
     assert len(named) > 100
     assert {(name, path) for name, path in named if not is_there(name)} == set()
+
+
+@every_module
+def test_files_that_comments_name_are_there(module: str) -> None:
+    names = {path.name for path in [*map(ROOT.joinpath, MODULES), *(ROOT / "tests").rglob("*.py")]}
+    named = {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", source(module))}
+    assert named - names - {"file.py"} == set()

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 CONTROL_HEADER = "anabranch-control"
-"""The header that makes a record of some topics a control record; see `control.py`."""
+"""The header that makes a record of some topics a control record; see `control_records.py`."""
 
 _logger = logging.getLogger("anabranch.headers")
 

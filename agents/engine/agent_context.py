@@ -1,4 +1,4 @@
-"""The engine as agents and streams see it: where they wait, whose tables are open, where their outputs go."""
+"""The interface between the engine and the agents: barrier, tables, outputs and failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...topics.topic_partition import TopicPartition
 from ..tables.uncommitted_writes import end_record
 from .barrier import Barrier
 from .epoch import Epoch
-from .failure import Failures
+from .failed_records import Failures
 from .outbox import Partials, inherited_ms
 from .protocols import EngineLoop, Host, RecordFeed
 from .retry_topics import RetryTopics
@@ -25,17 +25,21 @@ __all__ = ["AgentContext"]
 
 
 class AgentContext:
-    """The parts of the engine that agents act on.
+    """The parts of the engine that agents use.
 
     Args:
-        loop: stops the worker, and says whether it stops.
+        loop: stops the worker, and tells whether it is stopping.
 
     Attributes:
-        current: runner whose coroutine runs right now; None between steps.
-        asking: number of agents that wait for the answer of an agent: no commit can come before it.
+        current: the runner whose coroutine is being executed; None between steps.
+        asking: number of agents that wait for the answer of an agent; no commit is possible before the answer.
         exited: names of agents that ended although the worker did not stop them.
-        retries: topics that bring dead letters back to one agent each.
-        router, barrier, epoch, failures, runners: the parts themselves.
+        retries: the retry topics; each returns dead letters to one agent.
+        router: the router.
+        barrier: the barrier.
+        epoch: the current epoch.
+        failures: applies failure policies.
+        runners: the runners of all agents.
     """
 
     def __init__(self, host: Host, settings: EngineSettings, loop: EngineLoop) -> None:
@@ -58,12 +62,12 @@ class AgentContext:
         self.route()
 
     def route(self) -> None:
-        """Find the streams of each active partition anew."""
+        """Update the routes from active partitions to streams."""
         index: Mapping[Any, Any] = {**self._host.channels(), **self.retries.routes(self.router.active)}
         self.router.route(index, self.epoch.committed, group=self._host.conf.id)
 
     def wake(self) -> bool:
-        """Resume every stream that has records; return whether any was resumed."""
+        """Resume all parked streams that have records; return whether any was resumed."""
         woken = False
         self.router.release(clock.now_s())
         for stream in self.router.streams:
@@ -72,11 +76,19 @@ class AgentContext:
         return woken
 
     async def park(self, stream: RecordFeed, timeout_s: float | None = None) -> None:
-        """Wait at the barrier: the stream has no records, or a commit is due."""
+        """Wait at the barrier, because the stream has no records or a commit is due.
+
+        Args:
+            timeout_s: seconds after which the stream is resumed in any case.
+        """
         await self.barrier.park(stream, timeout_s)
 
     def at(self, stream: RecordFeed, at: TopicPartition) -> None:
-        """Show the tables' content of this partition: the current agent turns to its records."""
+        """Open the tables at this partition, whose records the current agent begins to process.
+
+        Raises:
+            BadRecord: the stream is not iterated by an agent.
+        """
         runner = self.current
         if runner is None:
             raise BadRecord("a stream of a topic can only be iterated by an agent")
@@ -86,19 +98,19 @@ class AgentContext:
             table.open(at.topic, at.partition, runner.handed)
 
     def end_record(self, stream: RecordFeed) -> None:
-        """Take back the table values that the agent got for its record: from here on they are its own.
+        """Detach the table values that the agent received for its record: agent and tables share none from now on.
 
         Raises:
-            BadRecord: a table cannot keep one of them.
+            BadRecord: a table cannot keep one of the values.
         """
         runner: Runner = stream.runner
         end_record(runner.handed, [other.handed for other in self.runners if other is not runner and other.handed])
 
     def record_time_ms(self) -> int:
-        """Timestamp of the record that the current agent works on, in milliseconds; -1 where there is none.
+        """Return the timestamp of the record that the current agent works on, in milliseconds; -1 if there is none.
 
         Raises:
-            Usage: the agent takes batches, which have no time of their own.
+            Usage: the agent takes batches, which have no timestamp of their own.
         """
         stream = self.current.stream if self.current is not None else None
         if stream is None or stream.message is None:
@@ -114,12 +126,12 @@ class AgentContext:
 
     @property
     def stopping(self) -> bool:
-        """Whether the worker ends."""
+        """Whether the worker is stopping."""
         return self._loop.stopping
 
     @property
     def ended(self) -> bool:
-        """Whether the engine's loop is over, or was cancelled."""
+        """Whether the engine's loop has ended or was cancelled."""
         return self._loop.ended
 
     async def stop_with(self, error: BaseException) -> None:
@@ -131,17 +143,17 @@ class AgentContext:
         self.runners.append(runner)
 
     def remove_runner(self, runner: Runner, *, expected: bool) -> None:
-        """Forget the runner of an agent that has ended; `expected` where the worker ends."""
+        """Remove the runner of an agent that has ended; `expected` if the worker is stopping."""
         if runner in self.runners:
             self.runners.remove(runner)
         if runner.stream is not None and runner.stream.running:
-            self.barrier.abandon(runner.stream)  # in the middle of a record: its work must not be committed
+            self.barrier.abandon(runner.stream)  # in the middle of a record: its writes must not be committed
             self.epoch.rollback_wanted = True
         if not expected:
             self.exited.append(runner.name)
 
     def enter(self, runner: Runner) -> None:
-        """Open the tables at the agent's partition: the stepper is about to resume it."""
+        """Open the tables at the partition of an agent that is about to be resumed."""
         runner.steps += 1
         self.current = runner
         at = runner.at
@@ -150,7 +162,7 @@ class AgentContext:
                 table.open(at.topic, at.partition, runner.handed)
 
     def leave_agent(self) -> None:
-        """Close the tables: the agent is suspended."""
+        """Close the tables after the agent has suspended."""
         self.current = None
         for table in self._host.tables:
             table.close()
@@ -158,7 +170,7 @@ class AgentContext:
     # Outputs and failures -------------------------------------------------------------------------------------------
 
     def send(self, output: Output) -> None:
-        """Keep a record for the barrier; without a timestamp of its own it takes that of the record at hand."""
+        """Add a record to the outbox; without a timestamp it inherits that of the record being processed."""
         runner = self.current or acting_runner()
         if runner is None or (stream := runner.stream) is None:
             self.epoch.outside.append(output)
@@ -175,11 +187,15 @@ class AgentContext:
             self.router.cut()
 
     def combine(self, topic: str, states: dict[Any, Any], partials: Callable[[], Partials]) -> None:
-        """Keep partial results of the records at hand for the barrier, merged with those that the epoch has.
+        """Add partial results of the current records to the outbox, and merge them with those of the epoch.
+
+        A result that cannot be sent is detected at the barrier. The records are then reprocessed one at a time, and the
+        agent must send the result of each itself.
 
         Args:
-            partials: makes the container for those of a topic. A result that cannot be sent is found at the barrier;
-                then the records come again one by one, and are to send their results themselves.
+            topic: the topic that receives the results.
+            states: key -> partial result.
+            partials: creates the container for the partial results of a topic.
         """
         runner = self.current
         assert runner is not None
@@ -198,7 +214,7 @@ class AgentContext:
         self.failures.apply_policy(stream, message, error, reason, records)
 
     def savepoint(self, stream: RecordFeed) -> None:
-        """Take a savepoint, before and after each record while records are isolated; see `Failures`."""
+        """Take a savepoint; called before and after each record while isolating. See `Failures`."""
         if stream.message is not None and self.current is not None and self.current.cancelled:
             raise asyncio.CancelledError
         self.failures.savepoint(self.current)
@@ -207,11 +223,11 @@ class AgentContext:
         """Handle an agent's exception.
 
         Returns:
-            True: its record is rolled back and went to its policy, start the agent anew; False: wait for the rollback
-            of the epoch.
+            True: the record is rolled back and is retried or goes to the failure policy; restart the agent now.
+            False: the agent must wait for the rollback of the epoch.
 
         Raises:
-            Stop: the agent failed outside of a record, or on purpose.
+            Stop: the agent failed outside of a record, or raised `Stop`.
         """
         if self.failures.roll_back_record(runner, error):
             return True

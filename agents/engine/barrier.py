@@ -1,7 +1,7 @@
-"""The gate: where agents wait, between two records, while an epoch is committed.
+"""The barrier: the point between two records at which agents wait while an epoch is committed.
 
-An agent is running from the moment its stream is resumed until the stream parks again. Only the engine resumes, so with
-nobody running nothing of the agents' can change.
+An agent is running from the moment its stream is resumed until the stream parks again. Only the engine resumes streams,
+so while no agent is running, agents cannot change anything.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _LATE_S = 0.001
 
 
 class Barrier:
-    """Counts who runs.
+    """Parks and resumes streams, and counts those that are running.
 
     Attributes:
-        running: number of streams whose agent is at a record.
-        closed: no stream is resumed by its timer while an epoch is committed.
-        busy_since_s: when somebody began to run while nobody else did, on the monotonic clock.
+        running: number of streams whose agent is processing a record.
+        closed: whether an epoch is being committed; then no stream is resumed by its timer.
+        busy_since_s: when `running` last rose from 0, on the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,12 @@ class Barrier:
         self._changed = asyncio.Event()
 
     async def park(self, stream: RecordFeed, timeout_s: float | None = None) -> None:
-        """A stream has nothing to do, or must wait for a commit; with a timeout it is resumed after it anyway."""
+        """Park a stream that has no records or must wait for a commit; return when it is resumed.
+
+        Args:
+            timeout_s: after this many seconds the stream is resumed anyway, as soon as the barrier is open; None waits
+                without a limit.
+        """
         loop = asyncio.get_running_loop()
         stream.wakeup = loop.create_future()
         if stream.running:
@@ -50,7 +55,7 @@ class Barrier:
                 stream.timer = None
 
     def resume(self, stream: RecordFeed) -> bool:
-        """Let a parked stream go on; whether it did."""
+        """Resume a parked stream; return False if it was not parked."""
         if stream.wakeup is None or stream.wakeup.done() or stream.running:
             return False
         stream.running = True
@@ -67,23 +72,27 @@ class Barrier:
             self.resume(stream)
 
     def abandon(self, stream: RecordFeed) -> None:
-        """The stream's agent is gone in the middle of a record."""
+        """Count the stream as not running: its agent has ended in the middle of a record."""
         if stream.running:
             stream.running = False
             self.running -= 1
         self._changed.set()
 
     def wake(self) -> None:
-        """Whoever waits for agents should look at the engine's state again."""
+        """Wake the tasks that wait in `parked_within`, so that they check the state of the engine again."""
         self._changed.set()
 
     def reset(self) -> None:
-        """All agents have been ended."""
+        """Open the barrier and count no stream as running, after all agents were ended."""
         self.running = 0
         self.closed = False
 
     async def parked_within(self, timeout_s: float) -> bool:
-        """Wait until nobody runs, or something else has happened; whether nobody runs."""
+        """Wait until no stream is running, `wake` is called or the timeout has passed.
+
+        Returns:
+            Whether no stream is running.
+        """
         if not self.running:
             return True
         self._changed.clear()

@@ -1,7 +1,7 @@
-"""Where a partition goes on: committed offsets, and the offsets of single agents in their metadata.
+"""Reads and writes committed offsets, and the agent offsets in their metadata.
 
-Metadata is JSON, `{"agents": {"<agent>": offset}}`, only where an agent is further than the committed offset. Kafka
-bounds it by `offset.metadata.max.bytes`, 4,096 by default.
+The metadata is JSON, `{"agents": {"<agent>": offset}}`. It is written only if an agent is ahead of the committed
+offset. Kafka limits its size by `offset.metadata.max.bytes`, 4,096 by default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...topics.cluster import Cluster
 from ...topics.dead_letter import RETRY_SUFFIX
 from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_unreachable, kafka_error, passes
 from ...topics.topic_partition import TopicPartition
-from ..assignment import Assignment
+from ..assigned_partitions import Assignment
 from .settings import EngineSettings
 
 __all__ = ["ASK_S", "SETTLED", "assigned", "begin_at_ends", "may_pass", "offsets_to_commit", "read_agent_offsets"]
@@ -27,13 +27,13 @@ __all__ = ["ASK_S", "SETTLED", "assigned", "begin_at_ends", "may_pass", "offsets
 MAX_METADATA_BYTES = 4096
 ASK_S = 5.0
 
-# Committed offsets are told when the transactions on their way are settled: that of a dead worker takes its timeout and
-# the broker's 10 s. In waits for a client that hangs.
+# In units of `client_watchdog.HUNG_S`. The broker returns committed offsets only after pending transactions have ended;
+# the transaction of a dead worker ends after its timeout and the broker's check interval of 10 s.
 SETTLED = 2.5
 
 
 def read_agent_offsets(metadata: str | None) -> dict[str, int]:
-    """Agent -> offset; metadata of other programs is none of ours and gives nothing."""
+    """Return agent -> offset; empty for metadata that another program has written."""
     if not metadata:
         return {}
     try:
@@ -45,10 +45,10 @@ def read_agent_offsets(metadata: str | None) -> dict[str, int]:
 def offsets_to_commit(
     progress: Mapping[TopicPartition, int], agent_offsets: Mapping[tuple[TopicPartition, str], int]
 ) -> list[KafkaPartition]:
-    """Offsets to commit.
+    """Return the offsets to commit, with the agent offsets in their metadata.
 
     Raises:
-        Stop: more agents read one topic than fit into the metadata.
+        Stop: the offsets of the agents that read one topic do not fit into the metadata.
     """
     by_partition: dict[TopicPartition, dict[str, int]] = {}
     for (at, agent), offset in agent_offsets.items():
@@ -69,11 +69,12 @@ def offsets_to_commit(
 def assigned(
     kafka: Any, partitions: list[KafkaPartition], admin: Admin, cluster: Cluster, settings: EngineSettings
 ) -> Assignment:
-    """Partitions that a consumer is given: committed offsets, the topic's beginning where there is none (blocking; it
-    waits for offsets of open transactions).
+    """Return the assignment of partitions: each starts at its committed offset, or else at its beginning (blocking).
+
+    Wait until open transactions that contain offsets of these partitions have ended.
 
     Raises:
-        Hung: the consumer does not get an answer.
+        Hung: this consumer gets no answer, although the cluster answers.
         Stop: no broker answers.
     """
     assignment = Assignment()
@@ -101,20 +102,24 @@ def begin_at_ends(
     cluster: Cluster,
     settings: EngineSettings,
 ) -> dict[TopicPartition, int]:
-    """Where a group that starts at the ends of its topics begins, of partitions for which it has no offset (blocking).
+    """Find the start offsets of partitions without a committed offset, in a group that starts at the ends (blocking).
 
-    That is for partitions that are there when the group first commits offsets of their topic. The member that owns
-    partition 0 commits the last stable offsets of all of them at once, through the group; then it is certain where each
-    begins, whether or not a record comes before the next start. A partition of a topic that has offsets in others came
-    later, and begins at its beginning.
+    A group starts at the end of those partitions that exist when it first commits offsets of their topic. The member
+    that owns partition 0 commits the last stable offsets of all partitions of the topic at once, through the group. The
+    start of each partition is then fixed, even if no record arrives before the next start of a worker. If other
+    partitions of the topic have committed offsets, the partition was added later and starts at its beginning.
 
     Args:
-        later: topics that came later as a whole.
+        uncommitted: the partitions without a committed offset.
+        owned: the partitions that this worker owns.
+        later: topics that count as added later as a whole, such as recreated topics and those that the app creates;
+            all their partitions start at the beginning.
 
     Returns:
-        The offsets of those of which it is certain. The others wait for another member, or for the group to settle.
+        The start offsets that are fixed. The other partitions wait until another member commits their offsets, or until
+        the rebalance is complete.
     """
-    # What `dlq replay` re-published before a worker saw the topic was meant for it.
+    # Retry topics are read from their beginning: `dlq replay` may re-publish records before a worker sees the topic.
     fresh = {at.topic for at in uncommitted if at.topic not in later and not at.topic.endswith(RETRY_SUFFIX)}
     counts = admin.partitions(fresh) if fresh else {}
     every = [KafkaPartition(topic, number) for topic, count in counts.items() for number in range(count)]
@@ -133,7 +138,7 @@ def begin_at_ends(
 
 
 def _commit(kafka: Any, offsets: list[KafkaPartition], cluster: Cluster) -> bool:
-    """Commit through the group (blocking); False where it is rebalancing, or does not answer yet."""
+    """Commit through the group (blocking); return False if it is rebalancing or does not answer yet."""
     try:
         for committed in kafka.commit(offsets=offsets, asynchronous=False):
             if committed.error is not None:
@@ -155,7 +160,7 @@ def _committed(
         try:
             found: list[KafkaPartition] = kafka.committed(partitions, timeout=ASK_S)
             for partition in found:
-                if partition.error is not None:  # not the same as a group that has committed nothing
+                if partition.error is not None:  # an error does not mean that the group has committed nothing
                     raise KafkaException(partition.error)
             return found
         except KafkaException as exc:
@@ -168,6 +173,6 @@ def _committed(
 
 
 def may_pass(exc: KafkaException) -> bool:
-    """Whether asking again may help."""
+    """Return whether the error may be temporary, so that a retry may succeed."""
     error = kafka_error(exc)
     return passes(error) or is_unreachable(error)

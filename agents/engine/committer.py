@@ -1,10 +1,13 @@
-"""The commit: performs the effects of an epoch, in one order, in one Kafka transaction.
+"""The commit of an epoch: outputs, changelogs and offsets in a fixed order, in one Kafka transaction.
 
-    begin → outputs → changelog (last value of each dirty key) → offsets, with the current group metadata → commit
+    begin → outputs → changelogs (last value of each changed key) → offsets, with the current group metadata → commit
 
-Laws. The stores are written after it, by the caller, and only if it returned. An outcome that is unknown is asked for
-again until it is known; nothing is aborted or applied on doubt. Every transaction of a worker that owns partitions
-carries offsets, unchanged ones if nothing was consumed, because only a transaction with offsets fences a zombie.
+Invariants:
+
+- The caller writes the stores after the commit, and only if the commit returned.
+- If the outcome is unknown, it is queried again until it is known. Nothing is aborted or applied in doubt.
+- Every transaction of a worker that owns partitions contains offsets, unchanged ones if nothing was consumed, because
+  only a transaction with offsets fences a zombie.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ __all__ = ["AtLeastOnce", "CommitRequest", "Committer", "ExactlyOnce"]
 _ATTEMPTS = 5
 _UNDELIVERED_S = 120.0
 
-# What the broker takes is a matter of the topic, and a dead letter is larger than its record, so librdkafka's own bound
-# is out of the way. Brokers hang up on requests of more than 100 MiB.
+# Each topic limits the size of its records, and a dead letter is larger than its record, so librdkafka's own limit must
+# not apply first. Brokers close the connection after a request of more than 100 MiB.
 _RECORD_BYTES = 100_000_000
 
 Key = tuple[str, int]
@@ -38,14 +41,14 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
-    """Everything one epoch wants of Kafka.
+    """Everything that the commit of one epoch writes to Kafka.
 
     Attributes:
         outputs: records to produce, in order.
         changes: changelog topic -> partition -> (key, value or None for a tombstone).
-        offsets: next offsets to consume, with the marks of streams that are further in their metadata.
-        group: the consumer's group metadata, as it is now; None without a group.
-        singly: topics whose outputs are to be sent each by itself, to find out which is refused.
+        offsets: next offsets to consume; their metadata hold the agent offsets that are ahead of them.
+        group: the current group metadata of the consumer; None if there are no offsets to commit.
+        singly: topics whose outputs are sent one by one, each in a batch of its own, to find the one that is refused.
     """
 
     outputs: Sequence[Output]
@@ -56,7 +59,7 @@ class CommitRequest:
 
 
 class _NotSent(Exception):
-    """An output is refused; `Reports` know which, and the transaction is to be aborted."""
+    """An output was refused. `Reports` holds which one; the transaction has to be aborted."""
 
 
 Positions = dict[Key, int]
@@ -64,11 +67,11 @@ Positions = dict[Key, int]
 
 
 class ExactlyOnce:
-    """Commits epochs as transactions of one transactional id.
+    """Commits each epoch as a transaction of one transactional id.
 
     Args:
-        options: librdkafka's, of the producer.
-        topic_ids: compared before each commit.
+        options: librdkafka options of the producer.
+        topic_ids: the topic ids to compare before each commit; None compares none.
     """
 
     def __init__(
@@ -85,17 +88,18 @@ class ExactlyOnce:
         self._reports = Reports(cluster)
 
     def open(self) -> None:
-        """Fence and clean up after whoever had the id before (blocking)."""
+        """Fence the previous producer with this id and end its open transaction (blocking)."""
         self._kafka.open()
 
     def commit(self, request: CommitRequest) -> Positions:
-        """Perform it (blocking); returns the changelog positions after it.
+        """Commit an epoch (blocking) and return the changelog positions after it.
 
         Raises:
-            Aborted: with `lost`, the partitions are gone; the epoch belongs to nobody.
-            Refused: of a record that its topic does not take.
-            Rebuild: fenced.
-            Stop: a topic was made anew, so that its offsets mean nothing any more.
+            Aborted: the transaction was aborted. With `lost`, the partitions are lost as well, and no worker can commit
+                this epoch.
+            Refused: a topic refuses a record.
+            Rebuild: the producer was fenced.
+            Stop: a topic was recreated, so that its offsets are no longer valid.
         """
         for attempt in range(_ATTEMPTS):
             try:
@@ -134,12 +138,15 @@ class ExactlyOnce:
         return positions
 
     def close(self) -> None:
-        """Nothing is open between commits."""
+        """Close the producer; no transaction is open between commits."""
         self._kafka.close()
 
 
 class AtLeastOnce:
-    """Produces, waits, then commits offsets: after a crash in between, an epoch is done again."""
+    """Produces records, waits for their delivery, then commits offsets.
+
+    After a crash in between, the epoch is reprocessed.
+    """
 
     def __init__(
         self,
@@ -156,10 +163,10 @@ class AtLeastOnce:
         self._consumer = consumer
 
     def open(self) -> None:
-        """Nothing to clean up."""
+        """Do nothing: a producer without transactions leaves none open."""
 
     def commit(self, request: CommitRequest) -> Positions:
-        """As `ExactlyOnce.commit`, without its promise."""
+        """Commit an epoch as `ExactlyOnce.commit` does, but at least once instead of exactly once."""
         reports = self._reports
         reports.begin()
         compare = _comparing(self._topic_ids, request)
@@ -198,11 +205,11 @@ class AtLeastOnce:
                 clock.sleep(0.05)
 
     def _flush(self) -> None:
-        """Wait until all is delivered, or has failed.
+        """Wait until all queued records are delivered or have failed.
 
         Raises:
-            Stop: nothing was delivered for too long.
-            Hung: likewise, where only a new producer can help.
+            Stop: nothing was delivered for `_UNDELIVERED_S`.
+            Hung: nothing was delivered for `HUNG_S` although the cluster answers; only a new producer can help.
         """
         left, moved_s = len(self._kafka), clock.now_s()
         while now_left := self._kafka.flush(1.0):
@@ -240,11 +247,11 @@ class AtLeastOnce:
                 self._kafka.poll(0.05)
 
     def poll(self, timeout_s: float) -> None:
-        """Serve delivery reports."""
+        """Serve delivery reports; wait for one for at most `timeout_s` seconds."""
         self._kafka.poll(timeout_s)
 
     def close(self) -> None:
-        """Forget what is queued: there is something only where the client hangs."""
+        """Discard queued records. The queue is empty unless the client hangs."""
         self._kafka.purge()
 
 
@@ -252,14 +259,14 @@ Committer = ExactlyOnce | AtLeastOnce
 
 
 class _Small:
-    """Batches for a topic that takes less than usual: what is queued is sent before there is too much of it."""
+    """Limits the queued bytes of a topic that accepts only small batches, by flushing the queue in time."""
 
     def __init__(self, most_bytes: int, flush: Callable[[], None]) -> None:
         self._most_bytes, self._flush = most_bytes, flush
         self._queued_bytes = 0
 
     def add(self, size_bytes: int) -> None:
-        """A record is about to be queued."""
+        """Count a record that is about to be queued; flush first if the queue would exceed the limit."""
         self._queued_bytes += size_bytes
         if self._queued_bytes > self._most_bytes:
             self._flush()
@@ -267,7 +274,7 @@ class _Small:
 
 
 def _refusal(error: Exception) -> BaseException | None:
-    """Why a record could not be queued, where that is its own fault."""
+    """Return why a record could not be queued if the record itself is the cause, else None."""
     cause = error.__cause__ if isinstance(error, Stop) else error
     if isinstance(cause, KafkaException) and not is_refusal(kafka_error(cause)):
         return None
@@ -279,7 +286,11 @@ def _place(request: CommitRequest, output: Output) -> int:
 
 
 def _comparing(topic_ids: TopicIds | None, request: CommitRequest) -> Callable[[], None]:
-    """Asks meanwhile whether the topics of the offsets and changes are those they were; see `TopicIds.comparing`."""
+    """Begin to check that no topic of the offsets and changelogs was recreated.
+
+    Returns:
+        A function that waits for the answer and raises Stop if a topic was recreated; see `TopicIds.comparing`.
+    """
     if topic_ids is None or not request.offsets:
         return lambda: None
     return topic_ids.comparing({*(offset.topic for offset in request.offsets), *request.changes})
@@ -293,14 +304,14 @@ def _may_be_lost(reports: Reports) -> str:
 def _produce(
     produce: Any, produce_fast: Any, flush: Callable[[], None], request: CommitRequest, reports: Reports, *, every: bool
 ) -> Positions:
-    """Queue an epoch's records; the positions are filled in by delivery reports before the commit returns.
+    """Queue the records of an epoch. Delivery reports fill in the returned positions before the commit returns.
 
     Args:
-        reports: told of the fate of those that may be refused, and of those whose position is wanted.
-        every: all outputs report.
+        reports: receives the delivery reports of records that may be refused and of records whose position is needed.
+        every: whether all outputs report.
 
     Raises:
-        _NotSent: one was refused by itself.
+        _NotSent: a single record was refused, when it was queued or when it was sent alone.
     """
     known, unconfirmed, small, singly = "", None, None, False
     for output in request.outputs:
@@ -342,8 +353,8 @@ def _produce(
                     positions[at] = message.offset() + 1
                 note(error, message)
 
-            # Only the last record of a partition reports where it went: an idempotent producer keeps the order, and a
-            # callback for each would cost as much as producing it.
+            # Only the last record of a partition reports its position: an idempotent producer keeps the order, and a
+            # callback for each record would cost as much as producing it.
             keys, values = changes.keys, changes.values
             for key, value in zip(keys[:-1], values[:-1], strict=True):
                 if small is not None:
@@ -354,7 +365,7 @@ def _produce(
                     continue
                 try:
                     produce_fast(topic, value, key, partition)
-                except (BufferError, KafkaException):  # it waits, and sorts errors
+                except (BufferError, KafkaException):  # `produce` waits and classifies errors
                     produce(topic, value, key, partition)
             if small is not None:
                 small.add(len(keys[-1]) + len(values[-1] or b"") + RECORD_BYTES)

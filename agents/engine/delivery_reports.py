@@ -1,12 +1,13 @@
-"""What delivery reports say that a commit has to know.
+"""Evaluates the delivery reports of an epoch: refused records, and partitions that may have lost records.
 
-A report for each record would cost as much as producing it. So it is asked for where it may matter:
+A delivery report for every record would cost as much as producing the record. Reports are therefore requested only
+where they may matter:
 
-- of large records, which a topic may refuse for their size, and of all others once a topic has refused something;
-- of what goes to a partition that has not got anything of this producer yet. Whoever is refused once, for the partition
-  is new or has moved, and has sent more meanwhile, may find that accepted first; librdkafka then takes the first for
-  delivered, without an offset (confluentinc/confluent-kafka-go#921), and a transaction would be committed without it.
-  Once a partition has got something, the broker minds the order.
+- for large records, which a topic may refuse because of their size, and for all records once a topic has refused one;
+- for records to a partition that has not accepted a record of this producer yet. A new partition, or one that has
+  moved, may refuse the first batch and accept a later batch that the producer has sent meanwhile. librdkafka then
+  reports the first batch as delivered, without an offset (confluentinc/confluent-kafka-go#921), and a transaction would
+  be committed without its records. Once a partition has accepted a record, the broker enforces the order.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from .rejected_records import Refused, Rules
 
 __all__ = ["LARGE_BYTES", "Reports", "UnconfirmedTopic"]
 
-# Smaller ones are not refused for their size.
+# Topics do not refuse smaller records because of their size.
 LARGE_BYTES = 16 * 1024
 
-# librdkafka's batches, uncompressed, unless a single record is larger: topics that take less are given less at a time.
+# Uncompressed size of a librdkafka batch, unless a single record is larger. Topics with a smaller limit get smaller
+# batches.
 _BATCH_BYTES = 1_000_000
 
-# Brokers forget producers that were silent for a day (`producer.id.expiration.ms`), and topics are made anew.
+# Confirmations expire: brokers forget producers that were idle for a day (`producer.id.expiration.ms`), and topics are
+# deleted and recreated.
 _TRUST_S = 600.0
 _KEYS = 10_000
 
@@ -39,13 +42,15 @@ _PATIENCE_S = 120.0
 
 
 class UnconfirmedTopic:
-    """A topic that has not got something of this producer in every partition yet.
+    """A topic with partitions that have not accepted a record of this producer yet.
 
-    Where librdkafka chooses the partition, by key, nobody knows which it will be: then the records of keys report that
-    have not been there before. Of few keys all are known soon; many find all partitions soon.
+    When librdkafka chooses the partition by key, the partition is not known in advance; the first record of each key is
+    then reported. A few keys are all confirmed soon; many keys reach all partitions soon.
 
     Attributes:
-        partitions, keys: those that have got something.
+        partitions: partitions that have accepted a record.
+        keys: keys of records that were accepted, at most `_KEYS`.
+        count: number of partitions of the topic; 0 until it is known.
     """
 
     __slots__ = ("_reports", "count", "keys", "partitions")
@@ -57,30 +62,31 @@ class UnconfirmedTopic:
         self.count = 0
 
     def must_report(self, key: bytes | None, partition: int) -> bool:
-        """Whether a record has to report. A partition of -1 is chosen by the key."""
+        """Return whether a record needs a delivery report. Partition -1 means that the key decides."""
         return partition not in self.partitions if partition >= 0 else key not in self.keys
 
     def note(self, error: Any, message: Any) -> None:
-        """A delivery report."""
+        """Process a delivery report."""
         if error is None and self._reports.has_offset(message):
             self.partitions.add(message.partition())
             key: bytes | None = message.key()
-            if key and len(self.keys) < _KEYS:  # without one, any partition may be chosen
+            if key and len(self.keys) < _KEYS:  # a record without a key may go to any partition
                 self.keys.add(key)
         self._reports.note(error, message)
 
 
 class Reports:
-    """Those of one producer.
+    """The delivery reports of one producer.
 
     Args:
-        every: all records report anyway.
+        every: all records have a delivery report anyway.
 
     Attributes:
-        failed: why a record of the epoch was not delivered.
-        asked: whether records report that may be taken for delivered.
-        unsure: partitions, as (topic, number), that may lack what went there.
-        small: topic -> bytes that it takes in one batch, of topics that have refused more and take less than the usual.
+        failed: the error of the first record of the epoch that was not delivered; None without an error.
+        asked: whether reports were requested for records that librdkafka may wrongly report as delivered.
+        unsure: partitions, as (topic, number), that may have lost records of the epoch.
+        small: topic -> the largest batch that it accepts, in bytes; only topics that have refused a batch and accept
+            less than the usual size.
     """
 
     def __init__(self, cluster: Cluster, *, every: bool = False) -> None:
@@ -96,7 +102,7 @@ class Reports:
         self.unsure: set[tuple[str, int]] = set()
 
     def begin(self) -> None:
-        """An epoch is about to be sent."""
+        """Reset the results before an epoch is sent, and drop confirmations older than `_TRUST_S`."""
         self.failed, self.asked = None, False
         self.unsure.clear()
         now_s = clock.now_s()
@@ -105,7 +111,7 @@ class Reports:
             self._trusted_s = now_s
 
     def unconfirmed(self, topic: str) -> UnconfirmedTopic | None:
-        """What is not known of a topic yet; None where records need not report for it."""
+        """Return the confirmation state of a topic; None if its records need no report for that purpose."""
         if self._every:
             return None
         if topic not in self._unconfirmed:
@@ -113,7 +119,7 @@ class Reports:
         return self._unconfirmed[topic]
 
     def note(self, error: Any, message: Any) -> None:
-        """A delivery report."""
+        """Process a delivery report."""
         if error is not None:
             self.failed = self.failed or KafkaException(error)
             if is_refusal(error):
@@ -122,7 +128,7 @@ class Reports:
             self.has_offset(message)
 
     def has_offset(self, message: Any) -> bool:
-        """Whether what was delivered says where; else it may be lost."""
+        """Return whether a delivered record has an offset; without one, note that its partition may have lost it."""
         offset = message.offset()
         if offset is None or offset < 0:
             self.unsure.add((message.topic(), message.partition()))
@@ -130,10 +136,12 @@ class Reports:
         return True
 
     def settle(self, partitions_of: Callable[[str], int]) -> None:
-        """All records have reported: topics that have got something in each partition need no more of it (blocking).
+        """Stop requesting reports for topics in which every partition has accepted a record (blocking).
+
+        Call it after all delivery reports of the epoch have arrived.
 
         Args:
-            partitions_of: topic -> number of its partitions.
+            partitions_of: returns the number of partitions of a topic.
         """
         for topic, unconfirmed in self._unconfirmed.items():
             if unconfirmed is not None and unconfirmed.partitions:
@@ -142,7 +150,12 @@ class Reports:
                     self._unconfirmed[topic] = None
 
     def refuse(self, place: int, output: Output, error: BaseException | None = None) -> None:
-        """An output is refused, known by its place: it was sent alone, or could not even be queued."""
+        """Note which output was refused: it was sent alone, or librdkafka did not accept it into its queue.
+
+        Args:
+            place: the place of the output in the epoch.
+            error: why it was not queued; None if it was sent and refused.
+        """
         if error is not None:
             too_large = isinstance(error, KafkaException) and is_too_large(kafka_error(error))
             self._refused[output.topic] = too_large, described(error)
@@ -151,13 +164,13 @@ class Reports:
 
     @property
     def refused(self) -> bool:
-        """Whether topics have refused records since `raise_refused`."""
+        """Whether topics have refused records since the last call of `raise_refused`."""
         return bool(self._refused)
 
     def raise_refused(self, outputs: Iterable[Output], changelogs: Iterable[str]) -> None:
-        """Raise Refused if topics have refused records since the last time (blocking).
+        """Raise Refused if topics have refused records since the last call (blocking).
 
-        It returns where nothing was too large but a batch: the next attempt sends smaller ones.
+        Return if only batches were too large, and no record: the next attempt sends smaller batches.
         """
         refused, self._refused = self._refused, {}
         place, self._place = self._place, None

@@ -1,4 +1,4 @@
-"""An epoch: everything between two commits, and whether it is time to end it."""
+"""The epoch: everything that a worker does between two commits, and the decision when to end it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ __all__ = ["Epoch", "PreparedCommit", "UntrackedValues"]
 
 
 class UntrackedValues(Exception):
-    """A table was found to hold mutable values after agents had been given some; see `TrackingTable`."""
+    """A table was found to hold mutable values after agents had received some of them; see `TrackingTable`."""
 
 
-# Of outputs that are sent each by itself; a round trip each.
+# Maximum number of outputs of an epoch while outputs are sent one by one, because each takes a round trip.
 _SINGLY = 100
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedCommit:
-    """A plan, and what has to be known of it once it is committed.
+    """A commit request, and the facts that are needed after its commit.
 
     Attributes:
+        request: the request for the committer.
         changes: table -> partition -> changes.
-        outside: how many of the outputs came from outside of agents.
-        began_s: when it was drawn up, on the monotonic clock.
+        outside: number of outputs that were sent outside of agents.
+        began_s: when the preparation began, on the monotonic clock.
     """
 
     request: CommitRequest
@@ -47,17 +48,20 @@ class PreparedCommit:
 
 
 class Epoch:
-    """The running epoch.
+    """The current epoch.
 
     Attributes:
         outbox: outputs of agents.
-        outside: what timers and web views have sent; no rollback can bring it back, so only a commit takes it out.
-        rollback_wanted: the epoch cannot be committed: the loop rolls it back and reprocesses its records.
+        outside: outputs of timers and web views. Reprocessing does not send them again, so a rollback keeps them and
+            only a commit removes them.
+        rollback_wanted: whether the epoch cannot be committed; the loop then rolls it back and reprocesses its records.
         committed: partition -> committed offset.
-        singly: topics whose outputs are sent each by itself; see `refused.py`.
-        commits_total, dead_letters_total, skipped_total: since the start, of what was committed.
-        commit_seconds: how long commits took, from the closed gate to the stores' writes.
-        committed_s: when the last commit was through, on the monotonic clock.
+        singly: topics whose outputs are sent one by one; see `rejected_records.py`.
+        commits_total: number of commits since the start.
+        dead_letters_total: number of dead letters in these commits.
+        skipped_total: number of records skipped in these commits.
+        commit_seconds: durations of commits, from the closed barrier until the stores are written.
+        committed_s: when the last commit completed, on the monotonic clock.
     """
 
     def __init__(self, host: Host, router: Router, settings: EngineSettings) -> None:
@@ -86,53 +90,61 @@ class Epoch:
 
     @property
     def full(self) -> bool:
-        """Whether it holds as many outputs as it may."""
+        """Whether the epoch holds its maximum number of outputs."""
         return len(self.outbox) >= (_SINGLY if self.singly else self._settings.max_outputs)
 
     @property
     def due(self) -> bool:
-        """Whether it has to end."""
+        """Whether the epoch has to end, because of its outputs, the memory of its records or its duration."""
         if self._router.gathered_bytes >= self._settings.epoch_bytes and self.dirty:
             return True
         return self.full or (clock.now_s() - self._began_s >= self._settings.epoch_s and self.dirty)
 
     @property
     def affordable(self) -> bool:
-        """Whether ending it early keeps commits within their share of the time, and somebody waits for it."""
+        """Whether the epoch may end early.
+
+        True if commits stay within `commit_share` of the time. False while the history of a bounded run is not
+        completely in Kafka, because nobody waits for its results.
+        """
         complete = self._host.history_complete
         if complete is not None and not complete.is_set():
-            return False  # what is idle here leaves the processor to who feeds it
+            return False  # an idle worker leaves the processor to the process that feeds it
         share = self._settings.commit_share
         return (clock.now_s() - self._began_s) * share >= self._cost_s * (1 - share)
 
     def begin(self, cost_s: float | None = None) -> None:
-        """A new one begins now; `cost_s` is what the commit before it took."""
+        """Begin a new epoch now.
+
+        Args:
+            cost_s: how long the commit before it took, in seconds; None if there was none.
+        """
         self._began_s = clock.now_s()
         self._router.gathered_bytes = 0
-        if cost_s is not None:  # a commit that was slow for once makes the next epochs only a little longer
+        if cost_s is not None:  # a single slow commit makes the next epochs only a little longer
             self._cost_s = min(cost_s, 2 * self._cost_s)
 
     def hurry(self) -> None:
-        """End it as soon as may be."""
+        """End the epoch as soon as possible."""
         self._began_s = 0.0
 
     def drop(self) -> None:
-        """Forget what agents have done in it."""
+        """Discard the outbox and the uncommitted writes of tables."""
         for table in self._host.tables:
             table.drop_epoch()
         self.outbox.clear()
 
     def prepare(self, group: Callable[[], object], partitions_of: Callable[[str], int]) -> PreparedCommit:
-        """What is to be committed; all agents are parked.
+        """Return the commit of this epoch, ready to be performed. All agents must be parked.
 
         Args:
-            group: gives the consumer's group metadata.
+            group: returns the consumer's group metadata.
             partitions_of: topic -> number of its partitions.
 
         Raises:
             BadRecord: a table change or a partial result cannot be encoded.
             Usage: a table and a topic have different numbers of partitions.
-            UntrackedValues: the epoch has to be done again.
+            UntrackedValues: the epoch has to be rolled back and reprocessed.
         """
         began_s = clock.now_s()
         tables = list(self._host.tables)
@@ -154,10 +166,13 @@ class Epoch:
         return PreparedCommit(request, changes, len(self.outside), began_s)
 
     def finish(self, prepared: PreparedCommit, positions: Positions) -> None:
-        """Kafka has committed: now the stores, then everything that was kept in case it had not.
+        """Write the stores after Kafka has committed, then discard everything that was kept for a rollback.
+
+        Args:
+            positions: (changelog topic, partition) -> position after the commit.
 
         Raises:
-            Stop: too many records of an agent have failed lately.
+            Stop: the records of an agent failed more often than the failure rate limit allows.
         """
         for table in self._host.tables:
             made = prepared.changes[table.name]

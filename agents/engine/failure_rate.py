@@ -1,7 +1,8 @@
 """The failure rate limit: stops a worker whose records fail because of a wrong type, a changed producer or a bug.
 
-A worker that sends every record to the dead-letter topic looks healthy and does nothing, so it stops above a share of
-failures. Each agent is measured by itself: a record that four agents read is handled, and may fail, four times.
+A worker that sends every record to the dead-letter topic looks healthy but does no work. It therefore stops when the
+share of failed records exceeds the limit. Each agent is measured separately: a record that four agents read is counted,
+and may fail, four times.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ LEAST = 1_000
 
 
 class Outcome(NamedTuple):
-    """What an agent did in an epoch: records it handled, and those among them that went to its policy.
+    """The records that an agent processed in an epoch, and how many of them went to its failure policy.
 
-    Rows of a packed batch are records; a batch that cannot be opened stands for as many as it says it has.
+    Each row of a packed batch counts as a record. A batch that cannot be opened counts as many records as it declares.
     """
 
     handled: int
@@ -29,10 +30,11 @@ class Outcome(NamedTuple):
 
 
 class FailureRate:
-    """Watches the share of records that fail, for each agent, over the last minute of commits.
+    """Measures the share of failed records of each agent over the last `WINDOW_S` seconds of commits.
 
     Args:
-        share: above it the worker stops, once at least `LEAST` records of an agent failed; 1 lets everything pass.
+        share: the worker stops above this share, once at least `LEAST` records of an agent have failed; 1 disables the
+            limit.
     """
 
     def __init__(self, share: float) -> None:
@@ -40,10 +42,14 @@ class FailureRate:
         self._windows: dict[str, _Window] = {}
 
     def note(self, now_s: float, outcomes: Mapping[str, Outcome]) -> None:
-        """An epoch was committed: agent -> what it did in it.
+        """Add the outcomes of a committed epoch, by agent.
+
+        Args:
+            now_s: time of the commit, in seconds.
+            outcomes: agent -> its outcome in the epoch.
 
         Raises:
-            Stop: too much of what an agent did failed.
+            Stop: the share of failed records of an agent exceeds the limit.
         """
         for agent, outcome in outcomes.items():
             window = self._windows.setdefault(agent, _Window())

@@ -1,12 +1,12 @@
-"""The consumer group as the engine sees it: records in, assignments told, revokes served.
+"""The consumer group as the engine sees it: consumes records and handles assigned and revoked partitions.
 
-Defaults, each measured on a real broker: classic protocol, range assignment (keeps co-partitioned topics on one
-worker) and static membership, because a worker that is killed and started again then has its partitions back in 0.7 s;
-without an identity it waits for the session timeout. A static member's `close()` does not leave the group, so leaving
-is `unsubscribe()` first.
+Defaults, each measured on a real broker: the classic protocol, the range assignor, which keeps co-partitioned topics on
+one worker, and static membership. With static membership, a worker that is killed and restarted has its partitions back
+in 0.7 s; without it, the worker waits for the session timeout. `close()` of a static member does not leave the group,
+so a worker that leaves calls `unsubscribe()` first.
 
-With KIP-848's protocol (`group_protocol="consumer"`) assignments are increments: what is not named stays as it is, and
-its records flow on.
+With KIP-848's protocol (`group_protocol="consumer"`) assignments are incremental: partitions that an assignment does
+not name keep their state, and their records are consumed without interruption.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Hung, Stop, from_kafka
 from ...topics.topic_partition import TopicPartition
-from ..assignment import Assignment
+from ..assigned_partitions import Assignment
 from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends, may_pass
 from .settings import EngineSettings
 from .topic_ids import TopicIds
@@ -35,39 +35,42 @@ logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 1.0
 
-# A member by KIP-848's protocol is not called where there is nothing for it; it is told its share soon after it joined.
+# With KIP-848's protocol, a member that gets no partitions gets no callback. A member that gets some is told soon after
+# it has joined. After this time without a callback, the worker concludes that it has none.
 _NOTHING_S = 1.0
 
-# Records in a poll: of the first, before it is known how fast the agents are, and the least.
+# Maximum number of records per poll: the value for the first poll, before the speed of the agents is known, and the
+# smallest value.
 _FIRST = 500
 _LEAST = 16
 _error_of = Message.error
 
-# How librdkafka writes group metadata down: this, then the generation as four bytes.
+# librdkafka's encoding of group metadata: this prefix, then the generation as four bytes.
 _METADATA = b"CGMDv2:"
 
-# A consumer's fatal error comes as a message whose error does not call itself fatal.
+# A fatal error of a consumer arrives as a message whose error is not marked as fatal.
 _FINISHED = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})  # pyright: ignore[reportPrivateUsage]
 
 
 class GroupConsumer:
-    """Membership of one worker.
+    """The group membership of one worker.
 
     Args:
-        topic_ids: where the ids of assigned topics are asked for.
-        on_assign, on_revoke, on_lost: called inside `consume`, `keep_alive` and `close`, nowhere else.
+        topic_ids: reads the ids of assigned topics; None reads none.
+        on_assign, on_revoke, on_lost: called only inside `consume`, `keep_alive` and `close`; `on_assign` also inside
+            `reassign`.
 
     Attributes:
         kafka: the librdkafka consumer.
-        owned: partitions of this worker.
-        topics: what is subscribed.
-        finished: why this client can do nothing more, and the worker needs a new one; None while it works. A static
-            member is fenced when another process has its identity, but also by itself: a broker that restarts may
-            take its own second attempt to join for another.
-        fenced: whether that is why.
-        reached: with `notice_ends`, partition -> the offset at which it ended when it was last read to its end,
-            transaction markers included. All before it has been consumed.
-        answered_s: monotonic time of the last sign that somebody answers this client.
+        owned: partitions that are assigned to this worker.
+        topics: the subscribed topics.
+        finished: why this client is unusable, so that the worker needs a new one; None while the client works. A static
+            member is fenced when another process uses its identity. It may also be fenced without one: a broker that
+            restarts may take the member's own second attempt to join for another process.
+        fenced: whether the client is unusable because it was fenced or had a fatal error; False if it hangs.
+        reached: with `notice_ends`, partition -> the offset of its end when it was last read to its end, transaction
+            markers included. All records before this offset have been consumed.
+        answered_s: when a broker last answered this client, on the monotonic clock.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class GroupConsumer:
         self.fenced = False
         self.answered_s = clock.now_s()
         self.reached: dict[TopicPartition, int] = {}
-        self._ends: dict[TopicPartition, int] = {}  # noticed, while records before them wait in `_buffered`
+        self._ends: dict[TopicPartition, int] = {}  # seen, while records before them are in `_buffered`
         self._buffered: list[Any] = []
         self._paused: list[KafkaPartition] = []
         self._held: set[TopicPartition] = set()
@@ -110,14 +113,14 @@ class GroupConsumer:
             **settings.membership(instance),
             max_poll_interval_ms=settings.max_poll_interval_ms,
             enable_auto_offset_store=False,
-            # Earliest is chosen by us, and only where nothing was ever committed: see `assigned`.
+            # `assigned` chooses the beginning of a partition, and only if the group never committed an offset for it.
             auto_offset_reset="error",
             isolation_level="read_committed",
             enable_partition_eof=settings.notice_ends,
-            # The default of 1,000 ms makes a fast consumer wait half of its time.
+            # With the default of 1,000 ms, a fast consumer waits for half of its time.
             fetch_queue_backoff_ms=2,
             queued_min_messages=200_000,
-            # That many are rarely larger; packed batches are, and a second's worth of them takes half of this.
+            # 200,000 plain records rarely need more; packed batches do, and one second of them needs half of this.
             queued_max_messages_kbytes=32_768,
             fetch_wait_max_ms=100,
             topic_metadata_refresh_interval_ms=10_000,
@@ -125,19 +128,23 @@ class GroupConsumer:
         )
 
     def subscribe(self, topics: list[str]) -> None:
-        """Join the group, or change what is subscribed."""
+        """Join the group, or change the subscription."""
         self.topics = topics
         if self._incremental and not self.owned:
             self._unassigned_since_s = clock.now_s()
-        if not self._closing:  # told to end while the app was still starting
+        if not self._closing:  # else closed while the app was still starting
             self.kafka.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
     def metadata(self) -> Any:
-        """The group metadata as it is now; part of every transaction."""
+        """Return the current group metadata, which is part of every transaction."""
         return self.kafka.consumer_group_metadata()
 
     def tune(self, spent_s: float) -> None:
-        """Agents took this long with what was polled: poll as many records as keep them busy for `batch_s`."""
+        """Adjust the number of records per poll so that one poll keeps the agents busy for `batch_s`.
+
+        Args:
+            spent_s: how long agents took for the records of the last poll, in seconds.
+        """
         settings = self._settings
         if spent_s > settings.batch_s * 1.5:
             self._batch_records = max(_LEAST, int(self._batch_records * settings.batch_s / spent_s))
@@ -145,10 +152,10 @@ class GroupConsumer:
             self._batch_records = min(settings.batch_records, self._batch_records * 2)
 
     def consume(self) -> list[Any]:
-        """What has arrived, without waiting.
+        """Return the records that have arrived, without waiting.
 
         Raises:
-            Stop: a committed offset is gone, or another error that needs a human.
+            Stop: records were deleted before they were read, or another error that a human has to resolve.
         """
         self._polled_s = clock.now_s()
         if self._paused:
@@ -165,21 +172,27 @@ class GroupConsumer:
         return messages
 
     def _look_whether_for_nothing(self) -> None:
-        """More members than partitions: who gets none is ready all the same."""
+        """Report an assignment of no partitions if the group has more members than partitions: the worker is ready."""
         since_s = self._unassigned_since_s
         if clock.now_s() - since_s > _NOTHING_S and self.generation > 0:
             self._unassigned_since_s = 0.0
             self._on_assign(Assignment(began_s=since_s))
 
     def hold(self, partitions: set[TopicPartition]) -> None:
-        """Take no records of these until told otherwise. A pause purges librdkafka's queue: it has to be worth it."""
+        """Consume no records of these partitions until the next call, and resume all others.
+
+        A pause purges librdkafka's queue, so call this only if the benefit outweighs that cost.
+        """
         if partitions != self._held:
             held, self._held = self._held, partitions & self._consumed.keys()
             self.kafka.pause([KafkaPartition(*at) for at in self._held - held])
             self.kafka.resume([KafkaPartition(*at) for at in held - self._held])
 
     def keep_alive(self) -> None:
-        """Stay a member while agents are busy; partitions are paused for it, which purges librdkafka's queue."""
+        """Remain a member of the group while agents are busy: poll if the last poll was a second ago.
+
+        Partitions are paused for this, which purges librdkafka's queue.
+        """
         if clock.now_s() - self._polled_s < _KEEP_ALIVE_S:
             return
         self._polled_s = clock.now_s()
@@ -226,13 +239,16 @@ class GroupConsumer:
             logger.warning("consumer: %s", error.str())
 
     def note_hung(self, error: BaseException) -> None:
-        """What has made the worker's producer hang has happened to its consumer as well."""
+        """Mark this client as finished if the error is `Hung`: what makes a producer hang affects the consumer too."""
         if isinstance(error, Hung) and self.finished is None:
             self.finished = str(error.args[0])
             logger.warning("%s: this worker takes a new one", self.finished)
 
     def check_coordinator(self) -> None:
-        """Ask the coordinator something (blocking); noted as finished when it has not answered for too long."""
+        """Send a request to the group's coordinator (blocking); mark this client as finished if it hangs.
+
+        Nothing is sent if a broker has answered within `HUNG_S`.
+        """
         if not self.topics or clock.now_s() - self.answered_s < client_watchdog.HUNG_S:
             return
         try:
@@ -245,10 +261,10 @@ class GroupConsumer:
             elif silent_s > SETTLED * client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
                 self.note_hung(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
         except RuntimeError:
-            pass  # closed meanwhile
+            pass  # closed in the meantime
 
     def reassign(self) -> None:
-        """Begin anew with the partitions there are, from what is committed now (blocking)."""
+        """Start again with the owned partitions, from their committed offsets (blocking)."""
         if self._incremental:
             self._resume()
             self.kafka.incremental_unassign([KafkaPartition(*at) for at in self._consumed])
@@ -258,15 +274,19 @@ class GroupConsumer:
     def begin_at_ends(
         self, uncommitted: Collection[TopicPartition], later: Collection[str]
     ) -> dict[TopicPartition, int]:
-        """As the function of that name (blocking)."""
+        """Call `committed_offsets.begin_at_ends` for the owned partitions (blocking) and return its offsets."""
         return begin_at_ends(self.kafka, uncommitted, self.owned, later, self._admin, self._cluster, self._settings)
 
     def consume_from(self, starts: Mapping[TopicPartition, int]) -> None:
-        """Let the records of partitions flow whose tables are restored, beside those that flow already.
+        """Consume partitions whose tables are restored, in addition to those that are consumed already.
 
-        Until then librdkafka does not have them: a partition that is paused as it is assigned, and resumed when its
-        tables are restored, stays silent for a second (measured; 3 ms this way). The classic protocol knows only whole
-        assignments, so those that flow are fetched again from where they are: call it rarely.
+        librdkafka does not know a partition before this call. The alternative, to pause a partition when it is assigned
+        and to resume it when its tables are restored, delays its first record by a second (measured; 3 ms this way).
+        The classic protocol has only complete assignments, so it fetches the partitions that are consumed already again
+        from their positions: call this rarely.
+
+        Args:
+            starts: partition -> offset of the first record to consume; partitions that are not owned are ignored.
         """
         starts = {at: start for at, start in starts.items() if at in self.owned}
         if self._incremental:
@@ -277,7 +297,7 @@ class GroupConsumer:
             return
         self._resume()
         for at in self.kafka.position([KafkaPartition(*at) for at in self._consumed]) if self._consumed else ():
-            if at.offset >= 0:  # else nothing of it was consumed yet
+            if at.offset >= 0:  # else no record of it was consumed yet
                 self._consumed[TopicPartition(at.topic, at.partition)] = at.offset
         self._consumed |= starts
         self.kafka.assign([KafkaPartition(*at, start) for at, start in self._consumed.items()])
@@ -288,12 +308,12 @@ class GroupConsumer:
             self._rebalancing_since_s = 0.0
 
     def _resume(self) -> None:
-        if self._paused or self._held:  # librdkafka remembers a pause, also of a partition that goes and comes back
+        if self._paused or self._held:  # librdkafka keeps a pause even if the partition is revoked and assigned again
             self.kafka.resume([*self._paused, *(KafkaPartition(*at) for at in self._held)])
             self._paused, self._held = [], set()
 
     def close(self, *, keep_identity: bool = False) -> None:
-        """Leave the group at once (blocking); with `keep_identity` the partitions wait for the same worker instead."""
+        """Leave the group at once (blocking); with `keep_identity`, the partitions wait for the same worker instead."""
         self._closing = True
         try:
             if not keep_identity:
@@ -305,22 +325,22 @@ class GroupConsumer:
         except (KafkaException, RuntimeError) as exc:
             logger.warning("leaving the group: %s", exc)
 
-    # What can be seen -----------------------------------------------------------------------------------------------
+    # Status ---------------------------------------------------------------------------------------------------------
 
     @property
     def unsettled(self) -> bool:
-        """Whether partitions are on their way: given up, or assigned and not flowing yet."""
+        """Whether a rebalance is in progress: partitions were revoked, or are assigned and not active yet."""
         return self._rebalancing_since_s > 0
 
     @property
     def generation(self) -> int:
-        """Of the group, or of the member where the protocol is KIP-848's; -1 outside of it."""
+        """Generation of the group, or epoch of the member with KIP-848's protocol; -1 outside of the group."""
         metadata = bytes(self.metadata())
         known = metadata.startswith(_METADATA)
         return int.from_bytes(metadata[len(_METADATA) :][:4], sys.byteorder, signed=True) if known else -1
 
     def lags(self, committed: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """Partition -> offsets between what is committed and the end that the last fetch saw; nothing is asked."""
+        """Return partition -> offsets between its committed offset and its end in the last fetch; send no request."""
         lags: dict[TopicPartition, int] = {}
         for at in self.owned & committed.keys():
             _, end = self.kafka.get_watermark_offsets(KafkaPartition(*at), cached=True)
@@ -331,7 +351,7 @@ class GroupConsumer:
     # Callbacks ------------------------------------------------------------------------------------------------------
 
     def _assigned(self, kafka: Any, partitions: list[KafkaPartition]) -> None:
-        if self._closing:  # a rebalance was under way: what comes now goes at once, and nobody can be asked any more
+        if self._closing:  # a rebalance was in progress: give its partitions away at once; offsets cannot be read now
             self._hold(kafka)
         else:
             self._begin(kafka, partitions)
@@ -340,7 +360,7 @@ class GroupConsumer:
         self._begin_rebalance()
         self._unassigned_since_s = 0.0
         try:
-            # Before the offsets: what is made anew in between is noticed at the first commit.
+            # Read before the offsets: if a topic is recreated in between, the first commit notices it.
             ids = self._topic_ids.of({partition.topic for partition in partitions}) if self._topic_ids else {}
             assignment = assigned(self.kafka, partitions, self._admin, self._cluster, self._settings)
             assignment.ids = ids
@@ -350,18 +370,18 @@ class GroupConsumer:
             return
         self.answered_s = clock.now_s()
         assignment.began_s = self._rebalancing_since_s
-        if self._incremental:  # beside what is there
+        if self._incremental:  # in addition to the owned partitions
             self.owned |= assignment.starts.keys()
         else:
             self._resume()
             self._consumed, self._buffered = {}, []
             self._forget_ends(self.owned)
             self.owned = set(assignment.starts)
-        self._hold(kafka)  # until `consume_from`
+        self._hold(kafka)  # `consume_from` starts the fetches
         self._on_assign(assignment)
 
     def _hold(self, kafka: Any) -> None:
-        """In a callback: nothing of what has come is fetched; without a word the binding would assign it."""
+        """Fetch nothing of the new partitions (called in a callback); without this the binding would assign them."""
         if self._incremental:
             kafka.incremental_assign([])
         else:
@@ -388,7 +408,7 @@ class GroupConsumer:
         gone = {TopicPartition(p.topic, p.partition) for p in partitions}
         kept = [m for m in self._buffered if (m.topic(), m.partition()) not in gone]
         self._buffered = kept if self._incremental else []
-        if self.finished is None:  # else all is begun anew
+        if self.finished is None:  # else the worker starts again with a new client
             tell(gone)
         self.owned -= gone
         self._forget_ends(gone)

@@ -1,18 +1,21 @@
-"""The loop: poll → deliver → agents work → barrier → commit → poll. One thread, the event loop's own.
+"""The engine's loop: poll → deliver → agents process → barrier → commit → poll, in the thread of the event loop.
 
 Invariants:
 
-- An agent is *running* from the moment it gets a record until it asks for the next one. A commit waits until all are
-  parked; batches are cut at a record boundary when it is due.
-- Nothing is produced before the barrier, so rolling back an epoch is forgetting it (`outbox`, tables' epochs).
-- Rebalance callbacks run inside `consume()`; `rebalance` has what they do.
-- Rollback is one mechanism for a record that raises, a commit that lost its partitions and a revoke in the middle of a
-  record: drop the epoch, restart the agents, deliver the epoch's records again. They are kept until committed.
-- Progress is kept per stream and partition. Kafka's committed offset is the smallest; offsets of streams that are
-  further ahead travel in its metadata, and a stream skips records below its own.
+- An agent is *running* from the moment it gets a record until it asks for the next one. A commit waits until all
+  agents are parked at the barrier. When a commit is due, batches are cut at a record boundary.
+- Nothing is produced before the barrier, so a rollback only discards the outbox and the uncommitted writes of tables.
+- Rebalance callbacks run inside `consume()`; the module `rebalance` describes them.
+- The same rollback handles an agent that raises, a commit whose partitions are lost, and a revoke while an agent is
+  running: drop the epoch, restart the agents and deliver the epoch's records again. The router keeps records until they
+  are committed.
+- Progress is kept per stream and partition. The committed offset of a partition is the smallest progress of its
+  streams. Agent offsets, which are ahead of it, are stored in the metadata of the committed offset. A stream skips
+  records below its own offset.
 
-The parts hold each other: `AgentContext` (what agents and streams see), `Rebalance` (what the group does),
-`EngineStatus` (what probes, metrics and logs read). Faust's consumer (`faust_adapter.consumer`) holds the engine.
+The engine holds `AgentContext` (the interface to agents and streams), `Rebalance` (assigned and revoked partitions) and
+`EngineStatus` (the state that probes, metrics and logs read), and they hold the engine. Faust's consumer
+(`faust_adapter.consumer`) holds the engine.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retriable
 from ...topics.partitioner_registry import PARTITIONERS_TOPIC, PartitionerRegistry
 from ...topics.producer import Aborted
 from ...topics.threads import daemon_thread
-from ..assignment import Assignment
+from ..assigned_partitions import Assignment
 from ..tables.global_table import GlobalTable
 from .agent_context import AgentContext
 from .epoch import PreparedCommit, UntrackedValues
@@ -46,8 +49,8 @@ __all__ = ["Engine"]
 logger = logging.getLogger(__name__)
 
 _IDLE_MAX_S = 0.005
-# Agents that work longer than this on their records are polled around, so that the member lives and an agent may `ask`
-# another one of the same worker.
+# While agents run for longer than this, the loop polls beside them. So the worker remains a member of the group, and an
+# agent may `ask` another agent of the same worker.
 _LONG_S = 0.02
 _BARRIER_PATIENCE_S = 1.0
 _MAX_ABORTED = 5
@@ -58,12 +61,12 @@ class Engine:
 
     Attributes:
         settings: how the loop polls and commits.
-        context: the side that agents and streams see.
-        rebalance: the side that the group acts on.
-        status: the side that probes, metrics and logs read.
-        stopping: the worker ends.
-        rebuild_wanted: the clients are finished; the loop renews them and restores from the changelogs.
-        rollbacks_total: epochs rolled back and reprocessed.
+        context: the interface to agents and streams.
+        rebalance: handles the partitions that the group assigns and revokes.
+        status: the state that probes, metrics and logs read.
+        stopping: whether the worker is stopping.
+        rebuild_wanted: whether the Kafka clients are unusable; the loop renews them and restores from the changelogs.
+        rollbacks_total: number of epochs rolled back and reprocessed.
         first_record_at: wall-clock time of the first record, in seconds since 1970; 0 before it.
     """
 
@@ -91,7 +94,7 @@ class Engine:
 
     @property
     def ended(self) -> bool:
-        """Whether the loop is over, or was cancelled."""
+        """Whether the loop has ended or was cancelled."""
         task = self._main_task
         return task is not None and (task.done() or (isinstance(task, asyncio.Task) and task.cancelling() > 0))
 
@@ -107,7 +110,7 @@ class Engine:
     # Starting and stopping ------------------------------------------------------------------------------------------
 
     async def start(self, listener: RebalanceListener) -> None:
-        """Reach the cluster, take an identity, begin to end the transactions that a predecessor left open."""
+        """Connect to the cluster, take an identity and begin to end the transactions that a predecessor left open."""
         host, admin = self._host, self._host.admin
         self._listener = listener
         self._member = Membership(
@@ -119,16 +122,19 @@ class Engine:
             self.rebalance.revoked,
             self.rebalance.partitions_lost,
         )
-        # The worker joins its group meanwhile; no record is taken from the group before this is done.
+        # The worker joins its group while this runs; the loop polls no record before it is done.
         self._opening = asyncio.ensure_future(self._member.open())
         counts = await daemon_thread(admin.partitions, timeout_s=self.settings.connect_s)
         self.rebalance.partition_counts = counts
-        if PARTITIONERS_TOPIC in counts:  # also of topics that the app neither declares nor may make
+        if PARTITIONERS_TOPIC in counts:  # includes topics that the app neither declares nor may create
             host.partitioners |= await daemon_thread(PartitionerRegistry(host.cluster, admin).of)
         self.rebalance.open(self._member, listener)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        """Create declared topics that are missing and subscribe to these; run the loop from now on."""
+        """Create the declared topics that are missing, subscribe to `topics` and start the loop.
+
+        An error of this project does not propagate: it stops the worker.
+        """
         self._subscribed = sorted(topics)
         try:
             await self._host.provisioner.declare(list(self._host.topics))
@@ -141,11 +147,10 @@ class Engine:
                 if self._watching_retries is None:
                     self._watching_retries = self._spawn(self.context.retries.watch(self._subscribe))
             elif any(isinstance(table, GlobalTable) for table in self._host.tables):
-                self.rebalance.assigned(
-                    Assignment(began_s=clock.now_s())
-                )  # of no partitions: ready when they are whole
+                # An assignment without partitions: the worker is ready when its global tables are complete.
+                self.rebalance.assigned(Assignment(began_s=clock.now_s()))
             else:
-                self.rebalance.ready.set()  # only timers and web views: they send, so epochs end all the same
+                self.rebalance.ready.set()  # only timers and web views: their outputs are committed too
         except AnabranchError as exc:
             await self.stop_with(exc)
             return
@@ -153,12 +158,15 @@ class Engine:
             self._main_task = self._spawn(self._main())
 
     def elect(self) -> None:
-        """Join the group for a topic without records, where the app reads none: its owner is the leader."""
+        """Begin to join the group if the app reads no topic: subscribe to a topic without records.
+
+        The owner of this topic is the leader.
+        """
         if not self._subscribed and self._electing is None and not self.stopping:
             self._electing = self._spawn(self._elect())
 
     async def _elect(self) -> None:
-        name = f"{self._host.conf.id}-__assignor-__leader"  # Faust's name of it
+        name = f"{self._host.conf.id}-__assignor-__leader"  # the name that Faust gives it
         try:
             await self._host.provisioner.create_topic(name, 1, self._host.conf.topic_replication_factor or 1)
         except AnabranchError as exc:
@@ -174,7 +182,11 @@ class Engine:
             self._group.subscribe(wanted)
 
     async def leave(self) -> None:
-        """End at record boundaries, commit, leave the group at once."""
+        """End the loop at a record boundary, commit and leave the group at once.
+
+        If agents hold on to their records for longer than `stuck_s`, the epoch is dropped instead. The group is not
+        left if the host keeps its identity.
+        """
         if self._left:
             return
         self._left = self.stopping = True
@@ -193,7 +205,7 @@ class Engine:
             await self._member.close(keep_identity=self._host.keep_identity)
 
     async def stop_with(self, error: BaseException) -> None:
-        """A human has to change something: the app ends with this error."""
+        """Stop the worker because a human has to change something. The app ends with the first such error."""
         if self._host.stopped_by is None:
             self._host.stopped_by = error
         self.stopping = True
@@ -203,7 +215,7 @@ class Engine:
 
     @property
     def _uncommittable(self) -> bool:
-        """Whether the epoch cannot be committed as it is: a record is half done, or the clients are finished."""
+        """Whether the epoch cannot be committed: a record is partly processed, or the clients are unusable."""
         return self._epoch.rollback_wanted or self.rebuild_wanted
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -231,7 +243,11 @@ class Engine:
             await self.stop_with(exc)
 
     async def _opened(self) -> bool:
-        """Wait until the predecessors' transactions have ended; False where this worker cannot have any."""
+        """Wait until the predecessors' transactions have ended.
+
+        Returns:
+            False: this worker cannot begin transactions, and stops.
+        """
         assert self._opening is not None
         try:
             await self._opening
@@ -241,7 +257,7 @@ class Engine:
         return True
 
     async def _turn(self, idle_s: float) -> float:
-        """One round; returns how long the next idle wait may be."""
+        """Run one iteration, which sleeps `idle_s` seconds if there is no work; return `idle_s` of the next one."""
         if self.rebuild_wanted or self._group.finished is not None:
             await self._rebuild()
         if self._epoch.rollback_wanted:
@@ -249,7 +265,8 @@ class Engine:
         if self._barrier.running:
             await self._work()
             return 0.0
-        # Closed and not due: partitions went while the gate closed, and what was to be committed was, in that callback.
+        # The barrier may be closed without an epoch that is due: if partitions were revoked while it closed, the
+        # callback has committed already.
         if self._epoch.due or self._barrier.closed:
             await self._commit()
         if self._uncommittable or self.stopping:
@@ -269,7 +286,11 @@ class Engine:
         return 0.0
 
     async def _work(self) -> None:
-        """Agents are at their records: wait until all are parked, or an epoch is due, or it takes long."""
+        """Wait until all agents are parked.
+
+        Every `_LONG_S` seconds, poll, and close the barrier if the epoch is due. Return early if the epoch cannot be
+        committed or the worker stops.
+        """
         began = clock.now_s()
         while self._barrier.running and not (self._uncommittable or self.stopping):
             if await self._barrier.parked_within(_LONG_S):
@@ -277,7 +298,7 @@ class Engine:
             if self._epoch.due and not self.context.asking:
                 if await self._close_barrier(_BARRIER_PATIENCE_S):
                     break
-                # Somebody waits for something that may need the others: let them go on, try again later.
+                # An agent waits for something that may depend on other agents: resume them and try again later.
                 self._open_barrier()
                 self._epoch.begin()
             if not self._barrier.running:
@@ -302,13 +323,13 @@ class Engine:
         return True
 
     def hurry(self) -> None:
-        """End the epoch soon."""
+        """End the epoch as soon as possible."""
         self._epoch.hurry()
 
-    # Failure and redo -----------------------------------------------------------------------------------------------
+    # Failure and rollback -------------------------------------------------------------------------------------------
 
     async def _roll_back(self) -> None:
-        """Drop the epoch, restart the agents, hand its records over again."""
+        """Drop the epoch, restart the agents and deliver the epoch's records again."""
         self._epoch.rollback_wanted = False
         self.rollbacks_total += 1
         runners = [runner for runner in self.context.runners if runner.stream is not None]
@@ -323,13 +344,21 @@ class Engine:
     # Commit -----------------------------------------------------------------------------------------------------------
 
     async def _close_barrier(self, patience_s: float | None = None) -> bool:
-        """Let no agent have a further record; True once all are parked."""
+        """Hand out no further records and wait until all agents are parked.
+
+        Args:
+            patience_s: how long to wait, in seconds; None waits without a limit.
+
+        Returns:
+            True: all agents are parked, or a rollback is due. False: the time is over, or an agent waits for the answer
+            of another agent.
+        """
         self._barrier.closed = True
         self._router.cut()
         began = clock.now_s()
         while self._barrier.running and not self._epoch.rollback_wanted:
             if self.context.asking:
-                patience_s = 0.0  # the agent that could answer may be behind the barrier
+                patience_s = 0.0  # the agent that has to answer may be waiting at the barrier
             if patience_s is not None and clock.now_s() - began > patience_s:
                 return False
             await self._barrier.parked_within(_LONG_S)
@@ -345,7 +374,7 @@ class Engine:
         return self._epoch.prepare(self._group.metadata, self.rebalance.partition_counts.__getitem__)
 
     async def _commit(self) -> None:
-        """End the epoch. All agents are parked."""
+        """Commit the epoch, begin the next one and open the barrier. All agents must be parked."""
         assert self._member is not None
         self._barrier.closed = True
         began = clock.now_s()
@@ -362,7 +391,7 @@ class Engine:
             self._open_barrier()
 
     def commit_now(self) -> None:
-        """In a revoke: all agents are parked and the partitions are about to go (blocking)."""
+        """Commit the epoch in a revoke callback, before the partitions move (blocking). All agents must be parked."""
         assert self._member is not None
         if self._epoch.dirty:
             with self._settled():
@@ -372,7 +401,11 @@ class Engine:
 
     @contextlib.contextmanager
     def _settled(self) -> Generator[None]:
-        """A commit that fails leaves the epoch to be redone, or this worker's clients to be renewed."""
+        """Handle errors of a commit: request a rollback of the epoch or new clients for this worker.
+
+        Raises:
+            Stop: too many commits in a row were aborted, or no record causes the error.
+        """
         try:
             yield
             self._aborted_in_a_row = 0
@@ -389,7 +422,7 @@ class Engine:
             if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
                 raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
             logger.warning("epoch dropped: %s", exc)
-            self._host.provisioner.declared.clear()  # one of them may have been deleted
+            self._host.provisioner.declared.clear()  # one of the topics may have been deleted
             self._epoch.rollback_wanted = True
             self.rebalance.lost = self.rebalance.lost or exc.lost
         except (Hung, Rebuild, Retriable) as exc:
@@ -399,7 +432,11 @@ class Engine:
             self._group.note_hung(exc)
 
     def _blame_somebody(self, error: BadRecord) -> None:
-        """Something in the epoch cannot be encoded, or is refused: do it again record by record to find whose it is."""
+        """Request a rollback with isolated records, to find the record whose result cannot be encoded or is refused.
+
+        Raises:
+            Stop: records were isolated already, and the error gives no new information.
+        """
         news = isinstance(error, Refused) and self._failures.refused(error, self._epoch.outside)
         self._epoch.singly = frozenset(self._failures.singly)
         if not self._router.isolate() and not news:
@@ -407,7 +444,7 @@ class Engine:
         self._epoch.rollback_wanted = True
 
     async def _rebuild(self) -> None:
-        """Fenced or fatally broken: new clients, and everything again from what Kafka says was committed."""
+        """Replace fenced or broken clients and reprocess from the offsets that Kafka has as committed."""
         assert self._member is not None
         self.rebuild_wanted = False
         self.rebalance.restart()

@@ -1,4 +1,4 @@
-"""A worker's standing with the cluster: its identity, its place in the group, its producer."""
+"""The clients and files that make a worker a member of its group: identity, consumer, producer, stores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...topics.cluster import Cluster
 from ...topics.errors import Stop
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
-from ..assignment import Assignment
+from ..assigned_partitions import Assignment
 from ..tables.store_directory import StoreDirectory
 from .committer import AtLeastOnce, Committer, ExactlyOnce
 from .group_consumer import GroupConsumer
@@ -31,21 +31,24 @@ logger = logging.getLogger(__name__)
 _AGAIN_S = 60.0
 _LOOK_S = 1.0
 
-# A consumer leaves its group within half a second, or it hangs.
+# A consumer leaves its group within half a second unless it hangs.
 _CLOSE_S = 10.0
 
 
 class Membership:
-    """Opened once, renewed when it is fenced, closed at the end.
+    """A worker's identity, consumer, committer and stores: opened once, renewed when fenced, closed at the end.
 
     Args:
-        group_id: the app's id; identities and transactional ids begin with it.
-        data: folder that keeps the identity and the stores on disk.
+        group_id: the app's id; static member ids and transactional ids begin with it.
+        data: data folder with the identity and the stores on disk.
+        on_assign, on_revoke, on_lost: called when partitions are assigned, revoked or lost.
 
     Attributes:
-        name: of this worker, in the group and of its transactions.
-        group: the consumer side; committer: the producer side; stores: stores on disk.
-        topic_ids: the topics that it has read.
+        name: `group.instance.id` and `transactional.id` of this worker.
+        group: the consumer.
+        committer: the producer of commits.
+        stores: stores on disk.
+        topic_ids: ids of the topics that this worker has read.
     """
 
     def __init__(
@@ -80,7 +83,10 @@ class Membership:
         return AtLeastOnce(self._cluster, self.group.kafka, options, topic_ids=self.topic_ids)
 
     async def open(self) -> None:
-        """Fence predecessors, end what they left open; from then on look whether the consumer hangs."""
+        """Fence producers with the same identity, end their open transactions, and start to watch the consumer.
+
+        The watch detects a consumer that hangs.
+        """
         await daemon_thread(self.committer.open)
         self._watching = self._watching or asyncio.ensure_future(self._watch())
 
@@ -90,11 +96,12 @@ class Membership:
             await daemon_thread(self.group.check_coordinator)
 
     async def renew(self) -> None:
-        """A new producer, a new consumer where that is finished too, and the partitions from what Kafka says was
-        committed: the outcome of the last commit is found there.
+        """Create a new producer, and a new consumer if the old one is finished, and resume from the committed offsets.
+
+        The committed offsets in Kafka also tell whether the last commit succeeded.
 
         Raises:
-            Stop: fenced twice within a minute; then it was no accident.
+            Stop: this worker was fenced twice within a minute, so another process uses its identity.
         """
         finished, topics = self.group.finished is not None, self.group.topics
         if self.group.fenced or not finished:
@@ -124,7 +131,11 @@ class Membership:
         self._renewed_s[client] = now
 
     async def close(self, *, keep_identity: bool) -> None:
-        """Leave the group at once; with `keep_identity` the partitions wait for the same worker instead."""
+        """Close the clients and stores, and leave the group.
+
+        Args:
+            keep_identity: do not leave the group; its partitions stay reserved for a restart of this worker.
+        """
         if self._watching is not None:
             self._watching.cancel()
         await self._close_group(keep_identity=keep_identity)

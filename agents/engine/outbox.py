@@ -1,7 +1,7 @@
-"""Effects: what an epoch wants to happen, kept until the gate.
+"""The outbox: the outputs of an epoch, kept until the barrier.
 
-Nothing is produced before the gate. So undoing an epoch is forgetting a list, and no record's duration can outlive a
-transaction timeout.
+Nothing is produced before the barrier. So a rollback only discards a list, and no transaction can time out while
+an agent processes a record.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_TIME_MS", "Outbox", "Partials", "inherited_ms", "sendable"]
 
-# One record that wants more than this is a mistake in the agent, and memory must not find it out.
+# A single record that causes more outputs than this shows an error in the agent; without this limit the worker would
+# run out of memory.
 MAX_OUTPUTS = 1_000_000
 
-# A record without a time, to Kafka.
+# The timestamp that a record without a timestamp has in Kafka.
 NO_TIME_MS = -1
 
 
 def inherited_ms(message: Any) -> int | None:
-    """The time of a record, for what comes of it; None where it has none (-1 to Kafka).
+    """Return the timestamp of a record for its outputs, in milliseconds; None if it has none (-1 in Kafka).
 
     Raises:
-        BadRecord: it is exactly 0 ms, which cannot be sent.
+        BadRecord: the timestamp is exactly 0 ms, which cannot be sent.
     """
     timestamp_ms: int = message.timestamp()[1]
     return None if timestamp_ms == NO_TIME_MS else sendable(timestamp_ms)
 
 
 def sendable(timestamp_ms: int) -> int:
-    """A time as it may be sent.
+    """Return a timestamp in milliseconds unchanged if it can be sent.
 
     Raises:
-        BadRecord: it is exactly 0 ms, which librdkafka takes for "now".
+        BadRecord: the timestamp is exactly 0 ms, which librdkafka takes for "now".
     """
     if timestamp_ms == 0:
         raise BadRecord(
@@ -51,11 +52,14 @@ def sendable(timestamp_ms: int) -> int:
 
 
 class Partials:
-    """Partial results on their way to a topic: one a key, merged as long as the epoch lasts, sent at the gate.
+    """Partial results for a topic: one per key, merged until the epoch ends, then sent at the barrier.
 
     Args:
-        merge: of two results of a key; may change the first.
-        outputs: makes records of keys and their results; the second argument is their time in ms.
+        merge: merges two results of a key; may change the first one.
+        outputs: makes outputs from key -> result and their timestamp in milliseconds.
+
+    Attributes:
+        states: key -> partial result.
     """
 
     __slots__ = ("_merge", "_outputs", "_timestamp_ms", "states")
@@ -68,7 +72,7 @@ class Partials:
         self.states: dict[Any, Any] = {}
 
     def add(self, states: dict[Any, Any], timestamp_ms: int | None) -> None:
-        """Results of records up to this time."""
+        """Merge the results of records whose latest timestamp is `timestamp_ms`."""
         if timestamp_ms is not None:
             self._timestamp_ms = max(timestamp_ms, timestamp_ms if self._timestamp_ms is None else self._timestamp_ms)
         if not self.states:
@@ -79,10 +83,10 @@ class Partials:
             mine[key] = merge(mine[key], state) if key in mine else state
 
     def outputs(self) -> list[Output]:
-        """One record a key.
+        """Return one output per key.
 
         Raises:
-            BadRecord: one cannot be encoded.
+            BadRecord: a partial result cannot be encoded.
         """
         try:
             return self._outputs(self.states, self._timestamp_ms)
@@ -93,14 +97,17 @@ class Partials:
 
 
 class Outbox:
-    """Outputs of the running epoch, in order.
+    """The outputs of the current epoch, in order.
 
     Attributes:
-        partials: topic -> partial results that become outputs at the gate. They cannot be undone but with the epoch.
-        dead_letters: how many of the outputs are dead letters; skipped: records given up without one.
-        failed: agent -> records of its that went to its policy.
-        owners: place among the outputs -> whose record it is, of those that were sent record by record.
-        dead_letter_sources: places of dead letters -> where their records are from.
+        outputs: the outputs without partial results.
+        partials: topic -> partial results that become outputs at the barrier. Only a rollback of the whole epoch can
+            discard them.
+        dead_letters: number of dead letters among the outputs.
+        skipped: number of records that were skipped without a dead letter.
+        failed: agent -> number of its records to which its failure policy was applied.
+        owners: index of an output -> stream and position of the record that sent it, for outputs sent while isolating.
+        dead_letter_sources: index of a dead letter -> position of its record, as text.
     """
 
     __slots__ = ("dead_letter_sources", "dead_letters", "failed", "outputs", "owners", "partials", "skipped")
@@ -118,7 +125,7 @@ class Outbox:
         return len(self.outputs) + sum(len(partials.states) for partials in self.partials.values())
 
     def all(self) -> list[Output]:
-        """What is to be sent, for the gate.
+        """Return all outputs, partial results included, for the commit.
 
         Raises:
             BadRecord: a partial result cannot be encoded.
@@ -126,7 +133,11 @@ class Outbox:
         return [*self.outputs, *(output for partials in self.partials.values() for output in partials.outputs())]
 
     def add(self, output: Output) -> None:
-        """Keep an output until the gate."""
+        """Keep an output until the barrier.
+
+        Raises:
+            Stop: the epoch already holds `MAX_OUTPUTS` outputs.
+        """
         if len(self.outputs) >= MAX_OUTPUTS:
             raise Stop(
                 f"one epoch holds {MAX_OUTPUTS:,} outputs and no record boundary is in sight",
@@ -135,13 +146,13 @@ class Outbox:
         self.outputs.append(output)
 
     def truncate(self, length: int) -> None:
-        """Undo what was added after there were `length` outputs."""
+        """Remove all outputs after the first `length`."""
         del self.outputs[length:]
         for place in [place for place in self.owners if place >= length]:
             del self.owners[place]
 
     def clear(self) -> None:
-        """A new epoch."""
+        """Empty the outbox, for a new epoch."""
         self.outputs = []
         self.partials = {}
         self.dead_letters = self.skipped = 0

@@ -1,6 +1,6 @@
-"""The rows of a packed batch as records: each quacks like a confluent_kafka.Message, and is made when it is looked at.
+"""The rows of a packed batch as records, created on access, with the interface of `confluent_kafka.Message`.
 
-All rows of a message have its offset; beside it, `row` says which it is.
+All rows of a message have the offset of the message; `row` is the number of the row in the message.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["Package", "Row", "Rows", "rows_of"]
 
 
 class Package:
-    """A packed message; opened when somebody looks into it.
+    """The message of a packed batch; it is opened on the first access to its content.
 
     Attributes:
-        claimed: how many rows its header says there are, 1 where it says something that is not taken.
+        claimed: number of rows according to its header; 1 if that number is refused.
     """
 
     __slots__ = ("_damage", "_limits", "_opened", "_stamp", "claimed", "message", "offset", "partition", "topic")
@@ -35,10 +35,10 @@ class Package:
         self._damage: BadRecord | None = None
 
     def open(self) -> Packed:
-        """What is in it.
+        """Return the decoded content.
 
         Raises:
-            BadRecord: it is damaged.
+            BadRecord: the message is damaged.
         """
         if self._opened is None:
             if self._damage is not None:
@@ -56,7 +56,7 @@ class Package:
 
     @property
     def damage(self) -> BadRecord | None:
-        """Why it cannot be opened, if so."""
+        """The error because of which the message cannot be opened, or None."""
         try:
             self.open()
         except BadRecord as exc:
@@ -64,54 +64,54 @@ class Package:
         return None
 
     def close(self) -> None:
-        """Forget what was made of its bytes; it may be opened again."""
+        """Release the decoded content; the message can be opened again."""
         self._opened = None
 
     def stamp_of(self, row: int) -> tuple[int, int]:
-        """A row's timestamp as librdkafka has it: its type, and milliseconds."""
+        """Return the timestamp of a row in the form of librdkafka: timestamp type and milliseconds."""
         return self._stamp[0], self.open().times_ms()[row]
 
 
 class Row(NamedTuple):
-    """One row of a packed message, as a record."""
+    """One row of a packed batch as a record."""
 
     package: Package
     row: int
 
     def topic(self) -> str:
-        """As the message's."""
+        """Return the topic of the message."""
         return self.package.topic
 
     def partition(self) -> int:
-        """As the message's."""
+        """Return the partition of the message."""
         return self.package.partition
 
     def offset(self) -> int:
-        """The message's; all of its rows share it."""
+        """Return the offset of the message, which all of its rows share."""
         return self.package.offset
 
     def key(self) -> bytes | None:
-        """The row's own."""
+        """Return the key of the row."""
         return self.package.open().keys()[self.row]
 
     def value(self) -> bytes:
-        """The row's own."""
+        """Return the value of the row."""
         return self.package.open().values()[self.row]
 
     def timestamp(self) -> tuple[int, int]:
-        """Type and milliseconds of the row's time, the message's where it has none."""
+        """Return the timestamp type and the milliseconds of the row, or those of the message if the row has no time."""
         return self.package.stamp_of(self.row)
 
     def headers(self) -> None:
-        """Rows have none."""
+        """Return None: rows have no headers."""
 
 
 class Rows(Sequence[Row]):
-    """Rows of one message, in order.
+    """Some or all rows of one message, in order.
 
     Attributes:
-        numbers: which.
-        begun: whether others of the message come before them, so that it is not whole any more.
+        numbers: the numbers of the rows in the message.
+        begun: whether rows before these were split off, so that these are not the whole message.
     """
 
     __slots__ = ("begun", "numbers", "package")
@@ -135,28 +135,28 @@ class Rows(Sequence[Row]):
         return Row(self.package, self.numbers[index])
 
     def since(self, row: Row) -> Rows:
-        """This row and what follows it."""
+        """Return this row and the rows after it."""
         return self[self.numbers.index(row.row) :]
 
     def only(self, numbers: Sequence[int]) -> Rows:
-        """Some of them."""
+        """Return the rows with these numbers."""
         return Rows(self.package, numbers, begun=self.begun)
 
     @property
     def whole(self) -> bool:
-        """Whether they are all rows of the message."""
+        """Whether these are all rows of the message."""
         return len(self.numbers) == self.package.open().rows
 
     def picked(self, of_all: list[Any]) -> list[Any]:
-        """What belongs to these rows, of a list that has something for each row of the message."""
+        """Return the items of these rows from a list with one item for each row of the message."""
         return of_all if self.whole else [of_all[number] for number in self.numbers]
 
     def columns(self) -> Any:
-        """The fields of their values, as a pyarrow.RecordBatch; a view where they are next to each other."""
+        """Return the fields of the values as a pyarrow.RecordBatch; a view if the rows are contiguous."""
         return self._taken(self.package.open().batch)
 
     def key_column(self) -> Any:
-        """Their keys, as a pyarrow.Array of text, whole numbers or bytes; None where the message has none."""
+        """Return the keys as a pyarrow.Array of strings, integers or bytes; None if the message has no keys."""
         keys = self.package.open().key_array
         return None if keys is None else self._taken(keys)
 
@@ -169,10 +169,10 @@ class Rows(Sequence[Row]):
 
 
 def rows_of(topic: str, partition: int, message: Any, most: PackedLimits | None = None) -> Rows | None:
-    """The rows of a message, None if it is a plain one.
+    """Return the rows of a message, or None if it is a plain record.
 
     Args:
-        most: the largest batch that is opened; None for `limits()`.
+        most: size limits for opening the packed batch; None: `limits()`.
     """
     if len(message) < LEAST_BYTES or not is_packed(headers_of(message)):
         return None

@@ -1,6 +1,7 @@
-"""What the engine needs from the app that it serves and from the streams that it feeds, and what runners need from it.
+"""Protocols that the engine requires of the app and its streams, and that runners require of the engine.
 
-`Runtime`, `Stream` and `Engine` implement these; the engine uses nothing else of them, so it can be read without them.
+`Runtime`, `Stream` and `Engine` implement them. The engine uses nothing else of these classes, so it can be read
+without them.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ class DeclaredTopic(Protocol):
     """A topic as the program declares it: `agents.topic.Topic`.
 
     Attributes:
-        topics: its names; most topics have one.
-        partitioner: its range partitioner, where it is not partitioned by hash.
-        internal: it belongs to the app, as those of `group_by` do; has_prefix: its name carries the app's id.
-        streams: streams that read it; expected_streams: how many there will be, one for each concurrent agent instance.
+        topics: names of the topic; most topics have one.
+        partitioner: its range partitioner; None if it is partitioned by hash.
+        internal: whether it belongs to the app, as the topics of `group_by` do.
+        has_prefix: whether its name begins with the app's id.
+        streams: streams that read it.
+        expected_streams: final number of these streams, one for each concurrent agent instance.
     """
 
     @property
@@ -77,7 +80,7 @@ class DeclaredTopic(Protocol):
     def has_prefix(self) -> bool: ...
 
     def get_topic_name(self) -> str:
-        """Its name, where it has one."""
+        """Return the name of a topic that has a single name."""
         ...
 
 
@@ -85,7 +88,8 @@ class DeclaredAgent(Protocol):
     """An agent as the program declares it: `agents.agent.Agent`.
 
     Attributes:
-        on_failure: the failure policy by name; retry: what comes before it.
+        on_failure: name of the failure policy.
+        retry: the retries before the failure policy applies; None: no retries.
     """
 
     on_failure: str
@@ -93,16 +97,16 @@ class DeclaredAgent(Protocol):
 
     @property
     def channel(self) -> object:
-        """The topic that it reads, or a channel in memory."""
+        """The topic that the agent reads, or an in-memory channel."""
         ...
 
 
 class HostSettings(Protocol):
-    """The settings of Faust's that the engine reads.
+    """The Faust settings that the engine reads.
 
     Attributes:
-        id: the consumer group.
-        appdir: folder of this worker's data.
+        id: id of the app, the name of its consumer group.
+        appdir: data folder of this worker.
     """
 
     @property
@@ -128,20 +132,20 @@ class WorkerAnnouncer(Protocol):
     """Tells other workers which partitions this one owns: `agents.web.worker_registry.WorkerRegistry`."""
 
     def announce(self) -> None:
-        """Announce the partitions that this worker owns now, with its next epoch."""
+        """Announce the partitions that this worker owns now; the announcement is sent with its next epoch."""
         ...
 
 
 class Host(Protocol):
-    """The app, as the engine sees it: `agents.runtime.Runtime`.
+    """The interface of the app to the engine: `agents.runtime.Runtime`.
 
     Attributes:
-        run_id: the bounded run that the app works for; empty for the live app.
-        partitioners: topic -> its range partitioner, where it has one.
-        stopped_by: the error that ended the app, if one did.
-        keep_identity: leave the group without giving up the static identity.
-        history_complete: set once all of a bounded run's history is in Kafka; None where no run says so.
-        history_ends: offsets at which a bounded run's history ends, of the partitions whose end is known.
+        run_id: id of the bounded run that the app processes; empty for the live app.
+        partitioners: topic -> range partitioner, for topics that have one.
+        stopped_by: the error that stopped the app; None if there is none.
+        keep_identity: keep the static identity when leaving the group.
+        history_complete: set once all of a bounded run's history is in Kafka; None if no run reports this.
+        history_ends: offsets at which a bounded run's history ends, for partitions whose end is known.
     """
 
     run_id: str
@@ -155,7 +159,7 @@ class Host(Protocol):
     def conf(self) -> HostSettings: ...
 
     def channels(self) -> Mapping[Any, Iterable[Any]]:
-        """Partition -> the topics of the program that read it; its keys have `topic` and `partition`."""
+        """Return partition -> the program's topics that read it; the keys have `topic` and `partition`."""
         ...
 
     @property
@@ -185,25 +189,27 @@ class Host(Protocol):
         ...
 
     def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
-        """How keys map to the partitions of a topic."""
+        """Return the partitioner of a topic with this number of partitions."""
         ...
 
     async def request_stop(self) -> None:
-        """The engine has ended."""
+        """Request the end of the worker: the engine has ended."""
         ...
 
 
 class RecordFeed(Protocol):
-    """A stream.
+    """The interface of a stream to the engine.
 
     Attributes:
-        queue: the records that it has been given.
-        running: its agent is at a record.
-        wakeup: set while it is parked; timer: resumes it anyway.
+        queue: its record queue.
+        running: whether its agent is at a record.
+        wakeup: the future that it awaits while it is parked.
+        timer: resumes it after the timeout of a park.
         committed: its progress as of the last commit.
-        grouped: an agent gets several records at a time; by_batch: those that arrived together.
-        in_hand: it works on something that is no record of a topic.
-        runner: drives its agent.
+        grouped: whether its agent receives several records at a time.
+        by_batch: whether these are batches, of records that arrived together.
+        in_hand: whether its agent works on a value that is not a record of a topic.
+        runner: the runner of its agent.
     """
 
     queue: RecordQueue
@@ -227,20 +233,20 @@ class RecordFeed(Protocol):
 
     @property
     def message(self) -> Any:
-        """The record its agent works on, None while there is none."""
+        """The record that its agent works on; None while there is none."""
         ...
 
     def forget_message(self) -> None:
-        """The record is undone or handled."""
+        """Clear `message`: the record is processed or rolled back."""
         ...
 
 
 class EngineLoop(Protocol):
-    """The loop, as the other parts of the engine see it: `Engine`.
+    """The interface of the loop to the other parts of the engine: `Engine`.
 
     Attributes:
-        stopping: the worker ends.
-        rebuild_wanted: the clients are finished, and the loop is about to renew them.
+        stopping: whether the worker is stopping.
+        rebuild_wanted: whether the Kafka clients are unusable and the loop is about to recreate them.
         rollbacks_total: epochs rolled back and reprocessed.
         first_record_at: wall-clock time of the first record; 0 before it.
     """
@@ -252,11 +258,11 @@ class EngineLoop(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the loop is over, or was cancelled."""
+        """Whether the loop has ended or was cancelled."""
         ...
 
     def commit_now(self) -> None:
-        """Commit inside of a rebalance callback, with all agents parked (blocking)."""
+        """Commit inside a rebalance callback, while all agents are parked (blocking)."""
         ...
 
     async def stop_with(self, error: BaseException) -> None:
@@ -265,34 +271,38 @@ class EngineLoop(Protocol):
 
 
 class RebalanceListener(Protocol):
-    """Hears of the loop's life and of rebalances: `agents.faust_adapter.consumer.Consumer`."""
+    """Runs the tasks of the loop and is notified of rebalances: `agents.faust_adapter.consumer.Consumer`."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
         """Run a coroutine as a task that ends with the worker."""
         ...
 
     async def partitions_assigned(self, owned: Collection[TopicPartition], added: Collection[TopicPartition]) -> None:
-        """An assignment has come; its tables are not restored yet."""
+        """Handle an assignment: `added` are assigned, and their tables are not restored yet."""
         ...
 
     async def partitions_active(self, owned: Collection[TopicPartition], rebalances: int) -> None:
-        """The records of all owned partitions are consumed; so many rebalances have ended since the start."""
+        """Handle the end of a rebalance: all owned partitions are active.
+
+        Args:
+            rebalances: number of rebalances completed since the start.
+        """
         ...
 
     async def partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Partitions were revoked or lost."""
+        """Handle partitions that were revoked or lost."""
         ...
 
 
 class RunnerHost(Protocol):
-    """The engine, as runners see it: `AgentContext`."""
+    """The interface of the engine to runners: `AgentContext`."""
 
     @property
     def stopping(self) -> bool: ...
 
     @property
     def ended(self) -> bool:
-        """Whether its loop is over."""
+        """Whether the engine's loop has ended."""
         ...
 
     def add_runner(self, runner: Any) -> None: ...
@@ -300,15 +310,15 @@ class RunnerHost(Protocol):
     def remove_runner(self, runner: Any, *, expected: bool) -> None: ...
 
     def failed(self, runner: Any, error: BaseException) -> bool:
-        """An agent raised; whether it may go on at once."""
+        """Handle an agent's exception; return whether the agent may be restarted at once."""
         ...
 
     def enter(self, runner: Any) -> None:
-        """The stepper is about to resume an agent."""
+        """Prepare for an agent that the runner is about to resume."""
         ...
 
     def leave_agent(self) -> None:
-        """The agent is suspended."""
+        """Clean up after an agent that is suspended."""
         ...
 
     async def stop_with(self, error: BaseException) -> None: ...

@@ -1,11 +1,11 @@
-"""Partitions are assigned to this worker and revoked from it.
+"""Handles the assignment and revocation of this worker's partitions.
 
-- Rebalance callbacks run inside `consume()`. With all agents parked a revoke commits and gives the partition away in
-  the callback, because the binding unassigns when it returns. With an agent in the middle of a record the epoch ends
-  locally instead: drop it, restart the agents, commit nothing.
-- An assigned partition is owned at once and becomes *active* when its tables are restored: then its records are
-  consumed, while other partitions may still be restored. Only active partitions have progress, and only theirs is
-  committed.
+- Rebalance callbacks run inside `consume()`. If all agents are parked, a revoke commits the epoch and releases the
+  partitions in the callback, because the client library unassigns them when the callback returns. If an agent is in the
+  middle of a record, the epoch is rolled back instead: it is dropped, the agents restart, and nothing is committed.
+- An assigned partition is owned at once and becomes *active* when its tables are restored. From then on its records are
+  consumed, while other partitions may still be restoring. Only active partitions have progress, and only their progress
+  is committed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...topics.admin import Admin
 from ...topics.errors import AnabranchError, Hung
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition, listed
-from ..assignment import Assignment
+from ..assigned_partitions import Assignment
 from ..histogram import Histogram
 from ..tables.restoration import Restoration, RestoreProgress, call_with_heartbeats
 from ..tables.standby_placement import standby_partitions
@@ -32,24 +32,24 @@ __all__ = ["Rebalance"]
 
 logger = logging.getLogger(__name__)
 
-# Each time partitions become active the others are fetched anew: several that are restored at about the same time share
-# that.
+# Each time partitions become active, the fetches of all other partitions restart. Partitions that are restored at about
+# the same time become active together, so that this happens once for all of them.
 _LOOK_S = 0.1
 _PLACE_AGAIN_S = 0.5
 
 
 class Rebalance:
-    """The part of the engine that the group acts on.
+    """The part of the engine that responds to the consumer group.
 
     Args:
-        loop: commits in a revoke.
+        loop: performs the commit of a revoke.
 
     Attributes:
         ready: set once all partitions of the first assignment are active.
         partition_counts: topic -> number of its partitions, as last seen.
-        rebalances_total: assignments of which all partitions became active.
+        rebalances_total: number of assignments whose partitions all became active.
         rebalance_seconds: durations from the first partition revoked or assigned until all are active.
-        lost: the last commit failed because its partitions belong to others.
+        lost: whether the last commit failed because its partitions belong to other workers.
     """
 
     def __init__(self, host: Host, settings: EngineSettings, context: AgentContext, loop: EngineLoop) -> None:
@@ -70,7 +70,7 @@ class Rebalance:
         self._revoked: set[TopicPartition] = set()
 
     def open(self, member: Membership, listener: RebalanceListener) -> None:
-        """Restore tables for this member of the group from now on; the listener hears of rebalances."""
+        """Begin to serve this member of the group: restore its tables, and notify the listener of rebalances."""
         self._member, self._listener = member, listener
         self._restoration = Restoration(
             self._host.conf.id,
@@ -82,14 +82,14 @@ class Rebalance:
         )
 
     async def close(self) -> None:
-        """End restores and standby copies."""
+        """Stop restores and standby copies."""
         if self._placing is not None:
             self._placing.cancel()
         if self._restoration is not None:
             await daemon_thread(self._restoration.close)
 
     def restart(self) -> None:
-        """Give up everything that was assigned: this worker's clients are renewed, and the group assigns again."""
+        """Forget all assigned partitions: the Kafka clients are recreated, and the group assigns partitions again."""
         self._assignment = None
         self._forget(set(self.owned))
 
@@ -102,17 +102,17 @@ class Rebalance:
     def _admin(self) -> Admin:
         return self._host.admin
 
-    # What the group calls -------------------------------------------------------------------------------------------
+    # Called by the group --------------------------------------------------------------------------------------------
 
     def assigned(self, assignment: Assignment) -> None:
-        """Note an assignment; the loop begins to restore its tables."""
+        """Record an assignment; the loop starts the restore of its tables."""
         if self._assignment is None:
             self._assignment = assignment
         else:
             self._assignment.add(assignment)
 
     def revoked(self, revoked: set[TopicPartition]) -> None:
-        """Commit, or drop the epoch where an agent is in the middle of a record; then forget the partitions."""
+        """Commit, or drop the epoch if an agent is in the middle of a record; then forget the partitions."""
         epoch = self._context.epoch
         if self._context.barrier.running or self._host.stopped_by is not None:
             epoch.drop()
@@ -122,7 +122,7 @@ class Rebalance:
         self._forget(revoked)
 
     def partitions_lost(self, lost: set[TopicPartition]) -> None:
-        """Drop the epoch: other workers own the partitions already."""
+        """Drop the epoch and forget the partitions: other workers already own them."""
         logger.warning("partitions lost: %s", listed(lost))
         epoch = self._context.epoch
         epoch.drop()
@@ -143,10 +143,10 @@ class Rebalance:
         for table in self._host.tables:
             table.suspend_others(partitions)
 
-    # What the loop calls --------------------------------------------------------------------------------------------
+    # Called by the loop ---------------------------------------------------------------------------------------------
 
     async def advance(self) -> None:
-        """Do what the callbacks have noted, and activate partitions whose tables are restored."""
+        """Process the events recorded by the callbacks, and activate partitions whose tables are restored."""
         if self._revoked:
             assert self._listener is not None
             revoked, self._revoked = self._revoked, set()
@@ -156,7 +156,7 @@ class Rebalance:
         await self._activate()
 
     async def _take_over(self) -> None:
-        """Begin to restore the tables of assigned partitions."""
+        """Start the restore of the tables of assigned partitions."""
         assignment, self._assignment = self._assignment, None
         assert assignment is not None
         assert self._restoration is not None
@@ -168,7 +168,7 @@ class Rebalance:
             self._placing.cancel()
         self._looked_s = 0.0
         self.lost = False
-        # Partitions may have been added to a topic: tables look at its number when what was written is committed.
+        # Partitions may have been added to a topic: tables check their number when writes are committed.
         self.partition_counts = await call_with_heartbeats(self._group, self._admin.partitions)
         await self._listener.partitions_assigned(self.owned, assignment.starts.keys())
         ids = self._member.topic_ids
@@ -181,7 +181,7 @@ class Rebalance:
             await self._finish()
 
     async def _activate(self) -> None:
-        """Consume the records of partitions whose tables are restored."""
+        """Activate the partitions whose tables are restored: consume their records from now on."""
         if self._restoration is None or not self._restoration.waiting:
             return
         active = self._context.router.active
@@ -205,7 +205,10 @@ class Rebalance:
             await self._finish()
 
     async def _begin_at_ends(self, ready: Assignment) -> None:
-        """Make certain where partitions begin that the group has no offsets of, before their records are consumed."""
+        """Determine where partitions without a committed offset begin, before their records are consumed.
+
+        Retries until all are known, the worker stops or its clients are recreated; partitions unknown then are dropped.
+        """
         own = {name for topic in self._host.topics for name in topic.topics if topic.internal or topic.has_prefix}
         later = ready.recreated | own
         self._beginning = ready
@@ -223,7 +226,7 @@ class Rebalance:
         ready.drop(set(ready.uncommitted))
 
     async def _finish(self) -> None:
-        """All assigned partitions are active: measure, log and report the rebalance."""
+        """Measure, log and report a completed rebalance: all assigned partitions are active."""
         assert self._member is not None
         assert self._listener is not None
         await daemon_thread(self._member.topic_ids.keep)
@@ -242,7 +245,7 @@ class Rebalance:
         await self._listener.partitions_active(self.owned, self.rebalances_total)
 
     async def _place_copies(self) -> None:
-        """Keep standby copies of other workers' partitions, once the group is at rest."""
+        """Keep standby copies of other workers' partitions, as soon as the group is stable."""
         assert self._restoration is not None
         while not self._loop.stopping:
             try:
@@ -257,7 +260,7 @@ class Rebalance:
                 logger.warning("standby copies: %s", exc)
             await asyncio.sleep(_PLACE_AGAIN_S)
 
-    # What status reads ----------------------------------------------------------------------------------------------
+    # Read by the status ---------------------------------------------------------------------------------------------
 
     @property
     def owned(self) -> set[TopicPartition]:
@@ -266,29 +269,29 @@ class Rebalance:
 
     @property
     def instance(self) -> str:
-        """Name of this worker in the group; empty before the start."""
+        """Name of this worker in the group; empty before it has started."""
         return self._member.name if self._member is not None else ""
 
     @property
     def generation(self) -> int:
-        """Generation of the group, as this member knows it; -1 outside of it."""
+        """Generation of the group that this member has joined; -1 if it is not a member."""
         return self._member.group.generation if self._member is not None else -1
 
     @property
     def rebalancing(self) -> bool:
-        """Whether some partitions were revoked or assigned a moment ago and are not active yet."""
+        """Whether a rebalance is in progress: partitions were revoked or assigned, and not all are active yet."""
         return self._member is not None and self._member.group.unsettled
 
     @property
     def restoring(self) -> RestoreProgress | None:
-        """Progress of the restore of tables; None while there is none."""
+        """Progress of the running restore of tables; None if there is none."""
         return self._restoration.progress if self._restoration is not None else None
 
     @property
     def restored_total(self) -> int:
-        """Changelog records read by restores since the start."""
+        """Number of changelog records read by restores since the start."""
         return self._restoration.restored_total if self._restoration is not None else 0
 
     def lags(self, committed: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """Partition -> offsets between its committed offset and its end, where both are known."""
+        """Return partition -> lag: number of offsets from the committed offset to the end, where both are known."""
         return self._member.group.lags(committed) if self._member is not None else {}

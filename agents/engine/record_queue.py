@@ -1,11 +1,11 @@
-"""What one stream has been handed, and how far it is.
+"""The record queue of a stream: the records that are consumed and not yet processed, and the stream's progress.
 
-Progress is kept per stream and partition as the offset of the next record to handle. A stream takes a batch whole and
-iterates it without asking anybody (that is what makes it fast); the engine may *cut* the batch at a record boundary
-while the agent is suspended in the middle of it, and gets the rest back.
+Progress is kept per stream and partition as the offset of the next record to process. A stream takes a whole batch and
+iterates it without calling the engine for each record, which is fast. While the agent is suspended in the middle of a
+batch, the engine may *cut* the batch at a record boundary; the records after the cut return to the queue.
 
-A packed batch is a unit of progress: it is never cut, and an agent that has been handed some of its rows is handed all
-before anything can be committed. Only records that fail are told apart by row.
+A packed batch is a unit of progress: it is never cut, and an agent that has received some of its rows receives all of
+them before anything can be committed. Rows are distinguished only to identify records that fail.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ RecordPosition = tuple[TopicPartition, int, int]
 
 
 def position_of(at: TopicPartition, message: Message) -> RecordPosition:
-    """Which record a message of this partition is."""
+    """Return the position of a message of this partition."""
     return at, message.offset(), getattr(message, "row", 0)
 
 
 class Batch(NamedTuple):
-    """A run of consecutive records of one partition; `end` is the offset after the last one.
+    """Consecutive records of one partition; `end` is the offset after the last one.
 
-    `messages` is a list of messages, or rows of one packed message.
+    `messages` is a list of messages, or the rows of one packed batch.
     """
 
     at: TopicPartition
@@ -44,33 +44,36 @@ class Batch(NamedTuple):
 
     @property
     def rows(self) -> Rows | None:
-        """The rows, if these are rows."""
+        """The rows of a packed batch; None for plain records."""
         return self.messages if type(self.messages) is Rows else None
 
 
 class Delayed(NamedTuple):
-    """A partition whose next record is to be tried again later; it and all behind it wait."""
+    """A partition whose next record is retried later; this record and all records after it wait until `due_s`."""
 
     due_s: float
     batches: deque[Batch]
 
 
 class RecordQueue:
-    """The records of one stream.
+    """The record queue of one stream.
 
     Attributes:
-        offsets: partition -> offset of the next record to handle.
-        poisoned: records that made the agent fail: which -> why. They go to the policy instead.
-        failures: which record -> how often the agent has failed at it.
-        retry_at_s: records that are to be retried: position -> not before this time (monotonic seconds).
-        delayed: partitions that wait for such a record.
-        isolating: hand out record by record, with a savepoint before each.
-        cut: no further records until the epoch is committed.
-        held_back: partition -> offset of the first record that was taken and is held back (`take`).
-        ended: partitions whose history is over, so that what is held back of them is to be given away.
-        entered: records that were put in, each once whatever is redone; see `handled`.
-        shared: several streams share the partition's records by key; then a batch is not cut, so that all of them
-            are equally far when the epoch is committed.
+        offsets: partition -> offset of the next record to process.
+        poisoned: position -> error of each record that made the agent fail. These records go to the failure policy
+            instead of the agent.
+        failures: position of a record -> number of times the agent has failed at it.
+        retry_at_s: position of a record to retry -> earliest time of the retry (monotonic seconds).
+        delayed: partitions that wait for such a retry.
+        isolating: hand out one record at a time, with a savepoint before each.
+        cut: hand out no further records until the epoch is committed.
+        held_back: partition -> offset of the first record that the stream has taken and holds back for a group
+            (`Stream.take`).
+        ended: partitions that have reached the end of their history: the agent must receive the records held back.
+        entered: number of records added; a record that is reprocessed counts once. See `handled`.
+        shared: several streams share the partition's records by key. Batches are then not cut, so that all of these
+            streams have the same progress when the epoch is committed.
+        waiting: number of records in the queue, without those in `delayed`.
     """
 
     __slots__ = (
@@ -108,7 +111,7 @@ class RecordQueue:
         self.entered = self._handled_before = 0
 
     def put(self, batch: Batch) -> None:
-        """Add a batch, without records that an epoch has committed already."""
+        """Add a batch, without the records before the offset of its partition: those are already committed."""
         next_offset = self.offsets.setdefault(batch.at, 0)
         if batch.end <= next_offset:
             return
@@ -118,7 +121,7 @@ class RecordQueue:
         elif messages and messages[0].offset() < next_offset:
             messages = [m for m in messages if m.offset() >= next_offset]
         else:
-            messages = list(messages)  # a cut takes the rest out of our list, and nobody else's
+            messages = list(messages)  # a copy: a cut removes records from this list only
         batch = Batch(batch.at, messages, batch.end)
         self.entered += len(messages)
         if batch.at in self.delayed:
@@ -128,7 +131,7 @@ class RecordQueue:
         self.waiting += len(messages)
 
     def take(self) -> Batch | None:
-        """The next batch to iterate; None while there is nothing or the epoch is cut."""
+        """Return the next batch to iterate; None if there is none, or if the queue is cut."""
         if self.cut and not (self.shared or self.inside):
             return None
         while True:
@@ -136,7 +139,7 @@ class RecordQueue:
                 return None
             batch = self._queue.popleft()
             if not batch.messages:
-                self.offsets[batch.at] = batch.end  # all of this run went to streams beside us
+                self.offsets[batch.at] = batch.end  # only control records, or records of other streams
                 continue
             if self.isolating or self.poisoned or self.retry_at_s:
                 if batch.rows is None:
@@ -154,19 +157,19 @@ class RecordQueue:
 
     @property
     def inside(self) -> bool:
-        """Whether some rows of a packed message were handed out, and some were not."""
+        """Whether some rows of a packed batch were handed out and the rest are still queued."""
         rows = self._queue[0].rows if self._queue else None
         return rows is not None and rows.begun
 
     def _due_s(self, batch: Batch) -> float | None:
-        """When the first record, or any row of that message, is to be tried again."""
+        """Return when the first message may be retried: the latest time of its rows. None if it does not wait."""
         if not self.retry_at_s:
             return None
         first = batch.at, batch.messages[0].offset()
         return max((due_s for (at, offset, _), due_s in self.retry_at_s.items() if (at, offset) == first), default=None)
 
     def _delay(self, batch: Batch, due_s: float) -> None:
-        """The batch, and all behind it of its partition, wait."""
+        """Delay the batch and all later batches of its partition until `due_s`."""
         assert batch.rows is None or not batch.rows.begun, "a packed batch waits whole"
         at = batch.at
         batches = deque([batch, *(other for other in self._queue if other.at == at)])
@@ -175,7 +178,11 @@ class RecordQueue:
         self.delayed[at] = Delayed(due_s, batches)
 
     def release(self, now_s: float) -> None:
-        """Partitions whose record is due go on; not while the stream is at a record, which it could not tell apart."""
+        """Put the records of partitions whose retry is due back into the queue, and switch to isolating.
+
+        Must not be called while the agent is at a record: this record was not isolated, so a failure could not be
+        attributed to it.
+        """
         for at, (due_s, batches) in list(self.delayed.items()):
             if due_s <= now_s:
                 del self.delayed[at]
@@ -183,33 +190,37 @@ class RecordQueue:
                 self.retry_at_s = {which: due for which, due in self.retry_at_s.items() if which[:2] != first}
                 self._queue.extendleft(reversed(batches))
                 self.waiting += sum(len(batch.messages) for batch in batches)
-                self.isolating = True  # it may well fail again
+                self.isolating = True  # the record is likely to fail again
 
     @property
     def handled(self) -> int:
-        """Records handled since the start, by an agent that is parked."""
+        """Number of records processed since the start; valid only while the agent is parked."""
         delayed = sum(len(batch.messages) for _, batches in self.delayed.values() for batch in batches)
         return self.entered - self.waiting - delayed
 
     def newly_handled(self) -> int:
-        """Records handled since the last commit; this one is through."""
+        """Return the number of records processed since the previous commit; called once after each commit."""
         before, self._handled_before = self._handled_before, self.handled
         return self._handled_before - before
 
     def committed(self) -> None:
-        """What lies below the offsets is behind us: forget what is known of failures there."""
+        """Forget the failures of records below the offsets: these records are committed."""
         offsets = self.offsets
         self.poisoned = {w: why for w, why in self.poisoned.items() if w[1] >= offsets.get(w[0], 0)}
         self.failures = {w: count for w, count in self.failures.items() if w[1] >= offsets.get(w[0], 0)}
 
     def _part(self, batch: Batch) -> Batch:
-        """Up to the next record that is poisoned or has to wait, or one record."""
+        """Return the first part of a batch, and put the rest back at the front of the queue.
+
+        The part is one record while isolating. Otherwise it ends before the next record that is poisoned or must wait
+        for a retry; such a record at the front is returned alone.
+        """
         count = 1 if self.isolating else len(batch.messages)
         if self.poisoned or self.retry_at_s:
             for i, message in enumerate(batch.messages[:count]):
                 which = position_of(batch.at, message)
                 if which in self.poisoned or which in self.retry_at_s:
-                    count = i or 1  # what comes before it first; then it, alone
+                    count = i or 1  # first the records before it, then this record alone
                     break
         if count == len(batch.messages):
             return batch
@@ -218,23 +229,26 @@ class RecordQueue:
         return Batch(batch.at, head, rest[0].offset())
 
     def poison_of(self, batch: Batch) -> BaseException | None:
-        """Why the first record of a taken batch must not reach the agent, if so."""
+        """Return the error because of which the first record of a taken batch must not reach the agent, or None."""
         return self.poisoned.get(position_of(batch.at, batch.messages[0])) if self.poisoned else None
 
     def done(self) -> None:
-        """The taken batch is handled up to where it was cut."""
+        """Mark the taken batch as processed, up to its cut if it was cut."""
         batch = self._taken
         if batch is not None:
             self._taken = None
             self.offsets[batch.at] = batch.end
 
     def cut_after(self, message: Message | None) -> None:
-        """No further records; of the taken batch nothing after `message`, the one the agent works on."""
+        """Hand out no further records, and cut the taken batch after `message`, the record the agent works on.
+
+        A packed batch and a batch of a shared partition are not cut.
+        """
         self.cut = True
         batch = self._taken
         if batch is None or message is None or self.shared or batch.rows is not None:
             return
-        for i, candidate in enumerate(batch.messages):  # noqa: B007 (where the loop broke off is what we want)
+        for i, candidate in enumerate(batch.messages):  # noqa: B007 (the index at the break is used below)
             if candidate is message:
                 break
         else:
@@ -248,20 +262,20 @@ class RecordQueue:
 
     @property
     def has_work(self) -> bool:
-        """Whether `take` would give something, or what is held back is to be given away."""
+        """Whether `take` would return a batch, or the agent must receive records that are held back."""
         return (bool(self._queue) and (self.shared or not self.cut or self.inside)) or self.gives_rest
 
     @property
     def gives_rest(self) -> bool:
-        """Whether what is held back of some partition is to be given away now."""
+        """Whether the agent must now receive the records that are held back of some partition."""
         return bool(self.ended) and not self.cut
 
     def end(self, ends: Mapping[tuple[str, int], int], reached: Mapping[TopicPartition, int]) -> None:
-        """Note partitions that are at the end of their history: nothing is to come that a group could wait for.
+        """Mark partitions that have reached the end of their history: no further records will arrive for a group.
 
         Args:
-            ends: offsets behind the last records of history.
-            reached: offsets to which partitions were read, transaction markers included.
+            ends: offsets after the last records of history.
+            reached: offsets up to which partitions were consumed, including transaction markers.
         """
         for at in self.held_back:
             end = ends.get(at)
@@ -271,7 +285,7 @@ class RecordQueue:
                 self.ended.add(at)
 
     def again_from(self, message: Message) -> None:
-        """`message` is undone: it and what follows it in the taken batch come again."""
+        """Put `message`, which was rolled back, and the records after it in the taken batch back into the queue."""
         batch = self._taken
         self._taken = None
         if batch is None:
@@ -285,13 +299,13 @@ class RecordQueue:
         self.offsets[batch.at] = message.offset()
 
     def progress(self) -> dict[TopicPartition, int]:
-        """Partition -> offset of the next record to handle, what is held back counted as not handled."""
+        """Return partition -> offset of the next record to process; records held back count as not processed."""
         if not self.held_back:
             return self.offsets
         return {at: min(next_offset, self.held_back.get(at, next_offset)) for at, next_offset in self.offsets.items()}
 
     def reset(self, offsets: dict[TopicPartition, int]) -> None:
-        """Forget everything that was handed over; continue from `offsets`."""
+        """Clear the queue and continue from `offsets`."""
         self._queue.clear()
         self.delayed.clear()
         self._taken = None
@@ -302,7 +316,7 @@ class RecordQueue:
         self.offsets = dict(offsets)
 
     def drop(self, lost: set[TopicPartition]) -> None:
-        """Forget partitions that are gone."""
+        """Forget partitions that were revoked or lost."""
         handled = self.handled
         self._queue = deque(batch for batch in self._queue if batch.at not in lost)
         self.waiting = sum(len(batch.messages) for batch in self._queue)

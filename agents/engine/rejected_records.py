@@ -1,12 +1,14 @@
-"""Records that a topic does not take: without a key where it is compacted, too large, of a time that it refuses.
+"""Finds the records that a topic refuses: too large, without a key in a compacted topic, or with a refused timestamp.
 
-The broker refuses a whole batch and does not say which record it means. So it is found out in three steps, each only
-where the one before was not enough:
+The broker refuses a whole batch and does not name the record. The record is found in three steps; each step is taken
+only if the previous ones were not enough:
 
-1. The epoch is reprocessed record by record (*isolating*), and outputs are compared with the *rules* of the topics that
-   have refused records, from their configuration. An output that breaks one raises in its agent, like any failure.
-2. What no rule explains is sent *singly*, each record in a batch of its own, so that the broker's answer means it.
-3. What was sent by nobody's record (a timer, a web view) becomes a dead letter of the topic that it was for.
+1. The epoch is reprocessed record by record (*isolating*), and outputs are checked against the *rules* of the topics
+   that have refused records, which follow from the topic configuration. An output that breaks a rule raises in its
+   agent, like any other failure.
+2. If no rule explains the refusal, outputs are sent *singly*, each in its own batch, so that the broker's answer refers
+   to one output.
+3. An output that no record caused (it was sent by a timer or a web view) becomes a dead letter of its target topic.
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ _ENDLESS_MS = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a topic takes, by its configuration.
+    """The rules of a topic for records, from its configuration.
 
     Attributes:
-        max_bytes: of a batch as it is sent, so of a record.
-        partitions: how many it has; 0 where that is not known.
-        before_ms, after_ms: how far a record's time may lie from the broker's clock.
+        max_bytes: largest batch as it is sent, and therefore largest record, in bytes.
+        needs_key: records must have a key, because the topic is compacted.
+        partitions: number of partitions; 0 if it is not known.
+        before_ms, after_ms: how far a record's timestamp may be before or after the broker's clock.
     """
 
     max_bytes: int
@@ -40,8 +43,8 @@ class Rules:
 
     @classmethod
     def of(cls, config: Mapping[str, str], partitions: int) -> Rules:
-        """From a topic's configuration in force."""
-        apart = config.get("message.timestamp.difference.max.ms", str(_ENDLESS_MS))  # of brokers before 3.6
+        """Return the rules from a topic's effective configuration and its number of partitions."""
+        apart = config.get("message.timestamp.difference.max.ms", str(_ENDLESS_MS))  # the setting of brokers before 3.6
         by_broker = config.get("message.timestamp.type") == "LogAppendTime"
         return cls(
             int(config["max.message.bytes"]),
@@ -52,14 +55,14 @@ class Rules:
         )
 
     def takes_time(self, timestamp_ms: int | None, now_ms: int) -> bool:
-        """Whether a record may have this time; None is now."""
+        """Return whether the topic accepts a timestamp; None means now."""
         return timestamp_ms is None or -self.before_ms <= timestamp_ms - now_ms <= self.after_ms
 
     def broken_by(self, output: Output, now_ms: int, *, sizes: bool = True) -> BadRecord | None:
-        """Why the topic does not take a record, if one of these rules says so.
+        """Return the error for a record that breaks one of the rules; None if it breaks none.
 
         Args:
-            sizes: also for its size, which is an estimate: what compresses well may be larger.
+            sizes: also check the size. The size is an estimate: a record that compresses well may be larger.
         """
         topic = output.topic
         if self.needs_key and output.key is None:
@@ -84,13 +87,14 @@ class Rules:
 
 @dataclass
 class Refused(BadRecord):
-    """Topics have refused records; nothing of the epoch is visible.
+    """Raised when topics have refused records; nothing of the epoch is visible.
 
     Attributes:
-        rules: of these topics, as far as they have any.
-        why: what the broker says.
-        place: which output of the plan it means, where that is known.
-        news: whether something is known now that was not before, so that doing the epoch again finds the record.
+        rules: topic -> its rules, if they are known.
+        topics: the topics that have refused records.
+        why: the broker's error message.
+        place: place of the refused output in the epoch, if it is known.
+        news: whether the error contains new information, so that reprocessing the epoch finds the record.
     """
 
     rules: Mapping[str, Rules]

@@ -1,12 +1,11 @@
-"""Retry topics: records that `dlq replay` re-publishes reach the one agent that failed at them, and nobody else.
+"""Retry topics: a record that `dlq replay` re-publishes reaches only the agent that failed to process it.
 
-An agent that reads `orders` also reads `<app>-<agent>-retry`, with as many partitions and the same partitioner, so its
-tables stay co-partitioned; one that reads several topics has `<app>-<agent>-<topic>-retry` of each. Nobody makes them
-but `dlq replay`: an app without dead letters has none. Workers look whether one is there at their start and every few
-seconds, and subscribe to it then.
+An agent that reads `orders` also reads `<app>-<agent>-retry`. This topic has the same number of partitions and the same
+partitioner, so the agent's tables stay co-partitioned. An agent that reads several topics has a retry topic
+`<app>-<agent>-<topic>-retry` for each of them. Only `dlq replay` creates retry topics: an app without dead letters has
+none. Workers check for new retry topics at their start and every few seconds, and subscribe to them.
 
-Behind the newer records of its key, a re-published record is processed later than it was in its own topic; that order
-is not kept.
+The original order is not kept: a re-published record is processed after newer records of its key.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class RetryTopics:
     """The retry topics of an app.
 
     Attributes:
-        read: retry topic -> the agent and the topic that it stands for; those that exist and are subscribed.
+        read: retry topic -> (agent, topic that it stands for), for retry topics that exist and are subscribed.
     """
 
     def __init__(self, host: Host, router: Router) -> None:
@@ -51,31 +50,31 @@ class RetryTopics:
         self.read: dict[str, tuple[str, str]] = {}
 
     def of(self, agent: str, topic: str) -> str:
-        """Where a record of a topic is re-published for an agent."""
+        """Return the retry topic to which a record of a topic is re-published for an agent."""
         declared = self._topics_of(self._host.agents.get(agent))
         return retry_topic(self._host.conf.id, agent, None if declared == [topic] else topic)
 
     def possible(self) -> dict[str, tuple[str, str]]:
-        """Retry topics that the app would read if they existed, as in `read`."""
+        """Return all retry topics that the app reads if they exist, in the form of `read`."""
         found: dict[str, tuple[str, str]] = {}
         pairs = [(name, topic) for name, agent in self._host.agents.items() for topic in self._topics_of(agent)]
         pairs += [(stream.name, topic) for stream in self._router.streams for topic in stream.topic.topics]
         for agent, topic in pairs:
             found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
-            # Its letters say so while it reads this topic alone.
+            # Dead letters of an agent that reads only this topic name this retry topic.
             found.setdefault(retry_topic(self._host.conf.id, agent), (agent, topic))
         declared = {name for topic in self._host.topics for name in topic.topics}
         return {name: of for name, of in found.items() if name not in declared}
 
     def look(self, existing: Iterable[str]) -> bool:
-        """Note which of them exist; whether there are new ones."""
+        """Add the existing retry topics to `read`; return whether there are new ones."""
         possible = self.possible()
         new = {name: possible[name] for name in existing if name in possible and name not in self.read}
         self.read |= new
         return bool(new)
 
     async def watch(self, subscribe: Callable[[], None]) -> None:
-        """Look for new ones for ever; `subscribe` is called when there are some."""
+        """Check for new retry topics every `LOOK_S` seconds until cancelled; call `subscribe` when there are any."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:
@@ -88,7 +87,7 @@ class RetryTopics:
                 subscribe()
 
     def routes(self, owned: Iterable[TopicPartition]) -> Mapping[Any, Iterable[Any]]:
-        """Partition -> whose streams get its records, for partitions of retry topics; see `Router.route`."""
+        """Return partition -> the streams that get its records, for owned retry partitions; see `Router.route`."""
         if not self.read:
             return {}
         return {at: [self._streams(*self.read[at.topic])] for at in owned if at.topic in self.read}
@@ -98,13 +97,16 @@ class RetryTopics:
         return _Streams(streams, streams[0].topic.expected_streams if streams else 1)
 
     def origin(self, message: Any) -> tuple[Origin | None, Headers | None]:
-        """Where a record was first, if it comes from a retry topic; and its own headers."""
+        """Return the original position of a record and its own headers.
+
+        The position is None unless the record was read from a retry topic.
+        """
         headers = headers_of(message)
         if not self.read or message.topic() not in self.read:
             return None, headers
         own, origin = read_retry(headers)
         _, topic = self.read[message.topic()]
-        if origin is None or origin.topic != topic:  # others may write there, too, and name a topic that is none
+        if origin is None or origin.topic != topic:  # not written by `dlq replay`, or the header names another topic
             origin = Origin(topic, message.partition(), message.offset(), getattr(message, "row", None))
         return origin, own
 

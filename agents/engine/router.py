@@ -1,6 +1,6 @@
-"""Who gets which records: streams, the partitions they read, and the records that are not committed yet.
+"""Distributes consumed records to the record queues of the streams, and keeps them until they are committed.
 
-Records are kept until the epoch that handled them is committed, so that a redo can hand them over again.
+Records are kept until the epoch that processed them is committed, so that a rollback can deliver them again.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from typing import Any
 
 from confluent_kafka import Message
 
-from ...topics.control import carries_control, records_of
+from ...topics.control_records import carries_control, records_of
 from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES, PackedLimits, limits
 from ...topics.topic_partition import TopicPartition
-from ..assignment import Assignment
+from ..assigned_partitions import Assignment
 from .packed_rows import Rows, rows_of
 from .protocols import RecordFeed
 from .record_queue import Batch, position_of
 
 __all__ = ["Router"]
 
-# What a message takes besides its value, about.
+# Approximate memory of a message besides its value, in bytes.
 _MESSAGE_BYTES = 400
 
 _partition_of: Any = Message.partition
 
 
 class Router:
-    """The streams of an app and their records.
+    """The streams of an app and the records that they have not committed.
 
     Args:
-        most: the largest packed batches that are opened; None for `limits()`.
+        most: size limits for opening packed batches; None: `limits()`.
 
     Attributes:
-        streams: all that have begun to iterate.
+        streams: all streams that have begun to iterate.
         active: partitions of this worker whose tables are restored, so that their records are consumed.
-        records_total: records and rows handed over since the start, repetitions of a redo not counted.
-        gathered_bytes: about how much memory takes what was handed over in this epoch.
+        records_total: records and rows delivered since the start; records that a rollback repeats count once.
+        gathered_bytes: approximate memory of the records delivered in this epoch.
     """
 
     def __init__(self, most: PackedLimits | None = None) -> None:
@@ -50,10 +50,10 @@ class Router:
         self.gathered_bytes = 0
         self._routes: dict[TopicPartition, list[list[RecordFeed]]] = {}
         self._kept: dict[TopicPartition, list[Batch]] = {}
-        self._with_control: set[str] = set()  # topics in which control records count
+        self._with_control: set[str] = set()  # topics that may hold control records
 
     def add(self, stream: RecordFeed) -> None:
-        """A stream begins to iterate; `route` comes next."""
+        """Add a stream that begins to iterate. The caller calls `route` next."""
         topic = stream.topic
         if stream not in topic.streams:
             topic.streams.append(stream)
@@ -67,11 +67,11 @@ class Router:
         *,
         group: str,
     ) -> None:
-        """Find the streams of each partition.
+        """Find the streams of each active partition.
 
         Args:
-            index: Faust's, partition -> channels.
-            committed: where a stream begins that has no offset of its own.
+            index: Faust's index, partition -> channels.
+            committed: offsets at which streams begin that have no offset of their own.
             group: id of the consumer group.
         """
         self._routes = {
@@ -86,49 +86,54 @@ class Router:
 
     @property
     def lacks_stream(self) -> bool:
-        """Whether an agent has not begun to iterate, so that its records would be nobody's."""
+        """Whether some agent has not begun to iterate, so that no stream would receive its records."""
         return any(not streams for groups in self._routes.values() for streams in groups)
 
     @property
     def waiting(self) -> int:
-        """Records handed over and not taken."""
+        """Number of records delivered to record queues and not yet taken."""
         return sum(stream.queue.waiting for stream in self.streams)
 
     def release(self, now_s: float) -> None:
-        """Records that are due are tried again."""
+        """Let parked streams take the records whose retry is due; see `RecordQueue.release`."""
         for stream in self.streams:
             if stream.queue.delayed and not stream.running:
                 stream.queue.release(now_s)
 
     def end(self, ends: Mapping[tuple[str, int], int], reached: Mapping[TopicPartition, int]) -> None:
-        """Streams at the end of a bounded run's history give away what they hold back; see `Inbox.end`."""
+        """Mark partitions of parked streams that are at the end of a bounded run's history; see `RecordQueue.end`."""
         for stream in self.streams:
             if stream.queue.held_back and not stream.running:
                 stream.queue.end(ends, reached)
 
     def held_back(self, most: int) -> set[TopicPartition]:
-        """Partitions that wait for a record to be tried again, once so many records have gathered behind such ones."""
+        """Return the partitions that wait for a retry, if at least `most` records wait in them; otherwise none."""
         delayed = [delayed for stream in self.streams for delayed in stream.queue.delayed.items()]
         gathered = sum(len(batch.messages) for _, (_, batches) in delayed for batch in batches)
         return {at for at, _ in delayed} if gathered >= most else set()
 
     def deliver(self, messages: list[Any], *, one_topic: bool) -> None:
-        """Give what was polled to the streams, and keep it."""
-        # The first and the last stand for all: to ask each for its size would cost as much as grouping them.
+        """Deliver consumed messages to the streams, and keep them until they are committed.
+
+        Args:
+            messages: at least one message.
+            one_topic: all messages are from the same topic.
+        """
+        # Estimated from the first and the last message: reading the size of each would cost as much as grouping them.
         about = (len(messages[0]) + len(messages[-1])) // 2 + _MESSAGE_BYTES
         self.gathered_bytes += about * len(messages)
-        # Packed batches have headers and are large: what is not so needs no second look.
+        # A packed batch has headers and at least LEAST_BYTES bytes: without such a message the slower check is skipped.
         headers, unreadable = all_headers(messages)
         some_headers = any(headers)
         some_packed = some_headers and max(map(len, messages)) >= LEAST_BYTES
         for number in unreadable:
             self._poison(messages[number])
         for at, run in _runs(messages, one_topic=one_topic):
-            if at in self._routes:  # else assigned a moment ago and gone again
+            if at in self._routes:  # false if the partition was revoked shortly after its assignment
                 end, records = run[-1].offset() + 1, run
                 if some_headers and at.topic in self._with_control:
                     records = records_of(run)
-                if records is not run:  # agents get past the control records, and never see them
+                if records is not run:  # control records advance the offsets, and agents do not receive them
                     batches = [*self._unpacked(at, records), Batch(at, [], end)]
                 else:
                     batches = self._unpacked(at, run) if some_packed else (Batch(at, run, end),)
@@ -138,7 +143,7 @@ class Router:
                     self._give(batch)
 
     def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[Batch]:
-        """A packed message is a batch of its own."""
+        """Split messages into batches: each packed batch is a batch of its own."""
         plain: list[Any] = []
         for message in run:
             rows = rows_of(*at, message, self._most)
@@ -153,13 +158,16 @@ class Router:
             yield Batch(at, plain, plain[-1].offset() + 1)
 
     def _poison(self, message: Any) -> None:
-        """Its headers cannot be read: it goes to each agent's policy in its turn, whatever the agent asks for."""
+        """Have each agent apply its failure policy to a message with unreadable headers, when its turn comes.
+
+        This does not depend on whether the agent uses headers.
+        """
         at = TopicPartition(message.topic(), message.partition())
         for stream in [stream for streams in self._routes.get(at, ()) for stream in streams]:
             stream.queue.poisoned[position_of(at, message)] = UnreadableHeaders()
 
     def redeliver(self) -> None:
-        """For a redo: every stream begins anew at what it has committed."""
+        """Deliver the kept records again after a rollback: each stream restarts at its committed offsets."""
         for stream in self.streams:
             stream.running = False
             stream.forget_message()
@@ -177,22 +185,22 @@ class Router:
                 _deal(batch, streams)
 
     def cut(self) -> None:
-        """No further records; batches that are being worked on end after the record at hand."""
+        """Hand out no further records, and cut the batches in progress after the current record."""
         for stream in self.streams:
             stream.queue.cut_after(stream.message if stream.running else None)
 
     def uncut(self) -> None:
-        """Records may be taken again."""
+        """Let streams take records again."""
         for stream in self.streams:
             stream.queue.cut = False
 
     @property
     def moved(self) -> bool:
-        """Whether some stream is further than the last commit says."""
+        """Whether the progress of some stream has changed since the last commit."""
         return any(stream.committed != stream.queue.progress() for stream in self.streams)
 
     def progress(self) -> dict[TopicPartition, int]:
-        """The smallest offset any stream still needs, by partition; asked at a commit."""
+        """Return partition -> smallest offset that some stream still needs. Called at a commit."""
         assert not any(stream.queue.inside for stream in self.streams), "a packed batch is a unit of progress"
         smallest: dict[TopicPartition, int] = {}
         for stream in self.streams:
@@ -202,7 +210,7 @@ class Router:
         return smallest
 
     def agent_offsets(self, progress: Mapping[TopicPartition, int]) -> dict[tuple[TopicPartition, str], int]:
-        """(partition, agent) -> its own progress, where it is further than that."""
+        """Return (partition, agent) -> offset of the agent, where it is ahead of `progress`."""
         return {
             (at, stream.progress_name): offset
             for stream in self.streams
@@ -211,21 +219,21 @@ class Router:
         }
 
     def begin(self, assignment: Assignment) -> None:
-        """Set the offsets of single agents in freshly assigned partitions."""
+        """Set the offset of each agent in newly active partitions: its agent offset, or else the partition's start."""
         for at, start in assignment.starts.items():
             for stream in [stream for group in self._routes.get(at, ()) for stream in group]:
                 offset = assignment.agent_offsets.get((at, stream.progress_name), start)
                 stream.queue.offsets[at] = stream.committed[at] = offset
 
     def newly_handled(self) -> dict[str, int]:
-        """Agent -> records that it has handled since the last commit; this one is through."""
+        """Return agent -> number of records processed since the previous commit; called once after each commit."""
         handled: dict[str, int] = {}
         for stream in self.streams:
             handled[stream.name] = handled.get(stream.name, 0) + stream.queue.newly_handled()
         return handled
 
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Kafka has committed: what lies below is not needed any more."""
+        """Forget the records below the committed offsets; streams without poisoned records stop isolating."""
         for stream in self.streams:
             stream.committed = dict(stream.queue.progress())
             if not stream.queue.poisoned:
@@ -241,11 +249,11 @@ class Router:
 
     @property
     def isolating(self) -> bool:
-        """Whether some stream goes record by record, because a record of it failed a moment ago."""
+        """Whether some stream is isolating: it processes one record at a time after a failure."""
         return any(stream.queue.isolating for stream in self.streams)
 
     def isolate(self) -> bool:
-        """Let all streams go record by record; False if they already do."""
+        """Switch all streams to isolating; return False if all are isolating already."""
         if all(stream.queue.isolating for stream in self.streams):
             return False
         for stream in self.streams:
@@ -253,7 +261,7 @@ class Router:
         return True
 
     def forget(self, gone: set[TopicPartition]) -> None:
-        """Partitions are gone."""
+        """Forget partitions that were revoked or lost."""
         self.active -= gone
         for stream in self.streams:
             stream.queue.drop(gone)
@@ -264,7 +272,7 @@ class Router:
 
 
 def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[TopicPartition, list[Any]]]:
-    """Group records by partition; within one, their order stays. A message's accessors cost as much as decoding."""
+    """Group messages by partition, in order. An accessor of a message costs as much as decoding it."""
     runs: dict[Any, list[Any]] = {}
     for at, run in groupby(messages, _partition_of if one_topic else _topic_and_partition_of):
         if at in runs:
@@ -282,7 +290,7 @@ def _topic_and_partition_of(message: Any) -> tuple[str, int]:
 
 
 def _deal(batch: Batch, streams: list[RecordFeed]) -> None:
-    """Deal records to concurrent streams by key, so that order a key holds."""
+    """Distribute records to concurrent streams by key, so that the records of a key stay in order."""
     if batch.rows is not None:
         for stream, rows in zip(streams, _dealt(batch.rows, len(streams)), strict=True):
             stream.queue.put(Batch(batch.at, rows, batch.end))
@@ -301,5 +309,5 @@ def _dealt(rows: Rows, hands: int) -> list[Rows]:
     numbers: list[list[int]] = [[] for _ in range(hands)]
     for number, key in enumerate(rows.package.open().keys()):
         numbers[zlib.crc32(key) % hands if key else number % hands].append(number)
-    rows.package.close()  # until it is its turn
+    rows.package.close()  # it is opened again when a stream takes its rows
     return [rows.only(hand) for hand in numbers]

@@ -1,8 +1,8 @@
-"""A runner drives one agent function: it steps it, and starts it anew after a failure or a redo.
+"""Runs one agent function: steps its coroutine, and restarts it after a failure or a rollback.
 
-The stepper is what makes tables belong to somebody: before each resumption of the agent's coroutine the engine opens
-the tables at the partition of the agent's record, and closes them when the coroutine suspends. That serves several
-agents and any concurrency, and needs no context variables.
+Stepping connects tables to agents. Each time before the agent's coroutine is resumed, the engine opens the tables at
+the partition of the agent's record; when the coroutine suspends, the engine closes them. This works for several agents
+and any concurrency, without context variables.
 """
 
 from __future__ import annotations
@@ -26,30 +26,37 @@ _runner: contextvars.ContextVar[Runner | None] = contextvars.ContextVar("anabran
 
 
 def acting_runner() -> Runner | None:
-    """Whose record a task works on that an agent started (`asyncio.gather`, …); None between records."""
+    """Return the runner on whose record the current task works; None between records and outside of agents.
+
+    The task may be one that the agent has started (`asyncio.gather`, …).
+    """
     runner = _runner.get()
     return runner if runner is not None and runner.stream is not None and runner.stream.running else None
 
 
 def this_runner() -> Runner | None:
-    """Whose task this is, or who started it; None outside of agents."""
+    """Return the runner of the agent that the current task belongs to; None outside of agents.
+
+    The task is the agent's own or one that the agent has started.
+    """
     return _runner.get()
 
 
 class Runner:
-    """One agent instance.
+    """The runner of one agent instance.
 
     Args:
-        make: makes a fresh coroutine of the agent function; called again after each failure.
-        source: the stream it is given.
-        leaving: whether the agent was told to end.
+        make: creates a new coroutine of the agent function; called again for each restart.
+        source: the stream that the agent function receives.
+        leaving: returns whether the agent was told to end.
 
     Attributes:
-        begun: whether the agent has come to its loop, once in its life.
+        begun: whether the agent has ever reached its loop.
         stream: the stream whose record the agent works on; None before the first.
-        at: partition of that record.
-        steps: how often the coroutine was resumed; equal counts mean that nothing else can have run in between.
-        handed: values of tables that the agent has of its record.
+        at: partition of this record.
+        steps: number of times the coroutine was resumed; if it is unchanged, no other code can have run in between.
+        handed: table values that the agent has received for its record.
+        closed: whether the event loop has closed the task.
     """
 
     def __init__(
@@ -72,10 +79,11 @@ class Runner:
         self.closed = False
 
     async def main(self) -> None:
-        """The agent's task: run until the worker ends; a failing record goes to the engine.
+        """Run the agent until the worker ends, and pass its failures to the engine.
 
-        Whatever the agent raises is its record's failure: also what is no `Exception` (a panic of a Rust library,
-        `SystemExit`), and a cancellation that neither the engine nor the end of the worker has asked for.
+        Any exception that the agent raises is a failure of its record. This includes exceptions that are no `Exception`
+        (a panic of a Rust library, `SystemExit`), and a cancellation that neither the engine nor the end of the worker
+        has requested.
         """
         self.task = asyncio.current_task()
         _runner.set(self)
@@ -116,7 +124,7 @@ class Runner:
                     await self.context.stop_with(gone)
 
     async def _settled(self) -> None:
-        """Of a cancellation that was taken back something may be left, which belongs to no later record."""
+        """Absorb the rest of a cancellation that was taken back, so that it does not reach a later record."""
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError as exc:
@@ -124,14 +132,14 @@ class Runner:
                 raise
 
     async def _resumed(self) -> None:
-        """Wait for `resume`, where the agent was halted or its failure undoes the epoch."""
+        """Wait for `resume` if the agent was halted or its failure rolls back the epoch."""
         while (again := self._again) is not None:
             try:
                 await again
             except asyncio.CancelledError as exc:
                 if self._is_the_end(exc):
                     raise
-                if self._again is again:  # else `resume` was faster
+                if self._again is again:  # otherwise `resume` came first
                     self._again = asyncio.get_running_loop().create_future()
             else:
                 self._again = None
@@ -141,7 +149,7 @@ class Runner:
         return self.context.stopping or self.context.ended
 
     def _is_the_end(self, error: BaseException) -> bool:
-        """Whether the agent was cancelled because it, or the worker, ends; any other cancellation is taken back."""
+        """Return whether the error is a cancellation because the agent or the worker ends; take back any other one."""
         assert self.task is not None
         if not isinstance(error, asyncio.CancelledError) or not self.task.cancelling():
             return False
@@ -153,15 +161,18 @@ class Runner:
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody has cancelled the agent, and it goes on until it has to wait.
+        """Whether other code has cancelled the agent, and the agent continues until it next waits.
 
-        `cancelling()` cannot tell: before Python 3.13 a TaskGroup that has failed leaves it above 0.
+        `cancelling()` does not show this: before Python 3.13 a TaskGroup that has failed leaves it above 0.
         """
         ours = self._cancelled_by_redo or self._worker_ends or self._leaving()
         return not ours and getattr(self.task, "_must_cancel", False)
 
     def _left_for_redo(self) -> bool:
-        """Whether the coroutine ended because `halt` cancelled it, however it took that."""
+        """Return whether the coroutine ended because `halt` cancelled it, and reset this state.
+
+        The way in which the coroutine handled the cancellation does not matter.
+        """
         left, self._cancelled_by_redo = self._cancelled_by_redo, False
         if left:
             assert self.task is not None
@@ -169,7 +180,7 @@ class Runner:
         return left
 
     def halt(self) -> None:
-        """For a redo: leave the record, wait for `resume`."""
+        """Cancel the agent's coroutine for a rollback; the runner then waits for `resume`."""
         if self._again is None:
             self._again = asyncio.get_running_loop().create_future()
             self._cancelled_by_redo = True
@@ -178,11 +189,11 @@ class Runner:
 
     @property
     def halted(self) -> bool:
-        """Whether the agent's coroutine is gone and the runner waits for `resume`."""
+        """Whether the agent's coroutine has ended and the runner waits for `resume`."""
         return self._again is not None and not self._cancelled_by_redo
 
     def resume(self) -> None:
-        """Start the agent function anew."""
+        """Restart the agent function."""
         self.stream = self.at = None
         self.handed.clear()
         if self._again is not None and self._again.cancelled():
@@ -192,10 +203,14 @@ class Runner:
 
 
 async def halt_all(runners: Iterable[Runner], alive: Container[Runner], within_s: float) -> None:
-    """Halt runners and wait until their agents are gone.
+    """Halt runners and wait until the coroutines of their agents have ended.
+
+    Args:
+        alive: runners that still exist; others are not waited for.
+        within_s: seconds to wait.
 
     Raises:
-        Stop: one does not go.
+        Stop: an agent does not end in time.
     """
     halting = list(runners)
     for runner in halting:
@@ -222,9 +237,9 @@ def _stepped(runner: Runner, coro: Coroutine[Any, Any, Any]) -> Generator[Any, A
         thrown = None
         try:
             yield waits_for
-        except GeneratorExit:  # the task is gone, with its loop; an agent's own never comes this way
+        except GeneratorExit:  # the task is destroyed with its event loop; an agent's own is not raised here
             runner.closed = True
             coro.close()
             raise
-        except BaseException as exc:  # noqa: BLE001 (cancellation is the coroutine's to handle)
+        except BaseException as exc:  # noqa: BLE001 (the coroutine handles cancellation)
             thrown = exc

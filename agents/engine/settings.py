@@ -1,4 +1,4 @@
-"""What an operator can turn, in a few small frozen pieces; each default says why it is what it is."""
+"""The settings of the engine that an operator can change. Each default is documented with its reason."""
 
 from __future__ import annotations
 
@@ -17,39 +17,47 @@ class EngineSettings:
     """How the loop polls and commits.
 
     Attributes:
-        exactly_once: one Kafka transaction an epoch; False produces and commits without one (at least once).
-        epoch_s: an epoch ends after this long at the latest. In a bounded run, where nobody waits for results while
-            there is history to read, `BOUNDED` has longer ones unless the app says otherwise: what a commit costs is
-            the keys that the epoch touched, and reading the result costs the keys of all commits.
-        commit_share: commits may take this share of the time while nothing waits to be handled, so that epochs end
-            early: half of it makes the latency about twice that of a commit (80 of them a second on one machine). Less
-            spares a broker that many workers share.
-        batch_records: most records taken in one poll. Larger polls are cheaper a record; the loop takes fewer when
-            agents are slow, so that one poll's worth takes `batch_s`.
-        batch_s: how long one poll's worth of records should keep the agents busy.
-        backlog_records: most records handed over and not yet committed; above it nothing is polled.
-        max_outputs: most outputs an epoch may hold before it is committed.
-        epoch_bytes: how much memory its records may take, about, before it is; they are kept for a redo.
-        group_protocol: `classic`, or `consumer` (KIP-848), where partitions that do not move do not stop and session
-            times are the broker's; all members of a group need the same.
-        session_timeout_ms: a dead worker's partitions move after this long, unless it comes back under its identity.
-        notice_ends: notice where partitions end, for a run that says where its history does.
-        start_at_end: where a group begins that never committed: at the ends of its topics, as they are then, instead of
-            their beginnings. Partitions that are added later are read from their beginnings.
-        connect_s: how long a start waits for a broker that answers.
-        patience_s: how long a worker that runs waits for a broker that went away, before it ends with an error.
-        max_failure_share: a worker stops when more than this share of one agent's records became dead letters or were
-            skipped, over a minute and at least 1,000 of them; 1 turns the limit off.
-        ready_lag_records: `/readyz` says no while this worker is further behind; None never does. A hundred thousand
-            are what agents work off within seconds.
-        standby_replicas: other workers that keep a warm copy of each partition's tables.
-        stuck_s: how long agents may take to let go of a record when the worker has to stop or redo.
-        consumer_options: librdkafka's options of the worker's consumer, under its dotted names; they win over ours, and
-            `-X` over both. producer_options: of its producers, likewise.
-        packed: the largest packed batches that are opened, larger ones are dead letters; None takes the limits of the
-            environment (`ANABRANCH_PACKED_ROWS`, …), else those of `PackedLimits`.
-        forwarded_headers: headers of a client's request that go along to the worker that has the key it asks for, such
-            as `Authorization`; none with secrets do unless they are named here.
+        exactly_once: whether each epoch is one Kafka transaction. False produces records and commits offsets without
+            transactions (at least once).
+        epoch_s: maximum duration of an epoch in seconds. In a bounded run, nobody waits for results while there is
+            history to read, so `BOUNDED` has longer epochs, unless the app sets its own. Longer epochs cost less: the
+            cost of a commit grows with the keys that the epoch touched, and the cost of reading the result with the
+            keys of all commits.
+        commit_share: share of the time that commits may take while no records wait, so that epochs end early. One half
+            makes the latency about twice the duration of a commit (80 commits a second on one machine). A smaller share
+            reduces the load on a broker that many workers share.
+        batch_records: maximum number of records per poll. Larger polls cost less per record. The loop polls fewer
+            records if agents are slow, so that the records of one poll take `batch_s`.
+        batch_s: how long the records of one poll should keep the agents busy, in seconds.
+        backlog_records: the loop does not poll while the record queues hold this many records or more.
+        max_outputs: maximum number of outputs in an epoch; the epoch is committed when it has reached it.
+        epoch_bytes: approximate memory that the records of an epoch may take before the epoch is committed. They are
+            kept in memory for a rollback.
+        group_protocol: `classic`, or `consumer` (KIP-848). With `consumer`, a rebalance does not interrupt partitions
+            that do not move, and the broker sets the session timeout. All members of a group need the same protocol.
+        session_timeout_ms: the partitions of a dead worker move after this time, unless it restarts with its identity.
+        max_poll_interval_ms: librdkafka's `max.poll.interval.ms`: a worker that does not poll for longer leaves the
+            group.
+        notice_ends: detect the ends of partitions, for a bounded run that states where its history ends.
+        start_at_end: a group without committed offsets begins at the current ends of its topics instead of their
+            beginnings. Partitions that are added later are read from their beginnings.
+        connect_s: how long a worker that starts waits for a broker to answer, in seconds.
+        patience_s: how long a running worker waits for a broker that is unreachable before it stops with an error, in
+            seconds.
+        max_failure_share: the failure rate limit. The worker stops if more than this share of an agent's records of the
+            last minute became dead letters or were skipped, and at least 1,000 of them did; 1 disables the limit.
+        ready_lag_records: `/readyz` fails while the lag of this worker is larger; None ignores the lag. Agents process
+            100,000 records within seconds.
+        standby_replicas: number of other workers that keep a standby copy of the tables of each partition.
+        stuck_s: how long agents may take to end at a record boundary or to be cancelled when the worker has to stop or
+            to roll back, in seconds.
+        consumer_options: librdkafka options of the worker's consumer, with dotted names. They override the options that
+            the engine sets; the option `-X` overrides both.
+        producer_options: librdkafka options of the worker's producers, with the same precedence.
+        packed: limits of the packed batches that are opened; larger batches become dead letters. None takes the limits
+            from the environment (`ANABRANCH_PACKED_ROWS`, …), or else the defaults of `PackedLimits`.
+        forwarded_headers: headers of a client's request, such as `Authorization`, to forward to the worker that has the
+            requested key. A header that carries secrets is forwarded only if it is named here.
     """
 
     exactly_once: bool = True
@@ -77,9 +85,16 @@ class EngineSettings:
     forwarded_headers: tuple[str, ...] = ()
 
     def membership(self, instance: str) -> dict[str, Any]:
-        """librdkafka's settings of a member of the group, `_` for `.`."""
+        """Return librdkafka's settings for a member of the group, with `_` for `.` in their names.
+
+        Args:
+            instance: name of the worker in the group.
+
+        Raises:
+            Usage: the program sets a `client.id`, which must be the worker's own with KIP-848's protocol.
+        """
         if self.group_protocol == "consumer":
-            # No static id: a member that was killed still holds it, and librdkafka takes that for a fatal error.
+            # No static id: a killed member still holds it, and librdkafka treats the refusal as a fatal error.
             if "client.id" in self.consumer_options:
                 raise Usage(
                     "broker_client_id, or a client.id of the consumer, with group_protocol=consumer",

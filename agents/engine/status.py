@@ -1,4 +1,4 @@
-"""The state of the engine as probes, metrics and logs read it. Reading changes nothing."""
+"""The state of the engine for probes, metrics and logs. Reading it has no side effects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["EngineStatus"]
 
 
 class EngineStatus:
-    """A view of the engine's parts.
+    """A read-only view of the engine.
 
     Attributes:
         settings: the engine's settings.
@@ -31,12 +31,12 @@ class EngineStatus:
 
     @property
     def ready(self) -> asyncio.Event:
-        """Set once the partitions of the first assignment are active."""
+        """Event that is set once all partitions of the first assignment are active."""
         return self._rebalance.ready
 
     @property
     def ended(self) -> bool:
-        """Whether the loop is over, or was cancelled."""
+        """Whether the loop has ended or was cancelled."""
         return self._loop.ended
 
     @property
@@ -51,16 +51,16 @@ class EngineStatus:
 
     @property
     def records_total(self) -> int:
-        """Records handed to agents since the start; records that a rollback repeats count once."""
+        """Number of records delivered to agents since the start; records that a rollback repeats count once."""
         return self._context.router.records_total
 
     @property
     def waiting(self) -> int:
-        """Records polled that no agent has taken yet."""
+        """Number of consumed records that no agent has taken yet."""
         return self._context.router.waiting
 
     def busy_s(self, now_s: float) -> float:
-        """Seconds since all agents were last at a record boundary; 0 while they are."""
+        """Return the seconds since all agents were last at a record boundary; 0 while they are."""
         barrier = self._context.barrier
         return max(0.0, now_s - barrier.busy_since_s) if barrier.running else 0.0
 
@@ -73,7 +73,7 @@ class EngineStatus:
 
     @property
     def commits_total(self) -> int:
-        """Epochs committed since the start."""
+        """Number of epochs committed since the start."""
         return self._context.epoch.commits_total
 
     @property
@@ -83,21 +83,21 @@ class EngineStatus:
 
     @property
     def rollbacks_total(self) -> int:
-        """Epochs rolled back and reprocessed since the start."""
+        """Number of epochs rolled back and reprocessed since the start."""
         return self._loop.rollbacks_total
 
     @property
     def dead_letters_total(self) -> int:
-        """Records sent to dead-letter topics since the start."""
+        """Number of records sent to dead-letter topics since the start."""
         return self._context.epoch.dead_letters_total
 
     @property
     def skipped_total(self) -> int:
-        """Records skipped without a dead letter since the start."""
+        """Number of records skipped without a dead letter since the start."""
         return self._context.epoch.skipped_total
 
     def epoch_age_s(self, now_s: float) -> float:
-        """Seconds that the oldest uncommitted work has waited for its commit; 0 where there is nothing to commit."""
+        """Return the age of the oldest uncommitted work in seconds; 0 if there is nothing to commit."""
         epoch = self._context.epoch
         began_s = max(epoch.committed_s, self._context.barrier.busy_since_s)
         return max(0.0, now_s - began_s) if epoch.dirty else 0.0
@@ -106,7 +106,7 @@ class EngineStatus:
 
     @property
     def instance(self) -> str:
-        """Name of this worker in the group, which is its transactional id as well; empty before the start."""
+        """Name of this worker in the group, and its transactional id; empty before it has started."""
         return self._rebalance.instance
 
     @property
@@ -126,17 +126,17 @@ class EngineStatus:
 
     @property
     def generation(self) -> int:
-        """Generation of the group, as this member knows it; -1 outside of it."""
+        """Generation of the group that this member has joined; -1 if it is not a member."""
         return self._rebalance.generation
 
     @property
     def rebalancing(self) -> bool:
-        """Whether some partitions were revoked or assigned a moment ago and are not active yet."""
+        """Whether a rebalance is in progress: partitions were revoked or assigned, and not all are active yet."""
         return self._rebalance.rebalancing
 
     @property
     def rebalances_total(self) -> int:
-        """Assignments of which all partitions became active, since the start."""
+        """Number of assignments since the start whose partitions all became active."""
         return self._rebalance.rebalances_total
 
     @property
@@ -146,18 +146,18 @@ class EngineStatus:
 
     @property
     def restoring(self) -> RestoreProgress | None:
-        """Progress of the restore of tables; None while there is none."""
+        """Progress of the running restore of tables; None if there is none."""
         return self._rebalance.restoring
 
     @property
     def restored_total(self) -> int:
-        """Changelog records read by restores since the start."""
+        """Number of changelog records read by restores since the start."""
         return self._rebalance.restored_total
 
     def serves(self, partition: int) -> bool:
-        """Whether this worker has the restored tables of a partition."""
+        """Return whether this worker holds the restored tables of a partition."""
         return any(active.partition == partition for active in self.active)
 
     def lags(self) -> dict[TopicPartition, int]:
-        """Partition -> offsets between its committed offset and its end, where both are known."""
+        """Return partition -> lag: number of offsets from the committed offset to the end, where both are known."""
         return self._rebalance.lags(self.committed)

@@ -1,15 +1,15 @@
-"""The topics behind a worker's offsets and tables, by id: one that is deleted and made anew has another.
+"""Detects by topic id that a topic behind a worker's offsets or tables was deleted and recreated.
 
-An offset says something about a topic only while it is the same topic. Laws:
+A recreated topic has a new id, and offsets of the old topic have no meaning in it. Invariants:
 
-- Before offsets are committed, the ids of their topics are compared, and those of the changelogs that the epoch writes
-  to. Of a topic that was made anew nothing is committed, and the worker stops. Kafka forgets a group's offsets of a
-  topic that it deletes, so the next start begins with the first record of the new one.
-- When partitions are assigned, the ids of their topics are compared with those that this worker knows. Where the group
-  has no offset in the new topic, it is read from its beginning; where a table has content from the old one, the worker
-  stops instead (`refuse_double_counting`).
-- A worker knows the ids of the topics that it has read. It keeps them in its data folder, beside its stores; one whose
-  folder is lost, or another worker, knows those that it reads from then on.
+- Before a commit, the ids of the topics whose offsets are committed are compared, and the ids of the changelogs that
+  the epoch writes. If a topic was recreated, nothing of it is committed and the worker stops. Kafka deletes a group's
+  offsets together with the topic, so the next start begins with the first record of the new topic.
+- When partitions are assigned, the ids of their topics are compared with the ids that this worker knows. If the group
+  has no offset in the new topic, the topic is read from its beginning. If a table has content from the old topic, the
+  worker stops instead (`refuse_double_counting`).
+- A worker knows the ids of the topics that it has read. It keeps them in its data folder, next to its stores. A worker
+  that lost its folder, or another worker, knows only the topics that it reads from then on.
 
 Format: `<data folder>/<slot>/inputs.json`, `{"<topic>": "<id>"}`, replaced as a whole.
 """
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 class TopicIds:
-    """See the module.
+    """The topic ids that a worker knows, and their comparison with the cluster.
 
     Args:
         group: the app's id.
-        path: of the file; it need not exist.
+        path: path of the file `inputs.json`, which need not exist.
     """
 
     def __init__(self, admin: Admin, group: str, path: Path) -> None:
@@ -44,12 +44,12 @@ class TopicIds:
         self._kept = _read(path)
 
     def of(self, topics: Iterable[str]) -> dict[str, str]:
-        """Ids as they are now (blocking), of topics that exist."""
+        """Return the current ids of topics; topics that do not exist are omitted (blocking)."""
         names = list(topics)
         return self._admin.ask_topic_ids(names)() if names else {}
 
     def recreated(self, ids: Mapping[str, str]) -> set[str]:
-        """Which topics are others than those that this worker has read."""
+        """Return the topics that were recreated since this worker read them."""
         known = {**self._kept, **self._inputs}
         anew = {topic for topic, found in ids.items() if known.get(topic, found) != found}
         for topic in anew:
@@ -57,14 +57,14 @@ class TopicIds:
         return anew
 
     def watch(self, inputs: Mapping[str, str]) -> None:
-        """Records of these topics flow from now on."""
+        """Watch the ids of topics whose records are consumed from now on."""
         self._inputs.update(inputs)
 
     def watch_changelogs(self, names: Iterable[str]) -> None:
-        """Tables are written to these (blocking).
+        """Watch the ids of changelogs that tables are written to from now on (blocking).
 
         Raises:
-            Stop: one is another than before.
+            Stop: a changelog was recreated.
         """
         wanted = set(names)
         ids = self.of(wanted)
@@ -72,7 +72,7 @@ class TopicIds:
         self._changelogs.update(ids)
 
     def keep(self) -> None:
-        """Write down what is known of inputs (blocking)."""
+        """Write the known ids of input topics to the file (blocking)."""
         known = {**self._kept, **self._inputs}
         if known != self._kept:
             self._kept = known
@@ -82,10 +82,10 @@ class TopicIds:
             new.replace(self._path)
 
     def comparing(self, topics: Iterable[str]) -> Callable[[], None]:
-        """Begin to ask for ids; what is returned waits for the answer and compares (blocking).
+        """Request the ids of topics; the returned function waits for the answer (blocking) and compares them.
 
-        The returned function raises `Stop` where a topic was made anew. One that is not there, or of which the broker
-        says nothing, is not another one.
+        The returned function raises `Stop` if a topic was recreated. A topic that does not exist, or for which the
+        broker returns no id, does not count as recreated.
         """
         watched = [topic for topic in topics if topic in self._inputs or topic in self._changelogs]
         answer = self._admin.ask_topic_ids(watched) if watched else dict[str, str]

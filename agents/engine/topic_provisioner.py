@@ -1,4 +1,4 @@
-"""Creates the topics of an app: those it declares at its start, and those it finds it needs while it runs.
+"""Creates the topics of an app: those that it declares at its start, and those that it needs in addition while it runs.
 
 The latter are created before the epoch that sends to them is committed.
 """
@@ -23,12 +23,12 @@ __all__ = ["TopicProvisioner"]
 
 
 class TopicProvisioner:
-    """The topics of an app that exist, and those that are to be created.
+    """The topics of an app that exist, and those that must be created.
 
     Attributes:
         declared: names of topics that are known to exist.
-        written: names of topics that the program gives before it runs.
-        refused: topic -> why the cluster does not create it, of those that agents have named.
+        written: names of topics that the program names before it runs.
+        refused: topic -> error, for topics that agents have named and that cannot be created.
     """
 
     def __init__(self, host: Host) -> None:
@@ -42,7 +42,13 @@ class TopicProvisioner:
     # Topics that the program declares -------------------------------------------------------------------------------
 
     async def declare(self, topics: Iterable[DeclaredTopic]) -> None:
-        """Create topics that do not exist, in one call; those that exist must have the declared partitioner."""
+        """Create the topics that do not exist, in one call, and check the partitioners of those that exist.
+
+        Creates nothing if `topic_allow_declare` is off.
+
+        Raises:
+            Usage: a topic exists with another partitioner.
+        """
         host = self._host
         named = [(topic, name) for topic in topics for name in topic.topics]
         ranged = [
@@ -56,12 +62,12 @@ class TopicProvisioner:
         await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.declared])
 
     async def declare_once(self, topic: DeclaredTopic) -> None:
-        """Create a topic before the first record that a client sends to it, where it does not exist."""
+        """Create a topic if it does not exist; called before a client sends its first record to it."""
         if topic.get_topic_name() not in self.declared:
             await self.declare([topic])
 
     def spec_of(self, topic: DeclaredTopic, name: str) -> TopicSpec:
-        """The specification with which a topic is created."""
+        """Return the specification with which a topic is created."""
         conf = self._host.conf
         return TopicSpec(
             name,
@@ -71,7 +77,7 @@ class TopicProvisioner:
         )
 
     async def create_topic(self, topic: str, partitions: int, replication: int) -> None:
-        """Create one topic by name, where it does not exist."""
+        """Create a topic by name if it does not exist."""
         await self._create([TopicSpec(topic, partitions, replication)])
 
     async def _create(self, specs: list[TopicSpec]) -> None:
@@ -82,10 +88,10 @@ class TopicProvisioner:
             self.declared |= {spec.name for spec in specs}
 
     async def declare_changelogs(self) -> None:
-        """Create changelogs; compare those that exist with the topics that the app reads.
+        """Create missing changelogs, and compare all changelogs with the topics that the app reads.
 
         Raises:
-            Usage: a changelog has another number of partitions than every topic the app reads.
+            Usage: no topic that the app reads has the number of partitions of a changelog.
         """
         host = self._host
         counts = await asyncio.to_thread(host.admin.partitions)
@@ -112,10 +118,13 @@ class TopicProvisioner:
     # Topics that the running epoch needs ----------------------------------------------------------------------------
 
     def add(self, spec: TopicSpec, partitioner: RangePartitioner | None = None) -> None:
-        """Have a topic there, spread by its partitioner.
+        """Request a topic, which `create` creates if it is missing.
+
+        Args:
+            partitioner: its range partitioner; None if it has none.
 
         Raises:
-            BadRecord: the cluster has refused to make it, a moment ago.
+            BadRecord: the creation of this topic was refused before.
         """
         if spec.name in self.refused:
             raise self.refused[spec.name]
@@ -123,22 +132,23 @@ class TopicProvisioner:
             self._wanted[spec.name] = spec, partitioner
 
     def add_dead_letter_topic(self, letters: str, topic: str) -> None:
-        """Have a topic there for the dead letters of another."""
+        """Request the dead-letter topic `letters` of `topic`."""
         if letters not in self.declared:
             self._dead_letter_topics[letters] = topic
             self.add(TopicSpec(letters, 1, self._host.conf.topic_replication_factor or 1))
 
     @property
     def wanted(self) -> bool:
-        """Whether something may be missing."""
+        """Whether requested topics may be missing."""
         return bool(self._wanted)
 
     def create(self) -> None:
-        """Make what is missing (blocking).
+        """Create the requested topics that are missing (blocking).
 
         Raises:
-            Refused: an agent has named a topic that does not exist, and that the app, or the cluster, must not make.
-            Stop: likewise of a topic that the program names; or it is spread by another partitioner.
+            Refused: an agent has named a topic that does not exist and cannot be created, because `topic_allow_declare`
+                is off or the cluster refuses it.
+            Stop: the program has named such a topic, or a topic exists with another partitioner.
         """
         if not self._wanted:
             return
@@ -182,14 +192,14 @@ class TopicProvisioner:
             self._refuse(refused, "the name may be one that Kafka does not allow, or too like another")
 
     def _refuse(self, why: dict[str, str], hint: str) -> None:
-        """Agents that send there fail from now on."""
+        """Make each later send of an agent to these topics fail, and raise `Refused`."""
         for name, text in why.items():
             self._wanted.pop(name, None)
             self.refused[name] = BadRecord(text, hint=hint)
         raise Refused({}, list(why), "; ".join(why.values()), news=True)
 
     def _sized(self, admin: Admin, spec: TopicSpec) -> TopicSpec:
-        """A topic for dead letters takes that of the largest record."""
+        """Return the specification of a topic; a dead-letter topic gets room for the largest record of its topic."""
         if spec.name not in self._dead_letter_topics:
             return spec
         most = int(admin.config(self._dead_letter_topics[spec.name])["max.message.bytes"])
@@ -197,13 +207,13 @@ class TopicProvisioner:
 
 
 def _is_of_topic(error: Stop) -> bool:
-    """Whether the cluster does not want a topic, and would another."""
+    """Return whether the cluster refuses this topic but would accept another."""
     cause = kafka_cause(error)
     return cause is not None and is_refusal(cause)
 
 
 def _config_of(topic: DeclaredTopic) -> dict[str, str]:
-    """The configuration with which a topic is created, under Kafka's names."""
+    """Return the configuration with which a topic is created, by Kafka's names."""
     config = {str(k): str(v) for k, v in (topic.config or {}).items()}
     if topic.compacting:
         config["cleanup.policy"] = "compact,delete" if topic.deleting else "compact"

@@ -1,12 +1,13 @@
 """A worker's identity, kept in its data folder.
 
-`group.instance.id` and `transactional.id` come from it. A worker that is killed and started again has its partitions
-and its transactions back in a second instead of a session timeout; one that another has replaced is fenced by it.
+`group.instance.id` and `transactional.id` are derived from it. A worker that is killed and restarted gets its
+partitions and transactions back within a second instead of after a session timeout. A worker that another one has
+replaced is fenced by the new one.
 
-Format: `<data>/identity/<n>.json`, one slot for each process on this folder, locked while the process lives:
-`{"name": "<random>", "host": "<host name>", "inode": <of the file>}`. A crash leaves the file and frees the lock. A
-folder that was copied (other host, or other inode) would make two workers fence each other for ever, so a slot whose
-host or inode is not its own gets a new name.
+Format: `<data>/identity/<n>.json`, one slot for each process that uses the folder, locked while the process lives:
+`{"name": "<random>", "host": "<host name>", "inode": <inode of the file>}`. After a crash the file remains and the lock
+is released. In a copied folder (other host, or other inode) two workers with one name would fence each other forever.
+A slot whose file has another host or inode than it records therefore gets a new name.
 """
 
 from __future__ import annotations
@@ -28,11 +29,17 @@ MAX_SLOTS = 256
 
 
 class Identity:
-    """A locked slot of a data folder; held until `release` or the end of the process.
+    """A locked slot of a data folder, held until `release` or the end of the process.
+
+    Args:
+        data: the data folder.
 
     Attributes:
-        name: what group.instance.id and transactional.id are made of.
+        name: random name from which `group.instance.id` and `transactional.id` are derived.
         slot: number of the slot.
+
+    Raises:
+        Stop: all slots of the folder are locked.
     """
 
     def __init__(self, data: Path) -> None:
@@ -51,7 +58,7 @@ class Identity:
         raise Stop(f"{folder}: all {MAX_SLOTS} identities are taken", hint="give this worker a --datadir of its own")
 
     def release(self) -> None:
-        """Let another process have the slot."""
+        """Release the slot for another process."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -64,7 +71,7 @@ class Identity:
 
 
 def slots(data: Path) -> int:
-    """How many processes a data folder has had at a time."""
+    """Return the largest number of processes that have used a data folder at the same time."""
     return len(list((data / "identity").glob("*.json")))
 
 
@@ -76,7 +83,7 @@ def _read_or_make(fd: int) -> str:
         if noted["host"] == host and noted["inode"] == inode and isinstance(name, str) and name:
             return name
     except (ValueError, KeyError, TypeError, RecursionError):
-        pass  # new, or cut off by a crash while it was written: either way nobody has used the name for a commit
+        pass  # the file is new or was truncated by a crash; in both cases no commit used the name
     name = random_hex(12)
     os.ftruncate(fd, 0)
     os.pwrite(fd, json.dumps({"name": name, "host": host, "inode": inode}).encode(), 0)

@@ -1,9 +1,10 @@
-"""Faust's settings: each is honoured, or refused by name before the worker starts.
+"""Faust's settings: each one is applied, or refused by name before the worker starts.
 
-A setting counts as given where the program (`App(…)`), a configuration source (`config_from_object`), a handler of
-`on_configured`, a later `app.conf.x = …` or the environment names it; the environment wins, as in Faust. Settings of
-Faust's own machinery (its aiokafka clients, its stream buffers, its assignor) have no part here that they could turn. A
-worker that ignored them would run with other limits, another partitioner or without credentials, so it does not start.
+A setting is given if the program (`App(…)`), a configuration source (`config_from_object`), a handler of
+`on_configured`, a later `app.conf.x = …` or the environment sets it. The environment has precedence, as in Faust.
+Settings of Faust components that anabranch replaces (the aiokafka clients, the stream buffers, the assignor) have no
+effect here. A worker that ignored them would run with other limits, with another partitioner or without credentials;
+they are therefore refused.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..engine.settings import EngineSettings
 
 __all__ = ["Settings", "change_settings", "check_names", "check_settings", "client_options", "engine_settings"]
 
-# Names under which Faust 1.x knew settings; it still takes them.
+# Setting names of Faust 1.x, which Faust still accepts.
 _FORMER = frozenset(
     {
         "client_id",
@@ -37,7 +38,7 @@ _FORMER = frozenset(
 )
 _OF_THE_APP = frozenset({"beacon", "config_source", "env", "loop", "settings", "standby_replicas"})
 
-# Classes that make an app exact. Another one in their place would lose that.
+# Classes that exactly-once processing depends on; they cannot be replaced.
 OWN_CLASSES = frozenset({"Agent", "Router", "Stream", "TableManager", "Topic"})
 
 _OWN = "anabranch brings its own"
@@ -129,11 +130,12 @@ _PRODUCER: dict[str, _Change] = {
 
 
 class Settings(FaustSettings):
-    """Faust's settings, which remember what was given and what is a default.
+    """Faust's settings, with a record of which settings were given and which have their defaults.
 
     Attributes:
-        given: names of settings that somebody has chosen, in the program or in the environment.
-        changes: how many were set after the app was configured; what is derived from them is derived anew then.
+        given: names of settings that the program, its configuration or the environment sets.
+        changes: number of changes after the app was configured; values derived from settings are recomputed when it
+            increases.
     """
 
     given: set[str]
@@ -160,11 +162,11 @@ class Settings(FaustSettings):
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Refuse options of `App(…)` that nobody would read.
+    """Refuse options of `App(…)` that have no effect.
 
     Raises:
-        TypeError: a name that no setting has, with the nearest that one has.
-        Usage: a class of anabranch's own is to be replaced.
+        TypeError: no setting has this name; the message suggests the most similar name.
+        Usage: the option would replace one of anabranch's own classes, or is not supported.
     """
     known = Settings.SETTINGS.keys() | _FORMER | _OF_THE_APP
     for name in options:
@@ -180,14 +182,14 @@ def check_names(options: Mapping[str, Any]) -> None:
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse what cannot be honoured, all of it at once.
+    """Refuse all given settings that anabranch cannot apply, in one error.
 
     Raises:
-        Usage: names the settings, and for each what to do instead.
+        Usage: names the settings, with an alternative for each; or a setting has an invalid value.
     """
     asked = sorted(settings.given & _REFUSED.keys())
     if asked:
-        # Written down as it is anyway, a setting changes nothing.
+        # A setting that is given with its default value changes nothing.
         faust = FaustSettings(settings.id, env={})
         asked = [name for name in asked if getattr(settings, name) != getattr(faust, name)]
     if asked:
@@ -207,7 +209,8 @@ def check_settings(settings: Settings) -> None:
 def change_settings(settings: Settings, changes: Mapping[str, Any]) -> None:
     """Change settings after the program has used them, as the command line does.
 
-    Faust warns that values derived from a setting stay as they are; nothing is derived from those changed here.
+    Suppress Faust's warning that values derived from a setting do not change: no values are derived from the settings
+    that are changed here.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AlreadyConfiguredWarning)
@@ -224,7 +227,7 @@ def _changed(settings: Settings, table: Mapping[str, _Change]) -> dict[str, Any]
 
 
 def engine_settings(base: EngineSettings, settings: Settings) -> EngineSettings:
-    """The engine's settings: `base`, changed by what was given in Faust's words."""
+    """Return the engine's settings: `base` with the changes from the given Faust settings."""
     return replace(
         base,
         exactly_once=ProcessingGuarantee(settings.processing_guarantee) == ProcessingGuarantee.EXACTLY_ONCE,
@@ -236,10 +239,10 @@ def engine_settings(base: EngineSettings, settings: Settings) -> EngineSettings:
 
 
 def client_options(settings: Settings) -> MutableMapping[str, str]:
-    """librdkafka's options for the credentials that the program gives, if it does.
+    """Return librdkafka's options for the program's `broker_credentials`; empty if there are none.
 
     Raises:
-        Usage: they are of a kind that librdkafka cannot be given from Python.
+        Usage: the credentials are of a kind that cannot be passed from Python to librdkafka.
     """
     credentials: Any = settings.broker_credentials
     if credentials is None:

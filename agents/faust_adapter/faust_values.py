@@ -1,11 +1,11 @@
-"""Values that Faust may have written, where anabranch reads the same bytes in another way.
+"""Serdes for values that Faust may have written and that anabranch would otherwise read differently.
 
-- Text. `value_type=str` is UTF-8 text here, as for most clients of Kafka; Faust writes and reads a JSON string,
-  `"vv"`. A text in quotes that is a JSON string may be either, so it is refused until the topic says which it is:
-  `value_serializer="json"` (Faust's) or `"raw"` (the quotes are part of the text).
-- Values without a declared type. Faust marks the records of a model with its name, `{"__faust": {"ns": "shop.Order"}}`,
-  and makes an `Order` of them again wherever no type is declared. So does this; a model that the program does not have
-  is an error.
+- Text. With `value_type=str`, anabranch reads and writes UTF-8 text, as most Kafka clients do. Faust reads and writes
+  a JSON string, `"vv"`. A value in quotes that is a valid JSON string is ambiguous. It is refused unless the topic
+  declares its format: `value_serializer="json"` (Faust's) or `"raw"` (the quotes are part of the text).
+- Values without a declared type. Faust marks values of a model with the name of the model,
+  `{"__faust": {"ns": "shop.Order"}}`, and decodes them as an `Order` where no type is declared. anabranch does the
+  same. A model that the program does not define is an error.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class _Untyped(Codec):
     __slots__ = ()
 
     def decode_all(self, encoded: list[bytes]) -> list[Any]:
-        """Many values at once; see `Codec.decode_all`."""
+        """Decode many values at once; see `Codec.decode_all`."""
         values = super().decode_all(encoded)
         return [_model(value) if type(value) is dict and _MARK in value else value for value in values]
 

@@ -1,4 +1,4 @@
-"""What Faust calls a transport: consumer, producer, fetcher and conductor, adapted to the engine."""
+"""Faust's transport: adapters between its consumer, producer, fetcher and conductor and the engine."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ __all__ = ["Conductor", "Producer", "TableManager", "Transport"]
 
 
 class Producer(base.Producer):
-    """Faust's view of producing; records go through the epoch (`Topic.send`), so little is left here."""
+    """Faust's producer interface. Sent records join the epoch (`Topic.send`) and do not pass through it."""
 
     async def on_start(self) -> None:
-        """Nothing to start: the sender starts with its first record."""
+        """Do nothing: the sender starts with its first record."""
 
     async def flush(self) -> None:
-        """Wait for what was sent outside of epochs."""
+        """Wait until the records that were sent outside of epochs are delivered."""
         await runtime_of(self.app).sender.flush()
 
     async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
-        """Create a topic by name, as Faust's own parts ask for it."""
+        """Create a topic by name, at the request of Faust."""
         del options
         await runtime_of(self.app).provisioner.create_topic(topic, partitions, replication)
 
     def key_partition(self, topic: str, key: bytes) -> TP:
-        """Where records with this key lie."""
+        """Return the partition of a topic for a key."""
         app = cast(Any, self.app)
         partitions = app.consumer.topic_partitions(topic) or app.conf.topic_partitions
         return TP(topic, runtime_of(app).partitioner_of(topic, partitions).partition(key))
 
     def supports_headers(self) -> bool:
-        """They are kept."""
+        """Return True: headers are kept."""
         return True
 
 
 class Fetcher(Service):
-    """Faust wants one; the engine fetches by itself."""
+    """A service without function: Faust requires a fetcher, but the engine fetches records itself."""
 
     def __init__(self, app: Any, **kwargs: Any) -> None:
         self.app = app
@@ -53,9 +53,9 @@ class Fetcher(Service):
 
 
 class Conductor(FaustConductor):
-    """Knows which streams read which topic; records do not pass through it."""
+    """Maps topics to the streams that read them; records do not pass through it."""
 
-    # Faust waits 45 s for further changes before it subscribes anew.
+    # Faust waits 45 s for further changes before it subscribes again.
     _resubscribe_sleep_lock_seconds = 0.1
 
     async def _update_indices(self) -> Iterable[str]:
@@ -68,14 +68,18 @@ class Conductor(FaustConductor):
         return list(self._topic_name_index)
 
     def _update_callback_map(self) -> None:
-        """Records go straight to the streams."""
+        """Do nothing: the engine passes records directly to the streams."""
 
 
 class TableManager(FaustTableManager):
-    """The app's tables by name. Restoring and committing them is the engine's."""
+    """The app's tables by name. The engine restores and commits them."""
 
     def add(self, table: Any) -> Any:
-        """Register a table under its name, once."""
+        """Register a table under its name.
+
+        Raises:
+            ValueError: a table with this name exists already.
+        """
         if table.name in self:
             raise ValueError(f"Table with name {table.name!r} already exists")
         self[table.name] = table
@@ -83,21 +87,21 @@ class TableManager(FaustTableManager):
         return table
 
     async def on_start(self) -> None:
-        """Nothing to wait for."""
+        """Mark the tables as registered and finalized."""
         self._tables_finalized.set()
         self._tables_registered.set()
 
     async def on_stop(self) -> None:
-        """Nothing to stop."""
+        """Do nothing: the engine closes the stores."""
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        """The engine's."""
+        """Do nothing: the engine handles revoked partitions."""
 
     async def on_rebalance(self, *args: Any, **kwargs: Any) -> None:
-        """The engine's."""
+        """Do nothing: the engine handles rebalances."""
 
     async def wait_until_recovery_completed(self) -> bool:
-        """Wait for the first partitions, restored; True if the app stopped instead."""
+        """Wait until the first partitions are restored; return True if the app has to stop instead."""
         app = cast(Any, self.app)
         if app.producer_only or app.client_only:
             return False
@@ -107,7 +111,7 @@ class TableManager(FaustTableManager):
 
 
 class Transport(base.Transport):
-    """librdkafka, through confluent-kafka."""
+    """Faust's transport on librdkafka, by confluent-kafka."""
 
     Consumer = cast(Any, Consumer)
     Producer = Producer

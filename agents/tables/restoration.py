@@ -33,7 +33,7 @@ from ...topics.json_value import JsonValue
 from ...topics.partition_reader import Key, stalled
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
-from ..assignment import Assignment
+from ..assigned_partitions import Assignment
 from .changelog_reader import ChangelogReader
 from .global_table import GlobalTable
 from .partition_state import PartitionState

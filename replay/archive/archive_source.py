@@ -14,7 +14,7 @@ from ...topics.errors import Usage
 from ..sources.column_batch import leading_run, unpack_records
 from ..sources.files.file_system import absolute
 from ..sources.format import Format
-from ..sources.formats.lines import BATCH_LINES
+from ..sources.formats.line_buffer import BATCH_LINES
 from ..sources.source import Batch, Part, Source, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord, zero_time_error
 from .archive_check import check_offsets

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.control import carries_control, records_of
+from ...topics.control_records import carries_control, records_of
 from ...topics.errors import Stop, Usage
 from ...topics.garbage_collector import seldom_collected
 from ...topics.partition_reader import Gone, Key, Reader, Run, stalled

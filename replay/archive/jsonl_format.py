@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from ...topics.errors import Usage
-from ..sources.formats.lines import MAX_LINE_BYTES
+from ..sources.formats.line_buffer import MAX_LINE_BYTES
 from .record_columns import Headers, RecordColumns
 
 if TYPE_CHECKING:

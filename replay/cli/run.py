@@ -133,7 +133,7 @@ def run(
     """
     from ..app_loader import declared_cluster
     from ..runs.bounded_run import BoundedRun
-    from ..runs.failed_records import Allowance
+    from ..runs.failure_counts import Allowance
     from ..runs.inputs import parse_inputs
     from .console import counted
     from .run_output import RunView, show_run

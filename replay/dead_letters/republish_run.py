@@ -18,11 +18,11 @@ from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import HashPartitioner
 from ...topics.producer import TransactionalProducer
+from ..replay_transaction import Transaction
 from ..run_state import BROKER_DEFAULT, RunRegistry, RunState
 from ..sources.source import SourcePosition
 from ..sources.source_record import SourceRecord
 from ..target_topic import TargetTopic
-from ..transaction import Transaction
 from .dead_letter_reader import DeadLetter
 
 __all__ = ["RepublishRun", "create_retry_topic"]

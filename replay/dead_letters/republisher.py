@@ -36,7 +36,7 @@ TRANSACTION_LETTERS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Republication:
-    """What re-publishing did, or would do.
+    """The result of re-publishing, or of its dry run.
 
     Attributes:
         sent: records that are re-published now.

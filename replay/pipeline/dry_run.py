@@ -72,7 +72,7 @@ class TimeHistogram:
 
 @dataclass(slots=True)
 class DryRun:
-    """What a replay would send in one round of its loop.
+    """The result of a dry run: the records that a replay would send in one round of its loop.
 
     Attributes:
         records: how many records would be sent.

@@ -18,7 +18,7 @@ from functools import partial
 from ...topics.cleanup import on_failure
 from ...topics.errors import Stop
 from ..replay_report import Counters
-from ..sources.formats.lines import BATCH_LINES
+from ..sources.formats.line_buffer import BATCH_LINES
 from ..sources.source import Batch, Part, Source, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
 from ..time_text import format_duration_ms, format_time

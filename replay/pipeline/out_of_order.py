@@ -29,7 +29,7 @@ _POLICIES: dict[str, _Policy] = {"accept": "accept", "fail": "fail", "sort": "so
 
 @dataclass(frozen=True, slots=True)
 class OutOfOrder:
-    """What is done with a record that is out of order.
+    """The handling of records that are out of order.
 
     Attributes:
         policy: `accept` keeps it right behind the record in front of it, and counts it; `fail` ends the replay; `sort`

@@ -15,7 +15,7 @@ from ...topics.partitioners import HashPartitioner, Partitioner
 from ..module_loader import source_of
 from ..replay_report import Counters
 from ..sources.file_history import is_socket
-from ..sources.formats.lines import BATCH_LINES
+from ..sources.formats.line_buffer import BATCH_LINES
 from ..sources.source import Replayable, Source, SourcePosition
 from .cursor import Open
 from .merge import MergedSource
@@ -32,12 +32,12 @@ Order = Literal["auto", "time", "source"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """What is done with records on their way into the topic. A run has one pipeline; another pipeline is another run.
+    """The steps between the sources of a run and its topic. Changing the pipeline makes it a different run.
 
     Attributes:
         order: `time` merges the parts of a history by event time; `source` reads one after another; `auto` is `time`
             if the records have times.
-        out_of_order: what is done with records that are out of order in their part; needs `time`.
+        out_of_order: the handling of records that are out of order in their part; requires `time`.
         selection: which records are replayed.
         transform: a function that is applied to each record, as `module:function`; see `transform.py`.
         rounds: how often the history is replayed; 0 repeats it without end.

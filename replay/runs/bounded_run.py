@@ -42,7 +42,7 @@ from ..sources.format import OnBadLine
 from ..sources.source import Replayable
 from ..table_reader import TableReader, check_result_path, find_table, write_result
 from .completion import Completion
-from .failed_records import FailedRecords, bad_lines, dead_letters, skipped_records
+from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_records
 from .inputs import Input, declared_types, refuse_unaligned
 from .run_report import RunReport, Timeline, Watcher
 from .worker_pool import WorkerPool

@@ -108,7 +108,7 @@ class Completion:
 
     @property
     def offset_ranges(self) -> dict[_Key, tuple[int, int]]:
-        """What was processed: by topic and partition, the offset of the first record and that after the last."""
+        """The offset ranges that were processed, by topic and partition."""
         return {at: (self._starts.get(at, 0), end) for _, ends in self._processed.values() for at, end in ends.items()}
 
     def processed(self, counts: BackgroundCounts) -> list[TopicProgress]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ...topics import clock
 from ..replay_report import Progress, Report
 from ..table_reader import Snapshot
-from .failed_records import FailedRecords
+from .failure_counts import FailedRecords
 
 __all__ = ["RunReport", "Timeline", "TopicProgress", "Watcher"]
 

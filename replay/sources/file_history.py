@@ -19,7 +19,7 @@ from .files.file_system import absolute, changed_after, fingerprint
 from .format import Format, kind_of
 from .formats.avro_file import open_avro
 from .formats.csv_type_inference import infer_types
-from .formats.lines import BATCH_LINES
+from .formats.line_buffer import BATCH_LINES
 from .formats.parquet_file import open_parquet, parquet_types
 from .socket_source import SocketSource, parse_address
 from .source import Batch, Part, Replayable, Source, SourcePosition

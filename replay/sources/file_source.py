@@ -10,7 +10,7 @@ from .files.file_opening import READ_ERRORS, FileEntry, Opened, open_entry, why
 from .format import Format, kind_of
 from .formats.csv_parser import CsvParser, read_header
 from .formats.json_lines import JsonColumns, JsonLinesParser
-from .formats.lines import (
+from .formats.line_buffer import (
     BATCH_LINES,
     BLOCK_BYTES,
     MAX_LINE_BYTES,

@@ -22,7 +22,7 @@ from .format import LINE_KINDS, Format, Kind
 from .formats.csv_parser import CsvParser
 from .formats.csv_type_inference import infer_row_types
 from .formats.json_lines import JsonLinesParser
-from .formats.lines import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
+from .formats.line_buffer import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
 from .formats.text_lines import TextParser
 from .socket_spool import Spool
 from .source import Batch, SourcePosition

@@ -19,14 +19,14 @@ import msgspec
 from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.control import carries_control, records_of
+from ...topics.control_records import carries_control, records_of
 from ...topics.errors import Usage
 from ...topics.headers import copied_headers
 from ...topics.message import Message
 from ...topics.partition_reader import Reader, stalled
 from .column_batch import leading_run, unpack_records
 from .format import Format
-from .formats.lines import BATCH_LINES
+from .formats.line_buffer import BATCH_LINES
 from .offset_range import OffsetBound, OffsetRange, resolve_offset_range
 from .source import Batch, Part, Source, SourcePosition
 from .source_record import BadLine, SourceRecord, zero_time_error

@@ -52,7 +52,7 @@ _MAX_AGE_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class RestoreStep:
-    """What is done to one table, and why."""
+    """The action of a restore for one table, and the reason for it."""
 
     table: Table
     backup: BackupTable
@@ -63,7 +63,7 @@ class RestoreStep:
 def plan_restore(
     app: App, backup: Backup, names: Iterable[str], *, overwrite: bool, other_app: bool
 ) -> list[RestoreStep]:
-    """Partitioner what restoring does to each table; changes nothing (blocking).
+    """Plan the action of a restore for each table; change nothing (blocking).
 
     Args:
         names: of tables; none selects all tables of the backup.

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.control import carries_control, records_of
+from ...topics.control_records import carries_control, records_of
 from ...topics.errors import BadRecord, Usage
 from ...topics.headers import copied_headers
 from ...topics.message import Message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from anabranch.topics.control import CONTROL_KEY, ControlRecord
+from anabranch.topics.control_records import CONTROL_KEY, ControlRecord
 from anabranch.topics.headers import CONTROL_HEADER
 
 CONTROL = ControlRecord("mark", {"t": {"orders:0": 5}})

@@ -9,7 +9,7 @@ import argparse
 import time
 from pathlib import Path
 
-from anabranch.agents.assignment import Assignment
+from anabranch.agents.assigned_partitions import Assignment
 from anabranch.agents.engine.group_consumer import GroupConsumer
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.topics.cluster import Cluster

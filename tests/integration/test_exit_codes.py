@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.replay.runs.failed_records import Allowance
+from anabranch.replay.runs.failure_counts import Allowance
 from anabranch.topics.errors import Usage
 
 # `lax` skips 10, `strict` writes a letter of 100; both take the others.

@@ -15,7 +15,7 @@ from anabranch.replay.verify.comparison import verify
 from anabranch.replay.verify.comparison_side import find_side
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.control import CONTROL_KEY, ControlRecord
+from anabranch.topics.control_records import CONTROL_KEY, ControlRecord
 from confluent_kafka import Message
 
 END = ControlRecord("end")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format, kind_of
-from anabranch.replay.sources.formats.lines import LineBuffer
+from anabranch.replay.sources.formats.line_buffer import LineBuffer
 from anabranch.replay.sources.time_parser import TimeParser, parse_time_ms
 from anabranch.topics.errors import Stop
 from files import plain, read, read_file, refusal, values

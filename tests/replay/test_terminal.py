@@ -16,17 +16,7 @@ from typing import Any
 import anabranch
 import pytest
 from anabranch.agents.app import App
-from anabranch.replay.cli import (
-    console,
-    dlq,
-    logs,
-    replay_plot,
-    restore_bar,
-    run_output,
-    runs,
-    table_grid,
-    verify,
-)
+from anabranch.replay.cli import console, dlq, logs, replay_plot, restore_bar, run_output, runs, table_grid, verify
 from anabranch.replay.cli import replay_output as show_replay
 from anabranch.replay.cli.console import ProgressView, Screen, write_json
 from anabranch.replay.cluster_choice import known_servers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.topics.control import CONTROL_KEY, ControlRecord, carries_control, decode, is_control, records_of
+from anabranch.topics.control_records import CONTROL_KEY, ControlRecord, carries_control, decode, is_control, records_of
 from anabranch.topics.dead_letter import dead_letter
 from anabranch.topics.errors import BadRecord
 from anabranch.topics.headers import CONTROL_HEADER, copied_headers, without_control

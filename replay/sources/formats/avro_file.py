@@ -27,7 +27,7 @@ from ..format import Format
 from ..source import SourcePosition
 from ..source_record import NO_LIMIT, SourceRecord, check_sizes
 from .avro_container import Block, Container, number_bytes
-from .lines import BATCH_LINES
+from .line_buffer import BATCH_LINES
 from .row_file import RowFile, Rows
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord
 from .csv_types import CsvKind, convert_cells, with_nulls
-from .lines import MAX_LINE_BYTES, NO_FIELDS, Block, Parsed, count_byte, decode_lines, is_utf8
+from .line_buffer import MAX_LINE_BYTES, NO_FIELDS, Block, Parsed, count_byte, decode_lines, is_utf8
 
 if TYPE_CHECKING:
     import numpy

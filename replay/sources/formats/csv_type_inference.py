@@ -10,7 +10,7 @@ from ..format import Format, kind_of
 from ..source_record import BadLine
 from .csv_parser import read_header, read_rows
 from .csv_types import infer_type, widest
-from .lines import LineBuffer, LineTooLong, is_utf8
+from .line_buffer import LineBuffer, LineTooLong, is_utf8
 
 __all__ = ["infer_row_types", "infer_types"]
 

@@ -21,7 +21,7 @@ from ..column_mapping import parse_times
 from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord, check_sizes
-from .lines import NO_FIELDS, Block, Parsed, check_text, decode_lines
+from .line_buffer import NO_FIELDS, Block, Parsed, check_text, decode_lines
 
 if TYPE_CHECKING:
     import polars

@@ -15,7 +15,7 @@ from ..format import Format, kind_of
 from ..source import SourcePosition
 from ..source_record import NO_LIMIT
 from .arrow_json import common_type
-from .lines import BATCH_LINES
+from .line_buffer import BATCH_LINES
 from .row_file import RowFile, Rows, RowTable, json_types
 
 if TYPE_CHECKING:

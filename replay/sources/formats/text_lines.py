@@ -10,7 +10,7 @@ from ....topics.packed import arrow
 from ..column_batch import TEXT, ColumnBatch
 from ..format import RAW_BYTES, Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord, check_sizes
-from .lines import Block, Parsed, check_text, decode_lines
+from .line_buffer import Block, Parsed, check_text, decode_lines
 
 if TYPE_CHECKING:
     import numpy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from anabranch.agents.assignment import Assignment
+from anabranch.agents.assigned_partitions import Assignment
 from anabranch.agents.engine.committed_offsets import MAX_METADATA_BYTES, offsets_to_commit, read_agent_offsets
 from anabranch.topics.errors import Stop
 from anabranch.topics.topic_partition import TopicPartition

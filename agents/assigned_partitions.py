@@ -1,4 +1,4 @@
-"""The partitions that a rebalance has given to this worker, and where each of them begins."""
+"""The partitions that a rebalance has assigned to this worker, and their start offsets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["Assignment"]
 
 @dataclass(slots=True)
 class Assignment:
-    """Partitions that have come to this worker.
+    """Partitions that are assigned to this worker and not active yet.
 
     Attributes:
-        starts: partition -> offset of the next record to handle.
-        agent_offsets: (partition, agent) -> its own next offset, where it is further.
-        uncommitted: partitions without a committed offset; they start where the topic begins.
-        active_numbers: numbers of partitions that this worker has, restored, of other topics.
-        ids: topic -> its id, asked for before its offsets were read.
-        recreated: topics that were deleted and made anew since this worker has read them.
-        began_s: when the rebalance began that brought them, on the monotonic clock.
+        starts: partition -> offset of the next record to process.
+        agent_offsets: (partition, agent) -> the agent's own next offset, if it is ahead of the partition's.
+        uncommitted: partitions without a committed offset; they start at the beginning of the topic.
+        active_numbers: numbers of the partitions, of any topic, that are already active on this worker.
+        ids: topic -> its id, which was requested before the offsets of the topic were read.
+        recreated: topics that were deleted and recreated since this worker read them.
+        began_s: time at which the rebalance began, in seconds on the monotonic clock.
     """
 
     starts: dict[TopicPartition, int] = field(default_factory=dict[TopicPartition, int])
@@ -33,7 +33,7 @@ class Assignment:
     began_s: float = 0.0
 
     def add(self, other: Assignment) -> None:
-        """These have come, too."""
+        """Add the partitions of another assignment; they replace partitions that are already in this one."""
         self.drop(set(other.starts))
         self.starts |= other.starts
         self.agent_offsets |= other.agent_offsets
@@ -43,7 +43,7 @@ class Assignment:
         self.recreated |= other.recreated
 
     def take(self, numbers: set[int]) -> Assignment:
-        """Take out the partitions of these numbers, of all topics."""
+        """Remove the partitions with these numbers, of all topics, and return them as an assignment."""
         taken = Assignment(
             {at: start for at, start in self.starts.items() if at.partition in numbers},
             {who: offset for who, offset in self.agent_offsets.items() if who[0].partition in numbers},
@@ -56,17 +56,17 @@ class Assignment:
         return taken
 
     def drop(self, gone: set[TopicPartition]) -> None:
-        """These have gone again."""
+        """Remove partitions, such as those that were revoked."""
         self.starts = {at: start for at, start in self.starts.items() if at not in gone}
         self.agent_offsets = {who: offset for who, offset in self.agent_offsets.items() if who[0] not in gone}
         self.uncommitted = [at for at in self.uncommitted if at not in gone]
 
     def place(self, starts: Mapping[TopicPartition, int]) -> None:
-        """It is certain where these begin, of those that are still here."""
+        """Set the start offsets of partitions; partitions that are no longer in this assignment are ignored."""
         self.starts |= {at: start for at, start in starts.items() if at in self.starts}
         self.uncommitted = [at for at in self.uncommitted if at not in starts]
 
     def committed_beside(self, at: TopicPartition) -> bool:
-        """Whether some topic's partition of the same number has a committed offset."""
+        """Return whether a partition of the same number, of any topic, is active or has a committed offset."""
         committed = (other.partition for other in self.starts if other not in self.uncommitted)
         return at.partition in self.active_numbers or at.partition in committed

@@ -1,14 +1,14 @@
-"""Handles a record that makes its agent fail.
+"""Handles records that make their agent fail.
 
-The first failure in an epoch rolls the epoch back; its records come again one by one, each after a savepoint
-(*isolating*), so that exactly the failing record is found. From then on a failure rolls back that record alone, unless
-its agent was suspended in the middle of it, when others may have built on its work; then the epoch is rolled back
-again, and the record is known as poisoned when it comes by. Either way its agent's failure policy applies, and
-isolating ends with the first epoch without a failure.
+The first failure in an epoch rolls back the epoch. Its records are then processed one at a time, each after a savepoint
+(*isolating*), so that exactly the failing record is found. From then on, a failure rolls back only its own record.
+There is one exception: if the agent was suspended while it processed the record, other agents may have built on its
+work. Then the epoch is rolled back again, and the record is marked as poisoned for its next delivery. In both cases the
+failure policy of the agent applies. Isolating ends with the first epoch without a failure.
 
-Where the policy is to retry, the record's partition waits in the agent's `RecordQueue` until the record is due, and no
-agent works on it meanwhile: commits take the records before it, a revoke gives the partition away, and a worker ends
-without waiting for it.
+If the policy is to retry, the record's partition waits in the `RecordQueue` of the agent until the record is due. No
+agent processes the record in the meantime: commits include the records before it, a revoke gives the partition away,
+and a worker stops without waiting for it.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _KEEP_S = 10.0
 
 
 class Failures:
-    """Policies, savepoints, and the undoing of one record.
+    """Failure policies, savepoints, and the rollback of single records.
 
     Attributes:
-        rules: of topics that have refused records lately; what is sent to them is looked at first.
-        singly: those whose rules did not explain it.
+        rules: topic -> its rules, of topics that refused records recently; outputs are checked against them first.
+        singly: topics that refused records for a reason that their rules do not explain.
     """
 
     def __init__(self, host: Host, outbox: Outbox, retries: RetryTopics) -> None:
@@ -60,16 +60,16 @@ class Failures:
     def apply_policy(
         self, stream: RecordFeed, message: Any, error: BaseException, reason: str, records: int = 1
     ) -> None:
-        """A record goes to the policy of its agent.
+        """Apply the failure policy of its agent to a failed record.
 
         Args:
-            records: how many it stands for.
+            records: number of records that the message stands for.
 
         Raises:
-            Stop: the policy is `fail`.
+            Stop: the policy is `fail`, or the dead-letter topic does not accept the dead letter.
         """
         policy = getattr(self._host.agents.get(stream.name), "on_failure", "dead_letter")
-        origin, headers = self._retries.origin(message)  # where it was first, if it failed before
+        origin, headers = self._retries.origin(message)  # `origin`: its first position, if it failed before
         origin = origin or Origin(message.topic(), message.partition(), message.offset(), getattr(message, "row", None))
         source, row = str(origin), origin.row
         text = described(error)
@@ -110,7 +110,7 @@ class Failures:
         rules = self.rules.get(letter.topic)
         unsent = timestamp_ms in (0, NO_TIME_MS) or timestamp_ms > now_ms
         if unsent or (rules is not None and not rules.takes_time(timestamp_ms, now_ms)):
-            timestamp_ms = None  # a time that every topic takes; the record's own is in the headers
+            timestamp_ms = None  # now, which every topic accepts; the headers hold the record's own
         output = Output(letter.topic, letter.value, letter.key, -1, timestamp_ms, letter.headers)
         why = rules.broken_by(output, now_ms) if rules is not None else None
         if why is not None:
@@ -121,7 +121,7 @@ class Failures:
         logger.warning("dead letter %s → %s (agent %s): %s", source, letter.topic, stream.name, text, extra=fields)
 
     def _skip(self, agent: str, topic: str, error: str) -> None:
-        """Count a record that is given up without a letter; a bounded run keeps the count in Kafka."""
+        """Count a record that is skipped without a dead letter; a bounded run also notes it in a topic."""
         self._outbox.skipped += 1
         if self._host.run_id:
             name = skipped_topic(self._host.conf.id)
@@ -129,16 +129,19 @@ class Failures:
             facts = {"agent": agent, "topic": topic, "error": error[:_MAX_SKIP_CHARACTERS]}
             self._outbox.add(Output(name, msgspec.json.encode(facts), None, 0, None, None))
 
-    # Refusals of topics: see `refused.py` -----------------------------------------------------------------------------
+    # Records that topics refuse: see `rejected_records.py` ------------------------------------------------------------
 
     def refused(self, error: Refused, outside: list[Output]) -> bool:
-        """Topics have refused records of the epoch. Whether doing it again will find out more.
+        """Handle a refusal of records of the epoch.
 
         Args:
-            outside: what nobody's record has sent; what is refused of it is taken out.
+            outside: outputs that no record has sent; a refused one is replaced by its dead letter.
+
+        Returns:
+            Whether reprocessing the epoch will give new information.
 
         Raises:
-            Stop: a dead letter is refused.
+            Stop: a dead letter was refused.
         """
         fresh = {topic: rules for topic, rules in error.rules.items() if self.rules.get(topic) != rules}
         self.rules |= fresh
@@ -160,7 +163,17 @@ class Failures:
         return news
 
     def _blame(self, place: int, why: BadRecord, outside: list[Output]) -> bool:
-        """An output is refused, known by its place among those of the epoch."""
+        """Mark the record that sent a refused output as poisoned.
+
+        Args:
+            place: index of the output among those of the epoch; an output of no record becomes a dead letter instead.
+
+        Returns:
+            Whether the sender of the output is known.
+
+        Raises:
+            Stop: the output is a dead letter.
+        """
         inside = len(self._outbox)
         if place >= inside:
             self._refuse_outside(outside, outside[place - inside], why)
@@ -177,7 +190,7 @@ class Failures:
         return Stop(f"the dead letter of {source} does not fit: {why}")
 
     def _refuse_outside(self, outside: list[Output], output: Output, why: BadRecord) -> None:
-        """What a timer, a task or a web view has sent becomes a dead letter of the topic that it was for."""
+        """Replace a refused output of a timer, a task or a web view by a dead letter of the topic it was sent to."""
         outside[:] = [other for other in outside if other is not output]
         letter = dead_letter(
             topic=output.topic,
@@ -192,15 +205,19 @@ class Failures:
         )
         logger.error("dead letter → %s (sent by no agent): %s", letter.topic, described(why))
         if output.topic.endswith(SUFFIX) or output.topic in self._host.provisioner.refused:
-            self._outbox.skipped += 1  # nowhere to put it: the log has it
+            self._outbox.skipped += 1  # no topic can take it: only the log has it
             return
         self._host.provisioner.add_dead_letter_topic(letter.topic, output.topic)
         outside.append(Output(letter.topic, letter.value, letter.key, -1, None, letter.headers))
 
     def check(self, output: Output, *, isolating: bool) -> None:
-        """Raise BadRecord if a topic that has refused records does not take this one.
+        """Check an output against the rules of its topic, if the topic has refused records.
 
-        Sizes count only where records go one by one because one was too large: what is compressed well fits.
+        Sizes are checked only while isolating, after a record was too large: a record that compresses well fits even if
+        its uncompressed size is above the limit.
+
+        Raises:
+            BadRecord: the topic does not accept the output.
         """
         rules = self.rules.get(output.topic)
         why = rules.broken_by(output, _now_ms(), sizes=isolating) if rules is not None else None
@@ -208,9 +225,10 @@ class Failures:
             raise why
 
     def forget_rules(self) -> None:
-        """An epoch is committed: rules are kept for a while, because what has broken one is seldom alone.
+        """Discard the rules `_KEEP_S` seconds after the last refusal; called after each commit.
 
-        Not for long: whoever changes a topic's configuration expects that to count.
+        Rules are kept for this time because a rule is seldom broken by one record only. They are not kept for longer
+        because an operator who changes the configuration of a topic expects the change to take effect.
         """
         if (self.rules or self._host.provisioner.refused) and clock.now_s() - self._learnt_s > _KEEP_S:
             self.rules.clear()
@@ -218,17 +236,17 @@ class Failures:
             self._host.provisioner.refused.clear()
 
     def own(self, stream: RecordFeed, message: Any) -> None:
-        """The output that was added last is of this record, which goes alone."""
+        """Note that this record, which is processed alone, has sent the output that was added last."""
         which = position_of(TopicPartition(message.topic(), message.partition()), message)
         self._outbox.owners[len(self._outbox.outputs) - 1] = stream, which
 
     def savepoint(self, runner: Runner | None) -> None:
-        """What follows can be undone without touching what was before.
+        """Take a savepoint, so that later changes can be rolled back without affecting earlier ones.
 
         Raises:
-            BadRecord: what the record before wrote cannot be encoded, or is too large for its changelog.
+            BadRecord: a table change of the record before cannot be encoded, or its changelog does not accept it.
         """
-        # All or none: a table that refuses must not find that another one has moved on.
+        # Check all tables before any savepoint: if one table refuses, no other may have a new savepoint.
         for table in self._host.tables:
             table.check()
             rules = self.rules.get(table.changelog_name)
@@ -241,10 +259,13 @@ class Failures:
         self._savepoint = (id(runner), runner.steps if runner else 0, len(self._outbox.outputs))
 
     def roll_back_record(self, runner: Runner, error: BaseException) -> bool:
-        """An agent raised: undo its record, if that alone can be undone. False: the epoch has to be dropped.
+        """Roll back the record of an agent that raised, if it can be rolled back alone.
+
+        Returns:
+            True: the record is rolled back, or its value came through memory. False: the epoch has to be dropped.
 
         Raises:
-            Stop: the agent failed outside of a record, or on purpose.
+            Stop: the agent failed outside of a record, or raised Stop itself.
         """
         if isinstance(error, Stop):
             raise error
@@ -255,7 +276,7 @@ class Failures:
         message = stream.message if stream is not None else None
         if stream is not None and message is None and isinstance(error, asyncio.CancelledError):
             logger.warning("agent %s was cancelled between two records, and is started anew", runner.name)
-            stream.queue.isolating = True  # if a record has done it, it is found out at its end: see `savepoint`
+            stream.queue.isolating = True  # finds a record that caused it: see `AgentContext.savepoint`
             return False
         if stream is None or message is None:
             logger.error("agent %s failed outside of a record", runner.name, exc_info=error)
@@ -266,7 +287,7 @@ class Failures:
         logger.debug("agent %s failed", runner.name, exc_info=error)
         queue = stream.queue
         at, offset = TopicPartition(message.topic(), message.partition()), message.offset()
-        # Of several records at a time it is not known yet which one it was.
+        # If the agent takes several records at a time, the failing one is not known yet.
         alone = not stream.grouped or (queue.isolating and queue.held_back.get(at, offset) == offset)
         if alone:
             self._count(stream, position_of(at, message), error)
@@ -277,7 +298,7 @@ class Failures:
         if owner != id(runner) or steps != runner.steps or not stream.running or not alone:
             return False
         if hasattr(message, "row") and position_of(at, message) in queue.retry_at_s:
-            return False  # all of its batch waits, so the rows before it are to be undone as well
+            return False  # its whole batch waits, so the rows before it are rolled back as well
         for table in self._host.tables:
             table.discard_writes()
         runner.handed.clear()
@@ -287,7 +308,7 @@ class Failures:
         return True
 
     def _count(self, stream: RecordFeed, which: RecordPosition, error: BaseException) -> None:
-        """One more failure of a record: it is tried again later, or goes to the policy when it comes by."""
+        """Count a failure of a record; schedule a retry, or mark the record as poisoned for its next delivery."""
         queue = stream.queue
         failures = queue.failures[which] = queue.failures.get(which, 0) + 1
         retry = getattr(self._host.agents.get(stream.name), "retry", None)
@@ -308,7 +329,11 @@ class Failures:
             queue.poisoned[which] = error
 
     def _fail_in_memory(self, runner: Runner, error: BaseException) -> None:
-        """What came through memory cannot come again, so there is nothing to undo or to keep."""
+        """Apply the failure policy to a value from memory: it cannot be redelivered, so nothing is rolled back or kept.
+
+        Raises:
+            Stop: the policy is `fail`.
+        """
         policy = getattr(self._host.agents.get(runner.source.name), "on_failure", "skip")
         if policy == "fail":
             raise Stop(

@@ -44,7 +44,7 @@ M = TypeVar("M", bound=Message)
 
 
 class ControlRecord(NamedTuple):
-    """What a control record says.
+    """The kind and value of a control record.
 
     >>> record = ControlRecord("end", {"orders:0": None})
     >>> record.headers(), ControlRecord.parsed(b"end", record.encoded()) == record
