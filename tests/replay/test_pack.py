@@ -313,7 +313,7 @@ def test_what_is_written_lies_within_what_readers_take(
     broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: Patch, line: dict[str, Any], rows: int
 ) -> None:
     readers = PackedLimits(size_bytes=200_000)
-    monkeypatch.setattr(packing, "_READERS", readers)
+    monkeypatch.setattr(packing, "_READER_LIMITS", readers)
     # Many rows that compress to little.
     path, topic = tmp_path / "in.jsonl", fresh("packed")
     path.write_bytes((msgspec.json.encode({**line, "text": "a" * 500}) + b"\n") * rows)
