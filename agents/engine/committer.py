@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ...topics import client_watchdog, clock
 from ...topics.cluster import Cluster
@@ -197,6 +197,9 @@ class AtLeastOnce:
                 error = kafka_error(exc)
                 if is_lost(error):
                     raise Aborted(f"commit offsets: {error.str()}", lost=True) from exc
+                if error.code() == KafkaError._FATAL:  # pyright: ignore[reportPrivateUsage]
+                    # A broker that restarts may fence a member that still owns its identity; only a new client helps.
+                    raise Hung(f"the consumer is finished: {error.str()}") from exc
                 waited_s = clock.now_s() - began_s
                 if not (passes(error) or is_unreachable(error)) or waited_s > _UNDELIVERED_S:
                     raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc

@@ -73,4 +73,4 @@ def test_a_dead_letter_says_only_what_is_known() -> None:
 
 
 def test_a_bad_line_knows_where_it_stood() -> None:
-    assert BadLine("a.txt", 7, "why", b"x").where == "a.txt:7"
+    assert BadLine("a.txt", 7, "why", b"x").position == "a.txt:7"
