@@ -8,7 +8,6 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, cast, overload
 
 import faust
-import msgspec
 from faust.types import TP
 from faust.types.tuples import RecordMetadata
 from typing_extensions import TypeVar
@@ -18,7 +17,7 @@ from ..topics.keys import plain, record_key
 from ..topics.output import Output
 from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
-from ..topics.serde import Codec, codec, key_codec
+from ..topics.serde import Codec, codec, decode_json_text, key_codec
 from .engine.outbox import sendable
 from .engine.packed_rows import Rows
 from .faust_adapter.faust_values import UNMARKED_TEXT, UNTYPED
@@ -43,8 +42,6 @@ K = TypeVar("K", default=Any)
 V = TypeVar("V", default=Any)
 T = TypeVar("T")
 K2 = TypeVar("K2")
-
-_json_text = msgspec.json.Decoder(str).decode
 
 
 class Sent:
@@ -144,7 +141,7 @@ class Topic(faust.Topic, Generic[K, V]):
 
     def _loads(self, data: bytes) -> Any:
         if self.value_type is str and self._serializer == "json":
-            return _json_text(data)  # Faust takes a number for text here
+            return decode_json_text(data)  # Faust takes a number for text here
         return self.app.serializers.loads_value(cast(Any, self.value_type), data, serializer=self._serializer)
 
     @property

@@ -35,7 +35,7 @@ from .equality import identical, identical_json, plainly_exact, same_value
 from .errors import BadRecord, Usage
 from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
-__all__ = ["Codec", "codec", "key_codec", "set_codec", "value_codec"]
+__all__ = ["Codec", "codec", "decode_json_text", "key_codec", "set_codec", "value_codec"]
 
 Decode = Callable[[bytes], Any]
 Encode = Callable[[Any], bytes]
@@ -295,9 +295,8 @@ def _encode_json_text(value: object) -> bytes:
 
 
 # Text in tables is JSON, as in Faust's changelogs, whether a type is declared or not.
-_JSON_TEXT = Codec(
-    "text", msgspec.json.Decoder(str).decode, _encode_json_text, trusted=frozenset({str}), fast=_json_encoder.encode
-)
+decode_json_text = msgspec.json.Decoder(str).decode
+_JSON_TEXT = Codec("text", decode_json_text, _encode_json_text, trusted=frozenset({str}), fast=_json_encoder.encode)
 
 
 def value_codec(table: str, declared: object, default: Callable[[], object] | None) -> Codec:

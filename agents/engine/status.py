@@ -20,7 +20,6 @@ class EngineStatus:
 
     Attributes:
         settings: the engine's settings.
-        partition_counts: topic -> number of its partitions, as last seen.
     """
 
     def __init__(self, settings: EngineSettings, loop: EngineLoop, context: AgentContext, rebalance: Rebalance) -> None:

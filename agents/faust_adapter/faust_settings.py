@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from faust.auth import SASLCredentials
@@ -21,6 +20,7 @@ from faust.types.enums import ProcessingGuarantee
 from faust.types.settings import Settings as FaustSettings
 
 from ...topics.errors import Usage
+from ..declarations import nearest
 from ..engine.settings import EngineSettings
 
 __all__ = ["Settings", "change_settings", "check_names", "check_settings", "client_options", "engine_settings"]
@@ -175,10 +175,8 @@ def check_names(options: Mapping[str, Any]) -> None:
         if name == "monitor":
             raise Usage("App: monitor=… is not supported", hint=_SENSORS)
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            raise TypeError(
-                f"App() got an unexpected keyword argument {name!r}" + (f": do you mean {near[0]!r}?" if near else "")
-            )
+            near = nearest(name, known)
+            raise TypeError(f"App() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))
 
 
 def check_settings(settings: Settings) -> None:

@@ -16,19 +16,18 @@ import msgspec
 from faust.models.base import registry
 
 from ...topics.errors import BadRecord
-from ...topics.serde import Codec, codec
+from ...topics.serde import Codec, codec, decode_json_text
 
 __all__ = ["UNMARKED_TEXT", "UNTYPED"]
 
 _MARK = "__faust"
 _TEXT, _JSON = codec(str), codec(None)
 _decode_json = _JSON.decode
-_json_text = msgspec.json.Decoder(str).decode
 
 
 def _check_text(data: bytes) -> None:
     try:
-        _json_text(data)
+        decode_json_text(data)
     except msgspec.DecodeError:
         return
     raise BadRecord(

@@ -25,6 +25,7 @@ __all__ = [
     "CommandWithPack",
     "FormatOptions",
     "app_name",
+    "bad_line_option",
     "choose_cluster",
     "cluster_options",
     "format_options",
@@ -53,6 +54,17 @@ def cluster_options(command: CommandFunction) -> CommandFunction:
         metavar="HOST:PORT",
         help="Kafka cluster.  [default: $KAFKA_BOOTSTRAP_SERVERS, the app's broker, or an embedded broker]",
     )(command)
+
+
+def bad_line_option(description: str) -> Callable[[CommandFunction], CommandFunction]:
+    """Return a decorator that adds `--on-bad-line` to a command."""
+    return click.option(
+        "--on-bad-line",
+        type=click.Choice(["fail", "skip", "dead-letter"]),
+        default="fail",
+        show_default=True,
+        help=description,
+    )
 
 
 class FormatOptions(TypedDict):

@@ -12,6 +12,7 @@ from .. import signals
 from .common_options import (
     LEVELS,
     CommandWithPack,
+    bad_line_option,
     choose_cluster,
     cluster_options,
     format_options,
@@ -23,6 +24,7 @@ from .pipeline_options import RecordOptions, pace_of, pipeline_of, pipeline_opti
 
 if TYPE_CHECKING:
     from ..pipeline.packing import Compression
+    from ..sources.format import OnBadLine
 
 __all__ = ["replay"]
 
@@ -50,13 +52,7 @@ __all__ = ["replay"]
     help="Draw records by event time and partition; reads the sources a second time.",
 )
 @click.option("--run-id", help="Id of the run.  [default: derived from sources, options and topic]")
-@click.option(
-    "--on-bad-line",
-    type=click.Choice(["fail", "skip", "dead-letter"]),
-    default="fail",
-    show_default=True,
-    help="What to do with a line or row that is not a record.",
-)
+@bad_line_option("What to do with a line or row that is not a record.")
 @click.option("--follow", is_flag=True, help="Socket: reconnect when it closes. Topic: keep reading at its end.")
 @click.option(
     "--spool", metavar="FILE", help="Socket: write received lines to FILE first, so that a crash loses nothing."
@@ -88,7 +84,7 @@ def replay(
     dry_run: bool,
     plot: Path | None,
     run_id: str | None,
-    on_bad_line: str,
+    on_bad_line: OnBadLine,
     follow: bool,
     spool: str | None,
     begin: str | None,
@@ -167,7 +163,7 @@ def replay(
             partitioner=RangePartitioner.parsed(partitioner) if partitioner else None,
             packed=pack is not None,
             plot=plot,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
+            on_bad_line=on_bad_line,
             value_type=value_type_of(context.obj, topic) if context.obj else None,
         )
         return
@@ -183,7 +179,7 @@ def replay(
             run_id=run_id,
             partitions=partitions,
             partitioner=RangePartitioner.parsed(partitioner) if partitioner else None,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
+            on_bad_line=on_bad_line,
             pack=pack,
             value_type=value_type,
         )

@@ -13,6 +13,7 @@ from .common_options import (
     LEVELS,
     CommandWithPack,
     app_name,
+    bad_line_option,
     choose_cluster,
     cluster_options,
     format_options,
@@ -23,6 +24,7 @@ from .pipeline_options import RecordOptions, pace_of, pipeline_of, pipeline_opti
 
 if TYPE_CHECKING:
     from ..pipeline.packing import Compression
+    from ..sources.format import OnBadLine
 
 __all__ = ["FAILED", "run"]
 
@@ -69,13 +71,7 @@ FAILED = 3
 @click.option(
     "--into-live", is_flag=True, help="Add the history to the app's live topics and tables; cannot be undone."
 )
-@click.option(
-    "--on-bad-line",
-    type=click.Choice(["fail", "skip", "dead-letter"]),
-    default="fail",
-    show_default=True,
-    help="What to do with a line or row that is not a record.",
-)
+@bad_line_option("What to do with a line or row that is not a record.")
 @click.option(
     "--allow-failures",
     "allowed",
@@ -104,7 +100,7 @@ def run(
     run_id: str | None,
     processes: int,
     into_live: bool,
-    on_bad_line: str,
+    on_bad_line: OnBadLine,
     allowed: str,
     loglevel: str,
     pack: Compression | None,
@@ -161,7 +157,7 @@ def run(
             run_id=run_id,
             processes=processes,
             into_live=into_live,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
+            on_bad_line=on_bad_line,
             pack=pack,
             watcher=view,
         )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from .. import signals
-from .common_options import LEVELS, choose_cluster, cluster_options
+from .common_options import LEVELS, bad_line_option, choose_cluster, cluster_options
 from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from ..sources.format import OnBadLine
 
 __all__ = ["unpack"]
 
@@ -21,20 +26,14 @@ __all__ = ["unpack"]
     help="Target topic; created with as many partitions as TOPIC if it does not exist.",
 )
 @click.option("--run-id", help="Id of the run.  [default: derived from the two topics]")
-@click.option(
-    "--on-bad-line",
-    type=click.Choice(["fail", "skip", "dead-letter"]),
-    default="fail",
-    show_default=True,
-    help="What to do with a packed batch that is damaged or too large.",
-)
+@bad_line_option("What to do with a packed batch that is damaged or too large.")
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @cluster_options
 def unpack(
     topic: str,
     target: str,
     run_id: str | None,
-    on_bad_line: str,
+    on_bad_line: OnBadLine,
     loglevel: str,
     bootstrap_server: str | None,
     options: tuple[str, ...],
@@ -68,7 +67,7 @@ def unpack(
             .of([topic.removeprefix(SCHEME)])
             .get(topic.removeprefix(SCHEME)),
             run_id=run_id,
-            on_bad_line=on_bad_line,  # pyright: ignore[reportArgumentType] (click has validated it)
+            on_bad_line=on_bad_line,
         )
         signals.call_on_signal(player.stop)
         report = player.play(lambda progress: view.replaying(f"unpack → {target}", progress))

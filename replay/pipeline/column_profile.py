@@ -1,6 +1,6 @@
 """The columns of a history's records: nulls, minimum, maximum, and values that the type of the topic refuses.
 
-A profile examines the first records only, because decoding every record would cost a replay more than half of its rate.
+A profile examines the first records only, because it decodes every record that it examines.
 `Profile.scope` says how many, and every report prints it beside the figures.
 """
 

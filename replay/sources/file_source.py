@@ -144,13 +144,13 @@ class FileSource:
         fields, most = self._entry.fields, self._max_record_bytes
         if kind == "text":
             plain = TextParser(self._name, format, max_bytes=most)
-            return BlockParser(plain, TextColumns(format, most)) if self._columnar else plain
+            return BlockParser.of_columns(TextColumns(format, most), plain) if self._columnar else plain
         if kind == "jsonl":
             plain = JsonLinesParser(self._name, format, fields=fields, max_bytes=most)
             mapping = FieldMapping(format, self._name)
             # Lines are columnar only if they are sent unchanged, so not with fields of folder names or computed keys.
             columnar = self._columnar and mapping.plain and not fields
-            return BlockParser(plain, JsonColumns(format, mapping, most)) if columnar else plain
+            return BlockParser.of_columns(JsonColumns(format, mapping, most), plain) if columnar else plain
         columns = format.columns or self._read_header(format)
         return CsvParser(self._name, format, columns, fields=fields, max_bytes=most, columnar=self._columnar)
 

@@ -23,7 +23,7 @@ from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord
 from .csv_types import CsvKind, convert_cells, with_nulls
-from .line_buffer import MAX_LINE_BYTES, NO_FIELDS, Block, Parsed, count_byte, decode_lines, is_utf8
+from .line_buffer import MAX_LINE_BYTES, NO_FIELDS, Block, BlockParser, Parsed, count_byte, decode_lines, is_utf8
 
 if TYPE_CHECKING:
     import numpy
@@ -323,10 +323,6 @@ def _checked_quotes(data: bytes, format: Format) -> int:
     return count
 
 
-# A block that is not plain rows is tried again in pieces of this many lines; pieces that fail go row by row.
-_PIECE_LINES = 5_000
-
-
 def csv_kinds(format: Format, columns: Sequence[str], *, source: str) -> list[CsvKind]:
     """Return the types of a file's columns: declared, else inferred from the whole source, else text.
 
@@ -384,29 +380,12 @@ class CsvParser:
         self._nulls = frozenset(format.nulls)
         self._plain_rows = CsvColumns(format, columns, self._kinds)
         self._column_mapping = ColumnMapping(self._mapping, own, max_bytes)
-        # Number of lines of the current block that are parsed in pieces, because the whole block failed.
-        self._in_pieces = 0
+        self._blocks = BlockParser(self._lines, self._rows)
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """Parse lines as a block of plain rows, else in pieces, else row by row; see `LineParser`."""
         block = lines if isinstance(lines, Block) else Block(b"".join(line + b"\n" for line in lines), len(lines))
-        if not self._in_pieces:
-            try:
-                return self._lines(block, first)
-            except ValueError:
-                self._in_pieces = len(block)
-        wanted = _PIECE_LINES
-        while True:
-            piece = block.head(wanted)
-            try:
-                parsed = self._lines(piece, first)
-            except ValueError:
-                parsed = self._rows(piece, first, final=final and len(piece) == len(block))
-            if parsed.used or len(piece) == len(block):
-                break
-            wanted *= 2
-        self._in_pieces = max(0, self._in_pieces - parsed.used)
-        return parsed
+        return self._blocks.parse(block, first, final=final)
 
     def _lines(self, block: Block, first: int) -> Parsed:
         """Parse a block in which each line is a row.
@@ -424,9 +403,8 @@ class CsvParser:
             len(block),
         )
 
-    def _rows(self, block: Block, first: int, *, final: bool) -> Parsed:
-        """Parse a block row by row, by the rules of quotes."""
-        lines = block.lines()
+    def _rows(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
+        """Parse lines row by row, by the rules of quotes."""
         found = read_rows(lines, first, source=self._source, format=self._format, final=final)
         bad, width = found.bad, len(self._names)
         rows, blank = list[CsvRow](), 0

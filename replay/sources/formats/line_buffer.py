@@ -6,7 +6,7 @@ made of them without creating each line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, overload
 
@@ -352,33 +352,45 @@ class ColumnParser(Protocol):
         ...
 
 
+class ParseLines(Protocol):
+    """The method `parse` of a `LineParser`."""
+
+    def __call__(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed: ...
+
+
 class BlockParser:
-    """A `LineParser` for blocks: columns if that gives the same records, otherwise records line by line.
+    """A `LineParser` for blocks: parses a block at once, a block that fails in pieces, a piece that fails line by line.
 
     Args:
-        plain: makes the same records line by line.
+        parse_block: parses a block, given with the number of its first line; raises ValueError if it cannot.
+        parse_lines: makes the same records line by line.
     """
 
-    def __init__(self, plain: LineParser, columns: ColumnParser) -> None:
-        self._plain, self._columns = plain, columns
+    def __init__(self, parse_block: Callable[[Block, int], Parsed], parse_lines: ParseLines) -> None:
+        self._parse_block, self._parse_lines = parse_block, parse_lines
         # Number of lines of the current block that are parsed in pieces, because the whole block failed.
         self._in_pieces = 0
 
+    @classmethod
+    def of_columns(cls, columns: ColumnParser, plain: LineParser) -> BlockParser:
+        """Return a parser of columns where they give the same records as `plain`, which parses the rest."""
+        return cls(lambda block, _: Parsed(columns(block), [], 0, len(block)), plain.parse)
+
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
-        """Parse a block as columns, else in pieces, else line by line; see `LineParser`."""
+        """Parse a block; see `LineParser`."""
         assert isinstance(lines, Block)
         if not self._in_pieces:
             try:
-                return Parsed(self._columns(lines), [], 0, len(lines))
+                return self._parse_block(lines, first)
             except ValueError:
                 self._in_pieces = len(lines)
         wanted = _PIECE_LINES
         while True:
             piece = lines.head(wanted)
             try:
-                parsed = Parsed(self._columns(piece), [], 0, len(piece))
+                parsed = self._parse_block(piece, first)
             except ValueError:
-                parsed = self._plain.parse(piece.lines(), first, final=final and len(piece) == len(lines))
+                parsed = self._parse_lines(piece.lines(), first, final=final and len(piece) == len(lines))
             if parsed.used or len(piece) == len(lines):
                 break
             wanted *= 2
