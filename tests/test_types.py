@@ -41,7 +41,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         (folder / program.name).write_text(text)
     for number, program in enumerate(_README_PROGRAM.findall((ROOT / "README.md").read_text())):
         (folder / f"readme_{number}.py").write_text(f"# pyright: strict, reportUnusedFunction=false\n{program}")
-    settings = {"extraPaths": [str(ROOT.parent)], "pythonVersion": "3.11", "include": ["."]}
+    # A clone's folder may have any name, and pyright does not follow the hook of an editable install.
+    package = tmp_path_factory.mktemp("package")
+    (package / "anabranch").symlink_to(ROOT)
+    settings = {"extraPaths": [str(package)], "pythonVersion": "3.11", "include": ["."]}
     (folder / "pyrightconfig.json").write_text(json.dumps(settings))
     command = [
         sys.executable,
