@@ -6,7 +6,6 @@ Agents, topics, tables, timers, sinks and web views keep their Faust meaning. `d
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from ..topics.errors import Usage
 from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import RangePartitioner
 from ..topics.private_folder import private_folder
+from ..topics.threads import daemon_thread
 from .agent import Agent
 from .background_tasks import called, ends_the_worker
 from .declarations import (
@@ -195,7 +195,7 @@ class App(faust.App):
         """Start a client that is not a worker: a producer, and a reply consumer for `ask`."""
         self.client_only = True
         self.finalize()
-        self._runtime.partitioners |= await asyncio.to_thread(PartitionerRegistry(self._runtime.cluster).of)
+        self._runtime.partitioners |= await daemon_thread(PartitionerRegistry(self._runtime.cluster).of)
         await self.producer.maybe_start()
 
     def is_leader(self) -> bool:

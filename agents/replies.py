@@ -12,6 +12,7 @@ from faust.agents.replies import ReplyConsumer as FaustReplyConsumer
 from faust.models import maybe_model
 
 from ..topics.cluster import Cluster
+from ..topics.threads import daemon_thread
 from .runtime import runtime_of
 
 __all__ = ["ReplyConsumer"]
@@ -50,7 +51,7 @@ class ReplyConsumer(FaustReplyConsumer):
         app = cast(Any, self.app)
         topic = self._reply_topic(topic_name)
         await topic.maybe_declare()
-        consumer = await asyncio.to_thread(self._open, runtime_of(app).cluster, topic.get_topic_name())
+        consumer = await daemon_thread(self._open, runtime_of(app).cluster, topic.get_topic_name())
         self._draining.append(asyncio.get_running_loop().create_task(self._drain(consumer, topic)))
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, cast, overload
@@ -18,6 +17,7 @@ from ..topics.output import Output
 from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, decode_json_text, key_codec
+from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
 from .engine.packed_rows import Rows
 from .faust_adapter.faust_values import UNMARKED_TEXT, UNTYPED
@@ -427,7 +427,7 @@ class Topic(faust.Topic, Generic[K, V]):
         await runtime.provisioner.declare([self])
         for name, former in ({} if runtime.run_id else self.former).items():
             try:
-                await asyncio.to_thread(refuse_unread, runtime.cluster, runtime.admin, app.conf.id, former, name)
+                await daemon_thread(refuse_unread, runtime.cluster, runtime.admin, app.conf.id, former, name)
             except Stop as exc:
                 await runtime.engine.stop_with(exc)
                 raise

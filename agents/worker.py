@@ -14,11 +14,10 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..topics import clock
+from ..topics import clock, threads
 from ..topics.errors import AnabranchError, Stop, described
 from ..topics.garbage_collector import collect_seldom
 from .app import App
@@ -178,9 +177,7 @@ def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
         finally:
             os._exit(1)
 
-    overdue = threading.Timer(after_s, end_hard)
-    overdue.daemon = True
-    overdue.start()
+    threads.call_later(after_s, end_hard)
 
 
 def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:

@@ -210,6 +210,21 @@ def test_the_clock_is_looked_up_when_it_is_asked(module: str) -> None:
     assert not any(default.startswith("clock.") for default in defaults)
 
 
+# Threads keep the process of the embedded broker and download its archive.
+THREAD_STARTERS = {"topics/threads.py", "topics/devbroker/java.py", "topics/devbroker/distribution.py"}
+STARTS_THREADS = {"Thread", "Timer", "to_thread", "ThreadPoolExecutor", "run_in_executor", "start_new_thread"}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith(("topics/", "agents/"))])
+def test_only_the_threads_module_starts_threads(module: str) -> None:
+    # So a simulation can run an app without any: see topics/threads.py. `threading.Thread` in an annotation is a type.
+    if module in THREAD_STARTERS:
+        return
+    assert not {imported.rpartition(".")[2] for imported in imports(module)} & STARTS_THREADS
+    called = {ast.unparse(call.func).split(".")[-1]: call.lineno for call in calls(module)}
+    assert {name: line for name, line in called.items() if name in STARTS_THREADS} == {}
+
+
 @every_module
 def test_only_one_module_draws_random_identifiers(module: str) -> None:
     # So a test can seed them: see topics/identifiers.py. `from uuid import UUID` is a type.

@@ -10,12 +10,11 @@ client hangs.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 
 from confluent_kafka import KafkaException
 
+from . import threads
 from .cluster import Cluster
 from .errors import Hung
 
@@ -42,22 +41,10 @@ def unless_hung(within_s: float, call: Callable[..., object], *args: object) -> 
     Raises:
         Hung: it did not return in time.
     """
-    outcome: SimpleQueue[BaseException | None] = SimpleQueue()
-
-    def make() -> None:
-        try:
-            call(*args)
-            outcome.put(None)
-        except BaseException as exc:  # noqa: BLE001 (raised again in the caller)
-            outcome.put(exc)
-
-    threading.Thread(target=make, name="anabranch-unless-hung", daemon=True).start()
     try:
-        error = outcome.get(timeout=within_s)
-    except Empty:
+        threads.call_within(within_s, call, *args)
+    except TimeoutError:
         raise Hung(f"the Kafka client has hung for {within_s:.0f} s") from None
-    if error is not None:
-        raise error
 
 
 def leave_behind(close: Callable[[], object], within_s: float = 0.0) -> bool:

@@ -1,7 +1,11 @@
-"""Blocking calls beside the event loop, in threads that end with the process.
+"""Threads: the one file of `topics` and `agents` that starts them (`tests/test_tidy.py`).
 
-`asyncio.to_thread` keeps a process from ending until its calls return, and those of a Kafka client may never return
-(see `client_watchdog`).
+All of them are daemon threads. `asyncio.to_thread` keeps a process from ending until its calls return, and those of a
+Kafka client may never return (see `client_watchdog`).
+
+Inside of `inline()` no thread is started. A call of `daemon_thread` and the steps of `Background` run in the event
+loop's own thread, between other callbacks, and so in an order that a test can repeat. `call_within` makes its call at
+once.
 """
 
 from __future__ import annotations
@@ -9,13 +13,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
-__all__ = ["daemon_thread"]
+from . import clock
+
+__all__ = ["Background", "are_inline", "call_later", "call_within", "daemon_thread", "inline"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_inline = False
+
+
+def are_inline() -> bool:
+    """Return whether blocking calls run in the event loop's own thread."""
+    return _inline
+
+
+@contextmanager
+def inline() -> Generator[None]:
+    """Start no threads inside of the block, in the whole process.
+
+    What would run in a thread must not wait for the event loop. Waiting for time needs a clock that does not wait
+    itself (`clock.use`).
+    """
+    global _inline
+    before, _inline = _inline, True
+    try:
+        yield
+    finally:
+        _inline = before
 
 
 async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -40,5 +70,89 @@ async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=make, name="anabranch-daemon", daemon=True).start()
+    if _inline:
+        loop.call_soon(make)  # a callback, so that a cancelled caller does not prevent it either
+    else:
+        _start(make, "anabranch-daemon")
     return await future
+
+
+def call_within(within_s: float, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Make a blocking call. A call that does not return in time is left to a daemon thread.
+
+    Raises:
+        TimeoutError: it did not return in time.
+    """
+    if _inline:
+        began_s = clock.now_s()
+        call(*args, **kwargs)
+        if clock.now_s() - began_s > within_s > 0:
+            raise TimeoutError
+        return
+    outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def make() -> None:
+        try:
+            call(*args, **kwargs)
+            outcome.put(None)
+        except BaseException as exc:  # noqa: BLE001 (raised again in the caller)
+            outcome.put(exc)
+
+    _start(make, "anabranch-call-within")
+    try:
+        error = outcome.get(timeout=within_s)
+    except Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+
+
+def call_later(after_s: float, call: Callable[[], object]) -> None:
+    """Make a call in a daemon thread after `after_s` seconds, unless the process has ended by then."""
+    timer = threading.Timer(after_s, call)
+    timer.daemon = True
+    timer.start()
+
+
+class Background:
+    """A daemon thread that takes steps until they end.
+
+    Args:
+        steps: a generator function. Each step does a piece of work and yields a pause in seconds. In a thread a step
+            may also wait itself; inline, where a task of the running event loop takes the steps, it must not.
+        name: of the thread.
+    """
+
+    def __init__(self, steps: Callable[[], Generator[float]], name: str) -> None:
+        self._steps = steps()
+        self._joining = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
+        if _inline:
+            self._task = asyncio.get_running_loop().create_task(self._take_inline(), name=name)
+        else:
+            self._thread = _start(self._take, name)
+
+    def _take(self) -> None:
+        for pause_s in self._steps:
+            if pause_s:
+                clock.wait(self._joining, pause_s)
+
+    async def _take_inline(self) -> None:
+        for pause_s in self._steps:
+            await asyncio.sleep(pause_s)
+
+    def join(self) -> None:
+        """End the current pause and wait until the steps have ended (blocking). Inline, take no further step."""
+        self._joining.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._task is not None:
+            self._task.cancel()
+            self._steps.close()
+
+
+def _start(run: Callable[[], None], name: str) -> threading.Thread:
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -5,7 +5,6 @@ The latter are created before the epoch that sends to them is committed.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from ...topics.dead_letter import HEADROOM_BYTES
 from ...topics.errors import BadRecord, Stop, Usage, is_refusal, kafka_cause
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import RangePartitioner
+from ...topics.threads import daemon_thread
 from .protocols import DeclaredTopic, Host
 from .rejected_records import Refused
 
@@ -56,7 +56,7 @@ class TopicProvisioner:
         ]
         if ranged:
             registry, may_create = PartitionerRegistry(host.cluster, host.admin), host.conf.topic_allow_declare
-            host.partitioners |= await asyncio.to_thread(registry.agree if may_create else registry.compare, ranged)
+            host.partitioners |= await daemon_thread(registry.agree if may_create else registry.compare, ranged)
         if not host.conf.topic_allow_declare:
             return
         await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.declared])
@@ -83,8 +83,8 @@ class TopicProvisioner:
     async def _create(self, specs: list[TopicSpec]) -> None:
         if specs:
             admin = self._host.admin
-            existing = await asyncio.to_thread(admin.partitions, [spec.name for spec in specs])
-            await asyncio.to_thread(admin.create, [spec for spec in specs if spec.name not in existing])
+            existing = await daemon_thread(admin.partitions, [spec.name for spec in specs])
+            await daemon_thread(admin.create, [spec for spec in specs if spec.name not in existing])
             self.declared |= {spec.name for spec in specs}
 
     async def declare_changelogs(self) -> None:
@@ -94,7 +94,7 @@ class TopicProvisioner:
             Usage: no topic that the app reads has the number of partitions of a changelog.
         """
         host = self._host
-        counts = await asyncio.to_thread(host.admin.partitions)
+        counts = await daemon_thread(host.admin.partitions)
         sources = {name: counts[name] for topic in host.topics for name in topic.topics if name in counts}
         missing: list[TopicSpec] = []
         for table in host.tables:
@@ -113,7 +113,7 @@ class TopicProvisioner:
                 config = {"cleanup.policy": "compact", **table.config}
                 replicas = host.conf.topic_replication_factor or 1
                 missing.append(TopicSpec(name, table.changelog_partitions, replicas, config))
-        await asyncio.to_thread(host.admin.create, missing)
+        await daemon_thread(host.admin.create, missing)
 
     # Topics that the running epoch needs ----------------------------------------------------------------------------
 

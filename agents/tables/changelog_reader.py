@@ -1,5 +1,7 @@
 """The changelog reader: a thread that applies changelog records to stores, beside the event loop.
 
+Without threads (`threads.inline`), a task of the event loop does the same, step by step.
+
 It treats a store that is being restored and a standby copy alike: it reads records and applies them. Whether a store is
 up to date enough is decided elsewhere (`restoration.py`).
 
@@ -12,12 +14,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Message
 
-from ...topics import clock
+from ...topics import clock, threads
 from ...topics.cluster import Cluster
 from ...topics.errors import Rebuild, Retriable
 from ...topics.partition_reader import Key, Reader, Run
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _QUEUED_MESSAGES = 200_000
 _RETRY_S = 1.0
+# Without threads a read must not wait; the next one follows after this time.
+_INLINE_PAUSE_S = 0.005
 # A client that has lost its broker without noticing (`client_watchdog.py`) looks like one that has nothing to read, so
 # it is replaced after this silence; a new one costs little.
 _SILENT_S = 30.0
@@ -69,10 +73,10 @@ class ChangelogReader:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._followed: dict[Key, _Followed] = {}
         self._unassign: set[Key] = set()
-        self._thread: threading.Thread | None = None
+        self._background: threads.Background | None = None
         self._closing = False
         self._failed: BaseException | None = None
         self.records_total = 0
@@ -88,15 +92,13 @@ class ChangelogReader:
         Args:
             inspect: called before records are applied, with the records and the last key and value of each key.
         """
-        with self._changed:
+        with self._lock:
             if partition in self._followed or self._closing:
                 return
             store.begin_restore()
             self._followed[partition] = _Followed(store, inspect)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="anabranch-changelog-reader", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            if self._background is None:
+                self._background = threads.Background(self._steps, "anabranch-changelog-reader")
 
     def records(self, partition: Key) -> int:
         """Return the number of records that were applied to a store since `follow`."""
@@ -105,7 +107,7 @@ class ChangelogReader:
 
     def stop(self, partitions: Iterable[Key]) -> None:
         """Stop following partitions; returns when no write to their stores is in progress."""
-        with self._changed:
+        with self._lock:
             for partition in partitions:
                 followed = self._followed.pop(partition, None)
                 if followed is not None and followed.assigned:
@@ -119,47 +121,51 @@ class ChangelogReader:
 
     def close(self) -> None:
         """Stop following everything and wait for the thread (blocking)."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+            background = self._background
+        if background is not None:
+            background.join()
         self._followed.clear()
 
     # In the thread --------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _steps(self) -> Generator[float]:
+        """Read and apply records until nothing is followed any more; yield after each read how long to pause."""
         reader: Reader | None = None
         heard_s = clock.now_s()
         try:
             while True:
-                with self._changed:
+                with self._lock:
                     if self._closing:
                         return
                     if not self._followed:
-                        self._thread = None  # the next `follow` starts another thread; this one only cleans up
+                        self._background = None  # the next `follow` starts another thread; this one only cleans up
                         self._unassign.clear()
                         return
                     reader = reader or Reader(self._cluster, queued_messages=_QUEUED_MESSAGES, gone="error")
                     self._update_assignment(reader)
+                pause_s = 0.0
                 try:
-                    runs = reader.read()
+                    runs = reader.read(0.0) if threads.are_inline() else reader.read()
                 except (Retriable, Rebuild) as exc:
                     logger.warning("%s: continuing with a new consumer", exc)
-                    with self._changed:
-                        self._changed.wait_for(lambda: self._closing, _RETRY_S)
-                    runs, heard_s = list[Run](), 0.0
+                    runs, heard_s, pause_s = list[Run](), 0.0, _RETRY_S
                 now_s = clock.now_s()
                 if runs:
                     heard_s = now_s
                 elif now_s - heard_s > _SILENT_S:
                     reader, heard_s = self._abandon(reader), now_s
                 for run in runs:
-                    with self._changed:
+                    with self._lock:
                         self._apply(run)
+                if threads.are_inline() and not runs:
+                    pause_s = pause_s or _INLINE_PAUSE_S
+                yield pause_s
+        except GeneratorExit:  # `close`, without threads
+            raise
         except BaseException as exc:  # noqa: BLE001 (the engine raises it)
-            with self._changed:
+            with self._lock:
                 self._failed, self._closing = exc, True
         finally:
             if reader is not None:
@@ -168,7 +174,7 @@ class ChangelogReader:
     def _abandon(self, reader: Reader) -> None:
         """Close a silent reader; the next one resumes at the stores' positions."""
         reader.close(hung=True)
-        with self._changed:
+        with self._lock:
             self._unassign.clear()
             for followed in self._followed.values():
                 followed.assigned = False

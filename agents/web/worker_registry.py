@@ -30,6 +30,7 @@ from ...topics.admin import Admin, TopicSpec
 from ...topics.cleanup import on_failure
 from ...topics.errors import from_kafka
 from ...topics.output import Output
+from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
 from .worker_client import is_loopback, origin
 
@@ -135,7 +136,7 @@ class WorkerRegistry:
         """
         async with self._lock:
             if self._consumer is None:
-                self._consumer = await asyncio.to_thread(self._open)
+                self._consumer = await daemon_thread(self._open)
             else:
                 self._read(self._consumer.consume(_BATCH, 0))
             candidates = [
@@ -159,7 +160,7 @@ class WorkerRegistry:
         self._members_read_s = now_s
         if self._admin is None:
             self._admin = Admin(self._runtime.cluster, patience_s=_OPEN_S)
-        self._members = await asyncio.to_thread(self._admin.members, self._runtime.conf.id) or {}
+        self._members = await daemon_thread(self._admin.members, self._runtime.conf.id) or {}
         return True
 
     def _open(self) -> Consumer:
@@ -213,7 +214,7 @@ class WorkerRegistry:
         """Close the consumer, if there is one."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await asyncio.to_thread(consumer.close)
+            await daemon_thread(consumer.close)
 
 
 def _address(conf: Settings) -> URL:

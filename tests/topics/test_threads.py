@@ -1,0 +1,137 @@
+"""Blocking calls in daemon threads, and without any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator
+
+import pytest
+from anabranch.topics import clock, threads
+
+
+class Jumping(clock.Clock):
+    """A clock that jumps instead of waiting."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+
+    def now_s(self) -> float:
+        return self.at_s
+
+    def sleep(self, seconds: float) -> None:
+        self.at_s += seconds
+
+
+def here() -> int:
+    return threading.get_ident()
+
+
+def test_a_call_runs_in_a_thread_and_inline_in_the_callers() -> None:
+    async def where() -> int:
+        return await threads.daemon_thread(here)
+
+    assert asyncio.run(where()) != here()
+    with threads.inline():
+        assert threads.are_inline()
+        assert asyncio.run(where()) == here()
+    assert not threads.are_inline()
+
+
+def test_an_inline_call_lets_other_tasks_run_before_it_and_raises_its_error() -> None:
+    seen: list[str] = []
+
+    def fail() -> None:
+        seen.append("call")
+        raise KeyError("x")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(seen.append, "other")
+        with pytest.raises(KeyError):
+            await threads.daemon_thread(fail)
+
+    with threads.inline():
+        asyncio.run(main())
+    assert seen == ["other", "call"]
+
+
+def test_cancellation_does_not_prevent_an_inline_call() -> None:
+    made: list[int] = []
+
+    async def main() -> None:
+        task = asyncio.ensure_future(threads.daemon_thread(made.append, 1))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with threads.inline():
+        asyncio.run(main())
+    assert made == [1]
+
+
+def test_a_call_that_takes_too_long_is_left_behind() -> None:
+    release = threading.Event()
+    try:
+        with pytest.raises(TimeoutError):
+            threads.call_within(0.01, release.wait)
+    finally:
+        release.set()
+    with threads.inline(), clock.use(Jumping()):
+        threads.call_within(1.0, clock.sleep, 0.5)
+        with pytest.raises(TimeoutError):
+            threads.call_within(1.0, clock.sleep, 1.5)
+        assert clock.now_s() == 2.0
+
+
+def test_errors_of_a_call_are_raised_in_the_caller() -> None:
+    for context in (threads.inline, lambda: clock.use(clock.Clock())):
+        with context(), pytest.raises(ZeroDivisionError):
+            threads.call_within(5.0, lambda: 1 / 0)
+
+
+def test_background_steps_end_when_they_are_joined() -> None:
+    stop = threading.Event()
+    ran_in: list[int] = []
+
+    def steps() -> Generator[float]:
+        while not stop.is_set():
+            ran_in.append(here())
+            yield 600.0  # `join` ends the pause
+
+    background = threads.Background(steps, "test")
+    while not ran_in:
+        clock.sleep(0.001)
+    stop.set()
+    background.join()
+    assert ran_in[0] != here()
+
+
+def test_inline_background_steps_are_taken_by_the_loop_until_the_join() -> None:
+    seen: list[object] = []
+
+    def steps() -> Generator[float]:
+        try:
+            while True:
+                seen.append(here())
+                yield 0.0
+        finally:
+            seen.append("closed")
+
+    async def main() -> None:
+        background = threads.Background(steps, "test")
+        assert seen == []
+        while len(seen) < 3:
+            await asyncio.sleep(0)
+        background.join()
+        taken = len(seen)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(seen) == taken
+        assert seen[-1] == "closed"
+        assert set(seen[:-1]) == {here()}
+
+    before = threading.active_count()
+    with threads.inline():
+        asyncio.run(main())
+    assert threading.active_count() == before
