@@ -1,4 +1,4 @@
-"""The auditor: computes the same transfers with a dozen dumb lines, and says what differs."""
+"""The auditor: computes the transfers in plain Python and reports the differences from the topics and tables."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from anabranch.topics.packed import Packed, is_packed
 from bank import OPENING, Transfer
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-__all__ = ["Truth", "audit", "plainly", "read"]
+__all__ = ["Expected", "audit", "read", "with_all_fields"]
 
 END_S = 20.0
 _SHOWN = 6
 
 
 @dataclass
-class Truth:
-    """What a reader must see in the end.
+class Expected:
+    """The expected results.
 
     Attributes:
-        done: numbers of the transfers that go through.
-        letters: values of the records that cannot, by topic; see `plainly`.
+        done: numbers of the transfers that complete.
+        dead_letters: topic -> values of the records that fail, as `with_all_fields` returns them.
         journals: account -> the numbers of its transfers, negative where it is the source.
     """
 
     balances: Counter[str] = field(default_factory=Counter)
     journals: dict[str, list[int]] = field(default_factory=dict)
     done: list[int] = field(default_factory=list)
-    letters: dict[str, list[bytes]] = field(default_factory=lambda: {"transfers": [], "deposits": []})
+    dead_letters: dict[str, list[bytes]] = field(default_factory=lambda: {"transfers": [], "deposits": []})
 
     def add(self, value: bytes) -> None:
-        """A record of the topic `transfers`."""
+        """Add the effects of a record of the topic `transfers`."""
         try:
             transfer = msgspec.json.decode(value, type=Transfer)
         except msgspec.DecodeError:
-            self.letters["transfers"].append(value)
+            self.dead_letters["transfers"].append(value)
             return
         if transfer.trouble in ("withdraw", "grow"):
-            self.letters["transfers"].append(plainly(value))
+            self.dead_letters["transfers"].append(with_all_fields(value))
             return
         self._book(transfer.source, -transfer.amount, -transfer.number)
         if transfer.trouble == "deposit":
-            self.letters["deposits"].append(plainly(value))
+            self.dead_letters["deposits"].append(with_all_fields(value))
             return
         self._book(transfer.target, transfer.amount, transfer.number)
         self.done.append(transfer.number)
@@ -59,39 +59,41 @@ class Truth:
         self.journals.setdefault(account, []).append(number)
 
 
-def plainly(value: bytes) -> bytes:
-    """A record's value with all of its fields, as it is in files and in rows; what is no transfer stays as it is."""
+def with_all_fields(value: bytes) -> bytes:
+    """Return a transfer's JSON with all fields, as in files and packed rows; other values stay unchanged."""
     try:
         return msgspec.json.encode(msgspec.structs.asdict(msgspec.json.decode(value, type=Transfer)))
     except msgspec.DecodeError:
         return value
 
 
-def audit(cluster: Cluster, name: str, sent: Truth, made: list[bytes], tables: str = "") -> list[str]:
-    """What is wrong at the end of a round; nothing, if nothing is.
+def audit(cluster: Cluster, name: str, expected: Expected, produced: list[bytes], tables: str = "") -> list[str]:
+    """Return the differences between the expected results and the topics; an empty list if there are none.
 
     Args:
-        name: what its topics begin with.
-        sent: of what was sent.
-        made: the values that were sent.
-        tables: what its changelogs begin with; the same unless given.
+        name: prefix of the topics.
+        expected: the expected results.
+        produced: the values of the records in the topic `transfers`.
+        tables: prefix of the changelogs; `name` by default.
     """
     tables = tables or name
-    found = [plainly(value) for message in read(cluster, f"{name}-transfers") for value in _values(message)]
-    wrong = _compare("transfers", [plainly(value) for value in made], found)
+    found = [with_all_fields(value) for message in read(cluster, f"{name}-transfers") for value in _values(message)]
+    wrong = _compare("transfers", [with_all_fields(value) for value in produced], found)
     if wrong:
         return wrong
-    wrong += _compare("done", sent.done, [int(m.value()) for m in read(cluster, f"{name}-done")])
-    for topic, letters in sent.letters.items():
-        wrong += _compare(f"{topic}.dlq", letters, [plainly(m.value()) for m in read(cluster, f"{name}-{topic}.dlq")])
+    wrong += _compare("done", expected.done, [int(m.value()) for m in read(cluster, f"{name}-done")])
+    for topic, dead_letters in expected.dead_letters.items():
+        wrong += _compare(
+            f"{topic}.dlq", dead_letters, [with_all_fields(m.value()) for m in read(cluster, f"{name}-{topic}.dlq")]
+        )
     journals = _table(cluster, tables, "journals")
-    for account in sorted(sent.journals.keys() | journals.keys()):
-        wrong += _compare(f"journal of {account}", sent.journals.get(account, []), journals.get(account, []))
+    for account in sorted(expected.journals.keys() | journals.keys()):
+        wrong += _compare(f"journal of {account}", expected.journals.get(account, []), journals.get(account, []))
     balances = _table(cluster, tables, "balances")
-    for account in sorted(sent.balances.keys() | balances.keys()):
-        should, stands = OPENING + sent.balances[account], balances.get(account, OPENING)
-        if should != stands:
-            wrong.append(f"balance of {account}: {stands}, not {should}")
+    for account in sorted(expected.balances.keys() | balances.keys()):
+        wanted, actual = OPENING + expected.balances[account], balances.get(account, OPENING)
+        if wanted != actual:
+            wrong.append(f"balance of {account}: {actual}, not {wanted}")
     total = sum(balances.values()) - OPENING * len(balances)
     if total:
         wrong.append(f"the total of all balances has changed by {total}")
@@ -102,11 +104,11 @@ def _values(message: Any) -> list[bytes]:
     return Packed(message.value()).values() if is_packed(message.headers()) else [message.value()]
 
 
-def _compare(what: str, should: list[Any], stands: list[Any]) -> list[str]:
-    if sorted(should) == sorted(stands):
+def _compare(what: str, wanted: list[Any], actual: list[Any]) -> list[str]:
+    if sorted(wanted) == sorted(actual):
         return []
-    missing, extra = Counter(should) - Counter(stands), Counter(stands) - Counter(should)
-    return [f"{what}: missing {_some(missing)}, too often {_some(extra)}"]
+    missing, extra = Counter(wanted) - Counter(actual), Counter(actual) - Counter(wanted)
+    return [f"{what}: missing {_some(missing)}, duplicated {_some(extra)}"]
 
 
 def _some(of: Counter[Any]) -> str:
@@ -126,10 +128,10 @@ def _table(cluster: Cluster, name: str, table: str) -> dict[str, Any]:
 
 
 def read(cluster: Cluster, topic: str) -> Iterator[Any]:
-    """All committed records up to the end as it is when nothing is pending.
+    """Yield all committed records up to the end of the topic.
 
     Raises:
-        AssertionError: a transaction stays open, so that no reader gets to the end.
+        AssertionError: a transaction stays open, so that no reader reaches the end.
     """
     consumer = Consumer(
         cluster.config(

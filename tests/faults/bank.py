@@ -4,7 +4,7 @@ A transfer is two records of work on two partitions, with a topic of the app's o
 
     transfers ─▶ withdraw: balance and journal of the source ─▶ deposits ─▶ deposit: those of the target ─▶ done
 
-Journals (a list changed in place) say which transfer was lost or counted twice, and in which half.
+Journals (a list changed in place) show which half of which transfer was lost or counted twice.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import anabranch
+import commit_points
 import msgspec
-import points
 from anabranch.agents.engine.settings import EngineSettings
 
 __all__ = ["MOST_BYTES", "OPENING", "SESSION_MS", "Transfer", "app"]
@@ -24,9 +24,9 @@ __all__ = ["MOST_BYTES", "OPENING", "SESSION_MS", "Transfer", "app"]
 OPENING = 1_000
 SESSION_MS = 1_500
 MAX_POLL_MS = 4_000
-MOST_BYTES = 1_000_000  # of a record's key and value: what an app may send unless it says otherwise
+MOST_BYTES = 1_000_000  # of key and value: the default limit of a record's size
 
-points.install()
+commit_points.install()
 
 NAME = os.environ.get("BANK", "bank")
 app = anabranch.App(
@@ -34,7 +34,7 @@ app = anabranch.App(
     topic_partitions=4,
     topic_replication_factor=int(os.environ.get("BANK_REPLICAS", "1")),
     store=os.environ.get("BANK_STORE", "memory://"),
-    # A machine that is busy with other rounds connects late.
+    # Connecting takes long on a busy machine.
     settings=EngineSettings(
         session_timeout_ms=SESSION_MS,
         max_poll_interval_ms=MAX_POLL_MS,
@@ -49,10 +49,9 @@ class Transfer(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         number: from 1.
-        trouble: the agent that raises when it is nearly done with it, or `grow`: on its way it becomes larger than a
-            record may be; empty for none.
-        awaits_s, blocks_s: how long `withdraw` awaits the outside world, and holds up the whole process; the first time
-            it sees the record.
+        trouble: the agent that raises at the end of the record, or `grow`: `withdraw` makes it larger than a record may
+            be; empty for none.
+        awaits_s, blocks_s: how long `withdraw` sleeps, and blocks the event loop, when it first processes the record.
     """
 
     number: int
@@ -73,7 +72,7 @@ journals = app.Table("journals", default=list)
 
 
 class Trouble(Exception):
-    """What a record may be."""
+    """Raised for a record that fails."""
 
 
 @app.agent(transfers, name="withdraw")
@@ -82,7 +81,7 @@ async def withdraw(stream):
         balances[transfer.source] -= transfer.amount
         journals[transfer.source].append(-transfer.number)
         if transfer.awaits_s or transfer.blocks_s:
-            await dawdle(transfer)
+            await delay_once(transfer)
         if transfer.trouble == "grow":
             transfer.padding *= 2
         await deposits.send(key=transfer.target, value=transfer)
@@ -100,10 +99,10 @@ async def deposit(stream):
             raise Trouble(transfer.number)
 
 
-async def dawdle(transfer: Transfer) -> None:
-    """Be slow, once: a record that always takes longer than a worker may live is nobody's to solve."""
+async def delay_once(transfer: Transfer) -> None:
+    """Delay the record at its first processing only, so that it succeeds after the worker is restarted."""
     try:
-        Path(os.environ["BANK_FOLDER"], f"dawdled-{transfer.number}").touch(exist_ok=False)
+        Path(os.environ["BANK_FOLDER"], f"delayed-{transfer.number}").touch(exist_ok=False)
     except FileExistsError:
         return
     await asyncio.sleep(transfer.awaits_s)

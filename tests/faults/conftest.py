@@ -1,4 +1,4 @@
-"""Rounds of faults on a broker of their own, because they kill it."""
+"""Fixtures for rounds of faults, on a broker of their own because they kill it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the bank is a program beside this file, not part of the package
 
-from driver import Report, World
-from plan import Plan
+from fault_runner import FaultRunner, Report
+from scenario import Scenario
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A broker that may be killed."""
-    with World(tmp_path_factory.mktemp("faults")) as made:
-        yield made
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultRunner]:
+    """A runner with a broker that can be killed."""
+    with FaultRunner(tmp_path_factory.mktemp("faults")) as runner:
+        yield runner
 
 
 @pytest.fixture
-def play(world: World) -> Callable[[Plan], Report]:
-    """Play a round; everything must stand where the auditor says."""
+def play(runner: FaultRunner) -> Callable[[Scenario], Report]:
+    """Run a scenario and assert that the auditor finds no difference."""
 
-    def run(plan: Plan) -> Report:
-        report = world.run(plan)
+    def run(scenario: Scenario) -> Report:
+        report = runner.run(scenario)
         assert not report.wrong, str(report)
         return report
 

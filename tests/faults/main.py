@@ -1,7 +1,7 @@
 """Rounds of faults by the hundred: `python tests/faults/main.py --rounds 200 --seed 1`.
 
-A failing round prints its seed, its faults and what differed; `--seed S --rounds 1` plays it again. Round i of seed S
-is that of seed S + i.
+A failing round prints its seed, its faults and the differences; `--seed S --rounds 1` repeats it. Round i of seed S has
+seed S + i.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from driver import World
-from plan import FAULTS, mixed
+from fault_runner import FaultRunner
+from scenario import FAULTS, random_scenario
 
 
 def main() -> int:
-    """Play; the exit code is 1 when a round failed."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--rounds", type=int, default=100)
-    asked.add_argument("--seed", type=int, default=1)
-    asked.add_argument("--only", action="append", choices=FAULTS, default=[], help="these faults, in every round")
-    asked.add_argument("--group-protocol", choices=["classic", "consumer"], default="classic", help="of the workers")
-    asked.add_argument("--keep", action="store_true", help="keep the logs of rounds that pass")
-    asked.add_argument("--verbose", action="store_true", help="show every round")
-    asked.add_argument("--until-first", action="store_true", help="stop at the first round that fails")
-    options = asked.parse_args()
+    """Run the rounds; the exit code is 1 if a round failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", action="append", choices=FAULTS, default=[], help="these faults, in every round")
+    parser.add_argument("--group-protocol", choices=["classic", "consumer"], default="classic", help="of the workers")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of rounds that pass")
+    parser.add_argument("--verbose", action="store_true", help="show every round")
+    parser.add_argument("--until-first", action="store_true", help="stop at the first round that fails")
+    options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="anabranch-faults-"))
     failed: list[int] = []
     ends: Counter[str] = Counter()
     began_s = time.monotonic()
-    with World(folder) as world:
+    with FaultRunner(folder) as runner:
         for seed in range(options.seed, options.seed + options.rounds):
-            report = world.run(replace(mixed(seed, options.only), protocol=options.group_protocol))
-            ends.update(f"{'+'.join(report.plan.kinds)}: {end.words.splitlines()[0]}" for end in report.ends)
+            report = runner.run(replace(random_scenario(seed, options.only), protocol=options.group_protocol))
+            ends.update(f"{'+'.join(report.scenario.kinds)}: {end.last_lines.splitlines()[0]}" for end in report.ends)
             if report.wrong or options.verbose:
                 print(report, flush=True)
             else:
-                print(f"seed {seed}: {'+'.join(report.plan.kinds)} {report.took_s:.1f} s", flush=True)
+                print(f"seed {seed}: {'+'.join(report.scenario.kinds)} {report.took_s:.1f} s", flush=True)
             if report.wrong:
                 failed.append(seed)
                 if options.until_first:

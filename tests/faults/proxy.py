@@ -1,4 +1,4 @@
-"""A cable between workers and their broker that can be pulled, silenced and made slow."""
+"""A TCP proxy between workers and their broker that can reset, silence and delay connections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Proxy:
     """Forwards TCP connections on loopback; a context manager.
 
     Attributes:
-        port: where workers connect; what the broker must advertise to them.
+        port: the port that workers connect to; the broker must advertise it to them.
     """
 
     def __init__(self, to_port: int) -> None:
@@ -49,27 +49,27 @@ class Proxy:
         self._loop.close()
 
     def cut(self) -> None:
-        """Reset every connection, and each new one at once."""
+        """Reset all connections, and each new one at once."""
         self._call(self._cut())
 
-    def hush(self) -> None:
-        """Let nothing through any more, and say so to nobody: what a firewall does that forgets its connections."""
+    def blackhole(self) -> None:
+        """Forward nothing and keep connections open, as a firewall that has lost its state."""
         self._call(self._set(flows=False))
 
     def slow(self, delay_s: float) -> None:
-        """Hold up whatever passes for so long."""
+        """Delay all data by `delay_s`."""
         self._call(self._set(delay_s=delay_s))
 
-    def mend(self) -> None:
-        """All is well again; what was held back arrives."""
+    def restore(self) -> None:
+        """Forward again, including the data held back."""
         self._call(self._set())
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    def _call(self, what: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(what, self._loop).result(30)
+    def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _listen(self) -> None:
         self._flows = asyncio.Event()
@@ -100,12 +100,12 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            there, onward = await asyncio.open_connection("127.0.0.1", self._to_port)
+            answers, onward = await asyncio.open_connection("127.0.0.1", self._to_port)
         except OSError:
             writer.transport.abort()
             return
         self._links |= {writer, onward}
-        for source, sink in ((reader, onward), (there, writer)):
+        for source, sink in ((reader, onward), (answers, writer)):
             pipe = asyncio.ensure_future(self._pipe(source, sink, (writer, onward)))
             self._pipes.add(pipe)
             pipe.add_done_callback(self._pipes.discard)

@@ -1,8 +1,8 @@
-"""Whatever dies, and whenever: each transfer counts once, and no money is made or lost.
+"""Whichever process dies, and whenever: each transfer counts once, and the total of all balances does not change.
 
-A dozen of the rounds that `main.py` plays by the hundred. All end in the same audit (`audit.py`): accounts and journals
-are those of a dumb twin, the total of all balances is what it was, and a reader of committed records sees each transfer
-once. What is asserted here beside it is how the workers took it.
+Each test runs one scenario; `main.py` runs hundreds of random ones. All end with the same audit (`audit.py`): balances
+and journals equal those of a plain Python twin, and a reader of committed records sees each transfer once. The tests
+also assert how often workers were started and why they ended.
 """
 
 from __future__ import annotations
@@ -14,31 +14,45 @@ import audit as audit_module
 import pytest
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.producer import TransactionalProducer
-from audit import Truth, _compare, audit
+from audit import Expected, _compare, audit
 from bank import OPENING
-from plan import BrokerDown, Cable, Damage, Join, Kill, KillReplay, Leave, NodeDown, Plan, Stop, Trap, mixed, records
-from points import DISK_FULL
+from commit_points import DISK_FULL
+from scenario import (
+    BrokerDown,
+    Damage,
+    Freeze,
+    Join,
+    Kill,
+    KillReplay,
+    Leave,
+    NetworkFault,
+    NodeDown,
+    Scenario,
+    Trap,
+    random_scenario,
+    transfer_records,
+)
 
 # A round that goes well takes seconds; one that does not is to tell why, before it is cut off.
 pytestmark = pytest.mark.timeout(600)
 
 
 def test_the_auditor_sees_what_is_lost_and_what_is_double():
-    truth = Truth()
-    for _, value in records(Plan(1, transfers=50, bad=6)):
-        truth.add(value)
-    assert sum(truth.balances.values()) == 0
-    assert len(truth.done) + sum(map(len, truth.letters.values())) == 50
-    assert _compare("done", truth.done, truth.done[::-1]) == []
-    assert _compare("done", [1, 2, 3], [1, 3, 3]) == ["done: missing ['2'], too often ['3']"]
+    expected = Expected()
+    for _, value in transfer_records(Scenario(1, transfers=50, bad=6)):
+        expected.add(value)
+    assert sum(expected.balances.values()) == 0
+    assert len(expected.done) + sum(map(len, expected.dead_letters.values())) == 50
+    assert _compare("done", expected.done, expected.done[::-1]) == []
+    assert _compare("done", [1, 2, 3], [1, 3, 3]) == ["done: missing ['2'], duplicated ['3']"]
 
 
-def test_the_auditor_finds_what_is_lost_doubled_or_wrong_in_kafka(world, monkeypatch):
-    plan, name, truth = Plan(1, transfers=60, bad=6), f"audited-{uuid.uuid4().hex[:8]}", Truth()
-    cluster, made = world.cluster(plan), [value for _, value in records(plan)]
-    for value in made:
-        truth.add(value)
-    tables = {"balances": {a: OPENING + b for a, b in truth.balances.items()}, "journals": truth.journals}
+def test_the_auditor_finds_what_is_lost_doubled_or_wrong_in_kafka(runner, monkeypatch):
+    scenario, name, expected = Scenario(1, transfers=60, bad=6), f"audited-{uuid.uuid4().hex[:8]}", Expected()
+    cluster, values = runner.cluster(scenario), [value for _, value in transfer_records(scenario)]
+    for value in values:
+        expected.add(value)
+    tables = {"balances": {a: OPENING + b for a, b in expected.balances.items()}, "journals": expected.journals}
     plain = ["transfers", "done", "transfers.dlq", "deposits.dlq", "balances-changelog", "journals-changelog"]
     Admin(cluster).create([TopicSpec(f"{name}-{topic}", 1) for topic in plain])
     producer = cluster.producer()
@@ -49,42 +63,42 @@ def test_the_auditor_finds_what_is_lost_doubled_or_wrong_in_kafka(world, monkeyp
             producer.produce(f"{name}-{topic}", data, None if key is None else json.dumps(key))
         producer.flush()
 
-    def found(made: list[bytes] = made) -> list[str]:
-        return audit(cluster, name, truth, made)
+    def found(values: list[bytes] = values) -> list[str]:
+        return audit(cluster, name, expected, values)
 
-    write("transfers", *made)
-    write("done", *truth.done)
-    for topic, letters in truth.letters.items():
-        write(f"{topic}.dlq", *letters)
+    write("transfers", *values)
+    write("done", *expected.done)
+    for topic, dead_letters in expected.dead_letters.items():
+        write(f"{topic}.dlq", *dead_letters)
     for table, rows in tables.items():
         for account, value in rows.items():
             write(f"{table}-changelog", value, key=account)
     assert found() == []
 
-    account = min(truth.journals)
-    balance, journal = tables["balances"][account], truth.journals[account]
-    lost = truth.letters["deposits"].pop()
-    truth.done.append(61)
+    account = min(expected.journals)
+    balance, journal = tables["balances"][account], expected.journals[account]
+    lost = expected.dead_letters["deposits"].pop()
+    expected.done.append(61)
     write("balances-changelog", balance + 1, key=account)
     write("journals-changelog", [*journal, journal[0]], key=account)
     assert [wrong.partition("[")[0] for wrong in found()] == [
         "done: missing ",
-        "deposits.dlq: missing none, too often ",
-        f"journal of {account}: missing none, too often ",
+        "deposits.dlq: missing none, duplicated ",
+        f"journal of {account}: missing none, duplicated ",
         f"balance of {account}: {balance + 1}, not {balance}",
         "the total of all balances has changed by 1",
     ]
-    truth.letters["deposits"].append(lost)
+    expected.dead_letters["deposits"].append(lost)
     write("done", 61, 61)
     write("balances-changelog", None, key=account)
     write("journals-changelog", journal[1:], key=account)
     assert [wrong.partition("[")[0] for wrong in found()] == [
-        "done: missing none, too often ",
+        "done: missing none, duplicated ",
         f"journal of {account}: missing ",
         f"balance of {account}: {OPENING}, not {balance}",
         f"the total of all balances has changed by {OPENING - balance}",
     ]
-    assert found([*made, lost])[0].startswith("transfers: missing [")
+    assert found([*values, lost])[0].startswith("transfers: missing [")
     open_one = TransactionalProducer(cluster, name)
     open_one.open()
     open_one.begin()
@@ -97,9 +111,9 @@ def test_the_auditor_finds_what_is_lost_doubled_or_wrong_in_kafka(world, monkeyp
 
 
 def test_a_seed_decides_everything():
-    assert mixed(7) == mixed(7)
-    assert records(mixed(7)) == records(mixed(7))
-    assert mixed(7) != mixed(8)
+    assert random_scenario(7) == random_scenario(7)
+    assert transfer_records(random_scenario(7)) == transfer_records(random_scenario(7))
+    assert random_scenario(7) != random_scenario(8)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +122,7 @@ def test_a_seed_decides_everything():
 )
 def test_a_worker_killed_at_a_point_of_its_commit_goes_on_where_kafka_says(play, first, then):
     #   worker:  ─commit─✗ ─commit──commit─✗ ────▶
-    report = play(Plan(1, (Trap(0, 0, first, 1), Trap(0, 0, then, 2)), workers=1, for_s=1.0))
+    report = play(Scenario(1, (Trap(0, 0, first, 1), Trap(0, 0, then, 2)), workers=1, for_s=1.0))
     assert report.starts == 3
     assert not report.ends
 
@@ -116,7 +130,7 @@ def test_a_worker_killed_at_a_point_of_its_commit_goes_on_where_kafka_says(play,
 def test_workers_killed_at_random_lose_nothing(play):
     #   0:  ───✗ ─────────▶          back at once: its partitions are still its own
     #   1:  ──────✗      ─▶          back after its session: the others have them meanwhile
-    report = play(Plan(2, (Kill(0.4, 0, 0.0), Kill(0.8, 1, 2.5)), for_s=2.0))
+    report = play(Scenario(2, (Kill(0.4, 0, 0.0), Kill(0.8, 1, 2.5)), for_s=2.0))
     assert report.starts == 4
     assert not report.ends
 
@@ -124,16 +138,16 @@ def test_workers_killed_at_random_lose_nothing(play):
 def test_a_worker_that_was_frozen_in_a_commit_beyond_its_session_does_no_harm(play):
     #   0:  ─commit───────────────────commit─▶
     #   1:  ─commit─▒▒▒ its session ends ▒▒▒─commit? fenced ─▶
-    play(Plan(3, (Trap(0, 1, "with_offsets", 2, "STOP", 2.5),), for_s=2.0))
+    play(Scenario(3, (Trap(0, 1, "with_offsets", 2, "STOP", 2.5),), for_s=2.0))
 
 
 def test_a_worker_that_was_frozen_anywhere_comes_back_by_itself(play):
-    report = play(Plan(4, (Stop(0.5, 0, 2.5),), for_s=2.0))
+    report = play(Scenario(4, (Freeze(0.5, 0, 2.5),), for_s=2.0))
     assert report.starts == 2, "no worker had to be started again"
 
 
 def test_the_broker_may_be_restarted_under_its_workers(play):
-    report = play(Plan(5, (BrokerDown(0.5, 0.0),), for_s=1.5))
+    report = play(Scenario(5, (BrokerDown(0.5, 0.0),), for_s=1.5))
     assert report.starts == 2, "no worker had to be started again"
 
 
@@ -141,13 +155,13 @@ def test_workers_come_and_go_under_load(play):
     #   0:  ───────────────── SIGTERM
     #   1:  ────────────────────────▶
     #   2:       ───────────────────▶
-    report = play(Plan(6, (Join(0.0), Leave(1.5, 0)), for_s=2.0))
+    report = play(Scenario(6, (Join(0.0), Leave(1.5, 0)), for_s=2.0))
     assert report.starts == 3
     assert not report.ends
 
 
 def test_records_that_take_longer_than_a_session_and_records_nobody_can_handle(play):
-    report = play(Plan(7, transfers=1_000, bad=4, slow=1, for_s=1.0))
+    report = play(Scenario(7, transfers=1_000, bad=4, slow=1, for_s=1.0))
     assert report.starts == 2
     assert not report.ends
 
@@ -155,13 +169,15 @@ def test_records_that_take_longer_than_a_session_and_records_nobody_can_handle(p
 def test_a_worker_killed_before_and_in_the_middle_of_a_write_to_its_stores_on_disk(play):
     #   Kafka has the epoch, the store has none of it, or a part: restoring brings the rest
     traps = (Trap(0, 0, "committed", 2), Trap(0, 0, "amid_store", 3), Trap(0, 0, "half_stored", 2))
-    report = play(Plan(9, traps, workers=1, for_s=1.0, store="rocksdb://"))
+    report = play(Scenario(9, traps, workers=1, for_s=1.0, store="rocksdb://"))
     assert report.starts == 4
     assert not report.ends
 
 
 def test_a_store_whose_disk_is_full_stops_its_worker_and_harms_nothing(play):
-    report = play(Plan(10, (Trap(0, 0, DISK_FULL, 32),), workers=1, transfers=12_000, for_s=1.0, store="rocksdb://"))
+    report = play(
+        Scenario(10, (Trap(0, 0, DISK_FULL, 32),), workers=1, transfers=12_000, for_s=1.0, store="rocksdb://")
+    )
     assert report.starts == 2
     assert "File too large" in report.ends[0].words
     assert "check the disk" in report.ends[0].words
@@ -169,35 +185,35 @@ def test_a_store_whose_disk_is_full_stops_its_worker_and_harms_nothing(play):
 
 def test_damaged_stores_are_rebuilt(play):
     damages = (Damage(0.5, 0, "flip"), Damage(2.5, 0, "cut"), Damage(4.5, 0, "lose"))
-    play(Plan(11, damages, workers=1, for_s=5.0, store="rocksdb://"))
+    play(Scenario(11, damages, workers=1, for_s=5.0, store="rocksdb://"))
 
 
 def test_the_connection_to_the_broker_may_be_bad_for_longer_than_a_session(play):
-    #   cable:    ───✂  ───░░░ silent ░░░───▒▒▒ slow ▒▒▒───▶
+    #   proxy:    ───✂  ───░░░ silent ░░░───▒▒▒ slow ▒▒▒───▶
     #   workers:  ── lost, restored ─ lost, restored ─ …
-    bad = (Cable(0.5, 2.5, "cut"), Cable(5.0, 2.5, "hush"), Cable(9.5, 2.5, "slow"))
-    play(Plan(12, bad, for_s=11.0, transfers=2_000))
+    bad = (NetworkFault(0.5, 2.5, "cut"), NetworkFault(5.0, 2.5, "blackhole"), NetworkFault(9.5, 2.5, "slow"))
+    play(Scenario(12, bad, for_s=11.0, transfers=2_000))
 
 
 def test_records_of_the_largest_size_and_larger_ones(play):
-    report = play(Plan(13, workers=1, transfers=200, large=9, for_s=0.5))
+    report = play(Scenario(13, workers=1, transfers=200, large=9, for_s=0.5))
     assert report.starts == 1
 
 
 def test_one_of_three_brokers_may_be_killed(play):
     #   1, 2:  ───its partitions get other leaders──▶
     #   3:     ─✗              ────────────────────▶
-    report = play(Plan(14, (NodeDown(0.5, 1, 3.0),), for_s=1.5, transfers=2_000))
+    report = play(Scenario(14, (NodeDown(0.5, 1, 3.0),), for_s=1.5, transfers=2_000))
     assert not report.ends
 
 
 def test_all_at_once(play):
-    play(mixed(8, ("kill", "trap", "bad", "join", "damage"), workers=2, transfers=2_000))
+    play(random_scenario(8, ("kill", "trap", "bad", "join", "damage"), workers=2, transfers=2_000))
 
 
 def test_a_bounded_run_over_packed_batches_while_it_and_its_workers_are_killed(play):
     #   run:      ──────────────✗ ─────────────▶ done
     #   workers:  ──✗ ──────────✗ ───✗ ────────▶
-    report = play(Plan(15, (Kill(0.3, 0, 0.0), KillReplay(1.2), Kill(3.0, 1, 0.0)), bad=3, feed="run"))
+    report = play(Scenario(15, (Kill(0.3, 0, 0.0), KillReplay(1.2), Kill(3.0, 1, 0.0)), bad=3, feed="run"))
     assert report.starts == 2
     assert not report.ends

@@ -1,7 +1,7 @@
-"""Where a worker can be made to die or to freeze: the named points of a commit. Loaded by the bank, in the worker.
+"""Named points of a commit at which a worker kills or freezes itself. The bank installs them in the worker.
 
-Nothing in production knows of this: methods are wrapped here, from outside. `FAULT_AT=<point>:<nth>:<signal>` raises
-the signal in the worker itself when it reaches the point for the nth time.
+The engine's methods are wrapped from outside. With `FAULT_AT=<point>:<nth>:<signal>` a worker raises the signal in
+itself when it reaches the point for the nth time.
 
     begin ─▶ produce ─▶ offsets ─▶ commit ─▶ stores: one table ─▶ the next ─▶ new epoch
          │          │          │  │       │                   │            │
@@ -33,92 +33,91 @@ __all__ = ["DISK_FULL", "POINTS", "install"]
 
 POINTS = ("begun", "produced", "with_offsets", "amid_commit", "committed", "amid_store", "half_stored", "stored")
 
-# Not a point: from the start no file of the worker may be larger than so many KiB; the kernel refuses as it does where
-# a disk is full, and needs no disk and no root for it.
+# Not a point: no file of the worker may be larger than `nth` KiB. The kernel then refuses writes as on a full disk.
 DISK_FULL = "disk_full"
 
-# As an operator would have it who wants dead workers' transactions out of the way soon; rounds are short.
+# Short, because a round is short and the transactions of dead workers block readers until they time out.
 TRANSACTION_TIMEOUT_MS = 3_000
 HUNG_S = 6.0
 
-# A commit on an idle machine takes some 5 ms, a store's write less than one.
+# On an idle machine a commit takes about 5 ms, and a write to a store less than one.
 _AMID_S = 0.002
 _AMID_STORE_S = 0.0002
 
 
 def install() -> None:
-    """Shorten the transactions' timeout; arm the point that the environment names."""
+    """Shorten the timeout of transactions, and arm the point that `FAULT_AT` names."""
     producer.TRANSACTION_TIMEOUT_MS = TRANSACTION_TIMEOUT_MS
     client_watchdog.HUNG_S = HUNG_S
     signal.signal(signal.SIGUSR1, _show_tasks)
-    faulthandler.register(signal.SIGUSR1, chain=True)  # where a worker that does not get on stands, for its log
+    faulthandler.register(signal.SIGUSR1, chain=True)  # stacks for the log, if a worker makes no progress
     if "FAULT_AT" in os.environ:
         point, nth, name = os.environ["FAULT_AT"].split(":")
         if point == DISK_FULL:
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(nth) * 1024, resource.RLIM_INFINITY))
             return
-        _Trap(int(nth), signal.Signals[name]).arm(point)
+        _Trigger(int(nth), signal.Signals[name]).arm(point)
 
 
 def _show_tasks(*_: Any) -> None:
-    """What each task waits for, down to the innermost coroutine."""
+    """Print the place at which each task waits, down to the innermost coroutine."""
     with contextlib.suppress(RuntimeError):  # no loop runs
         for task in asyncio.all_tasks():
             inner: Any = task.get_coro()
             while frame := getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None):
-                where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
-                print("  waits:", where, file=sys.stderr, end=" ")
+                place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+                print("  waits:", place, file=sys.stderr, end=" ")
                 inner = getattr(inner, "cr_await", None) or getattr(inner, "ag_await", None)
             print(f"{inner!r:.200}", file=sys.stderr, flush=True)
 
 
-class _Trap:
-    """Counts down to the signal."""
+class _Trigger:
+    """Raises a signal when a point is reached for the nth time."""
 
     def __init__(self, nth: int, number: signal.Signals) -> None:
         self._left, self._signal = nth, number
 
-    def step(self) -> bool:
+    def count_down(self) -> bool:
         self._left -= 1
         return self._left == 0
 
-    def spring(self) -> None:
+    def fire(self) -> None:
         os.kill(os.getpid(), self._signal)
 
-    def pass_by(self) -> None:
-        if self.step():
-            self.spring()
+    def reached(self) -> None:
+        if self.count_down():
+            self.fire()
 
     def arm(self, point: str) -> None:
         match point:
             case "begun":
-                _after(TransactionalProducer, "begin", self.pass_by)
+                _after(TransactionalProducer, "begin", self.reached)
             case "produced":
-                _before(TransactionalProducer, "send_offsets", self._delivered)
+                _before(TransactionalProducer, "send_offsets", self._fire_when_flushed)
             case "with_offsets":
-                _after(TransactionalProducer, "send_offsets", self.pass_by)
+                _after(TransactionalProducer, "send_offsets", self.reached)
             case "amid_commit":
-                _before(TransactionalProducer, "commit", self._soon)
+                _before(TransactionalProducer, "commit", self._fire_soon)
             case "committed":
-                _after(TransactionalProducer, "commit", self.pass_by)
+                _after(TransactionalProducer, "commit", self.reached)
             case "amid_store":
-                _before(PartitionState, "apply", self._soon)
+                _before(PartitionState, "apply", self._fire_soon)
             case "half_stored":
-                _after(Table, "epoch_committed", self.pass_by)
+                _after(Table, "epoch_committed", self.reached)
             case "stored":
-                _after(Epoch, "finish", self.pass_by)
+                _after(Epoch, "finish", self.reached)
             case _:
                 raise ValueError(point)
 
-    def _delivered(self, kafka: Any) -> None:
-        if self.step():
-            kafka.flush()  # what is produced shall be on the broker, not in a queue that dies with us
-            self.spring()
+    def _fire_when_flushed(self, kafka: Any) -> None:
+        if self.count_down():
+            kafka.flush()  # so that the records are on the broker
+            self.fire()
 
-    def _soon(self, what: Any) -> None:
-        if self.step():
-            after_s = _AMID_STORE_S if isinstance(what, PartitionState) else _AMID_S
-            threading.Timer(after_s, self.spring).start()
+    def _fire_soon(self, target: Any) -> None:
+        if self.count_down():
+            after_s = _AMID_STORE_S if isinstance(target, PartitionState) else _AMID_S
+            threading.Timer(after_s, self.fire).start()
 
 
 def _before(owner: type, name: str, do: Callable[[Any], None]) -> None:

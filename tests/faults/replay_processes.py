@@ -1,5 +1,5 @@
-"""Records that come out of a file as packed batches: by a replay into the live app, or by a bounded run that brings
-its own workers. Both are processes under the same supervisor as workers, and are killed as they are.
+"""Processes that read the records from a file as packed batches: a replay into the live app, or a bounded run with
+workers of its own. Both run under the same supervisor as workers, and are killed in the same way.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from audit import plainly
-from crew import BANK, Worker
+from audit import with_all_fields
+from supervised_process import BANK, Worker
 
 __all__ = ["RUN", "Replay", "Run", "write"]
 
@@ -18,19 +18,19 @@ RUN = "r"  # id of the bounded run
 
 
 def write(path: Path, values: Iterable[bytes]) -> None:
-    """A file of JSON lines that are all of the same fields, as columns are."""
-    path.write_bytes(b"".join(plainly(value) + b"\n" for value in values))
+    """Write a file of JSON lines with equal fields."""
+    path.write_bytes(b"".join(with_all_fields(value) + b"\n" for value in values))
 
 
 class Replay(Worker):
-    """`anabranch replay FILE --pack`, until it says that all is sent."""
+    """`anabranch replay FILE --pack`."""
 
     def command(self) -> list[str]:
         topic, file = f"{self.bank['BANK']}-transfers", self.folder / "transfers.jsonl"
-        return ["replay", str(file), "--to", topic, *self._form]
+        return ["replay", str(file), "--to", topic, *self._options]
 
     @property
-    def _form(self) -> list[str]:
+    def _options(self) -> list[str]:
         return ["--key", "source", "--pack", "--rate", f"{self.bank['BANK_RATE']}/s", "-l", "info"]
 
     @property
@@ -43,7 +43,7 @@ class Replay(Worker):
 
     @property
     def complete(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether it has ended with exit code 0."""
         return not self.wanted and self._process is None
 
     def _ended(self, code: int) -> None:
@@ -57,26 +57,26 @@ class Run(Replay):
 
     def command(self) -> list[str]:
         source = f"{self.bank['BANK']}-transfers={self.folder / 'transfers.jsonl'}"
-        bad = ["--allow-failures", "100%"]  # those that are planned; the audit counts them
-        return ["run", str(BANK), "--input", source, "--run-id", RUN, "--processes", "2", *bad, *self._form]
+        bad = ["--allow-failures", "100%"]  # the audit counts the failures
+        return ["run", str(BANK), "--input", source, "--run-id", RUN, "--processes", "2", *bad, *self._options]
 
     @property
     def ready(self) -> bool:
-        """Whether each of its workers has been."""
+        """Whether each of its workers was ready."""
         logs = list(self.folder.glob(".anabranch/*/worker-*.log"))
         return len(logs) == 2 and all("ready on" in log.read_text(errors="replace") for log in logs)
 
     def show(self) -> None:
-        """As a worker, and so do those it has started."""
+        """Write the stacks of the run and of its workers into their logs."""
         for pid in _children(self._process.pid) if self.runs else ():
             os.kill(pid, signal.SIGUSR1)
         super().show()
 
-    def kill_worker(self, who: int) -> None:
-        """One of those it has started, as long as there are any; it starts it again."""
+    def kill_worker(self, worker: int) -> None:
+        """kill -9 one of its workers; the run restarts it."""
         pids = sorted(_children(self._process.pid)) if self.runs else []
         if pids:
-            os.kill(pids[who % len(pids)], signal.SIGKILL)
+            os.kill(pids[worker % len(pids)], signal.SIGKILL)
 
 
 def _children(pid: int) -> list[int]:
@@ -84,7 +84,7 @@ def _children(pid: int) -> list[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = stat.read_text().rpartition(")")[2].split()[1]
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it ended in the meantime
             continue
         if int(parent) == pid:
             found.append(int(stat.parent.name))

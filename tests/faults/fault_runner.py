@@ -1,4 +1,4 @@
-"""A round: workers run, records flow, faults happen, everything comes to rest, the auditor looks."""
+"""Runs a scenario: workers process records while faults happen; then everything settles and the totals are audited."""
 
 from __future__ import annotations
 
@@ -18,71 +18,85 @@ from anabranch.topics import client_watchdog
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.broker import EmbeddedBroker
-from audit import Truth, audit, read
+from audit import Expected, audit, read
 from bank import SESSION_MS
 from confluent_kafka import Consumer, Producer, TopicPartition
-from crew import End, Worker
-from history import RUN, Replay, Run, write
-from plan import BrokerDown, Cable, Damage, Fault, Join, Kill, KillReplay, Leave, NodeDown, Plan, Stop, Trap, records
 from proxy import Proxy, free_port
-from trio import Trio
+from replay_processes import RUN, Replay, Run, write
+from scenario import (
+    BrokerDown,
+    Damage,
+    Fault,
+    Freeze,
+    Join,
+    Kill,
+    KillReplay,
+    Leave,
+    NetworkFault,
+    NodeDown,
+    Scenario,
+    Trap,
+    transfer_records,
+)
+from supervised_process import Worker, WorkerExit
+from three_brokers import ThreeBrokers
 
-__all__ = ["Report", "World"]
+__all__ = ["FaultRunner", "Report"]
 
 READY_S = 30.0
-REST_S = 120.0
+SETTLE_S = 120.0
 TICK_S = 0.01
 FEED_S = 150.0
 FLUSH_S = 20.0
 PARTITIONS = 4
-SLOW_S = 0.2  # each way, of whatever passes the cable while it is slow
+SLOW_S = 0.2  # delay in each direction
 _SHOWN = 10
 
 
 @dataclass
 class Report:
-    """How a round went.
+    """The result of a round.
 
     Attributes:
-        wrong: what must not be; empty for a round that passes.
-        ends: workers that ended by themselves and said why, for their supervisor to start again.
-        starts: of worker processes.
+        wrong: violations; empty for a round that passes.
+        ends: workers that ended by themselves with an error and were restarted.
+        starts: number of worker processes that were started.
     """
 
-    plan: Plan
+    scenario: Scenario
     folder: Path
     wrong: list[str] = field(default_factory=list)
-    ends: list[End] = field(default_factory=list)
+    ends: list[WorkerExit] = field(default_factory=list)
     starts: int = 0
     took_s: float = 0.0
 
     def __str__(self) -> str:
-        lines = [str(self.plan), f"  {self.starts} starts, {self.took_s:.1f} s, logs in {self.folder}"]
+        lines = [str(self.scenario), f"  {self.starts} starts, {self.took_s:.1f} s, logs in {self.folder}"]
         lines += [f"  ended: {end}" for end in self.ends]
         lines += [f"  WRONG: {what}" for what in self.wrong[:_SHOWN]]
         lines += [f"  … and {len(self.wrong) - _SHOWN} more"] if len(self.wrong) > _SHOWN else []
         return "\n".join(lines)
 
 
-class World:
-    """A broker that may be killed, one cable to it that may be cut, and, where a plan wants them, three brokers."""
+class FaultRunner:
+    """A broker that can be killed, a proxy to it that can be cut, and three brokers for scenarios that need them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         client, controller, inner = free_port(), free_port(), free_port()
-        self.cable = Proxy(inner)
-        listeners = {"CLIENT": client, "CABLE": inner, "CONTROLLER": controller}
-        advertised = {"CLIENT": client, "CABLE": self.cable.port}
+        self.proxy = Proxy(inner)
+        listeners = {"CLIENT": client, "PROXY": inner, "CONTROLLER": controller}
+        advertised = {"CLIENT": client, "PROXY": self.proxy.port}
         self.broker = EmbeddedBroker(
             folder / "kafka",
             port=client,
             settings={
-                # With the embedded broker's own 1 s it ends old transactions while it is still starting, and then
-                # forgets to write their markers: see `plan.FAULTS`.
+                # With the embedded broker's 1 s it would end old transactions while it still starts, and then not write
+                # their markers: see `scenario.FAULTS`.
                 "transaction.abort.timed.out.transaction.cleanup.interval.ms": "10000",
-                # Its own 3 s make it lose its only broker on a machine with more to do than it can.
+                # With its 3 s, the controller loses its only broker on a busy machine.
                 "broker.session.timeout.ms": "9000",
-                # A member's, by KIP-848's protocol; by the classic one it is the bank's.
+                # For members with KIP-848's protocol; with the classic one, the bank sets it.
                 "group.consumer.session.timeout.ms": str(SESSION_MS),
                 "group.consumer.heartbeat.interval.ms": str(SESSION_MS // 5),
                 "controller.quorum.voters": f"1@127.0.0.1:{controller}",
@@ -92,50 +106,52 @@ class World:
             },
         )
         self._restarting = threading.Lock()
-        self._trio: Trio | None = None
+        self._three_brokers: ThreeBrokers | None = None
 
-    def __enter__(self) -> World:
-        self.cable.__enter__()
+    def __enter__(self) -> FaultRunner:
+        self.proxy.__enter__()
         self.broker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.broker.stop()
-        self.cable.__exit__()
-        if self._trio is not None:
-            self._trio.__exit__()
+        self.proxy.__exit__()
+        if self._three_brokers is not None:
+            self._three_brokers.__exit__()
 
     def restart(self, after_s: float) -> None:
-        """Stop the broker and start it again; one that is down already is not stopped a second time (blocking)."""
+        """Stop the broker, if it is up, and start it after `after_s` (blocking)."""
         with self._restarting:
             self.broker.stop()
             time.sleep(after_s)
             self.broker.start()
 
     @property
-    def trio(self) -> Trio:
-        """Three brokers, started by the first who asks."""
-        if self._trio is None:
-            self._trio = Trio(self._folder / "trio")
-            self._trio.__enter__()
-        return self._trio
+    def three_brokers(self) -> ThreeBrokers:
+        """The cluster of three brokers, started at the first use."""
+        if self._three_brokers is None:
+            self._three_brokers = ThreeBrokers(self._folder / "three-brokers")
+            self._three_brokers.__enter__()
+        return self._three_brokers
 
-    def cluster(self, plan: Plan) -> Cluster:
-        """What the driver uses, and the auditor: never through the cable."""
-        servers = self.trio.bootstrap_servers if plan.trio else self.broker.bootstrap_servers
+    def cluster(self, scenario: Scenario) -> Cluster:
+        """The cluster for the driver and the auditor, without the proxy."""
+        servers = (
+            self.three_brokers.bootstrap_servers if scenario.needs_three_brokers else self.broker.bootstrap_servers
+        )
         return Cluster(servers, {"log_level": "0"})
 
-    def servers(self, plan: Plan) -> str:
-        """What the workers use."""
-        return f"127.0.0.1:{self.cable.port}" if plan.wired else self.cluster(plan).bootstrap_servers
+    def servers(self, scenario: Scenario) -> str:
+        """The bootstrap servers for the workers."""
+        return f"127.0.0.1:{self.proxy.port}" if scenario.uses_proxy else self.cluster(scenario).bootstrap_servers
 
-    def run(self, plan: Plan) -> Report:
-        """Play a plan, wait until all is at rest, audit."""
+    def run(self, scenario: Scenario) -> Report:
+        """Run a scenario, wait until everything settles, and audit the totals."""
         name = f"bank-{uuid.uuid4().hex[:8]}"
-        report = Report(plan, Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder)))
+        report = Report(scenario, Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._folder)))
         began_s = time.monotonic()
-        with _Round(self, name, plan, report) as playing:
-            playing.play()
+        with _Round(self, name, scenario, report) as current:
+            current.run()
         report.took_s = time.monotonic() - began_s
         return report
 
@@ -145,17 +161,17 @@ def _addresses(ports: Mapping[str, int]) -> str:
 
 
 class _Round:
-    def __init__(self, world: World, name: str, plan: Plan, report: Report) -> None:
-        self._world, self._name, self._plan, self._report = world, name, plan, report
-        self._cluster, self._replicas = world.cluster(plan), 3 if plan.trio else 1
-        # A run's app has a name of its own, and so have all of its topics.
-        self._tables = f"{name}-run-{RUN}" if plan.feed == "run" else name
-        self._topics = f"{self._tables}-{name}" if plan.feed == "run" else name
+    def __init__(self, runner: FaultRunner, name: str, scenario: Scenario, report: Report) -> None:
+        self._runner, self._name, self._scenario, self._report = runner, name, scenario, report
+        self._cluster, self._replicas = runner.cluster(scenario), 3 if scenario.needs_three_brokers else 1
+        # The app of a bounded run and its topics have names of their own.
+        self._tables = f"{name}-run-{RUN}" if scenario.feed == "run" else name
+        self._topics = f"{self._tables}-{name}" if scenario.feed == "run" else name
         self._replay: Replay | None = None
-        self._sent_again = False
-        self._sent = Truth()
+        self._duplicates_possible = False
+        self._expected = Expected()
         self._workers: list[Worker] = []
-        self._faults: list[Fault] = [fault for fault in plan.faults if not isinstance(fault, Trap)]
+        self._faults: list[Fault] = [fault for fault in scenario.faults if not isinstance(fault, Trap)]
         self._restarts: list[threading.Thread] = []
         self._feeder: threading.Thread | None = None
 
@@ -173,27 +189,27 @@ class _Round:
         for thread in [*self._restarts, *([self._feeder] if self._feeder else [])]:
             thread.join()
 
-    def play(self) -> None:
-        plan, report = self._plan, self._report
-        made = records(plan)
-        for _, value in made:
-            self._sent.add(value)
-        if plan.feed == "driver":
-            self._feed(made[: len(made) // 2], 0.0)
+    def run(self) -> None:
+        scenario, report = self._scenario, self._report
+        records = transfer_records(scenario)
+        for _, value in records:
+            self._expected.add(value)
+        if scenario.feed == "driver":
+            self._feed(records[: len(records) // 2], 0.0)
         else:
-            write(report.folder / "transfers.jsonl", [value for _, value in made])
-        if plan.feed == "run":
+            write(report.folder / "transfers.jsonl", [value for _, value in records])
+        if scenario.feed == "run":
             self._replay = self._add([], Run)
         else:
-            for who in range(plan.workers):
-                self._add([f for f in plan.faults if isinstance(f, Trap) and f.who == who])
+            for worker in range(scenario.workers):
+                self._add([f for f in scenario.faults if isinstance(f, Trap) and f.worker == worker])
         self._until_ready()
-        if plan.feed == "replay":
+        if scenario.feed == "replay":
             self._replay = self._add([], Replay)
-        elif plan.feed == "driver":
-            self._feeder = threading.Thread(target=self._feed, args=(made[len(made) // 2 :], plan.for_s))
+        elif scenario.feed == "driver":
+            self._feeder = threading.Thread(target=self._feed, args=(records[len(records) // 2 :], scenario.for_s))
             self._feeder.start()
-        self._until_at_rest()
+        self._until_settled()
         for worker in self._workers:
             worker.leave()
         for worker in self._workers:
@@ -202,14 +218,14 @@ class _Round:
             report.ends += worker.ends
             report.wrong += worker.wrong
             report.starts += worker.starts
-        values = [value for _, value in made]
+        values = [value for _, value in records]
         try:
-            if self._sent_again:  # what was on its way when the driver took a new client may be there twice
+            if self._duplicates_possible:  # records in flight when the driver replaced its client may be duplicated
                 found = Counter(message.value() for message in read(self._cluster, f"{self._topics}-transfers"))
                 for value in (found - Counter(values)).elements():
-                    self._sent.add(value)
+                    self._expected.add(value)
                     values.append(value)
-            report.wrong += audit(self._cluster, self._topics, self._sent, values, self._tables)
+            report.wrong += audit(self._cluster, self._topics, self._expected, values, self._tables)
         except AssertionError as exc:
             report.wrong.append(str(exc))
 
@@ -217,26 +233,26 @@ class _Round:
         bank = {
             "BANK": self._name,
             "BANK_FOLDER": str(self._report.folder),
-            "BANK_STORE": self._plan.store,
-            "BANK_PROTOCOL": self._plan.protocol,
+            "BANK_STORE": self._scenario.store,
+            "BANK_PROTOCOL": self._scenario.protocol,
             "BANK_REPLICAS": str(self._replicas),
-            "BANK_RATE": str(round(self._plan.transfers / self._plan.for_s)),
-            "KAFKA_BOOTSTRAP_SERVERS": self._world.servers(self._plan),
+            "BANK_RATE": str(round(self._scenario.transfers / self._scenario.for_s)),
+            "KAFKA_BOOTSTRAP_SERVERS": self._runner.servers(self._scenario),
         }
         self._workers.append(kind(len(self._workers), bank, self._report.folder, traps))
         return self._workers[-1]
 
     def _until_ready(self) -> None:
-        """The plan's clock starts when each worker has been ready: faults shall hit workers that work."""
+        """Wait until each worker has been ready: the times of faults count from then."""
         deadline_s = time.monotonic() + READY_S
         while not all(worker.ready for worker in self._workers) and time.monotonic() < deadline_s:
             for worker in self._workers:
                 worker.supervise()
             time.sleep(TICK_S)
 
-    def _until_at_rest(self) -> None:
+    def _until_settled(self) -> None:
         began_s = time.monotonic()
-        deadline_s = began_s + REST_S + max([fault.at_s for fault in self._plan.faults], default=0.0)
+        deadline_s = began_s + SETTLE_S + max([fault.at_s for fault in self._scenario.faults], default=0.0)
         with self._watched() as seen:
             while True:
                 now_s = time.monotonic()
@@ -252,56 +268,56 @@ class _Round:
                 if now_s > deadline_s:
                     for worker in self._workers:
                         worker.show()
-                    self._report.wrong.append(f"not at rest {REST_S:.0f} s after the last fault")
+                    self._report.wrong.append(f"not settled {SETTLE_S:.0f} s after the last fault")
                     return
                 time.sleep(TICK_S)
 
     def _inject(self, fault: Fault) -> None:
         match fault:
             case Kill() if isinstance(self._replay, Run):
-                self._replay.kill_worker(fault.who)
+                self._replay.kill_worker(fault.worker)
             case KillReplay():
                 self._replay.kill(0.0)
             case Kill():
-                self._workers[fault.who].kill(fault.again_s)
-            case Stop():
-                self._workers[fault.who].freeze(fault.for_s)
+                self._workers[fault.worker].kill(fault.restart_after_s)
+            case Freeze():
+                self._workers[fault.worker].freeze(fault.for_s)
             case Leave():
                 if sum(worker.wanted for worker in self._workers) > 1:
-                    self._workers[fault.who].leave()
+                    self._workers[fault.worker].leave()
             case Join():
                 self._add([])
             case BrokerDown():
                 if fault.crash:
-                    self._world.broker.kill()
-                self._later(partial(self._world.restart, fault.for_s))
+                    self._runner.broker.kill()
+                self._later(partial(self._runner.restart, fault.for_s))
             case NodeDown():
-                self._world.trio.kill(fault.which)
-                self._later(fault.for_s, partial(self._world.trio.launch, fault.which))
-            case Cable():
-                cable = self._world.cable
-                {"cut": cable.cut, "hush": cable.hush, "slow": lambda: cable.slow(SLOW_S)}[fault.how]()
-                self._later(fault.for_s, cable.mend)
+                self._runner.three_brokers.kill(fault.number)
+                self._later(fault.for_s, partial(self._runner.three_brokers.launch, fault.number))
+            case NetworkFault():
+                proxy = self._runner.proxy
+                {"cut": proxy.cut, "blackhole": proxy.blackhole, "slow": lambda: proxy.slow(SLOW_S)}[fault.kind]()
+                self._later(fault.for_s, proxy.restore)
             case Damage():
-                self._workers[fault.who].damage(fault.how, self._plan.seed)
+                self._workers[fault.worker].damage(fault.kind, self._scenario.seed)
             case Trap():
-                raise AssertionError("traps are laid when a worker starts")
+                raise AssertionError("traps are set when a worker starts")
 
     def _later(self, *steps: float | Callable[[], object]) -> None:
-        """Beside everything else: wait for so many seconds, or do something, one after the other."""
+        """Run steps in a thread, one after the other: a number of seconds to wait, or a function to call."""
 
-        def go() -> None:
+        def run_steps() -> None:
             for step in steps:
                 step() if callable(step) else time.sleep(step)
 
-        self._restarts.append(threading.Thread(target=go))
+        self._restarts.append(threading.Thread(target=run_steps))
         self._restarts[-1].start()
 
-    def _feed(self, made: list[tuple[str, bytes]], for_s: float) -> None:
+    def _feed(self, records: list[tuple[str, bytes]], for_s: float) -> None:
         producer, topic = self._producer(), f"{self._name}-transfers"
         began_s, steps = time.monotonic(), 50
         for i in range(steps):
-            for key, value in made[i * len(made) // steps : (i + 1) * len(made) // steps]:
+            for key, value in records[i * len(records) // steps : (i + 1) * len(records) // steps]:
                 producer.produce(topic, value, key)
             producer.poll(max(0.0, began_s + for_s * (i + 1) / steps - time.monotonic()) if for_s else 0.0)
             while for_s and time.monotonic() < began_s + for_s * (i + 1) / steps:
@@ -311,38 +327,38 @@ class _Round:
             if time.monotonic() > deadline_s:
                 self._report.wrong.append("the driver could not send its records")
                 return
-            if client_watchdog.answers(self._cluster):  # not only down: this client has lost it for good
+            if client_watchdog.answers(self._cluster):  # the broker is up, so this client hangs
                 producer.purge()
                 producer.flush(1)
-                producer, self._sent_again = self._producer(), True
-                there = {message.value() for message in read(self._cluster, topic)}
-                for key, value in made:
-                    if value not in there:
+                producer, self._duplicates_possible = self._producer(), True
+                present = {message.value() for message in read(self._cluster, topic)}
+                for key, value in records:
+                    if value not in present:
                         producer.produce(topic, value, key)
 
     def _producer(self) -> Producer:
-        # A broker that is down for a while is no reason to lose or repeat a record: idempotent, and in no hurry.
+        # Without a message timeout: an outage of the broker must not lose records.
         return self._cluster.producer(message_timeout_ms=0)
 
     @contextmanager
     def _watched(self) -> Iterator[Any]:
-        """Gives a function that says whether a committed result of every record is there."""
+        """Yield a function that returns whether each record has a committed result."""
         name = self._topics
         topics = {f"{name}-done": PARTITIONS, f"{name}-transfers.dlq": 1, f"{name}-deposits.dlq": 1}
-        expected = len(self._sent.done) + sum(map(len, self._sent.letters.values()))
+        expected = len(self._expected.done) + sum(map(len, self._expected.dead_letters.values()))
         at = [TopicPartition(topic, p, 0) for topic, count in topics.items() for p in range(count)]
-        consumer, heard_s = self._watcher(at), time.monotonic()
+        consumer, received_s = self._watcher(at), time.monotonic()
         counts: set[tuple[str, Any]] = set()
 
         def complete() -> bool:
-            nonlocal consumer, heard_s
+            nonlocal consumer, received_s
             messages = consumer.consume(10_000, 0)
             counts.update((message.topic(), message.value()) for message in messages if message.error() is None)
             if messages:
-                heard_s = time.monotonic()
-            elif time.monotonic() > heard_s + FLUSH_S:  # it may be that only this client hears nothing any more
+                received_s = time.monotonic()
+            elif time.monotonic() > received_s + FLUSH_S:  # this client may hang
                 client_watchdog.leave_behind(consumer.close)
-                consumer, heard_s = self._watcher(at), time.monotonic()
+                consumer, received_s = self._watcher(at), time.monotonic()
             return len(counts) >= expected
 
         try:

@@ -1,4 +1,4 @@
-"""Worker processes under a supervisor as an operator would have one: who ends is started again, and it is noted why."""
+"""Worker processes under a supervisor: a process that ends is restarted, and the reason is noted."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plan import Trap
+from scenario import Trap
 
-__all__ = ["End", "Worker"]
+__all__ = ["Worker", "WorkerExit"]
 
 BANK = Path(__file__).parent / "bank.py"
-AGAIN_S = 0.5
+RESTART_DELAY_S = 0.5
 SHOW_S = 2.0
-END_S = 60.0  # more than a worker takes at the most (`agents/worker.py`)
+END_S = 60.0  # longer than a worker takes to end (`agents/worker.py`)
 
 
 @dataclass(frozen=True)
-class End:
-    """A worker ended by itself."""
+class WorkerExit:
+    """A process that ended without being killed, with the last lines of its log."""
 
-    who: int
+    worker: int
     code: int
-    words: str
+    last_lines: str
 
     def __str__(self) -> str:
-        return f"worker {self.who} ended with {self.code}: {self.words}"
+        return f"worker {self.worker} ended with {self.code}: {self.last_lines}"
 
 
 @dataclass
@@ -39,29 +39,29 @@ class Worker:
 
     Attributes:
         bank: environment of the processes.
-        traps: one for each start, as long as there are any.
-        wanted: False once it was told to leave.
-        ends: how it ended where nobody made it.
-        wrong: what a worker must never do.
+        traps: for the next starts, one for each.
+        wanted: False after it was asked to leave.
+        ends: the ends that the supervisor did not cause.
+        wrong: violations, such as an end with a traceback.
     """
 
-    who: int
+    worker: int
     bank: dict[str, str]
     folder: Path
     traps: list[Trap] = field(default_factory=list)
     wanted: bool = True
-    ends: list[End] = field(default_factory=list)
+    ends: list[WorkerExit] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     starts: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _trap: Trap | None = None
     _start_at_s: float = 0.0
     _continue_at_s: float = 0.0
-    _killed_again_s: float | None = None
+    _kill_restart_after_s: float | None = None
 
     @property
     def log(self) -> Path:
-        return self.folder / f"worker-{self.who}.log"
+        return self.folder / f"worker-{self.worker}.log"
 
     @property
     def runs(self) -> bool:
@@ -69,12 +69,12 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Whether it has ever been."""
+        """Whether it was ever ready, by its log."""
         return self.log.exists() and "ready on" in self.log.read_text(errors="replace")
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is going to happen to it any more."""
+        """Whether it runs and is not frozen."""
         return self.runs and not self._frozen
 
     @property
@@ -86,12 +86,12 @@ class Worker:
         return stat.rpartition(")")[2].split()[0] == "T"
 
     def command(self) -> list[str]:
-        """What it is asked to do, as a user types it."""
-        data = ["--datadir", str(self.folder / f"data-{self.who}"), "--end-with-stdin"]
+        """Arguments of the `anabranch` command."""
+        data = ["--datadir", str(self.folder / f"data-{self.worker}"), "--end-with-stdin"]
         return ["-A", str(BANK), "worker", "--without-web", "-l", "info", *data]
 
     def supervise(self) -> None:
-        """Start it where it is due, let it go on where it has been frozen long enough."""
+        """Restart the process or let it continue, if it is time."""
         now = time.monotonic()
         if self._process is None:
             if self.wanted and now >= self._start_at_s:
@@ -102,22 +102,22 @@ class Worker:
             self._ended(code)
         elif self._frozen:
             if not self._continue_at_s:
-                self._continue_at_s = now + (self._trap.again_s if self._trap is not None else 1.0)
+                self._continue_at_s = now + (self._trap.restart_after_s if self._trap is not None else 1.0)
             if now >= self._continue_at_s:
                 self._continue_at_s = 0.0
                 self._process.send_signal(signal.SIGCONT)
 
-    def kill(self, again_s: float) -> None:
+    def kill(self, restart_after_s: float) -> None:
         if self.runs:
-            self._killed_again_s = again_s
+            self._kill_restart_after_s = restart_after_s
             self._process.kill()
 
-    def damage(self, how: str, seed: int) -> None:
-        """Kill it, and let it come back to stores that are not what it left."""
+    def damage(self, kind: str, seed: int) -> None:
+        """Kill the worker and damage its stores before it is restarted."""
         self.kill(0.0)
         if self._process is not None:
             self._process.wait()
-            spoil(self.folder / f"data-{self.who}", how, random.Random(seed))
+            damage_stores(self.folder / f"data-{self.worker}", kind, random.Random(seed))
 
     def freeze(self, for_s: float) -> None:
         if self.runs:
@@ -125,7 +125,7 @@ class Worker:
             self._process.send_signal(signal.SIGSTOP)
 
     def show(self) -> None:
-        """Write into its log where it stands."""
+        """Write the stacks of its threads and tasks into its log."""
         if self.runs:
             size, deadline_s = self.log.stat().st_size, time.monotonic() + SHOW_S
             self._process.send_signal(signal.SIGUSR1)
@@ -139,14 +139,14 @@ class Worker:
         self.wanted = False
 
     def end(self) -> None:
-        """SIGTERM to who still runs, and wait."""
+        """Send SIGTERM and wait for the end."""
         self.leave()
         if self._process is not None:
             try:
                 self._ended(self._process.wait(END_S))
             except subprocess.TimeoutExpired:
                 self.show()
-                self.wrong.append(f"worker {self.who} does not end within {END_S:.0f} s of SIGTERM")
+                self.wrong.append(f"worker {self.worker} does not end within {END_S:.0f} s of SIGTERM")
                 self.destroy()
 
     def destroy(self) -> None:
@@ -156,7 +156,7 @@ class Worker:
 
     def _start(self) -> None:
         self._trap = self.traps.pop(0) if self.traps else None
-        self._killed_again_s = None
+        self._kill_restart_after_s = None
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("KAFKA_", "ANABRANCH_", "FAULT_"))}
         environment |= {**self.bank, "ANABRANCH_OPTIONS": os.environ.get("FAULTS_OPTIONS", "")}  # as debug=eos,broker
         if self._trap is not None:
@@ -172,40 +172,40 @@ class Worker:
 
     def _ended(self, code: int) -> None:
         self._process.stdin.close()
-        self._process, again_s = None, AGAIN_S
-        words = self._last_words()
-        if "Traceback" in words:
-            self.wrong.append(f"worker {self.who} ended with {code} and a traceback: {words}")
+        self._process, restart_after_s = None, RESTART_DELAY_S
+        last_lines = self._last_lines()
+        if "Traceback" in last_lines:
+            self.wrong.append(f"worker {self.worker} ended with {code} and a traceback: {last_lines}")
         if code == -signal.SIGKILL:
-            again_s = self._killed_again_s
-            if again_s is None:
-                again_s = self._trap.again_s if self._trap is not None else 0.0
-        elif code in (0, -signal.SIGTERM) and not self.wanted:  # the latter before it listens to signals
+            restart_after_s = self._kill_restart_after_s
+            if restart_after_s is None:
+                restart_after_s = self._trap.restart_after_s if self._trap is not None else 0.0
+        elif code in (0, -signal.SIGTERM) and not self.wanted:  # the latter before it has signal handlers
             pass
-        elif code == 1 and "error: " in words:
-            self.ends.append(End(self.who, code, words))
+        elif code == 1 and "error: " in last_lines:
+            self.ends.append(WorkerExit(self.worker, code, last_lines))
         else:
-            self.wrong.append(f"worker {self.who} ended with {code}: {words}")
-        self._start_at_s = time.monotonic() + again_s
+            self.wrong.append(f"worker {self.worker} ended with {code}: {last_lines}")
+        self._start_at_s = time.monotonic() + restart_after_s
 
-    def _last_words(self) -> str:
-        """What the last process said, from its error on."""
-        said = self.log.read_text(errors="replace").rpartition("--- start ")[2].splitlines()
-        for i, line in enumerate(said):
+    def _last_lines(self) -> str:
+        """The log of the last process, from its error on; the last three lines without one."""
+        lines = self.log.read_text(errors="replace").rpartition("--- start ")[2].splitlines()
+        for i, line in enumerate(lines):
             if line.startswith(("error: ", "Traceback")):
-                return "\n".join(said[i : i + 40])
-        return "\n".join(said[-3:])
+                return "\n".join(lines[i : i + 40])
+        return "\n".join(lines[-3:])
 
 
-def spoil(data: Path, how: str, rng: random.Random) -> None:
-    """Damage each store on disk: `flip` turns bytes over, `cut` shortens a file, `lose` removes some."""
+def damage_stores(data: Path, kind: str, rng: random.Random) -> None:
+    """Damage two files of each store on disk: `flip` inverts bytes, `cut` truncates, `lose` removes."""
     for store in sorted(data.glob("**/tables/*")):
         files = sorted(path for path in store.iterdir() if path.is_file() and path.stat().st_size)
         for path in rng.sample(files, min(len(files), 2)):
             size = path.stat().st_size
-            if how == "lose":
+            if kind == "lose":
                 path.unlink()
-            elif how == "cut":
+            elif kind == "cut":
                 os.truncate(path, rng.randrange(size))
             else:
                 with path.open("r+b") as file:
