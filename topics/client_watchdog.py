@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from confluent_kafka import KafkaException
 
-from . import threads
+from . import clock, threads
 from .cluster import Cluster
-from .errors import Hung
+from .errors import Hung, from_kafka, is_fatal, kafka_error, may_pass
 
-__all__ = ["HUNG_S", "answers", "leave_behind", "unless_hung"]
+__all__ = ["HUNG_S", "answers", "leave_behind", "unless_hung", "until_answered"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 HUNG_S = 15.0
 _ASK_S = 3.0
+_RETRY_S = 0.05
 
 
 def answers(cluster: Cluster) -> bool:
@@ -56,3 +60,36 @@ def leave_behind(close: Callable[[], object], within_s: float = 0.0) -> bool:
     except (KafkaException, RuntimeError) as exc:  # it is closed already
         logger.debug("closing a client: %s", exc)
     return True
+
+
+def until_answered(
+    doing: str, call: Callable[[], T], cluster: Cluster, *, patience_s: float, hung_s: float | None = None
+) -> T:
+    """Repeat a call of a consumer while its errors may be temporary, and return its result (blocking).
+
+    Args:
+        doing: the action, for messages, such as "commit offsets".
+        call: raises KafkaException if it fails; other exceptions are passed on.
+        patience_s: how long the call is repeated.
+        hung_s: the time without an answer after which the client counts as hung if the cluster answers; `HUNG_S` by
+            default.
+
+    Raises:
+        Hung: the client is fenced or broken, or it gets no answer although the cluster answers. Only a new one helps.
+        AnabranchError: the call failed with another error, or for longer than `patience_s`.
+    """
+    began_s = clock.now_s()
+    while True:
+        try:
+            return call()
+        except KafkaException as exc:
+            error = kafka_error(exc)
+            if is_fatal(error):
+                # A broker that restarts may fence a member that still owns its identity.
+                raise Hung(f"{doing}: this client cannot be used any more ({error.str()})", fenced=True) from exc
+            waited_s = clock.now_s() - began_s
+            if not may_pass(error) or waited_s > patience_s:
+                raise from_kafka(exc, doing, servers=cluster.bootstrap_servers) from exc
+            if waited_s > (HUNG_S if hung_s is None else hung_s) and answers(cluster):
+                raise Hung(f"{doing}: the Kafka client has no answer after {waited_s:.0f} s") from exc
+            clock.sleep(_RETRY_S)

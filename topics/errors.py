@@ -5,7 +5,7 @@
     ├── Rebuild       this client is finished (fenced, fatal): make a new one and restore from the changelog
     ├── BadRecord     one record cannot be processed: its failure policy applies, other records are not affected
     └── Stop          a human has to change something; the program ends with exit code 1
-        ├── Hung      this client hangs: a new one may find the outcome of its last call
+        ├── Hung      this client hangs, or cannot be used any more: a new one may find the outcome of its last call
         └── Usage     the command line, the configuration or the program has to change; exit code 2
 
 Each carries a hint: what to do about it.
@@ -31,12 +31,14 @@ __all__ = [
     "Usage",
     "described",
     "from_kafka",
+    "is_fatal",
     "is_lost",
     "is_refusal",
     "is_too_large",
     "is_unreachable",
     "kafka_cause",
     "kafka_error",
+    "may_pass",
     "passes",
     "understood",
 ]
@@ -89,14 +91,18 @@ class Stop(AnabranchError):
 
 
 class Hung(Stop):
-    """The client hangs although the cluster answers (see `client_watchdog`).
+    """The client hangs although the cluster answers (see `client_watchdog`), or it is fenced or broken.
 
     The outcome of its last call is unknown, as after a crash. Callers that can continue with a new client do; otherwise
     the program ends.
+
+    Attributes:
+        fenced: whether the client is fenced or broken; False if it hangs.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, fenced: bool = False) -> None:
         super().__init__(message, hint="start again: it resumes from the last commit")
+        self.fenced = fenced
 
 
 class Usage(Stop):
@@ -189,6 +195,20 @@ def kafka_cause(error: BaseException) -> KafkaError | None:
     return kafka_error(cause) if isinstance(cause, KafkaException) else None
 
 
+# A client that is fenced or broken fails in every call with `_FATAL`, and that error is not marked as fatal.
+_FATAL = frozenset({KafkaError._FATAL, KafkaError._FENCED, KafkaError.PRODUCER_FENCED})  # pyright: ignore[reportPrivateUsage]
+
+
+def is_fatal(error: KafkaError) -> bool:
+    """Return whether `error` says that the client is fenced or broken, so that only a new client can continue."""
+    return error.fatal() or error.code() in _FATAL
+
+
+def may_pass(error: KafkaError) -> bool:
+    """Return whether `error` may be temporary or no broker answers yet, so that a retry may succeed."""
+    return passes(error) or is_unreachable(error)
+
+
 def is_lost(error: KafkaError) -> bool:
     """Return whether `error` says that this member no longer owns its partitions."""
     return error.code() in _LOST
@@ -250,7 +270,7 @@ def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str =
             f"{doing}: no broker{f' at {servers}' if servers else ''}: {_resolved(why)}",
             hint="check the name in --bootstrap-server (or KAFKA_BOOTSTRAP_SERVERS), and the network",
         )
-    if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED):  # pyright: ignore[reportPrivateUsage]
+    if is_fatal(error):
         return Rebuild(f"{doing}: {error.str()}")
     if error.code() in _UNREACHABLE and why:
         return Stop(

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 
 from . import client_watchdog, clock
 from .cluster import Cluster
-from .errors import Hung, Rebuild, Stop, from_kafka, is_lost, kafka_error
+from .errors import Hung, Rebuild, Stop, from_kafka, is_fatal, is_lost, kafka_error
 
 __all__ = ["Aborted", "Headers", "OnDelivery", "TransactionalProducer"]
 
@@ -260,8 +260,7 @@ class TransactionalProducer:
 
     def _sorted(self, exc: KafkaException, doing: str) -> Exception:
         error = kafka_error(exc)
-        # A client that is broken already fails in every call, with an error that is not marked as fatal.
-        if error.fatal() or error.code() == KafkaError._FATAL:  # pyright: ignore[reportPrivateUsage]
+        if is_fatal(error):
             return Rebuild(f"{doing}: {error.str()}")
         if error.txn_requires_abort() or is_lost(error):
             self._until_known("abort transaction", self._kafka.abort_transaction)

@@ -13,16 +13,24 @@ from typing import Any
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from ...topics import client_watchdog, clock
+from ...topics import client_watchdog
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import RETRY_SUFFIX
-from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_unreachable, kafka_error, passes
+from ...topics.errors import Hung, Stop, from_kafka, is_fatal, is_lost, kafka_error, may_pass
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
 from .settings import EngineSettings
 
-__all__ = ["ASK_S", "SETTLED", "assigned", "begin_at_ends", "may_pass", "offsets_to_commit", "read_agent_offsets"]
+__all__ = [
+    "ASK_S",
+    "SETTLED",
+    "assigned",
+    "begin_at_ends",
+    "commit_through_group",
+    "offsets_to_commit",
+    "read_agent_offsets",
+]
 
 MAX_METADATA_BYTES = 4096
 ASK_S = 5.0
@@ -74,7 +82,7 @@ def assigned(
     Wait until open transactions that contain offsets of these partitions have ended.
 
     Raises:
-        Hung: this consumer gets no answer, although the cluster answers.
+        Hung: this consumer is fenced or broken, or gets no answer although the cluster answers.
         Stop: no broker answers.
     """
     assignment = Assignment()
@@ -138,14 +146,21 @@ def begin_at_ends(
 
 
 def _commit(kafka: Any, offsets: list[KafkaPartition], cluster: Cluster) -> bool:
-    """Commit through the group (blocking); return False if it is rebalancing or does not answer yet."""
+    """Commit through the group (blocking); return False if it is rebalancing or does not answer yet.
+
+    Raises:
+        Hung: the consumer is fenced or broken.
+    """
     try:
-        for committed in kafka.commit(offsets=offsets, asynchronous=False):
-            if committed.error is not None:
-                raise KafkaException(committed.error)
+        commit_through_group(kafka, offsets)
     except KafkaException as exc:
-        if is_lost(kafka_error(exc)) or may_pass(exc):
+        error = kafka_error(exc)
+        if is_lost(error) or may_pass(error):
             return False
+        if is_fatal(error):
+            raise Hung(
+                f"commit where the group begins: this client cannot be used any more ({error.str()})", fenced=True
+            ) from exc
         raise from_kafka(exc, "commit where the group begins", servers=cluster.bootstrap_servers) from exc
     return True
 
@@ -153,26 +168,29 @@ def _commit(kafka: Any, offsets: list[KafkaPartition], cluster: Cluster) -> bool
 def _committed(
     kafka: Any, partitions: list[KafkaPartition], cluster: Cluster, patience_s: float
 ) -> list[KafkaPartition]:
+    """Return the committed offsets of the group (blocking); an error of a partition does not count as no offset."""
     if not partitions:
         return []
-    began = clock.now_s()
-    while True:
-        try:
-            found: list[KafkaPartition] = kafka.committed(partitions, timeout=ASK_S)
-            for partition in found:
-                if partition.error is not None:  # an error does not mean that the group has committed nothing
-                    raise KafkaException(partition.error)
-            return found
-        except KafkaException as exc:
-            waited_s = clock.now_s() - began
-            if not may_pass(exc) or waited_s > patience_s:
-                raise from_kafka(exc, "read committed offsets", servers=cluster.bootstrap_servers) from exc
-            if waited_s > SETTLED * client_watchdog.HUNG_S and client_watchdog.answers(cluster):
-                raise Hung(f"the consumer has not read committed offsets for {waited_s:.0f} s") from exc
-            clock.sleep(0.05)
+    return client_watchdog.until_answered(
+        "read committed offsets",
+        lambda: _without_errors(kafka.committed(partitions, timeout=ASK_S)),
+        cluster,
+        patience_s=patience_s,
+        hung_s=SETTLED * client_watchdog.HUNG_S,
+    )
 
 
-def may_pass(exc: KafkaException) -> bool:
-    """Return whether the error may be temporary, so that a retry may succeed."""
-    error = kafka_error(exc)
-    return passes(error) or is_unreachable(error)
+def commit_through_group(kafka: Any, offsets: list[KafkaPartition]) -> None:
+    """Commit offsets with the consumer's generation (blocking).
+
+    Raises:
+        KafkaException: the group did not take the offset of one of the partitions.
+    """
+    _without_errors(kafka.commit(offsets=offsets, asynchronous=False))
+
+
+def _without_errors(partitions: list[KafkaPartition]) -> list[KafkaPartition]:
+    for partition in partitions:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+    return partitions

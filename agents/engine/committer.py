@@ -16,14 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from ...topics import client_watchdog, clock
 from ...topics.cluster import Cluster
-from ...topics.errors import Hung, Stop, from_kafka, is_lost, is_refusal, is_unreachable, kafka_error, passes
+from ...topics.errors import Hung, Stop, from_kafka, is_fatal, is_lost, is_refusal, kafka_error
 from ...topics.output import RECORD_BYTES, Output
 from ...topics.producer import Aborted, TransactionalProducer
 from ..tables.store import Changes
+from .committed_offsets import commit_through_group
 from .delivery_reports import LARGE_BYTES, Reports
 from .topic_ids import TopicIds
 
@@ -166,7 +167,11 @@ class AtLeastOnce:
         """Do nothing: a producer without transactions leaves none open."""
 
     def commit(self, request: CommitRequest) -> Positions:
-        """Commit an epoch as `ExactlyOnce.commit` does, but at least once instead of exactly once."""
+        """Commit an epoch as `ExactlyOnce.commit` does, but at least once instead of exactly once.
+
+        Raises:
+            Hung: the consumer is fenced or broken, or a client gets no answer although the cluster answers.
+        """
         reports = self._reports
         reports.begin()
         compare = _comparing(self._topic_ids, request)
@@ -188,24 +193,16 @@ class AtLeastOnce:
         return positions
 
     def _commit_offsets(self, offsets: list[TopicPartition]) -> None:
-        began_s = clock.now_s()
-        while True:
+        def commit() -> None:
             try:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-                return
+                commit_through_group(self._consumer, offsets)
             except KafkaException as exc:
                 error = kafka_error(exc)
                 if is_lost(error):
                     raise Aborted(f"commit offsets: {error.str()}", lost=True) from exc
-                if error.code() == KafkaError._FATAL:  # pyright: ignore[reportPrivateUsage]
-                    # A broker that restarts may fence a member that still owns its identity; only a new client helps.
-                    raise Hung(f"the consumer is finished: {error.str()}") from exc
-                waited_s = clock.now_s() - began_s
-                if not (passes(error) or is_unreachable(error)) or waited_s > _UNDELIVERED_S:
-                    raise from_kafka(exc, "commit offsets", servers=self._cluster.bootstrap_servers) from exc
-                if waited_s > client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
-                    raise Hung(f"the consumer has not committed offsets for {waited_s:.0f} s") from exc
-                clock.sleep(0.05)
+                raise
+
+        client_watchdog.until_answered("commit offsets", commit, self._cluster, patience_s=_UNDELIVERED_S)
 
     def _flush(self) -> None:
         """Wait until all queued records are delivered or have failed.
@@ -248,6 +245,10 @@ class AtLeastOnce:
                 return
             except BufferError:
                 self._kafka.poll(0.05)
+            except KafkaException as exc:
+                if is_fatal(kafka_error(exc)):
+                    raise from_kafka(exc, f"produce to {topic}", servers=self._cluster.bootstrap_servers) from exc
+                raise
 
     def poll(self, timeout_s: float) -> None:
         """Serve delivery reports; wait for one for at most `timeout_s` seconds."""

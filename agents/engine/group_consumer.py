@@ -22,10 +22,10 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.errors import Hung, Stop, from_kafka
+from ...topics.errors import Hung, Stop, from_kafka, is_fatal, kafka_error, may_pass
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
-from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends, may_pass
+from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends
 from .settings import EngineSettings
 from .topic_ids import TopicIds
 
@@ -47,9 +47,6 @@ _error_of = Message.error
 
 # librdkafka's encoding of group metadata: this prefix, then the generation as four bytes.
 _METADATA = b"CGMDv2:"
-
-# A fatal error of a consumer arrives as a message whose error is not marked as fatal.
-_FINISHED = frozenset({KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID})  # pyright: ignore[reportPrivateUsage]
 
 
 class GroupConsumer:
@@ -231,7 +228,7 @@ class GroupConsumer:
                 hint="raise the topic's retention; to go on with what is there, set the group's offsets with "
                 "kafka-consumer-groups --reset-offsets",
             )
-        if error.fatal() or code in _FINISHED:
+        if is_fatal(error) or code == KafkaError.FENCED_INSTANCE_ID:
             self.finished, self.fenced = error.str(), True
         now = clock.now_s()
         if now - self._complained_s > 5:
@@ -241,7 +238,7 @@ class GroupConsumer:
     def note_hung(self, error: BaseException) -> None:
         """Mark this client as finished if the error is `Hung`: what makes a producer hang affects the consumer too."""
         if isinstance(error, Hung) and self.finished is None:
-            self.finished = str(error.args[0])
+            self.finished, self.fenced = str(error.args[0]), error.fenced
             logger.warning("%s: this worker takes a new one", self.finished)
 
     def check_coordinator(self) -> None:
@@ -256,7 +253,7 @@ class GroupConsumer:
             self.answered_s = clock.now_s()
         except KafkaException as exc:
             silent_s = clock.now_s() - self.answered_s
-            if not may_pass(exc):
+            if not may_pass(kafka_error(exc)):
                 self.answered_s = clock.now_s()
             elif silent_s > SETTLED * client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
                 self.note_hung(Hung(f"the group's coordinator has not answered the consumer for {silent_s:.0f} s"))
