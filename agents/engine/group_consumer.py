@@ -182,8 +182,8 @@ class GroupConsumer:
         """
         if partitions != self._held:
             held, self._held = self._held, partitions & self._consumed.keys()
-            self.kafka.pause([KafkaPartition(*at) for at in self._held - held])
-            self.kafka.resume([KafkaPartition(*at) for at in held - self._held])
+            self.kafka.pause([KafkaPartition(*at) for at in sorted(self._held - held)])
+            self.kafka.resume([KafkaPartition(*at) for at in sorted(held - self._held)])
 
     def keep_alive(self) -> None:
         """Remain a member of the group while agents are busy: poll if the last poll was a second ago.
@@ -266,7 +266,7 @@ class GroupConsumer:
             self._resume()
             self.kafka.incremental_unassign([KafkaPartition(*at) for at in self._consumed])
             self._consumed, self._buffered = {}, []
-        self._begin(self.kafka, [KafkaPartition(*at) for at in self.owned])
+        self._begin(self.kafka, [KafkaPartition(*at) for at in sorted(self.owned)])
 
     def begin_at_ends(
         self, uncommitted: Collection[TopicPartition], later: Collection[str]

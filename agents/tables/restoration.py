@@ -202,7 +202,7 @@ class Restoration:
             for at, (table, _) in both.items():
                 if at in wanted or at not in self._reader:
                     self._restore(at, table, begins[at], ends[at])
-            self._follow(self._states.keys() - wanted.keys())
+            self._follow(sorted(self._states.keys() - wanted.keys()))
 
     async def keep_standby(self, numbers: set[int]) -> None:
         """Keep standby copies of the partitions with these numbers, and of no others except global tables'."""
@@ -219,7 +219,7 @@ class Restoration:
                     state.store.close()  # records were deleted: the partition's owner decides what to do
                 else:
                     self._states[at] = state
-            self._follow(wanted.keys() & self._states.keys())
+            self._follow(sorted(wanted.keys() & self._states.keys()))
 
     def _partitions_of(self, numbers: Iterable[int]) -> dict[Key, tuple[UncommittedWrites, int]]:
         """Return the tables' partitions with these numbers that the tables do not show yet."""
@@ -282,7 +282,7 @@ class Restoration:
 
     def _close(self, partitions: Iterable[Key]) -> None:
         """Close the stores of partitions that have not returned: they belong to another worker now."""
-        closed = list(partitions)
+        closed = sorted(partitions)
         self._reader.stop(closed)
         for at in closed:
             self._take(at).store.close()

@@ -1,4 +1,4 @@
-"""The stores that a worker keeps on disk: where they are, which of them can be used, and when they are closed.
+"""The stores of a worker: those in memory, and those on disk: where they are, and which of them can be used.
 
     <data folder>/<slot>/tables/<table>-<partition>            a store
     <data folder>/<slot>/tables/<table>-<partition>.unusable   a store that could not be used
@@ -6,6 +6,8 @@
 The slot belongs to the worker's identity, so two processes on one data folder never share a store. A store that cannot
 be used is renamed, not deleted, so that it can be examined; the next unusable store of the same partition replaces it.
 A new store is then restored from the changelog, as after the loss of the disk.
+
+A test can stand between the engine and all stores of a worker: see `wrapped`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +25,13 @@ from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop, Usage
-from .store import Store
+from .store import MemoryStore, Store
 
 if TYPE_CHECKING:
     from .rocksdb_store import RocksStore, StoreOwner
     from .uncommitted_writes import UncommittedWrites
 
-__all__ = ["MEMORY", "UNUSABLE", "StoreDirectory", "store_scheme"]
+__all__ = ["MEMORY", "UNUSABLE", "StoreDirectory", "StorePlace", "store_scheme", "wrapped"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +61,44 @@ def store_scheme(url: object, table: str) -> str:
     return scheme
 
 
+@dataclass(frozen=True, slots=True)
+class StorePlace:
+    """Whose store it is.
+
+    Attributes:
+        cluster: the cluster of the worker.
+        table: name of the table.
+        partition: number of the partition.
+        folder: folder of the store; None in memory.
+    """
+
+    cluster: Cluster
+    table: str
+    partition: int
+    folder: Path | None
+
+
+Wrap = Callable[[Store, StorePlace], Store]
+
+_wrap: Wrap | None = None
+
+
+@contextmanager
+def wrapped(wrap: Wrap) -> Generator[None]:
+    """Let `wrap(store, place)` replace each store that a worker of this process opens inside of the block.
+
+    What it returns has to keep the contract of `Store`, except for the faults that the test wants.
+    """
+    global _wrap
+    before, _wrap = _wrap, wrap
+    try:
+        yield
+    finally:
+        _wrap = before
+
+
 class StoreDirectory:
-    """The stores of one worker on disk.
+    """The stores of one worker.
 
     Args:
         folder: the worker's own folder for tables.
@@ -70,10 +110,10 @@ class StoreDirectory:
         self._open: dict[tuple[str, int], RocksStore] = {}
 
     def open(self, admin: Admin, wanted: Iterable[tuple[UncommittedWrites, int]]) -> dict[tuple[str, int], Store]:
-        """Open the stores of table partitions that are on disk (blocking); stores that are open already stay open.
+        """Open the stores of table partitions (blocking); stores on disk that are open already stay open.
 
         Args:
-            wanted: tables and partitions; those in memory are ignored.
+            wanted: tables and partitions; a store in memory is a new one.
 
         Returns:
             (table name, partition) -> store.
@@ -81,11 +121,23 @@ class StoreDirectory:
         Raises:
             Stop: a folder is in use, the disk refuses access, or no broker answers.
         """
-        on_disk = [(table, partition) for table, partition in wanted if table.store_scheme != MEMORY]
-        missing = [(table, partition) for table, partition in on_disk if not self._is_open(table.name, partition)]
+        wanted = list(wanted)
+        missing = [
+            (table, partition)
+            for table, partition in wanted
+            if table.store_scheme != MEMORY and not self._is_open(table.name, partition)
+        ]
         if missing:
             self._open_missing(admin, missing)
-        return {(table.name, partition): self._open[table.name, partition] for table, partition in on_disk}
+        return {(table.name, partition): self._opened(table, partition) for table, partition in wanted}
+
+    def _opened(self, table: UncommittedWrites, partition: int) -> Store:
+        in_memory = table.store_scheme == MEMORY
+        store: Store = MemoryStore() if in_memory else self._open[table.name, partition]
+        if _wrap is None:
+            return store
+        folder = None if in_memory else self._folder / f"{table.name}-{partition}"
+        return _wrap(store, StorePlace(self.cluster, table.name, partition, folder))
 
     def _is_open(self, table: str, partition: int) -> bool:
         store = self._open.get((table, partition))

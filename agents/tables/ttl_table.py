@@ -167,7 +167,9 @@ class TtlTable(TrackingTable[K, V]):
     def _merged(self) -> dict[K, V]:
         state = self._advance()
         merged: dict[K, V] = dict(state.items_at(state.now_ms))
-        touched = cast("set[K]", {*state.epoch, *self._deleted, *(key for key, _ in self.writes())})
+        touched = cast(
+            "dict[K, None]", dict.fromkeys([*state.epoch, *self._deleted, *(key for key, _ in self.writes())])
+        )
         for key in touched:
             value = self._find(key)
             if value is ABSENT:

@@ -146,7 +146,7 @@ class UncommittedWrites(dict[K, V]):
         self._suspended: dict[int, PartitionState] = {}
         self._writer_topics: set[str] = set()
         self.all_writer_topics: set[str] = set()
-        self._deleted: set[object] = set()
+        self._deleted: dict[object, None] = {}  # in order, so that tombstones are
         self._in_savepoints = False
         self.pending: dict[int, dict[str, PendingChanges]] = {}
         self.tracking = self.untracked = False
@@ -211,7 +211,7 @@ class UncommittedWrites(dict[K, V]):
     def _delete(self, key: K) -> None:
         """Delete a key from the uncommitted writes and the cache; the cache is asked before `_deleted` is."""
         dict.pop(self, key, None)
-        self._deleted.add(key)
+        self._deleted[key] = None
         if self._state is not None:
             self._state.cache.pop(key, None)
 

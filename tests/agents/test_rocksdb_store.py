@@ -127,6 +127,23 @@ def test_wherever_the_log_breaks_off_one_of_the_applied_states_comes_back(tmp_pa
     assert set(seen) == {0, 1, 2, 3, 4} | {seen[-1]}
 
 
+def test_wherever_the_list_of_its_files_breaks_off_the_position_is_not_ahead_of_the_data(tmp_path: Path) -> None:
+    closed = filled(tmp_path / "closed")
+    (manifest,) = closed.glob("MANIFEST-*")
+    reopened = 0
+    for size in range(0, manifest.stat().st_size, 20):
+        folder = tmp_path / str(size)
+        shutil.copytree(closed, folder)
+        os.truncate(folder / manifest.name, size)
+        try:
+            pairs, position = content(folder)
+        except StoreUnusable:
+            continue
+        reopened += 1
+        assert position == 0 or len(pairs) == 10, f"{manifest.name} ends after {size} bytes"
+    assert reopened
+
+
 def test_it_remembers_when_it_was_at_the_end_and_a_restore_does_not_count_as_that(tmp_path: Path) -> None:
     now = 100.0
     folder = tmp_path / "t-3"

@@ -8,12 +8,24 @@ from pathlib import Path
 import pytest
 from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
+from anabranch.agents.tables.store_directory import StorePlace
+from anabranch.replay.testing.store_faults import WatchedStore
+from anabranch.topics.cluster import Cluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+
+class _Unhindered:
+    def call(self, client: StorePlace, operation: str, act: Callable[[], None]) -> None:
+        act()
+
 
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _folder: MemoryStore(),
     "rocksdb": lambda folder: RocksStore(folder / "t-0", StoreOwner("app", "t", 0, "cluster", "changelog")),
+    "watched": lambda folder: WatchedStore(
+        MemoryStore(), StorePlace(Cluster("localhost:9092"), "t", 0, folder), _Unhindered()
+    ),
 }
 
 pytestmark = pytest.mark.parametrize("make", STORES.values(), ids=STORES.keys())
