@@ -1,7 +1,8 @@
 """One broker for the whole session, and names that nobody else uses in it.
 
 `ANABRANCH_TEST_BROKER` chooses: `container` (fails where there is no engine or image), `embedded`, the address of a
-broker that runs already (`127.0.0.1:9092`, say of `anabranch broker`; a short run starts sooner), or `auto` (default: a
+broker that runs already (`127.0.0.1:9092`, say of `anabranch broker`; a short run starts sooner), `memory` (Kafka in
+memory, without processes; tests that start processes of their own cannot use it), or `auto` (default: a
 container where a Docker engine answers and has the image already, else embedded). `ANABRANCH_TEST_IMAGE` names the
 image.
 """
@@ -26,7 +27,8 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import KAFKA_VERSION
 from anabranch.topics.errors import Stop
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from anabranch.topics.memory.memory_kafka import MemoryKafka
+from confluent_kafka import KafkaError, Message, TopicPartition
 from hypothesis import settings
 
 # How long an example takes depends on who else uses the machine.
@@ -75,8 +77,11 @@ class Choice:
     image: str  # empty: no container
     why: str
     servers: str = ""  # of a broker that runs already; empty: start one
+    memory: bool = False
 
     def __str__(self) -> str:
+        if self.memory:
+            return f"in memory ({self.why})"
         kind = f"at {self.servers}" if self.servers else f"container {self.image}" if self.image else "embedded"
         return f"{kind} ({self.why})"
 
@@ -86,10 +91,13 @@ def choice() -> Choice:
     """Decide in at most `ENGINE_S` seconds; in particular, nothing is pulled to find out."""
     mode = os.environ.get("ANABRANCH_TEST_BROKER", "auto")
     image = os.environ.get("ANABRANCH_TEST_IMAGE", f"apache/kafka:{KAFKA_VERSION}")
-    if mode not in ("auto", "container", "embedded") and ":" not in mode:
-        pytest.exit(f"ANABRANCH_TEST_BROKER={mode}: expected auto, container, embedded or HOST:PORT", returncode=4)
+    if mode not in ("auto", "container", "embedded", "memory") and ":" not in mode:
+        expected = "auto, container, embedded, memory or HOST:PORT"
+        pytest.exit(f"ANABRANCH_TEST_BROKER={mode}: expected {expected}", returncode=4)
     if mode != "auto":
         why = "ANABRANCH_TEST_BROKER says so"
+        if mode == "memory":
+            return Choice("", why, memory=True)
         return Choice(image if mode == "container" else "", why, servers=mode if ":" in mode else "")
     import docker
     from docker.errors import DockerException, ImageNotFound
@@ -115,7 +123,9 @@ def pytest_report_header() -> str:
 def broker() -> Iterator[Cluster]:
     """A cluster of one broker that all tests of the session share."""
     chosen = choice()
-    if chosen.servers:
+    if chosen.memory:
+        yield MemoryKafka().cluster()
+    elif chosen.servers:
         yield Cluster(chosen.servers)
     elif chosen.image:
         with container(chosen.image) as cluster:
@@ -227,15 +237,12 @@ def drain(broker: Cluster) -> Drain:
 
 def read_to_end(cluster: Cluster, topic: str, *, committed: bool) -> Iterator[Message]:
     waiting = set(range(Admin(cluster).partitions([topic])[topic]))
-    consumer = Consumer(
-        cluster.config(
-            group_id=f"drain-{uuid.uuid4().hex}",
-            enable_auto_commit=False,
-            enable_partition_eof=True,
-            fetch_wait_max_ms=5,  # the end of a partition shows itself as a fetch that waits in vain
-            auto_offset_reset="earliest",
-            isolation_level="read_committed" if committed else "read_uncommitted",
-        )
+    consumer = cluster.consumer(
+        group_id=f"drain-{uuid.uuid4().hex}",
+        enable_partition_eof=True,
+        fetch_wait_max_ms=5,  # the end of a partition shows itself as a fetch that waits in vain
+        auto_offset_reset="earliest",
+        isolation_level="read_committed" if committed else "read_uncommitted",
     )
     deadline = time.monotonic() + DRAIN_S
     try:

@@ -22,7 +22,7 @@ from .errors import Usage
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["Cluster", "is_secret"]
+__all__ = ["PRODUCER_DEFAULTS", "Cluster", "is_secret"]
 
 _logger = logging.getLogger("anabranch.librdkafka")
 
@@ -62,7 +62,7 @@ _SECRETS = ("password", "passphrase", "secret", "key.pem", "certificate.pem", "o
 
 
 # Producers share these. Java's producers hash keys with murmur2, so a key's partition is the same for both.
-_PRODUCER: Mapping[str, object] = {
+PRODUCER_DEFAULTS: Mapping[str, object] = {
     "partitioner": "murmur2_random",
     "compression_type": "lz4",
     "linger_ms": 5,
@@ -125,7 +125,7 @@ class Cluster:
         Args:
             chosen: librdkafka configuration as in `config`; it wins over these defaults.
         """
-        return Producer(self.config(**{**_PRODUCER, **chosen}))
+        return Producer(self.config(**{**PRODUCER_DEFAULTS, **chosen}))
 
     def admin(self, **chosen: object) -> AdminClient:
         """Make an admin client.

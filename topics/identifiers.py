@@ -12,9 +12,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from uuid import UUID
 
-__all__ = ["kafka_uuid", "random_hex", "random_uuid", "seeded"]
+__all__ = ["kafka_uuid", "random_below", "random_hex", "random_uuid", "seeded"]
 
 _source: random.Random = random.SystemRandom()
+
+
+def random_below(limit: int) -> int:
+    """Return a random number, at least 0 and below a limit."""
+    return _source.randrange(limit)
 
 
 def random_hex(digits: int) -> str:

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     import numpy
     import pyarrow
 
-__all__ = ["HashPartitioner", "Partitioner", "RangePartitioner", "key_bytes", "murmur2", "partitions_of_column"]
+__all__ = [
+    "HashPartitioner",
+    "Partitioner",
+    "RangePartitioner",
+    "key_bytes",
+    "murmur2",
+    "partitions_of_column",
+    "place",
+]
 
 _M = 0x5BD1E995
 _SEED = 0x9747B28C
@@ -62,7 +70,8 @@ def _fastest_place() -> Callable[[bytes, int], int]:
     return place
 
 
-_place = _fastest_place()
+place = _fastest_place()
+"""The partition of a key among so many: its hash without the sign bit, modulo the partitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +86,11 @@ class HashPartitioner:
 
     def partition(self, key: bytes) -> int:
         """Return the partition of `key`: the hash without its sign bit, modulo the partitions, as in Java's client."""
-        return _place(key, self.partitions)
+        return place(key, self.partitions)
 
     def partitions_of(self, keys: Sequence[bytes]) -> list[int]:
         """Return the partition of each key."""
-        return list(map(_place, keys, repeat(self.partitions)))
+        return list(map(place, keys, repeat(self.partitions)))
 
     def __str__(self) -> str:
         return f"hash (murmur2) over {self.partitions}"

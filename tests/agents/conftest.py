@@ -25,7 +25,7 @@ from anabranch.agents.worker import work
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.topic_partition import TopicPartition
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
@@ -184,7 +184,7 @@ class Lab:
 
     def committed(self, group: str, topic: str) -> dict[int, tuple[int, str]]:
         """Partition -> committed offset and its metadata, for partitions that have one."""
-        consumer = Consumer(self.cluster.config(group_id=group, enable_auto_commit=False))
+        consumer = self.cluster.consumer(group_id=group)
         try:
             asked = [KafkaPartition(topic, p) for p in self.ends(topic)]
             return {p.partition: (p.offset, p.metadata or "") for p in consumer.committed(asked, 10) if p.offset >= 0}

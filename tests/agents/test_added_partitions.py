@@ -6,7 +6,7 @@ from typing import Any
 
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Usage
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import NewPartitions
 
 REFRESH_S = 60.0  # a consumer looks for new partitions every 10 s
 
@@ -35,7 +35,7 @@ async def test_workers_without_tables_go_on_and_those_with_tables_stop_before_th
     await lab.caught_up(topic, plain)
     await lab.caught_up(topic, keyed)
 
-    admin = AdminClient(lab.cluster.config())
+    admin = lab.cluster.admin()
     admin.create_partitions([NewPartitions(topic, 3)])[topic].result()
     await lab.until(lambda: lab.admin.partitions([topic])[topic] == 3, "the partition is there")
     lab._producer = None  # the one there is knows of two until it asks again

@@ -7,7 +7,7 @@ from typing import Any
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import TransactionalProducer
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import NewPartitions
 
 
 def reading(lab: Any, name: str, topic: str, seen: list[int], **options: Any) -> Any:
@@ -41,7 +41,7 @@ async def test_a_partition_that_is_added_later_is_read_from_its_beginning(lab: A
     lab.produce(topic, range(10))
     async with lab.running(reading(lab, name, topic, seen)):
         pass
-    admin = AdminClient(lab.cluster.config())
+    admin = lab.cluster.admin()
     admin.create_partitions([NewPartitions(topic, 2)])[topic].result()
     await lab.until(lambda: lab.admin.partitions([topic])[topic] == 2, "the partition is there")
     lab._producer = None  # the one there is knows of one until it asks again

@@ -15,7 +15,6 @@ from anabranch.topics.admin import TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 
 class Crash(Exception):
@@ -354,7 +353,7 @@ async def test_offsets_that_are_gone_while_tables_have_content_stop_the_worker(l
     lab.produce(topic, numbers(0, 20))
     async with lab.running(app):
         await lab.caught_up(topic, app)
-    admin = AdminClient(lab.cluster.config())
+    admin = lab.cluster.admin()
     for future in admin.delete_consumer_groups([name]).values():
         future.result(10)
 
@@ -375,7 +374,7 @@ async def test_records_that_were_deleted_before_they_were_read_stop_the_worker(l
     async with lab.running(app):
         await lab.caught_up(topic, app)
     lab.produce(topic, numbers(10, 20))
-    admin = AdminClient(lab.cluster.config())
+    admin = lab.cluster.admin()
     for future in admin.delete_records([TopicPartition(topic, 0, 15)]).values():
         future.result(10)
 

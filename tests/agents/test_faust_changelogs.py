@@ -7,7 +7,7 @@ from typing import Any
 import faust
 import pytest
 from anabranch.topics.errors import Stop
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 stock = faust.App("stock")
 
@@ -27,7 +27,7 @@ async def restored(lab: Any, pairs: list[tuple[Any, Any]], **options: Any) -> tu
     lab.admin.create([lab.spec(changelog, cleanup_policy="compact")])
     lab.produce(changelog, written_by_faust(changelog, pairs))
     app, topic = lab.app(name), lab.topic()
-    group = Consumer(lab.cluster.config(group_id=name))  # Faust had committed offsets, too
+    group = lab.cluster.consumer(group_id=name)  # Faust had committed offsets, too
     group.commit(offsets=[TopicPartition(topic, 0, 0)], asynchronous=False)
     group.close()
     table = app.SetTable("kept", **options) if options.pop("sets", False) else app.Table("kept", **options)

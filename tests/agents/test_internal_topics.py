@@ -6,7 +6,7 @@ from typing import Any
 
 import faust
 from anabranch.topics.errors import Usage
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 
 class Order(faust.Record):
@@ -64,7 +64,7 @@ async def test_records_left_in_a_repartition_topic_of_before_stop_the_worker(lab
     lab.produce(former, [record({"user": "ann", "n": i}, "ann", 0, None, 0) for i in range(3)])
 
     def commit(offset: int) -> None:
-        consumer = Consumer(lab.cluster.config(group_id=name, enable_auto_commit=False))
+        consumer = lab.cluster.consumer(group_id=name)
         consumer.commit(offsets=[TopicPartition(former, 0, offset)], asynchronous=False)
         consumer.close()
 

@@ -8,7 +8,7 @@ import pytest
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.consumer_groups import Groups
 from anabranch.topics.errors import Stop
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import TopicPartition
 
 
 def make_anew(lab: Any, topic: str, partitions: int = 1) -> None:
@@ -101,7 +101,7 @@ async def test_tables_with_content_of_the_old_topic_are_not_added_to_unasked(lab
         assert isinstance(error, Stop)
         assert f"topic {a} was deleted and recreated, but table totals has content from before" in str(error)
         assert "to 0" in str(error)
-    setter = Consumer(lab.cluster.config(group_id=name, enable_auto_commit=False))
+    setter = lab.cluster.consumer(group_id=name)
     setter.commit(offsets=[TopicPartition(a, 0, 0)], asynchronous=False)
     setter.close()
     app = program()

@@ -17,7 +17,6 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.topics.admin import TopicSpec
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
 PARTITIONS = 4
 
@@ -187,7 +186,7 @@ async def test_faust_651_a_changelog_that_has_lost_its_beginning_does_not_hold_u
             lab.produce(topic, records(start, start + 40))
             await lab.caught_up(topic, app)
     changelog = f"{name}-totals-changelog"
-    admin = AdminClient(lab.cluster.config())
+    admin = lab.cluster.admin()
     for future in admin.delete_records([TopicPartition(changelog, 0, 10)]).values():
         future.result(20)
     app = totals_app(lab, name, topic, consumer_auto_offset_reset="latest")

@@ -24,7 +24,7 @@ from anabranch.topics.errors import Stop
 from anabranch.topics.topic_partition import TopicPartition
 from confluent_kafka import Producer
 from confluent_kafka import TopicPartition as KafkaPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from rich.console import Console
 
 KEYS = 40
@@ -60,7 +60,7 @@ def hold(lab: Any) -> Iterator[Any]:
     opened: list[Producer] = []
 
     def begin(topic: str, *partitions: int, key: str = '"held"', value: bytes | None = b"7") -> Any:
-        producer = Producer(lab.cluster.config(transactional_id=lab.fresh("hold"), transaction_timeout_ms=120_000))
+        producer = lab.cluster.producer(transactional_id=lab.fresh("hold"), transaction_timeout_ms=120_000)
         producer.init_transactions(30)
         producer.begin_transaction()
         for partition in partitions:
@@ -203,7 +203,7 @@ async def test_changelog_records_that_are_deleted_under_a_restore_stop_the_worke
         lambda: app._consumer and runtime_of(app).status.restoring and runtime_of(app).status.restoring.records
     )
     lab.produce(changelog, [("later", 1)] * 3)
-    admin = AdminClient(lab.cluster.config())
+    admin = lab.cluster.admin()
     for future in admin.delete_records([KafkaPartition(changelog, 0, lab.ends(changelog)[0])]).values():
         future.result(30)
     with pytest.raises(Stop, match=r"records of .*-changelog\[0\] were deleted before they were read"):
@@ -230,7 +230,7 @@ async def test_a_changelog_that_has_lost_its_beginning_stops_a_worker_that_needs
     async with lab.running(made("a")) as app:
         await lab.caught_up(topic, app)
     changelog = f"{name}-totals-changelog"
-    admin = AdminClient(lab.cluster.config())
+    admin = lab.cluster.admin()
     # By accident, or by a retention that somebody has set: a topic that is only compacted loses nothing.
     for policy in ("delete", "compact"):
         entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)

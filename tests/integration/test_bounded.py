@@ -17,7 +17,7 @@ from anabranch.replay.runs.completion import Completion
 from anabranch.replay.runs.worker_pool import WorkerPool
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import TopicPartition
 
 # Lines `key,n` are counted by key, and again by the last digit of n, after a repartition.
 STAGED = """
@@ -53,7 +53,7 @@ def somebody_writing(cluster: Cluster, topic: str) -> Iterator[list[int]]:
     over, sent = threading.Event(), [0]
 
     def write() -> None:
-        admin, producer = Admin(cluster), Producer(cluster.config(linger_ms=1))
+        admin, producer = Admin(cluster), cluster.producer(linger_ms=1)
         while topic not in admin.partitions([topic]):
             if over.wait(0.02):
                 return
@@ -274,7 +274,7 @@ async def count(stream):
     )
     write_lines(shell.folder / "n.txt", 700)
     Admin(broker).create([TopicSpec(f"{app}-lines", 2)])
-    producer = Producer(broker.config())
+    producer = broker.producer()
     producer.produce(f"{app}-lines", b"before,0", b"before")
     producer.flush()
     command = ["run", "ending", "--input", "n.txt", "--key-before", ",", "-o", "counts.txt"]

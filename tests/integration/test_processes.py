@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 
 from confluent_kafka import ConsumerGroupType
-from confluent_kafka.admin import AdminClient
 
 APP = """
 import anabranch
@@ -147,7 +146,7 @@ def test_workers_end_when_their_parent_is_killed(shell, fresh, broker, eventuall
     output = Output(parent)
     eventually(lambda: len(output.found(r"ready on .* pid (\d+)")) == 2, "both are ready")
     pids = [int(pid) for (pid,) in output.found(r"ready on .* pid (\d+)")]
-    admin = AdminClient(broker.config())
+    admin = broker.admin()
     group = admin.describe_consumer_groups([app])[app].result(30)
     assert (group.type, len(group.members)) == (ConsumerGroupType.CONSUMER, 2), "the option has reached the workers"
     parent.kill()

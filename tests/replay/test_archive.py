@@ -22,7 +22,6 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]
@@ -203,7 +202,7 @@ def records_in(folder: Path) -> int:
 
 def delete_below(cluster: Cluster, topic: str, offset: int, partition: int = 0) -> None:
     request = [TopicPartition(topic, partition, offset)]
-    admin = AdminClient(cluster.config())
+    admin = cluster.admin()
     for future in admin.delete_records(request).values():
         future.result(30)
 

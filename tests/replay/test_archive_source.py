@@ -27,7 +27,6 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 from files import Reading
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -233,7 +232,7 @@ def test_a_topic_is_read_from_where_to_where_one_says(broker: Cluster, fresh: Fr
     with pytest.raises(Usage, match="not a place in a topic"):
         values("yesterday", None)
     request = TopicPartition(topic, 0, 10)
-    admin = AdminClient(broker.config())
+    admin = broker.admin()
     admin.delete_records([request])[request].result(30)
     assert values(None, None) == whole[2:]
     with pytest.raises(Usage, match="begins at offset 10"):

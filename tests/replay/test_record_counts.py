@@ -9,8 +9,7 @@ from anabranch.replay import record_counts
 from anabranch.replay.record_counts import BackgroundCounts
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import TopicPartition
 
 Fresh = Callable[..., str]
 
@@ -18,7 +17,7 @@ Fresh = Callable[..., str]
 def filled(broker: Cluster, topic: str, **config: str) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
     """A topic of two partitions with 600 records; where they start and end."""
     Admin(broker).create([TopicSpec(topic, 2, config={name.replace("_", "."): text for name, text in config.items()})])
-    producer = Producer(broker.config())
+    producer = broker.producer()
     for number in range(600):
         producer.produce(topic, b"value", b"key", number % 2)
     assert producer.flush(30) == 0
@@ -40,7 +39,7 @@ def test_what_is_deleted_after_it_was_counted_is_missed(broker: Cluster, fresh: 
     with BackgroundCounts(broker) as counts:
         counts.begin(starts, ends)
         assert counts.between(starts, ends) == 600
-        request, admin = TopicPartition(topic, 1, 100), AdminClient(broker.config())
+        request, admin = TopicPartition(topic, 1, 100), broker.admin()
         admin.delete_records([request])[request].result(30)
         assert counts.between(starts, ends) == 500
 

@@ -1,0 +1,1 @@
+"""Kafka in memory: the same clients, without a broker, threads or sockets. `memory_kafka.MemoryKafka` is the entry."""

@@ -1,0 +1,334 @@
+"""A consumer on a Kafka in memory, with confluent_kafka's methods and librdkafka's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from confluent_kafka import OFFSET_INVALID, KafkaError, Message, TopicPartition
+
+from .. import clock
+from .classic_membership import ClassicMembership
+from .client import Client
+from .consumer_offsets import ConsumerOffsets
+from .failure import Refused, failure
+from .fetcher import Fetcher
+from .offsets import Offset, Partition
+
+if TYPE_CHECKING:
+    from .memory_kafka import MemoryKafka
+
+__all__ = ["MemoryConsumer"]
+
+T = TypeVar("T")
+
+_OnRebalance = Callable[["MemoryConsumer", list[TopicPartition]], object]
+
+_MOST = 1_000_000
+_SESSION_MS, _POLL_INTERVAL_MS, _REFRESH_MS = 45_000, 300_000, 300_000
+
+
+class MemoryConsumer(Client):
+    """A consumer. Callbacks are called inside of `consume`, `poll` and `close`.
+
+    `consume` returns as soon as there is anything, not when the batch is full.
+    """
+
+    def __init__(self, kafka: MemoryKafka, config: Mapping[str, object], owner: object = None) -> None:
+        super().__init__(kafka, config, owner)
+        if self.group is None:
+            raise failure(KafkaError._INVALID_ARG, "Failed to create consumer: group.id must be set")  # pyright: ignore[reportPrivateUsage]
+        if self._flag("enable.auto.commit", default=True):
+            raise NotImplementedError("enable.auto.commit of Kafka in memory")
+        if self._text("group.protocol") == "consumer":
+            raise NotImplementedError("group.protocol=consumer of Kafka in memory")
+        committed = (self._text("isolation.level") or "read_committed") == "read_committed"
+        self._offsets = ConsumerOffsets(kafka, self.group, committed=committed)
+        self._fetcher = Fetcher(
+            kafka,
+            self.group,
+            self._text("auto.offset.reset") or "latest",
+            committed=committed,
+            eof=self._flag("enable.partition.eof", default=False),
+        )
+        self._membership = ClassicMembership(
+            kafka,
+            self,
+            self.group,
+            self._text("group.instance.id"),
+            session_s=self._number("session.timeout.ms", _SESSION_MS) / 1000,
+            rebalance_s=self._number("max.poll.interval.ms", _POLL_INTERVAL_MS) / 1000,
+            refresh_s=self._number("topic.metadata.refresh.interval.ms", _REFRESH_MS) / 1000,
+            rebalanced=self._rebalanced,
+        )
+        self._callbacks: dict[str, _OnRebalance | None] = {"assign": None, "revoke": None, "lost": None}
+        self._closed = self._assigned_by_callback = False
+        self._told_fatal = False
+
+    def _act(self, operation: str, act: Callable[[], T]) -> T:
+        if self._closed:
+            raise RuntimeError("Consumer closed")
+        if self.silent_since_s is not None:
+            self._kafka.advance()
+            self.silent_since_s = None
+        return self._call(operation, act)
+
+    # Records --------------------------------------------------------------------------------------------------------
+
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        """Return up to so many records and events; waits until there are any, `timeout` seconds at most."""
+        if not 0 <= num_messages <= _MOST:
+            raise ValueError("num_messages must be between 0 and 1000000 (1M)")
+        return self._act("consume", lambda: self._consume(num_messages, timeout))
+
+    def poll(self, timeout: float = -1) -> Message | None:
+        """Return a record or an event; None if there is none for `timeout` seconds."""
+        found = self._act("consume", lambda: self._consume(1, timeout))
+        return found[0] if found else None
+
+    def _consume(self, most: int, timeout: float) -> list[Message]:
+        kafka, deadline_s = self._kafka, 0.0
+        while True:
+            seen = kafka.version
+            kafka.advance()
+            self.polled_s = clock.now_s()
+            self._serve_errors()
+            self._membership.serve()
+            if self._membership.fatal is not None and not self._told_fatal:
+                self._told_fatal = True
+                return [self._fatal_event(self._membership.fatal)]
+            with kafka.lock:
+                messages = self._fetcher.fetch(most)
+            if messages or timeout == 0:
+                return messages
+            now_s = clock.now_s()
+            deadline_s = deadline_s or (now_s + timeout if timeout > 0 else float("inf"))
+            if now_s >= deadline_s:
+                return messages
+            kafka.wait(seen, deadline_s - now_s)
+
+    def _fatal_event(self, error: KafkaError) -> Message:
+        self._fetcher.assign(())
+        text = f"Fatal error: {error.name()}: {error.str()}"
+        return Message(error=KafkaError(KafkaError._FATAL, text), timestamp=(0, 0))  # pyright: ignore[reportPrivateUsage]
+
+    # Groups ---------------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        topics: list[str],
+        on_assign: _OnRebalance | None = None,
+        on_revoke: _OnRebalance | None = None,
+        on_lost: _OnRebalance | None = None,
+    ) -> None:
+        """Join the group; its partitions are assigned inside of the next polls."""
+        if any(topic.startswith("^") for topic in topics):
+            raise NotImplementedError("subscribe with a pattern, of Kafka in memory")
+
+        def act() -> None:
+            self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
+            self._membership.subscribe(list(topics))
+
+        self._act("subscribe", act)
+
+    def unsubscribe(self) -> None:
+        """Leave the group: partitions are revoked inside of the next poll."""
+        self._act("unsubscribe", self._membership.unsubscribe)
+
+    def _rebalanced(self, kind: Literal["assign", "revoke", "lost"], partitions: list[Partition]) -> None:
+        callback = self._callbacks[kind] or (self._callbacks["revoke"] if kind == "lost" else None)
+        self._assigned_by_callback = False
+        if callback is not None:
+            callback(self, [TopicPartition(*at) for at in partitions])
+        if not self._assigned_by_callback:
+            starts = [(topic, partition, OFFSET_INVALID) for topic, partition in partitions]
+            self._fetcher.assign(starts if kind == "assign" else ())
+
+    def consumer_group_metadata(self) -> bytes:
+        """Return what a transaction needs to commit offsets of this member."""
+        return self._act("consumer_group_metadata", lambda: self._membership.metadata.encoded())
+
+    def memberid(self) -> str:
+        """Return the member's id in its group; empty outside."""
+        return self._act("memberid", lambda: self._membership.member_id)
+
+    def close(self) -> None:
+        """Leave the group, unless it is a static member; partitions are revoked before."""
+        if self._closed:
+            raise RuntimeError("Consumer already closed")
+
+        def act() -> None:
+            self._membership.close()
+            self.fall_silent()
+
+        self._act("close", act)
+        self._closed = True
+
+    def __enter__(self) -> MemoryConsumer:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    # Assignment -----------------------------------------------------------------------------------------------------
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        """Read these partitions and no others."""
+
+        def act() -> None:
+            self._assigned_by_callback = True
+            with self._kafka.lock:
+                self._fetcher.assign(_starts(partitions))
+
+        self._act("assign", act)
+
+    def unassign(self) -> None:
+        """Read nothing."""
+        self.assign([])
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        """Read these partitions as well.
+
+        Raises:
+            KafkaException: one is read already.
+        """
+
+        def act() -> None:
+            self._assigned_by_callback = True
+            for at in partitions:
+                if (at.topic, at.partition) in self._fetcher.assigned:
+                    text = (
+                        f"{at.topic} [{at.partition}] can't be added to the assignment since it is already part of it"
+                    )
+                    raise failure(KafkaError._CONFLICT, text)  # pyright: ignore[reportPrivateUsage]
+            with self._kafka.lock:
+                self._fetcher.add(_starts(partitions))
+
+        self._act("incremental_assign", act)
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        """Read these partitions no longer.
+
+        Raises:
+            KafkaException: one is not read.
+        """
+
+        def act() -> None:
+            self._assigned_by_callback = True
+            for at in partitions:
+                if (at.topic, at.partition) not in self._fetcher.assigned:
+                    text = f"{at.topic} [{at.partition}] can't be removed since it is not in the current assignment"
+                    raise failure(KafkaError._INVALID_ARG, text)  # pyright: ignore[reportPrivateUsage]
+            with self._kafka.lock:
+                self._fetcher.remove((at.topic, at.partition) for at in partitions)
+
+        self._act("incremental_unassign", act)
+
+    def assignment(self) -> list[TopicPartition]:
+        """Return the partitions that are read."""
+        return self._act("assignment", lambda: [TopicPartition(*at) for at in self._fetcher.assigned])
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        """Return no records of these partitions until `resume`."""
+        self._act("pause", lambda: self._fetcher.paused.update((at.topic, at.partition) for at in partitions))
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        """Return records of these partitions again."""
+        gone = {(at.topic, at.partition) for at in partitions}
+        self._act("resume", lambda: self._fetcher.paused.difference_update(gone))
+
+    def seek(self, partition: TopicPartition) -> None:
+        """Read an assigned partition from another offset on."""
+
+        def act() -> None:
+            at = partition.topic, partition.partition
+            if at not in self._fetcher.assigned:
+                raise failure(KafkaError._STATE, "Failed to seek to offset: Local: Erroneous state")  # pyright: ignore[reportPrivateUsage]
+            self._fetcher.seek(at, partition.offset)
+
+        self._act("seek", act)
+
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        """Return the offset behind the last record of each partition; negative if none was consumed."""
+        return self._act(
+            "position",
+            lambda: [
+                TopicPartition(at.topic, at.partition, self._fetcher.position((at.topic, at.partition)))
+                for at in partitions
+            ],
+        )
+
+    # Offsets --------------------------------------------------------------------------------------------------------
+
+    def committed(self, partitions: list[TopicPartition], timeout: float = -1) -> list[TopicPartition]:
+        """Return committed offsets and their metadata; waits for open transactions that contain any of them.
+
+        Raises:
+            KafkaException: `_TIMED_OUT`.
+        """
+        wanted = [(at.topic, at.partition) for at in partitions]
+        return self._act("committed", lambda: self._until(lambda: self._offsets.committed(wanted), timeout))
+
+    def commit(
+        self,
+        message: Message | None = None,
+        offsets: Sequence[TopicPartition] | None = None,
+        asynchronous: bool = True,
+    ) -> list[TopicPartition] | None:
+        """Commit offsets: those given, that behind a message, or all positions; at once in any case.
+
+        Raises:
+            KafkaException: the group does not take them; if the commit is asynchronous, nothing tells.
+        """
+        if message is not None and offsets is not None:
+            raise ValueError("message and offsets are mutually exclusive")
+
+        def act() -> list[TopicPartition] | None:
+            try:
+                found = self._offsets.commit(self._membership, self._to_commit(message, offsets))
+            except Refused as exc:
+                if asynchronous:
+                    return None
+                raise failure(exc.code, f"Commit failed: {exc.error.str()}") from None
+            return None if asynchronous else found
+
+        return self._act("commit", act)
+
+    def _to_commit(self, message: Message | None, offsets: Sequence[TopicPartition] | None) -> dict[Partition, Offset]:
+        if message is not None:
+            at = message.topic() or "", message.partition() or 0
+            return {at: Offset((message.offset() or 0) + 1, "")}
+        if offsets is not None:
+            return {(at.topic, at.partition): Offset(at.offset, at.metadata or "") for at in offsets}
+        positions = {at: self._fetcher.position(at) for at in self._fetcher.assigned}
+        return {at: Offset(offset, "") for at, offset in positions.items() if offset >= 0}
+
+    def store_offsets(self, message: Message | None = None, offsets: list[TopicPartition] | None = None) -> None:
+        """Not done."""
+        raise NotImplementedError("store_offsets of Kafka in memory")
+
+    def get_watermark_offsets(
+        self,
+        partition: TopicPartition,
+        timeout: float = -1,
+        cached: bool = False,
+    ) -> tuple[int, int]:
+        """Return where a partition begins and ends.
+
+        Args:
+            cached: as seen by the last fetch; negative before the first.
+
+        Raises:
+            KafkaException: there is no such partition.
+        """
+        at = partition.topic, partition.partition
+        find = self._fetcher.watermarks if cached else self._offsets.watermarks
+        return self._act("get_watermark_offsets", lambda: find(at))
+
+    def offsets_for_times(self, partitions: list[TopicPartition], timeout: float = -1) -> list[TopicPartition]:
+        """Return the first offset at or after a time, given as the partitions' offsets; -1 if there is none."""
+        return self._act("offsets_for_times", lambda: self._offsets.for_times(partitions))
+
+
+def _starts(partitions: list[TopicPartition]) -> list[tuple[str, int, int]]:
+    return [(at.topic, at.partition, at.offset) for at in partitions]
