@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import tzinfo
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import faust
 from faust.sensors import Monitor
+from mode import shortlabel
 from mode.utils.objects import cached_property
 
 from ..topics.errors import Usage
@@ -22,8 +24,9 @@ from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import RangePartitioner
 from ..topics.private_folder import private_folder
 from ..topics.threads import daemon_thread
+from . import background_tasks
 from .agent import Agent
-from .background_tasks import called, ends_the_worker
+from .background_tasks import called, ends_the_worker, now_s
 from .declarations import (
     AgentDeclaration,
     AppOptions,
@@ -330,12 +333,30 @@ class App(faust.App):
         """Make a decorator for functions that run every `interval` seconds; one that fails ends the worker."""
         return called("timer", super().timer(interval, on_leader, traced, name, max_drift_correction))
 
+    def itertimer(
+        self, interval: Seconds, *, clock: Callable[[], float] | None = None, **options: Any
+    ) -> AsyncIterator[float]:
+        """Yield every `interval` seconds, by the clock of this project."""
+        return super().itertimer(interval, clock=clock or now_s, **options)
+
     def crontab(
         self, cron_format: str, *, timezone: tzinfo | None = None, on_leader: bool = False, traced: bool = True
     ) -> Callable[[AsyncFunction], AsyncFunction]:
         """Make a decorator for functions that run at the times of a cron line; one that fails ends the worker."""
-        made = super().crontab(cron_format, timezone=timezone, on_leader=on_leader, traced=traced)
-        return called("cron job", made)
+
+        def decorate(fun: Any) -> Any:
+            @wraps(fun)
+            async def run(*args: Any) -> None:
+                zone = self.conf.timezone if timezone is None else timezone
+                while not self.should_stop:
+                    await self.sleep(background_tasks.seconds_until(cron_format, zone))
+                    if not self.should_stop and (not on_leader or self.is_leader()):
+                        with self.trace(shortlabel(fun), trace_enabled=traced):
+                            await fun(*args)
+
+            return cast(Any, self.task)(run, traced=False)
+
+        return called("cron job", decorate)
 
     # Life -----------------------------------------------------------------------------------------------------------
 

@@ -10,21 +10,41 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime, tzinfo
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from ..topics import clock
 from ..topics.errors import Stop, described
 from .runtime import runtime_of
 
 if TYPE_CHECKING:
     from .app import App
 
-__all__ = ["called", "ends_the_worker"]
+__all__ = ["called", "ends_the_worker", "now_s", "seconds_until"]
 
 logger = logging.getLogger(__name__)
 
 
 _WHAT = "_anabranch_what"
+
+
+def now_s() -> float:
+    """Return seconds that only grow, by the clock that the process goes by when this is called."""
+    return clock.now_s()
+
+
+def seconds_until(cron_format: str, timezone: tzinfo | None) -> float:
+    """Return the seconds until the next time that a cron line names.
+
+    Args:
+        timezone: of the line; None for UTC.
+    """
+    from croniter.croniter import croniter  # not every app has cron jobs
+
+    at_s = clock.now_ms() / 1000
+    times: Any = croniter(cron_format, start_time=datetime.fromtimestamp(at_s, timezone) if timezone else at_s)
+    return times.get_next(float) - at_s
 
 
 def called(what: str, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:

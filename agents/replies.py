@@ -11,6 +11,7 @@ from faust.agents.models import ReqRepResponse
 from faust.agents.replies import ReplyConsumer as FaustReplyConsumer
 from faust.models import maybe_model
 
+from ..topics import threads
 from ..topics.cluster import Cluster
 from ..topics.threads import daemon_thread
 from .runtime import runtime_of
@@ -81,6 +82,6 @@ class ReplyConsumer(FaustReplyConsumer):
                     for promise in list(known):
                         promise.fulfill(reply.correlation_id, maybe_model(reply.value))
                 if not messages:
-                    await asyncio.sleep(_POLL_S)
+                    await threads.idle(_POLL_S)
         finally:
             consumer.close()

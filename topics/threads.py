@@ -5,7 +5,7 @@ Kafka client may never return (see `client_watchdog`).
 
 Inside of `inline()` no thread is started. A call of `daemon_thread` and the steps of `Background` run in the event
 loop's own thread, between other callbacks, and so in an order that a test can repeat. `call_within` makes its call at
-once.
+once. Like `clock`, this module is used with its name: `threads.idle()`, since `inline` binds the function anew.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar
 
 from . import clock
 
-__all__ = ["Background", "are_inline", "call_later", "call_within", "daemon_thread", "inline"]
+__all__ = ["Background", "are_inline", "call_later", "call_within", "daemon_thread", "idle", "inline"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _inline = False
+_delay_s: Callable[[], float] | None = None
+
+idle: Callable[[float], Awaitable[object]] = asyncio.sleep
+"""Await so many seconds before looking again for something that is not announced, such as a record in a client."""
 
 
 def are_inline() -> bool:
@@ -34,18 +38,27 @@ def are_inline() -> bool:
 
 
 @contextmanager
-def inline() -> Generator[None]:
+def inline(
+    *, idle: Callable[[float], Awaitable[object]] = asyncio.sleep, delay_s: Callable[[], float] | None = None
+) -> Generator[None]:
     """Start no threads inside of the block, in the whole process.
 
     What would run in a thread must not wait for the event loop. Waiting for time needs a clock that does not wait
     itself (`clock.use`).
+
+    Args:
+        idle: replaces `threads.idle`.
+        delay_s: returns how long the next call of `daemon_thread` waits before it is made, in seconds of the event
+            loop; None makes all of them in the loop's next iteration.
     """
-    global _inline
-    before, _inline = _inline, True
+    global _inline, _delay_s
+    names = globals()
+    before = _inline, _delay_s, names["idle"]
+    _inline, _delay_s, names["idle"] = True, delay_s, idle
     try:
         yield
     finally:
-        _inline = before
+        _inline, _delay_s, names["idle"] = before
 
 
 async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -70,8 +83,12 @@ async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    if _inline:
-        loop.call_soon(make)  # a callback, so that a cancelled caller does not prevent it either
+    if _inline:  # in a callback, so that the cancellation of the caller does not prevent it either
+        delay_s = 0.0 if _delay_s is None else _delay_s()
+        if delay_s > 0:
+            loop.call_later(delay_s, make)
+        else:
+            loop.call_soon(make)
     else:
         _start(make, "anabranch-daemon")
     return await future
@@ -140,7 +157,7 @@ class Background:
 
     async def _take_inline(self) -> None:
         for pause_s in self._steps:
-            await asyncio.sleep(pause_s)
+            await idle(pause_s)
 
     def join(self) -> None:
         """End the current pause and wait until the steps have ended (blocking). Inline, take no further step."""

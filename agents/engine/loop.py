@@ -26,7 +26,7 @@ import logging
 from collections.abc import Coroutine, Generator, Iterable
 from typing import Any
 
-from ...topics import clock
+from ...topics import clock, threads
 from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retriable, Stop
 from ...topics.partitioner_registry import PARTITIONERS_TOPIC, PartitionerRegistry
 from ...topics.producer import Aborted
@@ -281,7 +281,7 @@ class Engine:
             if self._epoch.dirty and self._epoch.affordable:
                 await self._commit()
             else:
-                await asyncio.sleep(idle_s)
+                await threads.idle(idle_s)
                 return min(idle_s + 0.001, _IDLE_MAX_S)
         return 0.0
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...topics import clock
+from ...topics import clock, threads
 from ...topics.admin import Admin
 from ...topics.client_watchdog import leave_behind
 from ...topics.cluster import Cluster
@@ -92,7 +92,7 @@ class Membership:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await threads.idle(_LOOK_S)
             await daemon_thread(self.group.check_coordinator)
 
     async def renew(self) -> None:

@@ -10,11 +10,11 @@ The original order is not kept: a re-published record is processed after newer r
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ...topics import threads
 from ...topics.dead_letter import Origin, read_retry, retry_topic
 from ...topics.errors import AnabranchError
 from ...topics.headers import headers_of
@@ -76,7 +76,7 @@ class RetryTopics:
     async def watch(self, subscribe: Callable[[], None]) -> None:
         """Check for new retry topics every `LOOK_S` seconds until cancelled; call `subscribe` when there are any."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await threads.idle(LOOK_S)
             try:
                 existing = await daemon_thread(self._host.admin.existing, self.possible().keys() - self.read.keys())
             except AnabranchError as exc:

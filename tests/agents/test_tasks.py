@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from anabranch.agents import background_tasks
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
-from faust.utils import cron
 
 
 def fails_with(error: BaseException) -> Any:
@@ -40,7 +40,7 @@ async def awaits_what_is_cancelled() -> None:
 )
 async def test_what_fails_beside_agents_ends_the_worker_by_name(lab, monkeypatch, caplog, kind, fun, said) -> None:
     app = lab.app(lab.fresh("app"))
-    monkeypatch.setattr(cron, "secs_for_next", lambda *_: 0.01)
+    monkeypatch.setattr(background_tasks, "seconds_until", lambda *_: 0.01)
     decorate = {"task": app.task, "timer": app.timer(0.01), "cron job": app.crontab("* * * * *")}[kind]
     decorate(fun)
     stop = await lab.stopped_by(app)

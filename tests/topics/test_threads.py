@@ -135,3 +135,24 @@ def test_inline_background_steps_are_taken_by_the_loop_until_the_join() -> None:
     with threads.inline():
         asyncio.run(main())
     assert threading.active_count() == before
+
+
+def test_inline_calls_may_be_delayed_and_idling_replaced() -> None:
+    slept: list[float] = []
+
+    async def idle(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def main() -> tuple[float, float]:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        at = await threads.daemon_thread(loop.time)
+        await threads.idle(5.0)
+        return began, at
+
+    machine = threads.idle
+    with threads.inline(idle=idle, delay_s=lambda: 0.02):
+        began, at = asyncio.run(main())
+    assert at - began >= 0.019
+    assert slept == [5.0]
+    assert threads.idle is machine
