@@ -192,8 +192,8 @@ class Agent(FaustAgent, Generic[V, R]):
         if asker is not None and not asker.begun:
             # The worker reads no records before all of its agents iterate, so there would never be an answer.
             raise Usage(
-                f"agent {asker.name} asks agent {self.name} before its own loop",
-                hint="ask inside of `async for`, or in an @app.task",
+                f"agent {asker.name} sends a request to agent {self.name} before its own loop",
+                hint="send it inside of `async for`, or in an @app.task",
             )
         options["correlation_id"] = options.get("correlation_id") or str(random_uuid())
         return await super().ask_nowait(value, force=force or acting_runner() is not None, **cast(Any, options))

@@ -80,7 +80,7 @@ def ends_the_worker(app: App, fun: Any) -> Callable[..., Awaitable[None]]:
                 if isinstance(exc, Stop)
                 else Stop(
                     f"{what} failed: {described(exc)}",
-                    hint="the traceback is in the log; let it catch what it can go on after",
+                    hint="the traceback is in the log; catch the exceptions that it can recover from",
                 )
             )
 

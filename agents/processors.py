@@ -67,7 +67,7 @@ def passing_on(stream: Stream, targets: Sequence[Any], key_of: Processor | None 
     async def passed_on(value: object) -> object:
         event = stream.current_event
         if event is None:
-            raise RuntimeError("a stream of a channel in memory has no records to forward")
+            raise RuntimeError("a stream of an in-memory channel has no records to forward")
         more: dict[str, Any] = {"value": value} if changed else {}
         if key_of is not None:
             more["key"] = await key_of(value)

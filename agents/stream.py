@@ -235,7 +235,7 @@ class Stream(faust.Stream[V_co]):
         if self._processors:
             raise Usage(
                 f"agent {self.name}: batches() of a stream with processors (filter, echo, …), which take single values",
-                hint="do the same with the batch, or iterate the stream itself",
+                hint="process the batch in the agent, or iterate the stream itself",
             )
         await self._begin(grouped=True)
         self.by_batch = True

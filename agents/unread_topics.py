@@ -45,8 +45,9 @@ def refuse_unread(cluster: Cluster, admin: Admin, group: str, former: str, now: 
     unread = sum(len(run.messages) for run in read_to_end(cluster, starts, ends))
     if unread:
         raise Usage(
-            f"group {group} has left {unread:,} records unread in {former}, which is not read any more: group_by goes "
+            f"group {group} has left {unread:,} unread records in {former}, which this program no longer reads: "
+            "group_by goes "
             f"through {now} now",
-            hint="let the program as it was (Faust, say) read that topic to its end, without new input; or delete the "
-            "topic, if its records do not matter",
+            hint="run the former program until it has read that topic to its end, without new input; or delete the "
+            "topic, if its records are not needed",
         )

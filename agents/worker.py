@@ -64,8 +64,8 @@ def run_worker(
         # Signals do not raise here: the program raised the exception outside of an agent's record. All tasks were
         # cancelled then, so an error that the engine reports is a consequence and not the cause.
         raise Stop(
-            f"a task of the program has ended the worker: {described(exc)}",
-            hint="nothing of the running epoch is committed; an agent that raises it itself gives up its record alone",
+            f"a task of the program ended the worker: {described(exc)}",
+            hint="the current epoch is not committed; if an agent raises the same error, only its record fails",
         ) from exc
 
 
@@ -170,7 +170,7 @@ def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
     def end_hard() -> None:
         error = runtime.stopped_by or AnabranchError(
             f"ended before the last epoch was known to be committed: the end took more than {after_s:.0f} s",
-            hint="is the broker up? Nothing is lost: the next start goes on from what was committed",
+            hint="is the broker up? Nothing is lost: the next start resumes from the last commit",
         )
         try:
             say(error)
@@ -201,5 +201,5 @@ def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _stop(app: App, number: int) -> None:
-    logger.info("%s: ending at record boundaries", signal.Signals(number).name)
+    logger.info("%s: stopping after the current records", signal.Signals(number).name)
     runtime_of(app).stop_requested.set()

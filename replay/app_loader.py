@@ -82,7 +82,7 @@ def load_app(name: str) -> App:
     if not apps:
         raise Usage(f"{module_name} has no app", hint="it needs a line like: app = anabranch.App(…)")
     if any(app is not apps[0] for app in apps):
-        raise Usage(f"{module_name} has several apps", hint=f"name one: {module_name}:app")
+        raise Usage(f"{module_name} has several apps", hint=f"name one of them: {module_name}:app")
     return _discovered(apps[0])
 
 

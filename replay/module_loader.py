@@ -71,7 +71,7 @@ def _load_named(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise Usage(f"no file {path}", hint=f"looked for in {Path.cwd()}")
+        raise Usage(f"no file {path}", hint=f"searched in {Path.cwd()}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -177,7 +177,7 @@ class Player:
         except Rebuild as exc:
             raise Rebuild(
                 f"another process has taken over run {self.run_id}: {exc}",
-                hint="it was started a second time, and the later start continues it; nothing is sent twice",
+                hint="the run was started a second time, and the later process continues it; no record is sent twice",
             ) from exc
         finally:
             producer.close()
@@ -227,7 +227,7 @@ class Player:
             )
         if not self._runs.holds(state):
             raise Stop(
-                f"topic {self._topic} no longer holds what run {self.run_id} sent: it was deleted or recreated",
+                f"topic {self._topic} no longer holds the records of run {self.run_id}: it was deleted or recreated",
                 hint=again,
             )
         return state

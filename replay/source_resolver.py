@@ -50,9 +50,12 @@ def resolve_source(
     topics = list(filter(names_topic, specs))
     archives = [spec for spec in specs if spec not in topics and is_archive(Path(spec))]
     if (topics or archives) and spool is not None:
-        raise Usage("--spool is for tcp://host:port; everything else can be read again")
+        raise Usage("--spool applies to tcp://host:port only; other sources can be read again")
     if (topics or archives) and len(specs) > 1:
-        raise Usage(f"{(topics or archives)[0]} is replayed alone", hint="one replay for each topic or archive")
+        raise Usage(
+            f"{(topics or archives)[0]} cannot be combined with other sources",
+            hint="replay each topic or archive separately",
+        )
     if topics:
         if cluster is None:
             raise Usage(f"{topics[0]}: no broker is running", hint="--bootstrap-server HOST:PORT")
@@ -60,13 +63,17 @@ def resolve_source(
         spec = topics[0] + (("&" if "?" in topics[0] else "?") + urlencode(given) if given else "")
         return TopicHistory(cluster, spec, format, follow=follow, by_partition=by_partition, repartition=repartition)
     if bounds != (None, None) or by_partition:
-        raise Usage("--from, --until and --by-partition are for a topic", hint="topic://NAME")
+        raise Usage("--from, --until and --by-partition apply to topics only", hint="topic://NAME")
     if archives:
         if follow:
             raise Usage(
-                f"{archives[0]}: an archive has an end", hint="replay it again when it has grown: --run-id NAME"
+                f"{archives[0]}: an archive has an end",
+                hint="to replay later additions, start another run: --run-id NAME",
             )
         return ArchiveHistory(Path(archives[0]), format, repartition=repartition)
     if repartition:
-        raise Usage("--repartition is for archives and topics", hint="records of files go where their keys' hashes say")
+        raise Usage(
+            "--repartition applies to archives and topics only",
+            hint="records of files are partitioned by the hash of their keys anyway",
+        )
     return find_history(specs, format, follow=follow, spool=spool)

@@ -100,7 +100,7 @@ def _refused(exc: KafkaException, options: Mapping[str, str]) -> AnabranchError:
     said = kafka_error(exc).str()
     for name in options:  # some belong together, such as a file and its password
         if name in said and not is_secret(name):
-            return Usage(f"-X {name}={options[name]}: {said}", hint="check the value; where it is a file, is it there?")
+            return Usage(f"-X {name}={options[name]}: {said}", hint="check the value; if it is a file, does it exist?")
     return from_kafka(exc, "Kafka client")
 
 
@@ -239,7 +239,7 @@ class Admin:
             future.result()
         except KafkaException as exc:
             if kafka_error(exc).code() == KafkaError.NON_EMPTY_GROUP:
-                raise Stop(f"group {group} has members", hint="end the workers of that run first") from exc
+                raise Stop(f"group {group} has members", hint="stop the workers of that run first") from exc
             if kafka_error(exc).code() != KafkaError.GROUP_ID_NOT_FOUND:
                 raise from_kafka(exc, f"delete group {group}", servers=self._cluster.bootstrap_servers) from exc
 
@@ -382,5 +382,5 @@ class Admin:
                     del waiting[name]
             if waiting:
                 if clock.now_s() > deadline:
-                    raise Stop(f"topics without a leader: {', '.join(waiting)}", hint="look at the broker's log")
+                    raise Stop(f"topics without a leader: {', '.join(waiting)}", hint="see the broker's log")
                 clock.sleep(0.01)

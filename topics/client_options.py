@@ -63,7 +63,7 @@ def check_options(names: Iterable[str]) -> None:
     """
     for name in names:
         if name in _OURS:
-            raise Usage(f"-X {name}: anabranch sets it itself", hint=_OURS[name] or "leave it out")
+            raise Usage(f"-X {name}: anabranch sets this option itself", hint=_OURS[name] or "leave it out")
 
 
 def check_servers(servers: str) -> None:
@@ -76,9 +76,9 @@ def check_servers(servers: str) -> None:
         found = _SERVER.fullmatch(server.strip())
         scheme, port = (found["scheme"], found["port"]) if found is not None else (None, None)
         if found is None or (scheme is not None and scheme.upper() not in _SCHEMES):
-            raise Usage(f"--bootstrap-server {servers}: {server.strip()!r} is no HOST:PORT", hint="such as kafka:9092")
+            raise Usage(f"--bootstrap-server {servers}: {server.strip()!r} is not HOST:PORT", hint="such as kafka:9092")
         if port is not None and not 0 < int(port) <= _MAX_PORT:
-            raise Usage(f"--bootstrap-server {servers}: there is no port {port}", hint="such as kafka:9092")
+            raise Usage(f"--bootstrap-server {servers}: invalid port {port}", hint="such as kafka:9092")
 
 
 def nearest_option(name: str, given: Mapping[str, str]) -> str:

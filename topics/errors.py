@@ -238,13 +238,14 @@ def understood(exc: BaseException) -> AnabranchError | None:
     return None
 
 
+_NOT_PERMITTED = "choose another folder (--datadir, ANABRANCH_HOME), or change its owner"
 _OS_HINTS = {
-    errno.EACCES: "this user may not do that there: choose another folder (--datadir, ANABRANCH_HOME), or its owner",
-    errno.EPERM: "this user may not do that there: choose another folder (--datadir, ANABRANCH_HOME), or its owner",
-    errno.EROFS: "nothing can be written there: choose another folder (--datadir, ANABRANCH_HOME)",
-    errno.ENOSPC: "make room on that disk, or choose another folder (--datadir, ANABRANCH_HOME)",
-    errno.EDQUOT: "make room on that disk, or choose another folder (--datadir, ANABRANCH_HOME)",
-    errno.EMFILE: "raise the limit of open files: ulimit -n",
+    errno.EACCES: _NOT_PERMITTED,
+    errno.EPERM: _NOT_PERMITTED,
+    errno.EROFS: "choose another folder (--datadir, ANABRANCH_HOME)",
+    errno.ENOSPC: "free space on that disk, or choose another folder (--datadir, ANABRANCH_HOME)",
+    errno.EDQUOT: "free space on that disk, or choose another folder (--datadir, ANABRANCH_HOME)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
 
@@ -261,7 +262,8 @@ def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str =
     if error.code() in _REFUSED:
         return Usage(
             f"Kafka client: {error.str()}",
-            hint="an option of -X or of KAFKA_… in the environment does not go with what anabranch sets: leave it out",
+            hint="an option of -X or of KAFKA_… in the environment conflicts with an option that anabranch sets: "
+            "omit it",
         )
     if error.code() == KafkaError.TOPIC_EXCEPTION:
         return Usage(f"{doing}: {error.str()}")
@@ -274,13 +276,13 @@ def from_kafka(exc: KafkaException, doing: str, *, servers: str = "", why: str =
         return Rebuild(f"{doing}: {error.str()}")
     if error.code() in _UNREACHABLE and why:
         return Stop(
-            f"{doing}: no broker{f' at {servers}' if servers else ''} lets us in: {why}",
+            f"{doing}: no broker{f' at {servers}' if servers else ''} accepts the connection: {why}",
             hint="check security.protocol, ssl.* and sasl.* (-X name=value, or KAFKA_… in the environment)",
         )
     if error.code() in _UNREACHABLE:
         return Stop(
             f"{doing}: no broker answers{f' at {servers}' if servers else ''} ({error.name()})",
-            hint="check --bootstrap-server and that Kafka runs; without the option a broker of our own is started",
+            hint="check --bootstrap-server and that Kafka runs; without the option an embedded broker is started",
         )
     if error.retriable():
         return Retriable(f"{doing}: {error.str()}")

@@ -125,7 +125,7 @@ def json_element(value: object) -> object:
 
 def _refused(kind: type) -> NoReturn:
     raise BadRecord(
-        f"a {kind.__qualname__} would come back from JSON as something else",
+        f"a value of type {kind.__qualname__} would be read back from JSON as another type",
         hint="declare its type (key_type=…, or value_type=… of a SetTable)",
     )
 

@@ -139,7 +139,7 @@ def pack(
         about[b"anabranch.time"] = time.encode()
     wrong = _wrong(batch, names, key, time, value)
     if wrong:
-        raise Usage(f"rows cannot be packed: {wrong}", hint="without packing, records may be anything")
+        raise Usage(f"rows cannot be packed: {wrong}", hint="without packing, any record is allowed")
     batch = batch.replace_schema_metadata(about)
     sink = arrow().BufferOutputStream()
     with ipc.new_stream(sink, batch.schema, options=ipc.IpcWriteOptions(compression=compression)) as stream:
@@ -179,9 +179,9 @@ class Packed:
         except Refused as exc:
             if exc.limit:
                 raise BadRecord(f"a packed batch of {exc}", hint=_raise_hint(exc.limit)) from None
-            raise BadRecord(f"a packed batch that is damaged: {exc}") from None
+            raise BadRecord(f"a damaged packed batch: {exc}") from None
         except (pyarrow.ArrowException, OSError, ValueError, TypeError) as exc:
-            raise BadRecord(f"a packed batch that is damaged: {exc}") from None
+            raise BadRecord(f"a damaged packed batch: {exc}") from None
         self._timestamp_ms = timestamp_ms
 
     def _open(self, batch: pyarrow.RecordBatch, about: dict[bytes, str]) -> None:

@@ -141,7 +141,7 @@ def _check(limit: str, found: int, most: int) -> None:
         raise Refused(f"{found:,} {limit}")
     if found > most:
         what = {"rows": "rows", "columns": "columns", "size_bytes": "bytes, decompressed", "depth": "levels of nesting"}
-        raise Refused(f"{found:,} {what[limit]}; at most {most:,} are taken", limit)
+        raise Refused(f"{found:,} {what[limit]}; at most {most:,} are allowed", limit)
 
 
 # Messages ------------------------------------------------------------------------------------------------------------
@@ -154,11 +154,11 @@ def _message(value: bytes, begin: int) -> tuple[bytes, int, int]:
     (size,) = _i32.unpack_from(value, begin + 4)
     body_begin = begin + 8 + size
     if size <= 0 or size % 8 or body_begin > len(value):
-        raise Refused("it is cut off" if size > 0 and not size % 8 else "no record batch")
+        raise Refused("it is truncated" if size > 0 and not size % 8 else "no record batch")
     metadata = value[begin + 8 : body_begin]
     body = _root(metadata).number(3, _i64)
     if not 0 <= body <= len(value) - body_begin:
-        raise Refused("it is cut off")
+        raise Refused("it is truncated")
     return metadata, body, body_begin + body
 
 
@@ -168,7 +168,7 @@ def _header(metadata: bytes, kind: int, what: str) -> _Table:
         raise Refused("another version of Arrow's metadata than V4 and V5")
     header = message.table(2)
     if message.byte(1) != kind or header is None:
-        raise Refused(f"no {what} where there should be one")
+        raise Refused(f"{what} is missing")
     return header
 
 
@@ -205,13 +205,13 @@ def _fields(schema: _Table, limits: PackedLimits) -> tuple[_Field, ...]:
 def _field(field: _Table, parent: int) -> _Field:
     name, kind = field.text(0), field.byte(2)
     if field.table(4) is not None:
-        raise Refused(f"column {name}: dictionaries are not taken")
+        raise Refused(f"column {name}: dictionaries are not allowed")
     if kind not in _BUFFERS:
         what = _NAMES[kind] if kind < len(_NAMES) else f"type {kind}"
         hint = "; text can be written as utf8 or large utf8" if "view" in what else ""
         raise Refused(f"column {name}: JSON has no {what}{hint}")
     if any(entry.text(0).startswith("ARROW:extension") for entry in field.tables(6, 1_000)):
-        raise Refused(f"column {name}: extension types are not taken")
+        raise Refused(f"column {name}: extension types are not allowed")
     text_bytes = _SMALL_TEXT_BYTES if kind in (_NULL, _BOOL) else _VALUE_TEXT_BYTES
     text_bytes += 0 if parent == _ELEMENTS else len(name) + 3
     return _Field(parent, text_bytes, _BUFFERS[kind], kind == _NULL)
@@ -226,7 +226,7 @@ def _lengths(batch: _Table, fields: tuple[_Field, ...], rows: int) -> list[int]:
     for field, length in zip(fields, lengths, strict=True):
         expected = rows if field.parent == _COLUMN else length if field.parent == _ELEMENTS else lengths[field.parent]
         if length < 0 or length != expected:
-            raise Refused(f"a column of {length:,} values where {expected:,} belong")
+            raise Refused(f"a column of {length:,} values instead of {expected:,}")
     return lengths
 
 
@@ -315,7 +315,7 @@ class _Table:
         at = self._target(number)
         size = self._size(at, 16) if at else 0
         if size != expected:
-            raise Refused(f"{size:,} {what} where its schema has {expected:,}")
+            raise Refused(f"{size:,} {what}, but its schema has {expected:,}")
         flat = struct.unpack_from(f"<{2 * size}q", self._data, at + 4)
         return list(zip(flat[::2], flat[1::2], strict=True))
 

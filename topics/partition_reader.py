@@ -194,7 +194,7 @@ def stalled(waiting: Iterable[Key], seconds: float) -> Stop:
     listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(waiting))
     return Stop(
         f"nothing arrived from {listed} for {seconds:.0f} s",
-        hint="is the broker up? An open transaction of another program also holds readers back",
+        hint="is the broker up? An open transaction of another program also blocks readers",
     )
 
 

@@ -62,7 +62,8 @@ class PartitionerRegistry:
             if isinstance(found, str):
                 raise Stop(
                     f"topic {topic}: its partitioner cannot be read: {found}",
-                    hint="without it the partitions of its keys are unknown. Produce its last good entry again, or, if "
+                    hint="without it the partitions of its keys are unknown. Produce its last valid entry again, or, "
+                    "if "
                     "the topic is partitioned by hash, a tombstone, with the topic's name as the key",
                 )
             if found.topic_id == ids[topic]:

@@ -115,7 +115,7 @@ class RangePartitioner:
 
     def __post_init__(self) -> None:
         if any(a >= b for a, b in zip(self.splits, self.splits[1:], strict=False)):
-            raise Usage(f"{self}: split points must be in order, each once", hint="such as range:g,p")
+            raise Usage(f"{self}: split points must be in order, each once", hint="for example range:g,p")
 
     @classmethod
     def parsed(cls, text: str) -> RangePartitioner:
@@ -127,7 +127,8 @@ class RangePartitioner:
         points = [point.strip() for point in text.removeprefix("range:").split(",")]
         if not all(points):
             raise Usage(
-                f"no range partitioner: {text!r}", hint="the first key of each partition but the first: range:g,p"
+                f"not a range partitioner: {text!r}",
+                hint="list the first key of each partition except the first: range:g,p",
             )
         return cls(tuple(point.encode() for point in points))
 
@@ -148,7 +149,7 @@ class RangePartitioner:
         if len(firsts) < partitions:
             raise Usage(
                 f"{len(firsts)} different keys cannot be split into {partitions} ranges",
-                hint="a larger sample, or fewer partitions",
+                hint="use a larger sample, or fewer partitions",
             )
         splits: list[int] = []
         for number in range(1, partitions):

@@ -146,14 +146,14 @@ class TransactionalProducer:
                 if now > deadline:
                     raise Stop(
                         f"produce to {topic}: the queue stayed full for {self._deadline_s:.0f} s",
-                        hint="the broker does not take records; look at its log and its disk",
+                        hint="the broker does not accept records; see its log and check its disk",
                     ) from None
                 self._kafka.poll(0.05)
             except KafkaException as exc:
                 if kafka_error(exc).code() == KafkaError._STATE:  # pyright: ignore[reportPrivateUsage]
                     # The transaction has failed since it began; only ending it tells the reason.
                     self.abort()
-                    raise Aborted(f"produce to {topic}: the transaction has failed meanwhile") from exc
+                    raise Aborted(f"produce to {topic}: the transaction failed in the meantime") from exc
                 raise self._sorted(exc, f"produce to {topic}") from exc
 
     def partitions(self, topic: str) -> int:
@@ -251,7 +251,7 @@ class TransactionalProducer:
                     now = clock.now_s()
                     if now > complain_at:
                         complain_at = now + _COMPLAIN_S
-                        logger.warning("%s: no outcome yet, asked again (%s)", doing, error.str())
+                        logger.warning("%s: no outcome yet, retrying (%s)", doing, error.str())
                     if now > began + client_watchdog.HUNG_S and client_watchdog.answers(self._cluster):
                         raise Hung(f"{doing}: the Kafka client has no outcome after {now - began:.0f} s") from exc
                     clock.sleep(0.05)

@@ -145,7 +145,8 @@ class Codec:
             ) from exc
         if not same:
             raise BadRecord(
-                f"a {type(value).__qualname__} would come back from {self.name} as something else", hint=_DECLARE
+                f"a value of type {type(value).__qualname__} would be read back from {self.name} as another type",
+                hint=_DECLARE,
             )
         return data, back
 
@@ -204,7 +205,9 @@ def _has_sets(declared: object) -> bool:
 
 def _encode_json(value: object) -> bytes:
     if type(value) not in _JSON_ROUND_TRIP:
-        raise BadRecord(f"a {type(value).__qualname__} would come back from JSON as something else", hint=_DECLARE)
+        raise BadRecord(
+            f"a value of type {type(value).__qualname__} would be read back from JSON as another type", hint=_DECLARE
+        )
     return _json_encoder.encode(value)
 
 
@@ -316,7 +319,7 @@ def value_codec(table: str, declared: object, default: Callable[[], object] | No
         chosen.keep(value)
     except (BadRecord, TypeError) as exc:
         raise Usage(
-            f"table {table}: its default, a {kind.__qualname__}, would not come back from the changelog as it was",
+            f"table {table}: its default, a {kind.__qualname__}, would be read back from the changelog as another type",
             hint="use a dict, a list, a number, text, a dataclass or a msgspec.Struct, and declare value_type=…",
         ) from exc
     return chosen
@@ -400,14 +403,14 @@ def set_codec(table: str, declared: object = None) -> Codec:
     try:
         element = _JSON_ELEMENT if declared is None else _json_element(declared)
     except TypeError as exc:
-        raise Usage(f"table {table}: no sets of {declared!r}: {exc}", hint="elements are what JSON holds") from exc
+        raise Usage(f"table {table}: no sets of {declared!r}: {exc}", hint="elements have to be JSON values") from exc
 
     def fast(value: Any) -> bytes:
         return b"[%b]" % b",".join(sorted(element.keep_all(value)))
 
     def encode(value: Any) -> bytes:
         if type(value) is not set:
-            raise BadRecord(f"a {type(value).__qualname__} is no set", hint="values of a SetTable are sets")
+            raise BadRecord(f"a {type(value).__qualname__} is not a set", hint="assign a set to a key of a SetTable")
         return fast(value)
 
     if declared is None:

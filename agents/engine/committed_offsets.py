@@ -67,8 +67,8 @@ def offsets_to_commit(
         metadata = json.dumps({"agents": ahead}, separators=(",", ":")) if ahead else ""
         if len(metadata) > MAX_METADATA_BYTES:
             raise Stop(
-                f"{at.topic}: too many agents on one topic to keep their progress apart",
-                hint="shorten their names, or spread them over several apps",
+                f"{at.topic}: too many agents on one topic to store the offset of each",
+                hint="shorten the names of the agents, or distribute them over several apps",
             )
         offsets.append(KafkaPartition(at.topic, at.partition, offset, metadata))
     return offsets

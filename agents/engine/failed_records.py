@@ -78,7 +78,8 @@ class Failures:
         if policy == "fail":
             raise Stop(
                 f"agent {stream.name} failed at {source}: {text}",
-                hint='mend the record or the agent; on_failure="dead_letter" would have set it aside',
+                hint="fix the record or the agent; "
+                'on_failure="dead_letter" sends failed records to the dead-letter topic',
             )
         self._outbox.failed[stream.name] += records
         if policy == "skip":
@@ -148,7 +149,7 @@ class Failures:
         self._learnt_s = clock.now_s()
         news = error.news or bool(fresh)
         if error.place is not None:
-            why = BadRecord(error.why, hint="the topic's broker says so; its configuration may say why")
+            why = BadRecord(error.why, hint="the broker refuses it; see the configuration of the topic")
             news = self._blame(error.place, why, outside) or news
         now_ms = _now_ms()
         for output in list(outside):
@@ -203,7 +204,7 @@ class Failures:
             app=self._host.conf.id,
             app_version=self._host.conf.version,
         )
-        logger.error("dead letter → %s (sent by no agent): %s", letter.topic, described(why))
+        logger.error("dead letter → %s (not sent by an agent): %s", letter.topic, described(why))
         if output.topic.endswith(SUFFIX) or output.topic in self._host.provisioner.refused:
             self._outbox.skipped += 1  # no topic can take it: only the log has it
             return
@@ -275,14 +276,14 @@ class Failures:
         stream = runner.stream
         message = stream.message if stream is not None else None
         if stream is not None and message is None and isinstance(error, asyncio.CancelledError):
-            logger.warning("agent %s was cancelled between two records, and is started anew", runner.name)
+            logger.warning("agent %s was cancelled between two records and is restarted", runner.name)
             stream.queue.isolating = True  # finds a record that caused it: see `AgentContext.savepoint`
             return False
         if stream is None or message is None:
             logger.error("agent %s failed outside of a record", runner.name, exc_info=error)
             raise Stop(
                 f"agent {runner.name} failed outside of a record: {described(error)}",
-                hint="what an agent does before its loop has to work; the traceback is in the log",
+                hint="code before the loop of an agent must not fail; the traceback is in the log",
             ) from error
         logger.debug("agent %s failed", runner.name, exc_info=error)
         queue = stream.queue
@@ -316,7 +317,7 @@ class Failures:
             wait_s = retry.wait_s(failures)
             queue.retry_at_s[which] = clock.now_s() + wait_s
             logger.info(
-                "%s[%d]@%d is tried again in %.1f s (agent %s, %d of %d): %s",
+                "%s[%d]@%d: retry in %.1f s (agent %s, %d of %d): %s",
                 *which[0],
                 which[1],
                 wait_s,
@@ -338,10 +339,10 @@ class Failures:
         if policy == "fail":
             raise Stop(
                 f"agent {runner.name} failed: {described(error)}",
-                hint='mend the agent; on_failure="skip" would have gone on with the next',
+                hint='fix the agent; on_failure="skip" continues with the next value',
             ) from error
         self._skip(runner.source.name, "memory", described(error))
-        logger.error("agent %s failed at what came through memory, and goes on", runner.name, exc_info=error)
+        logger.error("agent %s failed at a value of an in-memory channel, and continues", runner.name, exc_info=error)
 
 
 def _now_ms() -> int:

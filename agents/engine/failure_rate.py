@@ -57,7 +57,8 @@ class FailureRate:
             if self._share < 1 and window.failed >= LEAST and window.failed > self._share * window.handled:
                 raise Stop(
                     f"agent {agent}: {window.failed:,} of the last {window.handled:,} records failed",
-                    hint="the headers of the dead letters say why; EngineSettings(max_failure_share=1) sets no limit",
+                    hint="the headers of the dead letters contain the errors; EngineSettings(max_failure_share=1) "
+                    "sets no limit",
                 )
 
 

@@ -225,7 +225,8 @@ class GroupConsumer:
             raise Stop(
                 f"group {self._group_id}: records of {message.topic()}[{message.partition()}] were deleted before they "
                 f"were read ({error.str()})",
-                hint="raise the topic's retention; to go on with what is there, set the group's offsets with "
+                hint="raise the topic's retention; to continue with the remaining records, set the group's offsets "
+                "with "
                 "kafka-consumer-groups --reset-offsets",
             )
         if is_fatal(error) or code == KafkaError.FENCED_INSTANCE_ID:
@@ -239,7 +240,7 @@ class GroupConsumer:
         """Mark this client as finished if the error is `Hung`: what makes a producer hang affects the consumer too."""
         if isinstance(error, Hung) and self.finished is None:
             self.finished, self.fenced = str(error.args[0]), error.fenced
-            logger.warning("%s: this worker takes a new one", self.finished)
+            logger.warning("%s: this worker replaces its consumer", self.finished)
 
     def check_coordinator(self) -> None:
         """Send a request to the group's coordinator (blocking); mark this client as finished if it hangs.

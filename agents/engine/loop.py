@@ -196,7 +196,9 @@ class Engine:
             try:
                 await asyncio.wait_for(asyncio.shield(self._main_task), self.settings.stuck_s)
             except TimeoutError:
-                logger.warning("agents hold on to records for %.0f s: the epoch is dropped", self.settings.stuck_s)
+                logger.warning(
+                    "agents have processed one record for %.0f s: the epoch is rolled back", self.settings.stuck_s
+                )
                 self._main_task.cancel()
             except asyncio.CancelledError:
                 pass
@@ -235,7 +237,9 @@ class Engine:
         except asyncio.CancelledError:
             if not self.stopping:
                 await self.stop_with(
-                    Stop("the engine's task was cancelled", hint="does the program cancel tasks that are not its own?")
+                    Stop(
+                        "the engine's task was cancelled", hint="does the program cancel tasks that it has not created?"
+                    )
                 )
             raise
         except BaseException as exc:
@@ -415,18 +419,18 @@ class Engine:
         except BadRecord as exc:
             self._blame_somebody(exc)
         except UntrackedValues as exc:
-            logger.info("table %s holds values that can be changed in place: the first epoch is done again", exc)
+            logger.info("table %s holds values that can be changed in place: the first epoch is reprocessed", exc)
             self._epoch.rollback_wanted = True
         except Aborted as exc:
             self._aborted_in_a_row += 1
             if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
                 raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
-            logger.warning("epoch dropped: %s", exc)
+            logger.warning("epoch rolled back: %s", exc)
             self._host.provisioner.declared.clear()  # one of the topics may have been deleted
             self._epoch.rollback_wanted = True
             self.rebalance.lost = self.rebalance.lost or exc.lost
         except (Hung, Rebuild, Retriable) as exc:
-            logger.warning("%s: this worker rebuilds from its changelogs", exc.args[0])
+            logger.warning("%s: this worker replaces its clients and resumes from the last commit", exc.args[0])
             self._host.provisioner.declared.clear()
             self.rebuild_wanted = True
             self._group.note_hung(exc)
@@ -440,7 +444,7 @@ class Engine:
         news = isinstance(error, Refused) and self._failures.refused(error, self._epoch.outside)
         self._epoch.singly = frozenset(self._failures.singly)
         if not self._router.isolate() and not news:
-            raise Stop(f"no record is to blame: {error}")
+            raise Stop(f"no single record causes the error: {error}")
         self._epoch.rollback_wanted = True
 
     async def _rebuild(self) -> None:

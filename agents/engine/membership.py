@@ -119,7 +119,7 @@ class Membership:
 
     async def _close_group(self, *, keep_identity: bool) -> None:
         if not await daemon_thread(leave_behind, partial(self.group.close, keep_identity=keep_identity), _CLOSE_S):
-            logger.warning("the consumer does not close: it is left behind")
+            logger.warning("the consumer does not close in time: it is abandoned")
 
     def _note(self, client: str) -> None:
         now = clock.now_s()

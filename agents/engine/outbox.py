@@ -45,8 +45,9 @@ def sendable(timestamp_ms: int) -> int:
     """
     if timestamp_ms == 0:
         raise BadRecord(
-            "a record with the time 1970-01-01T00:00:00.000Z (0 ms) cannot be sent: librdkafka takes 0 for the present",
-            hint="give another one: send(…, timestamp=0.001)",
+            "a record with the time 1970-01-01T00:00:00.000Z (0 ms) cannot be sent: librdkafka replaces 0 by the "
+            "current time",
+            hint="use another timestamp: send(…, timestamp=0.001)",
         )
     return timestamp_ms
 
@@ -140,8 +141,8 @@ class Outbox:
         """
         if len(self.outputs) >= MAX_OUTPUTS:
             raise Stop(
-                f"one epoch holds {MAX_OUTPUTS:,} outputs and no record boundary is in sight",
-                hint="an agent sends without end while it handles one record",
+                f"an agent has sent {MAX_OUTPUTS:,} records in one epoch without finishing its record",
+                hint="does it send in an endless loop?",
             )
         self.outputs.append(output)
 

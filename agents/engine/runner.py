@@ -108,7 +108,7 @@ class Runner:
                     else:
                         raise Stop(
                             f"agent {self.name} returned",
-                            hint="an agent iterates its stream for ever: `async for value in stream`",
+                            hint="an agent has to iterate its stream without end: `async for value in stream`",
                         )
                 await self._resumed()
         except Stop as exc:

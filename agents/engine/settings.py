@@ -98,7 +98,7 @@ class EngineSettings:
             if "client.id" in self.consumer_options:
                 raise Usage(
                     "broker_client_id, or a client.id of the consumer, with group_protocol=consumer",
-                    hint="workers are known by it there, so it is their own: omit it",
+                    hint="anabranch sets it to the identity of each worker: omit it",
                 )
             return {"group_protocol": "consumer", "group_remote_assignor": "range", "client_id": instance}
         return {

@@ -53,7 +53,7 @@ class TopicIds:
         known = {**self._kept, **self._inputs}
         anew = {topic for topic, found in ids.items() if known.get(topic, found) != found}
         for topic in anew:
-            logger.warning("topic %s was deleted and made anew since this worker has read it", topic)
+            logger.warning("topic %s was deleted and recreated since this worker read it", topic)
         return anew
 
     def watch(self, inputs: Mapping[str, str]) -> None:
@@ -95,15 +95,15 @@ class TopicIds:
         for topic, found in ids.items():
             if self._inputs.get(topic, found) != found:
                 raise Stop(
-                    f"topic {topic} was deleted and made anew while group {self._group} read it; nothing of the new "
+                    f"topic {topic} was deleted and recreated while group {self._group} read it; nothing of the new "
                     "one was committed",
                     hint="start the worker again: it begins with the first record of the new topic",
                 )
             if self._changelogs.get(topic, found) != found:
                 raise Stop(
-                    f"changelog {topic} was deleted and made anew while this worker wrote to it: it no longer holds "
+                    f"changelog {topic} was deleted and recreated while this worker wrote to it: it no longer holds "
                     "the whole table",
-                    hint="bring the table back from a backup (anabranch tables restore), or compute it anew, with the "
+                    hint="restore the table from a backup (anabranch tables restore), or recompute it, with the "
                     f"offsets of group {self._group} at the beginning",
                 )
 
@@ -114,5 +114,5 @@ def _read(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, RecursionError) as exc:
-        logger.warning("%s cannot be read, so topics that were made anew since are not noticed: %s", path, exc)
+        logger.warning("%s cannot be read, so recreated topics are not detected: %s", path, exc)
         return {}

@@ -170,7 +170,10 @@ class TopicProvisioner:
     def _refuse_missing(self, names: list[str]) -> None:
         missing = ", ".join(sorted(names))
         if any(name in self.written or name in self._dead_letter_topics for name in names):
-            raise Stop(f"no such topic: {missing}", hint="create it; topic_allow_declare is off")
+            raise Stop(
+                f"no such topic: {missing}",
+                hint="create it: topic_allow_declare is off, so workers do not create topics",
+            )
         self._refuse({name: f"no such topic: {name}" for name in names}, "create it; topic_allow_declare is off")
 
     def _make(self, admin: Admin, specs: list[TopicSpec]) -> None:

@@ -195,9 +195,7 @@ def check_settings(settings: Settings) -> None:
         raise Usage(f"Faust settings that anabranch cannot honour: {', '.join(asked)}", hint=hints)
     for name in ("broker_consumer", "broker_producer"):
         if name in settings.given and getattr(settings, name) != settings.broker:
-            raise Usage(
-                f"{name} differs from broker", hint="one transaction cannot span two clusters: set broker alone"
-            )
+            raise Usage(f"{name} differs from broker", hint="one transaction cannot span two clusters: set only broker")
     if settings.consumer_auto_offset_reset not in ("earliest", "latest"):
         raise Usage(
             f"consumer_auto_offset_reset={settings.consumer_auto_offset_reset!r}", hint="it is earliest or latest"
@@ -248,7 +246,7 @@ def client_options(settings: Settings) -> MutableMapping[str, str]:
     if not isinstance(credentials, SASLCredentials) or credentials.ssl_context is not None:
         raise Usage(
             f"broker_credentials: {type(credentials).__name__} with Python's own TLS or tokens cannot reach librdkafka",
-            hint="say it in librdkafka's words instead: -X security.protocol=SASL_SSL -X sasl.mechanism=… "
+            hint="use librdkafka's options instead: -X security.protocol=SASL_SSL -X sasl.mechanism=… "
             "-X ssl.ca.location=ca.pem, or KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_PASSWORD, …",
         )
     return {

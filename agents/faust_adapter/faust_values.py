@@ -31,8 +31,8 @@ def _check_text(data: bytes) -> None:
     except msgspec.DecodeError:
         return
     raise BadRecord(
-        "a text in quotes: a JSON string, as Faust writes text, or text that has quotes",
-        hint='say which: app.topic(…, value_type=str, value_serializer="json"), or "raw" where the quotes belong to it',
+        "ambiguous text in quotes: a JSON string, as Faust writes text, or text that contains quotes",
+        hint='declare value_serializer="json" for the topic, or "raw" if the quotes belong to the text',
     )
 
 

@@ -96,7 +96,7 @@ def ordered(value: C) -> C:
     if value != value:
         raise ValueError("NaN is neither less nor greater than anything")
     if type(value) is float and value - value:
-        raise ValueError(f"{value} is not a number that JSON has")
+        raise ValueError(f"{value} is not a number that JSON can represent")
     if type(value) not in _PLAIN:
         if isinstance(value, (list, tuple)):
             for item in cast("Sequence[Comparable]", value):
@@ -317,7 +317,7 @@ def _in_json(value: object) -> object:
         return list(map(_in_json, cast("Sequence[object]", value)))
     if isinstance(value, date) and not isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"JSON has no {type(value).__qualname__}: rank by a number or text of it")
+    raise TypeError(f"JSON has no {type(value).__qualname__}: rank by a number or a text instead")
 
 
 def _whole(element: object) -> object:
@@ -340,4 +340,4 @@ def _check_finite(value: object) -> None:
         for item in cast("Sequence[object]", value):
             _check_finite(item)
     elif type(value) is float and value - value:
-        raise ValueError(f"an element holds {value}, which JSON does not have")
+        raise ValueError(f"an element holds {value}, which JSON cannot represent")

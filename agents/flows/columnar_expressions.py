@@ -3,8 +3,8 @@
 A column has values of one kind, a flag for each row whose value is None (`null`), and a flag for each row that has to
 be processed row by row (`bad`): there Python raises, or returns something that does not fit the column's kind. Where a
 whole batch may differ (an integer result that 64 bits may not hold; an integer beyond 2**53 that meets a float; NaN or
-infinity from a file, which JSON does not have), columnar execution gives up with `NotVectorizable`, and the batch goes
-row by row. Giving up is cheap and safe, so it is decided early, from bounds and not from results.
+infinity from a file, which JSON cannot represent), columnar execution raises `NotVectorizable`, and the batch is
+processed row by row. That is always correct, so the decision is made early, from bounds and not from results.
 
 Numbers are NumPy arrays, text is an Arrow array. Text functions are Python's own, called once for each different text.
 """

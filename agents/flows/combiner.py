@@ -212,7 +212,7 @@ class Combiner:
             assert data is not None  # a packed batch has no tombstones
             states, failures = self._one_by_one((message,), (decode(data),))
             if states:
-                raise NotVectorizable("a row that was set aside is fine")
+                raise NotVectorizable("a row set aside has no error")
             failed.extend((row, error) for _, error in failures)
         return failed
 

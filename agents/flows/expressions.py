@@ -241,7 +241,9 @@ def _expression(value: object) -> Expression:
         return value
     if value is None or isinstance(value, (int, float, str)):
         return Constant(value)
-    raise Usage(f"{value!r} in an expression", hint="an expression takes fields, numbers, text, True, False and None")
+    raise Usage(
+        f"{value!r} in an expression", hint="an expression consists of fields, numbers, text, True, False and None"
+    )
 
 
 def _truth(value: object) -> bool:

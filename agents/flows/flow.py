@@ -118,7 +118,9 @@ class _Ending(Generic[K, T]):
             Usage: `how` is not a function, or an option is not supported.
         """
         if isinstance(how, Aggregate) or not callable(how):
-            raise Usage(f"reduce({how!r})", hint="a function of two elements, or sum, min, max; else see aggregate")
+            raise Usage(
+                f"reduce({how!r})", hint="expected a function of two elements, or sum, min, max; see also aggregate"
+            )
         if (
             self.type is not UNKNOWN and self.type is not float
         ):  # a function annotated as float may return an int, which that table refuses
@@ -155,7 +157,7 @@ class _Ending(Generic[K, T]):
             else:
                 wrong.append(f"{name}={how!r}")
         if wrong or not columns:
-            raise Usage(f"aggregate({', '.join(wrong)})", hint="such as orders=Count(), spent=Sum('amount')")
+            raise Usage(f"aggregate({', '.join(wrong)})", hint="for example orders=Count(), spent=Sum('amount')")
         return self._into(f"{self._origin}-aggregates" if table is None else table, {}, AggregateReducer(hows))
 
     @overload
@@ -333,7 +335,7 @@ class KeyedFlow(_Ending[K, T]):
 
         def _refuse(self, *_: object, **__: object) -> NoReturn:
             raise Usage(
-                "nothing can stand between key_by and the end of a flow", hint="map and filter first, then key_by"
+                "no operator is allowed between key_by and the end of a flow", hint="apply map and filter before key_by"
             )
 
         map = filter = flat_map = select = with_columns = _refuse
@@ -397,7 +399,7 @@ def _check_known(table: Table, states: dict[object, object]) -> None:
     kinds = {kind for kind in set(map(type, states.values())) if issubclass(kind, msgspec.Struct)}
     if kinds:
         raise Stop(
-            f"{table.name}: it is not known that elements are {kinds.pop().__name__}s",
+            f"{table.name}: the flow does not declare that its elements are {kinds.pop().__name__}s",
             hint="annotate the function that makes them, as in def parse(line: str) -> Order",
         )
 

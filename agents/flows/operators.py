@@ -237,7 +237,7 @@ def _without_tombstones(
 
 def _present(key: object) -> object:
     if key is None:
-        raise ValueError("no key: the record has none, or key_by finds none")
+        raise ValueError("no key: the record has none, or key_by returns none")
     return key
 
 

@@ -280,7 +280,7 @@ def check_json(states: Collection[object]) -> None:
     if others - {list, dict}:
         raise BadRecord(
             f"a partial result is, or holds, a {min(kind.__qualname__ for kind in others - {list, dict})}, which JSON "
-            "would return as something else",
+            "would return as another type",
             hint="annotate the function that makes elements, as in def parse(line: str) -> Decimal, or use "
             "reduce(…, value_type=…)",
         )

@@ -200,7 +200,7 @@ class WorkerRegistry:
                 try:
                     announcement = self._decode(value)
                 except (msgspec.MsgspecError, RecursionError) as exc:
-                    logger.warning("%s: %s announces something else: %s", position, name, exc)
+                    logger.warning("%s: the announcement of %s cannot be read: %s", position, name, exc)
                     continue
                 if announcement.origin is None:
                     logger.warning(

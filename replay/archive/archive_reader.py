@@ -29,7 +29,7 @@ def read_archived_file(
     The whole file is read and its SHA-256 compared before the first record is returned.
 
     Raises:
-        Stop: the file is not what the archiver wrote.
+        Stop: the file differs from the file that the archiver wrote.
     """
     path = folder / entry.name
     try:
@@ -38,7 +38,7 @@ def read_archived_file(
             while data := file.read(_CHUNK_BYTES):
                 digest.update(data)
             if digest.hexdigest() != entry.sha256:
-                raise damaged(path, "it is not what the archiver wrote")
+                raise damaged(path, "it differs from the file that the archiver wrote")
             file.seek(0)
             with library_errors():
                 batches = (read_parquet if encoding == "parquet" else read_jsonl)(file, batch_rows)

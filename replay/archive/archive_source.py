@@ -45,7 +45,8 @@ class ArchiveHistory:
             raise Usage(f"{folder} is not an archive: it has no manifest.json")
         if format != Format():
             raise Usage(
-                f"{folder}: options about keys, times and formats are for files; an archive's records have all that"
+                f"{folder}: options for keys, times and formats apply to files only; records of an archive have "
+                "their own"
             )
         self.folder, self.format, self.manifest = folder, format, manifest
         self.specs = (absolute(str(folder)),)
@@ -96,7 +97,7 @@ class ArchiveHistory:
         for entry in self.manifest.files:
             path = self.folder / entry.name
             if not path.is_file() or path.stat().st_size != entry.size_bytes:
-                raise damaged(path, "it is not what the archiver wrote")
+                raise damaged(path, "it differs from the file that the archiver wrote")
         for partition in range(self.manifest.partitions):
             for finding in check_offsets(self.manifest, partition):
                 if finding.kind == "overlap":

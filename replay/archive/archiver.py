@@ -180,7 +180,7 @@ class Archiver:
             raise Usage(f"{self._folder} holds an archive in {manifest.encoding}", hint="it keeps its format")
         if manifest.topic_id != topic_id:
             raise Stop(
-                f"topic {self._topic} was created anew after {self._folder}: its offsets are different",
+                f"topic {self._topic} was recreated after {self._folder}: its offsets are different",
                 hint="archive the new topic into another folder",
             )
 

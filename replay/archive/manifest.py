@@ -161,7 +161,10 @@ def read_manifest(folder: Path) -> Manifest | None:
 def _checked(manifest: Manifest, path: Path) -> Manifest:
     """Return a manifest after checking that its content is possible: a forged one has a valid checksum too."""
     if manifest.version != _VERSION:
-        raise Stop(f"{path}: of version {manifest.version}, {_VERSION} is known", hint="a newer anabranch wrote it")
+        raise Stop(
+            f"{path}: format version {manifest.version}, but this program knows version {_VERSION}",
+            hint="a newer anabranch wrote it",
+        )
     spans = [(each.partition, each.begin, each.end) for each in (*manifest.files, *manifest.lost)]
     names = [entry.name for entry in manifest.files]
     if (
@@ -188,7 +191,9 @@ def locked(folder: Path) -> Generator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Stop(f"{folder}: another process archives into this folder", hint="one writer at a time") from None
+            raise Stop(
+                f"{folder}: another process archives into this folder", hint="only one process can write to an archive"
+            ) from None
         yield
     finally:
         os.close(fd)

@@ -109,7 +109,7 @@ def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordColumns]:
             raise ValueError(f"{name} is not {schema.field(name).type}")
     for batch in reader.iter_batches(_fitting_rows(reader.metadata, batch_rows), columns=columns):
         if batch.column("offset").null_count or batch.column("timestamp").null_count:
-            raise ValueError("a record without offset or time")
+            raise ValueError("a record without an offset or a time")
         if not batch.num_rows:
             continue
         rows = RecordColumns()

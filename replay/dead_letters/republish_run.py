@@ -84,7 +84,7 @@ class RepublishRun:
         self._state = found or self._state
         partitions = self._admin.partitions([self.topic]).get(self.topic)
         if partitions is None:
-            raise Usage(f"no topic {self.topic}", hint="create it, or name another one: --to TOPIC")
+            raise Usage(f"no topic {self.topic}", hint="create it, or name another topic: --to TOPIC")
         self._target = TargetTopic.of(self.topic, self._admin.config(self.topic))
         self._partitioner = PartitionerRegistry(self._cluster).check(self.topic, partitions, None)
         if not self._runs.holds(self._state):
@@ -115,7 +115,8 @@ class RepublishRun:
         """Return the error for a run that another process has taken over."""
         return Rebuild(
             f"another process has taken over run {self._state.run_id}: {exc}",
-            hint="it was started a second time, and the later start continues it; nothing is re-published twice",
+            hint="the run was started a second time, and the later process continues it; no record is re-published "
+            "twice",
         )
 
     def _send(self, work: Transaction, part: list[tuple[int, DeadLetter]]) -> None:
@@ -126,7 +127,7 @@ class RepublishRun:
                 self.done.add(letter.partition, begin, letter.offset + 1)
             if len(self.done) > _MOST_RANGES:
                 raise Stop(
-                    "the re-published dead letters are too scattered among the others to remember their offsets",
+                    "the re-published dead letters are too scattered among the others to store their offsets",
                     hint="use a broader filter, or re-publish a range of offsets: --offset FIRST-LAST",
                 )
         self._state = work.commit(self.done.position(), done=False, now_ms=now_ms)
@@ -152,7 +153,7 @@ class RepublishRun:
             if self._retry:
                 raise Stop(
                     f"a record of {origin.topic}[{own}] has no partition in {self.topic}, which has {partitions}: "
-                    f"{origin.topic} has more since",
+                    f"{origin.topic} has got more partitions",
                     hint=f"kafka-topics.sh --alter --topic {self.topic} --partitions, as many as {origin.topic} has",
                 )
             own = None
@@ -162,7 +163,7 @@ class RepublishRun:
             raise Stop(
                 f"{letter.topic}[{letter.partition}]@{letter.offset}: its record's time is exactly 0 ms, which "
                 "librdkafka takes for the present",
-                hint="--now re-publishes records with the present time",
+                hint="--now re-publishes records with the current time",
             )
         return letter.key, letter.value, time_ms, headers or None, own
 

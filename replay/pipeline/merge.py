@@ -203,8 +203,9 @@ class MergedSource:
             raise Stop(
                 f"{part.part.name}: record {cursor.number + first + 1:,} is out of order: "
                 f"its time {format_time(cursor.records[first][2])} is {format_duration_ms(behind[first])} before that "
-                "of a record in front of it",
-                hint="--out-of-order accept resumes this run; --out-of-order sort is another run, for another topic",
+                "of an earlier record",
+                hint="--out-of-order accept resumes this run; --out-of-order sort needs another run, into another "
+                "topic",
             )
         self._counters.out_of_order += sum(map(bool, behind))
         self._counters.out_of_order_ms = max(self._counters.out_of_order_ms, worst)

@@ -144,8 +144,8 @@ class SortedSource:
         if out[0][0] < self._last_time:
             raise Stop(
                 f"{self._name}: a record of {format_time(out[0][0])} is out of order by more than {self._records:,} "
-                f"records: later ones have been sent, up to {format_time(self._last_time)}",
-                hint="another run with a larger --out-of-order sort:N, or with --out-of-order accept",
+                f"records: later records have been sent, up to {format_time(self._last_time)}",
+                hint="start another run with a larger --out-of-order sort:N, or with --out-of-order accept",
             )
         self._last_time = out[-1][0]
         self._drop_anchors()

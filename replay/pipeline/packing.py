@@ -127,7 +127,7 @@ class PackingSource:
         try:
             columns = ColumnBatch.of(records)
         except ValueError as exc:
-            raise Usage(f"--pack: rows of a packed batch have a value and no headers; here is {exc}") from None
+            raise Usage(f"--pack: rows of a packed batch have a value and no headers, but this is {exc}") from None
         partitions = column_partitions(columns, self._partitioner, self._sent)
         self._sent += len(columns)
         # A stable sort of small integers is a radix sort, which needs no comparisons.
@@ -165,12 +165,12 @@ class PackingSource:
                 continue
             if exceeded:
                 raise Stop(
-                    f"a row of {piece.nbytes:,} bytes; readers of packed batches take {_READER_LIMITS.size_bytes:,}",
-                    hint="without --pack it can be sent, if the topic takes it",
+                    f"a row of {piece.nbytes:,} bytes; readers of packed batches accept {_READER_LIMITS.size_bytes:,}",
+                    hint="it can be sent without --pack, if the topic accepts it",
                 )
             if len(made.value) > self._max_bytes:
                 raise Stop(
-                    f"a row of {len(made.value):,} bytes; a message may have {self._max_bytes:,}",
+                    f"a row of {len(made.value):,} bytes; the limit of a message is {self._max_bytes:,}",
                     hint="-X message.max.bytes=… here, and max.message.bytes of the topic",
                 )
             self._ratio = len(made.value) / max(1, piece.nbytes)
@@ -203,5 +203,5 @@ def check_packable(history: Replayable) -> None:
     if history.format.headers:
         raise Usage(
             f"--pack and --header {history.format.headers[0][0]}=…: rows of a packed batch have no headers",
-            hint="omit --pack, or let agents read the field from the row",
+            hint="omit --pack, or read the field from the row in the agent",
         )

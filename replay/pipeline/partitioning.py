@@ -93,5 +93,5 @@ def _check(highest: int, partitions: int) -> None:
     if highest >= partitions:
         raise Stop(
             f"a record is for partition {highest}, but the topic has {partitions}",
-            hint="create the topic with more partitions, or leave the choice to the key",
+            hint="create the topic with more partitions, or omit --partition to choose by key",
         )

@@ -69,7 +69,7 @@ class Pipeline:
         wants = "--order time" if self.order == "time" else f"--out-of-order {self.out_of_order.policy}"
         if (self.order == "time" or self.out_of_order.policy != "accept") and not self.merges(history):
             if is_socket(history):
-                raise Usage(f"{wants} is for sources that have an end, and a socket has none")
+                raise Usage(f"{wants} needs a source with an end, and a socket has none")
             raise Usage(f"{wants} needs records with times", hint="--time FIELD names the field, and no --order source")
         by_time = {
             "--start": self.selection.start_ms is not None,
@@ -80,7 +80,7 @@ class Pipeline:
             if given and not history.timed:
                 raise Usage(f"{option} needs records with times", hint="--time FIELD names the field that holds them")
         if self.rounds != 1 and is_socket(history):
-            raise Usage("--loop is for sources that have an end, and a socket has none")
+            raise Usage("--loop needs a source with an end, and a socket has none")
 
     def identity(self, history: Replayable) -> dict[str, object]:
         """Return what decides which records are sent in which order, as plain JSON; empty for the defaults."""

@@ -50,7 +50,7 @@ class LoopedSource:
         """Return the next records of this round, or the first of the next one; see `Source`."""
         if self._source.ended and not self.ended:
             if not self._rounds and not self._has_records:
-                raise Stop("the sources have no records: an endless loop over them would never send anything")
+                raise Stop("the sources have no records: an endless loop over them would never send a record")
             self._done_bytes += self._source.done_bytes
             self._source.close()
             self.round += 1

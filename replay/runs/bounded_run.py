@@ -164,7 +164,9 @@ class BoundedRun:
         listed = ", ".join(sorted(outer)) or "none"
         if name is None:
             if len(outer) != 1:
-                raise Usage(f"{self._app_name} reads several topics: {listed}", hint="say which: --input TOPIC=PATH")
+                raise Usage(
+                    f"{self._app_name} reads several topics: {listed}", hint="name the topic: --input TOPIC=PATH"
+                )
             name = outer[0]
         if name not in outer:
             raise Usage(f"{self._app_name} reads no topic {name}", hint=f"it reads: {listed}")

@@ -88,7 +88,7 @@ def refuse_unaligned(inputs: Sequence[Input], topics: Sequence[str], *, by_time:
             )
         raise Usage(
             f"several inputs with --time: each topic has its own order, and nothing aligns {', '.join(names)} by event "
-            "time: an agent would see the future of one beside the past of another",
+            "time: an agent would see later records of one topic before earlier ones of another",
             hint="--then TOPIC=PATH gives an input that starts when those before it are processed; without --time, "
             "inputs are read in no particular order",
         )

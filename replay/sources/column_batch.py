@@ -95,7 +95,7 @@ class ColumnBatch(Sequence[SourceRecord]):
 
         packed = Packed(value, timestamp_ms)
         if claimed not in (None, packed.rows):
-            raise BadRecord(f"a packed batch of {packed.rows:,} rows whose header says something else")
+            raise BadRecord(f"a packed batch of {packed.rows:,} rows with another count in its header")
         return cls(
             packed.batch,
             kind="text" if packed.kind == "text" else "json",

@@ -235,7 +235,7 @@ def as_json_text(batch: pyarrow.RecordBatch, name: str) -> pyarrow.Array:
     column = batch[name]
     if pyarrow.types.is_nested(column.type):
         if column.null_count < len(column):
-            raise ValueError("the key is an object or a list; text, a number, true, false or null can be one")
+            raise ValueError("the key is an object or a list; expected text, a number, true, false or null")
         return pyarrow.nulls(len(column), pyarrow.string())
     if pyarrow.types.is_null(column.type):
         return column.cast(pyarrow.string())

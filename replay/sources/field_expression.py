@@ -116,7 +116,7 @@ def expression(text: str, columns: tuple[str, ...] = ()) -> Expression:
         if all(path):
             return Expression(text, path, frozenset(path[:1]), _path(path))
     if len(text) > _MAX_CHARS:
-        raise Usage(f"an expression of {len(text):,} characters; {_MAX_CHARS:,} at most")
+        raise Usage(f"an expression of {len(text):,} characters; at most {_MAX_CHARS:,} are allowed")
     fields: set[str] = set()
     try:
         tree = ast.parse(text.strip(), mode="eval")
@@ -138,7 +138,7 @@ def as_bytes(value: object) -> bytes | None:
     if value is None or isinstance(value, bytes):
         return value
     if isinstance(value, dict | list | tuple):
-        raise ValueError("an object or a list; text, a number, true, false or null can be one")
+        raise ValueError("an object or a list; expected text, a number, true, false or null")
     return msgspec.json.encode(value).strip(b'"')
 
 
@@ -161,13 +161,13 @@ def _path(path: tuple[str, ...]) -> _Compiled:
 
 def _missing(name: str, record: object) -> str:
     if not isinstance(record, Mapping):
-        return f"no field {name!r}: it is no object"
+        return f"no field {name!r}: the value is not an object"
     return f"no field {name!r}; fields: {', '.join(map(str, record))}"
 
 
 def _text(value: object) -> str:
     if value is None:
-        raise TypeError("null cannot be joined to text")
+        raise TypeError("null cannot be concatenated with text")
     if isinstance(value, str):
         return value
     return (as_bytes(value) or b"").decode()
@@ -179,7 +179,7 @@ def _add(a: Any, b: Any) -> Any:
 
 def _number(value: Any) -> Any:
     if not isinstance(value, int | float):
-        raise TypeError(f"a number is expected, not {value!r:.40}")
+        raise TypeError(f"expected a number, not {value!r:.40}")
     return value
 
 
@@ -192,13 +192,13 @@ class _Compiler:
     def compile(self, node: ast.expr) -> _Compiled:
         make = getattr(self, f"_{type(node).__name__.lower()}", None)
         if make is None:
-            raise ValueError(f"{type(node).__name__} is not part of it")
+            raise ValueError(f"{type(node).__name__} is not supported in expressions")
         return make(node)
 
     def _constant(self, node: ast.Constant) -> _Compiled:
         value = node.value
         if not (value is None or isinstance(value, str | int | float)):
-            raise ValueError(f"{value!r} is not part of it")
+            raise ValueError(f"{value!r} is not supported in expressions")
         return lambda _record: value
 
     def _name(self, node: ast.Name) -> _Compiled:
@@ -224,19 +224,19 @@ class _Compiler:
         inner = self.compile(node.value)
         if isinstance(node.slice, ast.Slice):
             if node.slice.step is not None:
-                raise ValueError("a step in [:] is not part of it")
+                raise ValueError("a step in [:] is not supported in expressions")
             begin, end = (_whole(bound) for bound in (node.slice.lower, node.slice.upper))
 
             def cut(record: Record) -> Any:
                 value = inner(record)
                 if not isinstance(value, str | list):
-                    raise TypeError(f"only text can be cut, not {value!r:.40}")
+                    raise TypeError(f"only text can be sliced, not {value!r:.40}")
                 return value[begin:end]
 
             return cut
         at = ast.literal_eval(node.slice)
         if not isinstance(at, str | int):
-            raise ValueError("[…] takes a number or a name")
+            raise ValueError("[…] needs a number or a name")
         return lambda record: inner(record)[at]
 
     def _binop(self, node: ast.BinOp) -> _Compiled:
@@ -245,7 +245,7 @@ class _Compiler:
             return lambda record: _add(left(record), right(record))
         make = _NUMBERS.get(type(node.op))
         if make is None:
-            raise ValueError(f"the operator {type(node.op).__name__} is not part of it")
+            raise ValueError(f"the operator {type(node.op).__name__} is not supported in expressions")
         return lambda record: make(_number(left(record)), _number(right(record)))
 
     def _unaryop(self, node: ast.UnaryOp) -> _Compiled:
@@ -254,7 +254,7 @@ class _Compiler:
             return lambda record: not inner(record)
         if isinstance(node.op, ast.USub):
             return lambda record: -_number(inner(record))
-        raise ValueError(f"the operator {type(node.op).__name__} is not part of it")
+        raise ValueError(f"the operator {type(node.op).__name__} is not supported in expressions")
 
     def _boolop(self, node: ast.BoolOp) -> _Compiled:
         parts = [self.compile(value) for value in node.values]
@@ -264,7 +264,7 @@ class _Compiler:
 
     def _compare(self, node: ast.Compare) -> _Compiled:
         if len(node.ops) != 1:
-            raise ValueError("compare two things at a time, with `and` between")
+            raise ValueError("chained comparisons are not supported: use `and`")
         left, right = self.compile(node.left), self.compile(node.comparators[0])
         compare = _COMPARISONS[type(node.ops[0])]
         return lambda record: compare(left(record), right(record))
@@ -286,21 +286,23 @@ class _Compiler:
     def _formattedvalue(self, node: ast.FormattedValue) -> _Compiled:
         inner = self.compile(node.value)
         if node.conversion != -1:
-            raise ValueError("a conversion in { } is not part of it")
+            raise ValueError("a conversion in { } is not supported in expressions")
         if node.format_spec is None:
             return inner
         spec = ast.unparse(node.format_spec)[2:-1]
         if not _FORMAT.fullmatch(spec):
-            raise ValueError(f"the format {spec!r} is not part of it")
+            raise ValueError(f"the format {spec!r} is not supported in expressions")
         return lambda record: format(inner(record), spec)
 
     def _call(self, node: ast.Call) -> _Compiled:
         if node.keywords:
-            raise ValueError("arguments have no names in it")
+            raise ValueError("named arguments are not supported in expressions")
         if isinstance(node.func, ast.Name):
             return self._function(node.func.id, node.args)
         if not isinstance(node.func, ast.Attribute) or node.func.attr not in _METHODS:
-            raise ValueError(f"{ast.unparse(node.func)}() is not part of it; methods: {', '.join(_METHODS)}")
+            raise ValueError(
+                f"{ast.unparse(node.func)}() is not supported in expressions; methods: {', '.join(_METHODS)}"
+            )
         count, method = _METHODS[node.func.attr]
         if len(node.args) != count:
             raise ValueError(f"{node.func.attr}() takes {count} arguments")
@@ -310,10 +312,12 @@ class _Compiler:
     def _function(self, name: str, arguments: list[ast.expr]) -> _Compiled:
         functions: dict[str, Callable[[Any], Any]] = {"str": _text, "int": int, "float": float, "len": len}
         if len(arguments) != 1 or name not in (*functions, "field"):
-            raise ValueError(f"{name}() is not part of it; functions of one value: field, {', '.join(functions)}")
+            raise ValueError(
+                f"{name}() is not supported in expressions; functions of one value: field, {', '.join(functions)}"
+            )
         if name == "field":
             if not (isinstance(arguments[0], ast.Constant) and isinstance(arguments[0].value, str)):
-                raise ValueError("field() takes a name in quotes")
+                raise ValueError("field() needs a name in quotes")
             self._fields.add(arguments[0].value)
             return _path((arguments[0].value,))
         function, inner = functions[name], self.compile(arguments[0])
@@ -323,5 +327,5 @@ class _Compiler:
 def _whole(bound: ast.expr | None) -> int | None:
     value = None if bound is None else ast.literal_eval(bound)
     if not (value is None or isinstance(value, int)):
-        raise ValueError("[:] takes whole numbers")
+        raise ValueError("[:] needs whole numbers")
     return value

@@ -333,13 +333,15 @@ def find_history(
         raise Usage("nothing to replay", hint="name a file, a glob or tcp://host:port")
     if any(spec.startswith(_SOCKET) for spec in specs):
         if len(specs) > 1:
-            raise Usage("a socket is replayed alone", hint="one replay for the socket, one for the files")
+            raise Usage(
+                "a socket cannot be combined with other sources", hint="replay the socket and the files separately"
+            )
         parse_address(specs[0])
         return FileHistory((specs[0],), format, follow=follow, spool=spool and absolute(spool))
     if spool is not None:
-        raise Usage("--spool is for tcp://host:port; everything else can be read again")
+        raise Usage("--spool applies to tcp://host:port only; other sources can be read again")
     if follow:
-        raise Usage("--follow is for tcp://host:port; files have an end")
+        raise Usage("--follow applies to tcp://host:port only; files have an end")
     entries, left_out = find_entries(specs, format)
     for entry in entries:
         kind_of(entry.inside or entry.path, format)

@@ -168,7 +168,12 @@ class FileSource:
                 buffer.drop(header[1])
                 return header[0]
             if last:
-                raise BadLine(self._name, 1, "no header line: it is empty (--columns names those of such a file)", b"")
+                raise BadLine(
+                    self._name,
+                    1,
+                    "no header line: the file is empty (--columns names the columns of files without a header line)",
+                    b"",
+                )
             wanted = 2 * max(wanted, len(lines))
 
     def _fill_up(self, wanted_bytes: int) -> None:

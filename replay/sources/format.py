@@ -107,8 +107,8 @@ class Format:
             for option, given in (*wishes, *(("--header", text) for _, text in self.headers)):
                 if given is not None:
                     raise Usage(
-                        f"{name}: {option} {given} names a field, and lines of text have none",
-                        hint="--key-before DELIMITER takes the key from a line's start; or give --format csv|jsonl",
+                        f"{name}: {option} {given} names a field, but lines of text have no fields",
+                        hint="--key-before DELIMITER reads the key from the start of a line; or use --format csv|jsonl",
                     )
             if self.key_before == "":
                 raise Usage("--key-before is empty", hint="for example --key-before ,")
@@ -122,17 +122,17 @@ class Format:
         else:
             self._check_csv()
         if self.time is None and (self.time_format, self.time_zone) != ("auto", "UTC"):
-            raise Usage("--time-format and --time-zone say how to read --time FIELD, which is not given")
+            raise Usage("--time-format and --time-zone apply to --time FIELD, which is missing")
         self._check_encoding(kind, name)
 
     def _check_csv(self) -> None:
         for option, mark in (("--delimiter", self.delimiter), ("--quote", self.quote or None)):
             if mark is not None and (len(mark) != 1 or mark in "\r\n" or not mark.isascii()):
-                raise Usage(f"{option} {mark!r}: one character is expected, not a line's end")
+                raise Usage(f"{option} {mark!r}: expected one character that is not a line break")
         if self.delimiter is not None and self.delimiter == self.quote:
-            raise Usage(f"--delimiter {self.delimiter!r}: one character is expected, and not the quote")
+            raise Usage(f"--delimiter {self.delimiter!r}: expected one character other than the quote")
         if self.columns is not None and len(set(self.columns)) < len(self.columns):
-            raise Usage(f"--columns {','.join(self.columns)}: a name stands twice")
+            raise Usage(f"--columns {','.join(self.columns)}: duplicate name")
         for column, kind in self.types:
             if kind not in ("text", "int", "float", "bool"):
                 raise Usage(f"--types {column}={kind}: unknown type", hint="text, int, float or bool")
@@ -152,7 +152,8 @@ class Format:
             raise Usage(f"--encoding {self.encoding}: unknown", hint="for example utf-8, latin-1, cp1252") from None
         if not fits:
             raise Usage(
-                f"--encoding {self.encoding}: a line's end is not one byte in it", hint="turn the file into UTF-8 first"
+                f"--encoding {self.encoding}: its line break is not a single byte",
+                hint="convert the file to UTF-8 first",
             )
 
     def identity(self) -> dict[str, JsonValue]:
@@ -173,12 +174,14 @@ def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
     kind = ENDINGS.get(ending) if format.kind == "auto" else format.kind
     if kind is None:
         raise Usage(
-            f"{name}: its ending does not say what is in it",
-            hint=f"give --format text|csv|jsonl|parquet|avro (known: {' '.join(ENDINGS)}, lines also with "
+            f"{name}: unknown file extension",
+            hint=f"use --format text|csv|jsonl|parquet|avro (known extensions: {' '.join(ENDINGS)}, lines also with "
             f"{' '.join(COMPRESSED_ENDINGS)}, all inside .zip)",
         )
     if kind not in LINE_KINDS and name.lower().endswith(COMPRESSED_ENDINGS):
-        raise Usage(f"{name}: {kind} is compressed inside, and read from where it is needed", hint="unpack it first")
+        raise Usage(
+            f"{name}: {kind} files have compression of their own and need random access", hint="unpack it first"
+        )
     format.checked(kind, name)
     if kind == "csv" and format.delimiter is None:
         format = replace(format, delimiter="\t" if ending == ".tsv" else ",")

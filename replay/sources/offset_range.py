@@ -21,7 +21,7 @@ from .time_parser import parse_time_ms
 __all__ = ["OffsetBound", "OffsetRange", "resolve_offset_range"]
 
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_HINT = "earliest, latest, an offset, a time like 2013-01-01T10:00:00Z, or so long ago: 90s, 15m, 6h, 7d"
+_HINT = "earliest, latest, an offset, a time such as 2013-01-01T10:00:00Z, or an age: 90s, 15m, 6h, 7d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class OffsetBound:
         try:
             return cls("time", parse_time_ms(text))
         except ValueError:
-            raise Usage(f"{text}: not a place in a topic", hint=_HINT) from None
+            raise Usage(f"{text}: not a position in a topic", hint=_HINT) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ def resolve_offset_range(
     for at, offset in begins.items():
         if offset < firsts[at]:
             raise Usage(
-                f"{at[0]}[{at[1]}] begins at offset {firsts[at]:,}: what was before is deleted",
-                hint="--from earliest takes what is there",
+                f"{at[0]}[{at[1]}] begins at offset {firsts[at]:,}: earlier records were deleted",
+                hint="--from earliest reads the remaining records",
             )
     return OffsetRange(begins, {at: max(end, begins[at]) for at, end in ends.items()})
 

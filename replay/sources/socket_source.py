@@ -244,10 +244,10 @@ class SocketSource:
 def _make_parser(spec: str, format: Format, most: int) -> LineParser:
     kind: Kind = "text" if format.kind == "auto" else format.kind
     if kind not in LINE_KINDS:
-        raise Usage(f"{spec}: {kind} is not made of lines", hint="--format text|csv|jsonl")
+        raise Usage(f"{spec}: {kind} does not consist of lines", hint="--format text|csv|jsonl")
     format.checked(kind, spec)
     if kind == "csv":
         if format.columns is None:
-            raise Usage(f"{spec}: CSV from a socket has no header", hint="--columns names its columns")
+            raise Usage(f"{spec}: CSV from a socket has no header", hint="name them with --columns")
         return CsvParser(spec, format, format.columns, max_bytes=most)
     return (JsonLinesParser if kind == "jsonl" else TextParser)(spec, format, max_bytes=most)

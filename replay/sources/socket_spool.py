@@ -100,7 +100,8 @@ class Spool:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Stop(
-                f"--spool {self._path}: another process writes to it", hint="one spool for each replay of a socket"
+                f"--spool {self._path}: another process writes to it",
+                hint="use a spool of its own for each replay of a socket",
             ) from None
 
     def _remove_incomplete_line(self) -> int:

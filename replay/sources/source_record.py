@@ -24,8 +24,8 @@ _MOST_KEPT_BYTES = 900_000
 def zero_time_error(where: str) -> Stop:
     """Return the error for a record whose timestamp is exactly 0 ms, which librdkafka replaces by the present time."""
     return Stop(
-        f"{where}: its time is 1970-01-01T00:00:00.000Z (0 ms), which librdkafka takes for the present",
-        hint="leave such records out, or give them another time in the topic they come from",
+        f"{where}: its time is 1970-01-01T00:00:00.000Z (0 ms), which librdkafka replaces by the current time",
+        hint="filter such records out, or give them another time in their source topic",
     )
 
 
@@ -44,7 +44,7 @@ class BadLine(BadRecord):
             reason += f" (the first {_MOST_KEPT_BYTES:,} of {len(value):,} bytes are kept)"
         super().__init__(
             f"{source}:{line}: {reason}",
-            hint="--on-bad-line skip leaves such lines out, dead-letter keeps them in a topic of their own",
+            hint="--on-bad-line skip skips such lines, dead-letter sends them to the dead-letter topic",
         )
         self.source = source
         self.line = line
@@ -66,6 +66,7 @@ def check_sizes(values: Iterable[bytes], max_bytes: int) -> None:
     largest = max(map(len, values), default=0)
     if largest > max_bytes:
         raise ValueError(
-            f"a record of {largest:,} bytes; at most {max_bytes:,} are sent, unless -X message.max.bytes=… here and "
-            "max.message.bytes of the topic allow more"
+            f"a record of {largest:,} bytes; at most {max_bytes:,} are sent, unless you raise -X message.max.bytes=… "
+            "here "
+            "and max.message.bytes of the topic"
         )

@@ -70,13 +70,15 @@ class TopicHistory:
         unpack: bool = False,
     ) -> None:
         if format != Format():
-            raise Usage(f"{spec}: options about keys, times and formats are for files; a topic's records have all that")
+            raise Usage(
+                f"{spec}: options for keys, times and formats apply to files only; records of a topic have their own"
+            )
         self.topic, _, query = spec.removeprefix(SCHEME).partition("?")
         asked = dict(parse_qsl(query, keep_blank_values=True))
         if not self.topic or set(asked) - {"from", "until"}:
             raise Usage(f"{spec}: not a topic", hint="topic://NAME, or topic://NAME?from=2013-01-01&until=2014-01-01")
         if follow and (by_partition or "until" in asked):
-            raise Usage("--follow has no end", hint="leave out --until and --by-partition, or --follow")
+            raise Usage("--follow has no end", hint="omit --until and --by-partition, or omit --follow")
         self._cluster, self._admin = cluster, Admin(cluster)
         count = self._admin.partitions([self.topic]).get(self.topic)
         if count is None:
@@ -133,7 +135,7 @@ class TopicHistory:
         at = ", ".join(f"{partition}: {end:,}" for partition, end in sorted(ends.items()))
         return [
             f"topic {self.topic} has grown by {more:,} offsets since the run began ({begun}; its ends then: {at}), and "
-            "they are not in it: --run-id NAME starts another run, which takes all there is now"
+            "they are not in it: --run-id NAME starts another run, which reads all present records"
         ]
 
     def identity(self, topic: str) -> str:
@@ -149,7 +151,7 @@ class TopicHistory:
     def changed_since(self, time_ms: int) -> list[str]:
         """Return the only change that the fingerprint can show: the topic was created anew."""
         del time_ms
-        return [f"topic {self.topic} was deleted and created again"]
+        return [f"topic {self.topic} was deleted and recreated"]
 
     def check(self, topic: str) -> None:
         """Refuse to replay the topic into itself, which would never end."""

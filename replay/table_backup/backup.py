@@ -213,7 +213,7 @@ def read_manifest(storage: BackupStorage) -> Backup:
         if version == FORMAT:
             return msgspec.json.decode(data, type=Backup)
     except (msgspec.MsgspecError, RecursionError) as exc:
-        raise Stop(f"{MANIFEST} is damaged: {exc}", hint="take another backup") from exc
+        raise Stop(f"{MANIFEST} is damaged: {exc}", hint="create another backup") from exc
     raise Usage(f"the backup has format {version}, this program knows {FORMAT}", hint="use a newer anabranch")
 
 
@@ -233,7 +233,9 @@ def check_files(storage: BackupStorage, tables: Iterable[BackupTable]) -> None:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
         if digest.hexdigest() != part.sha256:
-            raise Stop(f"{part.file} has changed since it was written: its SHA-256 differs", hint="take another backup")
+            raise Stop(
+                f"{part.file} has changed since it was written: its SHA-256 differs", hint="create another backup"
+            )
 
 
 def read_pairs(storage: BackupStorage, part: BackupPartition) -> Iterator[tuple[bytes, bytes]]:

@@ -99,7 +99,7 @@ class _Folder:
 def _missing(place: object, name: str) -> Stop:
     if name == MANIFEST:
         return Usage(f"{place} holds no backup", hint=f"a complete backup has a {MANIFEST}")
-    return Stop(f"{place}: {name} is missing", hint="the backup is damaged: take another one")
+    return Stop(f"{place}: {name} is missing", hint="the backup is damaged: create another one")
 
 
 def _sync(path: Path) -> None:
@@ -116,8 +116,8 @@ class _Remote:
             import fsspec
         except ImportError:
             raise Usage(
-                f"{address} is an address, and opening addresses needs fsspec",
-                hint="pip install 'anabranch[remote]' opens addresses",
+                f"{address} is a URL, and opening URLs needs fsspec",
+                hint="pip install 'anabranch[remote]' installs it",
             ) from None
         self._address = address
         try:

@@ -98,7 +98,7 @@ def plan_restore(
         if step.action == "seed":
             _refuse_too_old(admin, backup, step)
     if any(step.action == "write" for step in steps) and (members := Groups(runtime_of(app).cluster).size(app.conf.id)):
-        raise Stop(f"{members} of {app.conf.id}'s workers run", hint="stop them first")
+        raise Stop(f"{members} workers of {app.conf.id} are running", hint="stop them first")
     return steps
 
 
@@ -120,7 +120,8 @@ def _plan_table(
     if counts[name] != len(backup.partitions):
         raise Usage(
             f"{name} has {counts[name]} partitions, the backup of table {table.name} has {len(backup.partitions)}",
-            hint="keys would be in other partitions; the app's topics need as many partitions as they had",
+            hint="keys would be in other partitions; create the topics of the app with the number of partitions that "
+            "they had",
         )
     if same_cluster and ids[name] == backup.topic_id and not overwrite:
         if table.store_scheme == MEMORY:
@@ -209,7 +210,7 @@ def _start_offsets(app: App, backup: Backup, start: Start | None) -> list[KafkaP
     if start == "backup" and not backup.consistent:
         raise Usage(
             "the app committed while the backup was taken: its offsets do not match the content of the tables",
-            hint="take a backup while the workers are stopped, or use --start earliest or latest",
+            hint="create a backup while the workers are stopped, or use --start earliest or latest",
         )
     admin = Admin(runtime_of(app).cluster)
     at = [(offset.topic, offset.partition) for offset in backup.offsets]

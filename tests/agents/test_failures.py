@@ -334,7 +334,7 @@ async def test_a_value_that_cannot_be_encoded_goes_to_the_policy_of_its_record(l
     assert table_of(app, "sums") == {"all": sum(range(30)) - 5 - 17}
     letters = [letter_headers(m) for m in drain(f"{topic}.dlq")]
     assert [h["anabranch-offset"] for h in letters] == ["5", "17"]
-    assert "a set would come back from JSON as something else" in letters[0]["anabranch-error"]
+    assert "a value of type set would be read back from JSON as another type" in letters[0]["anabranch-error"]
 
 
 async def test_a_record_that_cannot_be_decoded_never_reaches_an_agent(lab, drain, table_of) -> None:

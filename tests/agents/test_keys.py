@@ -204,7 +204,7 @@ async def test_keys_of_types_that_the_program_declares_are_those_keys(lab, table
     assert keys("declared") == {b"x": 3}
     letters = [dict(letter.headers()) for letter in drain(f"{other}.dlq")]
     assert len(letters) == 3
-    assert all(b"a bytes would come back" in letter["anabranch-error"] for letter in letters)
+    assert all(b"a value of type bytes would be read back" in letter["anabranch-error"] for letter in letters)
 
 
 async def test_a_key_that_is_no_finite_number_is_a_dead_letter_and_its_neighbours_count(

@@ -48,7 +48,7 @@ async def test_a_worker_stops_before_it_commits_offsets_of_the_new_topic(
     await lab.until(worker.done, "the worker ends")
     error = worker.exception()
     assert isinstance(error, Stop)
-    assert f"topic {topic} was deleted and made anew" in str(error)
+    assert f"topic {topic} was deleted and recreated" in str(error)
     assert lab.committed(name, topic) == {}
 
     second: list[int] = []
@@ -123,5 +123,5 @@ async def test_a_changelog_that_is_made_anew_under_a_worker_ends_it(lab: Any) ->
     await lab.until(worker.done, "the worker ends")
     error = worker.exception()
     assert isinstance(error, Stop)
-    assert f"changelog {changelog} was deleted and made anew" in str(error)
+    assert f"changelog {changelog} was deleted and recreated" in str(error)
     assert lab.committed(name, topic)[0][0] == 5

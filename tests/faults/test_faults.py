@@ -33,7 +33,7 @@ from scenario import (
     transfer_records,
 )
 
-# A round that goes well takes seconds; one that does not is to tell why, before it is cut off.
+# A round that goes well takes seconds; one that does not is to tell why, before it is truncated.
 pytestmark = pytest.mark.timeout(600)
 
 

@@ -290,7 +290,7 @@ def test_what_does_not_fit_a_folder_is_refused(broker: Cluster, topic: str, fres
         Archiver(broker, topic, folder).archive()
     Admin(broker).delete([topic])
     Admin(broker).create([TopicSpec(topic, 2)])
-    with pytest.raises(Stop, match="created anew"):
+    with pytest.raises(Stop, match="was recreated"):
         Archiver(broker, topic, folder).archive()
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert json.loads((folder / "manifest.json").read_text())["manifest"]["kind"] == Manifest.__struct_defaults__[0]

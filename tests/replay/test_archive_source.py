@@ -229,7 +229,7 @@ def test_a_topic_is_read_from_where_to_where_one_says(broker: Cluster, fresh: Fr
     # Each 7 are aborted first: offsets 8 to 14 are the first that count, between markers of today.
     assert values("8", "11") == whole[:3]
     assert values("latest", None) == values("7d", None) == values(None, "0") == []
-    with pytest.raises(Usage, match="not a place in a topic"):
+    with pytest.raises(Usage, match="not a position in a topic"):
         values("yesterday", None)
     request = TopicPartition(topic, 0, 10)
     admin = broker.admin()
@@ -296,7 +296,7 @@ def test_what_cannot_be_replayed_is_refused(
         Player(broker, history, topic).play()
     with pytest.raises(Usage, match="there is no topic"):
         resolve_source([f"topic://{fresh('none')}"], Format(), cluster=broker)
-    with pytest.raises(Usage, match="are for files"):
+    with pytest.raises(Usage, match="apply to files only"):
         resolve_source([f"topic://{topic}"], Format(key="k"), cluster=broker)
     Archiver(broker, topic, tmp_path).archive()
     whole = ArchiveHistory(tmp_path, Format())
@@ -304,7 +304,7 @@ def test_what_cannot_be_replayed_is_refused(
     data = bytearray(path.read_bytes())
     data[20] ^= 1
     path.write_bytes(data)
-    with pytest.raises(Stop, match="not what the archiver wrote"):
+    with pytest.raises(Stop, match="differs from the file that the archiver wrote"):
         Player(broker, whole, fresh("damaged")).play()
 
 
@@ -315,7 +315,7 @@ def test_a_topic_that_was_created_anew_is_another(
     Player(broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker), again).play()
     Admin(broker).delete([topic])
     fill(topic, 20)
-    with pytest.raises(Stop, match="deleted and created again"):
+    with pytest.raises(Stop, match="deleted and recreated"):
         Player(broker, resolve_source([f"topic://{topic}"], Format(), cluster=broker), again).play()
     assert len(drain(again)) == 20
 

@@ -105,7 +105,7 @@ def test_a_changed_byte_is_refused_whether_the_checksum_fits_or_not(
     data = bytearray(data_file(folder).read_bytes())
     data[at % len(data)] ^= 0x55
     data_file(folder).write_bytes(data)
-    assert "not what the archiver wrote" in refused(folder)
+    assert "differs from the file that the archiver wrote" in refused(folder)
     refitted(folder, bytes(data))
     try:
         assert len(replayed(folder)) == COUNT  # in a value or a statistic, nobody can tell
@@ -183,7 +183,7 @@ def table(**columns: Any) -> dict[str, Any]:
         (table(headers=pa.array([["h"]] * COUNT)), "headers is not list"),
         (table(timestamp=pa.array(range(COUNT), pa.int64())), "timestamp is not"),
         ({"x": pa.array([1])}, "cannot be read"),
-        (table(offset=pa.array([None] * COUNT, pa.int64())), "without offset or time"),
+        (table(offset=pa.array([None] * COUNT, pa.int64())), "without an offset or a time"),
         (table(offset=pa.array([*range(COUNT - 1), 99], pa.int64())), "offsets 0 to 99"),
     ],
     ids=range(7),

@@ -69,7 +69,7 @@ class TestShape:
         assert [item[0] for item in items] == [b"UA-2"]
         (bad,) = source.bad
         assert bad.line == (3 if name == "f.csv" else 2)
-        assert "null cannot be joined" in bad.reason
+        assert "null cannot be concatenated" in bad.reason
 
 
 def test_fields_of_fields_of_json(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_types_are_as_told_and_what_is_not_of_them_is_a_bad_row(tmp_path: Path) 
     (bad,) = source.bad
     assert (bad.line, bad.reason) == (
         3,
-        "column b: 'x' is not of type int; --types b=text keeps the column as it is written",
+        "column b: 'x' is not of type int; --types b=text reads the column as text",
     )
 
 

@@ -116,7 +116,7 @@ def test_a_name_that_is_no_utf8_is_read_and_told_escaped(tmp_path: Path) -> None
 def test_a_folder_whose_name_is_no_utf8_can_be_no_field(tmp_path: Path) -> None:
     folder = os.fsdecode(bytes(tmp_path) + b"/city=\xe9")
     write(Path(folder), "a.jsonl")
-    assert "a folder's name is no UTF-8" in refusal(lambda: find_history([str(tmp_path)], Format()))
+    assert "the name of a folder is not UTF-8" in refusal(lambda: find_history([str(tmp_path)], Format()))
 
 
 # ---- fields of folders ----
@@ -180,6 +180,6 @@ def test_a_password_of_a_url_is_in_nothing_that_is_kept_or_said() -> None:
 def test_a_glob_that_matches_only_folders_says_how_their_files_are_taken(tmp_path: Path) -> None:
     write(tmp_path, "y=1/a.jsonl", "y=2/b.jsonl")
     message = refusal(lambda: found(tmp_path / "y=*", tmp_path))
-    assert "only folders do" in message
-    assert f"{tmp_path}/y=*/** takes" in message
+    assert "only folders match" in message
+    assert f"{tmp_path}/y=*/** matches" in message
     assert found(tmp_path / "y=*/**", tmp_path) == ["y=1/a.jsonl", "y=2/b.jsonl"]

@@ -52,7 +52,7 @@ def test_a_cell_behind_the_sample_that_does_not_fit_is_bad_and_says_what_to_do(
     data = b"user,zip\nann,98101\nbob,10115\ncid,01234\ndan,7\neva,x\n"
     found = of_csv(tmp_path, data, key="user")
     assert [key for key, _, _ in found[0]] == [b"ann", b"bob", b"dan"]
-    said = "is not of type int; --types zip=text keeps the column as it is written"
+    said = "is not of type int; --types zip=text reads the column as text"
     assert found[1] == [
         (4, f"column zip: '01234' {said}", b"cid,01234"),
         (6, f"column zip: 'x' {said}", b"eva,x"),
@@ -131,7 +131,7 @@ def test_lines_that_are_none_are_said_to_be_what_they_are(tmp_path: Path, data: 
 
 
 def test_columns_of_one_name_are_refused_with_their_places(tmp_path: Path) -> None:
-    for header, said in ((b"a,b,a", "columns 1 and 3 of the header are both called 'a'"), (b"a,,", "have no name")):
+    for header, said in ((b"a,b,a", "columns 1 and 3 of the header have the same name 'a'"), (b"a,,", "have no name")):
         assert said in refusal(lambda header=header: of_csv(tmp_path, header + b"\n1,2,3\n"), Usage)
 
 
@@ -160,7 +160,7 @@ def test_a_line_that_lies_too_deep_is_one_bad_line(tmp_path: Path, depth: int) -
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b'[\n  {"a":1},\n  {"a":2}\n]\n', "goes on in the next line"),
+        (b'[\n  {"a":1},\n  {"a":2}\n]\n', "continues in the next line"),
         (b'{"a":"\\ud800"}\n', "half of a character"),
         (b'{"a":"\\udc00 \\ud83d\\ude00"}\n', "half of a character"),
         ('{"a":1}\n'.encode("utf-16"), "iconv -f UTF-16"),
@@ -267,7 +267,7 @@ def test_text_that_is_not_utf_8_costs_its_own_row(tmp_path: Path) -> None:
 
 def test_columns_that_json_has_nothing_for_are_refused_in_one_sentence(tmp_path: Path) -> None:
     double = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], ["a", "a"])
-    for table, said in ((double, "two of its columns are called 'a'"), (pyarrow.table({}), "it has no columns")):
+    for table, said in ((double, "two of its columns have the name 'a'"), (pyarrow.table({}), "it has no columns")):
         records, bad = of_parquet(tmp_path, table)
         assert not records
         assert said in bad[0][1]
@@ -328,10 +328,10 @@ def test_an_avro_value_that_cannot_be_had_costs_its_own_row(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("schema", "rows", "said"),
     [
-        ({"type": "array", "items": "int"}, [[1]], "not that of records"),
-        ({"type": "map", "values": "int"}, [{"a": 1}], "not that of records"),
-        (record(("v", {"type": "array", "items": "null"})), [{"v": [None]}], "takes no bytes"),
-        (record(("v", "null")), [{"v": None}], "takes no bytes"),
+        ({"type": "array", "items": "int"}, [[1]], "does not describe records"),
+        ({"type": "map", "values": "int"}, [{"a": 1}], "does not describe records"),
+        (record(("v", {"type": "array", "items": "null"})), [{"v": [None]}], "types without bytes"),
+        (record(("v", "null")), [{"v": None}], "types without bytes"),
     ],
 )
 def test_avro_that_is_not_of_records_or_without_bounds_is_refused(

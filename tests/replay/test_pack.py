@@ -223,7 +223,7 @@ def test_bad_lines_keep_their_policies(broker: Cluster, fresh: Fresh, drain: Dra
     topic, path = fresh("bad"), tmp_path / "a.txt"
     path.write_bytes(BAD)
     history = find_history([str(path)], Format(key_before=","))
-    with pytest.raises(BadLine, match=r"a\.txt:2: no ',' ends a key"):
+    with pytest.raises(BadLine, match=r"a\.txt:2: no delimiter ',', so the line has no key"):
         Player(broker, history, topic, pack="lz4").play()
     assert drain(topic) == []
     report = Player(broker, history, topic, pack="lz4", on_bad_line="dead-letter").play()

@@ -240,13 +240,13 @@ def test_a_bad_line_fails_with_its_place_and_sends_nothing(
     topic, path = fresh("bad"), tmp_path / "a.txt"
     path.write_bytes(BAD)
     history = find_history([str(path)], KEYED)
-    with pytest.raises(BadLine, match=r"a\.txt:2: no ',' ends a key"):
+    with pytest.raises(BadLine, match=r"a\.txt:2: no delimiter ',', so the line has no key"):
         Player(broker, history, topic).play()
     assert drain(topic) == []
     # What to do with bad lines is not part of the run's identity, so a failed run goes on with another answer.
     report = Player(broker, history, topic, on_bad_line="skip").play()
     assert (report.sent, report.skipped) == (3, 2)
-    assert report.examples[0] == f"{path}:2: no ',' ends a key"
+    assert report.examples[0] == f"{path}:2: no delimiter ',', so the line has no key"
 
 
 def test_bad_lines_can_go_to_the_dead_letter_topic(broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path) -> None:

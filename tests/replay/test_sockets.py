@@ -86,4 +86,4 @@ def test_a_socket_nobody_listens_at_is_named() -> None:
         spec = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
     assert "nc -lk" in refusal(lambda: find_history([spec], Format()).open(), Stop)
     assert "tcp://host:port" in refusal(lambda: find_history(["tcp://nowhere"], Format()))
-    assert "alone" in refusal(lambda: find_history([spec, __file__], Format()))
+    assert "cannot be combined" in refusal(lambda: find_history([spec, __file__], Format()))

@@ -68,7 +68,9 @@ def test_what_stands_before_the_delimiter_is_the_key_and_the_line_stays_whole(tm
 
 def test_a_line_without_the_delimiter_is_bad(tmp_path: Path) -> None:
     _, source = read_file(plain(tmp_path, "data.txt", b"ann,1\nbob\n"), Format(key_before=","))
-    assert [str(bad).split("\n")[0] for bad in source.bad] == [f"{tmp_path}/data.txt:2: no ',' ends a key"]
+    assert [str(bad).split("\n")[0] for bad in source.bad] == [
+        f"{tmp_path}/data.txt:2: no delimiter ',', so the line has no key"
+    ]
     assert source.bad[0].value == b"bob"
 
 
@@ -176,7 +178,7 @@ def test_a_bad_time_is_a_bad_line(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_glob_without_files_are_named(tmp_path: Path) -> None:
     assert "nope.csv" in refusal(lambda: find_history([str(tmp_path / "nope.csv")], Format()))
     assert "no file matches" in refusal(lambda: find_history([str(tmp_path / "*.csv")], Format()))
-    assert "holds no files" in refusal(lambda: find_history([str(tmp_path)], Format()))
+    assert "contains no files" in refusal(lambda: find_history([str(tmp_path)], Format()))
 
 
 def test_an_unknown_ending_asks_for_the_format(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_a_wrong_column_lists_those_that_exist(tmp_path: Path) -> None:
 
 def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
     history = find_history([str(plain(tmp_path, "a.csv", b"x,x\n1,2\n"))], Format())
-    assert "columns 1 and 2 of the header are both called 'x'" in refusal(lambda: history.check("t"))
+    assert "columns 1 and 2 of the header have the same name 'x'" in refusal(lambda: history.check("t"))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_folder_is_read_with_all_below_it_in_order_and_without_what_is_hidden(
     history = find_history([str(tmp_path)], Format())
     assert names(history, tmp_path) == ["a.jsonl", "b/10.txt.gz", "b/2.csv"]
     assert history.left_out == (f"{tmp_path}/notes.md",)
-    with pytest.raises(Usage, match="whose ending is known"):
+    with pytest.raises(Usage, match="with a known extension"):
         find_history([str(tmp_path / "*.md")], Format())
 
 

@@ -153,7 +153,7 @@ def test_what_grows_beyond_measure_when_it_is_unpacked_is_refused(
         made.write(tmp_path / "good.parquet", "good.parquet")
     source = Reading(find_history([str(tmp_path / "a.zip")], Format()).open())
     assert len(source.rest()) == 1
-    assert "grows to more than 200 times its size" in source.bad[0].reason
+    assert "decompresses to more than 200 times its size" in source.bad[0].reason
 
 
 # ---- what changes while it is read ----
@@ -188,7 +188,7 @@ def truncated(path: Path) -> None:
         (overwritten, "in its content"),
         (replaced, "replaced by another file"),
         (truncated, "to 100 bytes"),
-        (Path.unlink, "there no more"),
+        (Path.unlink, "no longer exists"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.zip", "a.parquet"])

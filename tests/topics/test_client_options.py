@@ -37,7 +37,7 @@ def test_an_option_that_librdkafka_does_not_take_is_named(options, words):
     "name", ["group.id", "isolation.level", "auto.offset.reset", "partitioner", "transactional.id"]
 )
 def test_options_that_promises_rest_on_are_not_the_users_to_set(name):
-    with pytest.raises(Usage, match="anabranch sets it itself"):
+    with pytest.raises(Usage, match="anabranch sets this option itself"):
         Cluster.parse_options((f"{name}=x",))
 
 
@@ -65,7 +65,7 @@ def test_a_host_without_an_address_is_named_without_talk_of_passwords():
 def test_what_ends_a_command_from_outside_is_one_line_and_a_hint():
     full = understood(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/LOCK"))
     assert str(full).splitlines()[0] == "/data/LOCK: No space left on device"
-    assert "make room" in str(full)
+    assert "free space" in str(full)
     assert "another folder" in str(understood(PermissionError(errno.EROFS, "", "/data")))
     assert "ulimit" in str(understood(OSError(errno.EMFILE, "")))
     assert understood(ValueError("a mistake of ours")) is None

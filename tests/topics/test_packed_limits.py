@@ -124,7 +124,7 @@ def view_of_views() -> pa.Array:
 )
 def test_types_that_json_does_not_have_are_refused_before_they_are_opened(column: pa.Array, why: str) -> None:
     value = written(pa.record_batch([column], ["n"]))
-    with pytest.raises(BadRecord, match=f"damaged: .*{why}"):
+    with pytest.raises(BadRecord, match=f"damaged packed batch: .*{why}"):
         Packed(value)
 
 

@@ -52,7 +52,7 @@ class Java:
         keep.start()
         started.wait()
         if self._error is not None:
-            raise Stop(f"Java does not start: {self._error}", hint="is there room on the disk?") from self._error
+            raise Stop(f"Java does not start: {self._error}", hint="is the disk full?") from self._error
 
     def _keep(self, command: list[str], lock: int, started: threading.Event) -> None:
         try:

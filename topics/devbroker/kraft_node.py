@@ -248,7 +248,9 @@ def _free_ports(port: int) -> tuple[int, int]:
         try:
             client.bind((HOST, port))
         except OSError as exc:
-            raise Stop(f"port {port} cannot be had: {exc.strerror}", hint="another port, or 0 for a free one") from exc
+            raise Stop(
+                f"port {port} cannot be used: {exc.strerror}", hint="choose another port, or 0 for a free one"
+            ) from exc
         controller.bind((HOST, 0))
         return client.getsockname()[1], controller.getsockname()[1]
 

@@ -239,7 +239,7 @@ def open_seekable(entry: FileEntry) -> Opened:
         most = max(_UNPACKED_BYTES, _UNPACKED_TIMES * entry.size_bytes)
         while data := opened.stream.read(_COPIED_BYTES):
             if copy.write(data) + copy.tell() > most:
-                raise OSError(f"it grows to more than {_UNPACKED_TIMES} times its size when it is unpacked")
+                raise OSError(f"it decompresses to more than {_UNPACKED_TIMES} times its size")
         copy.seek(0)
     return Opened(copy, copy.tell, [])
 
@@ -382,7 +382,7 @@ class ZstdStream(io.RawIOBase):
         try:
             self._out, self._at = self._frame.decompress(data), 0
         except self._error as exc:
-            large = "; compress it anew, without --long" if "too much memory" in str(exc) else ""
+            large = "; compress it again without --long" if "too much memory" in str(exc) else ""
             raise OSError(f"{exc}{large}") from None
         return True
 

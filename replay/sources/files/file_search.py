@@ -65,8 +65,8 @@ def find_entries(specs: Iterable[str], format: Format) -> tuple[list[FileEntry],
                 entries.append(FileEntry(file, None, 0, size_bytes(file), now))
         if len(entries) == taken:
             raise Usage(
-                f"{spec}: no file whose ending is known" + (f" ({', '.join(left_out[:5])})" if left_out else ""),
-                hint="--format text|csv|jsonl|parquet|avro says what they are",
+                f"{spec}: no file with a known extension" + (f" ({', '.join(left_out[:5])})" if left_out else ""),
+                hint="--format text|csv|jsonl|parquet|avro names the format",
             )
     return _with_fields(entries), left_out
 
@@ -128,8 +128,8 @@ def find_files(spec: str) -> tuple[list[str], bool]:
     if not found[0]:
         folders = not is_remote(spec) and any(Path(each).is_dir() for each in glob.iglob(spec))  # noqa: PTH207 - as typed
         raise Usage(
-            f"{spec}: no file matches" + (", only folders do" if folders else ""),
-            hint=f"{spec.rstrip('/')}/** takes the files in them"
+            f"{spec}: no file matches" + (", only folders match" if folders else ""),
+            hint=f"{spec.rstrip('/')}/** matches the files in them"
             if folders
             else "globs are relative to the folder you are in; ** needs a folder",
         )
@@ -146,7 +146,7 @@ def _find_local(spec: str) -> tuple[list[str], bool]:
     if stat.S_ISDIR(mode):
         found = _once(files_below(spec))
         if not found:
-            raise Usage(f"{spec}: the folder holds no files")
+            raise Usage(f"{spec}: the folder contains no files")
         return found, True
     version(spec)
     return [spec], False

@@ -248,7 +248,7 @@ class _UnchangedFile(io.FileIO):
         try:
             now = version_of(self._path.stat())
         except OSError as exc:
-            raise _changed(self._path, f"it is there no more ({exc.strerror})") from None
+            raise _changed(self._path, f"it no longer exists ({exc.strerror})") from None
         if now != self._version:
             replaced = now[:2] != self._version[:2]
             what = f"from {self._version[2]:,} to {now[2]:,} bytes" if now[2] != self._version[2] else "in its content"
@@ -258,5 +258,5 @@ class _UnchangedFile(io.FileIO):
 def _changed(path: Path, how: str) -> Stop:
     return Stop(
         f"{path} changed while it was read: {how}",
-        hint="replay files that nobody writes to any more; what is still written comes by tcp:// or from a copy",
+        hint="replay files that are complete; for a growing file use a copy, or tcp://",
     )

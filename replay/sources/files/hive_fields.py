@@ -64,6 +64,6 @@ def _text(written: str, path: str) -> str:
             return written.encode().decode()  # the % did not begin an escape
         except UnicodeEncodeError:
             raise Usage(
-                f"{path}: a folder's name is no UTF-8, and would be a field of its records",
+                f"{path}: the name of a folder is not UTF-8 and would become a field of its records",
                 hint="rename the folder, or move the files out of it",
             ) from None

@@ -76,7 +76,7 @@ def check_depth(kind: pyarrow.DataType, left: int = _DEEPEST) -> None:
         ValueError: the type is nested too deeply.
     """
     if left < 0:
-        raise ValueError("lists or objects within each other, too deep")
+        raise ValueError("too many levels of nested lists or objects")
     for number in range(kind.num_fields):
         check_depth(kind.field(number).type, left - 1)
 
@@ -204,7 +204,7 @@ def _zoned(numbers: pyarrow.Array, unit: str, zone: tzinfo) -> pyarrow.Array:
         offset_s, shown = known[quarter]
         seconds, rest = divmod(number + offset_s * per_s, per_s)
         if not FIRST_S <= seconds <= LAST_S:
-            raise ValueError("a time that is not of the years 1 to 9999")
+            raise ValueError("a time outside of the years 1 to 9999")
         text = (datetime(1970, 1, 1) + timedelta(seconds=seconds)).isoformat()
         digits = len(str(per_s)) - 1
         written.append(f"{text}.{rest:0{digits}d}{shown}" if digits else text + shown)
@@ -216,7 +216,7 @@ def _offset(seconds: int, zone: tzinfo) -> tuple[int, str]:
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
         offset = moment.astimezone(zone).utcoffset() or timedelta()
     except OverflowError:
-        raise ValueError("a time that is not of the years 1 to 9999") from None
+        raise ValueError("a time outside of the years 1 to 9999") from None
     minutes = round(offset.total_seconds() / 60)
     return minutes * 60, f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
 
@@ -248,7 +248,7 @@ def _check_range(numbers: pyarrow.Array, least: int, most: int) -> None:
     found = _compute().min_max(numbers)
     low, high = found["min"].as_py(), found["max"].as_py()
     if low is not None and (low < least or high > most):
-        raise ValueError("a time that is not of the years 1 to 9999")
+        raise ValueError("a time outside of the years 1 to 9999")
 
 
 def _check_names(names: list[str]) -> None:
@@ -324,7 +324,7 @@ def cast_to(array: pyarrow.Array, kind: pyarrow.DataType) -> pyarrow.Array:
     try:
         return array.cast(kind)
     except pyarrow.ArrowInvalid:
-        raise ValueError("a whole number that a float cannot hold, and floats stand in another file") from None
+        raise ValueError("an integer that a float cannot represent exactly, while another file has floats") from None
 
 
 def _compute() -> ModuleType:

@@ -71,7 +71,7 @@ class Container:
         while self._more():
             count, size = self._number(), self._number()
             if count < 0 or not 0 <= size <= _BLOCK_BYTES:
-                raise OSError("a block of an impossible size")
+                raise OSError("a block with an invalid size")
             data = self._take(size)
             if self._take(_SYNC_BYTES) != self._sync:
                 raise OSError("a block does not end where it should")
@@ -89,13 +89,13 @@ class Container:
                 left -= len(name) + len(value) + 2
                 found[name] = value
                 if left < 0:
-                    raise OSError("a header that is too large")
+                    raise OSError("too large a header")
         return found
 
     def _bytes(self, most: int) -> bytes:
         size = self._number()
         if not 0 <= size <= most:
-            raise OSError("a header that is damaged")
+            raise OSError("a damaged header")
         return self._take(size)
 
     def _number(self) -> int:
@@ -107,7 +107,7 @@ class Container:
                 return (value >> 1) ^ -(value & 1)
             shift += 7
             if shift > 63:
-                raise OSError("a number that is damaged")
+                raise OSError("a damaged number")
 
     def _more(self) -> bool:
         if not self._ahead:
@@ -148,7 +148,7 @@ def _decompressed(data: bytes, codec: str) -> bytes:
         raise
     except Exception as exc:  # noqa: BLE001 - each codec raises its own errors
         raise OSError(f"a block that cannot be decompressed: {exc}") from None
-    raise OSError(f"compressed with {codec}, which is not known")
+    raise OSError(f"compressed with {codec}, which is unknown")
 
 
 def _bounded(decompress: Callable[[bytes, int], bytes], data: bytes) -> bytes:
@@ -173,7 +173,7 @@ def _by_fastavro(data: bytes, codec: str) -> bytes:
             if not byte & 0x80:
                 break
     if size > _BLOCK_BYTES:
-        raise OSError("a block that is too large")
+        raise OSError("too large a block")
     from fastavro import _read_py as fastavro_read  # pyright: ignore[reportPrivateUsage]
 
     framed = fastavro_read.BinaryDecoder(io.BytesIO(number_bytes(len(data)) + data))

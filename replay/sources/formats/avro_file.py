@@ -213,7 +213,7 @@ def decoder(schema: Schema, file_bytes: int) -> Decode:
     import fastavro
 
     if not isinstance(schema, dict) or schema.get("type") not in ("record", "error") or not schema.get("fields"):
-        raise OSError("its schema is not that of records with fields")
+        raise OSError("its schema does not describe records with fields")
     try:
         parsed = fastavro.parse_schema(schema)
         bare = fastavro.parse_schema(_without_logical_types(schema))
@@ -221,7 +221,10 @@ def decoder(schema: Schema, file_bytes: int) -> Decode:
         raise OSError(f"its schema is damaged: {type(exc).__name__}: {exc}") from None
     sizes = _TypeSizes(schema)
     if sizes.least(schema) == 0 or sizes.endless:
-        raise OSError("its schema has lists, or records, of what takes no bytes, so a few bytes could claim any number")
+        raise OSError(
+            "its schema has lists, or records, of types without bytes, so that a few bytes could declare any number "
+            "of them"
+        )
     read = _record_reader(recursive=sizes.recursive)
     head = _head(schema)
     # Loading polars takes longer than it saves on small files.

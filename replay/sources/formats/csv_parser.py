@@ -133,7 +133,7 @@ def read_header(
     for line in sorted(found.bad, key=lambda line: line.line):
         if first is None or line.line <= first.last:
             if line.reason == "a carriage return inside of a row":
-                reason = "its lines end with a carriage return alone; with \\n they can be read: tr '\\r' '\\n'"
+                reason = "its lines end with a carriage return alone; convert them: tr '\\r' '\\n'"
                 raise BadLine(source, line.line, reason, line.value)
             raise line
     if first is None:
@@ -143,10 +143,10 @@ def read_header(
     if twice is not None:
         where = " and ".join(str(number) for number, name in enumerate(columns, 1) if name == twice)
         raise Usage(
-            f"{source}: columns {where} of the header are both called {twice!r}"
+            f"{source}: columns {where} of the header have the same name {twice!r}"
             if twice
-            else f"{source}: columns {where} of the header have no name, and only one may have none",
-            hint="give them names in the file's first line; --columns names those of a file without such a line",
+            else f"{source}: columns {where} of the header have no name; only one column may have none",
+            hint="name them in the first line of the file; --columns is for files without a header line",
         )
     return columns, first.last
 

@@ -101,7 +101,7 @@ def convert_cells(name: str, cells: pyarrow.Array, kind: CsvKind, nulls: Collect
     if values is None:
         # Some match the pattern but are too large.
         values, fits = _one_by_one(text, kind, fits)
-    hint = f"not of type {kind.type}; --types {name}=text keeps the column as it is written"
+    hint = f"not of type {kind.type}; --types {name}=text reads the column as text"
     rows = [row for row, fit in enumerate(fits.to_pylist()) if not fit]
     return ConvertedCells(values, {row: _mismatch(name, cells[row].as_py(), hint) for row in rows})
 

@@ -161,9 +161,7 @@ class JsonLinesParser:
             except ValueError as exc:
                 bad.append(BadLine(self._source, number, self._reason(line, exc), line))
             except RecursionError:
-                bad.append(
-                    BadLine(self._source, number, "lists or objects within each other, too deep to be read", line)
-                )
+                bad.append(BadLine(self._source, number, "too many levels of nested lists or objects", line))
         return Parsed(records, bad, blank, used)
 
     def _reason(self, line: bytes, exc: ValueError) -> str:
@@ -185,7 +183,9 @@ class JsonLinesParser:
 
 def _why_no_json(line: bytes, exc: Exception) -> str:
     if line.strip() in (b"[", b"{", b"[{"):
-        return "JSON that goes on in the next line; JSON Lines has a value in each: jq -c '.[]' FILE writes a list so"
+        return (
+            "JSON that continues in the next line; JSON Lines has one value per line: jq -c '.[]' FILE converts a list"
+        )
     half = _HALF.search(line.replace(rb"\\", b"  "))
     if half and ("truncated" in str(exc) or "surrogate" in str(exc)):
         return f"{half[0].decode()} is half of a character (a lone surrogate), which no UTF-8 can hold"
@@ -202,7 +202,7 @@ class _Keys(dict[bytes, bytes | None]):
         elif written == b"null":
             key = None
         elif written[:1] in (b"{", b"["):
-            raise ValueError("the key is an object or a list; text, a number, true, false or null can be one")
+            raise ValueError("the key is an object or a list; expected text, a number, true, false or null")
         if len(self) >= _CACHED:
             self.clear()
         self[written] = key
@@ -318,7 +318,7 @@ def _check_depth(data: bytes) -> None:
             depth += 1 if bracket in b"[{" else -1
             deepest = max(deepest, depth)
         if deepest > _DEEPEST:
-            raise ValueError("lists or objects within each other, too deep")
+            raise ValueError("too many levels of nested lists or objects")
 
 
 def _is_json(schema: polars.Schema) -> bool:

@@ -125,8 +125,8 @@ class LineBuffer:
             self._tail_bytes += len(data)
         if self._tail_bytes > MAX_LINE_BYTES or self._waiting_bytes > self._most_waiting:
             raise LineTooLong(
-                f"a line or row longer than {MAX_LINE_BYTES:,} bytes: are these lines at all? "
-                f"A compressed file needs its ending ({', '.join(COMPRESSED_ENDINGS)}, .zip)"
+                f"a line or row longer than {MAX_LINE_BYTES:,} bytes: is this a text file? "
+                f"A compressed file needs its extension ({', '.join(COMPRESSED_ENDINGS)}, .zip)"
             )
 
     def _take(self, data: bytes) -> None:
@@ -220,7 +220,7 @@ def _decoded_one_by_one(
         except UnicodeError as exc:
             at = f" at byte {exc.start + 1} of the line" if isinstance(exc, UnicodeDecodeError) else ""
             if number == 1 and line[:2] in _UTF_16:
-                at += "; it begins as UTF-16 does: iconv -f UTF-16 -t UTF-8 FILE turns it into UTF-8"
+                at += "; it begins like UTF-16: iconv -f UTF-16 -t UTF-8 FILE converts it to UTF-8"
             bad.append(BadLine(source, number, f"not valid {encoding}{at}", line))
     return good, numbers, bad
 

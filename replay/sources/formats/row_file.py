@@ -126,7 +126,7 @@ def json_types(schema: pyarrow.Schema) -> dict[str, pyarrow.DataType]:
         except (ValueError, NotImplementedError) as exc:
             raise OSError(f"column {field.name}: {exc}") from None
         if name in found:
-            raise OSError(f"two of its columns are called {name!r}")
+            raise OSError(f"two of its columns have the name {name!r}")
         found[name] = made
     if not found:
         raise OSError("it has no columns")

@@ -47,7 +47,7 @@ class TextParser:
                     check_sizes((line,), self._max_bytes)
                     records.append((key, line, 0, None, None))
                 elif line:
-                    raise ValueError(f"no {(before or b'').decode()!r} ends a key")
+                    raise ValueError(f"no delimiter {(before or b'').decode()!r}, so the line has no key")
                 else:
                     blank += 1
             except ValueError as exc:
