@@ -16,6 +16,7 @@ import pytest
 from anabranch.topics import clock
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
+from anabranch.topics.errors import Stop
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import NewPartitions, OffsetSpec
 
@@ -193,6 +194,22 @@ class KafkaLab:
     def add_partitions(self, topic: str, partitions: int) -> None:
         futures = self.admin.create_partitions([NewPartitions(topic, partitions)])
         futures[topic].result()
+
+    def recreate(self, topic: str) -> None:
+        """Create a topic that was deleted. A broker knows for a moment that it was there."""
+
+        def created() -> bool:
+            try:
+                return topic in Admin(self.cluster).create([TopicSpec(topic, 1)])
+            except Stop:
+                return False
+
+        self.until(created, f"{topic} is created again")
+
+    def clean(self) -> None:
+        """Compact and apply retention at once in memory; the real broker does so when it likes."""
+        if self.memory:
+            self.cluster.kafka.compact()  # type: ignore[attr-defined]
 
     def outside(self, group: str) -> Any:
         """The group metadata of a consumer that is no member."""
