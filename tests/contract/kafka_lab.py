@@ -56,6 +56,11 @@ class KafkaLab:
             self.step()
         return value
 
+    def needs_queue(self) -> None:
+        """Skip a test of what happens to records that wait in a producer's queue, alone or as a batch."""
+        if self.memory:
+            pytest.skip("a producer on Kafka in memory delivers each record at once and by itself")
+
     def step(self) -> None:
         """Let some time pass."""
         clock.sleep(STEP_S)

@@ -49,6 +49,7 @@ def test_a_commit_delivers_what_is_queued(kafka: KafkaLab) -> None:
 
 
 def test_an_abort_purges_what_is_queued(kafka: KafkaLab) -> None:
+    kafka.needs_queue()
     topic, producer = kafka.topic(), kafka.transactional(linger_ms=5_000)
     reports: list[Any] = []
     producer.begin_transaction()

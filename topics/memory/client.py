@@ -100,7 +100,7 @@ class Client:
                 return answer
             left_s = deadline_s - clock.now_s()
             if left_s <= 0:
-                raise failure(KafkaError._TIMED_OUT, retriable=True)  # pyright: ignore[reportPrivateUsage]
+                raise failure(KafkaError._TIMED_OUT)  # pyright: ignore[reportPrivateUsage]
             self._kafka.wait(seen, left_s)
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> ClusterMetadata:

@@ -25,18 +25,20 @@ class _Assigned:
     """An assigned partition.
 
     Attributes:
+        start: where the assignment begins: an offset, or one of librdkafka's logical offsets.
         position: the offset to read next, or one of librdkafka's logical offsets.
-        consumed: the offset behind the last record that the application got.
+        consumed: the offset behind the last record that the application got, or behind markers and aborted records
+            that follow it.
         ended_at: the position at which the end was last reported.
         low, high: the watermarks at the last fetch.
         failed: the error that was reported last: each is reported once.
         halted: nothing is read until the partition is assigned again or `seek` moves it.
     """
 
-    __slots__ = ("consumed", "ended_at", "failed", "halted", "high", "low", "position")
+    __slots__ = ("consumed", "ended_at", "failed", "halted", "high", "low", "position", "start")
 
     def __init__(self, position: int) -> None:
-        self.position = position
+        self.start = self.position = position
         self.consumed = OFFSET_INVALID
         self.ended_at = -1
         self.low = self.high = OFFSET_INVALID
@@ -80,8 +82,12 @@ class Fetcher:
         found = self.assigned[at]
         found.position, found.ended_at, found.halted = offset, -1, False
 
+    def starts(self) -> list[tuple[str, int, int]]:
+        """Return the assigned partitions, and where their assignment begins."""
+        return [(topic, partition, found.start) for (topic, partition), found in self.assigned.items()]
+
     def position(self, at: Partition) -> int:
-        """Return the offset behind the last record that the application got; negative if it got none."""
+        """Return the offset behind what the application has read; negative before the first record or marker."""
         found = self.assigned.get(at)
         return OFFSET_INVALID if found is None else found.consumed
 
@@ -120,11 +126,11 @@ class Fetcher:
         if not log.start <= assigned.position <= log.end and not self._out_of_range(at, assigned, log, into):
             return
         records, after = log.read(assigned.position, most, committed=self._committed)
-        assigned.position = after
+        if after > assigned.position:
+            assigned.position = assigned.consumed = after
         if records:
             topic, partition = at
             into += [_message(topic, partition, record) for record in records]
-            assigned.consumed = records[-1].offset + 1
         end = log.last_stable if self._committed else log.end
         if self._eof and after >= end and assigned.ended_at != after and len(records) < most:
             assigned.ended_at = after
@@ -178,6 +184,7 @@ def _message(topic: str, partition: int, record: Record) -> Message:
         value=value,
         headers=list(headers) if headers else None,
         timestamp=(timestamp_type, timestamp_ms),
+        leader_epoch=0,
     )
 
 

@@ -76,6 +76,8 @@ class MemoryAdmin(Client):
 
         def create(name: str) -> None:
             topic: Any = new[name]
+            if topic.replication_factor > 1:
+                raise Refused(KafkaError.INVALID_REPLICATION_FACTOR)
             self._kafka.create_topic(name, topic.num_partitions, topic.config or {})
 
         return self._each("create_topics", new, create)
@@ -177,7 +179,11 @@ class MemoryAdmin(Client):
         committed = isolation_level == IsolationLevel.READ_COMMITTED
 
         def find(at: TopicPartition) -> ListOffsetsResultInfo:
-            log = self._kafka.log(at.topic, at.partition)
+            try:
+                log = self._kafka.log(at.topic, at.partition)
+            except Refused:  # librdkafka asks for the leader of the partition first
+                text = "Failed to query partition leaders: No leaders found"
+                raise Refused(KafkaError._NOENT, text) from None  # pyright: ignore[reportPrivateUsage]
             return _listed(log, topic_partition_offsets[at], committed=committed)
 
         return self._each("list_offsets", topic_partition_offsets, find)
@@ -220,12 +226,14 @@ class MemoryAdmin(Client):
     def describe_consumer_groups(
         self, group_ids: Sequence[str], **options: object
     ) -> dict[str, Future[ConsumerGroupDescription]]:
-        """Describe groups and their members."""
+        """Describe groups and their members; the state of a group that does not exist is DEAD."""
 
         def describe(name: str) -> ConsumerGroupDescription:
-            if name not in self._kafka.known_groups():
-                raise Refused(KafkaError.GROUP_ID_NOT_FOUND, f"Group {name} not found.")
             node: Any = self._kafka.node
+            if name not in self._kafka.known_groups():
+                return ConsumerGroupDescription(
+                    name, True, [], "", ConsumerGroupState.DEAD, node, type=ConsumerGroupType.CLASSIC
+                )
             members = [
                 MemberDescription(
                     member.member_id,
