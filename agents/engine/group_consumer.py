@@ -11,6 +11,7 @@ not name keep their state, and their records are consumed without interruption.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -34,6 +35,7 @@ __all__ = ["GroupConsumer"]
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 1.0
+_LEAVE_S = 5.0
 
 # With KIP-848's protocol, a member that gets no partitions gets no callback. A member that gets some is told soon after
 # it has joined. After this time without a callback, the worker concludes that it has none.
@@ -100,6 +102,7 @@ class GroupConsumer:
         self._consumed: dict[TopicPartition, int] = {}
         self._incremental = settings.group_protocol == "consumer"
         self._closing = False
+        self._rebalances = 0  # number of callbacks
         self._unassigned_since_s = 0.0
         self._rebalancing_since_s = 0.0
         self._polled_s = clock.now_s()
@@ -316,12 +319,30 @@ class GroupConsumer:
         try:
             if not keep_identity:
                 self.kafka.unsubscribe()
-                deadline = clock.now_s() + 5
-                while self.owned and clock.now_s() < deadline:
-                    self.kafka.consume(1, 0.05)
+            with contextlib.suppress(KafkaException):  # a client that is finished raises its fatal error
+                self._serve_rebalances(leaving=not keep_identity)
             self.kafka.close()
         except (KafkaException, RuntimeError) as exc:
             logger.warning("leaving the group: %s", exc)
+
+    def _serve_rebalances(self, *, leaving: bool) -> None:
+        """Serve the rebalance events that wait in the client's queue, so that its `close` finds none there.
+
+        A callback that `close` makes can wait for ever: librdkafka's thread ends the group at the same time and then
+        does not answer `assign` (confluentinc/librdkafka#4884; seen with 2.16.0). The binding holds the GIL meanwhile,
+        which stops all threads of the process, timers and signal handlers included.
+
+        Args:
+            leaving: the client has unsubscribed: wait until it holds no partitions and is no member.
+        """
+        deadline_s = clock.now_s() + _LEAVE_S
+        while clock.now_s() < deadline_s:
+            served = self._rebalances
+            self.kafka.consume(self._batch_records, 0.05 if leaving else 0)
+            # With KIP-848's protocol a client keeps its member id, and its events follow `unsubscribe` at once.
+            left = not leaving or not (self.owned or (not self._incremental and self.kafka.memberid()))
+            if left and self._rebalances == served:
+                return
 
     # Status ---------------------------------------------------------------------------------------------------------
 
@@ -349,6 +370,7 @@ class GroupConsumer:
     # Callbacks ------------------------------------------------------------------------------------------------------
 
     def _assigned(self, kafka: Any, partitions: list[KafkaPartition]) -> None:
+        self._rebalances += 1
         if self._closing:  # a rebalance was in progress: give its partitions away at once; offsets cannot be read now
             self._hold(kafka)
         else:
@@ -402,6 +424,7 @@ class GroupConsumer:
     def _remove(
         self, kafka: Any, partitions: list[KafkaPartition], tell: Callable[[set[TopicPartition]], None]
     ) -> None:
+        self._rebalances += 1
         self._begin_rebalance()
         gone = {TopicPartition(p.topic, p.partition) for p in partitions}
         kept = [m for m in self._buffered if (m.topic(), m.partition()) not in gone]
