@@ -65,7 +65,7 @@ AsyncFunction = TypeVar("AsyncFunction", bound="Callable[..., Awaitable[object]]
 Seconds: TypeAlias = "float | timedelta"
 
 Failure: TypeAlias = "Literal['dead_letter', 'skip', 'fail', 'retry'] | Retry"
-"""A failure policy: see `agents/failure_policy.py`."""
+"""A failure policy; `agents/failure_policy.py` documents them."""
 
 Nothing: TypeAlias = "Coroutine[object, object, None] | Awaitable[None]"
 """Result of an agent function that does not yield."""

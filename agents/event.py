@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from ..topics.headers import CONTROL_HEADER, without_control
 from .engine.packed_rows import Rows
-from .engine.record_queue import Batch
+from .engine.record_queue import QueuedBatch
 from .runtime import runtime_of
 from .value_columns import columns
 
@@ -101,7 +101,9 @@ class RecordBatch(Sequence[V_co]):
 
     __slots__ = ("_arrow", "_source", "_values", "end", "messages", "offset", "partition", "topic")
 
-    def __init__(self, batch: Batch, topic: Topic, messages: Sequence[Message], values: list[V_co] | None) -> None:
+    def __init__(
+        self, batch: QueuedBatch, topic: Topic, messages: Sequence[Message], values: list[V_co] | None
+    ) -> None:
         self.topic, self.partition = batch.at
         self.messages = messages
         self._source, self._values = topic, values

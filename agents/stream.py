@@ -26,7 +26,7 @@ from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.topic_partition import TopicPartition
 from .engine.packed_rows import Package, Row
-from .engine.record_queue import Batch, RecordQueue
+from .engine.record_queue import QueuedBatch, RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, keyed_by, passing_on
@@ -173,7 +173,7 @@ class Stream(faust.Stream[V_co]):
         """Values of tables that the agent holds of its record; while empty, the record's end is free."""
         return cast(Any, self.runner).handed
 
-    async def _processed(self, batch: Batch) -> AsyncIterator[tuple[Message, V_co]]:
+    async def _processed(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, V_co]]:
         for message, value in self._decoded(batch):
             if self._processors:
                 self._message = message
@@ -186,7 +186,7 @@ class Stream(faust.Stream[V_co]):
                 self._processed_of, self._processed_value = message, value
             yield message, value
 
-    def _decoded(self, batch: Batch) -> Iterator[tuple[Message, V_co]]:
+    def _decoded(self, batch: QueuedBatch) -> Iterator[tuple[Message, V_co]]:
         decode = self.topic.decode_value
         if batch.rows is not None:
             try:
@@ -206,7 +206,7 @@ class Stream(faust.Stream[V_co]):
             else:
                 yield message, value
 
-    def _record_batch(self, batch: Batch) -> RecordBatch[V_co]:
+    def _record_batch(self, batch: QueuedBatch) -> RecordBatch[V_co]:
         """Return the records that can be decoded, with their values; the others go to the failure policy."""
         rows, topic = batch.rows, self.topic
         try:
@@ -249,7 +249,7 @@ class Stream(faust.Stream[V_co]):
                 if self._handed:
                     self.context.end_record(self)
 
-    async def _next_batch(self, timeout_s: float | None = None) -> Batch:
+    async def _next_batch(self, timeout_s: float | None = None) -> QueuedBatch:
         """Wait for the next records, and for a running commit. With a timeout, return an empty batch after it."""
         context, queue = self.context, self.queue
         if queue.isolating and self.running:
@@ -489,4 +489,4 @@ def _no_manual_acks(name: str) -> Usage:
     )
 
 
-_NOTHING = Batch(TopicPartition("", -1), [], 0)
+_NOTHING = QueuedBatch(TopicPartition("", -1), [], 0)

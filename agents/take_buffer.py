@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from ..topics.topic_partition import TopicPartition
-from .engine.record_queue import Batch, RecordQueue
+from .engine.record_queue import QueuedBatch, RecordQueue
 
 __all__ = ["Group", "TakeBuffer"]
 
 Group = list[tuple[Any, Any]]
-"""Messages and their values."""
+"""A group of `take`: pairs of a message and its value."""
 
 
 class TakeBuffer:
@@ -56,7 +56,7 @@ class TakeBuffer:
         # One record at a time after a failure, so that a group cannot hide which record failed.
         return group if len(group) >= (1 if self._queue.isolating else self._most) else None
 
-    def due(self, batch: Batch) -> dict[TopicPartition, Group]:
+    def due(self, batch: QueuedBatch) -> dict[TopicPartition, Group]:
         """Return the groups that are due after this batch."""
         now_s = self._now_s()
         ended = self._queue.ended & self._groups.keys()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..topics.consumer_groups import Groups
+from ..topics.consumer_groups import ConsumerGroups
 from ..topics.errors import Usage
 from ..topics.partition_reader import read_to_end
 
@@ -36,7 +36,7 @@ def refuse_unread(cluster: Cluster, admin: Admin, group: str, former: str, now: 
     partitions = admin.partitions([former]).get(former, 0)
     if not partitions:
         return
-    committed = {at: offset for at, (offset, _) in Groups(cluster).offsets(group).items() if at[0] == former}
+    committed = {at: offset for at, (offset, _) in ConsumerGroups(cluster).offsets(group).items() if at[0] == former}
     if not committed:
         return
     begins, ends = admin.spans((former, number) for number in range(partitions))

@@ -19,12 +19,12 @@ from .engine.packed_rows import Rows
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Field", "checkable", "columns", "fits"]
+__all__ = ["DeclaredField", "checkable", "columns", "fits"]
 
 _ARROW = {inspect.IntType: "int64", inspect.FloatType: "float64", inspect.StrType: "string", inspect.BoolType: "bool_"}
 
 
-class Field(NamedTuple):
+class DeclaredField(NamedTuple):
     """A field of a declared class.
 
     Attributes:
@@ -55,7 +55,7 @@ def fits(declared: object, rows: Rows) -> bool:
     return all(_holds(batch, field) for field in fields)
 
 
-def _holds(batch: pyarrow.RecordBatch, field: Field) -> bool:
+def _holds(batch: pyarrow.RecordBatch, field: DeclaredField) -> bool:
     types, compute = arrow().types, cast(Any, import_module("pyarrow.compute"))
     if field.name not in batch.schema.names:
         return not field.required
@@ -76,7 +76,7 @@ def _holds(batch: pyarrow.RecordBatch, field: Field) -> bool:
 
 
 @lru_cache(maxsize=256)
-def checkable(declared: object) -> list[Field] | None:
+def checkable(declared: object) -> list[DeclaredField] | None:
     """Return the fields of a class that constrains nothing but their types; None for other types."""
     fields = _fields(declared)
     if fields is None or hasattr(declared, "__post_init__") or any(field.kind is None for field in fields):
@@ -88,12 +88,12 @@ def checkable(declared: object) -> list[Field] | None:
 
 
 @lru_cache(maxsize=256)
-def _fields(declared: object) -> list[Field] | None:
+def _fields(declared: object) -> list[DeclaredField] | None:
     """Return the fields of a struct or a dataclass; None for other types."""
     if not isinstance(declared, type) or not (issubclass(declared, msgspec.Struct) or _is_dataclass(declared)):
         return None
     about: Any = inspect.type_info(declared)
-    fields: list[Field] = []
+    fields: list[DeclaredField] = []
     for field in about.fields:
         of = field.type.types if isinstance(field.type, inspect.UnionType) else (field.type,)
         kinds = [kind for kind in of if not isinstance(kind, inspect.NoneType)]
@@ -101,7 +101,7 @@ def _fields(declared: object) -> list[Field] | None:
         # Equal to a type without constraints: columns are not checked against a bound or a pattern.
         plain = len(kinds) == 1 and type(kinds[0]) in (*_ARROW, inspect.AnyType) and kinds[0] == type(kinds[0])()
         kind = type(kinds[0]) if plain else None
-        fields.append(Field(field.name, field.encode_name, kind, field.required, nullable))
+        fields.append(DeclaredField(field.name, field.encode_name, kind, field.required, nullable))
     return fields
 
 
@@ -123,7 +123,7 @@ def columns(values: Sequence[Any], declared: object) -> pyarrow.RecordBatch:
     return pyarrow.record_batch({"value": pyarrow.array(values)})
 
 
-def _column(values: Sequence[object], field: Field) -> pyarrow.Array:
+def _column(values: Sequence[object], field: DeclaredField) -> pyarrow.Array:
     pyarrow = arrow()
     try:
         column: list[object] = list(map(attrgetter(field.attribute), values))

@@ -241,7 +241,7 @@ class Player:
     ) -> RunState:
         target, partitioner = self._prepare_topic()
         source = self._open(state, target, partitioner)
-        start = _Start(state, source, begun_s)
+        start = _RunStart(state, source, begun_s)
         try:
             while not state.done and not self._stop.is_set():
                 work = Transaction(producer, self._runs, target, partitioner, state)
@@ -358,7 +358,7 @@ class Player:
         self._admin.create([TopicSpec(dead_letter_topic(self._topic), 1, BROKER_DEFAULT)])
         self._dead_letters_ready = True
 
-    def _progress(self, state: RunState, at_ms: int, source: Source, start: _Start) -> Progress:
+    def _progress(self, state: RunState, at_ms: int, source: Source, start: _RunStart) -> Progress:
         rounds = self._pipeline.rounds
         inner = source.source if isinstance(source, PackingSource) else source
         start.at_ms = at_ms or start.at_ms
@@ -402,7 +402,7 @@ class Player:
         )
 
 
-class _Start:
+class _RunStart:
     """Where this start began; progress is counted from here."""
 
     def __init__(self, state: RunState, source: Source, begun_s: float) -> None:

@@ -27,10 +27,10 @@ def _wait(stop: threading.Event, seconds: float) -> None:
 
 
 now_s: Callable[[], float] = time.monotonic
-"""Seconds that only grow."""
+"""Return the monotonic time in seconds."""
 
 now_ms: Callable[[], int] = _now_ms
-"""Milliseconds since 1970."""
+"""Return the wall-clock time in milliseconds since 1970."""
 
 sleep: Callable[[float], None] = time.sleep
 """Block this thread for so many seconds."""

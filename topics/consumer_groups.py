@@ -17,14 +17,14 @@ from .errors import AnabranchError, from_kafka, kafka_error, passes
 if TYPE_CHECKING:
     from confluent_kafka.cimpl import Consumer
 
-__all__ = ["Groups"]
+__all__ = ["ConsumerGroups"]
 
 _TIMEOUT_S = 15.0
 
 Key = tuple[str, int]
 
 
-class Groups:
+class ConsumerGroups:
     """Blocking calls about consumer groups. Each raises `Stop` with a hint if no broker answers."""
 
     def __init__(self, cluster: Cluster) -> None:

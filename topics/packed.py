@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .arrow_numpy import as_numpy
 from .errors import BadRecord, Usage
-from .packed_limits import PackedLimits, Refused, measure
+from .packed_limits import InvalidBatch, PackedLimits, measure
 from .partitioners import key_bytes
 from .producer import Headers
 
@@ -47,10 +47,10 @@ RESERVED = frozenset({KEY, TIME})
 """Names that a field of a row cannot have."""
 
 MAX_ROWS = 32_768
-"""The most rows that a writer should put into one batch: a batch is processed, rolled back and committed whole."""
+"""Maximum number of rows that a writer puts into one batch: a batch is processed, rolled back and committed whole."""
 
 LEAST_BYTES = 256
-"""No packed batch is smaller, since its schema is not. The headers of smaller records need not be read."""
+"""Lower bound of the size of a packed batch, because of its schema. Headers of smaller records need not be read."""
 
 _VERSION = "1"
 
@@ -176,7 +176,7 @@ class Packed:
                 batch = stream.read_next_batch()
             batch.validate(full=True)  # offsets outside of the buffers would end the process later
             self._open(batch, {name: text.decode() for name, text in (batch.schema.metadata or {}).items()})
-        except Refused as exc:
+        except InvalidBatch as exc:
             if exc.limit:
                 raise BadRecord(f"a packed batch of {exc}", hint=_raise_hint(exc.limit)) from None
             raise BadRecord(f"a damaged packed batch: {exc}") from None
@@ -257,7 +257,7 @@ def exceeded_by(value: bytes, most: PackedLimits) -> str:
     """Return the name of the limit that a packed batch exceeds; empty if it exceeds none."""
     try:
         measure(value, most)
-    except Refused as exc:
+    except InvalidBatch as exc:
         return exc.limit
     return ""
 

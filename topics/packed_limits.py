@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Measure", "PackedLimits", "Refused", "measure"]
+__all__ = ["InvalidBatch", "Measure", "PackedLimits", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class PackedLimits:
     depth: int = 32
 
 
-class Refused(ValueError):
+class InvalidBatch(ValueError):
     """A value is not an Arrow stream of one batch with the types of JSON, or exceeds a limit.
 
     Attributes:
@@ -58,7 +58,7 @@ class Measure(NamedTuple):
     size_bytes: int
 
 
-class _Field(NamedTuple):
+class _ArrowField(NamedTuple):
     """A column or a field nested in one, in the order of the batch's nodes.
 
     Attributes:
@@ -107,23 +107,23 @@ def measure(value: bytes, limits: PackedLimits) -> Measure:
     try:
         return _measure(value, limits)
     except (struct.error, UnicodeDecodeError) as exc:
-        raise Refused(f"its metadata are damaged: {exc}") from None
+        raise InvalidBatch(f"its metadata are damaged: {exc}") from None
 
 
 def _measure(value: bytes, limits: PackedLimits) -> Measure:
     metadata, body, begin = _message(value, 0)
     schema = _header(metadata, _SCHEMA, "schema")
     if body:
-        raise Refused("its schema has a body")
+        raise InvalidBatch("its schema has a body")
     fields = _cached_fields(metadata, limits) if len(metadata) <= _CACHED_BYTES else _fields(schema, limits)
     metadata, body, end = _message(value, begin)
     batch = _header(metadata, _BATCH, "record batch")
     begin = end - body
     if end < len(value) and not value.startswith(_ENDS, end):
-        raise Refused("more than one batch")
+        raise InvalidBatch("more than one batch")
     rows = batch.number(0, _i64)
     if not rows:
-        raise Refused("no rows")
+        raise InvalidBatch("no rows")
     _check("rows", rows, limits.rows)
     lengths = _lengths(batch, fields, rows)
     size_bytes = sum(_sizes(batch, fields, value, begin, body))
@@ -132,16 +132,16 @@ def _measure(value: bytes, limits: PackedLimits) -> Measure:
     text = size_bytes + sum(length * field.text_bytes for length, field in zip(lengths, fields, strict=True))
     if text > limits.size_bytes * _JSON_BYTES_A_BYTE:
         most = limits.size_bytes * _JSON_BYTES_A_BYTE
-        raise Refused(f"about {text:,} bytes of JSON; at most {most:,} are made", "size_bytes")
+        raise InvalidBatch(f"about {text:,} bytes of JSON; at most {most:,} are made", "size_bytes")
     return Measure(rows, len(fields), size_bytes)
 
 
 def _check(limit: str, found: int, most: int) -> None:
     if found < 0:
-        raise Refused(f"{found:,} {limit}")
+        raise InvalidBatch(f"{found:,} {limit}")
     if found > most:
         what = {"rows": "rows", "columns": "columns", "size_bytes": "bytes, decompressed", "depth": "levels of nesting"}
-        raise Refused(f"{found:,} {what[limit]}; at most {most:,} are allowed", limit)
+        raise InvalidBatch(f"{found:,} {what[limit]}; at most {most:,} are allowed", limit)
 
 
 # Messages ------------------------------------------------------------------------------------------------------------
@@ -150,25 +150,25 @@ def _check(limit: str, found: int, most: int) -> None:
 def _message(value: bytes, begin: int) -> tuple[bytes, int, int]:
     """Return the metadata and the body length of the message at a position, and the position of its end."""
     if value[begin : begin + 4] != _CONTINUATION:
-        raise Refused("no Arrow stream" if not begin else "no record batch")
+        raise InvalidBatch("no Arrow stream" if not begin else "no record batch")
     (size,) = _i32.unpack_from(value, begin + 4)
     body_begin = begin + 8 + size
     if size <= 0 or size % 8 or body_begin > len(value):
-        raise Refused("it is truncated" if size > 0 and not size % 8 else "no record batch")
+        raise InvalidBatch("it is truncated" if size > 0 and not size % 8 else "no record batch")
     metadata = value[begin + 8 : body_begin]
     body = _root(metadata).number(3, _i64)
     if not 0 <= body <= len(value) - body_begin:
-        raise Refused("it is truncated")
+        raise InvalidBatch("it is truncated")
     return metadata, body, body_begin + body
 
 
-def _header(metadata: bytes, kind: int, what: str) -> _Table:
+def _header(metadata: bytes, kind: int, what: str) -> _FlatbufferTable:
     message = _root(metadata)
     if message.number(0, _u16) not in _VERSIONS:
-        raise Refused("another version of Arrow's metadata than V4 and V5")
+        raise InvalidBatch("another version of Arrow's metadata than V4 and V5")
     header = message.table(2)
     if message.byte(1) != kind or header is None:
-        raise Refused(f"{what} is missing")
+        raise InvalidBatch(f"{what} is missing")
     return header
 
 
@@ -176,15 +176,15 @@ def _header(metadata: bytes, kind: int, what: str) -> _Table:
 
 
 @lru_cache(maxsize=64)
-def _cached_fields(metadata: bytes, limits: PackedLimits) -> tuple[_Field, ...]:
+def _cached_fields(metadata: bytes, limits: PackedLimits) -> tuple[_ArrowField, ...]:
     """Return the fields of a small schema; most batches of a topic have the same one."""
     return _fields(_header(metadata, _SCHEMA, "schema"), limits)
 
 
-def _fields(schema: _Table, limits: PackedLimits) -> tuple[_Field, ...]:
+def _fields(schema: _FlatbufferTable, limits: PackedLimits) -> tuple[_ArrowField, ...]:
     if schema.number(0, _u16):
-        raise Refused("big-endian numbers")
-    found: list[_Field] = []
+        raise InvalidBatch("big-endian numbers")
+    found: list[_ArrowField] = []
     # Depth first, each before what is nested in it: the order of nodes.
     waiting = [(field, _COLUMN, 1) for field in schema.tables(1, limits.columns)][::-1]
     while waiting:
@@ -196,54 +196,56 @@ def _fields(schema: _Table, limits: PackedLimits) -> tuple[_Field, ...]:
         kind = field.byte(2)
         children = field.tables(5, limits.columns)
         if len(children) != 1 if kind in (_LIST, _LARGE_LIST) else bool(children) != (kind == _STRUCT):
-            raise Refused(f"{_NAMES[kind]} of {len(children)} fields")
+            raise InvalidBatch(f"{_NAMES[kind]} of {len(children)} fields")
         inside = number if kind == _STRUCT else _ELEMENTS
         waiting += [(child, inside, depth + 1) for child in children[::-1]]
     return tuple(found)
 
 
-def _field(field: _Table, parent: int) -> _Field:
+def _field(field: _FlatbufferTable, parent: int) -> _ArrowField:
     name, kind = field.text(0), field.byte(2)
     if field.table(4) is not None:
-        raise Refused(f"column {name}: dictionaries are not allowed")
+        raise InvalidBatch(f"column {name}: dictionaries are not allowed")
     if kind not in _BUFFERS:
         what = _NAMES[kind] if kind < len(_NAMES) else f"type {kind}"
         hint = "; text can be written as utf8 or large utf8" if "view" in what else ""
-        raise Refused(f"column {name}: JSON has no {what}{hint}")
+        raise InvalidBatch(f"column {name}: JSON has no {what}{hint}")
     if any(entry.text(0).startswith("ARROW:extension") for entry in field.tables(6, 1_000)):
-        raise Refused(f"column {name}: extension types are not allowed")
+        raise InvalidBatch(f"column {name}: extension types are not allowed")
     text_bytes = _SMALL_TEXT_BYTES if kind in (_NULL, _BOOL) else _VALUE_TEXT_BYTES
     text_bytes += 0 if parent == _ELEMENTS else len(name) + 3
-    return _Field(parent, text_bytes, _BUFFERS[kind], kind == _NULL)
+    return _ArrowField(parent, text_bytes, _BUFFERS[kind], kind == _NULL)
 
 
 # The batch -----------------------------------------------------------------------------------------------------------
 
 
-def _lengths(batch: _Table, fields: tuple[_Field, ...], rows: int) -> list[int]:
+def _lengths(batch: _FlatbufferTable, fields: tuple[_ArrowField, ...], rows: int) -> list[int]:
     nodes = batch.pairs(1, len(fields), "columns")
     lengths = [length for length, _ in nodes]
     for field, length in zip(fields, lengths, strict=True):
         expected = rows if field.parent == _COLUMN else length if field.parent == _ELEMENTS else lengths[field.parent]
         if length < 0 or length != expected:
-            raise Refused(f"a column of {length:,} values instead of {expected:,}")
+            raise InvalidBatch(f"a column of {length:,} values instead of {expected:,}")
     return lengths
 
 
-def _sizes(batch: _Table, fields: tuple[_Field, ...], value: bytes, begin: int, body: int) -> Iterator[int]:
+def _sizes(
+    batch: _FlatbufferTable, fields: tuple[_ArrowField, ...], value: bytes, begin: int, body: int
+) -> Iterator[int]:
     """Yield the decompressed size of each buffer."""
     if begin % 8:
-        raise Refused("its body is not aligned to 8 bytes")
+        raise InvalidBatch("its body is not aligned to 8 bytes")
     compressed = batch.table(3) is not None
     for offset, length in batch.pairs(2, sum(field.buffers for field in fields), "buffers"):
         if offset < 0 or length < 0 or offset + length > body or offset % 8:
-            raise Refused("a buffer outside of its body, or not aligned to 8 bytes")
+            raise InvalidBatch("a buffer outside of its body, or not aligned to 8 bytes")
         if compressed and length:
             if length < 8:
-                raise Refused("a compressed buffer without its length")
+                raise InvalidBatch("a compressed buffer without its length")
             (size,) = _i64.unpack_from(value, begin + offset)
             if size < -1:
-                raise Refused(f"a buffer of {size:,} bytes")
+                raise InvalidBatch(f"a buffer of {size:,} bytes")
             yield length - 8 if size == -1 else size
         else:
             yield length
@@ -252,11 +254,11 @@ def _sizes(batch: _Table, fields: tuple[_Field, ...], value: bytes, begin: int, 
 # FlatBuffers ---------------------------------------------------------------------------------------------------------
 
 
-def _root(data: bytes) -> _Table:
-    return _Table(data, _i32.unpack_from(data, 0)[0])
+def _root(data: bytes) -> _FlatbufferTable:
+    return _FlatbufferTable(data, _i32.unpack_from(data, 0)[0])
 
 
-class _Table:
+class _FlatbufferTable:
     """A table of a FlatBuffer. Fields have numbers; a field that is absent has the value 0."""
 
     __slots__ = ("_at", "_data", "_fields", "_vtable")
@@ -287,10 +289,10 @@ class _Table:
         at = self._place(number)
         return form.unpack_from(self._data, at)[0] if at else 0
 
-    def table(self, number: int) -> _Table | None:
+    def table(self, number: int) -> _FlatbufferTable | None:
         """Return a field that is a table, or a union of tables."""
         at = self._target(number)
-        return _Table(self._data, at) if at else None
+        return _FlatbufferTable(self._data, at) if at else None
 
     def text(self, number: int) -> str:
         """Return a field that is a string."""
@@ -300,7 +302,7 @@ class _Table:
         size = self._size(at, 1)
         return self._data[at + 4 : at + 4 + size].decode()
 
-    def tables(self, number: int, most: int) -> list[_Table]:
+    def tables(self, number: int, most: int) -> list[_FlatbufferTable]:
         """Return a field that is a vector of tables."""
         at = self._target(number)
         if not at:
@@ -308,14 +310,14 @@ class _Table:
         size = self._size(at, 4)
         _check("columns", size, most)
         places = range(at + 4, at + 4 + 4 * size, 4)
-        return [_Table(self._data, place + _i32.unpack_from(self._data, place)[0]) for place in places]
+        return [_FlatbufferTable(self._data, place + _i32.unpack_from(self._data, place)[0]) for place in places]
 
     def pairs(self, number: int, expected: int, what: str) -> list[tuple[int, int]]:
         """Return a field that is a vector of structs of two 64-bit numbers."""
         at = self._target(number)
         size = self._size(at, 16) if at else 0
         if size != expected:
-            raise Refused(f"{size:,} {what}, but its schema has {expected:,}")
+            raise InvalidBatch(f"{size:,} {what}, but its schema has {expected:,}")
         flat = struct.unpack_from(f"<{2 * size}q", self._data, at + 4)
         return list(zip(flat[::2], flat[1::2], strict=True))
 

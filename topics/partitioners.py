@@ -71,7 +71,7 @@ def _fastest_place() -> Callable[[bytes, int], int]:
 
 
 place = _fastest_place()
-"""The partition of a key among so many: its hash without the sign bit, modulo the partitions."""
+"""Return the partition of a key: its murmur2 hash without the sign bit, modulo the number of partitions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import described, is_refusal, is_too_large, kafka_error
 from ...topics.output import Output
-from .rejected_records import Refused, Rules
+from .rejected_records import RecordsRefused, Rules
 
 __all__ = ["LARGE_BYTES", "Reports", "UnconfirmedTopic"]
 
@@ -189,4 +189,4 @@ class Reports:
                 batches = False
             batches &= topic not in changelogs and not any(o.topic == topic and o.size_bytes > takes for o in outputs)
         if not batches:
-            raise Refused(rules, list(refused), "; ".join(sorted({why for _, why in refused.values()})), place)
+            raise RecordsRefused(rules, list(refused), "; ".join(sorted({why for _, why in refused.values()})), place)

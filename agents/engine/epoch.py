@@ -13,7 +13,7 @@ from ..tables.key_placement import MisplacedKeys
 from ..tables.store import Changes
 from .committed_offsets import offsets_to_commit
 from .committer import CommitRequest, Positions
-from .failure_rate import FailureRate, Outcome
+from .failure_rate import EpochCounts, FailureRate
 from .outbox import Outbox
 from .protocols import Host
 from .router import Router
@@ -181,7 +181,7 @@ class Epoch:
         self.dead_letters_total += self.outbox.dead_letters
         self.skipped_total += self.outbox.skipped
         outcomes = {
-            agent: Outcome(handled, self.outbox.failed[agent])
+            agent: EpochCounts(handled, self.outbox.failed[agent])
             for agent, handled in self._router.newly_handled().items()
             if handled
         }

@@ -30,7 +30,7 @@ from ...topics.topic_partition import TopicPartition
 from .outbox import NO_TIME_MS, Outbox
 from .protocols import Host, RecordFeed
 from .record_queue import RecordPosition, position_of
-from .rejected_records import Refused, Rules
+from .rejected_records import RecordsRefused, Rules
 from .retry_topics import RetryTopics
 from .runner import Runner
 
@@ -132,7 +132,7 @@ class Failures:
 
     # Records that topics refuse: see `rejected_records.py` ------------------------------------------------------------
 
-    def refused(self, error: Refused, outside: list[Output]) -> bool:
+    def refused(self, error: RecordsRefused, outside: list[Output]) -> bool:
         """Handle a refusal of records of the epoch.
 
         Args:

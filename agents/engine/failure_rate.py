@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from ...topics.errors import Stop
 
-__all__ = ["FailureRate", "Outcome"]
+__all__ = ["EpochCounts", "FailureRate"]
 
 WINDOW_S = 60.0
 LEAST = 1_000
 
 
-class Outcome(NamedTuple):
+class EpochCounts(NamedTuple):
     """The records that an agent processed in an epoch, and how many of them went to its failure policy.
 
     Each row of a packed batch counts as a record. A batch that cannot be opened counts as many records as it declares.
@@ -41,7 +41,7 @@ class FailureRate:
         self._share = share
         self._windows: dict[str, _Window] = {}
 
-    def note(self, now_s: float, outcomes: Mapping[str, Outcome]) -> None:
+    def note(self, now_s: float, outcomes: Mapping[str, EpochCounts]) -> None:
         """Add the outcomes of a committed epoch, by agent.
 
         Args:
@@ -64,10 +64,10 @@ class FailureRate:
 
 class _Window:
     def __init__(self) -> None:
-        self._outcomes: deque[tuple[float, Outcome]] = deque()
+        self._outcomes: deque[tuple[float, EpochCounts]] = deque()
         self.handled = self.failed = 0
 
-    def add(self, now_s: float, outcome: Outcome) -> None:
+    def add(self, now_s: float, outcome: EpochCounts) -> None:
         self._outcomes.append((now_s, outcome))
         self.handled += outcome.handled
         self.failed += outcome.failed

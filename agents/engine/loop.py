@@ -39,7 +39,7 @@ from .group_consumer import GroupConsumer
 from .membership import Membership
 from .protocols import Host, RebalanceListener
 from .rebalance import Rebalance
-from .rejected_records import Refused
+from .rejected_records import RecordsRefused
 from .runner import halt_all
 from .settings import EngineSettings
 from .status import EngineStatus
@@ -441,7 +441,7 @@ class Engine:
         Raises:
             Stop: records were isolated already, and the error gives no new information.
         """
-        news = isinstance(error, Refused) and self._failures.refused(error, self._epoch.outside)
+        news = isinstance(error, RecordsRefused) and self._failures.refused(error, self._epoch.outside)
         self._epoch.singly = frozenset(self._failures.singly)
         if not self._router.isolate() and not news:
             raise Stop(f"no single record causes the error: {error}")

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 from ...topics.topic_partition import TopicPartition
 from .packed_rows import Rows
 
-__all__ = ["Batch", "RecordPosition", "RecordQueue", "position_of"]
+__all__ = ["QueuedBatch", "RecordPosition", "RecordQueue", "position_of"]
 
 Message = Any
-"""A confluent_kafka.Message; its accessors cost as much as decoding JSON, so they are called as little as can be."""
+"""A `confluent_kafka.Message`. Its accessors cost as much as decoding JSON, so they are rarely called."""
 
 
 RecordPosition = tuple[TopicPartition, int, int]
-"""A record: its partition, offset and row; plain ones are row 0."""
+"""The position of a record: topic partition, offset and row (0 for a plain record)."""
 
 
 def position_of(at: TopicPartition, message: Message) -> RecordPosition:
@@ -32,7 +32,7 @@ def position_of(at: TopicPartition, message: Message) -> RecordPosition:
     return at, message.offset(), getattr(message, "row", 0)
 
 
-class Batch(NamedTuple):
+class QueuedBatch(NamedTuple):
     """Consecutive records of one partition; `end` is the offset after the last one.
 
     `messages` is a list of messages, or the rows of one packed batch.
@@ -52,7 +52,7 @@ class Delayed(NamedTuple):
     """A partition whose next record is retried later; this record and all records after it wait until `due_s`."""
 
     due_s: float
-    batches: deque[Batch]
+    batches: deque[QueuedBatch]
 
 
 class RecordQueue:
@@ -96,8 +96,8 @@ class RecordQueue:
 
     def __init__(self) -> None:
         self.shared = False
-        self._queue: deque[Batch] = deque()
-        self._taken: Batch | None = None
+        self._queue: deque[QueuedBatch] = deque()
+        self._taken: QueuedBatch | None = None
         self.offsets: dict[TopicPartition, int] = {}
         self.held_back: dict[TopicPartition, int] = {}
         self.poisoned: dict[RecordPosition, BaseException] = {}
@@ -110,7 +110,7 @@ class RecordQueue:
         self.waiting = 0
         self.entered = self._handled_before = 0
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: QueuedBatch) -> None:
         """Add a batch, without the records before the offset of its partition: those are already committed."""
         next_offset = self.offsets.setdefault(batch.at, 0)
         if batch.end <= next_offset:
@@ -122,7 +122,7 @@ class RecordQueue:
             messages = [m for m in messages if m.offset() >= next_offset]
         else:
             messages = list(messages)  # a copy: a cut removes records from this list only
-        batch = Batch(batch.at, messages, batch.end)
+        batch = QueuedBatch(batch.at, messages, batch.end)
         self.entered += len(messages)
         if batch.at in self.delayed:
             self.delayed[batch.at].batches.append(batch)
@@ -130,7 +130,7 @@ class RecordQueue:
         self._queue.append(batch)
         self.waiting += len(messages)
 
-    def take(self) -> Batch | None:
+    def take(self) -> QueuedBatch | None:
         """Return the next batch to iterate; None if there is none, or if the queue is cut."""
         if self.cut and not (self.shared or self.inside):
             return None
@@ -161,14 +161,14 @@ class RecordQueue:
         rows = self._queue[0].rows if self._queue else None
         return rows is not None and rows.begun
 
-    def _due_s(self, batch: Batch) -> float | None:
+    def _due_s(self, batch: QueuedBatch) -> float | None:
         """Return when the first message may be retried: the latest time of its rows. None if it does not wait."""
         if not self.retry_at_s:
             return None
         first = batch.at, batch.messages[0].offset()
         return max((due_s for (at, offset, _), due_s in self.retry_at_s.items() if (at, offset) == first), default=None)
 
-    def _delay(self, batch: Batch, due_s: float) -> None:
+    def _delay(self, batch: QueuedBatch, due_s: float) -> None:
         """Delay the batch and all later batches of its partition until `due_s`."""
         assert batch.rows is None or not batch.rows.begun, "a packed batch waits whole"
         at = batch.at
@@ -209,7 +209,7 @@ class RecordQueue:
         self.poisoned = {w: why for w, why in self.poisoned.items() if w[1] >= offsets.get(w[0], 0)}
         self.failures = {w: count for w, count in self.failures.items() if w[1] >= offsets.get(w[0], 0)}
 
-    def _part(self, batch: Batch) -> Batch:
+    def _part(self, batch: QueuedBatch) -> QueuedBatch:
         """Return the first part of a batch, and put the rest back at the front of the queue.
 
         The part is one record while isolating. Otherwise it ends before the next record that is poisoned or must wait
@@ -225,10 +225,10 @@ class RecordQueue:
         if count == len(batch.messages):
             return batch
         head, rest = batch.messages[:count], batch.messages[count:]
-        self._queue.appendleft(Batch(batch.at, rest, batch.end))
-        return Batch(batch.at, head, rest[0].offset())
+        self._queue.appendleft(QueuedBatch(batch.at, rest, batch.end))
+        return QueuedBatch(batch.at, head, rest[0].offset())
 
-    def poison_of(self, batch: Batch) -> BaseException | None:
+    def poison_of(self, batch: QueuedBatch) -> BaseException | None:
         """Return the error because of which the first record of a taken batch must not reach the agent, or None."""
         return self.poisoned.get(position_of(batch.at, batch.messages[0])) if self.poisoned else None
 
@@ -256,8 +256,8 @@ class RecordQueue:
         rest = batch.messages[i + 1 :]
         if rest:
             del batch.messages[i + 1 :]
-            self._queue.appendleft(Batch(batch.at, rest, batch.end))
-            self._taken = Batch(batch.at, batch.messages, rest[0].offset())
+            self._queue.appendleft(QueuedBatch(batch.at, rest, batch.end))
+            self._taken = QueuedBatch(batch.at, batch.messages, rest[0].offset())
             self.waiting += len(rest)
 
     @property
@@ -294,7 +294,7 @@ class RecordQueue:
             rest: Any = batch.rows.since(message)
         else:
             rest = [m for m in batch.messages if m.offset() >= message.offset()]
-        self._queue.appendleft(Batch(batch.at, rest, batch.end))
+        self._queue.appendleft(QueuedBatch(batch.at, rest, batch.end))
         self.waiting += len(rest)
         self.offsets[batch.at] = message.offset()
 

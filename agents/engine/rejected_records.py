@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from ...topics.errors import BadRecord
 from ...topics.output import Output
 
-__all__ = ["Refused", "Rules"]
+__all__ = ["RecordsRefused", "Rules"]
 
 _ENDLESS_MS = 2**63 - 1
 
@@ -86,7 +86,7 @@ class Rules:
 
 
 @dataclass
-class Refused(BadRecord):
+class RecordsRefused(BadRecord):
     """Raised when topics have refused records; nothing of the epoch is visible.
 
     Attributes:

@@ -19,7 +19,7 @@ from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
 from .packed_rows import Rows, rows_of
 from .protocols import RecordFeed
-from .record_queue import Batch, position_of
+from .record_queue import QueuedBatch, position_of
 
 __all__ = ["Router"]
 
@@ -49,7 +49,7 @@ class Router:
         self.records_total = 0
         self.gathered_bytes = 0
         self._routes: dict[TopicPartition, list[list[RecordFeed]]] = {}
-        self._kept: dict[TopicPartition, list[Batch]] = {}
+        self._kept: dict[TopicPartition, list[QueuedBatch]] = {}
         self._with_control: set[str] = set()  # topics that may hold control records
 
     def add(self, stream: RecordFeed) -> None:
@@ -134,15 +134,15 @@ class Router:
                 if some_headers and at.topic in self._with_control:
                     records = records_of(run)
                 if records is not run:  # control records advance the offsets, and agents do not receive them
-                    batches = [*self._unpacked(at, records), Batch(at, [], end)]
+                    batches = [*self._unpacked(at, records), QueuedBatch(at, [], end)]
                 else:
-                    batches = self._unpacked(at, run) if some_packed else (Batch(at, run, end),)
+                    batches = self._unpacked(at, run) if some_packed else (QueuedBatch(at, run, end),)
                 for batch in batches:
                     self.records_total += len(batch.messages)
                     self._kept.setdefault(at, []).append(batch)
                     self._give(batch)
 
-    def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[Batch]:
+    def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[QueuedBatch]:
         """Split messages into batches: each packed batch is a batch of its own."""
         plain: list[Any] = []
         for message in run:
@@ -151,11 +151,11 @@ class Router:
                 plain.append(message)
                 continue
             if plain:
-                yield Batch(at, plain, plain[-1].offset() + 1)
+                yield QueuedBatch(at, plain, plain[-1].offset() + 1)
                 plain = []
-            yield Batch(at, rows, message.offset() + 1)
+            yield QueuedBatch(at, rows, message.offset() + 1)
         if plain:
-            yield Batch(at, plain, plain[-1].offset() + 1)
+            yield QueuedBatch(at, plain, plain[-1].offset() + 1)
 
     def _poison(self, message: Any) -> None:
         """Have each agent apply its failure policy to a message with unreadable headers, when its turn comes.
@@ -177,7 +177,7 @@ class Router:
             for batch in batches:
                 self._give(batch)
 
-    def _give(self, batch: Batch) -> None:
+    def _give(self, batch: QueuedBatch) -> None:
         for streams in self._routes.get(batch.at, ()):
             if len(streams) == 1:
                 streams[0].queue.put(batch)
@@ -289,18 +289,18 @@ def _topic_and_partition_of(message: Any) -> tuple[str, int]:
     return message.topic(), message.partition()
 
 
-def _deal(batch: Batch, streams: list[RecordFeed]) -> None:
+def _deal(batch: QueuedBatch, streams: list[RecordFeed]) -> None:
     """Distribute records to concurrent streams by key, so that the records of a key stay in order."""
     if batch.rows is not None:
         for stream, rows in zip(streams, _dealt(batch.rows, len(streams)), strict=True):
-            stream.queue.put(Batch(batch.at, rows, batch.end))
+            stream.queue.put(QueuedBatch(batch.at, rows, batch.end))
         return
     hands: list[list[Any]] = [[] for _ in streams]
     for message in batch.messages:
         key = message.key()
         hands[zlib.crc32(key) % len(streams) if key else message.offset() % len(streams)].append(message)
     for stream, hand in zip(streams, hands, strict=True):
-        stream.queue.put(Batch(batch.at, hand, batch.end))
+        stream.queue.put(QueuedBatch(batch.at, hand, batch.end))
 
 
 def _dealt(rows: Rows, hands: int) -> list[Rows]:

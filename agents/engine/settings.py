@@ -110,4 +110,4 @@ class EngineSettings:
 
 
 BOUNDED = EngineSettings(epoch_s=5.0, epoch_bytes=64_000_000)
-"""Of a bounded run."""
+"""The settings of workers in a bounded run, where latency does not matter."""

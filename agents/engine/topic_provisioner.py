@@ -17,7 +17,7 @@ from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import RangePartitioner
 from ...topics.threads import daemon_thread
 from .protocols import DeclaredTopic, Host
-from .rejected_records import Refused
+from .rejected_records import RecordsRefused
 
 __all__ = ["TopicProvisioner"]
 
@@ -195,11 +195,11 @@ class TopicProvisioner:
             self._refuse(refused, "the name may be one that Kafka does not allow, or too like another")
 
     def _refuse(self, why: dict[str, str], hint: str) -> None:
-        """Make each later send of an agent to these topics fail, and raise `Refused`."""
+        """Make each later send of an agent to these topics fail, and raise `RecordsRefused`."""
         for name, text in why.items():
             self._wanted.pop(name, None)
             self.refused[name] = BadRecord(text, hint=hint)
-        raise Refused({}, list(why), "; ".join(why.values()), news=True)
+        raise RecordsRefused({}, list(why), "; ".join(why.values()), news=True)
 
     def _sized(self, admin: Admin, spec: TopicSpec) -> TopicSpec:
         """Return the specification of a topic; a dead-letter topic gets room for the largest record of its topic."""

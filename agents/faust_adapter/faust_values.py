@@ -78,7 +78,7 @@ class _Untyped(Codec):
 
 
 UNMARKED_TEXT = Codec("text", _decode_text, _encode_text)
-"""Of topics with `value_type=str` that do not say how text travels."""
+"""Codec of topics with `value_type=str` that declare no serializer."""
 
 UNTYPED = _Untyped("JSON", _decode_untyped, _JSON.encode, decode_list=_decode_json)
-"""Of topics without a `value_type`."""
+"""Codec of topics without a `value_type`."""

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 What = str | int | Callable[..., Any] | None
-"""A part of an element: a field's name, an index or a function; None is the element itself."""
+"""Selects a part of an element: a field name, an index or a function; None selects the element itself."""
 
 S = TypeVar("S", default=Any)
 

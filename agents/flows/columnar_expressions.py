@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ...topics.packed import is_text
-from .expressions import FUNCTIONS, Constant, Expression, Field, Function, Operation, Value
+from .expressions import FUNCTIONS, Constant, Expression, FieldReference, Function, Operation, Value
 
 __all__ = ["Column", "Mask", "NotVectorizable", "as_floats", "column_of", "evaluate", "numbers", "unflagged"]
 
@@ -28,7 +28,7 @@ pc: Any = pyarrow.compute  # its functions are made at run time
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 """A flag for each row."""
 
-Kind = Literal["int", "float", "bool", "text", "null"]
+ColumnKind = Literal["int", "float", "bool", "text", "null"]
 _INT64 = 1 << 63
 _EXACT = 1 << 53  # up to here every integer is a float
 _TEXT = pa.large_string()
@@ -48,7 +48,7 @@ class Column:
         bad: flags of rows that have to be processed row by row.
     """
 
-    kind: Kind
+    kind: ColumnKind
     values: np.ndarray | pa.Array
     null: Mask
     bad: Mask
@@ -134,7 +134,7 @@ def evaluate(expression: Expression, field: Callable[[str], Column], rows: int) 
         NotVectorizable: the result might differ from that of rows.
     """
     match expression:
-        case Field(name):
+        case FieldReference(name):
             return field(name)
         case Constant(value):
             return _constant(value, rows)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from msgspec import inspect
 
-from ..value_columns import Field, checkable
+from ..value_columns import DeclaredField, checkable
 from .aggregates import What
 from .columnar_expressions import Column, Mask, NotVectorizable, as_floats, column_of, evaluate
 from .expressions import Expression
@@ -135,7 +135,7 @@ class Frame:
         self._names = set(columns)
 
 
-def _plain_fields(declared: object) -> list[Field] | None:
+def _plain_fields(declared: object) -> list[DeclaredField] | None:
     """Return the fields of a struct whose fields are all plain, so that columns can be checked against it; else
     None."""
     fields = checkable(declared) if isinstance(declared, type) and issubclass(declared, msgspec.Struct) else None

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from .columnar_expressions import Column, Mask, NotVectorizable, numbers
 
-__all__ = ["Groups", "Mask", "Piece", "concatenated"]
+__all__ = ["Mask", "Piece", "RowGroups", "concatenated"]
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _INT64 = 1 << 63
 _EXACT = 1 << 53  # up to here every integer is a float
 
 
-class Groups:
+class RowGroups:
     """Rows by key.
 
     Args:

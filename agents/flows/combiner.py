@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Combiner", "Failed", "PendingResults", "merge"]
 
 Failed = list[tuple[int, Exception]]
-"""Numbers of rows that the flow's functions have refused, and the errors."""
+"""The rows at which a function of the flow failed, as (row number, error)."""
 
 States = dict[object, object]
 """Key -> state."""
@@ -119,11 +119,11 @@ class Combiner:
             None where the result might differ from that of `each_row`.
         """
         from .columnar_expressions import NotVectorizable
-        from .columnar_groups import Groups
+        from .columnar_groups import RowGroups
 
         try:
             keys, columns, live, failed = self._read(batch, messages, own_keys)
-            groups = Groups(keys, live, lambda numbers: self._elements(batch, messages, numbers))
+            groups = RowGroups(keys, live, lambda numbers: self._elements(batch, messages, numbers))
             return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True)), failed
         except NotVectorizable:
             return None
@@ -162,10 +162,10 @@ class Combiner:
 
     def grouped(self, pieces: Sequence[Piece]) -> States:
         """Reduce pieces that go with each other."""
-        from .columnar_groups import Groups, concatenated
+        from .columnar_groups import RowGroups, concatenated
 
         keys, columns, live = concatenated(pieces)
-        groups = Groups(keys, live, _no_elements)
+        groups = RowGroups(keys, live, _no_elements)
         return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True))
 
     def _read(

@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from .aggregates import What
-from .expressions import Expression, Field, Function, Operation
+from .expressions import Expression, FieldReference, Function, Operation
 
 __all__ = ["UNKNOWN", "declarable", "returned", "type_of"]
 
@@ -49,7 +49,7 @@ def type_of(what: What, element: object) -> object:
     """
     if what is None:
         return element
-    if isinstance(what, Field):
+    if isinstance(what, FieldReference):
         what = what.name
     if isinstance(what, str):
         return _hints(element).get(what, UNKNOWN) if isinstance(element, type) else UNKNOWN

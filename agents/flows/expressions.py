@@ -44,7 +44,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from ...topics.errors import Usage
 
-__all__ = ["Constant", "Expression", "Field", "Function", "Operation", "Value", "col"]
+__all__ = ["Constant", "Expression", "FieldReference", "Function", "Operation", "Value", "col"]
 
 Value: TypeAlias = str | int | float | bool | None
 """A constant in an expression."""
@@ -52,7 +52,7 @@ Value: TypeAlias = str | int | float | bool | None
 
 def col(name: str) -> Expression:
     """Return an expression for a field of an element; see `anabranch.agents.flows.expressions`."""
-    return Field(name)
+    return FieldReference(name)
 
 
 class Expression:
@@ -187,7 +187,7 @@ class Expression:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Field(Expression):
+class FieldReference(Expression):
     """A field, by name."""
 
     name: str

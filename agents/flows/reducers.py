@@ -24,7 +24,7 @@ from .operators import is_columnar
 if TYPE_CHECKING:
     from .columnar_expressions import Column
     from .columnar_frame import Frame
-    from .columnar_groups import Groups
+    from .columnar_groups import RowGroups
 
 __all__ = ["AggregateReducer", "PairReducer", "Reducer", "check_json", "reduced"]
 
@@ -89,7 +89,7 @@ class Reducer(Protocol):
         """Return the columns that `grouped` needs, and set rows aside that have to be looked at one by one."""
         ...
 
-    def grouped(self, groups: Groups, columns: Sequence[Column | None]) -> Sequence[object]:
+    def grouped(self, groups: RowGroups, columns: Sequence[Column | None]) -> Sequence[object]:
         """Return the states of columns, one for each key of `groups`."""
         ...
 
@@ -141,7 +141,7 @@ class PairReducer:
         frame.set_aside(value.null)
         return [value]
 
-    def grouped(self, groups: Groups, columns: Sequence[Column | None]) -> Sequence[object]:
+    def grouped(self, groups: RowGroups, columns: Sequence[Column | None]) -> Sequence[object]:
         """Return the states of a column, one for each key of `groups`."""
         assert self._grouped is not None
         return self._grouped(groups, columns[0])
@@ -171,7 +171,7 @@ _GROUPED: Mapping[type, Callable[..., Sequence[object]]] = {
 }
 
 
-def _one_by_one(how: Aggregate, groups: Groups, column: Column) -> list[object]:
+def _one_by_one(how: Aggregate, groups: RowGroups, column: Column) -> list[object]:
     return [reduce(how.add, each, how.zero()) for each in groups.each(column)]
 
 
@@ -216,7 +216,7 @@ class AggregateReducer:
                 frame.set_aside(column.bad)
         return columns
 
-    def grouped(self, groups: Groups, columns: Sequence[Column | None]) -> Sequence[object]:
+    def grouped(self, groups: RowGroups, columns: Sequence[Column | None]) -> Sequence[object]:
         """Return the states of columns, one for each key of `groups`."""
         parts = zip(self._hows, columns, strict=True)
         return list(

@@ -37,7 +37,7 @@ class Absent(Enum):
 
 
 ABSENT: Final = Absent.ABSENT
-"""In an epoch: the key is deleted. As the result of a read: there is no such key."""
+"""As an uncommitted write: the key is deleted. As the result of a read: the key does not exist."""
 
 
 class Untouched(Enum):

@@ -82,7 +82,7 @@ class Restore(_View):
         return self.answer({"restoring": progress is not None, **(progress.facts() if progress is not None else {})})
 
 
-class Tables(_View):
+class TableViews(_View):
     """All tables."""
 
     async def get(self, request: Request) -> web.Response:
@@ -155,7 +155,7 @@ def restore() -> web.Blueprint:
 def blueprint(name: str) -> web.Blueprint:
     """Return the views of tables, to be mounted under a prefix."""
     made = web.Blueprint(name)
-    made.route("/", name="list")(Tables)
+    made.route("/", name="list")(TableViews)
     made.route("/{name}/", name="table")(OneTable)
     made.route("/{name}/{key}/", name="key")(OneKey)
     return made

@@ -15,7 +15,7 @@ from ..sources.column_batch import leading_run, unpack_records
 from ..sources.files.file_system import absolute
 from ..sources.format import Format
 from ..sources.formats.line_buffer import BATCH_LINES
-from ..sources.source import Batch, Part, Source, SourcePosition
+from ..sources.source import Part, Source, SourceBatch, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord, zero_time_error
 from .archive_check import check_offsets
 from .archive_reader import damaged, read_archived_file
@@ -164,10 +164,10 @@ class ArchiveSource:
         """True once all partitions have been read."""
         return self._next is None
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records of one partition."""
         if self._next is None:
-            return Batch((), self._at)
+            return SourceBatch((), self._at)
         entry, rows = self._next
         if 0 in rows.times:
             raise zero_time_error(f"{self._folder}/{entry.name}: offset {rows.offsets[rows.times.index(0)]:,}")
@@ -177,7 +177,7 @@ class ArchiveSource:
             records = unpack_records(records, f"{self._folder}/{entry.name}: offset", rows.offsets[0], bad)
         self._at = {"partition": entry.partition, "offset": rows.offsets[-1] + 1}
         self._next = next(self._batches, None)
-        return Batch(records, self._at, bad)
+        return SourceBatch(records, self._at, bad)
 
     def close(self) -> None:
         """Stop reading. May be called more than once."""

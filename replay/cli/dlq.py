@@ -17,7 +17,7 @@ from .console import counted, out, plain, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
-    from ..dead_letters.dead_letter_reader import DeadLetter, DeadLetterFilter, KindCount, NoDeadLetters
+    from ..dead_letters.dead_letter_reader import DeadLetterFilter, DeadLetterRecord, KindCount, NoDeadLetters
     from ..dead_letters.republisher import Republication
 
 __all__ = ["dlq"]
@@ -250,7 +250,7 @@ def show_no_letters(missing: NoDeadLetters, *, as_json: bool = False) -> None:
     click.echo(printable(text), err=as_json)
 
 
-def show_letters(letters: Iterator[tuple[DeadLetter, bool]], *, most: int, as_json: bool, raw: bool) -> None:
+def show_letters(letters: Iterator[tuple[DeadLetterRecord, bool]], *, most: int, as_json: bool, raw: bool) -> None:
     """Print dead letters, at most `most` of them unless `raw`."""
     if raw:
         for letter, _ in letters:

@@ -24,14 +24,14 @@ __all__ = ["tables"]
 _EVERY_S = 1.0
 
 
-class _Tables(click.Group):
+class _TablesGroup(click.Group):
     """A group whose default command is `show`, used unless the first argument is the name of a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, args if args and args[0] in self.commands else ["show", *args])
 
 
-@click.group(cls=_Tables)
+@click.group(cls=_TablesGroup)
 def tables() -> None:
     """Show, back up and restore an app's tables."""
 

@@ -16,9 +16,9 @@ from ...topics.partition_reader import read_to_end
 from ...topics.producer import Headers
 
 __all__ = [
-    "DeadLetter",
     "DeadLetterBatch",
     "DeadLetterFilter",
+    "DeadLetterRecord",
     "KindCount",
     "KindCounts",
     "NoDeadLetters",
@@ -34,7 +34,7 @@ _MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetterRecord:
     """A dead letter.
 
     Attributes:
@@ -55,7 +55,7 @@ class DeadLetter:
     facts: dict[str, str]
 
     @classmethod
-    def of(cls, message: Message) -> DeadLetter:
+    def of(cls, message: Message) -> DeadLetterRecord:
         """Parse a record of a dead-letter topic."""
         headers, facts = read_headers(copied_headers([message])[0])
         return cls(
@@ -142,7 +142,7 @@ class DeadLetterFilter:
     offsets: tuple[int, int] | None = None
     match: str | None = None
 
-    def holds(self, letter: DeadLetter) -> bool:
+    def holds(self, letter: DeadLetterRecord) -> bool:
         """Return whether a dead letter meets the conditions."""
         if self.reason is not None and letter.reason != self.reason:
             return False
@@ -163,7 +163,7 @@ class DeadLetterBatch(NamedTuple):
     partition: int
     begin: int
     end: int
-    letters: list[DeadLetter]
+    letters: list[DeadLetterRecord]
 
 
 class NoDeadLetters(NamedTuple):
@@ -200,7 +200,7 @@ def read_dead_letters(cluster: Cluster, *topics: str) -> Iterator[DeadLetterBatc
     position = dict(begins)
     for run in read_to_end(cluster, begins, ends):
         begin, position[run.at] = position[run.at], run.position
-        yield DeadLetterBatch(*run.at, begin, run.position, [DeadLetter.of(message) for message in run.messages])
+        yield DeadLetterBatch(*run.at, begin, run.position, [DeadLetterRecord.of(message) for message in run.messages])
 
 
 @dataclass(slots=True)
@@ -224,7 +224,7 @@ KindCounts = dict[tuple[str, str, str], KindCount]
 """Counts by (agent, reason, error)."""
 
 
-def count_by_kind(letters: Iterable[tuple[DeadLetter, bool]], counts: KindCounts | None = None) -> KindCounts:
+def count_by_kind(letters: Iterable[tuple[DeadLetterRecord, bool]], counts: KindCounts | None = None) -> KindCounts:
     """Count dead letters by kind; returns `counts` with them added.
 
     Args:

@@ -23,7 +23,7 @@ from ..run_state import BROKER_DEFAULT, RunRegistry, RunState
 from ..sources.source import SourcePosition
 from ..sources.source_record import SourceRecord
 from ..target_topic import TargetTopic
-from .dead_letter_reader import DeadLetter
+from .dead_letter_reader import DeadLetterRecord
 
 __all__ = ["RepublishRun", "create_retry_topic"]
 
@@ -94,7 +94,7 @@ class RepublishRun:
             )
         self.done = OffsetRanges(self._state.position)
 
-    def send(self, letters: list[tuple[int, DeadLetter]]) -> None:
+    def send(self, letters: list[tuple[int, DeadLetterRecord]]) -> None:
         """Re-publish dead letters (blocking).
 
         Args:
@@ -119,7 +119,7 @@ class RepublishRun:
             "twice",
         )
 
-    def _send(self, work: Transaction, part: list[tuple[int, DeadLetter]]) -> None:
+    def _send(self, work: Transaction, part: list[tuple[int, DeadLetterRecord]]) -> None:
         now_ms = clock.now_ms()
         with on_failure(work.abandon):
             work.send([self._record(letter) for _, letter in part], now_ms)
@@ -132,8 +132,8 @@ class RepublishRun:
                 )
         self._state = work.commit(self.done.position(), done=False, now_ms=now_ms)
 
-    def _parts(self, letters: list[tuple[int, DeadLetter]]) -> Iterator[list[tuple[int, DeadLetter]]]:
-        part: list[tuple[int, DeadLetter]] = []
+    def _parts(self, letters: list[tuple[int, DeadLetterRecord]]) -> Iterator[list[tuple[int, DeadLetterRecord]]]:
+        part: list[tuple[int, DeadLetterRecord]] = []
         size = 0
         for begin, letter in letters:
             part.append((begin, letter))
@@ -144,7 +144,7 @@ class RepublishRun:
         if part:
             yield part
 
-    def _record(self, letter: DeadLetter) -> SourceRecord:
+    def _record(self, letter: DeadLetterRecord) -> SourceRecord:
         origin = letter.origin
         assert origin is not None
         partitions = self._partitioner.partitions

@@ -26,7 +26,7 @@ from ...topics.cluster import Cluster
 from ...topics.dead_letter import SUFFIX
 from ...topics.errors import Rebuild, Usage
 from ..run_state import RUNS_TOPIC, RunRegistry, RunState
-from .dead_letter_reader import DeadLetter, DeadLetterFilter, KindCounts, count_by_kind, read_dead_letters
+from .dead_letter_reader import DeadLetterFilter, DeadLetterRecord, KindCounts, count_by_kind, read_dead_letters
 from .republish_run import OffsetRanges, RepublishRun, create_retry_topic
 
 __all__ = ["OffsetRanges", "Republication", "Republisher"]
@@ -52,7 +52,7 @@ class Republication:
     to: dict[str, int] = field(default_factory=dict[str, int])
     agents: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     without_record: int = 0
-    examples: tuple[DeadLetter, ...] = ()
+    examples: tuple[DeadLetterRecord, ...] = ()
 
 
 class Republisher:
@@ -88,7 +88,7 @@ class Republisher:
     def _id(self) -> str:
         return self._admin.topic_ids([self._topic])[self._topic]
 
-    def read(self, chosen: DeadLetterFilter) -> Iterator[tuple[DeadLetter, bool]]:
+    def read(self, chosen: DeadLetterFilter) -> Iterator[tuple[DeadLetterRecord, bool]]:
         """Yield the chosen dead letters, each with whether it has been re-published (blocking)."""
         done = self._done(self._runs.all())
         for batch in read_dead_letters(self._cluster, self._topic):
@@ -111,7 +111,7 @@ class Republisher:
     @classmethod
     def each_of(
         cls, cluster: Cluster, topics: Sequence[str], admin: Admin | None = None
-    ) -> Iterator[tuple[DeadLetter, bool]]:
+    ) -> Iterator[tuple[DeadLetterRecord, bool]]:
         """Yield the dead letters of many topics, each with whether it has been re-published (blocking)."""
         if not topics:
             return
@@ -122,7 +122,7 @@ class Republisher:
             for letter in batch.letters:
                 yield letter, all_of[batch.topic]._is_done(letter, done[batch.topic])
 
-    def _is_done(self, letter: DeadLetter, done: Mapping[str, OffsetRanges]) -> bool:
+    def _is_done(self, letter: DeadLetterRecord, done: Mapping[str, OffsetRanges]) -> bool:
         """Return whether a dead letter has been re-published, to its own target or to the topic that it came from."""
         at, own, itself = (letter.partition, letter.offset), done.get(self._target_of(letter)), done.get(self.target)
         return (own is not None and at in own) or (itself is not None and at in itself)
@@ -150,7 +150,7 @@ class Republisher:
         begins: dict[tuple[int, str], int] = {}
         with ExitStack() as stack:
             for batch in read_dead_letters(self._cluster, self._topic):
-                fresh: dict[str, list[tuple[int, DeadLetter]]] = {}
+                fresh: dict[str, list[tuple[int, DeadLetterRecord]]] = {}
                 for letter in batch.letters:
                     target = self._target_of(letter)
                     # Between two dead letters for one topic are only markers and dead letters for others: one range.
@@ -173,7 +173,7 @@ class Republisher:
                     opened[target].send(letters)
         return report
 
-    def _opened(self, stack: ExitStack, target: str, letter: DeadLetter) -> RepublishRun:
+    def _opened(self, stack: ExitStack, target: str, letter: DeadLetterRecord) -> RepublishRun:
         origin = letter.origin
         assert origin is not None
         retry = target != self.target
@@ -198,7 +198,7 @@ class Republisher:
         republished.begin(self._found(target))
         return republished
 
-    def _target_of(self, letter: DeadLetter) -> str:
+    def _target_of(self, letter: DeadLetterRecord) -> str:
         """Return the topic that the record of a dead letter goes to."""
         return self.target if self._to is not None else letter.retry_topic or self.target
 
@@ -233,7 +233,7 @@ class Republisher:
             return msgspec.structs.replace(state, fingerprint=self._id, position=None)
         return state
 
-    def _with(self, report: Republication, letter: DeadLetter, *, before: bool) -> Republication:
+    def _with(self, report: Republication, letter: DeadLetterRecord, *, before: bool) -> Republication:
         if letter.origin is None:
             return replace(report, without_record=report.without_record + 1)
         if before:

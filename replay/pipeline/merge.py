@@ -19,7 +19,7 @@ from ...topics.cleanup import on_failure
 from ...topics.errors import Stop
 from ..replay_report import Counters
 from ..sources.formats.line_buffer import BATCH_LINES
-from ..sources.source import Batch, Part, Source, SourcePosition
+from ..sources.source import Part, Source, SourceBatch, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
 from ..time_text import format_duration_ms, format_time
 from .cursor import Cursor
@@ -131,11 +131,11 @@ class MergedSource:
         """Bytes read so far; see `Source`."""
         return self._done_bytes + sum(part.cursor.source.done_bytes for part in self._open_parts)
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records of all parts, in order; see `Source`."""
         self._bad, self._blank = [], 0
         records = self._next_records()
-        return Batch(records, self._position(), self._bad, self._blank)
+        return SourceBatch(records, self._position(), self._bad, self._blank)
 
     def _next_records(self) -> Sequence[SourceRecord]:
         self.poll_again_s = 0.0

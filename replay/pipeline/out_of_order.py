@@ -12,7 +12,7 @@ from itertools import accumulate, count
 from typing import Literal
 
 from ...topics.errors import Stop, Usage
-from ..sources.source import Batch, SourcePosition
+from ..sources.source import SourceBatch, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
 from ..time_text import format_time
 from .cursor import Open
@@ -120,12 +120,12 @@ class SortedSource:
         """Bytes read so far; see `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records in order; see `Source`."""
         records = self._next_records()
         bad, blank = self._bad, self._blank
         self._bad, self._blank = [], 0
-        return Batch(records, self._position(), bad, blank)
+        return SourceBatch(records, self._position(), bad, blank)
 
     def _next_records(self) -> Sequence[SourceRecord]:
         gained = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...topics.clock import Clock
 from ...topics.errors import Usage
-from ..sources.source import Batch, SourcePosition
+from ..sources.source import SourceBatch, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
 from .cursor import Cursor, Open
 from .out_of_order import running_max_times
@@ -119,11 +119,11 @@ class PacedSource:
         """Bytes read so far, including records that are held back; see `Source`."""
         return self._cursor.source.done_bytes
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the records that are due; see `Source`."""
         bad, blank = self._fill() if self._cursor.used_up and not self._cursor.last else ((), 0)
         records = self._due()
-        return Batch(records, {"cut": self._cursor.snapshot()}, bad, blank)
+        return SourceBatch(records, {"cut": self._cursor.snapshot()}, bad, blank)
 
     def _due(self) -> Sequence[SourceRecord]:
         cursor, now_s = self._cursor, self._clock.now_s()

@@ -13,7 +13,7 @@ from ...topics.errors import Stop, Usage
 from ...topics.packed import KEY, MAX_ROWS, TIME, PackedLimits, arrow, exceeded_by, pack
 from ...topics.partitioners import Partitioner
 from ..sources.column_batch import ColumnBatch
-from ..sources.source import Batch, Replayable, Source
+from ..sources.source import Replayable, Source, SourceBatch
 from ..sources.source_record import BadLine, SourceRecord
 from .partitioning import column_partitions
 
@@ -84,7 +84,7 @@ class PackingSource:
         """Bytes read so far; see `Source`."""
         return self.source.done_bytes
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next packed batches; see `Source`.
 
         Raises:
@@ -92,7 +92,7 @@ class PackingSource:
         """
         if self._pause:
             self._pause = False
-            return Batch((), self._after)
+            return SourceBatch((), self._after)
         # A source provides a few thousand records at a time; packed by partition these would be small messages.
         rows: list[SourceRecord] = []
         columns: Sequence[SourceRecord] = ()
@@ -115,7 +115,7 @@ class PackingSource:
                 self._pause = bool(rows) and not self.source.ended
                 break
         packed = [message for some in (rows, columns) if some for message in self._packed(some)]
-        return Batch(packed, self._after, bad, blank)
+        return SourceBatch(packed, self._after, bad, blank)
 
     def close(self) -> None:
         """Close the wrapped source."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...topics.errors import Stop
-from ..sources.source import Batch, SourcePosition
+from ..sources.source import SourceBatch, SourcePosition
 from .cursor import Open
 
 __all__ = ["LoopedSource"]
@@ -46,7 +46,7 @@ class LoopedSource:
         """Bytes read in all rounds since the source was opened; see `Source`."""
         return self._done_bytes + self._source.done_bytes
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records of this round, or the first of the next one; see `Source`."""
         if self._source.ended and not self.ended:
             if not self._rounds and not self._has_records:

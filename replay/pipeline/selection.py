@@ -10,8 +10,8 @@ import msgspec
 from ...topics.json_value import JsonValue
 from ...topics.partitioners import Partitioner
 from ..replay_report import Counters
-from ..sources.field_expression import Expression, expression
-from ..sources.source import Batch, Source, SourcePosition
+from ..sources.field_expression import FieldExpression, expression
+from ..sources.source import Source, SourceBatch, SourcePosition
 from ..sources.source_record import BadLine, SourceRecord
 from .cursor import Open
 from .partitioning import record_partitions
@@ -74,7 +74,7 @@ class Selection:
         return steps
 
 
-def _where(holds: Expression) -> Step:
+def _where(holds: FieldExpression) -> Step:
     decode = msgspec.json.Decoder().decode
     seen = 0
 
@@ -124,7 +124,7 @@ class SteppedSource:
         """Bytes read so far; see `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the records that remain of the next batch; see `Source`."""
         batch = self._source.next_batch()
         items, bad = batch.records, [*batch.bad]
@@ -167,10 +167,10 @@ class LimitedSource:
         """Bytes read so far; see `Source`."""
         return self._source.done_bytes
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records, up to the limit; see `Source`."""
         if self.ended:
-            return Batch((), self._last)
+            return SourceBatch((), self._last)
         batch = self._source.next_batch()
         items = batch.records[: self._limit - self._given]
         self._given += len(items)

@@ -24,7 +24,7 @@ from ...agents.topic import Topic
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cluster import Cluster
-from ...topics.consumer_groups import Groups
+from ...topics.consumer_groups import ConsumerGroups
 from ...topics.dead_letter import RETRY_SUFFIX, retry_topic
 from ...topics.errors import Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
@@ -185,7 +185,7 @@ class BoundedRun:
         if self._into_live:
             self._watcher.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
         new = self._create_topics()
-        groups = Groups(self._cluster)
+        groups = ConsumerGroups(self._cluster)
         if runtime_of(self.app).settings.start_at_end and not groups.size(self.app.conf.id):
             # Before history is produced: workers that start later begin at these offsets, and so read the history.
             groups.begin_at_ends(self.app.conf.id, self._topics_read())

@@ -25,7 +25,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.consumer_groups import Groups
+from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 from ...topics.partition_reader import read_to_end
 from ..record_counts import BackgroundCounts
@@ -64,7 +64,7 @@ class Completion:
         # offsets ends the process where the coordinator moves or loads (confluentinc/librdkafka#5040), as it does just
         # after a broker has started.
         self._offsets = cluster.consumer(group_id=group, isolation_level="read_committed")
-        self._groups = Groups(cluster)
+        self._groups = ConsumerGroups(cluster)
         self._empty: dict[_Key, tuple[int, int]] = {}
         self._inputs: set[str] = set()
         self._end_offsets: dict[_Key, int] = {}

@@ -18,7 +18,7 @@ from ...topics.cluster import Cluster
 from ...topics.dead_letter import dead_letter_topic, skipped_topic
 from ...topics.errors import Usage
 from ...topics.partition_reader import read_to_end
-from ..dead_letters.dead_letter_reader import DeadLetter
+from ..dead_letters.dead_letter_reader import DeadLetterRecord
 from ..dead_letters.republisher import Republisher
 from ..replay_report import Report
 
@@ -125,7 +125,7 @@ def dead_letters(
     return [found[kind] for kind in sorted(found)]
 
 
-def _within(letter: DeadLetter, ranges: ProducedRanges) -> bool:
+def _within(letter: DeadLetterRecord, ranges: ProducedRanges) -> bool:
     origin = letter.origin
     begin, end = ranges.get((origin.topic, origin.partition), (0, 0)) if origin is not None else (0, 0)
     return origin is not None and begin <= origin.offset < end

@@ -29,10 +29,10 @@ import msgspec
 
 from ...topics.errors import Usage
 
-__all__ = ["Expression", "as_bytes", "expression"]
+__all__ = ["FieldExpression", "as_bytes", "expression"]
 
-Record = Mapping[str, Any]
-_Compiled = Callable[[Record], Any]
+Fields = Mapping[str, Any]
+_Compiled = Callable[[Fields], Any]
 
 _MAX_CHARS = 1_000
 _NAME = re.compile(r"[^\s'\"+*/%()\[\]{}<>=!,;:|&^~`?\\]+")
@@ -69,7 +69,7 @@ _METHODS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Expression:
+class FieldExpression:
     """A compiled expression.
 
     Attributes:
@@ -83,7 +83,7 @@ class Expression:
     fields: frozenset[str]
     _compiled: _Compiled
 
-    def __call__(self, record: Record) -> Any:
+    def __call__(self, record: Fields) -> Any:
         """Evaluate the expression for a record.
 
         Raises:
@@ -95,7 +95,7 @@ class Expression:
             raise ValueError(f"{self.text}: {exc}") from None
 
 
-def expression(text: str, columns: tuple[str, ...] = ()) -> Expression:
+def expression(text: str, columns: tuple[str, ...] = ()) -> FieldExpression:
     """Parse and compile an expression.
 
     Args:
@@ -110,11 +110,11 @@ def expression(text: str, columns: tuple[str, ...] = ()) -> Expression:
         Usage: the text is not a valid expression.
     """
     if text in columns:
-        return Expression(text, (text,), frozenset((text,)), _path((text,)))
+        return FieldExpression(text, (text,), frozenset((text,)), _path((text,)))
     if _NAME.fullmatch(text) and not re.fullmatch(r"-?[\d.]+", text):
         path = tuple(text.split("."))
         if all(path):
-            return Expression(text, path, frozenset(path[:1]), _path(path))
+            return FieldExpression(text, path, frozenset(path[:1]), _path(path))
     if len(text) > _MAX_CHARS:
         raise Usage(f"an expression of {len(text):,} characters; at most {_MAX_CHARS:,} are allowed")
     fields: set[str] = set()
@@ -124,7 +124,7 @@ def expression(text: str, columns: tuple[str, ...] = ()) -> Expression:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
         what = exc.msg if isinstance(exc, SyntaxError) else str(exc) or "too deep"
         raise Usage(f"{text}: not an expression: {what}", hint=_HINT) from None
-    return Expression(text, (), frozenset(fields), compiled)
+    return FieldExpression(text, (), frozenset(fields), compiled)
 
 
 def as_bytes(value: object) -> bytes | None:
@@ -145,7 +145,7 @@ def as_bytes(value: object) -> bytes | None:
 def _path(path: tuple[str, ...]) -> _Compiled:
     first, more = path[0], path[1:]
 
-    def find(record: Record) -> Any:
+    def find(record: Fields) -> Any:
         try:
             value = record[first]
         except (KeyError, TypeError):
@@ -212,7 +212,7 @@ class _Compiler:
     def _attribute(self, node: ast.Attribute) -> _Compiled:
         inner, name = self.compile(node.value), node.attr
 
-        def find(record: Record) -> Any:
+        def find(record: Fields) -> Any:
             value = inner(record)
             if not isinstance(value, dict) or name not in value:
                 raise ValueError(_missing(name, value))
@@ -227,7 +227,7 @@ class _Compiler:
                 raise ValueError("a step in [:] is not supported in expressions")
             begin, end = (_whole(bound) for bound in (node.slice.lower, node.slice.upper))
 
-            def cut(record: Record) -> Any:
+            def cut(record: Fields) -> Any:
                 value = inner(record)
                 if not isinstance(value, str | list):
                     raise TypeError(f"only text can be sliced, not {value!r:.40}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ...topics.errors import Usage
 from ...topics.producer import Headers
-from .field_expression import Expression, as_bytes, expression
+from .field_expression import FieldExpression, as_bytes, expression
 from .format import Format
 from .time_parser import TimeParser
 
@@ -75,11 +75,11 @@ class FieldMapping:
         return self.time_parser[written] if isinstance(written, str) else self.time_parser.parse(written)
 
 
-def _parsed(text: str | None, columns: tuple[str, ...]) -> Expression | None:
+def _parsed(text: str | None, columns: tuple[str, ...]) -> FieldExpression | None:
     return None if text is None else expression(text, columns)
 
 
-def _top_level_field(part: Expression | None) -> str | None:
+def _top_level_field(part: FieldExpression | None) -> str | None:
     return part.path[0] if part is not None and len(part.path) == 1 else None
 
 

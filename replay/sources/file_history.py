@@ -22,7 +22,7 @@ from .formats.csv_type_inference import infer_types
 from .formats.line_buffer import BATCH_LINES
 from .formats.parquet_file import open_parquet, parquet_types
 from .socket_source import SocketSource, parse_address
-from .source import Batch, Part, Replayable, Source, SourcePosition
+from .source import Part, Replayable, Source, SourceBatch, SourcePosition
 from .source_record import NO_LIMIT
 
 if TYPE_CHECKING:
@@ -254,10 +254,10 @@ class FileSequence:
         """Bytes on disk of all files that have been read."""
         return self._done_bytes + (self._open.done_bytes if self._open else 0)
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records; a batch never spans files."""
         if self._open is None:
-            return Batch((), self._position())
+            return SourceBatch((), self._position())
         batch = self._open.next_batch()
         self._next = batch.after
         self._open_next_file()

@@ -22,7 +22,7 @@ from .formats.line_buffer import (
     is_utf8,
 )
 from .formats.text_lines import TextColumns, TextParser
-from .source import Batch, SourcePosition
+from .source import SourceBatch, SourcePosition
 from .source_record import NO_LIMIT, BadLine
 
 __all__ = ["FileSource"]
@@ -102,7 +102,7 @@ class FileSource:
         """Bytes of the file on disk that have been read."""
         return self._opened.done_bytes() if self._opened else 0
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the records of the next lines; of a damaged file, finally the bad line that stands for the rest."""
         buffer, parser = self._buffer, self._parser
         wanted, wanted_bytes = self._batch_lines, 0
@@ -114,7 +114,7 @@ class FileSource:
                 return self._end_with_bad_line()
             if not lines or parser is None:
                 if self._exhausted:
-                    return Batch((), self._position())
+                    return SourceBatch((), self._position())
                 continue
             cut_off = self._broken is not None and len(lines) == buffer.waiting
             parsed = parser.parse(lines, buffer.line + 1, final=self._exhausted and len(lines) == buffer.waiting)
@@ -130,7 +130,7 @@ class FileSource:
             # Read ahead: if the last batch is known to be the last, the run needs no transaction of its own for the
             # end.
             self._fill()
-        return Batch(parsed.records, self._position(), parsed.bad, parsed.blank)
+        return SourceBatch(parsed.records, self._position(), parsed.bad, parsed.blank)
 
     def _position(self) -> SourcePosition:
         return {"byte": self._buffer.byte, "line": self._buffer.line}
@@ -201,9 +201,9 @@ class FileSource:
         line = self._buffer.line + self._buffer.waiting + 1
         self._broken = BadLine(self._name, line, f"{reason}; the rest of the file is not read", b"")
 
-    def _end_with_bad_line(self) -> Batch:
+    def _end_with_bad_line(self) -> SourceBatch:
         assert self._broken is not None
         bad, self._broken = [self._broken], None
         self._exhausted = True
         self._buffer = self._new_buffer(byte=self._buffer.byte, line=self._buffer.line)
-        return Batch((), self._position(), bad)
+        return SourceBatch((), self._position(), bad)

@@ -18,19 +18,19 @@ __all__ = [
     "LINE_KINDS",
     "RAW_BYTES",
     "Format",
-    "Kind",
+    "FormatKind",
     "OnBadLine",
     "has_known_ending",
     "kind_of",
 ]
 
-Kind = Literal["text", "csv", "jsonl", "parquet", "avro"]
+FormatKind = Literal["text", "csv", "jsonl", "parquet", "avro"]
 OnBadLine = Literal["fail", "skip", "dead-letter"]
 
 # Not an encoding: bytes are sent unchanged and unchecked.
 RAW_BYTES = "bytes"
 
-ENDINGS: dict[str, Kind] = {
+ENDINGS: dict[str, FormatKind] = {
     ".txt": "text",
     ".log": "text",
     ".csv": "csv",
@@ -93,7 +93,7 @@ class Format:
     nulls: tuple[str, ...] = ("", "null")
     as_text: bool = False
 
-    def checked(self, kind: Kind, name: str) -> None:
+    def checked(self, kind: FormatKind, name: str) -> None:
         """Refuse options that do not apply to files of `kind`, instead of ignoring them.
 
         Args:
@@ -137,7 +137,7 @@ class Format:
             if kind not in ("text", "int", "float", "bool"):
                 raise Usage(f"--types {column}={kind}: unknown type", hint="text, int, float or bool")
 
-    def _check_encoding(self, kind: Kind, name: str) -> None:
+    def _check_encoding(self, kind: FormatKind, name: str) -> None:
         if kind not in LINE_KINDS:
             return
         if self.encoding == RAW_BYTES:
@@ -161,7 +161,7 @@ class Format:
         return msgspec.json.decode(msgspec.json.encode(replace(self, declared=(), inferred=())))
 
 
-def kind_of(name: str, format: Format) -> tuple[Kind, Format]:
+def kind_of(name: str, format: Format) -> tuple[FormatKind, Format]:
     """Return the kind of a file, and the format completed by what the file's ending implies.
 
     >>> kind_of("flights.csv.gz", Format())[0]

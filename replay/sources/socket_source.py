@@ -18,14 +18,14 @@ from urllib.parse import urlsplit
 
 from ...topics import clock
 from ...topics.errors import Stop, Usage
-from .format import LINE_KINDS, Format, Kind
+from .format import LINE_KINDS, Format, FormatKind
 from .formats.csv_parser import CsvParser
 from .formats.csv_type_inference import infer_row_types
 from .formats.json_lines import JsonLinesParser
 from .formats.line_buffer import BATCH_LINES, MAX_LINE_BYTES, LineBuffer, LineParser, LineTooLong, Parsed, is_utf8
 from .formats.text_lines import TextParser
 from .socket_spool import Spool
-from .source import Batch, SourcePosition
+from .source import SourceBatch, SourcePosition
 from .source_record import NO_LIMIT
 
 __all__ = ["SocketSource", "parse_address"]
@@ -112,7 +112,7 @@ class SocketSource:
             return max(_ASK_AGAIN_S, self._next_try_s - clock.now_s())
         return _ASK_AGAIN_S
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the lines that have arrived; does not wait for the peer."""
         buffer = self._buffer
         if self._spooled is not None:
@@ -135,7 +135,7 @@ class SocketSource:
             parsed = self._parse(lines)
         buffer.drop(parsed.used)
         self.ended = self._closed and not buffer.waiting and not self._follow
-        return Batch(parsed.records, self._position(), parsed.bad, parsed.blank)
+        return SourceBatch(parsed.records, self._position(), parsed.bad, parsed.blank)
 
     def _position(self) -> SourcePosition:
         """Return the next byte of the spool; without a spool, the number of lines read."""
@@ -242,7 +242,7 @@ class SocketSource:
 
 
 def _make_parser(spec: str, format: Format, most: int) -> LineParser:
-    kind: Kind = "text" if format.kind == "auto" else format.kind
+    kind: FormatKind = "text" if format.kind == "auto" else format.kind
     if kind not in LINE_KINDS:
         raise Usage(f"{spec}: {kind} does not consist of lines", hint="--format text|csv|jsonl")
     format.checked(kind, spec)

@@ -2,11 +2,11 @@
 
 A source has one reader, which calls it in this order, again and again:
 
-1. `next_batch()` returns the next `Batch`: a bounded number of records, the bad and blank lines among them, and the
-   position after them. An empty batch means "nothing now", or "nothing more" if `ended` is true.
+1. `next_batch()` returns the next `SourceBatch`: a bounded number of records, the bad and blank lines among them, and
+   the position after them. An empty batch means "nothing now", or "nothing more" if `ended` is true.
 2. `poll_again_s` says how long to wait after an empty batch.
 
-`begins` is the position of the first record. A source that is opened at `begins`, or at the `Batch.after` of any batch,
+`begins` is the position of the first record. A source that is opened at `begins`, or at the `after` of any batch,
 returns what this source returns from there on.
 
 The classic mistake is to store a position before the batch that leads to it has been sent. A position is stored in the
@@ -22,14 +22,14 @@ from typing import Any, Protocol
 from .format import Format
 from .source_record import BadLine, SourceRecord
 
-__all__ = ["Batch", "Part", "Replayable", "Source", "SourcePosition"]
+__all__ = ["Part", "Replayable", "Source", "SourceBatch", "SourcePosition"]
 
 # Plain JSON. Only the kind of source that made a position reads it; a source that reads from others nests theirs.
 SourcePosition = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SourceBatch:
     """The records that one call of `next_batch` returns.
 
     Attributes:
@@ -55,7 +55,7 @@ class Source(Protocol):
     @property
     def begins(self) -> SourcePosition: ...
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records in order; an empty batch if none are available now.
 
         Raises:

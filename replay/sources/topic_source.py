@@ -28,7 +28,7 @@ from .column_batch import leading_run, unpack_records
 from .format import Format
 from .formats.line_buffer import BATCH_LINES
 from .offset_range import OffsetBound, OffsetRange, resolve_offset_range
-from .source import Batch, Part, Source, SourcePosition
+from .source import Part, Source, SourceBatch, SourcePosition
 from .source_record import BadLine, SourceRecord, zero_time_error
 
 __all__ = ["SCHEME", "TopicHistory", "TopicSource"]
@@ -237,7 +237,7 @@ class TopicSource:
         """True once all partitions have been read to their ends; never with `follow`."""
         return not self._follow and not self._ready and not self._left()
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next records of one partition; waits briefly if none have been fetched."""
         if not self._ready and not self.ended:
             self._fetch()
@@ -254,10 +254,10 @@ class TopicSource:
             if records and self._by_row:
                 bad: list[BadLine] = []
                 rows = unpack_records(records, f"{self._topic}[{partition}]", offsets[0], bad)
-                return Batch(rows, self._position(), bad)
+                return SourceBatch(rows, self._position(), bad)
             if records:
-                return Batch(records, self._position())
-        return Batch((), self._position())
+                return SourceBatch(records, self._position())
+        return SourceBatch((), self._position())
 
     def _position(self) -> SourcePosition:
         return {

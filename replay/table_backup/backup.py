@@ -28,7 +28,7 @@ from ...agents.runtime import runtime_of
 from ...agents.tables.table import Table
 from ...topics import clock
 from ...topics.admin import Admin
-from ...topics.consumer_groups import Groups
+from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Stop, Usage
 from ...topics.partition_reader import read_to_end
 from .backup_storage import MANIFEST, BackupStorage
@@ -37,7 +37,7 @@ __all__ = [
     "Backup",
     "BackupPartition",
     "BackupTable",
-    "Offset",
+    "GroupOffset",
     "back_up",
     "check_files",
     "read_manifest",
@@ -84,7 +84,7 @@ class BackupTable(msgspec.Struct, frozen=True):
     partitions: list[BackupPartition]
 
 
-class Offset(msgspec.Struct, frozen=True):
+class GroupOffset(msgspec.Struct, frozen=True):
     """The app's committed offset in a partition; `metadata` holds the offsets of agents that were ahead of it."""
 
     topic: str
@@ -109,7 +109,7 @@ class Backup(msgspec.Struct, frozen=True):
     taken_ms: int
     consistent: bool
     tables: list[BackupTable]
-    offsets: list[Offset]
+    offsets: list[GroupOffset]
 
 
 def back_up(
@@ -126,7 +126,7 @@ def back_up(
         Stop: no broker answers, or the disk is full.
     """
     tables = list(tables)
-    admin, groups = Admin(runtime_of(app).cluster), Groups(runtime_of(app).cluster)
+    admin, groups = Admin(runtime_of(app).cluster), ConsumerGroups(runtime_of(app).cluster)
     counts = admin.partitions([table.changelog_name for table in tables])
     missing = sorted(table.name for table in tables if table.changelog_name not in counts)
     if missing:
@@ -149,7 +149,9 @@ def back_up(
             if on_table is not None:
                 on_table(backups[-1])
         consistent = consistent and ends == admin.ends(at) and offsets == groups.offsets(app.conf.id)
-        committed = [Offset(topic, p, offset, metadata) for (topic, p), (offset, metadata) in sorted(offsets.items())]
+        committed = [
+            GroupOffset(topic, p, offset, metadata) for (topic, p), (offset, metadata) in sorted(offsets.items())
+        ]
         made = Backup(FORMAT, app.conf.id, admin.cluster_id(), taken_ms, consistent, backups, committed)
         to.finish(msgspec.json.format(msgspec.json.encode(made), indent=1) + b"\n")
     except OSError as exc:

@@ -26,7 +26,7 @@ from ...agents.tables.store_directory import MEMORY
 from ...agents.tables.table import Table
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
-from ...topics.consumer_groups import Groups
+from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.producer import Aborted, TransactionalProducer
 from ..table_reader import TableReader
@@ -36,8 +36,8 @@ from .backup_storage import BackupStorage
 __all__ = ["STARTS", "Action", "RestoreStep", "plan_restore", "restore_tables"]
 
 Action = Literal["write", "seed", "keep"]
-Start = Literal["earliest", "latest", "backup"]
-STARTS: tuple[Start, ...] = ("earliest", "latest", "backup")
+StartOffsets = Literal["earliest", "latest", "backup"]
+STARTS: tuple[StartOffsets, ...] = ("earliest", "latest", "backup")
 
 # The broker's default of transaction.max.timeout.ms. A transaction that a killed restore left open is aborted by the
 # next restore.
@@ -97,7 +97,9 @@ def plan_restore(
     for step in steps:
         if step.action == "seed":
             _refuse_too_old(admin, backup, step)
-    if any(step.action == "write" for step in steps) and (members := Groups(runtime_of(app).cluster).size(app.conf.id)):
+    if any(step.action == "write" for step in steps) and (
+        members := ConsumerGroups(runtime_of(app).cluster).size(app.conf.id)
+    ):
         raise Stop(f"{members} workers of {app.conf.id} are running", hint="stop them first")
     return steps
 
@@ -169,7 +171,7 @@ def restore_tables(
     backup: Backup,
     steps: list[RestoreStep],
     *,
-    start: Start | None,
+    start: StartOffsets | None,
     processes: int | None = None,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> None:
@@ -199,7 +201,7 @@ def restore_tables(
         seed_stores(app, storage, backup, seeding, progress, processes)
 
 
-def _start_offsets(app: App, backup: Backup, start: Start | None) -> list[KafkaPartition]:
+def _start_offsets(app: App, backup: Backup, start: StartOffsets | None) -> list[KafkaPartition]:
     """Return the offsets that the group is to commit; none if `start` is None.
 
     Raises:
@@ -276,7 +278,7 @@ def _write(
                     kafka.produce(step.table.changelog_name, None, key, part.partition)
             progress(step.table.name, done)
         if offsets:
-            kafka.send_offsets(offsets, Groups(runtime_of(app).cluster).metadata(app.conf.id))
+            kafka.send_offsets(offsets, ConsumerGroups(runtime_of(app).cluster).metadata(app.conf.id))
         kafka.commit()
     except (Aborted, Rebuild) as exc:
         raise Stop(f"the restore was interrupted, and nothing was written: {exc}", hint="repeat it") from exc

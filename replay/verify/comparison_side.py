@@ -29,7 +29,7 @@ from ..sources.source_record import SourceRecord
 from ..sources.topic_source import TopicHistory
 from ..table_reader import refuse_split_keys
 
-__all__ = ["Batch", "ComparisonSide", "find_side"]
+__all__ = ["ComparedBatch", "ComparisonSide", "find_side"]
 
 logger = logging.getLogger("anabranch.verify")
 
@@ -39,7 +39,7 @@ _STALLED_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ComparedBatch:
     """Records of a side.
 
     Attributes:
@@ -69,7 +69,7 @@ class ComparisonSide(Protocol):
     @property
     def partitions(self) -> int | None: ...
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[ComparedBatch]:
         """Yield all records, from the beginning at each call."""
         ...
 
@@ -84,11 +84,11 @@ def find_side(spec: str, format: Format, cluster: Cluster | None) -> ComparisonS
         Usage: it does not exist.
     """
     if spec.startswith(TABLE):
-        return _Table(spec, cluster)
+        return _TableSide(spec, cluster)
     history = resolve_source([spec], Format() if names_topic(spec) else _file_format(spec, format), cluster=cluster)
     if isinstance(history, TopicHistory):
         assert cluster is not None
-        return _Topic(history, cluster)
+        return _TopicSide(history, cluster)
     if isinstance(history, ArchiveHistory):
         return _Archive(history)
     if not history.resumable:
@@ -100,12 +100,12 @@ def _file_format(spec: str, format: Format) -> Format:
     return Format() if is_archive(Path(spec)) else format
 
 
-class _Topic:
+class _TopicSide:
     def __init__(self, history: TopicHistory, cluster: Cluster) -> None:
         self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
         self._history, self._cluster = history, cluster
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[ComparedBatch]:
         begins, ends = self._history.offset_range.begins, self._history.offset_range.ends
         for run in read_to_end(self._cluster, begins, ends, stalled_s=_STALLED_S):
             messages = [message for message in run.messages if message.offset() < ends[run.at]]
@@ -123,12 +123,12 @@ class _Topic:
         return f"{message.topic()}[{message.partition()}] offset {message.offset():,}"
 
 
-def _rows(records: list[SourceRecord], position: Callable[[int], str]) -> Iterator[Batch]:
+def _rows(records: list[SourceRecord], position: Callable[[int], str]) -> Iterator[ComparedBatch]:
     """Yield records unchanged, and packed batches as their rows."""
     begin = 0
     for number, record in enumerate(records):
         if record[3] and is_packed(record[3]):
-            yield Batch(records[begin:number], partial(_shifted, position, begin))
+            yield ComparedBatch(records[begin:number], partial(_shifted, position, begin))
             begin = number + 1
             try:
                 rows = ColumnBatch.unpacked(record[1] or b"", record[2], record[4], packed_rows(record[3]))
@@ -136,8 +136,8 @@ def _rows(records: list[SourceRecord], position: Callable[[int], str]) -> Iterat
                 logger.warning("%s: %s; the message is compared as it is", position(number), exc)
                 begin = number
                 continue
-            yield Batch(rows, partial(_row_of, position(number)))
-    yield Batch(records[begin:], partial(_shifted, position, begin))
+            yield ComparedBatch(rows, partial(_row_of, position(number)))
+    yield ComparedBatch(records[begin:], partial(_shifted, position, begin))
 
 
 def _shifted(position: Callable[[int], str], begin: int, number: int) -> str:
@@ -153,7 +153,7 @@ class _Archive:
         self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
         self._history = history
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[ComparedBatch]:
         history = self._history
         history.check("")
         for entry in history.manifest.files:
@@ -171,7 +171,7 @@ class _Files:
         self.name, self.timed, self.partitions = without_passwords(utf8(spec)), history.timed, None
         self._history = history
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[ComparedBatch]:
         for part in self._history.parts:
             source = part.open(None, _ROWS)
             try:
@@ -179,7 +179,7 @@ class _Files:
                 while not source.ended:
                     found = source.next_batch()
                     unreadable = [f"{bad.position}: {bad.reason}" for bad in found.bad]
-                    yield Batch(found.records, partial(_line, part.name, part.open, before), unreadable)
+                    yield ComparedBatch(found.records, partial(_line, part.name, part.open, before), unreadable)
                     before = found.after
             finally:
                 source.close()
@@ -203,7 +203,7 @@ def _line(
     return f"{name}:{here['line'] + 1}" if "line" in here else f"{name}: record {here.get('row', number) + 1:,}"
 
 
-class _Table:
+class _TableSide:
     """A table, read from its changelog; `APP` is an app's id, or `APP-run-ID` of a bounded run.
 
     With `?local` a key may be in several partitions, and each partition is compared with its counterpart.
@@ -230,7 +230,7 @@ class _Table:
         self.partitions = count if self._local else None
         self._at = [(self._topic, partition) for partition in range(count)]
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[ComparedBatch]:
         begins, ends = Admin(self._cluster).spans(self._at)
         parts: list[dict[bytes, bytes]] = [{} for _ in self._at]
         offsets: list[dict[bytes, int]] = [{} for _ in self._at]
@@ -254,7 +254,7 @@ class _Table:
             for partition, (part, offsets_by_key) in enumerate(zip(parts, offsets, strict=True))
             for key in part
         ]
-        yield Batch(records, positions.__getitem__)
+        yield ComparedBatch(records, positions.__getitem__)
 
 
 def _pair(pair: tuple[bytes, bytes]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow
 from anabranch.agents.engine.packed_rows import rows_of
-from anabranch.agents.engine.record_queue import Batch
+from anabranch.agents.engine.record_queue import QueuedBatch
 from anabranch.topics.packed import PackedRecord, pack
 from anabranch.topics.topic_partition import TopicPartition
 
@@ -47,18 +47,18 @@ class FakePacked(Fake):
         return 1, 0
 
 
-def packed(offset: int, rows: int, at: TopicPartition = P0) -> Batch:
-    return Batch(at, rows_of(*at, FakePacked(offset, rows)), offset + 1)
+def packed(offset: int, rows: int, at: TopicPartition = P0) -> QueuedBatch:
+    return QueuedBatch(at, rows_of(*at, FakePacked(offset, rows)), offset + 1)
 
 
 def place(message: Any) -> tuple[int, int]:
     return message.offset(), getattr(message, "row", 0)
 
 
-def batch(*offsets: int, at: TopicPartition = P0, end: int | None = None) -> Batch:
-    return Batch(at, [Fake(offset) for offset in offsets], (offsets[-1] + 1) if end is None else end)
+def batch(*offsets: int, at: TopicPartition = P0, end: int | None = None) -> QueuedBatch:
+    return QueuedBatch(at, [Fake(offset) for offset in offsets], (offsets[-1] + 1) if end is None else end)
 
 
-def offsets(taken: Batch | None) -> list[int]:
+def offsets(taken: QueuedBatch | None) -> list[int]:
     assert taken is not None
     return [message.offset() for message in taken.messages]

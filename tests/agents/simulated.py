@@ -15,7 +15,7 @@ import pyarrow
 from anabranch import App
 from anabranch.agents.engine.outbox import Outbox
 from anabranch.agents.engine.packed_rows import rows_of
-from anabranch.agents.engine.record_queue import Batch, RecordQueue
+from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.stream import Stream
 from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
@@ -84,9 +84,9 @@ class _Stream:
     def __init__(self, agents: Agents, topic: Any) -> None:
         self.context, self.topic, self.queue = _Context(agents), topic, RecordQueue()
         self._message: Any = None
-        self.batch: Batch | None = None
+        self.batch: QueuedBatch | None = None
 
-    def _decoded(self, batch: Batch) -> Any:
+    def _decoded(self, batch: QueuedBatch) -> Any:
         return Stream._decoded(self, batch)
 
     async def batches(self) -> Any:
@@ -150,17 +150,17 @@ class Agents:
             for batch in batches:
                 for message in batch.messages:
                     self._alone(
-                        stream, function, Batch(at, batch.rows.since(message)[:1] if batch.rows else [message], 0)
+                        stream, function, QueuedBatch(at, batch.rows.since(message)[:1] if batch.rows else [message], 0)
                     )
             self._commit()
         for table in self.tables:
             table.end_savepoints()
 
-    def _batch(self, at: TopicPartition, run: Sequence[Any]) -> Batch:
+    def _batch(self, at: TopicPartition, run: Sequence[Any]) -> QueuedBatch:
         rows = rows_of(*at, run[0])
-        return Batch(at, list(run) if rows is None else rows, run[-1].offset() + 1)
+        return QueuedBatch(at, list(run) if rows is None else rows, run[-1].offset() + 1)
 
-    def _step(self, stream: _Stream, function: Any, batch: Batch) -> None:
+    def _step(self, stream: _Stream, function: Any, batch: QueuedBatch) -> None:
         stream.batch = batch
         for table in self.tables:
             table.open(*batch.at)
@@ -172,7 +172,7 @@ class Agents:
             for table in self.tables:
                 table.close()
 
-    def _alone(self, stream: _Stream, function: Any, batch: Batch) -> None:
+    def _alone(self, stream: _Stream, function: Any, batch: QueuedBatch) -> None:
         sent, given_up = len(self.outbox.outputs), len(self.letters)
         try:
             self._step(stream, function, batch)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow
 import pytest
-from anabranch.agents.engine.failure_rate import FailureRate, Outcome
+from anabranch.agents.engine.failure_rate import EpochCounts, FailureRate
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.failure_policy import Retry
 from anabranch.agents.runtime import runtime_of
@@ -17,7 +17,7 @@ from failing import Boom
 
 
 def note(flood: FailureRate, now_s: float, handled: int, failed: int) -> None:
-    flood.note(now_s, {"total": Outcome(handled, failed)})
+    flood.note(now_s, {"total": EpochCounts(handled, failed)})
 
 
 def test_a_few_bad_records_are_no_flood_however_large_their_share():
@@ -50,11 +50,11 @@ def test_a_share_of_one_lets_everything_pass():
 def test_an_agent_that_loses_all_is_a_flood_beside_others_that_lose_nothing():
     flood = FailureRate(0.5)
     with pytest.raises(Stop, match="agent broken: 1,000 of the last 1,000 records failed"):
-        flood.note(0.0, {"fine": Outcome(50_000, 0), "broken": Outcome(1_000, 1_000)})
+        flood.note(0.0, {"fine": EpochCounts(50_000, 0), "broken": EpochCounts(1_000, 1_000)})
 
 
 def test_agents_that_lose_some_are_no_flood_however_many_they_are():
-    FailureRate(0.5).note(0.0, {f"agent {n}": Outcome(3_000, 1_400) for n in range(10)})
+    FailureRate(0.5).note(0.0, {f"agent {n}": EpochCounts(3_000, 1_400) for n in range(10)})
 
 
 COUNT = 2_000

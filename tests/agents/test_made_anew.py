@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from anabranch.topics.admin import TopicSpec
-from anabranch.topics.consumer_groups import Groups
+from anabranch.topics.consumer_groups import ConsumerGroups
 from anabranch.topics.errors import Stop
 from confluent_kafka import TopicPartition
 
@@ -106,7 +106,9 @@ async def test_tables_with_content_of_the_old_topic_are_not_added_to_unasked(lab
     setter.close()
     app = program()
     async with lab.running(app):
-        await lab.until(lambda: Groups(lab.cluster).offsets(name).get((a, 0), (0, ""))[0] == 8, "all of the new topic")
+        await lab.until(
+            lambda: ConsumerGroups(lab.cluster).offsets(name).get((a, 0), (0, ""))[0] == 8, "all of the new topic"
+        )
     assert table_of(app, "totals") == {"all": sum(range(5)) + 1000 + sum(range(8))}
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.agents.engine.record_queue import Batch, RecordQueue
+from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
 from handed import P0, P1, batch, offsets, packed, place
 
 
-def places(taken: Batch | None) -> list[tuple[int, int]]:
+def places(taken: QueuedBatch | None) -> list[tuple[int, int]]:
     assert taken is not None
     return list(map(place, taken.messages))
 
@@ -115,7 +115,7 @@ def test_a_cut_after_a_record_of_another_batch_cuts_nothing(queue: RecordQueue) 
 def test_streams_that_share_a_partition_go_on_to_the_end_so_that_they_are_equally_far(queue: RecordQueue) -> None:
     queue.shared = True
     queue.put(batch(0, 2, end=4))
-    queue.put(Batch(P0, [], 6))  # all of this run went to the streams beside
+    queue.put(QueuedBatch(P0, [], 6))  # all of this run went to the streams beside
     queue.put(batch(7, end=8))
     taken = queue.take()
     assert taken is not None
@@ -132,7 +132,7 @@ def test_streams_that_share_a_partition_go_on_to_the_end_so_that_they_are_equall
 
 def test_a_run_without_records_for_this_stream_moves_its_mark(queue: RecordQueue) -> None:
     queue.shared = True
-    queue.put(Batch(P0, [], 6))
+    queue.put(QueuedBatch(P0, [], 6))
     assert queue.take() is None
     assert queue.progress() == {P0: 6}
 

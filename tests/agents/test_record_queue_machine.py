@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anabranch.agents.engine.record_queue import Batch, RecordQueue
+from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
 from anabranch.topics.topic_partition import TopicPartition
 from handed import P0, P1, Fake, packed, place
 from hypothesis import settings
@@ -27,11 +27,11 @@ class InboxMachine(RuleBasedStateMachine):
         self.queue.shared = self.shared
         self.log: dict[TopicPartition, list[tuple[int, int]]] = {P0: [], P1: []}
         self.end = {P0: 0, P1: 0}
-        self.kept: list[Batch] = []
+        self.kept: list[QueuedBatch] = []
         self.handled: dict[TopicPartition, list[tuple[int, int]]] = {P0: [], P1: []}
         self.committed: dict[TopicPartition, list[tuple[int, int]]] = {P0: [], P1: []}
         self.marks: dict[TopicPartition, int] = {}
-        self.taken: Batch | None = None
+        self.taken: QueuedBatch | None = None
         self.at_record = -1
 
     @rule(
@@ -46,11 +46,11 @@ class InboxMachine(RuleBasedStateMachine):
             self.end[at] = new[-1] + 1
         if self.shared:
             mine = [offset for offset in new if offset % 2]
-            made = Batch(at, [Fake(offset) for offset in mine], self.end[at])
+            made = QueuedBatch(at, [Fake(offset) for offset in mine], self.end[at])
             self.log[at] += [(offset, 0) for offset in mine]
         else:
             self.end[at] += trailing
-            made = Batch(at, [Fake(offset) for offset in new], self.end[at])
+            made = QueuedBatch(at, [Fake(offset) for offset in new], self.end[at])
             self.log[at] += [(offset, 0) for offset in new]
         self.kept.append(made)
         self.queue.put(made)

@@ -32,7 +32,7 @@ import click
 import msgspec
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.consumer_groups import Groups
+from anabranch.topics.consumer_groups import ConsumerGroups
 from main import broker, progress
 from records import read_totals
 from report import Target
@@ -84,7 +84,7 @@ class Crew:
 
     def committed(self, orders: int) -> bool:
         """Whether that many records are."""
-        return sum(offset for offset, _ in Groups(self._cluster).offsets(self.name).values()) >= orders
+        return sum(offset for offset, _ in ConsumerGroups(self._cluster).offsets(self.name).values()) >= orders
 
     def close(self) -> None:
         """End all."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anabranch.replay.dead_letters.dead_letter_reader import DeadLetter, DeadLetterFilter
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter, DeadLetterRecord
 from anabranch.replay.dead_letters.republisher import OffsetRanges, Republisher
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -210,9 +210,9 @@ def test_what_is_no_number_in_a_letter_of_others_is_none(text: str) -> None:
         "retry-topic": "secrets",
         "timestamp-ms": text,
     }
-    letter = DeadLetter("orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": text})
+    letter = DeadLetterRecord("orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": text})
     assert (letter.origin, letter.record_ms, letter.retry_topic) == (None, 1_000, None)
-    known = DeadLetter(
+    known = DeadLetterRecord(
         "orders.dlq", 0, 7, 1_000, None, None, [], {**facts, "partition": "1", "offset": text, "row": text}
     )
     assert known.origin == Origin("orders", 1, 0)

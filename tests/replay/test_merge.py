@@ -16,7 +16,7 @@ from anabranch.replay.pipeline.pipeline import Pipeline
 from anabranch.replay.replay_report import Counters
 from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
-from anabranch.replay.sources.source import Batch, Part, Source, SourcePosition
+from anabranch.replay.sources.source import Part, Source, SourceBatch, SourcePosition
 from anabranch.replay.sources.source_record import BadLine, SourceRecord
 from anabranch.topics.errors import Stop, Usage
 from hypothesis import given, settings
@@ -45,7 +45,7 @@ class Listed:
     def begins(self) -> SourcePosition:
         return {"at": self.at}
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         items: list[SourceRecord] = []
         bad: list[BadLine] = []
         blank = 0
@@ -58,7 +58,7 @@ class Listed:
             else:
                 items.append((None, f"{self.name}{number}".encode(), time, None, None))
         self.at = min(self.at + self.batch, len(self.lines))
-        return Batch(items, {"at": self.at}, bad, blank)
+        return SourceBatch(items, {"at": self.at}, bad, blank)
 
     def close(self) -> None:
         pass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from anabranch.replay.pipeline.pace import TICK_S, Pace, PacedSource
 from anabranch.replay.pipeline.repeat import LoopedSource
-from anabranch.replay.sources.source import Batch, Source, SourcePosition
+from anabranch.replay.sources.source import Source, SourceBatch, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.clock import Clock
 from anabranch.topics.errors import Usage
@@ -32,12 +32,12 @@ class Listed:
     def begins(self) -> SourcePosition:
         return {"at": self.at}
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         begin, self.at = self.at, min(self.at + 4, len(self.seconds))
         items: list[SourceRecord] = [
             (None, str(n).encode(), round(1e6 + self.seconds[n] * 1000), None, None) for n in range(begin, self.at)
         ]
-        return Batch(items, {"at": self.at})
+        return SourceBatch(items, {"at": self.at})
 
     def close(self) -> None:
         pass

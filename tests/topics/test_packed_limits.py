@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from anabranch.topics.errors import BadRecord, Usage
 from anabranch.topics.packed import Packed, limits, pack, packed_rows
-from anabranch.topics.packed_limits import PackedLimits, Refused, measure
+from anabranch.topics.packed_limits import InvalidBatch, PackedLimits, measure
 
 ABOUT = {b"anabranch.packed": b"1", b"anabranch.value": b"json"}
 
@@ -65,7 +65,7 @@ def test_what_is_larger_is_refused_and_its_limit_named(
     batch: Callable[[], pa.RecordBatch], limit: str, compression: str
 ) -> None:
     value = written(batch(), compression=compression)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidBatch) as refused:
         measure(value, PackedLimits())
     assert refused.value.limit == limit
     with pytest.raises(BadRecord, match=f"ANABRANCH_PACKED_{limit.upper()}"):

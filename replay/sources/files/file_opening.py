@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "READ_ERRORS",
+    "ByteStream",
     "FileEntry",
     "Opened",
-    "Stream",
     "ZipArchive",
     "ZstdStream",
     "library_errors",
@@ -159,7 +159,7 @@ class FileEntry:
         return without_passwords(utf8(name))
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     """The methods used of an open file, compressed or not."""
 
     def read(self, n: int = -1, /) -> bytes: ...
@@ -177,7 +177,7 @@ class Opened:
         done_bytes: returns how many of `FileEntry.size_bytes` have been read.
     """
 
-    stream: Stream
+    stream: ByteStream
     done_bytes: Callable[[], int]
     _more: list[Callable[[], object]]
 
@@ -392,7 +392,7 @@ def _rewound(raw: IO[bytes]) -> IO[bytes]:
     return raw
 
 
-def _decompressed(raw: _Raw, name: str, again: Callable[[], _Raw]) -> Stream:
+def _decompressed(raw: _Raw, name: str, again: Callable[[], _Raw]) -> ByteStream:
     """Return the decompressed stream of `raw`, by the ending of its name; `again` reopens `raw` at its first byte."""
     name = name.lower()
     if name.endswith(".gz"):

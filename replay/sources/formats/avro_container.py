@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ..files.file_opening import Stream
+from ..files.file_opening import ByteStream
 
 if TYPE_CHECKING:
     from fastavro.types import Schema
 
-__all__ = ["Block", "Container", "number_bytes"]
+__all__ = ["AvroBlock", "Container", "number_bytes"]
 
 # Writers make blocks of about 16 KiB to 1 MiB; a larger block than this is damage, or a decompression bomb.
 _BLOCK_BYTES = 64 * 1024 * 1024
@@ -33,7 +33,7 @@ _MAGIC = b"Obj\x01"
 _SYNC_BYTES = 16
 
 
-class Block(NamedTuple):
+class AvroBlock(NamedTuple):
     """Consecutive records of a container, encoded, decompressed."""
 
     count: int
@@ -50,7 +50,7 @@ class Container:
         OSError: this is not an Avro file, it is damaged, or its codec is not installed.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self._stream, self._ahead = stream, b""
         if self._take(len(_MAGIC)) != _MAGIC:
             raise OSError("not an Avro file")
@@ -62,7 +62,7 @@ class Container:
         except (ValueError, RecursionError) as exc:
             raise OSError(f"its schema is not JSON: {exc}") from None
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[AvroBlock]:
         """Yield the blocks in order.
 
         Raises:
@@ -75,7 +75,7 @@ class Container:
             data = self._take(size)
             if self._take(_SYNC_BYTES) != self._sync:
                 raise OSError("a block does not end where it should")
-            yield Block(count, _decompressed(data, self._codec))
+            yield AvroBlock(count, _decompressed(data, self._codec))
 
     def _metadata(self) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}

@@ -26,19 +26,19 @@ from ..files.file_opening import READ_ERRORS, FileEntry, Opened, open_entry, why
 from ..format import Format
 from ..source import SourcePosition
 from ..source_record import NO_LIMIT, SourceRecord, check_sizes
-from .avro_container import Block, Container, number_bytes
+from .avro_container import AvroBlock, Container, number_bytes
 from .line_buffer import BATCH_LINES
-from .row_file import RowFile, Rows
+from .row_file import RowBatch, RowFile
 
 if TYPE_CHECKING:
     import polars
     from fastavro.types import Schema
 
-__all__ = ["BadRow", "Decode", "decoder", "open_avro"]
+__all__ = ["BadRow", "DecodeBlocks", "decoder", "open_avro"]
 
 _ENCODER = msgspec.json.Encoder()
 
-Row = Mapping[str, Any]
+AvroRow = Mapping[str, Any]
 
 
 def open_avro(
@@ -62,7 +62,7 @@ class _AvroReader:
         self._entry, self._format = entry, format
         self._batch_rows, self._max_bytes = batch_rows, max_bytes
 
-    def __call__(self, opened: Opened, first: int) -> Iterator[Rows]:
+    def __call__(self, opened: Opened, first: int) -> Iterator[RowBatch]:
         try:
             import fastavro  # noqa: F401  # pyright: ignore[reportUnusedImport]
         except ImportError:
@@ -78,8 +78,10 @@ class _AvroReader:
         records = _Records(FieldMapping(self._format, self._entry.name, (*columns, *fields)), fields, self._max_bytes)
         return self._batches(container.blocks(), first, decode, records)
 
-    def _batches(self, blocks: Iterator[Block], first: int, decode: Decode, records: _Records) -> Iterator[Rows]:
-        skip, count, waiting = first, 0, list[Block]()
+    def _batches(
+        self, blocks: Iterator[AvroBlock], first: int, decode: DecodeBlocks, records: _Records
+    ) -> Iterator[RowBatch]:
+        skip, count, waiting = first, 0, list[AvroBlock]()
         damage: BaseException | None = None
         while True:
             try:
@@ -110,10 +112,10 @@ class _Records:
         fields: constant fields that each record has in addition to its own.
     """
 
-    def __init__(self, mapping: FieldMapping, fields: Row, max_bytes: int) -> None:
+    def __init__(self, mapping: FieldMapping, fields: AvroRow, max_bytes: int) -> None:
         self._mapping, self._fields, self._max_bytes = mapping, fields, max_bytes
 
-    def batches(self, rows: Iterator[Row | BadRow], skip: int, most: int) -> Iterator[Rows]:
+    def batches(self, rows: Iterator[AvroRow | BadRow], skip: int, most: int) -> Iterator[RowBatch]:
         """Yield the records of rows, at most `most` at a time, without the first `skip` rows."""
         at = 0
         while piece := list(islice(rows, most)):
@@ -127,11 +129,11 @@ class _Records:
             if piece:
                 yield self._rows(piece, sum(counts))
 
-    def _rows(self, rows: Sequence[Row | BadRow], count: int) -> Rows:
-        good: list[Row] = [row for row in rows if not isinstance(row, BadRow)]
+    def _rows(self, rows: Sequence[AvroRow | BadRow], count: int) -> RowBatch:
+        good: list[AvroRow] = [row for row in rows if not isinstance(row, BadRow)]
         if len(good) == len(rows) and self._mapping.plain and self._mapping.fields.isdisjoint(self._fields):
             try:
-                return Rows(count, self._map_all(good), [])
+                return RowBatch(count, self._map_all(good), [])
             except (ValueError, TypeError, LookupError, RecursionError):
                 pass  # one of them is bad: look at each
         items: list[SourceRecord] = []
@@ -144,15 +146,15 @@ class _Records:
                 items.append(self._map({**row, **self._fields}))
             except (ValueError, TypeError, RecursionError) as exc:
                 bad.append((at, str(exc), _row_as_json({**row, **self._fields})))
-        return Rows(count, items, bad)
+        return RowBatch(count, items, bad)
 
-    def _map(self, record: Row) -> SourceRecord:
+    def _map(self, record: AvroRow) -> SourceRecord:
         key, time_ms, headers, partition = self._mapping(record)
         value = msgspec.json.encode(record)
         check_sizes((value,), self._max_bytes)
         return key, value, time_ms, headers, partition
 
-    def _map_all(self, rows: list[Row]) -> list[SourceRecord]:
+    def _map_all(self, rows: list[AvroRow]) -> list[SourceRecord]:
         mapping = self._mapping
         records = [{**row, **self._fields} for row in rows] if self._fields else rows
         # Encoded JSON contains no line end, so each one separates two records.
@@ -171,7 +173,7 @@ class _Records:
         return list(zip(keys, values, times, repeat(None), repeat(None)))
 
 
-def _row_as_json(record: Row) -> bytes:
+def _row_as_json(record: AvroRow) -> bytes:
     return msgspec.json.encode({name: _as_json(cell) for name, cell in record.items()})
 
 
@@ -197,14 +199,14 @@ _OBJECT = re.compile(r" from <[^>]*>")
 class BadRow:
     """A record that cannot be decoded; with `lost` above 1, the rest of its block."""
 
-    def __init__(self, reason: str, row: Row, lost: int = 1) -> None:
+    def __init__(self, reason: str, row: AvroRow, lost: int = 1) -> None:
         self.reason, self.row, self.lost = reason, row, lost
 
 
-Decode = Callable[[Sequence[Block]], Iterator[Row | BadRow]]
+DecodeBlocks = Callable[[Sequence[AvroBlock]], Iterator[AvroRow | BadRow]]
 
 
-def decoder(schema: Schema, file_bytes: int) -> Decode:
+def decoder(schema: Schema, file_bytes: int) -> DecodeBlocks:
     """Return the function that decodes blocks of a schema.
 
     Raises:
@@ -230,7 +232,7 @@ def decoder(schema: Schema, file_bytes: int) -> Decode:
     # Loading polars takes longer than it saves on small files.
     quick = file_bytes >= _POLARS_MIN_BYTES and all(_is_plain(field["type"]) for field in schema["fields"])
 
-    def decode(blocks: Sequence[Block]) -> Iterator[Row | BadRow]:
+    def decode(blocks: Sequence[AvroBlock]) -> Iterator[AvroRow | BadRow]:
         count = sum(block.count for block in blocks)
         data = b"".join((head, *(part for block in blocks for part in _framed(block))))
         if quick and (frame := _decode_with_polars(data)) is not None and frame.height == count:
@@ -258,7 +260,7 @@ def _decode_with_polars(data: bytes) -> polars.DataFrame | None:
         return None
 
 
-def _one_by_one(block: Block, parsed: object, bare: object, read: Callable[..., Any]) -> Iterator[Row | BadRow]:
+def _one_by_one(block: AvroBlock, parsed: object, bare: object, read: Callable[..., Any]) -> Iterator[AvroRow | BadRow]:
     stream = io.BytesIO(block.data)
     for number in range(block.count):
         begin = stream.tell()
@@ -301,7 +303,7 @@ def _head(schema: Schema) -> bytes:
     return b"".join((*parts, b"\x00", _SYNC))
 
 
-def _framed(block: Block) -> tuple[bytes, ...]:
+def _framed(block: AvroBlock) -> tuple[bytes, ...]:
     return number_bytes(block.count), number_bytes(len(block.data)), block.data, _SYNC
 
 

@@ -23,7 +23,7 @@ from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord
 from .csv_types import CsvKind, convert_cells, with_nulls
-from .line_buffer import MAX_LINE_BYTES, NO_FIELDS, Block, BlockParser, Parsed, count_byte, decode_lines, is_utf8
+from .line_buffer import MAX_LINE_BYTES, NO_FIELDS, BlockParser, LineBlock, Parsed, count_byte, decode_lines, is_utf8
 
 if TYPE_CHECKING:
     import numpy
@@ -173,7 +173,7 @@ class CsvColumns:
         # Columns that are read as integers directly, because the block before held integers.
         self._whole = self._numbers
 
-    def __call__(self, block: Block) -> list[pyarrow.Array]:
+    def __call__(self, block: LineBlock) -> list[pyarrow.Array]:
         """Return the cells of all rows, a column each.
 
         Raises:
@@ -384,10 +384,12 @@ class CsvParser:
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """Parse lines as a block of plain rows, else in pieces, else row by row; see `LineParser`."""
-        block = lines if isinstance(lines, Block) else Block(b"".join(line + b"\n" for line in lines), len(lines))
+        block = (
+            lines if isinstance(lines, LineBlock) else LineBlock(b"".join(line + b"\n" for line in lines), len(lines))
+        )
         return self._blocks.parse(block, first, final=final)
 
-    def _lines(self, block: Block, first: int) -> Parsed:
+    def _lines(self, block: LineBlock, first: int) -> Parsed:
         """Parse a block in which each line is a row.
 
         Raises:

@@ -21,7 +21,7 @@ from ..column_mapping import parse_times
 from ..field_mapping import FieldMapping
 from ..format import Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord, check_sizes
-from .line_buffer import NO_FIELDS, Block, Parsed, check_text, decode_lines
+from .line_buffer import NO_FIELDS, LineBlock, Parsed, check_text, decode_lines
 
 if TYPE_CHECKING:
     import polars
@@ -228,7 +228,7 @@ class JsonColumns:
         # The schema of the block before.
         self._schema: polars.Schema | None = None
 
-    def __call__(self, block: Block) -> ColumnBatch:
+    def __call__(self, block: LineBlock) -> ColumnBatch:
         """Return the lines of a block as columns; see `ColumnParser`."""
         data = block.data
         check_text(data, self._encoding)

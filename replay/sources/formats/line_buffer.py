@@ -19,10 +19,10 @@ __all__ = [
     "BLOCK_BYTES",
     "MAX_LINE_BYTES",
     "NO_FIELDS",
-    "Block",
     "BlockBuffer",
     "BlockParser",
     "ColumnParser",
+    "LineBlock",
     "LineBuffer",
     "LineParser",
     "LineTooLong",
@@ -242,7 +242,7 @@ def count_byte(data: bytes, byte: bytes) -> int:
     return int(numpy.count_nonzero(found))
 
 
-class Block(Sequence[bytes]):
+class LineBlock(Sequence[bytes]):
     """Lines as one piece of bytes: `data` has each line with its `\\n`; the last of a file may lack it."""
 
     __slots__ = ("_count", "_sized", "data")
@@ -272,9 +272,9 @@ class Block(Sequence[bytes]):
         lines = self.data.split(b"\n")
         return lines[:-1] if len(lines) > self._count else lines
 
-    def head(self, count: int) -> Block:
+    def head(self, count: int) -> LineBlock:
         """Return the first lines as a block."""
-        return self if count >= self._count else Block(self.data[: self.size_of(count)], count)
+        return self if count >= self._count else LineBlock(self.data[: self.size_of(count)], count)
 
     def size_of(self, count: int) -> int:
         """Return the size of the first lines in bytes."""
@@ -299,13 +299,13 @@ def _end_of(data: bytes, count: int) -> int:
 
 
 class BlockBuffer(LineBuffer):
-    """A `LineBuffer` that returns its lines as a `Block`."""
+    """A `LineBuffer` that returns its lines as a `LineBlock`."""
 
     def __init__(
         self, source: str, *, byte: int = 0, line: int = 0, skip_bom: bool = True, most_waiting: int = MAX_LINE_BYTES
     ) -> None:
         super().__init__(source, byte=byte, line=line, skip_bom=skip_bom, most_waiting=most_waiting)
-        self._block = Block(b"", 0)
+        self._block = LineBlock(b"", 0)
 
     @property
     def waiting(self) -> int:
@@ -316,7 +316,7 @@ class BlockBuffer(LineBuffer):
         end = data.rfind(b"\n") + 1
         whole = b"".join((self._block.data, *self._tail, data[:end]))
         # The tail contains no line end.
-        self._block = Block(whole, len(self._block) + count_byte(data, b"\n"))
+        self._block = LineBlock(whole, len(self._block) + count_byte(data, b"\n"))
         self._tail, self._tail_bytes = [data[end:]], len(data) - end
         self._waiting_bytes = len(whole)
 
@@ -324,17 +324,17 @@ class BlockBuffer(LineBuffer):
         """Mark the end of the stream; see `LineBuffer.finish`."""
         tail = b"".join(self._tail)
         if tail:
-            self._block = Block(self._block.data + tail, len(self._block) + 1)
+            self._block = LineBlock(self._block.data + tail, len(self._block) + 1)
         self._tail, self._tail_bytes = [], 0
 
-    def peek(self, limit: int) -> Block:
+    def peek(self, limit: int) -> LineBlock:
         """Return the next lines, at most `limit`."""
         return self._block.head(limit)
 
     def drop(self, count: int) -> None:
         """Remove the next `count` lines, which have been parsed."""
         size = self._block.size_of(count)
-        self._block = Block(self._block.data[size:], len(self._block) - count)
+        self._block = LineBlock(self._block.data[size:], len(self._block) - count)
         self._waiting_bytes = len(self._block.data)
         self.byte += size
         self.line += count
@@ -343,7 +343,7 @@ class BlockBuffer(LineBuffer):
 class ColumnParser(Protocol):
     """Turns a block of lines into columns."""
 
-    def __call__(self, block: Block) -> ColumnBatch:
+    def __call__(self, block: LineBlock) -> ColumnBatch:
         """Return the lines of a block as columns: exactly the records that the format's `LineParser` makes of them.
 
         Raises:
@@ -366,7 +366,7 @@ class BlockParser:
         parse_lines: makes the same records line by line.
     """
 
-    def __init__(self, parse_block: Callable[[Block, int], Parsed], parse_lines: ParseLines) -> None:
+    def __init__(self, parse_block: Callable[[LineBlock, int], Parsed], parse_lines: ParseLines) -> None:
         self._parse_block, self._parse_lines = parse_block, parse_lines
         # Number of lines of the current block that are parsed in pieces, because the whole block failed.
         self._in_pieces = 0
@@ -378,7 +378,7 @@ class BlockParser:
 
     def parse(self, lines: Sequence[bytes], first: int, *, final: bool) -> Parsed:
         """Parse a block; see `LineParser`."""
-        assert isinstance(lines, Block)
+        assert isinstance(lines, LineBlock)
         if not self._in_pieces:
             try:
                 return self._parse_block(lines, first)

@@ -16,7 +16,7 @@ from ..source import SourcePosition
 from ..source_record import NO_LIMIT
 from .arrow_json import common_type
 from .line_buffer import BATCH_LINES
-from .row_file import RowFile, Rows, RowTable, json_types
+from .row_file import RowBatch, RowFile, RowTable, json_types
 
 if TYPE_CHECKING:
     import pyarrow
@@ -116,7 +116,7 @@ class _Parquet:
         self._entry, self._format, self._types, self._columnar = entry, format, types, columnar
         self._batch_rows, self._max_bytes = batch_rows, max_bytes
 
-    def __call__(self, opened: Opened, first: int) -> Iterator[Rows]:
+    def __call__(self, opened: Opened, first: int) -> Iterator[RowBatch]:
         file = _parquet_file(opened)
         table = RowTable(self._entry, self._format, file.schema_arrow, self._types, self._max_bytes, self._columnar)
         whole = max(1, file.metadata.num_rows)
@@ -125,7 +125,7 @@ class _Parquet:
         opened.done_bytes = lambda: size * done[0] // whole
         return self._batches(file, first, table, done)
 
-    def _batches(self, file: parquet.ParquetFile, first: int, table: RowTable, done: list[int]) -> Iterator[Rows]:
+    def _batches(self, file: parquet.ParquetFile, first: int, table: RowTable, done: list[int]) -> Iterator[RowBatch]:
         groups, skip = list(range(file.metadata.num_row_groups)), first
         while groups and skip >= file.metadata.row_group(groups[0]).num_rows:
             skip -= file.metadata.row_group(groups.pop(0)).num_rows
@@ -135,7 +135,7 @@ class _Parquet:
             for batch in self._read_group(file, group):
                 if isinstance(batch, Exception):
                     reason = f"{' '.join(why(batch).split())}; {count - read:,} rows from here are not read"
-                    rows = Rows(count - max(read, skip), (), [(0, reason, b"")])
+                    rows = RowBatch(count - max(read, skip), (), [(0, reason, b"")])
                     skip = 0
                 elif skip >= batch.num_rows:
                     skip -= batch.num_rows

@@ -14,17 +14,17 @@ from ..column_mapping import ColumnMapping, find_bad_rows
 from ..field_mapping import FieldMapping
 from ..files.file_opening import READ_ERRORS, FileEntry, Opened, why
 from ..format import Format
-from ..source import Batch, SourcePosition
+from ..source import SourceBatch, SourcePosition
 from ..source_record import BadLine, SourceRecord
 from .arrow_json import cast_to, check_depth, to_json_array
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["RowFile", "RowReader", "RowTable", "Rows", "json_types"]
+__all__ = ["RowBatch", "RowFile", "RowReader", "RowTable", "json_types"]
 
 
-class Rows(NamedTuple):
+class RowBatch(NamedTuple):
     """A number of rows: their records, and the rows that could not become one as (index, reason, row as JSON)."""
 
     count: int
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 class RowReader(Protocol):
     """Reads a file format. Damage raises OSError, unless the reader can continue behind it."""
 
-    def __call__(self, opened: Opened, first: int) -> Iterator[Rows]:
+    def __call__(self, opened: Opened, first: int) -> Iterator[RowBatch]:
         """Read in bounded batches from row number `first` (from 0) on; a file that cannot be read at all raises now."""
         ...
 
@@ -55,8 +55,8 @@ class RowFile:
         self._entry = entry
         self._row = position["row"] if position else 0
         self.begins: SourcePosition = {"row": self._row}
-        self._rows: Iterator[Rows] = iter(())
-        self._next: Rows | None = None
+        self._rows: Iterator[RowBatch] = iter(())
+        self._next: RowBatch | None = None
         self._peeked = False
         self._broken: BadLine | None = None
         self._opened: Opened | None = None
@@ -79,18 +79,18 @@ class RowFile:
         whole = self._entry.size_bytes
         return whole if self.ended or self._opened is None else min(self._opened.done_bytes(), whole)
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> SourceBatch:
         """Return the next rows as records, or the bad line that stands for the unreadable rest of the file."""
         self._look_ahead()
         rows = self._next
         if rows is None:
             broken, self._broken = self._broken, None
-            return Batch((), {"row": self._row}, () if broken is None else (broken,))
+            return SourceBatch((), {"row": self._row}, () if broken is None else (broken,))
         name = self._entry.name
         bad = [BadLine(name, self._row + at + 1, reason, row) for at, reason, row in rows.bad]
         self._row += rows.count
         self._peeked = False
-        return Batch(rows.records, {"row": self._row}, bad)
+        return SourceBatch(rows.records, {"row": self._row}, bad)
 
     def close(self) -> None:
         """Close the file. May be called more than once."""
@@ -163,11 +163,11 @@ class RowTable:
         self._mapping = FieldMapping(format, entry.name, (*names, *fields))
         self._column_mapping, self._columnar = ColumnMapping(self._mapping, fields, max_bytes), columnar
 
-    def rows(self, batch: pyarrow.RecordBatch) -> Rows:
+    def rows(self, batch: pyarrow.RecordBatch) -> RowBatch:
         """Turn a batch into records. An error in a row makes only that row bad."""
         rows, original = batch.num_rows, batch
         if not rows:
-            return Rows(0, (), [])
+            return RowBatch(0, (), [])
         reasons: dict[int, str] = {}
         numbers = range(rows)
         try:
@@ -176,13 +176,13 @@ class RowTable:
             reasons = self._bad_rows(batch)
             numbers = [row for row in range(rows) if row not in reasons]
             if not numbers:
-                return Rows(rows, (), self._bad(original, reasons))
+                return RowBatch(rows, (), self._bad(original, reasons))
             batch = batch.take(arrow().array(numbers, arrow().int64()))
             values = self._to_json(batch)
         found = self._column_mapping(values, self._raw_columns(batch))
         reasons.update((numbers[row], reason) for row, reason in found.bad.items())
         items = found.columns if self._columnar else list(found.columns)
-        return Rows(rows, items, self._bad(original, reasons) if reasons else [])
+        return RowBatch(rows, items, self._bad(original, reasons) if reasons else [])
 
     def _to_json(self, batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
         names = batch.schema.names

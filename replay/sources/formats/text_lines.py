@@ -10,7 +10,7 @@ from ....topics.packed import arrow
 from ..column_batch import TEXT, ColumnBatch
 from ..format import RAW_BYTES, Format
 from ..source_record import NO_LIMIT, BadLine, SourceRecord, check_sizes
-from .line_buffer import Block, Parsed, check_text, decode_lines
+from .line_buffer import LineBlock, Parsed, check_text, decode_lines
 
 if TYPE_CHECKING:
     import numpy
@@ -65,7 +65,7 @@ class TextColumns:
         self._encoding, self._max_bytes = format.encoding, max_bytes
         self._before = None if format.key_before is None else format.key_before.encode()
 
-    def __call__(self, block: Block) -> ColumnBatch:
+    def __call__(self, block: LineBlock) -> ColumnBatch:
         """Return the lines of a block as columns; see `ColumnParser`."""
         import numpy
 
