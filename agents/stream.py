@@ -11,7 +11,7 @@ or `current_event()` is called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -25,14 +25,14 @@ from typing_extensions import TypeVar
 from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.topic_partition import TopicPartition
-from .engine.packed_rows import Package, Row
+from .engine.packed_rows import Package
 from .engine.record_queue import QueuedBatch, RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, keyed_by, passing_on
+from .record_decoding import decoded, record_batch
 from .runtime import runtime_of
 from .take_buffer import Group, TakeBuffer
-from .value_columns import fits
 
 if TYPE_CHECKING:
     from faust.types import ChannelT
@@ -60,7 +60,7 @@ class Stream(faust.Stream[V_co]):
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.committed: dict[TopicPartition, int] = {}
-        self._message: Message | None = None
+        self.message: Message | None = None  # the record that the agent processes
         self._package: Package | None = None
         self._event: Any = None
         self._event_of: Message | None = None
@@ -95,15 +95,6 @@ class Stream(faust.Stream[V_co]):
         resume at the position of the one that was furthest behind.
         """
         return self.name if self.concurrency_index is None else f"{self.name}#{self.concurrency_index}"
-
-    @property
-    def message(self) -> Message | None:
-        """The record the agent works on, None while there is none."""
-        return self._message
-
-    def forget_message(self) -> None:
-        """Forget the record: it is handled or rolled back."""
-        self._message = None
 
     # Iteration ----------------------------------------------------------------------------------------------------
 
@@ -149,14 +140,14 @@ class Stream(faust.Stream[V_co]):
                         self.context.end_record(self)
                 continue
             if batch.rows is not None:
-                for row, value in self._decoded(batch):
-                    self._message = row
+                for row, value in decoded(self, batch):
+                    self.message = row
                     yield value
                     if handed:
                         self.context.end_record(self)
                 continue
             for message in batch.messages:
-                self._message = message
+                self.message = message
                 try:
                     value = decode(message.value())
                 except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
@@ -174,9 +165,9 @@ class Stream(faust.Stream[V_co]):
         return cast(Any, self.runner).handed
 
     async def _processed(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, V_co]]:
-        for message, value in self._decoded(batch):
+        for message, value in decoded(self, batch):
             if self._processors:
-                self._message = message
+                self.message = message
                 self._event_of = self._processed_of = None  # of an attempt before
                 try:
                     for processor in self._processors:
@@ -185,42 +176,6 @@ class Stream(faust.Stream[V_co]):
                     continue
                 self._processed_of, self._processed_value = message, value
             yield message, value
-
-    def _decoded(self, batch: QueuedBatch) -> Iterator[tuple[Message, V_co]]:
-        decode = self.topic.decode_value
-        if batch.rows is not None:
-            try:
-                values = self.topic.decode_rows(batch.rows)
-            except BaseException:  # noqa: BLE001, S110 (decoders may be the user's; below, each row is tried alone)
-                pass
-            else:
-                yield from zip(batch.rows, values, strict=True)
-                return
-        for message in batch.messages:
-            data = message.value()
-            try:
-                value: Any = None if data is None else decode(data)
-            except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
-                self._message = message
-                self.context.apply_policy(self, message, exc, "decode")
-            else:
-                yield message, value
-
-    def _record_batch(self, batch: QueuedBatch) -> RecordBatch[V_co]:
-        """Return the records that can be decoded, with their values; the others go to the failure policy."""
-        rows, topic = batch.rows, self.topic
-        try:
-            if rows is None:
-                # Takes half the time of one by one, which is for runs with a tombstone or a bad record.
-                decode = topic.decode_value
-                return RecordBatch(batch, topic, batch.messages, [decode(m.value()) for m in batch.messages])
-            surely = fits(topic.declared, rows)
-            return RecordBatch(batch, topic, rows, None if surely else topic.decode_rows(rows))
-        except BaseException:  # noqa: BLE001 (decoders may be the user's; below, each record is decoded alone)
-            pairs = list(self._decoded(batch))
-            good = [message for message, _ in pairs]
-            messages = good if rows is None else rows.only([cast(Row, row).row for row in good])
-            return RecordBatch(batch, topic, messages, [value for _, value in pairs])
 
     async def batches(self) -> AsyncIterator[RecordBatch[V_co]]:
         """Iterate over runs of records; each is a `RecordBatch` of one partition.
@@ -241,10 +196,10 @@ class Stream(faust.Stream[V_co]):
         self.by_batch = True
         while True:
             batch = await self._next_batch()
-            made = self._record_batch(batch)
+            made = record_batch(self, batch)
             if made:
                 # The last record of the run, decoded or not: a cut must not return failed records.
-                self._message = batch.messages[-1]
+                self.message = batch.messages[-1]
                 yield made
                 if self._handed:
                     self.context.end_record(self)
@@ -255,7 +210,7 @@ class Stream(faust.Stream[V_co]):
         if queue.isolating and self.running:
             context.savepoint(self)
         queue.done()
-        self._message = None
+        self.message = None
         if self._package is not None and not queue.inside:
             self._package.close()
             self._package = None
@@ -343,14 +298,14 @@ class Stream(faust.Stream[V_co]):
             async for message, value in self._processed(batch):
                 group = held.add(batch.at, message, value)
                 if group is not None:
-                    self._message = message
+                    self.message = message
                     yield group
                     if self._handed:
                         self.context.end_record(self)
                     held.done(batch.at)
             for at, group in held.due(batch).items():
                 self.context.at(self, at)
-                self._message = group[-1][0]
+                self.message = group[-1][0]
                 yield group
                 if self._handed:
                     self.context.end_record(self)
@@ -378,7 +333,7 @@ class Stream(faust.Stream[V_co]):
     @property
     def current_event(self) -> Event[V_co] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The event that is processed; it is made when it is read."""
-        message = self._message
+        message = self.message
         if message is None:
             return self._event
         if self._event_of is not message:

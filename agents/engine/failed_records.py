@@ -305,7 +305,7 @@ class Failures:
         runner.handed.clear()
         self._outbox.truncate(outputs)
         queue.again_from(message)
-        stream.forget_message()
+        stream.message = None
         return True
 
     def _count(self, stream: RecordFeed, which: RecordPosition, error: BaseException) -> None:

@@ -210,6 +210,7 @@ class RecordFeed(Protocol):
         by_batch: whether these are batches, of records that arrived together.
         in_hand: whether its agent works on a value that is not a record of a topic.
         runner: the runner of its agent.
+        message: the record that its agent processes; None between records.
     """
 
     queue: RecordQueue
@@ -221,6 +222,7 @@ class RecordFeed(Protocol):
     by_batch: bool
     in_hand: bool
     runner: Any
+    message: Any
 
     @property
     def name(self) -> str: ...
@@ -230,15 +232,6 @@ class RecordFeed(Protocol):
 
     @property
     def topic(self) -> Any: ...
-
-    @property
-    def message(self) -> Any:
-        """The record that its agent works on; None while there is none."""
-        ...
-
-    def forget_message(self) -> None:
-        """Clear `message`: the record is processed or rolled back."""
-        ...
 
 
 class EngineLoop(Protocol):

@@ -170,7 +170,7 @@ class Router:
         """Deliver the kept records again after a rollback: each stream restarts at its committed offsets."""
         for stream in self.streams:
             stream.running = False
-            stream.forget_message()
+            stream.message = None
             stream.queue.reset({at: offset for at, offset in stream.committed.items() if at in self.active})
         self.uncut()
         for batches in self._kept.values():

@@ -57,7 +57,7 @@ class Writer:
         self._schema = _schema(self._arrow)
         self._header = self._schema.field("headers").type.value_type
         self._topic, self._partition = topic, partition
-        self._writer = parquet.Writer(
+        self._writer = parquet.ParquetWriter(
             file,
             self._schema,
             compression="zstd",

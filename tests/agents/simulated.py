@@ -16,8 +16,8 @@ from anabranch import App
 from anabranch.agents.engine.outbox import Outbox
 from anabranch.agents.engine.packed_rows import rows_of
 from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
+from anabranch.agents.record_decoding import record_batch
 from anabranch.agents.runtime import runtime_of
-from anabranch.agents.stream import Stream
 from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
 from anabranch.topics.errors import Stop
 from anabranch.topics.output import Output
@@ -83,14 +83,11 @@ class _Stream:
 
     def __init__(self, agents: Agents, topic: Any) -> None:
         self.context, self.topic, self.queue = _Context(agents), topic, RecordQueue()
-        self._message: Any = None
+        self.message: Any = None
         self.batch: QueuedBatch | None = None
 
-    def _decoded(self, batch: QueuedBatch) -> Any:
-        return Stream._decoded(self, batch)
-
     async def batches(self) -> Any:
-        made = Stream._record_batch(self, self.batch)
+        made = record_batch(self, self.batch)
         if made:
             yield made
 
