@@ -7,7 +7,6 @@ from typing import Any
 
 import faust
 from anabranch.agents.runtime import runtime_of
-from anabranch.topics.cluster import Cluster
 
 
 async def condition(true: Any) -> None:
@@ -88,7 +87,7 @@ async def test_a_client_that_sends_to_a_topic_that_is_not_there_makes_it(lab: An
 
 async def test_a_record_that_a_client_cannot_send_is_said_in_the_log(lab: Any, caplog: Any) -> None:
     app = lab.app(lab.fresh("client"), topic_allow_declare=False)
-    runtime_of(app).cluster = Cluster(lab.cluster.bootstrap_servers, {"topic.metadata.propagation.max.ms": "1"})
+    runtime_of(app).cluster = lab.cluster.with_options({"topic.metadata.propagation.max.ms": "1"})
     app.finalize()
     app.client_only = True
     await app.topic("not.there").send(value=1)

@@ -105,7 +105,7 @@ class ClassicGroup:
         member.session_s, member.rebalance_s = session_s, rebalance_s
         if stays:
             return member.member_id
-        if self.state != "PREPARING_REBALANCE":
+        if self.state != "PREPARING_REBALANCING":
             self._prepare(now_s)
         member.joined = True
         self._complete_if_all_joined()
@@ -129,7 +129,7 @@ class ClassicGroup:
             Refused: it is not, or a rebalance is in progress.
         """
         self.check(member_id, instance, generation)
-        if self.state == "PREPARING_REBALANCE":
+        if self.state == "PREPARING_REBALANCING":
             raise Refused(KafkaError.REBALANCE_IN_PROGRESS)
 
     def check(self, member_id: str, instance: str | None, generation: int) -> None:
@@ -172,13 +172,13 @@ class ClassicGroup:
     # Rebalances -----------------------------------------------------------------------------------------------------
 
     def _prepare(self, now_s: float) -> None:
-        self.state = "PREPARING_REBALANCE"
+        self.state = "PREPARING_REBALANCING"
         for member in self.members.values():
             member.joined = False
         self._deadline_s = now_s + max((member.rebalance_s for member in self.members.values()), default=0.0)
 
     def _rebalance(self, now_s: float) -> None:
-        if self.state != "PREPARING_REBALANCE":
+        if self.state != "PREPARING_REBALANCING":
             self._prepare(now_s)
         self._complete_if_all_joined()
 
@@ -200,7 +200,7 @@ class ClassicGroup:
         dead = [member for member in self.members.values() if self._ends_s(member) <= now_s]
         for member in dead:
             self._drop(member.member_id)
-        late = self.state == "PREPARING_REBALANCE" and self._deadline_s <= now_s
+        late = self.state == "PREPARING_REBALANCING" and self._deadline_s <= now_s
         if late:
             for member in [member for member in self.members.values() if not member.joined]:
                 self._drop(member.member_id)
@@ -212,7 +212,7 @@ class ClassicGroup:
     def next_s(self) -> float:
         """Return when `advance` will have something to do; infinity for never."""
         ends = min(map(self._ends_s, self.members.values()), default=float("inf"))
-        return min(ends, self._deadline_s) if self.state == "PREPARING_REBALANCE" else ends
+        return min(ends, self._deadline_s) if self.state == "PREPARING_REBALANCING" else ends
 
     @staticmethod
     def _ends_s(member: Member) -> float:

@@ -112,7 +112,7 @@ class ClassicMembership:
                 return self._join()
             if self._state == "joining":
                 return self._take_assignment()
-            self._kafka.group(self._group).heartbeat(self.member_id, self.static, self.generation)
+            self._kafka.classic_group(self._group).heartbeat(self.member_id, self.static, self.generation)
         except Refused as exc:
             return self._answer(exc)
         return False
@@ -130,7 +130,7 @@ class ClassicMembership:
         kafka = self._kafka
         with kafka.lock:
             self._counts, self._refreshed_s = kafka.counts(self.topics), clock.now_s()
-            self.member_id = kafka.group(self._group).join(
+            self.member_id = kafka.classic_group(self._group).join(
                 self._client,
                 self.member_id,
                 self.static,
@@ -145,7 +145,7 @@ class ClassicMembership:
 
     def _take_assignment(self) -> bool:
         with self._kafka.lock:
-            found = self._kafka.group(self._group).assignment(self.member_id)
+            found = self._kafka.classic_group(self._group).assignment(self.member_id)
         if found is None:
             return False
         self.generation, partitions = found
@@ -178,6 +178,6 @@ class ClassicMembership:
 
     def _leave(self) -> None:
         with self._kafka.lock:
-            self._kafka.group(self._group).leave(self.member_id, clock.now_s())
+            self._kafka.classic_group(self._group).leave(self.member_id, clock.now_s())
             self._kafka.changed()
         self._state, self.member_id, self.generation = "out", "", -1

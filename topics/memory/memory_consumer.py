@@ -11,6 +11,7 @@ from .. import clock
 from .classic_membership import ClassicMembership
 from .client import Client
 from .consumer_offsets import ConsumerOffsets
+from .consumer_protocol_membership import ConsumerProtocolMembership
 from .failure import Refused, failure
 from .fetcher import Fetcher
 from .offsets import Offset, Partition
@@ -40,8 +41,6 @@ class MemoryConsumer(Client):
             raise failure(KafkaError._INVALID_ARG, "Failed to create consumer: group.id must be set")  # pyright: ignore[reportPrivateUsage]
         if self._flag("enable.auto.commit", default=True):
             raise NotImplementedError("enable.auto.commit of Kafka in memory")
-        if self._text("group.protocol") == "consumer":
-            raise NotImplementedError("group.protocol=consumer of Kafka in memory")
         committed = (self._text("isolation.level") or "read_committed") == "read_committed"
         self._offsets = ConsumerOffsets(kafka, self.group, committed=committed)
         self._fetcher = Fetcher(
@@ -51,19 +50,34 @@ class MemoryConsumer(Client):
             committed=committed,
             eof=self._flag("enable.partition.eof", default=False),
         )
-        self._membership = ClassicMembership(
-            kafka,
-            self,
-            self.group,
-            self._text("group.instance.id"),
-            session_s=self._number("session.timeout.ms", _SESSION_MS) / 1000,
-            rebalance_s=self._number("max.poll.interval.ms", _POLL_INTERVAL_MS) / 1000,
-            refresh_s=self._number("topic.metadata.refresh.interval.ms", _REFRESH_MS) / 1000,
-            rebalanced=self._rebalanced,
-        )
+        self._incremental = self._text("group.protocol") == "consumer"
+        self._membership = self._new_membership(self.group)
         self._callbacks: dict[str, _OnRebalance | None] = {"assign": None, "revoke": None, "lost": None}
         self._closed = self._assigned_by_callback = False
         self._told_fatal = False
+
+    def _new_membership(self, group: str) -> ClassicMembership | ConsumerProtocolMembership:
+        static = self._text("group.instance.id")
+        rebalance_s = self._number("max.poll.interval.ms", _POLL_INTERVAL_MS) / 1000
+        if self._incremental:
+            if static is not None:
+                raise NotImplementedError("group.instance.id with group.protocol=consumer, of Kafka in memory")
+            return ConsumerProtocolMembership(
+                self._kafka, self, group, rebalance_s=rebalance_s, rebalanced=self._rebalanced
+            )
+        strategy = self._text("partition.assignment.strategy") or "range,roundrobin"
+        if not strategy.startswith("range"):
+            raise NotImplementedError(f"partition.assignment.strategy={strategy} of Kafka in memory")
+        return ClassicMembership(
+            self._kafka,
+            self,
+            group,
+            static,
+            session_s=self._number("session.timeout.ms", _SESSION_MS) / 1000,
+            rebalance_s=rebalance_s,
+            refresh_s=self._number("topic.metadata.refresh.interval.ms", _REFRESH_MS) / 1000,
+            rebalanced=self._rebalanced,
+        )
 
     def _act(self, operation: str, act: Callable[[], T]) -> T:
         if self._closed:
@@ -140,9 +154,15 @@ class MemoryConsumer(Client):
         self._assigned_by_callback = False
         if callback is not None:
             callback(self, [TopicPartition(*at) for at in partitions])
-        if not self._assigned_by_callback:
-            starts = [(topic, partition, OFFSET_INVALID) for topic, partition in partitions]
+        if self._assigned_by_callback:
+            return
+        starts = [(topic, partition, OFFSET_INVALID) for topic, partition in partitions]
+        if not self._incremental:
             self._fetcher.assign(starts if kind == "assign" else ())
+        elif kind == "assign":
+            self._fetcher.add(starts)
+        else:
+            self._fetcher.remove(partitions)
 
     def consumer_group_metadata(self) -> bytes:
         """Return what a transaction needs to commit offsets of this member."""

@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, Node
 from .. import clock
 from ..identifiers import kafka_uuid
 from .classic_group import ClassicGroup, Member
+from .consumer_protocol_group import ConsumerProtocolGroup, IncrementalMember
 from .failure import Refused
 from .group_metadata import GroupMetadata
 from .interceptor import Interceptor
@@ -51,6 +52,7 @@ class MemoryKafka:
         topics: name -> topic.
         interceptor: sees all operations of all clients; a test replaces it.
         lock: guards everything that clients share.
+        session_s: how long members of KIP-848's protocol may be silent, which the broker decides.
         version: grows with every change that a waiting client may wait for.
     """
 
@@ -60,7 +62,8 @@ class MemoryKafka:
         self.interceptor = Interceptor()
         self.lock = threading.RLock()
         self.version = 0
-        self.groups: dict[str, ClassicGroup] = {}
+        self.groups: dict[str, ClassicGroup | ConsumerProtocolGroup] = {}
+        self.session_s = 10.0
         self._offsets: dict[str, GroupOffsets] = {}
         self.transactions = Transactions(self.offsets)
         self._changed = threading.Condition(self.lock)
@@ -229,12 +232,35 @@ class MemoryKafka:
 
     # Groups ---------------------------------------------------------------------------------------------------------
 
-    def group(self, name: str) -> ClassicGroup:
-        """Return a group, which is created by its first member."""
+    def classic_group(self, name: str) -> ClassicGroup:
+        """Return a group of the classic protocol, which is created by its first member.
+
+        Raises:
+            Refused: its members have another protocol.
+        """
         group = self.groups.get(name)
-        if group is None:
+        if not isinstance(group, ClassicGroup):
+            self._want_empty(group)
             group = self.groups[name] = ClassicGroup(name, self.counts)
         return group
+
+    def consumer_protocol_group(self, name: str) -> ConsumerProtocolGroup:
+        """Return a group of KIP-848's protocol, which is created by its first member.
+
+        Raises:
+            Refused: its members have another protocol.
+        """
+        group = self.groups.get(name)
+        if not isinstance(group, ConsumerProtocolGroup):
+            self._want_empty(group)
+            group = ConsumerProtocolGroup(name, self.counts, session_s=self.session_s)
+            self.groups[name] = group
+        return group
+
+    @staticmethod
+    def _want_empty(group: ClassicGroup | ConsumerProtocolGroup | None) -> None:
+        if group is not None and group.members:
+            raise Refused(KafkaError.INCONSISTENT_GROUP_PROTOCOL)
 
     def offsets(self, group: str) -> GroupOffsets:
         """Return the committed offsets of a group."""
@@ -243,7 +269,7 @@ class MemoryKafka:
             found = self._offsets[group] = GroupOffsets()
         return found
 
-    def check_member(self, member: GroupMetadata) -> None:
+    def check_member(self, member: GroupMetadata, *, transactional: bool = False) -> None:
         """Check a commit of offsets in the name of a member, or of none.
 
         Raises:
@@ -251,11 +277,16 @@ class MemoryKafka:
         """
         group = self.groups.get(member.group)
         if group is not None:
-            group.check(member.member_id, member.instance, member.generation)
+            try:
+                group.check(member.member_id, member.instance, member.generation)
+            except Refused as exc:
+                if transactional and exc.code == KafkaError.STALE_MEMBER_EPOCH:
+                    raise Refused(KafkaError.ILLEGAL_GENERATION) from None
+                raise
         elif member.member_id or member.generation >= 0:
             raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
 
-    def members(self, name: str) -> list[Member]:
+    def members(self, name: str) -> Sequence[Member | IncrementalMember]:
         """Return the members of a group, in the order in which they joined."""
         group = self.groups.get(name)
         return [] if group is None else list(group.members.values())
@@ -267,7 +298,7 @@ class MemoryKafka:
 
     def group_type(self, name: str) -> str:
         """Return the type of a group, by Kafka's name."""
-        return "CLASSIC"
+        return "CONSUMER" if isinstance(self.groups.get(name), ConsumerProtocolGroup) else "CLASSIC"
 
     def known_groups(self) -> list[str]:
         """Return the names of all groups with members or committed offsets, in order."""

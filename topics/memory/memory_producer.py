@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
@@ -13,10 +13,8 @@ from ..identifiers import random_below
 from ..partitioners import place
 from .client import Client
 from .failure import Refused, failure
-from .group_metadata import GroupMetadata
-from .offsets import Offset
-from .partition_log import Headers
-from .transactions import ProducerId
+from .partition_log import CREATE_TIME, Headers
+from .producer_transactions import ProducerTransactions
 
 if TYPE_CHECKING:
     from .memory_kafka import MemoryKafka
@@ -25,32 +23,45 @@ __all__ = ["MemoryProducer"]
 
 OnDelivery = Callable[[KafkaError | None, Message], object]
 
-_NO_TIMESTAMP = (0, 0)
+_FOREVER_S = 1e9
 _MAX_BYTES = 1_000_000
 _QUEUED_MESSAGES = 100_000
 _TRANSACTION_MS = 60_000
+_PROPAGATION_MS = 30_000
+_INT32, _INT64 = 1 << 31, 1 << 63
 
-# Names of librdkafka's states of a transactional producer.
-_INIT, _READY, _IN_TRANSACTION, _ABORTABLE, _FATAL = "Init", "Ready", "InTransaction", "AbortableError", "FatalError"
+
+class _Queued(NamedTuple):
+    """A record to send, and until when its topic may appear."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers | None
+    timestamp_ms: int
+    report: OnDelivery | None
+    until_s: float
 
 
 class MemoryProducer(Client):
     """A producer, idempotent or transactional. A record is in its log as soon as `produce` returns.
 
-    Delivery reports are served by `poll`, `flush` and the end of a transaction.
+    Only records of a topic that does not exist wait, for `topic.metadata.propagation.max.ms`. Delivery reports are
+    served by `poll`, `flush` and the end of a transaction.
     """
 
     def __init__(self, kafka: MemoryKafka, config: Mapping[str, object], owner: object = None) -> None:
         super().__init__(kafka, config, owner)
         self._max_bytes = self._number("message.max.bytes", _MAX_BYTES)
         self._most_queued = self._number("queue.buffering.max.messages", _QUEUED_MESSAGES)
-        self._timeout_s = self._number("transaction.timeout.ms", _TRANSACTION_MS) / 1000
+        self._propagation_s = self._number("topic.metadata.propagation.max.ms", _PROPAGATION_MS) / 1000
+        timeout_s = self._number("transaction.timeout.ms", _TRANSACTION_MS) / 1000
+        self._transactions = ProducerTransactions(kafka, self.transactional_id, timeout_s, self.report)
         self._reports: deque[Callable[[], object]] = deque()
-        self._state = _INIT
-        self._id: ProducerId | None = None
-        self._error: KafkaError | None = None
-        self._failed = 0  # records of this transaction that were not delivered
-        self._sent = False  # whether the broker knows of this transaction
+        self._unsent: deque[_Queued] = deque()
+        self._known: set[str] = set()  # topics that exist, as far as this client knows
+        self._missing: set[str] = set()  # topics that were waited for in vain
 
     # Records --------------------------------------------------------------------------------------------------------
 
@@ -75,10 +86,20 @@ class MemoryProducer(Client):
             BufferError: too many delivery reports wait for `poll`.
             KafkaException: librdkafka would not queue it.
         """
-        report = callback or on_delivery
-        key_bytes, value_bytes = _bytes(key), _bytes(value)
-        given = _headers(headers) if headers else None
-        self._call("produce", lambda: self._produce(topic, value_bytes, key_bytes, partition, report, timestamp, given))
+        if not -_INT32 <= partition < _INT32 or not -_INT64 <= timestamp < _INT64:
+            raise OverflowError(f"partition {partition} or timestamp {timestamp} is too large")
+        topic.encode()  # raises as the binding does
+        record = _Queued(
+            topic,
+            partition,
+            _bytes(key),
+            _bytes(value),
+            _headers(headers) if headers else None,
+            timestamp,
+            callback or on_delivery,
+            0.0,
+        )
+        self._call("produce", lambda: self._produce(record))
 
     def produce_batch(
         self,
@@ -91,83 +112,108 @@ class MemoryProducer(Client):
         """Not done."""
         raise NotImplementedError("produce_batch of Kafka in memory")
 
-    def _produce(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None,
-        partition: int,
-        report: OnDelivery | None,
-        timestamp: int,
-        headers: Headers | None,
-    ) -> None:
-        if len(self._reports) >= self._most_queued:
+    def _produce(self, record: _Queued) -> None:
+        if len(self) >= self._most_queued:
             raise BufferError(KafkaError(KafkaError._QUEUE_FULL).str())  # pyright: ignore[reportPrivateUsage]
-        if self._state == _FATAL:
-            raise _unable(KafkaError._FATAL)  # pyright: ignore[reportPrivateUsage]
-        if self.transactional_id is not None and self._state != _IN_TRANSACTION:
-            raise _unable(KafkaError._STATE)  # pyright: ignore[reportPrivateUsage]
-        if len(value or b"") + len(key or b"") > self._max_bytes:
+        self._transactions.check_produce()
+        if len(record.value or b"") + len(record.key or b"") > self._max_bytes:
             raise _unable(KafkaError.MSG_SIZE_TOO_LARGE)
+        self._kafka.advance()
+        if self._unsent:
+            self._retry()
+        found = self._kafka.topics.get(record.topic)
+        if found is None:
+            if record.topic in self._missing:
+                raise _unable(KafkaError._UNKNOWN_TOPIC)  # pyright: ignore[reportPrivateUsage]
+            record = record._replace(
+                until_s=clock.now_s() + self._propagation_s, timestamp_ms=record.timestamp_ms or clock.now_ms()
+            )
+            self._unsent.append(record)
+            return
+        if record.partition >= len(found.logs) and record.topic in self._known:
+            raise _unable(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
+        self._send(record)
+
+    def _send(self, record: _Queued) -> None:
+        """Append a record to its log."""
+        topic, partition, key, value, headers, timestamp_ms, report, _ = record
         kafka = self._kafka
-        timestamp_ms = timestamp or clock.now_ms()
-        kafka.advance()
         with kafka.lock:
-            found = kafka.topics.get(topic)
-            if found is not None and partition >= len(found.logs):
-                raise _unable(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
-            if partition < 0 and found is not None:
-                count = len(found.logs)
-                partition = place(key, count) if key is not None else random_below(count)
+            self._known.add(topic)
+            self._missing.discard(topic)
             try:
-                transaction = None
-                if self.transactional_id is not None:
-                    assert self._id is not None
-                    transaction = kafka.transactions.current(self._id)
-                    self._sent = True
+                count = len(kafka.topic(topic).logs)
+                if partition < 0:
+                    partition = place(key, count) if key is not None else random_below(count)
+                elif partition >= count:
+                    raise Refused(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
                 offset, kind, timestamp_ms = kafka.append(
-                    topic, partition, key, value, headers, timestamp_ms, transaction
+                    topic, partition, key, value, headers, timestamp_ms or clock.now_ms(), self._transactions.open
                 )
             except Refused as exc:
-                self._not_delivered(exc, (topic, partition, key, value, headers, timestamp_ms), report)
+                self._not_delivered(record._replace(partition=partition), exc)
                 return
         if report is not None:
             made = (topic, partition, offset, key, value, headers, (kind, timestamp_ms))
             self._reports.append(lambda: report(None, _message(*made)))
 
-    def _not_delivered(
-        self,
-        refused: Refused,
-        record: tuple[str, int, bytes | None, bytes | None, Headers | None, int],
-        report: OnDelivery | None,
-    ) -> None:
+    def _not_delivered(self, record: _Queued, refused: Refused) -> None:
+        topic, partition, key, value, headers, timestamp_ms, report, _ = record
         error = refused.error
-        topic, partition, key, value, headers, timestamp_ms = record
-        if self.transactional_id is not None:
-            self._failed += 1
-            text = f"ProduceRequest for {topic} [{partition}] with 1 message(s) failed: {error.str()}"
-            if refused.code == KafkaError.INVALID_PRODUCER_EPOCH:
-                self._fence(f"{text}: transactional producer fenced by newer producer instance")
-            else:
-                self._fail(KafkaError(refused.code, f"{text}: current transaction must be aborted", False, False, True))
+        self._transactions.note_undelivered(refused, topic, partition)
         if report is not None:
-            made = (topic, partition, -1001, key, value, headers, (1, timestamp_ms), error)
+            made = (topic, partition, -1001, key, value, headers, (CREATE_TIME, timestamp_ms), error)
             self._reports.append(lambda: report(error, _message(*made)))
 
-    def poll(self, timeout: float = -1) -> int:
-        """Serve delivery reports and errors; return how many."""
-        return self._call("poll", self._serve)
+    def _retry(self) -> None:
+        """Send records whose topic has appeared, and give up those that have waited for long enough."""
+        waiting, self._unsent = self._unsent, deque()
+        for record in waiting:
+            if record.topic in self._kafka.topics:
+                self._send(record)
+            elif clock.now_s() >= record.until_s:
+                self._missing.add(record.topic)
+                self._not_delivered(record, Refused(KafkaError.UNKNOWN_TOPIC_OR_PART))
+            else:
+                self._unsent.append(record)
 
-    def flush(self, timeout: float = -1) -> int:
-        """Serve all delivery reports; return how many records are not delivered: none."""
+    def poll(self, timeout: float = -1) -> int:
+        """Serve delivery reports and errors, and wait for some while records are not delivered; return how many."""
 
         def act() -> int:
+            served = self._serve()
+            if served or not self._unsent or timeout == 0:
+                return served
+            self._settle(timeout)
+            return self._serve()
+
+        return self._call("poll", act)
+
+    def flush(self, timeout: float = -1) -> int:
+        """Wait for records that are not delivered, and serve all delivery reports; return how many are left."""
+
+        def act() -> int:
+            self._settle(timeout)
             self._serve()
             return len(self)
 
         return self._call("flush", act)
 
+    def _settle(self, timeout: float) -> None:
+        """Wait until every record is delivered or has failed, `timeout` seconds at most."""
+        deadline_s = clock.now_s() + (timeout if timeout >= 0 else _FOREVER_S)
+        while self._unsent:
+            seen = self._kafka.version
+            self._retry()
+            now_s = clock.now_s()
+            if not self._unsent or now_s >= deadline_s:
+                return
+            until_s = min(deadline_s, *(record.until_s for record in self._unsent))
+            self._kafka.wait(seen, max(0.0, until_s - now_s))
+
     def _serve(self) -> int:
+        if self._unsent:
+            self._retry()
         served = self._serve_errors()
         while self._reports:
             self._reports.popleft()()
@@ -182,16 +228,25 @@ class MemoryProducer(Client):
             super().report(error)
 
     def purge(self, in_queue: bool = True, in_flight: bool = True, blocking: bool = True) -> None:
-        """Drop queued records: none is queued, since each is delivered at once."""
-        self._call("purge", lambda: None)
+        """Give up records that are not sent yet: those of topics that do not exist."""
+
+        def act() -> None:
+            if in_queue:
+                self._drop_unsent()
+
+        self._call("purge", act)
+
+    def _drop_unsent(self) -> None:
+        waiting, self._unsent = self._unsent, deque()
+        for record in waiting:
+            self._not_delivered(record, Refused(KafkaError._PURGE_QUEUE))  # pyright: ignore[reportPrivateUsage]
 
     def close(self) -> bool:
         """Serve what is left; return whether everything was delivered."""
-        self.flush()
-        return True
+        return self.flush() == 0
 
     def __len__(self) -> int:
-        return len(self._reports)
+        return len(self._reports) + len(self._unsent)
 
     def __bool__(self) -> bool:
         return True
@@ -200,26 +255,11 @@ class MemoryProducer(Client):
 
     def init_transactions(self, timeout: float = -1) -> None:
         """Take the transactional id over: fence its former owner and abort the transaction that it left open."""
-
-        def act() -> None:
-            self._want(_INIT)
-            assert self.transactional_id is not None
-            kafka = self._kafka
-            with kafka.lock:
-                self._id = kafka.transactions.init(self.transactional_id, self._timeout_s)
-                kafka.changed()
-            self._state = _READY
-
-        self._call("init_transactions", act)
+        self._call("init_transactions", self._transactions.init)
 
     def begin_transaction(self) -> None:
-        """Begin a transaction; the broker learns of it with the first record."""
-
-        def act() -> None:
-            self._want(_READY)
-            self._state, self._failed, self._sent = _IN_TRANSACTION, 0, False
-
-        self._call("begin_transaction", act)
+        """Begin a transaction."""
+        self._call("begin_transaction", self._transactions.begin)
 
     def send_offsets_to_transaction(
         self, positions: list[TopicPartition], group_metadata: object, timeout: float = -1
@@ -230,32 +270,8 @@ class MemoryProducer(Client):
             KafkaException: the group has another generation or does not know the member, so that the transaction has
                 to be aborted; or this producer is fenced.
         """
-
-        def act() -> None:
-            self._want(_IN_TRANSACTION)
-            self._send_offsets(positions, GroupMetadata.parsed(group_metadata))
-
-        self._call("send_offsets_to_transaction", act)
-
-    def _send_offsets(self, positions: list[TopicPartition], member: GroupMetadata) -> None:
-        kafka = self._kafka
-        offsets = {(p.topic, p.partition): Offset(p.offset, p.metadata or "") for p in positions if p.offset >= 0}
-        if not offsets:
-            return
-        kafka.advance()
-        try:
-            with kafka.lock:
-                assert self._id is not None
-                transaction = kafka.transactions.current(self._id)
-                self._sent = True
-                kafka.check_member(member)
-                transaction.offsets.setdefault(member.group, {}).update(offsets)
-                kafka.offsets(member.group).begin_transaction(transaction.mark, offsets)
-        except Refused as exc:
-            if exc.code == KafkaError.INVALID_PRODUCER_EPOCH:
-                raise self._fence(f"Failed to add offsets to transaction on broker: {exc.error.str()}") from None
-            text = f"Failed to commit offsets to transaction on broker: {exc.error.str()}"
-            raise self._fail(KafkaError(exc.code, text, False, False, True)) from None
+        send = self._transactions.send_offsets
+        self._call("send_offsets_to_transaction", lambda: send(positions, group_metadata))
 
     def commit_transaction(self, timeout: float = -1) -> None:
         """Commit the transaction.
@@ -265,13 +281,18 @@ class MemoryProducer(Client):
         """
 
         def act() -> None:
-            self._want(_IN_TRANSACTION)
+            self._transactions.want_open()
+            self._settle(timeout)
             self._serve()
-            self._want(_IN_TRANSACTION)
-            if self._failed:
-                text = f"{self._failed} message(s) failed delivery (see individual delivery reports)"
-                raise self._fail(KafkaError(KafkaError._INCONSISTENT, text, False, False, True))  # pyright: ignore[reportPrivateUsage]
-            self._end(commit=True)
+            if self._unsent:
+                raise failure(
+                    KafkaError._TIMED_OUT,  # pyright: ignore[reportPrivateUsage]
+                    "Failed to flush all outstanding messages within the API timeout: "
+                    f"{len(self._unsent)} message(s) remaining",
+                    retriable=True,
+                )
+            self._transactions.want_open()
+            self._transactions.end(commit=True)
 
         self._call("commit_transaction", act)
 
@@ -279,50 +300,12 @@ class MemoryProducer(Client):
         """Abort the transaction."""
 
         def act() -> None:
-            self._want(_IN_TRANSACTION, _ABORTABLE)
+            self._transactions.want_open_or_failed()
+            self._drop_unsent()
             self._serve()
-            self._end(commit=False)
+            self._transactions.end(commit=False)
 
         self._call("abort_transaction", act)
-
-    def _end(self, *, commit: bool) -> None:
-        kafka = self._kafka
-        kafka.advance()
-        if self._sent:
-            try:
-                with kafka.lock:
-                    assert self._id is not None
-                    kafka.transactions.end(self._id, commit=commit)
-                    kafka.changed()
-            except Refused as exc:
-                raise self._fence(f"Failed to end transaction: {exc.error.str()}", exc.code) from None
-        self._state, self._error, self._sent = _READY, None, False
-
-    def _want(self, *states: str) -> None:
-        if self.transactional_id is None:
-            text = "The Transactional API requires transactional.id to be configured"
-            raise failure(KafkaError._NOT_CONFIGURED, text)  # pyright: ignore[reportPrivateUsage]
-        if self._state in states:
-            return
-        if self._error is not None:
-            raise KafkaException(self._error)
-        raise failure(KafkaError._STATE, f"Operation not valid in state {self._state}")  # pyright: ignore[reportPrivateUsage]
-
-    def _fail(self, error: KafkaError) -> KafkaException:
-        """Let the transaction have failed: it has to be aborted."""
-        if self._error is None:
-            self._state, self._error = _ABORTABLE, error
-        return KafkaException(error)
-
-    def _fence(self, text: str, code: int = KafkaError.INVALID_PRODUCER_EPOCH) -> KafkaException:
-        """Let the client be finished."""
-        if code in (KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
-            code = KafkaError._FENCED  # pyright: ignore[reportPrivateUsage]
-        error = KafkaError(code, text, True, False, False)
-        if self._state != _FATAL:
-            self._state, self._error = _FATAL, error
-            self.report(error)
-        return KafkaException(error)
 
 
 def _raise(error: KafkaError) -> None:
@@ -345,7 +328,10 @@ def _bytes(given: object) -> bytes | None:
 
 def _headers(given: Mapping[str, str | bytes | None] | Sequence[tuple[str, str | bytes | None]]) -> Headers:
     items = given.items() if isinstance(given, Mapping) else given
-    return [(str(name), _bytes(value)) for name, value in items]
+    found = [(name, _bytes(value)) for name, value in items]
+    for name, _ in found:
+        name.encode()  # raises as the binding does
+    return found
 
 
 def _message(
