@@ -80,6 +80,8 @@ KNOWS_KAFKA = {
     "topics/memory/consumer_offsets.py",
     "topics/memory/consumer_protocol_group.py",
     "topics/memory/consumer_protocol_membership.py",
+    "topics/memory/client_config.py",
+    "topics/memory/memberships.py",
     "topics/memory/failure.py",
     "topics/memory/fetcher.py",
     "topics/memory/group_metadata.py",

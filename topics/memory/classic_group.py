@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError
 
 from ..identifiers import random_uuid
 from .failure import Refused
+from .group_metadata import GroupMetadata
 from .offsets import Partition
 from .range_assignor import Subscriber, assign_ranges
 
@@ -132,16 +133,27 @@ class ClassicGroup:
         if self.state == "PREPARING_REBALANCING":
             raise Refused(KafkaError.REBALANCE_IN_PROGRESS)
 
+    def check_commit(
+        self, member: GroupMetadata, partitions: Iterable[Partition], *, transactional: bool = False
+    ) -> None:
+        """Check a commit of offsets in the name of a member, or of none.
+
+        Raises:
+            Refused: as `check`; or the group has members, and this is none.
+        """
+        if member.generation < 0 and not self.members:
+            return
+        if member.generation >= 0 or member.member_id or member.instance is not None:
+            self.check(member.member_id, member.instance, member.generation)
+        elif not transactional:
+            raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
+
     def check(self, member_id: str, instance: str | None, generation: int) -> None:
-        """Check a request in the name of a member, or of none.
+        """Check a request in the name of a member.
 
         Raises:
             Refused: it is not a member, another one has taken its instance id, or its generation is over.
         """
-        if generation < 0 and not member_id:
-            if self.members:
-                raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
-            return
         self._check(member_id, instance)
         if generation != self.generation:
             raise Refused(KafkaError.ILLEGAL_GENERATION)
@@ -153,14 +165,6 @@ class ClassicGroup:
                 raise Refused(KafkaError.FENCED_INSTANCE_ID)
         if member_id not in self.members:
             raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
-
-    def check_commit(self, member_id: str, instance: str | None, generation: int) -> None:
-        """Check a commit of offsets.
-
-        Raises:
-            Refused: as `check`, or the group waits for the assignment of a new generation.
-        """
-        self.check(member_id, instance, generation)
 
     def assignment(self, member_id: str) -> tuple[int, list[Partition]] | None:
         """Return the generation and the partitions of a member that has joined; None while others have not."""
@@ -216,5 +220,4 @@ class ClassicGroup:
 
     @staticmethod
     def _ends_s(member: Member) -> float:
-        silent_s = member.client.silent_since_s
-        return float("inf") if silent_s is None else silent_s + member.session_s
+        return member.client.ends_s(member.session_s, leaves=member.instance is None)

@@ -36,6 +36,7 @@ class ClassicMembership:
     Attributes:
         topics: the subscription.
         fatal: the error after which the consumer is finished; None while it works.
+        missing: subscribed topics that were found not to exist, to be reported once.
         static: the instance id; None for a member that is not static.
     """
 
@@ -63,6 +64,8 @@ class ClassicMembership:
         self._leaving = self._rejoining = False
         self._counts: dict[str, int] = {}
         self._refreshed_s = 0.0
+        self._told_missing: set[str] = set()
+        self.missing: list[str] = []
 
     @property
     def metadata(self) -> GroupMetadata:
@@ -92,6 +95,15 @@ class ClassicMembership:
             if self.static is None or self._leaving:
                 self._leave()
         self._state = "out"
+
+    def lose(self) -> None:
+        """Give the partitions up, because the consumer was not polled in time; the next poll joins again."""
+        if self._state == "out":
+            return
+        if self.static is None:
+            self._leave()
+        self._state, self.member_id, self.generation = "out", "", -1
+        self._give_up(lost=True)
 
     def _step(self) -> bool:
         if self.fatal is not None:
@@ -130,6 +142,8 @@ class ClassicMembership:
         kafka = self._kafka
         with kafka.lock:
             self._counts, self._refreshed_s = kafka.counts(self.topics), clock.now_s()
+            self.missing = [at for at in self.topics if at not in self._counts and at not in self._told_missing]
+            self._told_missing = {at for at in self.topics if at not in self._counts}
             self.member_id = kafka.classic_group(self._group).join(
                 self._client,
                 self.member_id,
@@ -180,4 +194,4 @@ class ClassicMembership:
         with self._kafka.lock:
             self._kafka.classic_group(self._group).leave(self.member_id, clock.now_s())
             self._kafka.changed()
-        self._state, self.member_id, self.generation = "out", "", -1
+        self._state = "out"  # the member id and the generation are those of the last membership

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from confluent_kafka import KafkaError, KafkaException
 
 from .. import clock
+from .client_config import ClientConfig
 from .failure import Refused, failure
 
 if TYPE_CHECKING:
@@ -38,35 +39,35 @@ class Client:
         silent_since_s: since when the client sends no heartbeats, because its process is dead or stands still; None
             while it lives. Its next call ends the silence.
         polled_s: when the consumer was last polled.
+        poll_interval_s: after this time without a poll a consumer sends no heartbeats.
     """
 
     def __init__(self, kafka: MemoryKafka, config: Mapping[str, object], owner: object = None) -> None:
         self._kafka = kafka
-        self._config = config
+        self._config = ClientConfig(config)
         self.owner = owner
-        self.client_id = self._text("client.id") or "rdkafka"
-        self.group = self._text("group.id")
-        self.transactional_id = self._text("transactional.id")
+        self.client_id = self._config.text("client.id") or "rdkafka"
+        self.group = self._config.text("group.id")
+        self.transactional_id = self._config.text("transactional.id")
         self.silent_since_s: float | None = None
         self.polled_s = clock.now_s()
+        self.poll_interval_s = float("inf")
         self._errors: list[KafkaError] = []
-        self._error_cb = cast("_ErrorCallback | None", config.get("error_cb"))
-
-    def _text(self, name: str) -> str | None:
-        value = self._config.get(name)
-        return None if value is None or value == "" else str(value)
-
-    def _number(self, name: str, default: int) -> int:
-        return int(str(self._config.get(name, default)))
-
-    def _flag(self, name: str, *, default: bool) -> bool:
-        value = self._config.get(name, default)
-        return value if isinstance(value, bool) else str(value).lower() == "true"
+        self._error_cb = cast("_ErrorCallback | None", self._config.get("error_cb"))
 
     def fall_silent(self) -> None:
         """Send no heartbeats from now on, as a process that was killed or stands still."""
         if self.silent_since_s is None:
             self.silent_since_s = clock.now_s()
+
+    def ends_s(self, session_s: float, *, leaves: bool) -> float:
+        """Return when its membership of a group ends if nothing is heard from it until then; infinity while it lives.
+
+        Args:
+            leaves: whether it leaves the group when it is not polled in time, instead of sending no heartbeats.
+        """
+        late_s = self.polled_s + self.poll_interval_s + (0.0 if leaves else session_s)
+        return late_s if self.silent_since_s is None else min(late_s, self.silent_since_s + session_s)
 
     def report(self, error: KafkaError) -> None:
         """Let the next poll call the client's `error_cb`."""

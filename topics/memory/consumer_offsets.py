@@ -59,7 +59,7 @@ class ConsumerOffsets:
             raise Refused(KafkaError._NO_OFFSET)  # pyright: ignore[reportPrivateUsage]
         kafka.advance()
         with kafka.lock:
-            kafka.check_member(membership.metadata)
+            kafka.check_commit(membership.metadata, offsets)
             there = {at: offset for at, offset in offsets.items() if offset.offset >= 0 and self._exists(at)}
             if not there:
                 raise Refused(KafkaError.UNKNOWN_TOPIC_OR_PART)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError
 
 from .failure import Refused
+from .group_metadata import GroupMetadata
 from .offsets import Partition
 from .range_assignor import Subscriber, assign_ranges
 
@@ -24,6 +25,7 @@ class IncrementalMember:
         epoch: the assignment that it has reached.
         assignment: its partitions; those that it has to give up are among them until it has.
         target: the partitions that it shall have.
+        since: partition -> the epoch in which it got it.
     """
 
     def __init__(self, member_id: str, client: Client, rebalance_s: float) -> None:
@@ -34,6 +36,7 @@ class IncrementalMember:
         self.epoch = 0
         self.assignment: list[Partition] = []
         self.target: list[Partition] = []
+        self.since: dict[Partition, int] = {}
         self.asked_s: float | None = None  # since when it has to give partitions up
 
 
@@ -100,20 +103,30 @@ class ConsumerProtocolGroup:
         member.epoch = self.generation
         taken = {at for other in self.members.values() if other is not member for at in other.assignment}
         member.assignment = [at for at in member.target if at in kept or at not in taken]
+        member.since = {at: member.since.get(at, member.epoch) for at in member.assignment}
         return member.epoch, list(member.assignment)
 
-    def check(self, member_id: str, instance: str | None, generation: int) -> None:
-        """Check a request in the name of a member, or of none.
+    def check_commit(
+        self, member: GroupMetadata, partitions: Iterable[Partition], *, transactional: bool = False
+    ) -> None:
+        """Check a commit of offsets in the name of a member, or of none.
 
         Raises:
-            Refused: it is not a member, or its epoch is over.
+            Refused: it is not a member, or its epoch is over. A former epoch counts for partitions that it has kept.
         """
-        if generation < 0 and not member_id:
-            if self.members:
-                raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
+        if member.generation < 0 and not self.members:
             return
-        if self._member(member_id).epoch != generation:
-            raise Refused(KafkaError.STALE_MEMBER_EPOCH)
+        if not member.member_id and member.generation < 0:
+            if transactional:
+                return
+            raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
+        known = self._member(member.member_id)
+        if member.generation == known.epoch:
+            return
+        if member.generation > known.epoch or any(
+            at not in known.assignment or known.since[at] > member.generation for at in partitions
+        ):
+            raise Refused(KafkaError.ILLEGAL_GENERATION if transactional else KafkaError.STALE_MEMBER_EPOCH)
 
     def _member(self, member_id: str) -> IncrementalMember:
         member = self.members.get(member_id)
@@ -145,8 +158,5 @@ class ConsumerProtocolGroup:
         return min(map(self._ends_s, self.members.values()), default=float("inf"))
 
     def _ends_s(self, member: IncrementalMember) -> float:
-        silent_s, asked_s = member.client.silent_since_s, member.asked_s
-        return min(
-            float("inf") if silent_s is None else silent_s + self._session_s,
-            float("inf") if asked_s is None else asked_s + member.rebalance_s,
-        )
+        ends_s = member.client.ends_s(self._session_s, leaves=True)
+        return ends_s if member.asked_s is None else min(ends_s, member.asked_s + member.rebalance_s)

@@ -35,6 +35,7 @@ class ConsumerProtocolMembership:
         self.member_id = ""
         self.generation = -1
         self._owned: list[Partition] = []
+        self.missing: list[str] = []
         self._joined = self._subscribing = self._leaving = False
 
     @property
@@ -62,6 +63,15 @@ class ConsumerProtocolMembership:
         """Give the partitions up and leave the group."""
         if self._joined and self.fatal is None:
             self._leave()
+
+    def lose(self) -> None:
+        """Give the partitions up, because the consumer was not polled in time; the next poll joins again."""
+        if self._joined:
+            with self._kafka.lock:
+                self._kafka.consumer_protocol_group(self._group).leave(self.member_id, clock.now_s())
+                self._kafka.changed()
+            self.generation, self._subscribing = 0, True
+            self._give_up(list(self._owned), lost=True)
 
     def _step(self) -> bool:
         if self._leaving:
@@ -106,5 +116,4 @@ class ConsumerProtocolMembership:
         with self._kafka.lock:
             self._kafka.consumer_protocol_group(self._group).leave(self.member_id, clock.now_s())
             self._kafka.changed()
-        self._joined = self._leaving = False
-        self.generation = -1
+        self._joined = self._leaving = False  # the member id and the epoch are those of the last membership

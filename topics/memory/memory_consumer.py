@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from confluent_kafka import OFFSET_INVALID, KafkaError, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 
 from .. import clock
-from .classic_membership import ClassicMembership
 from .client import Client
 from .consumer_offsets import ConsumerOffsets
-from .consumer_protocol_membership import ConsumerProtocolMembership
 from .failure import Refused, failure
 from .fetcher import Fetcher
+from .memberships import OnRebalance, Rebalances, new_membership
 from .offsets import Offset, Partition
 
 if TYPE_CHECKING:
@@ -23,10 +22,8 @@ __all__ = ["MemoryConsumer"]
 
 T = TypeVar("T")
 
-_OnRebalance = Callable[["MemoryConsumer", list[TopicPartition]], object]
-
 _MOST = 1_000_000
-_SESSION_MS, _POLL_INTERVAL_MS, _REFRESH_MS = 45_000, 300_000, 300_000
+_POLL_INTERVAL_MS = 300_000
 
 
 class MemoryConsumer(Client):
@@ -38,46 +35,23 @@ class MemoryConsumer(Client):
     def __init__(self, kafka: MemoryKafka, config: Mapping[str, object], owner: object = None) -> None:
         super().__init__(kafka, config, owner)
         if self.group is None:
-            raise failure(KafkaError._INVALID_ARG, "Failed to create consumer: group.id must be set")  # pyright: ignore[reportPrivateUsage]
-        if self._flag("enable.auto.commit", default=True):
+            raise ValueError("Failed to create consumer: group.id must be set")
+        if self._config.flag("enable.auto.commit", default=True):
             raise NotImplementedError("enable.auto.commit of Kafka in memory")
-        committed = (self._text("isolation.level") or "read_committed") == "read_committed"
+        committed = (self._config.text("isolation.level") or "read_committed") == "read_committed"
         self._offsets = ConsumerOffsets(kafka, self.group, committed=committed)
         self._fetcher = Fetcher(
             kafka,
             self.group,
-            self._text("auto.offset.reset") or "latest",
+            self._config.text("auto.offset.reset") or "latest",
             committed=committed,
-            eof=self._flag("enable.partition.eof", default=False),
+            eof=self._config.flag("enable.partition.eof", default=False),
         )
-        self._incremental = self._text("group.protocol") == "consumer"
-        self._membership = self._new_membership(self.group)
-        self._callbacks: dict[str, _OnRebalance | None] = {"assign": None, "revoke": None, "lost": None}
-        self._closed = self._assigned_by_callback = False
-        self._told_fatal = False
-
-    def _new_membership(self, group: str) -> ClassicMembership | ConsumerProtocolMembership:
-        static = self._text("group.instance.id")
-        rebalance_s = self._number("max.poll.interval.ms", _POLL_INTERVAL_MS) / 1000
-        if self._incremental:
-            if static is not None:
-                raise NotImplementedError("group.instance.id with group.protocol=consumer, of Kafka in memory")
-            return ConsumerProtocolMembership(
-                self._kafka, self, group, rebalance_s=rebalance_s, rebalanced=self._rebalanced
-            )
-        strategy = self._text("partition.assignment.strategy") or "range,roundrobin"
-        if not strategy.startswith("range"):
-            raise NotImplementedError(f"partition.assignment.strategy={strategy} of Kafka in memory")
-        return ClassicMembership(
-            self._kafka,
-            self,
-            group,
-            static,
-            session_s=self._number("session.timeout.ms", _SESSION_MS) / 1000,
-            rebalance_s=rebalance_s,
-            refresh_s=self._number("topic.metadata.refresh.interval.ms", _REFRESH_MS) / 1000,
-            rebalanced=self._rebalanced,
-        )
+        self.poll_interval_s = self._config.number("max.poll.interval.ms", _POLL_INTERVAL_MS) / 1000
+        incremental = self._config.text("group.protocol") == "consumer"
+        self._rebalances = Rebalances(self, self._fetcher, incremental=incremental)
+        self._membership = new_membership(kafka, self, self._config, self.group, self._rebalances)
+        self._closed = self._told_fatal = False
 
     def _act(self, operation: str, act: Callable[[], T]) -> T:
         if self._closed:
@@ -105,14 +79,15 @@ class MemoryConsumer(Client):
         while True:
             seen = kafka.version
             kafka.advance()
-            self.polled_s = clock.now_s()
             self._serve_errors()
-            self._membership.serve()
-            if self._membership.fatal is not None and not self._told_fatal:
-                self._told_fatal = True
-                return [self._fatal_event(self._membership.fatal)]
-            with kafka.lock:
-                messages = self._fetcher.fetch(most)
+            messages = self._events()
+            self.polled_s = clock.now_s()
+            if not messages:
+                self._membership.serve()
+                messages = self._events()
+            if not messages:
+                with kafka.lock:
+                    messages = self._fetcher.fetch(most)
             if messages or timeout == 0:
                 return messages
             now_s = clock.now_s()
@@ -121,26 +96,48 @@ class MemoryConsumer(Client):
                 return messages
             kafka.wait(seen, deadline_s - now_s)
 
-    def _fatal_event(self, error: KafkaError) -> Message:
-        self._fetcher.assign(())
-        text = f"Fatal error: {error.name()}: {error.str()}"
-        return Message(error=KafkaError(KafkaError._FATAL, text), timestamp=(0, 0))  # pyright: ignore[reportPrivateUsage]
+    def _events(self) -> list[Message]:
+        """Return the errors of the membership that were not returned yet."""
+        membership, now_s = self._membership, clock.now_s()
+        if membership.fatal is not None:
+            if self._told_fatal:
+                return []
+            self._told_fatal = True
+            self._fetcher.assign(())
+            text = f"Fatal error: {membership.fatal.name()}: {membership.fatal.str()}"
+            return [Message(error=KafkaError(KafkaError._FATAL, text), timestamp=(0, 0))]  # pyright: ignore[reportPrivateUsage]
+        if membership.topics and now_s - self.polled_s > self.poll_interval_s:
+            membership.lose()
+            late_ms = int((now_s - self.polled_s - self.poll_interval_s) * 1000)
+            text = f"Application maximum poll interval ({int(self.poll_interval_s * 1000)}ms) exceeded by {late_ms}ms"
+            return [Message(error=KafkaError(KafkaError._MAX_POLL_EXCEEDED, text), timestamp=(0, 0))]  # pyright: ignore[reportPrivateUsage]
+        missing, membership.missing = membership.missing, []
+        code = KafkaError.UNKNOWN_TOPIC_OR_PART
+        return [
+            Message(
+                topic=topic,
+                error=KafkaError(code, f"Subscribed topic not available: {topic}: {KafkaError(code).str()}"),
+                timestamp=(0, 0),
+            )
+            for topic in missing
+        ]
 
     # Groups ---------------------------------------------------------------------------------------------------------
 
     def subscribe(
         self,
         topics: list[str],
-        on_assign: _OnRebalance | None = None,
-        on_revoke: _OnRebalance | None = None,
-        on_lost: _OnRebalance | None = None,
+        on_assign: OnRebalance | None = None,
+        on_revoke: OnRebalance | None = None,
+        on_lost: OnRebalance | None = None,
     ) -> None:
         """Join the group; its partitions are assigned inside of the next polls."""
         if any(topic.startswith("^") for topic in topics):
             raise NotImplementedError("subscribe with a pattern, of Kafka in memory")
 
         def act() -> None:
-            self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
+            self._rebalances.callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
+            self.polled_s = clock.now_s()
             self._membership.subscribe(list(topics))
 
         self._act("subscribe", act)
@@ -148,21 +145,6 @@ class MemoryConsumer(Client):
     def unsubscribe(self) -> None:
         """Leave the group: partitions are revoked inside of the next poll."""
         self._act("unsubscribe", self._membership.unsubscribe)
-
-    def _rebalanced(self, kind: Literal["assign", "revoke", "lost"], partitions: list[Partition]) -> None:
-        callback = self._callbacks[kind] or (self._callbacks["revoke"] if kind == "lost" else None)
-        self._assigned_by_callback = False
-        if callback is not None:
-            callback(self, [TopicPartition(*at) for at in partitions])
-        if self._assigned_by_callback:
-            return
-        starts = [(topic, partition, OFFSET_INVALID) for topic, partition in partitions]
-        if not self._incremental:
-            self._fetcher.assign(starts if kind == "assign" else ())
-        elif kind == "assign":
-            self._fetcher.add(starts)
-        else:
-            self._fetcher.remove(partitions)
 
     def consumer_group_metadata(self) -> bytes:
         """Return what a transaction needs to commit offsets of this member."""
@@ -196,7 +178,7 @@ class MemoryConsumer(Client):
         """Read these partitions and no others."""
 
         def act() -> None:
-            self._assigned_by_callback = True
+            self._rebalances.assigned = True
             with self._kafka.lock:
                 self._fetcher.assign(_starts(partitions))
 
@@ -214,7 +196,7 @@ class MemoryConsumer(Client):
         """
 
         def act() -> None:
-            self._assigned_by_callback = True
+            self._rebalances.assigned = True
             for at in partitions:
                 if (at.topic, at.partition) in self._fetcher.assigned:
                     text = (
@@ -234,7 +216,7 @@ class MemoryConsumer(Client):
         """
 
         def act() -> None:
-            self._assigned_by_callback = True
+            self._rebalances.assigned = True
             for at in partitions:
                 if (at.topic, at.partition) not in self._fetcher.assigned:
                     text = f"{at.topic} [{at.partition}] can't be removed since it is not in the current assignment"

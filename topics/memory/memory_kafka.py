@@ -11,7 +11,8 @@ calls, by `topics.clock`. Under a clock of its own (`clock.use`), waiting moves 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, Node
@@ -24,7 +25,7 @@ from .failure import Refused
 from .group_metadata import GroupMetadata
 from .interceptor import Interceptor
 from .memory_topic import Topic, check_name
-from .offsets import GroupOffsets
+from .offsets import GroupOffsets, Partition
 from .partition_log import CREATE_TIME, LOG_APPEND_TIME, Headers, PartitionLog
 from .transactions import OpenTransaction, Transactions
 
@@ -189,8 +190,13 @@ class MemoryKafka:
         headers: Headers | None,
         timestamp_ms: int,
         transaction: OpenTransaction | None = None,
+        *,
+        compressed: bool = False,
     ) -> tuple[int, int, int]:
         """Append a record; return its offset, and the kind and the milliseconds of its timestamp (the lock is held).
+
+        Args:
+            compressed: whether its producer compresses, so that its size is that of the compressed record.
 
         Raises:
             Refused: the topic does not take the record.
@@ -200,6 +206,8 @@ class MemoryKafka:
         kind = LOG_APPEND_TIME if config.log_append_time else CREATE_TIME
         size = _BATCH_BYTES + len(key or b"") + len(value or b"")
         size += sum(len(name) + len(content or b"") + 2 for name, content in headers or ())
+        if size > config.max_message_bytes and compressed:
+            size = _BATCH_BYTES + len(zlib.compress((key or b"") + (value or b""), 1))
         if size > config.max_message_bytes:
             raise Refused(KafkaError.MSG_SIZE_TOO_LARGE)
         if key is None and config.compacted:
@@ -269,7 +277,9 @@ class MemoryKafka:
             found = self._offsets[group] = GroupOffsets()
         return found
 
-    def check_member(self, member: GroupMetadata, *, transactional: bool = False) -> None:
+    def check_commit(
+        self, member: GroupMetadata, partitions: Iterable[Partition], *, transactional: bool = False
+    ) -> None:
         """Check a commit of offsets in the name of a member, or of none.
 
         Raises:
@@ -277,13 +287,8 @@ class MemoryKafka:
         """
         group = self.groups.get(member.group)
         if group is not None:
-            try:
-                group.check(member.member_id, member.instance, member.generation)
-            except Refused as exc:
-                if transactional and exc.code == KafkaError.STALE_MEMBER_EPOCH:
-                    raise Refused(KafkaError.ILLEGAL_GENERATION) from None
-                raise
-        elif member.member_id or member.generation >= 0:
+            group.check_commit(member, partitions, transactional=transactional)
+        elif member.generation >= 0:
             raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
 
     def members(self, name: str) -> Sequence[Member | IncrementalMember]:

@@ -53,10 +53,12 @@ class MemoryProducer(Client):
 
     def __init__(self, kafka: MemoryKafka, config: Mapping[str, object], owner: object = None) -> None:
         super().__init__(kafka, config, owner)
-        self._max_bytes = self._number("message.max.bytes", _MAX_BYTES)
-        self._most_queued = self._number("queue.buffering.max.messages", _QUEUED_MESSAGES)
-        self._propagation_s = self._number("topic.metadata.propagation.max.ms", _PROPAGATION_MS) / 1000
-        timeout_s = self._number("transaction.timeout.ms", _TRANSACTION_MS) / 1000
+        self._max_bytes = self._config.number("message.max.bytes", _MAX_BYTES)
+        self._most_queued = self._config.number("queue.buffering.max.messages", _QUEUED_MESSAGES)
+        self._propagation_s = self._config.number("topic.metadata.propagation.max.ms", _PROPAGATION_MS) / 1000
+        chosen = self._config.text("compression.type") or self._config.text("compression.codec") or "none"
+        self._compresses = chosen != "none"
+        timeout_s = self._config.number("transaction.timeout.ms", _TRANSACTION_MS) / 1000
         self._transactions = ProducerTransactions(kafka, self.transactional_id, timeout_s, self.report)
         self._reports: deque[Callable[[], object]] = deque()
         self._unsent: deque[_Queued] = deque()
@@ -148,19 +150,26 @@ class MemoryProducer(Client):
                 elif partition >= count:
                     raise Refused(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
                 offset, kind, timestamp_ms = kafka.append(
-                    topic, partition, key, value, headers, timestamp_ms or clock.now_ms(), self._transactions.open
+                    topic,
+                    partition,
+                    key,
+                    value,
+                    headers,
+                    timestamp_ms or clock.now_ms(),
+                    self._transactions.open,
+                    compressed=self._compresses,
                 )
             except Refused as exc:
-                self._not_delivered(record._replace(partition=partition), exc)
+                self._not_delivered(record._replace(partition=partition), exc, sent=exc.code > 0)
                 return
         if report is not None:
             made = (topic, partition, offset, key, value, headers, (kind, timestamp_ms))
             self._reports.append(lambda: report(None, _message(*made)))
 
-    def _not_delivered(self, record: _Queued, refused: Refused) -> None:
+    def _not_delivered(self, record: _Queued, refused: Refused, *, sent: bool = False) -> None:
         topic, partition, key, value, headers, timestamp_ms, report, _ = record
         error = refused.error
-        self._transactions.note_undelivered(refused, topic, partition)
+        self._transactions.note_undelivered(refused, topic, partition, sent=sent)
         if report is not None:
             made = (topic, partition, -1001, key, value, headers, (CREATE_TIME, timestamp_ms), error)
             self._reports.append(lambda: report(error, _message(*made)))

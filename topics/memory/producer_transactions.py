@@ -67,15 +67,19 @@ class ProducerTransactions:
         self._sent = True
         return transaction
 
-    def note_undelivered(self, refused: Refused, topic: str, partition: int) -> None:
-        """Let the transaction fail, because a record of it was not delivered."""
+    def note_undelivered(self, refused: Refused, topic: str, partition: int, *, sent: bool) -> None:
+        """Let the transaction fail, because a record of it was not delivered.
+
+        Args:
+            sent: whether the broker has refused it; else it was never sent, which the commit finds.
+        """
         if self._id is None:
             return
         self.failed += 1
         text = f"ProduceRequest for {topic} [{partition}] with 1 message(s) failed: {refused.error.str()}"
         if refused.code == KafkaError.INVALID_PRODUCER_EPOCH:
             self._finish(refused.code, f"{text}: transactional producer fenced by newer producer instance")
-        elif refused.code > 0:
+        elif sent:
             self._fail(refused.code, f"{text}: current transaction must be aborted")
 
     def init(self) -> None:
@@ -104,7 +108,7 @@ class ProducerTransactions:
             with kafka.lock:
                 transaction = self.open
                 assert transaction is not None
-                kafka.check_member(member, transactional=True)
+                kafka.check_commit(member, offsets, transactional=True)
                 for topic, partition in offsets:
                     kafka.log(topic, partition)
                 transaction.offsets.setdefault(member.group, {}).update(offsets)
