@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from faust.types.tuples import RecordMetadata
     from mode.utils.trees import NodeT
 
+    from .agent_test_wrapper import AgentTestWrapper
     from .app import App
     from .stream import Stream
-    from .topic import HeadersGiven
+    from .topic import HeadersGiven, Topic
 
 __all__ = ["Agent"]
 
@@ -118,6 +119,31 @@ class Agent(FaustAgent, Generic[V, R]):
         if hasattr(stream.channel, "expected_streams"):
             stream.topic.expected_streams = self.concurrency
         return stream
+
+    def test_context(
+        self,
+        channel: ChannelT[object] | None = None,
+        supervisor_strategy: Any = None,
+        on_error: Callable[[Any, BaseException], Awaitable[object]] | None = None,
+        **kwargs: Any,
+    ) -> AgentTestWrapper[V, R]:
+        """Return the agent for a test: `async with order.test_context() as agent: await agent.put(…)`.
+
+        The agent runs in the test's event loop, on a Kafka in memory; see `AgentTestWrapper`. An agent of a channel in
+        memory runs as in Faust, without tables.
+
+        Args:
+            channel: the topic that the agent reads; default: its own.
+            supervisor_strategy: of Faust; agents are restarted as in a worker.
+            on_error: called with the agent and the error when the agent raises.
+            kwargs: options of the agent that differ in the test, such as `concurrency`.
+        """
+        read = self.channel if channel is None else channel
+        if not hasattr(read, "decode_value"):
+            return cast(Any, super().test_context(channel, supervisor_strategy, cast(Any, on_error), **kwargs))
+        from .agent_test_wrapper import AgentTestWrapper  # for tests only
+
+        return AgentTestWrapper(self, cast("Topic[Any, V]", read), on_error, **kwargs)
 
     if TYPE_CHECKING:  # Faust's methods, with our types
 
@@ -221,7 +247,7 @@ class Agent(FaustAgent, Generic[V, R]):
             # A restart calls the agent function again with the same stream. The actor stays, because each new one would
             # stay in Faust's tree of services for ever.
             made: Any = first.pop() if first else self.fun(started.stream)
-            return _awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
+            return self._awaited(made) if isinstance(made, Awaitable) else self._slurp(started, aiter(made))
 
         runner = Runner(runtime_of(self.app).context, self.name, make, started.stream, lambda: self.should_stop)
         task = cast(Any, self.loop.create_task(self._run(runner)))
@@ -229,6 +255,9 @@ class Agent(FaustAgent, Generic[V, R]):
         started.actor_task = task
         self._actors.add(started)
         return started
+
+    async def _awaited(self, actor: Awaitable[object]) -> None:
+        await actor
 
     async def _run(self, runner: Runner) -> None:
         _current_agent.set(self)
@@ -255,10 +284,6 @@ def _check_async(fun: Callable[..., object]) -> None:
             f"agent {inner.__name__} is a plain function ({Path(code.co_filename).name}:{code.co_firstlineno})",
             hint=f"async def {inner.__name__}(stream), and in it: async for value in stream",
         )
-
-
-async def _awaited(actor: Awaitable[object]) -> None:
-    await actor
 
 
 def _check_options(options: Mapping[str, object]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -73,6 +74,15 @@ class Runtime:
         self.stop_requested = asyncio.Event()
         self.partitioners: dict[str, RangePartitioner] = {}
         self.provisioner = TopicProvisioner(self)
+
+    @contextmanager
+    def represented_by(self, other: Runtime) -> Generator[None]:
+        """Let this app's topics, tables and streams work in the engine of another app, inside of the block."""
+        before, self.__dict__ = self.__dict__, other.__dict__
+        try:
+            yield
+        finally:
+            self.__dict__ = before
 
     # Settings -------------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ DRAWS_FROM_A_SEED = {"replay/testing/faults.py", "replay/testing/store_faults.py
 
 KNOWS_FAUST = {
     "agents/agent.py",
+    "agents/agent_test_wrapper.py",
     "agents/__init__.py",
     "agents/app.py",
     "agents/declarations.py",

@@ -89,3 +89,12 @@ async def on_the_leader() -> None:
 
 def forwarded(topic: Topic[str, Receipt], agent: Agent[Order, None]) -> str:
     return topic.get_topic_name() + agent.name
+
+
+async def test_doubled() -> None:
+    async with doubled.test_context() as agent:
+        reveal_type(agent)  # AgentTestWrapper[Order, int]
+        event = await agent.put(Order("ann", 3), key="ann")
+        reveal_type(event)  # Event[Order]
+        await agent.put("ann")  # error
+        assert agent.results[event.message.offset] == 6
