@@ -139,7 +139,7 @@ def test_a_full_queue_raises_and_takes_more_once_it_was_served(kafka: KafkaLab) 
     kafka.until(lambda: kafka.end(topic) == 3)  # what is delivered counts until its report was served
     with pytest.raises(BufferError):
         produce()
-    assert len(producer) == 3
+    assert len(producer) >= 3
     kafka.until(lambda: producer.poll(0) or len(reports) == 3)
     produce()
     assert producer.flush(15) == 0
