@@ -30,6 +30,15 @@ def test_the_only_member_gets_all_partitions(kafka: KafkaLab) -> None:
     assert all(p.offset == -1001 for p in member.kafka.position(member.kafka.assignment()))
 
 
+def test_a_member_that_has_unsubscribed_has_no_member_id_and_keeps_its_generation(kafka: KafkaLab) -> None:
+    topic, group = kafka.topic(1), kafka.name("g")
+    member = kafka.static(group, [topic], "a")
+    moved(kafka, (member, 1))
+    member.kafka.unsubscribe()
+    kafka.until(lambda: not member.kafka.memberid(), meanwhile=[member])
+    assert (member.owned, member.generation) == (set(), 1)
+
+
 def test_a_member_begins_at_the_committed_offsets(kafka: KafkaLab) -> None:
     topic, group = kafka.topic(2), kafka.name("g")
     for partition in (0, 1):

@@ -194,4 +194,4 @@ class ClassicMembership:
         with self._kafka.lock:
             self._kafka.classic_group(self._group).leave(self.member_id, clock.now_s())
             self._kafka.changed()
-        self._state = "out"  # the member id and the generation are those of the last membership
+        self._state, self.member_id = "out", ""  # the generation is that of the last membership
