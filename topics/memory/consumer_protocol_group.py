@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError
 from .failure import Refused
 from .group_metadata import GroupMetadata
 from .offsets import Partition
-from .range_assignor import Subscriber, assign_ranges
+from .range_assignor import Subscriber, assign_sticky_ranges
 
 if TYPE_CHECKING:
     from .client import Client
@@ -143,7 +143,8 @@ class ConsumerProtocolGroup:
         subscribers = [
             Subscriber(member.member_id, member.member_id, member.topics) for member in self.members.values()
         ]
-        for member_id, partitions in assign_ranges(subscribers, self._seen).items():
+        current = {known: member.target for known, member in self.members.items()}
+        for member_id, partitions in assign_sticky_ranges(subscribers, self._seen, current).items():
             self.members[member_id].target = partitions
 
     def advance(self, now_s: float) -> bool:

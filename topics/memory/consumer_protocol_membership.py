@@ -96,13 +96,12 @@ class ConsumerProtocolMembership:
                 raise
             self.generation, self._subscribing = 0, True
             return self._give_up(self._owned, lost=True)
-        if self._give_up([at for at in self._owned if at not in assigned]):
-            return True
+        given_up = self._give_up([at for at in self._owned if at not in assigned])
         new = [at for at in assigned if at not in self._owned]
-        if new:
+        if new or given_up:  # librdkafka calls back for none as well, after partitions were given up
             self._owned = list(assigned)
             self._rebalanced("assign", new)
-        return bool(new)
+        return bool(new) or given_up
 
     def _give_up(self, partitions: list[Partition], *, lost: bool = False) -> bool:
         """Call back for partitions that go; return whether there are any."""
