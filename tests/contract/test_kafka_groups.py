@@ -124,6 +124,8 @@ def test_the_callback_of_a_member_that_unsubscribes_comes_from_its_next_call(kaf
     assert member.log == ["a assigned [0:0] in consume"]
     moved(kafka, (member, 0))
     assert member.log[1:] == ["a revoked [0:0] in consume"]
+    kafka.until(lambda: member.kafka.memberid() is None, meanwhile=[member])
+    assert member.generation == 1  # of its last membership
     kafka.until(lambda: not kafka.described(group).members, "it has left", meanwhile=[member])
 
 

@@ -150,9 +150,9 @@ class MemoryConsumer(Client):
         """Return what a transaction needs to commit offsets of this member."""
         return self._act("consumer_group_metadata", lambda: self._membership.metadata.encoded())
 
-    def memberid(self) -> str:
-        """Return the member's id in its group; empty outside."""
-        return self._act("memberid", lambda: self._membership.member_id)
+    def memberid(self) -> str | None:
+        """Return the member's id in its group; None outside."""
+        return self._act("memberid", lambda: self._membership.member_id or None)
 
     def close(self) -> None:
         """Leave the group, unless it is a static member; partitions are revoked before."""
