@@ -22,6 +22,7 @@ __all__ = [
     "Stream",
     "Table",
     "Topic",
+    "World",
     "col",
     "current_event",
     # aggregates of a flow
@@ -59,10 +60,15 @@ if TYPE_CHECKING:
         col,
         current_event,
     )
+    from .replay.testing.world import World
 else:  # hidden from type checkers, which would take every name for one of ours
 
     def __getattr__(name: str) -> object:
         # Faust takes half a second to import; `anabranch replay` and `anabranch broker` do not need it.
+        if name == "World":
+            from .replay.testing.world import World
+
+            return World
         if name in __all__:
             from . import agents
 

@@ -232,6 +232,8 @@ class App(faust.App):
         types: dict[str, Any] = {"key_type": key_type, "value_type": value_type}
         made = cast("Topic", super().topic(*topics, **types, **options))
         made.partitioner = partitioner
+        for name in made.topics:
+            self._runtime.described.setdefault(name, made)
         return made
 
     # Agents and more: Faust's own methods, with anabranch's types ---------------------------------------------------

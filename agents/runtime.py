@@ -30,6 +30,7 @@ from .web.worker_registry import WorkerRegistry
 
 if TYPE_CHECKING:
     from .app import App
+    from .topic import Topic
 
 __all__ = ["Runtime", "runtime_of"]
 
@@ -54,6 +55,7 @@ class Runtime:
         stop_requested: set when the worker has to stop.
         partitioners: topic -> its range partitioner; other topics are partitioned by hash.
         provisioner: creates the topics that the app needs.
+        described: name -> the topic that the program has described first under it.
     """
 
     def __init__(self, app: App, app_id: str, settings: EngineSettings | None, standby_replicas: int | None) -> None:
@@ -74,6 +76,7 @@ class Runtime:
         self.stop_requested = asyncio.Event()
         self.partitioners: dict[str, RangePartitioner] = {}
         self.provisioner = TopicProvisioner(self)
+        self.described: dict[str, Topic] = {}
 
     @contextmanager
     def represented_by(self, other: Runtime) -> Generator[None]:
@@ -191,6 +194,11 @@ class Runtime:
     def status(self) -> EngineStatus:
         """The engine's status for health checks, metrics and logs."""
         return self.engine.status
+
+    @property
+    def engine_started(self) -> bool:
+        """Whether the app runs or has run as a worker."""
+        return "engine" in self.__dict__ and self.engine.started
 
     @property
     def engine_runs(self) -> bool:

@@ -30,7 +30,7 @@ class Sender:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._kafka: Any = None
-        self._outstanding = 0
+        self.outstanding = 0
         self._poller: asyncio.Task[None] | None = None
 
     async def send(self, output: Output) -> asyncio.Future[RecordMetadata]:
@@ -41,7 +41,7 @@ class Sender:
         future: asyncio.Future[RecordMetadata] = loop.create_future()
 
         def delivered(error: Any, message: Any) -> None:
-            self._outstanding -= 1
+            self.outstanding -= 1
             if future.done():
                 return
             if error is not None:
@@ -73,7 +73,7 @@ class Sender:
                 await asyncio.sleep(_POLL_S)
             except KafkaException as exc:
                 raise self._as_error(exc, output) from exc
-        self._outstanding += 1
+        self.outstanding += 1
         if self._poller is None or self._poller.done():
             self._poller = loop.create_task(self._poll())
         return future
@@ -85,12 +85,12 @@ class Sender:
         return from_kafka(exc, f"send to {output.topic}", servers=self._cluster.bootstrap_servers)
 
     async def _poll(self) -> None:
-        while self._outstanding:
+        while self.outstanding:
             self._kafka.poll(0)
             await asyncio.sleep(_POLL_S)
 
     async def flush(self) -> None:
         """Wait until everything sent is delivered or has failed."""
-        while self._outstanding:
+        while self.outstanding:
             self._kafka.poll(0)
             await asyncio.sleep(_POLL_S)

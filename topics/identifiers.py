@@ -45,10 +45,14 @@ def kafka_uuid() -> str:
 
 
 @contextmanager
-def seeded(seed: int) -> Generator[None]:
-    """Let every identifier that the process draws inside of the block follow from `seed`."""
+def seeded(seed: int | random.Random) -> Generator[None]:
+    """Let every identifier that the process draws inside of the block follow from `seed`.
+
+    Args:
+        seed: a number, or a generator that goes on from where the last block has left it.
+    """
     global _source
-    before, _source = _source, random.Random(seed)  # noqa: S311 (of a test)
+    before, _source = _source, random.Random(seed) if isinstance(seed, int) else seed  # noqa: S311 (of a test)
     try:
         yield
     finally:

@@ -156,8 +156,11 @@ class Background:
                 clock.wait(self._joining, pause_s)
 
     async def _take_inline(self) -> None:
-        for pause_s in self._steps:
-            await idle(pause_s)
+        try:
+            for pause_s in self._steps:
+                await idle(pause_s)
+        finally:
+            self._steps.close()
 
     def join(self) -> None:
         """End the current pause and wait until the steps have ended (blocking). Inline, take no further step."""

@@ -142,3 +142,8 @@ class Membership:
         await daemon_thread(self.committer.close)
         await daemon_thread(self.stores.close)
         self._identity.release()
+
+    def abandon(self) -> None:
+        """Release what the end of a process would release: the locks of its files. The clients are left as they are."""
+        self._identity.release()
+        self.stores.close()

@@ -104,9 +104,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             index of one. The order of one owner's callbacks stays. None runs them in the order of their registration.
 
     Attributes:
-        coast: called when nothing is ready; while it returns True, timers of `idle` are not waited for one by one. They
-            end together at the next other timer, after `coast_s` at the latest, as if the machine had been suspended.
-        coast_s: the longest such time, in seconds.
+        coast: called when nothing is ready; while it returns True, timers of `idle` are late by `coast_s`, as if what
+            looks for work were slow. Other timers are exact.
+        coast_s: that time, in seconds.
         failures: descriptions of exceptions that no code has caught, as `call_exception_handler` gets them.
     """
 
@@ -114,6 +114,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.clock, self._choose = clock, choose
         self.coast: Callable[[], bool] | None = None
         self.coast_s = 1.0
+        self._coast_until_s = 0.0
         self.failures: list[dict[str, Any]] = []
         self._numbers = count()
         self._ready: deque[tuple[asyncio.Handle, Owner]] = deque()
@@ -183,7 +184,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         else:
             self._move_to_next(deadline_s)
         now_s = self.time()
-        for heap in (self._timers, self._idle):
+        for heap in (self._timers,) if now_s < self._coast_until_s else (self._timers, self._idle):
             while heap and heap[0][0] <= now_s:
                 _, _, handle, owner = heapq.heappop(heap)
                 self._ready.append((handle, owner))
@@ -210,7 +211,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         times = [self._timers[0][0]] if self._timers else []
         if self._idle:
             coasting = self.coast is not None and self.coast()
-            times.append(max(self._idle[0][0], self.time() + self.coast_s) if coasting else self._idle[0][0])
+            self._coast_until_s = self._idle[0][0] + self.coast_s if coasting else 0.0
+            times.append(self._coast_until_s or self._idle[0][0])
         if deadline_s is not None:
             times.append(deadline_s)
         if not times:
@@ -233,6 +235,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             if not queues[index]:
                 del queues[index]
         return merged
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether callbacks wait for the next turn."""
+        return bool(self._ready)
 
     def stop(self) -> None:
         """Let `run_forever` return after this turn."""

@@ -55,6 +55,7 @@ class MemoryKafka:
         lock: guards everything that clients share.
         session_s: how long members of KIP-848's protocol may be silent, which the broker decides.
         version: grows with every change that a waiting client may wait for.
+        topic_defaults: configuration of topics that are created without it.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class MemoryKafka:
         self.interceptor = Interceptor()
         self.lock = threading.RLock()
         self.version = 0
+        self.topic_defaults: Mapping[str, str] = {}
         self.groups: dict[str, ClassicGroup | ConsumerProtocolGroup] = {}
         self.session_s = 10.0
         self._offsets: dict[str, GroupOffsets] = {}
@@ -137,7 +139,7 @@ class MemoryKafka:
             alike = next((other for other in self.topics if _folded(other) == _folded(name)), None)
             if alike is not None:
                 raise Refused(KafkaError.TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topic: {alike}")
-            topic = self.topics[name] = Topic(name, partitions, dict(config or {}))
+            topic = self.topics[name] = Topic(name, partitions, {**self.topic_defaults, **(config or {})})
             self.changed()
             return topic
 

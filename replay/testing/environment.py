@@ -1,0 +1,146 @@
+"""What the workers of a test have around them: a clock, an event loop and a Kafka in memory, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from random import Random
+from typing import TYPE_CHECKING, TypeVar
+
+from ...topics import clock, identifiers, threads
+from ...topics.memory.interceptor import Interceptor
+from ...topics.memory.memory_kafka import MemoryKafka
+from .virtual_clock import START, VirtualClock
+from .virtual_loop import Owner, VirtualLoop
+
+if TYPE_CHECKING:
+    from ...topics.memory.client import Client
+
+__all__ = ["Dead", "Environment"]
+
+T = TypeVar("T")
+
+# Event time is independent of the virtual clock, so brokers must take records from its future.
+_TOPIC_DEFAULTS = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+
+
+# While nothing happens, workers look for records this seldom. Their heartbeats go on meanwhile.
+_COAST_S = 10.0
+
+
+class Dead(BaseException):
+    """A worker that was killed calls Kafka: its code must not go on."""
+
+
+class _Living(Interceptor):
+    """Lets workers that were killed have no effect any more.
+
+    Attributes:
+        inner: sees the operations of all others.
+    """
+
+    def __init__(self) -> None:
+        self.inner = Interceptor()
+
+    def call(self, client: Client, operation: str, act: Callable[[], T]) -> T:
+        """Carry out an operation of a client that is alive."""
+        owner = client.owner
+        if not isinstance(owner, Owner):
+            return self.inner.call(client, operation, act)
+        if owner.dropped:
+            raise Dead(owner.name)
+        result = self.inner.call(client, operation, act)
+        if owner.dropped:  # killed inside of the call
+            raise Dead(owner.name)
+        return result
+
+
+class Environment:
+    """Clock, event loop, Kafka and random identifiers.
+
+    Args:
+        start: the time of day at which the clock begins.
+        seed: identifiers follow from it.
+        choose: the order of callbacks of different owners; see `VirtualLoop`.
+        delay_s: how long blocking calls of workers wait; see `threads.inline`.
+
+    Attributes:
+        clock, loop, kafka: what they are called.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: datetime = START,
+        seed: int = 0,
+        choose: Callable[[int], int] | None = None,
+        delay_s: Callable[[], float] | None = None,
+    ) -> None:
+        self.clock = VirtualClock(start)
+        self.loop = VirtualLoop(self.clock, choose=choose)
+        self.loop.coast_s = _COAST_S
+        self._delay_s = delay_s
+        self._random = Random(seed)  # noqa: S311 (a test's)
+        self._inside = False
+        self._living = _Living()
+        with self.entered():
+            self.kafka = MemoryKafka()
+        self.kafka.topic_defaults = _TOPIC_DEFAULTS
+        self.kafka.interceptor = self._living
+
+    @property
+    def interceptor(self) -> Interceptor:
+        """Sees all operations of workers that are alive; can be replaced."""
+        return self._living.inner
+
+    @interceptor.setter
+    def interceptor(self, interceptor: Interceptor) -> None:
+        self._living.inner = interceptor
+
+    @contextmanager
+    def entered(self) -> Generator[None]:
+        """Let the process go by this environment's clock and identifiers inside of the block, without threads."""
+        if self._inside:
+            yield
+            return
+        with ExitStack() as stack:
+            stack.enter_context(clock.use(self.clock))
+            stack.enter_context(threads.inline(idle=self.loop.idle, delay_s=self._delay_s))
+            stack.enter_context(identifiers.seeded(self._random))
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
+
+    @contextmanager
+    def loading(self) -> Generator[None]:
+        """Enter, and let the environment's event loop be the current one, for code that creates apps."""
+        outer = asyncio._get_running_loop()  # pyright: ignore[reportPrivateUsage]
+        with self.entered():
+            asyncio._set_running_loop(self.loop)  # pyright: ignore[reportPrivateUsage]
+            try:
+                yield
+            finally:
+                asyncio._set_running_loop(outer)  # pyright: ignore[reportPrivateUsage]
+
+    def run_until(self, condition: Callable[[], bool], deadline_s: float | None = None) -> bool:
+        """Run the event loop; see `VirtualLoop.run_until`."""
+        with self.entered():
+            return self.loop.run_until(condition, deadline_s)
+
+    def kill(self, owner: Owner) -> None:
+        """Let nothing that belongs to an owner have an effect any more: its callbacks, its clients, its heartbeats."""
+        owner.drop()
+        with self.entered():
+            for group in self.kafka.groups.values():
+                for member in group.members.values():
+                    if member.client.owner is owner:
+                        member.client.fall_silent()
+
+    def close(self) -> None:
+        """End all coroutines. Call it once all owners are dropped."""
+        with self.entered():
+            self.loop.close()

@@ -1,0 +1,98 @@
+"""Whether a group of workers is still, and whether it has processed everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from ...topics.topic_partition import TopicPartition
+from .environment import Environment
+from .worker_life import WorkerLife
+
+if TYPE_CHECKING:
+    from ...agents.runtime import Runtime
+
+__all__ = ["Stillness"]
+
+# Turns of the loop in which nothing happens, before the workers count as still. A worker polls in each of them, and its
+# changelog reader as well.
+_STILL_TURNS = 20
+
+
+class Stillness:
+    """Looks at workers of one group while the event loop runs.
+
+    Args:
+        lives: returns the workers that have been started and not killed.
+    """
+
+    def __init__(self, environment: Environment, lives: Callable[[], Iterable[WorkerLife]]) -> None:
+        self._environment, self._lives = environment, lives
+        self._version = -1
+        self._turns = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether a worker has ended, which it was not asked to."""
+        return any(life.ended for life in self._lives())
+
+    def is_still(self) -> bool:
+        """Return whether nothing happens: no worker is busy, and nothing has changed in Kafka for some turns."""
+        version = self._environment.kafka.version
+        if version != self._version or any(_is_busy(life) for life in self._lives()):
+            self._version, self._turns = version, 0
+            return False
+        self._turns += 1
+        return self._turns > _STILL_TURNS
+
+    def is_settled(self) -> bool:
+        """Return whether all records are processed and committed, and the workers wait for more."""
+        return not self._environment.loop.has_ready and next(self.unsettled(), None) is None
+
+    def unsettled(self) -> Iterator[str]:
+        """Yield what is not processed and committed yet, in words."""
+        positions: dict[TopicPartition, int] = {}
+        groups: set[str] = set()
+        for life in self._lives():
+            if not life.ready:
+                yield f"{life.owner.name} is not ready: its group has no assignment, or its tables are being restored"
+                continue
+            runtime = life.runtime
+            groups.add(runtime.conf.id)
+            yield from _unsettled_in(life.owner.name, runtime)
+            positions |= {at: runtime.status.committed.get(at, 0) for at in runtime.status.active}
+        for topic, partition in self._read(groups):
+            log = self._environment.kafka.topics[topic].logs[partition]
+            position = positions.get(TopicPartition(topic, partition))
+            if position is None:
+                yield f"no worker reads {topic}[{partition}]"
+            elif position < log.end:
+                if log.last_stable < log.end:
+                    yield f"a transaction is open in {topic}[{partition}]"
+                elif log.read(position, 1, committed=True)[0]:
+                    yield f"{topic}[{partition}] is committed up to {position}, and its end is {log.end}"
+
+    def _read(self, groups: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Yield the partitions that the groups read."""
+        kafka = self._environment.kafka
+        members = [member for name in sorted(groups) for member in kafka.members(name)]
+        for topic in sorted({topic for member in members for topic in member.topics}):
+            if topic in kafka.topics:
+                yield from ((topic, partition) for partition in range(len(kafka.topics[topic].logs)))
+
+
+def _is_busy(life: WorkerLife) -> bool:
+    return not life.ended and (not life.ready or next(_unsettled_in("", life.runtime), None) is not None)
+
+
+def _unsettled_in(name: str, runtime: Runtime) -> Iterator[str]:
+    context = runtime.context
+    if runtime.status.rebalancing:
+        yield f"{name} is in a rebalance"
+    if context.barrier.running:
+        agents = {runner.name for runner in context.runners if runner.stream is not None and runner.stream.running}
+        yield f"{name} has records in process: {', '.join(sorted(agents))}"
+    if context.epoch.dirty:
+        yield f"{name} has an epoch to commit"
+    if "sender" in runtime.__dict__ and runtime.sender.outstanding:
+        yield f"{name} has records that are not delivered"

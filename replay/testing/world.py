@@ -1,0 +1,461 @@
+"""A world: an app with its workers on a Kafka in memory, under a virtual clock, for tests.
+
+    with World(shop.app) as world:
+        world.send("orders", {"user": "ann", "amount": 3}, key="ann", at="2026-01-01T10:00Z")
+        world.settle()
+        assert world.table("totals") == {"ann": 3}
+
+The engine is the one that runs in production. There are no threads, sockets or waits: time passes in `settle`,
+`advance` and the other calls that say so, and each of them ends with the workers at rest. The order of events is the
+same each time.
+
+Event time and processing time are independent: `at` gives a record's time, `advance` lets the time of timers pass.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from ...agents.app import App
+from ...agents.declarations import nearest
+from ...agents.runtime import runtime_of
+from ...agents.topic import HeadersGiven, header_list
+from ...topics.dead_letter import dead_letter_topic
+from ...topics.errors import Usage
+from ...topics.keys import record_key
+from ...topics.serde import codec
+from .app_source import AppSource
+from .duration import Duration, Time, seconds_of, time_ms_of
+from .environment import Environment
+from .stillness import Stillness
+from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
+from .virtual_clock import START
+from .virtual_loop import owning
+from .world_tables import merged_table
+from .world_worker import WorldWorker
+
+if TYPE_CHECKING:
+    from ...agents.topic import Topic
+    from ..replay_report import Report
+
+__all__ = ["World"]
+
+# After the clock was advanced, workers have this much time to process what has happened last.
+_REST_S = 5.0
+_LISTED = 5
+
+
+class World:
+    """See the module's docstring. Close it at its end, by `with` or `close`.
+
+    Args:
+        program: an app; `"module:attribute"` or `"path/to/file.py"`; or a function that returns a new app. The app of a
+            module is loaded as a fresh copy of its module for each start of a worker: `module` is the copy.
+        workers: number of workers, in one group.
+        partitions: of topics that declare no number, 4 by default; or topic -> number, for topics to create at once.
+        start: the time of day at which the world begins.
+        seed: random identifiers, such as the workers' names, follow from it.
+
+    Raises:
+        Usage: the program is no app, or one that has run; or it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        program: App | str | Callable[[], App],
+        *,
+        workers: int = 1,
+        partitions: int | Mapping[str, int] | None = None,
+        start: Time = START,
+        seed: int = 0,
+    ) -> None:
+        if workers < 1:
+            raise Usage(f"a world with {workers} workers")
+        begin = time_ms_of(start)
+        self._environment = Environment(start=datetime.fromtimestamp(begin / 1000, START.tzinfo), seed=seed)
+        self._closed = False
+        self._sent = 0
+        self._partitions = partitions if isinstance(partitions, int) else None
+        self._folder: Path | None = None
+        self._workers: list[WorldWorker] = []
+        self._stillness = Stillness(self._environment, self._lives)
+        try:
+            with self._environment.loading():
+                source = AppSource(program)
+            for index in range(workers):
+                self._workers.append(WorldWorker(self._environment, source, index, self._folder_of, self._prepare))
+            for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
+                self._environment.kafka.create_topic(topic, number)
+            with self._environment.entered():
+                self._producer: Any = self._environment.kafka.cluster().producer()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, app: App) -> None:
+        if self._partitions is not None:
+            runtime_of(app).configure(topic_partitions=self._partitions)
+
+    def _folder_of(self, worker: int, keeps_identity: bool) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
+        folder = self._folder / str(worker)
+        if not keeps_identity:
+            shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+    def _lives(self) -> list[Any]:
+        return [worker.life for worker in self._workers if worker.life is not None and not worker.life.killed]
+
+    # Workers --------------------------------------------------------------------------------------------------------
+
+    @property
+    def app(self) -> App:
+        """The app of worker 0."""
+        return self._workers[0].app
+
+    @property
+    def module(self) -> ModuleType:
+        """The module of worker 0's app: a copy that belongs to this world alone, for patches."""
+        return self._workers[0].module
+
+    def worker(self, index: int = 0) -> WorldWorker:
+        """Return a worker, to stop, kill or start it.
+
+        Raises:
+            Usage: the world has fewer workers.
+        """
+        self._check_open()
+        if not 0 <= index < len(self._workers):
+            raise Usage(f"no worker {index}: the world has {len(self._workers)}", hint="World(…, workers=2)")
+        return self._workers[index]
+
+    # Time -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        """The time of day in this world, in UTC."""
+        return self._environment.clock.now
+
+    def settle(self, within: Duration = "1h") -> None:
+        """Let the workers process and commit everything, and return when they wait for more records.
+
+        Records that an agent holds back for a time (`take` with `within`, retries) let that time pass.
+
+        Args:
+            within: the longest virtual time to wait.
+
+        Raises:
+            AnabranchError: a worker has ended with this error.
+            TimeoutError: something is not processed within that time; the error lists it.
+        """
+        self._begin("settle")
+        deadline_s = self._environment.clock.now_s() + seconds_of(within)
+        stillness = self._stillness
+        self._run_until(lambda: stillness.failed or stillness.is_settled(), deadline_s)
+        self._raise_failed()
+        if left := list(stillness.unsettled()):
+            more = f"; and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
+            raise TimeoutError(f"not settled within {within} of virtual time: {'; '.join(left[:_LISTED])}{more}")
+
+    def advance(self, duration: Duration) -> None:
+        """Let processing time pass: timers, cron jobs and delays are due; records are processed as they are.
+
+        Raises:
+            Usage: the duration is negative.
+            AnabranchError: a worker has ended with this error.
+        """
+        self._begin("advance")
+        self._run_to(self._environment.clock.now_s() + seconds_of(duration))
+
+    def advance_to(self, time: Time) -> None:
+        """Let processing time pass until a time of day.
+
+        Raises:
+            Usage: that time is in the past.
+            AnabranchError: a worker has ended with this error.
+        """
+        self._begin("advance")
+        clock = self._environment.clock
+        seconds = (time_ms_of(time) - clock.now_ms()) / 1000
+        if seconds < 0:
+            raise Usage(f"time cannot run backwards: it is {self.now.isoformat()} in this world, after {time}")
+        self._run_to(clock.now_s() + seconds)
+
+    def _run_to(self, at_s: float) -> None:
+        stillness = self._stillness
+        self._run_until(lambda: stillness.failed, at_s)
+        # Rest: only what is held back for a time is left.
+        at_s = self._environment.clock.now_s() + _REST_S
+        loop = self._environment.loop
+        self._environment.run_until(lambda: stillness.failed or (not loop.has_ready and stillness.is_still()), at_s)
+        self._raise_failed()
+
+    def _run_until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
+        """Run the workers; while they are still, time passes at once."""
+        loop = self._environment.loop
+        loop.coast = self._stillness.is_still
+        try:
+            return self._environment.run_until(condition, deadline_s)
+        finally:
+            loop.coast = None
+
+    def _begin(self, what: str) -> None:
+        self._check_open()
+        for worker in self._workers:
+            worker.begin()
+        if not self._lives():
+            raise Usage(f"cannot {what}: no worker runs", hint="world.worker(0).start()")
+
+    def _raise_failed(self) -> None:
+        for worker in self._workers:
+            life = worker.life
+            if life is not None and life.error is not None:
+                error = life.error
+                note = f"worker {worker.index} has ended with this error"
+                if note not in getattr(error, "__notes__", ()):
+                    error.add_note(note)
+                raise error
+
+    # Records --------------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        topic: str,
+        value: object,
+        *,
+        key: object = None,
+        at: Time | None = None,
+        headers: HeadersGiven | None = None,
+        partition: int | None = None,
+    ) -> None:
+        """Send a record to a topic; the workers process it in `settle` or `advance`.
+
+        Args:
+            value: encoded as the app declares the topic, else as JSON; bytes are sent as they are; None is a tombstone.
+            key: as well; records without a key go to the partitions in turn.
+            at: its event time; default: now.
+            partition: default: chosen by the key.
+
+        Raises:
+            Usage: the app knows no such topic, or the topic has no such partition.
+        """
+        self._check_open()
+        with self._environment.entered():
+            declared = self._declared(topic)
+            count = len(self._create(topic, declared).logs)
+            raw_key = _encoded_key(declared, key)
+            if partition is None:
+                partition = self._partition_of(topic, raw_key, count)
+            elif not 0 <= partition < count:
+                raise Usage(f"topic {topic} has no partition {partition}: it has {count}")
+            self._producer.produce(
+                topic,
+                _encoded(declared, value),
+                raw_key,
+                partition,
+                timestamp=self._environment.clock.now_ms() if at is None else time_ms_of(at),
+                headers=list(header_list(headers) or ()),
+            )
+            self._producer.flush()
+
+    def _partition_of(self, topic: str, key: bytes | None, count: int) -> int:
+        if key is None:
+            self._sent += 1
+            return (self._sent - 1) % count
+        return runtime_of(self.app).partitioner_of(topic, count).partition(key)
+
+    def topic(self, name: str) -> TopicContent:
+        """Return the committed records of a topic, which is empty if the topic does not exist yet.
+
+        Raises:
+            Usage: the app knows no such topic.
+        """
+        self._check_open()
+        with self._environment.loading():
+            return content_of(name, self._stored(name), self._declared(name))
+
+    def dead_letters(self, topic: str) -> list[RejectedRecord]:
+        """Return the dead letters of a topic.
+
+        Raises:
+            Usage: the app knows no such topic.
+        """
+        self._check_open()
+        with self._environment.loading():
+            declared = self._declared(topic)
+            return dead_letters_of(self._stored(dead_letter_topic(topic)), declared)
+
+    def table(self, name: str) -> dict[Any, Any]:
+        """Return the committed content of a table, all partitions of all workers together, as plain Python.
+
+        Raises:
+            Usage: the app has no such table, or no worker has its partitions.
+        """
+        self._check_open()
+        with self._environment.loading():
+            return merged_table([worker.app for worker in self._workers if worker.running] or [self.app], name)
+
+    def _stored(self, topic: str) -> Any:
+        return self._environment.kafka.topics.get(topic)
+
+    def _declared(self, topic: str) -> Topic | None:
+        """Return a topic as the app declares it; None if it only exists in Kafka.
+
+        Raises:
+            Usage: it is neither of them.
+        """
+        described = runtime_of(self.app).described
+        if topic not in described and self._stored(topic) is None:
+            known = {*described, *self._environment.kafka.topics}
+            raise Usage(
+                f"app {self.app.conf.id} knows no topic {topic!r}",
+                hint=nearest(topic, known) or "World(…, partitions={'name': 4}) creates one",
+            )
+        return described.get(topic)
+
+    def _create(self, name: str, declared: Topic | None) -> Any:
+        """Return a topic in Kafka; it is created as the app would."""
+        if self._stored(name) is None:
+            assert declared is not None
+            spec = runtime_of(self.app).provisioner.spec_of(declared, name)
+            self._environment.kafka.create_topic(name, spec.partitions, spec.config)
+        return self._stored(name)
+
+    # Questions ------------------------------------------------------------------------------------------------------
+
+    def ask(self, agent: object, value: object, *, key: object = None, within: Duration = "1m") -> Any:
+        """Ask an agent, as `agent.ask` does from worker 0, and return its answer.
+
+        Args:
+            agent: an agent of the app, its function or its name.
+            within: the longest virtual time to wait for the answer.
+
+        Raises:
+            Usage: the app has no such agent.
+            TimeoutError: there is no answer within that time.
+        """
+        self.settle()
+        worker = self._workers[0]
+        if not worker.running:
+            raise Usage("worker 0 asks, and it does not run")
+        found = _agent_of(worker.app, agent)
+        environment, life = self._environment, worker.life
+        assert life is not None
+        with environment.loading(), owning(life.owner):
+            question = environment.loop.create_task(found.ask(value, key=key))
+        deadline_s = environment.clock.now_s() + seconds_of(within)
+        answered = environment.run_until(lambda: question.done() or self._stillness.failed, deadline_s)
+        if not question.done():
+            question.cancel()
+            self._raise_failed()
+        if not answered:
+            raise TimeoutError(f"agent {found.name} has not answered within {within} of virtual time")
+        return question.result()
+
+    # Files ----------------------------------------------------------------------------------------------------------
+
+    def replay(
+        self,
+        source: str | Path | Sequence[str | Path],
+        topic: str,
+        *,
+        key: str | None = None,
+        time: str | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        transform: str | None = None,
+        on_bad_line: Literal["fail", "skip", "dead-letter"] = "fail",
+        run_id: str | None = None,
+        pack: Literal["lz4", "zstd"] | None = None,
+        **format: Any,
+    ) -> Report:
+        """Replay files into a topic, as `anabranch replay` does; the workers process the records in `settle`.
+
+        Args:
+            source: a file, a glob, a folder, or several.
+            key, time: field or expression of the record's key and of its time.
+            where: only records that match the expression.
+            limit, transform, on_bad_line, run_id, pack: as the options of `anabranch replay`.
+            format: of the files: `kind`, `columns`, `types`, `delimiter`, … of `Format`.
+
+        Returns:
+            What `anabranch replay` reports.
+        """
+        self._check_open()
+        from .world_replay import play
+
+        specs = [source] if isinstance(source, str | Path) else source
+        with self._environment.entered():
+            self._create(topic, self._declared(topic))
+            return play(
+                self._environment.kafka.cluster(),
+                list(map(str, specs)),
+                topic,
+                {**format, "key": key, "time": time},
+                where=where,
+                limit=limit,
+                transform=transform,
+                on_bad_line=on_bad_line,
+                run_id=run_id,
+                pack=pack,
+            )
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Usage("this world has ended", hint="make another one: World(…)")
+
+    def close(self) -> None:
+        """End the world: its workers are ended as by `kill`, and nothing of it is left in the process."""
+        if self._closed:
+            return
+        self._closed = True
+        for worker in self._workers:
+            worker.close()
+        self._environment.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<world of {self.app.conf.id}, {'ended' if self._closed else self.now.isoformat()}>"
+
+
+def _encoded(declared: Topic | None, value: object) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    if declared is None:
+        return value.encode() if isinstance(value, str) else codec(None).encode(value)
+    if isinstance(value, dict) and not isinstance(declared.value_type, type(None)):
+        return codec(None).encode(value)  # of a struct or a Faust record
+    return declared.encode_value(value)
+
+
+def _encoded_key(declared: Topic | None, key: object) -> bytes | None:
+    if key is None or isinstance(key, bytes):
+        return key
+    return record_key(key) if declared is None else declared.encode_key(key)
+
+
+def _agent_of(app: App, agent: object) -> Any:
+    agents = {str(name): found for name, found in app.agents.items()}
+    name = agent if isinstance(agent, str) else getattr(agent, "name", None) or getattr(agent, "__name__", "")
+    found = [other for other in agents if other == name or other.rpartition(".")[2] == name]
+    if len(found) != 1:
+        raise Usage(f"app {app.conf.id} has no agent {name!r}", hint=nearest(str(name), agents))
+    return cast(Any, agents[found[0]])

@@ -1,0 +1,65 @@
+"""The tables of the workers of a world, as plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ...agents.declarations import nearest
+from ...agents.runtime import runtime_of
+from ...topics.errors import Usage
+from .plain_value import plain_value
+
+if TYPE_CHECKING:
+    from ...agents.app import App
+    from ...agents.tables.table import Table
+
+__all__ = ["merged_table", "pairs_of", "table_of"]
+
+
+def table_of(app: App, name: str) -> Table:
+    """Return a table of an app.
+
+    Raises:
+        Usage: there is none of this name.
+    """
+    names = {table.name: table for table in runtime_of(app).tables}
+    if name not in names:
+        raise Usage(f"app {app.conf.id} has no table {name!r}", hint=nearest(name, names))
+    return names[name]
+
+
+def pairs_of(table: Table) -> dict[Any, Any]:
+    """Return the committed pairs of a table on one worker."""
+    return {key: plain_value(value) for state in table.visible_states() for key, value in state.committed_items()}
+
+
+def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
+    """Return the committed pairs of a table on all workers.
+
+    Raises:
+        Usage: there is no such table, some of its partitions are on no worker, or a key is in several partitions of a
+            table that is not `local`.
+    """
+    states: dict[int, Any] = {}
+    tables = [table_of(app, name) for app in apps]
+    for table in tables:
+        states |= table.states
+    partitions = max((table.changelog_partitions for table in tables), default=0)
+    missing = [partition for partition in range(partitions) if partition not in states]
+    if missing or not partitions:
+        raise Usage(
+            f"table {name}: no worker has " + (f"its partitions {missing}" if partitions else "started"),
+            hint="call world.settle() first",
+        )
+    pairs: dict[Any, Any] = {}
+    for partition in range(partitions):
+        for key, value in states[partition].committed_items():
+            if key in pairs and not tables[0].local:
+                raise Usage(
+                    f"table {name}: key {key!r} is in several partitions, so it has no single value",
+                    hint="its agents write it from streams with other keys: use group_by, or local=True and "
+                    "world.worker(n).table(…)",
+                )
+            pairs[key] = plain_value(value)
+    return pairs
