@@ -198,7 +198,7 @@ class Runtime:
     @property
     def engine_started(self) -> bool:
         """Whether the app runs or has run as a worker."""
-        return "engine" in self.__dict__ and self.engine.started
+        return "engine" in self.__dict__ and self.engine.status.instance != ""
 
     @property
     def engine_runs(self) -> bool:

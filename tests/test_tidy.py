@@ -24,7 +24,7 @@ MAX_CLASS_LINES = 400  # with the bases that are ours: a class is not split by i
 # Tables are dict subclasses, so `UncommittedWrites`, the engine's side of them, can only be a base.
 LONG_CLASSES = {"TtlState"}  # its base keeps a partition of a table without time-to-live
 
-# In replay/, only what runs or compares apps may know agents.
+# In replay/, only the test kit and what runs or compares apps may know agents.
 REPLAY_KNOWS_AGENTS = {
     "replay/table_backup/backup.py",
     "replay/cli/worker.py",
@@ -41,7 +41,7 @@ REPLAY_KNOWS_AGENTS = {
 }
 
 # A world of the test kit draws from the generator of its seed.
-DRAWS_FROM_A_SEED = {"replay/testing/faults.py", "replay/testing/store_faults.py"}
+DRAWS_FROM_A_SEED = {f"replay/testing/{name}.py" for name in ("environment", "faults", "store_faults")}
 
 KNOWS_FAUST = {
     "agents/agent.py",
@@ -170,7 +170,7 @@ def test_imports_run_one_way(module: str) -> None:
         assert not knows(module, "anabranch.replay")
     if room == "agents":
         assert not knows(module, "anabranch.replay")
-    if room == "replay" and module not in REPLAY_KNOWS_AGENTS:
+    if room == "replay" and module not in REPLAY_KNOWS_AGENTS and folder(module) != "replay/testing":
         assert not knows(module, "anabranch.agents"), "only what runs or compares apps imports agents"
 
 

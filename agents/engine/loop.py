@@ -93,11 +93,6 @@ class Engine:
         self._watching_retries: asyncio.Future[None] | None = None
 
     @property
-    def started(self) -> bool:
-        """Whether `start` was called."""
-        return self._listener is not None
-
-    @property
     def ended(self) -> bool:
         """Whether the loop has ended or was cancelled."""
         task = self._main_task
@@ -210,11 +205,6 @@ class Engine:
         await self.rebalance.close()
         if self._member is not None:
             await self._member.close(keep_identity=self._host.keep_identity)
-
-    def abandon(self) -> None:
-        """Release the locks of the data folder: a test has ended this worker as the end of its process would."""
-        if self._member is not None:
-            self._member.abandon()
 
     async def stop_with(self, error: BaseException) -> None:
         """Stop the worker because a human has to change something. The app ends with the first such error."""

@@ -88,6 +88,11 @@ class Rebalance:
         if self._restoration is not None:
             await daemon_thread(self._restoration.close)
 
+    def abandon(self) -> None:
+        """Release the locks of the data folder: a test has ended this worker as the end of its process would."""
+        if self._member is not None:
+            self._member.abandon()
+
     def restart(self) -> None:
         """Forget all assigned partitions: the Kafka clients are recreated, and the group assigns partitions again."""
         self._assignment = None

@@ -7,13 +7,16 @@ test patches in them is not patched in the copies.
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
@@ -87,7 +90,7 @@ class AppSource:
             self._used = True
             return LoadedApp(self._program, _defining_module(self._program))
         assert callable(self._program)
-        app: object = self._program()
+        app = cast(object, self._program())
         if not isinstance(app, App):
             raise Usage(f"{self._program!r} returned {app!r}, which is no app")
         return LoadedApp(app, sys.modules[self._program.__module__])
@@ -183,7 +186,19 @@ def _program(module: ModuleType, app: App) -> list[ModuleType]:
 
 
 def _imported_by(module: ModuleType) -> Iterator[str]:
-    for value in list(vars(module).values()):
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        if isinstance(name, str):
-            yield name
+    """The names of the modules that a module imports, and of some that do not exist."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):
+        return
+    package = (module.__package__ or "").split(".")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = (
+                ".".join([*package[: len(package) - node.level + 1], node.module or ""]) if node.level else node.module
+            )
+            base = (base or "").strip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from ...agents.tables.global_table import GlobalTable
 from ...topics.topic_partition import TopicPartition
 from .environment import Environment
 from .worker_life import WorkerLife
@@ -23,7 +24,7 @@ class Stillness:
     """Looks at workers of one group while the event loop runs.
 
     Args:
-        lives: returns the workers that have been started and not killed.
+        lives: returns the workers that have been started, and neither killed nor stopped.
     """
 
     def __init__(self, environment: Environment, lives: Callable[[], Iterable[WorkerLife]]) -> None:
@@ -60,6 +61,7 @@ class Stillness:
             runtime = life.runtime
             groups.add(runtime.conf.id)
             yield from _unsettled_in(life.owner.name, runtime)
+            yield from self._behind(life.owner.name, runtime)
             positions |= {at: runtime.status.committed.get(at, 0) for at in runtime.status.active}
         for topic, partition in self._read(groups):
             log = self._environment.kafka.topics[topic].logs[partition]
@@ -71,6 +73,15 @@ class Stillness:
                     yield f"a transaction is open in {topic}[{partition}]"
                 elif log.read(position, 1, committed=True)[0]:
                     yield f"{topic}[{partition}] is committed up to {position}, and its end is {log.end}"
+
+    def _behind(self, name: str, runtime: Runtime) -> Iterator[str]:
+        """Yield the global tables of which a worker has not read everything."""
+        for table in runtime.tables:
+            if isinstance(table, GlobalTable) and table.changelog_name in self._environment.kafka.topics:
+                logs = self._environment.kafka.topics[table.changelog_name].logs
+                for partition, state in table.remote_states.items():
+                    if logs[partition].read(state.store.position, 1, committed=True)[0]:
+                        yield f"{name} has not read all of table {table.name}"
 
     def _read(self, groups: Iterable[str]) -> Iterator[tuple[str, int]]:
         """Yield the partitions that the groups read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +31,12 @@ class WorkerLife:
     Attributes:
         owner: what its callbacks, tasks and clients belong to.
         killed: whether `kill` has ended it.
+        stopping: whether `ask_to_stop` was called.
     """
 
     def __init__(self, environment: Environment, app: App, name: str, folder: Path) -> None:
-        self.app, self.owner, self.killed = app, Owner(name), False
+        self.app, self.owner = app, Owner(name)
+        self.killed = self.stopping = False
         self._environment = environment
         self._task: asyncio.Task[None] | None = None
         self._ready = False
@@ -74,7 +77,7 @@ class WorkerLife:
 
     def ask_to_stop(self, *, keep_identity: bool = False) -> None:
         """Begin to stop as at SIGTERM: commit, leave the group, end."""
-        self.runtime.keep_identity = keep_identity
+        self.stopping, self.runtime.keep_identity = True, keep_identity
         with self._environment.loading(), owning(self.owner):
             self.runtime.stop_requested.set()
 
@@ -85,10 +88,15 @@ class WorkerLife:
         self.killed = True
         self._environment.kill(self.owner)
         with suppress(Exception):
-            self.runtime.engine.abandon()
+            self.runtime.engine.rebalance.abandon()
 
     def close(self) -> None:
         """End its coroutines, whose `finally` blocks reach neither Kafka nor other workers."""
-        with self._environment.loading():
-            self.kill()
-            self.owner.close()
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # Faust's services report that they are ended
+        try:
+            with self._environment.loading():
+                self.kill()
+                self.owner.close()
+        finally:
+            logging.disable(level)

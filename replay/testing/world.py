@@ -37,6 +37,7 @@ from .stillness import Stillness
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
 from .virtual_clock import START
 from .virtual_loop import owning
+from .worker_life import WorkerLife
 from .world_tables import merged_table
 from .world_worker import WorldWorker
 
@@ -62,6 +63,9 @@ class World:
         start: the time of day at which the world begins.
         seed: random identifiers, such as the workers' names, follow from it.
 
+    Attributes:
+        environment: clock, event loop and Kafka of this world, for what the methods do not do.
+
     Raises:
         Usage: the program is no app, or one that has run; or it cannot be loaded.
     """
@@ -78,22 +82,22 @@ class World:
         if workers < 1:
             raise Usage(f"a world with {workers} workers")
         begin = time_ms_of(start)
-        self._environment = Environment(start=datetime.fromtimestamp(begin / 1000, START.tzinfo), seed=seed)
+        self.environment = Environment(start=datetime.fromtimestamp(begin / 1000, START.tzinfo), seed=seed)
         self._closed = False
         self._sent = 0
         self._partitions = partitions if isinstance(partitions, int) else None
         self._folder: Path | None = None
         self._workers: list[WorldWorker] = []
-        self._stillness = Stillness(self._environment, self._lives)
+        self._stillness = Stillness(self.environment, self._lives)
         try:
-            with self._environment.loading():
+            with self.environment.loading():
                 source = AppSource(program)
             for index in range(workers):
-                self._workers.append(WorldWorker(self._environment, source, index, self._folder_of, self._prepare))
+                self._workers.append(WorldWorker(self.environment, source, index, self._folder_of, self._prepare))
             for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
-                self._environment.kafka.create_topic(topic, number)
-            with self._environment.entered():
-                self._producer: Any = self._environment.kafka.cluster().producer()
+                self.environment.kafka.create_topic(topic, number)
+            with self.environment.entered():
+                self._producer: Any = self.environment.kafka.cluster().producer()
         except BaseException:
             self.close()
             raise
@@ -110,8 +114,10 @@ class World:
             shutil.rmtree(folder, ignore_errors=True)
         return folder
 
-    def _lives(self) -> list[Any]:
-        return [worker.life for worker in self._workers if worker.life is not None and not worker.life.killed]
+    def _lives(self) -> list[WorkerLife]:
+        """The lives of workers that were started, and neither killed nor stopped."""
+        lives = [worker.life for worker in self._workers if worker.life is not None]
+        return [life for life in lives if not life.killed and not (life.stopping and life.ended)]
 
     # Workers --------------------------------------------------------------------------------------------------------
 
@@ -141,7 +147,7 @@ class World:
     @property
     def now(self) -> datetime:
         """The time of day in this world, in UTC."""
-        return self._environment.clock.now
+        return self.environment.clock.now
 
     def settle(self, within: Duration = "1h") -> None:
         """Let the workers process and commit everything, and return when they wait for more records.
@@ -156,7 +162,7 @@ class World:
             TimeoutError: something is not processed within that time; the error lists it.
         """
         self._begin("settle")
-        deadline_s = self._environment.clock.now_s() + seconds_of(within)
+        deadline_s = self.environment.clock.now_s() + seconds_of(within)
         stillness = self._stillness
         self._run_until(lambda: stillness.failed or stillness.is_settled(), deadline_s)
         self._raise_failed()
@@ -172,7 +178,7 @@ class World:
             AnabranchError: a worker has ended with this error.
         """
         self._begin("advance")
-        self._run_to(self._environment.clock.now_s() + seconds_of(duration))
+        self._run_to(self.environment.clock.now_s() + seconds_of(duration))
 
     def advance_to(self, time: Time) -> None:
         """Let processing time pass until a time of day.
@@ -182,7 +188,7 @@ class World:
             AnabranchError: a worker has ended with this error.
         """
         self._begin("advance")
-        clock = self._environment.clock
+        clock = self.environment.clock
         seconds = (time_ms_of(time) - clock.now_ms()) / 1000
         if seconds < 0:
             raise Usage(f"time cannot run backwards: it is {self.now.isoformat()} in this world, after {time}")
@@ -192,17 +198,17 @@ class World:
         stillness = self._stillness
         self._run_until(lambda: stillness.failed, at_s)
         # Rest: only what is held back for a time is left.
-        at_s = self._environment.clock.now_s() + _REST_S
-        loop = self._environment.loop
-        self._environment.run_until(lambda: stillness.failed or (not loop.has_ready and stillness.is_still()), at_s)
+        at_s = self.environment.clock.now_s() + _REST_S
+        loop = self.environment.loop
+        self.environment.run_until(lambda: stillness.failed or (not loop.has_ready and stillness.is_still()), at_s)
         self._raise_failed()
 
     def _run_until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
         """Run the workers; while they are still, time passes at once."""
-        loop = self._environment.loop
+        loop = self.environment.loop
         loop.coast = self._stillness.is_still
         try:
-            return self._environment.run_until(condition, deadline_s)
+            return self.environment.run_until(condition, deadline_s)
         finally:
             loop.coast = None
 
@@ -247,7 +253,7 @@ class World:
             Usage: the app knows no such topic, or the topic has no such partition.
         """
         self._check_open()
-        with self._environment.entered():
+        with self.environment.entered():
             declared = self._declared(topic)
             count = len(self._create(topic, declared).logs)
             raw_key = _encoded_key(declared, key)
@@ -260,7 +266,7 @@ class World:
                 _encoded(declared, value),
                 raw_key,
                 partition,
-                timestamp=self._environment.clock.now_ms() if at is None else time_ms_of(at),
+                timestamp=self.environment.clock.now_ms() if at is None else time_ms_of(at),
                 headers=list(header_list(headers) or ()),
             )
             self._producer.flush()
@@ -278,7 +284,7 @@ class World:
             Usage: the app knows no such topic.
         """
         self._check_open()
-        with self._environment.loading():
+        with self.environment.loading():
             return content_of(name, self._stored(name), self._declared(name))
 
     def dead_letters(self, topic: str) -> list[RejectedRecord]:
@@ -288,7 +294,7 @@ class World:
             Usage: the app knows no such topic.
         """
         self._check_open()
-        with self._environment.loading():
+        with self.environment.loading():
             declared = self._declared(topic)
             return dead_letters_of(self._stored(dead_letter_topic(topic)), declared)
 
@@ -299,11 +305,11 @@ class World:
             Usage: the app has no such table, or no worker has its partitions.
         """
         self._check_open()
-        with self._environment.loading():
+        with self.environment.loading():
             return merged_table([worker.app for worker in self._workers if worker.running] or [self.app], name)
 
     def _stored(self, topic: str) -> Any:
-        return self._environment.kafka.topics.get(topic)
+        return self.environment.kafka.topics.get(topic)
 
     def _declared(self, topic: str) -> Topic | None:
         """Return a topic as the app declares it; None if it only exists in Kafka.
@@ -313,7 +319,7 @@ class World:
         """
         described = runtime_of(self.app).described
         if topic not in described and self._stored(topic) is None:
-            known = {*described, *self._environment.kafka.topics}
+            known = {*described, *self.environment.kafka.topics}
             raise Usage(
                 f"app {self.app.conf.id} knows no topic {topic!r}",
                 hint=nearest(topic, known) or "World(…, partitions={'name': 4}) creates one",
@@ -325,7 +331,7 @@ class World:
         if self._stored(name) is None:
             assert declared is not None
             spec = runtime_of(self.app).provisioner.spec_of(declared, name)
-            self._environment.kafka.create_topic(name, spec.partitions, spec.config)
+            self.environment.kafka.create_topic(name, spec.partitions, spec.config)
         return self._stored(name)
 
     # Questions ------------------------------------------------------------------------------------------------------
@@ -346,7 +352,7 @@ class World:
         if not worker.running:
             raise Usage("worker 0 asks, and it does not run")
         found = _agent_of(worker.app, agent)
-        environment, life = self._environment, worker.life
+        environment, life = self.environment, worker.life
         assert life is not None
         with environment.loading(), owning(life.owner):
             question = environment.loop.create_task(found.ask(value, key=key))
@@ -392,10 +398,10 @@ class World:
         from .world_replay import play
 
         specs = [source] if isinstance(source, str | Path) else source
-        with self._environment.entered():
+        with self.environment.entered():
             self._create(topic, self._declared(topic))
             return play(
-                self._environment.kafka.cluster(),
+                self.environment.kafka.cluster(),
                 list(map(str, specs)),
                 topic,
                 {**format, "key": key, "time": time},
@@ -420,7 +426,7 @@ class World:
         self._closed = True
         for worker in self._workers:
             worker.close()
-        self._environment.close()
+        self.environment.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 

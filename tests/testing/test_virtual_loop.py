@@ -153,7 +153,7 @@ def test_idle_timers_that_are_late_fire_as_soon_as_the_loop_coasts_no_more(loop:
     looked: list[float] = []
     busy: list[bool] = []
     loop.create_task(look(loop, looked))
-    loop.call_later(2.5, busy.append, True)  # noqa: FBT003
+    loop.call_later(2.5, busy.append, True)
     loop.coast, loop.coast_s = lambda: not busy, 100.0
     loop.run_until(lambda: bool(looked))
     assert looked == [pytest.approx(2.5, abs=0.001)]

@@ -45,7 +45,7 @@ def send_orders(world: World) -> None:
 TOTALS = {f"u{user}": sum(number for number in range(40) if number % 7 == user) for user in range(7)}
 
 
-# What the user sees -----------------------------------------------------------------------------------------------------
+# What the user sees ------------------------------------------------------------------------------------------------
 
 
 def test_totals(make: Make) -> None:
@@ -67,13 +67,13 @@ def test_records_of_a_topic(make: Make) -> None:
     world = make()
     world.send("orders", {"user": "ann", "amount": 3}, key="ann", at="2026-01-01T10:00Z", headers={"from": "web"})
     world.send("orders", None, key="ann", partition=1)
-    first, second = world.topic("orders")
+    second, first = world.topic("orders")
+    assert first.partition == 2
     assert (first.value, first.key, first.offset) == ({"user": "ann", "amount": 3}, b"ann", 0)
     assert first.timestamp.isoformat() == "2026-01-01T10:00:00+00:00"
     assert first.headers == (("from", b"web"),)
     assert first.raw_value == b'{"user":"ann","amount":3}'
-    assert {first.partition, second.partition} == {first.partition, 1}
-    assert second.value is None
+    assert (second.value, second.partition) == (None, 1)
     assert second.timestamp == world.now
 
 
@@ -194,7 +194,7 @@ def test_patches_of_the_worlds_module(make: Make, monkeypatch: pytest.MonkeyPatc
     assert world.topic("alerts").values == [{"amount": 3}]
 
 
-# Workers ----------------------------------------------------------------------------------------------------------------
+# Workers -----------------------------------------------------------------------------------------------------------
 
 
 def test_several_workers_share_the_partitions(make: Make) -> None:
@@ -250,10 +250,10 @@ def test_a_killed_worker_has_no_effect_any_more(make: Make) -> None:
     send_orders(world)
     world.advance(0)  # begins
     world.worker().kill()
-    before = {name: [log.end for log in topic.logs] for name, topic in world._environment.kafka.topics.items()}
-    world._environment.run_until(lambda: False, world._environment.clock.now_s() + 5)
+    before = {name: [log.end for log in topic.logs] for name, topic in world.environment.kafka.topics.items()}
+    world.environment.run_until(lambda: False, world.environment.clock.now_s() + 5)
     gc.collect()
-    after = {name: [log.end for log in topic.logs] for name, topic in world._environment.kafka.topics.items()}
+    after = {name: [log.end for log in topic.logs] for name, topic in world.environment.kafka.topics.items()}
     assert after == before
     world.worker().start()
     world.settle()
@@ -302,7 +302,7 @@ def test_the_error_of_a_worker_is_raised(make: Make) -> None:
         assert raised.value.__notes__ == ["worker 0 has ended with this error"]
 
 
-# Where apps come from ---------------------------------------------------------------------------------------------------
+# Where apps come from ----------------------------------------------------------------------------------------------
 
 
 def test_programs_by_name(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ def test_an_app_of_a_function_runs_once(make: Make) -> None:
     assert make(local_app, workers=2).app.conf.id == "local"
 
 
-# Bad use ----------------------------------------------------------------------------------------------------------------
+# Bad use -----------------------------------------------------------------------------------------------------------
 
 
 def test_bad_use_is_refused_in_one_sentence(make: Make) -> None:
@@ -432,11 +432,13 @@ def test_what_does_not_settle_is_listed(make: Make) -> None:
 
     world = make(program)
     world.send("lines", 1, partition=3)
-    with pytest.raises(TimeoutError, match=r"not settled within 5s.*in process: .*wait; lines\[3\] is committed up to 0"):
+    with pytest.raises(
+        TimeoutError, match=r"not settled within 5s.*in process: .*wait; lines\[3\] is committed up to 0"
+    ):
         world.settle("5s")
 
 
-# Nothing is left --------------------------------------------------------------------------------------------------------
+# Nothing is left ---------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +464,7 @@ def test_the_same_world_twice_is_the_same(make: Make) -> None:
         send_orders(world)
         world.settle()
         world.advance("15m")
-        kafka = world._environment.kafka
+        kafka = world.environment.kafka
         logs = {name: [list(map(repr, log.records)) for log in topic.logs] for name, topic in kafka.topics.items()}
         owned = [sorted(runtime_of(world.worker(index).app).status.owned) for index in range(3)]
         return {name: len(log) for name, log in logs.items()}, owned, world.now
