@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import faust
-from faust.sensors import Monitor
 from mode import shortlabel
 from mode.utils.objects import cached_property
 
@@ -45,6 +44,7 @@ from .declarations import (
 from .engine.settings import EngineSettings
 from .faust_adapter.faust_settings import Settings, check_names, check_settings
 from .faust_adapter.transport import TableManager, Transport
+from .faust_adapter.unsampled_monitor import UnsampledMonitor
 from .replies import ReplyConsumer
 from .runtime import Runtime
 from .stream import Stream
@@ -134,6 +134,7 @@ class App(faust.App):
             "topic_partitions": DEFAULT_PARTITIONS,
             "broker_commit_interval": self._runtime.base_settings.epoch_s,
             "topic_disable_leader": True,
+            "Monitor": UnsampledMonitor,
             "web_bind": "127.0.0.1",
             "reply_to_prefix": f"{id}-reply-",
             "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self._runtime.app_id),
@@ -154,7 +155,9 @@ class App(faust.App):
         super().finalize()
         check_settings(cast(Settings, self.conf))
         sensors: Any = self.sensors
-        if (self._monitor is not None and type(self._monitor) is not Monitor) or set(sensors) - {self._monitor}:
+        if (
+            self._monitor is not None and type(self._monitor) not in (UnsampledMonitor, *UnsampledMonitor.__bases__)
+        ) or set(sensors) - {self._monitor}:
             raise Usage("Faust sensors are not supported", hint="read /metrics of the worker's web port instead")
         signal: Any = self.on_produce_message
         if list(signal.iter_receivers(self)):

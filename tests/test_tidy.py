@@ -63,6 +63,7 @@ KNOWS_FAUST = {
     "agents/stream.py",
     "agents/topic.py",
     "agents/faust_adapter/transport.py",
+    "agents/faust_adapter/unsampled_monitor.py",
     "agents/web/table_views.py",
 }
 
