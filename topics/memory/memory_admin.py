@@ -7,7 +7,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from confluent_kafka import (
+    OFFSET_INVALID,
     ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
     ConsumerGroupType,
     IsolationLevel,
     KafkaError,
@@ -37,6 +39,7 @@ from confluent_kafka.admin import (
 
 from .client import Client
 from .failure import Refused
+from .offsets import Offset
 
 if TYPE_CHECKING:
     from .memory_topic import Topic
@@ -50,6 +53,20 @@ _NEWEST, _EARLIEST, _LATEST = (
     OffsetSpec.max_timestamp(),
     OffsetSpec.earliest(),
     OffsetSpec.latest(),
+)
+
+
+_NOT_DONE = frozenset(
+    {
+        "alter_user_scram_credentials",
+        "create_acls",
+        "delete_acls",
+        "describe_acls",
+        "describe_cluster",
+        "describe_user_scram_credentials",
+        "elect_leaders",
+        "list_groups",
+    }
 )
 
 
@@ -260,8 +277,48 @@ class MemoryAdmin(Client):
         """Delete groups without members, with their offsets."""
         return self._each("delete_consumer_groups", group_ids, self._kafka.delete_group)
 
+    def list_consumer_group_offsets(
+        self, list_consumer_group_offsets_request: Sequence[ConsumerGroupTopicPartitions], **options: object
+    ) -> dict[str, Future[ConsumerGroupTopicPartitions]]:
+        """List the committed offsets of a group: of some partitions, or of all."""
+        asked: dict[str, Any] = {str(of.group_id): of for of in list_consumer_group_offsets_request}
+
+        def find(group: str) -> ConsumerGroupTopicPartitions:
+            committed = self._kafka.offsets(group).committed
+            wanted = asked[group].topic_partitions
+            every = sorted(committed) if wanted is None else [(at.topic, at.partition) for at in wanted]
+            found = [(at, committed.get(at)) for at in every]
+            return ConsumerGroupTopicPartitions(
+                group, [TopicPartition(*at, *(offset or (OFFSET_INVALID, None))) for at, offset in found]
+            )
+
+        return self._each("list_consumer_group_offsets", asked, find)
+
+    def alter_consumer_group_offsets(
+        self, alter_consumer_group_offsets_request: Sequence[ConsumerGroupTopicPartitions], **options: object
+    ) -> dict[str, Future[ConsumerGroupTopicPartitions]]:
+        """Set the committed offsets of a group without members."""
+        asked: dict[str, Any] = {str(of.group_id): of for of in alter_consumer_group_offsets_request}
+
+        def alter(group: str) -> ConsumerGroupTopicPartitions:
+            if self._kafka.members(group):
+                raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
+            new: list[TopicPartition] = asked[group].topic_partitions
+            for at in new:
+                self._kafka.log(at.topic, at.partition)
+            offsets = {(at.topic, at.partition): Offset(at.offset, at.metadata or "") for at in new}
+            self._kafka.offsets(group).commit(offsets)
+            self._kafka.changed()
+            return ConsumerGroupTopicPartitions(
+                group, [TopicPartition(at.topic, at.partition, at.offset) for at in new]
+            )
+
+        return self._each("alter_consumer_group_offsets", asked, alter)
+
     def __getattr__(self, name: str) -> object:
-        raise NotImplementedError(f"{name} of the admin client of Kafka in memory")
+        if name in _NOT_DONE:
+            raise NotImplementedError(f"{name} of the admin client of Kafka in memory")
+        raise AttributeError(name)
 
 
 def _listed(log: PartitionLog, spec: object, *, committed: bool) -> ListOffsetsResultInfo:

@@ -23,7 +23,7 @@ from .classic_group import ClassicGroup, Member
 from .consumer_protocol_group import ConsumerProtocolGroup, IncrementalMember
 from .failure import Refused
 from .group_metadata import GroupMetadata
-from .interceptor import Interceptor
+from .interceptor import Interceptor, PassThrough
 from .memory_topic import Topic, check_name
 from .offsets import GroupOffsets, Partition
 from .partition_log import CREATE_TIME, LOG_APPEND_TIME, Headers, PartitionLog
@@ -61,7 +61,7 @@ class MemoryKafka:
     def __init__(self) -> None:
         self.cluster_id = kafka_uuid()
         self.topics: dict[str, Topic] = {}
-        self.interceptor = Interceptor()
+        self.interceptor: Interceptor = PassThrough()
         self.lock = threading.RLock()
         self.version = 0
         self.topic_defaults: Mapping[str, str] = {}
