@@ -10,7 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
 from ...topics import clock, identifiers, threads
-from ...topics.memory.interceptor import Interceptor
+from ...topics.memory.interceptor import Interceptor, PassThrough
 from ...topics.memory.memory_kafka import MemoryKafka
 from .virtual_clock import START, VirtualClock
 from .virtual_loop import Owner, VirtualLoop
@@ -34,7 +34,7 @@ class Dead(BaseException):
     """A worker that was killed calls Kafka: its code must not go on."""
 
 
-class _Living(Interceptor):
+class _Living:
     """Lets workers that were killed have no effect any more.
 
     Attributes:
@@ -42,7 +42,7 @@ class _Living(Interceptor):
     """
 
     def __init__(self) -> None:
-        self.inner = Interceptor()
+        self.inner: Interceptor = PassThrough()
 
     def call(self, client: Client, operation: str, act: Callable[[], T]) -> T:
         """Carry out an operation of a client that is alive."""
