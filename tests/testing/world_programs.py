@@ -1,0 +1,162 @@
+"""Apps that simulations run, with their inputs.
+
+Each makes another part of the engine matter. The results of each do not depend on the order of records of different
+partitions, so a world with faults has to end as one without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import anabranch
+from anabranch.agents.engine.settings import EngineSettings
+
+OPENING = 1_000
+
+Records = list[tuple[str, object]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """An app and its input.
+
+    Attributes:
+        app: makes the app.
+        inputs: topic -> (key, value).
+        on_disk: whether its tables are on disk.
+        exactly_once: whether outcomes have to be equal.
+    """
+
+    app: Callable[[], anabranch.App]
+    inputs: dict[str, Records] = field(default_factory=dict)
+    on_disk: bool = False
+    exactly_once: bool = True
+
+
+class Unlucky(Exception):
+    """A record that no agent can handle."""
+
+
+def transfers(count: int = 300, accounts: int = 12, seed: int = 1) -> Records:
+    """Transfers between accounts; some cannot be handled, some take a while."""
+    rng, made = random.Random(seed), Records()
+    for number in range(1, count + 1):
+        source, target = (f"a{rng.randrange(accounts)}" for _ in range(2))
+        trouble = rng.choice(("withdraw", "deposit")) if rng.random() < 0.02 else ""
+        waits_s = rng.choice((0.03, 0.3)) if rng.random() < 0.02 else 0.0
+        transfer = {"number": number, "source": source, "target": target, "amount": rng.randint(1, 100)}
+        made.append((source, {**transfer, "trouble": trouble, "waits_s": waits_s}))
+    return made
+
+
+def bank(
+    *, store: str = "memory://", guarantee: str = "exactly_once", settings: EngineSettings | None = None
+) -> anabranch.App:
+    """Transfers between accounts, whose total never changes: withdraw ─▶ deposits ─▶ deposit ─▶ done."""
+    app = anabranch.App("bank", topic_partitions=4, store=store, processing_guarantee=guarantee, settings=settings)
+    incoming = app.topic("transfers", key_type=str)
+    deposits = app.topic("deposits", key_type=str)
+    done = app.topic("done", key_type=str)
+    balances = app.Table("balances", default=lambda: OPENING)
+    sent = app.Table("sent", default=list)
+    received = app.SetTable("received", key_type=str, value_type=int)
+
+    @app.agent(incoming, name="withdraw")
+    async def withdraw(stream):
+        async for transfer in stream:
+            balances[transfer["source"]] -= transfer["amount"]
+            sent[transfer["source"]].append(transfer["number"])
+            if transfer["waits_s"]:
+                await asyncio.sleep(transfer["waits_s"])
+            await deposits.send(key=transfer["target"], value=transfer)
+            if transfer["trouble"] == "withdraw":
+                raise Unlucky(transfer["number"])
+
+    @app.agent(deposits, name="deposit")
+    async def deposit(stream):
+        async for transfer in stream:
+            balances[transfer["target"]] += transfer["amount"]
+            received[transfer["target"]].add(transfer["number"])
+            await done.send(key=transfer["target"], value=transfer["number"])
+            if transfer["trouble"] == "deposit":
+                raise Unlucky(transfer["number"])
+
+    return app
+
+
+def clicks(count: int = 300, seed: int = 2) -> Records:
+    """Clicks of users on pages, one a second, and a few that undo all of a page."""
+    rng, made = random.Random(seed), Records()
+    for _ in range(count):
+        user = f"u{rng.randrange(9)}"
+        made.append((user, {"user": user, "page": f"p{rng.randrange(6)}", "undo": rng.random() < 0.04}))
+    return made
+
+
+def pages() -> anabranch.App:
+    """Repartition by page; sets of users, totals whose keys are deleted and come back, and a table with a time-to-live.
+
+    What is deleted depends on the order of records of several partitions, so these tables are kept by the key of the
+    input, and only sums by page.
+    """
+    app = anabranch.App("pages", topic_partitions=4)
+    incoming = app.topic("clicks", key_type=str)
+    views = app.Table("views", default=int)
+    users = app.SetTable("users", key_type=str, value_type=str)
+    since = app.Table("since", default=int)
+    recent = app.Table("recent", default=int, ttl=3600)
+
+    @app.agent(incoming, name="count")
+    async def count(stream):
+        async for click in stream.group_by(lambda click: click["page"], name="page"):
+            views[click["page"]] += 1
+            users[click["page"]].add(click["user"])
+
+    @app.agent(incoming, name="follow")
+    async def follow(stream):
+        async for key, click in stream.items():
+            recent[key] += 1
+            if click["undo"]:
+                since.pop(key, None)
+                since[key]  # reading the default does not bring the key back
+            else:
+                since[key] += 1
+
+    return app
+
+
+def two_speeds() -> anabranch.App:
+    """Two agents on one topic: one takes records one by one, the other in groups, so that their offsets differ."""
+    app = anabranch.App("speeds", topic_partitions=4)
+    incoming = app.topic("clicks", key_type=str)
+    outgoing = app.topic("groups", key_type=str)
+    ones = app.Table("ones", default=int)
+    grouped = app.Table("grouped", default=int)
+
+    @app.agent(incoming, name="one")
+    async def one(stream):
+        async for key, _ in stream.items():
+            ones[key] += 1
+
+    @app.agent(incoming, name="many")
+    async def many(stream):
+        async for clicks in stream.take(5, within=0.7):
+            for click in clicks:
+                grouped[click["user"]] += 1
+                await outgoing.send(key=click["page"], value=click["user"])
+
+    return app
+
+
+PROGRAMS = {
+    "bank": Program(bank, {"transfers": transfers()}),
+    "pages": Program(pages, {"clicks": clicks()}),
+    "speeds": Program(two_speeds, {"clicks": clicks(200, seed=3)}),
+    "bank at least once": Program(
+        lambda: bank(guarantee="at_least_once"), {"transfers": transfers()}, exactly_once=False
+    ),
+    "bank on disk": Program(lambda: bank(store="rocksdb://"), {"transfers": transfers(150)}, on_disk=True),
+}
