@@ -1,0 +1,234 @@
+"""Simulation: an app runs in many worlds with faults, and has to end in each as in a world without.
+
+    simulation = Simulation(shop.app, inputs={"orders": orders}, seeds=200, faults="kill,abort,lost-answer,rebalance")
+    simulation.same_as_without_faults()
+
+A seed decides everything about a world: its faults (`faults.py`), when records arrive, in which order workers act, and
+all random identifiers. A world with the same seed therefore goes the same way each time. If its outcome differs from
+that of the worlds without faults (`audit.py`), the faults are reduced to the fewest that still make it fail
+(`shrink.py`), and the error shows them with the line that repeats the world.
+
+Worlds run one after the other, each in one thread, on Kafka in memory and under a virtual clock.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...topics.errors import Usage
+from .audit import Expectation, Outcome
+from .faults import Fault, Plan, draw, fault_kinds
+from .shrink import shrink
+from .simulated_world import AppSource, Input, SimulatedWorld, WorldSettings
+
+__all__ = ["Failure", "Simulation", "SimulationReport"]
+
+DEFAULT_SEEDS = 100
+_REFERENCES = 3
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A world whose outcome differs.
+
+    Attributes:
+        plan: its faults.
+        shortest: the fewest of them with which the world still fails.
+        differences: of the world with these.
+    """
+
+    seed: int
+    plan: Plan
+    shortest: Plan
+    differences: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}: the outcome differs from that of a world without faults"]
+        lines += [f"  {difference}" for difference in self.differences[:_SHOWN]]
+        if len(self.differences) > _SHOWN:
+            lines.append(f"  … and {len(self.differences) - _SHOWN} more")
+        count = len(self.plan.faults)
+        lines.append(f"faults ({len(self.shortest.faults)} of {count} are enough):")
+        lines += [f"  {fault}" for fault in self.shortest.faults] or ["  none"]
+        lines += ["repeat this world:", f"  {repeating(self.seed)}"]
+        if self.shortest != self.plan:
+            lines += ["with these faults only:", f"  {repeating(self.seed, self.shortest)}"]
+        return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class SimulationReport:
+    """How the worlds of a simulation went.
+
+    Attributes:
+        worlds: number of worlds with faults that were run.
+        faults: number of faults that happened in them, by kind.
+        failures: the worlds whose outcome differs.
+        seconds: how long all of it took, in real seconds.
+    """
+
+    worlds: int = 0
+    faults: dict[str, int] = field(default_factory=dict[str, int])
+    failures: list[Failure] = field(default_factory=list[Failure])
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
+        return (
+            f"{self.worlds} worlds in {self.seconds:.1f} s, {len(self.failures)} failed; faults: {faults or 'none'}"
+        )
+
+
+class Simulation:
+    """Runs an app in worlds with faults.
+
+    Args:
+        app: the app: `"module:attribute"`, an app of a module, or a function that returns an app. Each start of a
+            worker gets a new one.
+        inputs: topic -> its records in their order: values, or pairs of key and value, or `Input`s.
+        seeds: the number of worlds, or their seeds.
+        faults: kinds of faults, by the names in `FAULT_KINDS`, with commas between them.
+        workers: number of workers.
+        partitions: topic -> number of its partitions, of topics that the app does not declare with a number.
+        plan: the faults of all worlds, instead of drawn ones.
+        ignore: tables and topics whose content is not compared, because it depends on the order of records of several
+            partitions or on the time.
+
+    Raises:
+        Usage: an argument is not understood.
+    """
+
+    def __init__(
+        self,
+        app: AppSource,
+        *,
+        inputs: Mapping[str, Iterable[object]],
+        seeds: int | Iterable[int] = DEFAULT_SEEDS,
+        faults: str | Iterable[str] = "all",
+        workers: int = 2,
+        partitions: Mapping[str, int] | None = None,
+        plan: Plan | str | None = None,
+        ignore: Iterable[str] = (),
+    ) -> None:
+        self._seeds = range(1, seeds + 1) if isinstance(seeds, int) else list(seeds)
+        self._plan = Plan.parse(plan) if isinstance(plan, str) else plan
+        self._settings = WorldSettings(app, _records(inputs), workers, dict(partitions or {}), frozenset(ignore))
+        self._kinds = fault_kinds(faults, on_disk=SimulatedWorld.is_on_disk(self._settings))
+        self._expectation: Expectation | None = None
+        self._census: Mapping[tuple[int, str], int] = {}
+        self._seconds = 0.0
+
+    def same_as_without_faults(self) -> SimulationReport:
+        """Run the worlds until one fails.
+
+        Raises:
+            AssertionError: a world's outcome differs from that of a world without faults; or these differ from each
+                other.
+        """
+        report = self.run(most_failures=1)
+        if report.failures:
+            raise AssertionError(str(report.failures[0]))
+        return report
+
+    def run(self, *, most_failures: int = 10, shrunk: bool = True) -> SimulationReport:
+        """Run the worlds.
+
+        Args:
+            most_failures: stop after so many worlds that fail.
+            shrunk: reduce the faults of worlds that fail.
+        """
+        report, began_s = SimulationReport(), time.perf_counter()
+        for seed in self._seeds:
+            plan = self.plan_of(seed)
+            world = self.world(seed, plan)
+            differences = self.expectation.differences(world.run())
+            report.worlds += 1
+            for fault in world.happened:
+                report.faults[fault.kind] = report.faults.get(fault.kind, 0) + 1
+            if differences:
+                report.failures.append(self._failure(seed, plan, differences, shrunk=shrunk))
+                if len(report.failures) >= most_failures:
+                    break
+        report.seconds = time.perf_counter() - began_s
+        return report
+
+    def plan_of(self, seed: int) -> Plan:
+        """Return the faults of the world with this seed."""
+        if self._plan is not None:
+            return self._plan
+        _ = self.expectation
+        return draw(
+            seed, self._kinds, census=self._census, workers=self._settings.workers, seconds=self._seconds
+        )
+
+    def world(self, seed: int, plan: Plan | None = None) -> SimulatedWorld:
+        """Return a world that has not run yet, with the faults of its seed or with these."""
+        return SimulatedWorld(self._settings, seed, self.plan_of(seed) if plan is None else plan)
+
+    @property
+    def expectation(self) -> Expectation:
+        """What worlds without faults end as.
+
+        Raises:
+            AssertionError: they differ from each other, so that their outcome depends on scheduling.
+        """
+        if self._expectation is None:
+            worlds = [SimulatedWorld(self._settings, seed, Plan()) for seed in range(-_REFERENCES, 0)]
+            outcomes = [world.run() for world in worlds]
+            self._census, self._seconds = worlds[0].census, worlds[0].seconds
+            self._expectation = _expected(outcomes, exactly_once=worlds[0].exactly_once)
+        return self._expectation
+
+    def _failure(self, seed: int, plan: Plan, differences: list[str], *, shrunk: bool) -> Failure:
+        found = differences
+
+        def fails(faults: Sequence[Fault]) -> bool:
+            nonlocal found
+            differences = self.expectation.differences(self.world(seed, Plan(tuple(faults))).run())
+            found = differences or found
+            return bool(differences)
+
+        shortest = Plan(tuple(shrink(plan.faults, fails))) if shrunk else plan
+        return Failure(seed, plan, shortest, tuple(found))
+
+
+def _expected(outcomes: list[Outcome], *, exactly_once: bool) -> Expectation:
+    wrong = [found for outcome in outcomes for found in outcome.wrong]
+    if wrong:
+        raise AssertionError("a world without faults does not end well:\n  " + "\n  ".join(dict.fromkeys(wrong)))
+    expectation = Expectation(outcomes, exactly_once=exactly_once)
+    if expectation.unstable:
+        raise AssertionError(
+            "two worlds without faults end differently, so the outcome depends on the order in which records of "
+            "different partitions are processed, or on the time:\n  "
+            + "\n  ".join(expectation.unstable)
+            + "\nname the tables and topics that may differ: ignore=[…]"
+        )
+    return expectation
+
+
+def repeating(seed: int, plan: Plan | None = None) -> str:
+    """Return the command that repeats a world of the current test."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    faults = "" if plan is None else f" --anabranch-plan={shlex.quote(str(plan))}"
+    return f"pytest {shlex.quote(test) if test else '<the test>'} --anabranch-seed={seed}{faults}"
+
+
+def _records(inputs: Mapping[str, Iterable[object]]) -> dict[str, list[Input]]:
+    if not inputs:
+        raise Usage("a simulation without inputs", hint='inputs={"orders": [{"user": "ann", "amount": 3}, …]}')
+    return {topic: [_input(record) for record in records] for topic, records in inputs.items()}
+
+
+def _input(record: object) -> Input:
+    if isinstance(record, Input):
+        return record
+    if isinstance(record, tuple) and len(record) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        key, value = record  # pyright: ignore[reportUnknownVariableType]
+        return Input(value, key=key)
+    return Input(record)

@@ -1,0 +1,429 @@
+"""Engines that are broken on purpose: each swaps one function of the engine for a faulty one.
+
+A simulation that does not find such a fault would not find it in the engine either: see `test_broken_engines.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anabranch.agents.engine.committer import CommitRequest, ExactlyOnce
+from anabranch.agents.engine.epoch import Epoch
+from anabranch.agents.engine.failed_records import Failures
+from anabranch.agents.engine.group_consumer import GroupConsumer
+from anabranch.agents.engine.rebalance import Rebalance
+from anabranch.agents.engine.record_queue import RecordQueue
+from anabranch.agents.engine.router import Router
+from anabranch.agents.tables.changelog_reader import ChangelogReader
+from anabranch.agents.tables.partition_state import PartitionState
+from anabranch.agents.tables.restoration import Restoration
+from anabranch.agents.tables.store import Changes
+from anabranch.topics.memory.memory_cluster import MemoryCluster
+from anabranch.topics.memory.memory_kafka import MemoryKafka
+from anabranch.topics.partition_reader import Run
+from anabranch.topics.producer import Aborted, TransactionalProducer
+from anabranch.topics.topic_partition import TopicPartition
+
+__all__ = ["BROKEN_ENGINES", "BrokenEngine"]
+
+
+@dataclass(frozen=True)
+class BrokenEngine:
+    """A fault of the engine.
+
+    Attributes:
+        program: the app that is run, by its name in `world_programs.PROGRAMS`.
+        faults: the kinds of faults of the worlds that have to find it.
+        broken: what breaks the engine, inside of its block.
+    """
+
+    program: str
+    faults: str
+    broken: Callable[[], AbstractContextManager[None]]
+
+
+BROKEN_ENGINES: dict[str, BrokenEngine] = {}
+
+Broken = Callable[[], Generator[None]]
+
+
+def broken_engine(program: str = "bank", faults: str = "all") -> Callable[[Broken], Broken]:
+    def register(broken: Broken) -> Broken:
+        name = broken.__name__.replace("_", " ")
+        BROKEN_ENGINES[name] = BrokenEngine(program, faults, contextmanager(broken))
+        return broken
+
+    return register
+
+
+@contextmanager
+def swapped(owner: Any, name: str, made: Callable[[Any], Any]) -> Generator[None]:
+    """Replace an attribute by what `made` makes of it."""
+    before = owner.__dict__[name]
+    setattr(owner, name, made(before))
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+# Commits --------------------------------------------------------------------------------------------------------------
+
+
+@broken_engine()
+def commits_without_offsets() -> Generator[None]:
+    """Outputs and changelogs are committed, the offsets of their records are not."""
+
+    def made(real: Any) -> Any:
+        return lambda self, request, *, every: real(self, replace(request, offsets=[]), every=every)
+
+    with swapped(ExactlyOnce, "_try", made):
+        yield
+
+
+@broken_engine()
+def offsets_before_outputs() -> Generator[None]:
+    """Offsets are committed in a transaction of their own, before the outputs."""
+
+    def made(real: Any) -> Any:
+        def try_(self: Any, request: CommitRequest, *, every: bool) -> Any:
+            real(self, CommitRequest([], {}, request.offsets, request.group), every=every)
+            return real(self, replace(request, offsets=[]), every=every)
+
+        return try_
+
+    with swapped(ExactlyOnce, "_try", made):
+        yield
+
+
+@broken_engine()
+def outputs_before_offsets() -> Generator[None]:
+    """Outputs are committed in a transaction of their own, before the offsets."""
+
+    def made(real: Any) -> Any:
+        def try_(self: Any, request: CommitRequest, *, every: bool) -> Any:
+            positions = real(self, replace(request, offsets=[]), every=every)
+            real(self, CommitRequest([], {}, request.offsets, request.group), every=every)
+            return positions
+
+        return try_
+
+    with swapped(ExactlyOnce, "_try", made):
+        yield
+
+
+@broken_engine(faults="lost-answer")
+def a_lost_answer_counts_as_a_failure() -> Generator[None]:
+    """A commit without an answer is taken for one that has failed, and the epoch is committed again."""
+
+    def made(real: Any) -> Any:
+        def commit(self: Any) -> None:
+            try:
+                self._kafka.commit_transaction(10.0)
+            except Exception as exc:
+                raise Aborted(str(exc)) from exc
+
+        return commit
+
+    with swapped(TransactionalProducer, "commit", made):
+        yield
+
+
+@broken_engine(faults="lost-request,abort,kill")
+def a_commit_in_doubt_counts_as_done() -> Generator[None]:
+    """A commit without an answer is taken for one that has succeeded."""
+
+    def made(real: Any) -> Any:
+        def commit(self: Any) -> None:
+            try:
+                self._kafka.commit_transaction(10.0)
+            except Exception:
+                self._kafka.abort_transaction(10.0)
+
+        return commit
+
+    with swapped(TransactionalProducer, "commit", made):
+        yield
+
+
+@broken_engine(faults="fence,abort")
+def fencing_is_ignored() -> Generator[None]:
+    """A fenced commit is taken for one that has succeeded."""
+
+    def made(real: Any) -> Any:
+        def commit(self: Any) -> None:
+            try:
+                real(self)
+            except Exception as exc:
+                if type(exc).__name__ != "Rebuild":
+                    raise
+
+        return commit
+
+    with swapped(TransactionalProducer, "commit", made):
+        yield
+
+
+@broken_engine(faults="rebalance")
+def the_generation_is_not_checked() -> Generator[None]:
+    """The broker takes offsets of members that do not belong to the group any more."""
+    with swapped(MemoryKafka, "check_member", lambda _: lambda self, member: None):
+        yield
+
+
+@broken_engine()
+def dead_letters_outside_of_the_transaction() -> Generator[None]:
+    """Dead letters are sent at once, by a producer without transactions."""
+
+    def made(real: Any) -> Any:
+        def prepare(self: Any, *args: Any) -> Any:
+            letters = [output for output in self.outbox.outputs if output.topic.endswith(".dlq")]
+            self.outbox.outputs = [output for output in self.outbox.outputs if not output.topic.endswith(".dlq")]
+            producer = self._host.cluster.producer() if letters else None
+            for topic, value, key, *_ in letters:
+                producer.produce(topic, value, key)
+            return real(self, *args)
+
+        return prepare
+
+    with swapped(Epoch, "prepare", made):
+        yield
+
+
+# Rollbacks ------------------------------------------------------------------------------------------------------------
+
+
+@broken_engine()
+def a_rollback_keeps_the_outbox() -> Generator[None]:
+    def made(real: Any) -> Any:
+        def drop(self: Any) -> None:
+            for table in self._host.tables:
+                table.drop_epoch()
+
+        return drop
+
+    with swapped(Epoch, "drop", made):
+        yield
+
+
+@broken_engine()
+def a_rollback_keeps_the_writes_of_tables() -> Generator[None]:
+    with swapped(Epoch, "drop", lambda _: lambda self: self.outbox.clear()):
+        yield
+
+
+@broken_engine()
+def a_rollback_keeps_cached_values() -> Generator[None]:
+    def made(real: Any) -> Any:
+        def drop(self: Any) -> None:
+            self.epoch.clear()
+            self.deletes = False
+            self.originals.clear()
+            self.detached.clear()
+
+        return drop
+
+    with swapped(PartitionState, "drop", made):
+        yield
+
+
+@broken_engine()
+def a_rollback_does_not_deliver_again() -> Generator[None]:
+    def made(real: Any) -> Any:
+        def redeliver(self: Any) -> None:
+            kept, self._kept = self._kept, {}
+            real(self)
+            self._kept = kept
+
+        return redeliver
+
+    with swapped(Router, "redeliver", made):
+        yield
+
+
+@broken_engine()
+def dead_letters_are_lost_by_a_rollback() -> Generator[None]:
+    """A record that went to its failure policy counts as handled, although the epoch of its dead letter was dropped."""
+
+    def made(real: Any) -> Any:
+        def apply_policy(self: Any, stream: Any, message: Any, *args: Any, **options: Any) -> None:
+            known = self.__dict__.setdefault("_known_letters", set())
+            at = message.topic(), message.partition(), message.offset()
+            if at not in known:
+                known.add(at)
+                real(self, stream, message, *args, **options)
+
+        return apply_policy
+
+    with swapped(Failures, "apply_policy", made):
+        yield
+
+
+# Rebalances -----------------------------------------------------------------------------------------------------------
+
+
+@broken_engine(faults="rebalance,kill")
+def a_revoke_neither_commits_nor_rolls_back() -> Generator[None]:
+    with swapped(Rebalance, "revoked", lambda _: lambda self, revoked: self._forget(revoked)):
+        yield
+
+
+@broken_engine(faults="rebalance,kill")
+def records_of_a_revoked_partition_are_processed() -> Generator[None]:
+    def made(real: Any) -> Any:
+        return lambda self, lost: None
+
+    with swapped(RecordQueue, "drop", made):
+        yield
+
+
+@broken_engine(faults="rebalance")
+def a_lost_partition_is_committed() -> Generator[None]:
+    """When partitions are lost, the epoch is kept and goes on."""
+    with swapped(Rebalance, "partitions_lost", lambda _: lambda self, lost: self._forget(lost)):
+        yield
+
+
+@broken_engine("speeds", faults="rebalance,kill")
+def agent_offsets_are_not_skipped() -> Generator[None]:
+    """All agents start at the committed offset of the partition."""
+
+    def made(real: Any) -> Any:
+        def begin(self: Any, assignment: Any) -> None:
+            assignment.agent_offsets = {}
+            real(self, assignment)
+
+        return begin
+
+    with swapped(Router, "begin", made):
+        yield
+
+
+@broken_engine("speeds", faults="rebalance,kill")
+def agent_offsets_are_not_committed() -> Generator[None]:
+    with swapped(Router, "agent_offsets", lambda _: lambda self, progress: {}):
+        yield
+
+
+@broken_engine(faults="rebalance,kill")
+def partitions_begin_one_record_late() -> Generator[None]:
+    """A partition with committed offsets is read from the offset behind its first record."""
+
+    def made(real: Any) -> Any:
+        def consume_from(self: Any, starts: dict[TopicPartition, int]) -> None:
+            real(self, {at: start + (start > 0) for at, start in starts.items()})
+
+        return consume_from
+
+    with swapped(GroupConsumer, "consume_from", made):
+        yield
+
+
+# Restores -------------------------------------------------------------------------------------------------------------
+
+
+@broken_engine()
+def a_restore_forgets_a_key() -> Generator[None]:
+    def made(real: Any) -> Any:
+        def apply(self: Any, run: Run) -> None:
+            real(self, run._replace(messages=run.messages[1:]))
+
+        return apply
+
+    with swapped(ChangelogReader, "_apply", made):
+        yield
+
+
+@broken_engine()
+def a_restore_does_not_wait_for_its_end() -> Generator[None]:
+    with swapped(Restoration, "_is_at_end", lambda _: lambda self, at: True):
+        yield
+
+
+@broken_engine()
+def uncommitted_records_are_read() -> Generator[None]:
+    """Consumers and restores read records of open and aborted transactions."""
+
+    def made(real: Any) -> Any:
+        return lambda self, **chosen: real(self, **{**chosen, "isolation_level": "read_uncommitted"})
+
+    with swapped(MemoryCluster, "consumer", made):
+        yield
+
+
+@broken_engine()
+def the_changelog_lacks_a_key() -> Generator[None]:
+    """The last key of an epoch with several is written to the store and not to the changelog."""
+
+    def made(real: Any) -> Any:
+        def prepare(self: Any, *args: Any) -> Any:
+            prepared = real(self, *args)
+            for partitions in prepared.request.changes.values():
+                for partition, changes in partitions.items():
+                    if len(changes) > 1:
+                        partitions[partition] = Changes(changes.keys[:-1], changes.values[:-1], changes.deletes)
+            return prepared
+
+        return prepare
+
+    with swapped(Epoch, "prepare", made):
+        yield
+
+
+@broken_engine("pages")
+def deletions_are_not_in_the_changelog() -> Generator[None]:
+    def made(real: Any) -> Any:
+        def prepare(self: Any, *args: Any) -> Any:
+            prepared = real(self, *args)
+            for partitions in prepared.request.changes.values():
+                for partition, changes in list(partitions.items()):
+                    kept = [(k, v) for k, v in zip(changes.keys, changes.values, strict=True) if v is not None]
+                    if kept and changes.deletes:
+                        partitions[partition] = Changes([k for k, _ in kept], [v for _, v in kept], deletes=False)
+            return prepared
+
+        return prepare
+
+    with swapped(Epoch, "prepare", made):
+        yield
+
+
+@broken_engine()
+def stores_are_written_before_the_commit() -> Generator[None]:
+    def made(real: Any) -> Any:
+        def prepare(self: Any, *args: Any) -> Any:
+            prepared = real(self, *args)
+            for table in self._host.tables:
+                for partition, changes in prepared.changes[table.name].items():
+                    store = table.states[partition].store
+                    store.apply(changes, store.position)
+            return prepared
+
+        return prepare
+
+    with swapped(Epoch, "prepare", made):
+        yield
+
+
+@broken_engine()
+def the_store_is_ahead_of_its_changelog() -> Generator[None]:
+    """The position that a store keeps is beyond the records that it holds."""
+
+    def made(real: Any) -> Any:
+        return lambda self, changes, position: real(self, changes, position + 7)
+
+    with swapped(PartitionState, "apply", made):
+        yield
+
+
+@broken_engine("pages", faults="rebalance,kill")
+def a_cache_survives_a_restore() -> Generator[None]:
+    with swapped(PartitionState, "clear_cache", lambda _: _measure_only):
+        yield
+
+
+def _measure_only(self: Any) -> None:
+    self._entry_bytes, self._text_bytes, self._measure_at = 256, 0, 16
