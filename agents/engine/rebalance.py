@@ -65,6 +65,8 @@ class Rebalance:
         self._assignment: Assignment | None = None
         self._taken_over = Assignment()
         self._looked_s = 0.0
+        # Assignments that are being worked on, so that partitions which are revoked meanwhile are dropped from them.
+        self._taking: Assignment | None = None
         self._beginning: Assignment | None = None
         self._placing: asyncio.Future[None] | None = None
         self._revoked: set[TopicPartition] = set()
@@ -137,7 +139,7 @@ class Rebalance:
     def _forget(self, revoked: set[TopicPartition]) -> None:
         self._revoked |= revoked
         self._context.router.forget(revoked)
-        for assignment in (self._assignment, self._beginning):
+        for assignment in (self._assignment, self._taking, self._beginning):
             if assignment is not None:
                 assignment.drop(revoked)
         if self._restoration is not None:
@@ -163,6 +165,7 @@ class Rebalance:
     async def _take_over(self) -> None:
         """Start the restore of the tables of assigned partitions."""
         assignment, self._assignment = self._assignment, None
+        self._taking = assignment
         assert assignment is not None
         assert self._restoration is not None
         assert self._listener is not None
@@ -181,6 +184,7 @@ class Rebalance:
         changelogs = [table.changelog_name for table in self._host.tables]
         await call_with_heartbeats(self._group, ids.watch_changelogs, changelogs)
         await self._restoration.begin(assignment, self._group)
+        self._taking = None
         if not self._restoration.waiting:
             self._group.consume_from({})
             await self._finish()

@@ -39,6 +39,7 @@ _LOCAL = frozenset(
 _RESUMED = frozenset(
     {"init_transactions", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"}
 )
+_OF_THE_DEAD = frozenset({"close", "purge"})
 _UNLOGGED = frozenset({*_LOCAL, "produce"}) - {"assign", "incremental_assign", "incremental_unassign", STORE}
 
 
@@ -105,6 +106,8 @@ class FaultInjector:
         if number is None:
             return act()
         if self._workers.is_dead(owner):
+            if operation in _OF_THE_DEAD:
+                return None  # type: ignore[return-value]  # the garbage collector ends generators of the dead
             raise Killed
         if self._latency_s and operation not in _LOCAL:
             clock.sleep(self._rng.random() * self._latency_s)
@@ -136,7 +139,7 @@ class FaultInjector:
             raise
         if self._workers.is_dead(owner):
             raise Killed  # inside of a callback
-        if operation not in _UNLOGGED:
+        if operation and operation not in _UNLOGGED:
             self._log.note(number, operation, "")
         return result
 

@@ -83,14 +83,16 @@ FAULT_KINDS: Mapping[str, _Kind] = {
         _TRANSACTION,
         ("before",),
     ),
-    "lost-request": _Kind("a request does not reach the broker, and the call times out", ("",), _ANSWERED, ("before",)),
+    "lost-request": _Kind("a request is lost, and the call times out", ("1s", "10s"), _ANSWERED, ("before",)),
     "lost-answer": _Kind(
-        "the broker acts, but its answer is lost, and the call times out", ("",), _ANSWERED, ("after",)
+        "the broker acts, its answer is lost, and the call times out", ("1s", "10s"), _ANSWERED, ("after",)
     ),
     "fence": _Kind(
-        "another process begins to use the worker's identity, and ends",
-        ("",),
+        "another process begins to use the worker's identity, and ends: a producer with its transactional id, or a "
+        "consumer with its group.instance.id",
+        ("producer", "consumer"),
         ("begin_transaction", *_TRANSACTION, "consume"),
+        timed=True,
     ),
     "rebalance": _Kind(
         "a worker joins, a worker leaves and comes back, or a worker stands still until its session has ended",
