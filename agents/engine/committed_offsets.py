@@ -137,7 +137,7 @@ def begin_at_ends(
     mine = [at for at in every if at.topic in fresh and TopicPartition(at.topic, 0) in owned]
     if mine:
         ends = admin.ends(mine, committed=True)
-        if _commit(kafka, [KafkaPartition(*at, offset) for at, offset in ends.items()], cluster):
+        if commit_starts(kafka, [KafkaPartition(*at, offset) for at, offset in ends.items()], cluster):
             found |= {TopicPartition(*at): offset for at, offset in ends.items()}
             fresh -= {at.topic for at in mine}
     begins = admin.begins(KafkaPartition(*at) for at in uncommitted if at.topic not in fresh and at not in found)
@@ -145,7 +145,7 @@ def begin_at_ends(
     return {at: found[at] for at in uncommitted if at in found}
 
 
-def _commit(kafka: Any, offsets: list[KafkaPartition], cluster: Cluster) -> bool:
+def commit_starts(kafka: Any, offsets: list[KafkaPartition], cluster: Cluster) -> bool:
     """Commit through the group (blocking); return False if it is rebalancing or does not answer yet.
 
     Raises:

@@ -26,7 +26,7 @@ from ...topics.cluster import Cluster
 from ...topics.errors import Hung, Stop, from_kafka, is_fatal, kafka_error, may_pass
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
-from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends
+from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends, commit_starts
 from .settings import EngineSettings
 from .topic_ids import TopicIds
 
@@ -277,6 +277,10 @@ class GroupConsumer:
     ) -> dict[TopicPartition, int]:
         """Call `committed_offsets.begin_at_ends` for the owned partitions (blocking) and return its offsets."""
         return begin_at_ends(self.kafka, uncommitted, self.owned, later, self._admin, self._cluster, self._settings)
+
+    def commit_starts(self, starts: Mapping[TopicPartition, int]) -> bool:
+        """Commit the start offsets of partitions (blocking); return False if the group is rebalancing."""
+        return commit_starts(self.kafka, [KafkaPartition(*at, offset) for at, offset in starts.items()], self._cluster)
 
     def consume_from(self, starts: Mapping[TopicPartition, int]) -> None:
         """Consume partitions whose tables are restored, in addition to those that are consumed already.

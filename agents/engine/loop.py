@@ -380,7 +380,13 @@ class Engine:
         return self._epoch.prepare(self._group.metadata, self.rebalance.partition_counts.__getitem__)
 
     async def _commit(self) -> None:
-        """Commit the epoch, begin the next one and open the barrier. All agents must be parked."""
+        """Commit the epoch, begin the next one and open the barrier. All agents must be parked.
+
+        Do nothing if the epoch cannot be committed: since the last look, an agent may have failed, or the commit of a
+        revoke. What that epoch sent would be committed without the offsets of its records, and so twice.
+        """
+        if self._uncommittable:
+            return
         assert self._member is not None
         self._barrier.closed = True
         began = clock.now_s()

@@ -201,6 +201,8 @@ class Rebalance:
         ready = self._restoration.ready()
         if ready is not None and ready.uncommitted and self._settings.start_at_end:
             await self._begin_at_ends(ready)
+        if ready is not None and ready.uncommitted and not self._settings.exactly_once:
+            await self._commit_starts(ready)
         if ready is not None and ready.starts:
             assert self._member is not None
             topics = {at.topic for at in ready.starts}
@@ -227,6 +229,26 @@ class Rebalance:
                     await call_with_heartbeats(self._group, self._group.begin_at_ends, list(ready.uncommitted), later)
                 )
                 if ready.uncommitted:
+                    await asyncio.sleep(_LOOK_S)
+        except Hung as exc:
+            self._group.note_hung(exc)
+        finally:
+            self._beginning = None
+        ready.drop(set(ready.uncommitted))
+
+    async def _commit_starts(self, ready: Assignment) -> None:
+        """Commit where partitions without a committed offset start, before their records are consumed.
+
+        At least once, a crash may leave changes of the first epoch in the changelogs without the offsets behind them.
+        Without any offset the next start would take these for a table whose offsets are lost, and refuse to start.
+        """
+        self._beginning = ready
+        try:
+            while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
+                starts = {at: ready.starts[at] for at in ready.uncommitted}
+                if await call_with_heartbeats(self._group, self._group.commit_starts, starts):
+                    ready.place(starts)
+                else:
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:
             self._group.note_hung(exc)

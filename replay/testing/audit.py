@@ -3,16 +3,16 @@
 Exactly once: tables, output topics (each record as often) and dead letters are equal. At least once: nothing is
 missing, and numbers are not smaller.
 
-The order of output records of one key is compared where it follows from the app. Between records of several partitions
-it does not, so it is compared only for those keys for which all worlds without faults agree. Those worlds differ in
-their scheduling; tables and outputs that differ between them depend on it, and the audit says so instead.
+The order of the records of one key is compared in topics that are named as ordered. Between records of several
+partitions it does not follow from the app, so it is not compared elsewhere. The worlds without faults differ in their
+scheduling; tables and outputs that differ between them depend on it, and the audit says so instead.
 """
 
 from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -55,27 +55,31 @@ class Expectation:
     Args:
         references: outcomes of worlds without faults; at least one.
         exactly_once: whether outcomes have to be equal, or may contain results twice.
+        ordered: topics in which the order of the records of each key is compared.
 
     Attributes:
         unstable: what differs between the worlds without faults.
     """
 
-    def __init__(self, references: Sequence[Outcome], *, exactly_once: bool = True) -> None:
+    def __init__(
+        self, references: Sequence[Outcome], *, exactly_once: bool = True, ordered: Iterable[str] = ()
+    ) -> None:
         self._first, self._exactly_once = references[0], exactly_once
-        self._orders = {
-            topic: _common([_orders(other.topics.get(topic, [])) for other in references])
-            for topic in self._first.topics
-        }
+        self._orders = {topic: _orders(self._first.topics.get(topic, [])) for topic in ordered}
         self.unstable: list[str] = []
         for other in references[1:]:
-            self.unstable += [found for found in self._contents(other, equal=True) if found not in self.unstable]
+            found = self._contents(other, equal=True) or self._order(other)
+            self.unstable += [one for one in found if one not in self.unstable]
 
     def differences(self, outcome: Outcome) -> list[str]:
         """Return how an outcome differs from the expected one; empty if it does not."""
         found = [*outcome.wrong, *self._contents(outcome, equal=self._exactly_once)]
-        if self._exactly_once and not found:
-            for topic, orders in self._orders.items():
-                found += _order_differences(topic, orders, _orders(outcome.topics.get(topic, [])))
+        return found or (self._order(outcome) if self._exactly_once else [])
+
+    def _order(self, outcome: Outcome) -> list[str]:
+        found: list[str] = []
+        for topic, orders in self._orders.items():
+            found += _order_differences(topic, orders, _orders(outcome.topics.get(topic, [])))
         return found
 
     def _contents(self, outcome: Outcome, *, equal: bool) -> list[str]:
@@ -136,12 +140,6 @@ def _orders(records: Sequence[Written]) -> Orders:
     for record in records:
         found.setdefault((record.partition, record.key), []).append(record.value)
     return found
-
-
-def _common(orders: Sequence[Orders]) -> Orders:
-    """Return the orders on which all worlds without faults agree."""
-    first, *others = orders
-    return {at: values for at, values in first.items() if all(other.get(at) == values for other in others)}
 
 
 def _order_differences(topic: str, expected: Orders, found: Orders) -> list[str]:

@@ -36,9 +36,7 @@ _LOCAL = frozenset(
     }
 )
 # Calls that are resumed when they are repeated.
-_RESUMED = frozenset(
-    {"init_transactions", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"}
-)
+_RESUMED = frozenset({"init_transactions", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"})
 _OF_THE_DEAD = frozenset({"close", "purge"})
 _UNLOGGED = frozenset({*_LOCAL, "produce"}) - {"assign", "incremental_assign", "incremental_unassign", STORE}
 
@@ -206,9 +204,7 @@ class FaultInjector:
         self._log.note(fault.worker, "fault", str(fault))
 
 
-_REFUSED = KafkaError(
-    KafkaError.INVALID_TXN_STATE, "injected: current transaction must be aborted", False, False, True
-)
+_REFUSED = KafkaError(KafkaError.INVALID_TXN_STATE, "injected: current transaction must be aborted", False, False, True)
 
 
 def _timed_out() -> KafkaException:

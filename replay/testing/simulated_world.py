@@ -1,8 +1,7 @@
-"""One world of a simulation: workers under a supervisor, records that arrive, faults that happen; then it comes to rest."""
+"""One world of a simulation: workers under a supervisor, records that arrive, faults that happen, and the end."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import shutil
@@ -188,9 +187,7 @@ class SimulatedWorld:
 
         def send(topic: str, records: list[Input]) -> None:
             for record in records:
-                producer.produce(
-                    topic, _value(record.value), _key(record.key), timestamp=record.timestamp_ms
-                )
+                producer.produce(topic, _value(record.value), _key(record.key), timestamp=record.timestamp_ms)
             producer.flush()
 
         for topic, records in self._settings.inputs.items():
@@ -198,7 +195,9 @@ class SimulatedWorld:
             for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True):
                 at_s = 0.0 if start == 0 else self._rng.random()
                 if start < end:
-                    self._loop.call_at(FEED_S * end / len(records) * (1 if start else at_s), send, topic, records[start:end])
+                    self._loop.call_at(
+                        FEED_S * end / len(records) * (1 if start else at_s), send, topic, records[start:end]
+                    )
 
     def _processes(self) -> list[WorkerProcess]:
         return [worker.process for worker in self._workers if worker.process is not None and worker.process.runs]
@@ -225,7 +224,9 @@ class SimulatedWorld:
             + (f" (ended: {worker.ends[-1].partition(chr(10))[0]})" if worker.ends else "")
             for worker in self._workers
         )
-        left = ", ".join(f"{topic}[{number}]: {count}" for (topic, number), count in lags(self._kafka, self._group).items())
+        left = ", ".join(
+            f"{topic}[{number}]: {count}" for (topic, number), count in lags(self._kafka, self._group).items()
+        )
         return f"not at rest {_REST_S:.0f} s after the last fault: {states}; records left: {left or 'none'}"
 
     # Workers of the injector ----------------------------------------------------------------------------------------
@@ -244,30 +245,34 @@ class SimulatedWorld:
 
     def happen(self, fault: Fault) -> None:
         """Let a fault happen that concerns a worker as a whole, or the broker."""
-        worker = self._workers[fault.worker] if fault.worker < len(self._workers) else None
         match fault.kind, fault.variant:
             case "compact", _:
                 self._kafka.compact()
             case "cut", _:
                 self._cut()
+            case "full-disk", _:
+                self._full_disks.add(fault.worker)
             case "rebalance", "join":
                 if len(self._workers) < self._settings.workers + 2:
                     self._add_worker()
-            case _, _ if worker is None or worker.process is None:
-                pass
+            case _:
+                worker = self._workers[fault.worker] if fault.worker < len(self._workers) else None
+                if worker is not None and worker.process is not None:
+                    self._happen_to(worker, worker.process, fault)
+
+    def _happen_to(self, worker: SimulatedWorker, process: WorkerProcess, fault: Fault) -> None:
+        match fault.kind, fault.variant:
             case "kill", how:
                 again_s = {"restart": _RESTART_S, "later": _LATER_S, "moved": _MOVED_S}[how]
                 worker.kill(again_s, moved=how == "moved")
             case "damage", how:
                 worker.kill(_RESTART_S, damage=how, seed=self._seed)
             case "rebalance", "leave":
-                worker.process.ask_to_stop()
+                process.ask_to_stop()
             case "rebalance", "expire":
-                worker.process.stand_still(self._loop.time() + _LATER_S)
+                process.stand_still(self._loop.time() + _LATER_S)
             case "fence", what:
-                self._fence(worker.process, what)
-            case "full-disk", _:
-                self._full_disks.add(fault.worker)
+                self._fence(process, what)
             case _:
                 raise AssertionError(fault)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...topics.errors import Usage
@@ -79,9 +79,7 @@ class SimulationReport:
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
-        return (
-            f"{self.worlds} worlds in {self.seconds:.1f} s, {len(self.failures)} failed; faults: {faults or 'none'}"
-        )
+        return f"{self.worlds} worlds in {self.seconds:.1f} s, {len(self.failures)} failed; faults: {faults or 'none'}"
 
 
 class Simulation:
@@ -96,6 +94,8 @@ class Simulation:
         workers: number of workers.
         partitions: topic -> number of its partitions, of topics that the app does not declare with a number.
         plan: the faults of all worlds, instead of drawn ones.
+        ordered: topics in which the records of each key have to be in the same order. It follows from the app where
+            all records of a key come from one partition.
         ignore: tables and topics whose content is not compared, because it depends on the order of records of several
             partitions or on the time.
 
@@ -113,9 +113,11 @@ class Simulation:
         workers: int = 2,
         partitions: Mapping[str, int] | None = None,
         plan: Plan | str | None = None,
+        ordered: Iterable[str] = (),
         ignore: Iterable[str] = (),
     ) -> None:
         self._seeds = range(1, seeds + 1) if isinstance(seeds, int) else list(seeds)
+        self._ordered = tuple(ordered)
         self._plan = Plan.parse(plan) if isinstance(plan, str) else plan
         self._settings = WorldSettings(app, _records(inputs), workers, dict(partitions or {}), frozenset(ignore))
         self._kinds = fault_kinds(faults, on_disk=SimulatedWorld.is_on_disk(self._settings))
@@ -162,9 +164,7 @@ class Simulation:
         if self._plan is not None:
             return self._plan
         _ = self.expectation
-        return draw(
-            seed, self._kinds, census=self._census, workers=self._settings.workers, seconds=self._seconds
-        )
+        return draw(seed, self._kinds, census=self._census, workers=self._settings.workers, seconds=self._seconds)
 
     def world(self, seed: int, plan: Plan | None = None) -> SimulatedWorld:
         """Return a world that has not run yet, with the faults of its seed or with these."""
@@ -181,7 +181,7 @@ class Simulation:
             worlds = [SimulatedWorld(self._settings, seed, Plan()) for seed in range(-_REFERENCES, 0)]
             outcomes = [world.run() for world in worlds]
             self._census, self._seconds = worlds[0].census, worlds[0].seconds
-            self._expectation = _expected(outcomes, exactly_once=worlds[0].exactly_once)
+            self._expectation = _expected(outcomes, self._ordered, exactly_once=worlds[0].exactly_once)
         return self._expectation
 
     def _failure(self, seed: int, plan: Plan, differences: list[str], *, shrunk: bool) -> Failure:
@@ -197,11 +197,11 @@ class Simulation:
         return Failure(seed, plan, shortest, tuple(found))
 
 
-def _expected(outcomes: list[Outcome], *, exactly_once: bool) -> Expectation:
+def _expected(outcomes: list[Outcome], ordered: Iterable[str], *, exactly_once: bool) -> Expectation:
     wrong = [found for outcome in outcomes for found in outcome.wrong]
     if wrong:
         raise AssertionError("a world without faults does not end well:\n  " + "\n  ".join(dict.fromkeys(wrong)))
-    expectation = Expectation(outcomes, exactly_once=exactly_once)
+    expectation = Expectation(outcomes, exactly_once=exactly_once, ordered=ordered)
     if expectation.unstable:
         raise AssertionError(
             "two worlds without faults end differently, so the outcome depends on the order in which records of "

@@ -32,7 +32,9 @@ def lags(kafka: MemoryKafka, group: str) -> dict[tuple[str, int], int]:
         for log in kafka.topics[topic].logs if topic in kafka.topics else ():
             offset = offsets.get((topic, log.partition))
             next_offset = log.start if offset is None else offset.offset
-            left = sum(record.offset >= next_offset and not record.is_marker for record in reversed_until(log, next_offset))
+            left = sum(
+                record.offset >= next_offset and not record.is_marker for record in reversed_until(log, next_offset)
+            )
             if left:
                 found[topic, log.partition] = left
     return found

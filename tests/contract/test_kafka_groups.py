@@ -70,6 +70,18 @@ def test_two_members_share_and_the_first_gives_all_away_before(kafka: KafkaLab) 
     assert first.generation == 3
 
 
+def test_a_member_that_has_missed_the_generation_it_joined_joins_the_next_one(kafka: KafkaLab) -> None:
+    topic, group = kafka.topic(3), kafka.name("g")
+    first = kafka.static(group, [topic], "a")
+    moved(kafka, (first, 3))
+    second = kafka.static(group, [topic], "b")
+    second.consume()
+    kafka.until(lambda: len(first.owned) == 2, meanwhile=[first])  # `second` has joined, and is not heard of any more
+    third = kafka.static(group, [topic], "c")
+    kafka.until(lambda: not first.owned, "the next rebalance", meanwhile=[first, third])
+    moved(kafka, (first, 1), (second, 1), (third, 1))
+
+
 def test_ranges_of_two_topics_over_three_members_go_together(kafka: KafkaLab) -> None:
     narrow, wide, group = kafka.topic(3), kafka.topic(5), kafka.name("g")
     members = [kafka.static(group, [narrow, wide], name) for name in "cab"]

@@ -182,9 +182,8 @@ def dead_letters_outside_of_the_transaction() -> Generator[None]:
         def prepare(self: Any, *args: Any) -> Any:
             letters = [output for output in self.outbox.outputs if output.topic.endswith(".dlq")]
             self.outbox.outputs = [output for output in self.outbox.outputs if not output.topic.endswith(".dlq")]
-            producer = self._host.cluster.producer() if letters else None
             for topic, value, key, *_ in letters:
-                producer.produce(topic, value, key)
+                self._host.cluster.producer().produce(topic, value, key)
             return real(self, *args)
 
         return prepare
@@ -277,6 +276,21 @@ def records_of_a_revoked_partition_are_processed() -> Generator[None]:
         return lambda self, lost: None
 
     with swapped(RecordQueue, "drop", made):
+        yield
+
+
+@broken_engine(faults="lost-answer,rebalance")
+def an_assignment_keeps_what_is_revoked_meanwhile() -> Generator[None]:
+    """Partitions that are revoked while their assignment is taken over become active nevertheless."""
+
+    def made(real: Any) -> Any:
+        def forget(self: Any, revoked: Any) -> None:
+            self._taking = None
+            real(self, revoked)
+
+        return forget
+
+    with swapped(Rebalance, "_forget", made):
         yield
 
 

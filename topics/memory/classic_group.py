@@ -167,10 +167,16 @@ class ClassicGroup:
             raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
 
     def assignment(self, member_id: str) -> tuple[int, list[Partition]] | None:
-        """Return the generation and the partitions of a member that has joined; None while others have not."""
+        """Return the generation and the partitions of a member that has joined; None while others have not.
+
+        Raises:
+            Refused: it is not a member, or the generation that it joined is over already.
+        """
         member = self.members.get(member_id)
         if member is None:
             raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
+        if self.state == "PREPARING_REBALANCE" and not member.joined:
+            raise Refused(KafkaError.REBALANCE_IN_PROGRESS)
         return (self.generation, list(member.assignment)) if self.state == "STABLE" else None
 
     # Rebalances -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""Simulations: each world with faults ends as one without, a seed repeats a world, and a failure is explained."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import anabranch
+import pytest
+from anabranch.replay.testing.faults import Plan
+from anabranch.replay.testing.simulation import Simulation
+from anabranch.topics.errors import Usage
+from world_programs import PROGRAMS, bank, transfers
+
+
+def simulation(program: str, **options: Any) -> Simulation:
+    chosen = PROGRAMS[program]
+    return Simulation(chosen.app, inputs=chosen.inputs, ordered=chosen.ordered, ignore=chosen.ignore, **options)
+
+
+@pytest.mark.parametrize(
+    ("program", "seeds"), [("bank", 20), ("pages", 13), ("speeds", 10), ("bank at least once", 5), ("bank on disk", 2)]
+)
+def test_worlds_with_faults_end_as_those_without(program: str, seeds: int) -> None:
+    report = simulation(program, seeds=seeds).same_as_without_faults()
+    assert report.worlds == seeds
+    assert sum(report.faults.values()) >= seeds
+
+
+def test_outputs_of_a_revoke_that_could_not_commit_are_not_committed_later() -> None:
+    #   w0:  ─ records ─ revoked: its commit is refused, for a copy has its group.instance.id ─ records again ─▶
+    for seed in (107, 1, 2, 3):
+        simulation("pages", seeds=[seed], plan="fence:consumer w0 before produce 3").same_as_without_faults()
+
+
+def test_at_least_once_a_worker_starts_again_after_its_first_epoch_was_not_committed() -> None:
+    for seed in (4, 20, 58):
+        plan = "fence:consumer w0 before produce 2; fence:consumer w1 before produce 2; kill:restart w0 before commit 1"
+        simulation("bank at least once", seeds=[seed], plan=plan).same_as_without_faults()
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_partition_that_is_revoked_while_its_assignment_is_taken_over_is_not_active(seed: int) -> None:
+    #   w0:  ─ assigned 0-3, looks up offsets for a second ─ revoked 0-3 ─ assigned 0 1 ─▶ 2 3 are not its own
+    #   w1:  ──────────────────────────── joins ──────────────────────── assigned 2 3 ─▶
+    plan = "lost-answer:1s w0 after committed 1; lost-answer:1s w1 after committed 1"
+    simulation("bank", seeds=[seed, seed + 33], plan=plan).same_as_without_faults()
+
+
+def test_a_seed_repeats_a_world() -> None:
+    made = simulation("bank", faults="kill,rebalance,broker-away")
+    worlds = [made.world(seed) for seed in (5, 5, 6)]
+    for world in worlds:
+        world.run()
+    logs = [str(world.log) for world in worlds]
+    assert logs[0] == logs[1] != logs[2]
+    assert "fault" in logs[0]
+
+
+def broken_bank() -> anabranch.App:
+    """The outside world is told of each withdrawal: once more after each rollback."""
+    app = bank()
+    told = app.topic("told", key_type=str)
+    producer: list[Any] = []
+
+    @app.agent(app.topic("transfers", key_type=str), name="tell")
+    async def tell(stream: Any) -> None:
+        async for transfer in stream:
+            if not producer:
+                producer.append(app._runtime.cluster.producer())  # pyright: ignore[reportPrivateUsage]
+            producer[0].produce("told", b"%d" % transfer["number"])
+
+    assert told is not None
+    return app
+
+
+def test_a_failure_shows_its_seed_the_fewest_faults_and_the_lines_that_repeat_it() -> None:
+    made = Simulation(broken_bank, inputs={"transfers": transfers(100)}, faults="abort", seeds=20)
+    with pytest.raises(AssertionError) as raised:
+        made.same_as_without_faults()
+    text = str(raised.value)
+    assert "the outcome differs from that of a world without faults\n  topic told: None → '" in text
+    assert "once too often" in text
+    assert "faults (1 of " in text
+    assert "  abort:" in text
+    lines = text.splitlines()
+    again = [line for line in lines if line.startswith("  pytest ")]
+    assert "test_simulation.py::test_a_failure_shows_its_seed" in again[0]
+    assert " --anabranch-seed=" in again[0]
+    shortest = Plan.parse(again[-1].partition("--anabranch-plan=")[2].strip("'")) if len(again) > 1 else None
+    seed = int(again[0].partition("--anabranch-seed=")[2])
+    repeated = Simulation(
+        broken_bank, inputs={"transfers": transfers(100)}, faults="abort", seeds=[seed], plan=shortest
+    )
+    assert repeated.run(shrunk=False).failures
+
+
+def unstable() -> anabranch.App:
+    """The last user of a page: that of whichever partition comes last."""
+    app = anabranch.App("last", topic_partitions=4)
+    incoming = app.topic("clicks", key_type=str)
+    last = app.Table("last")
+
+    @app.agent(incoming, name="remember")
+    async def remember(stream: Any) -> None:
+        async for click in stream.group_by(lambda click: click["page"], name="page"):
+            last[click["page"]] = click["user"]
+
+    return app
+
+
+def test_an_app_whose_outcome_depends_on_scheduling_is_told_so() -> None:
+    inputs = PROGRAMS["pages"].inputs
+    with pytest.raises(AssertionError, match="depends on the order in which records of different partitions") as raised:
+        Simulation(unstable, inputs=inputs, seeds=1).same_as_without_faults()
+    assert "table last: " in str(raised.value)
+    Simulation(unstable, inputs=inputs, seeds=1, ignore=["last"]).same_as_without_faults()
+
+
+def stuck() -> anabranch.App:
+    app = anabranch.App("stuck", topic_partitions=4)
+
+    @app.agent(app.topic("clicks", key_type=str), name="wait")
+    async def wait(stream: Any) -> None:
+        async for _ in stream:
+            await asyncio.Event().wait()
+
+    return app
+
+
+def test_an_app_that_does_not_come_to_rest_is_told_what_is_left() -> None:
+    with pytest.raises(AssertionError, match=r"not at rest.*records left: clicks\[0\]: "):
+        Simulation(stuck, inputs={"clicks": [("a", 1)]}, seeds=1).same_as_without_faults()
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (lambda: Simulation(bank, inputs={}), "without inputs"),
+        (lambda: Simulation(bank, inputs={"transfers": []}, faults="kil"), "no kind of fault"),
+        (lambda: Simulation(bank, inputs={"transfers": []}, plan="kill"), "not a fault"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused(made: Callable[[], Simulation], text: str) -> None:
+    with pytest.raises(Usage, match=text):
+        made()
