@@ -41,7 +41,10 @@ REPLAY_KNOWS_AGENTS = {
 }
 
 # A world of the test kit draws from the generator of its seed.
-DRAWS_FROM_A_SEED = {f"replay/testing/{name}.py" for name in ("environment", "faults", "store_faults")}
+DRAWS_FROM_A_SEED = {
+    f"replay/testing/{name}.py"
+    for name in ("environment", "fault_injector", "faults", "simulated_worker", "simulated_world", "store_faults")
+}
 
 KNOWS_FAUST = {
     "agents/agent.py",
@@ -111,6 +114,7 @@ KNOWS_KAFKA = {
     "agents/sender.py",
     "replay/table_backup/backup.py",
     "replay/run_state.py",
+    "replay/testing/fault_injector.py",
     "replay/runs/completion.py",
     "replay/table_backup/restore.py",
     "replay/table_reader.py",

@@ -380,14 +380,9 @@ class Engine:
         return self._epoch.prepare(self._group.metadata, self.rebalance.partition_counts.__getitem__)
 
     async def _commit(self) -> None:
-        """Commit the epoch, begin the next one and open the barrier. All agents must be parked.
-
-        Do nothing if the epoch cannot be committed: since the last look, an agent may have failed, or the commit of a
-        revoke. What that epoch sent would be committed without the offsets of its records, and so twice.
-        """
-        if self._uncommittable:
+        """Commit the epoch, begin the next one and open the barrier. All agents must be parked."""
+        if self._uncommittable or self._member is None:  # an agent, or the commit of a revoke, has failed meanwhile
             return
-        assert self._member is not None
         self._barrier.closed = True
         began = clock.now_s()
         if self._epoch.dirty:

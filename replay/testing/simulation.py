@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...topics import clock
 from ...topics.errors import Usage
 from .audit import Expectation, Outcome
 from .faults import Fault, Plan, draw, fault_kinds
@@ -144,7 +144,7 @@ class Simulation:
             most_failures: stop after so many worlds that fail.
             shrunk: reduce the faults of worlds that fail.
         """
-        report, began_s = SimulationReport(), time.perf_counter()
+        report, began_s = SimulationReport(), clock.now_s()
         for seed in self._seeds:
             plan = self.plan_of(seed)
             world = self.world(seed, plan)
@@ -156,7 +156,7 @@ class Simulation:
                 report.failures.append(self._failure(seed, plan, differences, shrunk=shrunk))
                 if len(report.failures) >= most_failures:
                     break
-        report.seconds = time.perf_counter() - began_s
+        report.seconds = clock.now_s() - began_s
         return report
 
     def plan_of(self, seed: int) -> Plan:
