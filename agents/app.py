@@ -168,17 +168,6 @@ class App(faust.App):
 
     # Faust's parts --------------------------------------------------------------------------------------------------
 
-    @property
-    def monitor(self) -> Monitor:
-        """Faust's counters, whose timer goes by the clock of this project as all others do."""
-        monitor = super().monitor
-        monitor.itertimer = self.itertimer  # pyright: ignore[reportAttributeAccessIssue]
-        return monitor
-
-    @monitor.setter
-    def monitor(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self)
 
