@@ -66,6 +66,9 @@ CONTAINER = {
     "KAFKA_LOG_RETENTION_MS": "-1",
 }
 
+# `pytest.mark.needs_real_kafka("reason")`
+NEEDS_REAL = "needs_real_kafka"
+
 Fresh = Callable[..., str]
 Drain = Callable[..., list[Message]]
 
@@ -117,6 +120,17 @@ def choice() -> Choice:
 
 def pytest_report_header() -> str:
     return f"broker: {choice()}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{NEEDS_REAL}(reason): skipped with Kafka in memory")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With Kafka in memory, skip the tests that need the real one; they are listed at the end with their reasons."""
+    for item in items if choice().memory else ():
+        if (mark := item.get_closest_marker(NEEDS_REAL)) is not None:
+            item.add_marker(pytest.mark.skip(reason=f"needs the real Kafka: {mark.args[0]}"))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from confluent_kafka import KafkaException
 
+pytestmark = pytest.mark.needs_real_kafka("brokers that stop and start again")
+
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:

@@ -15,6 +15,8 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.output import Output
 from anabranch.topics.producer import Aborted
 
+pytestmark = pytest.mark.needs_real_kafka("requests are changed on their way to the broker")
+
 _PRODUCE = 0
 
 

@@ -153,6 +153,7 @@ async def test_two_workers_on_one_data_folder_have_stores_of_their_own(lab, tabl
     assert table_of(a, "totals") == expected(500)
 
 
+@pytest.mark.needs_real_kafka("the worker is a process of its own")
 async def test_totals_are_right_after_a_worker_process_is_killed_again_and_again(lab, table_of) -> None:
     #  worker  ── epochs ── kill -9   ── epochs ── kill -9   …   starts, catches up
     #  load    ───────────────────────────────────────────── ends

@@ -79,6 +79,7 @@ async def test_a_warm_copy_names_it_as_well(lab, caplog) -> None:
             await lab.until(lambda: f"{changelog}[0]@{offset}" in caplog.text, "the copy is read")
 
 
+@pytest.mark.needs_real_kafka("the command reaches Kafka by its address")
 async def test_the_command_says_it_without_a_traceback(lab, tmp_path, monkeypatch) -> None:
     from anabranch.replay.cli.entry import cli
     from click.testing import CliRunner
