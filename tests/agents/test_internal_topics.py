@@ -80,7 +80,7 @@ async def test_records_left_in_a_repartition_topic_of_before_stop_the_worker(lab
     program(app, topic)
     stopped = await lab.stopped_by(app)
     assert isinstance(stopped, Usage)
-    assert f"2 records unread in {former}" in str(stopped)
+    assert f"2 unread records in {former}" in str(stopped)
     assert stopped.hint
 
     commit(3)

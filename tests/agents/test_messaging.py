@@ -379,7 +379,7 @@ async def test_an_agent_that_asks_before_its_loop_is_told_so_instead_of_waiting_
 
     stop = await lab.stopped_by(app)
     assert isinstance(stop, Stop)
-    assert "agent hasty asks agent doubler before its own loop" in str(stop)
+    assert "agent hasty sends a request to agent doubler before its own loop" in str(stop)
 
 
 @pytest.mark.parametrize("policy", ["dead_letter", "skip", "fail"])

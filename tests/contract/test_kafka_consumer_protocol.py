@@ -19,7 +19,6 @@ def test_members_keep_what_an_assignment_does_not_name(kafka: KafkaLab) -> None:
     topic, group = kafka.topic(2), kafka.name("g")
     log: list[str] = []
     first = member_of(kafka, group, [topic], "a", log)
-    assert first.generation == -1
     moved(kafka, (first, 2))
     assert log == ["a assigned [0:0 0:1] in consume"]
     assert first.generation > 0
@@ -35,6 +34,18 @@ def test_members_keep_what_an_assignment_does_not_name(kafka: KafkaLab) -> None:
     assert log == [f"b revoked [0:{given[1]}] in close"]
     moved(kafka, (first, 2))
     assert log[1:] == [f"a assigned [0:{given[1]}] in consume"]
+
+
+def test_a_new_member_joins_before_its_consumer_is_polled(kafka: KafkaLab) -> None:
+    topic, group = kafka.topic(1), kafka.name("g")
+    member = member_of(kafka, group, [topic], "a")
+
+    def assigned() -> list[int]:
+        return [p.partition for m in kafka.described(group).members for p in m.assignment.topic_partitions]
+
+    kafka.until(lambda: assigned() == [0], "the group assigns the partition")
+    assert member.log == []
+    moved(kafka, (member, 1))
 
 
 def test_records_flow_while_other_partitions_move(kafka: KafkaLab) -> None:

@@ -20,8 +20,8 @@ def moved(kafka: KafkaLab, *counts: tuple[Any, int]) -> None:
 
 def test_the_only_member_gets_all_partitions(kafka: KafkaLab) -> None:
     topic, group = kafka.topic(3), kafka.name("g")
+    assert kafka.outside(group)[7:11] == b"\xff" * 4  # no generation
     member = kafka.static(group, [topic], "a")
-    assert member.generation == -1
     moved(kafka, (member, 3))
     assert member.log == ["a assigned [0:0 0:1 0:2] in consume"]
     assert member.generation == 1
@@ -37,6 +37,18 @@ def test_a_member_that_has_unsubscribed_has_no_member_id_and_keeps_its_generatio
     member.kafka.unsubscribe()
     kafka.until(lambda: not member.kafka.memberid(), meanwhile=[member])
     assert (member.owned, member.generation) == (set(), 1)
+
+
+def test_a_new_member_joins_before_its_consumer_is_polled(kafka: KafkaLab) -> None:
+    topic, group = kafka.topic(1), kafka.name("g")
+    member = kafka.static(group, [topic], "a")
+
+    def assigned() -> list[int]:
+        return [p.partition for m in kafka.described(group).members for p in m.assignment.topic_partitions]
+
+    kafka.until(lambda: assigned() == [0], "the group assigns the partition")
+    assert member.log == []
+    moved(kafka, (member, 1))
 
 
 def test_a_member_begins_at_the_committed_offsets(kafka: KafkaLab) -> None:

@@ -179,6 +179,10 @@ class ClassicGroup:
             raise Refused(KafkaError.REBALANCE_IN_PROGRESS)
         return (self.generation, list(member.assignment)) if self.state == "STABLE" else None
 
+    def waits_for(self, member_id: str) -> bool:
+        """Return whether a generation is being formed that a member has not joined yet."""
+        return self.state == "PREPARING_REBALANCING" and not self.members[member_id].joined
+
     # Rebalances -----------------------------------------------------------------------------------------------------
 
     def _prepare(self, now_s: float) -> None:

@@ -73,9 +73,17 @@ class ClassicMembership:
         return GroupMetadata(self._group, self.generation, self.member_id, self.static)
 
     def subscribe(self, topics: list[str]) -> None:
-        """Join the group, or change the subscription."""
+        """Join the group, or change the subscription.
+
+        librdkafka joins in a thread of its own: a new member does not need its consumer to be polled for it.
+        """
         self._rejoining = self._state != "out"
         self.topics, self._leaving = topics, False
+        if self.topics and not self._rejoining and self.fatal is None:
+            try:
+                self._join()
+            except Refused as exc:
+                self._answer(exc)
 
     def unsubscribe(self) -> None:
         """Give the partitions up and leave the group, at the next poll."""
@@ -159,7 +167,10 @@ class ClassicMembership:
 
     def _take_assignment(self) -> bool:
         with self._kafka.lock:
-            found = self._kafka.classic_group(self._group).assignment(self.member_id)
+            group = self._kafka.classic_group(self._group)
+            found, left_out = group.assignment(self.member_id), group.waits_for(self.member_id)
+        if left_out:  # another rebalance has begun before this member was polled
+            return self._join()
         if found is None:
             return False
         self.generation, partitions = found

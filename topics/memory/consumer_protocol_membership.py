@@ -44,9 +44,11 @@ class ConsumerProtocolMembership:
         return GroupMetadata(self._group, self.generation, self.member_id, None)
 
     def subscribe(self, topics: list[str]) -> None:
-        """Join the group, or change the subscription."""
+        """Join the group, or change the subscription; see `ClassicMembership.subscribe`."""
         self.member_id = self.member_id or kafka_uuid()
         self.topics, self._leaving, self._subscribing = topics, False, True
+        if not self._joined:
+            self._heartbeat()
 
     def unsubscribe(self) -> None:
         """Give the partitions up and leave the group, at the next poll."""
@@ -79,18 +81,8 @@ class ConsumerProtocolMembership:
             return False
         if not self.topics:
             return False
-        kafka, now_s = self._kafka, clock.now_s()
         try:
-            with kafka.lock:
-                group = kafka.consumer_protocol_group(self._group)
-                if self._subscribing:
-                    group.join(self._client, self.member_id, self.topics, rebalance_s=self._rebalance_s)
-                    self._joined, self._subscribing = True, False
-                    kafka.changed()
-                before = group.state
-                self.generation, assigned = group.heartbeat(self.member_id, self._owned, now_s)
-                if group.state != before:
-                    kafka.changed()
+            assigned = self._heartbeat()
         except Refused as exc:
             if exc.code != KafkaError.UNKNOWN_MEMBER_ID:
                 raise
@@ -102,6 +94,21 @@ class ConsumerProtocolMembership:
             self._owned = list(assigned)
             self._rebalanced("assign", new)
         return bool(new) or given_up
+
+    def _heartbeat(self) -> list[Partition]:
+        """Join where that is due, and tell the group which partitions are owned; return those that are assigned."""
+        kafka = self._kafka
+        with kafka.lock:
+            group = kafka.consumer_protocol_group(self._group)
+            if self._subscribing:
+                group.join(self._client, self.member_id, self.topics, rebalance_s=self._rebalance_s)
+                self._joined, self._subscribing = True, False
+                kafka.changed()
+            before = group.state
+            self.generation, assigned = group.heartbeat(self.member_id, self._owned, clock.now_s())
+            if group.state != before:
+                kafka.changed()
+        return assigned
 
     def _give_up(self, partitions: list[Partition], *, lost: bool = False) -> bool:
         """Call back for partitions that go; return whether there are any."""
