@@ -184,7 +184,7 @@ async def test_while_a_worker_runs_backups_can_be_taken_and_changelogs_not_be_wr
         await lab.caught_up(topic, app)
         address, made = saved(lab, program(lab, name, topic))
         assert made.consistent, "it was idle"
-        with pytest.raises(Stop, match="workers of .* are running"):
+        with pytest.raises(Stop, match=r"workers of .* are running"):
             bring_back(program(lab, name, topic), address, overwrite=True)
         with pytest.raises(Stop, match="a worker uses"):
             bring_back(program(lab, name, topic), address)
