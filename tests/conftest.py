@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import confluent_kafka
 import pytest
+from anabranch.replay.testing.broker_container import broker_container
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import KAFKA_VERSION
-from anabranch.topics.errors import Stop
 from anabranch.topics.memory.memory_kafka import MemoryKafka
 from confluent_kafka import KafkaError, Message, TopicPartition
 from hypothesis import settings
@@ -36,35 +34,7 @@ settings.register_profile("anabranch", deadline=None)
 settings.load_profile("anabranch")
 
 ENGINE_S = 2
-READY_S = 60.0
 DRAIN_S = 30.0
-CLIENT_PORT = 9092
-
-# What a single node needs, in the form that the official image (and deploy/kafka-image.py) takes. The broker also calls
-# itself, for coordinators and for transactions: at INTERNAL, because the address for the host leads nowhere in there.
-CONTAINER = {
-    "KAFKA_PROCESS_ROLES": "broker,controller",
-    "KAFKA_NODE_ID": "1",
-    "KAFKA_CONTROLLER_QUORUM_VOTERS": "1@localhost:9094",
-    "KAFKA_LISTENERS": f"CLIENT://:{CLIENT_PORT},INTERNAL://localhost:9093,CONTROLLER://localhost:9094",
-    "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP": "CLIENT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    "KAFKA_INTER_BROKER_LISTENER_NAME": "INTERNAL",
-    "KAFKA_CONTROLLER_LISTENER_NAMES": "CONTROLLER",
-    "KAFKA_AUTO_CREATE_TOPICS_ENABLE": "false",
-    "KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
-    "KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS": "4",
-    "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
-    "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
-    "KAFKA_TRANSACTION_STATE_LOG_NUM_PARTITIONS": "4",
-    "KAFKA_TRANSACTION_ABORT_TIMED_OUT_TRANSACTION_CLEANUP_INTERVAL_MS": "1000",
-    "KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
-    "KAFKA_GROUP_MIN_SESSION_TIMEOUT_MS": "1000",
-    "KAFKA_GROUP_CONSUMER_MIN_SESSION_TIMEOUT_MS": "1000",
-    "KAFKA_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS": "100",
-    "KAFKA_GROUP_CONSUMER_SESSION_TIMEOUT_MS": "10000",
-    "KAFKA_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS": "500",
-    "KAFKA_LOG_RETENTION_MS": "-1",
-}
 
 # `pytest.mark.needs_real_kafka("reason")`
 NEEDS_REAL = "needs_real_kafka"
@@ -142,53 +112,11 @@ def broker() -> Iterator[Cluster]:
     elif chosen.servers:
         yield Cluster(chosen.servers)
     elif chosen.image:
-        with container(chosen.image) as cluster:
+        with broker_container(chosen.image) as cluster:
             yield cluster
     else:
         with EmbeddedBroker(on_progress=print) as embedded:
             yield Cluster(embedded.bootstrap_servers)
-
-
-@contextmanager
-def container(image: str) -> Iterator[Cluster]:
-    """Kafka in a container, reachable on loopback."""
-    import docker
-    from testcontainers.core.config import testcontainers_config
-    from testcontainers.core.container import DockerContainer
-
-    engine = docker.from_env(timeout=ENGINE_S)
-    # Ryuk removes containers of a killed session. Where its image is not there, we go without rather than fail.
-    present = {tag for found in engine.images.list() for tag in found.tags}
-    testcontainers_config.ryuk_disabled = testcontainers_config.ryuk_image not in present
-    engine.close()
-    # The broker tells clients where to find it, so the port has to be known before it starts.
-    with socket.socket() as look:
-        look.bind(("127.0.0.1", 0))
-        port = look.getsockname()[1]
-    # KafkaContainer of testcontainers writes a start script for another vendor's image.
-    kafka = DockerContainer(image)
-    kafka.ports[CLIENT_PORT] = ("127.0.0.1", port)  # type: ignore[assignment]  # Docker's form of "on loopback only"
-    for name, value in CONTAINER.items():
-        kafka.with_env(name, value)
-    kafka.with_env("KAFKA_ADVERTISED_LISTENERS", f"CLIENT://127.0.0.1:{port},INTERNAL://localhost:9093")
-    with kafka:
-        cluster = Cluster(f"127.0.0.1:{port}", {"log_level": "0"})
-        _await_container(kafka, cluster)
-        yield Cluster(cluster.bootstrap_servers)
-
-
-def _await_container(kafka: object, cluster: Cluster) -> None:
-    admin, deadline = Admin(cluster), time.monotonic() + READY_S
-    while True:
-        try:
-            admin.partitions(timeout_s=1.0)
-            return
-        except Stop as exc:
-            wrapped = kafka.get_wrapped_container()  # type: ignore[attr-defined]
-            wrapped.reload()
-            if wrapped.status not in ("created", "running") or time.monotonic() > deadline:
-                log = wrapped.logs(tail=30).decode(errors="replace")
-                raise RuntimeError(f"the container is {wrapped.status} and no broker answers:\n{log}") from exc
 
 
 @pytest.fixture

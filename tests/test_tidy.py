@@ -120,6 +120,7 @@ KNOWS_KAFKA = {
     "replay/table_reader.py",
     "replay/record_counts.py",
     "replay/replay_transaction.py",
+    "replay/testing/kafka_world.py",
 }
 
 MODULES = sorted(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ...agents.app import App
 from ...agents.declarations import nearest
@@ -28,8 +28,6 @@ from ...agents.runtime import runtime_of
 from ...agents.topic import HeadersGiven, header_list
 from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
-from ...topics.keys import record_key
-from ...topics.serde import codec
 from .app_source import AppSource
 from .duration import Duration, Time, seconds_of, time_ms_of
 from .environment import Environment
@@ -38,6 +36,7 @@ from .topic_content import RejectedRecord, TopicContent, content_of, dead_letter
 from .virtual_clock import START
 from .virtual_loop import owning
 from .worker_life import WorkerLife
+from .world_names import agent_of, encoded, encoded_key
 from .world_tables import merged_table
 from .world_worker import WorldWorker
 
@@ -256,14 +255,14 @@ class World:
         with self.environment.entered():
             declared = self._declared(topic)
             count = len(self._create(topic, declared).logs)
-            raw_key = _encoded_key(declared, key)
+            raw_key = encoded_key(declared, key)
             if partition is None:
                 partition = self._partition_of(topic, raw_key, count)
             elif not 0 <= partition < count:
                 raise Usage(f"topic {topic} has no partition {partition}: it has {count}")
             self._producer.produce(
                 topic,
-                _encoded(declared, value),
+                encoded(declared, value),
                 raw_key,
                 partition,
                 timestamp=self.environment.clock.now_ms() if at is None else time_ms_of(at),
@@ -351,7 +350,7 @@ class World:
         worker = self._workers[0]
         if not worker.running:
             raise Usage("worker 0 asks, and it does not run")
-        found = _agent_of(worker.app, agent)
+        found = agent_of(worker.app, agent)
         environment, life = self.environment, worker.life
         assert life is not None
         with environment.loading(), owning(life.owner):
@@ -440,28 +439,3 @@ class World:
 
     def __repr__(self) -> str:
         return f"<world of {self.app.conf.id}, {'ended' if self._closed else self.now.isoformat()}>"
-
-
-def _encoded(declared: Topic | None, value: object) -> bytes | None:
-    if value is None or isinstance(value, bytes):
-        return value
-    if declared is None:
-        return value.encode() if isinstance(value, str) else codec(None).encode(value)
-    if isinstance(value, dict) and not isinstance(declared.value_type, type(None)):
-        return codec(None).encode(value)  # of a struct or a Faust record
-    return declared.encode_value(value)
-
-
-def _encoded_key(declared: Topic | None, key: object) -> bytes | None:
-    if key is None or isinstance(key, bytes):
-        return key
-    return record_key(key) if declared is None else declared.encode_key(key)
-
-
-def _agent_of(app: App, agent: object) -> Any:
-    agents = {str(name): found for name, found in app.agents.items()}
-    name = agent if isinstance(agent, str) else getattr(agent, "name", None) or getattr(agent, "__name__", "")
-    found = [other for other in agents if other == name or other.rpartition(".")[2] == name]
-    if len(found) != 1:
-        raise Usage(f"app {app.conf.id} has no agent {name!r}", hint=nearest(str(name), agents))
-    return cast(Any, agents[found[0]])

@@ -1,0 +1,162 @@
+"""The pytest plugin, as a user's project uses it: pytest runs in a folder of its own, in another process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+PLUGIN = "anabranch.replay.testing.plugin"
+HEAVY = {"faust", "aiohttp", "confluent_kafka", "polars", "pyarrow", "numpy", "msgspec", "rich", "click"}
+
+SHOP = """
+import msgspec
+from anabranch import App, Stream
+
+class Order(msgspec.Struct):
+    user: str
+    amount: int
+
+app = App("shop")
+orders = app.topic("orders", value_type=Order, partitions=4)
+totals = app.Table("totals", default=int)
+
+@app.agent(orders)
+async def total(stream: Stream[Order]) -> None:
+    async for order in stream:
+        totals[order.user] += order.amount
+"""
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A project with an app."""
+    pytester.makepyfile(shop=SHOP)
+    pytester.makeini("[pytest]\naddopts = --strict-markers --import-mode=importlib\npythonpath = .\n")
+    return pytester
+
+
+def run(project: pytest.Pytester, *arguments: str, plugins: int = 1) -> pytest.RunResult:
+    loaded = ["-p", PLUGIN] * plugins
+    return project.runpytest_subprocess(*loaded, "-q", "-p", "no:cacheprovider", *arguments)
+
+
+def test_the_plugin_imports_nothing_that_takes_time() -> None:
+    code = f"import sys, pytest; before = set(sys.modules); import {PLUGIN}; print(*(set(sys.modules) - before))"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert PLUGIN in printed
+    assert not HEAVY & {name.partition(".")[0] for name in printed}
+    others = {name for name in printed if not name.startswith("anabranch")}
+    assert len(others) < 10, others
+
+
+def test_tests_that_use_no_fixture_import_nothing_of_it(project: pytest.Pytester) -> None:
+    project.makepyfile(f"def test_it():\n    import sys\n    assert not {HEAVY!r} & set(sys.modules)")
+    run(project).assert_outcomes(passed=1)
+
+
+def test_a_plugin_that_is_loaded_twice_is_one(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_it(anabranch_kafka): pass")
+    result = run(project, "--collect-only", plugins=2)
+    assert result.ret == 0
+
+
+def test_the_entry_point_has_the_name_of_the_module() -> None:
+    # So pytest does not load it again for `-p`: plugins are known by name.
+    import tomllib
+
+    import anabranch
+
+    project = tomllib.loads((Path(anabranch.__file__).parent / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {PLUGIN: PLUGIN}
+
+
+def test_the_kafka_of_a_session_is_one_with_fresh_names(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANABRANCH_TEST_BROKER", "memory")
+    project.makepyfile(
+        """
+        kafkas = []
+
+        def test_first(anabranch_kafka):
+            kafkas.append(anabranch_kafka)
+            assert anabranch_kafka.fresh("orders") != anabranch_kafka.fresh("orders")
+            assert anabranch_kafka.bootstrap_servers == anabranch_kafka.cluster.bootstrap_servers
+
+        def test_second(anabranch_kafka):
+            assert kafkas == [anabranch_kafka]
+            assert anabranch_kafka.cluster.admin().list_topics(timeout=5).topics == {}
+        """
+    )
+    run(project).assert_outcomes(passed=2)
+
+
+def test_a_broker_that_does_not_exist_is_named(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_TEST_BROKER", "rabbit")
+    project.makepyfile("def test_it(anabranch_kafka): pass")
+    result = run(project)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*ANABRANCH_TEST_BROKER=rabbit is no Kafka*", "*embedded, container, memory or*"])
+
+
+def test_worlds_end_with_their_test_and_have_plain_values(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import gc, pytest, threading, shop
+        from anabranch.topics.errors import Usage
+
+        worlds = []
+
+        def test_totals(anabranch_world):
+            world = anabranch_world(shop.app, workers=2)
+            worlds.append(world)
+            world.send("orders", {"user": "ann", "amount": 3}, key="ann", at="2026-01-01T10:00Z")
+            world.send("orders", "no order", key="ann")
+            world.settle()
+            totals, records = world.table("totals"), world.topic("orders").values
+            assert (totals, records) == ({"ann": 3}, [{"user": "ann", "amount": 3}, "no order"])
+            # What snapshot plugins store: builtin types alone.
+            assert [type(value) for value in (totals, *totals, *totals.values(), records, records[0])] == [
+                dict, str, int, list, dict
+            ]
+            letter, = world.dead_letters("orders")
+            assert type(letter.value) is type(letter.error) is str
+
+        def test_several(anabranch_world):
+            one, two = anabranch_world(shop.app), anabranch_world("shop:app", partitions=2)
+            one.send("orders", {"user": "ann", "amount": 3}, key="ann")
+            one.settle()
+            two.settle()
+            assert (one.table("totals"), two.table("totals")) == ({"ann": 3}, {})
+            worlds.append(two)
+
+        def test_they_have_ended():
+            assert threading.active_count() == 1
+            for world in worlds:
+                with pytest.raises(Usage, match="this world has ended"):
+                    world.settle()
+        """
+    )
+    run(project).assert_outcomes(passed=3)
+
+
+def test_one_test_runs_in_memory_and_on_kafka(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_TEST_BROKER", "memory")
+    project.makepyfile(
+        """
+        import pytest, shop
+
+        @pytest.mark.parametrize("place", ["anabranch_world", "anabranch_kafka"])
+        def test_totals(request, place):
+            with request.getfixturevalue(place)(shop.app) as world:
+                world.send("orders", {"user": "ann", "amount": 3}, key="ann")
+                world.settle()
+                assert world.table("totals") == {"ann": 3}
+        """
+    )
+    run(project).assert_outcomes(passed=2)
