@@ -121,3 +121,20 @@ def test_such_groups_are_described(kafka: KafkaLab) -> None:
     assert (shown.client_id, shown.group_instance_id) == ("a", None)
     assert [(p.topic, p.partition) for p in shown.assignment.topic_partitions] == [(topic, 0)]
     assert shown.member_id == member.kafka.memberid()
+
+
+def test_assignments_change_in_the_way_of_the_protocol(kafka: KafkaLab) -> None:
+    topic = kafka.topic(1)
+    eager = kafka.static(kafka.name("g"), [topic], "a")
+    incremental = member_of(kafka, kafka.name("g"), [topic], "a")
+    moved(kafka, (eager, 1))
+    moved(kafka, (incremental, 1))
+    at = [TopicPartition(topic, 0)]
+    for call in (eager.kafka.incremental_unassign, incremental.kafka.assign):
+        assert flags(error_of(call, at)) == (KafkaError._STATE, "")
+    incremental.kafka.incremental_unassign(at)
+    eager.kafka.assign(at)
+    alone = kafka.consumer()
+    alone.incremental_assign(at)
+    alone.assign(at)
+    assert [p.topic for p in alone.assignment()] == [topic]

@@ -37,6 +37,7 @@ class ClassicMembership:
         topics: the subscription.
         fatal: the error after which the consumer is finished; None while it works.
         missing: subscribed topics that were found not to exist, to be reported once.
+        protocol: how assignments change, as librdkafka calls it; None before the first.
         static: the instance id; None for a member that is not static.
     """
 
@@ -64,6 +65,7 @@ class ClassicMembership:
         self._leaving = self._rejoining = False
         self._counts: dict[str, int] = {}
         self._refreshed_s = 0.0
+        self.protocol: str | None = None
         self._told_missing: set[str] = set()
         self.missing: list[str] = []
 
@@ -174,7 +176,7 @@ class ClassicMembership:
         if found is None:
             return False
         self.generation, partitions = found
-        self._state, self._assigned = "member", partitions
+        self._state, self._assigned, self.protocol = "member", partitions, "EAGER"
         self._rebalanced("assign", partitions)
         return True
 

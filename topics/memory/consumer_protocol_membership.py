@@ -36,6 +36,7 @@ class ConsumerProtocolMembership:
         self.generation = -1
         self._owned: list[Partition] = []
         self.missing: list[str] = []
+        self.protocol: str | None = None
         self._joined = self._subscribing = self._leaving = False
 
     @property
@@ -46,7 +47,7 @@ class ConsumerProtocolMembership:
     def subscribe(self, topics: list[str]) -> None:
         """Join the group, or change the subscription; see `ClassicMembership.subscribe`."""
         self.member_id = self.member_id or kafka_uuid()
-        self.topics, self._leaving, self._subscribing = topics, False, True
+        self.topics, self._leaving, self._subscribing, self.protocol = topics, False, True, "COOPERATIVE"
         if not self._joined:
             self._heartbeat()
 

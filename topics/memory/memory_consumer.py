@@ -178,11 +178,20 @@ class MemoryConsumer(Client):
         """Read these partitions and no others."""
 
         def act() -> None:
-            self._rebalances.assigned = True
+            self._want(incremental=False)
             with self._kafka.lock:
                 self._fetcher.assign(_starts(partitions))
 
         self._act("assign", act)
+
+    def _want(self, *, incremental: bool) -> None:
+        """Check that a member of a group changes its assignment in the way of the group's protocol."""
+        protocol = self._membership.protocol
+        if protocol is not None and incremental != (protocol == "COOPERATIVE"):
+            call = "incremental_assign() or incremental_unassign()" if not incremental else "assign()"
+            text = f"Changes to the current assignment must be made using {call} when rebalance protocol type is"
+            raise failure(KafkaError._STATE, f"{text} {protocol}")  # pyright: ignore[reportPrivateUsage]
+        self._rebalances.assigned = True
 
     def unassign(self) -> None:
         """Read nothing."""
@@ -196,7 +205,7 @@ class MemoryConsumer(Client):
         """
 
         def act() -> None:
-            self._rebalances.assigned = True
+            self._want(incremental=True)
             for at in partitions:
                 if (at.topic, at.partition) in self._fetcher.assigned:
                     text = (
@@ -216,7 +225,7 @@ class MemoryConsumer(Client):
         """
 
         def act() -> None:
-            self._rebalances.assigned = True
+            self._want(incremental=True)
             for at in partitions:
                 if (at.topic, at.partition) not in self._fetcher.assigned:
                     text = f"{at.topic} [{at.partition}] can't be removed since it is not in the current assignment"
