@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from ...agents.app import App
 from ...agents.declarations import nearest
@@ -37,6 +37,8 @@ from .virtual_clock import START
 from .virtual_loop import owning
 from .worker_life import WorkerLife
 from .world_names import agent_of, encoded, encoded_key
+from .world_replay import ReplayOptions, play
+from .world_run import WorldRun, run_bounded
 from .world_tables import merged_table
 from .world_worker import WorldWorker
 
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from ..replay_report import Report
 
 __all__ = ["World"]
+
+Files = str | Path | Sequence[str | Path]
 
 # After the clock was advanced, workers have this much time to process what has happened last.
 _REST_S = 5.0
@@ -83,14 +87,14 @@ class World:
         begin = time_ms_of(start)
         self.environment = Environment(start=datetime.fromtimestamp(begin / 1000, START.tzinfo), seed=seed)
         self._closed = False
-        self._sent = 0
+        self._sent = self._runs = 0
         self._partitions = partitions if isinstance(partitions, int) else None
         self._folder: Path | None = None
         self._workers: list[WorldWorker] = []
         self._stillness = Stillness(self.environment, self._lives)
         try:
             with self.environment.loading():
-                source = AppSource(program)
+                self._source = source = AppSource(program)
             for index in range(workers):
                 self._workers.append(WorldWorker(self.environment, source, index, self._folder_of, self._prepare))
             for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
@@ -105,10 +109,15 @@ class World:
         if self._partitions is not None:
             runtime_of(app).configure(topic_partitions=self._partitions)
 
-    def _folder_of(self, worker: int, keeps_identity: bool) -> Path:
+    @property
+    def _root(self) -> Path:
+        """The world's folder."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
-        folder = self._folder / str(worker)
+        return self._folder
+
+    def _folder_of(self, worker: int, keeps_identity: bool) -> Path:
+        folder = self._root / str(worker)
         if not keeps_identity:
             shutil.rmtree(folder, ignore_errors=True)
         return folder
@@ -366,51 +375,50 @@ class World:
 
     # Files ----------------------------------------------------------------------------------------------------------
 
-    def replay(
-        self,
-        source: str | Path | Sequence[str | Path],
-        topic: str,
-        *,
-        key: str | None = None,
-        time: str | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        transform: str | None = None,
-        on_bad_line: Literal["fail", "skip", "dead-letter"] = "fail",
-        run_id: str | None = None,
-        pack: Literal["lz4", "zstd"] | None = None,
-        **format: Any,
-    ) -> Report:
+    def replay(self, source: Files, topic: str, **options: Unpack[ReplayOptions]) -> Report:
         """Replay files into a topic, as `anabranch replay` does; the workers process the records in `settle`.
 
         Args:
-            source: a file, a glob, a folder, or several.
-            key, time: field or expression of the record's key and of its time.
-            where: only records that match the expression.
-            limit, transform, on_bad_line, run_id, pack: as the options of `anabranch replay`.
-            format: of the files: `kind`, `columns`, `types`, `delimiter`, … of `Format`.
+            source: a file, a glob, a folder, or several of them.
+            options: such as `key`, `time`, `where` and `kind`; see `ReplayOptions`.
 
         Returns:
             What `anabranch replay` reports.
         """
         self._check_open()
-        from .world_replay import play
-
-        specs = [source] if isinstance(source, str | Path) else source
         with self.environment.entered():
             self._create(topic, self._declared(topic))
-            return play(
-                self.environment.kafka.cluster(),
-                list(map(str, specs)),
-                topic,
-                {**format, "key": key, "time": time},
-                where=where,
-                limit=limit,
-                transform=transform,
-                on_bad_line=on_bad_line,
-                run_id=run_id,
-                pack=pack,
-            )
+            return play(self.environment.kafka.cluster(), _specs(source), topic, options)
+
+    def run(self, inputs: Mapping[str, Files], *, workers: int = 1, **options: Unpack[ReplayOptions]) -> WorldRun:
+        """Process files to their end, as `anabranch run` does: with a group, topics and tables of their own.
+
+        Nothing is added to the topics and tables of this world's workers, and each call begins anew.
+
+        Args:
+            inputs: topic that the app reads -> a file, a glob, a folder, or several.
+            workers: number of workers of the run.
+            options: of all inputs; see `ReplayOptions`.
+
+        Returns:
+            Tables, topics and dead letters of the run.
+
+        Raises:
+            Usage: the app reads no such topic, or it was made inside of a function, so that there is only one of it.
+            AnabranchError: a worker of the run has ended with this error.
+        """
+        self._check_open()
+        self._runs += 1
+        return run_bounded(
+            self.environment,
+            self._source,
+            self._root / f"run-{self._runs}",
+            f"world{self._runs}",
+            {topic: _specs(source) for topic, source in inputs.items()},
+            options,
+            workers=workers,
+            prepare=self._prepare,
+        )
 
     # The end --------------------------------------------------------------------------------------------------------
 
@@ -439,3 +447,7 @@ class World:
 
     def __repr__(self) -> str:
         return f"<world of {self.app.conf.id}, {'ended' if self._closed else self.now.isoformat()}>"
+
+
+def _specs(source: Files) -> list[str]:
+    return [str(source)] if isinstance(source, str | Path) else list(map(str, source))

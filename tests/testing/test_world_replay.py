@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +97,52 @@ def test_a_replay_goes_on_while_workers_are_killed(csv: Path) -> None:
         world.worker(0).start(identity=False)
         world.settle()
         assert world.table("totals") == TOTALS
+
+
+# Bounded runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_bounded_run_has_topics_and_tables_of_its_own(world: World, csv: Path) -> None:
+    world.send("orders", Order("ann", 7), key="ann")
+    for workers in (1, 2):
+        result = world.run({"orders": csv}, workers=workers, key="user", time="at")
+        assert result.tables == {"totals": TOTALS}
+        assert result.replays["orders"].sent == 500
+        assert len(result.topics["orders"]) == 500
+        assert result.dead_letters == {}
+    world.settle()
+    assert world.table("totals") == {"ann": 7}
+    assert len(world.topic("orders")) == 1
+    assert "ANABRANCH_RUN" not in os.environ
+
+
+def test_a_bounded_run_shows_what_failed(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "orders.jsonl"
+    path.write_text('{"user":"ann","amount":1}\n{"user":"bob"}\n')
+    result = world.run({"orders": path}, key="user")
+    assert result.tables == {"totals": {"ann": 1}}
+    (letter,) = result.dead_letters["orders"]
+    assert (letter.reason, letter.value) == ("decode", {"user": "bob"})
+    with pytest.raises(Usage, match="reads no topic 'order'\n  hint: do you mean 'orders'"):
+        world.run({"order": path})
+
+
+def test_takes_end_with_the_history(tmp_path: Path) -> None:
+    def program() -> App:
+        app = App("takes")
+        lines = app.topic("lines", value_type=str)
+        sizes = app.topic("sizes")
+
+        @app.agent(lines)
+        async def count(stream: Stream[str]) -> None:
+            async for some in stream.take(100, within=3600):
+                await sizes.send(value=len(some))
+
+        return app
+
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"line {number}\n" for number in range(250)))
+    with World(program, partitions=1) as world:
+        result = world.run({"lines": path}, kind="text")
+        assert result.topics["sizes"].values == [100, 100, 50]
+        assert world.now.minute == 0, "the last ones are not waited for"

@@ -1,0 +1,154 @@
+"""A bounded run inside of a world: history through an app of its own, to its end, as `anabranch run` does.
+
+The run has its own group, topics and tables, so nothing is added to those of the world's workers. Its workers run in
+the world's event loop instead of processes of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...agents.declarations import nearest
+from ...agents.runtime import runtime_of
+from ...topics.dead_letter import dead_letter_topic
+from ...topics.errors import Usage
+from ..replay_report import Report
+from .app_source import AppSource
+from .environment import Environment
+from .stillness import Stillness
+from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
+from .worker_life import WorkerLife
+from .world_replay import ReplayOptions, play
+from .world_tables import merged_table
+
+if TYPE_CHECKING:
+    from ...agents.app import App
+
+__all__ = ["WorldRun", "run_bounded"]
+
+_SETTLED_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorldRun:
+    """The result of a bounded run.
+
+    Attributes:
+        tables: table -> its content, as plain Python.
+        topics: topic -> its records, for the topics that the app reads and writes; by the names in the program.
+        dead_letters: topic -> its dead letters, for topics that have any.
+        replays: input topic -> what `anabranch replay` reports.
+    """
+
+    tables: dict[str, dict[Any, Any]] = field(default_factory=dict[str, dict[Any, Any]])
+    topics: dict[str, TopicContent] = field(default_factory=dict[str, TopicContent])
+    dead_letters: dict[str, list[RejectedRecord]] = field(default_factory=dict[str, list[RejectedRecord]])
+    replays: dict[str, Report] = field(default_factory=dict[str, Report])
+
+
+@contextmanager
+def _run_named(run_id: str) -> Generator[None]:
+    """Let apps that are created inside of the block belong to a run."""
+    before = os.environ.get("ANABRANCH_RUN")
+    os.environ["ANABRANCH_RUN"] = run_id
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ANABRANCH_RUN"]
+        else:
+            os.environ["ANABRANCH_RUN"] = before
+
+
+def run_bounded(
+    environment: Environment,
+    source: AppSource,
+    folder: Path,
+    run_id: str,
+    inputs: Mapping[str, Sequence[str]],
+    options: ReplayOptions,
+    *,
+    workers: int,
+    prepare: Callable[[App], None],
+) -> WorldRun:
+    """Replay inputs into the topics of a run, process them and return the result (blocking, in virtual time).
+
+    Args:
+        folder: for the workers' data.
+        inputs: topic of the program -> files.
+
+    Raises:
+        Usage: the app reads no such topic.
+        AnabranchError: a worker has ended with this error.
+        TimeoutError: something is not processed within an hour of virtual time.
+    """
+    complete, ends = threading.Event(), dict[tuple[str, int], int]()
+    lives: list[WorkerLife] = []
+    try:
+        for index in range(workers):
+            with environment.loading(), _run_named(run_id):
+                app = source.load().app
+                prepare(app)
+                runtime = runtime_of(app)
+                runtime.history_complete, runtime.history_ends = complete, ends
+                runtime.change_settings(notice_ends=True)
+                name = f"worker {index} of run {run_id}"
+                lives.append(WorkerLife(environment, app, name, folder / str(index)))
+                lives[-1].start()
+        runtime = lives[0].runtime
+        result, stillness = WorldRun(), Stillness(environment, lambda: lives)
+        read = _topics_read(lives[0].app)
+        for topic, specs in inputs.items():
+            if topic not in read:
+                raise Usage(f"app {runtime.app_id} reads no topic {topic!r}", hint=nearest(topic, read))
+            name = runtime.resolve_topic(topic)
+            with environment.entered():
+                spec = runtime.provisioner.spec_of(runtime.described[name], name)
+                if name not in environment.kafka.topics:
+                    environment.kafka.create_topic(name, spec.partitions, spec.config)
+                report = play(environment.kafka.cluster(), specs, name, options, value_type=read[topic])
+            result.replays[topic] = report
+            ends.update({(name, partition): end for partition, end in report.end_offsets.items()})
+        complete.set()
+        deadline_s = environment.clock.now_s() + _SETTLED_S
+        environment.run_until(lambda: stillness.failed or stillness.is_settled(), deadline_s)
+        for life in lives:
+            if life.error is not None:
+                raise life.error
+        if left := list(stillness.unsettled()):
+            raise TimeoutError(f"run {run_id} is not processed: {'; '.join(left)}")
+        with environment.loading():
+            _collect(result, environment, [life.app for life in lives])
+        return result
+    finally:
+        for life in lives:
+            life.close()
+
+
+def _topics_read(app: App) -> dict[str, object]:
+    """Return the topics that agents read, by the names in the program, and the types of their values."""
+    prefix = f"{app.conf.id}-"
+    return {
+        name.removeprefix(prefix): agent.channel.value_type
+        for agent in app.agents.values()
+        for name in getattr(agent.channel, "topics", ())
+        if not agent.channel.has_prefix
+    }
+
+
+def _collect(result: WorldRun, environment: Environment, apps: list[App]) -> None:
+    stored, runtime = environment.kafka.topics, runtime_of(apps[0])
+    for table in runtime.tables:
+        result.tables[table.name] = merged_table(apps, table.name)
+    for name, declared in runtime.described.items():
+        if not declared.has_prefix:
+            short = name.removeprefix(f"{apps[0].conf.id}-")
+            result.topics[short] = content_of(short, stored.get(name), declared)
+            if letters := dead_letters_of(stored.get(dead_letter_topic(name)), declared):
+                result.dead_letters[short] = letters
