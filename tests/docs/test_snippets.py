@@ -5,6 +5,7 @@ A page is played from top to bottom in an empty folder. The language of a block 
 | block | |
 | --- | --- |
 | `python` | is executed; the blocks of a page share their names. A first line `# shop.py` also saves it as that file |
+| `python`, first line `# test_shop.py` | is saved as that file, for `$ pytest` |
 | `sh` | is one script and has to end with exit code 0 |
 | `console` | commands behind `$ `, each followed by its output; an exit code other than 0 is shown by `$ echo $?` |
 | anything else | is not played |
@@ -80,6 +81,9 @@ class Play:
             "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "COLUMNS": "200",
+            "ANABRANCH_TEST_BROKER": broker.bootstrap_servers,
+            # Loaded as its entry point loads it, which an editable install from before does not have.
+            "PYTEST_PLUGINS": "anabranch.replay.testing.plugin",
         }
 
     def __enter__(self) -> Play:
@@ -102,6 +106,8 @@ class Play:
         if block.language == "python":
             if named := _FILE_NAME.match(text):
                 (self.folder / named[1]).write_text(text)
+                if named[1].startswith("test_"):
+                    return
             with _inside(self.folder):
                 exec(compile(text, where, "exec"), self.names)  # our own page
         elif block.language == "sh" and _is_service(text):
@@ -210,6 +216,7 @@ _VARIABLE = [
     (re.compile(r"\b20[2-9]\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d([.,]\d+)?Z?"), "<time>"),
     (re.compile(r"\b[\d.,]+(?= (ns|µs|ms|s|min|h|MB|kB|KB)\b| records/s| rows/s)"), "<number>"),
     (re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])([0-9a-f]{8}|[0-9a-f]{16})\b"), "<id>"),
+    (re.compile(r"(?<= in )[\d.]+s\b"), "<number>s"),  # pytest
     (re.compile(r"(━+|─+)"), "━"),
     (re.compile(r"[ \t]+"), " "),
 ]
