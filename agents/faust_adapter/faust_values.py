@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -18,11 +20,22 @@ from faust.models.base import registry
 from ...topics.errors import BadRecord
 from ...topics.serde import Codec, codec, decode_json_text
 
-__all__ = ["UNMARKED_TEXT", "UNTYPED"]
+__all__ = ["UNMARKED_TEXT", "UNTYPED", "models_kept"]
 
 _MARK = "__faust"
 _TEXT, _JSON = codec(str), codec(None)
 _decode_json = _JSON.decode
+
+
+@contextmanager
+def models_kept() -> Generator[None]:
+    """Restore Faust's registry of models behind the block: a module that is loaded again replaces its models there."""
+    before = dict(registry)
+    try:
+        yield
+    finally:
+        registry.clear()
+        registry.update(before)
 
 
 def _check_text(data: bytes) -> None:

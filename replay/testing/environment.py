@@ -9,6 +9,7 @@ from datetime import datetime
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
+from ...agents.faust_adapter.faust_values import models_kept
 from ...topics import clock, identifiers, threads
 from ...topics.memory.interceptor import Interceptor, PassThrough
 from ...topics.memory.memory_kafka import MemoryKafka
@@ -84,6 +85,8 @@ class Environment:
         self._delay_s = delay_s
         self._random = Random(seed)  # noqa: S311 (a test's)
         self._inside = False
+        self._at_the_end = ExitStack()
+        self._at_the_end.enter_context(models_kept())
         self._living = _Living()
         with self.entered():
             self.kafka = MemoryKafka()
@@ -142,5 +145,5 @@ class Environment:
 
     def close(self) -> None:
         """End all coroutines. Call it once all owners are dropped."""
-        with self.entered():
+        with self._at_the_end, self.entered():
             self.loop.close()

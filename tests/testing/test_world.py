@@ -319,6 +319,31 @@ def test_programs_by_name(make: Make, tmp_path: Path, monkeypatch: pytest.Monkey
     assert world.app.conf.id == "elsewhere"
 
 
+def test_faust_models_of_a_program(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faustian.py").write_text(
+        "import faust\nfrom anabranch import App\n"
+        "class Order(faust.Record):\n    user: str\n    amount: int\n"
+        "app = App('faustian')\norders = app.topic('orders', value_type=Order)\nmarked = app.topic('marked')\n"
+        "out = app.topic('out')\nlast = app.Table('last', value_type=Order)\n"
+        "@app.agent(orders)\nasync def first(stream):\n    async for order in stream:\n"
+        "        last[order.user] = order\n        await marked.send(value=order)\n"
+        "@app.agent(marked)\nasync def second(stream):\n    async for order in stream:\n"
+        "        await out.send(value=isinstance(order, Order))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import faustian  # pyright: ignore[reportMissingImports]
+    from faust.models.base import registry
+
+    for order in (faustian.Order(user="ann", amount=3), {"user": "ann", "amount": 3}):
+        world = make(faustian.app)
+        world.send("orders", order)
+        world.settle()
+        assert world.table("last") == {"ann": {"user": "ann", "amount": 3}}
+        assert world.topic("out").values == [True]
+        world.close()
+    assert registry["faustian.Order"] is faustian.Order
+
+
 def test_a_program_of_several_modules(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "warehouse"
     package.mkdir()
