@@ -18,6 +18,7 @@ from ..topics.admin import Admin, is_topic_name
 from ..topics.cluster import Cluster
 from ..topics.errors import BadRecord, Usage
 from ..topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
+from ..topics.topic_partition import TopicPartition
 from .engine.agent_context import AgentContext
 from .engine.loop import Engine
 from .engine.settings import BOUNDED, EngineSettings
@@ -70,7 +71,7 @@ class Runtime:
         self._worker_registry: WorkerRegistry | None = None
         self.keep_identity = False
         self.history_complete: threading.Event | None = None
-        self.history_ends: Mapping[tuple[str, int], int] = {}
+        self.history_ends: Mapping[TopicPartition, int] = {}
         self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()

@@ -21,11 +21,11 @@ from ..topics.errors import AnabranchError
 from ..topics.headers import headers_of
 from ..topics.packed import LEAST_BYTES, packed_rows
 from ..topics.partition_reader import read_to_end
+from ..topics.topic_partition import TopicPartition
 
 __all__ = ["BackgroundCounts", "Offsets", "count_between", "count_records"]
 
-# By topic and partition.
-Offsets = Mapping[tuple[str, int], int]
+Offsets = Mapping[TopicPartition, int]
 
 _STOP_S = 1.0
 
@@ -119,7 +119,7 @@ class BackgroundCounts:
 class _BackgroundCount:
     """The count of one topic, in a daemon thread: it must not delay the end of a run that has failed."""
 
-    def __init__(self, cluster: Cluster, asked: list[dict[tuple[str, int], int]]) -> None:
+    def __init__(self, cluster: Cluster, asked: list[dict[TopicPartition, int]]) -> None:
         self.asked = asked
         self._cluster = cluster
         self._found: int | None = None

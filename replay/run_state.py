@@ -20,6 +20,7 @@ from ..topics.admin import Admin, TopicSpec
 from ..topics.cluster import Cluster
 from ..topics.errors import Stop
 from ..topics.partition_reader import read_to_end
+from ..topics.topic_partition import TopicPartition
 from .sources.source import SourcePosition
 
 __all__ = ["BROKER_DEFAULT", "RUNS_TOPIC", "RunRegistry", "RunState"]
@@ -131,7 +132,7 @@ class RunRegistry:
         if any(partition >= partitions for partition in state.end_offsets):
             return False
         ends = self._admin.ends([KafkaPartition(state.topic, partition) for partition in state.end_offsets])
-        return all(ends[state.topic, partition] >= end for partition, end in state.end_offsets.items())
+        return all(ends[TopicPartition(state.topic, partition)] >= end for partition, end in state.end_offsets.items())
 
     @staticmethod
     def record(state: RunState) -> tuple[bytes, bytes]:

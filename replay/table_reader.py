@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from ..agents.app import App
 from ..agents.runtime import runtime_of
@@ -26,6 +26,7 @@ from ..topics.admin import Admin
 from ..topics.cluster import Cluster
 from ..topics.errors import Stop, Usage, described
 from ..topics.partition_reader import read_to_end
+from ..topics.topic_partition import TopicPartition
 
 __all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "refuse_split_keys", "write_result"]
 
@@ -232,9 +233,9 @@ class TableReader:
                 f"table {table.name}: there is no changelog {name} on {cluster.bootstrap_servers}",
                 hint="it is created by the first worker or run of the app",
             )
-        self._at = [TopicPartition(name, p) for p in range(partitions)]
+        self._at = [KafkaPartition(name, p) for p in range(partitions)]
         self._data: list[dict[bytes, bytes]] = [{} for _ in range(partitions)]
-        self._reached = {(name, p): 0 for p in range(partitions)}
+        self._reached = {TopicPartition(name, p): 0 for p in range(partitions)}
 
     def read(self) -> Snapshot:
         """Return the content that is committed now (blocking).
@@ -246,7 +247,7 @@ class TableReader:
 
     def _offset_of(self, partition: int, key: bytes) -> int:
         """Return the offset of a key's last record, or -1 if it was deleted; reads the partition again (blocking)."""
-        at, found = (self._table.changelog_name, partition), -1
+        at, found = TopicPartition(self._table.changelog_name, partition), -1
         for run in read_to_end(self._cluster, {at: 0}, {at: self._reached[at]}):
             found = next((m.offset() for m in reversed(run.messages) if m.key() == key), found)
         return found

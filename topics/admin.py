@@ -14,14 +14,15 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     TopicCollection,
-    TopicPartition,
 )
+from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from . import client_watchdog, clock
 from .client_options import nearest_option
 from .cluster import Cluster, is_secret
 from .errors import AnabranchError, Stop, Usage, from_kafka, is_unreachable, kafka_error, passes
+from .topic_partition import TopicPartition
 
 __all__ = ["Admin", "TopicSpec", "is_topic_name"]
 
@@ -208,7 +209,7 @@ class Admin:
         made = created | waited_for
         self._await_leaders({name: counts[name] for name in created})
         # A new leader may not know that it is one, and refuses the first records that it gets.
-        self.begins([TopicPartition(name, partition) for name in made for partition in range(counts[name])])
+        self.begins([KafkaPartition(name, partition) for name in made for partition in range(counts[name])])
         return created
 
     def delete(self, topics: Iterable[str]) -> None:
@@ -290,9 +291,9 @@ class Admin:
 
     def spans(
         self, partitions: Iterable[tuple[str, int]]
-    ) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Return the offsets of `begins` and of `ends`."""
-        wanted = [TopicPartition(*at) for at in partitions]
+        wanted = [KafkaPartition(*at) for at in partitions]
         return self.begins(wanted), self.ends(wanted)
 
     def config(self, topic: str) -> dict[str, str]:
@@ -304,7 +305,7 @@ class Admin:
         )
         return {name: str(entry.value) for name, entry in entries.items()}
 
-    def ends(self, partitions: Iterable[TopicPartition], *, committed: bool = False) -> dict[tuple[str, int], int]:
+    def ends(self, partitions: Iterable[KafkaPartition], *, committed: bool = False) -> dict[TopicPartition, int]:
         """Return the end offset of each partition: behind its last record or transaction marker.
 
         Args:
@@ -312,33 +313,33 @@ class Admin:
         """
         return self._offsets(partitions, _LATEST, committed=committed)
 
-    def begins(self, partitions: Iterable[TopicPartition]) -> dict[tuple[str, int], int]:
+    def begins(self, partitions: Iterable[KafkaPartition]) -> dict[TopicPartition, int]:
         """Return the offset of the first record of each partition that still exists."""
         return self._offsets(partitions, _EARLIEST, committed=False)
 
-    def since(self, partitions: Iterable[tuple[str, int]], time_ms: int) -> dict[tuple[str, int], int]:
+    def since(self, partitions: Iterable[tuple[str, int]], time_ms: int) -> dict[TopicPartition, int]:
         """Return the offset of each partition's first record or transaction marker at or after a time, else its end."""
-        wanted = [TopicPartition(*at) for at in partitions]
+        wanted = [KafkaPartition(*at) for at in partitions]
         found = self._offsets(wanted, OffsetSpec.for_timestamp(time_ms), committed=False, none_is=_NO_RECORD)
         ends = self.ends(wanted)
         return {at: ends[at] if offset < 0 else offset for at, offset in found.items()}
 
     def _offsets(
-        self, partitions: Iterable[TopicPartition], spec: OffsetSpec, *, committed: bool, none_is: int | None = None
-    ) -> dict[tuple[str, int], int]:
+        self, partitions: Iterable[KafkaPartition], spec: OffsetSpec, *, committed: bool, none_is: int | None = None
+    ) -> dict[TopicPartition, int]:
         """Return the offsets that the brokers list.
 
         Args:
             none_is: the negative offset with which a broker answers that there is no such record.
         """
-        request = {TopicPartition(p.topic, p.partition): spec for p in partitions}
+        request = {KafkaPartition(p.topic, p.partition): spec for p in partitions}
         if not request:
             return {}
         isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
 
-        def ask() -> dict[tuple[str, int], int]:
+        def ask() -> dict[TopicPartition, int]:
             futures = self._kafka.list_offsets(request, isolation_level=isolation, request_timeout=TIMEOUT_S)
-            found = {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+            found = {TopicPartition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
             if any(offset < 0 and offset != none_is for offset in found.values()):
                 # Seen while a partition's leader moved: no error, and no offset either.
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))

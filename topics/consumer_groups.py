@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from .admin import Admin
 from .cluster import Cluster
 from .errors import AnabranchError, from_kafka, kafka_error, passes
+from .topic_partition import TopicPartition
 
 if TYPE_CHECKING:
     from confluent_kafka.cimpl import Consumer
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["ConsumerGroups"]
 
 _TIMEOUT_S = 15.0
-
-Key = tuple[str, int]
 
 
 class ConsumerGroups:
@@ -48,32 +48,32 @@ class ConsumerGroups:
             raise self._sorted(exc, f"describe group {group}") from exc
         return len(found.members)
 
-    def offsets(self, group: str) -> dict[Key, tuple[int, str]]:
+    def offsets(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
         """Return (topic, partition) -> committed offset and its metadata."""
         # By a consumer that never subscribes: librdkafka's admin call for it ends the process while the coordinator
         # moves or loads (confluentinc/librdkafka#5040).
         consumer = self._consumer(group)
         try:
             there = consumer.list_topics(timeout=_TIMEOUT_S).topics
-            asked = [TopicPartition(name, number) for name, topic in there.items() for number in topic.partitions]
+            asked = [KafkaPartition(name, number) for name, topic in there.items() for number in topic.partitions]
             found = consumer.committed(asked, timeout=_TIMEOUT_S) if asked else []
         except KafkaException as exc:
             raise self._sorted(exc, f"offsets of group {group}") from exc
         finally:
             consumer.close()
-        return {(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
+        return {TopicPartition(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def begin_at_ends(self, group: str, topics: Iterable[str]) -> None:
         """Commit the last stable offsets for a group without members, in those topics in which it has no offsets."""
         admin, known = Admin(self._cluster), {topic for topic, _ in self.offsets(group)}
         counts = admin.partitions(set(topics) - known)
-        every = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
+        every = [KafkaPartition(topic, number) for topic, count in counts.items() for number in range(count)]
         ends = admin.ends(every, committed=True)
         if not ends:
             return
         consumer = self._consumer(group)
         try:
-            consumer.commit(offsets=[TopicPartition(*at, end) for at, end in ends.items()], asynchronous=False)
+            consumer.commit(offsets=[KafkaPartition(*at, end) for at, end in ends.items()], asynchronous=False)
         except KafkaException as exc:
             raise self._sorted(exc, f"offsets of group {group}") from exc
         finally:

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from . import client_watchdog, clock
 from .cluster import Cluster
 from .errors import Stop, from_kafka
+from .topic_partition import TopicPartition
 
-__all__ = ["Gone", "Key", "Reader", "Run", "read_to_end", "stalled"]
+__all__ = ["Gone", "Reader", "Run", "read_to_end", "stalled"]
 
-Key = tuple[str, int]
 
 # More messages in a call are not faster, and the GIL is held while they are made: 5,000 take 3 ms.
 _BATCH = 5_000
@@ -41,13 +42,14 @@ _FINAL = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # pyright: ignore[reportPrivateUsage]
     }
 )
+
 _GONE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})  # pyright: ignore[reportPrivateUsage]
 
 
 class Run(NamedTuple):
     """Consecutive records of a partition, possibly none, and the position after them."""
 
-    at: Key
+    at: TopicPartition
     messages: list[Any]
     position: int
 
@@ -62,9 +64,9 @@ class Gone(Stop):
     def __init__(self, topic: str, partition: int) -> None:
         super().__init__(
             f"records of {topic}[{partition}] were deleted before they were read",
-            hint="start again, to begin with what is there",
+            hint="start again: it begins with the first record that still exists",
         )
-        self.at: Key = (topic, partition)
+        self.at = TopicPartition(topic, partition)
 
 
 class Reader:
@@ -89,14 +91,14 @@ class Reader:
             queued_min_messages=queued_messages,
         )
 
-    def add(self, starts: Mapping[Key, int]) -> None:
+    def add(self, starts: Mapping[TopicPartition, int]) -> None:
         """Read these partitions, too: (topic, partition) -> offset to begin at."""
         self._topics.update(topic for topic, _ in starts)
-        self._kafka.incremental_assign([TopicPartition(*at, start) for at, start in starts.items()])
+        self._kafka.incremental_assign([KafkaPartition(*at, start) for at, start in starts.items()])
 
-    def remove(self, partitions: Iterable[Key]) -> None:
+    def remove(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop reading these partitions; none of their records is returned from now on."""
-        self._kafka.incremental_unassign([TopicPartition(*at) for at in partitions])
+        self._kafka.incremental_unassign([KafkaPartition(*at) for at in partitions])
 
     def read(self, wait_s: float = _WAIT_S) -> list[Run]:
         """Return the records that have arrived; waits until there is a full batch, `wait_s` at most.
@@ -105,10 +107,10 @@ class Reader:
             Stop: a partition cannot be read, and waiting would not help.
         """
         messages: list[Any] = self._kafka.consume(_BATCH, wait_s)
-        ends: dict[Key, int] = {}
+        ends: dict[TopicPartition, int] = {}
         if any(map(_error_of, messages)):
             messages = self._without_events(messages, ends)
-        runs: dict[Key, list[Any]] = {}
+        runs: dict[TopicPartition, list[Any]] = {}
         for at, run in self._grouped(messages):
             if at in runs:
                 runs[at].extend(run)
@@ -117,13 +119,13 @@ class Reader:
         found = [Run(at, run, max(run[-1].offset() + 1, ends.pop(at, 0))) for at, run in runs.items()]
         return found + [Run(at, [], end) for at, end in ends.items()]
 
-    def _without_events(self, messages: list[Any], ends: dict[Key, int]) -> list[Any]:
+    def _without_events(self, messages: list[Any], ends: dict[TopicPartition, int]) -> list[Any]:
         for message in messages:
             error = message.error()
             if error is None:
                 continue
             if error.code() == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
-                ends[message.topic(), message.partition()] = message.offset()
+                ends[TopicPartition(message.topic(), message.partition())] = message.offset()
             elif error.code() in _GONE:
                 raise Gone(message.topic(), message.partition())
             elif error.fatal() or error.code() in _FINAL:
@@ -131,14 +133,14 @@ class Reader:
                 raise from_kafka(KafkaException(error), doing, servers=self._cluster.bootstrap_servers)
         return [message for message in messages if message.error() is None]
 
-    def _grouped(self, messages: list[Any]) -> Iterator[tuple[Key, Iterable[Any]]]:
+    def _grouped(self, messages: list[Any]) -> Iterator[tuple[TopicPartition, Iterable[Any]]]:
         if len(self._topics) == 1:  # accessors cost as much as reading a message: call as few as possible
             (topic,) = self._topics
             for partition, run in groupby(messages, _partition_of):
-                yield (topic, partition), run
+                yield TopicPartition(topic, partition), run
         else:
             for at, run in groupby(messages, _at):
-                yield at, run
+                yield TopicPartition(*at), run
 
     def close(self, *, hung: bool = False) -> None:
         """Close the client, which has committed nothing. A client that hangs is left to a daemon thread."""
@@ -147,8 +149,8 @@ class Reader:
 
 def read_to_end(
     cluster: Cluster,
-    starts: Mapping[Key, int],
-    ends: Mapping[Key, int],
+    starts: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int],
     *,
     stalled_s: float = STALLED_S,
     queued_messages: int = 100_000,
@@ -189,7 +191,7 @@ def read_to_end(
         reader.close()
 
 
-def stalled(waiting: Iterable[Key], seconds: float) -> Stop:
+def stalled(waiting: Iterable[TopicPartition], seconds: float) -> Stop:
     """Return the error for partitions from which nothing has arrived for a time."""
     listed = ", ".join(f"{topic}[{partition}]" for topic, partition in sorted(waiting))
     return Stop(
@@ -198,5 +200,5 @@ def stalled(waiting: Iterable[Key], seconds: float) -> Stop:
     )
 
 
-def _at(message: Any) -> Key:
+def _at(message: Any) -> tuple[str, int]:
     return message.topic(), message.partition()

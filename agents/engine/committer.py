@@ -16,13 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from ...topics import client_watchdog, clock
 from ...topics.cluster import Cluster
 from ...topics.errors import Hung, Stop, from_kafka, is_fatal, is_lost, is_refusal, kafka_error
 from ...topics.output import RECORD_BYTES, Output
 from ...topics.producer import Aborted, TransactionalProducer
+from ...topics.topic_partition import TopicPartition
 from ..tables.store import Changes
 from .committed_offsets import commit_through_group
 from .delivery_reports import LARGE_BYTES, Reports
@@ -36,8 +38,6 @@ _UNDELIVERED_S = 120.0
 # Each topic limits the size of its records, and a dead letter is larger than its record, so librdkafka's own limit must
 # not apply first. Brokers close the connection after a request of more than 100 MiB.
 _RECORD_BYTES = 100_000_000
-
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class CommitRequest:
 
     outputs: Sequence[Output]
     changes: Mapping[str, Mapping[int, Changes]]
-    offsets: list[TopicPartition]
+    offsets: list[KafkaPartition]
     group: Any
     singly: frozenset[str] = frozenset()
 
@@ -63,7 +63,7 @@ class _NotSent(Exception):
     """An output was refused. `Reports` holds which one; the transaction has to be aborted."""
 
 
-Positions = dict[Key, int]
+Positions = dict[TopicPartition, int]
 """(changelog topic, partition) -> the position after the epoch's last record in it."""
 
 
@@ -192,7 +192,7 @@ class AtLeastOnce:
             self._commit_offsets(request.offsets)
         return positions
 
-    def _commit_offsets(self, offsets: list[TopicPartition]) -> None:
+    def _commit_offsets(self, offsets: list[KafkaPartition]) -> None:
         def commit() -> None:
             try:
                 commit_through_group(self._consumer, offsets)
@@ -347,11 +347,15 @@ def _produce(
         unconfirmed = reports.unconfirmed(topic)
         small = _Small(reports.small[topic], flush) if topic in reports.small else None
         for partition, changes in partitions.items():
+            changelog = TopicPartition(topic, partition)
             first = unconfirmed.note if unconfirmed is not None and unconfirmed.must_report(None, partition) else None
             reports.asked |= first is not None
 
             def delivered(
-                error: Any, message: Any, at: Key = (topic, partition), note: Any = first or reports.note
+                error: Any,
+                message: Any,
+                at: TopicPartition = changelog,
+                note: Any = first or reports.note,
             ) -> None:
                 if error is None:
                     positions[at] = message.offset() + 1

@@ -176,7 +176,7 @@ class Epoch:
         """
         for table in self._host.tables:
             made = prepared.changes[table.name]
-            table.epoch_committed(made, {p: positions[table.changelog_name, p] for p in made})
+            table.epoch_committed(made, {p: positions[TopicPartition(table.changelog_name, p)] for p in made})
         self.commits_total += 1
         self.dead_letters_total += self.outbox.dead_letters
         self.skipped_total += self.outbox.skipped

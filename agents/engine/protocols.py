@@ -153,7 +153,7 @@ class Host(Protocol):
     stopped_by: BaseException | None
     keep_identity: bool
     history_complete: threading.Event | None
-    history_ends: Mapping[tuple[str, int], int]
+    history_ends: Mapping[TopicPartition, int]
 
     @property
     def conf(self) -> HostSettings: ...

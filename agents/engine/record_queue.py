@@ -270,7 +270,7 @@ class RecordQueue:
         """Whether the agent must now receive the records that are held back of some partition."""
         return bool(self.ended) and not self.cut
 
-    def end(self, ends: Mapping[tuple[str, int], int], reached: Mapping[TopicPartition, int]) -> None:
+    def end(self, ends: Mapping[TopicPartition, int], reached: Mapping[TopicPartition, int]) -> None:
         """Mark partitions that have reached the end of their history: no further records will arrive for a group.
 
         Args:

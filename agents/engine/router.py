@@ -100,7 +100,7 @@ class Router:
             if stream.queue.delayed and not stream.running:
                 stream.queue.release(now_s)
 
-    def end(self, ends: Mapping[tuple[str, int], int], reached: Mapping[TopicPartition, int]) -> None:
+    def end(self, ends: Mapping[TopicPartition, int], reached: Mapping[TopicPartition, int]) -> None:
         """Mark partitions of parked streams that are at the end of a bounded run's history; see `RecordQueue.end`."""
         for stream in self.streams:
             if stream.queue.held_back and not stream.running:

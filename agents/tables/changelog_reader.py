@@ -22,7 +22,8 @@ from confluent_kafka import Message
 from ...topics import clock, threads
 from ...topics.cluster import Cluster
 from ...topics.errors import Rebuild, Retriable
-from ...topics.partition_reader import Key, Reader, Run
+from ...topics.partition_reader import Reader, Run
+from ...topics.topic_partition import TopicPartition
 from .store import Changes, Store
 
 __all__ = ["ChangelogReader"]
@@ -74,8 +75,8 @@ class ChangelogReader:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lock = threading.Lock()
-        self._followed: dict[Key, _Followed] = {}
-        self._unassign: set[Key] = set()
+        self._followed: dict[TopicPartition, _Followed] = {}
+        self._unassign: set[TopicPartition] = set()
         self._background: threads.Background | None = None
         self._closing = False
         self._failed: BaseException | None = None
@@ -84,7 +85,7 @@ class ChangelogReader:
     def __contains__(self, partition: object) -> bool:
         return partition in self._followed
 
-    def follow(self, partition: Key, store: Store, inspect: Inspect | None = None) -> None:
+    def follow(self, partition: TopicPartition, store: Store, inspect: Inspect | None = None) -> None:
         """Apply the records of a changelog partition to a store, from the store's position on.
 
         A partition that is followed already is not changed.
@@ -100,12 +101,12 @@ class ChangelogReader:
             if self._background is None:
                 self._background = threads.Background(self._steps, "anabranch-changelog-reader")
 
-    def records(self, partition: Key) -> int:
+    def records(self, partition: TopicPartition) -> int:
         """Return the number of records that were applied to a store since `follow`."""
         followed = self._followed.get(partition)
         return followed.records if followed is not None else 0
 
-    def stop(self, partitions: Iterable[Key]) -> None:
+    def stop(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop following partitions; returns when no write to their stores is in progress."""
         with self._lock:
             for partition in partitions:

@@ -30,7 +30,7 @@ from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.errors import Stop
 from ...topics.json_value import JsonValue
-from ...topics.partition_reader import Key, stalled
+from ...topics.partition_reader import stalled
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
@@ -170,8 +170,8 @@ class Restoration:
         self._lock = asyncio.Lock()
         self._reader = ChangelogReader(stores.cluster)
         self._waiting = Assignment()
-        self._states: dict[Key, PartitionState] = {}
-        self._goals: dict[Key, _Goal] = {}
+        self._states: dict[TopicPartition, PartitionState] = {}
+        self._goals: dict[TopicPartition, _Goal] = {}
         self._done = _Done()
         self._began_s = self._logged_s = self._moved_s = 0.0
         self._offsets_left = 0
@@ -189,7 +189,7 @@ class Restoration:
             copies = {at: found for at, found in self._global_partitions().items() if at not in wanted}
             for table in self._tables:
                 for p, state in table.take_suspended().items():
-                    self._states[table.changelog_name, p] = state
+                    self._states[TopicPartition(table.changelog_name, p)] = state
             if not self._replicas:  # otherwise it is not known yet which copies to keep
                 self._close(self._states.keys() - wanted.keys() - copies.keys())
             both = wanted | copies
@@ -197,7 +197,7 @@ class Restoration:
             missing = [found for at, found in both.items() if at not in self._states]
             stores = await call_with_heartbeats(group, self._stores.open, self._admin, missing)
             for table, p in missing:
-                self._states[table.changelog_name, p] = table.new_state(stores.get((table.name, p)))
+                self._states[TopicPartition(table.changelog_name, p)] = table.new_state(stores.get((table.name, p)))
             begins, ends = await call_with_heartbeats(group, self._admin.spans, list(both))
             for at, (table, _) in both.items():
                 if at in wanted or at not in self._reader:
@@ -221,29 +221,29 @@ class Restoration:
                     self._states[at] = state
             self._follow(sorted(wanted.keys() & self._states.keys()))
 
-    def _partitions_of(self, numbers: Iterable[int]) -> dict[Key, tuple[UncommittedWrites, int]]:
+    def _partitions_of(self, numbers: Iterable[int]) -> dict[TopicPartition, tuple[UncommittedWrites, int]]:
         """Return the tables' partitions with these numbers that the tables do not show yet."""
         return {
-            (table.changelog_name, p): (table, p)
+            TopicPartition(table.changelog_name, p): (table, p)
             for table in self._tables
             for p in numbers
             if p < table.changelog_partitions and p not in table.states
         }
 
-    def _global_partitions(self) -> dict[Key, tuple[UncommittedWrites, int]]:
+    def _global_partitions(self) -> dict[TopicPartition, tuple[UncommittedWrites, int]]:
         """Return all partitions of global tables that this worker does not own."""
         return {
-            (table.changelog_name, p): (table, p)
+            TopicPartition(table.changelog_name, p): (table, p)
             for table in self._tables
             if isinstance(table, GlobalTable)
             for p in range(table.changelog_partitions)
             if p not in table.states
         }
 
-    def _is_waiting(self, at: Key) -> bool:
+    def _is_waiting(self, at: TopicPartition) -> bool:
         return any(waiting.partition == at[1] for waiting in self._waiting.starts)
 
-    def _follow(self, partitions: Iterable[Key]) -> None:
+    def _follow(self, partitions: Iterable[TopicPartition]) -> None:
         """Follow changelog partitions without an end; global tables show theirs."""
         by_name = {table.changelog_name: table for table in self._tables}
         for at in partitions:
@@ -252,7 +252,7 @@ class Restoration:
             if isinstance(table, GlobalTable):
                 table.remote_states[at[1]] = self._states[at]
 
-    def _restore(self, at: Key, table: UncommittedWrites, begin: int, end: int) -> None:
+    def _restore(self, at: TopicPartition, table: UncommittedWrites, begin: int, end: int) -> None:
         """Restore a store up to `end`, if it is not there yet."""
         store = self._states[at].store
         if store.position > end:
@@ -280,7 +280,7 @@ class Restoration:
             goal.end = end
             self._reader.follow(at, store, partial(check_records, table))
 
-    def _close(self, partitions: Iterable[Key]) -> None:
+    def _close(self, partitions: Iterable[TopicPartition]) -> None:
         """Close the stores of partitions that have not returned: they belong to another worker now."""
         closed = sorted(partitions)
         self._reader.stop(closed)
@@ -288,7 +288,7 @@ class Restoration:
             self._take(at).store.close()
             self._goals.pop(at, None)
 
-    def _take(self, at: Key) -> PartitionState:
+    def _take(self, at: TopicPartition) -> PartitionState:
         for table in self._tables:
             if isinstance(table, GlobalTable) and table.changelog_name == at[0]:
                 table.remote_states.pop(at[1], None)
@@ -339,15 +339,16 @@ class Restoration:
         refuse_double_counting(self._app_id, self._tables, ready, at_end=self._start_at_end)
         return ready
 
-    def _reach(self, at: Key, goal: _Goal) -> None:
+    def _reach(self, at: TopicPartition, goal: _Goal) -> None:
         self._done.records += self._reader.records(at) - goal.records_before
         self._done.offsets += goal.end - goal.begin
         self._done.partitions += 1
 
-    def _of(self, number: int) -> list[Key]:
-        return [(t.changelog_name, number) for t in self._tables if (t.changelog_name, number) in self._states]
+    def _of(self, number: int) -> list[TopicPartition]:
+        candidates = (TopicPartition(table.changelog_name, number) for table in self._tables)
+        return [at for at in candidates if at in self._states]
 
-    def _is_at_end(self, at: Key) -> bool:
+    def _is_at_end(self, at: TopicPartition) -> bool:
         goal = self._goals.get(at)
         return goal is None or self._states[at].store.position >= goal.end
 

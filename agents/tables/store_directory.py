@@ -25,6 +25,7 @@ from ...topics import clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop, Usage
+from ...topics.topic_partition import TopicPartition
 from .store import MemoryStore, Store
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class StoreDirectory:
         for table, partition in missing:
             name = table.changelog_name
             owner = StoreOwner(self._app_id, table.name, partition, cluster_id, ids[name])
-            at = (name, partition)
+            at = TopicPartition(name, partition)
             self._open[table.name, partition] = self._open_one(owner, begins[at], ends[at], kept_ms[name])
 
     def _open_one(self, owner: StoreOwner, begin: int, end: int, tombstones_ms: int) -> RocksStore:

@@ -19,8 +19,9 @@ from ...topics.cluster import Cluster
 from ...topics.control_records import carries_control, records_of
 from ...topics.errors import Stop, Usage
 from ...topics.garbage_collector import seldom_collected
-from ...topics.partition_reader import Gone, Key, Reader, Run, stalled
+from ...topics.partition_reader import Gone, Reader, Run, stalled
 from ...topics.private_folder import private_folder
+from ...topics.topic_partition import TopicPartition
 from .archive_file_writer import ArchiveFileWriter, is_ours
 from .manifest import ArchivedFile, Encoding, Lost, Manifest, locked, read_manifest, sync_folder
 from .record_columns import COLUMNS
@@ -189,7 +190,8 @@ class Archiver:
         manifest = report.manifest
         begins, ends = self._admin.spans((self._topic, p) for p in range(manifest.partitions))
         for partition in range(manifest.partitions):
-            begin, end = begins[self._topic, partition], ends[self._topic, partition]
+            at = TopicPartition(self._topic, partition)
+            begin, end = begins[at], ends[at]
             position = manifest.positions.get(partition)
             if position is None:
                 position = manifest.begun[partition] = manifest.positions[partition] = begin
@@ -255,17 +257,19 @@ class Archiver:
 
     def _reader(self) -> Reader:
         reader = Reader(self._cluster, gone="error")
-        reader.add({(self._topic, partition): position for partition, position in self._positions.items()})
+        reader.add(
+            {TopicPartition(self._topic, partition): position for partition, position in self._positions.items()}
+        )
         return reader
 
-    def _ends(self) -> dict[Key, int]:
+    def _ends(self) -> dict[TopicPartition, int]:
         # Includes open transactions: records that were committed a moment ago may not be readable yet.
         return self._admin.spans((self._topic, partition) for partition in self._positions)[1]
 
-    def _left(self, ends: Mapping[Key, int]) -> list[Key]:
+    def _left(self, ends: Mapping[TopicPartition, int]) -> list[TopicPartition]:
         return [at for at, end in ends.items() if self._positions[at[1]] < end]
 
-    def _skip(self, report: ArchiveReport, at: Key) -> None:
+    def _skip(self, report: ArchiveReport, at: TopicPartition) -> None:
         """Resume after records that Kafka deleted while they were being read."""
         partition = at[1]
         self._close(report, [partition])
@@ -323,7 +327,7 @@ class Archiver:
         report.files += len(entries)
         report.records += sum(entry.records for entry in entries)
 
-    def _new_partitions(self, report: ArchiveReport) -> dict[Key, int]:
+    def _new_partitions(self, report: ArchiveReport) -> dict[TopicPartition, int]:
         found = self._admin.partitions([self._topic]).get(self._topic, 0)
         new = range(report.manifest.partitions, found)
         if new:
@@ -332,9 +336,11 @@ class Archiver:
             for (_, partition), begin in begins.items():
                 report.manifest.begun[partition] = report.manifest.positions[partition] = begin
                 self._positions[partition] = self._covered[partition] = begin
-        return {(self._topic, partition): self._positions[partition] for partition in new}
+        return {TopicPartition(self._topic, partition): self._positions[partition] for partition in new}
 
-    def _progress(self, begins: Mapping[int, int], ends: Mapping[Key, int], seconds: float) -> ArchiveProgress:
+    def _progress(
+        self, begins: Mapping[int, int], ends: Mapping[TopicPartition, int], seconds: float
+    ) -> ArchiveProgress:
         return ArchiveProgress(
             records=self._read,
             size_bytes=sum(writer.size_bytes for writer in self._writers.values()),

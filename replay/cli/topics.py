@@ -11,6 +11,7 @@ import click
 
 from ...topics.errors import Usage
 from ...topics.printable import printable
+from ...topics.topic_partition import TopicPartition
 from .common_options import FormatOptions, choose_cluster, cluster_options, format_options
 from .console import counted, err, out
 from .logs import log_to_stderr
@@ -138,7 +139,7 @@ def list_topics(cluster: Cluster) -> None:
     for column in grid.columns[1:4]:
         column.justify = "right"
     for name, n in counts.items():
-        spread = Spread(tuple(ends[name, p] - begins[name, p] for p in range(n)))
+        spread = Spread(tuple(ends[at] - begins[at] for at in (TopicPartition(name, p) for p in range(n))))
         grid.add_row(name, str(n), f"{sum(spread.counts):,}", f"{spread.skew:.2f}", str(partitioners.get(name, "hash")))
     out.print(grid)
 

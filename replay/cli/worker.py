@@ -16,6 +16,7 @@ import click
 from ...topics.errors import Stop, understood
 from ...topics.printable import printable
 from ...topics.private_folder import private_folder
+from ...topics.topic_partition import TopicPartition
 from .. import signals
 from .common_options import LEVELS, app_name, choose_cluster, cluster_options
 from .logs import json_formatter, log_to_stderr
@@ -102,7 +103,7 @@ def worker(
       anabranch -A shop worker -b kafka:9092 -X security.protocol=SSL -X ssl.ca.location=ca.pem
     """
     log_to_stderr(loglevel, form=log_format)
-    complete, ends = threading.Event(), dict[tuple[str, int], int]()
+    complete, ends = threading.Event(), dict[TopicPartition, int]()
     if end_with_stdin:
         threading.Thread(target=_listen_to_stdin, args=(complete, ends), daemon=True).start()
     try:
@@ -189,7 +190,7 @@ def _supervise(
     Supervisor(cluster, name, arguments, write=write, tell=tell).run()
 
 
-def _listen_to_stdin(complete: threading.Event, ends: dict[tuple[str, int], int]) -> None:
+def _listen_to_stdin(complete: threading.Event, ends: dict[TopicPartition, int]) -> None:
     """Receive the messages of a bounded run, one per line (see `WorkerPool`); terminate when stdin closes."""
     rest = b""
     # sys.stdin is not used: this thread would hold its lock at the interpreter's exit.
@@ -199,7 +200,9 @@ def _listen_to_stdin(complete: threading.Event, ends: dict[tuple[str, int], int]
             if line == b"complete":
                 complete.set()
             elif line.startswith(b"ends "):
-                ends.update({(str(topic), int(number)): end for topic, number, end in json.loads(line[5:])})
+                ends.update(
+                    {TopicPartition(str(topic), int(number)): end for topic, number, end in json.loads(line[5:])}
+                )
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -28,6 +28,7 @@ from ...topics.consumer_groups import ConsumerGroups
 from ...topics.dead_letter import RETRY_SUFFIX, retry_topic
 from ...topics.errors import Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
+from ...topics.topic_partition import TopicPartition
 from ..app_loader import load_app, source_of
 from ..cluster_choice import home
 from ..pipeline.pace import Pace
@@ -359,7 +360,7 @@ class BoundedRun:
         app, ranges = self.app.conf.id, None
         if self._into_live:
             produced = {
-                (replay.topic, p): (begin, replay.end_offsets[p])
+                TopicPartition(replay.topic, p): (begin, replay.end_offsets[p])
                 for replay in report.replays
                 for p, begin in replay.begin_offsets.items()
             }
@@ -371,11 +372,11 @@ class BoundedRun:
         return [*bad_lines(report.replays), *letters, *skipped]
 
 
-def _end_offsets(replays: Sequence[Report]) -> dict[tuple[str, int], int]:
+def _end_offsets(replays: Sequence[Report]) -> dict[TopicPartition, int]:
     """Return the offsets after the last records of all replays, by topic and partition."""
-    ends: dict[tuple[str, int], int] = {}
+    ends: dict[TopicPartition, int] = {}
     for replay in replays:
         for partition, end in replay.end_offsets.items():
-            at = replay.topic, partition
+            at = TopicPartition(replay.topic, partition)
             ends[at] = max(end, ends.get(at, 0))
     return ends

@@ -28,12 +28,12 @@ from ...topics.cluster import Cluster
 from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Stop, from_kafka, is_unreachable, kafka_error, passes
 from ...topics.partition_reader import read_to_end
+from ...topics.topic_partition import TopicPartition
 from ..record_counts import BackgroundCounts
 from .run_report import TopicProgress
 
 __all__ = ["Completion"]
 
-_Key = tuple[str, int]
 
 # More offsets than this before the end cannot all be transaction markers, so there is no need to read them.
 _MAX_MARKERS = 2_000
@@ -65,18 +65,18 @@ class Completion:
         # after a broker has started.
         self._offsets = cluster.consumer(group_id=group, isolation_level="read_committed")
         self._groups = ConsumerGroups(cluster)
-        self._empty: dict[_Key, tuple[int, int]] = {}
+        self._empty: dict[TopicPartition, tuple[int, int]] = {}
         self._inputs: set[str] = set()
-        self._end_offsets: dict[_Key, int] = {}
+        self._end_offsets: dict[TopicPartition, int] = {}
         self._round = 0
         self._begun_s = clock.now_s()
-        self._processed: dict[str, tuple[float, dict[_Key, int]]] = {}
+        self._processed: dict[str, tuple[float, dict[TopicPartition, int]]] = {}
         # Where counting begins; also tells a repartition topic that is in use from one that is left over.
-        self._starts = self._ends(self._candidates()) if shared else dict[_Key, int]()
+        self._starts = self._ends(self._candidates()) if shared else dict[TopicPartition, int]()
         self.done_offsets = 0
         self.left_offsets = 0
 
-    def begin(self, end_offsets: Mapping[_Key, int]) -> None:
+    def begin(self, end_offsets: Mapping[TopicPartition, int]) -> None:
         """Start with inputs that have been produced.
 
         Args:
@@ -86,7 +86,7 @@ class Completion:
         self._end_offsets, self._round = dict(end_offsets), 0
 
     @property
-    def end_offsets(self) -> dict[_Key, int]:
+    def end_offsets(self) -> dict[TopicPartition, int]:
         """The offsets that the group has to commit next, by topic and partition."""
         return self._end_offsets
 
@@ -107,7 +107,7 @@ class Completion:
         counts.begin(self._starts_of(self._end_offsets), self._end_offsets)
 
     @property
-    def offset_ranges(self) -> dict[_Key, tuple[int, int]]:
+    def offset_ranges(self) -> dict[TopicPartition, tuple[int, int]]:
         """The offset ranges that were processed, by topic and partition."""
         return {at: (self._starts.get(at, 0), end) for _, ends in self._processed.values() for at, end in ends.items()}
 
@@ -122,7 +122,7 @@ class Completion:
         """Return how many workers the group has now (blocking)."""
         return self._groups.size(self._group, while_moving=0)
 
-    def _starts_of(self, ends: Mapping[_Key, int]) -> dict[_Key, int]:
+    def _starts_of(self, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         return {at: self._starts.get(at, 0) for at in ends}
 
     def _candidates(self) -> set[str]:
@@ -136,10 +136,10 @@ class Completion:
         more = {topic for topic in self._candidates() - self.topics if self._group in topic}
         if more:
             ends = self._ends(more)
-            self.topics |= {topic for (topic, p), end in ends.items() if end > self._starts.get((topic, p), 0)}
+            self.topics |= {at.topic for at, end in ends.items() if end > self._starts.get(at, 0)}
         return self.topics - self._inputs
 
-    def _ends(self, topics: Collection[str]) -> dict[_Key, int]:
+    def _ends(self, topics: Collection[str]) -> dict[TopicPartition, int]:
         there = self._admin.partitions(topics) if topics else {}
         return self._admin.ends([KafkaPartition(topic, p) for topic, n in there.items() for p in range(n)])
 
@@ -158,7 +158,7 @@ class Completion:
             if topic not in self._processed or ends != self._processed[topic][1]:
                 self._processed[topic] = seconds, ends
 
-    def _committed(self) -> dict[_Key, int]:
+    def _committed(self) -> dict[TopicPartition, int]:
         there = self._admin.partitions(self._candidates())
         at = [KafkaPartition(topic, p) for topic, n in there.items() for p in range(n)]
         try:
@@ -168,9 +168,9 @@ class Completion:
             if is_unreachable(error) or passes(error):
                 return {}  # a commit is under way, or the coordinator is moving
             raise from_kafka(exc, "read committed offsets", servers=self._cluster.bootstrap_servers) from exc
-        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0 and p.error is None}
+        return {TopicPartition(p.topic, p.partition): p.offset for p in found if p.offset >= 0 and p.error is None}
 
-    def _nothing_between(self, at: _Key, committed: int, end: int) -> bool:
+    def _nothing_between(self, at: TopicPartition, committed: int, end: int) -> bool:
         """Return whether no record lies from the committed offset to the end offset (blocking)."""
         if committed >= end or self._empty.get(at) == (committed, end):
             return True

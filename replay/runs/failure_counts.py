@@ -18,6 +18,7 @@ from ...topics.cluster import Cluster
 from ...topics.dead_letter import dead_letter_topic, skipped_topic
 from ...topics.errors import Usage
 from ...topics.partition_reader import read_to_end
+from ...topics.topic_partition import TopicPartition
 from ..dead_letters.dead_letter_reader import DeadLetterRecord
 from ..dead_letters.republisher import Republisher
 from ..replay_report import Report
@@ -25,7 +26,7 @@ from ..replay_report import Report
 __all__ = ["Allowance", "FailedRecords", "ProducedRanges", "bad_lines", "dead_letters", "skipped_records"]
 
 # By topic and partition: the offset of the first record, and the offset after the last.
-ProducedRanges = Mapping[tuple[str, int], tuple[int, int]]
+ProducedRanges = Mapping[TopicPartition, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,10 @@ def dead_letters(
 
 def _within(letter: DeadLetterRecord, ranges: ProducedRanges) -> bool:
     origin = letter.origin
-    begin, end = ranges.get((origin.topic, origin.partition), (0, 0)) if origin is not None else (0, 0)
-    return origin is not None and begin <= origin.offset < end
+    if origin is None:
+        return False
+    begin, end = ranges.get(TopicPartition(origin.topic, origin.partition), (0, 0))
+    return begin <= origin.offset < end
 
 
 class _Skip(msgspec.Struct):

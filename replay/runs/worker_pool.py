@@ -35,6 +35,7 @@ from ...topics import clock
 from ...topics.cluster import Cluster
 from ...topics.errors import Stop, Usage
 from ...topics.private_folder import private_folder
+from ...topics.topic_partition import TopicPartition
 
 __all__ = ["Supervisor", "WorkerPool"]
 
@@ -172,7 +173,7 @@ class WorkerPool:
         self._processes = WorkerProcesses(cluster, {"ANABRANCH_RUN": run_id})
         self.restarts = 0
         self._complete = False
-        self._end_offsets: dict[tuple[str, int], int] = {}
+        self._end_offsets: dict[TopicPartition, int] = {}
 
     @property
     def pids(self) -> list[int]:
@@ -221,7 +222,7 @@ class WorkerPool:
             self._complete = True
             self._notify()
 
-    def set_end_offsets(self, end_offsets: Mapping[tuple[str, int], int]) -> None:
+    def set_end_offsets(self, end_offsets: Mapping[TopicPartition, int]) -> None:
         """Tell the workers where the history of partitions ends, so that agents flush an incomplete `take` there.
 
         Args:

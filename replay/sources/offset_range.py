@@ -15,7 +15,8 @@ from typing import Literal
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
-from ...topics.partition_reader import Key, read_to_end
+from ...topics.partition_reader import read_to_end
+from ...topics.topic_partition import TopicPartition
 from .time_parser import parse_time_ms
 
 __all__ = ["OffsetBound", "OffsetRange", "resolve_offset_range"]
@@ -61,12 +62,12 @@ class OffsetBound:
 class OffsetRange:
     """Offsets by partition: `begins` of the first record, `ends` of the record after the last."""
 
-    begins: dict[Key, int]
-    ends: dict[Key, int]
+    begins: dict[TopicPartition, int]
+    ends: dict[TopicPartition, int]
 
 
 def resolve_offset_range(
-    cluster: Cluster, partitions: Iterable[Key], begin: OffsetBound, until: OffsetBound, now_ms: int
+    cluster: Cluster, partitions: Iterable[TopicPartition], begin: OffsetBound, until: OffsetBound, now_ms: int
 ) -> OffsetRange:
     """Look up the offsets (blocking; a bound that is a time may read records, see `_first_since`).
 
@@ -76,7 +77,7 @@ def resolve_offset_range(
     wanted, admin = list(partitions), Admin(cluster)
     firsts, lasts = admin.spans(wanted)
 
-    def find(bound: OffsetBound) -> dict[Key, int]:
+    def find(bound: OffsetBound) -> dict[TopicPartition, int]:
         if bound.kind == "earliest":
             return firsts
         if bound.kind == "latest":
@@ -97,7 +98,7 @@ def resolve_offset_range(
     return OffsetRange(begins, {at: max(end, begins[at]) for at, end in ends.items()})
 
 
-def _first_since(cluster: Cluster, at: Key, candidate: int, end: int, time_ms: int) -> int:
+def _first_since(cluster: Cluster, at: TopicPartition, candidate: int, end: int, time_ms: int) -> int:
     """Return the offset of the first record at or after a time.
 
     Kafka's index finds a candidate, which may be a transaction marker instead of a record. A marker carries the time at

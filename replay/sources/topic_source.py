@@ -24,6 +24,7 @@ from ...topics.errors import Usage
 from ...topics.headers import copied_headers
 from ...topics.message import Message
 from ...topics.partition_reader import Reader, stalled
+from ...topics.topic_partition import TopicPartition
 from .column_batch import leading_run, unpack_records
 from .format import Format
 from .formats.line_buffer import BATCH_LINES
@@ -97,7 +98,7 @@ class TopicHistory:
     def offset_range(self) -> OffsetRange:
         """The offset range that a first start reads."""
         if self._offset_range is None:
-            at = [(self.topic, partition) for partition in range(self._count)]
+            at = [TopicPartition(self.topic, partition) for partition in range(self._count)]
             self._offset_range = resolve_offset_range(self._cluster, at, *self._bounds, clock.now_ms())
         return self._offset_range
 
@@ -185,8 +186,8 @@ class TopicHistory:
     def _begin(self, partitions: Sequence[int]) -> SourcePosition:
         begins, ends = self.offset_range.begins, self.offset_range.ends
         return {
-            "next": {str(p): begins[self.topic, p] for p in partitions},
-            "end": {str(p): ends[self.topic, p] for p in partitions},
+            "next": {str(p): begins[TopicPartition(self.topic, p)] for p in partitions},
+            "end": {str(p): ends[TopicPartition(self.topic, p)] for p in partitions},
         }
 
 
@@ -280,7 +281,7 @@ class TopicSource:
         if not self._reading:
             return None
         reader = Reader(self._cluster, gone="error")
-        reader.add({(self._topic, partition): self._reached[partition] for partition in self._reading})
+        reader.add({TopicPartition(self._topic, partition): self._reached[partition] for partition in self._reading})
         return reader
 
     def _fetch(self) -> None:
@@ -304,7 +305,7 @@ class TopicSource:
         elif now_s - self._asked_s > client_watchdog.HUNG_S and not self._follow:
             self._asked_s = now_s
             if now_s - self._moved_s > _STALLED_S:
-                raise stalled([(self._topic, partition) for partition in self._left()], _STALLED_S)
+                raise stalled([TopicPartition(self._topic, partition) for partition in self._left()], _STALLED_S)
             if client_watchdog.answers(self._cluster):
                 self._reader.close(hung=True)
                 self._reader = self._read_on()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO
 
 import msgspec
-from confluent_kafka import TopicPartition
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from ...agents.app import App
 from ...agents.runtime import runtime_of
@@ -31,6 +31,7 @@ from ...topics.admin import Admin
 from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Stop, Usage
 from ...topics.partition_reader import read_to_end
+from ...topics.topic_partition import TopicPartition
 from .backup_storage import MANIFEST, BackupStorage
 
 __all__ = [
@@ -134,7 +135,7 @@ def back_up(
             f"no changelog of {', '.join(missing)} on {runtime_of(app).cluster.bootstrap_servers}",
             hint="it is created by the first worker of the app",
         )
-    at = [TopicPartition(name, partition) for name, count in counts.items() for partition in range(count)]
+    at = [KafkaPartition(name, partition) for name, count in counts.items() for partition in range(count)]
     ids = admin.topic_ids(counts) if counts else {}
     to.begin()
     taken_ms = clock.now_ms()
@@ -144,7 +145,7 @@ def back_up(
         backups: list[BackupTable] = []
         for table in tables:
             name = table.changelog_name
-            parts = [_back_up_partition(app, table, p, ends[name, p], to) for p in range(counts[name])]
+            parts = [_back_up_partition(app, table, p, ends[TopicPartition(name, p)], to) for p in range(counts[name])]
             backups.append(BackupTable(table.name, name, ids[name], table.ttl_ms is not None, parts))
             if on_table is not None:
                 on_table(backups[-1])
@@ -160,7 +161,7 @@ def back_up(
 
 
 def _back_up_partition(app: App, table: Table, partition: int, end: int, to: BackupStorage) -> BackupPartition:
-    at = (table.changelog_name, partition)
+    at = TopicPartition(table.changelog_name, partition)
     content: dict[bytes, bytes] = {}
     position = 0
     for run in read_to_end(runtime_of(app).cluster, {at: 0}, {at: end}):

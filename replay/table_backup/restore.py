@@ -29,6 +29,7 @@ from ...topics.admin import Admin, TopicSpec
 from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.producer import Aborted, TransactionalProducer
+from ...topics.topic_partition import TopicPartition
 from ..table_reader import TableReader
 from .backup import Backup, BackupTable, check_files, read_pairs
 from .backup_storage import BackupStorage
@@ -100,7 +101,7 @@ def plan_restore(
     if any(step.action == "write" for step in steps) and (
         members := ConsumerGroups(runtime_of(app).cluster).size(app.conf.id)
     ):
-        raise Stop(f"{members} workers of {app.conf.id} are running", hint="stop them first")
+        raise Stop(f"workers of {app.conf.id} are running ({members})", hint="stop them first")
     return steps
 
 
@@ -145,7 +146,8 @@ def _refuse_too_old(admin: Admin, backup: Backup, step: RestoreStep) -> None:
     name = step.table.changelog_name
     begins, ends = admin.spans((name, part.partition) for part in step.backup.partitions)
     for part in step.backup.partitions:
-        begin, end = begins[name, part.partition], ends[name, part.partition]
+        at = TopicPartition(name, part.partition)
+        begin, end = begins[at], ends[at]
         if part.position > end:
             raise Usage(
                 f"the backup of {name}[{part.partition}] is at offset {part.position}, beyond the end {end}",
@@ -157,7 +159,7 @@ def _refuse_too_old(admin: Admin, backup: Backup, step: RestoreStep) -> None:
                 hint="deletions in between are lost; start the worker without the backup",
             )
     tombstones_ms = int(admin.config(name).get("delete.retention.ms", _DAY_MS))
-    behind = any(part.position < ends[name, part.partition] - 1 for part in step.backup.partitions)
+    behind = any(part.position < ends[TopicPartition(name, part.partition)] - 1 for part in step.backup.partitions)
     if behind and clock.now_ms() - backup.taken_ms > tombstones_ms * _MAX_AGE_SHARE:
         raise Usage(
             f"the backup of table {step.table.name} is older than the time for which {name} keeps tombstones",
@@ -226,7 +228,7 @@ def _start_offsets(app: App, backup: Backup, start: StartOffsets | None) -> list
     if start != "backup":
         return [KafkaPartition(*key, offset) for key, offset in (begins if start == "earliest" else ends).items()]
     for offset in backup.offsets:
-        key = (offset.topic, offset.partition)
+        key = TopicPartition(offset.topic, offset.partition)
         if not begins[key] <= offset.offset <= ends[key]:
             raise Usage(
                 f"{offset.topic}[{offset.partition}] holds offsets {begins[key]} to {ends[key]}, the backup's offset "
