@@ -199,8 +199,8 @@ class Agent(FaustAgent, Generic[V, R]):
         self, barrier: BarrierState, items: Iterable[object], reply_to: ReplyTo
     ) -> AsyncIterator[str]:
         await self._listen(reply_to)
-        async for asked in super()._barrier_send(barrier, cast(Any, items), reply_to):
-            yield asked
+        async for sent in super()._barrier_send(barrier, cast(Any, items), reply_to):
+            yield sent
 
     async def _listen(self, reply_to: ReplyTo) -> None:
         """Read the reply topic before asking: Faust begins when it has asked, and an answer may be faster."""

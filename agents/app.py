@@ -122,7 +122,7 @@ class App(faust.App):
         id, given = self._default_options
         source = self._load_settings_from_source(self._config_source, silent=silent) if self._config_source else {}
         conf: dict[str, Any] = {**self._prepare_compat_settings({**given, **source})}
-        ours: dict[str, Any] = {
+        own_settings: dict[str, Any] = {
             "Agent": Agent,
             "Stream": Stream,
             "Topic": Topic,
@@ -139,7 +139,7 @@ class App(faust.App):
             "reply_to_prefix": f"{id}-reply-",
             "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self._runtime.app_id),
         }
-        settings = Settings(id, **{**conf, **ours}, anabranch_defaults=defaults)
+        settings = Settings(id, **{**conf, **own_settings}, anabranch_defaults=defaults)
         if "web_tables_enabled" in settings.given:
             self._web_tables = settings.web_tables_enabled
         settings.web_tables_enabled = False  # anabranch's table views know structs, and keys of other workers

@@ -46,7 +46,7 @@ class Assignment:
         """Remove the partitions with these numbers, of all topics, and return them as an assignment."""
         taken = Assignment(
             {at: start for at, start in self.starts.items() if at.partition in numbers},
-            {who: offset for who, offset in self.agent_offsets.items() if who[0].partition in numbers},
+            {reader: offset for reader, offset in self.agent_offsets.items() if reader[0].partition in numbers},
             [at for at in self.uncommitted if at.partition in numbers],
             self.active_numbers,
             self.ids,
@@ -55,13 +55,15 @@ class Assignment:
         self.drop(set(taken.starts))
         return taken
 
-    def drop(self, gone: set[TopicPartition]) -> None:
+    def drop(self, dropped: set[TopicPartition]) -> None:
         """Remove partitions, such as those that were revoked."""
-        self.starts = {at: start for at, start in self.starts.items() if at not in gone}
-        self.agent_offsets = {who: offset for who, offset in self.agent_offsets.items() if who[0] not in gone}
-        self.uncommitted = [at for at in self.uncommitted if at not in gone]
+        self.starts = {at: start for at, start in self.starts.items() if at not in dropped}
+        self.agent_offsets = {
+            reader: offset for reader, offset in self.agent_offsets.items() if reader[0] not in dropped
+        }
+        self.uncommitted = [at for at in self.uncommitted if at not in dropped]
 
-    def place(self, starts: Mapping[TopicPartition, int]) -> None:
+    def set_starts(self, starts: Mapping[TopicPartition, int]) -> None:
         """Set the start offsets of partitions; partitions that are no longer in this assignment are ignored."""
         self.starts |= {at: start for at, start in starts.items() if at in self.starts}
         self.uncommitted = [at for at in self.uncommitted if at not in starts]

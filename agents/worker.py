@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Time after `stuck_s` for leaving the group and for closing clients and stores.
 _SPARE_S = 10.0
-_TELL_S = 0.2
+_REPORT_S = 0.2
 # Signals within this time count as one: a terminal and a supervisor may both send it.
 _ONE_SIGNAL_S = 1.0
 
@@ -106,7 +106,7 @@ async def work(
     stopping = asyncio.ensure_future(runtime.stop_requested.wait())
     starting = asyncio.ensure_future(app.start())
     crashed = asyncio.ensure_future(_crashed(app))
-    telling = None if on_progress is None else asyncio.ensure_future(_tell(app, on_progress))
+    reporting = None if on_progress is None else asyncio.ensure_future(_report_progress(app, on_progress))
     try:
         await asyncio.wait({starting, stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -116,23 +116,23 @@ async def work(
         await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         crashed.cancel()
-        if telling is not None:
-            telling.cancel()
+        if reporting is not None:
+            reporting.cancel()
         if signals:
-            _watch_the_end(app, on_hard_end or _say)
+            _watch_the_end(app, on_hard_end or _log_error)
         await _end(app, starting)
     runtime.raise_if_stopped()
 
 
-async def _tell(app: App, on_progress: Callable[[RestoreProgress | None], None]) -> None:
+async def _report_progress(app: App, on_progress: Callable[[RestoreProgress | None], None]) -> None:
     runtime = runtime_of(app)
-    told = False
+    reported = False
     while True:
-        await asyncio.sleep(_TELL_S)
+        await asyncio.sleep(_REPORT_S)
         progress = runtime.status.restoring if runtime.engine_runs else None
-        if progress is not None or told:
+        if progress is not None or reported:
             on_progress(progress)
-        told = progress is not None
+        reported = progress is not None
 
 
 async def _crashed(app: App) -> None:
@@ -154,11 +154,11 @@ async def _end(app: App, starting: asyncio.Future[Any]) -> None:
             raise
 
 
-def _say(error: BaseException) -> None:
+def _log_error(error: BaseException) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
+def _watch_the_end(app: App, on_error: Callable[[BaseException], object]) -> None:
     """Start a timer that exits the process with code 1 if the stop takes longer than `stuck_s` plus `_SPARE_S`.
 
     Calls into librdkafka can hang, or wait for minutes for an unreachable broker. Records that are not committed are
@@ -173,7 +173,7 @@ def _watch_the_end(app: App, say: Callable[[BaseException], object]) -> None:
             hint="is the broker up? Nothing is lost: the next start resumes from the last commit",
         )
         try:
-            say(error)
+            on_error(error)
         finally:
             os._exit(1)
 

@@ -122,7 +122,7 @@ class Player:
             check_packable(history)
             options["packed"] = True
         self.run_id = run_id or self._pipeline.run_id(history, topic, packed=pack is not None) + fresh
-        self._asked: dict[str, object] = {**history.format.identity(), **({"pipeline": options} if options else {})}
+        self._options: dict[str, object] = {**history.format.identity(), **({"pipeline": options} if options else {})}
         self._cluster = cluster
         self._history = history
         self._topic = topic
@@ -198,7 +198,7 @@ class Player:
             run_id=self.run_id,
             topic=self._topic,
             specs=history.specs,
-            format=self._asked,
+            format=self._options,
             fingerprint=fingerprint,
             source_ends=history.ends if isinstance(history, TopicHistory) else {},
             types=dict(history.schema.format.inferred) if isinstance(history, FileHistory) else None,
@@ -210,7 +210,7 @@ class Player:
         again = f"--run-id NAME starts another run, which sends everything to {self._topic}"
         if state.topic != self._topic or state.specs != self._history.specs:
             raise Usage(f"run {self.run_id} sends {' '.join(state.specs)} to {state.topic}", hint=again)
-        if state.format != self._asked:
+        if state.format != self._options:
             raise Usage(f"run {self.run_id} was started with other options for its records", hint=again)
         if state.fingerprint != fingerprint:
             own = self._history.fingerprint()

@@ -74,7 +74,7 @@ class BackgroundCounts:
         """
         for topic in {topic for topic, _ in ends}:
             own = [{at: offsets[at] for at in offsets if at[0] == topic} for offsets in (starts, ends)]
-            if topic not in self._running or self._running[topic].asked != own:
+            if topic not in self._running or self._running[topic].offsets != own:
                 self._stop(topic)
                 self._running[topic] = _BackgroundCount(self._cluster, own)
 
@@ -86,7 +86,7 @@ class BackgroundCounts:
         """
         (topic,) = {topic for topic, _ in ends}
         begun = self._running.get(topic)
-        found = begun.result() if begun is not None and begun.asked == [dict(starts), dict(ends)] else None
+        found = begun.result() if begun is not None and begun.offsets == [dict(starts), dict(ends)] else None
         if found is None or not self._still_there(starts, ends):
             found = count_between(self._cluster, starts, ends)
         return found
@@ -119,8 +119,8 @@ class BackgroundCounts:
 class _BackgroundCount:
     """The count of one topic, in a daemon thread: it must not delay the end of a run that has failed."""
 
-    def __init__(self, cluster: Cluster, asked: list[dict[TopicPartition, int]]) -> None:
-        self.asked = asked
+    def __init__(self, cluster: Cluster, offsets: list[dict[TopicPartition, int]]) -> None:
+        self.offsets = offsets
         self._cluster = cluster
         self._found: int | None = None
         self._stopped = threading.Event()
@@ -131,7 +131,7 @@ class _BackgroundCount:
         found = 0
         # After an error there is no result: `between` counts again then, and raises the error if it persists.
         with contextlib.suppress(AnabranchError):
-            for count in _count_in_steps(self._cluster, *self.asked):
+            for count in _count_in_steps(self._cluster, *self.offsets):
                 if self._stopped.is_set():
                     return
                 found += count

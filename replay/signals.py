@@ -35,10 +35,10 @@ class Terminated(KeyboardInterrupt):
 
 def install() -> None:
     """Install the handlers and start the thread that enforces the deadline (in the main thread)."""
-    ours, theirs = os.pipe()
-    os.set_blocking(theirs, False)
-    signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
-    threading.Thread(target=_enforce_deadline, args=(ours,), name="anabranch-signals", daemon=True).start()
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=_enforce_deadline, args=(read_end,), name="anabranch-signals", daemon=True).start()
     for number in _ENDING:
         signal.signal(number, _interrupt)
 
@@ -77,9 +77,9 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
-def _enforce_deadline(ours: int) -> None:
-    first = _next_signal(ours, None)
-    second = _next_signal(ours, clock.now_s() + GRACE_S)
+def _enforce_deadline(read_end: int) -> None:
+    first = _next_signal(read_end, None)
+    second = _next_signal(read_end, clock.now_s() + GRACE_S)
     name = signal.Signals(first or signal.SIGTERM).name
     why = "second signal" if second else f"still running {GRACE_S:.0f} s after {name}: is the broker up?"
     line = f"\nended at once ({why}); committed work is kept, and the same command resumes from there\n"
@@ -87,12 +87,12 @@ def _enforce_deadline(ours: int) -> None:
     os._exit(128 + (first or signal.SIGTERM))
 
 
-def _next_signal(ours: int, until_s: float | None) -> int | None:
+def _next_signal(read_end: int, until_s: float | None) -> int | None:
     """Wait for the next ending signal; None if there is none until `until_s` (monotonic clock)."""
     while True:
         left_s = None if until_s is None else max(0.0, until_s - clock.now_s())
-        if not select.select([ours], [], [], left_s)[0]:
+        if not select.select([read_end], [], [], left_s)[0]:
             return None
-        number = os.read(ours, 1)[0]
+        number = os.read(read_end, 1)[0]
         if number in _ENDING:
             return number

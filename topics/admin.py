@@ -93,15 +93,17 @@ def _refused(exc: KafkaException, options: Mapping[str, str]) -> AnabranchError:
             # librdkafka checks the option while it makes the client, which needs no broker.
             Cluster("localhost", {"log_level": "0", name: value}).admin()
         except KafkaException as one:
-            said = kafka_error(one).str()
-            if said.startswith("No such configuration property"):
+            message = kafka_error(one).str()
+            if message.startswith("No such configuration property"):
                 return Usage(f"-X {name}: librdkafka has no such option", hint=nearest_option(name, options))
             shown = "" if is_secret(name) else f"={value}"
-            return Usage(f"-X {name}{shown}: {said}", hint=nearest_option(name, options))
-    said = kafka_error(exc).str()
+            return Usage(f"-X {name}{shown}: {message}", hint=nearest_option(name, options))
+    message = kafka_error(exc).str()
     for name in options:  # some belong together, such as a file and its password
-        if name in said and not is_secret(name):
-            return Usage(f"-X {name}={options[name]}: {said}", hint="check the value; if it is a file, does it exist?")
+        if name in message and not is_secret(name):
+            return Usage(
+                f"-X {name}={options[name]}: {message}", hint="check the value; if it is a file, does it exist?"
+            )
     return from_kafka(exc, "Kafka client")
 
 

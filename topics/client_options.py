@@ -15,7 +15,7 @@ from .errors import Usage
 __all__ = ["check_options", "check_servers", "nearest_option"]
 
 # Options that exactly-once, the order of records or the partition of a key rest on, and what to use instead.
-_OURS = {
+_SET_BY_ANABRANCH = {
     "auto.offset.reset": 'App(…, consumer_auto_offset_reset="latest"), for groups that have committed nothing yet',
     "bootstrap.servers": "-b HOST:PORT",
     "enable.auto.commit": "",
@@ -62,8 +62,8 @@ def check_options(names: Iterable[str]) -> None:
         Usage: one of them is given.
     """
     for name in names:
-        if name in _OURS:
-            raise Usage(f"-X {name}: anabranch sets this option itself", hint=_OURS[name] or "leave it out")
+        if name in _SET_BY_ANABRANCH:
+            raise Usage(f"-X {name}: anabranch sets this option itself", hint=_SET_BY_ANABRANCH[name] or "leave it out")
 
 
 def check_servers(servers: str) -> None:
@@ -83,6 +83,6 @@ def check_servers(servers: str) -> None:
 
 def nearest_option(name: str, given: Mapping[str, str]) -> str:
     """Return a hint for an option that librdkafka refuses: the nearest known name, if there is one."""
-    near = difflib.get_close_matches(name, [*_KNOWN, *_OURS], 1, cutoff=0.7)
-    where = "librdkafka's CONFIGURATION.md lists names and values (-X name=value, or KAFKA_… in the environment)"
-    return f"did you mean {near[0]}? {where}" if near and near[0] not in given else where
+    near = difflib.get_close_matches(name, [*_KNOWN, *_SET_BY_ANABRANCH], 1, cutoff=0.7)
+    manual = "librdkafka's CONFIGURATION.md lists names and values (-X name=value, or KAFKA_… in the environment)"
+    return f"did you mean {near[0]}? {manual}" if near and near[0] not in given else manual

@@ -34,7 +34,7 @@ _NORMAL = ("Coordinator load in progress", "another concurrent operation on the 
 _AFTER = re.compile(r" \(after .*\)$")
 _QUIET_S = 10.0
 _MOST = 1_000
-_said_s: dict[str, float] = {}
+_logged_s: dict[str, float] = {}
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
@@ -44,11 +44,11 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     if "/bootstrap: " in text and "FAIL" in text:
         return False  # no connection yet: the caller gets the error
     now_s = clock.now_s()
-    if now_s - _said_s.get(text, -_QUIET_S) < _QUIET_S:
+    if now_s - _logged_s.get(text, -_QUIET_S) < _QUIET_S:
         return False
-    if len(_said_s) >= _MOST:
-        _said_s.clear()
-    _said_s[text] = now_s
+    if len(_logged_s) >= _MOST:
+        _logged_s.clear()
+    _logged_s[text] = now_s
     return True
 
 
@@ -144,8 +144,8 @@ class Cluster:
             chosen: options, with `_` for `.` in their names (`group_id` is `group.id`); names of callbacks (`error_cb`)
                 stay as they are. The cluster's own options win over them.
         """
-        ours = {name if name.endswith("_cb") else name.replace("_", "."): value for name, value in chosen.items()}
-        return {"bootstrap.servers": self.bootstrap_servers, "logger": _logger, **ours, **self.options}
+        named = {name if name.endswith("_cb") else name.replace("_", "."): value for name, value in chosen.items()}
+        return {"bootstrap.servers": self.bootstrap_servers, "logger": _logger, **named, **self.options}
 
     @property
     def secrets(self) -> list[str]:

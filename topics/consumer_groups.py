@@ -54,9 +54,9 @@ class ConsumerGroups:
         # moves or loads (confluentinc/librdkafka#5040).
         consumer = self._consumer(group)
         try:
-            there = consumer.list_topics(timeout=_TIMEOUT_S).topics
-            asked = [KafkaPartition(name, number) for name, topic in there.items() for number in topic.partitions]
-            found = consumer.committed(asked, timeout=_TIMEOUT_S) if asked else []
+            topics = consumer.list_topics(timeout=_TIMEOUT_S).topics
+            partitions = [KafkaPartition(name, number) for name, topic in topics.items() for number in topic.partitions]
+            found = consumer.committed(partitions, timeout=_TIMEOUT_S) if partitions else []
         except KafkaException as exc:
             raise self._sorted(exc, f"offsets of group {group}") from exc
         finally:

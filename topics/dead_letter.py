@@ -49,9 +49,9 @@ MAX_ERROR_CHARACTERS = 1000
 # The most that these headers add to a record, so that the dead letter of the largest record still fits.
 HEADROOM_BYTES = 16 * 1024
 
-_OURS = "anabranch-"
-_FIRST = f"{_OURS}reason"
-_RETRY_OF = f"{_OURS}retry-of"
+_PREFIX = "anabranch-"
+_FIRST = f"{_PREFIX}reason"
+_RETRY_OF = f"{_PREFIX}retry-of"
 
 # Kafka accepts no longer topic names, and no other characters in them.
 _MAX_NAME = 249
@@ -143,8 +143,8 @@ def read_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> tuple[He
     """
     found = list(headers or ())
     at = next((i for i in range(len(found) - 1, -1, -1) if found[i][0] == _FIRST), len(found))
-    ours = {name.removeprefix(_OURS): (value or b"").decode(errors="replace") for name, value in found[at:]}
-    return found[:at], ours
+    facts = {name.removeprefix(_PREFIX): (value or b"").decode(errors="replace") for name, value in found[at:]}
+    return found[:at], facts
 
 
 def dead_letter(
@@ -184,9 +184,9 @@ def dead_letter(
         "attempts": attempts,
         "retry-topic": retry_topic,
     }
-    ours = [
-        (f"{_OURS}{name}", str(value).encode(errors="backslashreplace"))
+    facts = [
+        (f"{_PREFIX}{name}", str(value).encode(errors="backslashreplace"))
         for name, value in known.items()
         if value is not None
     ]
-    return DeadLetter(dead_letter_topic(topic), key, value, [*without_control(list(headers or ())), *ours])
+    return DeadLetter(dead_letter_topic(topic), key, value, [*without_control(list(headers or ())), *facts])

@@ -48,8 +48,8 @@ def identical(a: Any, b: Any) -> bool:
 
 
 def _same_elements(a: Collection[object], b: Collection[object]) -> bool:
-    theirs = {element: element for element in b}
-    return len(a) == len(b) and all(identical(element, theirs.get(element, theirs)) for element in a)
+    read_back = {element: element for element in b}
+    return len(a) == len(b) and all(identical(element, read_back.get(element, read_back)) for element in a)
 
 
 def _of_fields(a: Any, b: Any, kind: type) -> bool:
@@ -80,11 +80,11 @@ def same_value(back: object, value: object) -> bool:
     get = _getter(kind)
     if get is None or type(back) is not kind:
         return identical(back, value)
-    ours, theirs = get(value), get(back)
-    kinds = list(map(type, ours))
+    written, read_back = get(value), get(back)
+    kinds = list(map(type, written))
     if not _SCALARS.issuperset(kinds):
         return identical(back, value)
-    return kinds == list(map(type, theirs)) and all(map(eq, ours, theirs))
+    return kinds == list(map(type, read_back)) and all(map(eq, written, read_back))
 
 
 @lru_cache(maxsize=512)

@@ -220,8 +220,8 @@ _REFUSED = frozenset({KafkaError._INVALID_ARG, KafkaError._CONFLICT})  # pyright
 
 def _resolved(why: str) -> str:
     """Return the cause in librdkafka's `host:port/bootstrap: Failed to resolve … (after 5ms in state CONNECT)`."""
-    _, found, said = why.partition("Failed to resolve")
-    return f"cannot resolve{said.partition(' (after')[0]}" if found else why
+    _, found, detail = why.partition("Failed to resolve")
+    return f"cannot resolve{detail.partition(' (after')[0]}" if found else why
 
 
 def understood(exc: BaseException) -> AnabranchError | None:
@@ -231,8 +231,8 @@ def understood(exc: BaseException) -> AnabranchError | None:
     if isinstance(exc, KafkaException) and exc.args and isinstance(exc.args[0], KafkaError):
         return from_kafka(exc, "Kafka client")
     if isinstance(exc, OSError) and exc.errno is not None and exc.filename is not None:
-        where = exc.filename if isinstance(exc.filename, str) else os.fsdecode(exc.filename)
-        return Stop(f"{where}: {os.strerror(exc.errno)}", hint=_OS_HINTS.get(exc.errno, "check the path"))
+        path = exc.filename if isinstance(exc.filename, str) else os.fsdecode(exc.filename)
+        return Stop(f"{path}: {os.strerror(exc.errno)}", hint=_OS_HINTS.get(exc.errno, "check the path"))
     if isinstance(exc, OSError) and exc.errno in _OS_HINTS:
         return Stop(os.strerror(exc.errno), hint=_OS_HINTS[exc.errno])
     return None

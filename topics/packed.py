@@ -84,8 +84,8 @@ def packed_rows(headers: Iterable[tuple[str, bytes | None]] | None, most: int | 
     """
     if not is_packed(headers):
         return 1
-    said = dict(headers or ())["rows"] or b""
-    rows = int(said) if said.isdigit() and len(said) < 10 else 0
+    count = dict(headers or ())["rows"] or b""
+    rows = int(count) if count.isdigit() and len(count) < 10 else 0
     return rows if 0 < rows <= (limits().rows if most is None else most) else 1
 
 

@@ -268,7 +268,7 @@ class _FlatbufferTable:
         self._vtable = _inside(data, at - _i32.unpack_from(data, at)[0])
         self._fields: int = _u16.unpack_from(data, self._vtable)[0] // 2 - 2
 
-    def _place(self, number: int) -> int:
+    def _position_of(self, number: int) -> int:
         if number >= self._fields:
             return 0
         offset: int = _u16.unpack_from(self._data, self._vtable + 4 + 2 * number)[0]
@@ -276,17 +276,17 @@ class _FlatbufferTable:
 
     def _target(self, number: int) -> int:
         """Return the position that a field refers to; 0 if it is absent."""
-        at = self._place(number)
+        at = self._position_of(number)
         return _inside(self._data, at + _i32.unpack_from(self._data, at)[0]) if at else 0
 
     def byte(self, number: int) -> int:
         """Return a field of one byte."""
-        at = self._place(number)
+        at = self._position_of(number)
         return self._data[_inside(self._data, at)] if at else 0
 
     def number(self, number: int, form: struct.Struct) -> int:
         """Return a field that is an integer."""
-        at = self._place(number)
+        at = self._position_of(number)
         return form.unpack_from(self._data, at)[0] if at else 0
 
     def table(self, number: int) -> _FlatbufferTable | None:

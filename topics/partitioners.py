@@ -29,8 +29,8 @@ __all__ = [
     "RangePartitioner",
     "key_bytes",
     "murmur2",
+    "murmur2_partition",
     "partitions_of_column",
-    "place",
 ]
 
 _M = 0x5BD1E995
@@ -64,13 +64,13 @@ def _python_place(key: bytes, partitions: int) -> int:
 
 def _fastest_place() -> Callable[[bytes, int], int]:
     try:
-        from confluent_kafka import murmur2 as place
+        from confluent_kafka import murmur2 as murmur2_partition
     except ImportError:
         return _python_place  # confluent-kafka before 2.13
-    return place
+    return murmur2_partition
 
 
-place = _fastest_place()
+murmur2_partition = _fastest_place()
 """Return the partition of a key: its murmur2 hash without the sign bit, modulo the number of partitions."""
 
 
@@ -86,11 +86,11 @@ class HashPartitioner:
 
     def partition(self, key: bytes) -> int:
         """Return the partition of `key`: the hash without its sign bit, modulo the partitions, as in Java's client."""
-        return place(key, self.partitions)
+        return murmur2_partition(key, self.partitions)
 
     def partitions_of(self, keys: Sequence[bytes]) -> list[int]:
         """Return the partition of each key."""
-        return list(map(place, keys, repeat(self.partitions)))
+        return list(map(murmur2_partition, keys, repeat(self.partitions)))
 
     def __str__(self) -> str:
         return f"hash (murmur2) over {self.partitions}"

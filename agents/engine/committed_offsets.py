@@ -131,15 +131,15 @@ def begin_at_ends(
     fresh = {at.topic for at in uncommitted if at.topic not in later and not at.topic.endswith(RETRY_SUFFIX)}
     counts = admin.partitions(fresh) if fresh else {}
     every = [KafkaPartition(topic, number) for topic, count in counts.items() for number in range(count)]
-    asked = {(at.topic, at.partition): at.offset for at in _committed(kafka, every, cluster, settings.patience_s)}
-    found = {TopicPartition(*at): offset for at, offset in asked.items() if offset >= 0}
+    known = {(at.topic, at.partition): at.offset for at in _committed(kafka, every, cluster, settings.patience_s)}
+    found = {TopicPartition(*at): offset for at, offset in known.items() if offset >= 0}
     fresh -= {at.topic for at in found}
-    mine = [at for at in every if at.topic in fresh and TopicPartition(at.topic, 0) in owned]
-    if mine:
-        ends = admin.ends(mine, committed=True)
+    own = [at for at in every if at.topic in fresh and TopicPartition(at.topic, 0) in owned]
+    if own:
+        ends = admin.ends(own, committed=True)
         if commit_starts(kafka, [KafkaPartition(*at, offset) for at, offset in ends.items()], cluster):
             found |= {TopicPartition(*at): offset for at, offset in ends.items()}
-            fresh -= {at.topic for at in mine}
+            fresh -= {at.topic for at in own}
     begins = admin.begins(KafkaPartition(*at) for at in uncommitted if at.topic not in fresh and at not in found)
     found |= {TopicPartition(*at): offset for at, offset in begins.items()}
     return {at: found[at] for at in uncommitted if at in found}

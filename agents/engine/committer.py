@@ -129,7 +129,7 @@ class ExactlyOnce:
             raise
         if request.offsets and request.group is not None:
             kafka.send_offsets(request.offsets, request.group)
-        if reports.asked:
+        if reports.reporting:
             kafka.flush()
             if reports.unsure:
                 kafka.abort()
@@ -285,8 +285,8 @@ def _refusal(error: Exception) -> BaseException | None:
     return cause
 
 
-def _place(request: CommitRequest, output: Output) -> int:
-    return next(place for place, other in enumerate(request.outputs) if other is output)
+def _index_of(request: CommitRequest, output: Output) -> int:
+    return next(index for index, other in enumerate(request.outputs) if other is output)
 
 
 def _comparing(topic_ids: TopicIds | None, request: CommitRequest) -> Callable[[], None]:
@@ -326,7 +326,7 @@ def _produce(
         if small is not None:
             small.add(output.size_bytes)
         if unconfirmed is not None and unconfirmed.must_report(key, partition):
-            reports.asked, report = True, unconfirmed.note
+            reports.reporting, report = True, unconfirmed.note
         else:
             report = reports.note if every or (value is not None and len(value) >= LARGE_BYTES) else None
         try:
@@ -335,12 +335,12 @@ def _produce(
             why = _refusal(exc)
             if why is None:
                 raise
-            reports.refuse(_place(request, output), output, why)
+            reports.refuse(_index_of(request, output), output, why)
             raise _NotSent(f"{topic} refuses a record: {why}") from exc
         if singly:
             flush()
             if reports.failed is not None:
-                reports.refuse(_place(request, output), output)
+                reports.refuse(_index_of(request, output), output)
                 raise _NotSent(f"{topic} refuses a record: {reports.failed}")
     positions: Positions = {}
     for topic, partitions in request.changes.items():
@@ -349,7 +349,7 @@ def _produce(
         for partition, changes in partitions.items():
             changelog = TopicPartition(topic, partition)
             first = unconfirmed.note if unconfirmed is not None and unconfirmed.must_report(None, partition) else None
-            reports.asked |= first is not None
+            reports.reporting |= first is not None
 
             def delivered(
                 error: Any,

@@ -93,17 +93,17 @@ class Reports:
         self._admin = Admin(cluster, patience_s=_PATIENCE_S)
         self._every = every
         self._refused: dict[str, tuple[bool, str]] = {}
-        self._place: int | None = None
+        self._index: int | None = None
         self.small: dict[str, int] = {}
         self._unconfirmed: dict[str, UnconfirmedTopic | None] = {}
         self._trusted_s = clock.now_s()
         self.failed: KafkaException | None = None
-        self.asked = False
+        self.reporting = False
         self.unsure: set[tuple[str, int]] = set()
 
     def begin(self) -> None:
         """Reset the results before an epoch is sent, and drop confirmations older than `_TRUST_S`."""
-        self.failed, self.asked = None, False
+        self.failed, self.reporting = None, False
         self.unsure.clear()
         now_s = clock.now_s()
         if now_s - self._trusted_s > _TRUST_S:
@@ -149,7 +149,7 @@ class Reports:
                 if 0 < unconfirmed.count <= len(unconfirmed.partitions):
                     self._unconfirmed[topic] = None
 
-    def refuse(self, place: int, output: Output, error: BaseException | None = None) -> None:
+    def refuse(self, index: int, output: Output, error: BaseException | None = None) -> None:
         """Note which output was refused: it was sent alone, or librdkafka did not accept it into its queue.
 
         Args:
@@ -160,7 +160,7 @@ class Reports:
             too_large = isinstance(error, KafkaException) and is_too_large(kafka_error(error))
             self._refused[output.topic] = too_large, described(error)
         if output.topic in self._refused:
-            self._place = place
+            self._index = index
 
     @property
     def refused(self) -> bool:
@@ -173,7 +173,7 @@ class Reports:
         Return if only batches were too large, and no record: the next attempt sends smaller batches.
         """
         refused, self._refused = self._refused, {}
-        place, self._place = self._place, None
+        index, self._index = self._index, None
         if not refused:
             return
         partitions = self._admin.partitions(list(refused))
@@ -189,4 +189,4 @@ class Reports:
                 batches = False
             batches &= topic not in changelogs and not any(o.topic == topic and o.size_bytes > takes for o in outputs)
         if not batches:
-            raise RecordsRefused(rules, list(refused), "; ".join(sorted({why for _, why in refused.values()})), place)
+            raise RecordsRefused(rules, list(refused), "; ".join(sorted({why for _, why in refused.values()})), index)

@@ -148,9 +148,9 @@ class Failures:
         self.rules |= fresh
         self._learnt_s = clock.now_s()
         news = error.news or bool(fresh)
-        if error.place is not None:
+        if error.index is not None:
             why = BadRecord(error.why, hint="the broker refuses it; see the configuration of the topic")
-            news = self._blame(error.place, why, outside) or news
+            news = self._blame(error.index, why, outside) or news
         now_ms = _now_ms()
         for output in list(outside):
             rules = error.rules.get(output.topic)
@@ -163,7 +163,7 @@ class Failures:
             news = True
         return news
 
-    def _blame(self, place: int, why: BadRecord, outside: list[Output]) -> bool:
+    def _blame(self, index: int, why: BadRecord, outside: list[Output]) -> bool:
         """Mark the record that sent a refused output as poisoned.
 
         Args:
@@ -176,12 +176,12 @@ class Failures:
             Stop: the output is a dead letter.
         """
         inside = len(self._outbox)
-        if place >= inside:
-            self._refuse_outside(outside, outside[place - inside], why)
+        if index >= inside:
+            self._refuse_outside(outside, outside[index - inside], why)
             return True
-        if place in self._outbox.dead_letter_sources:
-            raise self._undeliverable(self._outbox.dead_letter_sources[place], why)
-        owner = self._outbox.owners.get(place)
+        if index in self._outbox.dead_letter_sources:
+            raise self._undeliverable(self._outbox.dead_letter_sources[index], why)
+        owner = self._outbox.owners.get(index)
         if owner is not None:
             stream, which = owner
             stream.queue.poisoned[which] = why

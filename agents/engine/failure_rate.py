@@ -72,6 +72,6 @@ class _Window:
         self.handled += outcome.handled
         self.failed += outcome.failed
         while self._outcomes[0][0] < now_s - WINDOW_S:
-            _, gone = self._outcomes.popleft()
-            self.handled -= gone.handled
-            self.failed -= gone.failed
+            _, oldest = self._outcomes.popleft()
+            self.handled -= oldest.handled
+            self.failed -= oldest.failed

@@ -107,7 +107,7 @@ class GroupConsumer:
         self._rebalancing_since_s = 0.0
         self._polled_s = clock.now_s()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
-        self._complained_s = 0.0
+        self._warned_s = 0.0
         self.kafka: Any = cluster.consumer(
             group_id=group_id,
             **settings.membership(instance),
@@ -221,10 +221,10 @@ class GroupConsumer:
         if code == KafkaError._PARTITION_EOF:  # pyright: ignore[reportPrivateUsage]
             self._ends[TopicPartition(message.topic(), message.partition())] = message.offset()
             return
-        gone = code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # pyright: ignore[reportPrivateUsage]
-        if gone and self._topic_ids is not None:
+        removed = code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # pyright: ignore[reportPrivateUsage]
+        if removed and self._topic_ids is not None:
             self._topic_ids.comparing([message.topic()])()
-        if gone:
+        if removed:
             raise Stop(
                 f"group {self._group_id}: records of {message.topic()}[{message.partition()}] were deleted before they "
                 f"were read ({error.str()})",
@@ -235,8 +235,8 @@ class GroupConsumer:
         if is_fatal(error) or code == KafkaError.FENCED_INSTANCE_ID:
             self.finished, self.fenced = error.str(), True
         now = clock.now_s()
-        if now - self._complained_s > 5:
-            self._complained_s = now
+        if now - self._warned_s > 5:
+            self._warned_s = now
             logger.warning("consumer: %s", error.str())
 
     def note_hung(self, error: BaseException) -> None:
@@ -411,8 +411,8 @@ class GroupConsumer:
         else:
             kafka.assign([])
 
-    def _forget_ends(self, gone: set[TopicPartition]) -> None:
-        for at in gone:
+    def _forget_ends(self, removed: set[TopicPartition]) -> None:
+        for at in removed:
             self.reached.pop(at, None)
             self._ends.pop(at, None)
 
@@ -426,21 +426,21 @@ class GroupConsumer:
         self._remove(kafka, partitions, self._on_lost)
 
     def _remove(
-        self, kafka: Any, partitions: list[KafkaPartition], tell: Callable[[set[TopicPartition]], None]
+        self, kafka: Any, partitions: list[KafkaPartition], callback: Callable[[set[TopicPartition]], None]
     ) -> None:
         self._rebalances += 1
         self._begin_rebalance()
-        gone = {TopicPartition(p.topic, p.partition) for p in partitions}
-        kept = [m for m in self._buffered if (m.topic(), m.partition()) not in gone]
+        removed = {TopicPartition(p.topic, p.partition) for p in partitions}
+        kept = [m for m in self._buffered if (m.topic(), m.partition()) not in removed]
         self._buffered = kept if self._incremental else []
         if self.finished is None:  # else the worker starts again with a new client
-            tell(gone)
-        self.owned -= gone
-        self._forget_ends(gone)
+            callback(removed)
+        self.owned -= removed
+        self._forget_ends(removed)
         self._resume()
         if self._incremental:
-            flowing = gone & self._consumed.keys()
-            self._consumed = {at: start for at, start in self._consumed.items() if at not in gone}
+            flowing = removed & self._consumed.keys()
+            self._consumed = {at: start for at, start in self._consumed.items() if at not in removed}
             kafka.incremental_unassign([KafkaPartition(*at) for at in flowing])
         else:
             self._consumed = {}

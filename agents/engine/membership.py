@@ -69,9 +69,9 @@ class Membership:
         own = data / str(self._identity.slot)
         self.stores = StoreDirectory(cluster, group_id, own / "tables")
         self.topic_ids = TopicIds(Admin(cluster, patience_s=settings.patience_s), group_id, own / "inputs.json")
-        told = on_assign, on_revoke, on_lost
+        callbacks = on_assign, on_revoke, on_lost
         self._new_group = partial(
-            GroupConsumer, cluster, group_id, self.name, settings, *told, topic_ids=self.topic_ids
+            GroupConsumer, cluster, group_id, self.name, settings, *callbacks, topic_ids=self.topic_ids
         )
         self.group = self._new_group()
         self.committer: Committer = self._new_committer()

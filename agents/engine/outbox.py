@@ -79,9 +79,9 @@ class Partials:
         if not self.states:
             self.states = dict(states)
             return
-        mine, merge = self.states, self._merge
+        kept, merge = self.states, self._merge
         for key, state in states.items():
-            mine[key] = merge(mine[key], state) if key in mine else state
+            kept[key] = merge(kept[key], state) if key in kept else state
 
     def outputs(self) -> list[Output]:
         """Return one output per key.
@@ -149,8 +149,8 @@ class Outbox:
     def truncate(self, length: int) -> None:
         """Remove all outputs after the first `length`."""
         del self.outputs[length:]
-        for place in [place for place in self.owners if place >= length]:
-            del self.owners[place]
+        for index in [index for index in self.owners if index >= length]:
+            del self.owners[index]
 
     def clear(self) -> None:
         """Empty the outbox, for a new epoch."""

@@ -46,8 +46,8 @@ class Package:
             try:
                 opened = Packed(self.message.value(), self._stamp[1], self._limits)
                 if opened.rows != self.claimed:
-                    said = (dict(headers_of(self.message) or ())["rows"] or b"")[:40].decode(errors="backslashreplace")
-                    raise BadRecord(f"a packed batch of {opened.rows:,} rows whose header says {said}")
+                    count = (dict(headers_of(self.message) or ())["rows"] or b"")[:40].decode(errors="backslashreplace")
+                    raise BadRecord(f"a packed batch of {opened.rows:,} rows whose header says {count}")
             except BadRecord as exc:
                 self._damage = exc
                 raise

@@ -225,7 +225,7 @@ class Rebalance:
         self._beginning = ready
         try:
             while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
-                ready.place(
+                ready.set_starts(
                     await call_with_heartbeats(self._group, self._group.begin_at_ends, list(ready.uncommitted), later)
                 )
                 if ready.uncommitted:

@@ -100,7 +100,7 @@ class RecordsRefused(BadRecord):
     rules: Mapping[str, Rules]
     topics: Iterable[str]
     why: str
-    place: int | None = None
+    index: int | None = None
     news: bool = field(default=False)
 
     def __post_init__(self) -> None:

@@ -242,10 +242,10 @@ class Router:
                 stream.queue.committed()
         for at, batches in self._kept.items():
             offset = offsets.get(at, 0)
-            gone = 0
-            while gone < len(batches) and batches[gone].end <= offset:
-                gone += 1
-            del batches[:gone]
+            removed = 0
+            while removed < len(batches) and batches[removed].end <= offset:
+                removed += 1
+            del batches[:removed]
 
     @property
     def isolating(self) -> bool:
@@ -260,13 +260,13 @@ class Router:
             stream.queue.isolating = True
         return True
 
-    def forget(self, gone: set[TopicPartition]) -> None:
+    def forget(self, removed: set[TopicPartition]) -> None:
         """Forget partitions that were revoked or lost."""
-        self.active -= gone
+        self.active -= removed
         for stream in self.streams:
-            stream.queue.drop(gone)
-            stream.committed = {at: offset for at, offset in stream.committed.items() if at not in gone}
-        for at in gone:
+            stream.queue.drop(removed)
+            stream.committed = {at: offset for at, offset in stream.committed.items() if at not in removed}
+        for at in removed:
             self._kept.pop(at, None)
             self._routes.pop(at, None)
 

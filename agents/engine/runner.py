@@ -75,7 +75,7 @@ class Runner:
         self.steps = 0
         self.handed: list[TrackedValue] = []
         self._again: asyncio.Future[None] | None = None
-        self._cancelled_by_redo = False
+        self._cancelled_by_rollback = False
         self.closed = False
 
     async def main(self) -> None:
@@ -89,7 +89,7 @@ class Runner:
         _runner.set(self)
         RUNNING_AGENT.set(self.name)
         self.context.add_runner(self)
-        gone: Stop | None = None
+        error: Stop | None = None
         try:
             while True:
                 try:
@@ -112,16 +112,16 @@ class Runner:
                         )
                 await self._resumed()
         except Stop as exc:
-            gone = exc
+            error = exc
         except BaseException as exc:
             if not self._worker_ends:
-                gone = Stop(f"agent {self.name} is gone: {described(exc)}")
+                error = Stop(f"agent {self.name} is gone: {described(exc)}")
             raise
         finally:
             if not self.closed:
-                self.context.remove_runner(self, expected=gone is None)
-                if gone is not None:
-                    await self.context.stop_with(gone)
+                self.context.remove_runner(self, expected=error is None)
+                if error is not None:
+                    await self.context.stop_with(error)
 
     async def _settled(self) -> None:
         """Absorb the rest of a cancellation that was taken back, so that it does not reach a later record."""
@@ -165,15 +165,15 @@ class Runner:
 
         `cancelling()` does not show this: before Python 3.13 a TaskGroup that has failed leaves it above 0.
         """
-        ours = self._cancelled_by_redo or self._worker_ends or self._leaving()
-        return not ours and getattr(self.task, "_must_cancel", False)
+        expected = self._cancelled_by_rollback or self._worker_ends or self._leaving()
+        return not expected and getattr(self.task, "_must_cancel", False)
 
     def _left_for_redo(self) -> bool:
         """Return whether the coroutine ended because `halt` cancelled it, and reset this state.
 
         The way in which the coroutine handled the cancellation does not matter.
         """
-        left, self._cancelled_by_redo = self._cancelled_by_redo, False
+        left, self._cancelled_by_rollback = self._cancelled_by_rollback, False
         if left:
             assert self.task is not None
             self.task.uncancel()
@@ -183,14 +183,14 @@ class Runner:
         """Cancel the agent's coroutine for a rollback; the runner then waits for `resume`."""
         if self._again is None:
             self._again = asyncio.get_running_loop().create_future()
-            self._cancelled_by_redo = True
+            self._cancelled_by_rollback = True
             assert self.task is not None
             self.task.cancel()
 
     @property
     def halted(self) -> bool:
         """Whether the agent's coroutine has ended and the runner waits for `resume`."""
-        return self._again is not None and not self._cancelled_by_redo
+        return self._again is not None and not self._cancelled_by_rollback
 
     def resume(self) -> None:
         """Restart the agent function."""

@@ -131,11 +131,11 @@ class TopicProvisioner:
         if spec.name not in self.declared:
             self._wanted[spec.name] = spec, partitioner
 
-    def add_dead_letter_topic(self, letters: str, topic: str) -> None:
-        """Request the dead-letter topic `letters` of `topic`."""
-        if letters not in self.declared:
-            self._dead_letter_topics[letters] = topic
-            self.add(TopicSpec(letters, 1, self._host.conf.topic_replication_factor or 1))
+    def add_dead_letter_topic(self, dead_letter_topic: str, topic: str) -> None:
+        """Request the dead-letter topic `dead_letter_topic` of `topic`."""
+        if dead_letter_topic not in self.declared:
+            self._dead_letter_topics[dead_letter_topic] = topic
+            self.add(TopicSpec(dead_letter_topic, 1, self._host.conf.topic_replication_factor or 1))
 
     @property
     def wanted(self) -> bool:

@@ -185,14 +185,14 @@ def check_settings(settings: Settings) -> None:
     Raises:
         Usage: names the settings, with an alternative for each; or a setting has an invalid value.
     """
-    asked = sorted(settings.given & _REFUSED.keys())
-    if asked:
+    refused = sorted(settings.given & _REFUSED.keys())
+    if refused:
         # A setting that is given with its default value changes nothing.
         faust = FaustSettings(settings.id, env={})
-        asked = [name for name in asked if getattr(settings, name) != getattr(faust, name)]
-    if asked:
-        hints = "; ".join(f"{name}: {_REFUSED[name]}" for name in asked)
-        raise Usage(f"Faust settings that anabranch cannot honour: {', '.join(asked)}", hint=hints)
+        refused = [name for name in refused if getattr(settings, name) != getattr(faust, name)]
+    if refused:
+        hints = "; ".join(f"{name}: {_REFUSED[name]}" for name in refused)
+        raise Usage(f"Faust settings that anabranch cannot honour: {', '.join(refused)}", hint=hints)
     for name in ("broker_consumer", "broker_producer"):
         if name in settings.given and getattr(settings, name) != settings.broker:
             raise Usage(f"{name} differs from broker", hint="one transaction cannot span two clusters: set only broker")

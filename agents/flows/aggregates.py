@@ -214,10 +214,10 @@ class Distinct(Aggregate[list[object]]):
         if type(value) is not str and type(value) is not int:
             value = one_form(value)
         rank = _rank(value)
-        place = bisect_left(state, rank, key=_rank)
-        if place < len(state) and _rank(state[place]) == rank:
+        index = bisect_left(state, rank, key=_rank)
+        if index < len(state) and _rank(state[index]) == rank:
             return state  # most values are there already
-        return [*state[:place], value, *state[place:]]
+        return [*state[:index], value, *state[index:]]
 
     def merge(self, state: list[object], other: list[object]) -> list[object]:
         if set(map(type, state)) | set(map(type, other)) <= _FLAT:

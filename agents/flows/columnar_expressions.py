@@ -331,12 +331,12 @@ def _on_texts(name: str, of: Column, argument: Value) -> Column:
     call = FUNCTIONS[name]
     made: list[Any] = []  # texts, flags or numbers, as the function has it
     failed: list[int] = []
-    for place, text in enumerate(encoded.dictionary.to_pylist()):
+    for index, text in enumerate(encoded.dictionary.to_pylist()):
         try:
             made.append(call(text, argument))
         except (ValueError, TypeError):
             made.append(None)
-            failed.append(place)
+            failed.append(index)
     bad = of.off | np.isin(places, failed) if failed else of.off
     none = np.zeros(len(of), bool)
     kinds = {type(value) for value in made if value is not None}

@@ -119,7 +119,7 @@ class RowGroups:
             made = np.full(self._n, np.inf if column.kind == "float" else _INT64 - 1, values.dtype)
             np.minimum.at(made, codes, values)
         found = [value if count else None for value, count in zip(made.tolist(), counts.tolist(), strict=True)]
-        return found if ranked is None else [None if place is None else ranked[place] for place in found]
+        return found if ranked is None else [None if index is None else ranked[index] for index in found]
 
     def each(self, column: Column) -> list[list[object]]:
         """Return all values of each key, None among them, in the order of rows."""
@@ -128,7 +128,7 @@ class RowGroups:
         if column.null.any():
             listed = [None if none else value for value, none in zip(listed, column.null.tolist(), strict=True)]
         order = np.argsort(self._codes, kind="stable")
-        return self._by_key([listed[place] for place in order.tolist()], self._codes[order])
+        return self._by_key([listed[index] for index in order.tolist()], self._codes[order])
 
     def greatest(self, column: Column, n: int) -> list[list[object]]:
         """Return for each key the elements of the `n` rows with the greatest values, and of rows that are equal to the
@@ -190,7 +190,7 @@ def _ranked(texts: pa.Array) -> tuple[list[str], np.ndarray]:
     order = sorted(range(len(different)), key=different.__getitem__)
     rank = np.empty(len(different), np.int64)
     rank[order] = np.arange(len(different))
-    return [different[place] for place in order], rank[numbers(encoded.indices)]
+    return [different[index] for index in order], rank[numbers(encoded.indices)]
 
 
 def _is_totally_ordered(floats: np.ndarray) -> bool:

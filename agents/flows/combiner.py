@@ -94,13 +94,13 @@ class Combiner:
         how, states, failed = self.how, States(), Failed()
         for row, (message, value) in enumerate(zip(messages, values, strict=True)):
             try:
-                mine = States()  # a record counts with all of its elements, or not at all
+                own = States()  # a record counts with all of its elements, or not at all
                 for key, element in self._keying.pairs((message,), (value,)):
                     alone = how.start(element)
-                    if key in mine or key in states:
-                        alone = how.add(mine[key] if key in mine else how.private(states[key]), element)
-                    mine[key] = alone
-                states.update(mine)
+                    if key in own or key in states:
+                        alone = how.add(own[key] if key in own else how.private(states[key]), element)
+                    own[key] = alone
+                states.update(own)
             except Exception as exc:  # noqa: BLE001 (whatever it raises belongs to its record)
                 failed.append((row, exc))
         return states, failed

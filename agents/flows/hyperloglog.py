@@ -63,11 +63,11 @@ class ApproxDistinct(Aggregate[State]):
             if run <= ord(state[register]) - _ZERO:
                 return state
             return f"{state[:register]}{chr(_ZERO + run)}{state[register + 1 :]}"
-        entry, place = register * _RUN + run, bisect_left(state, register * _RUN)
-        if place < len(state) and state[place] // _RUN == register:
+        entry, index = register * _RUN + run, bisect_left(state, register * _RUN)
+        if index < len(state) and state[index] // _RUN == register:
             # A new list: where another aggregate refuses the record, nothing of it may be left here.
-            return state if entry <= state[place] else [*state[:place], entry, *state[place + 1 :]]
-        state = [*state[:place], entry, *state[place:]]
+            return state if entry <= state[index] else [*state[:index], entry, *state[index + 1 :]]
+        state = [*state[:index], entry, *state[index:]]
         return state if len(state) <= self._few else self._full(state)
 
     def merge(self, state: State, other: State) -> State:

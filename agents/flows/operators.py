@@ -227,12 +227,12 @@ def _without_tombstones(
 ) -> tuple[Sequence[Message], Sequence[object]]:
     if None not in values:
         return messages, values
-    there = [place for place, value in enumerate(values) if value is not None]
-    if len(there) < len(values) and any(
+    present = [index for index, value in enumerate(values) if value is not None]
+    if len(present) < len(values) and any(
         value is None and message.value() is not None for message, value in zip(messages, values, strict=True)
     ):
         raise ValueError("the value is null, which is not an element; a tombstone has no value at all")
-    return [messages[place] for place in there], [values[place] for place in there]
+    return [messages[index] for index in present], [values[index] for index in present]
 
 
 def _present(key: object) -> object:

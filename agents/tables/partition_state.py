@@ -189,14 +189,14 @@ class PartitionState:
         """
         if self.epoch:
             found = [self.epoch.get(key, UNTOUCHED) for key in keys]
-            places = [place for place, value in enumerate(found) if value is UNTOUCHED]
-            keys = [keys[place] for place in places]
+            untouched = [index for index, value in enumerate(found) if value is UNTOUCHED]
+            keys = [keys[index] for index in untouched]
         else:
-            found, places = [ABSENT] * len(keys), range(len(keys))
+            found, untouched = [ABSENT] * len(keys), range(len(keys))
         decode, get = self._decoded, self.store.get
-        for place, key, kept in zip(places, keys, self._keys.keep_all(keys), strict=True):
+        for index, key, kept in zip(untouched, keys, self._keys.keep_all(keys), strict=True):
             data = get(kept)
-            value = found[place] = ABSENT if data is None else decode(key, data)
+            value = found[index] = ABSENT if data is None else decode(key, data)
             if value is not ABSENT and type(value) in IMMUTABLE:
                 self.add_to_cache(key, value)
         return found

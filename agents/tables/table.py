@@ -138,10 +138,10 @@ class Table(UncommittedWrites[K, V]):
             found = [cached(key, ABSENT) if (value := own(key, ABSENT)) is ABSENT else value for key in keys]
         else:
             found = list(map(cached, keys, repeat(ABSENT)))
-        places = [place for place, value in enumerate(found) if value is ABSENT]
-        below = state.get_uncached([keys[place] for place in places]) if places else []
-        for place, value in zip(places, below, strict=True):
-            found[place] = value
+        absent = [index for index, value in enumerate(found) if value is ABSENT]
+        below = state.get_uncached([keys[index] for index in absent]) if absent else []
+        for index, value in zip(absent, below, strict=True):
+            found[index] = value
         return found
 
     def __contains__(self, key: object) -> bool:

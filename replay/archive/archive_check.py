@@ -64,17 +64,17 @@ def _check_file(folder: Path, entry: ArchivedFile) -> Iterator[Finding]:
 
 def check_offsets(manifest: Manifest, partition: int) -> Iterator[Finding]:
     """Yield the defects in the offsets of a partition, from the manifest alone."""
-    where = f"{manifest.topic}[{partition}]"
+    position = f"{manifest.topic}[{partition}]"
     files = [(entry.begin, entry.end) for entry in manifest.of(partition)]
     lost = [(lost.begin, lost.end) for lost in manifest.lost if lost.partition == partition]
     for begin, end in lost:
-        yield Finding("lost", where, f"offsets {begin:,} to {end - 1:,} were deleted before they were read")
+        yield Finding("lost", position, f"offsets {begin:,} to {end - 1:,} were deleted before they were read")
     at = manifest.begun.get(partition, 0)
     for begin, end in sorted(files + lost):
         if begin > at:
-            yield Finding("gap", where, f"offsets {at:,} to {begin - 1:,} are in no file")
+            yield Finding("gap", position, f"offsets {at:,} to {begin - 1:,} are in no file")
         elif begin < at:
-            yield Finding("overlap", where, f"offsets {begin:,} to {at - 1:,} are in two files")
+            yield Finding("overlap", position, f"offsets {begin:,} to {at - 1:,} are in two files")
         at = max(at, end)
     if at > manifest.positions.get(partition, at):
-        yield Finding("gap", where, f"files reach to {at:,}, the position is {manifest.positions[partition]:,}")
+        yield Finding("gap", position, f"files reach to {at:,}, the position is {manifest.positions[partition]:,}")

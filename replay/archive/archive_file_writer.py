@@ -16,7 +16,7 @@ from .record_columns import RecordColumns
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-__all__ = ["GROUP_BYTES", "GROUP_ROWS", "ArchiveFileWriter", "is_ours"]
+__all__ = ["GROUP_BYTES", "GROUP_ROWS", "ArchiveFileWriter", "is_archive_file"]
 
 # Number of rows that are buffered before they are written; a reader must hold as many in memory.
 GROUP_ROWS = 65_536
@@ -146,7 +146,7 @@ class ArchiveFileWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-def is_ours(name: str) -> bool:
+def is_archive_file(name: str) -> bool:
     """Return whether a file name is that of an archive's file, finished or not. No other file is ever deleted.
 
     >>> is_ours("00003-00000000000000012345.parquet"), is_ours("notes.parquet")

@@ -22,7 +22,7 @@ from ...topics.garbage_collector import seldom_collected
 from ...topics.partition_reader import Gone, Reader, Run, stalled
 from ...topics.private_folder import private_folder
 from ...topics.topic_partition import TopicPartition
-from .archive_file_writer import ArchiveFileWriter, is_ours
+from .archive_file_writer import ArchiveFileWriter, is_archive_file
 from .manifest import ArchivedFile, Encoding, Lost, Manifest, locked, read_manifest, sync_folder
 from .record_columns import COLUMNS
 
@@ -131,9 +131,9 @@ class Archiver:
                 report = self._open()
                 self._run(report, begun_s, on_progress)
         except OSError as exc:
-            where = exc.filename or self._folder
+            path = exc.filename or self._folder
             raise Stop(
-                f"{where}: {exc.strerror or exc}",
+                f"{path}: {exc.strerror or exc}",
                 hint="the files in the manifest are complete; the same command resumes",
             ) from exc
         finally:
@@ -351,7 +351,9 @@ class Archiver:
 
 
 def _refuse_other_files(folder: Path) -> None:
-    others = [path.name for path in folder.iterdir() if not path.name.startswith(".") and not is_ours(path.name)]
+    others = [
+        path.name for path in folder.iterdir() if not path.name.startswith(".") and not is_archive_file(path.name)
+    ]
     if others:
         raise Usage(
             f"{folder} is neither empty nor an archive: it holds {', '.join(sorted(others)[:3])}",
@@ -362,7 +364,7 @@ def _refuse_other_files(folder: Path) -> None:
 def _remove_orphans(folder: Path, manifest: Manifest) -> list[str]:
     """Delete files that an earlier process wrote and the manifest does not name; return their names."""
     named = {entry.name for entry in manifest.files}
-    orphans = [path for path in folder.iterdir() if is_ours(path.name) and path.name not in named]
+    orphans = [path for path in folder.iterdir() if is_archive_file(path.name) and path.name not in named]
     for path in orphans:
         path.unlink()
     return sorted(path.name for path in orphans)

@@ -86,9 +86,9 @@ def archive(
         raise Usage(f"{checked}: only one topic can be archived at a time", hint="anabranch archive TOPIC --to FOLDER")
     age = roll_time or ("5m" if follow else None)
     rolling = Rolling(int(_measure(roll_size, _UNITS, "128MB")), None if age is None else _measure(age, _TIMES, "5m"))
-    with choose_cluster(bootstrap_server, options) as place, ArchiveView(topic) as view:
+    with choose_cluster(bootstrap_server, options) as choice, ArchiveView(topic) as view:
         archiver = Archiver(
-            place.cluster,
+            choice.cluster,
             topic,
             folder,
             encoding=encoding,  # pyright: ignore[reportArgumentType] (click has validated it)

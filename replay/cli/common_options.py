@@ -196,15 +196,15 @@ def choose_cluster(
     chosen = _client_options(options)
     with provide_cluster(
         bootstrap_server, chosen, declared=declared, defaults=defaults, keep=keep, on_progress=status_line
-    ) as place:
-        if place.broker is not None:
-            stats = place.broker
+    ) as choice:
+        if choice.broker is not None:
+            stats = choice.broker
             status_line("")
             _announce(
                 f"embedded Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
                 f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
             )
-        yield place
+        yield choice
 
 
 def running_cluster(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:

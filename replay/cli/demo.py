@@ -17,5 +17,5 @@ def demo(bootstrap_server: str | None, options: tuple[str, ...]) -> None:
     from .demo_script import run_demo
 
     log_to_stderr(None)
-    with choose_cluster(bootstrap_server, options, keep=False) as place:
-        run_demo(place)
+    with choose_cluster(bootstrap_server, options, keep=False) as choice:
+        run_demo(choice)

@@ -44,7 +44,7 @@ _REFRESH_S = 1.0
 _TIMEOUT_S = 60.0
 
 
-def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
+def run_demo(choice: ClusterChoice, folder: Path = Path("demo")) -> None:
     """Run both jobs; inputs and results are kept in `folder`.
 
     Raises:
@@ -55,8 +55,8 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
     data = _flight_data()
     environment = {
         **os.environ,
-        "KAFKA_BOOTSTRAP_SERVERS": place.cluster.bootstrap_servers,
-        "ANABRANCH_OPTIONS": "\n".join(f"{name}={value}" for name, value in place.cluster.options.items()),
+        "KAFKA_BOOTSTRAP_SERVERS": choice.cluster.bootstrap_servers,
+        "ANABRANCH_OPTIONS": "\n".join(f"{name}={value}" for name, value in choice.cluster.options.items()),
     }
     began = clock.now_s()
     lines = _write_lines(data / "flights.csv.zip", folder / "data.txt")
@@ -73,7 +73,7 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
     of_file = _output(["-A", KEYED_SUM, "tables", "--run-id", run_id, "--digest"], environment)
 
     out.print(Rule("1b  the same agent on a live socket with the same lines, totals every second", align="left"))
-    of_socket = _live(place, lines, f"{run_id}-live", environment, folder)
+    of_socket = _live(choice, lines, f"{run_id}-live", environment, folder)
     if of_file != of_socket:
         raise Stop(f"the totals differ: file {of_file}, socket {of_socket}", hint="this is a bug; please report it")
     out.print(f"file   {of_file}\nsocket {of_socket}   [green]✓ equal totals[/green]", markup=True)
@@ -88,8 +88,8 @@ def run_demo(place: ClusterChoice, folder: Path = Path("demo")) -> None:
         environment,
     )  # fmt: skip
     out.print(Rule(align="left"))
-    if place.broker is not None:
-        stats = place.broker
+    if choice.broker is not None:
+        stats = choice.broker
         out.print(
             f"Kafka started in {stats.startup_s:.1f} s and used at most {stats.peak_rss_bytes() / 1e6:.0f} MB; "
             f"the demo took {clock.now_s() - began:.0f} s. Results are in {folder}/"
@@ -137,16 +137,16 @@ def _output(arguments: Sequence[str], environment: dict[str, str]) -> str:
     return ended.stdout.strip()
 
 
-def _live(place: ClusterChoice, lines: list[bytes], run_id: str, environment: dict[str, str], folder: Path) -> str:
+def _live(choice: ClusterChoice, lines: list[bytes], run_id: str, environment: dict[str, str], folder: Path) -> str:
     """Serve the lines on a socket, replay them into the agent's live topic, show its table; return its digest."""
     # A run id of its own, so that a second demo does not add to the totals of the first.
     os.environ["ANABRANCH_RUN"] = run_id
     app = load_app(KEYED_SUM)
-    runtime_of(app).cluster = place.cluster
+    runtime_of(app).cluster = choice.cluster
     topic = next(iter(app.agents.values())).channel.get_topic_name()
     port = _serve(lines)
     replay = ["replay", f"tcp://localhost:{port}", "--to", topic, "--key-before", ","]
-    with WorkerPool(place.cluster, KEYED_SUM, run_id, folder / "live") as workers:
+    with WorkerPool(choice.cluster, KEYED_SUM, run_id, folder / "live") as workers:
         workers.start()
         out.print(f"[bold]{plain(_shown(['-A', KEYED_SUM, 'worker']))}[/bold]", markup=True, highlight=False)
         out.print(f"[bold]{plain(_shown(replay))}[/bold]", markup=True, highlight=False, soft_wrap=True)
@@ -154,7 +154,7 @@ def _live(place: ClusterChoice, lines: list[bytes], run_id: str, environment: di
             _program(replay), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         try:
-            digest = _watch(place, app, topic, source, workers)
+            digest = _watch(choice, app, topic, source, workers)
         finally:
             if source.poll() is None:
                 source.kill()
@@ -162,9 +162,9 @@ def _live(place: ClusterChoice, lines: list[bytes], run_id: str, environment: di
     return digest
 
 
-def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[str], workers: WorkerPool) -> str:
+def _watch(choice: ClusterChoice, app: App, topic: str, source: subprocess.Popen[str], workers: WorkerPool) -> str:
     table = find_table(app, None)
-    completion = Completion(place.cluster, app.conf.id, [topic])
+    completion = Completion(choice.cluster, app.conf.id, [topic])
     reader: TableReader | None = None
     deadline = clock.now_s() + _TIMEOUT_S
     with Live(console=out, auto_refresh=False) as live:
@@ -174,7 +174,7 @@ def _watch(place: ClusterChoice, app: App, topic: str, source: subprocess.Popen[
             if source.poll():
                 raise Stop(f"the replay of the socket failed: {source.communicate()[1].strip()}")
             try:
-                reader = reader or TableReader(place.cluster, table)
+                reader = reader or TableReader(choice.cluster, table)
             except Usage:
                 clock.sleep(0.1)  # the worker has not created the changelog yet
                 continue

@@ -85,14 +85,14 @@ def list_letters(
     from ..dead_letters.republisher import Republisher
 
     log_to_stderr(None)
-    with choose_cluster(bootstrap_server, options) as place:
-        admin = Admin(place.cluster)
+    with choose_cluster(bootstrap_server, options) as choice:
+        admin = Admin(choice.cluster)
         names = [find_dead_letter_topic(admin, topic) for topic in topics] or dead_letter_topics(admin)
         for missing in [name for name in names if isinstance(name, NoDeadLetters)]:
             show_no_letters(missing, as_json=as_json)
         there = [name for name in names if isinstance(name, str)]
         if there or not topics:
-            show_counts(Republisher.counts_of(place.cluster, there), as_json=as_json)
+            show_counts(Republisher.counts_of(choice.cluster, there), as_json=as_json)
 
 
 @dlq.command()
@@ -125,12 +125,12 @@ def show(
 
     log_to_stderr(None)
     wanted = filter_of(**chosen)
-    with choose_cluster(bootstrap_server, options) as place:
-        name = find_dead_letter_topic(Admin(place.cluster), topic)
+    with choose_cluster(bootstrap_server, options) as choice:
+        name = find_dead_letter_topic(Admin(choice.cluster), topic)
         if isinstance(name, NoDeadLetters):
             show_no_letters(name, as_json=as_json or raw)
             return
-        show_letters(Republisher(place.cluster, name).read(wanted), most=most, as_json=as_json, raw=raw)
+        show_letters(Republisher(choice.cluster, name).read(wanted), most=most, as_json=as_json, raw=raw)
 
 
 @dlq.command()
@@ -174,12 +174,12 @@ def replay(
 
     log_to_stderr(None)
     wanted = filter_of(**chosen)
-    with choose_cluster(bootstrap_server, options) as place:
-        name = find_dead_letter_topic(Admin(place.cluster), topic)
+    with choose_cluster(bootstrap_server, options) as choice:
+        name = find_dead_letter_topic(Admin(choice.cluster), topic)
         if isinstance(name, NoDeadLetters):
             show_no_letters(name)
             return
-        letters = Republisher(place.cluster, name, to=to, run_id=run_id, now=now)
+        letters = Republisher(choice.cluster, name, to=to, run_id=run_id, now=now)
         show_republication(letters.preview(wanted) if dry_run else letters.republish(wanted), dry_run=dry_run)
 
 

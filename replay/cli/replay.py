@@ -168,10 +168,10 @@ def replay(
         )
         return
     value_type = value_type_of(context.obj, topic) if context.obj else None
-    with choose_cluster(bootstrap_server, options) as place, ReplayView() as view:
-        history = found or find(cluster=place.cluster)
+    with choose_cluster(bootstrap_server, options) as choice, ReplayView() as view:
+        history = found or find(cluster=choice.cluster)
         player = Player(
-            place.cluster,
+            choice.cluster,
             history,
             topic,
             pipeline=pipeline,
@@ -186,7 +186,7 @@ def replay(
         signals.call_on_signal(player.stop)
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))
         if plot is not None and report.done:
-            placed = partitioner_of(place.cluster, topic, Admin(place.cluster).partitions([topic])[topic])
+            placed = partitioner_of(choice.cluster, topic, Admin(choice.cluster).partitions([topic])[topic])
             write_plot(perform_dry_run(history, pipeline, placed), f"replay → {topic}", plot)
     show_replay(report)
     if signals.received() and not (report.done or follow):

@@ -139,16 +139,16 @@ def run(
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("no input given", hint="--input FILE")
-    asked = parse_inputs(inputs, then, key, times, form, spools)
-    told = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    run_inputs = parse_inputs(inputs, then, key, times, form, spools)
+    servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     with (
-        choose_cluster(bootstrap_server, options, None if told else declared_cluster(name)) as place,
+        choose_cluster(bootstrap_server, options, None if servers else declared_cluster(name)) as choice,
         RunView() as view,
     ):
         bounded = BoundedRun(
-            place.cluster,
+            choice.cluster,
             name,
-            asked,
+            run_inputs,
             pipeline=pipeline,
             pace=pace,
             output=output,

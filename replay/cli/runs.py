@@ -47,8 +47,8 @@ def runs(
     log_to_stderr(None)
     if forget and run is None:
         raise Usage("--forget needs a RUN", hint="anabranch runs lists them")
-    with choose_cluster(bootstrap_server, options) as place:
-        ledger = RunList(place.cluster)
+    with choose_cluster(bootstrap_server, options) as choice:
+        ledger = RunList(choice.cluster)
         found = ledger.runs()
         if run is not None:
             found = [kept for kept in found if kept.name == run]

@@ -84,8 +84,8 @@ def show(
     from ..app_loader import load_app, runtime_of
 
     app = load_app(app_name(context))
-    with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
-        runtime_of(app).cluster = place.cluster
+    with choose_cluster(bootstrap_server, options, runtime_of(app)) as choice:
+        runtime_of(app).cluster = choice.cluster
         show_tables(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
 
 
@@ -120,8 +120,8 @@ def backup(
     app = load_app(app_name(context))
     chosen = [find_table(app, name) for name in names] or list(runtime_of(app).tables)
     to = open_backup_storage(address)
-    with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
-        runtime_of(app).cluster = place.cluster
+    with choose_cluster(bootstrap_server, options, runtime_of(app)) as choice:
+        runtime_of(app).cluster = choice.cluster
         made = back_up(app, chosen, to, lambda table: status_line(f"{table.table} …"))
     status_line("")
     for table in made.tables:
@@ -196,8 +196,8 @@ def restore(
         runtime_of(app).configure(datadir=datadir)
     source = open_backup_storage(address)
     kept = read_manifest(source)
-    with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
-        runtime_of(app).cluster = place.cluster
+    with choose_cluster(bootstrap_server, options, runtime_of(app)) as choice:
+        runtime_of(app).cluster = choice.cluster
         steps = plan_restore(app, kept, names, overwrite=overwrite, other_app=other_app)
         for step in steps:
             click.echo(printable(f"{step.table.name}: {_STEPS[step.action]} ({step.why})"))

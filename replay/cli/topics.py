@@ -43,8 +43,8 @@ def topics(context: click.Context, bootstrap_server: str | None, options: tuple[
     if context.invoked_subcommand:
         return
     log_to_stderr(None)
-    with choose_cluster(bootstrap_server, options) as place:
-        list_topics(place.cluster)
+    with choose_cluster(bootstrap_server, options) as choice:
+        list_topics(choice.cluster)
 
 
 @topics.command()

@@ -56,14 +56,14 @@ def unpack(
     from .replay_output import ReplayView, show_replay
 
     log_to_stderr(loglevel)
-    with choose_cluster(bootstrap_server, options) as place, ReplayView() as view:
+    with choose_cluster(bootstrap_server, options) as choice, ReplayView() as view:
         player = Player(
-            place.cluster,
-            TopicHistory(place.cluster, SCHEME + topic.removeprefix(SCHEME), Format(), unpack=True),
+            choice.cluster,
+            TopicHistory(choice.cluster, SCHEME + topic.removeprefix(SCHEME), Format(), unpack=True),
             target,
             # Any order of partitions will do: the order within each partition is always kept.
             pipeline=Pipeline(order="source"),
-            partitioner=PartitionerRegistry(place.cluster)
+            partitioner=PartitionerRegistry(choice.cluster)
             .of([topic.removeprefix(SCHEME)])
             .get(topic.removeprefix(SCHEME)),
             run_id=run_id,

@@ -114,17 +114,17 @@ def worker(
             runtime = runtime_of(app)
             runtime.history_complete, runtime.history_ends = complete, ends
             runtime.change_settings(notice_ends=True)
-        with choose_cluster(bootstrap_server, options, runtime_of(app)) as place:
+        with choose_cluster(bootstrap_server, options, runtime_of(app)) as choice:
             formatter = json_formatter()
             if formatter is not None:
                 formatter.constant_fields["group"] = app.conf.id
-                formatter.hide(place.cluster.secrets)
+                formatter.hide(choice.cluster.secrets)
             signals.disable_deadline()
             if processes > 1:
                 arguments = ["-l", loglevel, "--log-format", log_format]
-                _supervise(app, app_name(context), place.cluster, processes, arguments, settings)
+                _supervise(app, app_name(context), choice.cluster, processes, arguments, settings)
             else:
-                _work(app, place.cluster, settings)
+                _work(app, choice.cluster, settings)
     except signals.Terminated:
         return  # before the worker started
     except Exception as exc:
@@ -181,13 +181,13 @@ def _supervise(
         sys.stderr.write(f"{line}\n" if as_json else f"[{number}] {line}\n")  # one call per line keeps lines whole
         sys.stderr.flush()
 
-    def tell(number: int, text: str) -> None:
+    def on_restart(number: int, text: str) -> None:
         if as_json:
             logger.warning("worker %d %s", number, text)
         else:
             click.echo(printable(f"[{number}] worker {text}"), err=True)
 
-    Supervisor(cluster, name, arguments, write=write, tell=tell).run()
+    Supervisor(cluster, name, arguments, write=write, on_restart=on_restart).run()
 
 
 def _listen_to_stdin(complete: threading.Event, ends: dict[TopicPartition, int]) -> None:

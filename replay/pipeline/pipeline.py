@@ -84,20 +84,20 @@ class Pipeline:
 
     def identity(self, history: Replayable) -> dict[str, object]:
         """Return what decides which records are sent in which order, as plain JSON; empty for the defaults."""
-        asked: dict[str, object] = {}
+        options: dict[str, object] = {}
         if self.merges(history):
-            asked["order"] = "time"
+            options["order"] = "time"
             # The size of the buffer does not change the order.
-            asked["sorted"] = self.out_of_order.policy == "sort"
-        asked |= self.selection.identity()
+            options["sorted"] = self.out_of_order.policy == "sort"
+        options |= self.selection.identity()
         for name, value, default in (
             ("transform", self.transform, None),
             ("rounds", self.rounds, 1),
             ("limit", self.limit, None),
         ):
             if value != default:
-                asked[name] = value
-        return asked
+                options[name] = value
+        return options
 
     def fingerprint(self) -> str:
         """Return a hash of the transform's source text, which tells a changed one; empty without a transform."""
@@ -105,10 +105,10 @@ class Pipeline:
 
     def run_id(self, history: Replayable, topic: str, *, packed: bool = False) -> str:
         """Return the run id: the same for the same history, pipeline and topic."""
-        asked = self.identity(history)
+        options = self.identity(history)
         name = history.identity(topic)
-        if asked:
-            name = hashlib.sha256(name.encode() + msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
+        if options:
+            name = hashlib.sha256(name.encode() + msgspec.json.encode(options, order="deterministic")).hexdigest()[:16]
         # Counts and positions of a packed replay differ from those of plain records.
         return f"{name}-packed" if packed else name
 

@@ -124,7 +124,7 @@ class BoundedRun:
         self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
 
     def _derive_id(self) -> str:
-        asked = [
+        given = [
             [
                 i.topic,
                 i.phase,
@@ -133,7 +133,7 @@ class BoundedRun:
             ]
             for i, history in zip(self._inputs, self._histories, strict=True)
         ]
-        text = json.dumps([self._app_name, asked], sort_keys=True).encode()
+        text = json.dumps([self._app_name, given], sort_keys=True).encode()
         return hashlib.sha256(text + source_of(self._app_name)).hexdigest()[:8]
 
     def _app_name_of(self, topic: str) -> str:
@@ -257,8 +257,8 @@ class BoundedRun:
         """Replay the inputs phase by phase, and wait after each phase until the group has processed it."""
         report.finished_before = True
         for phase in sorted({i.phase for i in self._inputs}):
-            for i, (asked, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
-                if asked.phase == phase:
+            for i, (given, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
+                if given.phase == phase:
                     report.replays.append(self._replay(i, history, report, pool, completion))
             completion.begin(_end_offsets(report.replays))
             if all(replay.already_done for replay in report.replays) and completion.is_complete():
@@ -367,9 +367,9 @@ class BoundedRun:
             ranges = {**completion.offset_ranges, **produced}
             agents = self.app.agents.values()
             report.unrecorded = tuple(agent.name for agent in agents if getattr(agent, "on_failure", "") == "skip")
-        letters = dead_letters(self._cluster, app, completion.topics, ranges)
+        failed = dead_letters(self._cluster, app, completion.topics, ranges)
         skipped = [] if self._into_live else skipped_records(self._cluster, app)
-        return [*bad_lines(report.replays), *letters, *skipped]
+        return [*bad_lines(report.replays), *failed, *skipped]
 
 
 def _end_offsets(replays: Sequence[Report]) -> dict[TopicPartition, int]:

@@ -76,9 +76,9 @@ def refuse_unaligned(inputs: Sequence[Input], topics: Sequence[str], *, by_time:
     Raises:
         Usage: names `--then`.
     """
-    for phase in sorted({asked.phase for asked in inputs}):
-        found = [(asked, topic) for asked, topic in zip(inputs, topics, strict=True) if asked.phase == phase]
-        if len(found) < 2 or not (by_time or any(asked.format.time for asked, _ in found)):
+    for phase in sorted({given.phase for given in inputs}):
+        found = [(given, topic) for given, topic in zip(inputs, topics, strict=True) if given.phase == phase]
+        if len(found) < 2 or not (by_time or any(given.format.time for given, _ in found)):
             continue
         names = sorted({topic for _, topic in found})
         if len(names) == 1:

@@ -298,10 +298,10 @@ class Supervisor:
         arguments: Sequence[Sequence[str]],
         *,
         write: Callable[[int, str], None],
-        tell: Callable[[int, str], None],
+        on_restart: Callable[[int, str], None],
     ) -> None:
         self._app_name, self._arguments = app_name, arguments
-        self._write, self._tell = write, tell
+        self._write, self._on_restart = write, on_restart
         self._processes = WorkerProcesses(cluster)
         self._workers = [_Worker() for _ in arguments]
         self._signal: signal.Signals | None = None
@@ -339,11 +339,11 @@ class Supervisor:
                 self._start(number, worker, now_s)
 
     def _start(self, number: int, worker: _Worker, now_s: float) -> None:
-        ours, theirs = os.pipe()
-        output = os.fdopen(ours, errors="replace")
+        read_end, write_end = os.pipe()
+        output = os.fdopen(read_end, errors="replace")
         worker.reader = threading.Thread(target=self._read, args=(number, output), daemon=True)
         worker.reader.start()
-        self._processes.start(number, self._app_name, self._arguments[number], os.fdopen(theirs, "wb"))
+        self._processes.start(number, self._app_name, self._arguments[number], os.fdopen(write_end, "wb"))
         worker.started_s, worker.due_s = now_s, None
 
     def _read(self, number: int, output: IO[str]) -> None:
@@ -369,7 +369,7 @@ class Supervisor:
             )
         pause_s = _RESTART_PAUSE_S * 2 ** (worker.early_deaths - 2) if worker.early_deaths > 1 else 0.0
         worker.due_s = now_s + pause_s
-        self._tell(number, f"{how}: restarted{f' in {pause_s:.1f} s' if pause_s else ''}")
+        self._on_restart(number, f"{how}: restarted{f' in {pause_s:.1f} s' if pause_s else ''}")
 
     def _end(self, received: signal.Signals) -> None:
         failed, killed = self._processes.stop()

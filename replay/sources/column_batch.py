@@ -148,11 +148,11 @@ class ColumnBatch(Sequence[SourceRecord]):
     def _records(self) -> list[SourceRecord]:
         keys = repeat(None) if self.keys is None else key_bytes(self.keys).to_pylist()
         times = repeat(0) if self.times is None else self.times.tolist()
-        places = repeat(None)
+        partitions = repeat(None)
         if self.partitions is not None:
-            places = [None if place < 0 else place for place in self.partitions.tolist()]
+            partitions = [None if partition < 0 else partition for partition in self.partitions.tolist()]
         headers = repeat(None) if self.headers is None else self.headers
-        return list(zip(keys, row_values(self.batch, self.kind), times, headers, places, strict=False))
+        return list(zip(keys, row_values(self.batch, self.kind), times, headers, partitions, strict=False))
 
 
 def to_columns(
@@ -167,7 +167,7 @@ def to_columns(
         numpy.array(times, numpy.int64) if any(times) else None,
         None
         if partitions.count(None) == len(partitions)
-        else numpy.array([-1 if place is None else place for place in partitions], numpy.int64),
+        else numpy.array([-1 if partition is None else partition for partition in partitions], numpy.int64),
     )
 
 

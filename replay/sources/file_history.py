@@ -99,10 +99,10 @@ class FileHistory:
 
         The files' content is not part of it, so that a changed file is reported instead of starting another run.
         """
-        asked: list[object] = [self.specs, self.format.identity(), topic]
+        identity: list[object] = [self.specs, self.format.identity(), topic]
         if self.spool is not None:
-            asked.append(self.spool)
-        return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()[:16]
+            identity.append(self.spool)
+        return hashlib.sha256(msgspec.json.encode(identity, order="deterministic")).hexdigest()[:16]
 
     @property
     def partitions(self) -> int | None:

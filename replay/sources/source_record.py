@@ -21,10 +21,10 @@ NO_LIMIT = 2**31 - 1
 _MOST_KEPT_BYTES = 900_000
 
 
-def zero_time_error(where: str) -> Stop:
+def zero_time_error(position: str) -> Stop:
     """Return the error for a record whose timestamp is exactly 0 ms, which librdkafka replaces by the present time."""
     return Stop(
-        f"{where}: its time is 1970-01-01T00:00:00.000Z (0 ms), which librdkafka replaces by the current time",
+        f"{position}: its time is 1970-01-01T00:00:00.000Z (0 ms), which librdkafka replaces by the current time",
         hint="filter such records out, or give them another time in their source topic",
     )
 

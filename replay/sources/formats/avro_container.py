@@ -168,8 +168,8 @@ def _by_fastavro(data: bytes, codec: str) -> bytes:
     size = int.from_bytes(data[:4], "little")
     if codec == "snappy":
         size = 0
-        for place, byte in enumerate(data[:5]):
-            size |= (byte & 0x7F) << 7 * place
+        for index, byte in enumerate(data[:5]):
+            size |= (byte & 0x7F) << 7 * index
             if not byte & 0x80:
                 break
     if size > _BLOCK_BYTES:

@@ -141,11 +141,11 @@ def read_header(
     columns = tuple(first.cells)
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
-        where = " and ".join(str(number) for number, name in enumerate(columns, 1) if name == twice)
+        numbers = " and ".join(str(number) for number, name in enumerate(columns, 1) if name == twice)
         raise Usage(
-            f"{source}: columns {where} of the header have the same name {twice!r}"
+            f"{source}: columns {numbers} of the header have the same name {twice!r}"
             if twice
-            else f"{source}: columns {where} of the header have no name; only one column may have none",
+            else f"{source}: columns {numbers} of the header have no name; only one column may have none",
             hint="name them in the first line of the file; --columns is for files without a header line",
         )
     return columns, first.last
