@@ -247,7 +247,7 @@ class Rebalance:
             while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
                 starts = {at: ready.starts[at] for at in ready.uncommitted}
                 if await call_with_heartbeats(self._group, self._group.commit_starts, starts):
-                    ready.place(starts)
+                    ready.set_starts(starts)
                 else:
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:

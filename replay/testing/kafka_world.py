@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import Message
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from ...agents.app import App
 from ...agents.engine.settings import EngineSettings
@@ -31,6 +32,7 @@ from ...topics.headers import Headers, all_headers
 from ...topics.identifiers import random_uuid
 from ...topics.memory.partition_log import Record
 from ...topics.partition_reader import read_to_end
+from ...topics.topic_partition import TopicPartition
 from .app_source import AppSource
 from .duration import Duration, Time, seconds_of, time_ms_of
 from .thread_worker import ThreadWorker
@@ -141,10 +143,10 @@ class KafkaWorld:
         commits = [worker.commits_at_rest for worker in self._workers]
         if None in commits:
             return False
-        positions: dict[tuple[str, int], int] = {}
+        positions: dict[TopicPartition, int] = {}
         for worker in self._workers:
             positions |= worker.positions()
-        ends = self.admin.ends([TopicPartition(*at) for at in positions])
+        ends = self.admin.ends([KafkaPartition(*at) for at in positions])
         # Behind the last record there may be transaction markers, so what lies behind is read.
         left = {at: position for at, position in positions.items() if position < ends[at]}
         if any(run.messages for run in read_to_end(self.cluster, left, {at: ends[at] for at in left})):
@@ -232,7 +234,7 @@ class KafkaWorld:
         count = self.admin.existing([name]).get(name, 0)
         if not count:
             return None
-        partitions = [(name, number) for number in range(count)]
+        partitions = [TopicPartition(name, number) for number in range(count)]
         begins, ends = self.admin.spans(partitions)
         copies = {at: _Copy(at[1], begins[at], ends[at], []) for at in partitions}
         for run in read_to_end(self.cluster, begins, ends):

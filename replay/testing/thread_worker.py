@@ -11,6 +11,7 @@ from ...agents.app import App
 from ...agents.runtime import runtime_of
 from ...agents.worker import work
 from ...topics.errors import Usage
+from ...topics.topic_partition import TopicPartition
 
 __all__ = ["ThreadWorker"]
 
@@ -63,10 +64,10 @@ class ThreadWorker:
         busy = status.rebalancing or context.barrier.running or context.epoch.dirty or status.waiting
         return None if busy else status.commits_total
 
-    def positions(self) -> dict[tuple[str, int], int]:
+    def positions(self) -> dict[TopicPartition, int]:
         """Return partition -> committed offset, of the partitions that this worker reads."""
         status = runtime_of(self.app).status
-        return {(at.topic, at.partition): status.committed.get(at, 0) for at in list(status.active)}
+        return {at: status.committed.get(at, 0) for at in list(status.active)}
 
     def result(self, coroutine: Coroutine[Any, Any, T], within_s: float) -> T:
         """Run a coroutine in the worker's event loop and return its result (blocking).
