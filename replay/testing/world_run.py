@@ -18,6 +18,7 @@ from ...agents.declarations import nearest
 from ...agents.runtime import runtime_of
 from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
+from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
 from .app_source import AppSource
 from .environment import Environment
@@ -88,7 +89,7 @@ def run_bounded(
         AnabranchError: a worker has ended with this error.
         TimeoutError: something is not processed within an hour of virtual time.
     """
-    complete, ends = threading.Event(), dict[tuple[str, int], int]()
+    complete, ends = threading.Event(), dict[TopicPartition, int]()
     lives: list[WorkerLife] = []
     try:
         for index in range(workers):
@@ -114,7 +115,7 @@ def run_bounded(
                     environment.kafka.create_topic(name, spec.partitions, spec.config)
                 report = play(environment.kafka.cluster(), specs, name, options, value_type=read[topic])
             result.replays[topic] = report
-            ends.update({(name, partition): end for partition, end in report.end_offsets.items()})
+            ends.update({TopicPartition(name, partition): end for partition, end in report.end_offsets.items()})
         complete.set()
         deadline_s = environment.clock.now_s() + _SETTLED_S
         environment.run_until(lambda: stillness.failed or stillness.is_settled(), deadline_s)
