@@ -15,6 +15,7 @@ from anabranch.agents.engine import retry_topics
 from anabranch.agents.runtime import runtime_of
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
 from anabranch.replay.dead_letters.republisher import Republication, Republisher
+from anabranch.topics import producer
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.dead_letter import Origin, dead_letter, retry_topic
@@ -312,6 +313,7 @@ def test_killed_in_the_middle_each_agent_gets_the_rest_once(broker, fresh, drain
     Admin(broker).create([TopicSpec(topic, 2), TopicSpec(f"{topic}.dlq", 1)])
     bury(broker, topic, [{"partition": n % 2, "offset": n, "app": app, "agent": "ab"[n % 3 == 0]} for n in range(12)])
     runs, commits = fresh("runs"), TransactionalProducer.commit
+    monkeypatch.setattr(producer, "TRANSACTION_TIMEOUT_MS", 1_000)  # a reader waits for what was left open
 
     def again() -> Republication:
         return Republisher(broker, f"{topic}.dlq", runs_topic=runs, transaction_letters=2).republish(DeadLetterFilter())
