@@ -6,6 +6,17 @@
 
 One lock guards everything. No thread belongs to it: sessions, transactions and rebalances advance in the clients' own
 calls, by `topics.clock`. Under a clock of its own (`clock.use`), waiting moves that clock.
+
+`tests/contract/test_kafka*.py` hold it to the real Kafka. What differs on purpose:
+
+- A producer sends each record at once, in a batch of its own. Nothing waits in its queue but records of topics that do
+  not exist, so a batch is never too large as a whole.
+- A record without a key goes to a random partition; librdkafka stays with one for a few milliseconds.
+- `consume` returns as soon as there is anything; librdkafka waits until the batch is full or the time is over.
+- Clients know new topics and partitions at once; only groups of the classic protocol wait for the refresh of metadata.
+- A consumer sends heartbeats until it is closed, falls silent (`Client.fall_silent`) or is not polled for too long.
+- Compaction and retention happen when `compact` is called.
+- Calls and options that are not done raise `NotImplementedError` with their name.
 """
 
 from __future__ import annotations

@@ -224,10 +224,13 @@ class MemoryProducer(Client):
         if self._unsent:
             self._retry()
         served = self._serve_errors()
-        while self._reports:
-            self._reports.popleft()()
+        while True:
+            try:
+                report = self._reports.popleft()
+            except IndexError:  # another thread may serve them, too
+                return served
+            report()
             served += 1
-        return served
 
     def report(self, error: KafkaError) -> None:
         """Let the next poll call the client's `error_cb`; without one, a fatal error is raised by it."""
