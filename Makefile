@@ -31,6 +31,7 @@ test-containers: $(VENV)/.test  ## run the tests against a broker in a container
 	ANABRANCH_TEST_BROKER=container ANABRANCH_TEST_IMAGE=anabranch/kafka:test $(BIN)/python -m pytest
 
 faults: $(VENV)/.test  ## inject faults into workers and brokers for 200 rounds and audit the totals; then damaged files, random flows and random table programs; SEED=… repeats a run, ROUNDS=… and FUZZ_S=… shorten it
+	$(BIN)/python -m pytest tests/faults -m rounds
 	$(BIN)/python tests/faults/main.py --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) $(BIN)/python -m pytest tests/replay/test_fuzz_files.py --timeout 900
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) ANABRANCH_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) \

@@ -1,8 +1,9 @@
 """Whichever process dies, and whenever: each transfer counts once, and the total of all balances does not change.
 
-Each test runs one scenario; `main.py` runs hundreds of random ones. All end with the same audit (`audit.py`): balances
-and journals equal those of a plain Python twin, and a reader of committed records sees each transfer once. The tests
-also assert how often workers were started and why they ended.
+Each test runs one scenario; `main.py` runs hundreds of random ones. `make test` plays the short ones, `make faults`
+those marked `rounds`, too. All end with the same audit (`audit.py`): balances and journals equal those of a plain
+Python twin, and a reader of committed records sees each transfer once. The tests also assert how often workers were
+started and why they ended.
 """
 
 from __future__ import annotations
@@ -118,7 +119,12 @@ def test_a_seed_decides_everything():
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [("begun", "produced"), ("with_offsets", "amid_commit"), ("committed", "half_stored"), ("stored", "with_offsets")],
+    [
+        pytest.param("begun", "produced", marks=pytest.mark.rounds),
+        ("with_offsets", "amid_commit"),
+        ("committed", "half_stored"),
+        pytest.param("stored", "with_offsets", marks=pytest.mark.rounds),
+    ],
 )
 def test_a_worker_killed_at_a_point_of_its_commit_goes_on_where_kafka_says(play, first, then):
     #   worker:  ─commit─✗ ─commit──commit─✗ ────▶
@@ -141,16 +147,19 @@ def test_a_worker_that_was_frozen_in_a_commit_beyond_its_session_does_no_harm(pl
     play(Scenario(3, (Trap(0, 1, "with_offsets", 2, "STOP", 2.5),), for_s=2.0))
 
 
+@pytest.mark.rounds
 def test_a_worker_that_was_frozen_anywhere_comes_back_by_itself(play):
     report = play(Scenario(4, (Freeze(0.5, 0, 2.5),), for_s=2.0))
     assert report.starts == 2, "no worker had to be started again"
 
 
+@pytest.mark.rounds
 def test_the_broker_may_be_restarted_under_its_workers(play):
     report = play(Scenario(5, (BrokerDown(0.5, 0.0),), for_s=1.5))
     assert report.starts == 2, "no worker had to be started again"
 
 
+@pytest.mark.rounds
 def test_workers_come_and_go_under_load(play):
     #   0:  ───────────────── SIGTERM
     #   1:  ────────────────────────▶
@@ -183,11 +192,13 @@ def test_a_store_whose_disk_is_full_stops_its_worker_and_harms_nothing(play):
     assert "check the disk" in report.ends[0].words
 
 
+@pytest.mark.rounds
 def test_damaged_stores_are_rebuilt(play):
     damages = (Damage(0.5, 0, "flip"), Damage(2.5, 0, "cut"), Damage(4.5, 0, "lose"))
     play(Scenario(11, damages, workers=1, for_s=5.0, store="rocksdb://"))
 
 
+@pytest.mark.rounds
 def test_the_connection_to_the_broker_may_be_bad_for_longer_than_a_session(play):
     #   proxy:    ───✂  ───░░░ silent ░░░───▒▒▒ slow ▒▒▒───▶
     #   workers:  ── lost, restored ─ lost, restored ─ …
@@ -195,11 +206,13 @@ def test_the_connection_to_the_broker_may_be_bad_for_longer_than_a_session(play)
     play(Scenario(12, bad, for_s=11.0, transfers=2_000))
 
 
+@pytest.mark.rounds
 def test_records_of_the_largest_size_and_larger_ones(play):
     report = play(Scenario(13, workers=1, transfers=200, large=9, for_s=0.5))
     assert report.starts == 1
 
 
+@pytest.mark.rounds
 def test_one_of_three_brokers_may_be_killed(play):
     #   1, 2:  ───its partitions get other leaders──▶
     #   3:     ─✗              ────────────────────▶
@@ -207,10 +220,12 @@ def test_one_of_three_brokers_may_be_killed(play):
     assert not report.ends
 
 
+@pytest.mark.rounds
 def test_all_at_once(play):
     play(random_scenario(8, ("kill", "trap", "bad", "join", "damage"), workers=2, transfers=2_000))
 
 
+@pytest.mark.rounds
 def test_a_bounded_run_over_packed_batches_while_it_and_its_workers_are_killed(play):
     #   run:      ──────────────✗ ─────────────▶ done
     #   workers:  ──✗ ──────────✗ ───✗ ────────▶
