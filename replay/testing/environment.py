@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ...agents.faust_adapter.faust_values import models_kept
 from ...topics import clock, identifiers, threads
+from ...topics.admin import TopicSpec
 from ...topics.memory.interceptor import Interceptor, PassThrough
 from ...topics.memory.memory_kafka import MemoryKafka
+from ...topics.partitioner_registry import PartitionerRegistry
+from ...topics.partitioners import Partitioner
 from .virtual_clock import START, VirtualClock
 from .virtual_loop import Owner, VirtualLoop
 
@@ -128,6 +131,14 @@ class Environment:
                 yield
             finally:
                 asyncio._set_running_loop(outer)  # pyright: ignore[reportPrivateUsage]
+
+    def create_topic(self, spec: TopicSpec, partitioner: Partitioner | None) -> None:
+        """Create a topic, with a partitioner of its own if it has one."""
+        with self.entered():
+            if partitioner is None:
+                self.kafka.create_topic(spec.name, spec.partitions, spec.config)
+            else:
+                PartitionerRegistry(self.kafka.cluster()).create(spec, partitioner)
 
     def run_until(self, condition: Callable[[], bool], deadline_s: float | None = None) -> bool:
         """Run the event loop; see `VirtualLoop.run_until`."""

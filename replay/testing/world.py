@@ -339,7 +339,7 @@ class World:
         if self._stored(name) is None:
             assert declared is not None
             spec = runtime_of(self.app).provisioner.spec_of(declared, name)
-            self.environment.kafka.create_topic(name, spec.partitions, spec.config)
+            self.environment.create_topic(spec, declared.partitioner)
         return self._stored(name)
 
     # Questions ------------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def run_bounded(
             with environment.entered():
                 spec = runtime.provisioner.spec_of(runtime.described[name], name)
                 if name not in environment.kafka.topics:
-                    environment.kafka.create_topic(name, spec.partitions, spec.config)
+                    environment.create_topic(spec, runtime.described[name].partitioner)
                 report = play(environment.kafka.cluster(), specs, name, options, value_type=read[topic])
             result.replays[topic] = report
             ends.update({TopicPartition(name, partition): end for partition, end in report.end_offsets.items()})

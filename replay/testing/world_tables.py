@@ -29,9 +29,10 @@ def table_of(app: App, name: str) -> Table:
     return names[name]
 
 
-def pairs_of(table: Table) -> dict[Any, Any]:
-    """Return the committed pairs of a table on one worker."""
-    return {key: plain_value(value) for state in table.visible_states() for key, value in state.committed_items()}
+def pairs_of(table: Table, partition: int | None = None) -> dict[Any, Any]:
+    """Return the committed pairs of a table on one worker, or those of one partition."""
+    states = table.visible_states() if partition is None else [s for p, s in table.states.items() if p == partition]
+    return {key: plain_value(value) for state in states for key, value in state.committed_items()}
 
 
 def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
@@ -59,7 +60,7 @@ def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
                 raise Usage(
                     f"table {name}: key {key!r} is in several partitions, so it has no single value",
                     hint="its agents write it from streams with other keys: use group_by, or local=True and "
-                    "world.worker(n).table(…)",
+                    "world.worker(n).table(…, partition=…)",
                 )
             pairs[key] = plain_value(value)
     return pairs

@@ -118,13 +118,17 @@ class WorldWorker:
         life.kill()
         self._wanted = False
 
-    def table(self, name: str) -> dict[Any, Any]:
-        """Return the committed pairs of a table that this worker holds; for a global table, all that it sees."""
+    def table(self, name: str, *, partition: int | None = None) -> dict[Any, Any]:
+        """Return the committed pairs of a table that this worker holds; for a global table, all that it sees.
+
+        Args:
+            partition: only those of this partition, which is empty if the worker does not hold it.
+        """
         self._need_life("read the tables of")
         from .world_tables import pairs_of, table_of
 
         with self._environment.loading():
-            return pairs_of(table_of(self.app, name))
+            return pairs_of(table_of(self.app, name), partition)
 
     def _need_life(self, what: str) -> WorkerLife:
         if self.life is None or self.life.ended:
