@@ -16,10 +16,11 @@ from confluent_kafka import KafkaError, KafkaException
 
 from ...topics import clock
 from ...topics.producer import TRANSACTION_TIMEOUT_MS
+from .environment import Dead
 from .faults import STORE, Fault, Plan
 from .world_log import WorldLog
 
-__all__ = ["FaultInjector", "Killed", "Workers"]
+__all__ = ["FaultInjector", "Workers"]
 
 T = TypeVar("T")
 
@@ -37,12 +38,8 @@ _LOCAL = frozenset(
 )
 # Calls that are resumed when they are repeated.
 _RESUMED = frozenset({"init_transactions", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"})
-_OF_THE_DEAD = frozenset({"close", "purge"})
+_COMMITS = frozenset({"commit", "commit_transaction"})
 _UNLOGGED = frozenset({*_LOCAL, "produce"}) - {"assign", "incremental_assign", "incremental_unassign", STORE}
-
-
-class Killed(BaseException):
-    """The worker that makes the call was killed: it does nothing any more."""
 
 
 class Client(Protocol):
@@ -60,6 +57,10 @@ class Workers(Protocol):
 
     def is_dead(self, owner: object) -> bool:
         """Return whether this process of a worker was killed."""
+        ...
+
+    def committed(self, number: int) -> None:
+        """Look at the group's offsets after a commit of a worker."""
         ...
 
     def happen(self, fault: Fault) -> None:
@@ -104,9 +105,7 @@ class FaultInjector:
         if number is None:
             return act()
         if self._workers.is_dead(owner):
-            if operation in _OF_THE_DEAD:
-                return None  # type: ignore[return-value]  # the garbage collector ends generators of the dead
-            raise Killed
+            raise Dead
         if self._latency_s and operation not in _LOCAL:
             clock.sleep(self._rng.random() * self._latency_s)
         if operation == "consume":
@@ -130,13 +129,15 @@ class FaultInjector:
     def _acted(self, number: int, operation: str, act: Callable[[], T], owner: object) -> T:
         try:
             result = act()
-        except Killed:
+        except Dead:
             raise
         except BaseException as exc:
             self._log.note(number, operation, _described(exc))
             raise
         if self._workers.is_dead(owner):
-            raise Killed  # inside of a callback
+            raise Dead  # inside of a callback
+        if operation in _COMMITS:
+            self._workers.committed(number)
         if operation and operation not in _UNLOGGED:
             self._log.note(number, operation, "")
         return result
@@ -189,7 +190,7 @@ class FaultInjector:
             case _:
                 self._workers.happen(fault)
                 if self._workers.is_dead(client.owner):
-                    raise Killed
+                    raise Dead
 
     def happen_now(self, fault: Fault) -> None:
         """Let a fault happen that has a time; not inside of a call."""

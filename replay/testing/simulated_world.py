@@ -6,42 +6,50 @@ import logging
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from ...agents.app import App
 from ...agents.runtime import runtime_of
-from ...agents.tables.store_directory import MEMORY, StorePlace, wrapped
-from ...topics import clock, identifiers, threads
-from ...topics.memory.memory_kafka import MemoryKafka
+from ...agents.tables.store import Store
+from ...agents.tables.store_directory import StorePlace, wrapped
+from ...topics.serde import codec
+from .app_source import AppSource
 from .audit import Outcome
+from .environment import Environment
 from .fault_injector import FaultInjector
 from .faults import Fault, Plan
-from .simulated_worker import SimulatedWorker, WorkerProcess
+from .simulated_worker import SimulatedWorker
 from .store_faults import WatchedStore, full_disk
-from .virtual_clock import VirtualClock
-from .virtual_loop import VirtualLoop
+from .virtual_loop import Owner
+from .worker_life import WorkerLife
 from .world_log import WorldLog
 from .world_outcome import lags, outcome_of, store_faults
 
-__all__ = ["AppSource", "Input", "SimulatedWorld", "WorldSettings"]
+if TYPE_CHECKING:
+    from ...agents.app import App
+    from ...agents.topic import Topic
 
-AppSource = Callable[[], App]
+__all__ = ["Input", "SimulatedWorld", "WorldSettings"]
 
-PARTITIONS = 4
-
+# How long records arrive, in how many parts.
 FEED_S = 1.5
-_CHUNKS = 8
-_LOOK_S = 0.1
-_REST_S = 240.0
+_PARTS = 8
+# A call of a client takes up to this long.
 _LATENCY_S = 0.002
+# A world counts as at rest after two looks that agree, for a commit may be on its way from Kafka to the stores.
+_LOOK_S = 0.1
+_LOOKS = 2
+_REST_S = 240.0
+# How late workers see a record after nothing has happened for a while.
 _COAST_S = 0.2
-# Beyond a session timeout of 10 s.
-_LATER_S, _RESTART_S, _MOVED_S = 12.0, 0.2, 1.0
+_PARTITIONS = 4
+_MORE_WORKERS = 2
+# When a killed worker is started again: at once, after its session of 10 s has ended, or with another identity.
+_RESTART_S, _LATER_S, _MOVED_S = 0.2, 12.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +57,7 @@ class Input:
     """A record of an input topic.
 
     Attributes:
-        value: bytes, or what is encoded as JSON.
-        key: bytes, text or None; anything else is encoded as JSON.
+        value, key: bytes, or what the app's declaration of the topic encodes.
         timestamp_ms: 0 for the time at which it arrives.
     """
 
@@ -61,9 +68,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class WorldSettings:
-    """What all worlds of a simulation have in common; see `Simulation`."""
+    """What all worlds of a simulation have in common; see `Simulation`.
 
-    make_app: AppSource
+    Attributes:
+        app: an app that never runs, for the types of topics and tables.
+    """
+
+    source: AppSource
+    app: App
     inputs: Mapping[str, list[Input]]
     workers: int
     partitions: Mapping[str, int]
@@ -75,9 +87,7 @@ class SimulatedWorld:
 
     Attributes:
         log: what has happened.
-        happened: the faults that have happened.
         seconds: how long it took to come to rest, in virtual seconds.
-        exactly_once: whether its app works exactly once; known after `run`.
     """
 
     def __init__(self, settings: WorldSettings, seed: int, plan: Plan) -> None:
@@ -85,17 +95,21 @@ class SimulatedWorld:
         self._rng = random.Random(seed)  # noqa: S311 (a test's)
         self.log = WorldLog()
         self.seconds = 0.0
-        self.exactly_once = True
+        self._runtime = runtime_of(settings.app)
+        self._group = self._runtime.group_id
+        self._changelogs = {table.name: table.changelog_name for table in self._runtime.tables}
+        self._environment = Environment(seed=seed, choose=self._rng.randrange)
+        self._loop, self._kafka = self._environment.loop, self._environment.kafka
+        self._injector = FaultInjector(plan, self, self.log, seed, _LATENCY_S)
+        self._environment.interceptor = self._injector
         self._workers: list[SimulatedWorker] = []
+        self._numbers: dict[Owner, int] = {}
         self._committed: dict[tuple[str, int], int] = {}
         self._wrong: dict[str, None] = {}
         self._timed = 0
         self._full_disks: set[int] = set()
-
-    @staticmethod
-    def is_on_disk(settings: WorldSettings) -> bool:
-        """Whether the app has a table on disk."""
-        return any(table.store_scheme != MEMORY for table in runtime_of(settings.make_app()).tables)
+        self._version = -1
+        self._folder = Path()
 
     @property
     def census(self) -> Mapping[tuple[int, str], int]:
@@ -109,47 +123,24 @@ class SimulatedWorld:
 
     def run(self) -> Outcome:
         """Run the world until it is at rest, and return its outcome."""
-        with ExitStack() as stack:
-            self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
-            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            virtual = VirtualClock()
-            self._loop = loop = VirtualLoop(virtual, choose=self._rng.randrange)
-            stack.enter_context(clock.use(virtual))
-            stack.enter_context(threads.inline(idle=loop.idle))
-            stack.enter_context(identifiers.seeded(self._seed))
-            stack.enter_context(wrapped(self._watched))
-            stack.enter_context(_quiet())
-            self._kafka = kafka = MemoryKafka()
-            self._injector = FaultInjector(self._plan, self, self.log, self._seed, _LATENCY_S)
-            kafka.interceptor = self._injector  # type: ignore[assignment]
-            loop.coast, loop.coast_s = self._is_quiet, _COAST_S
-            self._version = -1
-            stack.callback(loop.close)
-            try:
-                return self._play()
-            finally:
-                for worker in self._workers:
-                    worker.wanted = False
-                    if worker.process is not None:
-                        worker.process.kill()
-                        worker.process.free()
-
-    def _is_quiet(self) -> bool:
-        version, self._version = self._version, self._kafka.version
-        return version == self._kafka.version
+        self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
+        try:
+            with _without_logs(), self._environment.entered(), wrapped(self._watched):
+                try:
+                    return self._play()
+                finally:
+                    for worker in self._workers:
+                        worker.close()
+                    self._environment.close()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     # The play -------------------------------------------------------------------------------------------------------
 
     def _play(self) -> Outcome:
-        settings, loop = self._settings, self._loop
-        for topic in settings.inputs:
-            self._kafka.create_topic(topic, settings.partitions.get(topic, PARTITIONS))
-        for topic, count in settings.partitions.items():
-            if topic not in self._kafka.topics:
-                self._kafka.create_topic(topic, count)
-        app = settings.make_app()
-        self._group = runtime_of(app).group_id
-        self.exactly_once = runtime_of(app).settings.exactly_once
+        loop, settings = self._loop, self._settings
+        loop.coast, loop.coast_s = self._is_quiet, _COAST_S
+        self._create_topics()
         for _ in range(settings.workers):
             self._add_worker()
         self._feed()
@@ -158,64 +149,69 @@ class SimulatedWorld:
                 self._timed += 1
                 loop.call_at(fault.moment.at_s, self._happen_now, fault)
         deadline_s = max(FEED_S, *(fault.moment.at_s for fault in self._plan.faults), 0.0) + _REST_S
-        rests = 0  # a commit may be on its way from Kafka to the stores, so two looks have to agree
-        while rests < 2 and loop.time() < deadline_s:
+        looks = 0
+        while looks < _LOOKS and loop.time() < deadline_s:
             loop.run_until(_never, loop.time() + _LOOK_S)
-            rests = rests + 1 if self._is_at_rest() else 0
-        rested = rests == 2
+            looks = looks + 1 if self._is_at_rest() else 0
         self.seconds = loop.time()
-        self.log.note(None, "at rest" if rested else "not at rest")
-        outcome = outcome_of(self._kafka, app, settings.inputs, settings.ignore)
+        self.log.note(None, "at rest" if looks == _LOOKS else "not at rest")
+        outcome = outcome_of(self._kafka, settings.app, settings.inputs, settings.ignore)
         outcome.wrong = list(self._wrong)
-        if not rested:
-            outcome.wrong.append(self._unrest())
+        if looks < _LOOKS:
+            outcome.wrong.insert(0, self._unrest())
         else:
-            outcome.wrong += store_faults(self._kafka, self._processes())
-        self.exactly_once = runtime_of(app).settings.exactly_once
+            outcome.wrong += store_faults(self._kafka, self._workers)
         return outcome
+
+    def _is_quiet(self) -> bool:
+        version, self._version = self._version, self._kafka.version
+        return version == self._kafka.version
+
+    def _create_topics(self) -> None:
+        described = self._runtime.described
+        for name in dict.fromkeys([*self._settings.inputs, *self._settings.partitions]):
+            declared = described.get(name)
+            spec = None if declared is None else self._runtime.provisioner.spec_of(declared, name)
+            count = self._settings.partitions.get(name, _PARTITIONS if spec is None else spec.partitions)
+            self._kafka.create_topic(name, count, None if spec is None else spec.config)
 
     def _add_worker(self) -> None:
         worker = SimulatedWorker(
-            len(self._workers), self._settings.make_app, self._loop, self._kafka, self._folder, self.log
+            len(self._workers), self._settings.source, self._environment, self._folder, self.log, self._began
         )
         self._workers.append(worker)
         worker.start_after(self._rng.random() * 0.05)
 
-    def _feed(self) -> None:
-        """Let the records arrive: some before the workers have started, the others in chunks."""
-        producer = self._kafka.cluster().producer()
+    def _began(self, worker: SimulatedWorker, life: WorkerLife) -> None:
+        self._numbers[life.owner] = worker.number
 
-        def send(topic: str, records: list[Input]) -> None:
-            for record in records:
-                producer.produce(topic, _value(record.value), _key(record.key), timestamp=record.timestamp_ms)
+    def _feed(self) -> None:
+        """Let the records arrive in parts; the first one while the workers start."""
+        producer: Any = self._kafka.cluster().producer()
+        described = self._runtime.described
+
+        def send(topic: str, records: list[tuple[bytes | None, bytes | None, int]]) -> None:
+            for key, value, timestamp_ms in records:
+                producer.produce(topic, value, key, timestamp=timestamp_ms)
             producer.flush()
 
-        for topic, records in self._settings.inputs.items():
-            cuts = sorted(self._rng.randrange(len(records) + 1) for _ in range(_CHUNKS - 1))
+        for topic, inputs in self._settings.inputs.items():
+            declared = described.get(topic)
+            records = [(_key(declared, one.key), _value(declared, one.value), one.timestamp_ms) for one in inputs]
+            cuts = sorted(self._rng.randrange(len(records) + 1) for _ in range(_PARTS - 1))
             for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True):
-                at_s = 0.0 if start == 0 else self._rng.random()
                 if start < end:
-                    self._loop.call_at(
-                        FEED_S * end / len(records) * (1 if start else at_s), send, topic, records[start:end]
-                    )
-
-    def _processes(self) -> list[WorkerProcess]:
-        return [worker.process for worker in self._workers if worker.process is not None and worker.process.runs]
+                    at_s = FEED_S * (end if start else self._rng.randrange(end)) / len(records)
+                    self._loop.call_at(at_s, send, topic, records[start:end])
 
     def _is_at_rest(self) -> bool:
-        loop = self._loop
-        if self._timed or loop.time() < FEED_S + _LOOK_S:
+        now_s = self._loop.time()
+        if self._timed or now_s < FEED_S + _LOOK_S:
             return False
-        for worker in self._workers:
-            if worker.wanted and not (worker.is_up and loop.time() >= worker.starts_at_s):
-                return False
-        if lags(self._kafka, self._group):
+        if not all(worker.is_up for worker in self._workers if worker.wanted) or lags(self._kafka, self._group):
             return False
-        if self._kafka.group_state(self._group) != "STABLE":
-            return False
-        return all(
-            (status := runtime_of(process.app).engine.rebalance).ready.is_set() and not status.rebalancing
-            for process in self._processes()
+        return self._kafka.group_state(self._group) == "STABLE" and not any(
+            runtime_of(worker.app).engine.rebalance.rebalancing for worker in self._workers if worker.app is not None
         )
 
     def _unrest(self) -> str:
@@ -224,20 +220,27 @@ class SimulatedWorld:
             + (f" (ended: {worker.ends[-1].partition(chr(10))[0]})" if worker.ends else "")
             for worker in self._workers
         )
-        left = ", ".join(
-            f"{topic}[{number}]: {count}" for (topic, number), count in lags(self._kafka, self._group).items()
-        )
-        return f"not at rest {_REST_S:.0f} s after the last fault: {states}; records left: {left or 'none'}"
+        left = lags(self._kafka, self._group).items()
+        listed = ", ".join(f"{topic}[{number}]: {count}" for (topic, number), count in left)
+        return f"not at rest {_REST_S:.0f} s after the last fault: {states}; records left: {listed or 'none'}"
 
-    # Workers of the injector ----------------------------------------------------------------------------------------
+    # Faults: `Workers` of the injector ------------------------------------------------------------------------------
 
     def number(self, owner: object) -> int | None:
         """Return the number of the worker with this owner of clients; None for clients of no worker."""
-        return owner.number if isinstance(owner, WorkerProcess) else None
+        return self._numbers.get(owner) if isinstance(owner, Owner) else None
 
     def is_dead(self, owner: object) -> bool:
-        """Return whether this process of a worker was killed."""
-        return isinstance(owner, WorkerProcess) and owner.killed
+        """Return whether this life of a worker was killed."""
+        return isinstance(owner, Owner) and owner.dropped
+
+    def committed(self, number: int) -> None:
+        """Check, after a commit of a worker, that no committed offset was set back."""
+        for at, (offset, _) in self._kafka.offsets(self._group).committed.items():
+            before = self._committed.get(at, -1)
+            if offset < before:
+                self._wrong[f"worker {number} set the offset of {at[0]}[{at[1]}] back from {before} to {offset}"] = None
+            self._committed[at] = offset
 
     def _happen_now(self, fault: Fault) -> None:
         self._timed -= 1
@@ -253,14 +256,14 @@ class SimulatedWorld:
             case "full-disk", _:
                 self._full_disks.add(fault.worker)
             case "rebalance", "join":
-                if len(self._workers) < self._settings.workers + 2:
+                if len(self._workers) < self._settings.workers + _MORE_WORKERS:
                     self._add_worker()
             case _:
                 worker = self._workers[fault.worker] if fault.worker < len(self._workers) else None
-                if worker is not None and worker.process is not None:
-                    self._happen_to(worker, worker.process, fault)
+                if worker is not None and worker.life is not None:
+                    self._happen_to(worker, worker.life, fault)
 
-    def _happen_to(self, worker: SimulatedWorker, process: WorkerProcess, fault: Fault) -> None:
+    def _happen_to(self, worker: SimulatedWorker, life: WorkerLife, fault: Fault) -> None:
         match fault.kind, fault.variant:
             case "kill", how:
                 again_s = {"restart": _RESTART_S, "later": _LATER_S, "moved": _MOVED_S}[how]
@@ -268,22 +271,29 @@ class SimulatedWorld:
             case "damage", how:
                 worker.kill(_RESTART_S, damage=how, seed=self._seed)
             case "rebalance", "leave":
-                process.ask_to_stop()
+                life.ask_to_stop()
             case "rebalance", "expire":
-                process.stand_still(self._loop.time() + _LATER_S)
+                life.owner.paused_until_s = self._loop.time() + _LATER_S
+                self._silence(life.owner)
             case "fence", what:
-                self._fence(process, what)
+                self._fence(life, what)
             case _:
                 raise AssertionError(fault)
 
-    def _cut(self) -> None:
-        for name, topic in self._kafka.topics.items():
-            if name.endswith("-changelog"):
-                for log in topic.logs:
-                    log.delete_before(log.start + (log.last_stable - log.start) // 2)
+    def _silence(self, owner: Owner) -> None:
+        for group in self._kafka.groups.values():
+            for member in group.members.values():
+                if member.client.owner is owner:
+                    member.client.fall_silent()
 
-    def _fence(self, process: WorkerProcess, what: str) -> None:
-        name, cluster = process.identity, self._kafka.cluster()
+    def _cut(self) -> None:
+        for name in self._changelogs.values():
+            for log in self._kafka.topics[name].logs if name in self._kafka.topics else ():
+                log.delete_before(log.start + (log.last_stable - log.start) // 2)
+
+    def _fence(self, life: WorkerLife, what: str) -> None:
+        """Let a copy of a worker's process take its identity, and end."""
+        cluster, name = self._kafka.cluster(), life.runtime.engine.rebalance.instance
         if not name:
             return
         if what == "producer":
@@ -291,60 +301,66 @@ class SimulatedWorld:
             return
         topics = next((list(m.topics) for m in self._kafka.members(self._group) if m.instance == name), [])
         if topics:
-            copy = cluster.consumer(group_id=self._group, group_instance_id=name, session_timeout_ms=10_000)
+            copy: Any = cluster.consumer(group_id=self._group, group_instance_id=name, session_timeout_ms=10_000)
             copy.subscribe(topics)
             copy.consume(1, 0)
-            copy.fall_silent()  # type: ignore[attr-defined]
+            copy.fall_silent()
 
-    # Stores and offsets ---------------------------------------------------------------------------------------------
+    # Stores ---------------------------------------------------------------------------------------------------------
 
-    def _watched(self, store: object, place: StorePlace) -> WatchedStore:
-        return WatchedStore(store, place, _StoreGate(self, place, place.cluster.owner))  # type: ignore[arg-type, attr-defined]
+    def _watched(self, store: Store, place: StorePlace) -> Store:
+        owner: object = getattr(place.cluster, "owner", None)
+        return WatchedStore(store, place, _StoreGate(self._injector, owner, partial(self._write, store, place, owner)))
 
-    def write_store(self, gate: _StoreGate, operation: str, act: Callable[[], None]) -> None:
-        """Write to a store of a worker, with the faults that are due."""
-        owner = gate.owner
-
-        def write() -> None:
-            if isinstance(owner, WorkerProcess) and owner.number in self._full_disks:
-                self._full_disks.discard(owner.number)
-                raise full_disk(gate.place)
-            act()
-
-        self._injector.call(gate, operation, write)
-
-    def _note_wrong(self, what: str) -> None:
-        self._wrong[what] = None
+    def _write(self, store: Store, place: StorePlace, owner: object, act: Callable[[], None]) -> None:
+        number = self.number(owner)
+        if number is not None and number in self._full_disks:
+            self._full_disks.discard(number)
+            raise full_disk(place)
+        act()
+        name = self._changelogs.get(place.table, "")
+        if name in self._kafka.topics and store.position > (end := self._kafka.topics[name].logs[place.partition].end):
+            what = f"the store of {place.table}[{place.partition}] is at {store.position}, ahead of its changelog's end"
+            self._wrong[f"worker {number}: {what} {end}"] = None
 
 
 class _StoreGate:
     """The interceptor of one store."""
 
-    def __init__(self, world: SimulatedWorld, place: StorePlace, owner: object) -> None:
-        self.world, self.place, self.owner = world, place, owner
+    def __init__(self, injector: FaultInjector, owner: object, write: Callable[[Callable[[], None]], None]) -> None:
+        self.owner, self._injector, self._write = owner, injector, write
 
     def call(self, client: StorePlace, operation: str, act: Callable[[], None]) -> None:
         """Perform a write, or let it fail."""
-        self.world.write_store(self, operation, act)
+        self._injector.call(self, operation, lambda: self._write(act))
 
 
-def _quiet() -> ExitStack:
-    """Log nothing inside of the block: worlds make thousands of lines about what is meant to go wrong."""
-    stack, root = ExitStack(), logging.root.manager.disable
-    stack.callback(logging.disable, root)
+@contextmanager
+def _without_logs() -> Generator[None]:
+    """Log nothing inside of the block: a world makes thousands of lines about what is meant to go wrong."""
+    level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    return stack
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _never() -> bool:
     return False
 
 
-def _value(value: object) -> bytes | None:
-    return value if value is None or isinstance(value, bytes) else msgspec.json.encode(value)
+def _value(declared: Topic | None, value: object) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    if declared is None or isinstance(value, dict):
+        return codec(None).encode(value)
+    return declared.encode_value(value)
 
 
-def _key(key: object) -> bytes | None:
+def _key(declared: Topic | None, key: object) -> bytes | None:
     if key is None or isinstance(key, bytes):
         return key
-    return key.encode() if isinstance(key, str) else msgspec.json.encode(key)
+    if declared is None:
+        return key.encode() if isinstance(key, str) else codec(None).encode(key)
+    return declared.encode_key(key)

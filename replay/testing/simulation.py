@@ -15,15 +15,23 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from ...agents.runtime import runtime_of
+from ...agents.tables.store_directory import MEMORY
 from ...topics import clock
 from ...topics.errors import Usage
+from .app_source import AppSource
 from .audit import Expectation, Outcome
+from .environment import Environment
 from .faults import Fault, Plan, draw, fault_kinds
 from .shrink import shrink
-from .simulated_world import AppSource, Input, SimulatedWorld, WorldSettings
+from .simulated_world import Input, SimulatedWorld, WorldSettings
+
+if TYPE_CHECKING:
+    from ...agents.app import App
 
 __all__ = ["Failure", "Simulation", "SimulationReport"]
 
@@ -86,8 +94,8 @@ class Simulation:
     """Runs an app in worlds with faults.
 
     Args:
-        app: the app: `"module:attribute"`, an app of a module, or a function that returns an app. Each start of a
-            worker gets a new one.
+        app: `"module:attribute"`, `"path/to/file.py"`, an app of a module, or a function that returns a new app. Each
+            start of a worker gets an app of its own; see `AppSource`.
         inputs: topic -> its records in their order: values, or pairs of key and value, or `Input`s.
         seeds: the number of worlds, or their seeds.
         faults: kinds of faults, by the names in `FAULT_KINDS`, with commas between them.
@@ -105,7 +113,7 @@ class Simulation:
 
     def __init__(
         self,
-        app: AppSource,
+        app: App | str | Callable[[], App],
         *,
         inputs: Mapping[str, Iterable[object]],
         seeds: int | Iterable[int] = DEFAULT_SEEDS,
@@ -119,8 +127,14 @@ class Simulation:
         self._seeds = range(1, seeds + 1) if isinstance(seeds, int) else list(seeds)
         self._ordered = tuple(ordered)
         self._plan = Plan.parse(plan) if isinstance(plan, str) else plan
-        self._settings = WorldSettings(app, _records(inputs), workers, dict(partitions or {}), frozenset(ignore))
-        self._kinds = fault_kinds(faults, on_disk=SimulatedWorld.is_on_disk(self._settings))
+        records = _records(inputs)
+        with Environment().loading():
+            source = AppSource(app)
+            shown = source.load().app
+            self._on_disk = any(table.store_scheme != MEMORY for table in runtime_of(shown).tables)
+            self._exactly_once = runtime_of(shown).settings.exactly_once
+        self._settings = WorldSettings(source, shown, records, workers, dict(partitions or {}), frozenset(ignore))
+        self._kinds = fault_kinds(faults, on_disk=self._on_disk)
         self._expectation: Expectation | None = None
         self._census: Mapping[tuple[int, str], int] = {}
         self._seconds = 0.0
@@ -181,7 +195,7 @@ class Simulation:
             worlds = [SimulatedWorld(self._settings, seed, Plan()) for seed in range(-_REFERENCES, 0)]
             outcomes = [world.run() for world in worlds]
             self._census, self._seconds = worlds[0].census, worlds[0].seconds
-            self._expectation = _expected(outcomes, self._ordered, exactly_once=worlds[0].exactly_once)
+            self._expectation = _expected(outcomes, self._ordered, exactly_once=self._exactly_once)
         return self._expectation
 
     def _failure(self, seed: int, plan: Plan, differences: list[str], *, shrunk: bool) -> Failure:

@@ -10,7 +10,7 @@ from ...topics.dead_letter import SUFFIX
 from ...topics.memory.memory_kafka import MemoryKafka
 from ...topics.memory.partition_log import PartitionLog, Record
 from .audit import Outcome, Written
-from .simulated_worker import WorkerProcess
+from .simulated_worker import SimulatedWorker
 
 __all__ = ["committed_records", "lags", "outcome_of", "store_faults"]
 
@@ -100,15 +100,17 @@ def _hashable(key: object) -> object:
     return key
 
 
-def store_faults(kafka: MemoryKafka, processes: Iterable[WorkerProcess]) -> Iterator[str]:
+def store_faults(kafka: MemoryKafka, workers: Iterable[SimulatedWorker]) -> Iterator[str]:
     """Iterate over what is wrong with the stores of workers at rest, and with who has which partition."""
     owners: dict[tuple[str, int], int] = {}
-    for process in processes:
-        runtime = runtime_of(process.app)
+    for worker in workers:
+        if worker.app is None:
+            continue
+        runtime = runtime_of(worker.app)
         for at in runtime.context.router.active:
             if at in owners:
-                yield f"{at.topic}[{at.partition}] is active on workers {owners[at]} and {process.number}"
-            owners[at] = process.number
+                yield f"{at.topic}[{at.partition}] is active on workers {owners[at]} and {worker.number}"
+            owners[at] = worker.number
         for table in runtime.tables:
             topic = kafka.topics.get(table.changelog_name)
             for partition, state in table.states.items():
@@ -117,7 +119,7 @@ def store_faults(kafka: MemoryKafka, processes: Iterable[WorkerProcess]) -> Iter
                 expected, found = _content(topic.logs[partition]), dict(state.store.items())
                 if found != expected:
                     yield (
-                        f"worker {process.number}: the store of {table.name}[{partition}] differs from its changelog: "
+                        f"worker {worker.number}: the store of {table.name}[{partition}] differs from its changelog: "
                         f"{_difference(expected, found)}"
                     )
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anabranch
@@ -56,6 +60,37 @@ def test_a_seed_repeats_a_world() -> None:
     logs = [str(world.log) for world in worlds]
     assert logs[0] == logs[1] != logs[2]
     assert "fault" in logs[0]
+
+
+LOGS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from anabranch.replay.testing.simulation import Simulation
+from world_programs import PROGRAMS
+for name in ("bank", "pages"):
+    program = PROGRAMS[name]
+    made = Simulation(program.app, inputs=program.inputs)
+    for seed in (1, 2, 3):
+        world = made.world(seed)
+        world.run()
+        print(name, seed, len(world.log), world.log.digest)
+"""
+
+
+def test_a_seed_repeats_a_world_in_any_process() -> None:
+    # The order of sets of strings follows from PYTHONHASHSEED.
+    logs = [
+        subprocess.run(
+            [sys.executable, "-c", LOGS, str(Path(__file__).parent)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert logs[0] == logs[1]
+    assert logs[0].count("\n") == 6
 
 
 def telling() -> anabranch.App:

@@ -58,11 +58,14 @@ def transfers(count: int = 300, accounts: int = 12, seed: int = 1) -> Records:
 def bank(
     *,
     store: str = "memory://",
+    partitions: int = 4,
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once",
     settings: EngineSettings | None = None,
 ) -> anabranch.App:
     """Transfers between accounts, whose total never changes: withdraw ─▶ deposits ─▶ deposit ─▶ done."""
-    app = anabranch.App("bank", topic_partitions=4, store=store, processing_guarantee=guarantee, settings=settings)
+    app = anabranch.App(
+        "bank", topic_partitions=partitions, store=store, processing_guarantee=guarantee, settings=settings
+    )
     incoming = app.topic("transfers", key_type=str)
     deposits = app.topic("deposits", key_type=str)
     receipts = app.topic("receipts", key_type=str)
@@ -171,5 +174,7 @@ PROGRAMS = {
         {"transfers": transfers()},
         ignore=("balances",),
     ),
-    "bank on disk": Program(lambda: bank(store="rocksdb://"), {"transfers": transfers(150)}, on_disk=True),
+    "bank on disk": Program(
+        lambda: bank(store="rocksdb://", partitions=2), {"transfers": transfers(150)}, on_disk=True
+    ),
 }
