@@ -19,6 +19,7 @@ __all__ = [
     "Flow",
     "RecordBatch",
     "Retry",
+    "Simulation",
     "Stream",
     "Table",
     "Topic",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         col,
         current_event,
     )
+    from .replay.testing.simulation import Simulation
     from .replay.testing.world import World
 else:  # hidden from type checkers, which would take every name for one of ours
 
@@ -69,6 +71,10 @@ else:  # hidden from type checkers, which would take every name for one of ours
             from .replay.testing.world import World
 
             return World
+        if name == "Simulation":
+            from .replay.testing.simulation import Simulation
+
+            return Simulation
         if name in __all__:
             from . import agents
 

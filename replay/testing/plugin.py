@@ -1,4 +1,4 @@
-"""The pytest plugin: fixtures for worlds and a real Kafka.
+"""The pytest plugin: fixtures for worlds, simulations and a real Kafka.
 
 pytest loads it in every project that has anabranch installed (`pytest11` in `pyproject.toml`), so it imports nothing
 until a fixture is used.
@@ -6,6 +6,7 @@ until a fixture is used.
 | fixture | |
 | --- | --- |
 | `anabranch_world` | makes worlds, and closes them at the end of the test: `world = anabranch_world(shop.app)` |
+| `anabranch_sim` | makes simulations, as the marker `anabranch` says: see `simulation.py` |
 | `anabranch_kafka` | a real Kafka for the whole session; see `kafka_fixture.py` |
 """
 
@@ -18,9 +19,32 @@ import pytest
 
 if TYPE_CHECKING:
     from .kafka_fixture import KafkaFixture
+    from .simulation import Simulation
     from .world import World
 
-__all__ = ["anabranch_kafka", "anabranch_world"]
+__all__ = ["anabranch_kafka", "anabranch_sim", "anabranch_world"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that repeat a world of a simulation; the error of a failing one shows them."""
+    group = parser.getgroup("anabranch")
+    group.addoption(
+        "--anabranch-seed",
+        type=int,
+        action="append",
+        metavar="SEED",
+        help="run simulations in the world with this seed only; can be given several times",
+    )
+    group.addoption(
+        "--anabranch-plan", metavar="FAULTS", help="let these faults happen in simulations, instead of drawn ones"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers", "anabranch(seeds=100, faults='all', …): arguments of the simulations that anabranch_sim makes"
+    )
 
 
 @pytest.fixture
@@ -37,6 +61,28 @@ def anabranch_world() -> Iterator[Callable[..., World]]:
     yield make
     for world in reversed(worlds):
         world.close()
+
+
+@pytest.fixture
+def anabranch_sim(request: pytest.FixtureRequest) -> Callable[..., Simulation]:
+    """Make simulations, with the arguments of `Simulation`.
+
+    Those of the marker `anabranch` count where the call gives none, and `--anabranch-seed` and `--anabranch-plan` count
+    more than both.
+    """
+    from .simulation import Simulation
+
+    marker = request.node.get_closest_marker("anabranch")
+    asked: dict[str, Any] = {
+        "seeds": request.config.getoption("--anabranch-seed"),
+        "plan": request.config.getoption("--anabranch-plan"),
+    }
+
+    def make(app: Any, **options: Any) -> Simulation:
+        given = {name: value for name, value in asked.items() if value is not None}
+        return Simulation(app, **{**(marker.kwargs if marker else {}), **options, **given})
+
+    return make
 
 
 @pytest.fixture(scope="session")

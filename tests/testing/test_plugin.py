@@ -160,3 +160,27 @@ def test_one_test_runs_in_memory_and_on_kafka(project: pytest.Pytester, monkeypa
         """
     )
     run(project).assert_outcomes(passed=2)
+
+
+SIMULATION = """
+import pytest, shop
+from anabranch import Simulation
+
+ORDERS = [(f"u{i % 5}", {"user": f"u{i % 5}", "amount": i}) for i in range(60)]
+
+@pytest.mark.anabranch(seeds=3, faults="kill,rebalance")
+def test_exact(anabranch_sim):
+    report = anabranch_sim(shop.app, inputs={"orders": ORDERS}).same_as_without_faults()
+    assert isinstance(anabranch_sim(shop.app, inputs={"orders": ORDERS}), Simulation)
+    print(report)
+"""
+
+
+def test_a_simulation_runs_as_the_marker_says_and_a_seed_and_faults_are_repeated(project: pytest.Pytester) -> None:
+    project.makepyfile(SIMULATION)
+    result = run(project, "-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*3 worlds in * s, 0 failed; faults: *"])
+    result = run(project, "-s", "--anabranch-seed=7", "--anabranch-plan", "kill:restart w0 after commit_transaction 1")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*1 worlds in * s, 0 failed; faults: 1 kill*"])

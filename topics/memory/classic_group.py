@@ -175,7 +175,7 @@ class ClassicGroup:
         member = self.members.get(member_id)
         if member is None:
             raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
-        if self.state == "PREPARING_REBALANCE" and not member.joined:
+        if self.waits_for(member_id):
             raise Refused(KafkaError.REBALANCE_IN_PROGRESS)
         return (self.generation, list(member.assignment)) if self.state == "STABLE" else None
 
