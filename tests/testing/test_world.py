@@ -16,6 +16,7 @@ from anabranch import App, Stream, World
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics import clock, identifiers, threads
 from anabranch.topics.errors import Stop, Usage
+from anabranch.topics.memory.interceptor import Interceptor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import world_shop as shop
@@ -258,6 +259,40 @@ def test_a_killed_worker_has_no_effect_any_more(make: Make) -> None:
     world.worker().start()
     world.settle()
     assert world.table("totals") == TOTALS
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("operation", ["produce", "send_offsets_to_transaction", "commit_transaction"])
+def test_a_worker_killed_in_the_middle_of_a_commit(make: Make, operation: str, after: bool) -> None:
+    class KillsOnce(Interceptor):
+        done = False
+
+        def call(self, client: Any, operation_: str, act: Callable[[], Any]) -> Any:
+            hit = not self.done and operation_ == operation and client.owner is victim().owner
+            if not hit:
+                return act()
+            self.done = True
+            if after:
+                act()
+            world.worker(1).kill()
+            return None
+
+    def victim() -> Any:
+        return world.worker(1).life
+
+    world = make(workers=2)
+    world.settle()
+    world.environment.interceptor = killer = KillsOnce()
+    send_orders(world)
+    world.settle()
+    assert killer.done
+    assert world.worker(0).running
+    assert not world.worker(1).running
+    assert world.table("totals") == TOTALS
+    world.worker(1).start()
+    send_orders(world)
+    world.settle()
+    assert world.table("totals") == {user: 2 * total for user, total in TOTALS.items()}
 
 
 def test_global_tables(make: Make) -> None:
