@@ -24,6 +24,7 @@ from ..agents.tables.undecodable_changelog import REMEDY as UNDECODABLE_REMEDY
 from ..agents.tables.undecodable_changelog import shown
 from ..topics.admin import Admin
 from ..topics.cluster import Cluster
+from ..topics.durable_files import replace_file
 from ..topics.errors import Stop, Usage, described
 from ..topics.partition_reader import read_to_end
 from ..topics.topic_partition import TopicPartition
@@ -270,7 +271,7 @@ def write_result(snapshot: Snapshot, path: Path) -> None:
     """Write a table to a file in the format of its suffix: `.txt` (`key,value` lines, sorted), `.csv`, `.json`,
     `.jsonl` or `.parquet`.
 
-    The content is written to a temporary file in the same folder, which is renamed: a reader never sees half a result.
+    The file is replaced atomically: a reader never sees a part of the result.
 
     Raises:
         Usage: the suffix is unknown.
@@ -281,12 +282,7 @@ def write_result(snapshot: Snapshot, path: Path) -> None:
         raise Usage(f"{path}: unknown suffix {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")
     content = make(columns, rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_file(path, content)
 
 
 def _text(columns: list[str], rows: list[list[object]]) -> bytes:

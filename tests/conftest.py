@@ -1,4 +1,4 @@
-"""One broker for the whole session, and names that nobody else uses in it.
+"""One broker for the whole session, and names in it that no other test uses.
 
 `ANABRANCH_TEST_BROKER` chooses: `container` (fails where there is no engine or image), `embedded`, the address of a
 broker that runs already (`127.0.0.1:9092`, say of `anabranch broker`; a short run starts sooner), `memory` (Kafka in

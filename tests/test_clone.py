@@ -1,4 +1,4 @@
-"""A clone's folder may have any name: the checks of style say the same of it."""
+"""Style checks give the same result in a clone of any folder name."""
 
 from __future__ import annotations
 

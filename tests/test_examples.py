@@ -1,4 +1,4 @@
-"""Examples in docstrings do what they say; those of the documentation are played by `tests/docs/`."""
+"""Examples in docstrings give the printed results; `tests/docs/` tests those of the documentation."""
 
 from __future__ import annotations
 

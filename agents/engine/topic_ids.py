@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ...topics.admin import Admin
+from ...topics.durable_files import replace_file
 from ...topics.errors import Stop
 
 __all__ = ["TopicIds"]
@@ -77,9 +78,7 @@ class TopicIds:
         if known != self._kept:
             self._kept = known
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            new = self._path.with_suffix(".new")
-            new.write_text(json.dumps(self._kept))
-            new.replace(self._path)
+            replace_file(self._path, json.dumps(self._kept).encode())
 
     def comparing(self, topics: Iterable[str]) -> Callable[[], None]:
         """Request the ids of topics; the returned function waits for the answer (blocking) and compares them.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ...topics.message import Message
+from ..hashed_file import HashedFile
 from . import jsonl_format, parquet_format
 from .manifest import ArchivedFile, Encoding
 from .record_columns import RecordColumns
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    pass
 
 __all__ = ["GROUP_BYTES", "GROUP_ROWS", "ArchiveFileWriter", "is_archive_file"]
 
@@ -29,47 +28,6 @@ class _RowWriter(Protocol):
     def write(self, rows: RecordColumns) -> None: ...
 
     def close(self) -> None: ...
-
-
-class _Hashed:
-    """A file that tracks the SHA-256 and the size of what is written. It cannot seek, so both stay true."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._digest = hashlib.sha256()
-        self.size_bytes = 0
-        self.closed = False
-
-    def write(self, data: ReadableBuffer) -> int:
-        self._digest.update(data)
-        self.size_bytes += memoryview(data).nbytes
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def tell(self) -> int:
-        return self.size_bytes
-
-    def writable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return False
-
-    def seekable(self) -> bool:
-        return False
-
-    def finish(self) -> str:
-        """Sync the file to disk and close it; return the digest."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.close()
-        return self._digest.hexdigest()
-
-    def close(self) -> None:
-        self.closed = True
-        self._file.close()
 
 
 class ArchiveFileWriter:
@@ -87,7 +45,7 @@ class ArchiveFileWriter:
         self._name = f"{partition:05d}-{begin:0{_DIGITS}d}{form.ENDING}"
         self._folder, self._partition, self._begin = folder, partition, begin
         self._temporary = folder / f".{self._name}.part"
-        self._file = _Hashed(self._temporary)
+        self._file = HashedFile(self._temporary.open("wb"))
         self._encoder: _RowWriter = form.Writer(self._file, topic, partition)
         self._records = 0
         self._times: tuple[int, int] | None = None
@@ -126,7 +84,8 @@ class ArchiveFileWriter:
         self.flush()
         assert self._times is not None, "a file is begun with a record"
         self._encoder.close()
-        digest = self._file.finish()
+        self._file.sync()
+        self._file.close()
         self._temporary.replace(self._folder / self._name)
         return ArchivedFile(
             name=self._name,
@@ -137,7 +96,7 @@ class ArchiveFileWriter:
             first_ms=self._times[0],
             last_ms=self._times[1],
             size_bytes=self._file.size_bytes,
-            sha256=digest,
+            sha256=self._file.sha256(),
         )
 
     def abandon(self) -> None:

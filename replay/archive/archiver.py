@@ -17,13 +17,14 @@ from ...topics import client_watchdog, clock
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.control_records import carries_control, records_of
+from ...topics.durable_files import sync_path
 from ...topics.errors import Stop, Usage
 from ...topics.garbage_collector import seldom_collected
 from ...topics.partition_reader import Gone, Reader, Run, stalled
 from ...topics.private_folder import private_folder
 from ...topics.topic_partition import TopicPartition
 from .archive_file_writer import ArchiveFileWriter, is_archive_file
-from .manifest import ArchivedFile, Encoding, Lost, Manifest, locked, read_manifest, sync_folder
+from .manifest import ArchivedFile, Encoding, Lost, Manifest, locked, read_manifest
 from .record_columns import COLUMNS
 
 __all__ = ["ArchiveProgress", "ArchiveReport", "Archiver", "Rolling"]
@@ -317,7 +318,7 @@ class Archiver:
                 self._covered[partition] = entries[-1].end
                 del self._writers[partition]
         if entries:
-            sync_folder(self._folder)
+            sync_path(self._folder)
         manifest = report.manifest
         for partition in partitions:
             manifest.positions[partition] = self._positions[partition]

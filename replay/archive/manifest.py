@@ -19,6 +19,7 @@ from typing import Literal
 
 import msgspec
 
+from ...topics.durable_files import replace_file
 from ...topics.errors import Stop
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "is_archive",
     "locked",
     "read_manifest",
-    "replace_file",
 ]
 
 MANIFEST = "manifest.json"
@@ -195,25 +195,5 @@ def locked(folder: Path) -> Generator[None]:
                 f"{folder}: another process archives into this folder", hint="only one process can write to an archive"
             ) from None
         yield
-    finally:
-        os.close(fd)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file atomically; it is on disk when this returns."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Sync a folder, so that renames in it survive a crash."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
     finally:
         os.close(fd)

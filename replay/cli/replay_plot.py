@@ -5,11 +5,11 @@ The SVG is written by hand: a plotting library would be a large dependency for t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from ...topics.durable_files import replace_file
 from ...topics.errors import Usage
 from ...topics.printable import printable
 from ..pipeline.dry_run import DryRun
@@ -33,10 +33,8 @@ def checked_plot(path: Path) -> None:
 
 
 def write_plot(survey: DryRun, title: str, path: Path) -> None:
-    """Write the picture atomically: to a temporary file, which is then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.write_text(draw(survey, title), encoding="utf-8")
-    temporary.replace(path)
+    """Write the picture; a file at this path is replaced atomically."""
+    replace_file(path, draw(survey, title).encode())
 
 
 def draw(survey: DryRun, title: str) -> str:

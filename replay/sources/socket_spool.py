@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...topics.cleanup import on_failure
+from ...topics.durable_files import sync_path
 from ...topics.errors import Stop, Usage
 
 __all__ = ["Spool"]
@@ -54,9 +55,7 @@ class Spool:
                     hint="restore it, or start another run: --run-id NAME",
                 )
         # The name of a new file must survive a crash too.
-        folder = os.open(Path(path).parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        sync_path(Path(path).parent)
 
     def read(self, begin: int) -> Iterator[bytes]:
         """Yield the content from a byte on, in chunks."""

@@ -32,6 +32,7 @@ from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Stop, Usage
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
+from ..hashed_file import HashedFile
 from .backup_storage import MANIFEST, BackupStorage
 
 __all__ = [
@@ -180,26 +181,11 @@ def _back_up_partition(app: App, table: Table, partition: int, end: int, to: Bac
 
 def write_pairs(raw: IO[bytes], content: Mapping[bytes, bytes]) -> tuple[int, str]:
     """Write the file of a partition; returns its size in bytes and its SHA-256 in hexadecimal."""
-    hashed = _Hashed(raw)
+    hashed = HashedFile(raw)
     with gzip.GzipFile("", "wb", _LEVEL, hashed, mtime=0) as out:  # pyright: ignore[reportArgumentType]
         for key, value in sorted(content.items()):
             out.write(_LENGTHS.pack(len(key), len(value)) + key + value)
-    return hashed.size, hashed.digest.hexdigest()
-
-
-class _Hashed:
-    """A file that counts and hashes the bytes that are written to it."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self.size, self.digest = raw, 0, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.size += len(data)
-        self.digest.update(data)
-        return self._raw.write(data)
-
-    def flush(self) -> None:
-        self._raw.flush()
+    return hashed.size_bytes, hashed.sha256()
 
 
 def read_manifest(storage: BackupStorage) -> Backup:

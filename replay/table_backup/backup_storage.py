@@ -6,11 +6,11 @@ renamed. An object store cannot rename; there the manifest is written last, and 
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from ...topics.durable_files import sync_path
 from ...topics.errors import Stop, Usage
 from ...topics.private_folder import private_folder
 from ..sources.files.file_system import is_remote
@@ -82,12 +82,12 @@ class _Folder:
         with self.create(MANIFEST) as file:
             file.write(manifest)
         for path in (*self._part.iterdir(), self._part):
-            _sync(path)
+            sync_path(path)
         try:
             self._part.rename(self._folder)
         except OSError as exc:
             raise _not_empty(self._folder) from exc
-        _sync(self._folder.parent)
+        sync_path(self._folder.parent)
 
     def open(self, name: str) -> IO[bytes]:
         try:
@@ -100,14 +100,6 @@ def _missing(location: object, name: str) -> Stop:
     if name == MANIFEST:
         return Usage(f"{location} holds no backup", hint=f"a complete backup has a {MANIFEST}")
     return Stop(f"{location}: {name} is missing", hint="the backup is damaged: create another one")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class _Remote:

@@ -15,8 +15,8 @@ from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import Aborted, TransactionalProducer
-from failing import BAD, Boom
-from handmade import commit, made, stored
+from failing_records import BAD, Boom
+from table_partitions import commit, made, stored
 
 
 @pytest.fixture

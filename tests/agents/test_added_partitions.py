@@ -1,4 +1,4 @@
-"""Partitions are added to a topic that workers read: keys then live elsewhere, and a table's parts stay."""
+"""Partitions are added to a topic that workers read: keys move, and the content of tables stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Marks ride in the metadata of committed offsets, and metadata of others is left alone."""
+"""Agent offsets are stored in the metadata of committed offsets, and metadata of other programs is ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What committers do with clients that are finished, whether these say so or not."""
+"""Committers replace clients that hang or are broken."""
 
 from __future__ import annotations
 

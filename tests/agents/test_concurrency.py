@@ -1,4 +1,4 @@
-"""Several agents on a topic, and several instances of one: each record once, order by key."""
+"""Several agents of a topic, and several instances of one: each record once, in the order of its key."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from anabranch.agents.failure_policy import Retry
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.errors import Stop
 from anabranch.topics.packed import pack
-from failing import Boom
+from failing_records import Boom
 
 
 def note(flood: FailureRate, now_s: float, handled: int, failed: int) -> None:

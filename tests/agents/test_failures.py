@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from anabranch.agents.runtime import runtime_of
-from failing import BAD, Boom, good_sum, with_bad
+from failing_records import BAD, Boom, good_sum, with_bad
 
 LONG_AGO_MS = 1_357_016_400_123
 

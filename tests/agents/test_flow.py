@@ -362,7 +362,7 @@ def test_a_flow_that_makes_no_sense_says_so(lab) -> None:
 
 
 async def test_a_partial_result_that_cannot_be_sent_costs_only_its_own_record(lab, table_of, drain) -> None:
-    """It is found at the gate, when nobody is at a record; then the records come again, each with its own results."""
+    """It is found at the barrier, between records; then the records are reprocessed, each with its own results."""
 
     def keyed(line: str) -> tuple[str, Any]:
         return line[0], {"a-bad": 1j, "a-nan": math.nan, "b-inf": math.inf}.get(line, -0.0 if line == "c" else 1)

@@ -1,4 +1,4 @@
-"""What an operator's machinery asks a worker: alive, ready, and figures that Prometheus can read."""
+"""Health checks and Prometheus metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that Python holds equal are one key: in one partition, with one total, under one name; others are refused."""
+"""Keys that are equal in Python are one key, in one partition; values that cannot be keys are refused."""
 
 from __future__ import annotations
 

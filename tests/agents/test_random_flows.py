@@ -17,8 +17,8 @@ import msgspec
 import pytest
 from anabranch.agents.flows import flow
 from anabranch.topics.partitioners import HashPartitioner
+from offline_app import PARTITIONS, Agents, Plain, packed
 from random_flows import SCHEMA, Case, drawn
-from simulated import PARTITIONS, Agents, Plain, packed
 
 SECONDS = float(os.environ.get("ANABRANCH_FUZZ_S", "20"))
 SEED = int(os.environ.get("ANABRANCH_FUZZ_SEED", "1"))

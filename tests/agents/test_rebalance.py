@@ -146,7 +146,7 @@ async def test_a_worker_that_is_killed_has_its_partitions_back_when_it_starts_ag
 
 async def test_a_revoke_while_the_gate_closes_leaves_it_open(lab, table_of, monkeypatch) -> None:
     #  agent  ── 1 ── 2 ………… parks                                ── 3 ──
-    #  gate          due: closes … ── revoke: committed, nothing left to commit
+    #  barrier       due: closes … ── revoke: committed, nothing left to commit
     topic, app, two, go_on = lab.topic(1), lab.app(lab.fresh("app")), asyncio.Event(), asyncio.Event()
     totals, out, revokes = app.Table("totals", default=int), app.topic(lab.topic(1, "out")), []
 

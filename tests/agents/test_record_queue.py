@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
-from handed import P0, P1, batch, offsets, packed, place
+from queue_records import P0, P1, batch, offsets, packed, place
 
 
 def places(taken: QueuedBatch | None) -> list[tuple[int, int]]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
 from anabranch.topics.topic_partition import TopicPartition
-from handed import P0, P1, Fake, packed, place
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from queue_records import P0, P1, Fake, packed, place
 
 
 class InboxMachine(RuleBasedStateMachine):

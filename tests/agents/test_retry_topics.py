@@ -24,7 +24,7 @@ from anabranch.topics.partitioner_registry import PartitionerRegistry
 from anabranch.topics.partitioners import RangePartitioner
 from anabranch.topics.producer import TransactionalProducer
 from anabranch.topics.topic_partition import TopicPartition
-from failing import Boom
+from failing_records import Boom
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import BadRecord, Usage
-from handmade import Steps, commit, made, stored
+from table_partitions import Steps, commit, made, stored
 
 
 def test_a_default_that_was_only_looked_at_is_not_a_key_in_savepoint_mode_either() -> None:

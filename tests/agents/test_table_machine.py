@@ -16,10 +16,10 @@ from anabranch.agents.tables.partition_state import ABSENT
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import ClosedTable, Table
 from anabranch.topics.errors import Usage
-from handmade import PARTITIONS, Basket, Content, Steps, decoded, known, made, stored
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from table_partitions import PARTITIONS, Basket, Content, Steps, decoded, known, made, stored
 
 TOPICS = ("orders", "refunds")
 

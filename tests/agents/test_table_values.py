@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from anabranch.topics.errors import BadRecord, Usage
-from handmade import Basket, commit, known, made, stored
+from table_partitions import Basket, commit, known, made, stored
 
 CANNOT_BE_KEPT: dict[str, Any] = {
     "a tuple": (1, 2),

@@ -1,4 +1,4 @@
-"""Several values at a time: `take` and its kin, and batches; what they hold back is not lost."""
+"""`take`, its variants and batches lose none of the records that they hold back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks, timers and cron jobs: one that fails ends the worker, which says which it was.
+"""A task, timer or cron job that fails ends the worker, and the error names it.
 
 Nothing half done is committed.
 """

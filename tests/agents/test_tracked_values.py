@@ -14,9 +14,9 @@ from anabranch.agents.tables.global_table import GlobalTable
 from anabranch.agents.tables.table import Table
 from anabranch.agents.tables.ttl_table import TtlTable
 from anabranch.agents.tables.uncommitted_writes import end_record
-from handmade import Basket, known, made, stored
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from table_partitions import Basket, known, made, stored
 
 KEYS = "abc"
 NONE: Any = object()

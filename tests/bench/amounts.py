@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy
 import polars
 import pyarrow.parquet
-from job import AMOUNTS, Job
+from bounded_jobs import AMOUNTS, Job
 from records import Truth, truth_of
 
 __all__ = ["CHUNK", "KEYS", "Amounts", "drawn"]

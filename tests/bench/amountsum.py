@@ -1,4 +1,4 @@
-"""The job of the bench of bounded runs: the sum of each key, as a flow, which takes packed batches by column."""
+"""The job of the bench of bounded runs: the sum of each key, as a flow that processes packed batches by column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bench of archives: a topic into files, against a loop that only counts what it consumes.
+"""Bench of archives: a topic into files, compared with a loop that only counts records.
 
     python tests/bench/archiving.py                      1,000,000 records as Parquet and as JSON Lines, three times
 
@@ -20,9 +20,9 @@ from anabranch.replay.archive.archiver import Archiver
 from anabranch.topics.cluster import Cluster
 from confluent_kafka import Consumer, TopicPartition
 from main import broker, filled
-from outcome import peak_bytes
 from records import PARTITIONS
-from turns import Moved, in_process, in_turn, median_rate, show, write_runs
+from run_outcome import peak_bytes
+from timed_runs import Moved, in_process, in_turn, median_rate, show, write_runs
 
 _LEAST = 0.3
 ENCODINGS = ("parquet", "jsonl")

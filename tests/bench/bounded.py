@@ -1,4 +1,4 @@
-"""The bench of bounded runs: from a file to a result file, exactly once, plain and packed.
+"""Bench of bounded runs: from a file to a result file, exactly once, plain and packed.
 
     python tests/bench/bounded.py                                           all of it: 20 minutes
     python tests/bench/bounded.py --rows 2000000 --times 3 --only packed    a look
@@ -26,8 +26,8 @@ from pathlib import Path
 
 import click
 from amounts import Amounts
+from bounded_jobs import Rows
 from flights import Flights
-from job import Rows
 from main import broker, progress
 from measure import BenchError, waited
 from records import truth_of

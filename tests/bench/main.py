@@ -1,4 +1,4 @@
-"""The bench: one broker, the same records for everybody, every figure and every ratio from one run.
+"""The main bench: one broker, the same records for all programs, and all ratios from one run.
 
     python tests/bench/main.py                      all of it: 3,000,000 records, three times, some minutes
     python tests/bench/main.py --records 300000     a look

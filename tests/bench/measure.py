@@ -1,4 +1,4 @@
-"""One measure: which program, and one run of it in a process of its own."""
+"""A measurement: a program, and one run of it in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import msgspec
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
 from confluent_kafka import TopicPartition
-from outcome import Outcome
 from records import PARTITIONS, Truth, read_totals, truth_of
+from run_outcome import Outcome
 
 __all__ = ["MEASURES", "BenchError", "Measure", "Run", "Source", "waited"]
 
@@ -127,7 +127,7 @@ class Measure:
 
 
 MEASURES = (
-    Measure("counting", "librdkafka, only counting", "counting.py", keeps_table=False),
+    Measure("counting", "librdkafka, only counting", "librdkafka_count.py", keeps_table=False),
     Measure("record", "agent by record, exactly-once", "worker.py", ("--style", "record")),
     Measure(
         "record-alo",
@@ -139,7 +139,7 @@ MEASURES = (
         "record-disk", "agent by record, table in RocksDB", "worker.py", ("--style", "record", "--store", "rocksdb://")
     ),
     Measure("batch", "agent by batch, exactly-once", "worker.py", ("--style", "batch")),
-    Measure("stock", "stock Faust, defaults", "stock.py", head_only=True),
+    Measure("stock", "stock Faust, defaults", "stock_faust.py", head_only=True),
 )
 
 

@@ -1,4 +1,4 @@
-"""The records of the bench, and what their sums must be.
+"""The records of the bench, and their expected sums.
 
 The same for everybody: seeded, so that a run here and a run there read the same bytes, and the first M of N records
 are the M records. Keys follow Zipf's law (the k-th most frequent user comes 1/k as often as the first).

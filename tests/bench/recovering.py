@@ -1,4 +1,4 @@
-"""The bench of interruptions: how long a group is silent when workers die, come and go.
+"""Bench of interruptions: how long a group commits nothing when workers are killed, join and leave.
 
     python tests/bench/recovering.py                     about three minutes
     python tests/bench/recovering.py --keys 100000 --only restart
@@ -46,41 +46,42 @@ _AFTER_S = 3.0
 _COPIES = "keeping standby copies of partitions"
 
 
-class Crew:
+class WorkerGroup:
     """Workers of one app, each with a data folder of its own."""
 
     def __init__(self, cluster: Cluster, topic: str, folder: Path, store: str, protocol: str, copies: int) -> None:
         self.name = f"{topic}-app"
         self._cluster = cluster
-        self._asked = ["--bootstrap-server", cluster.bootstrap_servers, "--name", self.name, "--topic", topic]
-        self._asked += ["--store", store, "--protocol", protocol, "--copies", str(copies)]
-        self._asked += ["--session-ms", str(round(SESSION_S * 1000))]
+        self._arguments = ["--bootstrap-server", cluster.bootstrap_servers, "--name", self.name, "--topic", topic]
+        self._arguments += ["--store", store, "--protocol", protocol, "--copies", str(copies)]
+        self._arguments += ["--session-ms", str(round(SESSION_S * 1000))]
         self._folder, self._running = folder, dict[str, subprocess.Popen[bytes]]()
 
-    def start(self, who: str) -> float:
+    def start(self, worker: str) -> float:
         """Start a worker; when its process began, on the monotonic clock."""
-        command = [sys.executable, str(_HERE / "numbered.py"), *self._asked, "--data", str(self._folder / who)]
-        with (self._folder / f"{who}.log").open("ab") as log:
+        command = [sys.executable, str(_HERE / "recovery_worker.py"), *self._arguments, "--data"]
+        command.append(str(self._folder / worker))
+        with (self._folder / f"{worker}.log").open("ab") as log:
             began_s = time.monotonic()
-            self._running[who] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            self._running[worker] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         return began_s
 
-    def ready(self, who: str) -> None:
+    def ready(self, worker: str) -> None:
         """Wait until it is."""
-        stdout = self._running[who].stdout
+        stdout = self._running[worker].stdout
         assert stdout is not None
         if not stdout.readline():
-            raise RuntimeError(f"worker {who} has ended: {(self._folder / f'{who}.log').read_text()[-2000:]}")
+            raise RuntimeError(f"worker {worker} has ended: {(self._folder / f'{worker}.log').read_text()[-2000:]}")
 
-    def kill(self, who: str) -> None:
+    def kill(self, worker: str) -> None:
         """As `kill -9`."""
-        self._running[who].kill()
-        self._running.pop(who).wait()
+        self._running[worker].kill()
+        self._running.pop(worker).wait()
 
-    def leave(self, who: str) -> None:
+    def leave(self, worker: str) -> None:
         """As SIGTERM."""
-        self._running[who].terminate()
-        self._running.pop(who).wait(60)
+        self._running[worker].terminate()
+        self._running.pop(worker).wait(60)
 
     def committed(self, orders: int) -> bool:
         """Whether that many records are."""
@@ -88,36 +89,36 @@ class Crew:
 
     def close(self) -> None:
         """End all."""
-        for who in list(self._running):
-            self.leave(who)
+        for worker in list(self._running):
+            self.leave(worker)
 
 
 @contextmanager
 def under_way(
     cluster: Cluster, folder: Path, keys: int, *, store: str = "memory://", protocol: str = "classic", copies: int = 0
-) -> Iterator[tuple[Traffic, Crew]]:
+) -> Iterator[tuple[Traffic, WorkerGroup]]:
     """A worker `a` whose table has that many keys, and orders that keep coming; audited afterwards."""
     topic = f"bench-recovering-{uuid.uuid4().hex[:8]}"
     traffic, home = Traffic(cluster, topic, keys), folder / topic
     home.mkdir()
-    crew = Crew(cluster, topic, home, store, protocol, copies)
+    group = WorkerGroup(cluster, topic, home, store, protocol, copies)
     try:
         traffic.fill()
-        crew.start("a")
-        crew.ready("a")
-        until(lambda: crew.committed(keys), "the table is filled")
+        group.start("a")
+        group.ready("a")
+        until(lambda: group.committed(keys), "the table is filled")
         traffic.begin(RATE)
         try:
             traffic.first_after(0)
-            yield traffic, crew
+            yield traffic, group
         finally:
             traffic.end()
     finally:
-        crew.close()
-    found = read_totals(cluster, f"{crew.name}-totals-changelog", msgspec.json.decode)
+        group.close()
+    found = read_totals(cluster, f"{group.name}-totals-changelog", msgspec.json.decode)
     if found != dict(traffic.totals):
         raise RuntimeError(f"the table is wrong: {sum(found.values()):,} instead of {traffic.totals.total():,}")
-    Admin(cluster).delete([topic, f"{topic}-out", f"{crew.name}-totals-changelog"])
+    Admin(cluster).delete([topic, f"{topic}-out", f"{group.name}-totals-changelog"])
 
 
 def until(condition: Callable[[], bool], what: str, patience_s: float = 60.0) -> None:
@@ -132,13 +133,13 @@ def until(condition: Callable[[], bool], what: str, patience_s: float = 60.0) ->
 def restart(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
     """A worker is killed and started again."""
     for store, count in (("rocksdb://", keys), ("memory://", keys // 4)):  # what is in memory has to be read again
-        with under_way(cluster, folder, count, store=store) as (traffic, crew):
+        with under_way(cluster, folder, count, store=store) as (traffic, group):
             time.sleep(_SETTLE_S)
-            crew.kill("a")
+            group.kill("a")
             sent = traffic.sent
-            began_s = crew.start("a")
+            began_s = group.start("a")
             took_s = traffic.first_after(sent) - began_s
-            crew.ready("a")
+            group.ready("a")
         text = f"killed with -9 and started again, {count:,} keys in {store[:-3]}: first new result within 3 s"
         yield Target(text, took_s, " s", took_s < 3).line()
 
@@ -146,32 +147,32 @@ def restart(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
 def take_over(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
     """A worker is killed, the other one takes its partitions."""
     for copies in (0, 1):
-        with under_way(cluster, folder, keys, copies=copies) as (traffic, crew):
-            crew.start("b")
-            crew.ready("b")
+        with under_way(cluster, folder, keys, copies=copies) as (traffic, group):
+            group.start("b")
+            group.ready("b")
             log = folder / traffic.topic / "a.log"
             until(lambda log=log, least=copies: log.read_text().count(_COPIES) >= least, "copies are kept")
             time.sleep(_SETTLE_S)
-            crew.kill("b")
+            group.kill("b")
             sent, killed_s = traffic.sent, time.monotonic()
             rest_s = traffic.first_after(sent, set(traffic.seen)) - killed_s - SESSION_S
-        how = "with a warm copy" if copies else "without copies"
-        yield f"  {keys // 2:,} keys taken over {how}: {SESSION_S:.0f} s session timeout + {rest_s:.2f} s"
+        copies_text = "with a warm copy" if copies else "without copies"
+        yield f"  {keys // 2:,} keys taken over {copies_text}: {SESSION_S:.0f} s session timeout + {rest_s:.2f} s"
 
 
 def rebalance(cluster: Cluster, folder: Path, keys: int) -> Iterator[str]:
     """A worker joins, and leaves in order."""
     for protocol in ("classic", "consumer"):
-        with under_way(cluster, folder, keys // 10, protocol=protocol) as (traffic, crew):
+        with under_way(cluster, folder, keys // 10, protocol=protocol) as (traffic, group):
             time.sleep(_SETTLE_S)
             pauses: dict[str, tuple[float, float]] = {}
             for what in ("joins", "leaves"):
                 began_s = time.monotonic()
                 if what == "joins":
-                    crew.start("b")
-                    crew.ready("b")
+                    group.start("b")
+                    group.ready("b")
                 else:
-                    crew.leave("b")
+                    group.leave("b")
                 time.sleep(_AFTER_S)
                 pauses[what] = traffic.pauses_s(began_s, time.monotonic())
         for what, (of_all_s, of_one_s) in pauses.items():

@@ -1,4 +1,4 @@
-"""The bench of replays: history in a file into a topic, exactly once, against a bare transactional produce loop.
+"""Bench of replays: from a file into a topic, exactly once, compared with a plain transactional produce loop.
 
     python tests/bench/replaying.py                      1,000,000 records in each format, three times
     python tests/bench/replaying.py --large 2            and the peak memory of replaying 2 GB as JSON Lines, and the
@@ -28,9 +28,9 @@ from anabranch.replay.sources.format import Format
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from main import broker, progress
-from outcome import peak_bytes
 from records import PARTITIONS, orders
-from turns import Moved, in_process, in_turn, median_rate, show, write_runs
+from run_outcome import peak_bytes
+from timed_runs import Moved, in_process, in_turn, median_rate, show, write_runs
 
 _IN_TRANSACTION = 50_000
 _IN_LARGE = 100_000

@@ -1,4 +1,4 @@
-"""What is printed and written: a table of medians with their spread, and the reach targets."""
+"""The report: a table of medians with their range, and the targets."""
 
 from __future__ import annotations
 

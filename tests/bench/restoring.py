@@ -1,4 +1,4 @@
-"""The bench of restores: how fast a worker has its tables again.
+"""Bench of restores: how fast a worker has its tables back.
 
     python tests/bench/restoring.py                      1,000,000 keys, three times
     python tests/bench/restoring.py --keys 100000 --repeat 1
@@ -32,7 +32,7 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from counting import count
+from librdkafka_count import count
 from main import broker, progress
 from records import PARTITIONS
 from rich import box

@@ -1,4 +1,4 @@
-"""Records that keep coming, and a reader that notes when each result is there: how interruptions are measured."""
+"""A steady flow of records, and a reader that notes when each result arrives."""
 
 from __future__ import annotations
 

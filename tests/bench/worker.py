@@ -1,4 +1,4 @@
-"""Measure: an agent of ours that sums by key into a table with a changelog, run the way a worker is run."""
+"""Measures an agent that sums by key into a table with a changelog, as a worker runs it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from anabranch import App
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
 from anabranch.topics.cluster import Cluster
-from outcome import Outcome
 from records import PARTITIONS
+from run_outcome import Outcome
 
 _LOOK_S = 0.01
 

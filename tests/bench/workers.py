@@ -1,4 +1,4 @@
-"""Measure: the worker of `worker.py`, several processes of one group, until the group has committed all records.
+"""Measures several processes of `worker.py` in one group, until the group has committed all records.
 
 Their start, and the rebalances when the second joins the first, are in the time if the first has begun to read by then.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from anabranch.topics.cluster import Cluster
 from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
-from outcome import Outcome
+from run_outcome import Outcome
 
 _WORKER = Path(__file__).with_name("worker.py")
 _LOOK_S = 0.02

@@ -1,4 +1,4 @@
-"""What every source of history keeps to; a new kind of file joins by one line in `KINDS`, a new wrapping in `PACKS`."""
+"""The contract of all sources; add a file format to `KINDS`, and a compression to `PACKS`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anabranch.replay.sources.file_history import find_history
 from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.source import Source, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
-from files import Reading, read
+from line_files import Reading, read
 
 TEXT = b"one,1\n\ntwo,2\r\nthree,3\xc3\xa9\n,\nlast without an end"
 CSV = b'k,n,text\na,1,plain\nb,NA,"two\nlines, one ""cell"""\r\n\nc,007,x\nd,1.5e3,\ne,-4,last'

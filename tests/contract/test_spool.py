@@ -1,4 +1,4 @@
-"""A socket with a spool keeps to what every source keeps to: killed anywhere, each line that came is given once."""
+"""A socket with a spool keeps the contract of sources: killed anywhere, it gives each received line once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anabranch.replay.sources.source import Source, SourcePosition
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.partitioners import HashPartitioner
-from files import Reading
+from line_files import Reading
 
 PARTS = [b"k,n\n\none,1\ntwo", b",2\r\nthree,3\xc3\xa9\n", b"four,4\nlast without an end"]
 CASES = [

@@ -1,4 +1,4 @@
-"""What every store of committed table state keeps to; a new store joins by one line in `STORES`."""
+"""The contract of all stores of committed table state; add a store to `STORES`."""
 
 from __future__ import annotations
 

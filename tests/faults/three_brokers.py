@@ -10,7 +10,7 @@ from pathlib import Path
 
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.distribution import Distribution
-from anabranch.topics.devbroker.kraft_node import Node, write
+from anabranch.topics.devbroker.kraft_node import Node
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from proxy import free_port
@@ -91,4 +91,4 @@ def _format(kafka: Distribution, data: Path, number: int) -> None:
     shutil.copyfile(kafka.bootstrap_checkpoint, log / "bootstrap.checkpoint")
     directory = base64.urlsafe_b64encode(bytes([1]) + uuid.uuid4().bytes[1:]).decode().rstrip("=")
     facts = {"version": 1, "cluster.id": _CLUSTER_ID, "node.id": number + 1, "directory.id": directory}
-    write(log / "meta.properties", "".join(f"{name}={value}\n" for name, value in facts.items()))
+    (log / "meta.properties").write_text("".join(f"{name}={value}\n" for name, value in facts.items()))

@@ -1,4 +1,4 @@
-"""`anabranch tables backup` and `restore` as an operator types them."""
+"""`anabranch tables backup` and `restore` by command."""
 
 from __future__ import annotations
 

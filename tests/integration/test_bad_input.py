@@ -1,4 +1,4 @@
-"""Whatever is wrong is said in a line or two, with what to do, and a non-zero exit: never a bare traceback."""
+"""Errors are one or two lines with a remedy and a non-zero exit code, never a bare traceback."""
 
 from __future__ import annotations
 

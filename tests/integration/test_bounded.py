@@ -1,4 +1,4 @@
-"""Bounded runs end, and say how: several stages, several workers, somebody else writing meanwhile; and into live."""
+"""Bounded runs with several stages, several workers, other writers, and into live topics."""
 
 from __future__ import annotations
 

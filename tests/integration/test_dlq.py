@@ -1,4 +1,4 @@
-"""`anabranch dlq` as a user types it: a worker's dead letters listed, shown, put back, and processed after the fix."""
+"""`anabranch dlq` by command: list, show and re-publish dead letters, which are processed after a fix."""
 
 from __future__ import annotations
 

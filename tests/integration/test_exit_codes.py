@@ -1,4 +1,4 @@
-"""A bounded run ends with 3 where records failed: finished, its result written, and not as good as it looks."""
+"""A bounded run whose records failed writes its result and ends with exit code 3."""
 
 from __future__ import annotations
 

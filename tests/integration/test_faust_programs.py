@@ -1,4 +1,4 @@
-"""Programs as Faust's users lay them out: agents in modules of their own, the cluster named by the program."""
+"""Programs in the layout of Faust: agents in modules of their own, and a broker named by the program."""
 
 from __future__ import annotations
 

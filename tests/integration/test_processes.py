@@ -1,4 +1,4 @@
-"""`anabranch worker --processes N`, and what its log looks like to a machine."""
+"""`anabranch worker --processes N`, and its JSON log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`anabranch runs`, `verify` and `archive`, as a user types them."""
+"""`anabranch runs`, `verify` and `archive` by command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM ends every command within seconds, whatever it waits for, with an exit code that says what was left."""
+"""SIGTERM ends every command within seconds; the exit code tells whether work was left."""
 
 from __future__ import annotations
 

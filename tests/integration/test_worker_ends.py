@@ -1,4 +1,4 @@
-"""A worker that was told to end does so, whatever hangs in it."""
+"""A worker ends on SIGTERM, whatever hangs in it."""
 
 from __future__ import annotations
 

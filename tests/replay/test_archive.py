@@ -1,4 +1,4 @@
-"""A topic into a folder on a real broker: each committed record once, whatever dies, and what is damaged is found."""
+"""Archiving a topic: each committed record once, whichever process dies; damage is found."""
 
 from __future__ import annotations
 

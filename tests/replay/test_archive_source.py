@@ -1,4 +1,4 @@
-"""Archives and topics as history: what goes back is what was there, wherever it is cut."""
+"""Archives and topics as history: the records are unchanged, wherever the replay is interrupted."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message, TopicPartition
-from files import Reading
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from line_files import Reading
 
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]

@@ -1,4 +1,4 @@
-"""Columns and records of the same file are the same records: key, value, time, bad lines and positions."""
+"""Reading a file by columns and by records gives the same keys, values, times, bad lines and positions."""
 
 from __future__ import annotations
 

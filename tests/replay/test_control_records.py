@@ -1,4 +1,4 @@
-"""Tools skip control records in topics that an app has made; elsewhere they are records, whose copies are ordinary."""
+"""Tools skip control records in topics that an app has made; elsewhere they are plain records."""
 
 from __future__ import annotations
 

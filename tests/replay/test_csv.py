@@ -1,4 +1,4 @@
-"""CSV: cells become numbers, nulls and text, rows are those of the csv module, bad ones are named."""
+"""CSV cells become numbers, nulls and text; rows are those of Python's csv module; bad rows are named."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.formats.csv_parser import CsvParser
 from anabranch.replay.sources.formats.csv_type_inference import infer_row_types
 from anabranch.replay.sources.source_record import SourceRecord
-from files import plain, read_file, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from line_files import plain, read_file, values
 
 
 def test_cells_become_numbers_nulls_and_text(tmp_path: Path) -> None:

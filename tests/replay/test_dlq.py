@@ -1,4 +1,4 @@
-"""Dead letters put back: each once, where it came from, as it was; whatever is filtered, killed and started again."""
+"""Dead letters are re-published once each, unchanged, to their origin, also after filters, kills and restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking before it is sent: --dry-run and --plot."""
+"""Previews: `--dry-run` and `--plot`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The little language of fields: what it says, and all it refuses."""
+"""Field expressions: their values, and everything that they refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Key, time, headers and partition out of fields and expressions, alike in CSV and JSON Lines; CSV's dialects."""
+"""Key, time, headers and partition from fields and expressions, equal for CSV and JSON Lines; CSV dialects."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from anabranch.replay.sources.formats.avro_file import decoder
 from anabranch.replay.sources.source_record import NO_LIMIT, SourceRecord
 from anabranch.replay.sources.time_parser import parse_time_ms
 from anabranch.topics.errors import Usage
-from files import Reading
 from hypothesis import given
 from hypothesis import strategies as st
+from line_files import Reading
 
 CSV = b"carrier,flight,at,p,price\nUA,15,01.02.2013 10:00,2,1.50\nAA,7,02.02.2013 11:30,,2\n"
 JSONL = (

@@ -1,4 +1,4 @@
-"""Files that somebody has damaged: each byte of them is a record, a bad line or a blank one, plain as packed.
+"""Damaged files: each byte belongs to a record, a bad line or a blank line, plain and packed.
 
 A file of each format is made, some of its bytes are changed, and it is read plain, packed, and in other batches. They
 have to agree, nothing but our own errors may be raised, and all lines have to be accounted for. A run is short here,
@@ -28,8 +28,8 @@ from anabranch.replay.sources.format import Format
 from anabranch.topics.errors import AnabranchError, BadRecord
 from anabranch.topics.packed import Packed
 from anabranch.topics.partitioners import HashPartitioner
-from files import Reading
-from packing import MOST, Record, Told, packed_records, plain_records
+from line_files import Reading
+from packed_histories import MOST, Record, Told, packed_records, plain_records
 
 _LOST = re.compile(r"([0-9,]+) rows from here are not read")
 SECONDS = float(os.environ.get("ANABRANCH_FUZZ_S", "4"))

@@ -1,4 +1,4 @@
-"""What goes into a bounded run."""
+"""Inputs of a bounded run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging by time: one order, whatever the batches, and going on at any position gives the rest of it."""
+"""Merging by time gives one order for all batch sizes, and resumes at any position."""
 
 from __future__ import annotations
 

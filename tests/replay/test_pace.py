@@ -1,4 +1,4 @@
-"""Records go when they are due; time is an argument, so nothing here waits."""
+"""Records are sent when they are due. The time is an argument, so the tests do not wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replay of packed batches: the very records that plain ones are, each once, cut by the topic's partitioner."""
+"""A packed replay sends the same records as a plain one, each once, by the topic's partitioner."""
 
 from __future__ import annotations
 

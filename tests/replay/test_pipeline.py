@@ -1,4 +1,4 @@
-"""What is done with records on their way: selected, transformed, limited, repeated; and going on at any position."""
+"""The pipeline selects, transforms, limits and repeats records, and resumes at any position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A replay against a real broker: everything once, in order, with its time; whatever dies in between."""
+"""A replay sends each record once, in order, with its time, whichever process dies in between."""
 
 from __future__ import annotations
 

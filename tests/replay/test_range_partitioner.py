@@ -1,4 +1,4 @@
-"""Partitioning by range, as a user goes about it: learn the split points, replay by them, look."""
+"""Range partitioning by command: learn split points, replay with them, show the topic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a replay says what stands in the columns of its first records, packed or not."""
+"""The report of a replay describes the columns of its first records, plain and packed."""
 
 from __future__ import annotations
 

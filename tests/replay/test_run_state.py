@@ -1,4 +1,4 @@
-"""The topic of runs, in which others may have written, too."""
+"""The topic of runs, with records of other programs in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sockets of lines: they end, or are connected to again."""
+"""Sources that read lines from sockets end or reconnect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anabranch.replay.sources.format import Format
 from anabranch.replay.sources.source import Source
 from anabranch.replay.sources.source_record import SourceRecord
 from anabranch.topics.errors import Stop
-from files import refusal
+from line_files import refusal
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""Sources of lines: what every kind of file promises, however it is packed and wherever it is cut."""
+"""Sources of lines give the same records for all compressions and batch boundaries."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from anabranch.replay.sources.format import Format, kind_of
 from anabranch.replay.sources.formats.line_buffer import LineBuffer
 from anabranch.replay.sources.time_parser import TimeParser, parse_time_ms
 from anabranch.topics.errors import Stop
-from files import plain, read, read_file, refusal, values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from line_files import plain, read, read_file, refusal, values
 
 
 def test_a_file_of_many_chunks_is_read_in_bounded_batches(tmp_path: Path) -> None:

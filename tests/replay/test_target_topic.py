@@ -1,4 +1,4 @@
-"""Where records go: their partitions, topics that would not keep them, and letters about those that cannot go."""
+"""The topic that a replay writes to: partitions, settings that would lose records, dead letters of bad lines."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from anabranch.replay.target_topic import TargetTopic
 from anabranch.topics.dead_letter import dead_letter
 from anabranch.topics.errors import Stop
 from anabranch.topics.partitioners import HashPartitioner
-from files import refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from line_files import refusal
 
 DAY_MS = 86_400_000
 

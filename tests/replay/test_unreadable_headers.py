@@ -1,4 +1,4 @@
-"""Tools go on at a record with a header name that is not UTF-8, and name it."""
+"""Tools continue at a record with a header name that is not UTF-8, and name the record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two histories compared: the same in any order, or the first records that differ and where they stand."""
+"""Comparing two histories in any order, and showing the first differences with their positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded broker: it starts, keeps or forgets its data, is found, and never outlives us."""
+"""The embedded broker starts, keeps or deletes its data, is found by other commands, and ends with its owner."""
 
 from __future__ import annotations
 

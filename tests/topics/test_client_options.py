@@ -1,4 +1,4 @@
-"""Options of librdkafka and addresses as people mistype them: one line says which it is, and what to do."""
+"""Mistyped librdkafka options and addresses: the error names the option and the remedy."""
 
 from __future__ import annotations
 

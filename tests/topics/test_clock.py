@@ -1,4 +1,4 @@
-"""The process's clock can be replaced, and is put back."""
+"""The clock of the process can be replaced and restored."""
 
 from __future__ import annotations
 

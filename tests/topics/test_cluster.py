@@ -1,4 +1,4 @@
-"""How a cluster is reached: arguments, `-X`, the environment; and what is never shown."""
+"""Cluster settings from arguments, `-X` and the environment; secrets are never shown."""
 
 from __future__ import annotations
 

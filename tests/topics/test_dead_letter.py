@@ -1,4 +1,4 @@
-"""A dead letter is the record itself, with the reason and where it came from."""
+"""A dead letter is the record itself, with the reason and the origin in its headers."""
 
 from __future__ import annotations
 

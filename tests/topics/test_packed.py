@@ -1,4 +1,4 @@
-"""A row of a packed batch is what the plain record would have been."""
+"""A row of a packed batch equals the plain record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stranger's packed batch is measured before it is opened: it holds rows within the limits, or is refused."""
+"""Packed batches are measured before they are opened, and refused beyond the limits."""
 
 from __future__ import annotations
 

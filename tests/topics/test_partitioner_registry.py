@@ -1,4 +1,4 @@
-"""Range partitioners: the partition of a key, learned split points, and the registry that producers keep to."""
+"""Range partitioners: the partition of a key, learned split points, and the registry in the cluster."""
 
 from __future__ import annotations
 

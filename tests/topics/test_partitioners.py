@@ -1,4 +1,4 @@
-"""Keys go where Kafka's Java client would send them."""
+"""Keys have the same partition as with Kafka's Java client."""
 
 from __future__ import annotations
 

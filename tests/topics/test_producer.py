@@ -1,4 +1,4 @@
-"""What a transaction shows, hides and refuses."""
+"""Transactions: which records are visible, hidden and refused."""
 
 from __future__ import annotations
 

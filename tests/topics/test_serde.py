@@ -1,4 +1,4 @@
-"""Bytes to values and back, by declared type."""
+"""Decoding and encoding of values by declared type."""
 
 from __future__ import annotations
 

@@ -32,11 +32,12 @@ from typing import Self
 
 from .. import clock
 from ..cleanup import on_failure
+from ..durable_files import replace_file
 from ..errors import Stop
 from ..private_folder import private_folder
 from .distribution import KAFKA_VERSION, Distribution, OnProgress
 from .java import Java
-from .kraft_node import Node, aot_flags, rehearse_once, write
+from .kraft_node import Node, aot_flags, rehearse_once
 
 __all__ = ["BrokerStats", "EmbeddedBroker", "Occupied", "running_at"]
 
@@ -146,7 +147,7 @@ class EmbeddedBroker:
         with on_failure(self._close_data), on_failure(partial(self._end_java, 0.0)):
             node = self._launch_on_a_free_port(kafka)
             facts = {"pid": node.java.pid, "bootstrap_servers": node.servers, "kafka": KAFKA_VERSION}
-            write(self._data / "broker.json", json.dumps(facts) + "\n")
+            replace_file(self._data / "broker.json", json.dumps(facts).encode() + b"\n")
         atexit.register(self.stop)
         # The next start of this object uses the same address, as clients expect of a broker.
         self._port = node.port

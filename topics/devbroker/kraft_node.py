@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException
 
 from .. import clock
 from ..cluster import Cluster
+from ..durable_files import replace_file
 from ..errors import Stop
 from ..identifiers import kafka_uuid
 from .distribution import Distribution, OnProgress, locked
@@ -24,7 +25,7 @@ from .java import Java
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["Node", "aot_flags", "rehearse_once", "write"]
+__all__ = ["Node", "aot_flags", "rehearse_once"]
 
 HOST = "127.0.0.1"
 START_S = 60.0
@@ -107,11 +108,11 @@ class Node:
         lock: int = -1,
     ) -> None:
         self._cluster_id = _format(kafka, data / "log")
-        self.port, controller_port = _free_ports(port)
+        self.port, controller_port = _choose_ports(port)
         self.servers = f"{HOST}:{self.port}"
         (data / "tmp").mkdir(exist_ok=True)
-        write(data / "log4j2.xml", _LOG4J)
-        write(data / "server.properties", _properties(data, self.port, controller_port, settings or {}))
+        replace_file(data / "log4j2.xml", _LOG4J.encode())
+        replace_file(data / "server.properties", _properties(data, self.port, controller_port, settings or {}).encode())
         log = data / "broker.log"
         if log.exists():
             log.replace(data / "broker.log.1")
@@ -236,11 +237,11 @@ def _format(kafka: Distribution, log: Path) -> str:
     cluster_id = kafka_uuid()
     shutil.copyfile(kafka.bootstrap_checkpoint, log / "bootstrap.checkpoint")
     # Last and atomically: this file marks the folder as formatted.
-    write(meta, f"version=1\ncluster.id={cluster_id}\nnode.id=1\ndirectory.id={kafka_uuid()}\n")
+    replace_file(meta, f"version=1\ncluster.id={cluster_id}\nnode.id=1\ndirectory.id={kafka_uuid()}\n".encode())
     return cluster_id
 
 
-def _free_ports(port: int) -> tuple[int, int]:
+def _choose_ports(port: int) -> tuple[int, int]:
     """Return `port`, or a free one if it is 0, and another free port."""
     with socket.socket() as client, socket.socket() as controller:
         # As Java does: closing connections of an earlier broker do not matter.
@@ -253,10 +254,3 @@ def _free_ports(port: int) -> tuple[int, int]:
             ) from exc
         controller.bind((HOST, 0))
         return client.getsockname()[1], controller.getsockname()[1]
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file atomically."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)

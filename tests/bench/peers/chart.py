@@ -1,4 +1,4 @@
-"""A picture of rates: for each contender a bar of the median and a line of the range, ours in another colour.
+"""Draws a chart of rates: a bar of the median and a line of the range for each contender.
 
 SVG, written by ourselves.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from .standing import Field
+from .standings import Field
 
 __all__ = ["draw", "write_chart"]
 

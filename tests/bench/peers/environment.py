@@ -1,4 +1,4 @@
-"""Where peers come from: Python environments and a Java program, made once and kept in a folder of the bench.
+"""Environments of the peers: Python environments and a Java program, installed once into a folder of the bench.
 
     <cache>/envs/NAME-HASH/     a virtual environment; HASH is that of its requirements, so new pins make a new one
     <cache>/streams-HASH/       classes and jars of the Kafka Streams program; HASH is that of its sources

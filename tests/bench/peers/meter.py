@@ -1,4 +1,4 @@
-"""How long a command takes, and what it takes: with all the processes it starts, as PySpark is three kinds of them.
+"""Measures the time, CPU and memory of a command with all processes that it starts.
 
 The command gets a session of its own, and all of that session counts. Looked at ten times a second: memory is the
 largest sum of what the processes have resident (pages that two share count twice), CPU what they had used when last

@@ -1,4 +1,4 @@
-"""Turns: everybody runs once a turn, and each turn another one begins.
+"""Runs all contenders in each turn, in rotating order.
 
 A machine that gets slower meanwhile, or a broker that gets faster, is so for all of them alike, and nobody always runs
 first or after the same one's leavings. Ratios are those of one turn.
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from .figure import Contender, Figure
+from .contender_result import Contender, Figure
 
 __all__ = ["rotated", "take_turns"]
 

@@ -1,0 +1,32 @@
+"""Writes files so that a crash leaves the old content or the new, never a part."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["replace_file", "sync_path"]
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace the content of a file atomically; it is on disk when this returns.
+
+    Raises:
+        OSError: it cannot be written; the old content is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Sync a file or a folder to disk. The names in a folder survive a crash from then on."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
