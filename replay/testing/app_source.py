@@ -10,9 +10,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +26,7 @@ from ...topics.errors import Usage
 from ..app_loader import load_app
 from ..module_loader import load_module
 
-__all__ = ["AppSource", "LoadedApp"]
+__all__ = ["AppSource", "LoadedApp", "run_named"]
 
 _TESTS = ("test_", "conftest", "__main__")
 _INSTALLED = (*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), str(Path(__file__).parents[2]))
@@ -202,3 +204,17 @@ def _imported_by(module: ModuleType) -> Iterator[str]:
             base = (base or "").strip(".")
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@contextmanager
+def run_named(run_id: str) -> Generator[None]:
+    """Let apps that are created inside of the block belong to a run."""
+    before = os.environ.get("ANABRANCH_RUN")
+    os.environ["ANABRANCH_RUN"] = run_id
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ANABRANCH_RUN"]
+        else:
+            os.environ["ANABRANCH_RUN"] = before

@@ -6,11 +6,9 @@ deleted when it is closed. Time is the machine's: `settle` waits, and there is n
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +31,7 @@ from ...topics.identifiers import random_uuid
 from ...topics.memory.partition_log import Record
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
-from .app_source import AppSource
+from .app_source import AppSource, run_named
 from .duration import Duration, Time, seconds_of, time_ms_of
 from .thread_worker import ThreadWorker
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
@@ -75,7 +73,7 @@ class KafkaWorld:
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-kafka-"))
         self._id = random_uuid().hex[:8]
         try:
-            with self._named():
+            with run_named(self._id):
                 source = AppSource(program)
                 loaded = [source.load() for _ in range(workers)]
             self.app, self.module = loaded[0].app, loaded[0].module
@@ -95,18 +93,6 @@ class KafkaWorld:
         except BaseException:
             self.close()
             raise
-
-    @contextmanager
-    def _named(self) -> Generator[None]:
-        """Let apps that are made inside of the block be of this world's run."""
-        before = os.environ.get("ANABRANCH_RUN")
-        os.environ["ANABRANCH_RUN"] = self._id
-        try:
-            yield
-        finally:
-            os.environ.pop("ANABRANCH_RUN")
-            if before is not None:
-                os.environ["ANABRANCH_RUN"] = before
 
     def _check_names(self, program: object) -> None:
         if runtime_of(self.app).run_id != self._id:

@@ -6,10 +6,8 @@ the world's event loop instead of processes of their own.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
 from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
-from .app_source import AppSource
+from .app_source import AppSource, run_named
 from .environment import Environment
 from .stillness import Stillness
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
@@ -53,20 +51,6 @@ class WorldRun:
     replays: dict[str, Report] = field(default_factory=dict[str, Report])
 
 
-@contextmanager
-def _run_named(run_id: str) -> Generator[None]:
-    """Let apps that are created inside of the block belong to a run."""
-    before = os.environ.get("ANABRANCH_RUN")
-    os.environ["ANABRANCH_RUN"] = run_id
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["ANABRANCH_RUN"]
-        else:
-            os.environ["ANABRANCH_RUN"] = before
-
-
 def run_bounded(
     environment: Environment,
     source: AppSource,
@@ -93,7 +77,7 @@ def run_bounded(
     lives: list[WorkerLife] = []
     try:
         for index in range(workers):
-            with environment.loading(), _run_named(run_id):
+            with environment.loading(), run_named(run_id):
                 app = source.load().app
                 prepare(app)
                 runtime = runtime_of(app)
