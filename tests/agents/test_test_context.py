@@ -290,3 +290,22 @@ async def test_a_table_on_disk_lies_in_a_folder_of_the_context(tmp_path: Path, m
         await agent.put("four")
         assert lengths["four"] == 4
     assert os.listdir(tmp_path) == []
+
+
+@app.agent(words)
+async def passing_on(stream: Stream[str]) -> AsyncIterator[str]:
+    async for word in stream:
+        await loud.send(value=word)
+        yield word
+
+
+async def test_another_agent_is_replaced_by_a_mock(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What Faust's page on tests does before: no part of it is needed here.
+    app.finalize()
+    app.conf.store = "memory://"
+    app.flow_control.resume()
+    with monkeypatch.context() as patched:
+        patched.setitem(globals(), "loud", AsyncMock())
+        async with passing_on.test_context() as agent:
+            await agent.put("a")
+        loud.send.assert_awaited_once_with(value="a")
