@@ -29,6 +29,7 @@ COMMANDS = {
     "run": "Run an app over a finite history, write the result, exit.",
     "runs": "List, show or delete replays and bounded runs.",
     "tables": "Show, back up and restore an app's tables.",
+    "test": "Run an app in simulated worlds with faults.",
     "topics": "List topics: records, partitioner, skew.",
     "unpack": "Convert packed batches to plain records.",
     "verify": "Compare the records of two sources and show the first differences.",

@@ -70,9 +70,12 @@ def anabranch_sim(request: pytest.FixtureRequest) -> Callable[..., Simulation]:
     Those of the marker `anabranch` count where the call gives none, and `--anabranch-seed` and `--anabranch-plan` count
     more than both.
     """
+    from ...topics.errors import Usage
     from .simulation import Simulation
 
     marker = request.node.get_closest_marker("anabranch")
+    if marker is not None and marker.args:
+        raise Usage(f"pytest.mark.anabranch({marker.args[0]!r})", hint="name the options: seeds=200, faults='kill'")
     asked: dict[str, Any] = {
         "seeds": request.config.getoption("--anabranch-seed"),
         "plan": request.config.getoption("--anabranch-plan"),

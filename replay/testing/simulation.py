@@ -151,12 +151,19 @@ class Simulation:
             raise AssertionError(str(report.failures[0]))
         return report
 
-    def run(self, *, most_failures: int = 10, shrunk: bool = True) -> SimulationReport:
+    def run(
+        self,
+        *,
+        most_failures: int = 10,
+        shrunk: bool = True,
+        watcher: Callable[[SimulationReport], None] | None = None,
+    ) -> SimulationReport:
         """Run the worlds.
 
         Args:
             most_failures: stop after so many worlds that fail.
             shrunk: reduce the faults of worlds that fail.
+            watcher: called after each world.
         """
         report, began_s = SimulationReport(), clock.now_s()
         for seed in self._seeds:
@@ -168,9 +175,11 @@ class Simulation:
                 report.faults[fault.kind] = report.faults.get(fault.kind, 0) + 1
             if differences:
                 report.failures.append(self._failure(seed, plan, differences, shrunk=shrunk))
-                if len(report.failures) >= most_failures:
-                    break
-        report.seconds = clock.now_s() - began_s
+            report.seconds = clock.now_s() - began_s
+            if watcher is not None:
+                watcher(report)
+            if len(report.failures) >= most_failures:
+                break
         return report
 
     def plan_of(self, seed: int) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_the_entry_point_has_the_name_of_the_module() -> None:
 
     project = tomllib.loads((Path(anabranch.__file__).parent / "pyproject.toml").read_text())["project"]
     assert project["entry-points"]["pytest11"] == {PLUGIN: PLUGIN}
+
+
+def test_the_options_and_the_marker_are_documented_by_pytest(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_it(): pass")
+    run(project, "--help").stdout.fnmatch_lines(["*--anabranch-seed=SEED*"])
+    run(project, "--markers").stdout.fnmatch_lines(["@pytest.mark.anabranch(seeds=100, faults='all', …)*"])
+    run(project, "--fixtures").stdout.fnmatch_lines(["anabranch_world*", "anabranch_sim*", "anabranch_kafka*"])
+    wrong = run(project, "--anabranch-seed=x")
+    assert wrong.ret != 0
+    wrong.stderr.fnmatch_lines(["*--anabranch-seed: invalid int value: 'x'*"])
 
 
 def test_the_kafka_of_a_session_is_one_with_fresh_names(
@@ -184,3 +195,63 @@ def test_a_simulation_runs_as_the_marker_says_and_a_seed_and_faults_are_repeated
     result = run(project, "-s", "--anabranch-seed=7", "--anabranch-plan", "kill:restart w0 after commit_transaction 1")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*1 worlds in * s, 0 failed; faults: 1 kill*"])
+
+
+UNIQUE = """
+from anabranch import App
+
+app = App("unique")
+orders = app.topic("orders")
+totals = app.Table("totals", default=int)
+seen = set()
+
+@app.agent(orders)
+async def total(stream):
+    async for order in stream:
+        if order["id"] not in seen:
+            seen.add(order["id"])
+            totals[order["user"]] += 1
+"""
+
+
+def test_a_failing_seed_is_repeated_by_the_printed_line(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        unique=UNIQUE,
+        test_unique="""
+        import pytest, unique
+
+        ORDERS = [(f"u{n % 5}", {"id": n, "user": f"u{n % 5}"}) for n in range(60)]
+
+        @pytest.mark.anabranch(seeds=50, faults="abort,lost-answer,kill")
+        def test_exactly_once(anabranch_sim):
+            anabranch_sim(unique.app, inputs={"orders": ORDERS}).same_as_without_faults()
+        """,
+    )
+    result = run(project)
+    result.assert_outcomes(failed=1)
+    lines = [line.removeprefix("E").strip() for line in result.outlines]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("pytest test_unique.py::test_exactly_once")]
+    difference = next(line for line in lines if line.startswith("table totals: "))
+    assert commands
+    for command in commands:
+        again = run(project, *command)
+        again.assert_outcomes(failed=1)
+        again.stdout.fnmatch_lines([f"*{difference.partition(':')[0]}:*"])
+
+
+def test_options_in_the_wrong_place_are_named(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest, shop
+
+        @pytest.mark.anabranch(200)
+        def test_it(anabranch_sim): pass
+
+        def test_without_inputs(anabranch_sim):
+            anabranch_sim(shop.app, inputs={})
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(errors=1, failed=1)
+    result.stdout.fnmatch_lines(["*pytest.mark.anabranch(200)*", "*name the options: seeds=200, faults='kill'*"])
+    result.stdout.fnmatch_lines(["*a simulation without inputs*"])
