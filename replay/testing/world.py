@@ -10,6 +10,8 @@ The engine is the one that runs in production. There are no threads, sockets or 
 same each time.
 
 Event time and processing time are independent: `at` gives a record's time, `advance` lets the time of timers pass.
+`asyncio.sleep`, timers and cron jobs of the program go by the world's clock. What it reads from `time`, `datetime` or
+`random` itself does not, and it has no network: patch `world.module` for these.
 """
 
 from __future__ import annotations
