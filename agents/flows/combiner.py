@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, cast
 
 from ...topics.errors import BadRecord, Stop
 from ...topics.packed import row_values
-from ..tables.partition_state import ABSENT, IMMUTABLE
+from ..tables.partition_state import ABSENT
+from ..tables.value_cache import IMMUTABLE
 from .aggregates import What
 from .expressions import Expression
 from .operators import Keying, Map, is_columnar

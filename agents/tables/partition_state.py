@@ -12,19 +12,16 @@ bytes, and everything in it can be found further right.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Any, Final, cast
-from uuid import UUID
 
 from ...topics.errors import Usage
 from ...topics.serde import Codec
 from .store import Changes, Store
+from .value_cache import IMMUTABLE, ValueCache
 
-__all__ = ["ABSENT", "IMMUTABLE", "STREAM_TIME", "UNTOUCHED", "Absent", "PartitionState", "ValueCache"]
+__all__ = ["ABSENT", "STREAM_TIME", "UNTOUCHED", "Absent", "PartitionState"]
 
 
 class Absent(Enum):
@@ -52,27 +49,6 @@ UNTOUCHED: Final = Untouched.UNTOUCHED
 # Tables with a time-to-live keep their stream time under this key (`ttl_table.py`). No text and no JSON is like it.
 STREAM_TIME = b"\xff\xfeanabranch stream time"
 
-# Values of exactly these types can be shared between the cache and agents; all others are private copies.
-IMMUTABLE = frozenset(
-    {int, float, str, bytes, bool, type(None), datetime, date, time, timedelta, Decimal, UUID},
-)
-
-# Immutable types whose values are never large.
-_SMALL = IMMUTABLE - {str, bytes}
-
-# Memory of the cache of one partition. When it is exceeded, the cache is emptied; hot keys return with their next use.
-CACHE_BYTES = 64 << 20
-_ENTRY_BYTES = 256  # assumed size of a dict slot, a key and a number, until entries have been measured
-_SLOT_BYTES = 104
-_MEASURE_FIRST = 16  # measure after this many entries, then each time their number has doubled
-
-
-class ValueCache(dict[object, Any]):
-    """Decoded values by key. The table that shows the partition sets `__missing__` to look further right."""
-
-    __slots__ = ("__missing__",)
-    __missing__: Callable[[Any], object]
-
 
 class PartitionState:
     """The state of one partition of one table; the module's docstring shows its layers.
@@ -90,11 +66,8 @@ class PartitionState:
     """
 
     __slots__ = (
-        "_entry_bytes",
         "_keys",
-        "_measure_at",
         "_sets",
-        "_text_bytes",
         "_values",
         "cache",
         "deletes",
@@ -113,7 +86,6 @@ class PartitionState:
         self.originals: dict[tuple[object, int], tuple[object, bytes, bool]] = {}
         self.detached: dict[object, tuple[object, bytes]] = {}
         self.cache = ValueCache()
-        self.clear_cache()
 
     def add_to_epoch(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:
         """Add a table's uncommitted writes to the epoch.
@@ -133,34 +105,7 @@ class PartitionState:
             self.epoch.update(changes)
         else:
             self.epoch = changes
-        kinds = set(map(type, changes.values()))
-        if kinds <= IMMUTABLE:
-            self.cache.update(changes)
-            if not kinds <= _SMALL:
-                self._text_bytes += sum(map(sys.getsizeof, changes.values()))
-        else:
-            for key, value in changes.items():
-                if type(value) in IMMUTABLE:
-                    self.cache[key] = value
-                    self._text_bytes += sys.getsizeof(value)
-                else:
-                    self.cache.pop(key, None)
-        self._bound_cache()
-        return kinds <= IMMUTABLE
-
-    def _bound_cache(self) -> None:
-        """Keep the cache below `CACHE_BYTES`.
-
-        An upper bound of its size is nearly free to compute; only when the bound is reached, the cache is measured.
-        """
-        entries = len(self.cache)
-        if entries * self._entry_bytes + self._text_bytes <= CACHE_BYTES and entries < self._measure_at:
-            return
-        size = entries * _SLOT_BYTES + _bytes_of(self.cache.keys()) + _bytes_of(self.cache.values())
-        if size > CACHE_BYTES * 3 // 4:  # leaves room until the next time, because measuring costs as much as filling
-            self.clear_cache()
-        else:
-            self._entry_bytes, self._text_bytes, self._measure_at = size // max(entries, 1) + 1, 0, 2 * entries
+        return self.cache.add_written(changes)
 
     def committed(self, key: object) -> Any:
         """Return the committed value, a private copy if it is mutable; ABSENT if the key does not exist.
@@ -203,10 +148,7 @@ class PartitionState:
 
     def add_to_cache(self, key: object, value: object) -> None:
         """Cache an immutable committed value."""
-        self.cache[key] = value
-        if type(value) not in _SMALL:
-            self._text_bytes += sys.getsizeof(value)
-        self._bound_cache()
+        self.cache.add(key, value)
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over all committed pairs, decoded.
@@ -325,9 +267,8 @@ class PartitionState:
         self.detached.clear()
 
     def clear_cache(self) -> None:
-        """Empty the cache: it is too large, or the store was written by someone else (a restore)."""
-        self.cache.clear()
-        self._entry_bytes, self._text_bytes, self._measure_at = _ENTRY_BYTES, 0, _MEASURE_FIRST
+        """Empty the cache, because someone else has written the store (a restore)."""
+        self.cache.empty()
 
     def drop(self) -> None:
         """Forget the epoch."""
@@ -391,7 +332,3 @@ class PartitionState:
             existed: False if the value is the table's default.
         """
         self.originals[key, id(value)] = (value, self._values.encode(value), existed)
-
-
-def _bytes_of(objects: Iterable[object]) -> int:
-    return sum(map(sys.getsizeof, objects))

@@ -28,8 +28,9 @@ from typing import Any, ClassVar, NoReturn, Self, SupportsIndex, TypeVar, overlo
 
 from ...topics.errors import BadRecord
 from ..running_agent import RUNNING_AGENT
-from .partition_state import ABSENT, IMMUTABLE, UNTOUCHED, Absent, PartitionState
+from .partition_state import ABSENT, UNTOUCHED, Absent, PartitionState
 from .uncommitted_writes import K, UncommittedWrites, V
+from .value_cache import IMMUTABLE
 
 __all__ = ["ClosedTable", "PendingTable", "Table", "TrackingTable"]
 

@@ -35,11 +35,13 @@ from mode import want_seconds
 
 from ...topics.errors import BadRecord, Usage
 from ...topics.serde import Codec
+from .expiry_sweep import ExpirySweep
 from .global_table import GlobalTable
-from .partition_state import ABSENT, IMMUTABLE, STREAM_TIME, Absent, PartitionState
+from .partition_state import ABSENT, STREAM_TIME, Absent, PartitionState
 from .store import Changes, Store
 from .table import ClosedTable, Table, TrackingTable
 from .uncommitted_writes import K, V
+from .value_cache import IMMUTABLE
 
 __all__ = ["TtlState", "TtlTable", "new_table", "unexpired", "value_of"]
 
@@ -47,11 +49,6 @@ _TIME = struct.Struct(">q")
 _TIME_BYTES = _TIME.size
 _NEVER_MS = -1
 _NEVER_EXPIRES_MS = 2**62
-
-# One commit examines at most this many pairs of a partition, and the whole partition is examined so many times in a
-# time-to-live.
-SWEEP_PAIRS = 5_000
-SWEEPS = 8
 
 
 class TtlTable(TrackingTable[K, V]):
@@ -225,7 +222,7 @@ class TtlState(PartitionState):
     """
 
     __slots__ = (
-        *("_committed_ms", "_due_ms", "_last_read", "_loaded_at", "_sweep_cursor", "_swept", "_table"),
+        *("_committed_ms", "_last_read", "_loaded_at", "_sweep", "_table"),
         *("epoch_times", "stream_ms", "last_reads", "now_ms", "ttl_ms", "write_times"),
     )
 
@@ -239,9 +236,7 @@ class TtlState(PartitionState):
         self._committed_ms: int | None = None
         self._loaded_at = -1  # position of the store when the committed stream time was read
         self._last_read: tuple[object, bytes | None] = (ABSENT, None)
-        self._sweep_cursor: object = None
-        self._due_ms = _NEVER_MS
-        self._swept: tuple[set[bytes], object] | None = None
+        self._sweep = ExpirySweep(store, ttl_ms, _written_ms)
 
     # Time -----------------------------------------------------------------------------------------------------------
 
@@ -346,8 +341,7 @@ class TtlState(PartitionState):
         """Whether a commit has something to write or to sweep."""
         if self._loaded_at < 0:
             return False
-        sweeping = self._swept is not None or self._sweep_cursor is not None or self.stream_ms >= self._due_ms
-        return sweeping or bool(self.epoch) or self.stream_ms != self._committed_ms
+        return self._sweep.is_due(self.stream_ms) or bool(self.epoch) or self.stream_ms != self._committed_ms
 
     def encode(self) -> Changes:
         """Encode the epoch with its times, the stream time if it has advanced, and deletions of expired keys.
@@ -379,7 +373,7 @@ class TtlState(PartitionState):
         if self.stream_ms != self._committed_ms:
             changes.keys.append(STREAM_TIME)
             changes.values.append(_TIME.pack(self.stream_ms))
-        swept = sorted(self._swept_keys().difference(changes.keys))
+        swept = sorted(self._sweep.keys(self.stream_ms).difference(changes.keys))
         return Changes(
             [*changes.keys, *swept], [*changes.values, *([None] * len(swept))], deletes=changes.deletes or bool(swept)
         )
@@ -387,18 +381,6 @@ class TtlState(PartitionState):
     def _is_unchanged(self, key: object, value: object) -> bool:
         original = self.originals.get((key, id(value)))
         return original is not None and original[2] and not self._is_empty_set(value)
-
-    def _swept_keys(self) -> set[bytes]:
-        """Return some expired keys of the store; the same ones until the epoch has ended."""
-        if self._swept is None:
-            if self._sweep_cursor is None:
-                if self.stream_ms < self._due_ms:
-                    return set()
-                self._due_ms = self.stream_ms + max(1, self.ttl_ms // SWEEPS)
-            pairs, rest = self.store.page(self._sweep_cursor, SWEEP_PAIRS)
-            times = ((key, _written_ms(data)) for key, data in pairs if key != STREAM_TIME)
-            self._swept = ({key for key, written_ms in times if self.is_expired(written_ms, self.stream_ms)}, rest)
-        return self._swept[0]
 
     def apply(self, changes: Changes, position: int) -> None:
         """Write committed changes to the store and start a new epoch."""
@@ -414,12 +396,11 @@ class TtlState(PartitionState):
         self._end_epoch(committed=False)
 
     def _end_epoch(self, *, committed: bool) -> None:
-        if self._swept is not None and (committed or not self._swept[0]):
-            self._sweep_cursor = self._swept[1]
+        self._sweep.end(committed=committed)
         self.write_times.clear()
         self.epoch_times.clear()
         self.last_reads.clear()
-        self._last_read, self._swept = (ABSENT, None), None
+        self._last_read = (ABSENT, None)
 
     def clear_cache(self) -> None:
         """Forget what was read from the store, because someone else has written it."""

@@ -25,8 +25,9 @@ from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
-from .partition_state import ABSENT, IMMUTABLE, PartitionState, ValueCache
+from .partition_state import ABSENT, PartitionState
 from .store import Changes, MemoryStore, Store
+from .value_cache import IMMUTABLE, ValueCache
 
 __all__ = ["K", "PendingChanges", "TrackedValue", "UncommittedWrites", "V", "end_record"]
 

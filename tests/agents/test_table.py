@@ -181,7 +181,7 @@ def test_hot_keys_are_read_once(monkeypatch) -> None:
 
 @pytest.mark.parametrize("what", ["values", "keys", "keys that are only read", "the same key again and again"])
 def test_what_is_at_hand_is_bounded_in_bytes(what: str, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.partition_state.CACHE_BYTES", 1_000_000)
+    monkeypatch.setattr("anabranch.agents.tables.value_cache.CACHE_BYTES", 1_000_000)
     table, long = made(str), "x" * 10_000
     largest = 0
     for step in range(300):

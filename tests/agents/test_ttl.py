@@ -188,7 +188,7 @@ def play(real: Real, twin: Twin, made: list[Any]) -> None:
 
 @pytest.mark.parametrize("default", [int, list, set])
 def test_a_table_with_a_time_to_live_is_its_twin_wherever_commits_fall(default, monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.ttl_table.SWEEP_PAIRS", 2)
+    monkeypatch.setattr("anabranch.agents.tables.expiry_sweep.SWEEP_PAIRS", 2)
 
     @settings(deadline=None, max_examples=150)
     @given(steps)
@@ -213,7 +213,7 @@ def test_on_disk_likewise(tmp_path_factory: pytest.TempPathFactory, made: list[A
 
 
 def test_what_has_expired_is_removed_in_bounded_steps_and_what_was_written_again_is_not(monkeypatch) -> None:
-    monkeypatch.setattr("anabranch.agents.tables.ttl_table.SWEEP_PAIRS", 100)
+    monkeypatch.setattr("anabranch.agents.tables.expiry_sweep.SWEEP_PAIRS", 100)
     real = Real(int)
     for timestamp, names in ((0, range(1_000)), (5, range(500, 600))):
         real.timestamp = timestamp
