@@ -92,7 +92,7 @@ class Agent(FaustAgent, Generic[V, R]):
             agent did with the record before it raised is rolled back.
 
     Values of a channel in memory are not records, and cannot be rolled back, retried or kept: `fail` stops the worker,
-    every other policy logs the error and goes on with the next value.
+    every other policy logs the error and continues with the next value.
 
     Attributes:
         on_failure: the name of the policy.
@@ -114,7 +114,7 @@ class Agent(FaustAgent, Generic[V, R]):
     def stream(
         self, channel: ChannelT[object] | None = None, active_partitions: set[TP] | None = None, **kwargs: Any
     ) -> Stream[V]:
-        """Return a stream of the channel, which is told how many streams share its records."""
+        """Return a stream of the channel, which knows how many streams share its records."""
         stream = cast("Stream[V]", super().stream(channel=channel, active_partitions=active_partitions, **kwargs))
         if hasattr(stream.channel, "expected_streams"):
             stream.topic.expected_streams = self.concurrency
@@ -203,7 +203,7 @@ class Agent(FaustAgent, Generic[V, R]):
             yield sent
 
     async def _listen(self, reply_to: ReplyTo) -> None:
-        """Read the reply topic before asking: Faust begins when it has asked, and an answer may be faster."""
+        """Read the reply topic before the request is sent: Faust begins afterwards, and a reply may arrive earlier."""
         await cast(Any, self.app)._reply_consumer.listen(self._get_strtopic(reply_to))
 
     async def ask_nowait(
@@ -212,7 +212,7 @@ class Agent(FaustAgent, Generic[V, R]):
         """Send a value; return a promise of the answer.
 
         Raises:
-            Usage: an agent asks before its loop.
+            Usage: an agent sends a request before its loop.
         """
         asker = this_runner()
         if asker is not None and not asker.begun:

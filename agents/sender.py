@@ -1,4 +1,4 @@
-"""Sending outside of any epoch: for clients, and for `ask`, which cannot wait for a commit that waits for its answer.
+"""Sends records outside of any epoch: for clients, and for `ask`, whose reply is awaited before the commit.
 
 At least once: a record that was sent is visible at once and stays, even if the agent that sent it is rolled back.
 """
@@ -46,7 +46,7 @@ class Sender:
                 return
             if error is not None:
                 why = self._as_error(KafkaException(error), output)
-                # Logged as well, because nobody may await the future, as in a command that sends and ends.
+                # Logged as well, because the future may never be awaited, as in a command that sends and ends.
                 logger.error("not sent: %s", why)
                 future.set_exception(why)
                 return

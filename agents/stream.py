@@ -2,7 +2,7 @@
 
 `async for value in stream` yields values one by one, `async for batch in stream.batches()` runs of records that arrived
 together. The engine may park a stream between two records, while there are none or an epoch is committed. An agent is
-*running* from the moment it gets a record until it asks for the next one.
+*running* from the moment it gets a record until it requests the next one.
 
 A hot loop pays only for what it uses: events, headers and timestamps are looked up when `stream.current_event` is read
 or `current_event()` is called.
@@ -74,7 +74,7 @@ class Stream(faust.Stream[V_co]):
 
     @cached_property
     def context(self) -> AgentContext:
-        """The engine's side that this stream waits at and reports to."""
+        """The agent context: the interface to the engine."""
         return runtime_of(self.app).context
 
     @property
@@ -355,7 +355,7 @@ class Stream(faust.Stream[V_co]):
     # Repartitioning -----------------------------------------------------------------------------------------------
 
     def add_processor(self, processor: Callable[..., object]) -> None:
-        """Add a processor, unless the agent function is called again, whose first call has added it."""
+        """Add a processor; do nothing if the agent was restarted, because its first call has added it."""
         # anabranch does not use the envelope of Faust's old requests, so its processor would only cost time.
         if not self._finalized and getattr(processor, "__name__", "") != "_maybe_unwrap_reply_request":
             super().add_processor(cast(Any, processor))

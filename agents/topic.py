@@ -91,7 +91,7 @@ class Topic(faust.Topic, Generic[K, V]):
     `anabranch.agents.faust_adapter.faust_values`.
 
     Attributes:
-        partitioner: how keys map to partitions, where the program says so.
+        partitioner: how keys map to partitions, if the program declares it.
         former: name -> what the topic was called while it did not carry the app's id (`unread_topics.py`).
 
     Raises:

@@ -41,7 +41,7 @@ def refuse_unread(cluster: Cluster, admin: Admin, group: str, former: str, now: 
         return
     begins, ends = admin.spans((former, number) for number in range(partitions))
     starts = {at: max(begin, committed.get(at, begin)) for at, begin in begins.items()}
-    # Offsets alone do not tell the number of records: transaction markers occupy offsets, too.
+    # Offsets alone do not give the number of records: transaction markers occupy offsets, too.
     unread = sum(len(run.messages) for run in read_to_end(cluster, starts, ends))
     if unread:
         raise Usage(

@@ -190,7 +190,7 @@ def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
 
     def note(number: int, _: Any) -> None:
         if first_s and clock.now_s() - first_s[0] > _ONE_SIGNAL_S:
-            os.write(2, b"\nended at once (a second signal came); the next start goes on from what was committed\n")
+            os.write(2, b"\nended at once (second signal); the next start resumes from the last commit\n")
             os._exit(128 + number)
         first_s.append(clock.now_s())
         with contextlib.suppress(RuntimeError):  # the loop is closed because the worker has ended

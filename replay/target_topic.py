@@ -40,7 +40,7 @@ class TargetTopic:
     def of(cls, topic: str, config: Mapping[str, str]) -> TargetTopic:
         """Create it from the effective configuration of a topic, under Kafka's names."""
         policy = config.get("cleanup.policy", "delete").replace(" ", "").split(",")
-        # Before Kafka 3.6 one setting stood for both directions.
+        # Before Kafka 3.6 one setting applied to both directions.
         both = config.get("message.timestamp.difference.max.ms", str(_FOREVER_MS))
         return cls(
             topic,

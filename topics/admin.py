@@ -35,7 +35,7 @@ _ID_S = 5.0
 # A broker's answer when no record is that late; librdkafka's own "no offset" is another number.
 _NO_RECORD = -1
 
-# Errors of a connection that tell why a reachable broker does not answer.
+# Errors of a connection that explain why a reachable broker does not answer.
 _CONNECTION = frozenset({KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError._RESOLVE})  # pyright: ignore[reportPrivateUsage]
 
 # The answers for a topic that does not exist or may not be seen.
@@ -366,7 +366,7 @@ class Admin:
                 if now > renewed + client_watchdog.HUNG_S / 2:  # the client may hang
                     self._kafka, renewed = self._client(), now
                 clock.sleep(_AGAIN_S)
-                # Without new metadata librdkafka would ask with the former leader's epoch for ever.
+                # Without new metadata librdkafka would send the former leader's epoch for ever.
                 with contextlib.suppress(KafkaException):
                     self._kafka.list_topics(timeout=TIMEOUT_S)
 

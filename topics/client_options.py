@@ -27,7 +27,7 @@ _SET_BY_ANABRANCH = {
     "group.protocol": "worker --group-protocol",
     "isolation.level": "",
     "partition.assignment.strategy": "",
-    "partitioner": "App.topic(…, partitioner=…) says how keys are spread",
+    "partitioner": "App.topic(…, partitioner=…) declares how keys map to partitions",
     "transactional.id": "it is kept in the data folder: --datadir",
 }
 
@@ -63,7 +63,7 @@ def check_options(names: Iterable[str]) -> None:
     """
     for name in names:
         if name in _SET_BY_ANABRANCH:
-            raise Usage(f"-X {name}: anabranch sets this option itself", hint=_SET_BY_ANABRANCH[name] or "leave it out")
+            raise Usage(f"-X {name}: anabranch sets this option itself", hint=_SET_BY_ANABRANCH[name] or "omit it")
 
 
 def check_servers(servers: str) -> None:

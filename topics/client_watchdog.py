@@ -2,9 +2,9 @@
 
 librdkafka forgets every broker that a metadata answer does not name. A cluster of one broker names none while that
 broker shuts down, starts, or is late with its heartbeats; then some clients, and their coordinators, have no broker
-left to ask and wait for ever (confluentinc/librdkafka#5511, #5456; seen with 2.16.0). Only a new client helps. A caller
-that has waited longer than `HUNG_S` therefore asks with a new client whether the cluster answers: if it does, the old
-client hangs.
+left to send requests to, and wait for ever (confluentinc/librdkafka#5511, #5456; seen with 2.16.0). Only a new client
+helps. A caller that has waited longer than `HUNG_S` therefore checks with a new client whether the cluster answers: if
+it does, the old client hangs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Consumer groups as the cluster knows them: number of members, committed offsets.
 
-`Admin.members` returns the partitions of each member; it asks again while a group rebalances.
+`Admin.members` returns the partitions of each member; it retries while a group rebalances.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def collect_seldom() -> None:
 
 @contextmanager
 def seldom_collected() -> Generator[None]:
-    """Tune the collector for the whole process inside of the block, and restore its settings behind it."""
+    """Tune the collector for the whole process inside of the block, and restore its settings afterwards."""
     before = gc.get_threshold()
     gc.set_threshold(*_THRESHOLDS)
     try:

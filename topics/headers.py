@@ -42,7 +42,7 @@ _FAULTS = (SystemError, UnicodeDecodeError)
 
 
 class _Unreadable(tuple[tuple[str, bytes | None], ...]):
-    """An empty list of headers that stands for unreadable ones."""
+    """An empty list of headers in place of unreadable ones."""
 
     __slots__ = ()
 

@@ -49,7 +49,7 @@ def seeded(seed: int | random.Random) -> Generator[None]:
     """Let every identifier that the process draws inside of the block follow from `seed`.
 
     Args:
-        seed: a number, or a generator that goes on from where the last block has left it.
+        seed: a number, or a generator that continues from its state after the last block.
     """
     global _source
     before, _source = _source, random.Random(seed) if isinstance(seed, int) else seed  # noqa: S311 (of a test)

@@ -28,7 +28,7 @@ class AgentContext:
     """The parts of the engine that agents use.
 
     Args:
-        loop: stops the worker, and tells whether it is stopping.
+        loop: stops the worker; knows whether it is stopping.
 
     Attributes:
         current: the runner whose coroutine is being executed; None between steps.

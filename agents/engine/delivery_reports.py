@@ -83,7 +83,7 @@ class Reports:
 
     Attributes:
         failed: the error of the first record of the epoch that was not delivered; None without an error.
-        asked: whether reports were requested for records that librdkafka may wrongly report as delivered.
+        reporting: whether reports were requested for records that librdkafka may wrongly report as delivered.
         unsure: partitions, as (topic, number), that may have lost records of the epoch.
         small: topic -> the largest batch that it accepts, in bytes; only topics that have refused a batch and accept
             less than the usual size.

@@ -237,7 +237,7 @@ class Failures:
             self._host.provisioner.refused.clear()
 
     def own(self, stream: RecordFeed, message: Any) -> None:
-        """Note that this record, which is processed alone, has sent the output that was added last."""
+        """Note that the last output was sent by this record, which is processed alone."""
         which = position_of(TopicPartition(message.topic(), message.partition()), message)
         self._outbox.owners[len(self._outbox.outputs) - 1] = stream, which
 

@@ -2,7 +2,7 @@
 
 Invariants:
 
-- An agent is *running* from the moment it gets a record until it asks for the next one. A commit waits until all
+- An agent is *running* from the moment it gets a record until it requests the next one. A commit waits until all
   agents are parked at the barrier. When a commit is due, batches are cut at a record boundary.
 - Nothing is produced before the barrier, so a rollback only discards the outbox and the uncommitted writes of tables.
 - Rebalance callbacks run inside `consume()`; the module `rebalance` describes them.

@@ -98,7 +98,7 @@ class Membership:
     async def renew(self) -> None:
         """Create a new producer, and a new consumer if the old one is finished, and resume from the committed offsets.
 
-        The committed offsets in Kafka also tell whether the last commit succeeded.
+        The committed offsets in Kafka also show whether the last commit succeeded.
 
         Raises:
             Stop: this worker was fenced twice within a minute, so another process uses its identity.

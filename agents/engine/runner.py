@@ -48,7 +48,7 @@ class Runner:
     Args:
         make: creates a new coroutine of the agent function; called again for each restart.
         source: the stream that the agent function receives.
-        leaving: returns whether the agent was told to end.
+        leaving: returns whether the agent has to end.
 
     Attributes:
         begun: whether the agent has ever reached its loop.

@@ -52,10 +52,10 @@ class TopicIds:
     def recreated(self, ids: Mapping[str, str]) -> set[str]:
         """Return the topics that were recreated since this worker read them."""
         known = {**self._kept, **self._inputs}
-        anew = {topic for topic, found in ids.items() if known.get(topic, found) != found}
-        for topic in anew:
+        recreated = {topic for topic, found in ids.items() if known.get(topic, found) != found}
+        for topic in recreated:
             logger.warning("topic %s was deleted and recreated since this worker read it", topic)
-        return anew
+        return recreated
 
     def watch(self, inputs: Mapping[str, str]) -> None:
         """Watch the ids of topics whose records are consumed from now on."""

@@ -107,7 +107,7 @@ class TopicProvisioner:
                     f"table {table.name}: its changelog {name} has {table.changelog_partitions} partitions, "
                     f"but {listed}",
                     hint="a table and the topics whose agents write to it need the same number of partitions; give "
-                    "partitions=…, or delete the changelog to compute the table anew",
+                    "partitions=…, or delete the changelog to recompute the table",
                 )
             if name not in counts:
                 config = {"cleanup.policy": "compact", **table.config}

@@ -79,7 +79,7 @@ _REFUSED: dict[str, str] = {
     "stream_buffer_maxsize": "use settings=EngineSettings(backlog_records=…)",
     "stream_processing_timeout": "see /readyz and /metrics for agents that are stuck",
     "stream_recovery_delay": "there is no delay to set",
-    "stream_wait_empty": "a rebalance always waits for the record at hand, or undoes it",
+    "stream_wait_empty": "a rebalance always waits for the current record, or rolls it back",
     "Table": _OWN,
     "table_cleanup_interval": "windowed tables are not there yet",
     "table_key_index_size": "windowed tables are not there yet",

@@ -1,7 +1,7 @@
 """Combiner: reduces a batch of records by key, by column where that is cheap and certain to give the same, else by row.
 
 A batch whose states go into a table of this worker can be *pending*: it is kept, and reduced together with other
-batches of its epoch and partition when somebody reads the table, at the barrier at the latest.
+batches of its epoch and partition when the table is read, at the barrier at the latest.
 
 Invariants.
 - A pending batch counts as handled: its failed rows have gone to the failure policy, and nothing about it can raise
@@ -82,7 +82,7 @@ class Combiner:
         return reduced(self._keying.pairs(messages, values), self.how.start, self.how.add)
 
     def each_row(self, messages: Sequence[Message], values: Sequence[object]) -> tuple[States, Failed]:
-        """Reduce records row by row. Rows that a function refuses are left out and returned with their errors, where
+        """Reduce records row by row. Rows at which a function fails are skipped and returned with their errors, where
         that can be known of each row alone."""
         if not self.how.independent:
             return self.by_row(messages, values), []
@@ -202,7 +202,7 @@ class Combiner:
         return column
 
     def _failed(self, rows: list[int], messages: Sequence[Message]) -> Failed:
-        """Process rows that were set aside one by one; each has to fail, or to be filtered out."""
+        """Process the rows set aside one by one; each of them fails or is filtered out."""
         from .columnar_expressions import NotVectorizable
 
         decode = self._keying.topic.decode_value
@@ -223,7 +223,7 @@ def _no_elements(_: list[int]) -> list[object]:
 
 
 class PendingResults:
-    """Pieces of one partition that are reduced into a table together; see `UncommittedWrites.defer`."""
+    """Pending changes of one partition, reduced into a table together; see `UncommittedWrites.defer`."""
 
     def __init__(self, stream: Stream, combiner: Combiner) -> None:
         self._stream, self._combiner = stream, combiner

@@ -137,7 +137,7 @@ class _Ending(Generic[K, T]):
 
             orders.key_by("user").aggregate("by-user", orders=Count(), spent=Sum("amount"), mean=Mean("amount"))
 
-        Where an aggregate needs more than its result to go on, its state is stored beside it: `_mean` beside `mean`.
+        If an aggregate needs more than its result to continue, its state is stored beside it: `_mean` beside `mean`.
 
         Args:
             table: a table, or the name of a new one; default: a name made of the topic's.

@@ -58,7 +58,7 @@ class Reducer(Protocol):
 
     Attributes:
         independent: whether each element that can begin a state can join any other state of its kind. Then elements
-            that cannot be reduced may be left out one by one.
+            that cannot be reduced may be skipped one by one.
         start: returns the state of one element.
         add: returns a state with one more element; may change the state.
         merge: returns the state of both; may change the first.
@@ -136,7 +136,7 @@ class PairReducer:
         return self._grouped is not None and value is not None
 
     def columns(self, frame: Frame, value: Column | None) -> list[Column | None]:
-        """Return the one column; rows that are None are set aside, because the function refuses them."""
+        """Return the only column; rows that are None are set aside, because the function fails at them."""
         assert value is not None
         frame.set_aside(value.null)
         return [value]
@@ -250,7 +250,7 @@ class AggregateReducer:
         return value
 
     def opened(self, value: Mapping[str, object]) -> list[object]:
-        """Return the state that a value of the table stands for."""
+        """Return the state that a value of the table represents."""
         return [value[f"_{name}" if _keeps_state(how) else name] for name, how in self._columns.items()]
 
 

@@ -15,7 +15,7 @@ SWEEPS = 8
 
 
 class ExpirySweep:
-    """The sweep of one partition.
+    """Examines the store of one partition for expired keys.
 
     Args:
         ttl_ms: the time-to-live of the keys.

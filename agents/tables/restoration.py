@@ -5,7 +5,7 @@ Each step needs the one before it:
 2. The goal is the *uncommitted* end. A stable offset can be visible before the changelog partition has its transaction
    marker (KAFKA-10167), so the committed end would miss the predecessor's last epoch.
 3. The changelog is read `read_committed` until the position reaches that end. Markers and aborted records occupy
-   offsets, so counting records does not tell whether the end is reached.
+   offsets, so a count of records does not show whether the end is reached.
 
 Partitions become active one by one. Partitions of one number belong together, whatever their topic: their agents may
 write to any table, so they wait until all tables of that number have reached their ends, and for nothing else. The

@@ -1,6 +1,6 @@
 """Which worker keeps standby copies of which partitions.
 
-librdkafka has no custom assignors, so nobody can assign standby copies: every worker computes them from the group's
+librdkafka has no custom assignors, so no member can assign standby copies: every worker computes them from the group's
 assignment, as the broker reports it. A copy is most useful on the worker that will get the partition next. The range
 assignor gives members, in their order, blocks of neighbouring partitions, so that worker is known: the first copy of a
 partition is kept by the member that gets it when its owner leaves, the next ones by members that get it when another

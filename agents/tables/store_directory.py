@@ -64,7 +64,7 @@ def store_scheme(url: object, table: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StorePlace:
-    """Whose store it is.
+    """The owner of a store.
 
     Attributes:
         cluster: the cluster of the worker.

@@ -1,7 +1,7 @@
 """Tables: what agents remember between records, as dicts that Kafka keeps.
 
 To an agent a table is a dict: `totals[user] += amount`. The table object is a real dict of the uncommitted writes, so
-reading and writing a key that it holds runs at C speed; only the first read of a key asks the layers below
+reading and writing a key that it holds runs at C speed; only the first read of a key reads the layers below
 (`partition_state.py`).
 
 Invariants.
@@ -16,7 +16,7 @@ Open and closed tables are one object with two classes: `__class__` is switched 
 subclass that overrides `__getitem__` or `__setitem__` in Python loses C speed, even if the override does nothing. A
 third class, `PendingTable`, is for an open partition with pending changes: applying the results of each batch key by
 key would touch most keys again and again, so they wait (`UncommittedWrites.defer`) until the table is next used, or
-until the barrier. The agent cannot tell the difference.
+until the barrier. The agent sees no difference.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ class TrackingTable(Table[K, V]):
 
     Invariant. Within a record, tables are plain Python: a value that an agent has read or written is the object in the
     table, so `table[key].append(x)` changes the table, and one object may be at two keys or in two tables. When the
-    record ends (the agent asks for the next one; for batches and `take`, for the next batch), each of these places gets
+    record ends (the agent requests the next one; for batches and `take`, for the next batch), each of these places gets
     an equal value that shares nothing with the agent, with other keys or with other tables. A commit has the same
     effect, because a value that is read from a changelog shares nothing; so agents cannot see where commits fall.
 
@@ -311,9 +311,9 @@ class TrackingTable(Table[K, V]):
     Mechanism. Values that `[]` returns or `[]=` receives are tracked, and `end_record` replaces each by the value that
     its bytes decode to. The bytes are compared first: a value that was only read is neither replaced nor written.
     Numbers and text cannot be changed, so a table that holds nothing else needs no tracking: it stays a `Table`, at the
-    speed of a dict. The default or the declared type tells which of the two a table is. If they do not, it begins as a
-    `Table` and starts tracking when it is first found to hold a mutable value; if an agent holds one by then, the epoch
-    is rolled back and reprocessed (`untracked`).
+    speed of a dict. The default or the declared type decides which of the two a table is. If they do not, it begins as
+    a `Table` and starts tracking when it is first found to hold a mutable value; if an agent holds one by then, the
+    epoch is rolled back and reprocessed (`untracked`).
     """
 
     __hash__ = Table.__hash__

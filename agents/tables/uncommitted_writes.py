@@ -159,10 +159,10 @@ class UncommittedWrites(dict[K, V]):
         self.close()
 
     def _holds_mutables(self, declared: object) -> bool:
-        """Whether the default or the declared type tells that values are mutable."""
+        """Whether values are mutable according to the default or the declared type."""
         if self.default is not None:
             return type(self.default()) not in IMMUTABLE
-        kind = get_origin(declared) or declared  # list for list[int]; a union does not tell
+        kind = get_origin(declared) or declared  # list for list[int]; a union is not decisive
         return isinstance(kind, type) and kind not in IMMUTABLE and kind is not UnionType and not issubclass(kind, Enum)
 
     def _start_tracking(self) -> None:
@@ -210,7 +210,7 @@ class UncommittedWrites(dict[K, V]):
         raise NotImplementedError
 
     def _delete(self, key: K) -> None:
-        """Delete a key from the uncommitted writes and the cache; the cache is asked before `_deleted` is."""
+        """Delete a key from the uncommitted writes and the cache; reads look at the cache before `_deleted`."""
         dict.pop(self, key, None)
         self._deleted[key] = None
         if self._state is not None:

@@ -5,7 +5,7 @@ The worker that receives a request fetches the answer from the owner (`worker_cl
 need to reach one worker only. A forwarded request is answered or refused where it arrives, so it never loops.
 
 The key of a path may mean text or JSON (`7`, `["a","b/c"]`), and agents may write to a table from several topics. If
-their partitioners give several partitions, the owners are asked in turn until one has the key.
+their partitioners give several partitions, the owners are queried in turn until one has the key.
 
 | status | meaning |
 | --- | --- |

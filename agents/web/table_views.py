@@ -120,7 +120,7 @@ class OneKey(_View):
     async def get(self, request: Request, name: str, key: str) -> web.Response:
         """Answer `GET /tables/<table>/<key>/`."""
         table = self.table(name)
-        # This worker is asked first: where agents write other keys than their records have, the partition does not
+        # This worker is queried first: where agents write other keys than their records have, the partition does not
         # follow from the key.
         candidates = _candidates(table, key)
         for candidate in candidates:

@@ -5,7 +5,7 @@ The topic is compacted and has one partition. The key of a record is a worker's 
 was told to stop. An announcement is part of the worker's next epoch, so a fenced worker cannot make one, and the last
 announcement that names a partition says which worker has it: a worker announces fewer partitions before it gives one
 up, and nothing when it is killed. An outdated announcement leads to a worker that answers that it does not have the
-partition, or to no worker; the client is then told to ask again.
+partition, or to no worker; the client is then asked to retry.
 
 Whoever can write to the topic can announce anything. So an announcement counts only if the group has a member of that
 name with that partition, and if its URL is an http(s) address and nothing else.
@@ -64,7 +64,7 @@ class Announcement(msgspec.Struct, frozen=True):
 
     @property
     def reachable(self) -> bool:
-        """Whether this machine can reach the worker, as far as the address tells."""
+        """Whether this machine can reach the worker, as far as the address shows."""
         return self.host == socket.gethostname() or not is_loopback(URL(self.url).host or "")
 
     @property

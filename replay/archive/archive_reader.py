@@ -1,6 +1,6 @@
 """Reads the files of an archive, after checking their checksums, and checks the content against the manifest.
 
-The checksum proves nothing about an archive that somebody else made, so the content is treated as untrusted data.
+The checksum proves nothing about an archive from another source, so the content is treated as untrusted data.
 """
 
 from __future__ import annotations

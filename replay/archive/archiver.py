@@ -123,7 +123,7 @@ class Archiver:
 
         Raises:
             Usage: the folder holds something else, or there is no such topic.
-            Stop: the disk is full, another process writes to the folder, or the topic was created anew.
+            Stop: the disk is full, another process writes to the folder, or the topic was recreated.
         """
         begun_s = clock.now_s()
         try:

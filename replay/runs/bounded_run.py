@@ -177,7 +177,7 @@ class BoundedRun:
         """Do the run, or what is left of it (blocking).
 
         Raises:
-            AnabranchError: the run could not go on; the same command resumes it.
+            AnabranchError: the run failed; the same command resumes it.
         """
         timeline = Timeline()
         report = RunReport(

@@ -71,7 +71,7 @@ class Completion:
         self._round = 0
         self._begun_s = clock.now_s()
         self._processed: dict[str, tuple[float, dict[TopicPartition, int]]] = {}
-        # Where counting begins; also tells a repartition topic that is in use from one that is left over.
+        # Where counting begins; also distinguishes a repartition topic in use from a left-over one.
         self._starts = self._ends(self._candidates()) if shared else dict[TopicPartition, int]()
         self.done_offsets = 0
         self.left_offsets = 0

@@ -195,7 +195,7 @@ class WorkerPool:
         self._notify()
 
     def check(self) -> None:
-        """Restart the workers that were killed: a kill loses nothing, so the run can go on.
+        """Restart the workers that were killed: a kill loses nothing, so the run can continue.
 
         Raises:
             Stop: a worker ended by itself (the error quotes its last lines), or workers were killed too often.
@@ -288,7 +288,7 @@ class Supervisor:
         app_name: the app, as for the command line's `-A`.
         arguments: the options of each worker's command, by the worker's number.
         write: called with (number, line) for each line that a worker writes, from several threads.
-        tell: called with (number, text) when a worker is restarted.
+        on_restart: called with (number, text) when a worker is restarted.
     """
 
     def __init__(

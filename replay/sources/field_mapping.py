@@ -71,7 +71,7 @@ class FieldMapping:
         return key, time_ms, headers, partition
 
     def time_ms(self, written: object) -> int:
-        """Return the time that a field's value stands for, in ms since 1970."""
+        """Return the time that a field's value represents, in ms since 1970."""
         return self.time_parser[written] if isinstance(written, str) else self.time_parser.parse(written)
 
 

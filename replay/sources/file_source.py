@@ -103,7 +103,7 @@ class FileSource:
         return self._opened.done_bytes() if self._opened else 0
 
     def next_batch(self) -> SourceBatch:
-        """Return the records of the next lines; of a damaged file, finally the bad line that stands for the rest."""
+        """Return the records of the next lines; of a damaged file, finally one bad line for the rest."""
         buffer, parser = self._buffer, self._parser
         wanted, wanted_bytes = self._batch_lines, 0
         while True:

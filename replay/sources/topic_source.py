@@ -150,7 +150,7 @@ class TopicHistory:
         return self._admin.topic_ids([self.topic])[self.topic]
 
     def changed_since(self, time_ms: int) -> list[str]:
-        """Return the only change that the fingerprint can show: the topic was created anew."""
+        """Return the only change that the fingerprint can show: the topic was recreated."""
         del time_ms
         return [f"topic {self.topic} was deleted and recreated"]
 

@@ -19,7 +19,7 @@ GOOD = "async def total(stream):\n    async for n in stream:\n        pass"
     ("module", "arguments", "words", "code"),
     [
         (GOOD, ["-X", "nonsense=1"], ["-X nonsense", "no such option"], 2),
-        (GOOD, ["-X", "acks=0"], ["acks", "leave it out"], 2),
+        (GOOD, ["-X", "acks=0"], ["acks", "omit it"], 2),
         (GOOD, ["-D", "/proc/data"], ["/proc/data: No such file or directory"], 1),
         (GOOD, ["-D", "mine.py"], ["mine.py: File exists"], 1),
         (GOOD, ["-b", "no-such-host.invalid:9092"], ["cannot resolve", "check the name"], 1),

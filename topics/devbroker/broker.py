@@ -88,7 +88,7 @@ class EmbeddedBroker:
         data: folder for the records; None for a temporary one that `stop()` deletes. Kafka flushes when it likes, so a
             power cut can lose the newest records; the death of the process cannot.
         port: TCP port for clients; 0 for a free one.
-        heap_mb: Java's maximum heap in MiB; resident memory is about 200 MiB at rest and 270 under load with 512.
+        heap_mb: Java's maximum heap in MiB; with 512, resident memory is about 200 MiB idle and 270 MiB under load.
         settings: broker configuration under Kafka's names; wins over the defaults.
         on_progress: called with the progress of a first start, one line at a time.
     """
@@ -138,7 +138,7 @@ class EmbeddedBroker:
                 (with the last lines of its log).
         """
         assert not self.alive, "already started"
-        self.stop()  # Java may have died: clean up behind it first
+        self.stop()  # Java may have died: clean up after it first
         kafka = Distribution.get(self._on_progress)
         rehearsal_s = rehearse_once(kafka, self._on_progress)
         begun = clock.now_s()

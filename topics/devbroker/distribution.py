@@ -179,7 +179,7 @@ class Distribution:
 def resolve_jars(maven: Path, on_progress: OnProgress) -> list[Path]:
     """Download Kafka and its dependencies into the Maven repository `maven`; return the jars in class path order.
 
-    `kafka-tools` is left out: it brings Kafka Connect with a web server (46 jars), and a broker needs none of it.
+    `kafka-tools` is omitted: it brings Kafka Connect with a web server (46 jars), and a broker needs none of it.
     jgo compares each jar with Maven Central's checksum.
     """
     from jgo.maven import MavenContext  # only the first start needs it, and it takes a while to import

@@ -19,7 +19,7 @@ _LOG_TAIL_LINES = 15
 
 # Sends SIGTERM to Java when its parent dies, then becomes Java. A program of its own and not a `preexec_fn`, because
 # Python code between fork and exec may hang in a process with threads, and librdkafka has many. The parent may be gone
-# before the request is made: then nobody would send the signal.
+# before the request is made, and then no signal would be sent.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 if sys.platform == "linux":

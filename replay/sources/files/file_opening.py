@@ -1,7 +1,7 @@
 """Opens file entries for reading: plain files, compressed files (gzip, bzip2, zstd), and files inside zip archives.
 
 Why not `fsspec` for zip and compression: it opens the whole archive for each of its files (3,000 small files: 0.2 s
-here, 6 minutes there), cannot tell two files of one name apart, and loses what it has decompressed before a damage.
+here, 6 minutes there), cannot distinguish two files of one name, and loses the content before a damaged place.
 Resuming at a byte is exact only if a damaged file always gives the same bytes, however it is read.
 """
 

@@ -123,7 +123,7 @@ class _Records:
             if at + sum(counts) <= skip:
                 at += sum(counts)
                 continue
-            while at < skip:  # a BadRow that stands for several rows was returned as one
+            while at < skip:  # a BadRow for several rows was returned as one
                 at += counts.pop(0)
                 piece = piece[1:]
             if piece:

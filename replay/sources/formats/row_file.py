@@ -80,7 +80,7 @@ class RowFile:
         return whole if self.ended or self._opened is None else min(self._opened.done_bytes(), whole)
 
     def next_batch(self) -> SourceBatch:
-        """Return the next rows as records, or the bad line that stands for the unreadable rest of the file."""
+        """Return the next rows as records, or one bad line for the unreadable rest of the file."""
         self._look_ahead()
         rows = self._next
         if rows is None:
