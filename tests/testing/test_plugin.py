@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -60,10 +61,19 @@ def test_tests_that_use_no_fixture_import_nothing_of_it(project: pytest.Pytester
     run(project).assert_outcomes(passed=1)
 
 
-def test_a_plugin_that_is_loaded_twice_is_one(project: pytest.Pytester) -> None:
-    project.makepyfile("def test_it(anabranch_kafka): pass")
-    result = run(project, "--collect-only", plugins=2)
-    assert result.ret == 0
+def test_a_plugin_that_is_loaded_twice_is_one(
+    project: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As installed: with an entry point, beside `-p` and PYTEST_PLUGINS.
+    installed = tmp_path / "site" / "anabranch_installed-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: anabranch-installed\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[pytest11]\n{PLUGIN} = {PLUGIN}\n")
+    monkeypatch.setenv("PYTHONPATH", str(installed.parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTEST_PLUGINS", PLUGIN)
+    project.makepyfile("def test_it(pytestconfig): assert pytestconfig.getoption('--anabranch-seed') is None")
+    for times in (0, 1, 2):
+        run(project, plugins=times).assert_outcomes(passed=1)
 
 
 def test_the_entry_point_has_the_name_of_the_module() -> None:
