@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -37,7 +37,9 @@ _LOCAL = frozenset(
     }
 )
 # Calls that are resumed when they are repeated.
-_RESUMED = frozenset({"init_transactions", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"})
+_RESUMED = ("init_transactions", "send_offsets_to_transaction", "commit_transaction", "abort_transaction")
+_OF_TRANSACTIONS = frozenset({*_RESUMED, "begin_transaction", "produce"})
+_STATE = KafkaError._STATE  # pyright: ignore[reportPrivateUsage]
 _COMMITS = frozenset({"commit", "commit_transaction"})
 _UNLOGGED = frozenset({*_LOCAL, "produce"}) - {"assign", "incremental_assign", "incremental_unassign", STORE}
 
@@ -117,14 +119,29 @@ class FaultInjector:
             self._happen(fault, client, operation)
         if operation not in _LOCAL:
             self._wait_for_broker(operation)
-        if (client, operation) in self._outcomes:
-            return self._outcomes.pop((client, operation))  # type: ignore[return-value]
+        if self._outcomes and operation in _OF_TRANSACTIONS:
+            resumed = self._resumed(client, operation)
+            if resumed:
+                return resumed[0]
         result = self._acted(number, operation, act, owner)
         for fault in self._due.pop((number, operation, nth, True), ()):
             if fault.kind == "lost-answer":
                 self._lose_answer(fault, client, operation, result)
             self._happen(fault, client, operation)
         return result
+
+    def _resumed(self, client: Client, operation: str) -> tuple[Any, ...]:
+        """Return the outcome of the call that a client resumes; empty if it resumes none.
+
+        Raises:
+            KafkaException: the client has to resume another call first.
+        """
+        waiting = next((other for other in _RESUMED if (client, other) in self._outcomes), None)
+        if waiting is None:
+            return ()
+        if waiting != operation:
+            raise KafkaException(KafkaError(_STATE, f"injected: {waiting} has not returned yet", False, False, False))
+        return (self._outcomes.pop((client, operation)),)
 
     def _acted(self, number: int, operation: str, act: Callable[[], T], owner: object) -> T:
         try:

@@ -21,6 +21,7 @@ from anabranch.agents.tables.changelog_reader import ChangelogReader
 from anabranch.agents.tables.partition_state import PartitionState
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.agents.tables.store import Changes
+from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
 from anabranch.topics.memory.memory_cluster import MemoryCluster
 from anabranch.topics.memory.memory_kafka import MemoryKafka
 from anabranch.topics.partition_reader import Run
@@ -117,13 +118,15 @@ def outputs_before_offsets() -> Generator[None]:
 
 @broken_engine(faults="lost-answer")
 def a_lost_answer_counts_as_a_failure() -> Generator[None]:
-    """A commit without an answer is taken for one that has failed, and the epoch is committed again."""
+    """A commit without an answer is taken for one that has failed, and a new producer commits the epoch again."""
 
     def made(real: Any) -> Any:
         def commit(self: Any) -> None:
             try:
                 self._kafka.commit_transaction(10.0)
             except Exception as exc:
+                self._kafka = self._cluster.producer(**self._config)
+                self.open()
                 raise Aborted(str(exc)) from exc
 
         return commit
@@ -402,6 +405,22 @@ def deletions_are_not_in_the_changelog() -> Generator[None]:
         return prepare
 
     with swapped(Epoch, "prepare", made):
+        yield
+
+
+@broken_engine("pages")
+def a_deleted_key_whose_default_was_read_is_not_in_the_changelog() -> Generator[None]:
+    """A key is deleted, then read: the tombstone is forgotten, for the default was not changed."""
+
+    def made(real: Any) -> Any:
+        def detach(self: Any, state: Any, key: object, value: object) -> None:
+            real(self, state, key, value)
+            if not dict.__contains__(self, key):
+                self._deleted.pop(key, None)
+
+        return detach
+
+    with swapped(UncommittedWrites, "detach", made):
         yield
 
 

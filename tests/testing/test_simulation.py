@@ -130,6 +130,16 @@ def test_a_failure_shows_its_seed_the_fewest_faults_and_the_lines_that_repeat_it
     assert repeated.run(shrunk=False).failures
 
 
+def test_a_changelog_that_is_cut_at_its_beginning_stops_a_worker_with_an_error_instead_of_a_wrong_table() -> None:
+    plan = "cut w0 before commit_transaction 5; kill:restart w0 before commit_transaction 6"
+    made = simulation("bank", seeds=[1, 2], plan=plan, faults="cut")
+    for seed in (1, 2):
+        outcome = made.world(seed).run()
+        assert len(outcome.wrong) == 1
+        assert "not at rest" in outcome.wrong[0]
+        assert "records were deleted, and table" in outcome.wrong[0]
+
+
 def unstable() -> anabranch.App:
     """The last user of a page: that of whichever partition comes last."""
     app = anabranch.App("last", topic_partitions=4)

@@ -121,6 +121,7 @@ def pages() -> anabranch.App:
     users = app.SetTable("users", key_type=str, value_type=str)
     since = app.Table("since", default=int)
     recent = app.Table("recent", default=int, ttl=3600)
+    trail = app.Table("trail", default=list)
 
     @app.agent(incoming, name="count")
     async def count(stream: Any) -> None:
@@ -134,9 +135,11 @@ def pages() -> anabranch.App:
             recent[key] += 1
             if click["undo"]:
                 since.pop(key, None)
-                since[key]  # reading the default does not bring the key back
+                trail.pop(key, None)
+                len(trail[key])  # reading the default does not bring the key back
             else:
                 since[key] += 1
+                trail[key].append(click["page"])
 
     return app
 
