@@ -44,7 +44,7 @@ def type_of(what: What, element: object) -> object:
     """Return the type of the part that `what` (see `getter`) takes out of elements of a type; UNKNOWN where it is not
     known.
 
-    >>> type_of(0, tuple[str, int]), type_of(Field("n") > 1, dict), type_of(None, int)
+    >>> type_of(0, tuple[str, int]), type_of(FieldReference("n") > 1, dict), type_of(None, int)
     (<class 'str'>, <class 'bool'>, <class 'int'>)
     """
     if what is None:

@@ -108,7 +108,7 @@ class ArchiveFileWriter:
 def is_archive_file(name: str) -> bool:
     """Return whether a file name is that of an archive's file, finished or not. No other file is ever deleted.
 
-    >>> is_ours("00003-00000000000000012345.parquet"), is_ours("notes.parquet")
+    >>> is_archive_file("00003-00000000000000012345.parquet"), is_archive_file("notes.parquet")
     (True, False)
     """
     stem = name.removeprefix(".").partition(".")[0]
