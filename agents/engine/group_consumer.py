@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_S = 1.0
 _LEAVE_S = 5.0
+_LEAVE_WAIT_S = 0.05
 
 # With KIP-848's protocol, a member that gets no partitions gets no callback. A member that gets some is told soon after
 # it has joined. After this time without a callback, the worker concludes that it has none.
@@ -340,13 +341,16 @@ class GroupConsumer:
             leaving: the client has unsubscribed: wait until it holds no partitions and is no member.
         """
         deadline_s = clock.now_s() + _LEAVE_S
+        wait_s = _LEAVE_WAIT_S if leaving else 0.0
         while clock.now_s() < deadline_s:
             served = self._rebalances
-            self.kafka.consume(self._batch_records, 0.05 if leaving else 0)
+            self.kafka.consume(self._batch_records, wait_s)
             # With KIP-848's protocol a client keeps its member id, and its events follow `unsubscribe` at once.
             left = not leaving or not (self.owned or (not self._incremental and self.kafka.memberid()))
             if left and self._rebalances == served:
                 return
+            if left and not self._incremental:
+                wait_s = 0.0  # no event follows the end of the membership
 
     # Status ---------------------------------------------------------------------------------------------------------
 

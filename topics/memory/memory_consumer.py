@@ -29,7 +29,8 @@ _POLL_INTERVAL_MS = 300_000
 class MemoryConsumer(Client):
     """A consumer. Callbacks are called inside of `consume`, `poll` and `close`.
 
-    `consume` returns as soon as there is anything, not when the batch is full.
+    `consume` returns as soon as there is anything, not when the batch is full, and at once after the callback of a
+    consumer that leaves its group.
     """
 
     def __init__(self, kafka: MemoryKafka, config: Mapping[str, object], owner: object = None) -> None:
@@ -51,7 +52,7 @@ class MemoryConsumer(Client):
         incremental = self._config.text("group.protocol") == "consumer"
         self._rebalances = Rebalances(self, self._fetcher, incremental=incremental)
         self._membership = new_membership(kafka, self, self._config, self.group, self._rebalances)
-        self._closed = self._told_fatal = False
+        self._closed = self._told_fatal = self._has_left = False
 
     def _act(self, operation: str, act: Callable[[], T]) -> T:
         if self._closed:
@@ -88,7 +89,8 @@ class MemoryConsumer(Client):
             if not messages:
                 with kafka.lock:
                     messages = self._fetcher.fetch(most)
-            if messages or timeout == 0:
+            if messages or timeout == 0 or self._has_left:
+                self._has_left = False
                 return messages
             now_s = clock.now_s()
             deadline_s = deadline_s or (now_s + timeout if timeout > 0 else float("inf"))
