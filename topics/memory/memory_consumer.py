@@ -29,8 +29,7 @@ _POLL_INTERVAL_MS = 300_000
 class MemoryConsumer(Client):
     """A consumer. Callbacks are called inside of `consume`, `poll` and `close`.
 
-    `consume` returns as soon as there is anything, not when the batch is full, and at once after the callback of a
-    consumer that leaves its group.
+    `consume` returns as soon as there is anything, not when the batch is full.
     """
 
     def __init__(self, kafka: MemoryKafka, config: Mapping[str, object], owner: object = None) -> None:
@@ -52,7 +51,7 @@ class MemoryConsumer(Client):
         incremental = self._config.text("group.protocol") == "consumer"
         self._rebalances = Rebalances(self, self._fetcher, incremental=incremental)
         self._membership = new_membership(kafka, self, self._config, self.group, self._rebalances)
-        self._closed = self._told_fatal = self._has_left = False
+        self._closed = self._told_fatal = self._leaves = False
 
     def _act(self, operation: str, act: Callable[[], T]) -> T:
         if self._closed:
@@ -89,8 +88,8 @@ class MemoryConsumer(Client):
             if not messages:
                 with kafka.lock:
                     messages = self._fetcher.fetch(most)
-            if messages or timeout == 0 or self._has_left:
-                self._has_left = False
+            if messages or timeout == 0 or self._leaves:
+                self._leaves = False
                 return messages
             now_s = clock.now_s()
             deadline_s = deadline_s or (now_s + timeout if timeout > 0 else float("inf"))
@@ -145,8 +144,13 @@ class MemoryConsumer(Client):
         self._act("subscribe", act)
 
     def unsubscribe(self) -> None:
-        """Leave the group: partitions are revoked inside of the next poll."""
-        self._act("unsubscribe", self._membership.unsubscribe)
+        """Leave the group: partitions are revoked inside of the next poll, which does not wait."""
+
+        def act() -> None:
+            self._leaves = True
+            self._membership.unsubscribe()
+
+        self._act("unsubscribe", act)
 
     def consumer_group_metadata(self) -> bytes:
         """Return what a transaction needs to commit offsets of this member."""
