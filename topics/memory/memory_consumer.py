@@ -88,8 +88,8 @@ class MemoryConsumer(Client):
             if not messages:
                 with kafka.lock:
                     messages = self._fetcher.fetch(most)
-            if messages or timeout == 0 or self._leaves:
-                self._leaves = False
+            leaves, self._leaves = self._leaves, False
+            if messages or timeout == 0 or leaves:
                 return messages
             now_s = clock.now_s()
             deadline_s = deadline_s or (now_s + timeout if timeout > 0 else float("inf"))
@@ -145,12 +145,8 @@ class MemoryConsumer(Client):
 
     def unsubscribe(self) -> None:
         """Leave the group: partitions are revoked inside of the next poll, which does not wait."""
-
-        def act() -> None:
-            self._leaves = True
-            self._membership.unsubscribe()
-
-        self._act("unsubscribe", act)
+        self._leaves = True
+        self._act("unsubscribe", self._membership.unsubscribe)
 
     def consumer_group_metadata(self) -> bytes:
         """Return what a transaction needs to commit offsets of this member."""
