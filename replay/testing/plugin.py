@@ -70,12 +70,19 @@ def anabranch_sim(request: pytest.FixtureRequest) -> Callable[..., Simulation]:
     Those of the marker `anabranch` count where the call gives none, and `--anabranch-seed` and `--anabranch-plan` count
     more than both.
     """
+    from inspect import signature
+
+    from ...agents.declarations import nearest
     from ...topics.errors import Usage
     from .simulation import Simulation
 
     marker = request.node.get_closest_marker("anabranch")
     if marker is not None and marker.args:
         raise Usage(f"pytest.mark.anabranch({marker.args[0]!r})", hint="name the options: seeds=200, faults='kill'")
+    for name in marker.kwargs if marker is not None else ():
+        known = [option for option in signature(Simulation).parameters if option not in ("app", "inputs")]
+        if name not in known:
+            raise Usage(f"pytest.mark.anabranch({name}=…): no such option", hint=nearest(name, known))
     asked: dict[str, Any] = {
         "seeds": request.config.getoption("--anabranch-seed"),
         "plan": request.config.getoption("--anabranch-plan"),

@@ -257,11 +257,15 @@ def test_options_in_the_wrong_place_are_named(project: pytest.Pytester) -> None:
         @pytest.mark.anabranch(200)
         def test_it(anabranch_sim): pass
 
+        @pytest.mark.anabranch(seed=200)
+        def test_misspelled(anabranch_sim): pass
+
         def test_without_inputs(anabranch_sim):
             anabranch_sim(shop.app, inputs={})
         """
     )
     result = run(project)
-    result.assert_outcomes(errors=1, failed=1)
+    result.assert_outcomes(errors=2, failed=1)
     result.stdout.fnmatch_lines(["*pytest.mark.anabranch(200)*", "*name the options: seeds=200, faults='kill'*"])
+    result.stdout.fnmatch_lines(["*pytest.mark.anabranch(seed=…): no such option*", "*do you mean 'seeds'?*"])
     result.stdout.fnmatch_lines(["*a simulation without inputs*"])
