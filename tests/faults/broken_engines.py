@@ -15,7 +15,6 @@ from anabranch.agents.engine.epoch import Epoch
 from anabranch.agents.engine.failed_records import Failures
 from anabranch.agents.engine.group_consumer import GroupConsumer
 from anabranch.agents.engine.rebalance import Rebalance
-from anabranch.agents.engine.record_queue import RecordQueue
 from anabranch.agents.engine.router import Router
 from anabranch.agents.tables.changelog_reader import ChangelogReader
 from anabranch.agents.tables.partition_state import PartitionState
@@ -152,7 +151,7 @@ def a_commit_in_doubt_counts_as_done() -> Generator[None]:
         yield
 
 
-@broken_engine(faults="fence,abort")
+@broken_engine(faults="fence")
 def fencing_is_ignored() -> Generator[None]:
     """A fenced commit is taken for one that has succeeded."""
 
@@ -273,12 +272,19 @@ def a_revoke_neither_commits_nor_rolls_back() -> Generator[None]:
         yield
 
 
-@broken_engine(faults="rebalance,kill")
+@broken_engine(faults="rebalance,fence")
 def records_of_a_revoked_partition_are_processed() -> Generator[None]:
-    def made(real: Any) -> Any:
-        return lambda self, lost: None
+    """Records that are kept for a rollback are delivered again, whoever owns their partition by then."""
 
-    with swapped(RecordQueue, "drop", made):
+    def made(real: Any) -> Any:
+        def forget(self: Any, gone: Any) -> None:
+            kept, routes = dict(self._kept), dict(self._routes)
+            real(self, gone)
+            self._kept, self._routes = kept, routes
+
+        return forget
+
+    with swapped(Router, "forget", made):
         yield
 
 
@@ -452,7 +458,7 @@ def the_store_is_ahead_of_its_changelog() -> Generator[None]:
         yield
 
 
-@broken_engine("pages", faults="rebalance,kill")
+@broken_engine(faults="rebalance")
 def a_cache_survives_a_restore() -> Generator[None]:
     with swapped(PartitionState, "clear_cache", lambda _: lambda self: None):
         yield
