@@ -383,7 +383,7 @@ class Stream(faust.Stream[V_co]):
 
         Args:
             key: a function of the value, async or not, or a field of a Faust record.
-            name: part of the repartition topic's name; required for a function without a name.
+            name: part of the repartition topic's name; required for a function.
             topic: the repartition topic; default: one that is made for it.
             partitions: its number of partitions; default: that of the stream's topic.
         """

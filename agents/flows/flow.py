@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from ..stream import Stream
     from ..topic import Topic
 
-__all__ = ["Flow", "KeyedFlow", "ReduceOptions"]
+__all__ = ["Flow", "KeyedFlow", "ReduceOptions", "repartition_topic"]
 
 K = TypeVar("K", default=Any)
 K2 = TypeVar("K2")
@@ -217,7 +217,7 @@ class _Ending(Generic[K, T]):
         if isinstance(how, PairReducer):
             declared = (table.value_type or UNKNOWN) if self.type is UNKNOWN else self.type
         between = self._app.topic(
-            f"{self._app.conf.id}-{table.name}-repartition",
+            repartition_topic(self._app, table.name),
             has_prefix=True,
             value_type=GenericAlias(tuple, (_keys_between(table), declared)),
             partitions=table.partitions,
@@ -347,6 +347,11 @@ class KeyedFlow(_Ending[K, T]):
                 Usage: always.
             """
             raise Usage("key_by twice", hint="end the flow in a topic between them: .to(topic)")
+
+
+def repartition_topic(app: App, table: str) -> str:
+    """Return the name of the topic with the partial results of a table's flow."""
+    return f"{app.conf.id}-{table}-repartition"
 
 
 def _packed_rows(batch: RecordBatch, combiner: Combiner) -> Rows | None:

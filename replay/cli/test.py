@@ -117,6 +117,8 @@ def test(
         out.print(f"{counted(len(report.failures), 'world')} ended with another result", style="red")
         raise SystemExit(1)
     out.print("all ended with the result of a world without faults")
+    for topic, count in sorted(report.dead_letters.items()):
+        out.print(f"the result includes {counted(count, 'dead letter')} in {topic}", style="yellow")
 
 
 def show_failure(failure: Failure, *, planned: bool = False) -> None:

@@ -71,6 +71,11 @@ class Expectation:
             found = self._contents(other, equal=True) or self._order(other)
             self.unstable += [one for one in found if one not in self.unstable]
 
+    @property
+    def dead_letters(self) -> dict[str, int]:
+        """Topic of dead letters -> number of its records in a world without faults, where there are any."""
+        return {topic: len(values) for topic, values in self._first.dead_letters.items() if values}
+
     def differences(self, outcome: Outcome) -> list[str]:
         """Return how an outcome differs from the expected one; empty if it does not."""
         found = [*outcome.wrong, *self._contents(outcome, equal=self._exactly_once)]

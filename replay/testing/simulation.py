@@ -77,17 +77,21 @@ class SimulationReport:
         worlds: number of worlds with faults that were run.
         faults: number of faults that happened in them, by kind.
         failures: the worlds whose outcome differs.
+        dead_letters: topic of dead letters -> number of its records in a world without faults.
         seconds: how long all of it took, in real seconds.
     """
 
     worlds: int = 0
     faults: dict[str, int] = field(default_factory=dict[str, int])
     failures: list[Failure] = field(default_factory=list[Failure])
+    dead_letters: dict[str, int] = field(default_factory=dict[str, int])
     seconds: float = 0.0
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
-        return f"{self.worlds} worlds in {self.seconds:.1f} s, {len(self.failures)} failed; faults: {faults or 'none'}"
+        letters = "".join(f"; {count} records in {topic}" for topic, count in sorted(self.dead_letters.items()))
+        failed = f"{len(self.failures)} failed; faults: {faults or 'none'}"
+        return f"{self.worlds} worlds in {self.seconds:.1f} s, {failed}{letters}"
 
 
 class Simulation:
@@ -170,6 +174,7 @@ class Simulation:
             plan = self.plan_of(seed)
             world = self.world(seed, plan)
             differences = self.expectation.differences(world.run())
+            report.dead_letters = self.expectation.dead_letters
             report.worlds += 1
             for fault in world.happened:
                 report.faults[fault.kind] = report.faults.get(fault.kind, 0) + 1
@@ -228,9 +233,10 @@ def _expected(outcomes: list[Outcome], ordered: Iterable[str], *, exactly_once: 
     if expectation.unstable:
         raise AssertionError(
             "two worlds without faults end differently, so the outcome depends on the order in which records of "
-            "different partitions are processed, or on the time:\n  "
+            "different partitions are processed, on the time, on random numbers, or on state outside of tables "
+            "(variables stay with a worker when partitions move):\n  "
             + "\n  ".join(expectation.unstable)
-            + "\nname the tables and topics that may differ: ignore=[…]"
+            + "\nif this is meant, name the tables and topics that may differ: ignore=[…]"
         )
     return expectation
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ...agents.flows.flow import repartition_topic
 from ...agents.runtime import runtime_of
 from ...topics.dead_letter import SUFFIX
 from ...topics.memory.memory_kafka import MemoryKafka
@@ -72,15 +73,17 @@ def outcome_of(kafka: MemoryKafka, app: Any, inputs: Iterable[str], ignore: froz
     """
     outcome = Outcome()
     changelogs: set[str] = set()
+    partial: set[str] = set()  # partial results of flows, which differ by where epochs end
     for table in runtime_of(app).tables:
         changelogs.add(table.changelog_name)
+        partial.add(repartition_topic(app, table.name))
         if table.name in ignore or table.changelog_name not in kafka.topics:
             continue
         rows = outcome.tables[table.name] = {}
         for log in kafka.topics[table.changelog_name].logs:
             for key, value in table.content(_content(log)).items():
                 rows[_hashable(table.key_codec.decode(key))] = table.value_codec.decode(value)
-    skipped = {*inputs, *changelogs, *ignore}
+    skipped = {*inputs, *changelogs, *partial, *ignore}
     for name, topic in kafka.topics.items():
         if name in skipped or name.startswith("__") or name.endswith("-changelog"):
             continue

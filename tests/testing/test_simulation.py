@@ -162,6 +162,36 @@ def test_an_app_whose_outcome_depends_on_scheduling_is_told_so() -> None:
     Simulation(unstable, inputs=inputs, seeds=1, ignore=["last"]).same_as_without_faults()
 
 
+def flowing() -> anabranch.App:
+    app = anabranch.App("flowing", topic_partitions=4)
+    app.topic("clicks", key_type=str).key_by("page").aggregate("pages", clicks=anabranch.Count())
+    return app
+
+
+def test_a_flow_with_another_key_needs_no_ignore() -> None:
+    # Its partial results are one for each key and epoch, and epochs end elsewhere in each world.
+    clicks = [(f"u{n % 6}", {"page": f"p{n % 5}"}) for n in range(120)]
+    assert Simulation(flowing, inputs={"clicks": clicks}, seeds=3).same_as_without_faults().worlds == 3
+
+
+def failing() -> anabranch.App:
+    app = anabranch.App("failing", topic_partitions=4)
+
+    @app.agent(app.topic("clicks", key_type=str), name="fail")
+    async def fail(stream: Any) -> None:
+        async for _ in stream:
+            raise ValueError("no")
+
+    return app
+
+
+def test_the_report_counts_the_dead_letters_that_belong_to_the_result() -> None:
+    clicks = [("ann", {"page": n}) for n in range(3)]
+    report = Simulation(failing, inputs={"clicks": clicks}, seeds=1).same_as_without_faults()
+    assert report.dead_letters == {"clicks.dlq": 3}
+    assert str(report).endswith("; 3 records in clicks.dlq")
+
+
 def stuck() -> anabranch.App:
     app = anabranch.App("stuck", topic_partitions=4)
 

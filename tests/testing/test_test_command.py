@@ -93,3 +93,13 @@ def test_lines_that_are_no_records_are_named(folder: Path) -> None:
     assert ended.returncode != 0
     assert "bad.jsonl:2" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_dead_letters_in_the_result_are_named(folder: Path) -> None:
+    ended = run(folder, "anabranch test right --input orders.csv --key user --seeds 1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "dead letter" not in ended.stdout
+    (folder / "bad.csv").write_text("nothing\n1\n2\n")
+    ended = run(folder, "anabranch test right --input orders=bad.csv --seeds 1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.endswith("the result includes 2 dead letters in orders.dlq\n")
