@@ -46,7 +46,7 @@ def kafka_uuid() -> str:
 
 @contextmanager
 def seeded(seed: int | random.Random) -> Generator[None]:
-    """Let every identifier that the process draws inside of the block follow from `seed`.
+    """Derive all identifiers that the process draws inside the block from `seed`.
 
     Args:
         seed: a number, or a generator that continues from its state after the last block.

@@ -1,4 +1,4 @@
-"""Tables: what agents remember between records, as dicts that Kafka keeps.
+"""Tables: keyed state of agents, used as dicts and restored from changelogs in Kafka.
 
 To an agent a table is a dict: `totals[user] += amount`. The table object is a real dict of the uncommitted writes, so
 reading and writing a key that it holds runs at C speed; only the first read of a key reads the layers below

@@ -81,7 +81,7 @@ class Detaches(Protocol):
     """A table, as `end_record` uses it."""
 
     def detach(self, state: PartitionState, key: object, value: object) -> None:
-        """Replace a value that an agent has held; as `UncommittedWrites.detach` does."""
+        """Replace a value that an agent has held during a record; see `UncommittedWrites.detach`."""
         ...
 
 
