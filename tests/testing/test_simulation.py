@@ -192,6 +192,26 @@ def test_the_report_counts_the_dead_letters_that_belong_to_the_result() -> None:
     assert str(report).endswith("; 3 records in clicks.dlq")
 
 
+def copying() -> anabranch.App:
+    app = anabranch.App("slow", topic_partitions=4, processing_guarantee="at_least_once")
+    counts, copies = app.Table("counts", default=int), app.topic("copies", key_type=str)
+
+    @app.agent(app.topic("clicks", key_type=str), name="count")
+    async def count(stream: Any) -> None:
+        async for user, click in stream.items():
+            counts[user] += 1
+            await copies.send(key=user, value=click)
+
+    return app
+
+
+def test_a_world_is_not_at_rest_before_all_records_have_arrived() -> None:
+    #   w0:  ─ records ─ produce lasts 10 s ─ commit ─ records that have arrived meanwhile ─ commit ─▶ store
+    clicks = [(f"u{n % 6}", {"page": f"p{n}"}) for n in range(120)]
+    plan = "abort:timeout w0 before produce 20"
+    Simulation(copying, inputs={"clicks": clicks}, seeds=[2, 7], plan=plan).same_as_without_faults()
+
+
 def stuck() -> anabranch.App:
     app = anabranch.App("stuck", topic_partitions=4)
 
