@@ -21,7 +21,15 @@ from broken_engines import BROKEN_ENGINES
 from world_programs import PROGRAMS  # pyright: ignore[reportMissingImports]
 
 # Of a thousand seeds. Worlds on disk take ten times as long as those in memory.
-SHARES = {"bank": 400, "pages": 280, "speeds": 240, "bank at least once": 60, "bank on disk": 20}
+SHARES = {
+    "bank": 300,
+    "pages": 240,
+    "speeds": 200,
+    "retries": 100,
+    "bank with KIP-848": 80,
+    "bank at least once": 60,
+    "bank on disk": 20,
+}
 MOST_SEEDS = 200
 PROCESSES = 2
 _AT_ONCE = 20

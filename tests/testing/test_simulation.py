@@ -24,7 +24,16 @@ def simulation(program: str, **options: Any) -> Simulation:
 
 
 @pytest.mark.parametrize(
-    ("program", "seeds"), [("bank", 20), ("pages", 13), ("speeds", 10), ("bank at least once", 5), ("bank on disk", 2)]
+    ("program", "seeds"),
+    [
+        ("bank", 16),
+        ("pages", 10),
+        ("speeds", 8),
+        ("retries", 5),
+        ("bank with KIP-848", 5),
+        ("bank at least once", 4),
+        ("bank on disk", 2),
+    ],
 )
 def test_worlds_with_faults_end_as_those_without(program: str, seeds: int) -> None:
     report = simulation(program, seeds=seeds).same_as_without_faults()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -167,10 +168,42 @@ def two_speeds() -> anabranch.App:
     return app
 
 
+def retries() -> anabranch.App:
+    """Records that fail twice and are tried again; a global table; several tasks of an agent."""
+    app = anabranch.App("retries", topic_partitions=4)
+    incoming = app.topic("clicks", key_type=str)
+    outgoing = app.topic("visits", key_type=str)
+    counts = app.Table("counts", default=int)
+    names = app.GlobalTable("names", default=int)
+    tries: Counter[tuple[int, int]] = Counter()
+
+    @app.agent(incoming, name="visit", on_failure=anabranch.Retry(times=3))
+    async def visit(stream: Any) -> None:
+        async for event in stream.events():
+            counts[event.key] += 1
+            await outgoing.send(key=event.key, value=event.value["page"])
+            if event.value["undo"]:
+                at = event.message.partition, event.message.offset
+                tries[at] += 1
+                if tries[at] <= 2:
+                    raise Unlucky(at)
+
+    @app.agent(incoming, name="name", concurrency=3)
+    async def name(stream: Any) -> None:
+        async for key, _ in stream.items():
+            names[key] += 1
+
+    return app
+
+
 PROGRAMS = {
     "bank": Program(bank, {"transfers": transfers()}, ordered=("receipts",)),
     "pages": Program(pages, {"clicks": clicks()}),
     "speeds": Program(two_speeds, {"clicks": clicks(200, seed=3)}),
+    "retries": Program(retries, {"clicks": clicks(200, seed=4)}, ordered=("visits",)),
+    "bank with KIP-848": Program(
+        lambda: bank(settings=EngineSettings(group_protocol="consumer")), {"transfers": transfers()}
+    ),
     "bank at least once": Program(
         # A balance may be smaller after a transfer that counts twice, so only what grows is compared.
         lambda: bank(guarantee="at_least_once"),
