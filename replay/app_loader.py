@@ -78,11 +78,15 @@ def load_app(name: str) -> App:
         if not isinstance(app, App):
             raise Usage(f"{module_name} has no app named {attribute}", hint="app = anabranch.App(…)")
         return _discovered(app)
-    apps = [value for value in vars(module).values() if isinstance(value, App)]
+    named = {attribute: value for attribute, value in vars(module).items() if isinstance(value, App)}
+    apps = list(named.values())
     if not apps:
         raise Usage(f"{module_name} has no app", hint="it needs a line like: app = anabranch.App(…)")
     if any(app is not apps[0] for app in apps):
-        raise Usage(f"{module_name} has several apps", hint=f"name one of them: {module_name}:app")
+        raise Usage(
+            f"{module_name} has several apps",
+            hint=f"name one of them: {', '.join(f'{module_name}:{attribute}' for attribute in named)}",
+        )
     return _discovered(apps[0])
 
 

@@ -17,6 +17,7 @@ Time = datetime | float | str
 """A `datetime`, seconds since 1970, or ISO 8601 text; times without a zone are UTC."""
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_YEAR_10000_S = datetime(9999, 12, 31, tzinfo=UTC).timestamp() + 86400
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*")
 
 
@@ -49,7 +50,7 @@ def time_ms_of(time: Time) -> int:
     """Return a time in milliseconds since 1970.
 
     Raises:
-        Usage: it is text that is no time.
+        Usage: it is text that is no time, or a number beyond the year 9999, as milliseconds are.
 
     >>> time_ms_of("2026-01-01T10:00Z"), time_ms_of(1_000_000_000.5)
     (1767261600000, 1000000000500)
@@ -61,4 +62,6 @@ def time_ms_of(time: Time) -> int:
             return parse_time_ms(time)
         except ValueError as exc:
             raise Usage(f"{time!r} is no time: {exc}", hint="for example 2026-01-31T10:00:00Z") from None
+    if time >= _YEAR_10000_S:
+        raise Usage(f"{time!r} is no time: it is later than the year 9999", hint="numbers are seconds since 1970")
     return round(time * 1000)

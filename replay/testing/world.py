@@ -38,7 +38,7 @@ from .topic_content import RejectedRecord, TopicContent, content_of, dead_letter
 from .virtual_clock import START
 from .virtual_loop import owning
 from .worker_life import WorkerLife
-from .world_names import agent_of, encoded, encoded_key
+from .world_names import agent_of, check_name, check_partitions, encoded, encoded_key
 from .world_replay import ReplayOptions, play
 from .world_run import WorldRun, run_bounded
 from .world_tables import merged_table
@@ -86,6 +86,7 @@ class World:
     ) -> None:
         if workers < 1:
             raise Usage(f"a world with {workers} workers")
+        check_partitions(partitions)
         begin = time_ms_of(start)
         self.environment = Environment(start=datetime.fromtimestamp(begin / 1000, START.tzinfo), seed=seed)
         self._closed = False
@@ -327,6 +328,7 @@ class World:
         Raises:
             Usage: it is neither of them.
         """
+        check_name(topic, "topic")
         described = runtime_of(self.app).described
         if topic not in described and self._stored(topic) is None:
             known = {*described, *self.environment.kafka.topics}

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from ...agents.app import App
 from ...agents.declarations import nearest
+from ...agents.topic import Topic
 from ...topics.errors import Usage
 from ...topics.keys import record_key
 from ...topics.serde import codec
 
-if TYPE_CHECKING:
-    from ...agents.topic import Topic
+__all__ = ["agent_of", "check_name", "check_partitions", "encoded", "encoded_key"]
 
-__all__ = ["agent_of", "encoded", "encoded_key"]
+
+def check_name(name: object, kind: str) -> None:
+    """Refuse a topic or table itself in place of its name.
+
+    Raises:
+        Usage: it is not text.
+    """
+    if not isinstance(name, str):
+        own = name.get_topic_name() if isinstance(name, Topic) else getattr(name, "name", None)
+        hint = f"give its name: {own!r}" if isinstance(own, str) else f"give the name of a {kind}"
+        raise Usage(f"{name!r} is no name of a {kind}", hint=hint)
+
+
+def check_partitions(partitions: int | Mapping[str, int] | None) -> None:
+    """Refuse numbers of partitions that no topic can have.
+
+    Raises:
+        Usage: one is not positive.
+    """
+    for number in partitions.values() if isinstance(partitions, Mapping) else [partitions]:
+        if number is not None and number < 1:
+            raise Usage(f"a topic with {number} partitions", hint="a topic has at least one")
 
 
 def encoded(declared: Topic | None, value: object) -> bytes | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from ...agents.declarations import nearest
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
+from ..pipeline.packing import Compression
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.selection import Selection
 from ..player import Player
@@ -42,7 +43,7 @@ class ReplayOptions(TypedDict, total=False):
     transform: str | None
     on_bad_line: Literal["fail", "skip", "dead-letter"]
     run_id: str | None
-    pack: Literal["lz4", "zstd"] | None
+    pack: Compression | None
     kind: str
     key_before: str | None
     columns: tuple[str, ...] | None
@@ -76,6 +77,9 @@ def play(
     known = {field.name for field in fields(Format)}
     for name in options.keys() - known - _OURS:
         raise Usage(f"replay: no option {name!r}", hint=nearest(name, known | _OURS))
+    pack = options.get("pack")
+    if pack and pack not in get_args(Compression):
+        raise Usage(f"replay: pack={pack!r} is no compression", hint='pack="lz4" or pack="zstd"')
     given = cast("dict[str, Any]", options)
     form = Format(**{name: value for name, value in given.items() if name in known})
     history = resolve_source(specs, form, cluster=cluster)
@@ -93,6 +97,6 @@ def play(
         pipeline=pipeline,
         run_id=options.get("run_id"),
         on_bad_line=options.get("on_bad_line", "fail"),
-        pack=options.get("pack"),
+        pack=pack,
     )
     return player.play()

@@ -9,6 +9,7 @@ from ...agents.declarations import nearest
 from ...agents.runtime import runtime_of
 from ...topics.errors import Usage
 from .plain_value import plain_value
+from .world_names import check_name
 
 if TYPE_CHECKING:
     from ...agents.app import App
@@ -23,6 +24,7 @@ def table_of(app: App, name: str) -> Table:
     Raises:
         Usage: there is none of this name.
     """
+    check_name(name, "table")
     names = {table.name: table for table in runtime_of(app).tables}
     if name not in names:
         raise Usage(f"app {app.conf.id} has no table {name!r}", hint=nearest(name, names))

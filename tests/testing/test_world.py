@@ -440,6 +440,13 @@ def test_an_app_of_a_function_runs_once(make: Make) -> None:
     assert make(local_app, workers=2).app.conf.id == "local"
 
 
+def test_a_module_of_several_apps_lists_their_names(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "pair.py").write_text("from anabranch import App\none = App('one')\ntwo = App('two')\n")
+    with pytest.raises(Usage, match=r"name one of them: .*pair\.py:one, .*pair\.py:two"):
+        make(str(tmp_path / "pair.py"))
+    assert make(f"{tmp_path / 'pair.py'}:two").app.conf.id == "two"
+
+
 # Bad use -----------------------------------------------------------------------------------------------------------
 
 
@@ -453,7 +460,10 @@ def test_bad_use_is_refused_in_one_sentence(make: Make) -> None:
         ("table totals: no worker has started\n  hint: call world.settle", lambda: world.table("totals")),
         ("has no agent 'duble'", lambda: world.ask("duble", 1)),
         ("has no partition 4: it has 4", lambda: world.send("orders", 1, partition=4)),
+        ("is no name of a topic\n  hint: give its name: 'orders'", lambda: world.send(shop.orders, 1)),  # type: ignore
+        ("is no name of a table\n  hint: give its name: 'totals'", lambda: world.table(shop.totals)),  # type: ignore
         ("'yesterday' is no time", lambda: world.send("orders", 1, at="yesterday")),
+        ("1767225600000 is no time: it is later than the year 9999", lambda: world.send("orders", 1, at=1767225600000)),
         ("cannot move by -5", lambda: world.advance(-5)),
         ("cannot move by '-1h'", lambda: world.advance("-1h")),
         ("'soon' is no duration", lambda: world.advance("soon")),
@@ -462,6 +472,8 @@ def test_bad_use_is_refused_in_one_sentence(make: Make) -> None:
         ("worker 0 runs already", lambda: world.worker().start()),
         ("is no app", lambda: make(7)),
         ("a world with 0 workers", lambda: make(workers=0)),
+        ("a topic with 0 partitions", lambda: make(partitions=0)),
+        ("a topic with -1 partitions", lambda: make(partitions={"orders": -1})),
         ("no module named nowhere", lambda: make("nowhere:app")),
     ]
     for text, call in cases:

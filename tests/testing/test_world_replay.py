@@ -73,6 +73,8 @@ def test_options_of_a_replay(world: World, csv: Path) -> None:
     assert world.table("totals") == {f"u{user}": user for user in range(5)}
     with pytest.raises(Usage, match=r"no option 'delimitr'\n  hint: do you mean 'delimiter'"):
         world.replay(csv, "orders", delimitr=";")
+    with pytest.raises(Usage, match="pack=True is no compression"):
+        world.replay(csv, "orders", key="user", pack=True)
     with pytest.raises(Usage, match="knows no topic 'order'"):
         world.replay(csv, "order")
 
