@@ -188,8 +188,8 @@ def test_a_store_whose_disk_is_full_stops_its_worker_and_harms_nothing(play):
         Scenario(10, (Trap(0, 0, DISK_FULL, 32),), workers=1, transfers=12_000, for_s=1.0, store="rocksdb://")
     )
     assert report.starts == 2
-    assert "File too large" in report.ends[0].words
-    assert "check the disk" in report.ends[0].words
+    assert "File too large" in report.ends[0].last_lines
+    assert "check the disk" in report.ends[0].last_lines
 
 
 @pytest.mark.rounds
