@@ -33,6 +33,12 @@ Ts = TypeVarTuple("Ts")
 # has passed would never end.
 TURN_S = 20e-6
 
+# After this many turns in a row in which something was ready, turns take longer and longer: an agent that never waits
+# reaches the deadline of its test in seconds of real time instead of hours.
+_MANY_TURNS = 100_000
+_DOUBLED_EVERY = 1_000
+_MOST_DOUBLINGS = 16  # 1.3 s
+
 _log = logging.getLogger("asyncio")
 
 
@@ -115,6 +121,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self.coast: Callable[[], bool] | None = None
         self.coast_s = 1.0
         self._coast_until_s = 0.0
+        self._busy_turns = 0
         self.failures: list[dict[str, Any]] = []
         self._numbers = count()
         self._ready: deque[tuple[asyncio.Handle, Owner]] = deque()
@@ -180,8 +187,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def _turn(self, deadline_s: float | None) -> None:
         if self._ready:
-            self.clock.move_to(self.time() + TURN_S)
+            self._busy_turns += 1
+            self.clock.move_to(self.time() + self._turn_s())
         else:
+            self._busy_turns = 0
             self._move_to_next(deadline_s)
         now_s = self.time()
         for heap in (self._timers,) if now_s < self._coast_until_s else (self._timers, self._idle):
@@ -202,6 +211,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 handle._run()  # pyright: ignore[reportPrivateUsage]
         finally:
             self._ready.extendleft(reversed(batch))  # a KeyboardInterrupt
+
+    def _turn_s(self) -> float:
+        if self._busy_turns < _MANY_TURNS:
+            return TURN_S
+        doublings = min(_MOST_DOUBLINGS, (self._busy_turns - _MANY_TURNS) // _DOUBLED_EVERY)
+        return TURN_S * 2**doublings
 
     def _move_to_next(self, deadline_s: float | None) -> None:
         """Move the clock to the next timer, or to the deadline."""

@@ -160,7 +160,7 @@ class World:
         """The time of day in this world, in UTC."""
         return self.environment.clock.now
 
-    def settle(self, within: Duration = "1h") -> None:
+    def settle(self, within: Duration = "10m") -> None:
         """Let the workers process and commit everything, and return when they wait for more records.
 
         Records that an agent holds back for a time (`take` with `within`, retries) let that time pass.

@@ -510,6 +510,25 @@ def test_what_does_not_settle_is_listed(make: Make) -> None:
         world.settle("5s")
 
 
+def test_an_agent_that_never_waits_is_listed(make: Make) -> None:
+    def program() -> App:
+        app = App("spinning")
+        lines = app.topic("lines")
+
+        @app.agent(lines)
+        async def spin(stream: Stream[Any]) -> None:
+            async for _ in stream:
+                while True:
+                    await asyncio.sleep(0)
+
+        return app
+
+    world = make(program)
+    world.send("lines", 1)
+    with pytest.raises(TimeoutError, match=r"not settled within 10m.*in process: .*spin"):
+        world.settle()
+
+
 # Nothing is left ---------------------------------------------------------------------------------------------------
 
 
