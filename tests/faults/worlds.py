@@ -35,11 +35,16 @@ PROCESSES = 2
 _AT_ONCE = 20
 
 
-def simulation(program: str, seeds: range, faults: str = "all") -> Simulation:
+def simulation(program: str, seeds: range, faults: str = "") -> Simulation:
     """A simulation of one of the programs."""
     made = PROGRAMS[program]
     return Simulation(
-        made.app, inputs=made.inputs, seeds=seeds, faults=faults, ordered=made.ordered, ignore=made.ignore
+        made.app,
+        inputs=made.inputs,
+        seeds=seeds,
+        faults=faults or made.faults,
+        ordered=made.ordered,
+        ignore=made.ignore,
     )
 
 

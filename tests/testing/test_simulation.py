@@ -20,6 +20,7 @@ from world_programs import PROGRAMS, bank
 
 def simulation(program: str, **options: Any) -> Simulation:
     chosen = PROGRAMS[program]
+    options.setdefault("faults", chosen.faults)
     return Simulation(chosen.app, inputs=chosen.inputs, ordered=chosen.ordered, ignore=chosen.ignore, **options)
 
 
