@@ -15,11 +15,11 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 	@$(BIN)/anabranch demo
 
-# Tests mostly wait, so two processes run them, each with its own broker. Those of agents run on Kafka in memory first,
+# Tests mostly wait, so three processes run them, each with its own broker. Those of agents run on Kafka in memory first,
 # which finds most faults within a minute or two.
 test: $(VENV)/.test  ## set everything up and run the tests: those of agents on Kafka in memory, then all on the real one
-	ANABRANCH_TEST_BROKER=memory ANABRANCH_FUZZ_S=2 $(BIN)/python -m pytest -n 2 --dist loadfile tests/agents
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	ANABRANCH_TEST_BROKER=memory ANABRANCH_FUZZ_S=2 $(BIN)/python -m pytest -n 3 --dist loadfile tests/agents
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(VENV)/.test  ## check style and types
 	$(BIN)/ruff check .
