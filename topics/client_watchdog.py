@@ -13,13 +13,13 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from . import clock, threads
 from .cluster import Cluster
 from .errors import Hung, from_kafka, is_fatal, kafka_error, may_pass
 
-__all__ = ["HUNG_S", "answers", "leave_behind", "unless_hung", "until_answered"]
+__all__ = ["HUNG_S", "answers", "leave_behind", "unless_hung", "until_answered", "unusable"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,11 @@ def leave_behind(close: Callable[[], object], within_s: float = 0.0) -> bool:
     return True
 
 
+def unusable(doing: str, error: KafkaError) -> Hung:
+    """Return the exception for a client that a fatal error has ended."""
+    return Hung(f"{doing}: this client cannot be used any more ({error.str()})", fenced=True)
+
+
 def until_answered(
     doing: str, call: Callable[[], T], cluster: Cluster, *, patience_s: float, hung_s: float | None = None
 ) -> T:
@@ -86,7 +91,7 @@ def until_answered(
             error = kafka_error(exc)
             if is_fatal(error):
                 # A broker that restarts may fence a member that still owns its identity.
-                raise Hung(f"{doing}: this client cannot be used any more ({error.str()})", fenced=True) from exc
+                raise unusable(doing, error) from exc
             waited_s = clock.now_s() - began_s
             if not may_pass(error) or waited_s > patience_s:
                 raise from_kafka(exc, doing, servers=cluster.bootstrap_servers) from exc

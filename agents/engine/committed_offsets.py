@@ -17,7 +17,7 @@ from ...topics import client_watchdog
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import RETRY_SUFFIX
-from ...topics.errors import Hung, Stop, from_kafka, is_fatal, is_lost, kafka_error, may_pass
+from ...topics.errors import Stop, from_kafka, is_fatal, is_lost, kafka_error, may_pass
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
 from .settings import EngineSettings
@@ -27,6 +27,7 @@ __all__ = [
     "SETTLED",
     "assigned",
     "begin_at_ends",
+    "commit_starts",
     "commit_through_group",
     "offsets_to_commit",
     "read_agent_offsets",
@@ -158,9 +159,7 @@ def commit_starts(kafka: Any, offsets: list[KafkaPartition], cluster: Cluster) -
         if is_lost(error) or may_pass(error):
             return False
         if is_fatal(error):
-            raise Hung(
-                f"commit where the group begins: this client cannot be used any more ({error.str()})", fenced=True
-            ) from exc
+            raise client_watchdog.unusable("commit where the group begins", error) from exc
         raise from_kafka(exc, "commit where the group begins", servers=cluster.bootstrap_servers) from exc
     return True
 

@@ -279,9 +279,10 @@ class GroupConsumer:
         """Call `committed_offsets.begin_at_ends` for the owned partitions (blocking) and return its offsets."""
         return begin_at_ends(self.kafka, uncommitted, self.owned, later, self._admin, self._cluster, self._settings)
 
-    def commit_starts(self, starts: Mapping[TopicPartition, int]) -> bool:
-        """Commit the start offsets of partitions (blocking); return False if the group is rebalancing."""
-        return commit_starts(self.kafka, [KafkaPartition(*at, offset) for at, offset in starts.items()], self._cluster)
+    def commit_starts(self, starts: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
+        """Commit the start offsets of partitions (blocking) and return them; none if the group is rebalancing."""
+        offsets = [KafkaPartition(*at, offset) for at, offset in starts.items()]
+        return starts if commit_starts(self.kafka, offsets, self._cluster) else {}
 
     def consume_from(self, starts: Mapping[TopicPartition, int]) -> None:
         """Consume partitions whose tables are restored, in addition to those that are consumed already.

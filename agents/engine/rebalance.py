@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 
 from ...topics import clock
 from ...topics.admin import Admin
@@ -216,25 +217,10 @@ class Rebalance:
             await self._finish()
 
     async def _begin_at_ends(self, ready: Assignment) -> None:
-        """Determine where partitions without a committed offset begin, before their records are consumed.
-
-        Retries until all are known, the worker stops or its clients are recreated; partitions unknown then are dropped.
-        """
+        """Determine where partitions without a committed offset begin, before their records are consumed."""
         own = {name for topic in self._host.topics for name in topic.topics if topic.internal or topic.has_prefix}
         later = ready.recreated | own
-        self._beginning = ready
-        try:
-            while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
-                ready.set_starts(
-                    await call_with_heartbeats(self._group, self._group.begin_at_ends, list(ready.uncommitted), later)
-                )
-                if ready.uncommitted:
-                    await asyncio.sleep(_LOOK_S)
-        except Hung as exc:
-            self._group.note_hung(exc)
-        finally:
-            self._beginning = None
-        ready.drop(set(ready.uncommitted))
+        await self._determine_starts(ready, lambda left: self._group.begin_at_ends(left, later))
 
     async def _commit_starts(self, ready: Assignment) -> None:
         """Commit where partitions without a committed offset start, before their records are consumed.
@@ -242,13 +228,24 @@ class Rebalance:
         At least once, a crash may leave changes of the first epoch in the changelogs without the offsets behind them.
         Without any offset the next start would take these for a table whose offsets are lost, and refuse to start.
         """
+        starts = {at: ready.starts[at] for at in ready.uncommitted}
+        await self._determine_starts(ready, lambda left: self._group.commit_starts({at: starts[at] for at in left}))
+
+    async def _determine_starts(
+        self, ready: Assignment, determine: Callable[[list[TopicPartition]], Mapping[TopicPartition, int]]
+    ) -> None:
+        """Determine the starts of partitions without a committed offset.
+
+        Retries until all are known, the worker stops or its clients are recreated; partitions unknown then are dropped.
+
+        Args:
+            determine: returns the starts of those among the partitions that are known by now (blocking).
+        """
         self._beginning = ready
         try:
             while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
-                starts = {at: ready.starts[at] for at in ready.uncommitted}
-                if await call_with_heartbeats(self._group, self._group.commit_starts, starts):
-                    ready.set_starts(starts)
-                else:
+                ready.set_starts(await call_with_heartbeats(self._group, determine, list(ready.uncommitted)))
+                if ready.uncommitted:
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:
             self._group.note_hung(exc)
