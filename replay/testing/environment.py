@@ -1,8 +1,9 @@
-"""What the workers of a test have around them: a clock, an event loop and a Kafka in memory, and nothing else."""
+"""The surroundings of the workers of a test: a clock, an event loop and a Kafka in memory, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -22,7 +23,7 @@ from .virtual_loop import Owner, VirtualLoop
 if TYPE_CHECKING:
     from ...topics.memory.client import Client
 
-__all__ = ["Dead", "Environment"]
+__all__ = ["Dead", "Environment", "without_logs"]
 
 T = TypeVar("T")
 
@@ -59,6 +60,17 @@ class _Living:
         if owner.dropped:  # killed inside of the call
             raise Dead(owner.name)
         return result
+
+
+@contextmanager
+def without_logs() -> Generator[None]:
+    """Log nothing inside of the block: much fails there on purpose."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 class Environment:

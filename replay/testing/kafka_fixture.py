@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
-from ...topics.identifiers import random_uuid
+from ...topics.identifiers import random_hex
 
 if TYPE_CHECKING:
     from .kafka_world import KafkaWorld
@@ -59,7 +59,7 @@ class KafkaFixture:
         >>> KafkaFixture(Cluster("localhost:9092")).fresh("orders").startswith("orders-")
         True
         """
-        return f"{stem}-{random_uuid().hex[:8]}"
+        return f"{stem}-{random_hex(8)}"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, Self
 
 from confluent_kafka import Message
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -20,22 +20,23 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from ...agents.app import App
 from ...agents.engine.settings import EngineSettings
 from ...agents.runtime import runtime_of
-from ...agents.topic import HeadersGiven, Topic, header_list
+from ...agents.topic import HeadersGiven, Topic
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
 from ...topics.headers import Headers, all_headers
-from ...topics.identifiers import random_uuid
+from ...topics.identifiers import random_hex
 from ...topics.memory.partition_log import Record
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
 from .app_source import AppSource, run_named
-from .duration import Duration, Time, seconds_of, time_ms_of
+from .duration import Duration, Time, seconds_of
+from .record_sender import RecordSender
 from .thread_worker import ThreadWorker
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
-from .world_names import agent_of, encoded, encoded_key
+from .world_names import agent_of, declared_topic
 from .world_tables import merged_table
 
 __all__ = ["KafkaWorld"]
@@ -68,10 +69,9 @@ class KafkaWorld:
     ) -> None:
         self.cluster, self.admin = cluster, Admin(cluster)
         self._closed = False
-        self._sent = 0
         self._workers: list[ThreadWorker] = []
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-kafka-"))
-        self._id = random_uuid().hex[:8]
+        self._id = random_hex(8)
         try:
             with run_named(self._id):
                 source = AppSource(program)
@@ -88,7 +88,7 @@ class KafkaWorld:
                     runtime.configure(topic_partitions=partitions)
                 runtime.change_settings(epoch_s=EngineSettings().epoch_s)
                 self._workers.append(ThreadWorker(one.app))
-            self._producer: Any = cluster.producer(linger_ms=0)
+            self._sender = RecordSender(cluster, self._name)
             self._await(lambda: all(worker.ready for worker in self._workers), _READY_S, "no worker is ready")
         except BaseException:
             self.close()
@@ -162,7 +162,7 @@ class KafkaWorld:
         """Send a record to a topic; see `World.send`.
 
         Raises:
-            Usage: the app knows no such topic.
+            Usage: the app knows no such topic, or the topic has no such partition or does not take the record.
         """
         self._check_open()
         name, declared = self._name(topic), self._declared(topic)
@@ -171,24 +171,7 @@ class KafkaWorld:
             assert declared is not None
             self.admin.create([runtime_of(self.app).provisioner.spec_of(declared, name)])
             count = self.admin.existing([name])[name]
-        raw_key = encoded_key(declared, key)
-        if partition is None and raw_key is None:
-            partition, self._sent = self._sent % count, self._sent + 1
-        elif partition is None:
-            partition = runtime_of(self.app).partitioner_of(name, count).partition(cast(bytes, raw_key))
-        failed: list[Any] = []
-        self._producer.produce(
-            name,
-            encoded(declared, value),
-            raw_key,
-            partition,
-            timestamp=clock.now_ms() if at is None else time_ms_of(at),
-            headers=list(header_list(headers) or ()),
-            on_delivery=lambda error, _: failed.append(error) if error else None,
-        )
-        self._producer.flush(_READY_S)
-        if failed:
-            raise Usage(f"topic {topic} does not take the record: {failed[0].str()}")
+        self._sender.send(self.app, topic, declared, count, value, key=key, at=at, headers=headers, partition=partition)
 
     def topic(self, name: str) -> TopicContent:
         """Return the committed records of a topic, by partition; see `World.topic`."""
@@ -211,10 +194,8 @@ class KafkaWorld:
         return self._workers[0].result(agent_of(self.app, agent).ask(value, key=key), seconds_of(within))
 
     def _declared(self, topic: str) -> Topic | None:
-        described, name = runtime_of(self.app).described, self._name(topic)
-        if name not in described and not self.admin.existing([name]):
-            raise Usage(f"app {self.app.conf.id} knows no topic {topic!r}")
-        return described.get(name)
+        name = self._name(topic)
+        return declared_topic(self.app, topic, self.admin.existing([name]), name=name)
 
     def _stored(self, name: str) -> Any:
         count = self.admin.existing([name]).get(name, 0)

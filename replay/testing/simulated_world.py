@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ...agents.runtime import runtime_of
 from ...agents.tables.store import Store
 from ...agents.tables.store_directory import StorePlace, wrapped
-from ...topics.serde import codec
 from .app_source import AppSource
 from .audit import Outcome
-from .environment import Environment
+from .environment import Environment, without_logs
 from .fault_injector import FaultInjector
 from .faults import Fault, Plan
 from .simulated_worker import SimulatedWorker
@@ -27,11 +24,11 @@ from .store_faults import WatchedStore, full_disk
 from .virtual_loop import Owner
 from .worker_life import WorkerLife
 from .world_log import WorldLog
+from .world_names import encoded, encoded_key
 from .world_outcome import lags, outcome_of, store_faults
 
 if TYPE_CHECKING:
     from ...agents.app import App
-    from ...agents.topic import Topic
 
 __all__ = ["Input", "SimulatedWorld", "WorldSettings"]
 
@@ -125,7 +122,7 @@ class SimulatedWorld:
         """Run the world until it is at rest, and return its outcome."""
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
         try:
-            with _without_logs(), self._environment.entered(), wrapped(self._watched):
+            with without_logs(), self._environment.entered(), wrapped(self._watched):
                 try:
                     return self._play()
                 finally:
@@ -198,7 +195,9 @@ class SimulatedWorld:
 
         for topic, inputs in self._settings.inputs.items():
             declared = described.get(topic)
-            records = [(_key(declared, one.key), _value(declared, one.value), one.timestamp_ms) for one in inputs]
+            records = [
+                (encoded_key(declared, one.key), encoded(declared, one.value), one.timestamp_ms) for one in inputs
+            ]
             cuts = sorted(self._rng.randrange(len(records) + 1) for _ in range(_PARTS - 1))
             for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True):
                 if start < end:
@@ -337,32 +336,5 @@ class _StoreGate:
         self._injector.call(self, operation, lambda: self._write(act))
 
 
-@contextmanager
-def _without_logs() -> Generator[None]:
-    """Log nothing inside of the block: a world makes thousands of lines about what is meant to go wrong."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-
-
 def _never() -> bool:
     return False
-
-
-def _value(declared: Topic | None, value: object) -> bytes | None:
-    if value is None or isinstance(value, bytes):
-        return value
-    if declared is None or isinstance(value, dict):
-        return codec(None).encode(value)
-    return declared.encode_value(value)
-
-
-def _key(declared: Topic | None, key: object) -> bytes | None:
-    if key is None or isinstance(key, bytes):
-        return key
-    if declared is None:
-        return key.encode() if isinstance(key, str) else codec(None).encode(key)
-    return declared.encode_key(key)

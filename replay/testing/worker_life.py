@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...agents.app import App
 from ...agents.runtime import runtime_of
 from ...agents.worker import work
-from .environment import Environment
+from .environment import Environment, without_logs
 from .virtual_loop import Owner, owning
 
 if TYPE_CHECKING:
@@ -92,11 +91,6 @@ class WorkerLife:
 
     def close(self) -> None:
         """End its coroutines, whose `finally` blocks reach neither Kafka nor other workers."""
-        level = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # Faust's services report that they are ended
-        try:
-            with self._environment.loading():
-                self.kill()
-                self.owner.close()
-        finally:
-            logging.disable(level)
+        with without_logs(), self._environment.loading():  # Faust's services report that they are ended
+            self.kill()
+            self.owner.close()

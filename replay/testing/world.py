@@ -25,20 +25,20 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from ...agents.app import App
-from ...agents.declarations import nearest
 from ...agents.runtime import runtime_of
-from ...agents.topic import HeadersGiven, header_list
+from ...agents.topic import HeadersGiven
 from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
 from .app_source import AppSource
 from .duration import Duration, Time, seconds_of, time_ms_of
 from .environment import Environment
+from .record_sender import RecordSender
 from .stillness import Stillness
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
 from .virtual_clock import START
 from .virtual_loop import owning
 from .worker_life import WorkerLife
-from .world_names import agent_of, check_name, check_partitions, encoded, encoded_key
+from .world_names import agent_of, check_partitions, declared_topic
 from .world_replay import ReplayOptions, play
 from .world_run import WorldRun, run_bounded
 from .world_tables import merged_table
@@ -90,7 +90,7 @@ class World:
         begin = time_ms_of(start)
         self.environment = Environment(start=datetime.fromtimestamp(begin / 1000, START.tzinfo), seed=seed)
         self._closed = False
-        self._sent = self._runs = 0
+        self._runs = 0
         self._partitions = partitions if isinstance(partitions, int) else None
         self._folder: Path | None = None
         self._workers: list[WorldWorker] = []
@@ -103,7 +103,7 @@ class World:
             for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
                 self.environment.kafka.create_topic(topic, number)
             with self.environment.entered():
-                self._producer: Any = self.environment.kafka.cluster().producer()
+                self._sender = RecordSender(self.environment.kafka.cluster())
         except BaseException:
             self.close()
             raise
@@ -261,32 +261,15 @@ class World:
             partition: default: chosen by the key.
 
         Raises:
-            Usage: the app knows no such topic, or the topic has no such partition.
+            Usage: the app knows no such topic, or the topic has no such partition or does not take the record.
         """
         self._check_open()
         with self.environment.entered():
             declared = self._declared(topic)
             count = len(self._create(topic, declared).logs)
-            raw_key = encoded_key(declared, key)
-            if partition is None:
-                partition = self._partition_of(topic, raw_key, count)
-            elif not 0 <= partition < count:
-                raise Usage(f"topic {topic} has no partition {partition}: it has {count}")
-            self._producer.produce(
-                topic,
-                encoded(declared, value),
-                raw_key,
-                partition,
-                timestamp=self.environment.clock.now_ms() if at is None else time_ms_of(at),
-                headers=list(header_list(headers) or ()),
+            self._sender.send(
+                self.app, topic, declared, count, value, key=key, at=at, headers=headers, partition=partition
             )
-            self._producer.flush()
-
-    def _partition_of(self, topic: str, key: bytes | None, count: int) -> int:
-        if key is None:
-            self._sent += 1
-            return (self._sent - 1) % count
-        return runtime_of(self.app).partitioner_of(topic, count).partition(key)
 
     def topic(self, name: str) -> TopicContent:
         """Return the committed records of a topic, which is empty if the topic does not exist yet.
@@ -328,15 +311,7 @@ class World:
         Raises:
             Usage: it is neither of them.
         """
-        check_name(topic, "topic")
-        described = runtime_of(self.app).described
-        if topic not in described and self._stored(topic) is None:
-            known = {*described, *self.environment.kafka.topics}
-            raise Usage(
-                f"app {self.app.conf.id} knows no topic {topic!r}",
-                hint=nearest(topic, known) or "World(…, partitions={'name': 4}) creates one",
-            )
-        return described.get(topic)
+        return declared_topic(self.app, topic, self.environment.kafka.topics)
 
     def _create(self, name: str, declared: Topic | None) -> Any:
         """Return a topic in Kafka; it is created as the app would."""

@@ -1,18 +1,19 @@
-"""What a test names and sends, as the app of a world knows it: agents, keys and values."""
+"""Names, keys and values that a test gives, resolved and encoded as the app of a world declares them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from ...agents.app import App
 from ...agents.declarations import nearest
+from ...agents.runtime import runtime_of
 from ...agents.topic import Topic
 from ...topics.errors import Usage
 from ...topics.keys import record_key
 from ...topics.serde import codec
 
-__all__ = ["agent_of", "check_name", "check_partitions", "encoded", "encoded_key"]
+__all__ = ["agent_of", "check_name", "check_partitions", "declared_topic", "encoded", "encoded_key"]
 
 
 def check_name(name: object, kind: str) -> None:
@@ -36,6 +37,29 @@ def check_partitions(partitions: int | Mapping[str, int] | None) -> None:
     for number in partitions.values() if isinstance(partitions, Mapping) else [partitions]:
         if number is not None and number < 1:
             raise Usage(f"a topic with {number} partitions", hint="a topic has at least one")
+
+
+def declared_topic(app: App, topic: str, stored: Iterable[str], *, name: str = "") -> Topic | None:
+    """Return a topic as an app declares it; None if it only exists in Kafka.
+
+    Args:
+        stored: names of topics that exist.
+        name: its name in Kafka if that differs from `topic`, the name in the program.
+
+    Raises:
+        Usage: it is neither declared nor in Kafka.
+    """
+    check_name(topic, "topic")
+    described, stored = runtime_of(app).described, set(stored)
+    name = name or topic
+    if name not in described and name not in stored:
+        prefix = name.removesuffix(topic)
+        known = {other.removeprefix(prefix) for other in {*described, *stored}}
+        raise Usage(
+            f"app {app.conf.id} knows no topic {topic!r}",
+            hint=nearest(topic, known) or "World(…, partitions={'name': 4}) creates one",
+        )
+    return described.get(name)
 
 
 def encoded(declared: Topic | None, value: object) -> bytes | None:

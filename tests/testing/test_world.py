@@ -7,7 +7,7 @@ import gc
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,9 @@ Make = Callable[..., World]
 
 
 @pytest.fixture
-def make() -> Iterator[Make]:
+def make(anabranch_world: Make) -> Make:
     """Makes worlds that end with the test."""
-    made: list[World] = []
-
-    def world(program: Any = shop.app, **options: Any) -> World:
-        made.append(World(program, **options))
-        return made[-1]
-
-    yield world
-    for one in made:
-        one.close()
+    return lambda program=shop.app, **options: anabranch_world(program, **options)
 
 
 def send_orders(world: World) -> None:
@@ -488,6 +480,19 @@ def test_bad_use_is_refused_in_one_sentence(make: Make) -> None:
     for call in (world.settle, lambda: world.send("orders", 1), lambda: world.topic("orders"), world.worker):
         with pytest.raises(Usage, match="this world has ended"):
             call()
+
+
+def test_a_record_that_its_topic_refuses_is_not_lost_silently(make: Make) -> None:
+    def program() -> App:
+        app = App("profiles")
+        app.topic("profiles", value_type=str, compacting=True)
+        return app
+
+    world = make(program)
+    with pytest.raises(Usage, match="topic profiles does not take the record: "):
+        world.send("profiles", "without a key")
+    world.send("profiles", "ann", key="a")
+    assert world.topic("profiles").values == ["ann"]
 
 
 def test_what_does_not_settle_is_listed(make: Make) -> None:
