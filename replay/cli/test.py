@@ -14,11 +14,10 @@ from .console import counted, out
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
+    from ..testing.faults import Plan
     from ..testing.simulation import Failure, SimulationReport
 
 __all__ = ["test"]
-
-_SHOWN = 8
 
 
 @click.command()
@@ -110,7 +109,7 @@ def test(
     finally:
         status_line("")
     for failure in report.failures:
-        show_failure(failure, planned=plan is not None)
+        show_failure(failure)
     happened = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.faults.items())) or "none"
     out.print(f"{counted(report.worlds, 'world')} in {report.seconds:.1f} s   faults: {happened}")
     if report.failures:
@@ -121,27 +120,15 @@ def test(
         out.print(f"the result includes {counted(count, 'dead letter')} in {topic}", style="yellow")
 
 
-def show_failure(failure: Failure, *, planned: bool = False) -> None:
-    """Print a failure and the commands that repeat it.
-
-    Args:
-        planned: the faults are not those of the seed.
-    """
+def show_failure(failure: Failure) -> None:
+    """Print a failure and the commands that repeat it."""
     out.print(f"seed {failure.seed}: another result than in a world without faults", style="red")
-    for difference in failure.differences[:_SHOWN]:
-        out.print(f"  {difference}")
-    if len(failure.differences) > _SHOWN:
-        out.print(f"  … and {len(failure.differences) - _SHOWN} more")
-    needed, drawn = failure.shortest.faults, failure.plan.faults
-    out.print(f"faults ({len(needed)} of {len(drawn)} are enough):" if needed else "without any fault")
-    for fault in needed:
-        out.print(f"  {fault}")
-    with_faults = f"{_command()} --seed {failure.seed} --plan {shlex.quote(str(failure.shortest))}"
-    out.print("repeat this world:")
-    out.print(f"  {with_faults if planned else f'{_command()} --seed {failure.seed}'}", soft_wrap=True)
-    if needed and not planned and failure.shortest != failure.plan:
-        out.print("with these faults only:")
-        out.print(f"  {with_faults}", soft_wrap=True)
+    out.print(failure.described(_repeating), soft_wrap=True)
+
+
+def _repeating(seed: int, plan: Plan | None) -> str:
+    faults = "" if plan is None else f" --plan {shlex.quote(str(plan))}"
+    return f"{_command()} --seed {seed}{faults}"
 
 
 def _command() -> str:

@@ -48,24 +48,36 @@ class Failure:
         plan: its faults.
         shortest: the fewest of them with which the world still fails.
         differences: of the world with these.
+        planned: the faults were given, so that the seed alone does not decide them.
     """
 
     seed: int
     plan: Plan
     shortest: Plan
     differences: tuple[str, ...]
+    planned: bool = False
 
     def __str__(self) -> str:
-        lines = [f"seed {self.seed}: the outcome differs from that of a world without faults"]
-        lines += [f"  {difference}" for difference in self.differences[:_SHOWN]]
+        return f"seed {self.seed}: the outcome differs from that of a world without faults\n{self.described(repeating)}"
+
+    def described(self, command: Callable[[int, Plan | None], str]) -> str:
+        """Return the differences, the fewest faults, and the commands that repeat the world, in lines.
+
+        Args:
+            command: returns the command for a seed, with the faults of its world or those that are given.
+        """
+        lines = [f"  {difference}" for difference in self.differences[:_SHOWN]]
         if len(self.differences) > _SHOWN:
             lines.append(f"  … and {len(self.differences) - _SHOWN} more")
-        count = len(self.plan.faults)
-        lines.append(f"faults ({len(self.shortest.faults)} of {count} are enough):")
-        lines += [f"  {fault}" for fault in self.shortest.faults] or ["  none"]
-        lines += ["repeat this world:", f"  {repeating(self.seed)}"]
-        if self.shortest != self.plan:
-            lines += ["with these faults only:", f"  {repeating(self.seed, self.shortest)}"]
+        needed = self.shortest.faults
+        lines.append(
+            f"faults ({len(needed)} of {len(self.plan.faults)} are enough):" if needed else "without any fault"
+        )
+        lines += [f"  {fault}" for fault in needed]
+        with_faults = command(self.seed, self.shortest)
+        lines += ["repeat this world:", f"  {with_faults if self.planned else command(self.seed, None)}"]
+        if needed and not self.planned and self.shortest != self.plan:
+            lines += ["with these faults only:", f"  {with_faults}"]
         return "\n".join(lines)
 
 
@@ -222,7 +234,7 @@ class Simulation:
             return bool(differences)
 
         shortest = Plan(tuple(shrink(plan.faults, fails))) if shrunk else plan
-        return Failure(seed, plan, shortest, tuple(found))
+        return Failure(seed, plan, shortest, tuple(found), planned=self._plan is not None)
 
 
 def _expected(outcomes: list[Outcome], ordered: Iterable[str], *, exactly_once: bool) -> Expectation:
