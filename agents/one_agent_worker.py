@@ -128,7 +128,7 @@ class OneAgentWorker:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended, by an error or by `stop`."""
+        """True if it has ended, by an error or by `stop`."""
         return self._task is not None and self._task.done()
 
     @property
@@ -165,7 +165,7 @@ class OneAgentWorker:
 
     @property
     def settled(self) -> bool:
-        """Whether all records of the topics that the agent reads are committed, or held back for later records."""
+        """True if all records of the topics that the agent reads are committed, or held back for later records."""
         committed = runtime_of(self.app).status.committed
         return all(
             self._has_settled(stream, TopicPartition(name, log.partition), _end_of_records(log), committed)

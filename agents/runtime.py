@@ -198,12 +198,12 @@ class Runtime:
 
     @property
     def engine_started(self) -> bool:
-        """Whether the app runs or has run as a worker."""
+        """True if the app runs or has run as a worker."""
         return "engine" in self.__dict__ and self.engine.status.instance != ""
 
     @property
     def engine_runs(self) -> bool:
-        """Whether sent records join an epoch. A client sends them at once."""
+        """True if sent records join an epoch. A client sends them at once."""
         app = self.app
         return "engine" in self.__dict__ and app.started and not app.client_only and not app.producer_only
 

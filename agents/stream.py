@@ -100,7 +100,7 @@ class Stream(faust.Stream[V_co]):
 
     @property
     def from_engine(self) -> bool:
-        """Whether records come from the engine; Faust iterates channels in memory and plain iterables."""
+        """True if records come from the engine; Faust iterates channels in memory and plain iterables."""
         return hasattr(self.channel, "decode_value") and not self.app.client_only
 
     def __aiter__(self) -> AsyncIterator[V_co]:

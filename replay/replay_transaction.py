@@ -85,7 +85,7 @@ class Transaction:
 
     @property
     def empty(self) -> bool:
-        """Whether the transaction has nothing to commit: no records, and no lines that were skipped."""
+        """True if the transaction has nothing to commit: no records, and no lines that were skipped."""
         return not (len(self) or self.skipped or self.blank)
 
     def send(self, records: Sequence[SourceRecord], now_ms: int) -> None:

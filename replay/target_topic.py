@@ -1,4 +1,4 @@
-"""Whether a topic would keep the records of a replay: Kafka deletes, restamps and rejects records by timestamp."""
+"""Checks that a topic would keep the records of a replay: Kafka deletes, restamps and rejects records by timestamp."""
 
 from __future__ import annotations
 

@@ -126,12 +126,12 @@ class AgentContext:
 
     @property
     def stopping(self) -> bool:
-        """Whether the worker is stopping."""
+        """True if the worker is stopping."""
         return self._loop.stopping
 
     @property
     def ended(self) -> bool:
-        """Whether the engine's loop has ended or was cancelled."""
+        """True if the engine's loop has ended or was cancelled."""
         return self._loop.ended
 
     async def stop_with(self, error: BaseException) -> None:

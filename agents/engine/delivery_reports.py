@@ -164,7 +164,7 @@ class Reports:
 
     @property
     def refused(self) -> bool:
-        """Whether topics have refused records since the last call of `raise_refused`."""
+        """True if topics have refused records since the last call of `raise_refused`."""
         return bool(self._refused)
 
     def raise_refused(self, outputs: Iterable[Output], changelogs: Iterable[str]) -> None:

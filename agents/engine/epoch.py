@@ -83,26 +83,26 @@ class Epoch:
 
     @property
     def dirty(self) -> bool:
-        """Whether there is anything to commit."""
+        """True if there is anything to commit."""
         if self.outbox.outputs or self.outside or self.outbox.skipped:
             return True
         return self._router.moved
 
     @property
     def full(self) -> bool:
-        """Whether the epoch holds its maximum number of outputs."""
+        """True if the epoch holds its maximum number of outputs."""
         return len(self.outbox) >= (_SINGLY if self.singly else self._settings.max_outputs)
 
     @property
     def due(self) -> bool:
-        """Whether the epoch has to end, because of its outputs, the memory of its records or its duration."""
+        """True if the epoch has to end, because of its outputs, the memory of its records or its duration."""
         if self._router.gathered_bytes >= self._settings.epoch_bytes and self.dirty:
             return True
         return self.full or (clock.now_s() - self._began_s >= self._settings.epoch_s and self.dirty)
 
     @property
     def affordable(self) -> bool:
-        """Whether the epoch may end early.
+        """True if the epoch may end early.
 
         True if commits stay within `commit_share` of the time. False while the history of a bounded run is not
         completely in Kafka, because nobody waits for its results.

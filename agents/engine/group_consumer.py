@@ -357,7 +357,7 @@ class GroupConsumer:
 
     @property
     def unsettled(self) -> bool:
-        """Whether a rebalance is in progress: partitions were revoked, or are assigned and not active yet."""
+        """True if a rebalance is in progress: partitions were revoked, or are assigned and not active yet."""
         return self._rebalancing_since_s > 0
 
     @property

@@ -94,7 +94,7 @@ class Engine:
 
     @property
     def ended(self) -> bool:
-        """Whether the loop has ended or was cancelled."""
+        """True if the loop has ended or was cancelled."""
         task = self._main_task
         return task is not None and (task.done() or (isinstance(task, asyncio.Task) and task.cancelling() > 0))
 
@@ -217,7 +217,7 @@ class Engine:
 
     @property
     def _uncommittable(self) -> bool:
-        """Whether the epoch cannot be committed: a record is partly processed, or the clients are unusable."""
+        """True if the epoch cannot be committed: a record is partly processed, or the clients are unusable."""
         return self._epoch.rollback_wanted or self.rebuild_wanted
 
     # The loop -------------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ class Rows(Sequence[Row]):
 
     @property
     def whole(self) -> bool:
-        """Whether these are all rows of the message."""
+        """True if these are all rows of the message."""
         return len(self.numbers) == self.package.open().rows
 
     def picked(self, of_all: list[Any]) -> list[Any]:

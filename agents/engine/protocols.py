@@ -251,7 +251,7 @@ class EngineLoop(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the loop has ended or was cancelled."""
+        """True if the loop has ended or was cancelled."""
         ...
 
     def commit_now(self) -> None:
@@ -295,7 +295,7 @@ class RunnerHost(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the engine's loop has ended."""
+        """True if the engine's loop has ended."""
         ...
 
     def add_runner(self, runner: Any) -> None: ...

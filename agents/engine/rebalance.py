@@ -307,7 +307,7 @@ class Rebalance:
 
     @property
     def rebalancing(self) -> bool:
-        """Whether a rebalance is in progress: partitions were revoked or assigned, and not all are active yet."""
+        """True if a rebalance is in progress: partitions were revoked or assigned, and not all are active yet."""
         return self._member is not None and self._member.group.unsettled
 
     @property

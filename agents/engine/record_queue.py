@@ -157,7 +157,7 @@ class RecordQueue:
 
     @property
     def inside(self) -> bool:
-        """Whether some rows of a packed batch were handed out and the rest are still queued."""
+        """True if some rows of a packed batch were handed out and the rest are still queued."""
         rows = self._queue[0].rows if self._queue else None
         return rows is not None and rows.begun
 
@@ -262,12 +262,12 @@ class RecordQueue:
 
     @property
     def has_work(self) -> bool:
-        """Whether `take` would return a batch, or the agent must receive records that are held back."""
+        """True if `take` would return a batch, or the agent must receive records that are held back."""
         return (bool(self._queue) and (self.shared or not self.cut or self.inside)) or self.gives_rest
 
     @property
     def gives_rest(self) -> bool:
-        """Whether the agent must now receive the records that are held back of some partition."""
+        """True if the agent must now receive the records that are held back of some partition."""
         return bool(self.ended) and not self.cut
 
     def end(self, ends: Mapping[TopicPartition, int], reached: Mapping[TopicPartition, int]) -> None:

@@ -86,7 +86,7 @@ class Router:
 
     @property
     def lacks_stream(self) -> bool:
-        """Whether some agent has not begun to iterate, so that no stream would receive its records."""
+        """True if some agent has not begun to iterate, so that no stream would receive its records."""
         return any(not streams for groups in self._routes.values() for streams in groups)
 
     @property
@@ -196,7 +196,7 @@ class Router:
 
     @property
     def moved(self) -> bool:
-        """Whether the progress of some stream has changed since the last commit."""
+        """True if the progress of some stream has changed since the last commit."""
         return any(stream.committed != stream.queue.progress() for stream in self.streams)
 
     def progress(self) -> dict[TopicPartition, int]:
@@ -249,7 +249,7 @@ class Router:
 
     @property
     def isolating(self) -> bool:
-        """Whether some stream is isolating: it processes one record at a time after a failure."""
+        """True if some stream is isolating: it processes one record at a time after a failure."""
         return any(stream.queue.isolating for stream in self.streams)
 
     def isolate(self) -> bool:

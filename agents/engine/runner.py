@@ -161,7 +161,7 @@ class Runner:
 
     @property
     def cancelled(self) -> bool:
-        """Whether other code has cancelled the agent, and the agent continues until it next waits.
+        """True if other code has cancelled the agent, and the agent continues until it next waits.
 
         `cancelling()` does not show this: before Python 3.13 a TaskGroup that has failed leaves it above 0.
         """
@@ -189,7 +189,7 @@ class Runner:
 
     @property
     def halted(self) -> bool:
-        """Whether the agent's coroutine has ended and the runner waits for `resume`."""
+        """True if the agent's coroutine has ended and the runner waits for `resume`."""
         return self._again is not None and not self._cancelled_by_rollback
 
     def resume(self) -> None:

@@ -35,7 +35,7 @@ class EngineStatus:
 
     @property
     def ended(self) -> bool:
-        """Whether the loop has ended or was cancelled."""
+        """True if the loop has ended or was cancelled."""
         return self._loop.ended
 
     @property
@@ -130,7 +130,7 @@ class EngineStatus:
 
     @property
     def rebalancing(self) -> bool:
-        """Whether a rebalance is in progress: partitions were revoked or assigned, and not all are active yet."""
+        """True if a rebalance is in progress: partitions were revoked or assigned, and not all are active yet."""
         return self._rebalance.rebalancing
 
     @property

@@ -139,7 +139,7 @@ class TopicProvisioner:
 
     @property
     def wanted(self) -> bool:
-        """Whether requested topics may be missing."""
+        """True if requested topics may be missing."""
         return bool(self._wanted)
 
     def create(self) -> None:

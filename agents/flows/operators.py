@@ -38,7 +38,7 @@ class Operator:
 
     @property
     def columnar(self) -> bool:
-        """Whether `apply_columns` is implemented for this operator."""
+        """True if `apply_columns` is implemented for this operator."""
         return False
 
     def apply(self, elements: Iterable[object]) -> Iterable[object]:

@@ -34,7 +34,7 @@ class Absent(Enum):
 
 
 ABSENT: Final = Absent.ABSENT
-"""As an uncommitted write: the key is deleted. As the result of a read: the key does not exist."""
+"""No value: written, it deletes the key; a read returns it if the key does not exist."""
 
 
 class Untouched(Enum):
@@ -183,11 +183,11 @@ class PartitionState:
 
     @property
     def touched(self) -> bool:
-        """Whether a commit may have something to write."""
+        """True if a commit may have something to write."""
         return bool(self.epoch)
 
     def exists(self, key: object, value: object) -> bool:
-        """Whether a value found in the uncommitted writes or the epoch counts as a key.
+        """True if a value found in the uncommitted writes or the epoch counts as a key.
 
         A default that was only read does not, nor does an empty set.
         """

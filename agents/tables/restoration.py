@@ -300,7 +300,7 @@ class Restoration:
 
     @property
     def waiting(self) -> bool:
-        """Whether assigned partitions are not active yet, or global tables are not complete yet."""
+        """True if assigned partitions are not active yet, or global tables are not complete yet."""
         return bool(self._waiting.starts or self._goals)
 
     def ready(self) -> Assignment | None:

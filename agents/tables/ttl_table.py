@@ -269,7 +269,7 @@ class TtlState(PartitionState):
             self.now_ms = timestamp_ms
 
     def is_expired(self, written_ms: int, now_ms: int) -> bool:
-        """Whether a key that was last written at `written_ms` is expired at `now_ms`."""
+        """True if a key that was last written at `written_ms` is expired at `now_ms`."""
         return written_ms + self.ttl_ms <= now_ms
 
     def time_of(self, key: object) -> int | None:
@@ -338,7 +338,7 @@ class TtlState(PartitionState):
 
     @property
     def touched(self) -> bool:
-        """Whether a commit has something to write or to sweep."""
+        """True if a commit has something to write or to sweep."""
         if self._loaded_at < 0:
             return False
         return self._sweep.is_due(self.stream_ms) or bool(self.epoch) or self.stream_ms != self._committed_ms

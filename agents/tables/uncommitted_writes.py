@@ -159,7 +159,7 @@ class UncommittedWrites(dict[K, V]):
         self.close()
 
     def _holds_mutables(self, declared: object) -> bool:
-        """Whether values are mutable according to the default or the declared type."""
+        """True if values are mutable according to the default or the declared type."""
         if self.default is not None:
             return type(self.default()) not in IMMUTABLE
         kind = get_origin(declared) or declared  # list for list[int]; a union is not decisive
@@ -173,7 +173,7 @@ class UncommittedWrites(dict[K, V]):
             self.untracked = True
 
     def _has_untracked(self, changes: Mapping[K, V]) -> bool:
-        """Whether an agent may hold one of these values without its being tracked."""
+        """True if an agent may hold one of these values without its being tracked."""
         put = self._put
         if put and len(put) == len(changes) and all(map(is_, changes.values(), put.values())):
             return False

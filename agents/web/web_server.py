@@ -59,7 +59,7 @@ class Hosts:
             self._names.add(name.lower())
 
     def accepts(self, authority: str) -> bool:
-        """Whether the server answers to the value of a `Host` header."""
+        """True if the server answers to the value of a `Host` header."""
         try:
             host = (URL(f"//{authority}").host or "").lower().rstrip(".")
         except ValueError:

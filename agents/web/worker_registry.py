@@ -64,7 +64,7 @@ class Announcement(msgspec.Struct, frozen=True):
 
     @property
     def reachable(self) -> bool:
-        """Whether this machine can reach the worker, as far as the address shows."""
+        """True if this machine can reach the worker, as far as the address shows."""
         return self.host == socket.gethostname() or not is_loopback(URL(self.url).host or "")
 
     @property
@@ -98,7 +98,7 @@ class WorkerRegistry:
 
     @property
     def announces(self) -> bool:
-        """Whether workers of this app announce themselves: they have tables to show, and the topic exists or may."""
+        """True if workers of this app announce themselves: they have tables to show, and the topic exists or may."""
         runtime = self._runtime
         if not runtime.conf.web_enabled or not list(runtime.tables):
             return False

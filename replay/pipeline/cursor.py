@@ -46,12 +46,12 @@ class Cursor:
 
     @property
     def used_up(self) -> bool:
-        """Whether all records of the batch have been taken."""
+        """True if all records of the batch have been taken."""
         return self.taken >= len(self.records)
 
     @property
     def last(self) -> bool:
-        """Whether nothing follows the current batch, neither records nor bad or blank lines."""
+        """True if nothing follows the current batch, neither records nor bad or blank lines."""
         return self.source.ended
 
     @property

@@ -123,7 +123,7 @@ class MergedSource:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch follows; see `Source`."""
+        """True if no batch follows; see `Source`."""
         return not self._open_parts and not self._unopened
 
     @property

@@ -112,7 +112,7 @@ class SortedSource:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch follows; see `Source`."""
+        """True if no batch follows; see `Source`."""
         return not self._held and self._source.ended
 
     @property

@@ -111,7 +111,7 @@ class PacedSource:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch follows; see `Source`."""
+        """True if no batch follows; see `Source`."""
         return self._cursor.used_up and self._cursor.last
 
     @property

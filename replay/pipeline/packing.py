@@ -76,7 +76,7 @@ class PackingSource:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch follows; see `Source`."""
+        """True if no batch follows; see `Source`."""
         return self.source.ended
 
     @property

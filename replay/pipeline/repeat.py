@@ -38,7 +38,7 @@ class LoopedSource:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch follows; see `Source`."""
+        """True if no batch follows; see `Source`."""
         return self._source.ended and 0 < self._rounds <= self.round + 1
 
     @property

@@ -116,7 +116,7 @@ class SteppedSource:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch follows; see `Source`."""
+        """True if no batch follows; see `Source`."""
         return self._end_reached or self._source.ended
 
     @property
@@ -159,7 +159,7 @@ class LimitedSource:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch follows; see `Source`."""
+        """True if no batch follows; see `Source`."""
         return self._given >= self._limit or self._source.ended
 
     @property

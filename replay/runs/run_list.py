@@ -40,7 +40,7 @@ class RunSummary:
 
     @property
     def done(self) -> bool:
-        """Whether all records were sent."""
+        """True if all records were sent."""
         return all(state.done for state in self.states)
 
     @property

@@ -122,13 +122,13 @@ def _place_of(app: App) -> tuple[str, str] | None:
 
 
 def _is_of_a_program(module: ModuleType) -> bool:
-    """Whether a module is neither Python's nor of an installed package."""
+    """Return whether a module is neither Python's nor of an installed package."""
     path = getattr(module, "__file__", None)
     return path is not None and not path.startswith(_INSTALLED) and getattr(module, "__spec__", None) is not None
 
 
 def _is_own(module: ModuleType, app: App) -> bool:
-    """Whether the app was defined there: a test that has imported it is not its module."""
+    """Return whether the app was defined there: a test that has imported it is not its module."""
     return not module.__name__.rpartition(".")[2].startswith(_TESTS) or module.__name__ in set(_modules_of(app))
 
 

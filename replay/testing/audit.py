@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Expectation:
-    """What the outcome of a world with faults has to be.
+    """The outcome that a world with faults must have.
 
     Args:
         references: outcomes of worlds without faults; at least one.
@@ -120,7 +120,7 @@ def _table_differences(
 
 
 def _is_less(found: object, expected: object) -> bool:
-    """Whether a number is smaller; at least once promises nothing about other values."""
+    """Return whether a number is smaller; at least once promises nothing about other values."""
     if isinstance(found, int | float) and isinstance(expected, int | float):
         return found < expected
     return False

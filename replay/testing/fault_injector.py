@@ -45,7 +45,7 @@ _UNLOGGED = frozenset({*_LOCAL, "produce"}) - {"assign", "incremental_assign", "
 
 
 class Client(Protocol):
-    """What an injector wants to know of who makes a call."""
+    """The caller of an operation, as an injector sees it."""
 
     owner: object
 

@@ -242,7 +242,7 @@ class KafkaWorld:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """What was read of a partition."""
+    """The records that were read of a partition."""
 
     partition: int
     start: int

@@ -70,7 +70,7 @@ class SimulatedWorker:
 
     @property
     def is_up(self) -> bool:
-        """Whether a life runs that does not stand still."""
+        """True if a life runs that does not stand still."""
         life, now_s = self.life, self._environment.loop.time()
         return life is not None and life.ready and life.owner.paused_until_s <= now_s and now_s >= self.starts_at_s
 

@@ -65,7 +65,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class WorldSettings:
-    """What all worlds of a simulation have in common; see `Simulation`.
+    """The settings that all worlds of a simulation share; see `Simulation`.
 
     Attributes:
         app: an app that never runs, for the types of topics and tables.

@@ -212,7 +212,7 @@ class Simulation:
 
     @property
     def expectation(self) -> Expectation:
-        """What worlds without faults end as.
+        """The outcome of worlds without faults.
 
         Raises:
             AssertionError: they differ from each other, so that their outcome depends on scheduling.

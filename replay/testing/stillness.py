@@ -1,4 +1,4 @@
-"""Whether a group of workers is still, and whether it has processed everything."""
+"""Detects that a group of workers is still, and that it has processed everything."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stillness:
 
     @property
     def failed(self) -> bool:
-        """Whether a worker has ended, which it was not asked to."""
+        """True if a worker has ended, which it was not asked to."""
         return any(life.ended for life in self._lives())
 
     def is_still(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a topic holds, as a test sees it: committed records, decoded."""
+"""The content of a topic, as a test sees it: committed records, decoded."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class Deadlock(RuntimeError):
 
 
 class Owner:
-    """What callbacks, timers and tasks belong to.
+    """The owner of callbacks, timers and tasks.
 
     Attributes:
         name: shown in `repr`.
@@ -253,7 +253,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     @property
     def has_ready(self) -> bool:
-        """Whether callbacks wait for the next turn."""
+        """True if callbacks wait for the next turn."""
         return bool(self._ready)
 
     def stop(self) -> None:

@@ -59,12 +59,12 @@ class WorkerLife:
 
     @property
     def ready(self) -> bool:
-        """Whether its tables are restored and it processes records."""
+        """True if its tables are restored and it processes records."""
         return self._ready and not self.ended
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended by itself, after `ask_to_stop` or by `kill`."""
+        """True if it has ended by itself, after `ask_to_stop` or by `kill`."""
         return self.killed or (self._task is not None and self._task.done())
 
     @property

@@ -67,7 +67,7 @@ class WorldWorker:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and has not ended."""
+        """True if it has been started and has not ended."""
         return self.life is not None and not self.life.ended
 
     def begin(self) -> None:

@@ -40,7 +40,7 @@ class Member:
 
     @property
     def rank(self) -> str:
-        """What range assignors order members by."""
+        """The key by which range assignors order members."""
         return self.instance or self.member_id
 
 

@@ -1,4 +1,4 @@
-"""What the three clients have in common: their configuration, and how they wait and fail."""
+"""The base of the three clients: their configuration, and how they wait and fail."""
 
 from __future__ import annotations
 

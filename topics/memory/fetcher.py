@@ -1,4 +1,4 @@
-"""What a consumer reads: its assigned partitions, their positions, and the records behind them."""
+"""The fetches of a consumer: its assigned partitions, their positions, and the records behind them."""
 
 from __future__ import annotations
 

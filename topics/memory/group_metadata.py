@@ -1,4 +1,4 @@
-"""What a consumer says of its membership to a transaction, in librdkafka's own form."""
+"""The group metadata that a consumer passes to a transaction, in librdkafka's own form."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _offset_of = attrgetter("offset")
 
 
 class TransactionMark:
-    """What the records of one transaction have in common: its outcome."""
+    """The outcome of a transaction, shared by its records."""
 
     __slots__ = ("aborted", "ended_ms", "open")
 

@@ -24,7 +24,7 @@ class ProducerId:
 
 
 class OpenTransaction:
-    """What an open transaction will do when it is committed.
+    """The effects of an open transaction when it is committed.
 
     Attributes:
         logs: partitions with records of it, in the order in which they were added.
