@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,18 @@ import pytest
 from anabranch.agents.engine.group_consumer import GroupConsumer
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.topics.admin import Admin
+from anabranch.topics.cluster import Cluster
+from anabranch.topics.memory.memory_cluster import MemoryCluster
+from confluent_kafka import Consumer
+
+
+class _Loud(Cluster):
+    """A cluster whose consumers print the steps of their group membership to stderr."""
+
+    def consumer(self, **chosen: object) -> Consumer:
+        config = self.config(enable_auto_commit=False, debug="cgrp", **chosen)
+        del config["logger"]
+        return Consumer(config)
 
 
 class _Closing:
@@ -29,14 +40,15 @@ class _Closing:
 @pytest.mark.parametrize("keep_identity", [False, True])
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_no_rebalance_is_left_to_the_close_of_the_client(
-    lab: Any, eventually: Callable[..., None], protocol: str, keep_identity: bool
+    lab: Any, eventually: Callable[..., None], capfd: Any, protocol: str, keep_identity: bool
 ) -> None:
     #  join ── assigned, the event waits in the client ── close: the event is served before the client closes
     topic, group = lab.topic(4), lab.fresh("group")
     late: list[str] = []
     settings = EngineSettings(session_timeout_ms=6_000, group_protocol=protocol)
     ignore: Any = lambda _: None  # noqa: E731
-    consumer = GroupConsumer(lab.cluster, group, f"{group}-a", settings, ignore, ignore, ignore)
+    cluster = lab.cluster if isinstance(lab.cluster, MemoryCluster) else _Loud(lab.cluster.bootstrap_servers)
+    consumer = GroupConsumer(cluster, group, f"{group}-a", settings, ignore, ignore, ignore)
     consumer.kafka = closing = _Closing(consumer.kafka)
 
     def watched(name: str, serve: Callable[..., None]) -> Callable[..., None]:
@@ -53,7 +65,13 @@ def test_no_rebalance_is_left_to_the_close_of_the_client(
     consumer.subscribe([topic])
     admin = Admin(lab.cluster)
     eventually(lambda: (admin.members(group) or {}).get(f"{group}-a"), "the group assigns the partitions")
-    time.sleep(0.3)  # until the client has the answer that the group has given
+    logged: list[str] = []
+
+    def event_waits() -> bool:
+        logged.append(capfd.readouterr().err)
+        return isinstance(lab.cluster, MemoryCluster) or "wait-assign-call" in "".join(logged)
+
+    eventually(event_waits, "the client has the answer of the group")
     consumer.close(keep_identity=keep_identity)
     assert consumer.owned == set()
     assert "assign" not in late

@@ -96,6 +96,14 @@ class KafkaLab:
         producer.init_transactions(CALL_S)
         return producer
 
+    def interrupted(self, topic: str, transactional_id: str) -> Any:
+        """A transactional producer that has delivered b"lost" to partition 0 in a transaction that it leaves open."""
+        producer = self.transactional(transactional_id)
+        producer.begin_transaction()
+        producer.produce(topic, b"lost", partition=0)
+        assert producer.flush(CALL_S) == 0
+        return producer
+
     def member(
         self, group: str, topics: list[str], name: str = "m", log: list[str] | None = None, **config: Any
     ) -> Any:

@@ -61,10 +61,7 @@ def test_an_abort_purges_what_is_queued(kafka: KafkaLab) -> None:
 
 def test_a_new_owner_of_the_id_aborts_the_transaction_left_open(kafka: KafkaLab) -> None:
     topic, name = kafka.topic(), kafka.name("x")
-    zombie = kafka.transactional(name)
-    zombie.begin_transaction()
-    zombie.produce(topic, b"lost", partition=0)
-    assert zombie.flush(CALL_S) == 0
+    kafka.interrupted(topic, name)
     owner = kafka.transactional(name)
     assert (kafka.end(topic), kafka.end(topic, committed=True)) == (2, 2)  # the marker is written
     owner.begin_transaction()
@@ -88,10 +85,7 @@ ZOMBIES: dict[str, Callable[[KafkaLab, Any, str], KafkaError]] = {
 @pytest.mark.parametrize("step", ZOMBIES)
 def test_a_fenced_producer_is_finished(kafka: KafkaLab, step: str) -> None:
     topic, name = kafka.topic(), kafka.name("x")
-    zombie = kafka.transactional(name)
-    zombie.begin_transaction()
-    zombie.produce(topic, b"lost", partition=0)
-    assert zombie.flush(CALL_S) == 0
+    zombie = kafka.interrupted(topic, name)
     kafka.transactional(name)
     error = ZOMBIES[step](kafka, zombie, topic)
     assert flags(error) == FENCED
@@ -105,10 +99,7 @@ def test_a_fenced_producer_is_finished(kafka: KafkaLab, step: str) -> None:
 
 def test_a_fenced_producers_records_are_refused(kafka: KafkaLab) -> None:
     topic, name = kafka.topic(), kafka.name("x")
-    zombie = kafka.transactional(name)
-    zombie.begin_transaction()
-    zombie.produce(topic, b"lost", partition=0)
-    assert zombie.flush(CALL_S) == 0
+    zombie = kafka.interrupted(topic, name)
     owner = kafka.transactional(name)
     zombie.produce(topic, b"late", partition=0)
     assert flags(fatal_error_of(zombie.flush, CALL_S)) == FENCED
