@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["replace_file", "sync_path"]
@@ -21,6 +22,27 @@ def replace_file(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_path(path.parent)
+    _remove_leftovers(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of processes that were killed while they replaced this file."""
+    begin, end = f".{path.name}.", ".part"
+    for part in path.parent.iterdir():
+        pid = part.name[len(begin) : -len(end)]
+        if part.name == f"{begin}{pid}{end}" and pid.isdigit() and not _is_alive(int(pid)):
+            with suppress(OSError):
+                part.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # the process of another user
+    return True
 
 
 def sync_path(path: Path) -> None:

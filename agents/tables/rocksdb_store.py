@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, Snapshot, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, RdictIter, WriteBatch
 
 from ...topics import clock
 from ...topics.cleanup import on_failure
@@ -201,21 +201,31 @@ class RocksStore:
         # The bindings' iterator ends at a damaged block without an error, so check that it has reached the last key.
         key = None
         try:
-            snapshot = self._data.snapshot()
-            pairs = snapshot.items()
+            pairs, end = self._pinned_iterators()
         except Exception as exc:  # noqa: BLE001 (see above)
             self._fail("read", exc)
-        for pair in cast("Iterator[tuple[bytes, bytes]]", pairs):
+        for pair in pairs:
             key = pair[0]
             yield pair
-        self._check_last(snapshot, key)
+        self._check_last(end, key)
 
-    def _check_last(self, snapshot: Snapshot, key: bytes | None) -> None:
+    def _pinned_iterators(self) -> tuple[Iterator[tuple[bytes, bytes]], RdictIter]:
+        """Return an iterator over all pairs and another at the same state of the store, for its last key.
+
+        An iterator sees the store as it is when the iterator is made. The snapshots of the bindings cannot be used:
+        their iterators see later writes. A global table is read in one thread while another writes.
+        """
+        while True:
+            begin = self._data.latest_sequence_number()
+            pairs, end = self._data.items(), self._data.iter()
+            if self._data.latest_sequence_number() == begin:
+                return cast("Iterator[tuple[bytes, bytes]]", pairs), end
+
+    def _check_last(self, end: RdictIter, key: bytes | None) -> None:
         try:
-            last = snapshot.iter()
-            last.seek_to_last()
-            last.status()
-            if key != (last.key() if last.valid() else None):
+            end.seek_to_last()
+            end.status()
+            if key != (end.key() if end.valid() else None):
                 raise ValueError("Corruption: iteration ended before the last key")
         except Exception as exc:  # noqa: BLE001 (see above)
             self._fail("read", exc)

@@ -229,6 +229,18 @@ def test_damage_that_a_read_finds_stops_the_worker_and_makes_the_store_unfit(tmp
     RocksStore(folder, OWNER).close()  # not in use any more
 
 
+def test_an_iteration_sees_the_store_as_it_was_when_it_began(tmp_path: Path) -> None:
+    # A global table is read in one thread while another thread applies what other workers have committed.
+    store = RocksStore(filled(tmp_path / "s"), OWNER)
+    before = list(store.items())
+    pairs = store.items()
+    seen = [next(pairs)]
+    store.apply(changes({b"k0": None, b"zzz": b"a later last key", before[-1][0]: None}), store.position + 1)
+    assert seen + list(pairs) == before
+    assert [key for key, _ in store.items()][-1] == b"zzz"
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("app", "other"), ("table", "other"), ("partition", 4), ("cluster", "other"), ("changelog", "other")],
