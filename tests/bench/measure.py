@@ -45,6 +45,7 @@ class Run:
         rate: records a second, from the first record handed over until all are done.
         cpu_s: user and system time of the whole process, start and end included.
         first_s: from the start of the process to the first record; begun_first_s: from the start of the worker in it.
+        work_cpu_s: user and system time from the start of the worker until all are done; 0 where it is not measured.
     """
 
     rate: float
@@ -53,6 +54,7 @@ class Run:
     peak_bytes: int
     first_s: float
     begun_first_s: float
+    work_cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Measure:
             *(sys.executable, str(_HERE / self.script)),
             *("--bootstrap-server", source.cluster.bootstrap_servers, "--topic", source.topic),
             *("--records", str(source.truth.records), "--name", name, "--out", str(out), *self.options),
+            *(("--total", str(source.truth.total)) if self.script == "worker.py" else ()),
             *(("--data", str(folder / name)) if self.keeps_table else ()),
         ]
         with log.open("wb") as logged:
@@ -102,6 +105,7 @@ class Measure:
             peak_bytes=outcome.peak_bytes,
             first_s=outcome.first_at - started_at,
             begun_first_s=outcome.first_at - outcome.begun_at,
+            work_cpu_s=outcome.cpu_s,
         )
 
     def _check(self, source: Source, name: str, outcome: Outcome) -> None:
@@ -139,6 +143,8 @@ MEASURES = (
         "record-disk", "agent by record, table in RocksDB", "worker.py", ("--style", "record", "--store", "rocksdb://")
     ),
     Measure("batch", "agent by batch, exactly-once", "worker.py", ("--style", "batch")),
+    Measure("flow", "flow by the record's key, exactly-once", "worker.py", ("--style", "flow")),
+    Measure("flow-key-by", "flow with key_by, exactly-once", "worker.py", ("--style", "flow-key-by")),
     Measure("stock", "stock Faust, defaults", "stock_faust.py", head_only=True),
 )
 

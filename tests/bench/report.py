@@ -131,11 +131,22 @@ class Report:
         if ours and on_disk:
             text = f"by record with its table in RocksDB, against one in memory, at least 0.5{_TIMES}"
             found.append(Target(text, on_disk / ours, _TIMES, on_disk / ours >= 0.5))
+        for key, text, least in (
+            ("flow", "flow by the record's key", 1.0),
+            ("flow-key-by", "flow with key_by", 0.8),
+        ):
+            if ours and self.rate(key):
+                text = f"{text}, against the agent by record, in CPU time, at least {least}{_TIMES}"
+                ratio = self._work_cpu_s("record") / self._work_cpu_s(key)
+                found.append(Target(text, ratio, _TIMES, ratio >= least))
         if ours:
             first_s = Spread.of([run.first_s for run in self.runs["record"]]).median
             text = "first record against a running broker, from the start of the process, at most 1.5 s"
             found.append(Target(text, first_s, " s", first_s <= 1.5))
         return found
+
+    def _work_cpu_s(self, key: str) -> float:
+        return statistics.median(run.work_cpu_s for run in self.runs[key])
 
     def facts(self) -> dict[str, Any]:
         """Everything, for a file."""

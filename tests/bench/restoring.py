@@ -68,7 +68,7 @@ def start(servers: str, name: str, topic: str, keys: int, store: str, data: str,
 
     async def watch() -> None:
         facts["ready_at"] = time.time()
-        await until_committed(app, keys)
+        await until_committed(app, topic, keys)
         facts["keys"] = len(dict(app.tables["totals"].items()))
         facts["restored"] = runtime_of(app).status.restored_total
         runtime_of(app).stop_requested.set()

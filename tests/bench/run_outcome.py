@@ -23,6 +23,7 @@ class Outcome:
         done_at: all records are counted, or handled and committed.
         peak_bytes: the most memory the process has had resident.
         found: the figures of the result; None where there is only a count to compare.
+        cpu_s: user and system time of the process from `begun_at` to `done_at`; 0 where it is not measured.
     """
 
     records: int
@@ -31,14 +32,21 @@ class Outcome:
     done_at: float
     peak_bytes: int
     found: Truth | None
+    cpu_s: float = 0.0
 
     @classmethod
     def of(
-        cls, records: int, begun_at: float, first_at: float, done_at: float, totals: Mapping[str, int] | None = None
+        cls,
+        records: int,
+        begun_at: float,
+        first_at: float,
+        done_at: float,
+        totals: Mapping[str, int] | None = None,
+        cpu_s: float = 0.0,
     ) -> Outcome:
         """The outcome of this process."""
         found = None if totals is None else truth_of(totals, records)
-        return cls(records, begun_at, first_at, done_at, peak_bytes(os.getpid()), found)
+        return cls(records, begun_at, first_at, done_at, peak_bytes(os.getpid()), found, cpu_s)
 
     @classmethod
     def read(cls, path: Path) -> Outcome:

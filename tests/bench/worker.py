@@ -1,4 +1,4 @@
-"""Measures an agent that sums by key into a table with a changelog, as a worker runs it."""
+"""Measures an agent, or a flow, that sums by key into a table with a changelog, as a worker runs it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from records import PARTITIONS
 from run_outcome import Outcome
 
 _LOOK_S = 0.01
+_LOOK_AT_TOTALS_S = 0.1
 
 
 class Order(msgspec.Struct):
@@ -26,9 +27,15 @@ class Order(msgspec.Struct):
 
 
 def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: str) -> App:
-    """The first program of the README, with the bench's topic."""
+    """The first program of the README, with the bench's topic; `flow` styles are flows with the same result."""
     app = App(name, processing_guarantee=guarantee, topic_partitions=PARTITIONS, datadir=data, store=store)
     orders = app.topic(topic, value_type=Order, partitions=PARTITIONS)
+    if style == "flow":
+        orders.map("amount").reduce(sum, "totals")
+        return app
+    if style == "flow-key-by":
+        orders.key_by("user", "amount").reduce(sum, "totals")
+        return app
     totals = app.Table("totals", default=int)
 
     async def by_record(stream: Any) -> None:
@@ -44,25 +51,44 @@ def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: st
     return app
 
 
-async def until_committed(app: App, records: int) -> float:
+async def until_committed(app: App, topic: str, records: int) -> float:
     """When the group's committed offsets say that all is done; the topic holds nothing but the records."""
-    while sum(runtime_of(app).status.committed.values()) < records and not runtime_of(app).stop_requested.is_set():
+
+    def committed() -> int:
+        return sum(offset for at, offset in runtime_of(app).status.committed.items() if at.topic == topic)
+
+    while committed() < records and not runtime_of(app).stop_requested.is_set():
         await asyncio.sleep(_LOOK_S)
     return time.time()
 
 
-def measure(app: App, records: int, out: Path) -> None:
-    """Run the worker until all records are committed, then stop it as SIGTERM would."""
+async def until_total(app: App, total: int) -> float:
+    """When the table holds all that went through a repartition topic."""
+    while sum(app.tables["totals"].values()) < total and not runtime_of(app).stop_requested.is_set():
+        await asyncio.sleep(_LOOK_AT_TOTALS_S)
+    return time.time()
+
+
+def measure(app: App, topic: str, records: int, out: Path, total: int | None = None) -> None:
+    """Run the worker until all records are committed, then stop it as SIGTERM would.
+
+    Args:
+        total: the sum of the table's values when all is done; None where the committed offsets say so.
+    """
     watching: list[asyncio.Task[None]] = []
-    begun_at = time.time()
+    begun_at, begun_cpu_s = time.time(), time.process_time()
 
     async def watch() -> None:
-        done_at = await until_committed(app, records)
+        done_at = await until_committed(app, topic, records)
+        if total is not None:
+            done_at = await until_total(app, total)
+        cpu_s = time.process_time() - begun_cpu_s
         totals = dict(app.tables["totals"].items())
         status = runtime_of(app).status
         # 0 of these are the point of the measure; with any of them the sums would be wrong as well.
         assert not (status.dead_letters_total or status.skipped_total), "records were given up"
-        Outcome.of(status.records_total, begun_at, status.first_record_at, done_at, totals).write(out)
+        counted = status.records_total if total is None else records  # with those of the repartition topic
+        Outcome.of(counted, begun_at, status.first_record_at, done_at, totals, cpu_s).write(out)
         runtime_of(app).stop_requested.set()
 
     run_worker(app, on_ready=lambda _: watching.append(asyncio.ensure_future(watch())))
@@ -86,9 +112,10 @@ def main() -> None:
     arguments.add_argument("--name", required=True)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--guarantee", choices=["exactly_once", "at_least_once"], default="exactly_once")
-    arguments.add_argument("--style", choices=["record", "batch"], default="record")
+    arguments.add_argument("--style", choices=["record", "batch", "flow", "flow-key-by"], default="record")
     arguments.add_argument("--store", default="memory://")
     arguments.add_argument("--data", required=True)
+    arguments.add_argument("--total", type=int, help="the sum of all amounts")
     arguments.add_argument("--share", action="store_true", help="one of several workers")
     a = arguments.parse_args()
     app = shop(a.name, a.topic, a.guarantee, a.style, a.data, a.store)
@@ -96,7 +123,7 @@ def main() -> None:
     if a.share:
         share(app, a.out)
     else:
-        measure(app, a.records, a.out)
+        measure(app, a.topic, a.records, a.out, a.total if a.style == "flow-key-by" else None)
 
 
 if __name__ == "__main__":
