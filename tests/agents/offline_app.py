@@ -68,7 +68,7 @@ class _Context:
         self._agents = agents
 
     def combine(self, topic: str, states: dict[Any, Any], partials: Callable[[], Any]) -> None:
-        kept = self._agents.effects.partials
+        kept = self._agents.outbox.partials
         if topic not in kept:
             kept[topic] = partials()
         kept[topic].add(states, 1_000)
@@ -96,7 +96,7 @@ class Agents:
     """The agents of an app.
 
     Attributes:
-        effects: of the running epoch.
+        outbox: of the running epoch.
         letters: topic, record and error of what was given up, for good once the epoch is committed.
         topics: topic -> partition -> records that were sent there.
     """
