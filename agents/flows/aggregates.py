@@ -8,6 +8,9 @@ any way before they meet (by batch, by partition), so the grouping must not chan
 
 This holds for all aggregates here, except that sums of floats may differ in their last digits. Aggregates that compare
 refuse NaN, which has no place in any order.
+
+An aggregate that can reduce a column at once says so beside these functions, in `column_form`. It must give exactly the
+states that `add` gives, or raise `NotVectorizable`. Others are given the values of a column one by one.
 """
 
 from __future__ import annotations
@@ -16,17 +19,25 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from operator import attrgetter, itemgetter
-from typing import Any, Generic, Protocol, cast
+from functools import reduce
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, cast
 
 import msgspec
 from typing_extensions import TypeVar
 
 from ...topics.errors import Usage
 from ...topics.keys import plain
+from .expressions import Expression, part
+
+if TYPE_CHECKING:
+    from .columns import Column
+    from .groups import RowGroups
 
 __all__ = [
+    "ONE_BY_ONE",
     "Aggregate",
+    "ColumnForm",
     "Comparable",
     "Count",
     "Distinct",
@@ -67,9 +78,12 @@ class Addable(Protocol):
     def __truediv__(self, other: Any, /) -> Any: ...
 
 
-def getter(what: What) -> Callable[..., Any]:
+def getter(what: What, field: Callable[[str], Callable[..., Any]] = part) -> Callable[..., Any]:
     """Return a function that takes a part out of an element: a field of a mapping or an object, an index, or whatever a
     function returns.
+
+    Args:
+        field: returns a function that takes a field out of an element.
 
     >>> getter("b")({"a": 1, "b": 2}), getter(0)(("x", "y")), getter(len)("four")
     (2, 'x', 4)
@@ -77,8 +91,9 @@ def getter(what: What) -> Callable[..., Any]:
     if what is None:
         return _itself
     if isinstance(what, str):
-        item, attribute = itemgetter(what), attrgetter(what)
-        return lambda element: item(element) if isinstance(element, dict) else attribute(element)
+        return field(what)
+    if isinstance(what, Expression):
+        return what.function(field)
     return itemgetter(what) if isinstance(what, int) else what
 
 
@@ -106,15 +121,45 @@ def ordered(value: C) -> C:
     return value
 
 
+class ColumnForm(NamedTuple):
+    """How an aggregate reduces a column.
+
+    Attributes:
+        states: returns the states of all keys of a batch, given the aggregate, the rows by key and the column of the
+            values; the column is None for the elements themselves.
+        adds: whether the values are added up; None: columns of several batches cannot be reduced as one.
+        independent: whether a value that is accepted first is accepted after any other as well. Then values that are
+            refused can be skipped one by one.
+    """
+
+    states: Callable[[Any, RowGroups, Any], Sequence[object]]
+    adds: bool | None = None
+    independent: bool = True
+
+
+def _one_by_one(how: Aggregate, groups: RowGroups, column: Column) -> list[object]:
+    return [reduce(how.add, each, how.zero()) for each in groups.each(column)]
+
+
+ONE_BY_ONE = ColumnForm(_one_by_one, None, independent=False)
+
+
 @dataclass(frozen=True)
 class Aggregate(Generic[S]):
     """Base class of the aggregates, and of a user's own. `S` is the type of the state.
 
     Attributes:
         of: the value that counts: a field's name, an index or a function of the element; None: the element itself.
+        column_form: how this class reduces columns; a subclass does not inherit it, because it may add otherwise.
     """
 
     of: What = None
+    column_form: ClassVar[ColumnForm | None] = None
+
+    @classmethod
+    def by_column(cls) -> ColumnForm:
+        """Return how the aggregate reduces a column: as its class says, else one value after the other."""
+        return cls.__dict__.get("column_form") or ONE_BY_ONE
 
     def taken(self) -> Callable[..., Any]:
         """Return a function that takes the value out of an element."""
@@ -140,6 +185,8 @@ class Aggregate(Generic[S]):
 class Count(Aggregate[int]):
     """The number of elements; with `of`, of those whose value is not None."""
 
+    column_form = ColumnForm(lambda _, groups, column: groups.counts(column), adds=False)
+
     def zero(self) -> int:
         return 0
 
@@ -153,6 +200,8 @@ class Count(Aggregate[int]):
 class Sum(Aggregate[Addable]):
     """The sum of the values; None is skipped."""
 
+    column_form = ColumnForm(lambda _, groups, column: groups.sums(column), adds=True)
+
     def zero(self) -> Addable:
         return 0
 
@@ -162,6 +211,8 @@ class Sum(Aggregate[Addable]):
 
 class Min(Aggregate[Comparable | None]):
     """The least value; None where there is none."""
+
+    column_form = ColumnForm(lambda _, groups, column: groups.extremes(column, greatest=False), adds=False)
 
     def merge(self, state: Comparable | None, other: Comparable | None) -> Comparable | None:
         if other is None:
@@ -174,6 +225,8 @@ class Min(Aggregate[Comparable | None]):
 class Max(Aggregate[Comparable | None]):
     """The greatest value; None where there is none."""
 
+    column_form = ColumnForm(lambda _, groups, column: groups.extremes(column, greatest=True), adds=False)
+
     def merge(self, state: Comparable | None, other: Comparable | None) -> Comparable | None:
         if other is None:
             return state
@@ -184,6 +237,11 @@ class Max(Aggregate[Comparable | None]):
 
 class Mean(Aggregate[list[Addable]]):
     """The mean of the values; None where there is none. The state is [sum, count]."""
+
+    column_form = ColumnForm(
+        lambda _, groups, column: list(map(list, zip(groups.sums(column), groups.counts(column), strict=True))),
+        adds=True,
+    )
 
     def zero(self) -> list[Addable]:
         return [0, 0]
@@ -204,6 +262,8 @@ class Distinct(Aggregate[list[object]]):
     None is not counted. Values that are equal to Python count as one (1, 1.0 and True), lists and dicts by their
     content. For more values use `ApproxDistinct`.
     """
+
+    column_form = ColumnForm(lambda _, groups, column: groups.distinct(column))
 
     def zero(self) -> list[object]:
         return []
@@ -270,6 +330,12 @@ class Top(Aggregate[list[tuple[Comparable, object]]]):
     """
 
     n: int = 10
+    column_form = ColumnForm(
+        lambda how, groups, column: [
+            how.merge(how.zero(), list(map(how.taken(), each))) for each in groups.greatest(column, how.n)
+        ],
+        independent=False,
+    )
 
     def __post_init__(self) -> None:
         if self.n < 1:

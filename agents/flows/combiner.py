@@ -21,7 +21,7 @@ from ...topics.packed import row_values
 from ..tables.partition_state import ABSENT
 from ..tables.value_cache import IMMUTABLE
 from .aggregates import What
-from .expressions import Expression
+from .expressions import Expression, NotVectorizable
 from .operators import Keying, Map, is_columnar
 from .reducers import Reducer, reduced
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ..stream import Stream
     from ..tables.table import Table
     from ..tables.uncommitted_writes import UncommittedWrites
-    from .columnar_expressions import Column
-    from .columnar_groups import Mask, Piece
+    from .columns import Column
+    from .groups import Mask, Piece
 
 __all__ = ["Combiner", "Failed", "PendingResults", "merge"]
 
@@ -68,8 +68,8 @@ class Combiner:
         self._value: What = None
         if keying.keyed is not None:
             self._key, self._value = keying.keyed
-        elif self._steps and isinstance(last := self._steps[-1], Map) and isinstance(last.function, Expression):
-            self._steps, self._value = self._steps[:-1], last.function
+        elif self._steps and isinstance(last := self._steps[-1], Map) and isinstance(last.of, Expression):
+            self._steps, self._value = self._steps[:-1], last.of
         self.columnar = (
             all(step.columnar for step in self._steps)
             and (keying.topic.key_type in (None, str) if keying.own_key else is_columnar(self._key))
@@ -119,8 +119,7 @@ class Combiner:
         Returns:
             None where the result might differ from that of `each_row`.
         """
-        from .columnar_expressions import NotVectorizable
-        from .columnar_groups import RowGroups
+        from .groups import RowGroups
 
         try:
             keys, columns, live, failed = self._read(batch, messages, own_keys)
@@ -149,8 +148,7 @@ class Combiner:
         Returns:
             None where the result might differ from that of `each_row`.
         """
-        from .columnar_expressions import NotVectorizable
-        from .columnar_groups import Piece
+        from .groups import Piece
 
         adds = self.how.adds()
         if adds is None:
@@ -163,7 +161,7 @@ class Combiner:
 
     def grouped(self, pieces: Sequence[Piece]) -> States:
         """Reduce pieces that go with each other."""
-        from .columnar_groups import RowGroups, concatenated
+        from .groups import RowGroups, concatenated
 
         keys, columns, live = concatenated(pieces)
         groups = RowGroups(keys, live, _no_elements)
@@ -173,7 +171,7 @@ class Combiner:
         self, batch: pyarrow.RecordBatch, messages: Sequence[Message], own_keys: pyarrow.Array | None
     ) -> tuple[Column, list[Column | None], Mask, Failed]:
         """Return the keys, the columns to reduce, which rows count, and the rows that have failed."""
-        from .columnar_frame import Frame
+        from .columns import Frame
 
         frame = Frame(batch, self._declared)
         for step in self._steps:
@@ -193,18 +191,14 @@ class Combiner:
         Raises:
             NotVectorizable: the table may refuse some, or change them.
         """
-        from .columnar_expressions import NotVectorizable, unflagged
-
         exact = self._keying.exact
-        column = column if bool in exact else unflagged(column)
+        column = column if bool in exact else column.unflagged()
         if _TYPES.get(column.kind, str) not in exact:
             raise NotVectorizable(f"keys: {column.kind}, and the table is declared to have others")
         return column
 
     def _failed(self, rows: list[int], messages: Sequence[Message]) -> Failed:
         """Process the rows set aside one by one; each of them fails or is filtered out."""
-        from .columnar_expressions import NotVectorizable
-
         decode = self._keying.topic.decode_value
         failed: Failed = []
         for row in rows:

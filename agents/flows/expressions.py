@@ -25,7 +25,10 @@ True
 
 A missing field, None in arithmetic and a division by zero raise, and the element's record goes to the failure policy of
 the agent. The engine evaluates packed batches column by column with the same result, bit by bit; where it cannot
-promise that (integers beyond 64 bits, for example), it evaluates element by element.
+promise that (integers beyond 64 bits, for example), it evaluates element by element. `docs/flows.md` has the semantics.
+
+Each operator and each function is defined once: its entry in `OPERATORS` or `FUNCTIONS` has its meaning for elements
+and its meaning for columns side by side.
 
 There is a second expression language, `replay/sources/field_expression.py`: text for `--key`, `--where` and `--time` on
 the command line. They stay apart because they serve different readers. The text is input of a command: Python's grammar
@@ -38,16 +41,42 @@ both sets of operations, and to live in `topics`, because `replay/sources` and `
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 from ...topics.errors import Usage
 
-__all__ = ["Constant", "Expression", "FieldReference", "Function", "Operation", "Value", "col"]
+if TYPE_CHECKING:
+    from .columns import Column, Frame
+
+__all__ = [
+    "Constant",
+    "Expression",
+    "FieldReference",
+    "Function",
+    "NotVectorizable",
+    "Operation",
+    "Value",
+    "col",
+    "part",
+]
 
 Value: TypeAlias = str | int | float | bool | None
 """A constant in an expression."""
+
+OfElement: TypeAlias = Callable[[Any], Any]
+"""A function of an element."""
+
+
+class NotVectorizable(Exception):
+    """Columnar execution might give another result than execution row by row."""
+
+
+def part(name: str) -> OfElement:
+    """Return a function that takes a field out of an element: an item of a dict, an attribute of another object."""
+    item, attribute = operator.itemgetter(name), operator.attrgetter(name)
+    return lambda element: item(element) if isinstance(element, dict) else attribute(element)
 
 
 def col(name: str) -> Expression:
@@ -62,6 +91,22 @@ class Expression:
 
     def __call__(self, element: object) -> Any:
         """Return the value for an element."""
+        return self.function()(element)
+
+    def function(self, field: Callable[[str], OfElement] = part) -> OfElement:
+        """Return the function of an element that this expression stands for.
+
+        Args:
+            field: returns a function that takes a field out of an element.
+        """
+        raise NotImplementedError
+
+    def column(self, frame: Frame) -> Column:
+        """Return the column of the function's values for the elements of a frame.
+
+        Raises:
+            NotVectorizable: the values might differ.
+        """
         raise NotImplementedError
 
     def __bool__(self) -> NoReturn:
@@ -192,8 +237,11 @@ class FieldReference(Expression):
 
     name: str
 
-    def __call__(self, element: Any) -> Any:
-        return element[self.name] if isinstance(element, dict) else getattr(element, self.name)
+    def function(self, field: Callable[[str], OfElement] = part) -> OfElement:
+        return field(self.name)
+
+    def column(self, frame: Frame) -> Column:
+        return frame.field(self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,35 +253,42 @@ class Constant(Expression):
     def __call__(self, element: object) -> Value:
         return self.value
 
+    def function(self, field: Callable[[str], OfElement] = part) -> OfElement:
+        return self
+
+    def column(self, frame: Frame) -> Column:
+        return frame.constant(self.value)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation(Expression):
-    """An operator with two operands."""
+    """An operator with two operands; `sign` is its name in `OPERATORS`."""
 
     sign: str
     left: Expression
     right: Expression
 
-    def __call__(self, element: object) -> object:
-        sign = self.sign
-        if sign == "&":
-            return _truth(self.left(element)) and _truth(self.right(element))
-        if sign == "|":
-            return _truth(self.left(element)) or _truth(self.right(element))
-        return OPERATORS[sign](self.left(element), self.right(element))
+    def function(self, field: Callable[[str], OfElement] = part) -> OfElement:
+        return OPERATORS[self.sign].function(self.left.function(field), self.right.function(field))
+
+    def column(self, frame: Frame) -> Column:
+        return OPERATORS[self.sign].column(self.left.column(frame), self.right.column(frame))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Function(Expression):
-    """A function of an expression, with an argument where its entry in `FUNCTIONS` takes one."""
+    """A function of an expression, by its name in `FUNCTIONS`, with an argument where its entry takes one."""
 
     name: str
     of: Expression
     argument: Value = None
 
-    def __call__(self, element: object) -> object:
-        value = self.of(element)
-        return FUNCTIONS[self.name](value, self.argument)
+    def function(self, field: Callable[[str], OfElement] = part) -> OfElement:
+        call, inner, argument = FUNCTIONS[self.name].call, self.of.function(field), self.argument
+        return lambda element: call(inner(element), argument)
+
+    def column(self, frame: Frame) -> Column:
+        return FUNCTIONS[self.name].column(self.of.column(frame), self.argument)
 
 
 def _expression(value: object) -> Expression:
@@ -246,39 +301,136 @@ def _expression(value: object) -> Expression:
     )
 
 
+# The definitions. The functions of `operator` have the same meaning for two numbers and, element by element, for two
+# NumPy arrays of one type, so they are given once; `Column` sees to it that arrays hold what makes that true.
+
+
+class OperatorDefinition(NamedTuple):
+    """The meaning of an operator with two operands.
+
+    Attributes:
+        function: returns the function of an element, given those of the operands.
+        column: returns the column of the same values, given those of the operands. Rows at which the function raises
+            are marked `bad`. Raises `NotVectorizable` where values might differ.
+    """
+
+    function: Callable[[OfElement, OfElement], OfElement]
+    column: Callable[[Column, Column], Column]
+
+
+class FunctionDefinition(NamedTuple):
+    """The meaning of a function of one operand, with an argument that some functions ignore; see
+    `OperatorDefinition`."""
+
+    call: Callable[[Any, Any], object]
+    column: Callable[[Column, Value], Column]
+
+
+def _of_values(call: Callable[[Any, Any], object]) -> Callable[[OfElement, OfElement], OfElement]:
+    """Return a function of an element that evaluates both operands."""
+
+    def function(left: OfElement, right: OfElement) -> OfElement:
+        if isinstance(right, Constant):
+            constant = right.value
+            return lambda element: call(left(element), constant)
+        return lambda element: call(left(element), right(element))
+
+    return function
+
+
+def _arithmetic(
+    call: Callable[[Any, Any], object],
+    bounds: Callable[[int, int, int, int], tuple[int, ...]] | None,
+    *,
+    divides: bool = False,
+    joins: bool = False,
+) -> OperatorDefinition:
+    """Define an arithmetic operator.
+
+    Args:
+        bounds: returns extremes of the result for whole numbers from a to b and from c to d; None: the result is a
+            float.
+        divides: the right operand must not be 0.
+        joins: texts can be operands, too.
+    """
+    return OperatorDefinition(
+        _of_values(call), lambda left, right: left.computed(call, right, bounds, divides=divides, joins=joins)
+    )
+
+
+def _comparison(call: Callable[[Any, Any], object], of_texts: str) -> OperatorDefinition:
+    """Define a comparison; `of_texts` is Arrow's name of it, for texts."""
+    equality = {"equal": True, "not_equal": False}.get(of_texts)
+    return OperatorDefinition(_of_values(call), lambda left, right: left.compared(call, right, of_texts, equality))
+
+
 def _truth(value: object) -> bool:
     if value is True or value is False:
         return value
     raise TypeError(f"&, | and ~ take true and false, not {value!r}")
 
 
-OPERATORS: dict[str, Callable[..., object]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": operator.truediv,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
+OPERATORS: Mapping[str, OperatorDefinition] = {
+    "+": _arithmetic(operator.add, lambda a, b, c, d: (a + c, b + d), joins=True),
+    "-": _arithmetic(operator.sub, lambda a, b, c, d: (a - d, b - c)),
+    "*": _arithmetic(operator.mul, lambda a, b, c, d: (a * c, a * d, b * c, b * d)),
+    "/": _arithmetic(operator.truediv, None, divides=True),
+    "//": _arithmetic(operator.floordiv, lambda a, b, c, d: (-a, b), divides=True),
+    "%": _arithmetic(operator.mod, lambda a, b, c, d: (-a, b), divides=True),
+    "==": _comparison(operator.eq, "equal"),
+    "!=": _comparison(operator.ne, "not_equal"),
+    "<": _comparison(operator.lt, "less"),
+    "<=": _comparison(operator.le, "less_equal"),
+    ">": _comparison(operator.gt, "greater"),
+    ">=": _comparison(operator.ge, "greater_equal"),
+    # The right operand matters only where the left one does not decide.
+    "&": OperatorDefinition(
+        lambda left, right: lambda element: _truth(left(element)) and _truth(right(element)),
+        lambda left, right: left.decided_by(False, right),
+    ),
+    "|": OperatorDefinition(
+        lambda left, right: lambda element: _truth(left(element)) or _truth(right(element)),
+        lambda left, right: left.decided_by(True, right),
+    ),
 }
 
-FUNCTIONS: dict[str, Callable[..., object]] = {
-    "-": lambda value, _: -value,
-    "~": lambda value, _: not _truth(value),
-    "is_null": lambda value, _: value is None,
-    "fill_null": lambda value, instead: instead if value is None else value,
-    "lower": lambda value, _: str.lower(value),
-    "upper": lambda value, _: str.upper(value),
-    "strip": lambda value, _: str.strip(value),
-    "length": lambda value, _: str.__len__(value),
-    "startswith": str.startswith,
-    "endswith": str.endswith,
-    "contains": str.__contains__,
-    "to_int": lambda value, _: int(value),
-    "to_float": lambda value, _: float(value),
+
+def _of_text(
+    call: Callable[[Any, Any], object],
+    kind: Literal["text", "bool", "int", "float"],
+    numbers: Callable[[Column], Column] | None = None,
+) -> FunctionDefinition:
+    """Define a function of texts, which columns call once for each different text.
+
+    Args:
+        kind: kind of the results.
+        numbers: the same for a column of numbers; None: there is no such function.
+    """
+
+    def column(of: Column, argument: Value) -> Column:
+        if of.kind in ("text", "null"):
+            return of.of_texts(lambda text: call(text, argument), kind)
+        if numbers is None:
+            raise NotVectorizable("a function of texts, of numbers")
+        return numbers(of)
+
+    return FunctionDefinition(call, column)
+
+
+FUNCTIONS: Mapping[str, FunctionDefinition] = {
+    "-": FunctionDefinition(lambda value, _: -value, lambda of, _: of.negative()),
+    "~": FunctionDefinition(lambda value, _: not _truth(value), lambda of, _: of.inverted()),
+    "is_null": FunctionDefinition(lambda value, _: value is None, lambda of, _: of.is_null()),
+    "fill_null": FunctionDefinition(
+        lambda value, instead: instead if value is None else value, lambda of, instead: of.filled(instead)
+    ),
+    "lower": _of_text(lambda value, _: str.lower(value), "text"),
+    "upper": _of_text(lambda value, _: str.upper(value), "text"),
+    "strip": _of_text(lambda value, _: str.strip(value), "text"),
+    "length": _of_text(lambda value, _: str.__len__(value), "int"),
+    "startswith": _of_text(str.startswith, "bool"),
+    "endswith": _of_text(str.endswith, "bool"),
+    "contains": _of_text(str.__contains__, "bool"),
+    "to_int": _of_text(lambda value, _: int(value), "int", lambda of: of.whole()),
+    "to_float": _of_text(lambda value, _: float(value), "float", lambda of: of.as_floats()),
 }

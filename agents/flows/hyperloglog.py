@@ -17,12 +17,13 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
+from functools import reduce
 from hashlib import blake2b
 
 import msgspec
 
 from ...topics.errors import Usage
-from .aggregates import Aggregate, one_form
+from .aggregates import Aggregate, ColumnForm, one_form
 
 __all__ = ["ApproxDistinct"]
 
@@ -47,6 +48,9 @@ class ApproxDistinct(Aggregate[State]):
     """
 
     precision: int = 12
+    column_form = ColumnForm(
+        lambda how, groups, column: [reduce(how.add, each, how.zero()) for each in groups.distinct(column)]
+    )
 
     def __post_init__(self) -> None:
         if not 4 <= self.precision <= 16:

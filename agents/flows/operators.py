@@ -1,28 +1,31 @@
 """Operators of a flow, and the pairs of key and element at its end.
 
-An operator takes elements and returns elements (`apply`). Operators that use only fields and expressions are
+An operator takes elements and returns elements (`function`). Operators that use only fields and expressions are
 *columnar*: they can do the same to a frame (`apply_columns`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, is_dataclass
+from functools import partial
+from itertools import chain, islice
+from operator import attrgetter, itemgetter
+from types import NoneType
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from ...topics.keys import as_key
 from ...topics.serde import key_codec
 from .aggregates import What, getter
-from .expressions import Expression
+from .expressions import Expression, part
 
 if TYPE_CHECKING:
     from ...topics.message import Message
     from ...topics.serde import Codec
     from ..topic import Topic
-    from .columnar_frame import Frame
+    from .columns import Frame
 
 __all__ = ["Filter", "FlatMap", "Keying", "Map", "Operator", "Select", "WithColumns", "is_columnar"]
 
@@ -32,24 +35,44 @@ def is_columnar(what: What) -> bool:
     return isinstance(what, (str, Expression))
 
 
+Pair = tuple[object, object]
+"""A key and an element."""
+
+# Elements whose keys are looked at together.
+_CHUNK = 4_096
+
+OfElements = Callable[[Iterable[object]], Iterable[object]]
+"""A function of elements, which it takes and returns lazily and in order."""
+
+FieldReader = Callable[[str], Callable[..., object]]
+"""Returns a function that takes a field out of an element."""
+
+
 @dataclass(frozen=True)
 class Operator:
-    """Base class of the operators."""
+    """Base class of the operators.
+
+    Each defines its meaning twice, side by side: for elements (`function`) and for columns (`apply_columns`).
+    """
 
     @property
     def columnar(self) -> bool:
         """True if `apply_columns` is implemented for this operator."""
         return False
 
-    def apply(self, elements: Iterable[object]) -> Iterable[object]:
-        """Return the elements that the operator makes of `elements`, lazily."""
+    def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
+        """Return the function of elements that the operator stands for, and how fields are taken out of its results.
+
+        Args:
+            field: takes fields out of the operator's elements.
+        """
         raise NotImplementedError
 
     def apply_columns(self, frame: Frame) -> None:
         """Do the same to a frame, in place.
 
         Raises:
-            NotVectorizable: the result might differ from that of `apply`.
+            NotVectorizable: the result might differ from that of `function`.
         """
         raise NotImplementedError
 
@@ -58,37 +81,37 @@ class Operator:
 class Map(Operator):
     """Replaces each element by a function's result."""
 
-    function: Callable[..., object]
+    of: Callable[..., object]
 
-    def apply(self, elements: Iterable[object]) -> Iterable[object]:
-        return map(self.function, elements)
+    def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
+        return partial(map, getter(self.of, field)), part
 
 
 @dataclass(frozen=True)
 class FlatMap(Operator):
     """Replaces each element by all elements that a function returns for it."""
 
-    function: Callable[..., Iterable[object]]
+    of: Callable[..., Iterable[object]]
 
-    def apply(self, elements: Iterable[object]) -> Iterable[object]:
-        return chain.from_iterable(map(self.function, elements))
+    def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
+        return lambda elements: chain.from_iterable(map(self.of, elements)), part
 
 
 @dataclass(frozen=True)
 class Filter(Operator):
     """Keeps the elements for which a function is true."""
 
-    function: Callable[..., object]
+    of: Callable[..., object]
 
     @property
     def columnar(self) -> bool:
-        return isinstance(self.function, Expression)
+        return isinstance(self.of, Expression)
 
-    def apply(self, elements: Iterable[object]) -> Iterable[object]:
-        return filter(self.function, elements)
+    def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
+        return partial(filter, getter(self.of, field)), field
 
     def apply_columns(self, frame: Frame) -> None:
-        frame.keep(self.function)
+        frame.keep(self.of)
 
 
 @dataclass(frozen=True)
@@ -101,8 +124,8 @@ class Select(Operator):
     def columnar(self) -> bool:
         return all(map(is_columnar, self.fields.values()))
 
-    def apply(self, elements: Iterable[object]) -> Iterable[object]:
-        return map(_field_reader(self.fields), elements)
+    def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
+        return partial(map, _field_reader(self.fields, field)), itemgetter
 
     def apply_columns(self, frame: Frame) -> None:
         frame.select(self.fields)
@@ -118,16 +141,16 @@ class WithColumns(Operator):
     def columnar(self) -> bool:
         return all(map(is_columnar, self.fields.values()))
 
-    def apply(self, elements: Iterable[object]) -> Iterable[object]:
-        read = _field_reader(self.fields)
-        return (_fields_of(element) | read(element) for element in elements)
+    def function(self, field: FieldReader = part) -> tuple[OfElements, FieldReader]:
+        read = _field_reader(self.fields, field)
+        return lambda elements: (_fields_of(element) | read(element) for element in elements), itemgetter
 
     def apply_columns(self, frame: Frame) -> None:
         frame.with_columns(self.fields)
 
 
-def _field_reader(fields: Mapping[str, What]) -> Callable[[object], dict[str, object]]:
-    getters = {name: getter(what) for name, what in fields.items()}
+def _field_reader(fields: Mapping[str, What], field: FieldReader) -> Callable[[object], dict[str, object]]:
+    getters = {name: getter(what, field) for name, what in fields.items()}
     return lambda element: {name: get(element) for name, get in getters.items()}
 
 
@@ -167,11 +190,17 @@ class Keying:
         self.exact = self._keys.trusted - {type(None)}
         self.own_key = keyed is None
         self._one_to_one = all(isinstance(step, (Map, Select, WithColumns)) for step in steps)
-        self._key_of, self._value_of = (getter(None), getter(None)) if keyed is None else map(getter, keyed)
+        field, self._functions = _reader_of(topic.declared), list[OfElements]()
+        for step in steps:
+            function, field = step.function(field)
+            self._functions.append(function)
+        key, value = keyed or (None, None)
+        self._key_of = getter(key, field)
+        self._value_of = None if value is None else getter(value, field)
 
     def pairs(
         self, messages: Sequence[Message], values: Sequence[object], own_key: Callable[[bytes], object] = bytes.decode
-    ) -> Iterator[tuple[object, object]]:
+    ) -> Iterator[Pair]:
         """Return pairs of key and element, in the order of the records, lazily; tombstones have none.
 
         Args:
@@ -187,13 +216,21 @@ class Keying:
             return self._by_own_key(messages, values, own_key)
         return self._by_key(self._apply(values), _present if own_key is bytes else self._normal)
 
-    def _by_key(
-        self, elements: Iterable[object], normal: Callable[[object], object]
-    ) -> Iterator[tuple[object, object]]:
-        key_of, value_of, exact = self._key_of, self._value_of, self.exact
-        for element in elements:
-            key = key_of(element)
-            yield key if type(key) in exact else normal(key), value_of(element)
+    def _by_key(self, elements: Iterable[object], normal: Callable[[object], object]) -> Iterator[Pair]:
+        return chain.from_iterable(self._chunks(iter(elements), normal))
+
+    def _chunks(self, elements: Iterator[object], normal: Callable[[object], object]) -> Iterator[Iterator[Pair]]:
+        key_of, value_of = self._key_of, self._value_of
+        while chunk := list(islice(elements, _CHUNK)):
+            keys = self._exact(list(map(key_of, chunk)), normal)
+            yield zip(keys, chunk if value_of is None else map(value_of, chunk), strict=True)
+
+    def _exact(self, keys: list[object], normal: Callable[[object], object]) -> list[object]:
+        """Return keys in the codec's form."""
+        exact = self.exact
+        if exact.issuperset(map(type, keys)):
+            return keys
+        return [key if type(key) in exact else normal(key) for key in keys]
 
     def _normal(self, key: object) -> object:
         """Return a key in the codec's form; for errors see `pairs`."""
@@ -202,14 +239,19 @@ class Keying:
 
     def _by_own_key(
         self, messages: Sequence[Message], values: Sequence[object], own_key: Callable[[bytes], object]
-    ) -> Iterator[tuple[object, object]]:
+    ) -> Iterator[Pair]:
         declared = self.topic.key_type is not None and own_key is not bytes
         decode = self.topic.decode_key if declared else own_key
-        keys: Iterable[object] = (None if (raw := message.key()) is None else decode(raw) for message in messages)
-        exact, normal = self.exact, self._normal if own_key is not bytes else _same
+        raw = [message.key() for message in messages]
+        keys: list[object]
+        if None in raw:
+            keys = [None if key is None else decode(key) for key in raw]
+        else:
+            keys = list(map(decode, cast("list[bytes]", raw)))
+        normal = self._normal if own_key is not bytes else _same
         if self._one_to_one:  # much faster than to send each element through all operators by itself
-            keys = (key if type(key) in exact else normal(key) for key in keys)
-            return zip(keys, self._apply(values), strict=True)
+            return zip(self._exact(keys, normal), self._apply(values), strict=True)
+        exact = self.exact
         return (
             (key if type(key) in exact else normal(key), element)  # a record that is filtered out needs no key
             for key, value in zip(keys, values, strict=True)
@@ -217,20 +259,24 @@ class Keying:
         )
 
     def _apply(self, elements: Iterable[object]) -> Iterable[object]:
-        for step in self.steps:
-            elements = step.apply(elements)
+        for function in self._functions:
+            elements = function(elements)
         return elements
+
+
+def _reader_of(declared: object) -> FieldReader:
+    """Return how fields are taken out of values of a declared type."""
+    attributes = isinstance(declared, type) and (issubclass(declared, msgspec.Struct) or is_dataclass(declared))
+    return attrgetter if attributes else part
 
 
 def _without_tombstones(
     messages: Sequence[Message], values: Sequence[object]
 ) -> tuple[Sequence[Message], Sequence[object]]:
-    if None not in values:
+    if NoneType not in set(map(type, values)):
         return messages, values
     present = [index for index, value in enumerate(values) if value is not None]
-    if len(present) < len(values) and any(
-        value is None and message.value() is not None for message, value in zip(messages, values, strict=True)
-    ):
+    if any(value is None and message.value() is not None for message, value in zip(messages, values, strict=True)):
         raise ValueError("the value is null, which is not an element; a tombstone has no value at all")
     return [messages[index] for index in present], [values[index] for index in present]
 

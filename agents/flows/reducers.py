@@ -11,20 +11,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from functools import reduce
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ...topics.errors import BadRecord
 from ..tables.partition_state import ABSENT
-from .aggregates import Aggregate, Comparable, Count, Distinct, Max, Mean, Min, Sum, Top, ordered
-from .hyperloglog import ApproxDistinct
+from .aggregates import ONE_BY_ONE, Aggregate, ColumnForm, Comparable, Count, Max, Min, Sum, ordered
 from .operators import is_columnar
 
 if TYPE_CHECKING:
-    from .columnar_expressions import Column
-    from .columnar_frame import Frame
-    from .columnar_groups import RowGroups
+    from .columns import Column, Frame
+    from .groups import RowGroups
 
 __all__ = ["AggregateReducer", "PairReducer", "Reducer", "check_json", "reduced"]
 
@@ -108,11 +105,22 @@ class Reducer(Protocol):
         ...
 
 
-# Python's own reductions take a collection: what each does with one element, with two, and with columns.
-_BUILTINS: Mapping[object, tuple[Callable[..., object], Callable[..., object], Callable[..., Sequence[object]]]] = {
-    sum: (_number, operator.add, lambda groups, column: groups.sums(column)),
-    min: (_orderable, _lesser, lambda groups, column: groups.extremes(column, greatest=False)),
-    max: (_orderable, _greater, lambda groups, column: groups.extremes(column, greatest=True)),
+class Builtin(NamedTuple):
+    """What one of Python's own reductions, which take a collection, does with one element, with two, and with a column.
+
+    Attributes:
+        form: of the aggregate that reduces a column in the same way.
+    """
+
+    start: Callable[..., object]
+    join: Callable[..., object]
+    form: ColumnForm
+
+
+BUILTINS: Mapping[object, Builtin] = {
+    sum: Builtin(_number, operator.add, Sum.by_column()),
+    min: Builtin(_orderable, _lesser, Min.by_column()),
+    max: Builtin(_orderable, _greater, Max.by_column()),
 }
 
 
@@ -122,18 +130,17 @@ class PairReducer:
     independent = True
 
     def __init__(self, how: Callable[..., object]) -> None:
-        self._how = how
-        self.start, join, self._grouped = _BUILTINS.get(how, (_same, how, None))
+        self.start, join, self._form = BUILTINS.get(how, (_same, how, None))
         self.add: Callable[..., object] = join
         self.merge: Callable[..., object] = join
 
     def private(self, state: object) -> object:
         """Return a copy of states that a user's function might change before it fails."""
-        return state if self._grouped is not None or type(state) in _FLAT else deepcopy(state)
+        return state if self._form is not None or type(state) in _FLAT else deepcopy(state)
 
     def columnar(self, value: object) -> bool:
         """Return whether the function is `sum`, `min` or `max`, of a field or an expression."""
-        return self._grouped is not None and value is not None
+        return self._form is not None and value is not None
 
     def columns(self, frame: Frame, value: Column | None) -> list[Column | None]:
         """Return the only column; rows that are None are set aside, because the function fails at them."""
@@ -143,40 +150,17 @@ class PairReducer:
 
     def grouped(self, groups: RowGroups, columns: Sequence[Column | None]) -> Sequence[object]:
         """Return the states of a column, one for each key of `groups`."""
-        assert self._grouped is not None
-        return self._grouped(groups, columns[0])
+        assert self._form is not None
+        return self._form.states(self, groups, columns[0])
 
     def adds(self) -> list[bool] | None:
         """Return whether the column is added up; None for a user's function."""
-        return None if self._grouped is None else [self._how is sum]
+        return None if self._form is None or self._form.adds is None else [self._form.adds]
 
     def joined(self, known: Iterable[object], states: Iterable[object]) -> list[object]:
         """Return the table's new values; see `Reducer.joined`."""
         merge = self.merge
         return [state if old is ABSENT else merge(old, state) for old, state in zip(known, states, strict=True)]
-
-
-# For aggregates of exactly these classes; a user's own class has its methods called.
-_GROUPED: Mapping[type, Callable[..., Sequence[object]]] = {
-    Count: lambda _, groups, column: groups.counts(column),
-    Sum: lambda _, groups, column: groups.sums(column),
-    Min: lambda _, groups, column: groups.extremes(column, greatest=False),
-    Max: lambda _, groups, column: groups.extremes(column, greatest=True),
-    Mean: lambda _, groups, column: list(map(list, zip(groups.sums(column), groups.counts(column), strict=True))),
-    Distinct: lambda _, groups, column: groups.distinct(column),
-    ApproxDistinct: lambda how, groups, column: [reduce(how.add, each, how.zero()) for each in groups.distinct(column)],
-    Top: lambda how, groups, column: [
-        how.merge(how.zero(), list(map(how.taken(), each))) for each in groups.greatest(column, how.n)
-    ],
-}
-
-
-def _one_by_one(how: Aggregate, groups: RowGroups, column: Column) -> list[object]:
-    return [reduce(how.add, each, how.zero()) for each in groups.each(column)]
-
-
-# An element that these accept at first they accept after any other.
-_INDEPENDENT = _GROUPED.keys() - {Top}
 
 
 class AggregateReducer:
@@ -186,7 +170,8 @@ class AggregateReducer:
         self._columns = dict(columns)
         self._hows = list(columns.values())
         self._taken = [how.taken() for how in self._hows]
-        self.independent = _INDEPENDENT.issuperset(map(type, self._hows))
+        self._forms = [how.by_column() for how in self._hows]
+        self.independent = all(form.independent for form in self._forms)
 
     def start(self, element: object) -> list[object]:
         """Return the state of one element."""
@@ -218,19 +203,13 @@ class AggregateReducer:
 
     def grouped(self, groups: RowGroups, columns: Sequence[Column | None]) -> Sequence[object]:
         """Return the states of columns, one for each key of `groups`."""
-        parts = zip(self._hows, columns, strict=True)
-        return list(
-            map(
-                list,
-                zip(*(_GROUPED.get(type(how), _one_by_one)(how, groups, column) for how, column in parts), strict=True),
-            )
-        )
+        parts = zip(self._forms, self._hows, columns, strict=True)
+        return list(map(list, zip(*(form.states(how, groups, column) for form, how, column in parts), strict=True)))
 
     def adds(self) -> list[bool] | None:
         """Return for each column whether its values are added up; see `Reducer.adds`."""
-        if not {type(how) for how in self._hows} <= {Count, Sum, Min, Max, Mean}:
-            return None
-        return [type(how) in (Sum, Mean) for how in self._hows]
+        adds = [form.adds for form in self._forms]
+        return None if None in adds else cast("list[bool]", adds)
 
     def joined(self, known: Iterable[Any], states: Iterable[Any]) -> list[dict[str, object]]:
         """Return the table's new values; see `Reducer.joined`."""
@@ -300,7 +279,7 @@ def _same(state: object) -> object:
 
 def _is_readable(how: Aggregate, value: object) -> bool:
     """Return whether an aggregate can read a column; for `value` see `Reducer.columnar`."""
-    if type(how) not in _GROUPED and type(how).taken is not Aggregate.taken:
+    if how.by_column() is ONE_BY_ONE and type(how).taken is not Aggregate.taken:
         return False
     if how.of is None:
         return value is not None or type(how) is Count

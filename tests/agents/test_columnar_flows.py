@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from anabranch import col
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
-from anabranch.agents.flows.columnar_expressions import NotVectorizable, column_of, evaluate
+from anabranch.agents.flows.columns import Frame
 from anabranch.agents.flows.combiner import Combiner, Failed
-from anabranch.agents.flows.expressions import Constant, Expression, Function, Operation
+from anabranch.agents.flows.expressions import Constant, Expression, Function, NotVectorizable, Operation
 from anabranch.agents.flows.hyperloglog import ApproxDistinct
 from anabranch.agents.flows.operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from anabranch.agents.flows.reducers import AggregateReducer, PairReducer
@@ -107,7 +107,7 @@ def bits(value: Any) -> Any:
 @given(batches(), EXPRESSIONS)
 def test_an_expression_means_the_same_by_column(batch: pa.RecordBatch, expression: Expression) -> None:
     try:
-        column = evaluate(expression, lambda name: column_of(batch[name]), batch.num_rows)
+        column = expression.column(Frame(batch))
     except NotVectorizable as reason:
         event(f"by row: {reason}")
         return  # row by row, then
@@ -143,7 +143,7 @@ def test_what_is_usual_has_a_column_way(expression: Expression) -> None:
             "z": [None] * 3,
         }
     )
-    assert len(evaluate(expression, lambda name: column_of(batch[name]), 3)) == 3
+    assert len(expression.column(Frame(batch))) == 3
 
 
 def test_expressions_refuse_what_python_would_take_wrongly() -> None:
@@ -175,6 +175,7 @@ class Source:
 
     def __init__(self, declared: Any = None) -> None:
         self.key_type, self.decode_value, self.decode_key = None, codec(declared).decode, bytes.decode
+        self.declared = declared
 
 
 class Declared(msgspec.Struct):

@@ -138,7 +138,7 @@ async def test_flows_end_in_tables_and_topics_that_hold_what_python_says(lab, ta
 def test_the_name_of_a_field_does_for_map_and_filter() -> None:
     elements: Any = [{"paid": True, "amount": 3}, {"paid": False, "amount": 4}]
     for step in Flow(None).filter("paid").map("amount").steps:
-        elements = step.apply(elements)
+        elements = step.function()[0](elements)
     assert list(elements) == [3]
 
 

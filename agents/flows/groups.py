@@ -16,7 +16,8 @@ from typing import TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
-from .columnar_expressions import Column, Mask, NotVectorizable, numbers
+from .columns import Column, Mask, numbers
+from .expressions import NotVectorizable
 
 __all__ = ["Mask", "Piece", "RowGroups", "concatenated"]
 
