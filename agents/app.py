@@ -313,6 +313,7 @@ class App(faust.App):
             sets=sets,
             is_global=is_global,
             local=options.get("local", False),
+            step=lambda: self._runtime.agent_step,
         )
         table.changelog_topic = self.topic(
             f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True

@@ -26,6 +26,7 @@ from .engine.status import EngineStatus
 from .engine.topic_provisioner import TopicProvisioner
 from .faust_adapter.faust_settings import Settings, change_settings, check_settings, client_options, engine_settings
 from .sender import Sender
+from .tables.agent_step import AgentStep
 from .tables.table import Table
 from .web.worker_registry import WorkerRegistry
 
@@ -57,6 +58,7 @@ class Runtime:
         partitioners: topic -> its range partitioner; other topics are partitioned by hash.
         provisioner: creates the topics that the app needs.
         described: name -> the topic that the program has described first under it.
+        agent_step: the running step of an agent, which tells tables what to show.
     """
 
     def __init__(self, app: App, app_id: str, settings: EngineSettings | None, standby_replicas: int | None) -> None:
@@ -78,6 +80,7 @@ class Runtime:
         self.partitioners: dict[str, RangePartitioner] = {}
         self.provisioner = TopicProvisioner(self)
         self.described: dict[str, Topic] = {}
+        self.agent_step = AgentStep()
 
     @contextmanager
     def represented_by(self, other: Runtime) -> Generator[None]:

@@ -10,7 +10,7 @@ from ...topics import clock
 from ...topics.errors import BadRecord, Usage
 from ...topics.output import Output
 from ...topics.topic_partition import TopicPartition
-from ..tables.uncommitted_writes import end_record
+from ..tables.open_partition import end_record
 from .barrier import Barrier
 from .epoch import Epoch
 from .failed_records import Failures
@@ -43,7 +43,7 @@ class AgentContext:
     """
 
     def __init__(self, host: Host, settings: EngineSettings, loop: EngineLoop) -> None:
-        self._host, self._loop = host, loop
+        self._host, self._loop, self._step = host, loop, host.agent_step
         self.current: Runner | None = None
         self.asking = 0
         self.router = Router(settings.packed)
@@ -84,7 +84,7 @@ class AgentContext:
         await self.barrier.park(stream, timeout_s)
 
     def at(self, stream: RecordFeed, at: TopicPartition) -> None:
-        """Open the tables at this partition, whose records the current agent begins to process.
+        """Show the tables at this partition, whose records the current agent begins to process.
 
         Raises:
             BadRecord: the stream is not iterated by an agent.
@@ -94,8 +94,7 @@ class AgentContext:
             raise BadRecord("a stream of a topic can only be iterated by an agent")
         runner.stream, runner.at = stream, at
         stream.runner = runner
-        for table in self._host.tables:
-            table.open(at.topic, at.partition, runner.handed)
+        self._step.begin(at.topic, at.partition, runner.handed)
 
     def end_record(self, stream: RecordFeed) -> None:
         """Detach the table values that the agent received for its record: agent and tables share none from now on.
@@ -153,19 +152,17 @@ class AgentContext:
             self.exited.append(runner.name)
 
     def enter(self, runner: Runner) -> None:
-        """Open the tables at the partition of an agent that is about to be resumed."""
+        """Show the tables at the partition of an agent that is about to be resumed."""
         runner.steps += 1
         self.current = runner
         at = runner.at
         if at is not None:
-            for table in self._host.tables:
-                table.open(at.topic, at.partition, runner.handed)
+            self._step.begin(at.topic, at.partition, runner.handed)
 
     def leave_agent(self) -> None:
         """Close the tables after the agent has suspended."""
         self.current = None
-        for table in self._host.tables:
-            table.close()
+        self._step.end()
 
     # Outputs and failures -------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ __all__ = ["Epoch", "PreparedCommit", "UntrackedValues"]
 
 
 class UntrackedValues(Exception):
-    """A table was found to hold mutable values after agents had received some of them; see `TrackingTable`."""
+    """A table was found to hold mutable values after agents had received some of them; see `OpenPartition`."""
 
 
 # Maximum number of outputs of an epoch while outputs are sent one by one, because each takes a round trip.
@@ -131,7 +131,7 @@ class Epoch:
     def drop(self) -> None:
         """Discard the outbox and the uncommitted writes of tables."""
         for table in self._host.tables:
-            table.drop_epoch()
+            table.uncommitted.drop_epoch()
         self.outbox.clear()
 
     def prepare(self, group: Callable[[], object], partitions_of: Callable[[str], int]) -> PreparedCommit:
@@ -148,8 +148,8 @@ class Epoch:
         """
         began_s = clock.now_s()
         tables = list(self._host.tables)
-        changes = {table.name: table.encode_epoch(partitions_of) for table in tables}
-        if late := [table.name for table in tables if table.untracked]:
+        changes = {table.name: table.uncommitted.encode_epoch(partitions_of) for table in tables}
+        if late := [table.name for table in tables if table.uncommitted.untracked]:
             raise UntrackedValues(late[0])
         for table in tables:
             if changes[table.name]:
@@ -176,7 +176,9 @@ class Epoch:
         """
         for table in self._host.tables:
             made = prepared.changes[table.name]
-            table.epoch_committed(made, {p: positions[TopicPartition(table.changelog_name, p)] for p in made})
+            table.uncommitted.epoch_committed(
+                made, {p: positions[TopicPartition(table.changelog_name, p)] for p in made}
+            )
         self.commits_total += 1
         self.dead_letters_total += self.outbox.dead_letters
         self.skipped_total += self.outbox.skipped
@@ -192,7 +194,7 @@ class Epoch:
         self._router.committed(self.committed)
         if not self._router.isolating:
             for table in self._host.tables:
-                table.end_savepoints()
+                table.uncommitted.end_savepoints()
         self.committed_s = clock.now_s()
         self.commit_seconds.observe(self.committed_s - prepared.began_s)
         self._failure_rate.note(self.committed_s, outcomes)

@@ -249,14 +249,14 @@ class Failures:
         """
         # Check all tables before any savepoint: if one table refuses, no other may have a new savepoint.
         for table in self._host.tables:
-            table.check()
+            table.uncommitted.check()
             rules = self.rules.get(table.changelog_name)
             if rules is not None:
-                for key, value in table.writes():
+                for key, value in table.uncommitted.writes():
                     encoded = table.value_codec.encode(value), table.key_codec.encode(key)
                     self.check(Output(table.changelog_name, *encoded, -1, None, None), isolating=True)
         for table in self._host.tables:
-            table.savepoint()
+            table.uncommitted.savepoint()
         self._savepoint = (id(runner), runner.steps if runner else 0, len(self._outbox.outputs))
 
     def roll_back_record(self, runner: Runner, error: BaseException) -> bool:
@@ -301,7 +301,7 @@ class Failures:
         if hasattr(message, "row") and position_of(at, message) in queue.retry_at_s:
             return False  # its whole batch waits, so the rows before it are rolled back as well
         for table in self._host.tables:
-            table.discard_writes()
+            table.uncommitted.discard_writes()
         runner.handed.clear()
         self._outbox.truncate(outputs)
         queue.again_from(message)

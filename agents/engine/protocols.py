@@ -17,7 +17,8 @@ from ...topics.cluster import Cluster
 from ...topics.partitioners import Partitioner, RangePartitioner
 from ...topics.topic_partition import TopicPartition
 from ..failure_policy import Retry
-from ..tables.uncommitted_writes import UncommittedWrites
+from ..tables.agent_step import AgentStep
+from ..tables.table import Table
 from .record_queue import RecordQueue
 from .settings import EngineSettings
 
@@ -146,6 +147,7 @@ class Host(Protocol):
         keep_identity: keep the static identity when leaving the group.
         history_complete: set once all of a bounded run's history is in Kafka; None if no run reports this.
         history_ends: offsets at which a bounded run's history ends, for partitions whose end is known.
+        agent_step: the running step of an agent, which tells tables what to show.
     """
 
     run_id: str
@@ -154,6 +156,7 @@ class Host(Protocol):
     keep_identity: bool
     history_complete: threading.Event | None
     history_ends: Mapping[TopicPartition, int]
+    agent_step: AgentStep
 
     @property
     def conf(self) -> HostSettings: ...
@@ -184,7 +187,7 @@ class Host(Protocol):
     def settings(self) -> EngineSettings: ...
 
     @property
-    def tables(self) -> Iterable[UncommittedWrites]:
+    def tables(self) -> Iterable[Table]:
         """Tables that have a changelog and take part in epochs."""
         ...
 

@@ -17,7 +17,7 @@ from ...topics import clock
 from ...topics.errors import Stop, described
 from ...topics.topic_partition import TopicPartition
 from ..running_agent import RUNNING_AGENT
-from ..tables.uncommitted_writes import TrackedValue
+from ..tables.open_partition import TrackedValue
 from .protocols import RecordFeed, RunnerHost
 
 __all__ = ["Runner", "acting_runner", "halt_all", "this_runner"]

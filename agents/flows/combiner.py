@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ...topics.errors import BadRecord, Stop
 from ...topics.packed import row_values
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from ...topics.message import Message
     from ..stream import Stream
-    from ..tables.table import Table
-    from ..tables.uncommitted_writes import UncommittedWrites
+    from ..tables.open_partition import OpenPartition
     from .columns import Column
     from .groups import Mask, Piece
 
@@ -217,7 +216,7 @@ def _no_elements(_: list[int]) -> list[object]:
 
 
 class PendingResults:
-    """Pending changes of one partition, reduced into a table together; see `UncommittedWrites.defer`."""
+    """Pending changes of one partition, reduced into a table together; see `OpenPartition.defer`."""
 
     def __init__(self, stream: Stream, combiner: Combiner) -> None:
         self._stream, self._combiner = stream, combiner
@@ -232,30 +231,30 @@ class PendingResults:
         self._size_bytes += piece.size_bytes
         return True
 
-    def apply_to(self, table: UncommittedWrites) -> None:
-        """Reduce the pieces into the table, which is open at the partition.
+    def apply_to(self, partition: OpenPartition) -> None:
+        """Reduce the pieces into the partition.
 
         Raises:
             BadRecord: the table holds a value that cannot be joined; the epoch has to be rolled back.
         """
         try:
-            merge(cast("Table", table), self._combiner.how, self._combiner.grouped(self._pieces))
+            merge(partition, self._combiner.how, self._combiner.grouped(self._pieces))
         except Stop:
             raise
         except Exception as exc:
             self._stream.queue.isolating = True
-            raise BadRecord(f"table {table.name}: {type(exc).__name__}: {exc}") from exc
+            raise BadRecord(f"table {partition.table.name}: {type(exc).__name__}: {exc}") from exc
 
 
-def merge(table: Table, how: Reducer, states: States, *, isolating: bool = False) -> None:
-    """Join states with the table's values, all or none.
+def merge(partition: OpenPartition, how: Reducer, states: States, *, isolating: bool = False) -> None:
+    """Join states with the values of a table's partition, all or none.
 
     Args:
         isolating: the record may be rolled back alone, so the table's values are copied before a function that can
             fail changes them in place.
     """
     keys = list(states)
-    known = table.get_many(keys)
+    known = partition.get_many(keys)
     if isolating:
         known = [value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value) for value in known]
-    table.put(dict(zip(keys, how.joined(known, states.values()), strict=True)))
+    partition.put(dict(zip(keys, how.joined(known, states.values()), strict=True)))

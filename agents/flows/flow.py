@@ -208,7 +208,12 @@ class _Ending(Generic[K, T]):
         async def fill(stream: Stream) -> None:
             async for batch in stream.batches():
                 if not _postponed(stream, batch, combiner, table):
-                    merge(table, how, _combined(stream, batch, combiner), isolating=stream.queue.isolating)
+                    merge(
+                        table.opened_to_write(),
+                        how,
+                        _combined(stream, batch, combiner),
+                        isolating=stream.queue.isolating,
+                    )
 
         if self.keyed is None:
             self._agent(table.name, self.topic, fill)
@@ -251,7 +256,7 @@ class _Ending(Generic[K, T]):
         async def gather(stream: Stream) -> None:
             async for batch in stream.batches():
                 states = reduced(_with_tuple_keys(batch.values), lambda state: state, how.merge)
-                merge(table, how, states, isolating=stream.queue.isolating)
+                merge(table.opened_to_write(), how, states, isolating=stream.queue.isolating)
 
         self._agent(f"{table.name}-combine", self.topic, combine)
         self._agent(table.name, between, gather)
@@ -375,17 +380,18 @@ def _combined(stream: Stream, batch: RecordBatch, combiner: Combiner) -> dict[ob
 
 def _postponed(stream: Stream, batch: RecordBatch, combiner: Combiner, table: Table) -> bool:
     """Try to keep the batch until others of its epoch and partition can be reduced with it; return whether it is."""
-    rows = None if stream.queue.isolating or table.open_class is not Table else _packed_rows(batch, combiner)
+    rows = None if stream.queue.isolating or not table.defers else _packed_rows(batch, combiner)
     made = None if rows is None else combiner.piece(batch.arrow, rows, rows.key_column())
     if rows is None or made is None:
         return False
     piece, failed = made
-    pending = cast("PendingResults | None", table.pending.get(batch.partition, {}).get(batch.topic))
+    partition = table.at_hand()
+    assert partition is not None  # an agent runs
+    pending = cast("PendingResults | None", partition.pending.get(batch.topic))
     if pending is None or not pending.add(piece):
-        table.apply_pending()
         pending = PendingResults(stream, combiner)
         pending.add(piece)
-        table.defer(pending)
+        partition.defer(batch.topic, pending)
     _give_up(stream, rows, failed)
     return True
 

@@ -22,19 +22,19 @@ table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .open_partition import K, OpenPartition, V
 from .partition_state import ABSENT, Absent, PartitionState
 from .store import MemoryStore, Store
-from .table import ClosedTable, Table, TrackingTable
-from .uncommitted_writes import K, V
+from .table import Table
 
 __all__ = ["GlobalTable"]
 
 
 class GlobalTable(Table[K, V]):
-    """A global table, while it is open; see the module's docstring.
+    """A global table; see the module's docstring.
 
     Attributes:
         remote_states: partition -> its committed content, for partitions of other workers.
@@ -50,61 +50,56 @@ class GlobalTable(Table[K, V]):
         """Return the state of a partition; the changelog reader may write to its store while others read it."""
         return super().new_state(_SharedStore() if store is None else store)
 
-    def _other_states(self) -> list[PartitionState]:
-        return [state for state in self.visible_states() if state is not self._state]
-
-    def _find_elsewhere(self, key: object) -> V | Absent:
-        for state in self._other_states():
-            value = state.committed(key)
-            if value is not ABSENT:
-                return value
-        return ABSENT
-
-    def __missing__(self, key: K) -> V:  # pyright: ignore[reportIncompatibleVariableOverride]
-        if self._find_here(key) is ABSENT and (value := self._find_elsewhere(key)) is not ABSENT:
-            return value
-        return self._deeper(key)
-
-    def _find_here(self, key: object) -> V | Absent:
-        return ABSENT if self._state is None else Table._find(self, key)
-
-    def _find(self, key: object) -> V | Absent:
-        value = self._find_here(key)
-        return self._find_elsewhere(key) if value is ABSENT else value
-
-    def __delitem__(self, key: K) -> None:
-        if self._find_here(key) is ABSENT:
-            raise KeyError(key)
-        super().__delitem__(key)
-
-    def _merged(self) -> dict[K, V]:
-        merged = {key: value for state in self._other_states() for key, value in state.committed_items()}
-        return merged if self._state is None else merged | Table._merged(self)
+    def new_partition(self, state: PartitionState) -> OpenPartition[K, V]:
+        """Return a partition as agents see it."""
+        return _OpenGlobalPartition(self, state)
 
     def visible_states(self) -> list[PartitionState]:
         """Return all partitions of the table."""
         return [*self.states.values(), *self._suspended.values(), *self.remote_states.values()]
 
 
-class _ClosedGlobalTable(ClosedTable[K, V], GlobalTable[K, V]):
-    """A global table outside of agents."""
+class _OpenGlobalPartition(OpenPartition[K, V]):
+    """A partition of a global table, and the committed content of all others."""
 
-    def _find(self, key: object) -> V | Absent:
-        found = (state.committed(key) for state in self.visible_states())
-        return next((value for value in found if value is not ABSENT), ABSENT)
+    __slots__ = ()
 
-    def _merged(self) -> dict[K, V]:
-        return {key: value for state in self.visible_states() for key, value in state.committed_items()}
+    def __init__(self, table: Table[K, V], state: PartitionState) -> None:
+        super().__init__(table, state)
+        self.writes.__missing__ = self._read_below_writes
 
+    def _elsewhere(self) -> list[PartitionState]:
+        return [state for state in self.table.visible_states() if state is not self.state]
 
-class _TrackingGlobalTable(TrackingTable[K, V], GlobalTable[K, V]):
-    """An open global table that holds mutable values."""
+    def _find_elsewhere(self, key: object) -> V | Absent:
+        for state in self._elsewhere():
+            value = state.committed(key)
+            if value is not ABSENT:
+                return value
+        return ABSENT
 
-    __hash__ = Table.__hash__
+    def _read_below_writes(self, key: K) -> V:
+        if not self.has(key) and (value := self._find_elsewhere(key)) is not ABSENT:
+            return value
+        return self.read_below_cache(key)
 
+    def find(self, key: object) -> V | Absent:
+        """Return a value of this partition, else of another one; ABSENT if there is none."""
+        value = super().find(key)
+        return self._find_elsewhere(key) if value is ABSENT else value
 
-GlobalTable.open_class, GlobalTable.closed_class = GlobalTable, _ClosedGlobalTable
-GlobalTable.tracking_class = _TrackingGlobalTable
+    def has(self, key: object) -> bool:
+        """Return whether this partition has the key."""
+        return super().find(key) is not ABSENT
+
+    def get_many(self, keys: Sequence[K]) -> list[V | Absent]:
+        """Return the value of each key, ABSENT where there is none."""
+        return list(map(self.find, keys))
+
+    def pairs(self) -> dict[K, V]:
+        """Return the pairs of all partitions."""
+        elsewhere = {key: value for state in self._elsewhere() for key, value in state.committed_items()}
+        return elsewhere | super().pairs()
 
 
 class _SharedStore(MemoryStore):

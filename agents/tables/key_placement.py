@@ -18,7 +18,7 @@ from ...topics.errors import BadRecord
 from ...topics.partitioners import Partitioner
 from .partition_state import STREAM_TIME
 from .store import Changes
-from .uncommitted_writes import UncommittedWrites
+from .table import Table
 
 __all__ = ["REMEDY", "MisplacedKeys", "Partitioning", "partitions_of", "topics_of_table"]
 
@@ -65,7 +65,7 @@ def _encodings(topic: TopicKeys, key: object) -> list[bytes]:
     return found
 
 
-def topics_of_table(app: Partitioning, table: UncommittedWrites, counts: Mapping[str, int]) -> dict[str, TopicKeys]:
+def topics_of_table(app: Partitioning, table: Table, counts: Mapping[str, int]) -> dict[str, TopicKeys]:
     """Return name -> topic of the topics from which agents may write to a table.
 
     Topics whose agents have written to it come first.
@@ -79,7 +79,7 @@ def topics_of_table(app: Partitioning, table: UncommittedWrites, counts: Mapping
         for name in channel.topics
         if counts.get(name) == table.changelog_partitions
     }
-    written = {name: possible[name] for name in sorted(table.all_writer_topics & possible.keys())}
+    written = {name: possible[name] for name in sorted(table.uncommitted.all_writer_topics & possible.keys())}
     return {**written, **possible}
 
 
@@ -104,7 +104,7 @@ class MisplacedKeys:
         self._app = app
         self._warned: set[str] = set()
 
-    def check(self, table: UncommittedWrites, changes: Mapping[int, Changes]) -> None:
+    def check(self, table: Table, changes: Mapping[int, Changes]) -> None:
         """Check some of the new keys of an epoch, before it is committed.
 
         Args:
@@ -113,7 +113,12 @@ class MisplacedKeys:
         count = table.changelog_partitions
         if count < 2 or table.local or table.is_global or table.name in self._warned:
             return
-        topics = {name: topic for topic in self._app.topics for name in topic.topics if name in table.writer_topics}
+        topics = {
+            name: topic
+            for topic in self._app.topics
+            for name in topic.topics
+            if name in table.uncommitted.writer_topics
+        }
         if not topics:
             return
         for partition, made in changes.items():
@@ -126,7 +131,7 @@ class MisplacedKeys:
     def _homes(self, topics: Mapping[str, TopicKeys], key: object, count: int) -> set[int]:
         return {home for homes in partitions_of(self._app, topics, key, count).values() for home in homes}
 
-    def _warn(self, table: UncommittedWrites, key: object, partition: int, topics: Iterable[str]) -> None:
+    def _warn(self, table: Table, key: object, partition: int, topics: Iterable[str]) -> None:
         self._warned.add(table.name)
         logger.warning(
             "table %s: key %r is written to partition %d, but records with that key belong to another partition "
@@ -139,7 +144,7 @@ class MisplacedKeys:
         )
 
 
-def _new_keys(table: UncommittedWrites, partition: int, changes: Changes) -> Iterator[object]:
+def _new_keys(table: Table, partition: int, changes: Changes) -> Iterator[object]:
     get, decode = table.states[partition].store.get, table.key_codec.decode
     for data, value in zip(changes.keys[:_CHECKED_KEYS], changes.values[:_CHECKED_KEYS], strict=True):
         if value is not None and data != STREAM_TIME and get(data) is None:

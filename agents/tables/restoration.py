@@ -38,7 +38,7 @@ from .changelog_reader import ChangelogReader
 from .global_table import GlobalTable
 from .partition_state import PartitionState
 from .store_directory import StoreDirectory
-from .uncommitted_writes import UncommittedWrites
+from .table import Table
 from .undecodable_changelog import check_records
 
 __all__ = ["Restoration", "RestoreProgress", "call_with_heartbeats"]
@@ -159,7 +159,7 @@ class Restoration:
         app_id: str,
         stores: StoreDirectory,
         admin: Admin,
-        tables: Iterable[UncommittedWrites],
+        tables: Iterable[Table],
         *,
         standby_replicas: int = 0,
         start_at_end: bool = False,
@@ -221,7 +221,7 @@ class Restoration:
                     self._states[at] = state
             self._follow(sorted(wanted.keys() & self._states.keys()))
 
-    def _partitions_of(self, numbers: Iterable[int]) -> dict[TopicPartition, tuple[UncommittedWrites, int]]:
+    def _partitions_of(self, numbers: Iterable[int]) -> dict[TopicPartition, tuple[Table, int]]:
         """Return the tables' partitions with these numbers that the tables do not show yet."""
         return {
             TopicPartition(table.changelog_name, p): (table, p)
@@ -230,7 +230,7 @@ class Restoration:
             if p < table.changelog_partitions and p not in table.states
         }
 
-    def _global_partitions(self) -> dict[TopicPartition, tuple[UncommittedWrites, int]]:
+    def _global_partitions(self) -> dict[TopicPartition, tuple[Table, int]]:
         """Return all partitions of global tables that this worker does not own."""
         return {
             TopicPartition(table.changelog_name, p): (table, p)
@@ -252,7 +252,7 @@ class Restoration:
             if isinstance(table, GlobalTable):
                 table.remote_states[at[1]] = self._states[at]
 
-    def _restore(self, at: TopicPartition, table: UncommittedWrites, begin: int, end: int) -> None:
+    def _restore(self, at: TopicPartition, table: Table, begin: int, end: int) -> None:
         """Restore a store up to `end`, if it is not there yet."""
         store = self._states[at].store
         if store.position > end:
@@ -405,7 +405,7 @@ async def call_with_heartbeats(group: GroupMember, call: Callable[P, T], *args: 
 
 
 def refuse_double_counting(
-    group: str, tables: Iterable[UncommittedWrites], assignment: Assignment, *, at_end: bool = False
+    group: str, tables: Iterable[Table], assignment: Assignment, *, at_end: bool = False
 ) -> None:
     """Refuse to start a topic without committed offsets while tables already have content.
 

@@ -30,7 +30,7 @@ from .store import MemoryStore, Store
 
 if TYPE_CHECKING:
     from .rocksdb_store import RocksStore, StoreOwner
-    from .uncommitted_writes import UncommittedWrites
+    from .table import Table
 
 __all__ = ["MEMORY", "UNUSABLE", "StoreDirectory", "StorePlace", "store_scheme", "wrapped"]
 
@@ -110,7 +110,7 @@ class StoreDirectory:
         self._app_id, self._folder = app_id, folder
         self._open: dict[tuple[str, int], RocksStore] = {}
 
-    def open(self, admin: Admin, wanted: Iterable[tuple[UncommittedWrites, int]]) -> dict[tuple[str, int], Store]:
+    def open(self, admin: Admin, wanted: Iterable[tuple[Table, int]]) -> dict[tuple[str, int], Store]:
         """Open the stores of table partitions (blocking); stores on disk that are open already stay open.
 
         Args:
@@ -132,7 +132,7 @@ class StoreDirectory:
             self._open_missing(admin, missing)
         return {(table.name, partition): self._opened(table, partition) for table, partition in wanted}
 
-    def _opened(self, table: UncommittedWrites, partition: int) -> Store:
+    def _opened(self, table: Table, partition: int) -> Store:
         in_memory = table.store_scheme == MEMORY
         store: Store = MemoryStore() if in_memory else self._open[table.name, partition]
         if _wrap is None:
@@ -144,7 +144,7 @@ class StoreDirectory:
         store = self._open.get((table, partition))
         return store is not None and not store.closed
 
-    def _open_missing(self, admin: Admin, missing: list[tuple[UncommittedWrites, int]]) -> None:
+    def _open_missing(self, admin: Admin, missing: list[tuple[Table, int]]) -> None:
         from .rocksdb_store import StoreOwner
 
         changelogs = {table.changelog_name for table, _ in missing}

@@ -27,32 +27,25 @@ Invariants.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from mode import want_seconds
 
 from ...topics.errors import BadRecord, Usage
-from ...topics.serde import Codec
-from .expiry_sweep import ExpirySweep
 from .global_table import GlobalTable
+from .open_partition import K, OpenPartition, V
 from .partition_state import ABSENT, STREAM_TIME, Absent, PartitionState
-from .store import Changes, Store
-from .table import ClosedTable, Table, TrackingTable
-from .uncommitted_writes import K, V
+from .store import Store
+from .table import Table
+from .ttl_state import TtlState, unexpired, value_of
 from .value_cache import IMMUTABLE
 
-__all__ = ["TtlState", "TtlTable", "new_table", "unexpired", "value_of"]
-
-_TIME = struct.Struct(">q")
-_TIME_BYTES = _TIME.size
-_NEVER_MS = -1
-_NEVER_EXPIRES_MS = 2**62
+__all__ = ["TtlTable", "new_table"]
 
 
-class TtlTable(TrackingTable[K, V]):
-    """A table with a time-to-live, while it is open; it tracks mutable values with methods of its own.
+class TtlTable(Table[K, V]):
+    """A table with a time-to-live.
 
     Args:
         ttl_ms: how long a key exists after its last write, in ms of stream time.
@@ -62,28 +55,16 @@ class TtlTable(TrackingTable[K, V]):
     ttl_ms: int
 
     def __init__(self, name: str, *, ttl_ms: int, clock: Callable[[], int], **options: Any) -> None:
-        self.ttl_ms, self._clock = ttl_ms, clock
+        self.ttl_ms, self.clock = ttl_ms, clock
         super().__init__(name, **options)
-        self.tracking = True
+        self.uncommitted.tracking = True
 
-    # The engine's side ----------------------------------------------------------------------------------------------
+    def new_partition(self, state: PartitionState) -> OpenPartition[K, V]:
+        """Return a partition as agents see it."""
+        return _OpenTtlPartition(self, cast(TtlState, state))
 
     def _make_state(self, store: Store) -> PartitionState:
         return TtlState(store, self.key_codec, self.value_codec, sets=self.sets, table=self.name, ttl_ms=self.ttl_ms)
-
-    def move_to_epoch(self) -> None:
-        """Move the uncommitted writes, their times and the stream time into the epoch of the partition."""
-        state = cast("TtlState | None", self._state)
-        if state is not None and state.now_ms > state.stream_ms:
-            state.stream_ms = state.now_ms
-            self._writer_topics.add(self._topic)
-        super().move_to_epoch()
-
-    def discard_writes(self) -> None:
-        """Forget the writes since the last `move_to_epoch`, and the progress of stream time."""
-        super().discard_writes()
-        if self._state is not None:
-            cast(TtlState, self._state).discard_times()
 
     def value_bytes(self, stored: bytes) -> bytes:
         """Return a stored value without its time."""
@@ -93,95 +74,116 @@ class TtlTable(TrackingTable[K, V]):
         """Return the unexpired pairs of a partition, without times."""
         return unexpired(data, self.ttl_ms)
 
-    # The agent's side -----------------------------------------------------------------------------------------------
 
-    def _advance(self) -> TtlState:
-        state = cast(TtlState, self._need_state())
-        state.advance(self._clock())
-        return state
+class _OpenTtlPartition(OpenPartition[K, V]):
+    """A partition whose keys expire: each touch of a key advances stream time to the current record."""
 
-    def _expire(self, key: Any) -> TtlState:
+    __slots__ = ("_clock",)
+    state: TtlState
+
+    def __init__(self, table: TtlTable[K, V], state: TtlState) -> None:
+        super().__init__(table, state)
+        self._clock = table.clock
+
+    def _advance(self) -> None:
+        self.state.advance(self._clock())
+
+    def _expire(self, key: Any) -> None:
         """Advance stream time to the current record, and delete the key if it is expired then."""
-        state = self._advance()
-        value = dict.get(self, key, ABSENT)
+        self._advance()
+        state = self.state
+        value = self.writes.get(key, ABSENT)
         uncommitted = value is not ABSENT
-        if not uncommitted and key not in self._deleted:
+        if not uncommitted and key not in self.deleted:
             value = state.epoch.get(key, ABSENT)
         if value is not ABSENT and type(value) not in IMMUTABLE:
             state.note_change(key, value, uncommitted=uncommitted)
         written_ms = state.time_of(key)
         if written_ms is not None and state.is_expired(written_ms, state.now_ms):
-            self._delete(key)
-            state.write_times[key] = None
-        return state
+            self.delete(key)
 
-    def __getitem__(self, key: K) -> V:
-        state = self._expire(key)
-        value = dict.__getitem__(self, key)
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    def read_tracked(self, key: K) -> V:
+        """Return what `[]` gives, and track it if it is mutable."""
+        self._expire(key)
+        value = self.writes[key]
         if type(value) not in IMMUTABLE:
-            state.note_read(key, value)
-            self._tracked.append((self, state, key, value))
+            self.state.note_read(key, value)
+            self._all.tracked.append((self, key, value))
         return value
 
-    def __setitem__(self, key: K, value: V) -> None:
-        if key == STREAM_TIME:
-            raise BadRecord(f"table {self.name}: {STREAM_TIME!r} cannot be a key of a table with a time-to-live")
-        state = self._advance()
-        dict.__setitem__(self, key, value)
-        state.write_times[key] = state.now_ms
-        if type(value) not in IMMUTABLE:
-            self._track_written(key, value)
-
-    def __delitem__(self, key: K) -> None:
-        super().__delitem__(key)
-        cast(TtlState, self._state).write_times[key] = None
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Write many pairs, as `dict.update` does."""
-        new: Any = dict(*args, **kwargs)
-        for key, value in new.items():
-            self[key] = value
-
-    def put(self, changes: dict[K, V]) -> None:
-        """Write values that no agent holds, such as the results of a flow."""
-        state = self._advance()
-        dict.update(self, changes)
-        state.write_times |= dict.fromkeys(changes, state.now_ms)
-
-    def detach(self, state: PartitionState, key: object, value: object) -> None:
-        """Detach a value that an agent has held; if the record changed it, it was written at the record's time."""
-        ttl_state = cast(TtlState, state)
-        uncommitted = state is self._state and dict.get(self, key, ABSENT) is value
-        if uncommitted or state.epoch.get(key, ABSENT) is value:
-            ttl_state.note_change(key, value, uncommitted=uncommitted)
-        super().detach(state, key, value)
-        ttl_state.last_reads.pop((key, id(value)), None)
-
-    def _find(self, key: object) -> V | Absent:
+    def find(self, key: object) -> V | Absent:
+        """Return a value; ABSENT if there is none, if it is expired, or if it is a default that was only read."""
         self._expire(key)
-        return super()._find(key)
+        return super().find(key)
 
-    def _merged(self) -> dict[K, V]:
-        state = self._advance()
-        merged: dict[K, V] = dict(state.items_at(state.now_ms))
-        touched = cast(
-            "dict[K, None]", dict.fromkeys([*state.epoch, *self._deleted, *(key for key, _ in self.writes())])
-        )
+    def get_many(self, keys: Sequence[K]) -> list[V | Absent]:
+        """Return the value of each key, ABSENT where there is none."""
+        return list(map(self.find, keys))
+
+    def pairs(self) -> dict[K, V]:
+        """Return all pairs that are not expired."""
+        self._advance()
+        merged: dict[Any, V] = dict(self.state.items_at(self.state.now_ms))
+        touched: dict[object, None] = dict.fromkeys([*self.state.epoch, *self.deleted, *self.writes])
         for key in touched:
-            value = self._find(key)
+            value = self.find(key)
             if value is ABSENT:
                 merged.pop(key, None)
             else:
                 merged[key] = value
         return merged
 
+    # Writing --------------------------------------------------------------------------------------------------------
 
-class _ClosedTtlTable(ClosedTable[K, V], TtlTable[K, V]):
-    """A table with a time-to-live outside of agents: committed content at the committed stream time."""
+    def write_tracked(self, key: K, value: V) -> None:
+        """Write a value at the current stream time, and track it if it is mutable."""
+        if key == STREAM_TIME:
+            raise BadRecord(f"table {self.table.name}: {STREAM_TIME!r} cannot be a key of a table with a time-to-live")
+        self._advance()
+        self.state.write_times[key] = self.state.now_ms
+        super().write_tracked(key, value)
 
+    def delete(self, key: object) -> None:
+        """Delete a key, which may be absent."""
+        super().delete(key)
+        self.state.write_times[key] = None
 
-TtlTable.open_class = TtlTable.tracking_class = TtlTable
-TtlTable.closed_class = _ClosedTtlTable
+    def update(self, new: dict[K, V]) -> None:
+        """Write many pairs."""
+        for key, value in new.items():
+            self.write_tracked(key, value)
+
+    def put(self, changes: dict[K, V]) -> None:
+        """Write values that no agent holds, such as the results of a flow."""
+        self._advance()
+        self.writes.update(changes)
+        self.state.write_times |= dict.fromkeys(changes, self.state.now_ms)
+
+    # The engine's side ----------------------------------------------------------------------------------------------
+
+    def move_to_epoch(self) -> None:
+        """Move the uncommitted writes, their times and the stream time into the epoch of the state."""
+        state = self.state
+        if state.now_ms > state.stream_ms:
+            state.stream_ms = state.now_ms
+            self._all.writer_topics.add(self.topic)
+        super().move_to_epoch()
+
+    def discard(self) -> None:
+        """Forget the writes since the last `move_to_epoch`, and the progress of stream time."""
+        super().discard()
+        self.state.discard_times()
+
+    def detach(self, key: object, value: object) -> None:
+        """Detach a value that an agent has held; if the record changed it, it was written at the record's time."""
+        state = self.state
+        uncommitted = self.writes.get(cast("K", key), ABSENT) is value
+        if uncommitted or state.epoch.get(key, ABSENT) is value:
+            state.note_change(key, value, uncommitted=uncommitted)
+        super().detach(key, value)
+        state.last_reads.pop((key, id(value)), None)
 
 
 def new_table(name: str, ttl: Any, clock: Callable[[], int], *, is_global: bool = False, **options: Any) -> Table:
@@ -208,258 +210,3 @@ def new_table(name: str, ttl: Any, clock: Callable[[], int], *, is_global: bool 
     if ttl_ms <= 0:
         raise Usage(f"table {name}: ttl={ttl!r}", hint="give a positive number of seconds, or a timedelta")
     return TtlTable(name, ttl_ms=ttl_ms, clock=clock, **options)
-
-
-class TtlState(PartitionState):
-    """The state of one partition of a table with a time-to-live.
-
-    Attributes:
-        now_ms: stream time as agents see it, including records that can still be rolled back.
-        stream_ms: stream time without those.
-        write_times: key -> time of its last write among the uncommitted writes; None for a deletion.
-        epoch_times: key -> time of its last write in the epoch.
-        last_reads: mutable values as agents got them last: (key, id) -> (value, its bytes, stream time of the read).
-    """
-
-    __slots__ = (
-        *("_committed_ms", "_last_read", "_loaded_at", "_sweep", "_table"),
-        *("epoch_times", "stream_ms", "last_reads", "now_ms", "ttl_ms", "write_times"),
-    )
-
-    def __init__(self, store: Store, keys: Codec, values: Codec, *, sets: bool, table: str, ttl_ms: int) -> None:
-        super().__init__(store, keys, values, sets=sets)
-        self._table, self.ttl_ms = table, ttl_ms
-        self.write_times: dict[object, int | None] = {}
-        self.epoch_times: dict[object, int] = {}
-        self.last_reads: dict[tuple[object, int], tuple[object, bytes, int]] = {}
-        self.now_ms = self.stream_ms = _NEVER_MS
-        self._committed_ms: int | None = None
-        self._loaded_at = -1  # position of the store when the committed stream time was read
-        self._last_read: tuple[object, bytes | None] = (ABSENT, None)
-        self._sweep = ExpirySweep(store, ttl_ms, _written_ms)
-
-    # Time -----------------------------------------------------------------------------------------------------------
-
-    def load(self) -> None:
-        """Read the committed stream time, if the store was written by someone else (a restore).
-
-        Raises:
-            Usage: the store's content belongs to a table without a time-to-live.
-        """
-        if self._loaded_at == self.store.position:
-            return
-        self._last_read = (ABSENT, None)
-        data = self.store.get(STREAM_TIME)
-        if data is None and next(iter(self.store.items()), None) is not None:
-            raise Usage(
-                f"table {self._table}: has a time-to-live now, but its changelog was written without one: it does not "
-                "say when keys were written",
-                hint="give the table another name, or delete its changelog to recompute it",
-            )
-        self._committed_ms = None if data is None else _TIME.unpack(data)[0]
-        self._loaded_at = self.store.position
-        self.now_ms = self.stream_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
-
-    check_content = load
-
-    def advance(self, timestamp_ms: int) -> None:
-        """Advance stream time to the timestamp of a record during which an agent touches the table."""
-        self.load()
-        if timestamp_ms > self.now_ms:
-            self.now_ms = timestamp_ms
-
-    def is_expired(self, written_ms: int, now_ms: int) -> bool:
-        """True if a key that was last written at `written_ms` is expired at `now_ms`."""
-        return written_ms + self.ttl_ms <= now_ms
-
-    def time_of(self, key: object) -> int | None:
-        """Return when a key was last written, in ms; None if it does not exist."""
-        if key in self.write_times:
-            return self.write_times[key]
-        if key in self.epoch_times:
-            return self.epoch_times[key]
-        if self.epoch.get(key) is ABSENT:
-            return None
-        data = self._read(key)
-        return None if data is None else _written_ms(data)
-
-    def _read(self, key: object) -> bytes | None:
-        found, data = self._last_read
-        if found is not key:
-            data = self.store.get(self._keys.keep(key))
-            self._last_read = (key, data)
-        return data
-
-    # Mutable values -------------------------------------------------------------------------------------------------
-
-    def note_change(self, key: object, value: object, *, uncommitted: bool) -> None:
-        """If a value has changed since an agent read it, record the time of that read as its write time.
-
-        Args:
-            uncommitted: the value is among the uncommitted writes, not in the epoch.
-        """
-        last_read = self.last_reads.get((key, id(value)))
-        if last_read is None:
-            return
-        data = self._values.draft(value)
-        if data != last_read[1]:
-            times: dict[object, Any] = self.write_times if uncommitted else self.epoch_times
-            times[key] = last_read[2]
-            self.last_reads[key, id(value)] = (value, data, last_read[2])
-
-    def note_read(self, key: object, value: object) -> None:
-        """Record that an agent reads a mutable value now; `note_change` has been called before."""
-        last_read = self.last_reads.get((key, id(value)))
-        data = self._values.draft(value) if last_read is None else last_read[1]
-        self.last_reads[key, id(value)] = (value, data, self.now_ms)
-
-    # Uncommitted writes and the epoch -------------------------------------------------------------------------------
-
-    def add_to_epoch(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:
-        """Add a table's uncommitted writes and their times. There is no cache, because its values would have to expire.
-
-        Returns:
-            True: mutable values are always tracked.
-        """
-        for key in deleted:
-            self.epoch[key] = ABSENT
-            self.epoch_times.pop(key, None)
-        self.epoch.update(changes)
-        self.epoch_times.update((key, ms) for key, ms in self.write_times.items() if ms is not None)
-        return True
-
-    def discard_times(self) -> None:
-        """Forget the times of the uncommitted writes, which were discarded or moved to the epoch."""
-        self.write_times.clear()
-        self.now_ms = self.stream_ms
-
-    def add_to_cache(self, key: object, value: object) -> None:
-        """Do nothing; see `add_to_epoch`."""
-
-    @property
-    def touched(self) -> bool:
-        """True if a commit has something to write or to sweep."""
-        if self._loaded_at < 0:
-            return False
-        return self._sweep.is_due(self.stream_ms) or bool(self.epoch) or self.stream_ms != self._committed_ms
-
-    def encode(self) -> Changes:
-        """Encode the epoch with its times, the stream time if it has advanced, and deletions of expired keys.
-
-        Raises:
-            BadRecord: a key or value cannot be encoded so that it would be read back unchanged.
-        """
-        keys: list[object] = []
-        values: list[object] = []
-        times: list[bytes] = []
-        deleted: list[object] = []
-        for key, value in self.epoch.items():
-            if value is ABSENT:
-                deleted.append(key)
-                continue
-            if type(value) not in IMMUTABLE:
-                self.note_change(key, value, uncommitted=False)
-            written_ms = self.epoch_times.get(key)
-            if written_ms is not None and not self._is_empty_set(value):
-                keys.append(key)
-                values.append(value)
-                times.append(_TIME.pack(written_ms))
-            elif not self._is_unchanged(key, value) and self._read(key) is not None:
-                deleted.append(key)  # a set has become empty, or the key was deleted and its default read afterwards
-        kept = [time + data for time, data in zip(times, self._values.keep_all(values), strict=True)]
-        changes = self._changes(keys, kept, deleted)
-        if STREAM_TIME in changes.keys:
-            raise BadRecord(f"table {self._table}: {STREAM_TIME!r} cannot be a key of a table with a time-to-live")
-        if self.stream_ms != self._committed_ms:
-            changes.keys.append(STREAM_TIME)
-            changes.values.append(_TIME.pack(self.stream_ms))
-        swept = sorted(self._sweep.keys(self.stream_ms).difference(changes.keys))
-        return Changes(
-            [*changes.keys, *swept], [*changes.values, *([None] * len(swept))], deletes=changes.deletes or bool(swept)
-        )
-
-    def _is_unchanged(self, key: object, value: object) -> bool:
-        original = self.originals.get((key, id(value)))
-        return original is not None and original[2] and not self._is_empty_set(value)
-
-    def apply(self, changes: Changes, position: int) -> None:
-        """Write committed changes to the store and start a new epoch."""
-        super().apply(changes, position)
-        self._loaded_at = position
-        self._committed_ms = self.stream_ms
-        self._end_epoch(committed=True)
-
-    def drop(self) -> None:
-        """Forget the epoch, and return to the committed stream time."""
-        super().drop()
-        self.now_ms = self.stream_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
-        self._end_epoch(committed=False)
-
-    def _end_epoch(self, *, committed: bool) -> None:
-        self._sweep.end(committed=committed)
-        self.write_times.clear()
-        self.epoch_times.clear()
-        self.last_reads.clear()
-        self._last_read = (ABSENT, None)
-
-    def clear_cache(self) -> None:
-        """Forget what was read from the store, because someone else has written it."""
-        super().clear_cache()
-        self._loaded_at, self._last_read = -1, (ABSENT, None)
-
-    # Committed content ----------------------------------------------------------------------------------------------
-
-    def committed(self, key: object) -> Any:
-        """Return the committed value; ABSENT if there is none or if it is expired at the committed stream time."""
-        self.load()
-        data = self._read(key)
-        if data is None or self._is_expired_now(data):
-            return ABSENT
-        return self._decoded(key, value_of(data))
-
-    def committed_items(self) -> Iterator[tuple[Any, Any]]:
-        """Iterate over the committed pairs that are not expired at the committed stream time."""
-        self.load()
-        return self.items_at(_NEVER_MS if self._committed_ms is None else self._committed_ms)
-
-    def items_at(self, now_ms: int) -> Iterator[tuple[Any, Any]]:
-        """Iterate over the committed pairs that are not expired at `now_ms`, decoded."""
-        for key, data in self.store.items():
-            if key != STREAM_TIME and not self.is_expired(_written_ms(data), now_ms):
-                try:
-                    pair = self._keys.decode(key), self._values.decode(value_of(data))
-                except Exception as exc:
-                    raise self._undecodable(key, exc) from exc
-                yield pair
-
-    def approximate_count(self) -> int:
-        """Return the number of committed keys; expired keys count until they are removed."""
-        return max(0, self.store.approximate_count() - 1)
-
-    def _is_expired_now(self, data: bytes) -> bool:
-        return self._committed_ms is not None and self.is_expired(_written_ms(data), self._committed_ms)
-
-
-def _written_ms(data: bytes) -> int:
-    """Return when a stored value was written. One that is too short never expires, and cannot be decoded."""
-    return _TIME.unpack_from(data)[0] if len(data) >= _TIME_BYTES else _NEVER_EXPIRES_MS
-
-
-def value_of(data: bytes) -> bytes:
-    """Return a stored value without its time."""
-    return data[_TIME_BYTES:]
-
-
-def unexpired(content: dict[bytes, bytes], ttl_ms: int) -> dict[bytes, bytes]:
-    """Return the pairs of a partition that are not expired at its stream time, without times.
-
-    Args:
-        content: the partition as in the changelog.
-    """
-    event_time = content.get(STREAM_TIME)
-    now_ms = _NEVER_MS if event_time is None else _TIME.unpack(event_time)[0]
-    return {
-        key: data[_TIME_BYTES:]
-        for key, data in content.items()
-        if key != STREAM_TIME and _written_ms(data) + ttl_ms > now_ms
-    }

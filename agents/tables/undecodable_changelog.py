@@ -16,7 +16,7 @@ from ...topics.partition_reader import Run
 from .partition_state import STREAM_TIME
 
 if TYPE_CHECKING:
-    from .uncommitted_writes import UncommittedWrites
+    from .table import Table
 
 __all__ = ["REMEDY", "Undecodable", "check_records", "shown"]
 
@@ -48,7 +48,7 @@ def shown(data: bytes) -> str:
     return data.decode(errors="backslashreplace")
 
 
-def check_records(table: UncommittedWrites, run: Run, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+def check_records(table: Table, run: Run, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
     """Log the records that cannot be decoded, before they are written to a store.
 
     Args:
@@ -85,7 +85,7 @@ def check_records(table: UncommittedWrites, run: Run, keys: Sequence[bytes], val
         logger.error("table %s: %d more records of %s[%d] cannot be decoded", table.name, more, topic, partition)
 
 
-def _refuse_other_spellings(table: UncommittedWrites, run: Run, keys: Sequence[bytes]) -> None:
+def _refuse_other_spellings(table: Table, run: Run, keys: Sequence[bytes]) -> None:
     """Refuse keys that are not in the table's encoding: keys are found by their bytes, so each would be a duplicate.
 
     Raises:
@@ -103,7 +103,7 @@ def _refuse_other_spellings(table: UncommittedWrites, run: Run, keys: Sequence[b
             raise _written_by_faust(table, run, f"encodes the key {shown(own)} as {shown(key)}")
 
 
-def _refuse_operations(table: UncommittedWrites, run: Run, keys: Sequence[bytes]) -> None:
+def _refuse_operations(table: Table, run: Run, keys: Sequence[bytes]) -> None:
     """Refuse the changelog of a Faust SetTable, which has a record per changed element: `[operation, key]` -> element.
 
     Raises:
@@ -118,7 +118,7 @@ def _refuse_operations(table: UncommittedWrites, run: Run, keys: Sequence[bytes]
             raise _written_by_faust(table, run, f"holds changes of sets ({shown(key)}) instead of sets")
 
 
-def _written_by_faust(table: UncommittedWrites, run: Run, difference: str) -> Stop:
+def _written_by_faust(table: Table, run: Run, difference: str) -> Stop:
     topic, partition = run.at
     return Stop(
         f"table {table.name}: its changelog {topic}[{partition}] {difference}, as Faust does",
@@ -127,7 +127,7 @@ def _written_by_faust(table: UncommittedWrites, run: Run, difference: str) -> St
     )
 
 
-def _why_not(table: UncommittedWrites, key: bytes, value: bytes | None) -> str:
+def _why_not(table: Table, key: bytes, value: bytes | None) -> str:
     """Return why a pair cannot be decoded; empty if it can."""
     part, kind = "key", table.key_codec.name
     try:

@@ -18,7 +18,7 @@ from anabranch.agents.engine.packed_rows import rows_of
 from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
 from anabranch.agents.record_decoding import record_batch
 from anabranch.agents.runtime import runtime_of
-from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
+from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import Stop
 from anabranch.topics.output import Output
 from anabranch.topics.packed import pack
@@ -104,7 +104,7 @@ class Agents:
     def __init__(self, declare: Callable[[App], None]) -> None:
         self.app = App("simulated", topic_partitions=PARTITIONS)
         declare(self.app)
-        self.tables: list[UncommittedWrites] = list(runtime_of(self.app).tables)
+        self.tables: list[Table] = list(runtime_of(self.app).tables)
         for table in self.tables:
             table.changelog_partitions = PARTITIONS
             for partition in range(PARTITIONS):
@@ -151,7 +151,7 @@ class Agents:
                     )
             self._commit()
         for table in self.tables:
-            table.end_savepoints()
+            table.uncommitted.end_savepoints()
 
     def _batch(self, at: TopicPartition, run: Sequence[Any]) -> QueuedBatch:
         rows = rows_of(*at, run[0])
@@ -159,27 +159,26 @@ class Agents:
 
     def _step(self, stream: _Stream, function: Any, batch: QueuedBatch) -> None:
         stream.batch = batch
-        for table in self.tables:
-            table.open(*batch.at)
+        step = runtime_of(self.app).agent_step
+        step.begin(*batch.at, [])
         try:
             function(stream).send(None)  # nothing here makes an agent wait
         except StopIteration:
             pass
         finally:
-            for table in self.tables:
-                table.close()
+            step.end()
 
     def _alone(self, stream: _Stream, function: Any, batch: QueuedBatch) -> None:
         sent, given_up = len(self.outbox.outputs), len(self.letters)
         try:
             self._step(stream, function, batch)
             for table in self.tables:
-                table.check()
+                table.uncommitted.check()
         except Stop:
             raise
         except Exception as exc:
             for table in self.tables:
-                table.discard_writes()
+                table.uncommitted.discard_writes()
             self.outbox.truncate(sent)
             del self.letters[given_up:]
             self.letters.append((batch.at.topic, batch.messages[0], exc))
@@ -187,19 +186,19 @@ class Agents:
 
     def _savepoint(self) -> None:
         for table in self.tables:
-            table.savepoint()
+            table.uncommitted.savepoint()
 
     def _drop(self) -> None:
         self.outbox.clear()
         self.letters.clear()
         for table in self.tables:
-            table.drop_epoch()
+            table.uncommitted.drop_epoch()
 
     def _commit(self) -> None:
         outputs = self.outbox.all()
-        changes = [table.encode_epoch(lambda _: PARTITIONS) for table in self.tables]
+        changes = [table.uncommitted.encode_epoch(lambda _: PARTITIONS) for table in self.tables]
         for table, made in zip(self.tables, changes, strict=True):
-            table.epoch_committed(made, dict.fromkeys(made, 1))
+            table.uncommitted.epoch_committed(made, dict.fromkeys(made, 1))
         self._deliver(outputs)
         self.committed_letters += self.letters
         self.outbox.clear()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
+from anabranch.agents.tables.open_partition import OpenPartition
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import Table
 
@@ -32,10 +33,20 @@ def known(_topic: str) -> int:
     return PARTITIONS
 
 
+def open_at(table: Table, topic: str, partition: int, tracked: list[Any] | None = None) -> None:
+    """Let an agent go on at a record of this partition."""
+    table.step().begin(topic, partition, [] if tracked is None else tracked)
+
+
+def close(table: Table) -> None:
+    """Let the agent be suspended."""
+    table.step().end()
+
+
 def commit(table: Table) -> dict[int, Changes]:
-    table.close()
-    changes = table.encode_epoch(known)
-    table.epoch_committed(changes, {p: table.states[p].store.position + len(c) for p, c in changes.items()})
+    close(table)
+    changes = table.uncommitted.encode_epoch(known)
+    table.uncommitted.epoch_committed(changes, {p: table.states[p].store.position + len(c) for p, c in changes.items()})
     return changes
 
 
@@ -52,7 +63,7 @@ class Steps(NamedTuple):
 
     found: list[dict[Any, int]]
 
-    def apply_to(self, table: Table) -> None:
+    def apply_to(self, partition: OpenPartition) -> None:
         for steps in self.found:
             for key, step in steps.items():
-                table[key] += step
+                partition.write(key, partition.read(key) + step)

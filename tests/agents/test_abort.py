@@ -16,7 +16,7 @@ from anabranch.agents.tables.store import Changes, MemoryStore
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import Aborted, TransactionalProducer
 from failing_records import BAD, Boom
-from table_partitions import commit, made, stored
+from table_partitions import commit, made, open_at, stored
 
 
 @pytest.fixture
@@ -148,10 +148,10 @@ async def test_records_that_may_be_lost_are_sent_again_and_never_committed(lab, 
 @pytest.mark.parametrize("options", [{"default": list}, {"sets": True}], ids=["a default", "sets"])
 def test_a_key_that_was_deleted_and_whose_default_was_only_read_then_is_a_tombstone(options) -> None:
     table = made(**options)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] = {1} if "sets" in options else [1]
     commit(table)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     del table["a"]
     assert not table["a"]
     changes = commit(table)

@@ -10,14 +10,14 @@ import pytest
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import BadRecord, Usage
-from table_partitions import Steps, commit, made, stored
+from table_partitions import Steps, close, commit, made, open_at, stored
 
 
 def test_a_default_that_was_only_looked_at_is_not_a_key_in_savepoint_mode_either() -> None:
     table = made(list)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table["a"] == []
-    table.savepoint()
+    table.uncommitted.savepoint()
     assert table["a"] == []
     assert "a" not in table
     assert len(table) == 0
@@ -26,13 +26,13 @@ def test_a_default_that_was_only_looked_at_is_not_a_key_in_savepoint_mode_either
 
 def test_undoing_a_record_brings_back_what_an_earlier_one_only_looked_at() -> None:
     table = made(list)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table["a"] == []
-    table.savepoint()
+    table.uncommitted.savepoint()
     table["a"] = [1]
     del table["a"]
     assert table["a"] == []
-    table.discard_writes()
+    table.uncommitted.discard_writes()
     assert "a" not in table
     assert commit(table) == {}
 
@@ -68,10 +68,9 @@ def test_whatever_an_agent_does_with_a_table_what_waits_is_there() -> None:
     assert set(vars(dict)) - others == does.keys()
     for name, (call, expected) in does.items():
         table = made(int)
-        table.open("orders", 0)
-        table.defer(Steps([{"a": 1}]))
+        open_at(table, "orders", 0)
+        table.at_hand().defer("orders", Steps([{"a": 1}]))
         assert call(table) == expected, name
-        assert type(table) is Table, name
         left = {"__delitem__": {}, "__ior__": {"a": 1, "b": 2}, "__setitem__": {"a": 7}, "clear": {}, "pop": {}}
         left |= {"popitem": {}, "update": {"a": 1, "b": 2}}
         commit(table)
@@ -80,25 +79,25 @@ def test_whatever_an_agent_does_with_a_table_what_waits_is_there() -> None:
 
 def test_what_waits_is_not_seen_outside_before_the_commit_and_cannot_be_undone_with_a_record() -> None:
     table = made(int)
-    table.open("orders", 0)
-    table.defer(Steps([{"a": 1}]))
-    table.close()
+    open_at(table, "orders", 0)
+    table.at_hand().defer("orders", Steps([{"a": 1}]))
+    close(table)
     assert table == {}
-    table.open("orders", 1)
+    open_at(table, "orders", 1)
     assert table["a"] == 0
-    table.savepoint()
+    table.uncommitted.savepoint()
     table["b"] = 1
-    table.discard_writes()
+    table.uncommitted.discard_writes()
     commit(table)
     assert stored(table) == {0: {"a": 1}, 1: {}, 2: {}}
 
 
 def test_only_what_changed_is_encoded_once_and_deletions_are_tombstones() -> None:
     table = made(dict)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["kept"], table["changed"], table["gone"] = {"n": 1}, {"n": 1}, {"n": 1}
     commit(table)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table["kept"] == {"n": 1}
     table["changed"]["n"] += 1
     table["changed"]["n"] += 1
@@ -112,13 +111,13 @@ def test_an_object_that_the_agent_holds_over_another_partitions_record_still_cou
     #  agent one   ── holds table["a"] ──────────────── appends
     #  agent two                        partition 1
     table = made(list)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     held = table["a"]
-    table.close()
-    table.open("orders", 1)
+    close(table)
+    open_at(table, "orders", 1)
     table["b"] = [2]
-    table.close()
-    table.open("orders", 0)
+    close(table)
+    open_at(table, "orders", 0)
     held.append(1)
     commit(table)
     assert stored(table) == {0: {"a": [1]}, 1: {"b": [2]}, 2: {}}
@@ -126,30 +125,30 @@ def test_an_object_that_the_agent_holds_over_another_partitions_record_still_cou
 
 def test_a_savepoint_that_fails_has_moved_nothing_so_the_record_can_be_undone() -> None:
     table = made(list)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["good"].append(1)
-    table.savepoint()
+    table.uncommitted.savepoint()
     table["good"].append(2)
     table["bad"].append(datetime.date(2013, 1, 1))
     with pytest.raises(BadRecord):
-        table.savepoint()
-    table.discard_writes()
+        table.uncommitted.savepoint()
+    table.uncommitted.discard_writes()
     commit(table)
     assert stored(table)[0] == {"good": [1]}
 
 
 def test_a_partition_that_was_away_is_there_when_it_comes_back() -> None:
     table = made(int)
-    table.open("orders", 2)
+    open_at(table, "orders", 2)
     table["a"] += 1
     commit(table)
     table.suspend_others({0, 1})
-    table.open("orders", 2)  # a timer of `take` resumes the agent at the partition it had
+    open_at(table, "orders", 2)  # a timer of `take` resumes the agent at the partition it had
     with pytest.raises(Usage, match="partition 2 of topic orders"):
         table["a"]
-    table.close()
+    close(table)
     table.add_partition(2, table.take_suspended()[2])
-    table.open("orders", 2)
+    open_at(table, "orders", 2)
     assert table["a"] == 1
 
 
@@ -170,7 +169,7 @@ def test_hot_keys_are_read_once(monkeypatch) -> None:
     table.states[0].store.apply(content, 2)
     asked = counted(table, monkeypatch)
     for _ in range(5):
-        table.open("orders", 0)
+        open_at(table, "orders", 0)
         assert table["read only"] == 7
         table["written"] += 1
         table["new"] += 1
@@ -185,7 +184,7 @@ def test_what_is_at_hand_is_bounded_in_bytes(what: str, monkeypatch) -> None:
     table, long = made(str), "x" * 10_000
     largest = 0
     for step in range(300):
-        table.open("orders", 0)
+        open_at(table, "orders", 0)
         match what:
             case "values":
                 table[step] = long + str(step)
@@ -222,25 +221,25 @@ WRITES: dict[str, Callable[[Table], Any]] = {
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 def test_a_closed_table_refuses_to_be_written(write: Callable[[Table], Any]) -> None:
     table = made(int)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] = 5
     commit(table)
     with pytest.raises(BadRecord, match="table t: cannot modify a table outside of an agent"):
         write(table)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table == {"a": 5}
 
 
 def test_a_closed_table_shows_what_is_committed_in_all_local_partitions() -> None:
     table = made(list)
     for partition, key in enumerate("abc"):
-        table.open("orders", partition)
+        open_at(table, "orders", partition)
         table[key].append(partition)
     commit(table)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"].append("uncommitted")
     table["new"] = [1]
-    table.close()
+    close(table)
     assert table == {"a": [0], "b": [1], "c": [2]} == dict(table) == table.copy()
     assert table["a"] == table.get("a") == [0]
     assert table["new"] == []
@@ -265,28 +264,26 @@ def test_a_closed_table_without_a_default_raises_key_errors() -> None:
 def test_a_topic_with_another_number_of_partitions_is_refused_at_the_gate() -> None:
     table = made(int)
     table.changelog_topic = type("Topic", (), {"get_topic_name": lambda _: "app-t-changelog"})()
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] += 1
     with pytest.raises(Usage, match="topic orders has 5 partitions, the changelog app-t-changelog has 3"):
-        table.encode_epoch(lambda _: 5)
+        table.uncommitted.encode_epoch(lambda _: 5)
 
 
-def test_a_partition_that_the_changelog_lacks_is_refused_when_it_is_read_and_when_the_agent_moves_on() -> None:
+def test_a_partition_that_the_changelog_lacks_is_refused_when_it_is_read_and_when_it_is_written() -> None:
     table = made(int)
-    table.open("orders", 7)
+    open_at(table, "orders", 7)
     with pytest.raises(Usage, match="partition 7 of topic orders has no matching partition"):
         table["a"]
-    table["a"] = 1
     with pytest.raises(Usage, match="which has 3 partitions"):
-        table.move_to_epoch()
-    table.move_to_epoch()  # said once; nothing is left to be moved
-    table.open("orders", 0)
+        table["a"] = 1
+    open_at(table, "orders", 0)
     assert len(table) == 0
 
 
 def test_an_agent_that_only_reads_numbers_writes_nothing() -> None:
     table = made(int)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table["a"] == 0
     assert "a" not in table
     assert commit(table) == {}

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from anabranch.agents.tables.partition_state import ABSENT
 from anabranch.agents.tables.store import Changes
-from anabranch.agents.tables.table import ClosedTable, Table
+from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import Usage
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from table_partitions import PARTITIONS, Basket, Content, Steps, decoded, known, made, stored
+from table_partitions import PARTITIONS, Basket, Content, Steps, close, decoded, known, made, open_at, stored
 
 TOPICS = ("orders", "refunds")
 
@@ -186,7 +186,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(many=st.lists(keys, max_size=4))
     def asks_for_many(self, many: list[Any]) -> None:
         twin = self.twin
-        self.both(lambda: self.table.get_many(many), lambda: [twin.get(key, ABSENT) for key in many])
+        self.both(lambda: self.table.opened().get_many(many), lambda: [twin.get(key, ABSENT) for key in many])
 
     @rule()
     def looks_at_everything(self) -> None:
@@ -207,20 +207,20 @@ class TableMachine(RuleBasedStateMachine):
 
     @initialize()
     def opens(self) -> None:
-        self.table.open(self.topic, self.at)
+        open_at(self.table, self.topic, self.at)
 
     @rule(topic=topics, at=partitions, closed=st.booleans())
     def turns_to_another_partition(self, topic: str, at: int, closed: bool) -> None:
         if self.began and (topic, at) != (self.topic, self.at):
             self.undoable = False
         if closed:
-            self.table.close()
+            close(self.table)
         self.topic, self.at = topic, at
         self.opens()
 
     @rule()
     def marks_a_savepoint(self) -> None:
-        self.table.savepoint()
+        self.table.uncommitted.savepoint()
         self.settle()
         self.saved = copy.deepcopy(self.now)
         self.isolating = self.undoable = True
@@ -229,19 +229,19 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.undoable)
     @rule()
     def undoes_a_record(self) -> None:
-        self.table.discard_writes()
+        self.table.uncommitted.discard_writes()
         self.now = copy.deepcopy(self.saved)
         self.began = False
 
     @rule()
     def redoes_the_epoch(self) -> None:
-        self.table.close()
-        self.table.drop_epoch()
+        close(self.table)
+        self.table.uncommitted.drop_epoch()
         self.back_to_the_commit()
 
     @rule(keep=st.sets(partitions), returns=st.booleans())
     def loses_partitions(self, keep: set[int], returns: bool) -> None:
-        self.table.close()
+        close(self.table)
         self.table.suspend_others(keep)
         gone = self.table.take_suspended()
         self.back_to_the_commit()
@@ -271,10 +271,10 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(succeeds=st.booleans(), trusted=st.booleans())
     def commits(self, succeeds: bool, trusted: bool) -> None:
-        self.table.close()
+        close(self.table)
         self.settle()
-        changes = self.table.encode_epoch(known)
-        assert changes == self.table.encode_epoch(known)
+        changes = self.table.uncommitted.encode_epoch(known)
+        assert changes == self.table.uncommitted.encode_epoch(known)
         if not succeeds:
             self.redoes_the_epoch()
             return
@@ -289,7 +289,7 @@ class TableMachine(RuleBasedStateMachine):
                     self.changelog[partition].pop(key, None)
                 else:
                     self.changelog[partition][key] = value
-        self.table.epoch_committed(changes, dict.fromkeys(changes, 77))
+        self.table.uncommitted.epoch_committed(changes, dict.fromkeys(changes, 77))
         assert all(self.table.states[p].store.position == 77 for p in changes)
         self.committed = copy.deepcopy(self.now)
         self.touched.clear()
@@ -299,15 +299,15 @@ class TableMachine(RuleBasedStateMachine):
         for partition, content in stored(self.table).items():
             assert exactly_equal_content(content, self.now[partition])
         if trusted:
-            self.table.end_savepoints()
+            self.table.uncommitted.end_savepoints()
             self.isolating = False
         self.opens()
 
     @invariant()
     def outside_shows_what_is_committed(self) -> None:
-        self.table.close()
+        close(self.table)
         table = self.table
-        assert isinstance(table, ClosedTable)
+        assert table.opened() is None
         # A key may be in several partitions here, which only a wrong partitioner makes happen: any of them is right.
         every = [(key, value) for content in self.committed.values() for key, value in content.items()]
         assert set(table) == {key for key, _ in every}
@@ -334,11 +334,11 @@ class Numbers(TableMachine):
     def lets_changes_wait(self, steps: dict[Any, int]) -> None:
         self.undoable = False  # whoever goes record by record lets nothing wait
         self.touch(*steps)
-        waiting = self.table.pending.get(self.at, {}).get(self.topic)
+        waiting = self.table.at_hand().pending.get(self.topic)
         if isinstance(waiting, Steps):
             waiting.found.append(steps)
         else:
-            self.table.defer(Steps([steps]))
+            self.table.at_hand().defer(self.topic, Steps([steps]))
         for key, step in steps.items():
             self.twin[key] = self.twin.get(key, 0) + step
 

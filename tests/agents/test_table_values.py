@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from anabranch.topics.errors import BadRecord, Usage
-from table_partitions import Basket, commit, known, made, stored
+from table_partitions import Basket, commit, known, made, open_at, stored
 
 CANNOT_BE_KEPT: dict[str, Any] = {
     "a tuple": (1, 2),
@@ -39,26 +39,26 @@ CANNOT_BE_KEPT: dict[str, Any] = {
 @pytest.mark.parametrize("value", CANNOT_BE_KEPT.values(), ids=CANNOT_BE_KEPT.keys())
 def test_what_json_would_change_is_refused_at_the_gate_and_at_a_savepoint(value: Any) -> None:
     table = made()
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["good"] = 1
     table["bad"] = value
     with pytest.raises(BadRecord):
-        table.savepoint()
+        table.uncommitted.savepoint()
     with pytest.raises(BadRecord):
-        table.encode_epoch(known)
+        table.uncommitted.encode_epoch(known)
 
 
 @pytest.mark.parametrize("key", [float("nan"), b"x", datetime.date(2013, 1, 1), ("a", b"x"), "\ud800", frozenset("a")])
 def test_keys_that_json_would_change_are_refused(key: Any) -> None:
     table = made()
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     with pytest.raises(BadRecord):
         table.get(key)
     table[key] = 1
     with pytest.raises(BadRecord):
-        table.savepoint()
+        table.uncommitted.savepoint()
     with pytest.raises(BadRecord):
-        table.encode_epoch(known)
+        table.uncommitted.encode_epoch(known)
 
 
 class Size(enum.Enum):
@@ -119,12 +119,12 @@ OF_ANOTHER_TYPE: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize(("declared", "value"), OF_ANOTHER_TYPE.values(), ids=OF_ANOTHER_TYPE.keys())
 def test_what_would_come_back_equal_and_of_another_type_is_refused(declared: Any, value: Any) -> None:
     table = made(value_type=declared)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["bad"] = value
     with pytest.raises(BadRecord):
-        table.savepoint()
+        table.uncommitted.savepoint()
     with pytest.raises(BadRecord):
-        table.encode_epoch(known)
+        table.uncommitted.encode_epoch(known)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_would_come_back_equal_and_of_another_type_is_refused(declared: Any
 )
 def test_the_same_of_the_right_types_is_kept(declared: Any, value: Any) -> None:
     table = made(value_type=declared)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] = table["b"] = value
     commit(table)
     assert stored(table)[0] == {"a": value, "b": value}
@@ -150,10 +150,10 @@ def test_the_same_of_the_right_types_is_kept(declared: Any, value: Any) -> None:
 def test_elements_of_sets_have_the_types_that_come_back() -> None:
     for declared, element in ((int, Level.LOW), (float, 1), (str, Name("a"))):
         table = made(sets=True, value_type=declared)
-        table.open("orders", 0)
+        open_at(table, "orders", 0)
         table["a"].add(element)
         with pytest.raises(BadRecord):
-            table.encode_epoch(known)
+            table.uncommitted.encode_epoch(known)
 
 
 def test_a_declared_key_of_another_type_that_is_equal_is_the_same_key() -> None:
@@ -162,7 +162,7 @@ def test_a_declared_key_of_another_type_that_is_equal_is_the_same_key() -> None:
 
     table = made(int, key_type=Place)
     for place in (Place(1), Place(1.0), Place(1)):
-        table.open("orders", 0)
+        open_at(table, "orders", 0)
         table[place] += 1
         commit(table)
     assert stored(table)[0] == {Place(1.0): 3}
@@ -192,11 +192,11 @@ class Visit:
 )
 def test_what_has_a_declared_type_comes_back_as_it_was(declared: Any, value: Any) -> None:
     table = made(value_type=declared)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] = value
     commit(table)
     assert stored(table)[0] == {"a": value}
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table["a"] == value
 
 
@@ -217,17 +217,17 @@ def test_what_has_a_declared_type_comes_back_as_it_was(declared: Any, value: Any
 )
 def test_what_does_not_fit_its_declared_type_is_refused(declared: Any, value: Any) -> None:
     table = made(value_type=declared)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] = value
     with pytest.raises(BadRecord):
-        table.savepoint()
+        table.uncommitted.savepoint()
     with pytest.raises(BadRecord):
-        table.encode_epoch(known)
+        table.uncommitted.encode_epoch(known)
 
 
 def test_a_declared_key_comes_back_as_it_was_and_another_type_is_refused() -> None:
     table = made(int, key_type=datetime.date)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table[datetime.date(2013, 1, 1)] += 1
     with pytest.raises(BadRecord):
         table["2013-01-01"]
@@ -240,7 +240,7 @@ def test_text_and_bytes_are_different_keys_so_one_of_them_is_refused(key_type: t
     right: Any = {bytes: b"a", str: "a"}[key_type]
     wrong: Any = {bytes: "a", str: b"a"}[key_type]
     table = made(int, key_type=key_type)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table[right] == 0
     with pytest.raises(BadRecord):
         table[wrong]
@@ -248,10 +248,10 @@ def test_text_and_bytes_are_different_keys_so_one_of_them_is_refused(key_type: t
 
 def test_whole_floats_and_integers_are_one_key_as_in_a_dict() -> None:
     table = made(int)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table[3.0] += 1
     commit(table)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table[3] += 1
     table[("a", 3.0)] += 1
     commit(table)
@@ -266,10 +266,10 @@ def test_a_default_that_would_not_come_back_is_refused_where_the_table_is_declar
 
 def test_the_type_of_the_default_is_the_declared_type_where_json_would_lose_it() -> None:
     table = made(lambda: {1, 2})
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"].add(3)
     commit(table)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     assert table["a"] == {1, 2, 3}
 
 
@@ -277,7 +277,7 @@ def test_equal_sets_are_equal_bytes_whatever_order_they_were_filled_in() -> None
     found: set[bytes] = set()
     for order in ([8, "a", ("b", 2), 16, 0], [0, 16, ("b", 2), "a", 8.0]):
         table = made(sets=True)
-        table.open("orders", 0)
+        open_at(table, "orders", 0)
         for element in order:
             table["k"].add(element)
         found.add(commit(table)[0].values[0])
@@ -291,12 +291,12 @@ def test_equal_sets_are_equal_bytes_whatever_order_they_were_filled_in() -> None
 )
 def test_what_is_no_set_of_such_elements_is_refused(value: Any) -> None:
     table = made(sets=True)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["bad"] = value
     with pytest.raises(BadRecord):
-        table.savepoint()
+        table.uncommitted.savepoint()
     with pytest.raises(BadRecord):
-        table.encode_epoch(known)
+        table.uncommitted.encode_epoch(known)
 
 
 @pytest.mark.parametrize(
@@ -304,26 +304,26 @@ def test_what_is_no_set_of_such_elements_is_refused(value: Any) -> None:
 )
 def test_elements_have_their_declared_type(declared: Any, value: Any) -> None:
     table = made(sets=True, value_type=declared)
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] |= value
     commit(table)
     assert stored(table)[0] == {"a": value}
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"].add(7)
     with pytest.raises(BadRecord):
-        table.encode_epoch(known)
+        table.uncommitted.encode_epoch(known)
 
 
 def test_a_value_that_cannot_be_kept_and_is_overwritten_before_the_epoch_ends_was_never_there() -> None:
     # An epoch is looked at when it ends, so that writing stays as fast as in a dict. Record by record it is noticed.
     table = made()
-    table.open("orders", 0)
+    open_at(table, "orders", 0)
     table["a"] = object()
     table["a"] = 1
     commit(table)
     assert stored(table)[0] == {"a": 1}
-    table.open("orders", 0)
-    table.savepoint()
+    open_at(table, "orders", 0)
+    table.uncommitted.savepoint()
     table["a"] = object()
     with pytest.raises(BadRecord):
-        table.savepoint()
+        table.uncommitted.savepoint()

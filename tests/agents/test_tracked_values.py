@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from anabranch.agents.tables.global_table import GlobalTable
+from anabranch.agents.tables.open_partition import end_record
 from anabranch.agents.tables.table import Table
 from anabranch.agents.tables.ttl_table import TtlTable
-from anabranch.agents.tables.uncommitted_writes import end_record
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from table_partitions import Basket, known, made, stored
+from table_partitions import Basket, close, known, made, open_at, stored
 
 KEYS = "abc"
 NONE: Any = object()
@@ -150,22 +150,22 @@ class Agent:
     def record(self, todo: list[Op], *, isolating: bool) -> None:
         for table in self.tables:
             if isolating:
-                table.savepoint()
-            table.open("orders", 0, self.handed)
+                table.uncommitted.savepoint()
+            open_at(table, "orders", 0, self.handed)
         for op in todo:
             self.act(op)
         end_record(self.handed)
         for table, twin in zip(self.tables, self.twins, strict=True):
-            table.close()
+            close(table)
             twin.end_record()
 
     def commit(self) -> bool:
-        changes = [table.encode_epoch(known) for table in self.tables]
-        if any(table.untracked for table in self.tables):
+        changes = [table.uncommitted.encode_epoch(known) for table in self.tables]
+        if any(table.uncommitted.untracked for table in self.tables):
             return False
         assert not self.wrong
         for table, change, twin in zip(self.tables, changes, self.twins, strict=True):
-            table.epoch_committed(change, dict.fromkeys(change, 1))
+            table.uncommitted.epoch_committed(change, dict.fromkeys(change, 1))
             assert stored_of(table) == twin.content
         return True
 
@@ -181,7 +181,7 @@ class Agent:
                 self.held, self.twins, self.twins_held = saved
                 self.wrong, self.handed = [], []
                 for table in self.tables:
-                    table.drop_epoch()
+                    table.uncommitted.drop_epoch()
             else:
                 raise AssertionError("the epoch is done again and again")
 

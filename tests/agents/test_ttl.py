@@ -14,10 +14,12 @@ from anabranch.agents.tables.partition_state import STREAM_TIME
 from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
 from anabranch.agents.tables.table import Table
-from anabranch.agents.tables.ttl_table import TtlTable, unexpired
+from anabranch.agents.tables.ttl_state import unexpired
+from anabranch.agents.tables.ttl_table import TtlTable
 from anabranch.topics.errors import BadRecord, Usage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from table_partitions import close, open_at
 
 TTL = 10
 KEYS = ["a", "b", "c", 7]
@@ -59,14 +61,14 @@ class Real:
         return table
 
     def commit(self) -> Changes | None:
-        self.table.close()
-        changes = self.table.encode_epoch(lambda _: 1)
-        assert changes == self.table.encode_epoch(lambda _: 1), "asked again, the same"
+        close(self.table)
+        changes = self.table.uncommitted.encode_epoch(lambda _: 1)
+        assert changes == self.table.uncommitted.encode_epoch(lambda _: 1), "asked again, the same"
         for key, value in zip(changes[0].keys, changes[0].values, strict=True) if changes else ():
             self.changelog.pop(key, None)
             if value is not None:
                 self.changelog[key] = value
-        self.table.epoch_committed(changes, dict.fromkeys(changes, 1))
+        self.table.uncommitted.epoch_committed(changes, dict.fromkeys(changes, 1))
         assert dict(self.table.states[0].store.items()) == self.changelog
         return changes.get(0)
 
@@ -147,27 +149,27 @@ def act(real: Real, twin: Twin, op: str, key: Any, number: int) -> None:
 def play(real: Real, twin: Twin, made: list[Any]) -> None:
     # What stands in `redone` is done again when the epoch is dropped; what `kept` is the twin at that moment.
     kept, redone = copy.deepcopy(twin), list[Any]()
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     for number, (timestamp, ops, then) in enumerate(made):
         real.timestamp = timestamp
         before = copy.deepcopy(twin)
         if then == "undo":
-            real.table.savepoint()
+            real.table.uncommitted.savepoint()
         for op, key in ops:
             act(real, twin, op, key, number)
         redone.append((timestamp, ops, number))
         match then:
             case "undo":  # the record fails, record by record
-                real.table.discard_writes()
+                real.table.uncommitted.discard_writes()
                 twin.__dict__.update(before.__dict__)
                 redone.pop()
             case "savepoint":
-                real.table.savepoint()
+                real.table.uncommitted.savepoint()
             case "redo":  # an aborted commit
-                real.table.close()
-                real.table.encode_epoch(lambda _: 1)
-                real.table.drop_epoch()
-                real.table.open("in", 0)
+                close(real.table)
+                real.table.uncommitted.encode_epoch(lambda _: 1)
+                real.table.uncommitted.drop_epoch()
+                open_at(real.table, "in", 0)
                 twin.__dict__.update(copy.deepcopy(kept).__dict__)
                 for again, its_ops, its_number in redone:
                     real.timestamp = again
@@ -182,7 +184,7 @@ def play(real: Real, twin: Twin, made: list[Any]) -> None:
                 plain = unexpired(real.changelog, TTL)
                 table = real.table
                 assert {table.key_codec.decode(k): table.value_codec.decode(v) for k, v in plain.items()} == shown
-                real.table.open("in", 0)
+                open_at(real.table, "in", 0)
                 kept, redone = copy.deepcopy(twin), []
 
 
@@ -217,14 +219,14 @@ def test_what_has_expired_is_removed_in_bounded_steps_and_what_was_written_again
     real = Real(int)
     for timestamp, names in ((0, range(1_000)), (5, range(500, 600))):
         real.timestamp = timestamp
-        real.table.open("in", 0)
+        open_at(real.table, "in", 0)
         for name in names:
             real.table[name] += 1
         real.commit()
     real.timestamp = 10
     removed: list[int] = []
     while len(real.changelog) > 101:
-        real.table.open("in", 0)
+        open_at(real.table, "in", 0)
         assert 3 not in real.table
         assert real.table[550] == 2
         if (changes := real.commit()) is not None:
@@ -237,16 +239,16 @@ def test_what_has_expired_is_removed_in_bounded_steps_and_what_was_written_again
 def test_a_record_that_only_reads_moves_the_event_time_for_good() -> None:
     real = Real(int)
     real.timestamp = 0
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     real.table["a"] = 1
     real.commit()
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     real.timestamp = 50
     assert "b" not in real.table
     real.commit()
     real.restart()
     real.timestamp = 1
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     assert "a" not in real.table, "a late record works at the partition's stream time"
 
 
@@ -255,21 +257,21 @@ def test_a_store_that_is_written_past_the_table_is_seen_as_it_is() -> None:
     #  another             └─ b, at 50 ──┘ comes in by the changelog
     real, another = Real(int), Real(int)
     real.timestamp = 1
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     real.table["a"] = 1
     real.commit()
     assert real.table == {"a": 1}
     another.changelog = dict(real.changelog)
     another.restart()
     another.timestamp = 50
-    another.table.open("in", 0)
+    open_at(another.table, "in", 0)
     another.table["b"] = 1
     another.commit()
     data = another.changelog
     real.table.states[0].store.apply(Changes(list(data), list(data.values()), deletes=False), 9)
     assert real.table == {"b": 1}
     real.timestamp = 2
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     assert "a" not in real.table
     assert real.table["b"] == 1
 
@@ -277,13 +279,13 @@ def test_a_store_that_is_written_past_the_table_is_seen_as_it_is() -> None:
 def test_nothing_is_written_where_nothing_was_touched() -> None:
     real = Real(int)
     real.timestamp = 5
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     assert real.commit() is None
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     real.table["a"] = 1
     assert (changes := real.commit()) is not None
     assert changes.keys == [b'"a"', STREAM_TIME]
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     assert real.table["a"] == 1
     assert real.commit() is None
 
@@ -293,7 +295,7 @@ def test_a_table_that_gets_or_loses_its_time_to_live_says_so() -> None:
     plain.add_partition(0).store.apply(Changes([b'"a"'], [b"1"], deletes=False), 1)
     real = Real(int)
     real.timestamp = 1
-    real.table.open("in", 0)
+    open_at(real.table, "in", 0)
     real.table["a"] = 1
     real.commit()
     old, new = plain.states[0].store, real.table.states[0].store
@@ -307,7 +309,7 @@ def test_the_key_that_keeps_the_event_time_is_none_of_the_tables() -> None:
     table = TtlTable("t", ttl_ms=1, clock=int, key_type=bytes, value_type=bytes)
     table.changelog_partitions = 1
     table.add_partition(0)
-    table.open("in", 0)
+    open_at(table, "in", 0)
     with pytest.raises(BadRecord):
         table[STREAM_TIME] = b""
 

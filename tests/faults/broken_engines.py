@@ -17,10 +17,10 @@ from anabranch.agents.engine.group_consumer import GroupConsumer
 from anabranch.agents.engine.rebalance import Rebalance
 from anabranch.agents.engine.router import Router
 from anabranch.agents.tables.changelog_reader import ChangelogReader
+from anabranch.agents.tables.open_partition import OpenPartition
 from anabranch.agents.tables.partition_state import PartitionState
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.agents.tables.store import Changes
-from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
 from anabranch.topics.memory.memory_cluster import MemoryCluster
 from anabranch.topics.memory.memory_kafka import MemoryKafka
 from anabranch.topics.partition_reader import Run
@@ -202,7 +202,7 @@ def a_rollback_keeps_the_outbox() -> Generator[None]:
     def made(real: Any) -> Any:
         def drop(self: Any) -> None:
             for table in self._host.tables:
-                table.drop_epoch()
+                table.uncommitted.drop_epoch()
 
         return drop
 
@@ -419,14 +419,14 @@ def a_deleted_key_whose_default_was_read_is_not_in_the_changelog() -> Generator[
     """A key is deleted, then read: the tombstone is forgotten, for the default was not changed."""
 
     def made(real: Any) -> Any:
-        def detach(self: Any, state: Any, key: object, value: object) -> None:
-            real(self, state, key, value)
-            if not dict.__contains__(self, key):
-                self._deleted.pop(key, None)
+        def detach(self: Any, key: object, value: object) -> None:
+            real(self, key, value)
+            if key not in self.writes:
+                self.deleted.pop(key, None)
 
         return detach
 
-    with swapped(UncommittedWrites, "detach", made):
+    with swapped(OpenPartition, "detach", made):
         yield
 
 

@@ -1,0 +1,51 @@
+"""The step of an agent that is being executed, as tables see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .open_partition import TrackedValue
+    from .table import Table
+
+__all__ = ["AgentStep"]
+
+
+class AgentStep:
+    """The running step of an agent: its coroutine runs from one suspension to the next, at one partition at a time.
+
+    A table opens by itself when an agent first touches it in a step (`Table.opened`), and the end of the step closes
+    it. So tables that an agent does not touch cost nothing.
+
+    Attributes:
+        running: whether an agent runs that has a record.
+        topic, partition: the partition of this record.
+        tracked: receives the mutable values that the agent reads or writes during this record; see `end_record`.
+        opened: the tables that were touched.
+    """
+
+    __slots__ = ("opened", "partition", "running", "topic", "tracked")
+
+    def __init__(self) -> None:
+        self.running = False
+        self.topic, self.partition = "", -1
+        self.tracked: list[TrackedValue] = []
+        self.opened: list[Table] = []
+
+    def begin(self, topic: str, partition: int, tracked: list[TrackedValue]) -> None:
+        """Begin a step, or go on at another partition."""
+        if self.opened:
+            self._close()
+        self.topic, self.partition, self.tracked = topic, partition, tracked
+        self.running = True
+
+    def end(self) -> None:
+        """End the step: the agent is suspended."""
+        self.running = False
+        if self.opened:
+            self._close()
+
+    def _close(self) -> None:
+        for table in self.opened:
+            table.close()
+        self.opened.clear()
