@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from anabranch.agents.tables.agent_step import AgentStep
+from anabranch.agents.tables.global_table import GlobalTable
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import BadRecord, Usage
-from table_partitions import Steps, close, commit, made, open_at, stored
+from table_partitions import PARTITIONS, Steps, close, commit, made, open_at, stored
 
 
 def test_a_default_that_was_only_looked_at_is_not_a_key_in_savepoint_mode_either() -> None:
@@ -292,3 +294,83 @@ def test_an_agent_that_only_reads_numbers_writes_nothing() -> None:
 def test_windows_are_refused_instead_of_never_closed() -> None:
     with pytest.raises(NotImplementedError):
         made(int).tumbling(10)
+
+
+# What an agent touches.
+
+
+def test_a_table_that_an_agent_does_not_touch_is_not_opened() -> None:
+    step = AgentStep()
+    touched, untouched = (Table("t", default=int, step=lambda: step) for _ in range(2))
+    for table in (touched, untouched):
+        table.changelog_partitions = PARTITIONS
+        for partition in range(PARTITIONS):
+            table.add_partition(partition)
+    for partition in (0, 1, 0):
+        step.begin("orders", partition, [])
+        touched["a"] += partition + 1
+        assert step.opened == [touched]
+        step.end()
+    assert not step.opened
+    assert not untouched.uncommitted.partitions
+    assert touched == {}
+    commit(touched)
+    assert stored(touched) == {0: {"a": 2}, 1: {"a": 2}, 2: {}}
+
+
+TOUCHES: dict[str, Callable[[Table], Any]] = {
+    "[]": lambda t: t["a"],
+    "[]=": lambda t: t.__setitem__("a", 1),
+    "in": lambda t: "a" in t,
+    "get": lambda t: t.get("a"),
+    "del": lambda t: t.pop("a", None),
+    "len": len,
+    "iteration": list,
+    "items": lambda t: t.items(),
+    "update": lambda t: t.update(a=1),
+    "setdefault": lambda t: t.setdefault("a", 1),
+}
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+def test_the_first_touch_opens_it_at_the_record_s_partition(touch: Callable[[Table], Any]) -> None:
+    table = made(int)
+    for partition in (0, 1):
+        open_at(table, "orders", partition)
+        table["a"] = table["b"] = partition
+    commit(table)
+    open_at(table, "orders", 1)
+    assert touch(table) not in (0, [("a", 0), ("b", 0)])
+    assert table.step().opened == [table]
+    assert table["b"] == 1
+    close(table)
+    with pytest.raises(BadRecord, match="outside of an agent"):
+        table["a"] = 3
+
+
+def test_an_agent_that_only_reads_does_not_count_as_a_writer() -> None:
+    #  orders, 3 partitions: writes   lookups, 5 partitions: only reads
+    table = made(int)
+    open_at(table, "orders", 0)
+    table["a"] = 1
+    open_at(table, "lookups", 0)
+    assert table["a"] == 1
+    close(table)
+    changes = table.uncommitted.encode_epoch(lambda topic: {"orders": 3, "lookups": 5}[topic])
+    assert table.uncommitted.writer_topics == {"orders"}
+    assert list(changes) == [0]
+
+
+def test_a_global_table_is_read_at_partitions_that_it_lacks_and_not_written_there() -> None:
+    table = GlobalTable("t", default=int)
+    table.changelog_partitions = PARTITIONS
+    table.add_partition(0)
+    open_at(table, "rates", 0)
+    table["a"] = 1
+    commit(table)
+    open_at(table, "orders", 7)
+    assert table["a"] == 1
+    assert "b" not in table
+    for touch in (lambda: table["b"], lambda: table.__setitem__("a", 2), lambda: table.pop("a")):
+        with pytest.raises(Usage, match="partition 7 of topic orders has no matching partition"):
+            touch()
