@@ -11,15 +11,19 @@ current value, encoded by the target topic. Key, headers and timestamp are those
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from operator import attrgetter
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from faust.exceptions import Skip
 from mode.utils.futures import maybe_async
 
+from ..topics.errors import Usage
+
 if TYPE_CHECKING:
     from .stream import Stream
 
-__all__ = ["Processor", "changing", "filtering", "keyed_by", "passing_on"]
+__all__ = ["Processor", "changing", "filtering", "key_function", "keyed_by", "passing_on"]
 
 Processor = Callable[..., Awaitable[object]]
 
@@ -40,6 +44,22 @@ def filtering(function: Callable[..., object]) -> Processor:
         return value
 
     return _keeping(filtered)
+
+
+def key_function(key: Any) -> tuple[Any, str | None]:
+    """Return the key of `group_by` as a function or a Faust field, and the name of a field's repartition topic.
+
+    Raises:
+        Usage: it is neither a function nor a field.
+    """
+    if isinstance(key, MemberDescriptorType):  # a field of a msgspec.Struct, or of another class with slots
+        return attrgetter(key.__name__), f"{key.__objclass__.__name__}.{key.__name__}"
+    if not callable(key) and not hasattr(key, "getattr"):
+        raise Usage(
+            f"group_by({key!r}): neither a function of the value nor a field of its class",
+            hint='for example group_by(lambda order: order.user, name="by-user")',
+        )
+    return key, None
 
 
 def keyed_by(key: Any) -> Processor:

@@ -29,7 +29,7 @@ from .engine.packed_rows import Package
 from .engine.record_queue import QueuedBatch, RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import Event, RecordBatch, to_event
-from .processors import Processor, changing, filtering, keyed_by, passing_on
+from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
 from .record_decoding import decoded, record_batch
 from .runtime import runtime_of
 from .take_buffer import Group, TakeBuffer
@@ -382,16 +382,20 @@ class Stream(faust.Stream[V_co]):
         """Return a stream of the same values, repartitioned by another key.
 
         Args:
-            key: a function of the value, async or not, or a field of a Faust record.
-            name: part of the repartition topic's name; required for a function.
+            key: a function of the value, async or not, or a field of the value's class (`Order.user`), which is a Faust
+                record or a `msgspec.Struct`.
+            name: part of the repartition topic's name; required for a function, else the name of class and field.
             topic: the repartition topic; default: one that is made for it.
             partitions: its number of partitions; default: that of the stream's topic.
+
+        Raises:
+            Usage: the key is neither a function nor a field.
         """
         if self._finalized and self._next is not None:
             return cast("Stream[V_co]", self._next)  # the agent was restarted: the chain is there
-        return self._instead(
-            super().group_by(cast(Any, key), name=name, topic=topic, partitions=partitions), keyed_by(key)
-        )
+        key, own_name = key_function(key)
+        options: Any = {"name": name or own_name, "topic": topic, "partitions": partitions}
+        return self._instead(super().group_by(cast(Any, key), **options), keyed_by(key))
 
     def through(self, channel: str | ChannelT[object]) -> Stream[V_co]:
         """Return a stream of the same values, sent through another topic."""

@@ -158,7 +158,10 @@ class _Ending(Generic[K, T]):
                 wrong.append(f"{name}={how!r}")
         if wrong or not columns:
             raise Usage(f"aggregate({', '.join(wrong)})", hint="for example orders=Count(), spent=Sum('amount')")
-        return self._into(f"{self._origin}-aggregates" if table is None else table, {}, AggregateReducer(hows))
+        how = AggregateReducer(hows)
+        made = self._into(f"{self._origin}-aggregates" if table is None else table, {}, how)
+        made.state_fields = how.state_fields
+        return made
 
     @overload
     def to(self, topic: Topic[K2, T]) -> Topic[K2, T]: ...

@@ -228,6 +228,11 @@ class AggregateReducer:
                 value[f"_{name}"] = part
         return value
 
+    @property
+    def state_fields(self) -> frozenset[str]:
+        """Names of the states that `stored` puts beside results."""
+        return frozenset(f"_{name}" for name, how in self._columns.items() if _keeps_state(how))
+
     def opened(self, value: Mapping[str, object]) -> list[object]:
         """Return the state that a value of the table represents."""
         return [value[f"_{name}" if _keeps_state(how) else name] for name, how in self._columns.items()]

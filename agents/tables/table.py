@@ -79,6 +79,7 @@ class Table(MutableMapping[K, V]):
         store_scheme: kind of the stores, `memory` or `rocksdb`.
         is_global: whether every worker holds the whole table.
         uncommitted: what agents have done to the table since the last commit.
+        state_fields: fields of values that are no results, but the states of a flow's aggregates.
     """
 
     __slots__ = ("__dict__", "__weakref__", *_ACCESS)
@@ -110,6 +111,7 @@ class Table(MutableMapping[K, V]):
         self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)
         self.changelog_topic: ChangelogTopic | None = None
         self.changelog_partitions = 0
+        self.state_fields: frozenset[str] = frozenset()
         self.states: dict[int, PartitionState] = {}
         self._suspended: dict[int, PartitionState] = {}
         self.uncommitted: UncommittedWrites[K, V] = UncommittedWrites(self)

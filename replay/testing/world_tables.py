@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...agents.declarations import nearest
 from ...agents.runtime import runtime_of
@@ -31,10 +31,18 @@ def table_of(app: App, name: str) -> Table:
     return names[name]
 
 
+def _plain(table: Table, value: object) -> Any:
+    """Return a value as plain Python, without the states of aggregates."""
+    plain = plain_value(value)
+    if table.state_fields and isinstance(plain, dict):
+        return {key: field for key, field in cast("dict[Any, Any]", plain).items() if key not in table.state_fields}
+    return plain
+
+
 def pairs_of(table: Table, partition: int | None = None) -> dict[Any, Any]:
     """Return the committed pairs of a table on one worker, or those of one partition."""
     states = table.visible_states() if partition is None else [s for p, s in table.states.items() if p == partition]
-    return {key: plain_value(value) for state in states for key, value in state.committed_items()}
+    return {key: _plain(table, value) for state in states for key, value in state.committed_items()}
 
 
 def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
@@ -64,5 +72,5 @@ def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
                     hint="its agents write it from streams with other keys: use group_by, or local=True and "
                     "world.worker(n).table(…, partition=…)",
                 )
-            pairs[key] = plain_value(value)
+            pairs[key] = _plain(tables[0], value)
     return pairs

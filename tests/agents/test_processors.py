@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from anabranch.topics.errors import Stop
+import msgspec
+import pytest
+from anabranch import App
+from anabranch.agents.runtime import runtime_of
+from anabranch.topics.errors import Stop, Usage
 
 
 async def test_what_is_filtered_before_group_by_does_not_go_on_and_makes_no_dead_letters(lab: Any, drain: Any) -> None:
@@ -129,3 +133,31 @@ async def test_batches_of_a_stream_with_processors_are_refused(lab: Any) -> None
     error = await lab.stopped_by(app)
     assert isinstance(error, Stop)
     assert "batches() of a stream with processors" in str(error)
+
+
+class Sale(msgspec.Struct):
+    user: str
+    amount: int
+
+
+async def test_a_stream_is_grouped_by_a_field_of_a_struct(lab: Any) -> None:
+    topic, app = lab.topic(2), lab.app(lab.fresh("app"), topic_partitions=2)
+    totals = app.Table("totals", default=int)
+
+    @app.agent(app.topic(topic, value_type=Sale), name="sum")
+    async def add(stream):
+        async for sale in stream.group_by(Sale.user):
+            totals[sale.user] += sale.amount
+
+    lab.produce(topic, [{"user": f"u{number % 3}", "amount": number} for number in range(30)])
+    async with lab.running(app):
+        await lab.until(lambda: sum(totals.values()) == sum(range(30)), "all records")
+        assert totals == {f"u{user}": sum(range(user, 30, 3)) for user in range(3)}
+        assert runtime_of(app).status.dead_letters_total == 0
+
+
+@pytest.mark.parametrize("key", ["user", 7, None])
+def test_a_key_that_is_neither_a_function_nor_a_field_is_refused(key: object) -> None:
+    app = App("refuses")
+    with pytest.raises(Usage, match="neither a function of the value nor a field"):
+        app.stream(app.topic("sales", value_type=Sale)).group_by(key, name="user")

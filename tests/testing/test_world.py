@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anabranch import App, Stream, World
+from anabranch import App, Count, Mean, Stream, Top, World
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics import clock, identifiers, threads
 from anabranch.topics.errors import Stop, Usage
@@ -307,6 +307,22 @@ def test_global_tables(make: Make) -> None:
     world.settle()
     assert world.table("rates") == pairs
     assert world.worker(0).table("rates") == world.worker(1).table("rates") == pairs
+
+
+def test_a_table_of_aggregates_shows_results_without_their_states(make: Make) -> None:
+    def program() -> App:
+        app = App("sales")
+        sales = app.topic("sales")
+        sales.aggregate("best", best=Top("amount", 1), mean=Mean("amount"), sales=Count())
+        return app
+
+    world = make(program)
+    for amount in (3, 5, 4):
+        world.send("sales", {"amount": amount}, key="ann")
+    world.settle()
+    expected = {"ann": {"best": [{"amount": 5}], "mean": 4.0, "sales": 3}}
+    assert world.table("best") == expected
+    assert world.worker(0).table("best") == expected
 
 
 def test_the_error_of_a_worker_is_raised(make: Make) -> None:
