@@ -44,6 +44,10 @@ T = TypeVar("T")
 K2 = TypeVar("K2")
 
 
+# Values of these types need no encoding.
+_PASSED_ON = frozenset({type(None), bytes})
+
+
 class Sent:
     """Result of a send whose record waits for the barrier: awaiting it returns the metadata, with offset -1, at
     once."""
@@ -301,7 +305,10 @@ class Topic(faust.Topic, Generic[K, V]):
             BadRecord: a record is larger than the topic may take.
         """
         runtime = self._runtime
-        raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(self.encode_value, values))
+        values = list(values)
+        plain_values = self._serializer is None and self.value_type is not None
+        encode = self._value.encode if plain_values and not _PASSED_ON.intersection(map(type, values)) else None
+        raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(encode or self.encode_value, values))
         partitioner = runtime.partitioners.get(self.get_topic_name())
         sizes = (
             max((len(key or b"") for key in raw_keys), default=0),
@@ -310,9 +317,8 @@ class Topic(faust.Topic, Generic[K, V]):
         if partitioner is not None or sum(sizes) > runtime.max_record_bytes:
             return list(map(self.output, raw_keys, raw_values, repeat(timestamp_ms)))
         name = self.get_topic_name()
-        return [
-            Output(name, value, key, -1, timestamp_ms, None) for key, value in zip(raw_keys, raw_values, strict=True)
-        ]
+        fields = zip(repeat(name), raw_values, raw_keys, repeat(-1), repeat(timestamp_ms), repeat(None))
+        return list(map(tuple.__new__, repeat(Output), fields))  # half the time of calling `Output`
 
     def need(self) -> None:
         """Have the topic created before the commit if it does not exist: the running epoch writes to it."""

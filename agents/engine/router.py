@@ -27,6 +27,7 @@ __all__ = ["Router"]
 _MESSAGE_BYTES = 400
 
 _partition_of: Any = Message.partition
+_topic_of: Any = Message.topic
 
 
 class Router:
@@ -273,20 +274,21 @@ class Router:
 
 def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[TopicPartition, list[Any]]]:
     """Group messages by partition, in order. An accessor of a message costs as much as decoding it."""
+    places = map(_partition_of, messages)
     runs: dict[Any, list[Any]] = {}
-    for at, run in groupby(messages, _partition_of if one_topic else _topic_and_partition_of):
+    begin = 0
+    for at, run in groupby(places if one_topic else zip(map(_topic_of, messages), places, strict=True)):
+        end = begin + len(list(run))
         if at in runs:
-            runs[at].extend(run)
+            runs[at] += messages[begin:end]
         else:
-            runs[at] = list(run)
+            runs[at] = messages[begin:end]
+        begin = end
     if one_topic:
         topic = messages[0].topic()
         return [(TopicPartition(topic, partition), run) for partition, run in runs.items()]
     return [(TopicPartition(*at), run) for at, run in runs.items()]
 
-
-def _topic_and_partition_of(message: Any) -> tuple[str, int]:
-    return message.topic(), message.partition()
 
 
 def _deal(batch: QueuedBatch, streams: list[RecordFeed]) -> None:

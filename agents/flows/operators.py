@@ -244,10 +244,10 @@ class Keying:
         decode = self.topic.decode_key if declared else own_key
         raw = [message.key() for message in messages]
         keys: list[object]
-        if None in raw:
-            keys = [None if key is None else decode(key) for key in raw]
-        else:
+        try:
             keys = list(map(decode, cast("list[bytes]", raw)))
+        except Exception:  # noqa: BLE001 (one of them is None, or the decoder below raises again)
+            keys = [None if key is None else decode(key) for key in raw]
         normal = self._normal if own_key is not bytes else _same
         if self._one_to_one:  # much faster than to send each element through all operators by itself
             return zip(self._exact(keys, normal), self._apply(values), strict=True)
@@ -273,7 +273,7 @@ def _reader_of(declared: object) -> FieldReader:
 def _without_tombstones(
     messages: Sequence[Message], values: Sequence[object]
 ) -> tuple[Sequence[Message], Sequence[object]]:
-    if NoneType not in set(map(type, values)):
+    if NoneType not in map(type, values):
         return messages, values
     present = [index for index, value in enumerate(values) if value is not None]
     if any(value is None and message.value() is not None for message, value in zip(messages, values, strict=True)):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -28,8 +29,8 @@ __all__ = ["AggregateReducer", "PairReducer", "Reducer", "check_json", "reduced"
 _FLAT = frozenset({str, int, float, bool, type(None)})
 
 
-def _number(element: Any) -> object:
-    return 0 + element  # as Python's sum begins, so that an element that is not a number is refused at once
+# As Python's sum begins, so that an element that is not a number is refused at once.
+_number = partial(operator.add, 0)
 
 
 def _orderable(element: Comparable | None) -> Comparable:
