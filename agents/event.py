@@ -10,7 +10,7 @@ from faust.types import Message as FaustMessage
 from typing_extensions import TypeVar
 
 from ..topics.headers import CONTROL_HEADER, without_control
-from .engine.packed_rows import Rows
+from ..topics.packed import Rows
 from .engine.record_queue import QueuedBatch
 from .runtime import runtime_of
 from .value_columns import columns

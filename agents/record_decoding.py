@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from .engine.packed_rows import Row
+from ..topics.packed import Row
 from .event import RecordBatch
 from .value_columns import fits
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .engine.record_queue import QueuedBatch
     from .stream import Stream
 
-__all__ = ["decoded", "record_batch"]
+__all__ = ["decoded", "last_of", "record_batch"]
 
 V = TypeVar("V")
 
@@ -56,3 +56,9 @@ def record_batch(stream: Stream[V], batch: QueuedBatch) -> RecordBatch[V]:
         good = [message for message, _ in pairs]
         messages = good if rows is None else rows.only([cast(Row, row).row for row in good])
         return RecordBatch(batch, topic, messages, [value for _, value in pairs])
+
+
+def last_of(batch: QueuedBatch) -> Message:
+    """Return the record at which an agent is that processes a batch as one: the last of the run, decoded or not,
+    because a cut must not return records that have failed."""
+    return batch.messages[-1]

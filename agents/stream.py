@@ -24,13 +24,13 @@ from typing_extensions import TypeVar
 
 from ..topics import clock
 from ..topics.errors import Usage
+from ..topics.packed import Package
 from ..topics.topic_partition import TopicPartition
-from .engine.packed_rows import Package
 from .engine.record_queue import QueuedBatch, RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
-from .record_decoding import decoded, record_batch
+from .record_decoding import decoded, last_of, record_batch
 from .runtime import runtime_of
 from .take_buffer import Group, TakeBuffer
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["RecordBatch", "Stream"]
 
 V_co = TypeVar("V_co", covariant=True, default=Any)
+Made = TypeVar("Made")
 
 
 class Stream(faust.Stream[V_co]):
@@ -177,7 +178,7 @@ class Stream(faust.Stream[V_co]):
                 self._processed_of, self._processed_value = message, value
             yield message, value
 
-    async def batches(self) -> AsyncIterator[RecordBatch[V_co]]:
+    def batches(self) -> AsyncIterator[RecordBatch[V_co]]:
         """Iterate over runs of records; each is a `RecordBatch` of one partition.
 
         A batch is processed as one. If the agent raises, the batch is rolled back and reprocessed record by record, so
@@ -187,6 +188,14 @@ class Stream(faust.Stream[V_co]):
         Raises:
             Usage: the stream has processors (`filter`, `echo`, …), which take single values.
         """
+        return self._batches(record_batch)
+
+    def queued_batches(self) -> AsyncIterator[QueuedBatch]:
+        """Iterate as `batches`, over records that are not decoded; for flows, which do not decode what they process by
+        column."""
+        return self._batches(lambda _, batch: batch)
+
+    async def _batches(self, make: Callable[[Stream[V_co], QueuedBatch], Made | None]) -> AsyncIterator[Made]:
         if self._processors:
             raise Usage(
                 f"agent {self.name}: batches() of a stream with processors (filter, echo, …), which take single values",
@@ -196,10 +205,9 @@ class Stream(faust.Stream[V_co]):
         self.by_batch = True
         while True:
             batch = await self._next_batch()
-            made = record_batch(self, batch)
+            made = make(self, batch)
             if made:
-                # The last record of the run, decoded or not: a cut must not return failed records.
-                self.message = batch.messages[-1]
+                self.message = last_of(batch)
                 yield made
                 if self._handed:
                     self.context.end_record(self)

@@ -14,12 +14,12 @@ from typing_extensions import TypeVar
 from ..topics.errors import BadRecord, Stop, Usage
 from ..topics.keys import plain, record_key
 from ..topics.output import Output
+from ..topics.packed import Rows
 from ..topics.partitioners import RangePartitioner
 from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, decode_json_text, key_codec
 from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
-from .engine.packed_rows import Rows
 from .faust_adapter.faust_values import UNMARKED_TEXT, UNTYPED
 from .runtime import runtime_of
 from .unread_topics import refuse_unread

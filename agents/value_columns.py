@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 from msgspec import inspect
 
-from ..topics.packed import arrow, is_text
-from .engine.packed_rows import Rows
+from ..topics.packed import Rows, arrow, is_text
 
 if TYPE_CHECKING:
     import pyarrow

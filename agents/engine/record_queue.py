@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
-from .packed_rows import Rows
 
 __all__ = ["QueuedBatch", "RecordPosition", "RecordQueue", "position_of"]
 

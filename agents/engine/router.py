@@ -14,10 +14,9 @@ from confluent_kafka import Message
 
 from ...topics.control_records import carries_control, records_of
 from ...topics.headers import UnreadableHeaders, all_headers
-from ...topics.packed import LEAST_BYTES, PackedLimits, limits
+from ...topics.packed import LEAST_BYTES, PackedLimits, Rows, limits, rows_of
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
-from .packed_rows import Rows, rows_of
 from .protocols import RecordFeed
 from .record_queue import QueuedBatch, position_of
 
@@ -288,7 +287,6 @@ def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[TopicPartit
         topic = messages[0].topic()
         return [(TopicPartition(topic, partition), run) for partition, run in runs.items()]
     return [(TopicPartition(*at), run) for at, run in runs.items()]
-
 
 
 def _deal(batch: QueuedBatch, streams: list[RecordFeed]) -> None:

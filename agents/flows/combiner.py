@@ -12,12 +12,13 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ...topics.errors import BadRecord, Stop
-from ...topics.packed import row_values
+from ...topics.packed import Rows, row_values
+from ..record_decoding import record_batch
 from ..tables.partition_state import ABSENT
 from ..tables.value_cache import IMMUTABLE
 from .aggregates import What
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
     import pyarrow
 
     from ...topics.message import Message
+    from ..engine.record_queue import QueuedBatch
+    from ..event import RecordBatch
     from ..stream import Stream
     from ..tables.open_partition import OpenPartition
+    from ..tables.table import Table
     from .columns import Column
     from .groups import Mask, Piece
 
-__all__ = ["Combiner", "Failed", "PendingResults", "merge"]
+__all__ = ["Combiner", "Failed", "PendingResults", "merge", "reduce_batch", "reduce_into"]
 
 Failed = list[tuple[int, Exception]]
 """The rows at which a function of the flow failed, as (row number, error)."""
@@ -44,8 +48,12 @@ States = dict[object, object]
 
 _TYPES = {"text": str, "int": int, "bool": bool, "float": float}
 
-# Memory that may be pending in a partition; more is no faster.
+# What may be pending in a partition; more is no faster.
 _MOST_PENDING_BYTES = 16_000_000
+_MOST_PENDING_KEYS = 100_000
+
+# Columns cost the same for few rows, so the exact limit matters little.
+_LEAST_ROWS = 256
 
 
 class Combiner:
@@ -76,9 +84,9 @@ class Combiner:
             and how.columnar(self._value)
         )
 
-    def by_row(self, messages: Sequence[Message], values: Sequence[object]) -> States:
-        """Reduce records row by row; raises whatever the flow's functions raise."""
-        return reduced(self._keying.pairs(messages, values), self.how.start, self.how.add)
+    def by_row(self, messages: Sequence[Message], values: Sequence[object], states: States | None = None) -> States:
+        """Reduce records row by row, into new states or given ones; raises whatever the flow's functions raise."""
+        return reduced(self._keying.pairs(messages, values), self.how.start, self.how.add, states)
 
     def each_row(self, messages: Sequence[Message], values: Sequence[object]) -> tuple[States, Failed]:
         """Reduce records row by row. Rows at which a function fails are skipped and returned with their errors, where
@@ -216,34 +224,116 @@ def _no_elements(_: list[int]) -> list[object]:
 
 
 class PendingResults:
-    """Pending changes of one partition, reduced into a table together; see `OpenPartition.defer`."""
+    """Pending changes of one partition, reduced into a table together; see `OpenPartition.defer`.
+
+    They are rows that are reduced by column, or states of rows that were reduced one by one, but not both: the order of
+    rows is kept.
+    """
 
     def __init__(self, stream: Stream, combiner: Combiner) -> None:
         self._stream, self._combiner = stream, combiner
         self._pieces: list[Piece] = []
         self._size_bytes = 0
+        self._states = States()
 
     def add(self, piece: Piece) -> bool:
         """Keep one more piece; return False where it does not go with the others, or would be too much."""
+        if self._states:
+            return False
         if self._pieces and not (self._size_bytes < _MOST_PENDING_BYTES and piece.goes_with(self._pieces)):
             return False
         self._pieces.append(piece)
         self._size_bytes += piece.size_bytes
         return True
 
+    def add_rows(self, messages: Sequence[Message], values: Sequence[object]) -> bool:
+        """Reduce records row by row; return False where they do not go with the others, or would be too much. Raises
+        whatever the flow's functions raise; then the epoch has to be rolled back."""
+        if self._pieces or len(self._states) > _MOST_PENDING_KEYS:
+            return False
+        self._combiner.by_row(messages, values, self._states)
+        return True
+
     def apply_to(self, partition: OpenPartition) -> None:
-        """Reduce the pieces into the partition.
+        """Reduce the pieces, or the states, into the partition.
 
         Raises:
             BadRecord: the table holds a value that cannot be joined; the epoch has to be rolled back.
         """
         try:
-            merge(partition, self._combiner.how, self._combiner.grouped(self._pieces))
+            states = self._combiner.grouped(self._pieces) if self._pieces else self._states
+            merge(partition, self._combiner.how, states)
         except Stop:
             raise
         except Exception as exc:
             self._stream.queue.isolating = True
             raise BadRecord(f"table {partition.table.name}: {type(exc).__name__}: {exc}") from exc
+
+
+def _columns(batch: QueuedBatch | RecordBatch, combiner: Combiner) -> Rows | None:
+    """Return the rows of a packed batch if columnar execution is to be tried."""
+    rows = batch.messages
+    if not combiner.columnar or len(rows) < _LEAST_ROWS or not isinstance(rows, Rows):
+        return None
+    return rows if rows.package.open().kind == "json" else None
+
+
+def reduce_batch(stream: Stream, batch: QueuedBatch, combiner: Combiner) -> States:
+    """Return key -> state of a batch.
+
+    An element that a function refuses makes the function raise here or, where the functions are known to have no side
+    effects, goes to the failure policy at once.
+    """
+    rows = _columns(batch, combiner)
+    done = None if rows is None else combiner.by_column(rows.columns(), rows, rows.key_column())
+    if rows is None or done is None:
+        decoded = record_batch(stream, batch)
+        rows = _columns(decoded, combiner)
+        if rows is None:
+            return combiner.by_row(decoded.messages, decoded.values)
+        if len(rows) < len(batch.messages):  # what decoding has refused may be all that columns could not do
+            done = combiner.by_column(rows.columns(), rows, rows.key_column())
+        done = done or combiner.each_row(rows, decoded.values)
+    _give_up(stream, rows, done[1])
+    return done[0]
+
+
+def reduce_into(stream: Stream, batch: QueuedBatch, combiner: Combiner, table: Table) -> None:
+    """Reduce a batch into a table. Where possible, it waits for others of its epoch and partition; for errors see
+    `reduce_batch`."""
+    if stream.queue.isolating or not table.defers:
+        states = reduce_batch(stream, batch, combiner)
+        merge(table.opened_to_write(), combiner.how, states, isolating=stream.queue.isolating)
+        return
+    rows = _columns(batch, combiner)
+    made = None if rows is None else combiner.piece(rows.columns(), rows, rows.key_column())
+    if rows is not None and made is not None:
+        piece, failed = made
+        _defer(stream, batch, combiner, table, lambda pending: pending.add(piece))
+        _give_up(stream, rows, failed)
+    elif rows is not None:
+        merge(table.opened_to_write(), combiner.how, reduce_batch(stream, batch, combiner))
+    else:
+        decoded = record_batch(stream, batch)
+        _defer(stream, batch, combiner, table, lambda pending: pending.add_rows(decoded.messages, decoded.values))
+
+
+def _defer(
+    stream: Stream, batch: QueuedBatch, combiner: Combiner, table: Table, add: Callable[[PendingResults], bool]
+) -> None:
+    """Add to the pending results of a partition; where that is refused, apply them first."""
+    partition = table.at_hand()
+    assert partition is not None  # an agent runs
+    pending = cast("PendingResults | None", partition.pending.get(batch.at.topic))
+    if pending is None or not add(pending):
+        pending = PendingResults(stream, combiner)
+        add(pending)
+        partition.defer(batch.at.topic, pending)
+
+
+def _give_up(stream: Stream, rows: Rows, failed: Failed) -> None:
+    for row, error in failed:
+        stream.context.apply_policy(stream, rows[row], error, "agent")
 
 
 def merge(partition: OpenPartition, how: Reducer, states: States, *, isolating: bool = False) -> None:

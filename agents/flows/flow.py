@@ -35,10 +35,9 @@ from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.keys import as_key
 from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
-from ..engine.packed_rows import Rows
 from ..tables.table import Table
 from .aggregates import Aggregate, What
-from .combiner import Combiner, Failed, PendingResults, merge
+from .combiner import Combiner, merge, reduce_batch, reduce_into
 from .element_types import UNKNOWN, declarable, returned, type_of
 from .expressions import Expression, col
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
@@ -47,7 +46,6 @@ from .reducers import AggregateReducer, PairReducer, Reducer, check_json, reduce
 if TYPE_CHECKING:
     from ...topics.output import Output
     from ..app import App
-    from ..event import RecordBatch
     from ..stream import Stream
     from ..topic import Topic
 
@@ -57,9 +55,6 @@ K = TypeVar("K", default=Any)
 K2 = TypeVar("K2")
 T = TypeVar("T", default=Any)
 U = TypeVar("U")
-
-# Columns cost the same for few rows, so the exact limit matters little.
-_LEAST_ROWS = 256
 
 
 class ReduceOptions(TableOptions, total=False):
@@ -209,14 +204,8 @@ class _Ending(Generic[K, T]):
         combiner = Combiner(Keying(self.topic, self.steps, self.keyed, table.key_codec), how, self.topic.declared)
 
         async def fill(stream: Stream) -> None:
-            async for batch in stream.batches():
-                if not _postponed(stream, batch, combiner, table):
-                    merge(
-                        table.opened_to_write(),
-                        how,
-                        _combined(stream, batch, combiner),
-                        isolating=stream.queue.isolating,
-                    )
+            async for batch in stream.queued_batches():
+                reduce_into(stream, batch, combiner, table)
 
         if self.keyed is None:
             self._agent(table.name, self.topic, fill)
@@ -241,8 +230,8 @@ class _Ending(Generic[K, T]):
             return made
 
         async def combine(stream: Stream) -> None:
-            async for batch in stream.batches():
-                states = _combined(stream, batch, combiner)
+            async for batch in stream.queued_batches():
+                states = reduce_batch(stream, batch, combiner)
                 if declared is UNKNOWN:
                     _check_known(table, states)
                 if stream.queue.isolating:
@@ -359,48 +348,6 @@ class KeyedFlow(_Ending[K, T]):
 def repartition_topic(app: App, table: str) -> str:
     """Return the name of the topic with the partial results of a table's flow."""
     return f"{app.conf.id}-{table}-repartition"
-
-
-def _packed_rows(batch: RecordBatch, combiner: Combiner) -> Rows | None:
-    """Return the rows if columnar execution is to be tried."""
-    rows = batch.messages
-    if not combiner.columnar or len(rows) < _LEAST_ROWS or not isinstance(rows, Rows):
-        return None
-    return rows if rows.package.open().kind == "json" else None
-
-
-def _combined(stream: Stream, batch: RecordBatch, combiner: Combiner) -> dict[object, object]:
-    """Return key -> state. An element that a function refuses makes the function raise here or, where the functions are
-    known to have no side effects, goes to the failure policy at once."""
-    rows = _packed_rows(batch, combiner)
-    if rows is None:
-        return combiner.by_row(batch.messages, batch.values)
-    done = combiner.by_column(batch.arrow, rows, rows.key_column()) or combiner.each_row(rows, batch.values)
-    _give_up(stream, rows, done[1])
-    return done[0]
-
-
-def _postponed(stream: Stream, batch: RecordBatch, combiner: Combiner, table: Table) -> bool:
-    """Try to keep the batch until others of its epoch and partition can be reduced with it; return whether it is."""
-    rows = None if stream.queue.isolating or not table.defers else _packed_rows(batch, combiner)
-    made = None if rows is None else combiner.piece(batch.arrow, rows, rows.key_column())
-    if rows is None or made is None:
-        return False
-    piece, failed = made
-    partition = table.at_hand()
-    assert partition is not None  # an agent runs
-    pending = cast("PendingResults | None", partition.pending.get(batch.topic))
-    if pending is None or not pending.add(piece):
-        pending = PendingResults(stream, combiner)
-        pending.add(piece)
-        partition.defer(batch.topic, pending)
-    _give_up(stream, rows, failed)
-    return True
-
-
-def _give_up(stream: Stream, rows: Rows, failed: Failed) -> None:
-    for row, error in failed:
-        stream.context.apply_policy(stream, rows[row], error, "agent")
 
 
 def _check_known(table: Table, states: dict[object, object]) -> None:

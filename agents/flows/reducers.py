@@ -243,13 +243,17 @@ def reduced(
     pairs: Iterable[tuple[object, object]],
     start: Callable[..., object],
     add: Callable[..., object],
+    states: dict[object, object] | None = None,
 ) -> dict[object, object]:
     """Reduce pairs of key and element to key -> state, in the order in which keys came first.
+
+    Args:
+        states: results of elements before these, which are changed; None: there are none.
 
     >>> reduced([("a", 1), ("b", 2), ("a", 3)], lambda x: x, lambda a, b: a + b)
     {'a': 4, 'b': 2}
     """
-    states: dict[object, object] = {}
+    states = {} if states is None else states
     for key, element in pairs:
         states[key] = add(states[key], element) if key in states else start(element)
     return states

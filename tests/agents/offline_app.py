@@ -14,14 +14,13 @@ from typing import Any
 import pyarrow
 from anabranch import App
 from anabranch.agents.engine.outbox import Outbox
-from anabranch.agents.engine.packed_rows import rows_of
 from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
 from anabranch.agents.record_decoding import record_batch
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import Stop
 from anabranch.topics.output import Output
-from anabranch.topics.packed import pack
+from anabranch.topics.packed import pack, rows_of
 from anabranch.topics.partitioners import HashPartitioner
 from anabranch.topics.topic_partition import TopicPartition
 
@@ -85,6 +84,9 @@ class _Stream:
         self.context, self.topic, self.queue = _Context(agents), topic, RecordQueue()
         self.message: Any = None
         self.batch: QueuedBatch | None = None
+
+    async def queued_batches(self) -> Any:
+        yield self.batch
 
     async def batches(self) -> Any:
         made = record_batch(self, self.batch)

@@ -6,9 +6,8 @@ from functools import cache
 from typing import Any
 
 import pyarrow
-from anabranch.agents.engine.packed_rows import rows_of
 from anabranch.agents.engine.record_queue import QueuedBatch
-from anabranch.topics.packed import PackedRecord, pack
+from anabranch.topics.packed import PackedRecord, pack, rows_of
 from anabranch.topics.topic_partition import TopicPartition
 
 P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)

@@ -205,7 +205,8 @@ async def test_packed_batches_go_through_flows_by_column_and_their_dirty_rows_go
     assert (
         counted.by_column + waiting.by_column >= 9
     )  # three flows; more where the epoch is done again because of the fourth
-    assert counted.in_doubt == waiting.in_doubt == 0
+    # A declared type refuses the dirty rows: each flow processes their batch by column once they are decoded and gone.
+    assert (counted.in_doubt, waiting.in_doubt) == ((3, 1) if declared else (0, 0))
 
 
 # An epoch ends when it is told to.

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from anabranch.agents.flows import flow
+from anabranch.agents.flows import combiner
 from anabranch.topics.partitioners import HashPartitioner
 from offline_app import PARTITIONS, Agents, Plain, packed
 from random_flows import SCHEMA, Case, drawn
@@ -129,7 +129,7 @@ def smallest(case: Case) -> Case:
 
 @pytest.mark.timeout(SECONDS + 180)
 def test_random_flows_give_what_python_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "_LEAST_ROWS", 1)
+    monkeypatch.setattr(combiner, "_LEAST_ROWS", 1)
     deadline = time.monotonic() + SECONDS
     seed = SEED
     while time.monotonic() < deadline:

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import msgspec
 import pyarrow as pa
 import pytest
-from anabranch.agents.engine.packed_rows import Rows, rows_of
 from anabranch.agents.value_columns import columns, fits
-from anabranch.topics.packed import pack
+from anabranch.topics.packed import Rows, pack, rows_of
 from anabranch.topics.serde import codec
 from hypothesis import given, settings
 from hypothesis import strategies as st
