@@ -1,8 +1,8 @@
 """Which Kafka cluster a command works on: one that is named, or an embedded broker.
 
 In order of precedence: `--bootstrap-server`; `KAFKA_BOOTSTRAP_SERVERS`; the app's own `broker=…`; the embedded broker,
-which keeps its data under `.anabranch/` in the working directory (`ANABRANCH_HOME`). If another command already runs a
-broker there, it is used and no second one is started; while another command starts or stops one, this one waits.
+which keeps its data under `.anabranch/` in the working directory (`ANABRANCH_HOME`). That broker runs in the background
+and serves all commands of the folder; the first one starts it, and it ends when it is not used any more.
 """
 
 from __future__ import annotations
@@ -14,20 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..topics import clock
 from ..topics.admin import Admin
 from ..topics.cluster import Cluster
-from ..topics.errors import Usage
+from ..topics.errors import Stop, Usage
 
 if TYPE_CHECKING:
-    from ..topics.devbroker.broker import BrokerStats, EmbeddedBroker
+    from ..topics.devbroker.broker import BrokerStats
+    from ..topics.devbroker.running_broker import RunningBroker
 
 __all__ = ["ClusterChoice", "ClusterDeclaration", "home", "known_servers", "provide_cluster"]
 
 
 _REACH_S = 5.0
-# Starting a broker takes a minute at most, stopping one a quarter of a minute.
-_WAIT_S = 90.0
 
 
 def home() -> Path:
@@ -50,11 +48,13 @@ class ClusterChoice:
     """The cluster to work on.
 
     Attributes:
-        broker: figures of the embedded broker's start; None for any other broker.
+        broker: figures of the embedded broker's start, if this command has started it; else None.
+        embedded: whether it is an embedded broker.
     """
 
     cluster: Cluster
     broker: BrokerStats | None = None
+    embedded: bool = False
 
 
 def known_servers(bootstrap_server: str | None, *, declared: str | None = None, keep: bool = True) -> str | None:
@@ -65,6 +65,16 @@ def known_servers(bootstrap_server: str | None, *, declared: str | None = None, 
     Raises:
         Usage: a cluster is named with an empty name, probably from a variable that is not set.
     """
+    servers = _named_servers(bootstrap_server, declared)
+    if servers or not keep:
+        return servers
+    from ..topics.devbroker.running_broker import running_at  # not needed where a cluster is named
+
+    running = running_at(home() / "broker")
+    return running.servers if running is not None else None
+
+
+def _named_servers(bootstrap_server: str | None, declared: str | None) -> str | None:
     for name, given in (
         ("--bootstrap-server", bootstrap_server),
         ("KAFKA_BOOTSTRAP_SERVERS", os.environ.get("KAFKA_BOOTSTRAP_SERVERS")),
@@ -73,12 +83,7 @@ def known_servers(bootstrap_server: str | None, *, declared: str | None = None, 
             if not given.strip(" ,"):
                 raise Usage(f"{name} is empty", hint="HOST:PORT names a cluster; without it an embedded broker is used")
             return given
-    servers = declared
-    if servers or not keep:
-        return servers
-    from ..topics.devbroker.broker import running_at  # not needed where a cluster is named
-
-    return running_at(home() / "broker")
+    return declared
 
 
 @contextlib.contextmanager
@@ -90,6 +95,7 @@ def provide_cluster(
     defaults: Mapping[str, str] | None = None,
     keep: bool = True,
     on_progress: Callable[[str], None] | None = None,
+    on_lost: Callable[[str], None] | None = None,
 ) -> Generator[ClusterChoice]:
     """Provide a cluster inside a `with` block.
 
@@ -97,36 +103,49 @@ def provide_cluster(
         declared: the bootstrap servers that an app names.
         defaults: the librdkafka options that an app has for them.
         keep: use the embedded broker with kept data; False starts a new one, whose data is deleted at the end.
+        on_lost: called from a thread, with a sentence, if the embedded broker with kept data ends inside the block.
 
     Raises:
-        Stop: no broker answers, or the embedded one cannot be started.
+        Stop: no broker answers, or the embedded one cannot be started, or it has ended inside the block.
         Usage: see `known_servers`.
     """
-    deadline_s = clock.now_s() + _WAIT_S
-    while not (servers := known_servers(bootstrap_server, declared=declared, keep=keep)):
-        broker = _start_embedded(home() / "broker" if keep else None, on_progress, deadline_s)
-        if broker is not None:
-            try:
-                yield ClusterChoice(Cluster.named(broker.bootstrap_servers, options), broker.stats)
-            finally:
-                broker.stop()
-            return
-    cluster = Cluster.named(servers, options, defaults=defaults)
-    Admin(cluster).partitions([], timeout_s=_REACH_S)  # fails early, and with a clear message, if no broker answers
-    yield ClusterChoice(cluster)
+    servers = _named_servers(bootstrap_server, declared)
+    if servers is not None:
+        cluster = Cluster.named(servers, options, defaults=defaults)
+        Admin(cluster).partitions([], timeout_s=_REACH_S)  # fails early, with a clear message, if no broker answers
+        yield ClusterChoice(cluster)
+    elif keep:
+        with _background(options, on_progress, on_lost) as choice:
+            yield choice
+    else:
+        from ..topics.devbroker.broker import EmbeddedBroker
+
+        with EmbeddedBroker(on_progress=on_progress) as broker:
+            yield ClusterChoice(Cluster.named(broker.bootstrap_servers, options), broker.stats, embedded=True)
 
 
-def _start_embedded(
-    data: Path | None, on_progress: Callable[[str], None] | None, deadline_s: float
-) -> EmbeddedBroker | None:
-    """Start an embedded broker; returns None while another command starts or stops one."""
-    from ..topics.devbroker.broker import EmbeddedBroker, Occupied
+@contextlib.contextmanager
+def _background(
+    options: Mapping[str, str] | None,
+    on_progress: Callable[[str], None] | None,
+    on_lost: Callable[[str], None] | None,
+) -> Generator[ClusterChoice]:
+    from ..topics.devbroker import background
 
-    broker = EmbeddedBroker(data, on_progress=on_progress)
-    try:
-        broker.start()
-    except Occupied:
-        if clock.now_s() > deadline_s:
-            raise
-        return None
-    return broker
+    def lost(running: RunningBroker) -> None:
+        if on_lost is not None:
+            on_lost(f"{_end_of(running)}; `anabranch broker start` starts it again, with its data")
+
+    data = home() / "broker"
+    with background.provide(data, on_progress=on_progress, on_lost=lost) as (running, stats):
+        try:
+            yield ClusterChoice(Cluster.named(running.servers, options), stats, embedded=True)
+        except Stop as exc:
+            # Each part of the program that uses Kafka reports its own consequence of the loss.
+            if isinstance(exc, Usage) or running.lives:
+                raise
+            raise Stop(_end_of(running), hint="run the same command again: it starts the broker, and resumes") from exc
+
+
+def _end_of(running: RunningBroker) -> str:
+    return f"the embedded Kafka at {running.servers} has ended (`anabranch broker logs`)"

@@ -17,6 +17,7 @@ from .logs import json_formatter
 
 if TYPE_CHECKING:
     from ...topics.cluster import Cluster
+    from ...topics.devbroker.broker import BrokerStats
     from ..cluster_choice import ClusterChoice, ClusterDeclaration
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "CommandFunction",
     "CommandWithPack",
     "FormatOptions",
+    "announce_start",
     "app_name",
     "bad_line_option",
     "choose_cluster",
@@ -195,16 +197,26 @@ def choose_cluster(
     declared, defaults = (None, None) if app is None else (app.declared_broker, app.client_options)
     chosen = _client_options(options)
     with provide_cluster(
-        bootstrap_server, chosen, declared=declared, defaults=defaults, keep=keep, on_progress=status_line
+        bootstrap_server,
+        chosen,
+        declared=declared,
+        defaults=defaults,
+        keep=keep,
+        on_progress=status_line,
+        on_lost=_announce,
     ) as choice:
         if choice.broker is not None:
-            stats = choice.broker
-            status_line("")
-            _announce(
-                f"embedded Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
-                f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data})"
-            )
+            announce_start(choice.broker, "" if keep else ", deleted at the end")
         yield choice
+
+
+def announce_start(stats: BrokerStats, more: str = "") -> None:
+    """Report the start of an embedded broker on stderr."""
+    status_line("")
+    _announce(
+        f"embedded Kafka started in {stats.startup_s:.1f} s at {stats.bootstrap_servers} "
+        f"({stats.rss_bytes() / 1e6:.0f} MB, data in {stats.data}{more})"
+    )
 
 
 def running_cluster(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:

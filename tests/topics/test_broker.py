@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from anabranch.replay.cluster_choice import provide_cluster
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker import distribution
-from anabranch.topics.devbroker.broker import EmbeddedBroker, running_at
+from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import Distribution
+from anabranch.topics.devbroker.running_broker import running_at
 from anabranch.topics.errors import Stop
 from confluent_kafka import Producer
 
@@ -165,7 +165,8 @@ def test_a_second_broker_on_a_folder_is_refused_and_the_first_is_found(tmp_path:
     try:
         assert program.stdout is not None
         pid, servers = program.stdout.readline().split()
-        assert running_at(tmp_path) == servers
+        assert (found := running_at(tmp_path)) is not None
+        assert (found.servers, found.owner, found.background) == (servers, program.pid, False)
         with pytest.raises(Stop, match=f"in use by another broker at {servers}") as refused:
             EmbeddedBroker(tmp_path).start()
         assert f"--bootstrap-server {servers}" in refused.value.hint
@@ -285,20 +286,3 @@ def test_two_at_once_fetch_once_and_what_a_killed_one_left_is_swept(
     assert sorted(seconds > 0 for seconds in (one.download_s, other.download_s)) == [False, True]
     # The features a new cluster starts with do not depend on who formatted.
     assert len(one.bootstrap_checkpoint.read_bytes()) == len(kafka.bootstrap_checkpoint.read_bytes())
-
-
-def test_commands_that_begin_at_the_same_time_share_one_broker(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path))
-    monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
-    together = threading.Barrier(3, timeout=DEADLINE_S * 3)
-
-    def command() -> tuple[str, bool]:
-        together.wait()
-        with provide_cluster(None) as place:
-            together.wait()  # all are there at once
-            return place.cluster.bootstrap_servers, place.broker is not None
-
-    with ThreadPoolExecutor(3) as commands:
-        found = [future.result() for future in [commands.submit(command) for _ in range(3)]]
-    assert len({servers for servers, _ in found}) == 1
-    assert sorted(own for _, own in found) == [False, False, True]

@@ -6,7 +6,9 @@ the next start. Not promised: the properties of a cluster. No replicas, no TLS, 
 
     <data>/
         lock                held by this process and inherited by Java, so it is free only when both have ended
-        broker.json         pid and address while a broker runs; a second command finds it there
+        lease               locked by the commands that use a broker in the background; see `lease`
+        broker.json         processes and address while a broker runs; see `running_broker`
+        background.log      starts and ends of brokers in the background; see `guardian`
         server.properties   rewritten at each start, because ports may change
         log4j2.xml
         broker.log          the output of Java; broker.log.1 is that of the previous start
@@ -19,7 +21,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -32,14 +33,14 @@ from typing import Self
 
 from .. import clock
 from ..cleanup import on_failure
-from ..durable_files import replace_file
 from ..errors import Stop
-from ..private_folder import private_folder
 from .distribution import KAFKA_VERSION, Distribution, OnProgress
 from .java import Java
 from .kraft_node import Node, aot_flags, rehearse_once
+from .lease import folder_for_data
+from .running_broker import RunningBroker, running_at
 
-__all__ = ["BrokerStats", "EmbeddedBroker", "Occupied", "running_at"]
+__all__ = ["BrokerStats", "EmbeddedBroker", "Occupied", "memory_bytes"]
 
 STOP_S = 15.0
 
@@ -72,11 +73,11 @@ class BrokerStats:
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the broker now; 0 if it has ended."""
-        return _memory_bytes(self.pid, "VmRSS")
+        return memory_bytes(self.pid)
 
     def peak_rss_bytes(self) -> int:
         """Return the largest resident memory so far; 0 if it has ended."""
-        return _memory_bytes(self.pid, "VmHWM")
+        return memory_bytes(self.pid, "VmHWM")
 
 
 class EmbeddedBroker:
@@ -88,6 +89,8 @@ class EmbeddedBroker:
         data: folder for the records; None for a temporary one that `stop()` deletes. Kafka flushes when it likes, so a
             power cut can lose the newest records; the death of the process cannot.
         port: TCP port for clients; 0 for a free one.
+        other_port: take a free port if `port` is taken, instead of failing.
+        background: note in `broker.json` that it ends when it is not used; see `guardian`.
         heap_mb: Java's maximum heap in MiB; with 512, resident memory is about 200 MiB idle and 270 MiB under load.
         settings: broker configuration under Kafka's names; wins over the defaults.
         on_progress: called with the progress of a first start, one line at a time.
@@ -98,13 +101,16 @@ class EmbeddedBroker:
         data: Path | None = None,
         *,
         port: int = 0,
+        other_port: bool = False,
+        background: bool = False,
         heap_mb: int = 512,
         settings: Mapping[str, str] | None = None,
         on_progress: OnProgress | None = None,
     ) -> None:
         self._keep = data
         self._port = port
-        self._any_port = port == 0
+        self._any_port = port == 0 or other_port
+        self._background = background
         self._heap_mb = heap_mb
         self._settings = dict(settings or {})
         self._on_progress = on_progress
@@ -112,6 +118,7 @@ class EmbeddedBroker:
         self._lock = -1
         self._java: Java | None = None
         self._stats: BrokerStats | None = None
+        self._running: RunningBroker | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -123,6 +130,20 @@ class EmbeddedBroker:
         """The result of the last start; requires `start()`."""
         assert self._stats is not None, "start() first"
         return self._stats
+
+    @property
+    def running(self) -> RunningBroker:
+        """What other processes read about it; requires `start()`."""
+        assert self._running is not None, "start() first"
+        return self._running
+
+    @property
+    def has_folder(self) -> bool:
+        """True while the data folder is in its place: not deleted, and not created anew by others."""
+        try:
+            return os.fstat(self._lock).st_ino == (self._data / "lock").stat().st_ino
+        except OSError:
+            return False
 
     @property
     def alive(self) -> bool:
@@ -146,8 +167,16 @@ class EmbeddedBroker:
         # On failure a temporary folder stays, because the error names its log. A later start removes it.
         with on_failure(self._close_data), on_failure(partial(self._end_java, 0.0)):
             node = self._launch_on_a_free_port(kafka)
-            facts = {"pid": node.java.pid, "bootstrap_servers": node.servers, "kafka": KAFKA_VERSION}
-            replace_file(self._data / "broker.json", json.dumps(facts).encode() + b"\n")
+            self._running = RunningBroker(
+                data=self._data,
+                servers=node.servers,
+                pid=node.java.pid,
+                owner=os.getpid(),
+                background=self._background,
+                kafka=KAFKA_VERSION,
+                started_ms=clock.now_ms(),
+            )
+            self._running.write()
         atexit.register(self.stop)
         # The next start of this object uses the same address, as clients expect of a broker.
         self._port = node.port
@@ -161,7 +190,8 @@ class EmbeddedBroker:
             return
         atexit.unregister(self.stop)
         # First, so that no command connects to a broker that is about to end.
-        (self._data / "broker.json").unlink(missing_ok=True)
+        if self.has_folder:
+            RunningBroker.remove(self._data)
         # A temporary folder is not read again, so it needs no clean shutdown.
         self._end_java(STOP_S if self._keep is not None else 0.0)
         if self._keep is None:
@@ -218,13 +248,10 @@ class EmbeddedBroker:
             self._data = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
         else:
             self._data = self._keep.absolute()
-            try:
-                private_folder(self._data)
-            except OSError as exc:
-                raise Stop(f"{self._data} cannot hold a broker's data: {exc}", hint="name another folder") from exc
+            folder_for_data(self._data)
         self._lock = _lock(self._data)
         # With the lock held, a file with an address belongs to a broker that has ended.
-        (self._data / "broker.json").unlink(missing_ok=True)
+        RunningBroker.remove(self._data)
 
     def _close_data(self) -> None:
         if self._lock >= 0:
@@ -232,21 +259,6 @@ class EmbeddedBroker:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)
             self._lock = -1
-
-
-def running_at(data: Path) -> str | None:
-    """Return the bootstrap servers of the broker that runs on `data`, in any process; None if there is none."""
-    try:
-        with (data / "lock").open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return None
-            except BlockingIOError:
-                facts = json.loads((data / "broker.json").read_text())
-        os.kill(int(facts["pid"]), 0)
-        return str(facts["bootstrap_servers"])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 def _lock(data: Path) -> int:
@@ -260,10 +272,16 @@ def _lock(data: Path) -> int:
         except BlockingIOError:
             if clock.now_s() > deadline:
                 os.close(lock)
-                servers = running_at(data)
+                running = running_at(data)
+                if running is None:
+                    raise Occupied(
+                        f"{data} is in use by another broker that starts or stops",
+                        hint="try again, or name another folder",
+                    ) from None
                 raise Occupied(
-                    f"{data} is in use by another broker{f' at {servers}' if servers else ' that starts or stops'}",
-                    hint=f"--bootstrap-server {servers} uses it" if servers else "try again, or name another folder",
+                    f"{data} is in use by another broker at {running.servers}",
+                    hint=f"commands in this folder and --bootstrap-server {running.servers} use it; anabranch broker "
+                    "stop ends it",
                 ) from None
             clock.sleep(0.02)
 
@@ -278,7 +296,8 @@ def _sweep_abandoned() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _memory_bytes(pid: int, name: str) -> int:
+def memory_bytes(pid: int, name: str = "VmRSS") -> int:
+    """Return the resident memory of a process, or another of Linux's figures; 0 if the process has ended."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
