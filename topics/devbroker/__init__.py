@@ -1,1 +1,1 @@
-"""The embedded broker: Apache Kafka, downloaded once, as a child process that ends with this process, or in the background."""
+"""The embedded broker: Apache Kafka, downloaded once, run as a child of this process or in the background."""
