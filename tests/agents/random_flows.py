@@ -67,8 +67,16 @@ def expression(of: Expr) -> Any:
             return col(name)
         case ("const", value):
             return value
-        case (("to_float" | "is_null" | "lower" | "length") as name, inner):
-            return getattr(expression(inner), name)()
+        case ("not", inner):
+            return ~expression(inner)
+        case ("neg", inner):
+            return -expression(inner)
+        case (name, inner, *arguments) if name in _FUNCTIONS:
+            return getattr(expression(inner), name)(*(value for _, value in arguments))
+        case ("&", left, right):
+            return expression(left) & expression(right)
+        case ("|", left, right):
+            return expression(left) | expression(right)
         case (sign, left, right):
             return _SIGNS[sign](expression(left), expression(right))
     raise AssertionError(of)
@@ -80,52 +88,90 @@ def value_of(of: Expr, row: Row) -> Any:
             return row[name]
         case ("const", value):
             return value
-        case ("to_float", inner):
-            return float(value_of(inner, row))
-        case ("is_null", inner):
-            return value_of(inner, row) is None
-        case ("lower", inner):
-            return str.lower(value_of(inner, row))
-        case ("length", inner):
-            return str.__len__(value_of(inner, row))
+        case ("not", inner):
+            return not _flag(value_of(inner, row))
+        case ("neg", inner):
+            return -value_of(inner, row)
+        case (name, inner, *arguments) if name in _FUNCTIONS:
+            return _FUNCTIONS[name](value_of(inner, row), *(value for _, value in arguments))
+        case ("&", left, right):
+            return _flag(value_of(left, row)) and _flag(value_of(right, row))
+        case ("|", left, right):
+            return _flag(value_of(left, row)) or _flag(value_of(right, row))
         case (sign, left, right):
             return _SIGNS[sign](value_of(left, row), value_of(right, row))
     raise AssertionError(of)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(value)
+    return value
 
 
 _SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
     "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
     "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
     ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "is_null": lambda value: value is None,
+    "fill_null": lambda value, instead: instead if value is None else value,
+    "lower": str.lower,
+    "upper": str.upper,
+    "strip": str.strip,
+    "length": str.__len__,
+    "startswith": str.startswith,
+    "endswith": str.endswith,
+    "contains": str.__contains__,
+    "to_int": int,
+    "to_float": float,
 }
 
 
 def _expr(chance: random.Random) -> Expr:
     name = chance.choice("abfp")
+    of_text = chance.choice(["to_float", "to_int", "length", "lower", "upper", "strip"])
     return chance.choice(
         [
             (chance.choice("+-*"), ("col", name), ("const", chance.randint(-1, 2))),
-            ("//", ("const", 6), ("col", chance.choice("ab"))),
-            ("+", ("col", "a"), ("col", chance.choice("abf"))),
-            ("to_float", ("col", "t")),
-            ("length", ("col", "t")),
-            ("lower", ("col", "t")),
+            (chance.choice(["/", "//", "%"]), ("const", 6), ("col", chance.choice("abf"))),
+            (chance.choice(["/", "//", "%"]), ("col", name), ("const", chance.choice([2, -3, 0.5, True]))),
+            (chance.choice("+-*"), ("col", "a"), ("col", chance.choice("abf"))),
+            ("+", ("col", "t"), ("const", "z")),
+            ("neg", ("col", name)),
+            (of_text, ("col", "t")),
+            (chance.choice(["to_float", "to_int"]), ("col", name)),
             ("is_null", ("col", chance.choice(FIELDS))),
+            ("fill_null", ("col", chance.choice("aft")), ("const", chance.choice([0, 0.5, "", None]))),
+            _condition(chance),
         ]
     )
 
 
-def _condition(chance: random.Random) -> Expr:
-    return chance.choice(
-        [
-            (">", ("col", chance.choice("abf")), ("const", 0)),
-            ("==", ("col", chance.choice("abft")), ("const", chance.choice([0, 1, 2.5, "a"]))),
-            ("==", ("is_null", ("col", chance.choice(FIELDS))), ("const", False)),
-        ]
-    )
+def _condition(chance: random.Random, depth: int = 2) -> Expr:
+    inner = [
+        (chance.choice(["<", "<=", ">", ">="]), ("col", chance.choice("abf")), ("const", chance.choice([0, 1.5]))),
+        (chance.choice(["<", ">="]), ("col", "a"), ("col", chance.choice("bf"))),
+        ("<", ("col", "t"), ("const", "a")),
+        (chance.choice(["==", "!="]), ("col", chance.choice("abft")), ("const", chance.choice([0, 1, 2.5, "a", None]))),
+        ("==", ("is_null", ("col", chance.choice(FIELDS))), ("const", False)),
+        (chance.choice(["startswith", "endswith", "contains"]), ("col", "t"), ("const", chance.choice(["", "a", "1"]))),
+        ("col", "p"),
+    ]
+    if depth:
+        deeper = _condition(chance, depth - 1)
+        inner += [("not", deeper), (chance.choice("&|"), deeper, _condition(chance, depth - 1))]
+    return chance.choice(inner)
 
 
 # Cases ---------------------------------------------------------------------------------------------------------------
