@@ -28,6 +28,8 @@ REPLAY_KNOWS_AGENTS = {
     "replay/table_backup/backup.py",
     "replay/cli/worker.py",
     "replay/cli/demo_script.py",
+    "replay/cli/describe.py",
+    "replay/cli/send.py",
     "replay/app_loader.py",
     "replay/cli/tables.py",
     "replay/table_backup/restore.py",

@@ -21,14 +21,19 @@ __all__ = ["COMMANDS", "main"]
 # Name -> summary in `anabranch --help`. A command is defined in `<name>.py` beside this file, which is imported only
 # when the command runs: importing all of them takes three times as long, and a restarted worker must be ready soon.
 COMMANDS = {
+    "agents": "List an app's agents and the topics that they read.",
     "archive": "Archive a topic's committed records in a folder.",
     "broker": "Run a single-node Kafka on loopback for development.",
     "demo": "Run the example jobs on real data.",
+    "describe": "Show an app's agents, topics, tables and settings.",
     "dlq": "List, show and replay dead letters.",
+    "lag": "Show how far a consumer group is behind.",
     "replay": "Replay files, a socket, an archive or a topic into a topic.",
     "run": "Run an app over a finite history, write the result, exit.",
     "runs": "List, show or delete replays and bounded runs.",
+    "send": "Send records to a topic.",
     "tables": "Show, back up and restore an app's tables.",
+    "tail": "Show the last records of a topic, and follow it.",
     "test": "Run an app in simulated worlds with faults.",
     "topics": "List topics: records, partitioner, skew.",
     "unpack": "Convert packed batches to plain records.",
@@ -72,6 +77,8 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
     \b
     Examples:
       anabranch -A shop worker -l info
+      anabranch -A shop send orders ann '{"user": "ann", "amount": 3}'
+      anabranch tail orders -f
       anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
       anabranch replay data.txt --to lines --key-before ,
       anabranch -A shop tables totals

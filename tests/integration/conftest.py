@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import pytest
 from anabranch.topics.cluster import Cluster
@@ -26,11 +27,14 @@ class Shell:
         path.write_text(text)
         return path
 
-    def run(self, *arguments: object, timeout_s: float = 90, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: object, timeout_s: float = 90, stdin: IO[str] | None = None, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "anabranch", *map(str, arguments)],
             cwd=self.folder,
             env={**self.environment, **more},
+            stdin=stdin,
             capture_output=True,
             text=True,
             timeout=timeout_s,

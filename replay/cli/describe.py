@@ -1,0 +1,94 @@
+"""`anabranch describe` and the parts of an app that it lists: agents, topics, tables, settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common_options import app_name
+from .console import out, plain
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from rich.table import Table as Grid
+
+    from ...agents.runtime import Runtime
+
+__all__ = ["agents_grid", "describe"]
+
+
+@click.command()
+@click.pass_context
+def describe(context: click.Context) -> None:
+    """Show what an app is made of, without a cluster: agents and their topics, tables, settings that the program sets.
+
+    \b
+    Example:
+      anabranch -A shop describe
+    """
+    from ..app_loader import load_app, runtime_of
+
+    log_to_stderr(None)
+    runtime = runtime_of(load_app(app_name(context)))
+    guarantee = "exactly once" if runtime.settings.exactly_once else "at least once"
+    cluster = (
+        runtime.declared_broker or "not declared: --bootstrap-server, KAFKA_BOOTSTRAP_SERVERS, or the embedded one"
+    )
+    out.print(f"[bold]{plain(runtime.app_id)}[/bold]  {guarantee}   cluster {plain(cluster)}", markup=True)
+    for title, grid in (("agents", agents_grid(runtime)), ("topics", _topics(runtime)), ("tables", _tables(runtime))):
+        if grid.row_count:
+            out.print(f"\n[bold]{title}[/bold]", markup=True)
+            out.print(grid)
+    from ...topics.printable import without_passwords
+
+    # Of those, App itself gives the classes and this one.
+    own = set() if runtime.conf.web_tables_enabled else {"web_tables_enabled"}
+    given = sorted(name for name in runtime.conf.given - {"id"} - own if name[0].islower())
+    if given:
+        out.print("\n[bold]settings that differ from the defaults[/bold]", markup=True)
+        for name in given:
+            shown = "***" if "credentials" in name else without_passwords(str(getattr(runtime.conf, name)))
+            out.print(f"  {name} = {shown}")
+
+
+def agents_grid(runtime: Runtime) -> Grid:
+    """Return the app's agents with the topics that they read."""
+    grid = _grid("agent", "reads", "values", "concurrency", "on failure")
+    for agent in runtime.app.agents.values():
+        channel: Any = agent.channel
+        names = ", ".join(getattr(channel, "topics", ())) or "a channel"
+        grid.add_row(
+            agent.name, names, _type(getattr(channel, "value_type", None)), str(agent.concurrency), agent.on_failure
+        )
+    return grid
+
+
+def _topics(runtime: Runtime) -> Grid:
+    grid = _grid("topic", "partitions", "keys", "values")
+    for name, topic in runtime.described.items():
+        if topic.internal or any(table.changelog_name == name for table in runtime.tables):
+            continue
+        partitions = str(topic.partitions or runtime.conf.topic_partitions)
+        grid.add_row(name, partitions, _type(topic.key_type, "bytes"), _type(topic.value_type))
+    return grid
+
+
+def _tables(runtime: Runtime) -> Grid:
+    grid = _grid("table", "keys", "values", "store", "changelog", "about")
+    for table in runtime.tables:
+        kind = table.value_type if table.value_type is not None else None
+        grid.add_row(
+            table.name, _type(table.key_type), _type(kind), table.store_scheme, table.changelog_name, table.help or ""
+        )
+    return grid
+
+
+def _grid(*columns: str) -> Grid:
+    from rich.table import Table as Grid
+
+    return Grid(*columns, header_style="bold")
+
+
+def _type(kind: object, untyped: str = "JSON") -> str:
+    return untyped if kind is None else str(getattr(kind, "__name__", kind))

@@ -1,0 +1,66 @@
+"""`anabranch lag`: how far a consumer group is behind."""
+
+from __future__ import annotations
+
+import click
+
+from ...topics.errors import Usage
+from .common_options import choose_cluster, cluster_options
+from .console import out, write_json
+from .logs import log_to_stderr
+
+__all__ = ["lag"]
+
+
+@click.command()
+@click.argument("group", required=False)
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines.")
+@cluster_options
+@click.pass_context
+def lag(
+    context: click.Context, group: str | None, as_json: bool, bootstrap_server: str | None, options: tuple[str, ...]
+) -> None:
+    """Show the committed offset, the end and the lag of each partition that a consumer group reads.
+
+    Lag counts offsets: it includes transaction markers, and a packed batch counts as one. GROUP is the app's id; with
+    -A it is that of the app.
+
+    \b
+    Examples:
+      anabranch -A shop lag
+      anabranch lag shop
+    """
+    from rich.table import Table as Grid
+
+    from ...topics.admin import Admin
+    from ...topics.consumer_groups import ConsumerGroups
+
+    log_to_stderr(None)
+    app = None
+    if context.obj:
+        from ..app_loader import load_app, runtime_of
+
+        app = runtime_of(load_app(context.obj))
+    name = group or (None if app is None else app.group_id)
+    if name is None:
+        raise Usage("no group given", hint="anabranch lag GROUP, or anabranch -A MODULE lag")
+    with choose_cluster(bootstrap_server, options, app) as choice:
+        groups, admin = ConsumerGroups(choice.cluster), Admin(choice.cluster)
+        committed = {at: offset for at, (offset, _) in sorted(groups.offsets(name).items())}
+        members = groups.size(name, while_moving=0)
+        _, ends = admin.spans(committed)
+    if not committed:
+        raise Usage(f"group {name} has no committed offsets", hint="has a worker of the app run on this cluster?")
+    if as_json:
+        for at, offset in committed.items():
+            lags = max(0, ends[at] - offset)
+            write_json({"topic": at.topic, "partition": at.partition, "offset": offset, "end": ends[at], "lag": lags})
+        return
+    grid = Grid("topic", "partition", "offset", "end", "lag", header_style="bold")
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for at, offset in committed.items():
+        grid.add_row(at.topic, str(at.partition), f"{offset:,}", f"{ends[at]:,}", f"{max(0, ends[at] - offset):,}")
+    out.print(grid)
+    total = sum(max(0, ends[at] - offset) for at, offset in committed.items())
+    out.print(f"group {name}: lag {total:,}, {members} member{'' if members == 1 else 's'}")

@@ -1,0 +1,223 @@
+"""`anabranch send`: send records to a topic, from the command line or from standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import click
+
+from ...topics.errors import Stop, Usage, described
+from .common_options import choose_cluster, cluster_options
+from .console import counted
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from ...agents.app import App
+    from ...agents.topic import Topic
+    from ...topics.cluster import Cluster
+    from ...topics.message import Message
+
+__all__ = ["named_topic", "send"]
+
+_FLUSH_S = 30.0
+_QUEUED = 10_000
+
+Pair = tuple[str | None, str | None]
+
+
+@click.command()
+@click.argument("topic")
+@click.argument("key", required=False)
+@click.argument("value", required=False)
+@click.option("-K", "--key-before", metavar="C", help="Standard input: the key is the part of the line before C.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="NAME=VALUE", help="Header; repeatable.")
+@click.option("-p", "--partition", type=click.IntRange(0), help="Partition.  [default: chosen by the key]")
+@click.option("-Z", "--null", is_flag=True, help="Send a null value, which deletes the key (a tombstone).")
+@click.option("--create", is_flag=True, help="Create the topic if it does not exist, although no app declares it.")
+@click.option("--partitions", type=click.IntRange(1), default=1, show_default=True, help="Partitions with --create.")
+@cluster_options
+@click.pass_context
+def send(
+    context: click.Context,
+    topic: str,
+    key: str | None,
+    value: str | None,
+    key_before: str | None,
+    headers: tuple[str, ...],
+    partition: int | None,
+    null: bool,
+    create: bool,
+    partitions: int,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Send a record to TOPIC; without VALUE, send each line of standard input.
+
+    With -A, a topic that the app declares is created as declared if it does not exist, and values that the app could
+    not decode are refused before anything is sent. KEY and VALUE are sent as they are given, in UTF-8.
+
+    \b
+    Examples:
+      anabranch -A shop send orders ann '{"user": "ann", "amount": 3}'
+      anabranch -A shop send orders < orders.jsonl
+      printf 'ann:{"amount": 3}\\n' | anabranch send orders -K :
+      anabranch send -Z totals ann
+      anabranch send events - '{"n": 1}' --create        (a key of - means no key)
+    """
+    log_to_stderr(None)
+    pairs = _pairs(key, value, key_before, null)
+    named = _headers(headers)
+    app = None
+    if context.obj:
+        from ..app_loader import load_app, runtime_of
+
+        app = runtime_of(load_app(context.obj))
+    with choose_cluster(bootstrap_server, options, app) as choice:
+        declared = None
+        if app is not None:
+            app.cluster = choice.cluster
+            declared = app.described.get(topic)
+        spec_partitions = partitions if create else 0
+        named_topic(choice.cluster, topic, None if app is None else app.app, create_partitions=spec_partitions)
+        _produce(choice.cluster, topic, pairs, declared, named, partition)
+
+
+def named_topic(cluster: Cluster, topic: str, app: App | None, *, create_partitions: int = 0) -> int:
+    """Return the number of partitions of a topic that a user names (blocking); creates it if the app declares it.
+
+    Args:
+        create_partitions: number of partitions to create another topic with; 0 does not create it.
+
+    Raises:
+        Usage: there is no such topic; the hint names the most similar one.
+    """
+    import asyncio
+
+    from ...topics.admin import Admin, TopicSpec
+    from ..app_loader import runtime_of
+
+    admin = Admin(cluster)
+    counts = admin.partitions()
+    if topic in counts:
+        return counts[topic]
+    declared = {} if app is None else runtime_of(app).described
+    if app is not None and topic in declared:
+        asyncio.run(runtime_of(app).provisioner.declare([declared[topic]]))
+    elif create_partitions:
+        admin.create([TopicSpec(topic, create_partitions)])
+    else:
+        raise no_topic(cluster, topic, [*counts, *declared], hint_create=True)
+    return admin.partitions([topic]).get(topic, 0)
+
+
+def no_topic(cluster: Cluster, topic: str, names: list[str], *, hint_create: bool = False) -> Usage:
+    """Return the error for a topic that does not exist; its hint names the most similar one."""
+    names = sorted({name for name in names if not name.startswith("__")})
+    near = get_close_matches(topic, names, 1)
+    create = "--create makes it; -A APP makes it as the app declares it" if hint_create else "anabranch topics"
+    hint = f"did you mean {near[0]}?" if near else create
+    return Usage(f"there is no topic {topic} on {cluster.bootstrap_servers}", hint=hint)
+
+
+def _pairs(key: str | None, value: str | None, key_before: str | None, null: bool) -> Iterator[Pair]:
+    if null:
+        if key is None or value is not None:
+            raise Usage("--null takes a key and no value", hint="anabranch send --null TOPIC KEY")
+        return iter([(key, None)])
+    if value is not None:
+        return iter([(None if key == "-" else key, value)])
+    if key is not None:
+        raise Usage(
+            f"no value for key {key}", hint="anabranch send TOPIC KEY VALUE; a key of - sends a record without a key"
+        )
+    return _lines(key_before)
+
+
+def _lines(key_before: str | None) -> Iterator[Pair]:
+    for number, line in enumerate(sys.stdin, 1):
+        text = line.rstrip("\r\n")
+        if not text:
+            continue
+        if key_before is None:
+            yield None, text
+            continue
+        key, found, value = text.partition(key_before)
+        if not found:
+            raise Usage(f"line {number} has no {key_before!r}: {text[:80]}", hint="earlier lines have been sent")
+        yield key, value
+
+
+def _headers(given: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
+    for header in given:
+        name, equals, text = header.partition("=")
+        if not equals or not name:
+            raise Usage(f"--header {header}: expected NAME=VALUE")
+        found.append((name, text.encode()))
+    return found
+
+
+def _produce(
+    cluster: Cluster,
+    topic: str,
+    pairs: Iterator[Pair],
+    declared: Topic | None,
+    headers: list[tuple[str, bytes]],
+    partition: int | None,
+) -> None:
+    from ...topics.partitioner_registry import PartitionerRegistry
+
+    partitioner = PartitionerRegistry(cluster).of([topic]).get(topic)
+    producer = cluster.producer()
+    places: list[tuple[int, int]] = []
+    failed: list[object] = []
+    sent = 0
+
+    def reported(error: object, message: Message) -> None:
+        if error is not None:
+            failed.append(error)
+        elif len(places) < 2:
+            places.append((message.partition() or 0, message.offset() or 0))
+
+    try:
+        for key, value in pairs:
+            raw_key, raw = None if key is None else key.encode(), None if value is None else value.encode()
+            if declared is not None:
+                _check(declared, raw_key, raw)
+            place = -1 if partition is None else partition
+            if place < 0 and partitioner is not None and raw_key is not None:
+                place = partitioner.partition(raw_key)
+            producer.produce(topic, raw, raw_key, place, reported, headers=list(headers))
+            sent += 1
+            producer.poll(0)
+            if not sent % _QUEUED:
+                producer.flush(_FLUSH_S)
+    finally:
+        left = producer.flush(_FLUSH_S)
+    if failed or left:
+        why = str(failed[0]) if failed else f"no answer within {_FLUSH_S:.0f} s"
+        raise Stop(f"{counted(len(failed) + left, 'record')} of {sent:,} not sent to {topic}: {why}")
+    if sent == 1 and places:
+        click.echo(f"sent to {topic}[{places[0][0]}] offset {places[0][1]:,}")
+    else:
+        click.echo(f"sent {counted(sent, 'record')} to {topic}")
+
+
+def _check(topic: Topic, key: bytes | None, value: bytes | None) -> None:
+    """Refuse what an agent of the topic could not decode."""
+    for what, raw, decode in (("key", key, topic.decode_key), ("value", value, topic.decode_value)):
+        if raw is None:
+            continue
+        try:
+            decode(raw)
+        except Exception as exc:  # codecs may run the user's code
+            kind = topic.key_type if what == "key" else topic.value_type
+            wanted = getattr(kind, "__name__", "JSON" if kind is None else kind)
+            raise Usage(
+                f"the {what} {raw.decode()[:80]!r} is not {wanted}, as {topic.get_topic_name()} declares: "
+                f"{described(exc)}",
+                hint="without -A it is sent unchecked; text in JSON is in double quotes",
+            ) from exc

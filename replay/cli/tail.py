@@ -1,0 +1,230 @@
+"""`anabranch tail`: show the last records of a topic, and follow it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from ...topics import clock
+from ...topics.errors import BadRecord
+from ...topics.printable import printable
+from ...topics.topic_partition import TopicPartition
+from .common_options import choose_cluster, cluster_options
+from .console import write_json
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from ...topics.cluster import Cluster
+    from ...topics.message import Message
+    from ..sources.field_expression import FieldExpression
+
+__all__ = ["tail"]
+
+_FOLLOW_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRecord:
+    """A record, or a row of a packed batch, which has the batch's offset and a number of its own."""
+
+    topic: str
+    partition: int
+    offset: int
+    row: int | None
+    time_ms: int
+    key: bytes | None
+    value: bytes | None
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        from ..time_text import format_time
+
+        row = "" if self.row is None else f"#{self.row}"
+        time = format_time(self.time_ms) if self.time_ms >= 0 else "-"
+        key, value = ("null" if data is None else data.decode(errors="replace") for data in (self.key, self.value))
+        return f"{time} {self.topic}[{self.partition}]@{self.offset}{row}  {key}  {value}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The same for `--json`; a value that is JSON is shown as such, else as text."""
+        row = {} if self.row is None else {"row": self.row}
+        place = {"topic": self.topic, "partition": self.partition, "offset": self.offset, **row}
+        key = None if self.key is None else self.key.decode(errors="replace")
+        return {**place, "time_ms": self.time_ms, "key": key, "value": _decoded(self.value)}
+
+
+@click.command()
+@click.argument("topic")
+@click.option("-n", "most", type=click.IntRange(0), default=10, show_default=True, help="Number of last records.")
+@click.option("-f", "--follow", is_flag=True, help="Show new records until Ctrl-C.")
+@click.option(
+    "-o", "--from", "begin", metavar="WHEN", help="Show all from an offset, a time, an age (15m), or earliest."
+)
+@click.option("--until", default="latest", metavar="WHEN", show_default=True, help="Show none from here on.")
+@click.option("-p", "--partition", type=click.IntRange(0), help="Only this partition.")
+@click.option("--key", help="Only records with this key.")
+@click.option("--where", metavar="EXPR", help="Only records for which the expression over the value's fields holds.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines.")
+@cluster_options
+def tail(
+    topic: str,
+    most: int,
+    follow: bool,
+    begin: str | None,
+    until: str,
+    partition: int | None,
+    key: str | None,
+    where: str | None,
+    as_json: bool,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Show the last committed records of TOPIC: time, partition, offset, key, value.
+
+    Packed batches are shown row by row. Records of several partitions are in the order of their times; with --from and
+    --follow, in the order in which they are read.
+
+    \b
+    Examples:
+      anabranch tail orders
+      anabranch tail orders -f --where 'amount > 100'
+      anabranch tail orders --from 15m --key ann -J
+      anabranch tail orders.dlq -n 1
+    """
+    from ...topics.admin import Admin
+    from ..sources.field_expression import expression
+    from ..sources.offset_range import OffsetBound, resolve_offset_range
+    from .send import no_topic
+
+    log_to_stderr(None)
+    holds = _Filter(None if key is None else key.encode(), None if where is None else expression(where))
+    bounds = OffsetBound.parse(begin or "earliest"), OffsetBound.parse(until)
+    with choose_cluster(bootstrap_server, options) as choice:
+        counts = Admin(choice.cluster).partitions()
+        if topic not in counts:
+            raise no_topic(choice.cluster, topic, list(counts))
+        numbers = range(counts[topic]) if partition is None else [partition]
+        places = [TopicPartition(topic, number) for number in numbers if number < counts[topic]]
+        span = resolve_offset_range(choice.cluster, places, *bounds, clock.now_ms())
+        show = _show_json if as_json else _show_line
+        try:
+            if begin is None:
+                for record in _last(choice.cluster, span.begins, span.ends, most, holds):
+                    show(record)
+            else:
+                for record in _read(choice.cluster, span.begins, span.ends):
+                    if holds(record):
+                        show(record)
+            if follow:
+                for record in _follow(choice.cluster, span.ends):
+                    if holds(record):
+                        show(record)
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+
+
+class _Filter:
+    """The conditions of `--key` and `--where`."""
+
+    def __init__(self, key: bytes | None, where: FieldExpression | None) -> None:
+        self._key, self._where = key, where
+
+    def __call__(self, record: ShownRecord) -> bool:
+        if self._key is not None and record.key != self._key:
+            return False
+        if self._where is None:
+            return True
+        value = _decoded(record.value)
+        try:
+            return bool(self._where(value if isinstance(value, dict) else {"value": value}))
+        except ValueError:  # a record without the field
+            return False
+
+
+def _last(
+    cluster: Cluster,
+    begins: dict[TopicPartition, int],
+    ends: dict[TopicPartition, int],
+    most: int,
+    holds: _Filter,
+) -> list[ShownRecord]:
+    """Return the last `most` records, by time; reads further back until there are enough (blocking)."""
+    span = max(20, 2 * most)
+    while most:
+        starts = {at: max(begins[at], end - span) for at, end in ends.items()}
+        found = [record for record in _read(cluster, starts, ends) if holds(record)]
+        if len(found) >= most or starts == begins:
+            return sorted(found, key=lambda record: record.time_ms)[-most:]
+        span *= 8
+    return []
+
+
+def _read(
+    cluster: Cluster, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+) -> Iterator[ShownRecord]:
+    from ...topics.partition_reader import read_to_end
+
+    for run in read_to_end(cluster, starts, ends):
+        yield from _records(run.at, [message for message in run.messages if (message.offset() or 0) < ends[run.at]])
+
+
+def _follow(cluster: Cluster, starts: dict[TopicPartition, int]) -> Iterator[ShownRecord]:
+    from ...topics.partition_reader import Reader
+
+    reader = Reader(cluster)
+    try:
+        reader.add(starts)
+        while True:
+            for run in reader.read(_FOLLOW_S):
+                yield from _records(run.at, run.messages)
+    finally:
+        reader.close()
+
+
+def _records(at: TopicPartition, messages: Iterable[Message]) -> Iterator[ShownRecord]:
+    from ...topics.control_records import carries_control, is_control
+    from ...topics.headers import headers_of
+    from ...topics.packed import Packed, is_packed
+
+    with_control = carries_control(at.topic)
+    for message in messages:
+        if with_control and is_control(message):
+            continue
+        key, value, time_ms = message.key(), message.value(), message.timestamp()[1]
+        place = at.topic, at.partition, message.offset() or 0
+        if value is None or not is_packed(headers_of(message)):
+            yield ShownRecord(*place, None, time_ms, key, value)
+            continue
+        try:
+            packed = Packed(value, time_ms)
+            rows = zip(packed.times_ms(), packed.keys(), packed.values(), strict=True)
+        except BadRecord as exc:
+            yield ShownRecord(*place, None, time_ms, key, f"({exc.args[0]})".encode())
+            continue
+        for number, row in enumerate(rows):
+            yield ShownRecord(*place, number, *row)
+
+
+def _decoded(value: bytes | None) -> Any:
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return value.decode(errors="replace")
+
+
+def _show_line(record: ShownRecord) -> None:
+    sys.stdout.write(printable(record.text, one_line=True) + "\n")
+    sys.stdout.flush()
+
+
+def _show_json(record: ShownRecord) -> None:
+    write_json(record.facts)

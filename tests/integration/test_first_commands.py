@@ -1,0 +1,129 @@
+"""The first commands of a new user: send, tail, lag, describe, agents."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+APP = """
+import msgspec
+from anabranch import App
+
+class Order(msgspec.Struct):
+    user: str
+    amount: int
+
+app = App("{app}", web_enabled=False)
+orders = app.topic("{app}-orders", value_type=Order, partitions=3)
+totals = app.Table("totals", default=int, help="amount by user")
+
+@app.agent(orders, name="total")
+async def total(stream):
+    async for order in stream:
+        totals[order.user] += order.amount
+"""
+ANN = '{"user":"ann","amount":3}'
+
+
+@pytest.fixture
+def app(shell, fresh) -> str:
+    name = fresh("shop")
+    shell.write("mine.py", APP.format(app=name))
+    return name
+
+
+def shown(shell, topic: str, *arguments: str) -> list[dict]:
+    return [json.loads(line) for line in shell.run("tail", topic, "-J", *arguments).stdout.splitlines()]
+
+
+def test_a_record_is_sent_processed_and_seen(shell, app, eventually):
+    topic = f"{app}-orders"
+    sent = shell.run("-A", "mine", "send", topic, "ann", ANN, "-H", "trace=1")
+    assert sent.returncode == 0, sent.stderr
+    assert sent.stdout.startswith(f"sent to {topic}[")
+    assert {row["topic"]: row for row in shown(shell, topic)}[topic]["value"] == {"user": "ann", "amount": 3}
+    worker = shell.start("-A", "mine", "worker")
+
+    def lags() -> list[int]:
+        return [json.loads(line)["lag"] for line in shell.run("lag", app, "-J").stdout.splitlines()]
+
+    def total() -> str:
+        return shell.run("-A", "mine", "tables", "totals", "-J").stdout
+
+    eventually(lambda: total() == '{"key":"ann","value":3}\n', "the agent has processed it")
+    assert set(lags()) == {0}
+    assert f"group {app}: lag 0, 1 member" in shell.run("-A", "mine", "lag").stdout
+    worker.terminate()
+    assert worker.wait(60) == 0
+
+
+def test_a_declared_topic_is_made_as_declared_and_others_are_refused_with_the_nearest_name(shell, app):
+    topic = f"{app}-orders"
+    wrong = shell.run("-A", "mine", "send", f"{app}-order", "ann", ANN)
+    assert wrong.returncode == 2
+    assert f"did you mean {topic}?" in wrong.stderr
+    assert shell.run("send", topic, "ann", ANN).returncode == 2, "nobody has declared it"
+    assert shell.run("-A", "mine", "send", topic, "ann", ANN).returncode == 0
+    listed = shell.run("topics").stdout
+    assert next(line for line in listed.splitlines() if topic in line).split("│")[2].strip() == "3"
+    created = shell.run("send", f"{app}-other", "-", "text", "--create")
+    assert created.returncode == 0, created.stderr
+    assert [(row["key"], row["value"]) for row in shown(shell, f"{app}-other")] == [(None, "text")]
+    assert "did you mean" in shell.run("tail", f"{app}-othr").stderr
+
+
+@pytest.mark.parametrize("value", ['{"user":"ann"}', "ann"])
+def test_a_value_that_the_app_cannot_decode_is_refused(shell, app, value):
+    refused = shell.run("-A", "mine", "send", f"{app}-orders", "ann", value)
+    assert refused.returncode == 2
+    assert "is not Order" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert shown(shell, f"{app}-orders") == []
+
+
+def test_lines_are_sent_with_their_keys(shell, app):
+    topic = f"{app}-lines"
+    shell.write("lines.txt", "ann:1\n\nbob:2\nann:3\n")
+    command = ["send", topic, "-K", ":", "--create", "--partitions", "2"]
+    with (shell.folder / "lines.txt").open() as lines:
+        assert "sent 3 records" in shell.run(*command, stdin=lines).stdout
+    assert sorted((row["key"], row["value"]) for row in shown(shell, topic)) == [("ann", 1), ("ann", 3), ("bob", 2)]
+    assert [row["value"] for row in shown(shell, topic, "--key", "ann")] == [1, 3]
+    assert [row["value"] for row in shown(shell, topic, "--key", "ann", "-n", "1")] == [3]
+    assert shell.run("send", "-Z", topic, "ann").returncode == 0
+    assert shown(shell, topic, "--key", "ann", "-n", "1")[0]["value"] is None
+    assert shell.run("send", topic, "ann").returncode == 2, "a key without a value"
+
+
+def test_packed_rows_are_shown_and_filtered(shell, app):
+    topic = f"{app}-packed"
+    rows = [{"user": f"u{n}", "amount": n} for n in range(100)]
+    shell.write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    made = shell.run("replay", "rows.jsonl", "--to", topic, "--key", "user", "--partitions", "1", "--pack")
+    assert made.returncode == 0, made.stderr
+    assert len(shown(shell, topic, "--from", "earliest")) == 100
+    last = shown(shell, topic, "--where", "amount >= 98")
+    assert sorted((row["key"], row["value"]["amount"]) for row in last) == [("u98", 98), ("u99", 99)]
+    assert "#99  u99" in shell.run("tail", topic).stdout
+
+
+def test_following_shows_what_arrives(shell, app):
+    topic = f"{app}-live"
+    assert shell.run("send", topic, "a", "1", "--create").returncode == 0
+    follower = shell.start("tail", topic, "-f", "-J")
+    assert json.loads(follower.stdout.readline())["value"] == 1
+    assert shell.run("send", topic, "a", "2").returncode == 0
+    assert json.loads(follower.stdout.readline())["value"] == 2
+    follower.send_signal(2)
+    assert follower.wait(30) == 0
+
+
+def test_an_app_is_described_without_a_cluster(shell, app):
+    described = shell.run("-A", "mine", "describe", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    assert described.returncode == 0, described.stderr
+    for words in (f"{app}  exactly once", "amount by user", f"{app}-totals-changelog", "Order", "web_enabled = False"):
+        assert words in described.stdout
+    assert "Router" not in described.stdout
+    assert "total" in shell.run("-A", "mine", "agents").stdout
+    assert "no app given" in shell.run("describe").stderr
