@@ -308,11 +308,13 @@ class Topic(faust.Topic, Generic[K, V]):
         values = list(values)
         plain_values = self._serializer is None and self.value_type is not None
         encode = self._value.encode if plain_values and not _PASSED_ON.intersection(map(type, values)) else None
-        raw_keys, raw_values = list(map(self.encode_key, keys)), list(map(encode or self.encode_value, values))
+        bare_keys = self.key_type is None and self.key_serializer is None
+        raw_keys = list(map(record_key if bare_keys else self.encode_key, keys))
+        raw_values = list(map(encode or self.encode_value, values))
         partitioner = runtime.partitioners.get(self.get_topic_name())
         sizes = (
-            max((len(key or b"") for key in raw_keys), default=0),
-            max((len(v or b"") for v in raw_values), default=0),
+            max([len(key or b"") for key in raw_keys], default=0),
+            max([len(value or b"") for value in raw_values], default=0),
         )
         if partitioner is not None or sum(sizes) > runtime.max_record_bytes:
             return list(map(self.output, raw_keys, raw_values, repeat(timestamp_ms)))

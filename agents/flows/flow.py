@@ -41,7 +41,7 @@ from .combiner import Combiner, merge, reduce_batch, reduce_into
 from .element_types import UNKNOWN, declarable, returned, type_of
 from .expressions import Expression, col
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
-from .reducers import AggregateReducer, PairReducer, Reducer, check_json, reduced
+from .reducers import AggregateReducer, PairReducer, Reducer, check_json
 
 if TYPE_CHECKING:
     from ...topics.output import Output
@@ -223,7 +223,7 @@ class _Ending(Generic[K, T]):
         def outputs(states: dict[object, object], timestamp_ms: int | None) -> list[Output]:
             made = between.outputs(states.keys(), states.items(), timestamp_ms)
             # Numbers that JSON does not have are written as null, so only records with a null need a look.
-            if b"null" in b"".join(output.value or b"" for output in made):
+            if b"null" in b"".join([output.value or b"" for output in made]):
                 _check_finite(states.values())
             if declared is UNKNOWN:
                 check_json(states.values())
@@ -246,7 +246,7 @@ class _Ending(Generic[K, T]):
 
         async def gather(stream: Stream) -> None:
             async for batch in stream.batches():
-                states = reduced(_with_tuple_keys(batch.values), lambda state: state, how.merge)
+                states = _gathered(batch.values, how.merge)
                 merge(table.opened_to_write(), how, states, isolating=stream.queue.isolating)
 
         self._agent(f"{table.name}-combine", self.topic, combine)
@@ -400,9 +400,14 @@ def _keys_between(table: Table) -> object:
     return UNKNOWN if table.key_type is None else table.key_type
 
 
-def _with_tuple_keys(pairs: Iterable[tuple[object, object]]) -> Iterable[tuple[object, object]]:
-    """Return the pairs with keys that can be dict keys: JSON arrays as tuples."""
-    return ((as_key(key) if isinstance(key, list) else key, state) for key, state in pairs)
+def _gathered(pairs: Iterable[tuple[object, object]], merge: Callable[..., object]) -> dict[object, object]:
+    """Return key -> state of partial results; keys that are JSON arrays become tuples."""
+    states: dict[object, object] = {}
+    for key, state in pairs:
+        if type(key) is list:
+            key = as_key(cast(object, key))
+        states[key] = merge(states[key], state) if key in states else state
+    return states
 
 
 def _or_field(function: Callable[..., U] | str) -> Callable[..., U]:
