@@ -3,9 +3,10 @@
 All of them are daemon threads. `asyncio.to_thread` keeps a process from ending until its calls return, and those of a
 Kafka client may never return (see `client_watchdog`).
 
-Inside of `inline()` no thread is started. A call of `daemon_thread` and the steps of `Background` run in the event
-loop's own thread, between other callbacks, and so in an order that a test can repeat. `call_within` makes its call at
-once. Like `clock`, this module is used with its name: `threads.idle()`, since `inline` binds the function anew.
+Inside of `inline()` no thread is started. A call of `daemon_thread`, a `BackgroundCall` and the steps of `Background`
+run in the event loop's own thread, between other callbacks, and so in an order that a test can repeat. `call_within`
+makes its call at once. Like `clock`, this module is used with its name: `threads.idle()`, since `inline` binds the
+function anew.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from . import clock
 
-__all__ = ["Background", "are_inline", "call_later", "call_within", "daemon_thread", "idle", "inline"]
+__all__ = ["Background", "BackgroundCall", "are_inline", "call_later", "call_within", "daemon_thread", "idle", "inline"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,6 +93,61 @@ async def daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     else:
         _start(make, "anabranch-daemon")
     return await future
+
+
+class BackgroundCall(Generic[T]):
+    """A blocking call in a daemon thread, for whose end the event loop can wait, and also code that cannot await.
+
+    Inline, the call is made in a callback, or by `result` if that comes first.
+    """
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call: Callable[[], T] | None = call
+        self._returned: list[T] = []
+        self._error: BaseException | None = None
+        self._made = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._announced: asyncio.Future[None] = self._loop.create_future()
+        if not _inline:
+            _start(self._make, "anabranch-background-call")
+        else:
+            self._loop.call_later(0.0 if _delay_s is None else _delay_s(), self._make)
+
+    def _make(self) -> None:
+        call, self._call = self._call, None
+        if call is None:  # inline, `result` has made it
+            return
+        try:
+            self._returned.append(call())
+        except BaseException as exc:  # noqa: BLE001 (raised again by `result`)
+            self._error = exc
+        self._made.set()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._announce)
+
+    def _announce(self) -> None:
+        if not self._announced.done():
+            self._announced.set_result(None)
+
+    @property
+    def done(self) -> bool:
+        """True if the call has ended."""
+        return self._made.is_set()
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the call has ended, at most `timeout_s` seconds; return whether it has."""
+        if not self.done:
+            await asyncio.wait((self._announced,), timeout=timeout_s)
+        return self.done
+
+    def result(self) -> T:
+        """Wait until the call has ended (blocking), and return or raise its outcome."""
+        if _inline:
+            self._make()
+        self._made.wait()
+        if self._error is not None:
+            raise self._error
+        return self._returned[0]
 
 
 def call_within(within_s: float, call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:

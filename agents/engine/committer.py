@@ -5,6 +5,9 @@
 Invariants:
 
 - The caller writes the stores after the commit, and only if the commit returned.
+- `ExactlyOnce` commits in two parts. `queue` begins the transaction and queues the records, which is work for the
+  interpreter; agents wait for it. `complete` does the rest, which waits for Kafka; agents may process the next epoch
+  meanwhile. Nothing of the next epoch is queued before `complete` has returned.
 - If the outcome is unknown, it is queried again until it is known. Nothing is aborted or applied in doubt.
 - Every transaction of a worker that owns partitions contains offsets, unchanged ones if nothing was consumed, because
   only a transaction with offsets fences a zombie.
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -30,7 +33,7 @@ from .committed_offsets import commit_through_group
 from .delivery_reports import LARGE_BYTES, Reports
 from .topic_ids import TopicIds
 
-__all__ = ["AtLeastOnce", "CommitRequest", "Committer", "ExactlyOnce"]
+__all__ = ["AtLeastOnce", "CommitRequest", "Committer", "ExactlyOnce", "Positions", "QueuedCommit"]
 
 _ATTEMPTS = 5
 _UNDELIVERED_S = 120.0
@@ -38,6 +41,12 @@ _UNDELIVERED_S = 120.0
 # Each topic limits the size of its records, and a dead letter is larger than its record, so librdkafka's own limit must
 # not apply first. Brokers close the connection after a request of more than 100 MiB.
 _RECORD_BYTES = 100_000_000
+
+
+T = TypeVar("T")
+
+Positions = dict[TopicPartition, int]
+"""(changelog topic, partition) -> the position after the epoch's last record in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +68,25 @@ class CommitRequest:
     singly: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedCommit:
+    """A commit whose transaction is open and whose records are queued.
+
+    Attributes:
+        request: the request.
+        attempt: the number of attempts that failed before.
+        positions: filled in by delivery reports until the commit is complete.
+        compare: waits for the comparison of topic ids; see `TopicIds.comparing`.
+    """
+
+    request: CommitRequest
+    attempt: int
+    positions: Positions
+    compare: Callable[[], None]
+
+
 class _NotSent(Exception):
     """An output was refused. `Reports` holds which one; the transaction has to be aborted."""
-
-
-Positions = dict[TopicPartition, int]
-"""(changelog topic, partition) -> the position after the epoch's last record in it."""
 
 
 class ExactlyOnce:
@@ -93,7 +115,23 @@ class ExactlyOnce:
         self._kafka.open()
 
     def commit(self, request: CommitRequest) -> Positions:
-        """Commit an epoch (blocking) and return the changelog positions after it.
+        """Commit an epoch (blocking) and return the changelog positions after it; see `queue` and `complete`."""
+        return self.complete(self.queue(request))
+
+    def queue(self, request: CommitRequest) -> QueuedCommit:
+        """Begin a transaction and queue the records of an epoch (blocking while librdkafka's queue is full).
+
+        Raises:
+            Aborted: the transaction was aborted.
+            Refused: a topic refuses a record.
+            Rebuild: the producer was fenced.
+        """
+        return self._repeated(request, 0, lambda attempt: self._queue(request, attempt))
+
+    def complete(self, queued: QueuedCommit) -> Positions:
+        """Commit the queued records with the offsets (blocking) and return the changelog positions after them.
+
+        An aborted transaction is repeated a few times. A call with an unknown outcome is repeated until it is known.
 
         Raises:
             Aborted: the transaction was aborted. With `lost`, the partitions are lost as well, and no worker can commit
@@ -102,9 +140,17 @@ class ExactlyOnce:
             Rebuild: the producer was fenced.
             Stop: a topic was recreated, so that its offsets are no longer valid.
         """
-        for attempt in range(_ATTEMPTS):
+        request, first = queued.request, queued.attempt
+
+        def complete(attempt: int) -> Positions:
+            return self._complete(queued if attempt == first else self._queue(request, attempt))
+
+        return self._repeated(request, first, complete)
+
+    def _repeated(self, request: CommitRequest, first: int, attempt_at: Callable[[int], T]) -> T:
+        for attempt in range(first, _ATTEMPTS):
             try:
-                return self._try(request, every=attempt > 0 or bool(request.singly))
+                return attempt_at(attempt)
             except Aborted as exc:
                 self._reports.raise_refused(request.outputs, request.changes)
                 if exc.lost or attempt == _ATTEMPTS - 1:
@@ -112,8 +158,8 @@ class ExactlyOnce:
                 clock.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _try(self, request: CommitRequest, *, every: bool) -> Positions:
-        kafka, reports = self._kafka, self._reports
+    def _queue(self, request: CommitRequest, attempt: int) -> QueuedCommit:
+        kafka, reports, every = self._kafka, self._reports, attempt > 0 or bool(request.singly)
         kafka.begin()
         reports.begin()
         compare = _comparing(self._topic_ids, request)
@@ -122,8 +168,12 @@ class ExactlyOnce:
         except _NotSent as exc:
             kafka.abort()
             raise Aborted(str(exc)) from exc
+        return QueuedCommit(request, attempt, positions, compare)
+
+    def _complete(self, queued: QueuedCommit) -> Positions:
+        kafka, reports, request = self._kafka, self._reports, queued.request
         try:
-            compare()
+            queued.compare()
         except Stop:
             kafka.abort()
             raise
@@ -136,7 +186,7 @@ class ExactlyOnce:
                 raise Aborted(_may_be_lost(reports))
             reports.settle(kafka.partitions)
         kafka.commit()
-        return positions
+        return queued.positions
 
     def close(self) -> None:
         """Close the producer; no transaction is open between commits."""

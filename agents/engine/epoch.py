@@ -1,7 +1,13 @@
-"""The epoch: everything that a worker does between two commits, and the decision when to end it."""
+"""The epoch: everything that a worker does between two commits, and the decision when to end it.
+
+An epoch is prepared and frozen when it is committed. Agents may fill the next epoch while Kafka commits the frozen one,
+so whatever is done after Kafka's commit uses the facts of the preparation (`PreparedCommit`): outputs, progress,
+counters. A rollback drops the frozen epoch together with the one that follows it.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,7 +22,7 @@ from .committer import CommitRequest, Positions
 from .failure_rate import EpochCounts, FailureRate
 from .outbox import Outbox
 from .protocols import Host
-from .router import Router
+from .router import Router, StreamProgress
 from .settings import EngineSettings
 
 __all__ = ["Epoch", "PreparedCommit", "UntrackedValues"]
@@ -32,18 +38,26 @@ _SINGLY = 100
 
 @dataclass(frozen=True, slots=True)
 class PreparedCommit:
-    """A commit request, and the facts that are needed after its commit.
+    """A commit request, and the facts of its epoch that are needed after its commit.
 
     Attributes:
         request: the request for the committer.
         changes: table -> partition -> changes.
-        outside: number of outputs that were sent outside of agents.
+        outside: the outputs that were sent outside of agents.
+        progress: the progress of the streams.
+        dead_letters: number of dead letters.
+        skipped: number of records that were skipped without a dead letter.
+        failed: agent -> number of its records to which its failure policy was applied.
         began_s: when the preparation began, on the monotonic clock.
     """
 
     request: CommitRequest
     changes: dict[str, dict[int, Changes]]
-    outside: int
+    outside: list[Output]
+    progress: list[StreamProgress]
+    dead_letters: int
+    skipped: int
+    failed: Counter[str]
     began_s: float
 
 
@@ -74,6 +88,7 @@ class Epoch:
         self.dead_letters_total = 0
         self.skipped_total = 0
         self._misplaced = MisplacedKeys(host)
+        self._is_frozen = False  # an epoch that Kafka has not committed yet
         self.singly: frozenset[str] = frozenset()
         self._failure_rate = FailureRate(settings.max_failure_share)
         self.commit_seconds = Histogram()
@@ -83,8 +98,8 @@ class Epoch:
 
     @property
     def dirty(self) -> bool:
-        """True if there is anything to commit."""
-        if self.outbox.outputs or self.outside or self.outbox.skipped:
+        """True if there is anything to commit, the frozen epoch included."""
+        if self._is_frozen or self.outbox.outputs or self.outside or self.outbox.skipped:
             return True
         return self._router.moved
 
@@ -96,9 +111,12 @@ class Epoch:
     @property
     def due(self) -> bool:
         """True if the epoch has to end, because of its outputs, the memory of its records or its duration."""
-        if self._router.gathered_bytes >= self._settings.epoch_bytes and self.dirty:
-            return True
-        return self.full or (clock.now_s() - self._began_s >= self._settings.epoch_s and self.dirty)
+        return self.at_limit or (clock.now_s() - self._began_s >= self._settings.epoch_s and self.dirty)
+
+    @property
+    def at_limit(self) -> bool:
+        """True if the epoch has to end because of its outputs or the memory of its records."""
+        return self.full or (self._router.gathered_bytes >= self._settings.epoch_bytes and self.dirty)
 
     @property
     def affordable(self) -> bool:
@@ -111,25 +129,24 @@ class Epoch:
         if complete is not None and not complete.is_set():
             return False  # an idle worker leaves the processor to the process that feeds it
         share = self._settings.commit_share
-        return (clock.now_s() - self._began_s) * share >= self._cost_s * (1 - share)
+        since_s = max(self._began_s, self.committed_s)
+        return (clock.now_s() - since_s) * share >= self._cost_s * (1 - share)
 
-    def begin(self, cost_s: float | None = None) -> None:
-        """Begin a new epoch now.
-
-        Args:
-            cost_s: how long the commit before it took, in seconds; None if there was none.
-        """
+    def begin(self) -> None:
+        """Begin a new epoch now."""
         self._began_s = clock.now_s()
         self._router.gathered_bytes = 0
-        if cost_s is not None:  # a single slow commit makes the next epochs only a little longer
-            self._cost_s = min(cost_s, 2 * self._cost_s)
+
+    def note_cost(self, cost_s: float) -> None:
+        """Note how long a commit took, in seconds. A single slow one makes the next epochs only a little longer."""
+        self._cost_s = min(cost_s, 2 * self._cost_s)
 
     def hurry(self) -> None:
         """End the epoch as soon as possible."""
         self._began_s = 0.0
 
     def drop(self) -> None:
-        """Discard the outbox and the uncommitted writes of tables."""
+        """Discard the outbox and the uncommitted writes of tables, those of the frozen epoch included."""
         for table in self._host.tables:
             table.uncommitted.drop_epoch()
         self.outbox.clear()
@@ -163,10 +180,37 @@ class Epoch:
             group() if progress else None,
             self.singly,
         )
-        return PreparedCommit(request, changes, len(self.outside), began_s)
+        outbox = self.outbox
+        return PreparedCommit(
+            request,
+            changes,
+            list(self.outside),
+            self._router.stream_progress(),
+            outbox.dead_letters,
+            outbox.skipped,
+            outbox.failed.copy(),
+            began_s,
+        )
+
+    def freeze(self, prepared: PreparedCommit) -> None:
+        """Start the next epoch. To agents, this one is committed from now on. All agents must be parked."""
+        for table in self._host.tables:
+            table.uncommitted.freeze_epoch(prepared.changes[table.name])
+        del self.outside[: len(prepared.outside)]
+        self.outbox.clear()
+        self._is_frozen = True
+
+    def thaw(self, prepared: PreparedCommit) -> None:
+        """Take back what a rollback must not discard: the commit of the frozen epoch has failed."""
+        self.outside[:0] = prepared.outside
+        self._is_frozen = False
+
+    def forget_frozen(self) -> None:
+        """Note that the frozen epoch, which was dropped, is committed in Kafka: its outputs must not be sent again."""
+        self._is_frozen = False
 
     def finish(self, prepared: PreparedCommit, positions: Positions) -> None:
-        """Write the stores after Kafka has committed, then discard everything that was kept for a rollback.
+        """Write the stores after Kafka has committed, then discard what was kept for a rollback of the frozen epoch.
 
         Args:
             positions: (changelog topic, partition) -> position after the commit.
@@ -176,25 +220,22 @@ class Epoch:
         """
         for table in self._host.tables:
             made = prepared.changes[table.name]
-            table.uncommitted.epoch_committed(
-                made, {p: positions[TopicPartition(table.changelog_name, p)] for p in made}
-            )
+            table.uncommitted.epoch_committed({p: positions[TopicPartition(table.changelog_name, p)] for p in made})
+        self._is_frozen = False
         self.commits_total += 1
-        self.dead_letters_total += self.outbox.dead_letters
-        self.skipped_total += self.outbox.skipped
-        outcomes = {
-            agent: EpochCounts(handled, self.outbox.failed[agent])
-            for agent, handled in self._router.newly_handled().items()
-            if handled
-        }
-        del self.outside[: prepared.outside]
-        self.outbox.clear()
+        self.dead_letters_total += prepared.dead_letters
+        self.skipped_total += prepared.skipped
         for offset in prepared.request.offsets:
             self.committed[TopicPartition(offset.topic, offset.partition)] = offset.offset
-        self._router.committed(self.committed)
-        if not self._router.isolating:
-            for table in self._host.tables:
-                table.uncommitted.end_savepoints()
+        handled = self._router.committed(self.committed, prepared.progress)
+        outcomes = {agent: EpochCounts(count, prepared.failed[agent]) for agent, count in handled.items() if count}
         self.committed_s = clock.now_s()
         self.commit_seconds.observe(self.committed_s - prepared.began_s)
         self._failure_rate.note(self.committed_s, outcomes)
+
+    def end_isolation(self) -> None:
+        """Process records in batches again, if the epoch that was just committed is without failures."""
+        self._router.end_isolation()
+        if not self._router.isolating:
+            for table in self._host.tables:
+                table.uncommitted.end_savepoints()

@@ -1,8 +1,10 @@
 """The engine's loop: poll → deliver → agents process → barrier → commit → poll, in the thread of the event loop.
 
+A commit may still be under way while the loop goes on; the module `commits` describes this.
+
 Invariants:
 
-- An agent is *running* from the moment it gets a record until it requests the next one. A commit waits until all
+- An agent is *running* from the moment it gets a record until it requests the next one. A commit begins when all
   agents are parked at the barrier. When a commit is due, batches are cut at a record boundary.
 - Nothing is produced before the barrier, so a rollback only discards the outbox and the uncommitted writes of tables.
 - Rebalance callbacks run inside `consume()`; the module `rebalance` describes them.
@@ -21,25 +23,22 @@ The engine holds `AgentContext` (the interface to agents and streams), `Rebalanc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Coroutine, Generator, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from ...topics import clock, threads
-from ...topics.errors import AnabranchError, BadRecord, Hung, Rebuild, Retriable, Stop
+from ...topics.errors import AnabranchError, Stop
 from ...topics.partitioner_registry import PARTITIONERS_TOPIC, PartitionerRegistry
-from ...topics.producer import Aborted
 from ...topics.threads import daemon_thread
 from ..assigned_partitions import Assignment
 from ..tables.global_table import GlobalTable
 from .agent_context import AgentContext
-from .epoch import PreparedCommit, UntrackedValues
+from .commits import Commits
 from .group_consumer import GroupConsumer
 from .membership import Membership
 from .protocols import Host, RebalanceListener
 from .rebalance import Rebalance
-from .rejected_records import RecordsRefused
 from .runner import halt_all
 from .settings import EngineSettings
 from .status import EngineStatus
@@ -53,7 +52,6 @@ _IDLE_MAX_S = 0.005
 # agent may `ask` another agent of the same worker.
 _LONG_S = 0.02
 _BARRIER_PATIENCE_S = 1.0
-_MAX_ABORTED = 5
 
 
 class Engine:
@@ -65,7 +63,6 @@ class Engine:
         rebalance: handles the partitions that the group assigns and revokes.
         status: the state that probes, metrics and logs read.
         stopping: whether the worker is stopping.
-        rebuild_wanted: whether the Kafka clients are unusable; the loop renews them and restores from the changelogs.
         rollbacks_total: number of epochs rolled back and reprocessed.
         first_record_at: wall-clock time of the first record, in seconds since 1970; 0 before it.
     """
@@ -76,10 +73,10 @@ class Engine:
         self.context = AgentContext(host, self.settings, self)
         self.rebalance = Rebalance(host, self.settings, self.context, self)
         self.status = EngineStatus(self.settings, self, self.context, self.rebalance)
+        self._commits = Commits(host, self.context, self.rebalance)
         self._router, self._barrier = self.context.router, self.context.barrier
         self._epoch, self._failures = self.context.epoch, self.context.failures
         self.stopping = False
-        self.rebuild_wanted = False
         self.rollbacks_total = 0
         self.first_record_at = 0.0
         self._member: Membership | None = None
@@ -87,7 +84,6 @@ class Engine:
         self._main_task: asyncio.Future[None] | None = None
         self._left = False
         self._opening: asyncio.Future[None] | None = None
-        self._aborted_in_a_row = 0
         self._subscribed: list[str] = []
         self._electing: asyncio.Future[None] | None = None
         self._watching_retries: asyncio.Future[None] | None = None
@@ -97,6 +93,11 @@ class Engine:
         """True if the loop has ended or was cancelled."""
         task = self._main_task
         return task is not None and (task.done() or (isinstance(task, asyncio.Task) and task.cancelling() > 0))
+
+    @property
+    def rebuild_wanted(self) -> bool:
+        """True if the Kafka clients are unusable; the loop renews them and restores from the changelogs."""
+        return self._commits.rebuild_wanted
 
     @property
     def _group(self) -> GroupConsumer:
@@ -122,6 +123,7 @@ class Engine:
             self.rebalance.revoked,
             self.rebalance.partitions_lost,
         )
+        self._commits.open(self._member)
         # The worker joins its group while this runs; the loop polls no record before it is done.
         self._opening = asyncio.ensure_future(self._member.open())
         counts = await daemon_thread(admin.partitions, timeout_s=self.settings.connect_s)
@@ -202,6 +204,10 @@ class Engine:
                 self._main_task.cancel()
             except asyncio.CancelledError:
                 pass
+        try:
+            await self._commits.ended(self.settings.stuck_s)
+        except AnabranchError as exc:
+            logger.warning("the last commit: %s", exc)
         await self.rebalance.close()
         if self._member is not None:
             await self._member.close(keep_identity=self._host.keep_identity)
@@ -230,6 +236,7 @@ class Engine:
             idle_s = 0.0
             while not self.stopping:
                 idle_s = await self._turn(idle_s)
+            await self._commits.ended()
             if self._host.stopped_by is None and await self._close_barrier() and not self._uncommittable:
                 await self._commit()
         except Stop as exc:
@@ -264,6 +271,7 @@ class Engine:
 
     async def _turn(self, idle_s: float) -> float:
         """Run one iteration, which sleeps `idle_s` seconds if there is no work; return `idle_s` of the next one."""
+        self._commits.end_if_done()
         if self.rebuild_wanted or self._group.finished is not None:
             await self._rebuild()
         if self._epoch.rollback_wanted:
@@ -273,7 +281,7 @@ class Engine:
             return 0.0
         # The barrier may be closed without an epoch that is due: if partitions were revoked while it closed, the
         # callback has committed already.
-        if self._epoch.due or self._barrier.closed:
+        if self._commits.due or self._barrier.closed:
             await self._commit()
         if self._uncommittable or self.stopping:
             return 0.0
@@ -283,13 +291,16 @@ class Engine:
             self._router.end(self._host.history_ends, self._group.reached)
         if self.context.wake():
             return 0.0
-        if not polled:
-            if self._epoch.dirty and self._epoch.affordable:
-                await self._commit()
-            else:
-                await threads.idle(idle_s)
-                return min(idle_s + 0.001, _IDLE_MAX_S)
-        return 0.0
+        if polled:
+            return 0.0
+        if self._commits.under_way:
+            await self._commits.ended(idle_s)
+        elif self._epoch.dirty and self._epoch.affordable:
+            await self._commit()
+            return 0.0
+        else:
+            await threads.idle(idle_s)
+        return min(idle_s + 0.001, _IDLE_MAX_S)
 
     async def _work(self) -> None:
         """Wait until all agents are parked.
@@ -301,7 +312,8 @@ class Engine:
         while self._barrier.running and not (self._uncommittable or self.stopping):
             if await self._barrier.parked_within(_LONG_S):
                 break
-            if self._epoch.due and not self.context.asking:
+            self._commits.end_if_done()
+            if self._commits.due and not self.context.asking:
                 if await self._close_barrier(_BARRIER_PATIENCE_S):
                     break
                 # An agent waits for something that may depend on other agents: resume them and try again later.
@@ -336,6 +348,7 @@ class Engine:
 
     async def _roll_back(self) -> None:
         """Drop the epoch, restart the agents and deliver the epoch's records again."""
+        await self._commits.ended()
         self._epoch.rollback_wanted = False
         self.rollbacks_total += 1
         runners = [runner for runner in self.context.runners if runner.stream is not None]
@@ -368,6 +381,7 @@ class Engine:
             if patience_s is not None and clock.now_s() - began > patience_s:
                 return False
             await self._barrier.parked_within(_LONG_S)
+            self._commits.end_if_done()
             self._group.keep_alive()
         return True
 
@@ -376,84 +390,32 @@ class Engine:
         self._router.uncut()
         self.context.wake()
 
-    def _prepare(self) -> PreparedCommit:
-        return self._epoch.prepare(self._group.metadata, self.rebalance.partition_counts.__getitem__)
-
     async def _commit(self) -> None:
         """Commit the epoch, begin the next one and open the barrier. All agents must be parked."""
         if self._uncommittable or self._member is None:  # an agent, or the commit of a revoke, has failed meanwhile
             return
         self._barrier.closed = True
-        began = clock.now_s()
-        if self._epoch.dirty:
-            with self._settled():
-                if self._host.provisioner.wanted:
-                    await daemon_thread(self._host.provisioner.create)
-                prepared = self._prepare()
-                self._epoch.finish(prepared, await daemon_thread(self._member.committer.commit, prepared.request))
-            self._epoch.begin(cost_s=clock.now_s() - began)
-        else:
-            self._epoch.begin()
+        await self._commits.commit(beside=not self.stopping)
         if not self._uncommittable:
             self._open_barrier()
 
     def commit_now(self) -> None:
         """Commit the epoch in a revoke callback, before the partitions move (blocking). All agents must be parked."""
-        assert self._member is not None
-        if self._epoch.dirty:
-            with self._settled():
-                self._host.provisioner.create()
-                prepared = self._prepare()
-                self._epoch.finish(prepared, self._member.committer.commit(prepared.request))
+        self._commits.commit_now()
 
-    @contextlib.contextmanager
-    def _settled(self) -> Generator[None]:
-        """Handle errors of a commit: request a rollback of the epoch or new clients for this worker.
+    def end_commit(self) -> None:
+        """Wait until no commit is under way (blocking), in a rebalance callback."""
+        self._commits.end()
 
-        Raises:
-            Stop: too many commits in a row were aborted, or no record causes the error.
-        """
-        try:
-            yield
-            self._aborted_in_a_row = 0
-            if not self._router.isolating:
-                self._failures.forget_rules()
-                self._epoch.singly = frozenset(self._failures.singly)
-        except BadRecord as exc:
-            self._blame_somebody(exc)
-        except UntrackedValues as exc:
-            logger.info("table %s holds values that can be changed in place: the first epoch is reprocessed", exc)
-            self._epoch.rollback_wanted = True
-        except Aborted as exc:
-            self._aborted_in_a_row += 1
-            if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
-                raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
-            logger.warning("epoch rolled back: %s", exc)
-            self._host.provisioner.declared.clear()  # one of the topics may have been deleted
-            self._epoch.rollback_wanted = True
-            self.rebalance.lost = self.rebalance.lost or exc.lost
-        except (Hung, Rebuild, Retriable) as exc:
-            logger.warning("%s: this worker replaces its clients and resumes from the last commit", exc.args[0])
-            self._host.provisioner.declared.clear()
-            self.rebuild_wanted = True
-            self._group.note_hung(exc)
-
-    def _blame_somebody(self, error: BadRecord) -> None:
-        """Request a rollback with isolated records, to find the record whose result cannot be encoded or is refused.
-
-        Raises:
-            Stop: records were isolated already, and the error gives no new information.
-        """
-        news = isinstance(error, RecordsRefused) and self._failures.refused(error, self._epoch.outside)
-        self._epoch.singly = frozenset(self._failures.singly)
-        if not self._router.isolate() and not news:
-            raise Stop(f"no single record causes the error: {error}")
-        self._epoch.rollback_wanted = True
+    def drop_epochs(self) -> None:
+        """Drop the epoch and the one that is being committed: their partitions are lost."""
+        self._commits.drop()
 
     async def _rebuild(self) -> None:
         """Replace fenced or broken clients and reprocess from the offsets that Kafka has as committed."""
         assert self._member is not None
-        self.rebuild_wanted = False
+        await self._commits.ended()
+        self._commits.rebuild_wanted = False
         self.rebalance.restart()
         await self._roll_back()
         await self._member.renew()

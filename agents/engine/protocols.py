@@ -242,19 +242,30 @@ class EngineLoop(Protocol):
 
     Attributes:
         stopping: whether the worker is stopping.
-        rebuild_wanted: whether the Kafka clients are unusable and the loop is about to recreate them.
         rollbacks_total: epochs rolled back and reprocessed.
         first_record_at: wall-clock time of the first record; 0 before it.
     """
 
     stopping: bool
-    rebuild_wanted: bool
     rollbacks_total: int
     first_record_at: float
 
     @property
     def ended(self) -> bool:
         """True if the loop has ended or was cancelled."""
+        ...
+
+    @property
+    def rebuild_wanted(self) -> bool:
+        """True if the Kafka clients are unusable and the loop is about to recreate them."""
+        ...
+
+    def end_commit(self) -> None:
+        """Wait until no commit is under way, inside a rebalance callback (blocking)."""
+        ...
+
+    def drop_epochs(self) -> None:
+        """Drop the epoch and the one that is being committed: their partitions are lost."""
         ...
 
     def commit_now(self) -> None:

@@ -1,8 +1,9 @@
 """Handles the assignment and revocation of this worker's partitions.
 
-- Rebalance callbacks run inside `consume()`. If all agents are parked, a revoke commits the epoch and releases the
-  partitions in the callback, because the client library unassigns them when the callback returns. If an agent is in the
-  middle of a record, the epoch is rolled back instead: it is dropped, the agents restart, and nothing is committed.
+- Rebalance callbacks run inside `consume()`. A revoke waits for the commit that is under way. If all agents are parked,
+  it then commits the epoch and releases the partitions in the callback, because the client library unassigns them
+  when the callback returns. If an agent is in the middle of a record, the epoch is rolled back instead: it is dropped,
+  the agents restart, and nothing is committed.
 - An assigned partition is owned at once and becomes *active* when its tables are restored. From then on its records are
   consumed, while other partitions may still be restoring. Only active partitions have progress, and only their progress
   is committed.
@@ -122,6 +123,7 @@ class Rebalance:
     def revoked(self, revoked: set[TopicPartition]) -> None:
         """Commit, or drop the epoch if an agent is in the middle of a record; then forget the partitions."""
         epoch = self._context.epoch
+        self._loop.end_commit()
         if self._context.barrier.running or self._host.stopped_by is not None:
             epoch.drop()
             epoch.rollback_wanted = True
@@ -132,9 +134,8 @@ class Rebalance:
     def partitions_lost(self, lost: set[TopicPartition]) -> None:
         """Drop the epoch and forget the partitions: other workers already own them."""
         logger.warning("partitions lost: %s", listed(lost))
-        epoch = self._context.epoch
-        epoch.drop()
-        epoch.rollback_wanted = bool(self._context.router.streams)
+        self._loop.drop_epochs()
+        self._context.epoch.rollback_wanted = bool(self._context.router.streams)
         self._forget(lost)
 
     def _forget(self, revoked: set[TopicPartition]) -> None:

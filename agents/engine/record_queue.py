@@ -198,14 +198,17 @@ class RecordQueue:
         delayed = sum(len(batch.messages) for _, batches in self.delayed.values() for batch in batches)
         return self.entered - self.waiting - delayed
 
-    def newly_handled(self) -> int:
-        """Return the number of records processed since the previous commit; called once after each commit."""
-        before, self._handled_before = self._handled_before, self.handled
-        return self._handled_before - before
+    def newly_handled(self, handled: int) -> int:
+        """Return the number of records processed since the previous commit; called once after each commit.
 
-    def committed(self) -> None:
+        Args:
+            handled: number of records processed since the start, when the commit was prepared.
+        """
+        before, self._handled_before = self._handled_before, handled
+        return handled - before
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Forget the failures of records below the offsets: these records are committed."""
-        offsets = self.offsets
         self.poisoned = {w: why for w, why in self.poisoned.items() if w[1] >= offsets.get(w[0], 0)}
         self.failures = {w: count for w, count in self.failures.items() if w[1] >= offsets.get(w[0], 0)}
 

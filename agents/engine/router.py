@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from confluent_kafka import Message
 
@@ -20,13 +20,28 @@ from ..assigned_partitions import Assignment
 from .protocols import RecordFeed
 from .record_queue import QueuedBatch, position_of
 
-__all__ = ["Router"]
+__all__ = ["Router", "StreamProgress"]
 
 # Approximate memory of a message besides its value, in bytes.
 _MESSAGE_BYTES = 400
 
 _partition_of: Any = Message.partition
 _topic_of: Any = Message.topic
+
+
+class StreamProgress(NamedTuple):
+    """The progress of a stream when an epoch was prepared.
+
+    Attributes:
+        next_offsets: partition -> offset of the next record to process; see `RecordQueue.progress`.
+        taken: partition -> offset of the next record to hand out.
+        handled: number of records processed since the start.
+    """
+
+    stream: RecordFeed
+    next_offsets: dict[TopicPartition, int]
+    taken: dict[TopicPartition, int]
+    handled: int
 
 
 class Router:
@@ -225,27 +240,46 @@ class Router:
                 offset = assignment.agent_offsets.get((at, stream.progress_name), start)
                 stream.queue.offsets[at] = stream.committed[at] = offset
 
-    def newly_handled(self) -> dict[str, int]:
-        """Return agent -> number of records processed since the previous commit; called once after each commit."""
-        handled: dict[str, int] = {}
-        for stream in self.streams:
-            handled[stream.name] = handled.get(stream.name, 0) + stream.queue.newly_handled()
-        return handled
+    def stream_progress(self) -> list[StreamProgress]:
+        """Return the progress of all streams, as a commit needs it. All agents must be parked."""
+        queues = ((stream, stream.queue) for stream in self.streams)
+        return [
+            StreamProgress(stream, dict(queue.progress()), dict(queue.offsets), queue.handled)
+            for stream, queue in queues
+        ]
 
-    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Forget the records below the committed offsets; streams without poisoned records stop isolating."""
-        for stream in self.streams:
-            stream.committed = dict(stream.queue.progress())
-            if not stream.queue.poisoned:
-                stream.queue.isolating = False
-            if stream.queue.failures or stream.queue.poisoned:
-                stream.queue.committed()
+    def committed(self, offsets: Mapping[TopicPartition, int], progress: Iterable[StreamProgress]) -> dict[str, int]:
+        """Forget the records below the committed offsets.
+
+        Args:
+            offsets: partition -> committed offset.
+            progress: the progress of the streams that was committed.
+
+        Returns:
+            Agent -> number of records processed since the previous commit.
+        """
+        handled: dict[str, int] = {}
+        for stream, next_offsets, taken, count in progress:
+            queue = stream.queue
+            # Partitions may have become active, or streams may have begun, since the commit was prepared.
+            known = (stream.committed | next_offsets).items()
+            stream.committed = {at: offset for at, offset in known if at in queue.offsets}
+            if queue.failures or queue.poisoned:
+                queue.committed(taken)
+            handled[stream.name] = handled.get(stream.name, 0) + queue.newly_handled(count)
         for at, batches in self._kept.items():
             offset = offsets.get(at, 0)
             removed = 0
             while removed < len(batches) and batches[removed].end <= offset:
                 removed += 1
             del batches[:removed]
+        return handled
+
+    def end_isolation(self) -> None:
+        """Stop isolating in all streams without poisoned records."""
+        for stream in self.streams:
+            if not stream.queue.poisoned:
+                stream.queue.isolating = False
 
     @property
     def isolating(self) -> bool:

@@ -32,7 +32,7 @@ class EngineSettings:
         backlog_records: the loop does not poll while the record queues hold this many records or more.
         max_outputs: maximum number of outputs in an epoch; the epoch is committed when it has reached it.
         epoch_bytes: approximate memory that the records of an epoch may take before the epoch is committed. They are
-            kept in memory for a rollback.
+            kept in memory for a rollback, as are those of the epoch that is being committed meanwhile.
         group_protocol: `classic`, or `consumer` (KIP-848). With `consumer`, a rebalance does not interrupt partitions
             that do not move, and the broker sets the session timeout. All members of a group need the same protocol.
         session_timeout_ms: the partitions of a dead worker move after this time, unless it restarts with its identity.

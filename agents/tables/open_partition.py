@@ -133,7 +133,7 @@ class OpenPartition(Generic[K, V]):
         state = self.state
         value = ABSENT if key in self.deleted else state.epoch.get(key, UNTOUCHED)
         if value is UNTOUCHED:
-            value = state.committed(key)
+            value = state.below_epoch(key)
             if value is not ABSENT:
                 if type(value) in IMMUTABLE:
                     state.add_to_cache(key, value)
@@ -184,7 +184,7 @@ class OpenPartition(Generic[K, V]):
                     value = layer[key]
                     break
             else:
-                value = state.committed(key)
+                value = state.below_epoch(key)
         return value if value is not ABSENT and state.exists(key, value) else ABSENT
 
     def has(self, key: object) -> bool:
@@ -215,7 +215,7 @@ class OpenPartition(Generic[K, V]):
     def pairs(self) -> dict[K, V]:
         """Return all pairs; their mutable values are not tracked."""
         state = self.state
-        merged = dict(state.committed_items())
+        merged = dict(state.items_below_epoch())
         merged.update(state.epoch)
         for key in self.deleted:
             merged[key] = ABSENT

@@ -1,13 +1,19 @@
-"""One partition of one table: the committed store, the changes of the running epoch, and a cache of decoded values.
+"""One partition of one table: the committed store, the changes of two epochs, and a cache of decoded values.
 
-    uncommitted writes (the table)  ->  cache    ->  epoch    ->  store
-    since the agent turned to           decoded      changes      committed
-    this partition                      values       of this      bytes
-                                                     epoch
+    uncommitted writes (the table)  ->  cache    ->  epoch    ->  committing    ->  store
+    since the agent turned to           decoded      changes      bytes of the      committed
+    this partition                      values       of this      epoch that is     bytes
+                                                     epoch        being committed
 
-A read falls through from left to right. At the barrier the epoch is encoded once, however many records touched a key.
-The cache holds current immutable values, committed or not, so that a hot key is read and decoded once. It is bounded in
-bytes, and everything in it can be found further right.
+A read of an agent falls through from left to right. Reads outside of agents see the store only. At the barrier the
+epoch is encoded once, however many records touched a key. The cache holds current immutable values, committed or not,
+so that a hot key is read and decoded once. It is bounded in bytes, and everything in it can be found further right.
+
+While an epoch is being committed, the next one may fill. `freeze` makes the encoded changes of the first the layer
+above the store, and starts the second. To agents, freezing looks like a commit: they find bytes, which they decode to
+private values, and all that was kept for comparing values with their originals is forgotten. `apply` moves the layer
+into the store when Kafka has committed, and agents see no difference. `drop` forgets both epochs. An epoch is encoded
+only while no other is being committed, because encoding compares it with the store.
 """
 
 from __future__ import annotations
@@ -66,7 +72,9 @@ class PartitionState:
     """
 
     __slots__ = (
+        "_committing",
         "_keys",
+        "_overlay",
         "_sets",
         "_values",
         "cache",
@@ -86,6 +94,8 @@ class PartitionState:
         self.originals: dict[tuple[object, int], tuple[object, bytes, bool]] = {}
         self.detached: dict[object, tuple[object, bytes]] = {}
         self.cache = ValueCache()
+        self._committing: Changes | None = None
+        self._overlay: dict[bytes, bytes | None] | None = None  # `_committing` by key, made when it is first read
 
     def add_to_epoch(self, changes: dict[Any, object], deleted: Iterable[object]) -> bool:
         """Add a table's uncommitted writes to the epoch.
@@ -116,6 +126,35 @@ class PartitionState:
         data = self.store.get(self._keys.keep(key))
         return ABSENT if data is None else self._decoded(key, data)
 
+    def below_epoch(self, key: object) -> Any:
+        """Return the value that the epoch began with, as `committed` does; it may be in the process of being committed.
+
+        Raises:
+            Undecodable: see `committed`.
+        """
+        data = self._get(self._keys.keep(key))
+        return ABSENT if data is None else self._decoded(key, data)
+
+    def _get(self, key: bytes) -> bytes | None:
+        """Return the bytes that the epoch began with; None if there are none."""
+        if self._committing is not None and key in (overlay := self._overlaid(self._committing)):
+            return overlay[key]
+        return self.store.get(key)
+
+    def _items(self) -> Iterable[tuple[bytes, bytes]]:
+        """Iterate over the pairs that the epoch began with."""
+        if self._committing is None:
+            return self.store.items()
+        content: dict[bytes, bytes | None] = dict(self.store.items())
+        content |= self._overlaid(self._committing)
+        return ((key, value) for key, value in content.items() if value is not None)
+
+    def _overlaid(self, committing: Changes) -> dict[bytes, bytes | None]:
+        overlay = self._overlay
+        if overlay is None:
+            overlay = self._overlay = dict(zip(committing.keys, committing.values, strict=True))
+        return overlay
+
     def _decoded(self, key: object, data: bytes) -> Any:
         try:
             return self._values.decode(data)
@@ -128,7 +167,7 @@ class PartitionState:
         return Undecodable(self.table, key, self._values.name, error)
 
     def get_uncached(self, keys: Sequence[object]) -> list[Any]:
-        """Return the values in epoch and store of keys that are not cached, ABSENT where there is none.
+        """Return the values below the cache of keys that are not cached, ABSENT where there is none.
 
         The caller must not change the values.
         """
@@ -138,7 +177,7 @@ class PartitionState:
             keys = [keys[index] for index in untouched]
         else:
             found, untouched = [ABSENT] * len(keys), range(len(keys))
-        decode, get = self._decoded, self.store.get
+        decode, get = self._decoded, self.store.get if self._committing is None else self._get
         for index, key, kept in zip(untouched, keys, self._keys.keep_all(keys), strict=True):
             data = get(kept)
             value = found[index] = ABSENT if data is None else decode(key, data)
@@ -147,7 +186,7 @@ class PartitionState:
         return found
 
     def add_to_cache(self, key: object, value: object) -> None:
-        """Cache an immutable committed value."""
+        """Cache an immutable value that was read below the epoch."""
         self.cache.add(key, value)
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
@@ -156,8 +195,19 @@ class PartitionState:
         Raises:
             Undecodable: a stored key or value does not fit the table's types.
         """
+        return self._decoded_items(self.store.items())
+
+    def items_below_epoch(self) -> Iterator[tuple[Any, Any]]:
+        """Iterate over all pairs that the epoch began with, decoded.
+
+        Raises:
+            Undecodable: see `committed_items`.
+        """
+        return self._decoded_items(self._items())
+
+    def _decoded_items(self, items: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[Any, Any]]:
         decode_key, decode = self._keys.decode, self._values.decode
-        for key, value in self.store.items():
+        for key, value in items:
             try:
                 pair = decode_key(key), decode(value)
             except Exception as exc:
@@ -254,13 +304,28 @@ class PartitionState:
             return Changes(encoded, cast("list[bytes | None]", values), deletes=False)
         return Changes(encoded + self._keys.keep_all(deleted), [*values, *([None] * len(deleted))], deletes=True)
 
-    def apply(self, changes: Changes, position: int) -> None:
-        """Write committed changes to the store and start a new epoch. The cache stays: its content is committed now.
+    def freeze(self, changes: Changes) -> None:
+        """Start a new epoch while the changes of the epoch before are being committed.
+
+        Args:
+            changes: the result of `encode`.
+        """
+        self._committing = changes
+        self._end_epoch()
+
+    def apply(self, position: int) -> None:
+        """Write the changes that were frozen, and that Kafka has committed, to the store.
+
+        The cache stays: its content is current.
 
         Args:
             position: the changelog position after the changes.
         """
-        self.store.apply(changes, position)
+        assert self._committing is not None, "nothing is being committed"
+        self.store.apply(self._committing, position)
+        self._committing = self._overlay = None
+
+    def _end_epoch(self) -> None:
         self.epoch.clear()
         self.deletes = False
         self.originals.clear()
@@ -271,14 +336,13 @@ class PartitionState:
         self.cache.empty()
 
     def drop(self) -> None:
-        """Forget the epoch."""
-        if self.epoch:
-            for key in self.epoch:
-                self.cache.pop(key, None)
-            self.epoch.clear()
-        self.deletes = False
-        self.originals.clear()
-        self.detached.clear()
+        """Forget the epoch, and the one that is being committed if there is one."""
+        if self._committing is not None:
+            self._committing = self._overlay = None
+            self.cache.empty()
+        for key in self.epoch:
+            self.cache.pop(key, None)
+        self._end_epoch()
 
     def private_copy(self, key: object, value: object) -> Any:
         """Return an equal value that shares nothing with `value` and is compared with the same original."""
@@ -320,7 +384,7 @@ class PartitionState:
         """Replace a value of the epoch by the result of `detach`."""
         if copy is not ABSENT:
             self.epoch[key] = copy
-        elif self.originals[key, id(value)][2] or self.store.get(self._keys.keep(key)) is None:
+        elif self.originals[key, id(value)][2] or self._get(self._keys.keep(key)) is None:
             del self.epoch[key]
         else:  # the key was deleted, then its default was read and not changed
             self.epoch[key], self.deletes = ABSENT, True

@@ -33,7 +33,7 @@ class TtlState(PartitionState):
     """
 
     __slots__ = (
-        *("_committed_ms", "_last_read", "_loaded_at", "_sweep", "_table"),
+        *("_committed_ms", "_committing_ms", "_last_read", "_loaded_at", "_sweep", "_table"),
         *("epoch_times", "stream_ms", "last_reads", "now_ms", "ttl_ms", "write_times"),
     )
 
@@ -45,6 +45,7 @@ class TtlState(PartitionState):
         self.last_reads: dict[tuple[object, int], tuple[object, bytes, int]] = {}
         self.now_ms = self.stream_ms = _NEVER_MS
         self._committed_ms: int | None = None
+        self._committing_ms: int | None = None
         self._loaded_at = -1  # position of the store when the committed stream time was read
         self._last_read: tuple[object, bytes | None] = (ABSENT, None)
         self._sweep = ExpirySweep(store, ttl_ms, _written_ms)
@@ -97,7 +98,7 @@ class TtlState(PartitionState):
     def _read(self, key: object) -> bytes | None:
         found, data = self._last_read
         if found is not key:
-            data = self.store.get(self._keys.keep(key))
+            data = self._get(self._keys.keep(key))
             self._last_read = (key, data)
         return data
 
@@ -193,21 +194,26 @@ class TtlState(PartitionState):
         original = self.originals.get((key, id(value)))
         return original is not None and original[2] and not self._is_empty_set(value)
 
-    def apply(self, changes: Changes, position: int) -> None:
-        """Write committed changes to the store and start a new epoch."""
-        super().apply(changes, position)
+    def freeze(self, changes: Changes) -> None:
+        """Start a new epoch while the changes of the epoch before are being committed."""
+        super().freeze(changes)
+        self._committing_ms = self.stream_ms
+
+    def apply(self, position: int) -> None:
+        """Write committed changes to the store."""
+        super().apply(position)
         self._loaded_at = position
-        self._committed_ms = self.stream_ms
-        self._end_epoch(committed=True)
+        self._committed_ms = self._committing_ms
+        self._sweep.end(committed=True)
 
     def drop(self) -> None:
-        """Forget the epoch, and return to the committed stream time."""
+        """Forget the uncommitted epochs, and return to the committed stream time."""
         super().drop()
         self.now_ms = self.stream_ms = _NEVER_MS if self._committed_ms is None else self._committed_ms
-        self._end_epoch(committed=False)
+        self._sweep.end(committed=False)
 
-    def _end_epoch(self, *, committed: bool) -> None:
-        self._sweep.end(committed=committed)
+    def _end_epoch(self) -> None:
+        super()._end_epoch()
         self.write_times.clear()
         self.epoch_times.clear()
         self.last_reads.clear()
@@ -223,19 +229,30 @@ class TtlState(PartitionState):
     def committed(self, key: object) -> Any:
         """Return the committed value; ABSENT if there is none or if it is expired at the committed stream time."""
         self.load()
-        data = self._read(key)
+        data = self.store.get(self._keys.keep(key))
         if data is None or self._is_expired_now(data):
+            return ABSENT
+        return self._decoded(key, value_of(data))
+
+    def below_epoch(self, key: object) -> Any:
+        """Return the value that the epoch began with; ABSENT if there is none or if it is expired."""
+        self.load()
+        data = self._read(key)
+        if data is None or self.is_expired(_written_ms(data), self.stream_ms):
             return ABSENT
         return self._decoded(key, value_of(data))
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over the committed pairs that are not expired at the committed stream time."""
         self.load()
-        return self.items_at(_NEVER_MS if self._committed_ms is None else self._committed_ms)
+        return self._unexpired(self.store.items(), _NEVER_MS if self._committed_ms is None else self._committed_ms)
 
     def items_at(self, now_ms: int) -> Iterator[tuple[Any, Any]]:
-        """Iterate over the committed pairs that are not expired at `now_ms`, decoded."""
-        for key, data in self.store.items():
+        """Iterate over the pairs below the epoch that are not expired at `now_ms`, decoded."""
+        return self._unexpired(self._items(), now_ms)
+
+    def _unexpired(self, items: Iterable[tuple[bytes, bytes]], now_ms: int) -> Iterator[tuple[Any, Any]]:
+        for key, data in items:
             if key != STREAM_TIME and not self.is_expired(_written_ms(data), now_ms):
                 try:
                     pair = self._keys.decode(key), self._values.decode(value_of(data))

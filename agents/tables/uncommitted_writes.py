@@ -39,6 +39,7 @@ class UncommittedWrites(Generic[K, V]):
         self.untracked = self.in_savepoints = False
         self.tracked: list[TrackedValue] = []
         self.writer_topics: set[str] = set()
+        self._committing: dict[int, PartitionState] = {}
         self.all_writer_topics: set[str] = set()
 
     def at(self, partition: int, state: PartitionState) -> OpenPartition[K, V]:
@@ -124,25 +125,37 @@ class UncommittedWrites(Generic[K, V]):
                 raise partition_mismatch(table, topic, partitions_of(topic))
         return {p: changes for p, state in table.states.items() if state.touched and len(changes := state.encode())}
 
-    def epoch_committed(self, changes: Mapping[int, Changes], positions: Mapping[int, int]) -> None:
-        """Write the changes that Kafka has committed to the stores, and start a new epoch.
+    def freeze_epoch(self, changes: Mapping[int, Changes]) -> None:
+        """Start a new epoch while the changes of this one are being committed; see `partition_state.py`.
 
         Args:
             changes: the result of `encode_epoch`.
-            positions: partition -> changelog position after its changes.
         """
-        for partition, state in self._table.states.items():
+        states = self._table.states
+        self._committing = {partition: states[partition] for partition in changes}
+        for partition, state in states.items():
             made = changes.get(partition)
             if made is not None:
-                state.apply(made, positions[partition])
+                state.freeze(made)
             else:
                 state.drop()
         self.all_writer_topics |= self.writer_topics
         self.writer_topics.clear()
         self._forget_tracked()
 
+    def epoch_committed(self, positions: Mapping[int, int]) -> None:
+        """Write the changes that were frozen, and that Kafka has committed, to the stores.
+
+        Args:
+            positions: partition -> changelog position after its changes.
+        """
+        committing, self._committing = self._committing, {}
+        for partition, state in committing.items():
+            state.apply(positions[partition])
+
     def drop_epoch(self) -> None:
-        """Forget everything that is not committed."""
+        """Forget everything that is not committed, including the epoch that is being committed."""
+        self._committing = {}
         self.discard_writes()
         self.partitions.clear()
         self._table.close()

@@ -37,6 +37,8 @@ FEED_S = 1.5
 _PARTS = 8
 # A call of a client takes up to this long.
 _LATENCY_S = 0.002
+# How long calls in threads wait until their thread runs. The next epoch fills while a commit is such a call.
+_THREAD_DELAYS_S = (0.0, 0.0, 0.0, 0.005, 0.05)
 # A world counts as at rest after two looks that agree, for a commit may be on its way from Kafka to the stores.
 _LOOK_S = 0.1
 _LOOKS = 2
@@ -95,7 +97,10 @@ class SimulatedWorld:
         self._runtime = runtime_of(settings.app)
         self._group = self._runtime.group_id
         self._changelogs = {table.name: table.changelog_name for table in self._runtime.tables}
-        self._environment = Environment(seed=seed, choose=self._rng.randrange)
+        delays = random.Random(f"delays of {seed}")  # noqa: S311 (a test's)
+        self._environment = Environment(
+            seed=seed, choose=self._rng.randrange, delay_s=lambda: delays.choice(_THREAD_DELAYS_S)
+        )
         self._loop, self._kafka = self._environment.loop, self._environment.kafka
         self._injector = FaultInjector(plan, self, self.log, seed, _LATENCY_S)
         self._environment.interceptor = self._injector

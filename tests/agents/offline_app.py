@@ -200,7 +200,8 @@ class Agents:
         outputs = self.outbox.all()
         changes = [table.uncommitted.encode_epoch(lambda _: PARTITIONS) for table in self.tables]
         for table, made in zip(self.tables, changes, strict=True):
-            table.uncommitted.epoch_committed(made, dict.fromkeys(made, 1))
+            table.uncommitted.freeze_epoch(made)
+            table.uncommitted.epoch_committed(dict.fromkeys(made, 1))
         self._deliver(outputs)
         self.committed_letters += self.letters
         self.outbox.clear()

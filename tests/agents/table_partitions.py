@@ -46,7 +46,8 @@ def close(table: Table) -> None:
 def commit(table: Table) -> dict[int, Changes]:
     close(table)
     changes = table.uncommitted.encode_epoch(known)
-    table.uncommitted.epoch_committed(changes, {p: table.states[p].store.position + len(c) for p, c in changes.items()})
+    table.uncommitted.freeze_epoch(changes)
+    table.uncommitted.epoch_committed({p: table.states[p].store.position + len(c) for p, c in changes.items()})
     return changes
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from anabranch.agents.engine.committer import ExactlyOnce
+from anabranch.agents.engine.committer import ExactlyOnce, QueuedCommit
 from anabranch.agents.engine.delivery_reports import Reports
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
@@ -24,15 +24,17 @@ def abort(monkeypatch) -> Callable[..., list[Any]]:
     """Aborts commits of epochs that send something; gives the plans that were aborted."""
 
     def begin(times: int, to: str = "") -> list[Any]:
-        real, aborted = ExactlyOnce.commit, list[Any]()
+        real, aborted = ExactlyOnce.complete, list[Any]()
 
-        def failing(committer: ExactlyOnce, plan: Any) -> Any:
+        def failing(committer: ExactlyOnce, queued: QueuedCommit) -> Any:
+            plan = queued.request
             if len(aborted) < times and any(output.topic.endswith(to) for output in plan.outputs):
                 aborted.append(plan)
+                committer._kafka.abort()
                 raise Aborted("for the test")
-            return real(committer, plan)
+            return real(committer, queued)
 
-        monkeypatch.setattr(ExactlyOnce, "commit", failing)
+        monkeypatch.setattr(ExactlyOnce, "complete", failing)
         return aborted
 
     return begin

@@ -221,7 +221,7 @@ async def test_a_zombie_that_has_consumed_nothing_is_fenced_all_the_same(lab, dr
     async with lab.running(a):
         lab.produce(topic, records(0, 100))
         await lab.caught_up(topic, a)
-        epoch = runtime_of(a).engine._prepare().request
+        epoch = runtime_of(a).engine._commits._prepare().request
         assert (sorted(at.partition for at in epoch.offsets), epoch.outputs) == ([0, 1, 2, 3], [])
         async with lab.running(b):
             await lab.until(lambda: (owned(a), owned(b)) == (2, 2))

@@ -62,6 +62,7 @@ class TableMachine(RuleBasedStateMachine):
         self.saved: Content = copy.deepcopy(self.committed)
         self.changelog: dict[int, dict[bytes, bytes]] = {p: {} for p in range(PARTITIONS)}
         self.touched: set[tuple[int, Any]] = set()
+        self.frozen: tuple[dict[int, Changes], Content] | None = None  # an epoch that is being committed
         self.isolating = self.undoable = self.began = False
         self.topic, self.at = TOPICS[0], 0
 
@@ -264,18 +265,21 @@ class TableMachine(RuleBasedStateMachine):
         self.back_to_the_commit()
 
     def back_to_the_commit(self) -> None:
+        self.frozen = None
         self.now = copy.deepcopy(self.committed)
         self.touched.clear()
         self.undoable = False
         self.opens()
 
-    @rule(succeeds=st.booleans(), trusted=st.booleans())
-    def commits(self, succeeds: bool, trusted: bool) -> None:
-        close(self.table)
+    @precondition(lambda self: self.frozen is None)
+    @rule(succeeds=st.booleans(), later=st.booleans())
+    def commits(self, succeeds: bool, later: bool) -> None:
+        """An epoch is committed, or begins to be: the next one may fill meanwhile."""
+        self.table.close()
         self.settle()
         changes = self.table.uncommitted.encode_epoch(known)
         assert changes == self.table.uncommitted.encode_epoch(known)
-        if not succeeds:
+        if not succeeds and not later:
             self.redoes_the_epoch()
             return
         for partition, change in changes.items():
@@ -284,24 +288,38 @@ class TableMachine(RuleBasedStateMachine):
             assert len(set(change.keys)) == len(change.keys)
             decode = self.table.key_codec.decode
             assert {(partition, decode(key)) for key in change.keys} <= self.touched
+        self.table.uncommitted.freeze_epoch(changes)
+        self.frozen = changes, copy.deepcopy(self.now)
+        self.touched.clear()
+        self.undoable = False
+        if not later:
+            self.ends_a_commit(succeeds=True, trusted=False)
+        self.opens()
+
+    @precondition(lambda self: self.frozen is not None)
+    @rule(succeeds=st.booleans(), trusted=st.booleans())
+    def ends_a_commit(self, succeeds: bool, trusted: bool) -> None:
+        assert self.frozen is not None
+        if not succeeds:
+            self.redoes_the_epoch()
+            return
+        (changes, content), self.frozen = self.frozen, None
+        for partition, change in changes.items():
             for key, value in zip(change.keys, change.values, strict=True):
                 if value is None:
                     self.changelog[partition].pop(key, None)
                 else:
                     self.changelog[partition][key] = value
-        self.table.uncommitted.epoch_committed(changes, dict.fromkeys(changes, 77))
+        self.table.uncommitted.epoch_committed(dict.fromkeys(changes, 77))
         assert all(self.table.states[p].store.position == 77 for p in changes)
-        self.committed = copy.deepcopy(self.now)
-        self.touched.clear()
-        self.undoable = False
+        self.committed = content
         for partition, data in self.changelog.items():
-            assert exactly_equal_content(decoded(self.table, data), self.now[partition])
-        for partition, content in stored(self.table).items():
-            assert exactly_equal_content(content, self.now[partition])
-        if trusted:
+            assert exactly_equal_content(decoded(self.table, data), content[partition])
+        for partition, kept in stored(self.table).items():
+            assert exactly_equal_content(kept, content[partition])
+        if trusted and not self.undoable:
             self.table.uncommitted.end_savepoints()
             self.isolating = False
-        self.opens()
 
     @invariant()
     def outside_shows_what_is_committed(self) -> None:

@@ -165,7 +165,8 @@ class Agent:
             return False
         assert not self.wrong
         for table, change, twin in zip(self.tables, changes, self.twins, strict=True):
-            table.uncommitted.epoch_committed(change, dict.fromkeys(change, 1))
+            table.uncommitted.freeze_epoch(change)
+            table.uncommitted.epoch_committed(dict.fromkeys(change, 1))
             assert stored_of(table) == twin.content
         return True
 

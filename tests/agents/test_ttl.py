@@ -68,7 +68,8 @@ class Real:
             self.changelog.pop(key, None)
             if value is not None:
                 self.changelog[key] = value
-        self.table.uncommitted.epoch_committed(changes, dict.fromkeys(changes, 1))
+        self.table.uncommitted.freeze_epoch(changes)
+        self.table.uncommitted.epoch_committed(dict.fromkeys(changes, 1))
         assert dict(self.table.states[0].store.items()) == self.changelog
         return changes.get(0)
 

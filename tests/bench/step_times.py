@@ -44,7 +44,7 @@ _STEPS = (
     ("agents.engine.committer", None, "_produce", "commit: producing the changelog (beside)"),
     ("topics.producer", "TransactionalProducer", "send_offsets", "commit: waiting for Kafka, offsets (beside)"),
     ("topics.producer", "TransactionalProducer", "commit", "commit: waiting for Kafka, transaction (beside)"),
-    ("agents.engine.committer", "ExactlyOnce", "commit", "commit: the rest (beside)"),
+    ("agents.engine.committer", "ExactlyOnce", "_complete", "commit: the rest (beside)"),
     ("agents.tables.partition_state", "PartitionState", "apply", "barrier: the stores' writes"),
     ("agents.engine.router", "Router", "committed", "barrier: dropping the kept records"),
     ("agents.engine.epoch", "Epoch", "finish", "barrier: the rest"),

@@ -10,10 +10,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anabranch.agents.engine.committer import CommitRequest, ExactlyOnce
+from anabranch.agents.engine.committed_offsets import offsets_to_commit
+from anabranch.agents.engine.committer import CommitRequest, ExactlyOnce, QueuedCommit
 from anabranch.agents.engine.epoch import Epoch
 from anabranch.agents.engine.failed_records import Failures
 from anabranch.agents.engine.group_consumer import GroupConsumer
+from anabranch.agents.engine.loop import Engine
 from anabranch.agents.engine.rebalance import Rebalance
 from anabranch.agents.engine.router import Router
 from anabranch.agents.tables.changelog_reader import ChangelogReader
@@ -78,9 +80,9 @@ def commits_without_offsets() -> Generator[None]:
     """Outputs and changelogs are committed, the offsets of their records are not."""
 
     def made(real: Any) -> Any:
-        return lambda self, request, *, every: real(self, replace(request, offsets=[]), every=every)
+        return lambda self, request, attempt: real(self, replace(request, offsets=[]), attempt)
 
-    with swapped(ExactlyOnce, "_try", made):
+    with swapped(ExactlyOnce, "_queue", made):
         yield
 
 
@@ -89,13 +91,13 @@ def offsets_before_outputs() -> Generator[None]:
     """Offsets are committed in a transaction of their own, before the outputs."""
 
     def made(real: Any) -> Any:
-        def try_(self: Any, request: CommitRequest, *, every: bool) -> Any:
-            real(self, CommitRequest([], {}, request.offsets, request.group), every=every)
-            return real(self, replace(request, offsets=[]), every=every)
+        def queue(self: Any, request: CommitRequest, attempt: int) -> Any:
+            self._complete(real(self, CommitRequest([], {}, request.offsets, request.group), attempt))
+            return real(self, replace(request, offsets=[]), attempt)
 
-        return try_
+        return queue
 
-    with swapped(ExactlyOnce, "_try", made):
+    with swapped(ExactlyOnce, "_queue", made):
         yield
 
 
@@ -104,14 +106,15 @@ def outputs_before_offsets() -> Generator[None]:
     """Outputs are committed in a transaction of their own, before the offsets."""
 
     def made(real: Any) -> Any:
-        def try_(self: Any, request: CommitRequest, *, every: bool) -> Any:
-            positions = real(self, replace(request, offsets=[]), every=every)
-            real(self, CommitRequest([], {}, request.offsets, request.group), every=every)
+        def complete(self: Any, queued: QueuedCommit) -> Any:
+            request = queued.request
+            positions = real(self, replace(queued, request=replace(request, offsets=[])))
+            real(self, self._queue(CommitRequest([], {}, request.offsets, request.group), queued.attempt))
             return positions
 
-        return try_
+        return complete
 
-    with swapped(ExactlyOnce, "_try", made):
+    with swapped(ExactlyOnce, "_complete", made):
         yield
 
 
@@ -194,6 +197,145 @@ def dead_letters_outside_of_the_transaction() -> Generator[None]:
         yield
 
 
+# Commits beside the next epoch ----------------------------------------------------------------------------------------
+
+
+@broken_engine()
+def reads_skip_the_epoch_that_is_being_committed() -> Generator[None]:
+    with swapped(PartitionState, "_get", lambda _: lambda self, key: self.store.get(key)):
+        yield
+
+
+@broken_engine()
+def offsets_are_taken_at_the_end_of_the_commit() -> Generator[None]:
+    """Offsets of records of the next epoch are committed with this one."""
+    epochs: dict[int, Epoch] = {}
+
+    def prepared(real: Any) -> Any:
+        def prepare(self: Any, *args: Any) -> Any:
+            made = real(self, *args)
+            epochs[id(made.request)] = self
+            return made
+
+        return prepare
+
+    def completed(real: Any) -> Any:
+        def complete(self: Any, queued: QueuedCommit) -> Any:
+            router: Any = epochs[id(queued.request)]._router
+            progress = {at: offset for at, offset in router.progress().items() if at in router.active}
+            queued.request.offsets[:] = offsets_to_commit(progress, router.agent_offsets(progress))
+            return real(self, queued)
+
+        return complete
+
+    with swapped(Epoch, "prepare", prepared), swapped(ExactlyOnce, "_complete", completed):
+        yield
+
+
+@broken_engine()
+def progress_is_noted_at_the_end_of_the_commit() -> Generator[None]:
+    """A rollback after the commit delivers nothing of the epoch that filled beside it."""
+
+    def made(real: Any) -> Any:
+        return lambda self, offsets, progress: real(self, offsets, self.stream_progress())
+
+    with swapped(Router, "committed", made):
+        yield
+
+
+@broken_engine()
+def an_aborted_commit_keeps_its_own_writes() -> Generator[None]:
+    """Only the epoch that filled beside the commit is dropped."""
+
+    def made(real: Any) -> Any:
+        def drop(self: Any) -> None:
+            committing, overlay = self._committing, self._overlay
+            real(self)
+            self._committing, self._overlay = committing, overlay
+
+        return drop
+
+    with swapped(PartitionState, "drop", made):
+        yield
+
+
+@broken_engine()
+def an_aborted_commit_keeps_the_writes_of_the_next_epoch() -> Generator[None]:
+    """Only the epoch whose commit was aborted is dropped."""
+
+    def made(real: Any) -> Any:
+        def drop(self: Any) -> None:
+            if self._committing is None:
+                real(self)
+            else:
+                self._committing = self._overlay = None
+
+        return drop
+
+    with swapped(PartitionState, "drop", made):
+        yield
+
+
+@broken_engine()
+def an_aborted_commit_keeps_the_outputs_of_the_next_epoch() -> Generator[None]:
+    def made(real: Any) -> Any:
+        def drop(self: Any) -> None:
+            kept = self.outbox.outputs if self._is_thawed else []
+            real(self)
+            self.outbox.outputs, self._is_thawed = kept, False
+
+        return drop
+
+    def thawed(real: Any) -> Any:
+        def thaw(self: Any, prepared: Any) -> None:
+            real(self, prepared)
+            self._is_thawed = True
+
+        return thaw
+
+    Epoch._is_thawed = False  # pyright: ignore[reportAttributeAccessIssue]
+    with swapped(Epoch, "drop", made), swapped(Epoch, "thaw", thawed):
+        yield
+
+
+@broken_engine("bank with KIP-848", faults="rebalance")
+def a_revoke_does_not_wait_for_the_commit() -> Generator[None]:
+    with swapped(Engine, "end_commit", lambda _: lambda self: None):
+        yield
+
+
+@broken_engine()
+def a_rollback_does_not_wait_for_the_commit() -> Generator[None]:
+    """Records are delivered again although the commit of their epoch may succeed."""
+
+    def made(real: Any) -> Any:
+        async def roll_back(self: Any) -> None:
+            commits = self._commits
+            under_way, commits._under_way = commits._under_way, None
+            await real(self)
+            commits._under_way = under_way
+
+        return roll_back
+
+    with swapped(Engine, "_roll_back", made):
+        yield
+
+
+@broken_engine()
+def stores_are_written_when_the_epoch_is_frozen() -> Generator[None]:
+    """Changes reach the store while Kafka may still abort them."""
+
+    def made(real: Any) -> Any:
+        def freeze(self: Any, changes: Changes) -> None:
+            real(self, changes)
+            self.store.apply(changes, self.store.position)
+
+        return freeze
+
+    with swapped(PartitionState, "freeze", made):
+        yield
+
+
 # Rollbacks ------------------------------------------------------------------------------------------------------------
 
 
@@ -220,10 +362,8 @@ def a_rollback_keeps_the_writes_of_tables() -> Generator[None]:
 def a_rollback_keeps_cached_values() -> Generator[None]:
     def made(real: Any) -> Any:
         def drop(self: Any) -> None:
-            self.epoch.clear()
-            self.deletes = False
-            self.originals.clear()
-            self.detached.clear()
+            self._committing = self._overlay = None
+            self._end_epoch()
 
         return drop
 
@@ -452,7 +592,7 @@ def the_store_is_ahead_of_its_changelog() -> Generator[None]:
     """The position that a store keeps is beyond the records that it holds."""
 
     def made(real: Any) -> Any:
-        return lambda self, changes, position: real(self, changes, position + 7)
+        return lambda self, position: real(self, position + 7)
 
     with swapped(PartitionState, "apply", made):
         yield

@@ -25,7 +25,7 @@ from typing import Any
 
 from anabranch.agents.engine.epoch import Epoch
 from anabranch.agents.tables.partition_state import PartitionState
-from anabranch.agents.tables.table import Table
+from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
 from anabranch.topics import client_watchdog, producer
 from anabranch.topics.producer import TransactionalProducer
 
@@ -103,7 +103,7 @@ class _Trigger:
             case "amid_store":
                 _before(PartitionState, "apply", self._fire_soon)
             case "half_stored":
-                _after(Table, "epoch_committed", self.reached)
+                _after(UncommittedWrites, "epoch_committed", self.reached)
             case "stored":
                 _after(Epoch, "finish", self.reached)
             case _:

@@ -156,3 +156,43 @@ def test_inline_calls_may_be_delayed_and_idling_replaced() -> None:
     assert at - began >= 0.019
     assert slept == [5.0]
     assert threads.idle is machine
+
+
+def test_a_background_call_can_be_awaited_and_waited_for() -> None:
+    may_end = threading.Event()
+
+    def call() -> int:
+        may_end.wait()
+        return here()
+
+    async def main() -> int:
+        made = threads.BackgroundCall(call)
+        assert not await made.wait(0)
+        may_end.set()
+        assert await made.wait()
+        assert made.done
+        return made.result()
+
+    assert asyncio.run(main()) != here()
+
+
+def test_an_inline_background_call_is_made_in_a_callback_or_when_its_result_is_asked_for() -> None:
+    made: list[str] = []
+
+    def fail(name: str) -> None:
+        made.append(name)
+        raise KeyError(name)
+
+    async def main() -> None:
+        first = threads.BackgroundCall(lambda: fail("first"))
+        assert not made
+        with pytest.raises(KeyError):
+            first.result()
+        second = threads.BackgroundCall(lambda: fail("second"))
+        assert await second.wait()
+        with pytest.raises(KeyError):
+            second.result()
+
+    with threads.inline():
+        asyncio.run(main())
+    assert made == ["first", "second"]
