@@ -15,11 +15,14 @@ help:  ## list the targets
 demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 	@$(BIN)/anabranch demo
 
-# Tests mostly wait, so three processes run them, each with its own broker. Those of agents run on Kafka in memory first,
-# which finds most faults within a minute or two.
+# Tests mostly wait, so three processes run them, with one broker. Those of agents run on Kafka in memory first, which
+# finds most faults within a minute or two; on the real Kafka one of each group of parametrised siblings follows.
+# Python keeps its bytecode even where the environment forbids it: else each of the processes that the tests start, some
+# hundreds, would compile the package again.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.test  ## set everything up and run the tests: those of agents on Kafka in memory, then all on the real one
-	ANABRANCH_TEST_BROKER=memory ANABRANCH_FUZZ_S=2 $(BIN)/python -m pytest -n 3 --dist loadfile tests/agents
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	ANABRANCH_TEST_BROKER=memory $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/agents
+	ANABRANCH_TEST_AFTER_MEMORY=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## check style and types
 	$(BIN)/ruff check .

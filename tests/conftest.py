@@ -4,7 +4,10 @@
 broker that runs already (`127.0.0.1:9092`, say of `anabranch broker`; a short run starts sooner), `memory` (Kafka in
 memory, without processes; tests that start processes of their own cannot use it), or `auto` (default: a
 container where a Docker engine answers and has the image already, else embedded). `ANABRANCH_TEST_IMAGE` names the
-image.
+image. The processes of pytest-xdist share one broker.
+
+`ANABRANCH_TEST_AFTER_MEMORY=1` says that the tests of agents have passed in memory: it leaves out those of them that
+use no broker, and all but the first of the siblings that `parametrize` makes of one function.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka
 import pytest
@@ -38,6 +43,11 @@ DRAIN_S = 30.0
 
 # `pytest.mark.needs_real_kafka("reason")`
 NEEDS_REAL = "needs_real_kafka"
+
+SERVERS = "anabranch_servers"  # attribute of pytest's configuration, and of what a process of pytest-xdist is given
+
+# Folders whose tests take longest, and whose number of tests is smallest. pytest-xdist would put them last.
+SLOW_FIRST = ("integration", "faults", "docs", "testing", "topics", "replay", "agents", "contract")
 
 Fresh = Callable[..., str]
 Drain = Callable[..., list[Message]]
@@ -96,7 +106,44 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{NEEDS_REAL}(reason): skipped with Kafka in memory")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Start one broker for all processes of pytest-xdist; called for each of them."""
+    config, chosen = node.config, choice()
+    if not chosen.memory and not chosen.servers:
+        if not hasattr(config, SERVERS):
+            cluster = ExitStack()
+            config.add_cleanup(cluster.close)
+            setattr(config, SERVERS, cluster.enter_context(started(chosen)).bootstrap_servers)
+        node.workerinput[SERVERS] = getattr(config, SERVERS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put tests that start processes first, so that several processes of pytest-xdist end at about the same time; leave
+    out what `ANABRANCH_TEST_AFTER_MEMORY` says."""
+    rank = {folder: number for number, folder in enumerate(SLOW_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, -1))
+    if os.environ.get("ANABRANCH_TEST_AFTER_MEMORY"):
+        covered = covered_in_memory(items)
+        config.hook.pytest_deselected(items=covered)
+        items[:] = [item for item in items if item not in set(covered)]
+    skip_what_needs_the_real_kafka(items)
+
+
+def covered_in_memory(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The tests of agents whose run on Kafka in memory tells as much as one on the real Kafka."""
+    functions: set[str] = set()
+    covered: list[pytest.Item] = []
+    for item in items:
+        if item.path.parent.name == "agents" and item.get_closest_marker(NEEDS_REAL) is None:
+            function = item.nodeid.partition("[")[0]
+            if function in functions or "broker" not in getattr(item, "fixturenames", ()):
+                covered.append(item)
+            functions.add(function)
+    return covered
+
+
+def skip_what_needs_the_real_kafka(items: list[pytest.Item]) -> None:
     """With Kafka in memory, skip the tests that need the real one; they are listed at the end with their reasons."""
     for item in items if choice().memory else ():
         if (mark := item.get_closest_marker(NEEDS_REAL)) is not None:
@@ -104,14 +151,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[Cluster]:
+def broker(pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """A cluster of one broker that all tests of the session share."""
     chosen = choice()
+    servers = getattr(pytestconfig, "workerinput", {}).get(SERVERS, chosen.servers)
     if chosen.memory:
         yield MemoryKafka().cluster()
-    elif chosen.servers:
-        yield Cluster(chosen.servers)
-    elif chosen.image:
+    elif servers:
+        yield Cluster(servers)
+    else:
+        with started(chosen) as cluster:
+            yield cluster
+
+
+@contextmanager
+def started(chosen: Choice) -> Iterator[Cluster]:
+    """A broker in a container, or an embedded one."""
+    if chosen.image:
         with broker_container(chosen.image) as cluster:
             yield cluster
     else:
