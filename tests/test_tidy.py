@@ -27,6 +27,7 @@ LONG_CLASSES = {"TtlState"}  # its base keeps a partition of a table without tim
 REPLAY_KNOWS_AGENTS = {
     "replay/table_backup/backup.py",
     "replay/cli/worker.py",
+    "replay/cli/worker_report.py",
     "replay/cli/demo_script.py",
     "replay/cli/describe.py",
     "replay/cli/send.py",

@@ -25,6 +25,7 @@ from .restore_bar import RestoreBar
 if TYPE_CHECKING:
     from ...agents.app import App
     from ...topics.cluster import Cluster
+    from ..cluster_choice import ClusterChoice
 
 __all__ = ["worker"]
 
@@ -93,6 +94,8 @@ def worker(
     With --processes, a parent process runs several workers, restarts workers that crash, forwards signals and exits
     with the workers' exit code. Their HTTP ports count up from --web-port.
 
+    SIGUSR1 shows a status line: rate, lag, partitions. There is one each minute in which records were processed.
+
     \b
     HTTP endpoints: /healthz, /readyz, /metrics (Prometheus), /tables/TABLE/KEY/.
 
@@ -124,7 +127,7 @@ def worker(
                 arguments = ["-l", loglevel, "--log-format", log_format]
                 _supervise(app, app_name(context), choice.cluster, processes, arguments, settings)
             else:
-                _work(app, choice.cluster, settings)
+                _work(app, choice, settings, app_name(context), brief=end_with_stdin)
     except signals.Terminated:
         return  # before the worker started
     except Exception as exc:
@@ -136,12 +139,13 @@ def worker(
     raise SystemExit(code)
 
 
-def _work(app: App, cluster: Cluster, settings: WorkerSettings) -> None:
+def _work(app: App, choice: ClusterChoice, settings: WorkerSettings, name: str, *, brief: bool) -> None:
     from ...agents.runtime import runtime_of
     from ...agents.worker import run_worker
+    from .worker_report import WorkerReport
 
     runtime = runtime_of(app)
-    runtime.cluster = cluster
+    runtime.cluster = choice.cluster
     runtime.keep_identity = settings["keep_identity"]
     if settings["group_protocol"]:
         runtime.change_settings(group_protocol=settings["group_protocol"])
@@ -154,7 +158,9 @@ def _work(app: App, cluster: Cluster, settings: WorkerSettings) -> None:
     )
     with RestoreBar() as bar:
         on_hard_end = None if json_formatter() is None else _log_end
-        run_worker(app, on_ready=_announce_ready, on_progress=bar.show, on_hard_end=on_hard_end)
+        report = WorkerReport(runtime, name, embedded=choice.embedded, brief=brief)
+        run_worker(app, on_ready=lambda _: report.on_ready(), on_progress=bar.show, on_hard_end=on_hard_end)
+    report.on_end()
 
 
 def _supervise(
@@ -204,19 +210,6 @@ def _listen_to_stdin(complete: threading.Event, ends: dict[TopicPartition, int])
                     {TopicPartition(str(topic), int(number)): end for topic, number, end in json.loads(line[5:])}
                 )
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _announce_ready(app: App) -> None:
-    from ...agents.runtime import runtime_of
-
-    runtime = runtime_of(app)
-    web = f"   web http://{app.conf.web_bind}:{app.conf.web_port}" if app.conf.web_enabled else ""
-    partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(runtime.status.owned)) or "no partitions yet"
-    ready = f"{app.conf.id}: ready on {runtime.cluster.bootstrap_servers}   pid {os.getpid()}{web}"
-    if json_formatter() is not None:
-        logger.info("%s   %s", ready, partitions)
-    else:
-        click.echo(printable(f"{ready}\n  {partitions}"), err=True)
 
 
 def _log_end(error: BaseException) -> int:

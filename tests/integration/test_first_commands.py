@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -127,3 +128,32 @@ def test_an_app_is_described_without_a_cluster(shell, app):
     assert "Router" not in described.stdout
     assert "total" in shell.run("-A", "mine", "agents").stdout
     assert "no app given" in shell.run("describe").stderr
+
+
+def test_a_worker_says_what_it_is_how_it_goes_and_what_it_did(shell, app, eventually):
+    topic = f"{app}-orders"
+    assert shell.run("-A", "mine", "send", topic, "ann", ANN).returncode == 0
+    worker = shell.start("-A", "mine", "worker")
+    lines: list[str] = []
+    while not any("send a record" in line for line in lines):
+        lines.append(worker.stdout.readline())
+    described = "".join(lines)
+    for words in (f"{app}: ready on ", ", exactly once, Kafka\n", f"agent total ← {topic}", "tables totals (memory)"):
+        assert words in described
+    assert f"anabranch -A mine send {topic} KEY VALUE" in described
+    assert '"value":3' in _until(eventually, lambda: shell.run("-A", "mine", "tables", "totals", "-J").stdout)
+    worker.stdout.readline()  # its partitions
+    worker.send_signal(signal.SIGUSR1)
+    assert "1 record in all, lag 0, 3 partitions" in worker.stdout.readline()
+    worker.terminate()
+    rest = worker.stdout.read()
+    assert worker.wait(60) == 0
+    assert f"{app}: stopped after " in rest
+    assert ": 1 record in " in rest
+    assert "\x1b" not in rest
+
+
+def _until(eventually, read) -> str:
+    found: list[str] = []
+    eventually(lambda: found.append(read()) or bool(found[-1]), "an answer")
+    return found[-1]

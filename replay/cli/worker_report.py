@@ -1,0 +1,131 @@
+"""The lines that a worker writes for people: what it is, how it goes, what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import click
+
+from ...topics import clock
+from ...topics.printable import printable
+from ..time_text import format_duration_ms
+from .console import counted
+from .logs import json_formatter
+
+if TYPE_CHECKING:
+    from ...agents.runtime import Runtime
+
+__all__ = ["WorkerReport"]
+
+logger = logging.getLogger("anabranch")
+
+_EVERY_S = 60.0
+
+
+class WorkerReport:
+    """Reports about one worker, on stderr; lines of JSON where the log is JSON.
+
+    SIGUSR1 shows a status line at once; there is one each minute in which records were processed.
+
+    Args:
+        name: the app as the command line names it.
+        embedded: whether the cluster is the embedded broker.
+        brief: the worker is one of several that a parent process runs: no description of the app.
+    """
+
+    def __init__(self, runtime: Runtime, name: str, *, embedded: bool, brief: bool) -> None:
+        self._runtime, self._name, self._embedded, self._brief = runtime, name, embedded, brief
+        self._began_s = self._shown_s = clock.now_s()
+        self._shown_records = 0
+        self._reporting: asyncio.Task[None] | None = None
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the worker is ready; its default ends the process
+
+    def on_ready(self) -> None:
+        """Describe the worker, and begin to show its status (in the worker's event loop)."""
+        runtime = self._runtime
+        conf = runtime.conf
+        self._began_s = self._shown_s = clock.now_s()
+        self._shown_records = runtime.status.records_total
+        web = f"   web http://{conf.web_bind}:{conf.web_port}" if conf.web_enabled else ""
+        partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(runtime.status.owned)) or "no partitions yet"
+        ready = f"{conf.id}: ready on {runtime.cluster.bootstrap_servers}   pid {os.getpid()}{web}"
+        if json_formatter() is not None:
+            logger.info("%s   %s", ready, partitions)
+        else:
+            _echo(ready, bold=True)
+            for line in [*([] if self._brief else self._description()), partitions]:
+                _echo(f"  {line}")
+        loop = asyncio.get_running_loop()
+        signal.signal(signal.SIGUSR1, lambda *_: loop.call_soon_threadsafe(self.show_status))
+        if not self._brief:
+            self._reporting = loop.create_task(self._report())
+
+    def _description(self) -> list[str]:
+        runtime = self._runtime
+        guarantee = "exactly once" if runtime.settings.exactly_once else "at least once"
+        lines = [f"anabranch {_version()}, {guarantee}, {'embedded Kafka' if self._embedded else 'Kafka'}"]
+        read: list[str] = []
+        for agent in runtime.app.agents.values():
+            names = list(getattr(agent.channel, "topics", ()))
+            read += names
+            lines.append(f"agent {agent.name} ← {', '.join(names) or 'a channel'}")
+        if tables := [f"{table.name} ({table.store_scheme})" for table in runtime.tables]:
+            lines.append(f"tables {', '.join(tables)}")
+        if read:
+            lines.append(f"send a record: anabranch -A {self._name} send {read[0]} KEY VALUE")
+        return lines
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            if self._runtime.status.records_total > self._shown_records:
+                self.show_status()
+
+    def show_status(self) -> None:
+        """Show the rate since the last status line, and the lag."""
+        status, now_s = self._runtime.status, clock.now_s()
+        records = status.records_total
+        rate = (records - self._shown_records) / max(now_s - self._shown_s, 0.001)
+        self._shown_s, self._shown_records = now_s, records
+        text = f"{rate:,.0f} records/s, {counted(records, 'record')} in all, lag {sum(status.lags().values()):,}"
+        _say(f"{self._runtime.conf.id}: {text}, {counted(len(status.owned), 'partition')}{self._failures()}")
+
+    def _failures(self) -> str:
+        status = self._runtime.status
+        found = {"dead letter": status.dead_letters_total, "skipped record": status.skipped_total}
+        return "".join(f", {counted(count, what)}" for what, count in found.items() if count)
+
+    def on_end(self) -> None:
+        """Report what the worker did, after it has ended as it was told to."""
+        runtime = self._runtime
+        if not runtime.engine_started:
+            return
+        status = runtime.status
+        took = format_duration_ms((clock.now_s() - self._began_s) * 1000)
+        done = f"{counted(status.records_total, 'record')} in {counted(status.commits_total, 'commit')}"
+        left = "its partitions stay reserved" if runtime.keep_identity else "offsets are committed"
+        _say(f"{runtime.conf.id}: stopped after {took}: {done}{self._failures()}; {left}")
+
+
+def _version() -> str:
+    try:
+        return version("anabranch")
+    except PackageNotFoundError:  # run from a folder
+        return "(not installed)"
+
+
+def _say(text: str) -> None:
+    if json_formatter() is not None:
+        logger.info("%s", text)
+    else:
+        _echo(text)
+
+
+def _echo(text: str, *, bold: bool = False) -> None:
+    # `echo` removes the style where stderr is not a terminal.
+    click.echo(click.style(printable(text, one_line=True), bold=bold or None), err=True)
