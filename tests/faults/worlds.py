@@ -22,7 +22,8 @@ from world_programs import PROGRAMS  # pyright: ignore[reportMissingImports]
 
 # Of a thousand seeds. Worlds on disk take ten times as long as those in memory.
 SHARES = {
-    "bank": 300,
+    "bank": 240,
+    "flows": 60,
     "pages": 240,
     "speeds": 200,
     "retries": 100,

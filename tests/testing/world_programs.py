@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import anabranch
+from anabranch import Count, Max
 from anabranch.agents.engine.settings import EngineSettings
 
 OPENING = 1_000
@@ -198,6 +199,32 @@ def retries() -> anabranch.App:
     return app
 
 
+def sales(count: int = 300, seed: int = 5) -> Records:
+    """Sales by user; some lack a price, which no sum takes."""
+    rng, made = random.Random(seed), Records()
+    for number in range(count):
+        user, price = f"u{rng.randrange(9)}", None if rng.random() < 0.02 else rng.randint(1, 100)
+        made.append((user, {"number": number, "user": user, "item": f"i{rng.randrange(6)}", "price": price}))
+    return made
+
+
+def flows() -> anabranch.App:
+    """Flows by the record's key, which reduce an epoch before they look at the table, and flows with another key."""
+    app = anabranch.App("flows", topic_partitions=4)
+    sold = app.topic("sales", key_type=str)
+    sold.map(anabranch.col("price") * 2).reduce(sum, "doubled")
+    sold.filter(~anabranch.col("price").is_null()).aggregate("of-users", n=Count(), most=Max("price"))
+    sold.key_by("item", "price").reduce(sum, "of-items")
+    spent = sold.map("price").reduce(max, "greatest")
+
+    @app.agent(sold, name="look")
+    async def look(stream: Any) -> None:
+        async for key, _ in stream.items():
+            assert spent.get(key, 1) > 0  # applies what is pending
+
+    return app
+
+
 PROGRAMS = {
     "bank": Program(bank, {"transfers": transfers()}, ordered=("receipts",)),
     "pages": Program(pages, {"clicks": clicks()}),
@@ -215,6 +242,7 @@ PROGRAMS = {
         faults="kill,abort,lost-request,lost-answer,fence,broker-away,compact,slow-disk",
         ignore=("balances",),
     ),
+    "flows": Program(flows, {"sales": sales()}),
     "bank on disk": Program(
         lambda: bank(store="rocksdb://", partitions=2), {"transfers": transfers(150)}, on_disk=True
     ),
