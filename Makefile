@@ -13,6 +13,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
+	@echo "starting Kafka (the first time it is downloaded: 45 MB) …"
 	@$(BIN)/anabranch demo
 
 # Tests mostly wait, so three processes run them, with one broker. Those of agents run on Kafka in memory first, which
@@ -70,6 +71,7 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml
+	@echo "installing anabranch and its packages into $(VENV): this takes a minute or two …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
 	@touch $@
 

@@ -58,7 +58,7 @@ def store_scheme(url: object, table: str) -> str:
             hint="memory:// or rocksdb://; tables on disk are stored in the worker's data folder (--datadir)",
         )
     if scheme == ROCKSDB and importlib.util.find_spec("rocksdict") is None:
-        raise Usage(f"table {table}: rocksdb:// needs an extra", hint="pip install 'anabranch[rocksdb]'")
+        raise Usage(f"table {table}: rocksdb:// needs an extra", hint="pip install rocksdict")
     return scheme
 
 

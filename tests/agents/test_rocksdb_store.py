@@ -292,5 +292,5 @@ def test_a_store_that_there_is_not_is_refused_where_the_table_is_declared(lab, u
 
 def test_without_its_extra_rocksdb_is_refused_with_the_command_that_helps(lab, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(Usage, match=r"pip install 'anabranch\[rocksdb\]'"):
+    with pytest.raises(Usage, match=r"pip install rocksdict"):
         lab.app(lab.fresh("app")).Table("totals", store="rocksdb://")

@@ -328,7 +328,7 @@ class ZstdStream(io.RawIOBase):
         try:
             import zstandard
         except ImportError:
-            raise Usage("zstd is not installed", hint="pip install 'anabranch[zstd]' reads .zst") from None
+            raise Usage("zstd is not installed", hint="pip install zstandard reads .zst") from None
         self._raw = raw
         self._error = zstandard.ZstdError
         self._new = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj

@@ -159,7 +159,7 @@ def _zstandard(data: bytes) -> bytes:
     try:
         import zstandard
     except ImportError:
-        raise OSError("compressed with zstandard, and that is not installed: pip install 'anabranch[zstd]'") from None
+        raise OSError("compressed with zstandard, and that is not installed: pip install zstandard") from None
     return _checked(zstandard.ZstdDecompressor().stream_reader(data).read(_BLOCK_BYTES + 1))
 
 

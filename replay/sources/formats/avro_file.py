@@ -66,9 +66,7 @@ class _AvroReader:
         try:
             import fastavro  # noqa: F401  # pyright: ignore[reportUnusedImport]
         except ImportError:
-            raise Usage(
-                f"{self._entry.name}: fastavro is not installed", hint="pip install 'anabranch[avro]'"
-            ) from None
+            raise Usage(f"{self._entry.name}: fastavro is not installed", hint="pip install fastavro") from None
         container = Container(opened.stream)
         decode = decoder(container.schema, self._entry.size_bytes)
         schema = container.schema
