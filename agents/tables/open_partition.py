@@ -188,7 +188,6 @@ class OpenPartition(Generic[K, V]):
         return value if value is not ABSENT and state.exists(key, value) else ABSENT
 
     def has(self, key: object) -> bool:
-        """Return whether this partition has the key."""
         return self.find(key) is not ABSENT
 
     def get_many(self, keys: Sequence[K]) -> list[V | Absent]:
@@ -270,12 +269,14 @@ class OpenPartition(Generic[K, V]):
         self.deleted[key] = None
         self.state.cache.pop(key, None)
 
-    def forget_default(self, key: object) -> None:
-        """Forget a default that the agent was given, so that its later changes to it do not reach the table."""
+    def forget(self, key: object) -> None:
+        """Forget a value that is no key: a default, or an empty set. Later changes to it do not reach the table."""
         value = self.writes.get(cast("K", key), ABSENT)
-        original = None if value is ABSENT else self.state.originals.get((key, id(value)))
+        original = self.state.originals.get((key, id(value)))
         if original is not None and not original[2]:
             del self.writes[cast("K", key)]
+        elif value is not ABSENT:
+            self.delete(key)
 
     # Changes that are not applied yet -------------------------------------------------------------------------------
 

@@ -249,7 +249,7 @@ class Table(MutableMapping[K, V]):
                 value = self[key]
                 del self[key]
                 return value
-            opened.forget_default(key)
+            opened.forget(key)
             if default:
                 return default[0]
             raise KeyError(key)

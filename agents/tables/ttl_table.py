@@ -126,8 +126,7 @@ class _OpenTtlPartition(OpenPartition[K, V]):
         """Return all pairs that are not expired."""
         self._advance()
         merged: dict[Any, V] = dict(self.state.items_at(self.state.now_ms))
-        touched: dict[object, None] = dict.fromkeys([*self.state.epoch, *self.deleted, *self.writes])
-        for key in touched:
+        for key in dict.fromkeys([*self.state.epoch, *self.deleted, *self.writes]):
             value = self.find(key)
             if value is ABSENT:
                 merged.pop(key, None)
