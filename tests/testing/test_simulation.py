@@ -141,7 +141,7 @@ def test_a_failure_shows_its_seed_the_fewest_faults_and_the_lines_that_repeat_it
 
 
 def test_a_changelog_that_is_cut_at_its_beginning_stops_a_worker_with_an_error_instead_of_a_wrong_table() -> None:
-    plan = "cut w0 before commit_transaction 5; kill:restart w0 before commit_transaction 6"
+    plan = "cut w0 before commit_transaction 3; kill:restart w0 before commit_transaction 4"
     made = simulation("bank", seeds=[1, 2], plan=plan, faults="cut")
     for seed in (1, 2):
         outcome = made.world(seed).run()
