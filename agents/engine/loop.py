@@ -395,7 +395,7 @@ class Engine:
         if self._uncommittable or self._member is None:  # an agent, or the commit of a revoke, has failed meanwhile
             return
         self._barrier.closed = True
-        await self._commits.commit(beside=not self.stopping)
+        await self._commits.commit(beside=self.settings.commit_beside and not self.stopping)
         if not self._uncommittable:
             self._open_barrier()
 

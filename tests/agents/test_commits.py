@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from anabranch.agents.engine.committer import ExactlyOnce, QueuedCommit
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics.producer import Aborted
 
@@ -38,7 +39,7 @@ def held(monkeypatch) -> Held:
 
 
 def summing(lab: Any, topic: str, seen: list[int]) -> tuple[Any, Any]:
-    app = lab.app(lab.fresh("app"))
+    app = lab.app(lab.fresh("app"), settings=EngineSettings(commit_beside=True))
     sums, lists = app.Table("sums", default=int), app.Table("lists", default=list)
 
     @app.agent(app.topic(topic, value_type=int), name="adder")

@@ -68,7 +68,11 @@ def bank(
 ) -> anabranch.App:
     """Transfers between accounts, whose total never changes: withdraw ─▶ deposits ─▶ deposit ─▶ done."""
     app = anabranch.App(
-        "bank", topic_partitions=partitions, store=store, processing_guarantee=guarantee, settings=settings
+        "bank",
+        topic_partitions=partitions,
+        store=store,
+        processing_guarantee=guarantee,
+        settings=settings or EngineSettings(commit_beside=True),
     )
     incoming = app.topic("transfers", key_type=str)
     deposits = app.topic("deposits", key_type=str)
@@ -119,7 +123,7 @@ def pages() -> anabranch.App:
     What is deleted depends on the order of records of several partitions, so these tables are kept by the key of the
     input, and only sums by page.
     """
-    app = anabranch.App("pages", topic_partitions=4)
+    app = anabranch.App("pages", topic_partitions=4, settings=EngineSettings(commit_beside=True))
     incoming = app.topic("clicks", key_type=str)
     views = app.Table("views", default=int)
     users = app.SetTable("users", key_type=str, value_type=str)
@@ -231,7 +235,7 @@ PROGRAMS = {
     "speeds": Program(two_speeds, {"clicks": clicks(200, seed=3)}),
     "retries": Program(retries, {"clicks": clicks(200, seed=4)}, ordered=("visits",)),
     "bank with KIP-848": Program(
-        lambda: bank(settings=EngineSettings(group_protocol="consumer")), {"transfers": transfers()}
+        lambda: bank(settings=EngineSettings(group_protocol="consumer", commit_beside=True)), {"transfers": transfers()}
     ),
     "bank at least once": Program(
         # A balance may be smaller after a transfer that counts twice, so only what grows is compared. No rebalances: at
