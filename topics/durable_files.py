@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from .running_process import is_running
+
 __all__ = ["replace_file", "sync_path"]
 
 
@@ -30,19 +32,9 @@ def _remove_leftovers(path: Path) -> None:
     begin, end = f".{path.name}.", ".part"
     for part in path.parent.iterdir():
         pid = part.name[len(begin) : -len(end)]
-        if part.name == f"{begin}{pid}{end}" and pid.isdigit() and not _is_alive(int(pid)):
+        if part.name == f"{begin}{pid}{end}" and pid.isdigit() and not is_running(int(pid)):
             with suppress(OSError):
                 part.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass  # the process of another user
-    return True
 
 
 def sync_path(path: Path) -> None:

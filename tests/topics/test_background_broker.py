@@ -21,7 +21,7 @@ import pytest
 from anabranch.replay.cluster_choice import provide_cluster
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
-from anabranch.topics.devbroker import background, running_broker
+from anabranch.topics.devbroker import background
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import KAFKA_VERSION
 from anabranch.topics.devbroker.lease import Lease
@@ -233,7 +233,7 @@ def test_the_process_of_another_user_lives(monkeypatch: pytest.MonkeyPatch) -> N
     def kill(_pid: int, _number: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(running_broker.os, "kill", kill)
+    monkeypatch.setattr(os, "kill", kill)
     running = RunningBroker(Path(), "127.0.0.1:1", os.getpid(), os.getpid(), True, "", 0)
     assert running.lives
     with pytest.raises(Stop, match="belongs to another user"):

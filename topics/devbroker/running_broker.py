@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..durable_files import replace_file
+from ..running_process import is_running
 
 __all__ = ["RunningBroker", "is_occupied", "last_port", "running_at"]
 
@@ -58,7 +58,7 @@ class RunningBroker:
     @property
     def lives(self) -> bool:
         """True while both of its processes run."""
-        return _lives(self.pid) and _lives(self.owner)
+        return is_running(self.pid) and is_running(self.owner)
 
     def clients(self) -> int | None:
         """Return the number of connections from other processes; None where the system does not list them."""
@@ -105,21 +105,6 @@ def last_port(data: Path) -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # the process of another user
-        pass
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:  # not Linux
-        return True
-    # A process that has ended is a zombie until its parent asks for its exit code.
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def _sockets(pid: int) -> set[str]:
