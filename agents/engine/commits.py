@@ -131,10 +131,7 @@ class Commits:
             self._epoch.freeze(prepared)
             self._under_way = _UnderWay(prepared, BackgroundCall(partial(committer.complete, queued)), began_s)
         else:
-            positions = await daemon_thread(committer.commit, prepared.request)
-            self._epoch.freeze(prepared)
-            self._finish(prepared, positions, began_s)
-            self._epoch.end_isolation()
+            self._finish_at_once(prepared, await daemon_thread(committer.commit, prepared.request), began_s)
 
     def commit_now(self) -> None:
         """Commit the epoch in a revoke callback, before the partitions move (blocking). All agents must be parked."""
@@ -144,14 +141,17 @@ class Commits:
             with self._errors_handled():
                 self._host.provisioner.create()
                 prepared = self._prepare()
-                positions = self._member.committer.commit(prepared.request)
-                self._epoch.freeze(prepared)
-                self._finish(prepared, positions, began_s)
-                self._epoch.end_isolation()
+                self._finish_at_once(prepared, self._member.committer.commit(prepared.request), began_s)
 
     def _prepare(self) -> PreparedCommit:
         assert self._member is not None
         return self._epoch.prepare(self._member.group.metadata, self._rebalance.partition_counts.__getitem__)
+
+    def _finish_at_once(self, prepared: PreparedCommit, positions: Positions, began_s: float) -> None:
+        """Finish a commit for which agents have waited."""
+        self._epoch.freeze(prepared)
+        self._finish(prepared, positions, began_s)
+        self._epoch.end_isolation()
 
     def _finish(self, prepared: PreparedCommit, positions: Positions, began_s: float) -> None:
         self._epoch.finish(prepared, positions)

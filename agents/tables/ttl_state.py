@@ -252,13 +252,11 @@ class TtlState(PartitionState):
         return self._unexpired(self._items(), now_ms)
 
     def _unexpired(self, items: Iterable[tuple[bytes, bytes]], now_ms: int) -> Iterator[tuple[Any, Any]]:
-        for key, data in items:
-            if key != STREAM_TIME and not self.is_expired(_written_ms(data), now_ms):
-                try:
-                    pair = self._keys.decode(key), self._values.decode(value_of(data))
-                except Exception as exc:
-                    raise self._undecodable(key, exc) from exc
-                yield pair
+        return self._decoded_items(
+            (key, value_of(data))
+            for key, data in items
+            if key != STREAM_TIME and not self.is_expired(_written_ms(data), now_ms)
+        )
 
     def approximate_count(self) -> int:
         """Return the number of committed keys; expired keys count until they are removed."""
