@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-__all__ = ["format_duration_ms", "format_time"]
+__all__ = ["format_duration_ms", "format_local_time", "format_time"]
 
 
 def format_time(time_ms: int) -> str:
@@ -15,6 +15,11 @@ def format_time(time_ms: int) -> str:
     """
     time = datetime.fromtimestamp(time_ms / 1000, UTC).replace(tzinfo=None)
     return time.isoformat(timespec="milliseconds" if time_ms % 1000 else "seconds") + "Z"
+
+
+def format_local_time(time_ms: int) -> str:
+    """Format a time, given in milliseconds since 1970, to the second in this machine's time zone."""
+    return datetime.fromtimestamp(time_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def format_duration_ms(duration_ms: float) -> str:

@@ -107,7 +107,7 @@ class Reducer(Protocol):
 
 
 class Builtin(NamedTuple):
-    """What one of Python's own reductions, which take a collection, does with one element, with two, and with a column.
+    """One of Python's own reductions, which take a collection: its meaning for one element, for two, and for a column.
 
     Attributes:
         form: of the aggregate that reduces a column in the same way.

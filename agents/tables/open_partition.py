@@ -48,7 +48,7 @@ class PendingChanges(Protocol):
 
 
 class _Writes(dict[K, V]):
-    """What agents have written to one partition since the last `move_to_epoch`.
+    """The writes of agents to one partition since the last `move_to_epoch`.
 
     A dict looks up `__missing__` in its class, and there it is this slot, so that each has a function of its own: the
     `__getitem__` of the cache below it, at a fifth of the cost of a method.

@@ -1,4 +1,4 @@
-"""What agents have done to a table since the last commit, for the engine: savepoints, rollbacks and commits."""
+"""The changes that agents make to a table between two commits: savepoints, rollbacks and commits."""
 
 from __future__ import annotations
 

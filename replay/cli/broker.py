@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ from ...topics.errors import AnabranchError
 from ...topics.printable import printable
 from .. import signals
 from ..cluster_choice import home
+from ..time_text import format_local_time
 from .common_options import CommandFunction, announce_start, status_line
 from .console import counted
 
@@ -134,9 +134,8 @@ def status(data: Path | None) -> None:
     if running is None:
         click.echo(f"no Kafka runs in {folder}; the next command that needs one starts it")
         raise SystemExit(1)
-    since = datetime.fromtimestamp(running.started_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     megabytes = memory_bytes(running.pid) / 1e6
-    click.echo(f"Kafka {running.kafka} runs at {running.servers} since {since}")
+    click.echo(f"Kafka {running.kafka} runs at {running.servers} since {format_local_time(running.started_ms)}")
     click.echo(f"  process {running.pid}, {megabytes:.0f} MB; data in {printable(folder)}")
     clients = running.clients()
     used = Lease.is_held(folder)

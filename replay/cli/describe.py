@@ -77,10 +77,8 @@ def _topics(runtime: Runtime) -> Grid:
 def _tables(runtime: Runtime) -> Grid:
     grid = _grid("table", "keys", "values", "store", "changelog", "about")
     for table in runtime.tables:
-        kind = table.value_type if table.value_type is not None else None
-        grid.add_row(
-            table.name, _type(table.key_type), _type(kind), table.store_scheme, table.changelog_name, table.help or ""
-        )
+        types = _type(table.key_type), _type(table.value_type)
+        grid.add_row(table.name, *types, table.store_scheme, table.changelog_name, table.help or "")
     return grid
 
 

@@ -6,7 +6,7 @@ import click
 
 from ...topics.errors import Usage
 from .common_options import choose_cluster, cluster_options
-from .console import out, write_json
+from .console import counted, out, write_json
 from .logs import log_to_stderr
 
 __all__ = ["lag"]
@@ -49,18 +49,18 @@ def lag(
         committed = {at: offset for at, (offset, _) in sorted(groups.offsets(name).items())}
         members = groups.size(name, while_moving=0)
         _, ends = admin.spans(committed)
+    lags = {at: max(0, ends[at] - offset) for at, offset in committed.items()}
     if not committed:
         raise Usage(f"group {name} has no committed offsets", hint="has a worker of the app run on this cluster?")
     if as_json:
         for at, offset in committed.items():
-            lags = max(0, ends[at] - offset)
-            write_json({"topic": at.topic, "partition": at.partition, "offset": offset, "end": ends[at], "lag": lags})
+            place = {"topic": at.topic, "partition": at.partition}
+            write_json({**place, "offset": offset, "end": ends[at], "lag": lags[at]})
         return
     grid = Grid("topic", "partition", "offset", "end", "lag", header_style="bold")
     for column in grid.columns[1:]:
         column.justify = "right"
     for at, offset in committed.items():
-        grid.add_row(at.topic, str(at.partition), f"{offset:,}", f"{ends[at]:,}", f"{max(0, ends[at] - offset):,}")
+        grid.add_row(at.topic, str(at.partition), f"{offset:,}", f"{ends[at]:,}", f"{lags[at]:,}")
     out.print(grid)
-    total = sum(max(0, ends[at] - offset) for at, offset in committed.items())
-    out.print(f"group {name}: lag {total:,}, {members} member{'' if members == 1 else 's'}")
+    out.print(f"group {name}: lag {sum(lags.values()):,}, {counted(members, 'member')}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from ...topics.errors import Usage
 from ...topics.printable import printable
+from ..time_text import format_local_time
 from .common_options import choose_cluster, cluster_options
 from .console import out, write_json
 from .logs import log_to_stderr
@@ -111,4 +111,4 @@ def _state(done: bool) -> str:
 
 
 def _when(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S") if time_ms else "-"
+    return format_local_time(time_ms) if time_ms else "-"

@@ -133,7 +133,7 @@ class EmbeddedBroker:
 
     @property
     def running(self) -> RunningBroker:
-        """What other processes read about it; requires `start()`."""
+        """The facts of this broker in `broker.json`, which other processes read; requires `start()`."""
         assert self._running is not None, "start() first"
         return self._running
 
