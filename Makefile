@@ -1,5 +1,6 @@
 # make demo   set everything up and run the main jobs on real data
 # make test   set everything up and run the tests
+# make docs   build the documentation as a site
 # make help   list all targets
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check test-containers faults bench bench-bounded bench-peers clean
+.PHONY: help demo test lint check docs test-containers faults bench bench-bounded bench-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,6 +32,9 @@ lint: $(VENV)/.test  ## check style and types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint test  ## everything that a change has to pass
+
+docs: $(VENV)/.docs  ## build the documentation as a site, in build/docs, and check its links
+	@$(BIN)/python docs/site/build.py
 
 test-containers: $(VENV)/.test  ## run the tests against a broker in a container
 	$(BIN)/python deploy/kafka-image.py anabranch/kafka:test
@@ -77,6 +81,10 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml
 
 $(VENV)/.test: $(VENV)/.python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.python pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test
