@@ -1,0 +1,125 @@
+"""What each setting of `App(…)` means, and units, for the settings reference.
+
+Types and defaults come from the code. `tests/docs/test_settings_page.py` compares the names with those that the code
+has, so a new setting needs a text here.
+"""
+
+from __future__ import annotations
+
+__all__ = ["GROUPS", "UNITS"]
+
+# Group -> setting -> meaning. Types, defaults and environment variables are added from the code.
+GROUPS: dict[str, dict[str, str]] = {
+    "The app": {
+        "version": "A version other than 1 becomes part of the group's name: the app starts anew, with a group and tables of its own.",
+        "id_format": "How id and version make the group's name, for a `version` other than 1.",
+        "datadir": "Folder of the worker's identity, and of tables on disk. `anabranch worker --datadir` overrides it.",
+        "config_source": "Object, module or mapping to read settings from, as `app.config_from_object` does.",
+        "autodiscover": "Import the modules of these packages (`True`: those of `origin`) before the app starts.",
+        "origin": "Package of the app, for `autodiscover=True`.",
+        "timezone": "Time zone of cron jobs.",
+        "debug": "Faust's debug mode.",
+        "env": "The environment that settings are read from.",
+        "env_prefix": "Prefix of the environment variables of settings.",
+        "loop": "The event loop; for apps that run inside another program.",
+    },
+    "The cluster": {
+        "broker": "The cluster, if neither `--bootstrap-server` nor `KAFKA_BOOTSTRAP_SERVERS` names one.",
+        "broker_consumer": "As `broker`; another value is refused, because one transaction cannot span two clusters.",
+        "broker_producer": "As `broker`; another value is refused.",
+        "broker_credentials": "`faust.SASLCredentials` without TLS; for TLS use librdkafka's options (`-X`, `KAFKA_…`).",
+        "broker_client_id": "Name of the clients in the broker's logs and quotas (`client.id`).",
+        "broker_commit_interval": "Longest duration of an epoch, and so of the time between two commits.",
+        "broker_session_timeout": "The partitions of a dead worker move after this time, unless it restarts with its identity.",
+        "broker_heartbeat_interval": "Time between two heartbeats to the group's coordinator (`heartbeat.interval.ms`).",
+        "broker_max_poll_interval": "A worker that does not poll for longer leaves the group, and `/healthz` fails.",
+        "broker_max_poll_records": "Most records of one poll.",
+        "broker_request_timeout": "Timeout of a network request (`socket.timeout.ms`).",
+        "broker_check_crcs": "Check the checksums of records that are read (`check.crcs`).",
+    },
+    "Reading and writing": {
+        "processing_guarantee": "`exactly_once`: each epoch is one Kafka transaction. `at_least_once`: no transactions.",
+        "consumer_auto_offset_reset": "Where a group without committed offsets starts. See [streams](streams.md#where-a-group-starts).",
+        "consumer_max_fetch_size": "Most bytes of a partition in one fetch (`max.partition.fetch.bytes`).",
+        "consumer_metadata_max_age_ms": "How often topics are looked up again (`topic.metadata.refresh.interval.ms`).",
+        "consumer_connections_max_idle_ms": "Unused connections are closed after this time (`connections.max.idle.ms`).",
+        "producer_compression_type": "Compression of what the app writes (`compression.type`).",
+        "producer_linger": "How long the producer waits for more records before it sends a batch (`linger.ms`).",
+        "producer_max_batch_size": "Largest batch of records of one partition (`batch.size`).",
+        "producer_max_request_size": "Largest record that the app writes; a larger one fails. The topic has a limit of its own.",
+        "producer_request_timeout": "How long the broker may take to acknowledge (`request.timeout.ms`).",
+        "producer_metadata_max_age_ms": "As `consumer_metadata_max_age_ms`, for the producer.",
+        "producer_connections_max_idle_ms": "As `consumer_connections_max_idle_ms`, for the producer.",
+    },
+    "Topics, tables, agents": {
+        "topic_partitions": "Number of partitions of topics that the app creates and for which `partitions=` is not given.",
+        "topic_replication_factor": "Number of replicas of topics that the app creates.",
+        "topic_allow_declare": "Create the topics that the app needs; `False` leaves that to you.",
+        "topic_disable_leader": "Faust's leader topic; anabranch elects leaders without it.",
+        "store": "Where tables are kept: `memory://`, or `rocksdb://` for tables on disk.",
+        "table_standby_replicas": "Number of other workers that keep a standby copy of each partition's tables.",
+        "reply_to": "Topic for the answers to `agent.ask` of this process.",
+        "reply_to_prefix": "Prefix of the name of that topic.",
+        "reply_create_topic": "Create that topic before the first `ask`.",
+        "reply_expires": "How long Kafka keeps answers that are not read.",
+        "agent_supervisor": "Faust's supervisor of the instances of an agent.",
+        "cache": "Faust's cache of web views (`app.cache`).",
+        "blocking_timeout": "Faust's detector of calls that block the event loop.",
+    },
+    "The web server": {
+        "web_enabled": "Serve HTTP: health, metrics, tables, the app's own pages. Also `--with-web`, `--without-web`.",
+        "web_bind": "Address to listen on. Also `--web-bind`.",
+        "web_host": "Name under which other workers reach this one. Also `--web-host`.",
+        "web_port": "Port; if it is taken, a free one is chosen. Also `--web-port`.",
+        "web_tables_enabled": "Serve `/tables/`.",
+        "web_router_enabled": "Serve Faust's `/router/`, which is empty here.",
+        "web_graph_enabled": "Serve Faust's graph of the app's services.",
+        "web_cors_options": "Headers for requests from other sites, as Faust takes them.",
+        "web_ssl_context": "Serve HTTPS with this context.",
+        "web_application_options": "Options for aiohttp's `Application`.",
+        "web": "Kind of web server; there is one.",
+        "web_transport": "Kind of listening socket: `tcp:`.",
+        "canonical_url": "Address of this worker for others; `web_host` and `web_port` by default.",
+    },
+    "Logging, and classes of Faust's": {
+        "logging_config": "Configuration for Python's `logging.config.dictConfig`.",
+        "loghandlers": "More handlers for the log.",
+        "worker_redirect_stdouts": "Faust's own worker: write what is printed to the log.",
+        "worker_redirect_stdouts_level": "Log level of these lines.",
+        "HttpClient": "Class of `app.http_client`.",
+        "Schema": "Class of schemas.",
+        "Serializers": "Class of the registry of codecs.",
+        "Worker": "Class of the worker that `app.main()` starts.",
+        "beacon": "Parent in Faust's tree of services.",
+    },
+    "Old names and settings without effect": {
+        "client_id": "Old name of `broker_client_id`.",
+        "commit_interval": "Old name of `broker_commit_interval`.",
+        "create_reply_topic": "Old name of `reply_create_topic`.",
+        "default_partitions": "Old name of `topic_partitions`.",
+        "num_standby_replicas": "Old name of `table_standby_replicas`.",
+        "replication_factor": "Old name of `topic_replication_factor`.",
+        "producer_linger_ms": "Old name of `producer_linger`, in milliseconds.",
+        "url": "Old name of `broker`.",
+        "cython_optimizations": "Without effect.",
+        "stream_ack_cancelled_tasks": "Without effect: progress is committed by offset.",
+        "stream_ack_exceptions": "Without effect, likewise.",
+        "stream_publish_on_commit": "Without effect: all outputs are published at the commit.",
+    },
+}
+
+# Units of settings whose type or name does not say it.
+UNITS: dict[str, str] = {
+    "consumer_max_fetch_size": "bytes",
+    "producer_max_batch_size": "bytes",
+    "producer_max_request_size": "bytes",
+    "broker_max_poll_records": "records",
+    "epoch_bytes": "bytes",
+    "max_outputs": "records",
+    "batch_records": "records",
+    "backlog_records": "records",
+    "ready_lag_records": "records",
+    "commit_share": "share, 0 to 1",
+    "max_failure_share": "share, 0 to 1",
+    "size_bytes": "bytes",
+}
