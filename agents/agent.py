@@ -21,7 +21,8 @@ from typing_extensions import TypeVar
 
 from ..topics.errors import Usage
 from ..topics.identifiers import random_uuid
-from .declarations import Failure, nearest
+from ..topics.spelling import did_you_mean
+from .declarations import Failure
 from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import policy
 from .runtime import runtime_of
@@ -297,5 +298,5 @@ def _check_options(options: Mapping[str, object]) -> None:
         known |= {"partitioner", *inspect.signature(FaustApp.topic).parameters}
     for name in options:
         if name not in known:
-            near = nearest(name, known)
+            near = did_you_mean(name, known)
             raise TypeError(f"agent() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))

@@ -22,6 +22,7 @@ from ..topics.errors import Usage
 from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import RangePartitioner
 from ..topics.private_folder import private_folder
+from ..topics.spelling import did_you_mean
 from ..topics.threads import daemon_thread
 from . import background_tasks
 from .agent import Agent
@@ -38,7 +39,6 @@ from .declarations import (
     TableOptions,
     TaskDeclaration,
     TopicDeclaration,
-    nearest,
     typed_as,
 )
 from .engine.settings import EngineSettings
@@ -296,7 +296,7 @@ class App(faust.App):
         if unsupported:
             raise Usage(
                 f"table {name}: {', '.join(unsupported)}: not supported",
-                hint=nearest(unsupported[0], known) or "see docs/tables.md for what tables can do",
+                hint=did_you_mean(unsupported[0], known, "see docs/tables.md for what tables can do"),
             )
         partitions = options.get("partitions")
         table = new_table(

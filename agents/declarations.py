@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta, tzinfo
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ __all__ = [
     "TaskDeclaration",
     "TopicDeclaration",
     "TopicOptions",
-    "nearest",
     "typed_as",
 ]
 
@@ -493,13 +491,3 @@ def typed_as(declaration: type[P]) -> Callable[[Callable[..., object]], P]:
     """Give a method the signature of a protocol; the method itself stays as it is."""
     del declaration
     return lambda method: cast(Any, method)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a question that names the known option nearest to a misspelled one; empty where none is near.
-
-    >>> nearest("partitons", ["partitions", "help"])
-    "do you mean 'partitions'?"
-    """
-    near = get_close_matches(name, list(known), 1)
-    return f"do you mean {near[0]!r}?" if near else ""

@@ -18,6 +18,7 @@ from ..agents.app import App
 from ..agents.runtime import runtime_of
 from ..agents.topic import Topic
 from ..topics.errors import AnabranchError, Usage
+from ..topics.spelling import did_you_mean
 from .module_loader import load_module, source_of
 
 __all__ = ["DeclaredCluster", "declared_cluster", "load_app", "runtime_of", "source_of", "value_type_of"]
@@ -76,7 +77,9 @@ def load_app(name: str) -> App:
     if attribute:
         app = getattr(module, attribute, None)
         if not isinstance(app, App):
-            raise Usage(f"{module_name} has no app named {attribute}", hint="app = anabranch.App(…)")
+            apps = [other for other, value in vars(module).items() if isinstance(value, App)]
+            hint = did_you_mean(attribute, apps, "app = anabranch.App(…)")
+            raise Usage(f"{module_name} has no app named {attribute}", hint=hint)
         return _discovered(app)
     named = {attribute: value for attribute, value in vars(module).items() if isinstance(value, App)}
     apps = list(named.values())

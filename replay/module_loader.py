@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ..topics.error_location import raised_at
 from ..topics.errors import Usage
+from ..topics.spelling import did_you_mean
 
 __all__ = ["load_module", "source_of"]
 
@@ -58,15 +59,20 @@ def _load_named(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
         if exc.name is not None and (name == exc.name or name.startswith(f"{exc.name}.")):
-            raise Usage(
-                f"no module named {name}",
-                hint=f"run from the folder that holds {name.split('.')[0]}.py, or give its path",
-            ) from None
+            top = name.split(".")[0]
+            hint = did_you_mean(top, _modules_here(), f"run from the folder that holds {top}.py, or give its path")
+            raise Usage(f"no module named {name}", hint=hint) from None
         raise _import_failed(name, exc) from exc
     except Usage:
         raise
     except (Exception, SystemExit) as exc:
         raise _import_failed(name, exc) from exc
+
+
+def _modules_here() -> list[str]:
+    """Return the modules and packages of the working directory."""
+    files = [path.stem for path in Path.cwd().glob("*.py")]
+    return files + [path.parent.name for path in Path.cwd().glob("*/__init__.py")]
 
 
 def _load_file(path: Path) -> ModuleType:

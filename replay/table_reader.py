@@ -27,6 +27,7 @@ from ..topics.cluster import Cluster
 from ..topics.durable_files import replace_file
 from ..topics.errors import Stop, Usage, described
 from ..topics.partition_reader import read_to_end
+from ..topics.spelling import did_you_mean
 from ..topics.topic_partition import TopicPartition
 
 __all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "refuse_split_keys", "write_result"]
@@ -51,7 +52,7 @@ def find_table(app: App, name: str | None) -> Table:
     listed = ", ".join(sorted(tables)) or "none"
     if name is None:
         raise Usage(f"{app.conf.id} has several tables", hint=f"name one of: {listed}")
-    raise Usage(f"{app.conf.id} has no table {name}", hint=f"it has: {listed}")
+    raise Usage(f"{app.conf.id} has no table {name}", hint=did_you_mean(name, tables, f"it has: {listed}"))
 
 
 class Snapshot:

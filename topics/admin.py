@@ -22,6 +22,7 @@ from . import client_watchdog, clock
 from .client_options import nearest_option
 from .cluster import Cluster, is_secret
 from .errors import AnabranchError, Stop, Usage, from_kafka, is_unreachable, kafka_error, passes
+from .spelling import did_you_mean
 from .topic_partition import TopicPartition
 
 __all__ = ["Admin", "TopicSpec", "is_topic_name"]
@@ -124,6 +125,17 @@ class Admin:
             return self._cluster.admin(error_cb=self._errors.note)
         except KafkaException as exc:
             raise _refused(exc, self._cluster.options) from exc
+
+    def no_topic(self, topic: str, also: Iterable[str] = (), *, hint: str = "anabranch topics") -> Usage:
+        """Return the error for a topic that does not exist (blocking); its hint names the most similar one.
+
+        Args:
+            also: names of topics that would be created.
+            hint: used if no name is similar.
+        """
+        names = {name for name in (*self.partitions(), *also) if not name.startswith("__")}
+        hint = did_you_mean(topic, names, hint)
+        return Usage(f"there is no topic {topic} on {self._cluster.bootstrap_servers}", hint=hint)
 
     def _sorted(self, exc: KafkaException, doing: str) -> AnabranchError:
         self._kafka.poll(0)  # calls `note`

@@ -6,11 +6,11 @@ of this project, and suggests names for misspelled ones.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
 from .errors import Usage
+from .spelling import nearest
 
 __all__ = ["check_options", "check_servers", "nearest_option"]
 
@@ -83,6 +83,6 @@ def check_servers(servers: str) -> None:
 
 def nearest_option(name: str, given: Mapping[str, str]) -> str:
     """Return a hint for an option that librdkafka refuses: the nearest known name, if there is one."""
-    near = difflib.get_close_matches(name, [*_KNOWN, *_SET_BY_ANABRANCH], 1, cutoff=0.7)
+    near = nearest(name, [*_KNOWN, *_SET_BY_ANABRANCH], cutoff=0.7)
     manual = "librdkafka's CONFIGURATION.md lists names and values (-X name=value, or KAFKA_… in the environment)"
-    return f"did you mean {near[0]}? {manual}" if near and near[0] not in given else manual
+    return f"did you mean {near}? {manual}" if near is not None and near not in given else manual

@@ -48,6 +48,14 @@ class ConsumerGroups:
             raise self._sorted(exc, f"describe group {group}") from exc
         return len(found.members)
 
+    def names(self) -> list[str]:
+        """Return the ids of the cluster's groups."""
+        try:
+            found = self._kafka.list_consumer_groups(request_timeout=_TIMEOUT_S).result()
+        except KafkaException as exc:
+            raise self._sorted(exc, "groups") from exc
+        return [listed.group_id for listed in found.valid or ()]
+
     def offsets(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
         """Return (topic, partition) -> committed offset and its metadata."""
         # By a consumer that never subscribes: librdkafka's admin call for it ends the process while the coordinator

@@ -20,7 +20,7 @@ from faust.types.enums import ProcessingGuarantee
 from faust.types.settings import Settings as FaustSettings
 
 from ...topics.errors import Usage
-from ..declarations import nearest
+from ...topics.spelling import did_you_mean
 from ..engine.settings import EngineSettings
 
 __all__ = ["Settings", "change_settings", "check_names", "check_settings", "client_options", "engine_settings"]
@@ -175,7 +175,7 @@ def check_names(options: Mapping[str, Any]) -> None:
         if name == "monitor":
             raise Usage("App: monitor=… is not supported", hint=_SENSORS)
         if name not in known:
-            near = nearest(name, known)
+            near = did_you_mean(name, known)
             raise TypeError(f"App() got an unexpected keyword argument {name!r}" + (f": {near}" if near else ""))
 
 

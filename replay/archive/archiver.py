@@ -146,7 +146,7 @@ class Archiver:
     def _open(self) -> ArchiveReport:
         found = self._admin.partitions([self._topic]).get(self._topic)
         if found is None:
-            raise Usage(f"there is no topic {self._topic} on {self._cluster.bootstrap_servers}")
+            raise self._admin.no_topic(self._topic)
         topic_id = self._admin.topic_ids([self._topic])[self._topic]
         config = self._admin.config(self._topic)
         compacted = "compact" in config.get("cleanup.policy", "")

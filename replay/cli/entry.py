@@ -5,15 +5,17 @@ Options override environment variables, which override defaults.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
+from ...topics.spelling import did_you_mean
 from .. import signals
 
 __all__ = ["COMMANDS", "main"]
@@ -45,16 +47,6 @@ COMMANDS = {
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as exc:
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            exc.message += f" Did you mean {near[0]}?" if near and exc.message.startswith("No such command") else ""
-            raise
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -106,8 +98,8 @@ def main() -> None:
         cli.main(arguments, standalone_mode=False, prog_name="anabranch")
     except click.ClickException as exc:
         exc.show()
-        if isinstance(exc, click.NoSuchOption) and exc.option_name in ("-A", "--app"):
-            click.echo("hint: -A goes before the command: anabranch -A MODULE worker", err=True)
+        if hint := _hint(exc):
+            click.echo(f"hint: {hint}", err=True)
         raise SystemExit(exc.exit_code) from None
     except (KeyboardInterrupt, click.Abort):
         raise _interrupted() from None
@@ -128,6 +120,34 @@ def main() -> None:
             logging.getLogger("anabranch").debug("traceback of the error", exc_info=exc)
         click.echo(f"error: {printable(error)}", err=True)
         raise SystemExit(error.exit_code) from None
+
+
+def _hint(error: click.ClickException) -> str:
+    """Return what the user may have meant by a command line that click refuses; "" if nothing is likely.
+
+    Click itself names the nearest long option.
+    """
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return ""
+    command = context.command
+    if isinstance(error, click.NoSuchOption):
+        if error.option_name in ("-A", "--app"):
+            return "-A goes before the command: anabranch -A MODULE worker"
+        if context.parent is None:
+            return "options of a command follow it: anabranch -A MODULE worker -l info"
+        options = [name for parameter in command.get_params(context) for name in parameter.opts if name[:2] == "--"]
+        if error.option_name.startswith("--"):
+            return ""
+        named = [name for name in options if name[2:3] == error.option_name[1:2]]
+        return f"did you mean {' or '.join(named)}?" if named else ""
+    found = re.match("No such command '(.*)'", error.message)
+    if found is None or not isinstance(command, click.Group) or getattr(error, "possibilities", None):
+        return ""  # newer versions of click make suggestions of their own
+    name = found[1]
+    if context.parent is None and Path(f"{name.removesuffix('.py')}.py").is_file():
+        return f"-A names the app: anabranch -A {name} worker"
+    return did_you_mean(name, command.list_commands(context))
 
 
 def _interrupted() -> SystemExit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ...topics.errors import Usage
+from ...topics.spelling import did_you_mean
 from .common_options import choose_cluster, cluster_options
 from .console import counted, out, write_json
 from .logs import log_to_stderr
@@ -49,9 +50,10 @@ def lag(
         committed = {at: offset for at, (offset, _) in sorted(groups.offsets(name).items())}
         members = groups.size(name, while_moving=0)
         _, ends = admin.spans(committed)
+        hint = "" if committed else did_you_mean(name, groups.names(), "has a worker of the app run on this cluster?")
     lags = {at: max(0, ends[at] - offset) for at, offset in committed.items()}
     if not committed:
-        raise Usage(f"group {name} has no committed offsets", hint="has a worker of the app run on this cluster?")
+        raise Usage(f"group {name} has no committed offsets", hint=hint)
     if as_json:
         for at, offset in committed.items():
             place = {"topic": at.topic, "partition": at.partition}

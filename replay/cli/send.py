@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import click
@@ -109,17 +108,8 @@ def named_topic(cluster: Cluster, topic: str, app: App | None, *, create_partiti
     elif create_partitions:
         admin.create([TopicSpec(topic, create_partitions)])
     else:
-        raise no_topic(cluster, topic, [*counts, *declared], hint_create=True)
+        raise admin.no_topic(topic, declared, hint="--create makes it; -A APP makes it as the app declares it")
     return admin.partitions([topic]).get(topic, 0)
-
-
-def no_topic(cluster: Cluster, topic: str, names: list[str], *, hint_create: bool = False) -> Usage:
-    """Return the error for a topic that does not exist; its hint names the most similar one."""
-    names = sorted({name for name in names if not name.startswith("__")})
-    near = get_close_matches(topic, names, 1)
-    create = "--create makes it; -A APP makes it as the app declares it" if hint_create else "anabranch topics"
-    hint = f"did you mean {near[0]}?" if near else create
-    return Usage(f"there is no topic {topic} on {cluster.bootstrap_servers}", hint=hint)
 
 
 def _pairs(key: str | None, value: str | None, key_before: str | None, null: bool) -> Iterator[Pair]:

@@ -11,6 +11,7 @@ import click
 from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
+from ...topics.spelling import did_you_mean
 from .common_options import app_name, choose_cluster, cluster_options, status_line
 from .console import counted, err, out, plain, write_json
 from .logs import log_to_stderr
@@ -246,6 +247,14 @@ def show_tables(
             name, changelog = plain(table.name), plain(table.changelog_name)
             out.print(f"[bold]{name}[/bold]  {plain(table.help)}  [dim]{changelog}[/dim]", markup=True)
         return
+    if name is not None and name not in {table.name for table in tables}:
+        # Whoever misspells `backup` has named a table.
+        raise Usage(
+            f"{app.conf.id} has no table {name}",
+            hint=did_you_mean(
+                name, [*(table.name for table in tables), "backup", "restore"], "anabranch -A … tables lists them"
+            ),
+        )
     table = find_table(app, name)
     reader = TableReader(runtime_of(app).cluster, table)
     if follow:

@@ -100,15 +100,15 @@ def tail(
     from ...topics.admin import Admin
     from ..sources.field_expression import expression
     from ..sources.offset_range import OffsetBound, resolve_offset_range
-    from .send import no_topic
 
     log_to_stderr(None)
     holds = _Filter(None if key is None else key.encode(), None if where is None else expression(where))
     bounds = OffsetBound.parse(begin or "earliest"), OffsetBound.parse(until)
     with choose_cluster(bootstrap_server, options) as choice:
-        counts = Admin(choice.cluster).partitions()
+        admin = Admin(choice.cluster)
+        counts = admin.partitions([topic])
         if topic not in counts:
-            raise no_topic(choice.cluster, topic, list(counts))
+            raise admin.no_topic(topic)
         numbers = range(counts[topic]) if partition is None else [partition]
         places = [TopicPartition(topic, number) for number in numbers if number < counts[topic]]
         span = resolve_offset_range(choice.cluster, places, *bounds, clock.now_ms())

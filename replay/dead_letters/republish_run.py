@@ -84,7 +84,7 @@ class RepublishRun:
         self._state = found or self._state
         partitions = self._admin.partitions([self.topic]).get(self.topic)
         if partitions is None:
-            raise Usage(f"no topic {self.topic}", hint="create it, or name another topic: --to TOPIC")
+            raise self._admin.no_topic(self.topic, hint="create it, or name another topic: --to TOPIC")
         self._target = TargetTopic.of(self.topic, self._admin.config(self.topic))
         self._partitioner = PartitionerRegistry(self._cluster).check(self.topic, partitions, None)
         if not self._runs.holds(self._state):

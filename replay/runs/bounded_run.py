@@ -28,6 +28,7 @@ from ...topics.consumer_groups import ConsumerGroups
 from ...topics.dead_letter import RETRY_SUFFIX, retry_topic
 from ...topics.errors import Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
+from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
 from ..app_loader import load_app, source_of
 from ..cluster_choice import home
@@ -170,7 +171,9 @@ class BoundedRun:
                 )
             name = outer[0]
         if name not in outer:
-            raise Usage(f"{self._app_name} reads no topic {name}", hint=f"it reads: {listed}")
+            raise Usage(
+                f"{self._app_name} reads no topic {name}", hint=did_you_mean(name, outer, f"it reads: {listed}")
+            )
         return runtime_of(self.app).resolve_topic(name)
 
     def execute(self) -> RunReport:

@@ -83,7 +83,7 @@ class TopicHistory:
         self._cluster, self._admin = cluster, Admin(cluster)
         count = self._admin.partitions([self.topic]).get(self.topic)
         if count is None:
-            raise Usage(f"there is no topic {self.topic} on {cluster.bootstrap_servers}")
+            raise self._admin.no_topic(self.topic)
         self.specs, self.format = (spec,), format
         self._count = count
         self._bounds = OffsetBound.parse(asked.get("from", "earliest")), OffsetBound.parse(asked.get("until", "latest"))

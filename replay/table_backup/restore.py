@@ -29,6 +29,7 @@ from ...topics.admin import Admin, TopicSpec
 from ...topics.consumer_groups import ConsumerGroups
 from ...topics.errors import Rebuild, Stop, Usage
 from ...topics.producer import Aborted, TransactionalProducer
+from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
 from ..table_reader import TableReader
 from .backup import Backup, BackupTable, check_files, read_pairs
@@ -81,13 +82,16 @@ def plan_restore(
     chosen = list(names) or list(backups)
     unknown = [name for name in chosen if name not in backups]
     if unknown:
-        raise Usage(f"the backup has no table {', '.join(unknown)}", hint=f"it has: {', '.join(backups) or 'none'}")
+        raise Usage(
+            f"the backup has no table {', '.join(unknown)}",
+            hint=did_you_mean(unknown[0], backups, f"it has: {', '.join(backups) or 'none'}"),
+        )
     tables = {table.name: table for table in runtime_of(app).tables}
     missing = [name for name in chosen if name not in tables]
     if missing:
         raise Usage(
             f"{app.conf.id} has no table {', '.join(missing)}",
-            hint="name the tables to restore, or use the app's old code",
+            hint=did_you_mean(missing[0], tables, "name the tables to restore, or use the app's old code"),
         )
     admin = Admin(runtime_of(app).cluster)
     changelogs = [tables[name].changelog_name for name in chosen]

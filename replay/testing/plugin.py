@@ -72,8 +72,8 @@ def anabranch_sim(request: pytest.FixtureRequest) -> Callable[..., Simulation]:
     """
     from inspect import signature
 
-    from ...agents.declarations import nearest
     from ...topics.errors import Usage
+    from ...topics.spelling import did_you_mean
     from .simulation import Simulation
 
     marker = request.node.get_closest_marker("anabranch")
@@ -82,7 +82,7 @@ def anabranch_sim(request: pytest.FixtureRequest) -> Callable[..., Simulation]:
     for name in marker.kwargs if marker is not None else ():
         known = [option for option in signature(Simulation).parameters if option not in ("app", "inputs")]
         if name not in known:
-            raise Usage(f"pytest.mark.anabranch({name}=…): no such option", hint=nearest(name, known))
+            raise Usage(f"pytest.mark.anabranch({name}=…): no such option", hint=did_you_mean(name, known))
     asked: dict[str, Any] = {
         "seeds": request.config.getoption("--anabranch-seed"),
         "plan": request.config.getoption("--anabranch-plan"),

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from ...agents.app import App
-from ...agents.declarations import nearest
 from ...agents.runtime import runtime_of
 from ...agents.topic import Topic
 from ...topics.errors import Usage
 from ...topics.keys import record_key
 from ...topics.serde import codec
+from ...topics.spelling import did_you_mean
 
 __all__ = ["agent_of", "check_name", "check_partitions", "declared_topic", "encoded", "encoded_key"]
 
@@ -57,7 +57,7 @@ def declared_topic(app: App, topic: str, stored: Iterable[str], *, name: str = "
         known = {other.removeprefix(prefix) for other in {*described, *stored}}
         raise Usage(
             f"app {app.conf.id} knows no topic {topic!r}",
-            hint=nearest(topic, known) or "World(…, partitions={'name': 4}) creates one",
+            hint=did_you_mean(topic, known, "World(…, partitions={'name': 4}) creates one"),
         )
     return described.get(name)
 
@@ -90,5 +90,5 @@ def agent_of(app: App, agent: object) -> Any:
     name = agent if isinstance(agent, str) else getattr(agent, "name", None) or getattr(agent, "__name__", "")
     found = [other for other in agents if other == name or other.rpartition(".")[2] == name]
     if len(found) != 1:
-        raise Usage(f"app {app.conf.id} has no agent {name!r}", hint=nearest(str(name), agents))
+        raise Usage(f"app {app.conf.id} has no agent {name!r}", hint=did_you_mean(str(name), agents))
     return cast(Any, agents[found[0]])

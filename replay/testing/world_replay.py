@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from ...agents.declarations import nearest
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
+from ...topics.spelling import did_you_mean
 from ..pipeline.packing import Compression
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.selection import Selection
@@ -76,7 +76,7 @@ def play(
     """
     known = {field.name for field in fields(Format)}
     for name in options.keys() - known - _OURS:
-        raise Usage(f"replay: no option {name!r}", hint=nearest(name, known | _OURS))
+        raise Usage(f"replay: no option {name!r}", hint=did_you_mean(name, known | _OURS))
     pack = options.get("pack")
     if pack and pack not in get_args(Compression):
         raise Usage(f"replay: pack={pack!r} is no compression", hint='pack="lz4" or pack="zstd"')

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...agents.declarations import nearest
 from ...agents.runtime import runtime_of
 from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
+from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
 from .app_source import AppSource, run_named
@@ -91,7 +91,7 @@ def run_bounded(
         read = _topics_read(lives[0].app)
         for topic, specs in inputs.items():
             if topic not in read:
-                raise Usage(f"app {runtime.app_id} reads no topic {topic!r}", hint=nearest(topic, read))
+                raise Usage(f"app {runtime.app_id} reads no topic {topic!r}", hint=did_you_mean(topic, read))
             name = runtime.resolve_topic(topic)
             with environment.entered():
                 spec = runtime.provisioner.spec_of(runtime.described[name], name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from ...agents.declarations import nearest
 from ...agents.runtime import runtime_of
 from ...topics.errors import Usage
+from ...topics.spelling import did_you_mean
 from .plain_value import plain_value
 from .world_names import check_name
 
@@ -27,7 +27,7 @@ def table_of(app: App, name: str) -> Table:
     check_name(name, "table")
     names = {table.name: table for table in runtime_of(app).tables}
     if name not in names:
-        raise Usage(f"app {app.conf.id} has no table {name!r}", hint=nearest(name, names))
+        raise Usage(f"app {app.conf.id} has no table {name!r}", hint=did_you_mean(name, names))
     return names[name]
 
 

@@ -18,6 +18,7 @@ from ...topics.message import Message
 from ...topics.packed import is_packed, packed_rows
 from ...topics.partition_reader import read_to_end
 from ...topics.printable import utf8, without_passwords
+from ...topics.spelling import did_you_mean
 from ..archive import ArchiveHistory, is_archive
 from ..archive.archive_reader import read_archived_file
 from ..archive.record_columns import RecordColumns
@@ -224,9 +225,14 @@ class _TableSide:
             raise Usage(f"{spec}: no broker is running", hint="--bootstrap-server HOST:PORT")
         self.name, self._cluster, self._local = spec, cluster, bool(option)
         self._topic = f"{app}-{self._table}-changelog"
-        count = Admin(cluster).partitions([self._topic]).get(self._topic)
+        admin = Admin(cluster)
+        count = admin.partitions([self._topic]).get(self._topic)
         if count is None:
-            raise Usage(f"{spec}: there is no changelog {self._topic} on {cluster.bootstrap_servers}")
+            changelogs = [name for name in admin.partitions() if name.endswith("-changelog")]
+            raise Usage(
+                f"{spec}: there is no changelog {self._topic} on {cluster.bootstrap_servers}",
+                hint=did_you_mean(self._topic, changelogs),
+            )
         self.partitions = count if self._local else None
         self._at = [(self._topic, partition) for partition in range(count)]
 

@@ -40,9 +40,43 @@ def test_a_worker_says_what_is_wrong(shell, fresh, module, arguments, words, cod
 
 
 def test_commands_say_what_was_meant(shell):
-    assert "Did you mean worker?" in shell.run("-A", "mine", "wrker").stderr
-    assert "anabranch -A MODULE worker" in shell.run("worker", "-A", "mine").stderr
+    shell.write("mine.py", APP.format(app="a", head=f"{GOOD}\napp.Table('totals')"))
+    shell.write("n.txt", "1\n")
+    for arguments, meant in (
+        (["-A", "mine", "wrker"], "did you mean worker?"),
+        (["broker", "strt"], "did you mean start?"),
+        (["worker", "-A", "mine"], "-A goes before the command: anabranch -A MODULE worker"),
+        (["-l", "info", "-A", "mine", "worker"], "options of a command follow it"),
+        (["worker", "--procesess", "2"], "Did you mean --processes?"),
+        (["worker", "-w"], "did you mean --with-web or --web-port or --web-host or --web-bind?"),
+        (["mine", "worker"], "-A names the app: anabranch -A mine worker"),
+        (["-A", "mien", "worker"], "did you mean mine?"),
+        (["-A", "mine:ap", "worker"], "did you mean app?"),
+        (["-A", "mine", "tables", "total"], "did you mean totals?"),
+        (["-A", "mine", "tables", "bakup"], "did you mean backup?"),
+        (["run", "mine", "--input", "a-ordrs=n.txt"], "did you mean a-orders?"),
+    ):
+        ended = shell.run(*arguments)
+        assert ended.returncode == 2
+        assert meant in ended.stderr, arguments
+        assert "Traceback" not in ended.stderr
     assert "3    run: finished" in shell.run("--help").stdout
+
+
+def test_topics_and_groups_are_named_with_the_nearest_one(shell, fresh):
+    topic = fresh("orders")
+    assert shell.run("send", topic, "-", "1", "--create").returncode == 0
+    wrong = topic.replace("orders", "ordrs")
+    for arguments in (
+        ["tail", wrong],
+        ["replay", f"topic://{wrong}", "--to", "x"],
+        ["archive", wrong, "--to", "archived"],
+        ["send", wrong, "-", "1"],
+    ):
+        ended = shell.run(*arguments)
+        assert ended.returncode == 2, ended.stderr
+        assert f"there is no topic {wrong}" in ended.stderr
+        assert f"did you mean {topic}?" in ended.stderr
 
 
 def test_a_result_that_cannot_be_written_is_refused_before_the_work(shell, fresh):
