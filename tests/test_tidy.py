@@ -32,6 +32,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/cli/describe.py",
     "replay/cli/send.py",
     "replay/app_loader.py",
+    "replay/app_reset.py",
     "replay/cli/tables.py",
     "replay/table_backup/restore.py",
     "replay/reprocess.py",

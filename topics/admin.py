@@ -254,7 +254,7 @@ class Admin:
             future.result()
         except KafkaException as exc:
             if kafka_error(exc).code() == KafkaError.NON_EMPTY_GROUP:
-                raise Stop(f"group {group} has members", hint="stop the workers of that run first") from exc
+                raise Stop(f"group {group} has members", hint="stop its workers first") from exc
             if kafka_error(exc).code() != KafkaError.GROUP_ID_NOT_FOUND:
                 raise from_kafka(exc, f"delete group {group}", servers=self._cluster.bootstrap_servers) from exc
 

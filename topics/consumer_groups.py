@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -71,17 +71,17 @@ class ConsumerGroups:
             consumer.close()
         return {TopicPartition(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
-    def begin_at_ends(self, group: str, topics: Iterable[str]) -> None:
-        """Commit the last stable offsets for a group without members, in those topics in which it has no offsets."""
+    def begin_at(self, group: str, topics: Iterable[str], start: Literal["earliest", "latest"]) -> None:
+        """Commit the first or the last stable offsets for a group without members, where a topic has no offsets."""
         admin, known = Admin(self._cluster), {topic for topic, _ in self.offsets(group)}
         counts = admin.partitions(set(topics) - known)
         every = [KafkaPartition(topic, number) for topic, count in counts.items() for number in range(count)]
-        ends = admin.ends(every, committed=True)
-        if not ends:
+        starts = admin.begins(every) if start == "earliest" else admin.ends(every, committed=True)
+        if not starts:
             return
         consumer = self._consumer(group)
         try:
-            consumer.commit(offsets=[KafkaPartition(*at, end) for at, end in ends.items()], asynchronous=False)
+            consumer.commit(offsets=[KafkaPartition(*at, offset) for at, offset in starts.items()], asynchronous=False)
         except KafkaException as exc:
             raise self._sorted(exc, f"offsets of group {group}") from exc
         finally:

@@ -31,6 +31,7 @@ COMMANDS = {
     "dlq": "List, show and replay dead letters.",
     "lag": "Show how far a consumer group is behind.",
     "replay": "Replay files, a socket, an archive or a topic into a topic.",
+    "reset": "Let an app begin anew: delete its offsets, tables and internal topics.",
     "run": "Run an app over a finite history, write the result, exit.",
     "runs": "List, show or delete replays and bounded runs.",
     "send": "Send records to a topic.",

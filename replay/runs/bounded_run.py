@@ -192,7 +192,7 @@ class BoundedRun:
         groups = ConsumerGroups(self._cluster)
         if runtime_of(self.app).settings.start_at_end and not groups.size(self.app.conf.id):
             # Before history is produced: workers that start later begin at these offsets, and so read the history.
-            groups.begin_at_ends(self.app.conf.id, self._topics_read())
+            groups.begin_at(self.app.conf.id, self._topics_read(), "latest")
         completion = Completion(self._cluster, self.app.conf.id, self._topics_read(), shared=self._into_live)
         pool = WorkerPool(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes)
         with pool, BackgroundCounts(self._cluster) as counts:

@@ -157,3 +157,29 @@ def _until(eventually, read) -> str:
     found: list[str] = []
     eventually(lambda: found.append(read()) or bool(found[-1]), "an answer")
     return found[-1]
+
+
+def test_an_app_is_reset_only_when_it_is_told_to_and_its_workers_have_stopped(shell, app, eventually):
+    topic = f"{app}-orders"
+    assert "no offsets, no topics of its own" in shell.run("-A", "mine", "reset").stdout
+    assert shell.run("-A", "mine", "send", topic, "ann", ANN).returncode == 0
+    worker = shell.start("-A", "mine", "worker")
+
+    def total() -> str:
+        return shell.run("-A", "mine", "tables", "totals", "-J").stdout
+
+    eventually(lambda: total() == '{"key":"ann","value":3}\n', "the agent has processed it")
+    refused = shell.run("-A", "mine", "reset", "--yes")
+    assert (refused.returncode, refused.stdout) == (1, ""), refused.stdout
+    assert f"workers of {app} are running (1)" in refused.stderr
+    worker.terminate()
+    assert worker.wait(60) == 0
+    shown = shell.run("-A", "mine", "reset")
+    assert shown.returncode == 0, shown.stderr
+    assert f"would delete topic {app}-totals-changelog" in shown.stdout
+    assert f"kept: {topic}, with all records" in shown.stdout
+    assert total() == '{"key":"ann","value":3}\n', "nothing has been changed"
+    done = shell.run("-A", "mine", "reset", "--yes")
+    assert f"deleted topic {app}-totals-changelog" in done.stdout, done.stderr
+    assert "there is no changelog" in shell.run("-A", "mine", "tables").stderr
+    assert f"{topic}[" in shell.run("tail", topic).stdout

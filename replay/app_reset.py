@@ -1,0 +1,168 @@
+"""Resets an app: it forgets what it has read, so that the next worker begins with the first record of its topics.
+
+The model is Kafka Streams' application reset tool. What belongs to the app is deleted, in this order:
+
+1. the consumer group with its committed offsets. Kafka refuses that while the group has members, and then nothing has
+   been deleted. A reset that ends after this step leaves changelogs without offsets, and workers refuse to start with
+   these; the same command finishes the reset;
+2. the topics that the app made for itself: changelogs, repartition topics, retry topics, the topic of its workers and
+   those of replies;
+3. the folders with the stores of its workers, on this machine.
+
+Topics that the program names are never deleted, whatever they are called, nor are dead-letter topics. Only topics that
+the program of today would make are the app's own: a changelog of a table that it does not declare any more is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..agents.app import App
+from ..agents.engine.worker_identity import Identity, slots
+from ..agents.runtime import Runtime, runtime_of
+from ..topics.admin import Admin
+from ..topics.consumer_groups import ConsumerGroups
+from ..topics.dead_letter import retry_topic
+from ..topics.errors import Stop, Usage
+from ..topics.topic_partition import TopicPartition
+
+__all__ = ["AppReset", "ResetPlan"]
+
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResetPlan:
+    """What a reset deletes, and what it keeps.
+
+    Attributes:
+        offsets: the committed offsets of the app's group.
+        group: whether the group exists, with or without offsets.
+        topics: the app's own topics -> number of offsets in them, which is at least that of their records.
+        folders: folders of workers' stores on this machine.
+        read: topics that the app reads; they are kept.
+        similar: topics that are kept although their names look as if the app had made them.
+    """
+
+    offsets: Mapping[TopicPartition, int]
+    group: bool
+    topics: Mapping[str, int]
+    folders: tuple[Path, ...]
+    read: tuple[str, ...]
+    similar: tuple[str, ...]
+
+    @property
+    def empty(self) -> bool:
+        """True if there is nothing to delete."""
+        return not (self.group or self.topics or self.folders)
+
+
+class AppReset:
+    """The reset of one app on the cluster that its runtime has.
+
+    Raises:
+        Usage: the app belongs to a bounded run, which `anabranch runs` deletes.
+    """
+
+    def __init__(self, app: App) -> None:
+        runtime = runtime_of(app)
+        if runtime.run_id:
+            raise Usage(f"{app.conf.id} is a bounded run", hint=f"anabranch runs {app.conf.id} --forget")
+        self._runtime = runtime
+        self._group, self._data = runtime.group_id, Path(app.conf.appdir)
+        self._admin, self._groups = Admin(runtime.cluster), ConsumerGroups(runtime.cluster)
+
+    def plan(self) -> ResetPlan:
+        """Return what would be deleted (blocking)."""
+        counts = self._admin.partitions()
+        reads = _read_topics(self._runtime)
+        own = self._own_topics(counts, reads)
+        begins, ends = self._admin.spans((name, number) for name in own for number in range(counts[name]))
+        sizes = dict.fromkeys(own, 0)
+        for at, end in ends.items():
+            sizes[at.topic] += end - begins[at]
+        offsets = {at: offset for at, (offset, _) in sorted(self._groups.offsets(self._group).items())}
+        similar = (name for name in counts if name not in own and self._looks_own(name))
+        return ResetPlan(
+            offsets,
+            bool(offsets) or self._admin.has_group(self._group),
+            sizes,
+            tuple(self._folders()),
+            tuple(sorted({topic for topics in reads.values() for topic in topics} & counts.keys())),
+            tuple(sorted(set(similar) - self._runtime.described.keys())),
+        )
+
+    def check_stopped(self) -> None:
+        """Refuse to reset an app whose workers run (blocking).
+
+        Raises:
+            Stop: the group has members, or a worker uses the data folder.
+        """
+        with ExitStack() as held:
+            self._hold(held)
+
+    def execute(self, plan: ResetPlan, *, start: Literal["earliest", "latest"] = "earliest") -> None:
+        """Delete what the plan names (blocking).
+
+        Args:
+            start: where the next worker begins to read; `latest` skips all records that are in the topics now.
+
+        Raises:
+            Stop: see `check_stopped`; nothing has been deleted then.
+        """
+        with ExitStack() as held:
+            self._hold(held)
+            self._admin.delete_group(self._group)
+            self._admin.delete(plan.topics)
+            for folder in plan.folders:
+                shutil.rmtree(folder)
+            if (start == "latest") != self._runtime.settings.start_at_end:
+                self._groups.begin_at(self._group, plan.read, start)
+
+    def _hold(self, held: ExitStack) -> None:
+        """Check that no worker runs, and keep workers of this machine from starting until `held` is closed."""
+        if members := self._groups.size(self._group):
+            raise Stop(
+                f"workers of {self._group} are running ({members})",
+                hint="stop them first; a worker that was killed leaves the group after its session timeout",
+            )
+        used = list(range(slots(self._data)))
+        if used and [held.enter_context(Identity(self._data)).slot for _ in used] != used:
+            raise Stop(f"a worker uses {self._data}", hint="stop it first, or name another --datadir")
+
+    def _own_topics(self, existing: Iterable[str], reads: Mapping[str, list[str]]) -> list[str]:
+        app_id, runtime = self._runtime.conf.id, self._runtime
+        changelogs = {table.changelog_name for table in runtime.tables}
+        described = {name: topic.internal or topic.has_prefix for name, topic in runtime.described.items()}
+        made = {f"{app_id}-workers"}
+        patterns = [f"{re.escape(app_id)}-reply-{_UUID}"]
+        for agent, topics in reads.items():
+            made |= {retry_topic(app_id, agent), *(retry_topic(app_id, agent, topic) for topic in topics)}
+            # `group_by` makes these topics when the agent runs.
+            patterns += [f"{re.escape(f'{app_id}-{agent}-{topic}')}-.+-repartition" for topic in topics]
+        own = re.compile("|".join(patterns))
+        return sorted(
+            name
+            for name in existing
+            if name in changelogs or described.get(name, name in made or own.fullmatch(name) is not None)
+        )
+
+    def _looks_own(self, name: str) -> bool:
+        app_id = self._runtime.conf.id
+        return name.startswith(f"{app_id}-") and name.endswith(("-changelog", "-repartition", "-retry"))
+
+    def _folders(self) -> Iterable[Path]:
+        """Return the folders with stores and positions; identities are kept, so that a restart is quick."""
+        return sorted(folder for folder in self._data.glob("*") if folder.is_dir() and folder.name.isdigit())
+
+
+def _read_topics(runtime: Runtime) -> dict[str, list[str]]:
+    """Return agent -> the topics that it reads."""
+    agents: dict[str, Any] = dict(runtime.agents.items())
+    return {str(name): [str(topic) for topic in getattr(agent.channel, "topics", ())] for name, agent in agents.items()}

@@ -1,0 +1,90 @@
+"""A reset deletes what the app has made, and nothing of the user's; then the app begins anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faust
+import pytest
+from anabranch.replay.app_reset import AppReset
+from anabranch.topics.errors import Stop
+
+
+class Order(faust.Record):
+    user: str
+    n: int
+
+
+def program(app: Any, topic: str) -> Any:
+    totals = app.Table("totals", default=int)
+    sums = app.topic(topic).key_by("user", "n").reduce(sum, "sums")
+
+    @app.agent(app.topic(topic, value_type=Order), name="by_user")
+    async def by_user(stream: Any) -> None:
+        async for order in stream.group_by(Order.user):
+            totals[order.user] += order.n
+
+    return totals, sums
+
+
+def orders(n: int) -> list[Any]:
+    return [(str(i), {"user": f"u{i % 3}", "n": 1}) for i in range(n)]
+
+
+async def test_an_app_that_is_reset_processes_its_topics_anew_and_what_is_not_its_own_is_kept(lab, table_of) -> None:
+    topic, name = lab.topic(2), lab.fresh("shop")
+    kept = [topic, f"{topic}.dlq", f"{name}-mine-changelog", f"{name}-old-changelog", f"{name}-eu-totals-changelog"]
+    lab.admin.create([lab.spec(other) for other in kept[1:]])
+
+    def made() -> Any:
+        app = lab.app(name, topic_partitions=2)
+        app.topic(f"{name}-mine-changelog")  # the user's, whatever it is called
+        program(app, topic)
+        return app
+
+    lab.produce(topic, orders(6))
+    app = made()
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: table_of(app, "totals") == {"u0": 2, "u1": 2, "u2": 2} == table_of(app, "sums"))
+        with pytest.raises(Stop, match=r"workers of .* are running \(1\)"):
+            AppReset(made()).execute(AppReset(made()).plan())
+    own = [f"{name}-{end}" for end in ("sums-changelog", "sums-repartition", "totals-changelog")]
+    own.append(f"{name}-by_user-{topic}-Order.user-repartition")
+    plan = AppReset(made()).plan()
+    assert set(plan.topics) == set(own)
+    assert {at.topic: offset > 0 for at, offset in plan.offsets.items()}[topic]
+    assert plan.similar == (f"{name}-eu-totals-changelog", f"{name}-old-changelog")
+    assert plan.folders
+    assert set(own) <= lab.admin.partitions().keys(), "a plan deletes nothing"
+
+    AppReset(made()).execute(plan)
+    existing = lab.admin.partitions().keys()
+    assert not set(own) & existing
+    assert set(kept) <= existing
+    assert AppReset(made()).plan().empty
+    lab.produce(topic, orders(3))
+    app = made()
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: table_of(app, "totals") == {"u0": 3, "u1": 3, "u2": 3} == table_of(app, "sums"))
+
+
+async def test_a_reset_to_the_end_skips_what_is_there(lab, table_of) -> None:
+    topic, name = lab.topic(2), lab.fresh("shop")
+
+    def made() -> Any:
+        app = lab.app(name, topic_partitions=2)
+        program(app, topic)
+        return app
+
+    lab.produce(topic, orders(6))
+    app = made()
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+    AppReset(made()).execute(AppReset(made()).plan(), start="latest")
+    lab.produce(topic, orders(3))
+    app = made()
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: table_of(app, "totals") == {"u0": 1, "u1": 1, "u2": 1})
