@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from ..topics.headers import CONTROL_HEADER, without_control
 from ..topics.packed import Rows
-from .engine.record_queue import QueuedBatch
+from .engine.partition_queue import QueuedBatch
 from .runtime import runtime_of
 from .value_columns import columns
 

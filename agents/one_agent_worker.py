@@ -176,19 +176,19 @@ class OneAgentWorker:
 
     @staticmethod
     def _has_settled(stream: RecordFeed, at: TopicPartition, end: int, committed: Mapping[TopicPartition, int]) -> bool:
-        queue = stream.queue
-        if stream.running or queue.offsets.get(at, 0) < end or at in queue.delayed:
+        partition = stream.queue.at(at)
+        if stream.running or partition.offset < end or partition.delayed_until_s is not None:
             return False
-        if at in queue.held_back and stream.timer is not None:
+        if partition.held_back is not None and stream.timer is not None:
             return False
-        return committed.get(at, 0) >= min(end, queue.progress().get(at, 0))
+        return committed.get(at, 0) >= min(end, partition.progress)
 
     def held_back(self, topic: str) -> Iterator[tuple[int, int]]:
         """Return partition and offset of the first record of each group that an agent waits to complete (`take`)."""
         for stream in self._streams:
-            for at, offset in stream.queue.held_back.items():
-                if at.topic == topic:
-                    yield at.partition, offset
+            for at, partition in stream.queue.partitions.items():
+                if at.topic == topic and partition.held_back is not None:
+                    yield at.partition, partition.held_back
 
 
 def _end_of_records(log: PartitionLog) -> int:

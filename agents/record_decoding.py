@@ -11,7 +11,7 @@ from .value_columns import fits
 
 if TYPE_CHECKING:
     from ..topics.message import Message
-    from .engine.record_queue import QueuedBatch
+    from .engine.partition_queue import QueuedBatch
     from .stream import Stream
 
 __all__ = ["decoded", "last_of", "record_batch"]

@@ -26,7 +26,8 @@ from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.packed import Package
 from ..topics.topic_partition import TopicPartition
-from .engine.record_queue import QueuedBatch, RecordQueue
+from .engine.partition_queue import QueuedBatch
+from .engine.record_queue import RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
@@ -60,7 +61,6 @@ class Stream(faust.Stream[V_co]):
         self.runner: Runner | None = None
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.committed: dict[TopicPartition, int] = {}
         self.message: Message | None = None  # the record that the agent processes
         self._package: Package | None = None
         self._event: Any = None

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..topics.topic_partition import TopicPartition
-from .engine.record_queue import QueuedBatch, RecordQueue
+from .engine.partition_queue import QueuedBatch
+from .engine.record_queue import RecordQueue
 
 __all__ = ["Group", "TakeBuffer"]
 
@@ -28,8 +29,8 @@ class TakeBuffer:
     """
 
     def __init__(self, queue: RecordQueue, most: int, within_s: float | None, now_s: Callable[[], float]) -> None:
-        queue.held_back.clear()  # of the agent function's last call
-        queue.ended.clear()
+        for partition in queue.partitions.values():  # what the agent function's last call has left
+            partition.held_back, partition.ended = None, False
         self._queue, self._most, self._within_s, self._now_s = queue, most, within_s, now_s
         self._groups: dict[TopicPartition, Group] = {}
         self._due_at_s: dict[TopicPartition, float] = {}
@@ -41,7 +42,7 @@ class TakeBuffer:
 
     def drop_revoked(self) -> None:
         """Forget partitions that were revoked."""
-        for at in [at for at in self._groups if at not in self._queue.held_back]:
+        for at in [at for at in self._groups if self._queue.at(at).held_back is None]:
             del self._groups[at]
             self._due_at_s.pop(at, None)
 
@@ -49,7 +50,7 @@ class TakeBuffer:
         """Hold a record back; return the group if it is full now."""
         group = self._groups.setdefault(at, [])
         if not group:
-            self._queue.held_back[at] = message.offset()
+            self._queue.at(at).held_back = message.offset()
             if self._within_s is not None:
                 self._due_at_s[at] = self._now_s() + self._within_s
         group.append((message, value))
@@ -59,8 +60,9 @@ class TakeBuffer:
     def due(self, batch: QueuedBatch) -> dict[TopicPartition, Group]:
         """Return the groups that are due after this batch."""
         now_s = self._now_s()
-        ended = self._queue.ended & self._groups.keys()
-        self._queue.ended.clear()
+        ended = {at for at, partition in self._queue.partitions.items() if partition.ended and at in self._groups}
+        for partition in self._queue.partitions.values():
+            partition.ended = False
         if batch.rows is not None and batch.at in self._groups and not self._queue.inside:
             ended.add(batch.at)  # a group never holds a part of a packed message
         ended |= {at for at, due_s in self._due_at_s.items() if due_s <= now_s}
@@ -70,4 +72,4 @@ class TakeBuffer:
         """Forget the group of this partition: the agent has processed it."""
         del self._groups[at]
         self._due_at_s.pop(at, None)
-        self._queue.held_back.pop(at, None)
+        self._queue.at(at).held_back = None

@@ -6,7 +6,7 @@ There is one exception: if the agent was suspended while it processed the record
 work. Then the epoch is rolled back again, and the record is marked as poisoned for its next delivery. In both cases the
 failure policy of the agent applies. Isolating ends with the first epoch without a failure.
 
-If the policy is to retry, the record's partition waits in the `RecordQueue` of the agent until the record is due. No
+If the policy is to retry, the record's partition waits in the record queue of the agent until the record is due. No
 agent processes the record in the meantime: commits include the records before it, a revoke gives the partition away,
 and a worker stops without waiting for it.
 """
@@ -28,8 +28,8 @@ from ...topics.headers import UnreadableHeaders
 from ...topics.output import Output
 from ...topics.topic_partition import TopicPartition
 from .outbox import NO_TIME_MS, Outbox
+from .partition_queue import PartitionQueue, place_of
 from .protocols import Host, RecordFeed
-from .record_queue import RecordPosition, position_of
 from .rejected_records import RecordsRefused, Rules
 from .retry_topics import RetryTopics
 from .runner import Runner
@@ -86,7 +86,7 @@ class Failures:
             self._skip(stream.name, origin.topic, text)
             logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
             return
-        position = position_of(TopicPartition(message.topic(), message.partition()), message)
+        partition = stream.queue.at(TopicPartition(message.topic(), message.partition()))
         letter = dead_letter(
             topic=origin.topic,
             key=message.key(),
@@ -103,7 +103,7 @@ class Failures:
             agent=stream.name,
             app=self._host.conf.id,
             app_version=self._host.conf.version,
-            attempts=stream.queue.failures.get(position),
+            attempts=partition.failures.get(place_of(message)),
             retry_topic=self._retries.of(stream.name, origin.topic),
         )
         self._host.provisioner.add_dead_letter_topic(letter.topic, origin.topic)
@@ -183,8 +183,8 @@ class Failures:
             raise self._undeliverable(self._outbox.dead_letter_sources[index], why)
         owner = self._outbox.owners.get(index)
         if owner is not None:
-            stream, which = owner
-            stream.queue.poisoned[which] = why
+            stream, (at, place) = owner
+            stream.queue.at(at).poisoned[place] = why
         return owner is not None
 
     def _undeliverable(self, source: str, why: BaseException) -> Stop:
@@ -238,8 +238,8 @@ class Failures:
 
     def own(self, stream: RecordFeed, message: Any) -> None:
         """Note that the last output was sent by this record, which is processed alone."""
-        which = position_of(TopicPartition(message.topic(), message.partition()), message)
-        self._outbox.owners[len(self._outbox.outputs) - 1] = stream, which
+        at = TopicPartition(message.topic(), message.partition())
+        self._outbox.owners[len(self._outbox.outputs) - 1] = stream, (at, place_of(message))
 
     def savepoint(self, runner: Runner | None) -> None:
         """Take a savepoint, so that later changes can be rolled back without affecting earlier ones.
@@ -287,18 +287,18 @@ class Failures:
             ) from error
         logger.debug("agent %s failed", runner.name, exc_info=error)
         queue = stream.queue
-        at, offset = TopicPartition(message.topic(), message.partition()), message.offset()
+        partition = queue.at(TopicPartition(message.topic(), message.partition()))
         # If the agent takes several records at a time, the failing one is not known yet.
-        alone = not stream.grouped or (queue.isolating and queue.held_back.get(at, offset) == offset)
+        alone = not stream.grouped or (queue.isolating and partition.held_back in (None, message.offset()))
         if alone:
-            self._count(stream, position_of(at, message), error)
+            self._count(stream, partition, message, error)
         if not queue.isolating:
             queue.isolating = True
             return False
         owner, steps, outputs = self._savepoint
         if owner != id(runner) or steps != runner.steps or not stream.running or not alone:
             return False
-        if hasattr(message, "row") and position_of(at, message) in queue.retry_at_s:
+        if hasattr(message, "row") and place_of(message) in partition.retry_at_s:
             return False  # its whole batch waits, so the rows before it are rolled back as well
         for table in self._host.tables:
             table.uncommitted.discard_writes()
@@ -308,26 +308,26 @@ class Failures:
         stream.message = None
         return True
 
-    def _count(self, stream: RecordFeed, which: RecordPosition, error: BaseException) -> None:
+    def _count(self, stream: RecordFeed, partition: PartitionQueue, message: Any, error: BaseException) -> None:
         """Count a failure of a record; schedule a retry, or mark the record as poisoned for its next delivery."""
-        queue = stream.queue
-        failures = queue.failures[which] = queue.failures.get(which, 0) + 1
+        place = place_of(message)
+        failures = partition.failures[place] = partition.failures.get(place, 0) + 1
         retry = getattr(self._host.agents.get(stream.name), "retry", None)
         if retry is not None and retry.worth(error, failures):
             wait_s = retry.wait_s(failures)
-            queue.retry_at_s[which] = clock.now_s() + wait_s
+            partition.retry_at_s[place] = clock.now_s() + wait_s
             logger.info(
                 "%s[%d]@%d: retry in %.1f s (agent %s, %d of %d): %s",
-                *which[0],
-                which[1],
+                *partition.at,
+                place[0],
                 wait_s,
                 stream.name,
                 failures,
                 retry.times,
                 described(error),
             )
-        elif queue.isolating or retry is not None:
-            queue.poisoned[which] = error
+        elif stream.queue.isolating or retry is not None:
+            partition.poisoned[place] = error
 
     def _fail_in_memory(self, runner: Runner, error: BaseException) -> None:
         """Apply the failure policy to a value from memory: it cannot be redelivered, so nothing is rolled back or kept.

@@ -14,8 +14,8 @@ from ...topics.errors import BadRecord, Stop
 from ...topics.output import Output
 
 if TYPE_CHECKING:
+    from .partition_queue import RecordPosition
     from .protocols import RecordFeed
-    from .record_queue import RecordPosition
 
 __all__ = ["NO_TIME_MS", "Outbox", "Partials", "inherited_ms", "sendable"]
 

@@ -208,7 +208,6 @@ class RecordFeed(Protocol):
         running: whether its agent is at a record.
         wakeup: the future that it awaits while it is parked.
         timer: resumes it after the timeout of a park.
-        committed: its progress as of the last commit.
         grouped: whether its agent receives several records at a time.
         by_batch: whether these are batches, of records that arrived together.
         in_hand: whether its agent works on a value that is not a record of a topic.
@@ -220,7 +219,6 @@ class RecordFeed(Protocol):
     running: bool
     wakeup: asyncio.Future[None] | None
     timer: asyncio.TimerHandle | None
-    committed: dict[TopicPartition, int]
     grouped: bool
     by_batch: bool
     in_hand: bool

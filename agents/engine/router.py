@@ -17,8 +17,8 @@ from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES, PackedLimits, Rows, limits, rows_of
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
+from .partition_queue import QueuedBatch, place_of
 from .protocols import RecordFeed
-from .record_queue import QueuedBatch, position_of
 
 __all__ = ["Router", "StreamProgress"]
 
@@ -33,7 +33,7 @@ class StreamProgress(NamedTuple):
     """The progress of a stream when an epoch was prepared.
 
     Attributes:
-        next_offsets: partition -> offset of the next record to process; see `RecordQueue.progress`.
+        next_offsets: partition -> offset of the next record to process; see `PartitionQueue.progress`.
         taken: partition -> offset of the next record to hand out.
         handled: number of records processed since the start.
     """
@@ -97,7 +97,8 @@ class Router:
         self._with_control = {at.topic for at in self._routes if carries_control(at.topic, group)}
         for at, groups in self._routes.items():
             for stream in [stream for streams in groups for stream in streams]:
-                stream.queue.offsets.setdefault(at, committed.get(at, 0))
+                if at not in stream.queue.partitions:
+                    stream.queue.begin(at, committed.get(at, 0))
 
     @property
     def lacks_stream(self) -> bool:
@@ -112,20 +113,19 @@ class Router:
     def release(self, now_s: float) -> None:
         """Let parked streams take the records whose retry is due; see `RecordQueue.release`."""
         for stream in self.streams:
-            if stream.queue.delayed and not stream.running:
+            if not stream.running:
                 stream.queue.release(now_s)
 
     def end(self, ends: Mapping[TopicPartition, int], reached: Mapping[TopicPartition, int]) -> None:
         """Mark partitions of parked streams that are at the end of a bounded run's history; see `RecordQueue.end`."""
         for stream in self.streams:
-            if stream.queue.held_back and not stream.running:
+            if not stream.running:
                 stream.queue.end(ends, reached)
 
     def held_back(self, most: int) -> set[TopicPartition]:
         """Return the partitions that wait for a retry, if at least `most` records wait in them; otherwise none."""
-        delayed = [delayed for stream in self.streams for delayed in stream.queue.delayed.items()]
-        gathered = sum(len(batch.messages) for _, (_, batches) in delayed for batch in batches)
-        return {at for at, _ in delayed} if gathered >= most else set()
+        delayed = [partition for stream in self.streams for partition in stream.queue.delayed]
+        return {partition.at for partition in delayed} if sum(each.waiting for each in delayed) >= most else set()
 
     def deliver(self, messages: list[Any], *, one_topic: bool) -> None:
         """Deliver consumed messages to the streams, and keep them until they are committed.
@@ -179,14 +179,14 @@ class Router:
         """
         at = TopicPartition(message.topic(), message.partition())
         for stream in [stream for streams in self._routes.get(at, ()) for stream in streams]:
-            stream.queue.poisoned[position_of(at, message)] = UnreadableHeaders()
+            stream.queue.at(at).poisoned[place_of(message)] = UnreadableHeaders()
 
     def redeliver(self) -> None:
         """Deliver the kept records again after a rollback: each stream restarts at its committed offsets."""
         for stream in self.streams:
             stream.running = False
             stream.message = None
-            stream.queue.reset({at: offset for at, offset in stream.committed.items() if at in self.active})
+            stream.queue.restart()
         self.uncut()
         for batches in self._kept.values():
             for batch in batches:
@@ -212,7 +212,7 @@ class Router:
     @property
     def moved(self) -> bool:
         """True if the progress of some stream has changed since the last commit."""
-        return any(stream.committed != stream.queue.progress() for stream in self.streams)
+        return any(stream.queue.moved for stream in self.streams)
 
     def progress(self) -> dict[TopicPartition, int]:
         """Return partition -> smallest offset that some stream still needs. Called at a commit."""
@@ -238,15 +238,12 @@ class Router:
         for at, start in assignment.starts.items():
             for stream in [stream for group in self._routes.get(at, ()) for stream in group]:
                 offset = assignment.agent_offsets.get((at, stream.progress_name), start)
-                stream.queue.offsets[at] = stream.committed[at] = offset
+                stream.queue.begin(at, offset)
 
     def stream_progress(self) -> list[StreamProgress]:
         """Return the progress of all streams, as a commit needs it. All agents must be parked."""
         queues = ((stream, stream.queue) for stream in self.streams)
-        return [
-            StreamProgress(stream, dict(queue.progress()), dict(queue.offsets), queue.handled)
-            for stream, queue in queues
-        ]
+        return [StreamProgress(stream, queue.progress(), queue.taken(), queue.handled) for stream, queue in queues]
 
     def committed(self, offsets: Mapping[TopicPartition, int], progress: Iterable[StreamProgress]) -> dict[str, int]:
         """Forget the records below the committed offsets.
@@ -260,13 +257,9 @@ class Router:
         """
         handled: dict[str, int] = {}
         for stream, next_offsets, taken, count in progress:
-            queue = stream.queue
-            # Partitions may have become active, or streams may have begun, since the commit was prepared.
-            known = (stream.committed | next_offsets).items()
-            stream.committed = {at: offset for at, offset in known if at in queue.offsets}
-            if queue.failures or queue.poisoned:
-                queue.committed(taken)
-            handled[stream.name] = handled.get(stream.name, 0) + queue.newly_handled(count)
+            for at, next_offset in next_offsets.items():
+                stream.queue.at(at).commit(next_offset, taken[at])
+            handled[stream.name] = handled.get(stream.name, 0) + stream.queue.newly_handled(count)
         for at, batches in self._kept.items():
             offset = offsets.get(at, 0)
             removed = 0
@@ -298,8 +291,7 @@ class Router:
         """Forget partitions that were revoked or lost."""
         self.active -= removed
         for stream in self.streams:
-            stream.queue.drop(removed)
-            stream.committed = {at: offset for at, offset in stream.committed.items() if at not in removed}
+            stream.queue.remove(removed)
         for at in removed:
             self._kept.pop(at, None)
             self._routes.pop(at, None)

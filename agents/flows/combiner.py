@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow
 
     from ...topics.message import Message
-    from ..engine.record_queue import QueuedBatch
+    from ..engine.partition_queue import QueuedBatch
     from ..event import RecordBatch
     from ..stream import Stream
     from ..tables.open_partition import OpenPartition

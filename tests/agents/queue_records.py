@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import pyarrow
-from anabranch.agents.engine.record_queue import QueuedBatch
+from anabranch.agents.engine.partition_queue import QueuedBatch
 from anabranch.topics.packed import PackedRecord, pack, rows_of
 from anabranch.topics.topic_partition import TopicPartition
 

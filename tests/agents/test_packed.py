@@ -202,7 +202,7 @@ async def test_a_row_that_is_tried_again_lets_its_batch_wait_and_nothing_else(la
             lambda: sorted(runtime_of(app).status.committed.values()) == [1, 3], "all but the batch that waits"
         )
         (stream,) = runtime_of(app).context.router.streams
-        assert [len(batch.messages) for _, held in stream.queue.delayed.values() for batch in held] == [20, 5]
+        assert [len(batch.messages) for held in stream.queue.delayed for batch in held.batches] == [20, 5]
     assert table_of(app, "totals") == totals([*rows(3), *rows(9, "x")])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
+from anabranch.agents.engine.partition_queue import QueuedBatch
+from anabranch.agents.engine.record_queue import RecordQueue
 from queue_records import P0, P1, batch, offsets, packed, place
 
 
@@ -38,7 +39,7 @@ def test_done_without_a_taken_batch_moves_nothing(queue: RecordQueue) -> None:
 
 
 def test_records_below_the_mark_were_handled_before(queue: RecordQueue) -> None:
-    queue.reset({P0: 2})
+    queue.begin(P0, 2)
     queue.put(batch(0, 1))
     assert not queue.has_work
     queue.put(batch(0, 1, 2, 3))
@@ -48,7 +49,7 @@ def test_records_below_the_mark_were_handled_before(queue: RecordQueue) -> None:
 
 def test_a_mark_in_a_gap_of_offsets_leaves_nothing_out(queue: RecordQueue) -> None:
     # Transaction markers occupy offsets, so a mark may point at no record.
-    queue.reset({P0: 5})
+    queue.begin(P0, 5)
     queue.put(batch(3, 4, 6, 7))
     assert offsets(queue.take()) == [6, 7]
 
@@ -150,7 +151,7 @@ def test_a_careful_inbox_hands_out_record_by_record(queue: RecordQueue) -> None:
 
 def test_a_poisoned_record_comes_alone_with_its_reason_and_what_is_before_it_comes_first(queue: RecordQueue) -> None:
     why = ValueError("no")
-    queue.poisoned[P0, 2, 0] = why
+    queue.begin(P0, 0).poisoned[2, 0] = why
     queue.put(batch(0, 1, 2, 3, 4))
     runs = []
     while queue.has_work:
@@ -162,7 +163,7 @@ def test_a_poisoned_record_comes_alone_with_its_reason_and_what_is_before_it_com
 
 
 def test_the_same_offset_of_another_partition_is_not_poisoned(queue: RecordQueue) -> None:
-    queue.poisoned[P1, 0, 0] = ValueError("no")
+    queue.begin(P1, 0).poisoned[0, 0] = ValueError("no")
     queue.put(batch(0, 1))
     taken = queue.take()
     assert taken is not None
@@ -201,18 +202,18 @@ def test_what_is_held_back_counts_as_not_handled(queue: RecordQueue) -> None:
     queue.done()
     queue.take()
     queue.done()
-    queue.held_back[P0] = 1
+    queue.at(P0).held_back = 1
     assert queue.progress() == {P0: 1, P1: 2}
-    del queue.held_back[P0]
+    queue.at(P0).held_back = None
     assert queue.progress() == {P0: 3, P1: 2}
 
 
-def test_a_reset_goes_on_from_the_marks_it_is_given(queue: RecordQueue) -> None:
-    marks = {P0: 1}
+def test_a_restart_continues_from_the_committed_offset(queue: RecordQueue) -> None:
     queue.put(batch(0, 1, 2))
     queue.take()
-    queue.held_back[P0] = 0
-    queue.reset(marks)
+    queue.at(P0).commit(1, 1)
+    queue.at(P0).held_back = 0
+    queue.restart()
     assert queue.waiting == 0
     assert not queue.has_work
     queue.done()
@@ -220,19 +221,44 @@ def test_a_reset_goes_on_from_the_marks_it_is_given(queue: RecordQueue) -> None:
     queue.put(batch(0, 1, 2))
     assert offsets(queue.take()) == [1, 2]
     queue.done()
-    assert marks == {P0: 1}, "the committed marks are the engine's"
+    assert queue.at(P0).committed == 1
+    assert queue.moved
 
 
 def test_dropping_a_partition_forgets_only_that_one(queue: RecordQueue) -> None:
     queue.put(batch(0, 1))
     queue.put(batch(0, at=P1))
-    queue.held_back[P0] = 0
-    queue.poisoned = {(P0, 1, 0): ValueError("no"), (P1, 0, 0): ValueError("no")}
-    queue.drop({P0})
+    queue.at(P0).held_back = 0
+    queue.at(P0).poisoned[1, 0] = ValueError("no")
+    queue.remove({P0})
+    assert not queue.poisoned
     assert queue.waiting == 1
     assert queue.progress() == {P1: 0}
-    assert list(queue.poisoned) == [(P1, 0, 0)]
     assert offsets(queue.take()) == [0]
+
+
+def test_a_batch_of_a_lost_partition_that_is_processed_to_its_end_does_not_bring_the_partition_back(
+    queue: RecordQueue,
+) -> None:
+    queue.put(batch(0, 1))
+    queue.take()
+    queue.remove({P0})
+    queue.at(P0).poisoned[0, 0] = ValueError("the agent raises after the partition was lost")
+    queue.done()
+    assert queue.progress() == {}
+    assert not queue.poisoned
+
+
+def test_a_delayed_partition_that_is_lost_leaves_the_count_of_the_others_alone(queue: RecordQueue) -> None:
+    queue.begin(P0, 0).retry_at_s[0, 0] = 10.0
+    queue.put(batch(0, 1))
+    queue.put(batch(0, 1, 2, at=P1))
+    assert queue.take().at == P1
+    queue.done()
+    queue.put(batch(2, 3))
+    assert (queue.waiting, queue.handled) == (0, 3)
+    queue.remove({P0})
+    assert (queue.waiting, queue.handled, queue.delayed) == (0, 3, [])
 
 
 def test_a_packed_batch_is_not_cut(queue: RecordQueue) -> None:
@@ -269,7 +295,7 @@ def test_in_the_middle_of_a_packed_batch_rows_are_handed_out_after_a_cut_and_its
 
 def test_a_poisoned_row_comes_alone_with_its_reason(queue: RecordQueue) -> None:
     why = ValueError("no")
-    queue.poisoned[P0, 5, 1] = why
+    queue.begin(P0, 0).poisoned[5, 1] = why
     queue.put(packed(5, 4))
     runs = []
     while queue.has_work:
@@ -281,7 +307,7 @@ def test_a_poisoned_row_comes_alone_with_its_reason(queue: RecordQueue) -> None:
 
 
 def test_a_row_that_is_tried_again_lets_its_whole_batch_wait(queue: RecordQueue) -> None:
-    queue.retry_at_s = {(P0, 5, 1): 10.0, (P0, 5, 2): 20.0}
+    queue.begin(P0, 0).retry_at_s = {(5, 1): 10.0, (5, 2): 20.0}
     for made in (batch(4), packed(5, 3), batch(6), batch(0, at=P1)):
         queue.put(made)
     assert places(queue.take()) == [(4, 0)]
@@ -293,5 +319,5 @@ def test_a_row_that_is_tried_again_lets_its_whole_batch_wait(queue: RecordQueue)
     queue.release(19.0)
     assert not queue.has_work
     queue.release(20.0)
-    assert not queue.retry_at_s
+    assert not queue.at(P0).retry_at_s
     assert places(queue.take()) == [(5, 0)], "it may fail again, so row by row"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from anabranch.agents.engine.record_queue import QueuedBatch, RecordQueue
+from anabranch.agents.engine.partition_queue import QueuedBatch
+from anabranch.agents.engine.record_queue import RecordQueue
 from anabranch.topics.topic_partition import TopicPartition
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -81,7 +82,7 @@ class InboxMachine(RuleBasedStateMachine):
         assert self.taken is not None
         self.at_record += 1
         at, message = self.taken.at, self.taken.messages[self.at_record]
-        alone = self.queue.poisoned.get((at, *place(message)))
+        alone = self.queue.at(at).poisoned.get(place(message))
         assert self.at_record == 0 or alone is None, "poison is only looked for at the head of a batch"
         assert alone is self.queue.poison_of(self.taken) or self.at_record > 0
         self.handled[at].append(place(message))
@@ -110,20 +111,22 @@ class InboxMachine(RuleBasedStateMachine):
             self.handled[at] = []
             assert self.committed[at] == [found for found in self.log[at] if found[0] < mark]
             self.marks[at] = mark
+            self.queue.at(at).commit(mark, mark)
         self.kept = [batch for batch in self.kept if batch.end > self.marks.get(batch.at, 0)]
         self.queue.isolating = False
-        self.queue.poisoned.clear()
         self.queue.cut = False
+        for at, partition in self.queue.partitions.items():
+            assert all(offset >= self.marks[at] for offset, _ in partition.poisoned), "what failed is handled"
 
     @precondition(lambda self: self.taken is not None)
     @rule()
     def fails_and_undoes_one_record(self) -> None:
         assert self.taken is not None
         message: Any = self.taken.messages[self.at_record]
-        where = (self.taken.at, *place(message))
-        if where in self.queue.poisoned:
+        poisoned = self.queue.at(self.taken.at).poisoned
+        if place(message) in poisoned:
             return
-        self.queue.poisoned[where] = ValueError("no")
+        poisoned[place(message)] = ValueError("no")
         self.queue.again_from(message)
         assert self.handled[self.taken.at].pop() == place(message)
         self.taken = None
@@ -131,7 +134,7 @@ class InboxMachine(RuleBasedStateMachine):
     @rule(isolating=st.booleans())
     def is_redone(self, isolating: bool) -> None:
         self.queue.isolating = isolating
-        self.queue.reset(self.marks)
+        self.queue.restart()
         self.queue.cut = False
         self.handled = {P0: [], P1: []}
         self.taken = None

@@ -180,10 +180,7 @@ async def test_what_gathers_behind_a_waiting_record_is_bounded_and_not_lost(lab,
 
     def gathered() -> int:
         return sum(
-            len(batch.messages)
-            for stream in runtime_of(app).context.router.streams
-            for delayed in stream.queue.delayed.values()
-            for batch in delayed.batches
+            partition.waiting for stream in runtime_of(app).context.router.streams for partition in stream.queue.delayed
         )
 
     most = 0

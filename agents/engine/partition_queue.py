@@ -1,0 +1,163 @@
+"""The records of one partition that wait for one stream, and the stream's progress in the partition."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from ...topics.packed import Rows
+from ...topics.topic_partition import TopicPartition
+
+__all__ = ["PartitionQueue", "QueuedBatch", "RecordPosition", "place_of"]
+
+Message = Any
+"""A `confluent_kafka.Message`. Its accessors cost as much as decoding JSON, so they are rarely called."""
+
+Place = tuple[int, int]
+"""The place of a record in its partition: offset and row (0 for a plain record)."""
+
+RecordPosition = tuple[TopicPartition, Place]
+"""The position of a record."""
+
+
+def place_of(message: Message) -> Place:
+    """Return the place of a record in its partition."""
+    return message.offset(), getattr(message, "row", 0)
+
+
+class QueuedBatch(NamedTuple):
+    """Consecutive records of one partition; `end` is the offset after the last one.
+
+    `messages` is a list of messages, or the rows of one packed batch.
+    """
+
+    at: TopicPartition
+    messages: Any
+    end: int
+
+    @property
+    def rows(self) -> Rows | None:
+        """The rows of a packed batch; None for plain records."""
+        return self.messages if type(self.messages) is Rows else None
+
+
+class PartitionQueue:
+    """One partition in the record queue of one stream. It is forgotten as a whole when the partition is lost.
+
+    Args:
+        offset: where the stream begins.
+
+    Attributes:
+        batches: the records that wait, in order.
+        offset: offset of the next record to process.
+        committed: offset of the next record to process, as of the last commit.
+        held_back: offset of the first record that the stream has taken and holds back for a group (`Stream.take`).
+        ended: the end of history is reached, so that the agent must receive the records held back.
+        delayed_until_s: the first record is retried then, and all records after it wait; None if they do not wait.
+        poisoned: place -> error of each record that made the agent fail. These records go to the failure policy instead
+            of the agent.
+        failures: place of a record -> number of times the agent has failed at it.
+        retry_at_s: place of a record to retry -> earliest time of the retry (monotonic seconds).
+    """
+
+    __slots__ = (
+        "at",
+        "batches",
+        "committed",
+        "delayed_until_s",
+        "ended",
+        "failures",
+        "held_back",
+        "offset",
+        "poisoned",
+        "retry_at_s",
+    )
+
+    def __init__(self, at: TopicPartition, offset: int) -> None:
+        self.at = at
+        self.batches: deque[QueuedBatch] = deque()
+        self.offset = self.committed = offset
+        self.held_back: int | None = None
+        self.ended = False
+        self.delayed_until_s: float | None = None
+        self.poisoned: dict[Place, BaseException] = {}
+        self.failures: dict[Place, int] = {}
+        self.retry_at_s: dict[Place, float] = {}
+
+    @property
+    def progress(self) -> int:
+        """Offset of the next record to process, if records held back count as not processed."""
+        return self.offset if self.held_back is None else min(self.offset, self.held_back)
+
+    @property
+    def waiting(self) -> int:
+        """Number of records that wait."""
+        return sum(len(batch.messages) for batch in self.batches)
+
+    @property
+    def inside(self) -> bool:
+        """True if some rows of a packed batch were handed out and the rest are still queued."""
+        rows = self.batches[0].rows if self.batches else None
+        return rows is not None and rows.begun
+
+    def trimmed(self, batch: QueuedBatch) -> QueuedBatch | None:
+        """Return a batch without the records before `offset`, which are committed; None if nothing is left."""
+        if batch.end <= self.offset:
+            return None
+        messages = batch.messages
+        if batch.rows is not None:
+            pass
+        elif messages and messages[0].offset() < self.offset:
+            messages = [message for message in messages if message.offset() >= self.offset]
+        else:
+            messages = list(messages)  # a copy: a cut removes records from this list only
+        return QueuedBatch(batch.at, messages, batch.end)
+
+    def split(self, batch: QueuedBatch, *, isolating: bool) -> tuple[QueuedBatch, QueuedBatch | None]:
+        """Return the part of a batch that may be handed out now, and the rest.
+
+        The part is one record while isolating. Otherwise it ends before the next record that is poisoned or must wait
+        for a retry; such a record at the front is returned alone.
+        """
+        count = 1 if isolating else len(batch.messages)
+        if self.poisoned or self.retry_at_s:
+            for i, message in enumerate(batch.messages[:count]):
+                place = place_of(message)
+                if place in self.poisoned or place in self.retry_at_s:
+                    count = i or 1  # first the records before it, then this record alone
+                    break
+        if count == len(batch.messages):
+            return batch, None
+        head, rest = batch.messages[:count], batch.messages[count:]
+        return QueuedBatch(batch.at, head, rest[0].offset()), QueuedBatch(batch.at, rest, batch.end)
+
+    def retry_due_s(self, batch: QueuedBatch) -> float | None:
+        """Return when the first message may be retried: the latest time of its rows. None if it does not wait."""
+        if not self.retry_at_s:
+            return None
+        first = batch.messages[0].offset()
+        return max((due_s for (offset, _), due_s in self.retry_at_s.items() if offset == first), default=None)
+
+    def end_delay(self) -> None:
+        """Let the records be taken: the retry of the first one is due."""
+        first = self.batches[0].messages[0].offset()
+        self.retry_at_s = {place: due_s for place, due_s in self.retry_at_s.items() if place[0] != first}
+        self.delayed_until_s = None
+
+    def commit(self, progress: int, taken: int) -> None:
+        """Note a commit, and forget the failures of its records.
+
+        Args:
+            progress: offset of the next record to process, when the commit was prepared.
+            taken: offset of the next record to hand out then.
+        """
+        self.committed = progress
+        if self.poisoned:
+            self.poisoned = {place: why for place, why in self.poisoned.items() if place[0] >= taken}
+        if self.failures:
+            self.failures = {place: count for place, count in self.failures.items() if place[0] >= taken}
+
+    def restart(self) -> None:
+        """Forget the records that wait, and continue from the last commit. Failures are kept."""
+        self.batches.clear()
+        self.offset, self.held_back, self.ended, self.delayed_until_s = self.committed, None, False, None
