@@ -32,6 +32,7 @@ from .web.worker_registry import WorkerRegistry
 
 if TYPE_CHECKING:
     from .app import App
+    from .flows.description import FlowDescription
     from .topic import Topic
 
 __all__ = ["Runtime", "runtime_of"]
@@ -58,6 +59,7 @@ class Runtime:
         partitioners: topic -> its range partitioner; other topics are partitioned by hash.
         provisioner: creates the topics that the app needs.
         described: name -> the topic that the program has described first under it.
+        flows: the flows of the program, as people read them.
         agent_step: the running step of an agent, which tells tables what to show.
     """
 
@@ -80,6 +82,7 @@ class Runtime:
         self.partitioners: dict[str, RangePartitioner] = {}
         self.provisioner = TopicProvisioner(self)
         self.described: dict[str, Topic] = {}
+        self.flows: list[FlowDescription] = []
         self.agent_step = AgentStep()
 
     @contextmanager

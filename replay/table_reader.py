@@ -152,6 +152,21 @@ class Snapshot:
         shown = [f"value.{name}" if name in columns else name for name in names]
         return [*columns, *shown], [[*head, *map(row.get, names)] for head, row in zip(heads, rows, strict=True)]
 
+    def sorted_rows(self, column: str, *, descending: bool = False) -> list[list[object]]:
+        """Return the rows, sorted by a column; rows without a value are last, and text is behind numbers.
+
+        Raises:
+            Usage: there is no such column.
+        """
+        columns, rows = self.rows
+        if column not in columns:
+            hint = did_you_mean(column, columns, f"columns: {', '.join(columns)}")
+            raise Usage(f"table {self.table.name} has no column {column}", hint=hint)
+        at = columns.index(column)
+        present = [row for row in rows if row[at] is not None]
+        absent = [row for row in rows if row[at] is None]
+        return sorted(present, key=lambda row: _sort_key(row[at]), reverse=descending) + absent
+
     def digest(self) -> str:
         """Return a digest of the content that does not depend on order: the sum of the pairs' hashes, modulo 2^128."""
         total = 0
@@ -164,6 +179,12 @@ class Snapshot:
             pair.update(value)
             total += int.from_bytes(pair.digest(), "big")
         return f"{total % (1 << 128):032x}"
+
+
+def _sort_key(value: object) -> tuple[int, object]:
+    if isinstance(value, int | float):  # NaN has no place of its own
+        return (0, value) if value == value else (1, 0)
+    return (2, value) if isinstance(value, str) else (3, json_text(value))
 
 
 def refuse_split_keys(
@@ -246,6 +267,10 @@ class TableReader:
             Stop: see `Snapshot`.
         """
         return Snapshot(self._table, [self._table.content(data) for data in self.read_raw()], self._offset_of)
+
+    def counts(self) -> list[int]:
+        """Return the number of keys of each partition, as committed now (blocking)."""
+        return [len(self._table.content(data)) for data in self.read_raw()]
 
     def _offset_of(self, partition: int, key: bytes) -> int:
         """Return the offset of a key's last record, or -1 if it was deleted; reads the partition again (blocking)."""

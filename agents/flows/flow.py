@@ -35,9 +35,11 @@ from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.keys import as_key
 from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
+from ..runtime import runtime_of
 from ..tables.table import Table
 from .aggregates import Aggregate, What
 from .combiner import Combiner, merge, reduce_batch, reduce_into
+from .description import FlowDescription, aggregate_text, value_text
 from .element_types import UNKNOWN, declarable, returned, type_of
 from .expressions import Expression, col
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
@@ -121,7 +123,9 @@ class _Ending(Generic[K, T]):
         ):  # a function annotated as float may return an int, which that table refuses
             options.setdefault("value_type", self.type)
         name = f"{self._origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
-        return self._into(name if table is None else table, options, PairReducer(how))
+        made = self._into(name if table is None else table, options, PairReducer(how))
+        self._described(f"reduce({value_text(how)})", made)
+        return made
 
     @overload
     def aggregate(self, table: str | None = None, /, **columns: Aggregate) -> Table[K, dict[str, Any]]: ...
@@ -156,6 +160,7 @@ class _Ending(Generic[K, T]):
         how = AggregateReducer(hows)
         made = self._into(f"{self._origin}-aggregates" if table is None else table, {}, how)
         made.state_fields = how.state_fields
+        self._described(aggregate_text(hows), made)
         return made
 
     @overload
@@ -184,6 +189,7 @@ class _Ending(Generic[K, T]):
                         await target.send(key=key, value=element, timestamp=timestamp_s)
 
         self._agent(f"{self._origin}-to-{target.get_topic_name()}", self.topic, send)
+        self._described("", target)
         return target
 
     @property
@@ -196,6 +202,13 @@ class _Ending(Generic[K, T]):
 
     def _agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
         self._app.agent(topic, name=name, on_failure=self.on_failure)(run)
+
+    def _described(self, ending: str, end: Table | Topic) -> None:
+        """Add the flow to those that `anabranch describe` shows."""
+        between = repartition_topic(self._app, end.name) if isinstance(end, Table) and self.keyed is not None else None
+        target = f"table {end.name}" if isinstance(end, Table) else f"topic {end.get_topic_name()}"
+        flow = FlowDescription.of(self._origin, self.steps, self.keyed, ending, target, between)
+        runtime_of(self._app).flows.append(flow)
 
     def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:
         """Make the agents that reduce the elements into a table."""

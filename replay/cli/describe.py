@@ -21,7 +21,7 @@ __all__ = ["agents_grid", "describe"]
 @click.command()
 @click.pass_context
 def describe(context: click.Context) -> None:
-    """Show what an app is made of, without a cluster: agents and their topics, tables, settings that the program sets.
+    """Show what an app is made of, without a cluster: agents, topics, tables, flows, settings that the program sets.
 
     \b
     Example:
@@ -40,6 +40,12 @@ def describe(context: click.Context) -> None:
         if grid.row_count:
             out.print(f"\n[bold]{title}[/bold]", markup=True)
             out.print(grid)
+    if runtime.flows:
+        out.print("\n[bold]flows[/bold]", markup=True)
+        for flow in runtime.flows:
+            out.print(f"  {flow}", soft_wrap=True)
+            if flow.repartition is not None:
+                out.print(f"    through {flow.repartition}", soft_wrap=True)
     from ...topics.printable import without_passwords
 
     # Of those, App itself gives the classes and this one.

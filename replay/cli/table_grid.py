@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rich.table import Table as Grid
 
 from ..table_reader import Snapshot
 from .console import counted, out
 
-__all__ = ["show_table", "table_grid"]
+__all__ = ["BY_KEY", "Order", "show_table", "table_grid"]
 
 _ROWS = 20
 _NUMBERS = (int, float, type(None))
 
 
-def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order in which the rows of a table are shown: by a column, else by key."""
+
+    column: str | None = None
+    descending: bool = False
+
+    def rows_of(self, snapshot: Snapshot) -> list[list[object]]:
+        """Return the rows of a table in this order.
+
+        Raises:
+            Usage: the table has no such column.
+        """
+        if self.column is None:
+            _, rows = snapshot.rows
+            return rows[::-1] if self.descending else rows
+        return snapshot.sorted_rows(self.column, descending=self.descending)
+
+
+BY_KEY = Order()
+
+
+def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None, order: Order = BY_KEY) -> None:
     """Print the first rows of a table, and its digest."""
-    out.print(table_grid(snapshot, most=most, title=title))
+    out.print(table_grid(snapshot, most=most, title=title, order=order))
     out.print(f"digest {snapshot.digest()}   {counted(len(snapshot), 'key')}")
 
 
-def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None) -> Grid:
+def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None, order: Order = BY_KEY) -> Grid:
     """Return the first rows of a table as a rich table."""
-    columns, rows = snapshot.rows
+    columns, rows = snapshot.rows[0], order.rows_of(snapshot)
     grid = Grid(title=title or snapshot.table.help or snapshot.table.name, title_justify="left")
     for i, column in enumerate(columns):
         numbers = all(isinstance(row[i], _NUMBERS) for row in rows)

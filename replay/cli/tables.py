@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,16 +15,22 @@ from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
 from ...topics.spelling import did_you_mean
 from .common_options import app_name, choose_cluster, cluster_options, status_line
-from .console import counted, err, out, plain, write_json
+from .console import counted, err, out, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
+    from rich.table import Table as Grid
+
     from ...agents.app import App
+    from ...agents.tables.table import Table
+    from ...topics.cluster import Cluster
     from ..table_reader import Snapshot, TableReader
+    from .table_grid import Order
 
 __all__ = ["tables"]
 
 _EVERY_S = 1.0
+_ROWS = 20
 
 
 class _TablesGroup(click.Group):
@@ -43,7 +51,10 @@ def tables() -> None:
 @click.option("--follow", is_flag=True, help="Refresh every second.")
 @click.option("--digest", is_flag=True, help="Print only the digest, which is equal for equal content.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines, all keys.")
-@click.option("-n", "most", type=int, default=20, show_default=True, help="Rows to show.")
+@click.option("-n", "--limit", "most", type=click.IntRange(0), help="Rows to show.  [default: 20; all with --json]")
+@click.option("-s", "--sort", metavar="COLUMN", help="Sort by this column instead of by key.")
+@click.option("--desc", is_flag=True, help="Greatest first.")
+@click.option("--counts", is_flag=True, help="Show the number of keys: of each table, or of each partition of TABLE.")
 @click.option(
     "-o",
     "--output",
@@ -60,7 +71,10 @@ def show(
     follow: bool,
     digest: bool,
     as_json: bool,
-    most: int,
+    most: int | None,
+    sort: str | None,
+    desc: bool,
+    counts: bool,
     output: Path | None,
     run_id: str | None,
     bootstrap_server: str | None,
@@ -72,6 +86,8 @@ def show(
     Examples:
       anabranch -A shop tables
       anabranch -A shop tables totals --key alice
+      anabranch -A shop tables totals --sort value --desc --limit 10
+      anabranch -A shop tables totals --counts
       anabranch -A shop tables totals --follow
 
     \b
@@ -80,6 +96,7 @@ def show(
       anabranch -A shop tables restore --help
     """
     log_to_stderr(None)
+    shown = TableView(key, follow, digest, as_json, most, sort, desc, counts, output)
     if run_id:
         os.environ["ANABRANCH_RUN"] = run_id
     from ..app_loader import load_app, runtime_of
@@ -87,7 +104,7 @@ def show(
     app = load_app(app_name(context))
     with choose_cluster(bootstrap_server, options, runtime_of(app)) as choice:
         runtime_of(app).cluster = choice.cluster
-        show_tables(app, name, key=key, follow=follow, digest=digest, as_json=as_json, most=most, output=output)
+        show_tables(app, name, shown)
 
 
 @tables.command()
@@ -223,29 +240,44 @@ def restore(
 _STEPS = {"write": "fill its changelog", "seed": "seed the workers' stores", "keep": "nothing to do"}
 
 
-def show_tables(
-    app: App,
-    name: str | None,
-    *,
-    key: str | None,
-    follow: bool,
-    digest: bool,
-    as_json: bool,
-    most: int,
-    output: Path | None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """What `show` was asked for; for its attributes see the options of `anabranch tables`.
+
+    Raises:
+        Usage: two options contradict each other.
+    """
+
+    key: str | None = None
+    follow: bool = False
+    digest: bool = False
+    as_json: bool = False
+    most: int | None = None
+    sort: str | None = None
+    desc: bool = False
+    counts: bool = False
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        ordered = self.sort is not None or self.desc
+        for name, given in (("--key", self.key), ("--digest", self.digest), ("--output", self.output)):
+            if given and (ordered or self.counts):
+                raise Usage(f"{name} shows no rows in an order", hint="omit --sort, --desc and --counts, or omit it")
+        if self.counts and (ordered or self.follow):
+            raise Usage("--counts shows no rows", hint="omit --sort, --desc and --follow")
+
+
+def show_tables(app: App, name: str | None, view: TableView) -> None:
     """Show, write or follow one table; list the tables if `name` is None and the app has several."""
     from ..app_loader import runtime_of
     from ..table_reader import TableReader, find_table, write_result
-    from .table_grid import show_table
+    from .table_grid import Order, show_table
 
     tables = list(runtime_of(app).tables)
-    if name is None and len(tables) != 1:
+    if name is None and (len(tables) != 1 or view.counts):
         if not tables:
             raise Usage(f"{app.conf.id} has no tables")
-        for table in tables:
-            name, changelog = plain(table.name), plain(table.changelog_name)
-            out.print(f"[bold]{name}[/bold]  {plain(table.help)}  [dim]{changelog}[/dim]", markup=True)
+        _show_counts(runtime_of(app).cluster, tables, as_json=view.as_json)
         return
     if name is not None and name not in {table.name for table in tables}:
         # Whoever misspells `backup` has named a table.
@@ -256,24 +288,70 @@ def show_tables(
             ),
         )
     table = find_table(app, name)
-    reader = TableReader(runtime_of(app).cluster, table)
-    if follow:
-        _follow(reader, most)
+    reader, order = TableReader(runtime_of(app).cluster, table), Order(view.sort, view.desc)
+    if view.counts:
+        _show_partitions(table.changelog_name, reader.counts(), as_json=view.as_json)
+        return
+    if view.follow:
+        _follow(reader, _ROWS if view.most is None else view.most, order)
         return
     snapshot = reader.read()
-    if key is not None:
-        _show_key(snapshot, key)
-    elif digest:
+    if view.key is not None:
+        _show_key(snapshot, view.key)
+    elif view.digest:
         out.print(snapshot.digest())
-    elif output is not None:
-        write_result(snapshot, output)
-        out.print(f"wrote {counted(len(snapshot), 'key')} to {output}")
-    elif as_json:
-        columns, rows = snapshot.rows
-        for row in rows:
+    elif view.output is not None:
+        write_result(snapshot, view.output)
+        out.print(f"wrote {counted(len(snapshot), 'key')} to {view.output}")
+    elif view.as_json:
+        columns, rows = snapshot.rows[0], order.rows_of(snapshot)
+        for row in rows[: view.most]:
             write_json(dict(zip(columns, row, strict=True)))
     else:
-        show_table(snapshot, most=most)
+        show_table(snapshot, most=_ROWS if view.most is None else view.most, order=order)
+
+
+def _show_counts(cluster: Cluster, tables: Sequence[Table], *, as_json: bool) -> None:
+    """List tables with their numbers of keys."""
+    from ..table_reader import TableReader
+
+    grid = _grid("table", "keys", "partitions", "fewest", "most", "changelog", "about")
+    for table in tables:
+        try:
+            reader = TableReader(cluster, table)
+            counts = reader.counts()
+            keys = len(reader.read()) if table.is_global else sum(counts)  # its partitions may have the same keys
+        except Usage:  # no worker has made its changelog yet
+            keys, counts = 0, []
+        if as_json:
+            write_json({"table": table.name, "keys": keys, "partitions": counts})
+            continue
+        shown = [f"{n:,}" for n in (keys, len(counts), min(counts, default=0), max(counts, default=0))]
+        grid.add_row(table.name, *(shown if counts else ["-"] * 4), table.changelog_name, table.help or "")
+    if not as_json:
+        out.print(grid)
+
+
+def _show_partitions(changelog: str, counts: Sequence[int], *, as_json: bool) -> None:
+    """List the partitions of a table with their numbers of keys."""
+    grid = _grid("partition", "keys", "share")
+    for partition, count in enumerate(counts):
+        if as_json:
+            write_json({"changelog": changelog, "partition": partition, "keys": count})
+        else:
+            grid.add_row(str(partition), f"{count:,}", f"{100 * count / max(1, sum(counts)):.0f} %")
+    if not as_json:
+        out.print(grid)
+        out.print(f"{counted(sum(counts), 'key')} in {counted(len(counts), 'partition')} of {changelog}")
+
+
+def _grid(*columns: str) -> Grid:
+    from rich.table import Table as Grid
+
+    grid = Grid(header_style="bold")
+    for column in columns:
+        grid.add_column(column, justify="left" if column in ("table", "changelog", "about") else "right")
+    return grid
 
 
 def _show_key(snapshot: Snapshot, key: str) -> None:
@@ -296,7 +374,7 @@ def _show_key(snapshot: Snapshot, key: str) -> None:
         out.print(text, soft_wrap=True)
 
 
-def _follow(reader: TableReader, most: int) -> None:
+def _follow(reader: TableReader, most: int, order: Order) -> None:
     from rich.live import Live
 
     from .table_grid import table_grid
@@ -305,7 +383,7 @@ def _follow(reader: TableReader, most: int) -> None:
         with Live(console=err if not out.is_terminal else out, auto_refresh=False) as live:
             while True:
                 snapshot = reader.read()
-                live.update(table_grid(snapshot, most=most, title=clock.time_of_day()), refresh=True)
+                live.update(table_grid(snapshot, most=most, title=clock.time_of_day(), order=order), refresh=True)
                 clock.sleep(_EVERY_S)
     except KeyboardInterrupt:
         return

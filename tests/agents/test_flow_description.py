@@ -1,0 +1,45 @@
+"""Flows as `anabranch describe` shows them."""
+
+from __future__ import annotations
+
+import pytest
+from anabranch import App, Count, Top, col
+from anabranch.agents.flows.description import value_text
+from anabranch.agents.runtime import runtime_of
+
+
+def parse(line: str) -> dict[str, object]:
+    return {"line": line}
+
+
+def test_a_flow_is_shown_with_its_operators_its_end_and_the_topic_between() -> None:
+    app = App("shop")
+    orders = app.topic("orders")
+    orders.map(parse).key_by("key", "number").reduce(sum, "sums")
+    kept = orders.filter((col("amount") > 0) & col("paid")).select("user", cost=col("price") * (col("n") + 1))
+    kept.aggregate("by-user", n=Count(), best=Top("amount", 3))
+    orders.flat_map(lambda order: [order]).key_by(lambda order: order).to("copies")
+    assert [(str(flow), flow.repartition) for flow in runtime_of(app).flows] == [
+        ("orders → map(parse) → key_by('key', 'number') → reduce(sum) → table sums", "shop-sums-repartition"),
+        (
+            "orders → filter((col('amount') > 0) & col('paid')) → select('user', cost=col('price') * (col('n') + 1)) "
+            "→ aggregate(n=Count(), best=Top('amount', 3)) → table by-user",
+            None,
+        ),
+        ("orders → flat_map(function) → key_by(function) → topic copies", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("user", "'user'"),
+        (0, "0"),
+        (len, "len"),
+        (Count("a"), "Count('a')"),
+        (Top("a"), "Top('a')"),
+        (Count(), "Count()"),
+    ],
+)
+def test_values_are_shown_as_they_are_written(what, text) -> None:
+    assert value_text(what) == text
