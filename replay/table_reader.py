@@ -18,7 +18,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from ..agents.app import App
 from ..agents.runtime import runtime_of
 from ..agents.tables.key_placement import REMEDY
-from ..agents.tables.partition_state import STREAM_TIME
+from ..agents.tables.stream_time import STREAM_TIME
 from ..agents.tables.table import Table
 from ..agents.tables.undecodable_changelog import REMEDY as UNDECODABLE_REMEDY
 from ..agents.tables.undecodable_changelog import shown

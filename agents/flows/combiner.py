@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 from ...topics.errors import BadRecord, Stop
 from ...topics.packed import Rows, row_values
 from ..record_decoding import record_batch
-from ..tables.partition_state import ABSENT
+from ..tables.absent import ABSENT
 from ..tables.value_cache import IMMUTABLE
 from .aggregates import What
 from .expressions import Expression, NotVectorizable

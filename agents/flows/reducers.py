@@ -16,7 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ...topics.errors import BadRecord
-from ..tables.partition_state import ABSENT
+from ..tables.absent import ABSENT
 from .aggregates import ONE_BY_ONE, Aggregate, ColumnForm, Comparable, Count, Max, Min, Sum, ordered
 from .operators import is_columnar
 

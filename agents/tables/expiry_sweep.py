@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .partition_state import STREAM_TIME
 from .store import Store
+from .stream_time import STREAM_TIME
 
 __all__ = ["ExpirySweep"]
 

@@ -25,8 +25,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .absent import ABSENT, Absent
 from .open_partition import K, OpenPartition, V
-from .partition_state import ABSENT, Absent, PartitionState
+from .partition_state import PartitionState
 from .store import MemoryStore, Store
 from .table import Table
 
@@ -73,7 +74,7 @@ class _OpenGlobalPartition(OpenPartition[K, V]):
 
     def _find_elsewhere(self, key: object) -> V | Absent:
         for state in self._elsewhere():
-            value = state.committed(key)
+            value = state.content.committed(key)
             if value is not ABSENT:
                 return value
         return ABSENT
@@ -98,7 +99,7 @@ class _OpenGlobalPartition(OpenPartition[K, V]):
 
     def pairs(self) -> dict[K, V]:
         """Return the pairs of all partitions."""
-        elsewhere = {key: value for state in self._elsewhere() for key, value in state.committed_items()}
+        elsewhere = {key: value for state in self._elsewhere() for key, value in state.content.committed_items()}
         return elsewhere | super().pairs()
 
 

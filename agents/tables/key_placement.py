@@ -16,8 +16,8 @@ import msgspec
 
 from ...topics.errors import BadRecord
 from ...topics.partitioners import Partitioner
-from .partition_state import STREAM_TIME
 from .store import Changes
+from .stream_time import STREAM_TIME
 from .table import Table
 
 __all__ = ["REMEDY", "MisplacedKeys", "Partitioning", "partitions_of", "topics_of_table"]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, cast, get_origin
 from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord
-from .partition_state import ABSENT, UNTOUCHED, Absent, PartitionState
+from .absent import ABSENT, UNTOUCHED, Absent
+from .partition_state import PartitionState
 from .value_cache import IMMUTABLE
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class OpenPartition(Generic[K, V]):
     Attributes:
         table: the table.
         state: the layers below the uncommitted writes.
+        held: what the state knows of mutable values.
         topic: topic of the agent that opened the partition last; the uncommitted writes are from it.
         read: `[]` of the table while this partition is shown.
         write: `[]=` of the table while this partition is shown.
@@ -88,12 +90,13 @@ class OpenPartition(Generic[K, V]):
         pending: topic -> changes that are not applied yet.
     """
 
-    __slots__ = ("_all", "_put", "deleted", "pending", "read", "state", "table", "topic", "write", "writes")
+    __slots__ = ("_all", "_put", "deleted", "held", "pending", "read", "state", "table", "topic", "write", "writes")
     read: Callable[[K], V]
     write: Callable[[K, V], object]
 
     def __init__(self, table: Table[K, V], state: PartitionState) -> None:
         self.table, self.state, self.topic = table, state, ""
+        self.held = state.held
         self._all = table.uncommitted
         self.writes: _Writes[K, V] = _Writes()
         self.deleted: dict[object, None] = {}
@@ -133,12 +136,12 @@ class OpenPartition(Generic[K, V]):
         state = self.state
         value = ABSENT if key in self.deleted else state.epoch.get(key, UNTOUCHED)
         if value is UNTOUCHED:
-            value = state.below_epoch(key)
+            value = state.content.below_epoch(key)
             if value is not ABSENT:
                 if type(value) in IMMUTABLE:
-                    state.add_to_cache(key, value)
+                    state.cache.add(key, value)
                 else:
-                    state.keep_original(key, value, existed=True)
+                    self.held.keep_original(key, value, existed=True)
                     self._track_read(key, value)
                 return value
         elif value is not ABSENT:
@@ -146,15 +149,15 @@ class OpenPartition(Generic[K, V]):
                 return value
             # Between savepoints, a default that an earlier record only read is no key: this record gets one of its own.
             in_savepoints = self._all.in_savepoints
-            if not in_savepoints or state.exists(key, value):
-                value = state.private_copy(key, value) if in_savepoints else value
+            if not in_savepoints or self.held.exists(key, value):
+                value = self.held.private_copy(key, value) if in_savepoints else value
                 self._track_read(key, value)
                 return value
         if self.table.default is None:
             raise KeyError(key)
         value = self.table.default()
         if type(value) not in IMMUTABLE:
-            state.keep_original(key, value, existed=False)
+            self.held.keep_original(key, value, existed=False)
             self._track_read(key, value)
         return value
 
@@ -184,8 +187,8 @@ class OpenPartition(Generic[K, V]):
                     value = layer[key]
                     break
             else:
-                value = state.below_epoch(key)
-        return value if value is not ABSENT and state.exists(key, value) else ABSENT
+                value = state.content.below_epoch(key)
+        return value if value is not ABSENT and self.held.exists(key, value) else ABSENT
 
     def has(self, key: object) -> bool:
         return self.find(key) is not ABSENT
@@ -196,7 +199,7 @@ class OpenPartition(Generic[K, V]):
         The caller must not change the values in place; for that, read them with `[]`.
         """
         state = self.state
-        if self.deleted or self._all.in_savepoints or state.originals or self.table.sets:
+        if self.deleted or self._all.in_savepoints or self.held.originals or self.table.sets:
             return list(map(self.find, keys))
         cached = state.cache.get
         found: list[V | Absent]
@@ -214,12 +217,12 @@ class OpenPartition(Generic[K, V]):
     def pairs(self) -> dict[K, V]:
         """Return all pairs; their mutable values are not tracked."""
         state = self.state
-        merged = dict(state.items_below_epoch())
+        merged = dict(state.content.items_below_epoch())
         merged.update(state.epoch)
         for key in self.deleted:
             merged[key] = ABSENT
         merged.update(self.writes)
-        present = {key: value for key, value in merged.items() if state.exists(key, value)}
+        present = {key: value for key, value in merged.items() if self.held.exists(key, value)}
         if set(map(type, present)) <= self.table.key_codec.trusted:
             return present
         return {self._as_kept(key): value for key, value in present.items()}
@@ -246,7 +249,7 @@ class OpenPartition(Generic[K, V]):
 
     def track_written(self, key: K, value: V) -> None:
         """Track a mutable value that an agent has written."""
-        self.state.originals.pop((key, id(value)), None)  # it counts as changed, even if it equals the original
+        self.held.originals.pop((key, id(value)), None)  # it counts as changed, even if it equals the original
         self._all.tracked.append((self, key, value))
 
     def update(self, new: dict[K, V]) -> None:
@@ -272,7 +275,7 @@ class OpenPartition(Generic[K, V]):
     def forget(self, key: object) -> None:
         """Forget a value that is no key: a default, or an empty set. Later changes to it do not reach the table."""
         value = self.writes.get(cast("K", key), ABSENT)
-        original = self.state.originals.get((key, id(value)))
+        original = self.held.originals.get((key, id(value)))
         if original is not None and not original[2]:
             del self.writes[cast("K", key)]
         elif value is not ABSENT:
@@ -342,16 +345,16 @@ class OpenPartition(Generic[K, V]):
         """
         state = self.state
         if self.writes.get(cast("K", key), ABSENT) is value:
-            copy = state.detach(key, value)
+            copy = self.held.detach(key, value)
             if copy is ABSENT:
                 del self.writes[cast("K", key)]
             else:
                 dict.__setitem__(self.writes, key, copy)
         elif state.epoch.get(key, ABSENT) is value:  # another agent's savepoint or topic has moved it in the meantime
-            state.replace(key, value, state.detach(key, value))
+            state.replace(key, value, self.held.detach(key, value))
         else:
             return  # the key was deleted, or has another value now
-        state.originals.pop((key, id(value)), None)
+        self.held.originals.pop((key, id(value)), None)
 
 
 def is_mutable_type(default: Callable[[], object] | None, declared: object) -> bool:

@@ -332,7 +332,7 @@ class Restoration:
             state = self._take(at)
             state.clear_cache()  # the changelog reader may have written to the store
             state.store.end_restore()
-            state.check_content()
+            state.content.check()
             by_name[at[0]].add_partition(at[1], state)
         ready = self._waiting.take(done)
         self._finish()

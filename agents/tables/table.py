@@ -30,10 +30,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, Suppo
 import msgspec
 
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
+from .absent import ABSENT, Absent
 from .agent_step import AgentStep
 from .open_partition import K, OpenPartition, V
-from .partition_state import ABSENT, Absent, PartitionState
+from .partition_state import PartitionState
 from .store import MemoryStore, Store
+from .stored_content import StoredContent
 from .table_errors import no_partition, not_writable
 from .uncommitted_writes import UncommittedWrites
 
@@ -218,14 +220,14 @@ class Table(MutableMapping[K, V]):
         opened = self._shown or self.opened()
         if opened is not None:
             return opened.find(key)
-        found = (state.committed(key) for state in self.visible_states())
+        found = (state.content.committed(key) for state in self.visible_states())
         return next((value for value in found if value is not ABSENT), ABSENT)
 
     def _pairs(self) -> dict[K, V]:
         opened = self._shown or self.opened()
         if opened is not None:
             return opened.pairs()
-        return {key: value for state in self.visible_states() for key, value in state.committed_items()}
+        return {key: value for state in self.visible_states() for key, value in state.content.committed_items()}
 
     def __contains__(self, key: object) -> bool:
         return self._find(key) is not ABSENT
@@ -338,12 +340,11 @@ class Table(MutableMapping[K, V]):
         Args:
             store: its committed content; None is an empty store in memory.
         """
-        state = self._make_state(MemoryStore() if store is None else store)
-        state.table = self.name
-        return state
+        return self._make_state(MemoryStore() if store is None else store)
 
     def _make_state(self, store: Store) -> PartitionState:
-        return PartitionState(store, self.key_codec, self.value_codec, sets=self.sets)
+        content = StoredContent(store, self.key_codec, self.value_codec, table=self.name)
+        return PartitionState(content, self.value_codec, sets=self.sets)
 
     def add_partition(self, partition: int, state: PartitionState | None = None) -> PartitionState:
         """Add a partition of this worker, so that agents can use it.

@@ -33,13 +33,16 @@ from typing import Any, cast
 from mode import want_seconds
 
 from ...topics.errors import BadRecord, Usage
+from .absent import ABSENT, Absent
 from .global_table import GlobalTable
 from .open_partition import K, OpenPartition, V
-from .partition_state import ABSENT, STREAM_TIME, Absent, PartitionState
+from .partition_state import PartitionState
 from .store import Store
+from .stream_time import STREAM_TIME
 from .table import Table
-from .ttl_state import TtlState, unexpired, value_of
+from .ttl_content import NoCache, TtlContent, unexpired
 from .value_cache import IMMUTABLE
+from .write_times import value_of
 
 __all__ = ["TtlTable", "new_table"]
 
@@ -61,10 +64,11 @@ class TtlTable(Table[K, V]):
 
     def new_partition(self, state: PartitionState) -> OpenPartition[K, V]:
         """Return a partition as agents see it."""
-        return _OpenTtlPartition(self, cast(TtlState, state))
+        return _OpenTtlPartition(self, state)
 
     def _make_state(self, store: Store) -> PartitionState:
-        return TtlState(store, self.key_codec, self.value_codec, sets=self.sets, table=self.name, ttl_ms=self.ttl_ms)
+        content = TtlContent(store, self.key_codec, self.value_codec, table=self.name, ttl_ms=self.ttl_ms)
+        return PartitionState(content, self.value_codec, sets=self.sets, cache=NoCache())
 
     def value_bytes(self, stored: bytes) -> bytes:
         """Return a stored value without its time."""
@@ -78,28 +82,25 @@ class TtlTable(Table[K, V]):
 class _OpenTtlPartition(OpenPartition[K, V]):
     """A partition whose keys expire: each touch of a key advances stream time to the current record."""
 
-    __slots__ = ("_clock",)
-    state: TtlState
+    __slots__ = ("_clock", "_content")
 
-    def __init__(self, table: TtlTable[K, V], state: TtlState) -> None:
+    def __init__(self, table: TtlTable[K, V], state: PartitionState) -> None:
         super().__init__(table, state)
-        self._clock = table.clock
+        self._clock, self._content = table.clock, cast("TtlContent", state.content)
 
     def _advance(self) -> None:
-        self.state.advance(self._clock())
+        self._content.advance(self._clock())
 
     def _expire(self, key: Any) -> None:
         """Advance stream time to the current record, and delete the key if it is expired then."""
         self._advance()
-        state = self.state
         value = self.writes.get(key, ABSENT)
         uncommitted = value is not ABSENT
         if not uncommitted and key not in self.deleted:
-            value = state.epoch.get(key, ABSENT)
+            value = self.state.epoch.get(key, ABSENT)
         if value is not ABSENT and type(value) not in IMMUTABLE:
-            state.note_change(key, value, uncommitted=uncommitted)
-        written_ms = state.time_of(key)
-        if written_ms is not None and state.is_expired(written_ms, state.now_ms):
+            self._content.times.note_change(key, value, uncommitted=uncommitted)
+        if self._content.is_expired_now(key, self.state.epoch):
             self.delete(key)
 
     # Reading --------------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ class _OpenTtlPartition(OpenPartition[K, V]):
         self._expire(key)
         value = self.writes[key]
         if type(value) not in IMMUTABLE:
-            self.state.note_read(key, value)
+            self._content.times.note_read(key, value, self._content.time.now_ms)
             self._all.tracked.append((self, key, value))
         return value
 
@@ -125,7 +126,7 @@ class _OpenTtlPartition(OpenPartition[K, V]):
     def pairs(self) -> dict[K, V]:
         """Return all pairs that are not expired."""
         self._advance()
-        merged: dict[Any, V] = dict(self.state.items_at(self.state.now_ms))
+        merged: dict[Any, V] = dict(self._content.items_below_epoch())
         for key in dict.fromkeys([*self.state.epoch, *self.deleted, *self.writes]):
             value = self.find(key)
             if value is ABSENT:
@@ -141,13 +142,13 @@ class _OpenTtlPartition(OpenPartition[K, V]):
         if key == STREAM_TIME:
             raise BadRecord(f"table {self.table.name}: {STREAM_TIME!r} cannot be a key of a table with a time-to-live")
         self._advance()
-        self.state.write_times[key] = self.state.now_ms
+        self._content.times.uncommitted[key] = self._content.time.now_ms
         super().write_tracked(key, value)
 
     def delete(self, key: object) -> None:
         """Delete a key, which may be absent."""
         super().delete(key)
-        self.state.write_times[key] = None
+        self._content.times.uncommitted[key] = None
 
     def update(self, new: dict[K, V]) -> None:
         """Write many pairs."""
@@ -158,31 +159,31 @@ class _OpenTtlPartition(OpenPartition[K, V]):
         """Write values that no agent holds, such as the results of a flow."""
         self._advance()
         self.writes.update(changes)
-        self.state.write_times |= dict.fromkeys(changes, self.state.now_ms)
+        self._content.times.uncommitted |= dict.fromkeys(changes, self._content.time.now_ms)
 
     # The engine's side ----------------------------------------------------------------------------------------------
 
     def move_to_epoch(self) -> None:
         """Move the uncommitted writes, their times and the stream time into the epoch of the state."""
-        state = self.state
-        if state.now_ms > state.stream_ms:
-            state.stream_ms = state.now_ms
+        if self._content.advance_epoch():
             self._all.writer_topics.add(self.topic)
+        if self.writes or self.deleted:
+            self._content.times.add_to_epoch(self.deleted)
         super().move_to_epoch()
 
     def discard(self) -> None:
         """Forget the writes since the last `move_to_epoch`, and the progress of stream time."""
         super().discard()
-        self.state.discard_times()
+        self._content.discard_times()
 
     def detach(self, key: object, value: object) -> None:
         """Detach a value that an agent has held; if the record changed it, it was written at the record's time."""
-        state = self.state
+        times = self._content.times
         uncommitted = self.writes.get(cast("K", key), ABSENT) is value
-        if uncommitted or state.epoch.get(key, ABSENT) is value:
-            state.note_change(key, value, uncommitted=uncommitted)
+        if uncommitted or self.state.epoch.get(key, ABSENT) is value:
+            times.note_change(key, value, uncommitted=uncommitted)
         super().detach(key, value)
-        state.last_reads.pop((key, id(value)), None)
+        times.last_reads.pop((key, id(value)), None)
 
 
 def new_table(name: str, ttl: Any, clock: Callable[[], int], *, is_global: bool = False, **options: Any) -> Table:

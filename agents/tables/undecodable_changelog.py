@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.partition_reader import Run
-from .partition_state import STREAM_TIME
+from .stream_time import STREAM_TIME
 
 if TYPE_CHECKING:
     from .table import Table

@@ -30,8 +30,8 @@ from faust.exceptions import SameNode
 
 from ...topics.errors import BadRecord
 from ..runtime import runtime_of
+from ..tables.absent import ABSENT
 from ..tables.key_placement import REMEDY
-from ..tables.partition_state import ABSENT
 from ..tables.table import Table
 from ..tables.undecodable_changelog import Undecodable
 from .key_routing import KeyRouter
@@ -101,7 +101,7 @@ class OneTable(_View):
         shown: list[msgspec.Raw] = []
         size_bytes = 0
         for state in table.visible_states():
-            for key, value in islice(state.committed_items(), MAX_PAIRS - len(shown)):
+            for key, value in islice(state.content.committed_items(), MAX_PAIRS - len(shown)):
                 found = _by_partition(table, key)
                 if len(found) > 1 and not table.local:
                     return self.scattered(table, key, found)
@@ -162,7 +162,7 @@ def blueprint(name: str) -> web.Blueprint:
 
 
 def _summary(table: Table) -> dict[str, object]:
-    keys = sum(state.approximate_count() for state in table.visible_states())
+    keys = sum(state.content.approximate_count() for state in table.visible_states())
     return {"table": table.name, "help": table.help, "keys": keys}
 
 
@@ -186,7 +186,7 @@ def _by_partition(table: Table, key: object, served: Callable[[int], bool] | Non
     return {
         partition: value
         for partition, state in list(table.states.items())
-        if (served is None or served(partition)) and (value := state.committed(key)) is not ABSENT
+        if (served is None or served(partition)) and (value := state.content.committed(key)) is not ABSENT
     }
 
 

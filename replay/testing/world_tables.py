@@ -13,6 +13,7 @@ from .world_names import check_name
 
 if TYPE_CHECKING:
     from ...agents.app import App
+    from ...agents.tables.partition_state import PartitionState
     from ...agents.tables.table import Table
 
 __all__ = ["merged_table", "pairs_of", "table_of"]
@@ -42,7 +43,7 @@ def _plain(table: Table, value: object) -> Any:
 def pairs_of(table: Table, partition: int | None = None) -> dict[Any, Any]:
     """Return the committed pairs of a table on one worker, or those of one partition."""
     states = table.visible_states() if partition is None else [s for p, s in table.states.items() if p == partition]
-    return {key: _plain(table, value) for state in states for key, value in state.committed_items()}
+    return {key: _plain(table, value) for state in states for key, value in state.content.committed_items()}
 
 
 def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
@@ -52,7 +53,7 @@ def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
         Usage: there is no such table, some of its partitions are on no worker, or a key is in several partitions of a
             table that is not `local`.
     """
-    states: dict[int, Any] = {}
+    states: dict[int, PartitionState] = {}
     tables = [table_of(app, name) for app in apps]
     for table in tables:
         states |= table.states
@@ -65,7 +66,7 @@ def merged_table(apps: Iterable[App], name: str) -> dict[Any, Any]:
         )
     pairs: dict[Any, Any] = {}
     for partition in range(partitions):
-        for key, value in states[partition].committed_items():
+        for key, value in states[partition].content.committed_items():
             if key in pairs and not tables[0].local:
                 raise Usage(
                     f"table {name}: key {key!r} is in several partitions, so it has no single value",

@@ -105,4 +105,4 @@ async def test_records_that_group_by_gives_no_key_belong_together(lab, table_of)
         await lab.caught_up(topic, app)
         await lab.until(lambda: sum(value for _, value in counts.items()) == 40, "all counted")
         assert dict(counts.items()) == {None: 20, "ann": 20}
-        assert sum(len(list(state.committed_items())) for state in counts.states.values()) == 2
+        assert sum(len(list(state.content.committed_items())) for state in counts.states.values()) == 2

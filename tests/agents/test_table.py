@@ -193,7 +193,7 @@ def test_what_is_at_hand_is_bounded_in_bytes(what: str, monkeypatch) -> None:
             case "keys":
                 table[long + str(step)] = ""
             case "keys that are only read":
-                table.states[0].add_to_cache(long + str(step), "")
+                table.states[0].cache.add(long + str(step), "")
             case _:
                 table["hot"] = long + str(step)
         commit(table)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anabranch.agents.tables.partition_state import ABSENT
+from anabranch.agents.tables.absent import ABSENT
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import Usage

@@ -188,7 +188,7 @@ class Agent:
 
 
 def stored_of(table: Table) -> dict[Any, Any]:
-    return stored(table)[0] if table.ttl_ms is None else dict(table.states[0].committed_items())
+    return stored(table)[0] if table.ttl_ms is None else dict(table.states[0].content.committed_items())
 
 
 def expiring(default: Any) -> Table:

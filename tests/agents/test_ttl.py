@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from anabranch.agents.tables.partition_state import STREAM_TIME
 from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore, Store
+from anabranch.agents.tables.stream_time import STREAM_TIME
 from anabranch.agents.tables.table import Table
-from anabranch.agents.tables.ttl_state import unexpired
+from anabranch.agents.tables.ttl_content import unexpired
 from anabranch.agents.tables.ttl_table import TtlTable
 from anabranch.topics.errors import BadRecord, Usage
 from hypothesis import HealthCheck, given, settings
@@ -77,7 +77,7 @@ class Real:
         self.table = self.made()
         data = self.changelog
         self.table.states[0].store.apply(Changes(list(data), list(data.values()), deletes=False), 1)
-        self.table.states[0].check_content()
+        self.table.states[0].content.check()
 
 
 steps = st.lists(
@@ -301,9 +301,9 @@ def test_a_table_that_gets_or_loses_its_time_to_live_says_so() -> None:
     real.commit()
     old, new = plain.states[0].store, real.table.states[0].store
     with pytest.raises(Usage, match="table t: has a time-to-live now"):
-        TtlTable("t", ttl_ms=1, clock=int).new_state(old).check_content()
+        TtlTable("t", ttl_ms=1, clock=int).new_state(old).content.check()
     with pytest.raises(Usage, match="no longer has a time-to-live"):
-        Table("t").new_state(new).check_content()
+        Table("t").new_state(new).content.check()
 
 
 def test_the_key_that_keeps_the_event_time_is_none_of_the_tables() -> None:

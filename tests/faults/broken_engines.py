@@ -23,6 +23,7 @@ from anabranch.agents.tables.open_partition import OpenPartition
 from anabranch.agents.tables.partition_state import PartitionState
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.agents.tables.store import Changes
+from anabranch.agents.tables.stored_content import StoredContent
 from anabranch.topics.memory.memory_cluster import MemoryCluster
 from anabranch.topics.memory.memory_kafka import MemoryKafka
 from anabranch.topics.partition_reader import Run
@@ -202,7 +203,7 @@ def dead_letters_outside_of_the_transaction() -> Generator[None]:
 
 @broken_engine()
 def reads_skip_the_epoch_that_is_being_committed() -> Generator[None]:
-    with swapped(PartitionState, "_get", lambda _: lambda self, key: self.store.get(key)):
+    with swapped(StoredContent, "get", lambda _: lambda self, key: self.store.get(key)):
         yield
 
 
@@ -247,15 +248,7 @@ def progress_is_noted_at_the_end_of_the_commit() -> Generator[None]:
 def an_aborted_commit_keeps_its_own_writes() -> Generator[None]:
     """Only the epoch that filled beside the commit is dropped."""
 
-    def made(real: Any) -> Any:
-        def drop(self: Any) -> None:
-            committing, overlay = self._committing, self._overlay
-            real(self)
-            self._committing, self._overlay = committing, overlay
-
-        return drop
-
-    with swapped(PartitionState, "drop", made):
+    with swapped(StoredContent, "drop", lambda _: lambda self: True):
         yield
 
 
@@ -265,10 +258,8 @@ def an_aborted_commit_keeps_the_writes_of_the_next_epoch() -> Generator[None]:
 
     def made(real: Any) -> Any:
         def drop(self: Any) -> None:
-            if self._committing is None:
+            if not self.content.drop():
                 real(self)
-            else:
-                self._committing = self._overlay = None
 
         return drop
 
@@ -362,7 +353,7 @@ def a_rollback_keeps_the_writes_of_tables() -> Generator[None]:
 def a_rollback_keeps_cached_values() -> Generator[None]:
     def made(real: Any) -> Any:
         def drop(self: Any) -> None:
-            self._committing = self._overlay = None
+            self.content.drop()
             self._end_epoch()
 
         return drop

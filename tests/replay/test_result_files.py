@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from anabranch.agents.tables.global_table import GlobalTable
-from anabranch.agents.tables.partition_state import STREAM_TIME
+from anabranch.agents.tables.stream_time import STREAM_TIME
 from anabranch.agents.tables.table import Table
 from anabranch.agents.tables.ttl_table import TtlTable
 from anabranch.replay.table_reader import Snapshot, refuse_split_keys, write_result
