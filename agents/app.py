@@ -6,6 +6,7 @@ Agents, topics, tables, timers, sinks and web views keep their Faust meaning. `d
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +27,7 @@ from ..topics.spelling import did_you_mean
 from ..topics.threads import daemon_thread
 from . import background_tasks
 from .agent import Agent
-from .background_tasks import called, ends_the_worker, now_s
+from .background_tasks import async_function, called, ends_the_worker, now_s
 from .declarations import (
     AgentDeclaration,
     AppOptions,
@@ -54,6 +55,7 @@ from .topic import Topic
 from .web.key_routing import KeyRouter
 
 if TYPE_CHECKING:
+    from faust.cli.base import AppCommand
     from faust.types import ProducerT
     from faust.types.web import Web
 
@@ -363,6 +365,29 @@ class App(faust.App):
             return cast(Any, self.task)(run, traced=False)
 
         return called("cron job", decorate)
+
+    # Commands -------------------------------------------------------------------------------------------------------
+
+    def command(
+        self, *options: Any, base: type[AppCommand] | None = None, **kwargs: Any
+    ) -> Callable[[Callable[..., object]], type[AppCommand]]:
+        """Make a decorator for a function, async or not, that is a command: `anabranch -A shop NAME`.
+
+        The function takes the options' values by name. Its first parameter is `self`, a Faust `AppCommand` with `app`
+        and `say`, unless it has no parameters.
+
+        Args:
+            options: options and arguments of the command line, made by `option` and `argument` of `faust.cli` or click.
+            base: a subclass of Faust's `AppCommand`.
+        """
+
+        def made(fun: Callable[..., object]) -> type[AppCommand]:
+            awaited: Any = fun if inspect.iscoroutinefunction(fun) else async_function(fun)
+            command = super(App, self).command(*options, base=base, **kwargs)(awaited)
+            self._runtime.commands.append(command)
+            return command
+
+        return made
 
     # Life -----------------------------------------------------------------------------------------------------------
 

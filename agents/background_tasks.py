@@ -21,7 +21,7 @@ from .runtime import runtime_of
 if TYPE_CHECKING:
     from .app import App
 
-__all__ = ["called", "ends_the_worker", "now_s", "seconds_until"]
+__all__ = ["async_function", "called", "ends_the_worker", "now_s", "seconds_until"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,16 @@ def called(what: str, decorate: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return decorate(fun)
 
     return named
+
+
+def async_function(fun: Callable[..., object]) -> Callable[..., Awaitable[object]]:
+    """Return a function that calls a plain function when it is awaited."""
+
+    @wraps(fun)
+    async def run(*args: Any, **values: Any) -> object:
+        return fun(*args, **values)
+
+    return run
 
 
 def ends_the_worker(app: App, fun: Any) -> Callable[..., Awaitable[None]]:

@@ -31,6 +31,8 @@ from .tables.table import Table
 from .web.worker_registry import WorkerRegistry
 
 if TYPE_CHECKING:
+    from faust.cli.base import AppCommand
+
     from .app import App
     from .flows.description import FlowDescription
     from .topic import Topic
@@ -60,6 +62,7 @@ class Runtime:
         provisioner: creates the topics that the app needs.
         described: name -> the topic that the program has described first under it.
         flows: the flows of the program, as people read them.
+        commands: the program's commands for the command line (`@app.command`).
         agent_step: the running step of an agent, which tells tables what to show.
     """
 
@@ -83,6 +86,7 @@ class Runtime:
         self.provisioner = TopicProvisioner(self)
         self.described: dict[str, Topic] = {}
         self.flows: list[FlowDescription] = []
+        self.commands: list[type[AppCommand]] = []
         self.agent_step = AgentStep()
 
     @contextmanager

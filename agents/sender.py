@@ -25,12 +25,17 @@ _POLL_S = 0.002
 
 
 class Sender:
-    """An idempotent producer that returns futures. It is created at the first send."""
+    """An idempotent producer that returns futures. It is created at the first send.
+
+    Attributes:
+        outstanding: number of records whose delivery is not known yet.
+        failed: number of records that were not delivered.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._kafka: Any = None
-        self.outstanding = 0
+        self.outstanding = self.failed = 0
         self._poller: asyncio.Task[None] | None = None
 
     async def send(self, output: Output) -> asyncio.Future[RecordMetadata]:
@@ -48,6 +53,7 @@ class Sender:
                 why = self._as_error(KafkaException(error), output)
                 # Logged as well, because the future may never be awaited, as in a command that sends and ends.
                 logger.error("not sent: %s", why)
+                self.failed += 1
                 future.set_exception(why)
                 return
             tp = TP(message.topic(), message.partition())

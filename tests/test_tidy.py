@@ -32,6 +32,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/cli/send.py",
     "replay/app_loader.py",
     "replay/app_reset.py",
+    "replay/cli/app_commands.py",
     "replay/cli/tables.py",
     "replay/table_backup/restore.py",
     "replay/reprocess.py",
@@ -49,6 +50,8 @@ DRAWS_FROM_A_SEED = {
 }
 
 KNOWS_FAUST = {
+    "agents/runtime.py",
+    "replay/cli/app_commands.py",
     "agents/agent.py",
     "agents/agent_test_wrapper.py",
     "agents/__init__.py",

@@ -57,7 +57,7 @@ class GlobalTable(Table[K, V]):
 
     def visible_states(self) -> list[PartitionState]:
         """Return all partitions of the table."""
-        return [*self.states.values(), *self._suspended.values(), *self.remote_states.values()]
+        return [*super().visible_states(), *self._suspended.values(), *self.remote_states.values()]
 
 
 class _OpenGlobalPartition(OpenPartition[K, V]):

@@ -116,6 +116,8 @@ class Table(MutableMapping[K, V]):
         self.state_fields: frozenset[str] = frozenset()
         self.states: dict[int, PartitionState] = {}
         self._suspended: dict[int, PartitionState] = {}
+        # Fills `states` before the first read, in a program that is not a worker.
+        self.load: Callable[[], None] | None = None
         self.uncommitted: UncommittedWrites[K, V] = UncommittedWrites(self)
         own_step = AgentStep()
         self.step = step or (lambda: own_step)
@@ -357,6 +359,9 @@ class Table(MutableMapping[K, V]):
 
     def visible_states(self) -> list[PartitionState]:
         """Return the partitions that can be read outside of agents."""
+        if self.load is not None:
+            load, self.load = self.load, None
+            load()
         return list(self.states.values())
 
     def suspend_others(self, keep: set[int]) -> None:

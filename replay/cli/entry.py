@@ -46,25 +46,88 @@ COMMANDS = {
 
 
 class _Commands(click.Group):
+    """The commands above, and those of the app that `-A` names."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_app_commands_or_problem(ctx)[0]]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            return _app_commands(ctx).get(cmd_name)
         return getattr(importlib.import_module(f".{cmd_name}", __package__), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        own, problem = _app_commands_or_problem(ctx)
+        if own or problem:
+            with formatter.section(f"Commands of {ctx.obj}"):
+                if problem:
+                    formatter.write_text(problem)
+                    return
+                formatter.write_dl(
+                    [
+                        (name, "(hidden: anabranch has one)" if name in COMMANDS else command.get_short_help_str(80))
+                        for name, command in sorted(own.items())
+                    ]
+                )
+
+
+def _app_commands(context: click.Context) -> dict[str, click.Command]:
+    """Return the commands that the app of `-A` declares.
+
+    Raises:
+        Usage: the app cannot be loaded.
+    """
+    if not context.obj:
+        return {}
+    from .app_commands import app_commands  # imports Faust
+
+    return app_commands(context.obj)
+
+
+def _app_commands_or_problem(context: click.Context) -> tuple[dict[str, click.Command], str]:
+    """Return the app's commands, or why it cannot be loaded."""
+    try:
+        return _app_commands(context), ""
+    except Exception as exc:
+        from ...topics.errors import AnabranchError
+
+        if not isinstance(exc, AnabranchError):
+            raise
+        return {}, str(exc)
+
+
+def _choose_app(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    context.obj = name
+
+
+def _change_directory(_: click.Context, __: click.Parameter, workdir: str | None) -> None:
+    if workdir:
+        os.chdir(workdir)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-A", "--app", "app_name", metavar="MODULE", help="App to load: module, module:app or path/to/file.py.")
-@click.option("-W", "--workdir", type=click.Path(exists=True, file_okay=False), help="Change to this directory first.")
+@click.option(
+    "-A",
+    "--app",
+    metavar="MODULE",
+    is_eager=True,  # --help shows the app's commands
+    expose_value=False,
+    callback=_choose_app,
+    help="App to load: module, module:app or path/to/file.py.",
+)
+@click.option(
+    "-W",
+    "--workdir",
+    type=click.Path(exists=True, file_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_change_directory,
+    help="Change to this directory first.",
+)
 @click.version_option(package_name="anabranch", prog_name="anabranch")
-@click.pass_context
-def cli(context: click.Context, app_name: str | None, workdir: str | None) -> None:
+def cli() -> None:
     """Stream processing on Kafka, with replay: the same program runs on live topics and over a file of history.
 
     \b
@@ -84,9 +147,6 @@ def cli(context: click.Context, app_name: str | None, workdir: str | None) -> No
       3    run: finished and wrote the result, but records failed (see --allow-failures)
       130  interrupted (143 after SIGTERM); run the same command again to resume
     """
-    if workdir:
-        os.chdir(workdir)
-    context.obj = app_name
 
 
 def main() -> None:
