@@ -5,6 +5,7 @@ Options override environment variables, which override defaults.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -26,6 +27,7 @@ COMMANDS = {
     "agents": "List an app's agents and the topics that they read.",
     "archive": "Archive a topic's committed records in a folder.",
     "broker": "Run a single-node Kafka on loopback for development.",
+    "completion": "Print a script that completes commands in a shell.",
     "demo": "Run the example jobs on real data.",
     "describe": "Show an app's agents, topics, tables and settings.",
     "dlq": "List, show and replay dead letters.",
@@ -83,6 +85,9 @@ def _app_commands(context: click.Context) -> dict[str, click.Command]:
         return {}
     from .app_commands import app_commands  # imports Faust
 
+    if "_ANABRANCH_COMPLETE" in os.environ:  # a shell reads what is printed
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return app_commands(context.obj)
     return app_commands(context.obj)
 
 
@@ -96,6 +101,12 @@ def _app_commands_or_problem(context: click.Context) -> tuple[dict[str, click.Co
         if not isinstance(exc, AnabranchError):
             raise
         return {}, str(exc)
+
+
+def _complete_apps(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from .completion import complete_apps
+
+    return complete_apps(context, parameter, incomplete)
 
 
 def _choose_app(context: click.Context, _: click.Parameter, name: str | None) -> None:
@@ -115,6 +126,7 @@ def _change_directory(_: click.Context, __: click.Parameter, workdir: str | None
     is_eager=True,  # --help shows the app's commands
     expose_value=False,
     callback=_choose_app,
+    shell_complete=_complete_apps,
     help="App to load: module, module:app or path/to/file.py.",
 )
 @click.option(

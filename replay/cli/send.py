@@ -10,6 +10,7 @@ import click
 
 from ...topics.errors import Stop, Usage, described
 from .common_options import choose_cluster, cluster_options
+from .completion import complete_topics
 from .console import counted
 from .logs import log_to_stderr
 
@@ -28,7 +29,7 @@ Pair = tuple[str | None, str | None]
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", shell_complete=complete_topics)
 @click.argument("key", required=False)
 @click.argument("value", required=False)
 @click.option("-K", "--key-before", metavar="C", help="Standard input: the key is the part of the line before C.")

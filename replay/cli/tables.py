@@ -15,6 +15,7 @@ from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
 from ...topics.spelling import did_you_mean
 from .common_options import app_name, choose_cluster, cluster_options, status_line
+from .completion import complete_tables
 from .console import counted, err, out, write_json
 from .logs import log_to_stderr
 
@@ -46,7 +47,7 @@ def tables() -> None:
 
 
 @tables.command()
-@click.argument("name", required=False, metavar="[TABLE]")
+@click.argument("name", required=False, metavar="[TABLE]", shell_complete=complete_tables)
 @click.option("--key", help="Only this key.")
 @click.option("--follow", is_flag=True, help="Refresh every second.")
 @click.option("--digest", is_flag=True, help="Print only the digest, which is equal for equal content.")
@@ -108,7 +109,7 @@ def show(
 
 
 @tables.command()
-@click.argument("names", nargs=-1, metavar="[TABLE]…")
+@click.argument("names", nargs=-1, metavar="[TABLE]…", shell_complete=complete_tables)
 @click.option("--to", "address", required=True, metavar="FOLDER", help="New folder, or a URL (s3://…).")
 @cluster_options
 @click.pass_context
@@ -157,7 +158,7 @@ def backup(
 
 
 @tables.command()
-@click.argument("names", nargs=-1, metavar="[TABLE]…")
+@click.argument("names", nargs=-1, metavar="[TABLE]…", shell_complete=complete_tables)
 @click.option("--from", "address", required=True, metavar="FOLDER", help="Folder or URL that `backup` wrote.")
 @click.option("--overwrite", is_flag=True, help="Replace the content of tables that differ from the backup.")
 @click.option("--other-app", is_flag=True, help="Accept the backup of an app with another name.")

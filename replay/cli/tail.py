@@ -15,6 +15,7 @@ from ...topics.errors import BadRecord
 from ...topics.printable import printable
 from ...topics.topic_partition import TopicPartition
 from .common_options import choose_cluster, cluster_options
+from .completion import complete_topics
 from .console import write_json
 from .logs import log_to_stderr
 
@@ -60,7 +61,7 @@ class ShownRecord:
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", shell_complete=complete_topics)
 @click.option("-n", "most", type=click.IntRange(0), default=10, show_default=True, help="Number of last records.")
 @click.option("-f", "--follow", is_flag=True, help="Show new records until Ctrl-C.")
 @click.option(
