@@ -24,8 +24,9 @@ Why this keeps the promises of a commit that agents wait for:
   until the callback returns. So no partition moves and no table is suspended while its offsets are in an open
   transaction of this worker.
 - Lost partitions. Their callback may come while no broker answers, so it does not wait: both epochs are dropped at
-  once, and the rollback that follows waits for the outcome. If Kafka has committed after all, the changelogs and the
-  committed offsets say so to the next owner of the partitions. Should this worker still hold others, it restores them.
+  once, and the rollback that follows waits for the outcome. The transaction is aborted, and not repeated, unless Kafka
+  has its offsets and is committing it: then it delays the next owner, also this worker, until it has. Should this
+  worker still hold other partitions, it restores them.
 - Failures. While records are isolated, or outputs are sent singly, agents wait for each commit: its refusals are
   attributed to records by their index in the outbox. A worker that stops waits as well. A retry that begins to isolate
   records of the next epoch keeps isolating when the commit under way ends.
@@ -41,8 +42,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from threading import Event
 
 from ...topics import clock
 from ...topics.errors import BadRecord, Hung, Rebuild, Retriable, Stop
@@ -69,13 +71,13 @@ class _UnderWay:
 
     Attributes:
         began_s: when it began, on the monotonic clock.
-        dropped: whether its epoch was dropped, because its partitions are lost.
+        dropped: set when its epoch is dropped; see `QueuedCommit`.
     """
 
     prepared: PreparedCommit
     call: BackgroundCall[Positions]
     began_s: float
-    dropped: bool = False
+    dropped: Event
 
 
 class Commits:
@@ -129,7 +131,8 @@ class Commits:
         if beside and isinstance(committer, ExactlyOnce) and not (self._router.isolating or self._epoch.singly):
             queued = await daemon_thread(committer.queue, prepared.request)
             self._epoch.freeze(prepared)
-            self._under_way = _UnderWay(prepared, BackgroundCall(partial(committer.complete, queued)), began_s)
+            call = BackgroundCall(partial(committer.complete, queued))
+            self._under_way = _UnderWay(prepared, call, began_s, queued.dropped)
         else:
             self._finish_at_once(prepared, await daemon_thread(committer.commit, prepared.request), began_s)
 
@@ -155,6 +158,7 @@ class Commits:
 
     def _finish(self, prepared: PreparedCommit, positions: Positions, began_s: float) -> None:
         self._epoch.finish(prepared, positions)
+        self._rebalance.lost = False
         self._epoch.note_cost(clock.now_s() - began_s)
         self._aborted_in_a_row = 0
         if not self._router.isolating:
@@ -190,7 +194,7 @@ class Commits:
             except BaseException:
                 self._epoch.thaw(ending.prepared)
                 raise
-            if not ending.dropped:
+            if not ending.dropped.is_set():
                 self._finish(ending.prepared, positions, ending.began_s)
                 return
             self._epoch.forget_frozen()
@@ -199,7 +203,7 @@ class Commits:
     def drop(self) -> None:
         """Drop the epoch and the one that is being committed, whose partitions are lost, without waiting for Kafka."""
         if self._under_way is not None:
-            self._under_way = replace(self._under_way, dropped=True)
+            self._under_way.dropped.set()
         self._epoch.drop()
 
     # Errors ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaException
@@ -77,12 +78,15 @@ class QueuedCommit:
         attempt: the number of attempts that failed before.
         positions: filled in by delivery reports until the commit is complete.
         compare: waits for the comparison of topic ids; see `TopicIds.comparing`.
+        dropped: set when the epoch is dropped, because its partitions are lost. It may then be processed again already,
+            by this worker or another one.
     """
 
     request: CommitRequest
     attempt: int
     positions: Positions
     compare: Callable[[], None]
+    dropped: Event
 
 
 class _NotSent(Exception):
@@ -126,12 +130,14 @@ class ExactlyOnce:
             Refused: a topic refuses a record.
             Rebuild: the producer was fenced.
         """
-        return self._repeated(request, 0, lambda attempt: self._queue(request, attempt))
+        dropped = Event()
+        return self._repeated(request, 0, dropped, lambda attempt: self._queue(request, attempt, dropped))
 
     def complete(self, queued: QueuedCommit) -> Positions:
         """Commit the queued records with the offsets (blocking) and return the changelog positions after them.
 
-        An aborted transaction is repeated a few times. A call with an unknown outcome is repeated until it is known.
+        An aborted transaction is repeated a few times, but not after the epoch was dropped. A call with an unknown
+        outcome is repeated until it is known.
 
         Raises:
             Aborted: the transaction was aborted. With `lost`, the partitions are lost as well, and no worker can commit
@@ -140,25 +146,27 @@ class ExactlyOnce:
             Rebuild: the producer was fenced.
             Stop: a topic was recreated, so that its offsets are no longer valid.
         """
-        request, first = queued.request, queued.attempt
+        request, first, dropped = queued.request, queued.attempt, queued.dropped
 
         def complete(attempt: int) -> Positions:
-            return self._complete(queued if attempt == first else self._queue(request, attempt))
+            return self._complete(queued if attempt == first else self._queue(request, attempt, dropped))
 
-        return self._repeated(request, first, complete)
+        return self._repeated(request, first, dropped, complete)
 
-    def _repeated(self, request: CommitRequest, first: int, attempt_at: Callable[[int], T]) -> T:
+    def _repeated(self, request: CommitRequest, first: int, dropped: Event, attempt_at: Callable[[int], T]) -> T:
         for attempt in range(first, _ATTEMPTS):
             try:
                 return attempt_at(attempt)
             except Aborted as exc:
+                if dropped.is_set():
+                    raise
                 self._reports.raise_refused(request.outputs, request.changes)
                 if exc.lost or attempt == _ATTEMPTS - 1:
                     raise
                 clock.sleep(0.05 * 2**attempt)
         raise AssertionError("unreachable")
 
-    def _queue(self, request: CommitRequest, attempt: int) -> QueuedCommit:
+    def _queue(self, request: CommitRequest, attempt: int, dropped: Event) -> QueuedCommit:
         kafka, reports, every = self._kafka, self._reports, attempt > 0 or bool(request.singly)
         kafka.begin()
         reports.begin()
@@ -168,7 +176,7 @@ class ExactlyOnce:
         except _NotSent as exc:
             kafka.abort()
             raise Aborted(str(exc)) from exc
-        return QueuedCommit(request, attempt, positions, compare)
+        return QueuedCommit(request, attempt, positions, compare, dropped)
 
     def _complete(self, queued: QueuedCommit) -> Positions:
         kafka, reports, request = self._kafka, self._reports, queued.request
@@ -185,6 +193,9 @@ class ExactlyOnce:
                 kafka.abort()
                 raise Aborted(_may_be_lost(reports))
             reports.settle(kafka.partitions)
+        if queued.dropped.is_set():
+            kafka.abort()
+            raise Aborted("the partitions of the epoch were lost before its commit")
         kafka.commit()
         return queued.positions
 

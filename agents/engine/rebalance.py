@@ -121,13 +121,16 @@ class Rebalance:
             self._assignment.add(assignment)
 
     def revoked(self, revoked: set[TopicPartition]) -> None:
-        """Commit, or drop the epoch if an agent is in the middle of a record; then forget the partitions."""
+        """Commit the epoch, or drop it if it cannot be committed; then forget the partitions.
+
+        It cannot if an agent is in the middle of a record, or if other workers own the partitions already.
+        """
         epoch = self._context.epoch
         self._loop.end_commit()
-        if self._context.barrier.running or self._host.stopped_by is not None:
+        if self._context.barrier.running or self._host.stopped_by is not None or self.lost:
             epoch.drop()
             epoch.rollback_wanted = True
-        elif not (epoch.rollback_wanted or self.lost or self._loop.rebuild_wanted):
+        elif not (epoch.rollback_wanted or self._loop.rebuild_wanted):
             self._loop.commit_now()
         self._forget(revoked)
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from anabranch.agents.engine.committer import ExactlyOnce, QueuedCommit
+from anabranch.agents.engine.committer import CommitRequest, ExactlyOnce, QueuedCommit
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
-from anabranch.topics.producer import Aborted
+from anabranch.topics.output import Output
+from anabranch.topics.producer import Aborted, TransactionalProducer
 
 
 class Held:
@@ -87,3 +88,27 @@ async def test_a_worker_that_stops_waits_for_the_commit(lab, table_of, held) -> 
         await lab.until(lambda: seen[-1] == 7)
         threading.Timer(0.3, held.may_end.set).start()
     assert table_of(app, "sums") == {"all": 7}
+
+
+@pytest.mark.parametrize("at", ["before its commit", "when it is aborted"])
+def test_a_commit_whose_epoch_is_dropped_is_aborted_and_not_repeated(lab, drain, monkeypatch, at) -> None:
+    topic, committer = lab.topic(1), ExactlyOnce(lab.cluster, lab.fresh("tx"))
+    committer.open()
+    queued = committer.queue(CommitRequest([Output(topic, b"1", None, 0, 0, None)], {}, [], None))
+    if at == "before its commit":
+        queued.dropped.set()
+    else:
+        real = TransactionalProducer.commit
+
+        def commit(kafka: TransactionalProducer) -> None:
+            monkeypatch.setattr(TransactionalProducer, "commit", real)
+            queued.dropped.set()
+            kafka.abort()
+            raise Aborted("for the test")
+
+        monkeypatch.setattr(TransactionalProducer, "commit", commit)
+    with pytest.raises(Aborted):
+        committer.complete(queued)
+    committer.commit(CommitRequest([Output(topic, b"2", None, 0, 0, None)], {}, [], None))
+    committer.close()
+    assert [message.value() for message in drain(topic)] == [b"2"]

@@ -247,3 +247,25 @@ async def test_a_worker_that_is_fenced_twice_within_a_minute_stops_and_says_why(
             await lab.caught_up(topic, app)  # else the worker, which opens its new producer, would fence ours
     with pytest.raises(Stop, match="producer was fenced twice within a minute: another process uses its identity"):
         await worker
+
+
+@PROTOCOLS
+async def test_a_revoke_drops_an_epoch_whose_partitions_were_lost(lab, drain, table_of, protocol) -> None:
+    #  a   ── 4 ── a commit: too late ── records again ── 2 ──────
+    #  b                                                  2 ──────
+    topic, target, name = lab.topic(PARTITIONS), lab.topic(1, "out"), lab.fresh("app")
+    a, b = (program(lab, name, topic, worker, target, protocol=protocol) for worker in "ab")
+    async with lab.running(a):
+        engine = runtime_of(a).engine
+        engine._epoch.begin = lambda: setattr(engine._epoch, "_began_s", float("inf"))  # nothing commits it
+        engine._epoch.begin()
+        lab.produce(topic, records(0, 100))
+        await lab.until(lambda: len(engine._epoch.outbox) == 100 and not engine._barrier.running)
+        engine.rebalance.lost = True
+        del engine._epoch.begin
+        async with lab.running(b):
+            await lab.until(lambda: (owned(a), owned(b)) == (2, 2))
+            engine._epoch.begin()
+            await lab.caught_up(topic, a, b)
+    assert sorted(int(m.value()) for m in drain(target)) == list(range(100))
+    assert table_of(a, "totals") == expected(100)

@@ -81,7 +81,7 @@ def commits_without_offsets() -> Generator[None]:
     """Outputs and changelogs are committed, the offsets of their records are not."""
 
     def made(real: Any) -> Any:
-        return lambda self, request, attempt: real(self, replace(request, offsets=[]), attempt)
+        return lambda self, request, *rest: real(self, replace(request, offsets=[]), *rest)
 
     with swapped(ExactlyOnce, "_queue", made):
         yield
@@ -92,9 +92,9 @@ def offsets_before_outputs() -> Generator[None]:
     """Offsets are committed in a transaction of their own, before the outputs."""
 
     def made(real: Any) -> Any:
-        def queue(self: Any, request: CommitRequest, attempt: int) -> Any:
-            self._complete(real(self, CommitRequest([], {}, request.offsets, request.group), attempt))
-            return real(self, replace(request, offsets=[]), attempt)
+        def queue(self: Any, request: CommitRequest, *rest: Any) -> Any:
+            self._complete(real(self, CommitRequest([], {}, request.offsets, request.group), *rest))
+            return real(self, replace(request, offsets=[]), *rest)
 
         return queue
 
@@ -110,7 +110,8 @@ def outputs_before_offsets() -> Generator[None]:
         def complete(self: Any, queued: QueuedCommit) -> Any:
             request = queued.request
             positions = real(self, replace(queued, request=replace(request, offsets=[])))
-            real(self, self._queue(CommitRequest([], {}, request.offsets, request.group), queued.attempt))
+            offsets = CommitRequest([], {}, request.offsets, request.group)
+            real(self, self._queue(offsets, queued.attempt, queued.dropped))
             return positions
 
         return complete

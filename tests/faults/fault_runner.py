@@ -220,7 +220,9 @@ class _Round:
             report.starts += worker.starts
         values = [value for _, value in records]
         try:
-            if self._duplicates_possible:  # records in flight when the driver replaced its client may be duplicated
+            # Records that were in flight when the broker stopped, or when the driver replaced its client, may be
+            # duplicated: an idempotent client that gets a new producer id sends them again.
+            if self._duplicates_possible or any(isinstance(fault, BrokerDown) for fault in self._scenario.faults):
                 found = Counter(message.value() for message in read(self._cluster, f"{self._topics}-transfers"))
                 for value in (found - Counter(values)).elements():
                     self._expected.add(value)
