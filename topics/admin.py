@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from confluent_kafka import (
     ConsumerGroupState,
+    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -318,6 +319,21 @@ class Admin:
             lambda: self._kafka.describe_configs([resource], request_timeout=TIMEOUT_S)[resource].result(),
         )
         return {name: str(entry.value) for name, entry in entries.items()}
+
+    def in_open_transactions(self, group: str, partitions: Iterable[KafkaPartition]) -> list[TopicPartition]:
+        """Return the partitions whose offsets for a group are part of an open transaction (blocking, some seconds).
+
+        A new client asks. Empty if it gets no answer.
+        """
+        client = self._cluster.with_options({"log_level": "0"}).admin()
+        wanted = ConsumerGroupTopicPartitions(group, [KafkaPartition(p.topic, p.partition) for p in partitions])
+        try:
+            asked = client.list_consumer_group_offsets([wanted], require_stable=True, request_timeout=_ID_S)
+            found = asked[group].result().topic_partitions or []
+        except KafkaException:
+            return []
+        unstable = KafkaError.UNSTABLE_OFFSET_COMMIT
+        return [TopicPartition(p.topic, p.partition) for p in found if p.error and p.error.code() == unstable]
 
     def ends(self, partitions: Iterable[KafkaPartition], *, committed: bool = False) -> dict[TopicPartition, int]:
         """Return the end offset of each partition: behind its last record or transaction marker.

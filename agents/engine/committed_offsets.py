@@ -7,7 +7,8 @@ offset. Kafka limits its size by `offset.metadata.max.bytes`, 4,096 by default.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -18,7 +19,7 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.dead_letter import RETRY_SUFFIX
 from ...topics.errors import Stop, from_kafka, is_fatal, is_lost, kafka_error, may_pass
-from ...topics.topic_partition import TopicPartition
+from ...topics.topic_partition import TopicPartition, listed
 from ..assigned_partitions import Assignment
 from .settings import EngineSettings
 
@@ -31,7 +32,10 @@ __all__ = [
     "commit_through_group",
     "offsets_to_commit",
     "read_agent_offsets",
+    "refuse_open_transactions",
 ]
+
+logger = logging.getLogger(__name__)
 
 MAX_METADATA_BYTES = 4096
 ASK_S = 5.0
@@ -164,15 +168,48 @@ def commit_starts(kafka: Any, offsets: list[KafkaPartition], cluster: Cluster) -
     return True
 
 
+def refuse_open_transactions(admin: Admin, group: str, partitions: Iterable[KafkaPartition]) -> None:
+    """Check that no transaction holds back the committed offsets of these partitions (blocking).
+
+    To be called after `assigned` has waited for longer than such a transaction can last.
+
+    Raises:
+        Stop: one of them is still open, so only an operator can end it.
+    """
+    if held := admin.in_open_transactions(group, partitions):
+        raise Stop(
+            f"group {group}: the committed offsets of {listed(held)} are part of a transaction that has not ended for "
+            f"{SETTLED * client_watchdog.HUNG_S:.0f} s",
+            hint="find it with kafka-transactions.sh find-hanging, and end it with abort. Kafka 4.3 and 4.4 leave "
+            "transactions open that are committed while a partition has no leader (KAFKA-20734)",
+        )
+
+
 def _committed(
     kafka: Any, partitions: list[KafkaPartition], cluster: Cluster, patience_s: float
 ) -> list[KafkaPartition]:
     """Return the committed offsets of the group (blocking); an error of a partition does not count as no offset."""
     if not partitions:
         return []
+    warned = False
+
+    def ask() -> list[KafkaPartition]:
+        nonlocal warned
+        try:
+            return _without_errors(kafka.committed(partitions, timeout=ASK_S))
+        except KafkaException as exc:
+            if not warned and may_pass(kafka_error(exc)):
+                warned = True
+                logger.warning(
+                    "waiting for committed offsets: no broker answers, or they are part of an open transaction, which "
+                    "ends at most %.0f s after its worker has died",
+                    SETTLED * client_watchdog.HUNG_S,
+                )
+            raise
+
     return client_watchdog.until_answered(
         "read committed offsets",
-        lambda: _without_errors(kafka.committed(partitions, timeout=ASK_S)),
+        ask,
         cluster,
         patience_s=patience_s,
         hung_s=SETTLED * client_watchdog.HUNG_S,

@@ -26,7 +26,7 @@ from ...topics.cluster import Cluster
 from ...topics.errors import Hung, Stop, from_kafka, is_fatal, kafka_error, may_pass
 from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
-from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends, commit_starts
+from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends, commit_starts, refuse_open_transactions
 from .settings import EngineSettings
 from .topic_ids import TopicIds
 
@@ -394,6 +394,8 @@ class GroupConsumer:
             assignment = assigned(self.kafka, partitions, self._admin, self._cluster, self._settings)
             assignment.ids = ids
         except Hung as exc:
+            if not exc.fenced:
+                refuse_open_transactions(self._admin, self._group_id, partitions)
             self.note_hung(exc)
             self._hold(kafka)
             return

@@ -64,6 +64,7 @@ class Engine:
         status: the state that probes, metrics and logs read.
         stopping: whether the worker is stopping.
         rollbacks_total: number of epochs rolled back and reprocessed.
+        left_uncommitted: whether the worker has stopped without knowing that its last epoch is committed.
         first_record_at: wall-clock time of the first record, in seconds since 1970; 0 before it.
     """
 
@@ -78,6 +79,7 @@ class Engine:
         self._epoch, self._failures = self.context.epoch, self.context.failures
         self.stopping = False
         self.rollbacks_total = 0
+        self.left_uncommitted = False
         self.first_record_at = 0.0
         self._member: Membership | None = None
         self._listener: RebalanceListener | None = None
@@ -198,9 +200,9 @@ class Engine:
             try:
                 await asyncio.wait_for(asyncio.shield(self._main_task), self.settings.stuck_s)
             except TimeoutError:
-                logger.warning(
-                    "agents have processed one record for %.0f s: the epoch is rolled back", self.settings.stuck_s
-                )
+                stuck = "agents have processed one record" if self._barrier.running else "the loop has not ended"
+                logger.warning("%s for %.0f s: the epoch is rolled back", stuck, self.settings.stuck_s)
+                self.left_uncommitted = True
                 self._main_task.cancel()
             except asyncio.CancelledError:
                 pass
@@ -208,6 +210,7 @@ class Engine:
             await self._commits.ended(self.settings.stuck_s)
         except AnabranchError as exc:
             logger.warning("the last commit: %s", exc)
+        self.left_uncommitted = self.left_uncommitted or self._uncommittable or self._epoch.dirty
         await self.rebalance.close()
         if self._member is not None:
             await self._member.close(keep_identity=self._host.keep_identity)

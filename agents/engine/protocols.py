@@ -241,11 +241,13 @@ class EngineLoop(Protocol):
     Attributes:
         stopping: whether the worker is stopping.
         rollbacks_total: epochs rolled back and reprocessed.
+        left_uncommitted: whether it has stopped without knowing that the last epoch is committed.
         first_record_at: wall-clock time of the first record; 0 before it.
     """
 
     stopping: bool
     rollbacks_total: int
+    left_uncommitted: bool
     first_record_at: float
 
     @property

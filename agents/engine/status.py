@@ -95,6 +95,11 @@ class EngineStatus:
         """Number of records skipped without a dead letter since the start."""
         return self._context.epoch.skipped_total
 
+    @property
+    def left_uncommitted(self) -> bool:
+        """True if the worker has stopped without committing its last epoch, or without knowing the outcome."""
+        return self._loop.left_uncommitted
+
     def epoch_age_s(self, now_s: float) -> float:
         """Return the age of the oldest uncommitted work in seconds; 0 if there is nothing to commit."""
         epoch = self._context.epoch

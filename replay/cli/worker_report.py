@@ -108,7 +108,10 @@ class WorkerReport:
         status = runtime.status
         took = format_duration_ms((clock.now_s() - self._began_s) * 1000)
         done = f"{counted(status.records_total, 'record')} in {counted(status.commits_total, 'commit')}"
-        left = "its partitions stay reserved" if runtime.keep_identity else "offsets are committed"
+        if status.left_uncommitted:
+            left = "the last records are not committed, and will be processed again"
+        else:
+            left = "its partitions stay reserved" if runtime.keep_identity else "offsets are committed"
         _say(f"{runtime.conf.id}: stopped after {took}: {done}{self._failures()}; {left}")
 
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from anabranch.agents.engine.committer import ExactlyOnce, QueuedCommit
 from anabranch.agents.engine.delivery_reports import Reports
+from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.agents.tables.rocksdb_store import RocksStore, StoreOwner
 from anabranch.agents.tables.store import Changes, MemoryStore
+from anabranch.replay.cli.worker_report import WorkerReport
 from anabranch.topics.errors import Stop
 from anabranch.topics.producer import Aborted, TransactionalProducer
 from failing_records import BAD, Boom
@@ -123,6 +125,29 @@ async def test_a_few_aborted_epochs_in_a_row_are_done_again(lab, drain, abort) -
         lab.produce(topic, range(10))
         await lab.caught_up(topic, app)
     assert [int(m.value()) for m in drain(target)] == list(range(10))
+
+
+@pytest.mark.parametrize("aborted", [False, True], ids=["committed", "aborted"])
+async def test_a_worker_says_at_its_end_whether_its_last_epoch_is_committed(lab, monkeypatch, capsys, aborted) -> None:
+    topic, target = lab.topic(), lab.topic(1, "out")
+    app = sender(lab, topic, target)
+    async with lab.running(app):
+        lab.produce(topic, range(10))
+        await lab.caught_up(topic, app)
+        if aborted:
+            engine = runtime_of(app).engine
+
+            def complete(committer: ExactlyOnce, queued: QueuedCommit) -> Any:
+                engine.stopping = True
+                committer._kafka.abort()
+                raise Aborted("for the test")
+
+            monkeypatch.setattr(ExactlyOnce, "complete", complete)
+            lab.produce(topic, range(10))
+            await lab.until(lambda: engine.stopping)
+    WorkerReport(runtime_of(app), "app", embedded=False, brief=True).on_end()
+    end = "; the last records are not committed, and will be processed again" if aborted else "; offsets are committed"
+    assert capsys.readouterr().err.rstrip().endswith(end)
 
 
 async def test_records_that_may_be_lost_are_sent_again_and_never_committed(lab, drain, monkeypatch) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from anabranch.agents.engine import committed_offsets
 from anabranch.agents.engine.committed_offsets import assigned, begin_at_ends
 from anabranch.agents.engine.committer import AtLeastOnce, CommitRequest
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.agents.runtime import runtime_of
+from anabranch.topics import client_watchdog
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Hung, Rebuild
 from anabranch.topics.output import Output
+from anabranch.topics.producer import TransactionalProducer
 from anabranch.topics.topic_partition import TopicPartition
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -107,3 +113,33 @@ def test_at_least_once_a_broken_producer_is_replaced(lab, topic: str, monkeypatc
     monkeypatch.setattr(committer, "_kafka", Broken)
     with pytest.raises(Rebuild, match=f"produce to {topic}"):
         committer.commit(CommitRequest([Output(topic, b"1", None, 0, 0, None)], {}, [], None))
+
+
+async def test_a_transaction_that_never_ends_and_holds_back_offsets_stops_the_worker(lab, monkeypatch) -> None:
+    topic, name = lab.topic(), lab.fresh("app")
+    monkeypatch.setattr(client_watchdog, "HUNG_S", 0.2)
+    monkeypatch.setattr(committed_offsets, "ASK_S", 0.3)
+
+    def program() -> Any:
+        app = lab.app(name)
+
+        @app.agent(app.topic(topic))
+        async def agent(stream: Any) -> None:
+            async for _ in stream:
+                pass
+
+        return app
+
+    first = program()
+    async with lab.running(first):
+        lab.produce(topic, [1])
+        await lab.caught_up(topic, first)
+        stuck = TransactionalProducer(lab.cluster, lab.fresh("stuck"), transaction_timeout_ms=60_000)
+        await asyncio.to_thread(stuck.open)
+        stuck.begin()
+        group = runtime_of(first).engine._member.group.metadata()
+        await asyncio.to_thread(stuck.send_offsets, [KafkaPartition(topic, 0, 1)], group)
+    stop = await lab.stopped_by(program())
+    assert re.search(rf"group {name}: the committed offsets of {topic}\[0\] are part of a transaction", str(stop))
+    assert "kafka-transactions.sh" in str(stop)
+    stuck.abort()

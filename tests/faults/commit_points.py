@@ -49,8 +49,8 @@ def install() -> None:
     """Shorten the timeout of transactions, and arm the point that `FAULT_AT` names."""
     producer.TRANSACTION_TIMEOUT_MS = TRANSACTION_TIMEOUT_MS
     client_watchdog.HUNG_S = HUNG_S
-    signal.signal(signal.SIGUSR1, _show_tasks)
-    faulthandler.register(signal.SIGUSR1, chain=True)  # stacks for the log, if a worker makes no progress
+    signal.signal(signal.SIGUSR2, _show_tasks)
+    faulthandler.register(signal.SIGUSR2, chain=True)  # stacks for the log, if a worker makes no progress
     if "FAULT_AT" in os.environ:
         point, nth, name = os.environ["FAULT_AT"].split(":")
         if point == DISK_FULL:

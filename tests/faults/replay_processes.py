@@ -69,7 +69,7 @@ class Run(Replay):
     def show(self) -> None:
         """Write the stacks of the run and of its workers into their logs."""
         for pid in _children(self._process.pid) if self.runs else ():
-            os.kill(pid, signal.SIGUSR1)
+            os.kill(pid, signal.SIGUSR2)
         super().show()
 
     def kill_worker(self, worker: int) -> None:

@@ -128,7 +128,7 @@ class Worker:
         """Write the stacks of its threads and tasks into its log."""
         if self.runs:
             size, deadline_s = self.log.stat().st_size, time.monotonic() + SHOW_S
-            self._process.send_signal(signal.SIGUSR1)
+            self._process.send_signal(signal.SIGUSR2)
             while self.log.stat().st_size == size and time.monotonic() < deadline_s:
                 time.sleep(0.05)
 

@@ -38,7 +38,7 @@ from confluent_kafka.admin import (
 )
 
 from .client import Client
-from .failure import Refused
+from .failure import Refused, partition_with
 from .offsets import Offset
 
 if TYPE_CHECKING:
@@ -284,13 +284,16 @@ class MemoryAdmin(Client):
         asked: dict[str, Any] = {str(of.group_id): of for of in list_consumer_group_offsets_request}
 
         def find(group: str) -> ConsumerGroupTopicPartitions:
-            committed = self._kafka.offsets(group).committed
+            offsets = self._kafka.offsets(group)
             wanted = asked[group].topic_partitions
-            every = sorted(committed) if wanted is None else [(at.topic, at.partition) for at in wanted]
-            found = [(at, committed.get(at)) for at in every]
-            return ConsumerGroupTopicPartitions(
-                group, [TopicPartition(*at, *(offset or (OFFSET_INVALID, None))) for at, offset in found]
-            )
+            every = sorted(offsets.committed) if wanted is None else [(at.topic, at.partition) for at in wanted]
+
+            def found(at: tuple[str, int]) -> TopicPartition:
+                if options.get("require_stable") and offsets.is_pending(at):
+                    return partition_with(KafkaError.UNSTABLE_OFFSET_COMMIT, *at)
+                return TopicPartition(*at, *(offsets.committed.get(at) or (OFFSET_INVALID, None)))
+
+            return ConsumerGroupTopicPartitions(group, [found(at) for at in every])
 
         return self._each("list_consumer_group_offsets", asked, find)
 
