@@ -25,7 +25,6 @@ class IncrementalMember:
         epoch: the assignment that it has reached.
         assignment: its partitions; those that it has to give up are among them until it has.
         target: the partitions that it shall have.
-        since: partition -> the epoch in which it got it.
     """
 
     def __init__(self, member_id: str, client: Client, rebalance_s: float) -> None:
@@ -36,7 +35,6 @@ class IncrementalMember:
         self.epoch = 0
         self.assignment: list[Partition] = []
         self.target: list[Partition] = []
-        self.since: dict[Partition, int] = {}
         self.asked_s: float | None = None  # since when it has to give partitions up
 
 
@@ -103,7 +101,6 @@ class ConsumerProtocolGroup:
         member.epoch = self.generation
         taken = {at for other in self.members.values() if other is not member for at in other.assignment}
         member.assignment = [at for at in member.target if at in kept or at not in taken]
-        member.since = {at: member.since.get(at, member.epoch) for at in member.assignment}
         return member.epoch, list(member.assignment)
 
     def check_commit(
@@ -112,7 +109,8 @@ class ConsumerProtocolGroup:
         """Check a commit of offsets in the name of a member, or of none.
 
         Raises:
-            Refused: it is not a member, or its epoch is over. A former epoch counts for partitions that it has kept.
+            Refused: it is not a member, or its epoch is over. Kafka 4.3 and later accept a former epoch for partitions
+                that the member has kept since then; this group does not, like those before.
         """
         if member.generation < 0 and not self.members:
             return
@@ -120,12 +118,7 @@ class ConsumerProtocolGroup:
             if transactional:
                 return
             raise Refused(KafkaError.UNKNOWN_MEMBER_ID)
-        known = self._member(member.member_id)
-        if member.generation == known.epoch:
-            return
-        if member.generation > known.epoch or any(
-            at not in known.assignment or known.since[at] > member.generation for at in partitions
-        ):
+        if member.generation != self._member(member.member_id).epoch:
             raise Refused(KafkaError.ILLEGAL_GENERATION if transactional else KafkaError.STALE_MEMBER_EPOCH)
 
     def _member(self, member_id: str) -> IncrementalMember:
