@@ -34,6 +34,7 @@ __all__ = ["test"]
 @click.option("--faults", default="all", show_default=True, metavar="KINDS", help="Kinds of faults, with commas.")
 @click.option("--plan", metavar="FAULTS", help="Let these faults happen, as a failure prints them.")
 @click.option("--workers", type=click.IntRange(1, 8), default=2, show_default=True, help="Number of workers.")
+@click.option("--bounded", is_flag=True, help="The inputs are a bounded run's: `take` gives the rest at their end.")
 @click.option("--ignore", multiple=True, metavar="NAME", help="Table or topic that is not compared; repeatable.")
 @click.option("--most-failures", type=click.IntRange(1), default=1, show_default=True, help="Stop after so many.")
 @format_options
@@ -49,6 +50,7 @@ def test(
     faults: str,
     plan: str | None,
     workers: int,
+    bounded: bool,
     ignore: tuple[str, ...],
     most_failures: int,
     **form: Unpack[FormatOptions],
@@ -73,7 +75,9 @@ def test(
       compact      compacted topics are compacted
       slow-disk, full-disk, damage
                    of tables on disk
-      cut          changelogs lose their beginning (only if it is named)
+      cut, lost-record, abort-all
+                   only if they are named: changelogs lose their beginning, a record that is reported as delivered is
+                   lost, all commits of a worker are refused for some time
 
     \b
     Examples:
@@ -95,7 +99,14 @@ def test(
     records = inputs_of_files(load_app(name), parse_inputs(inputs, (), key, times, form))
     chosen = range(1, seeds + 1) if seed is None else [seed]
     simulation = Simulation(
-        name, inputs=records, seeds=chosen, faults=faults, workers=workers, plan=plan, ignore=ignore
+        name,
+        inputs=records,
+        seeds=chosen,
+        faults=faults,
+        workers=workers,
+        plan=plan,
+        ignore=ignore,
+        bounded=bounded,
     )
 
     def show(report: SimulationReport) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from confluent_kafka import KafkaError, KafkaException
 
 from ...topics import clock
+from ...topics.memory.memory_producer import MemoryProducer
 from ...topics.producer import TRANSACTION_TIMEOUT_MS
 from .environment import Dead
 from .faults import STORE, Fault, Plan
@@ -27,6 +28,10 @@ T = TypeVar("T")
 # A call waits this long for a broker that is away, at most.
 _PATIENCE_S = 5.0
 _LONGER_S = 0.5
+
+# A worker that cannot commit has to stop with an error instead of trying for ever. The engine repeats an epoch 5 times,
+# and stops after 5 epochs.
+_MOST_REFUSED = 50
 
 # Calls that reach no broker.
 _LOCAL = frozenset(
@@ -76,6 +81,7 @@ class FaultInjector:
     Attributes:
         census: (worker, operation) -> number of its calls so far.
         happened: the faults that have happened.
+        wrong: what workers have done that they must not do, as the keys.
     """
 
     def __init__(self, plan: Plan, workers: Workers, log: WorldLog, seed: int, latency_s: float = 0.0) -> None:
@@ -88,6 +94,9 @@ class FaultInjector:
                 self._due.setdefault((fault.worker, at.operation, at.nth, at.after), []).append(fault)
         self._outcomes: dict[tuple[Client, str], object] = {}
         self._away_until_s = 0.0
+        self._refused_until_s: dict[int, float] = {}
+        self._refused: Counter[object] = Counter()  # owner -> commits in a row
+        self.wrong: dict[str, None] = {}
         self.census: Counter[tuple[int, str]] = Counter()
         self.happened: list[Fault] = []
 
@@ -117,6 +126,8 @@ class FaultInjector:
         faults = self._due.pop((number, operation, nth, False), ())
         for fault in faults:
             self._happen(fault, client, operation)
+        if operation == "commit_transaction" and self._refused_until_s:
+            self._refuse(number, owner)
         if operation not in _LOCAL:
             self._wait_for_broker(operation)
         if self._outcomes and operation in _OF_TRANSACTIONS:
@@ -142,6 +153,17 @@ class FaultInjector:
         if waiting != operation:
             raise KafkaException(KafkaError(_STATE, f"injected: {waiting} has not returned yet", False, False, False))
         return (self._outcomes.pop((client, operation)),)
+
+    def _refuse(self, number: int, owner: object) -> None:
+        """Refuse the commit of a worker, while all its commits are refused."""
+        if clock.now_s() >= self._refused_until_s.get(number, 0.0):
+            self._refused[owner] = 0
+            return
+        self._refused[owner] += 1
+        if self._refused[owner] > _MOST_REFUSED:
+            text = f"worker {number} still runs after {_MOST_REFUSED} commits in a row that the broker has refused"
+            self.wrong[text] = None
+        raise KafkaException(_REFUSED)
 
     def _acted(self, number: int, operation: str, act: Callable[[], T], owner: object) -> T:
         try:
@@ -200,6 +222,11 @@ class FaultInjector:
                 clock.sleep(TRANSACTION_TIMEOUT_MS / 1000 + _LONGER_S)
             case "abort":
                 raise KafkaException(_REFUSED)
+            case "abort-all":
+                self._refused_until_s[fault.worker] = clock.now_s() + fault.seconds
+            case "lost-record":
+                assert isinstance(client, MemoryProducer)
+                client.lose_record()
             case "slow-disk":
                 clock.sleep(fault.seconds)
             case "broker-away":

@@ -121,6 +121,22 @@ FAULT_KINDS: Mapping[str, _Kind] = {
         ("consume", "commit_transaction"),
         drawn=False,
     ),
+    "lost-record": _Kind(
+        "a record is lost although the client reports it as delivered, without an offset: the next one that is the "
+        "first of its producer in its partition",
+        ("",),
+        ("produce",),
+        ("before",),
+        drawn=False,
+    ),
+    "abort-all": _Kind(
+        "the broker refuses all commits of a worker for some time: the worker has to stop with an error, and starts "
+        "again",
+        ("5s", "30s"),
+        ("commit_transaction",),
+        ("before",),
+        drawn=False,
+    ),
 }
 """The kinds of faults by name, as `faults=` names them."""
 

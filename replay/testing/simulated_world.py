@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...agents.runtime import runtime_of
 from ...agents.tables.store import Store
 from ...agents.tables.store_directory import StorePlace, wrapped
+from ..run_state import RUNS_TOPIC
 from .app_source import AppSource
 from .audit import Outcome
 from .environment import Environment, without_logs
@@ -23,8 +24,8 @@ from .simulated_worker import SimulatedWorker
 from .store_faults import WatchedStore, full_disk
 from .virtual_loop import Owner
 from .worker_life import WorkerLife
+from .world_feed import FEED_S, Input, WorldFeed
 from .world_log import WorldLog
-from .world_names import encoded, encoded_key
 from .world_outcome import lags, outcome_of, store_faults
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Input", "SimulatedWorld", "WorldSettings"]
 
-# How long records arrive, in how many parts.
-FEED_S = 1.5
-_PARTS = 8
 # A call of a client takes up to this long.
 _LATENCY_S = 0.002
 # How long calls in threads wait until their thread runs. The next epoch fills while a commit is such a call.
@@ -52,25 +50,12 @@ _RESTART_S, _LATER_S, _MOVED_S = 0.2, 12.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
-    """A record of an input topic.
-
-    Attributes:
-        value, key: bytes, or what the app's declaration of the topic encodes.
-        timestamp_ms: 0 for the time at which it arrives.
-    """
-
-    value: object
-    key: object = None
-    timestamp_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class WorldSettings:
     """The settings that all worlds of a simulation share; see `Simulation`.
 
     Attributes:
         app: an app that never runs, for the types of topics and tables.
+        bounded: the inputs are the history of a bounded run.
     """
 
     source: AppSource
@@ -79,6 +64,7 @@ class WorldSettings:
     workers: int
     partitions: Mapping[str, int]
     ignore: frozenset[str]
+    bounded: bool = False
 
 
 class SimulatedWorld:
@@ -110,6 +96,7 @@ class SimulatedWorld:
         self._wrong: dict[str, None] = {}
         self._timed = 0
         self._full_disks: set[int] = set()
+        self._feed = WorldFeed(self._kafka, self._loop, self._rng.randrange, bounded=settings.bounded)
         self._version = -1
         self._folder = Path()
 
@@ -145,7 +132,8 @@ class SimulatedWorld:
         self._create_topics()
         for _ in range(settings.workers):
             self._add_worker()
-        self._feed()
+        for topic, inputs in settings.inputs.items():
+            self._feed.add(topic, self._runtime.described.get(topic), inputs)
         for fault in self._plan.faults:
             if not fault.moment.operation:
                 self._timed += 1
@@ -157,8 +145,8 @@ class SimulatedWorld:
             looks = looks + 1 if self._is_at_rest() else 0
         self.seconds = loop.time()
         self.log.note(None, "at rest" if looks == _LOOKS else "not at rest")
-        outcome = outcome_of(self._kafka, settings.app, settings.inputs, settings.ignore)
-        outcome.wrong = list(self._wrong)
+        outcome = outcome_of(self._kafka, settings.app, [*settings.inputs, RUNS_TOPIC], settings.ignore)
+        outcome.wrong = [*self._wrong, *self._injector.wrong]
         if looks < _LOOKS:
             outcome.wrong.insert(0, self._unrest())
         else:
@@ -186,39 +174,21 @@ class SimulatedWorld:
 
     def _began(self, worker: SimulatedWorker, life: WorkerLife) -> None:
         self._numbers[life.owner] = worker.number
-
-    def _feed(self) -> None:
-        """Let the records arrive in parts; the first one while the workers start."""
-        producer: Any = self._kafka.cluster().producer()
-        described = self._runtime.described
-
-        def send(topic: str, records: list[tuple[bytes | None, bytes | None, int]]) -> None:
-            for key, value, timestamp_ms in records:
-                producer.produce(topic, value, key, timestamp=timestamp_ms)
-            producer.flush()
-            self._timed -= 1
-
-        for topic, inputs in self._settings.inputs.items():
-            declared = described.get(topic)
-            records = [
-                (encoded_key(declared, one.key), encoded(declared, one.value), one.timestamp_ms) for one in inputs
-            ]
-            cuts = sorted(self._rng.randrange(len(records) + 1) for _ in range(_PARTS - 1))
-            for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True):
-                if start < end:
-                    at_s = FEED_S * (end if start else self._rng.randrange(end)) / len(records)
-                    self._timed += 1  # a call that blocks may let the time pass by
-                    self._loop.call_at(at_s, send, topic, records[start:end])
+        if self._settings.bounded:
+            runtime = life.runtime
+            runtime.history_complete, runtime.history_ends = self._feed.complete, self._feed.ends
+            runtime.change_settings(notice_ends=True)
 
     def _is_at_rest(self) -> bool:
         now_s = self._loop.time()
-        if self._timed or now_s < FEED_S + _LOOK_S:
+        if self._timed or self._feed.waiting or now_s < FEED_S + _LOOK_S:
             return False
         if not all(worker.is_up for worker in self._workers if worker.wanted) or lags(self._kafka, self._group):
             return False
-        return self._kafka.group_state(self._group) == "STABLE" and not any(
-            runtime_of(worker.app).engine.rebalance.rebalancing for worker in self._workers if worker.app is not None
-        )
+        runtimes = [runtime_of(worker.app) for worker in self._workers if worker.app is not None]
+        if any(runtime.engine.rebalance.rebalancing or runtime.context.epoch.dirty for runtime in runtimes):
+            return False
+        return self._kafka.group_state(self._group) == "STABLE"
 
     def _unrest(self) -> str:
         states = ", ".join(

@@ -122,6 +122,8 @@ class Simulation:
             all records of a key come from one partition.
         ignore: tables and topics whose content is not compared, because it depends on the order of records of several
             partitions or on the time.
+        bounded: the inputs are the history of a bounded run (`anabranch run`): at its end, agents receive the records
+            that `take` still holds back.
 
     Raises:
         Usage: an argument is not understood.
@@ -139,6 +141,7 @@ class Simulation:
         plan: Plan | str | None = None,
         ordered: Iterable[str] = (),
         ignore: Iterable[str] = (),
+        bounded: bool = False,
     ) -> None:
         self._seeds = range(1, seeds + 1) if isinstance(seeds, int) else list(seeds)
         self._ordered = tuple(ordered)
@@ -149,7 +152,9 @@ class Simulation:
             shown = source.load().app
             self._on_disk = any(table.store_scheme != MEMORY for table in runtime_of(shown).tables)
             self._exactly_once = runtime_of(shown).settings.exactly_once
-        self._settings = WorldSettings(source, shown, records, workers, dict(partitions or {}), frozenset(ignore))
+        self._settings = WorldSettings(
+            source, shown, records, workers, dict(partitions or {}), frozenset(ignore), bounded
+        )
         self._kinds = fault_kinds(faults, on_disk=self._on_disk)
         self._expectation: Expectation | None = None
         self._census: Mapping[tuple[int, str], int] = {}

@@ -10,8 +10,11 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+from anabranch.agents.engine import commits
 from anabranch.agents.engine.committed_offsets import offsets_to_commit
 from anabranch.agents.engine.committer import CommitRequest, ExactlyOnce, QueuedCommit
+from anabranch.agents.engine.delivery_reports import Reports
 from anabranch.agents.engine.epoch import Epoch
 from anabranch.agents.engine.failed_records import Failures
 from anabranch.agents.engine.group_consumer import GroupConsumer
@@ -24,6 +27,7 @@ from anabranch.agents.tables.partition_state import PartitionState
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.agents.tables.store import Changes
 from anabranch.agents.tables.stored_content import StoredContent
+from anabranch.replay.replay_transaction import Transaction
 from anabranch.topics.memory.memory_cluster import MemoryCluster
 from anabranch.topics.memory.memory_kafka import MemoryKafka
 from anabranch.topics.partition_reader import Run
@@ -196,6 +200,19 @@ def dead_letters_outside_of_the_transaction() -> Generator[None]:
         return prepare
 
     with swapped(Epoch, "prepare", made):
+        yield
+
+
+@broken_engine(faults="lost-record")
+def records_that_may_be_lost_count_as_delivered() -> Generator[None]:
+    with swapped(Reports, "has_offset", lambda _: lambda self, message: (message.offset() or -1) >= 0):
+        yield
+
+
+@broken_engine(faults="abort-all")
+def epochs_are_aborted_for_ever() -> Generator[None]:
+    """A worker that cannot commit tries it again and again, instead of stopping with an error."""
+    with swapped(commits, "_MAX_ABORTED", lambda _: 10**9):
         yield
 
 
@@ -392,6 +409,39 @@ def dead_letters_are_lost_by_a_rollback() -> Generator[None]:
         return apply_policy
 
     with swapped(Failures, "apply_policy", made):
+        yield
+
+
+@broken_engine("ticks", faults="abort")
+def a_rollback_drops_what_timers_have_sent() -> Generator[None]:
+    """Timers do not send again what was dropped, as agents do."""
+
+    def made(real: Any) -> Any:
+        def drop(self: Any) -> None:
+            real(self)
+            self.outside.clear()
+
+        return drop
+
+    with swapped(Epoch, "drop", made):
+        yield
+
+
+# Bounded runs ---------------------------------------------------------------------------------------------------------
+
+
+@broken_engine("bounded")
+def ends_of_earlier_transactions_are_forgotten() -> Generator[None]:
+    """History ends where the last transaction of its replay does, in the partitions that this has written."""
+
+    def made(real: Any) -> Any:
+        def next_state(self: Any, *args: Any, **options: Any) -> Any:
+            state = real(self, *args, **options)
+            return msgspec.structs.replace(state, end_offsets=dict(self._end_offsets))
+
+        return next_state
+
+    with swapped(Transaction, "_next_state", made):
         yield
 
 

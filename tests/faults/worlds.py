@@ -22,10 +22,12 @@ from world_programs import PROGRAMS  # pyright: ignore[reportMissingImports]
 
 # Of a thousand seeds. Worlds on disk take ten times as long as those in memory.
 SHARES = {
-    "bank": 240,
+    "bank": 220,
     "flows": 60,
-    "pages": 240,
-    "speeds": 200,
+    "pages": 220,
+    "speeds": 180,
+    "ticks": 30,
+    "bounded": 30,
     "retries": 100,
     "bank with KIP-848": 80,
     "bank at least once": 60,
@@ -44,8 +46,10 @@ def simulation(program: str, seeds: range, faults: str = "") -> Simulation:
         inputs=made.inputs,
         seeds=seeds,
         faults=faults or made.faults,
+        workers=made.workers,
         ordered=made.ordered,
         ignore=made.ignore,
+        bounded=made.bounded,
     )
 
 

@@ -15,7 +15,7 @@ from broken_engines import BROKEN_ENGINES  # pyright: ignore[reportMissingImport
 
 
 def test_there_are_enough_of_them() -> None:
-    assert len(BROKEN_ENGINES) >= 25
+    assert len(BROKEN_ENGINES) >= 42
     assert all(broken.broken.__name__ for broken in BROKEN_ENGINES.values())
 
 
@@ -24,6 +24,8 @@ def test_there_are_enough_of_them() -> None:
     [
         "outputs before offsets",
         "a rollback keeps the outbox",
+        "a rollback drops what timers have sent",
+        "ends of earlier transactions are forgotten",
         "dead letters outside of the transaction",
         "a revoke neither commits nor rolls back",
         "agent offsets are not skipped",
@@ -33,7 +35,15 @@ def test_there_are_enough_of_them() -> None:
 def test_a_broken_engine_is_found_within_a_few_seeds(name: str) -> None:
     broken = BROKEN_ENGINES[name]
     program = PROGRAMS[broken.program]
-    made = Simulation(program.app, inputs=program.inputs, faults=broken.faults, seeds=15, ignore=program.ignore)
+    made = Simulation(
+        program.app,
+        inputs=program.inputs,
+        faults=broken.faults,
+        seeds=20,
+        workers=program.workers,
+        ignore=program.ignore,
+        bounded=program.bounded,
+    )
     assert made.expectation.unstable == []
     with broken.broken():
         failures = made.run(most_failures=1, shrunk=False).failures

@@ -21,7 +21,15 @@ from world_programs import PROGRAMS, bank
 def simulation(program: str, **options: Any) -> Simulation:
     chosen = PROGRAMS[program]
     options.setdefault("faults", chosen.faults)
-    return Simulation(chosen.app, inputs=chosen.inputs, ordered=chosen.ordered, ignore=chosen.ignore, **options)
+    options.setdefault("workers", chosen.workers)
+    return Simulation(
+        chosen.app,
+        inputs=chosen.inputs,
+        ordered=chosen.ordered,
+        ignore=chosen.ignore,
+        bounded=chosen.bounded,
+        **options,
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,6 +41,8 @@ def simulation(program: str, **options: Any) -> Simulation:
         ("retries", 5),
         ("bank with KIP-848", 5),
         ("bank at least once", 4),
+        ("ticks", 5),
+        ("bounded", 5),
         ("bank on disk", 2),
     ],
 )
@@ -162,6 +172,30 @@ def unstable() -> anabranch.App:
             last[click["page"]] = click["user"]
 
     return app
+
+
+def test_a_record_that_is_lost_although_it_is_reported_as_delivered_is_sent_again() -> None:
+    report = simulation(
+        "bank", seeds=[1], plan="lost-record w0 before produce 1; lost-record w1 before produce 4"
+    ).run()
+    assert report.failures == []
+    assert report.faults == {"lost-record": 2}
+
+
+def test_a_worker_whose_commits_are_all_refused_stops_with_an_error_and_starts_again() -> None:
+    world = simulation("bounded").world(1, Plan.parse("abort-all:30s w0 before commit_transaction 2"))
+    outcome = world.run()
+    assert outcome.wrong == []
+    ends = [text for worker in world._workers for text in worker.ends]
+    assert ends
+    assert all("5 epochs in a row could not be committed" in end for end in ends)
+
+
+def test_at_the_end_of_a_bounded_run_take_gives_what_it_holds_back() -> None:
+    program = PROGRAMS["bounded"]
+    live = Simulation(program.app, inputs=program.inputs)
+    with pytest.raises(AssertionError, match="records left: clicks"):
+        live.same_as_without_faults()
 
 
 def test_an_app_whose_outcome_depends_on_scheduling_is_told_so() -> None:

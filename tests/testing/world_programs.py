@@ -19,7 +19,7 @@ from anabranch.agents.engine.settings import EngineSettings
 
 OPENING = 1_000
 
-Records = list[tuple[str, object]]
+Records = list[tuple[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Program:
         faults: kinds of faults with which it ends as without.
         ordered: topics in which the order of each key's records is compared.
         ignore: tables that are not compared.
+        workers: number of workers.
+        bounded: whether the inputs are the history of a bounded run.
     """
 
     app: Callable[[], anabranch.App]
@@ -41,6 +43,8 @@ class Program:
     faults: str = "all"
     ordered: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    workers: int = 2
+    bounded: bool = False
 
 
 class Unlucky(Exception):
@@ -212,6 +216,9 @@ def sales(count: int = 300, seed: int = 5) -> Records:
     return made
 
 
+SOLD = sales(100)
+
+
 def flows() -> anabranch.App:
     """Flows by the record's key, which reduce an epoch before they look at the table, and flows with another key."""
     app = anabranch.App("flows", topic_partitions=4)
@@ -225,6 +232,49 @@ def flows() -> anabranch.App:
     async def look(stream: Any) -> None:
         async for key, _ in stream.items():
             assert spent.get(key, 1) > 0  # applies what is pending
+
+    return app
+
+
+def ticks() -> anabranch.App:
+    """A timer that reports the last sale of each user. What it has reported is known to its worker alone."""
+    app = anabranch.App("ticks", topic_partitions=4, settings=EngineSettings(commit_beside=True))
+    incoming = app.topic("sales", key_type=str)
+    reports = app.topic("reports", key_type=str)
+    latest = app.Table("latest", default=int)
+    last = {user: sale["number"] for user, sale in SOLD if sale["price"] is not None}
+    reported: set[str] = set()
+
+    @app.agent(incoming, name="sell")
+    async def sell(stream: Any) -> None:
+        async for user, sale in stream.items():
+            latest[user] = sale["number"]
+            if sale["price"] is None:
+                raise Unlucky(sale["number"])
+
+    @app.timer(0.05)
+    async def report() -> None:
+        for user, number in latest.items():
+            if number == last[user] and user not in reported:
+                reported.add(user)
+                await reports.send(key=user, value=number)
+
+    return app
+
+
+def bounded() -> anabranch.App:
+    """Records in groups, of which the last ones are not full: they are processed when history ends."""
+    app = anabranch.App("bounded", topic_partitions=4)
+    incoming = app.topic("clicks", key_type=str)
+    outgoing = app.topic("groups", key_type=str)
+    grouped = app.Table("grouped", default=int)
+
+    @app.agent(incoming, name="many")
+    async def many(stream: Any) -> None:
+        async for clicks in stream.take(7):
+            for click in clicks:
+                grouped[click["user"]] += 1
+                await outgoing.send(key=click["page"], value=click["user"])
 
     return app
 
@@ -247,6 +297,11 @@ PROGRAMS = {
         ignore=("balances",),
     ),
     "flows": Program(flows, {"sales": sales()}),
+    # A worker that ends, or another one that takes partitions over, does not know what was reported.
+    "ticks": Program(
+        ticks, {"sales": SOLD}, faults="abort,lost-request,lost-answer,broker-away,compact,slow-disk", workers=1
+    ),
+    "bounded": Program(bounded, {"clicks": clicks(200, seed=6)}, bounded=True),
     "bank on disk": Program(
         lambda: bank(store="rocksdb://", partitions=2), {"transfers": transfers(150)}, on_disk=True
     ),

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Message, TopicPartition
 
 from .. import clock
 from ..identifiers import random_below
@@ -64,8 +64,18 @@ class MemoryProducer(Client):
         self._unsent: deque[_Queued] = deque()
         self._known: set[str] = set()  # topics that exist, as far as this client knows
         self._missing: set[str] = set()  # topics that were waited for in vain
+        self._accepted: set[tuple[str, int]] = set()  # partitions that have taken a record of this producer
+        self._loses = False
 
     # Records --------------------------------------------------------------------------------------------------------
+
+    def lose_record(self) -> None:
+        """Lose the next record that is the first one to its partition, and report it as delivered, without an offset.
+
+        librdkafka does this where a new partition refuses the first batch, and accepts the next one before the first is
+        sent again (confluentinc/confluent-kafka-go#921). Behind an accepted record, the broker enforces the order.
+        """
+        self._loses = True
 
     def produce(
         self,
@@ -149,16 +159,20 @@ class MemoryProducer(Client):
                     partition = murmur2_partition(key, count) if key is not None else random_below(count)
                 elif partition >= count:
                     raise Refused(KafkaError._UNKNOWN_PARTITION)  # pyright: ignore[reportPrivateUsage]
-                offset, kind, timestamp_ms = kafka.append(
-                    topic,
-                    partition,
-                    key,
-                    value,
-                    headers,
-                    timestamp_ms or clock.now_ms(),
-                    self._transactions.open,
-                    compressed=self._compresses,
-                )
+                if self._loses and (topic, partition) not in self._accepted:
+                    self._loses, offset, kind = False, OFFSET_INVALID, CREATE_TIME
+                else:
+                    offset, kind, timestamp_ms = kafka.append(
+                        topic,
+                        partition,
+                        key,
+                        value,
+                        headers,
+                        timestamp_ms or clock.now_ms(),
+                        self._transactions.open,
+                        compressed=self._compresses,
+                    )
+                self._accepted.add((topic, partition))
             except Refused as exc:
                 self._not_delivered(record._replace(partition=partition), exc, sent=exc.code > 0)
                 return
