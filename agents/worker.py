@@ -58,8 +58,10 @@ def run_worker(
     """
     collect_seldom()
     _save_memory()
+    # Before the event loop runs, so that no signal raises an exception in the middle of a start.
+    signals = _Signals(app)
     try:
-        asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, on_hard_end=on_hard_end, signals=True))
+        asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, on_hard_end=on_hard_end, signals=signals))
     except (SystemExit, KeyboardInterrupt) as exc:
         # Signals do not raise here: the program raised the exception outside of an agent's record. All tasks were
         # cancelled then, so an error that the engine reports is a consequence and not the cause.
@@ -87,13 +89,13 @@ async def work(
     on_ready: Callable[[App], None] | None = None,
     on_progress: Callable[[RestoreProgress | None], None] | None = None,
     on_hard_end: Callable[[BaseException], object] | None = None,
-    signals: bool = False,
+    signals: _Signals | None = None,
 ) -> None:
     """Run `app` until a signal, an error or `Runtime.stop_requested` ends it.
 
     Args:
         on_ready, on_progress, on_hard_end: see `run_worker`.
-        signals: stop at SIGTERM and SIGINT, and limit the time that the stop may take.
+        signals: stop at these signals, and limit the time that the stop may take; None for neither.
 
     Raises:
         AnabranchError: the worker ended with an error.
@@ -101,8 +103,10 @@ async def work(
     runtime = runtime_of(app)
     app.in_worker = runtime.supervised = True
     app.finalize()
-    if signals:
-        _listen(app, asyncio.get_running_loop())
+    if signals is not None:
+        signals.loop = asyncio.get_running_loop()
+        if signals.first is not None:
+            signals.stop(signals.first)
     stopping = asyncio.ensure_future(runtime.stop_requested.wait())
     starting = asyncio.ensure_future(app.start())
     crashed = asyncio.ensure_future(_crashed(app))
@@ -118,7 +122,7 @@ async def work(
         crashed.cancel()
         if reporting is not None:
             reporting.cancel()
-        if signals:
+        if signals is not None:
             _watch_the_end(app, on_hard_end or _log_error)
         await _end(app, starting)
     runtime.raise_if_stopped()
@@ -180,26 +184,35 @@ def _watch_the_end(app: App, on_error: Callable[[BaseException], object]) -> Non
     threads.call_later(after_s, end_hard)
 
 
-def _listen(app: App, loop: asyncio.AbstractEventLoop) -> None:
-    """Install handlers for SIGTERM and SIGINT.
+class _Signals:
+    """Handlers for SIGTERM and SIGINT.
 
     The first signal stops the worker. A second one, more than `_ONE_SIGNAL_S` later, ends the process at once, even
     while an agent blocks the event loop.
-    """
-    first_s: list[float] = []
 
-    def note(number: int, _: Any) -> None:
-        if first_s and clock.now_s() - first_s[0] > _ONE_SIGNAL_S:
+    Attributes:
+        loop: the worker's event loop; None before it runs.
+        first: number of the first signal; None before it.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app, self._first_s = app, 0.0
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.first: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.first is None:
+            self.first, self._first_s = number, clock.now_s()
+        elif clock.now_s() - self._first_s > _ONE_SIGNAL_S:
             os.write(2, b"\nended at once (second signal); the next start resumes from the last commit\n")
             os._exit(128 + number)
-        first_s.append(clock.now_s())
-        with contextlib.suppress(RuntimeError):  # the loop is closed because the worker has ended
-            loop.call_soon_threadsafe(_stop, app, number)
+        if self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed because the worker has ended
+                self.loop.call_soon_threadsafe(self.stop, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
-
-
-def _stop(app: App, number: int) -> None:
-    logger.info("%s: stopping after the current records", signal.Signals(number).name)
-    runtime_of(app).stop_requested.set()
+    def stop(self, number: int) -> None:
+        """Stop the worker after its current records; in the thread of the event loop."""
+        logger.info("%s: stopping after the current records", signal.Signals(number).name)
+        runtime_of(self._app).stop_requested.set()

@@ -175,7 +175,7 @@ def main() -> None:
             click.echo(f"hint: {hint}", err=True)
         raise SystemExit(exc.exit_code) from None
     except (KeyboardInterrupt, click.Abort):
-        raise _interrupted() from None
+        raise _interrupted(_command(arguments)) from None
     except click.exceptions.Exit as exc:
         raise SystemExit(exc.exit_code) from None
     except Exception as exc:
@@ -184,7 +184,7 @@ def main() -> None:
 
         error = understood(exc)
         if error is not exc and signals.received():  # the interrupt was raised inside a library, which wrapped it
-            raise _interrupted() from exc
+            raise _interrupted(_command(arguments)) from exc
         if error is None:
             text = "".join(traceback.format_exception(exc))
             click.echo(printable(without_passwords(text)), err=True, nl=False)
@@ -223,6 +223,19 @@ def _hint(error: click.ClickException) -> str:
     return did_you_mean(name, command.list_commands(context))
 
 
-def _interrupted() -> SystemExit:
+def _command(arguments: list[str]) -> str:
+    """Return the command of a command line; empty without one."""
+    left = iter(arguments)
+    for argument in left:
+        if not argument.startswith("-"):
+            return argument
+        if argument in ("-A", "--app", "-W", "--workdir"):
+            next(left, "")
+    return ""
+
+
+def _interrupted(command: str) -> SystemExit:
+    if command == "worker":  # it had not begun to run its app
+        return SystemExit(0)
     click.echo("interrupted; run the same command again to resume", err=True)
     return SystemExit(signals.exit_code())

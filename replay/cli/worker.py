@@ -156,6 +156,8 @@ def _work(app: App, choice: ClusterChoice, settings: WorkerSettings, name: str, 
         web_enabled=settings["with_web"] and app.conf.web_enabled,
         **{name: value for name, value in given.items() if value is not None},
     )
+    if signals.received():
+        return  # the exception of the signal was swallowed, by a destructor of the program for example
     with RestoreBar() as bar:
         on_hard_end = None if json_formatter() is None else _log_end
         report = WorkerReport(runtime, name, embedded=choice.embedded, brief=brief)

@@ -120,7 +120,7 @@ class Worker:
             damage_stores(self.folder / f"data-{self.worker}", kind, random.Random(seed))
 
     def freeze(self, for_s: float) -> None:
-        if self.runs:
+        if self.wanted and self.runs:
             self._continue_at_s = time.monotonic() + for_s
             self._process.send_signal(signal.SIGSTOP)
 
@@ -139,15 +139,16 @@ class Worker:
         self.wanted = False
 
     def end(self) -> None:
-        """Send SIGTERM and wait for the end."""
+        """Send SIGTERM and wait for the end; a worker that freezes itself meanwhile continues."""
         self.leave()
+        deadline_s = time.monotonic() + END_S
+        while self._process is not None and time.monotonic() < deadline_s:
+            self.supervise()
+            time.sleep(0.02)
         if self._process is not None:
-            try:
-                self._ended(self._process.wait(END_S))
-            except subprocess.TimeoutExpired:
-                self.show()
-                self.wrong.append(f"worker {self.worker} does not end within {END_S:.0f} s of SIGTERM")
-                self.destroy()
+            self.show()
+            self.wrong.append(f"worker {self.worker} does not end within {END_S:.0f} s of SIGTERM")
+            self.destroy()
 
     def destroy(self) -> None:
         if self._process is not None:
