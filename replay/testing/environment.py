@@ -31,8 +31,9 @@ T = TypeVar("T")
 _TOPIC_DEFAULTS = {"message.timestamp.after.max.ms": str(2**63 - 1)}
 
 
-# While nothing happens, workers look for records this seldom. Their heartbeats go on meanwhile.
-_COAST_S = 10.0
+# While nothing happens, workers look for records this seldom; more often while the session of a dead worker ends. Their
+# heartbeats go on meanwhile.
+_COAST_S, _SHORT_COAST_S = 30.0, 10.0
 
 
 class Dead(BaseException):
@@ -156,6 +157,20 @@ class Environment:
         """Run the event loop; see `VirtualLoop.run_until`."""
         with self.entered():
             return self.loop.run_until(condition, deadline_s)
+
+    def coast(self, is_still: Callable[[], bool] | None) -> None:
+        """Let the loop coast while `is_still` returns True; None for never. See `VirtualLoop`."""
+        if is_still is None:
+            self.loop.coast = None
+            return
+
+        def coast() -> bool:
+            members = (member for group in self.kafka.groups.values() for member in group.members.values())
+            silent = any(member.client.silent_since_s is not None for member in members)
+            self.loop.coast_s = _SHORT_COAST_S if silent else _COAST_S
+            return is_still()
+
+        self.loop.coast = coast
 
     def kill(self, owner: Owner) -> None:
         """Let nothing that belongs to an owner have an effect any more: its callbacks, its clients, its heartbeats."""

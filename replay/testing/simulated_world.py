@@ -20,6 +20,7 @@ from .audit import Outcome
 from .environment import Environment, without_logs
 from .fault_injector import FaultInjector
 from .faults import Fault, Plan
+from .own_clients import own_clients_noticed
 from .simulated_worker import SimulatedWorker
 from .store_faults import WatchedStore, full_disk
 from .virtual_loop import Owner
@@ -114,7 +115,7 @@ class SimulatedWorld:
         """Run the world until it is at rest, and return its outcome."""
         self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
         try:
-            with without_logs(), self._environment.entered(), wrapped(self._watched):
+            with without_logs(), own_clients_noticed(), self._environment.entered(), wrapped(self._watched):
                 try:
                     return self._play()
                 finally:

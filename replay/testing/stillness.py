@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Stillness"]
 
-# Turns of the loop in which nothing happens, before the workers count as still. A worker polls in each of them, and its
-# changelog reader as well.
-_STILL_TURNS = 20
+# Waits of the loop in which nothing happens, for each worker, before the workers count as still. A worker polls about
+# once in a wait of its own.
+_STILL_WAITS = 6
 
 
 class Stillness:
@@ -30,21 +30,24 @@ class Stillness:
     def __init__(self, environment: Environment, lives: Callable[[], Iterable[WorkerLife]]) -> None:
         self._environment, self._lives = environment, lives
         self._version = -1
-        self._turns = 0
+        self._waits = 0
 
     @property
     def failed(self) -> bool:
         """True if a worker has ended, which it was not asked to."""
-        return any(life.ended for life in self._lives())
+        for life in self._lives():  # noqa: SIM110 (called in each turn of the loop)
+            if life.ended:
+                return True
+        return False
 
     def is_still(self) -> bool:
         """Return whether nothing happens: no worker is busy, and nothing has changed in Kafka for some turns."""
-        version = self._environment.kafka.version
-        if version != self._version or any(_is_busy(life) for life in self._lives()):
-            self._version, self._turns = version, 0
+        version, lives = self._environment.kafka.version, list(self._lives())
+        if version != self._version or any(_is_busy(life) for life in lives):
+            self._version, self._waits = version, 0
             return False
-        self._turns += 1
-        return self._turns > _STILL_TURNS
+        self._waits += 1
+        return self._waits > _STILL_WAITS * (1 + len(lives))
 
     def is_settled(self) -> bool:
         """Return whether all records are processed and committed, and the workers wait for more."""

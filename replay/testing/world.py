@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -32,13 +32,14 @@ from ...topics.errors import Usage
 from .app_source import AppSource
 from .duration import Duration, Time, seconds_of, time_ms_of
 from .environment import Environment
+from .own_clients import own_clients_noticed
 from .record_sender import RecordSender
 from .stillness import Stillness
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
 from .virtual_clock import START
-from .virtual_loop import owning
 from .worker_life import WorkerLife
 from .world_names import agent_of, check_partitions, declared_topic
+from .world_questions import WebAnswer, ask_agent, ask_web
 from .world_replay import ReplayOptions, play
 from .world_run import WorldRun, run_bounded
 from .world_tables import merged_table
@@ -96,10 +97,11 @@ class World:
         self._workers: list[WorldWorker] = []
         self._stillness = Stillness(self.environment, self._lives)
         try:
-            with self.environment.loading():
-                self._source = source = AppSource(program)
-            for index in range(workers):
-                self._workers.append(WorldWorker(self.environment, source, index, self._folder_of, self._prepare))
+            with own_clients_noticed():
+                with self.environment.loading():
+                    self._source = source = AppSource(program)
+                for index in range(workers):
+                    self._workers.append(WorldWorker(self.environment, source, index, self._folder_of, self._prepare))
             for topic, number in partitions.items() if isinstance(partitions, Mapping) else ():
                 self.environment.kafka.create_topic(topic, number)
             with self.environment.entered():
@@ -125,10 +127,12 @@ class World:
             shutil.rmtree(folder, ignore_errors=True)
         return folder
 
-    def _lives(self) -> list[WorkerLife]:
-        """The lives of workers that were started, and neither killed nor stopped."""
-        lives = [worker.life for worker in self._workers if worker.life is not None]
-        return [life for life in lives if not life.killed and not (life.stopping and life.ended)]
+    def _lives(self) -> Iterator[WorkerLife]:
+        """Yield the lives of workers that were started, and neither killed nor stopped; called often."""
+        for worker in self._workers:
+            life = worker.life
+            if life is not None and not life.killed and not (life.stopping and life.ended):
+                yield life
 
     # Workers --------------------------------------------------------------------------------------------------------
 
@@ -216,18 +220,18 @@ class World:
 
     def _run_until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
         """Run the workers; while they are still, time passes at once."""
-        loop = self.environment.loop
-        loop.coast = self._stillness.is_still
+        self.environment.coast(self._stillness.is_still)
         try:
-            return self.environment.run_until(condition, deadline_s)
+            with own_clients_noticed():
+                return self.environment.run_until(condition, deadline_s)
         finally:
-            loop.coast = None
+            self.environment.coast(None)
 
     def _begin(self, what: str) -> None:
         self._check_open()
         for worker in self._workers:
             worker.begin()
-        if not self._lives():
+        if next(self._lives(), None) is None:
             raise Usage(f"cannot {what}: no worker runs", hint="world.worker(0).start()")
 
     def _raise_failed(self) -> None:
@@ -331,26 +335,42 @@ class World:
             within: the longest virtual time to wait for the answer.
 
         Raises:
-            Usage: the app has no such agent.
+            Usage: the app has no such agent, or the agent has processed the value and has yielded nothing.
             TimeoutError: there is no answer within that time.
         """
         self.settle()
         worker = self._workers[0]
         if not worker.running:
             raise Usage("worker 0 asks, and it does not run")
-        found = agent_of(worker.app, agent)
-        environment, life = self.environment, worker.life
+        life = worker.life
         assert life is not None
-        with environment.loading(), owning(life.owner):
-            question = environment.loop.create_task(found.ask(value, key=key))
-        deadline_s = environment.clock.now_s() + seconds_of(within)
-        answered = environment.run_until(lambda: question.done() or self._stillness.failed, deadline_s)
-        if not question.done():
-            question.cancel()
-            self._raise_failed()
-        if not answered:
-            raise TimeoutError(f"agent {found.name} has not answered within {within} of virtual time")
-        return question.result()
+        found = agent_of(worker.app, agent)
+        answer = ask_agent(self.environment, self._stillness, life, found, value, key, within)
+        self._raise_failed()
+        return answer
+
+    def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> WebAnswer:
+        """Return the answer of a web view: of `@app.page`, a table (`/tables/totals/ann/`), `/readyz` or `/metrics`.
+
+        Worker 0 is asked, or the first that runs. For the key of another worker's partition, it asks that one.
+
+        Args:
+            path: with its query.
+
+        Raises:
+            TimeoutError: there is no answer within a minute of virtual time.
+        """
+        return self._request("GET", path, None, headers)
+
+    def post(self, path: str, value: object = None, *, headers: Mapping[str, str] | None = None) -> WebAnswer:
+        """Send a request with a body, bytes or what is sent as JSON, to a web view; see `get`."""
+        return self._request("POST", path, value, headers)
+
+    def _request(self, method: str, path: str, value: object, headers: Mapping[str, str] | None) -> WebAnswer:
+        self.settle()
+        answer = ask_web(self.environment, list(self._lives()), method, path, value, headers)
+        self._raise_failed()
+        return answer
 
     # Files ----------------------------------------------------------------------------------------------------------
 
@@ -359,7 +379,7 @@ class World:
 
         Args:
             source: a file, a glob, a folder, or several of them.
-            options: such as `key`, `time`, `where` and `kind`; see `ReplayOptions`.
+            options: such as `key`, `time`, `where`, `kind` and `speed`; see `ReplayOptions`.
 
         Returns:
             What `anabranch replay` reports.
@@ -367,7 +387,13 @@ class World:
         self._check_open()
         with self.environment.entered():
             self._create(topic, self._declared(topic))
-            return play(self.environment.kafka.cluster(), _specs(source), topic, options)
+            return play(self.environment.kafka.cluster(), _specs(source), topic, options, work=self._work)
+
+    def _work(self, seconds: float) -> None:
+        """Let the workers run for so many seconds, and process what there is."""
+        self._begin("replay at a pace")
+        self._run_until(lambda: self._stillness.failed, self.environment.clock.now_s() + seconds)
+        self._raise_failed()
 
     def run(self, inputs: Mapping[str, Files], *, workers: int = 1, **options: Unpack[ReplayOptions]) -> WorldRun:
         """Process files to their end, as `anabranch run` does: with a group, topics and tables of their own.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal, TypedDict, cast, get_args
 
+from ...topics import clock
+from ...topics.clock import Clock
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
 from ...topics.spelling import did_you_mean
+from ..pipeline.pace import Pace
 from ..pipeline.packing import Compression
 from ..pipeline.pipeline import Pipeline
 from ..pipeline.selection import Selection
@@ -33,6 +37,7 @@ class ReplayOptions(TypedDict, total=False):
         on_bad_line: what to do with a line that is not a record; `fail` by default.
         run_id: the name of the replay; the same replay under another name sends everything again.
         pack: send packed batches with this compression.
+        speed, rate: the pace, such as `60x` of event time and `100/s`; workers process the records meanwhile.
         kind, …: the format of the files, see `Format`.
     """
 
@@ -44,6 +49,8 @@ class ReplayOptions(TypedDict, total=False):
     on_bad_line: Literal["fail", "skip", "dead-letter"]
     run_id: str | None
     pack: Compression | None
+    speed: str | None
+    rate: str | None
     kind: str
     key_before: str | None
     columns: tuple[str, ...] | None
@@ -59,15 +66,45 @@ class ReplayOptions(TypedDict, total=False):
     as_text: bool
 
 
-_OURS = {"where", "limit", "transform", "on_bad_line", "run_id", "pack"}
+_OURS = {"where", "limit", "transform", "on_bad_line", "run_id", "pack", "speed", "rate"}
+
+
+class _WorkingClock(Clock):
+    """A clock that lets the workers of a world run while a paced replay waits."""
+
+    def __init__(self, clock: Clock, work: Callable[[float], None]) -> None:
+        self._clock, self._work = clock, work
+
+    def now_s(self) -> float:
+        """Return the seconds of the world's clock."""
+        return self._clock.now_s()
+
+    def now_ms(self) -> int:
+        """Return the world's time in milliseconds since 1970."""
+        return self._clock.now_ms()
+
+    def sleep(self, seconds: float) -> None:
+        """Let the workers run for so many seconds."""
+        self._work(seconds)
+
+    def wait(self, stop: threading.Event, seconds: float) -> None:
+        """Let the workers run for so many seconds."""
+        self._work(seconds)
 
 
 def play(
-    cluster: Cluster, specs: Sequence[str], topic: str, options: ReplayOptions, *, value_type: object = None
+    cluster: Cluster,
+    specs: Sequence[str],
+    topic: str,
+    options: ReplayOptions,
+    *,
+    work: Callable[[float], None],
+    value_type: object = None,
 ) -> Report:
     """Replay files into a topic (blocking).
 
     Args:
+        work: lets the workers run for so many seconds, while a replay at a pace waits.
         value_type: the type of the topic's values, which columns of CSV files then have; None to infer them.
 
     Raises:
@@ -90,11 +127,14 @@ def play(
         transform=options.get("transform"),
         limit=options.get("limit"),
     )
+    pace = Pace.parse(options.get("speed"), options.get("rate"))
     player = Player(
         cluster,
         history,
         topic,
         pipeline=pipeline,
+        pace=pace,
+        clock=_WorkingClock(clock.current(), work) if pace else None,
         run_id=options.get("run_id"),
         on_bad_line=options.get("on_bad_line", "fail"),
         pack=pack,

@@ -88,6 +88,10 @@ def run_bounded(
                 lives[-1].start()
         runtime = lives[0].runtime
         result, stillness = WorldRun(), Stillness(environment, lambda: lives)
+
+        def work(seconds: float) -> None:
+            environment.run_until(lambda: stillness.failed, environment.clock.now_s() + seconds)
+
         read = _topics_read(lives[0].app)
         for topic, specs in inputs.items():
             if topic not in read:
@@ -97,7 +101,7 @@ def run_bounded(
                 spec = runtime.provisioner.spec_of(runtime.described[name], name)
                 if name not in environment.kafka.topics:
                     environment.create_topic(spec, runtime.described[name].partitioner)
-                report = play(environment.kafka.cluster(), specs, name, options, value_type=read[topic])
+                report = play(environment.kafka.cluster(), specs, name, options, work=work, value_type=read[topic])
             result.replays[topic] = report
             ends.update({TopicPartition(name, partition): end for partition, end in report.end_offsets.items()})
         complete.set()

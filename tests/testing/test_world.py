@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 from anabranch import App, Count, Mean, Stream, Top, World
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics import clock, identifiers, threads
 from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.memory.interceptor import Interceptor
+from faust.web import View
 
 sys.path.insert(0, str(Path(__file__).parent))
 import world_shop as shop
@@ -39,6 +41,40 @@ TOTALS = {f"u{user}": sum(number for number in range(40) if number % 7 == user) 
 
 
 # What the user sees ------------------------------------------------------------------------------------------------
+
+
+def asked() -> App:
+    app = App("asked")
+
+    @app.agent(app.topic("numbers"), name="silent")
+    async def silent(stream: Any) -> None:
+        async for _ in stream:
+            await asyncio.sleep(10)
+
+    @app.agent(app.topic("words"), name="fails")
+    async def fails(stream: Any) -> Any:
+        async for word in stream:
+            raise ValueError(word)
+            yield word
+
+    @app.agent(app.topic("slow"), name="slow")
+    async def slow(stream: Any) -> Any:
+        async for value in stream:
+            await asyncio.sleep(10)
+            yield value
+
+    return app
+
+
+def test_an_agent_that_answers_nothing_is_an_error_at_once() -> None:
+    with World(asked) as world:
+        assert world.ask("slow", 3) == 3
+        with pytest.raises(Usage, match="silent has processed what it was asked, and has yielded no answer"):
+            world.ask("silent", 3)
+        with pytest.raises(Usage, match="fails has not answered: what it was asked is a dead letter"):
+            world.ask("fails", "no")
+        with pytest.raises(TimeoutError, match="slow has not answered within 5s"):
+            world.ask("slow", 3, within="5s")
 
 
 def test_totals(make: Make) -> None:
@@ -593,3 +629,82 @@ def test_a_world_inside_of_a_running_loop(make: Make) -> None:
         return world.table("totals")
 
     assert asyncio.run(main()) == TOTALS
+
+
+def test_a_kafka_client_that_the_app_makes_itself_is_noticed() -> None:
+    clients: list[confluent_kafka.Producer] = []
+
+    def program() -> App:
+        app = App("own")
+
+        @app.agent(app.topic("orders"), name="own")
+        async def own(stream: Any) -> None:
+            async for _ in stream:
+                clients.append(confluent_kafka.Producer({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}))
+
+        return app
+
+    with World(program) as world:
+        world.settle()
+        world.send("orders", 1)
+        with pytest.warns(UserWarning, match="a Kafka client of its own: it reaches the network") as noted:
+            world.settle()
+        assert noted[0].filename == __file__
+
+
+def views() -> App:
+    app = App("views")
+    orders = app.topic("orders", key_type=str)
+    totals = app.Table("totals", default=int)
+
+    @app.agent(orders, name="add")
+    async def add(stream: Any) -> None:
+        async for user, amount in stream.items():
+            totals[user] += amount
+
+    @app.page("/hello/{name}/")
+    async def hello(view: Any, request: Any, name: str) -> Any:
+        return view.json({"hello": name, "x": request.query.get("x"), "body": await request.text()})
+
+    @app.page("/buy/")
+    class Buy(View):
+        async def post(self, request: Any) -> Any:
+            asked = await request.json()
+            await orders.send(key=asked["user"], value=asked["amount"])
+            return self.json(asked)
+
+    @app.page("/slow/")
+    async def slow(view: Any, request: Any) -> Any:
+        await asyncio.sleep(100)
+
+    return app
+
+
+def test_web_views() -> None:
+    with World(views) as world:
+        world.send("orders", 3, key="ann")
+        assert world.get("/tables/totals/ann/").json == 3
+        assert world.get("/tables/totals/bob/").status == 404
+        assert world.get("/hello/ann/?x=1").json == {"hello": "ann", "x": "1", "body": ""}
+        assert world.get("/nothing/").status == 404
+        assert (world.get("/readyz").status, world.get("/healthz").text) == (200, "ok")
+        assert "anabranch_worker_info" in world.get("/metrics").text
+        assert world.post("/buy/", {"user": "ann", "amount": 4}).status == 200
+        world.settle()
+        assert world.table("totals") == {"ann": 7}
+        with pytest.raises(TimeoutError, match="GET /slow/ has not answered within 60 s"):
+            world.get("/slow/")
+        with pytest.raises(Usage, match="a path begins with a slash"):
+            world.get("tables")
+
+
+def test_a_worker_asks_the_one_that_has_a_key() -> None:
+    with World(views, workers=3) as world:
+        users = [f"u{number}" for number in range(12)]
+        for user in users:
+            world.send("orders", 1, key=user)
+        assert [world.get(f"/tables/totals/{user}/").json for user in users] == [1] * 12
+        assert world.get("/tables/totals/nobody/").status == 404
+        world.worker(0).kill()
+        world.settle()
+        assert [world.get(f"/tables/totals/{user}/").json for user in users] == [1] * 12

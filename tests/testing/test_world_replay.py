@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -148,3 +149,38 @@ def test_takes_end_with_the_history(tmp_path: Path) -> None:
         result = world.run({"lines": path}, kind="text")
         assert result.topics["sizes"].values == [100, 100, 50]
         assert world.now.minute == 0, "the last ones are not waited for"
+
+
+def paced() -> App:
+    app = App("paced")
+    counts = app.topic("counts")
+    seen = app.Table("seen", default=int)
+
+    @app.agent(app.topic("orders", key_type=str), name="see")
+    async def see(stream: Any) -> None:
+        async for key, _ in stream.items():
+            seen[key] += 1
+
+    @app.timer(60)
+    async def count() -> None:
+        await counts.send(value=sum(seen.values()))
+
+    return app
+
+
+def test_workers_process_records_while_a_replay_keeps_its_pace(tmp_path: Path) -> None:
+    path = tmp_path / "orders.jsonl"
+    path.write_text("".join(f'{{"at":"2026-01-01T{n // 60:02}:{n % 60:02}:30Z","k":"k{n % 7}"}}\n' for n in range(180)))
+    with World(paced) as world:
+        report = world.replay(path, "orders", key="k", time="at", speed="60x")
+        assert report.sent == 180
+        assert world.now.isoformat().startswith("2026-01-01T00:02:59")
+        world.advance("5s")
+        assert world.topic("counts").values == [61, 121, 180]
+    with World(paced) as world:
+        world.replay(path, "orders", key="k", rate="1/s")
+        world.settle()
+        assert len(world.topic("counts").values) == 2
+        assert sum(world.run({"orders": path}, key="k", rate="2/s").tables["seen"].values()) == 180
+        with pytest.raises(Usage, match="expected a number"):
+            world.replay(path, "orders", speed="fast", run_id="again")
