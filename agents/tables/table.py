@@ -204,11 +204,11 @@ class Table(MutableMapping[K, V]):
         value = self._find(key)
         if value is not ABSENT:
             return value
-        step = self.step()
-        if step.running:  # an agent reads a global table
-            raise no_partition(self, step.topic, step.partition)
         if self.default is None:
             raise KeyError(key)
+        step = self.step()
+        if step.running:  # an agent reads a global table: a default could not become a key here
+            raise no_partition(self, step.topic, step.partition)
         return self.default()
 
     def _first_write(self, key: K, value: V) -> None:

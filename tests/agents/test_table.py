@@ -374,3 +374,13 @@ def test_a_global_table_is_read_at_partitions_that_it_lacks_and_not_written_ther
     for touch in (lambda: table["b"], lambda: table.__setitem__("a", 2), lambda: table.pop("a")):
         with pytest.raises(Usage, match="partition 7 of topic orders has no matching partition"):
             touch()
+
+
+def test_a_key_that_a_global_table_without_default_lacks_is_a_key_error_at_each_partition() -> None:
+    table = GlobalTable("t")
+    table.changelog_partitions = PARTITIONS
+    table.add_partition(0)
+    for partition in (0, 7):
+        open_at(table, "orders", partition)
+        with pytest.raises(KeyError):
+            table["b"]
