@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from api_reference import api_reference
 from command_reference import command_reference
+from error_reference import error_reference
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -31,7 +32,11 @@ ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.m
 START = "index.md"  # stands for the README, whose content is on the first pages
 
 # Pages that have a text generated from the code, in place of a line `<!-- generated -->`.
-GENERATED: dict[str, Callable[[], str]] = {"api.md": api_reference, "commands.md": command_reference}
+GENERATED: dict[str, Callable[[], str]] = {
+    "api.md": api_reference,
+    "commands.md": command_reference,
+    "errors.md": error_reference,
+}
 PLACE = "<!-- generated -->"
 
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")

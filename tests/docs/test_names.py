@@ -15,8 +15,11 @@ from pages import PAGES, ROOT, Page
 FOLDERS = ("agents/", "topics/", "replay/", "deploy/", "tests/", "docs/")
 # Code spans that name something of Kafka, Faust, Python or an operating system.
 FOREIGN = {"CompatLevel", "ProcessorContext", "compat_level"}
+# Pages that name what other systems have, or what is not there.
+NAMES_OF_OTHERS = {"docs/other-systems.md", "docs/faust.md"}
 
 WRITTEN_FROM_THE_CODE = {"docs/settings.md"}  # `test_settings_page.py`
+FOR_CONTRIBUTORS = {"docs/architecture.md"}
 
 every_page = pytest.mark.parametrize("page", PAGES)
 
@@ -24,6 +27,11 @@ every_page = pytest.mark.parametrize("page", PAGES)
 @every_page
 def test_links_lead_somewhere(page: str) -> None:
     assert [link for link in Page(page).links if "://" not in link and not exists(link, page)] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/") and page not in FOR_CONTRIBUTORS])
+def test_no_link_makes_a_source_file_the_reference(page: str) -> None:
+    assert [link for link in Page(page).links if link.endswith(".py") and "://" not in link] == []
 
 
 @every_page
@@ -52,7 +60,7 @@ def test_metrics_and_variables_exist(page: str) -> None:
     assert {name for name in named if name not in sources() and not is_composed(name)} == set()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in WRITTEN_FROM_THE_CODE])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in WRITTEN_FROM_THE_CODE | NAMES_OF_OTHERS])
 def test_identifiers_exist(page: str) -> None:
     own = {word for block in Page(page).blocks for word in re.findall(r"\w+", block.text)}
     named = {word for span in Page(page).spans for word in identifiers(span)}

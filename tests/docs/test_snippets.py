@@ -5,6 +5,7 @@ A page is played from top to bottom in an empty folder. The language of a block 
 | block | |
 | --- | --- |
 | `python` | is executed; the blocks of a page share their names. A first line `# shop.py` also saves it as that file |
+| `python`, first line `# shop.py, continued` | is executed and added to that file |
 | `python`, first line `# test_shop.py` | is saved as that file, for `$ pytest` |
 | `sh` | is one script and has to end with exit code 0 |
 | `console` | commands behind `$ `, each followed by its output; an exit code other than 0 is shown by `$ echo $?` |
@@ -42,7 +43,7 @@ AWAIT_S = 30.0
 READY_S = 30.0
 END_S = 40.0
 
-_FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)\n")
+_FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)(, continued)?\n")
 _SERVICE = re.compile(r"anabranch\b.*(\bworker\b|--follow\b)")
 _READS = re.compile(r"^anabranch\b.*\b(tables(?! backup| restore)|dlq list|dlq show)\b")
 _CREATED = re.compile(r"""\bApp\(\s*["']([\w-]+)|\btopic\(\s*["']([\w-]+)|--to ([\w-]+)|topic://([\w-]+)""")
@@ -105,7 +106,8 @@ class Play:
         text, where = self._renamed(block.text), f"{self.page.path}:{block.line}"
         if block.language == "python":
             if named := _FILE_NAME.match(text):
-                (self.folder / named[1]).write_text(text)
+                with (self.folder / named[1]).open("a" if named[2] else "w") as file:
+                    file.write(text)
                 if named[1].startswith("test_"):
                     return
             with _inside(self.folder):
