@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
-from anabranch.replay.cli.entry import cli
+from anabranch.replay.cli.entry import COMMANDS, cli
 from pages import PAGES, ROOT, Page
 
 FOLDERS = ("agents/", "topics/", "replay/", "deploy/", "tests/", "docs/")
@@ -121,9 +121,12 @@ def refused(line: str) -> str:
     arguments = arguments[next(at for at, word in enumerate(arguments) if word == "anabranch") + 1 :]
     command: click.Command = cli
     known = options_of(cli)
-    for word in arguments:
+    of_app = "-A" in arguments
+    for before, word in zip(["", *arguments], arguments, strict=False):
         if word in ("&&", "|", ">", "&", ";"):
             break
+        if of_app and command is cli and before not in ("-A", "-W") and word.isidentifier() and word not in COMMANDS:
+            return ""  # a command of the app
         if word.startswith("-") and word != "-" and not re.match(r"-\d", word):
             if word.partition("=")[0] not in known:
                 return f"{line}: {command.name} has no {word}"
