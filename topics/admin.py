@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,13 +27,14 @@ from .errors import AnabranchError, Stop, Usage, from_kafka, is_unreachable, kaf
 from .spelling import did_you_mean
 from .topic_partition import TopicPartition
 
-__all__ = ["Admin", "TopicSpec", "is_topic_name"]
+__all__ = ["Admin", "TopicSpec", "answer_of", "is_topic_name"]
 
 TIMEOUT_S = 15.0
 _LATEST: Any = OffsetSpec.latest()
 _EARLIEST: Any = OffsetSpec.earliest()
 _AGAIN_S = 0.05
 _ID_S = 5.0
+_LATE_S = 3.0
 
 # A broker's answer when no record is that late; librdkafka's own "no offset" is another number.
 _NO_RECORD = -1
@@ -71,6 +73,24 @@ _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 def is_topic_name(name: str) -> bool:
     """Return whether Kafka allows a topic of this name."""
     return _NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
+def answer_of(future: Future[T], within_s: float | None = None) -> T:
+    """Return the answer to a request (blocking).
+
+    librdkafka never answers some requests whose broker goes away, whatever their timeout (seen with 2.16.0: the offsets
+    of partitions, after a single broker was away for 5 s).
+
+    Args:
+        within_s: how long to wait, longer than the timeout of the request; None fits `TIMEOUT_S`.
+
+    Raises:
+        KafkaException: the request has failed; `_TIMED_OUT` if there is no answer.
+    """
+    try:
+        return future.result(TIMEOUT_S + _LATE_S if within_s is None else within_s)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer")) from None  # pyright: ignore[reportPrivateUsage]
 
 
 class _ConnectionErrors:
@@ -179,7 +199,7 @@ class Admin:
             asked = TopicCollection(names)
             for name, future in self._kafka.describe_topics(asked, request_timeout=TIMEOUT_S).items():
                 try:
-                    found[name] = len(future.result().partitions)
+                    found[name] = len(answer_of(future).partitions)
                 except KafkaException as exc:
                     if kafka_error(exc).code() not in _NOT_THERE:
                         raise
@@ -206,7 +226,7 @@ class Admin:
             failed: list[KafkaException] = []
             for name, future in asked.items():
                 try:
-                    future.result()
+                    answer_of(future)
                     created.add(name)
                 except KafkaException as exc:
                     error = kafka_error(exc)
@@ -234,14 +254,14 @@ class Admin:
             return
         for name, future in self._kafka.delete_topics(names, operation_timeout=TIMEOUT_S).items():
             try:
-                future.result()
+                answer_of(future)
             except KafkaException as exc:
                 if kafka_error(exc).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise from_kafka(exc, f"delete topic {name}") from exc
 
     def has_group(self, group: str) -> bool:
         """Return whether a consumer group of this name exists."""
-        listed = self._patiently("list groups", lambda: self._kafka.list_consumer_groups().result())
+        listed = self._patiently("list groups", lambda: answer_of(self._kafka.list_consumer_groups()))
         return any(found.group_id == group for found in listed.valid or ())
 
     def delete_group(self, group: str) -> None:
@@ -252,7 +272,7 @@ class Admin:
         """
         future = self._kafka.delete_consumer_groups([group], request_timeout=TIMEOUT_S)[group]
         try:
-            future.result()
+            answer_of(future)
         except KafkaException as exc:
             if kafka_error(exc).code() == KafkaError.NON_EMPTY_GROUP:
                 raise Stop(f"group {group} has members", hint="stop its workers first") from exc
@@ -266,7 +286,7 @@ class Admin:
         """
         described = self._patiently(
             f"describe group {group}",
-            lambda: self._kafka.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group].result(),
+            lambda: answer_of(self._kafka.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group]),
         )
         if described.state != ConsumerGroupState.STABLE:
             return None
@@ -287,19 +307,22 @@ class Admin:
 
         def ask() -> dict[str, str]:
             described = self._kafka.describe_topics(wanted, request_timeout=TIMEOUT_S)
-            return {name: str(future.result().topic_id) for name, future in described.items()}
+            return {name: str(answer_of(future).topic_id) for name, future in described.items()}
 
         return self._patiently("describe topics", ask)
 
     def ask_topic_ids(self, topics: Iterable[str]) -> Callable[[], dict[str, str]]:
         """Request topic ids. The function that is returned blocks for the answer: the ids of the topics that exist."""
         described = self._kafka.describe_topics(TopicCollection(list(topics)), request_timeout=_ID_S)
+        deadline_s = clock.now_s() + _ID_S + _LATE_S
 
         def answer() -> dict[str, str]:
             found: dict[str, str] = {}
             for name, future in described.items():
                 with contextlib.suppress(KafkaException):
-                    found[name] = str(future.result().topic_id)
+                    found[name] = str(answer_of(future, max(0.0, deadline_s - clock.now_s())).topic_id)
+            if described and not any(future.done() for future in described.values()):
+                self._kafka = self._client()  # this one hangs
             return found
 
         return answer
@@ -316,7 +339,7 @@ class Admin:
         resource = ConfigResource(ResourceType.TOPIC, topic)
         entries = self._patiently(
             f"describe topic {topic}",
-            lambda: self._kafka.describe_configs([resource], request_timeout=TIMEOUT_S)[resource].result(),
+            lambda: answer_of(self._kafka.describe_configs([resource], request_timeout=TIMEOUT_S)[resource]),
         )
         return {name: str(entry.value) for name, entry in entries.items()}
 
@@ -329,7 +352,7 @@ class Admin:
         wanted = ConsumerGroupTopicPartitions(group, [KafkaPartition(p.topic, p.partition) for p in partitions])
         try:
             asked = client.list_consumer_group_offsets([wanted], require_stable=True, request_timeout=_ID_S)
-            found = asked[group].result().topic_partitions or []
+            found = answer_of(asked[group]).topic_partitions or []
         except KafkaException:
             return []
         unstable = KafkaError.UNSTABLE_OFFSET_COMMIT
@@ -369,7 +392,7 @@ class Admin:
 
         def ask() -> dict[TopicPartition, int]:
             futures = self._kafka.list_offsets(request, isolation_level=isolation, request_timeout=TIMEOUT_S)
-            found = {TopicPartition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+            found = {TopicPartition(tp.topic, tp.partition): answer_of(future).offset for tp, future in futures.items()}
             if any(offset < 0 and offset != none_is for offset in found.values()):
                 # Seen while a partition's leader moved: no error, and no offset either.
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))

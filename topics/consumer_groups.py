@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import TopicPartition as KafkaPartition
 
-from .admin import Admin
+from .admin import TIMEOUT_S, Admin, answer_of
 from .cluster import Cluster
 from .errors import AnabranchError, from_kafka, kafka_error, passes
 from .topic_partition import TopicPartition
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from confluent_kafka.cimpl import Consumer
 
 __all__ = ["ConsumerGroups"]
-
-_TIMEOUT_S = 15.0
 
 
 class ConsumerGroups:
@@ -38,7 +36,7 @@ class ConsumerGroups:
             while_moving: returned while the group's coordinator loads or moves; None raises then.
         """
         try:
-            found = self._kafka.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result()
+            found = answer_of(self._kafka.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group])
         except KafkaException as exc:
             error = kafka_error(exc)
             if error.code() == KafkaError.GROUP_ID_NOT_FOUND:
@@ -51,7 +49,7 @@ class ConsumerGroups:
     def names(self) -> list[str]:
         """Return the ids of the cluster's groups."""
         try:
-            found = self._kafka.list_consumer_groups(request_timeout=_TIMEOUT_S).result()
+            found = answer_of(self._kafka.list_consumer_groups(request_timeout=TIMEOUT_S))
         except KafkaException as exc:
             raise self._sorted(exc, "groups") from exc
         return [listed.group_id for listed in found.valid or ()]
@@ -62,9 +60,9 @@ class ConsumerGroups:
         # moves or loads (confluentinc/librdkafka#5040).
         consumer = self._consumer(group)
         try:
-            topics = consumer.list_topics(timeout=_TIMEOUT_S).topics
+            topics = consumer.list_topics(timeout=TIMEOUT_S).topics
             partitions = [KafkaPartition(name, number) for name, topic in topics.items() for number in topic.partitions]
-            found = consumer.committed(partitions, timeout=_TIMEOUT_S) if partitions else []
+            found = consumer.committed(partitions, timeout=TIMEOUT_S) if partitions else []
         except KafkaException as exc:
             raise self._sorted(exc, f"offsets of group {group}") from exc
         finally:
