@@ -20,6 +20,7 @@ from .retry_topics import RetryTopics
 from .router import Router
 from .runner import Runner, acting_runner
 from .settings import EngineSettings
+from .task import Tasks
 
 __all__ = ["AgentContext"]
 
@@ -35,6 +36,7 @@ class AgentContext:
         asking: number of agents that wait for the answer of an agent; no commit is possible before the answer.
         exited: names of agents that ended although the worker did not stop them.
         retries: the retry topics; each returns dead letters to one agent.
+        tasks: the tasks of this worker.
         router: the router.
         barrier: the barrier.
         epoch: the current epoch.
@@ -46,9 +48,11 @@ class AgentContext:
         self._host, self._loop, self._step = host, loop, host.agent_step
         self.current: Runner | None = None
         self.asking = 0
-        self.router = Router(settings.packed)
+        streams: list[RecordFeed] = []
+        self.tasks = Tasks(lambda: host.tables, streams)
+        self.router = Router(self.tasks, streams, settings.packed)
         self.barrier = Barrier()
-        self.epoch = Epoch(host, self.router, settings)
+        self.epoch = Epoch(host, self.tasks, self.router, settings)
         self.retries = RetryTopics(host, self.router)
         self.failures = Failures(host, self.epoch.outbox, self.retries)
         self.runners: list[Runner] = []
@@ -63,8 +67,8 @@ class AgentContext:
 
     def route(self) -> None:
         """Update the routes from active partitions to streams."""
-        index: Mapping[Any, Any] = {**self._host.channels(), **self.retries.routes(self.router.active)}
-        self.router.route(index, self.epoch.committed, group=self._host.conf.id)
+        index: Mapping[Any, Any] = {**self._host.channels(), **self.retries.routes(self.tasks.active)}
+        self.router.route(index, group=self._host.conf.id)
 
     def wake(self) -> bool:
         """Resume all parked streams that have records; return whether any was resumed."""

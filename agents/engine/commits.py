@@ -89,7 +89,8 @@ class Commits:
 
     def __init__(self, host: Host, context: AgentContext, rebalance: Rebalance) -> None:
         self._host, self._rebalance = host, rebalance
-        self._epoch, self._router, self._failures = context.epoch, context.router, context.failures
+        self._epoch, self._tasks, self._router = context.epoch, context.tasks, context.router
+        self._failures = context.failures
         self.rebuild_wanted = False
         self._member: Membership | None = None
         self._under_way: _UnderWay | None = None
@@ -198,7 +199,7 @@ class Commits:
                 self._finish(ending.prepared, positions, ending.began_s)
                 return
             self._epoch.forget_frozen()
-            self.rebuild_wanted = self.rebuild_wanted or bool(self._router.active)
+            self.rebuild_wanted = self.rebuild_wanted or bool(self._tasks.active)
 
     def drop(self) -> None:
         """Drop the epoch and the one that is being committed, whose partitions are lost, without waiting for Kafka."""

@@ -24,6 +24,7 @@ from .outbox import Outbox
 from .protocols import Host
 from .router import Router, StreamProgress
 from .settings import EngineSettings
+from .task import Tasks
 
 __all__ = ["Epoch", "PreparedCommit", "UntrackedValues"]
 
@@ -69,7 +70,6 @@ class Epoch:
         outside: outputs of timers and web views. Reprocessing does not send them again, so a rollback keeps them and
             only a commit removes them.
         rollback_wanted: whether the epoch cannot be committed; the loop then rolls it back and reprocesses its records.
-        committed: partition -> committed offset.
         singly: topics whose outputs are sent one by one; see `rejected_records.py`.
         commits_total: number of commits since the start.
         dead_letters_total: number of dead letters in these commits.
@@ -78,12 +78,11 @@ class Epoch:
         committed_s: when the last commit completed, on the monotonic clock.
     """
 
-    def __init__(self, host: Host, router: Router, settings: EngineSettings) -> None:
-        self._host, self._router, self._settings = host, router, settings
+    def __init__(self, host: Host, tasks: Tasks, router: Router, settings: EngineSettings) -> None:
+        self._host, self._tasks, self._router, self._settings = host, tasks, router, settings
         self.outbox = Outbox()
         self.outside: list[Output] = []
         self.rollback_wanted = False
-        self.committed: dict[TopicPartition, int] = {}
         self.commits_total = 0
         self.dead_letters_total = 0
         self.skipped_total = 0
@@ -171,7 +170,7 @@ class Epoch:
         for table in tables:
             if changes[table.name]:
                 self._misplaced.check(table, changes[table.name])
-        active = self._router.active
+        active = self._tasks.active
         progress = {at: offset for at, offset in self._router.progress().items() if at in active}
         request = CommitRequest(
             [*self.outbox.all(), *self.outside],
@@ -226,8 +225,10 @@ class Epoch:
         self.dead_letters_total += prepared.dead_letters
         self.skipped_total += prepared.skipped
         for offset in prepared.request.offsets:
-            self.committed[TopicPartition(offset.topic, offset.partition)] = offset.offset
-        handled = self._router.committed(self.committed, prepared.progress)
+            input = self._tasks.active.get(TopicPartition(offset.topic, offset.partition))
+            if input is not None:
+                input.commit(offset.offset)
+        handled = self._router.committed(prepared.progress)
         outcomes = {agent: EpochCounts(count, prepared.failed[agent]) for agent, count in handled.items() if count}
         self.committed_s = clock.now_s()
         self.commit_seconds.observe(self.committed_s - prepared.began_s)

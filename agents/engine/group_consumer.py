@@ -52,6 +52,29 @@ _error_of = Message.error
 _METADATA = b"CGMDv2:"
 
 
+class PollSize:
+    """The number of records of one poll, so that it keeps the agents busy for `EngineSettings.batch_s`.
+
+    Attributes:
+        records: at most so many.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings, self.records = settings, _FIRST
+
+    def adjust(self, spent_s: float) -> None:
+        """Adjust the number after a poll.
+
+        Args:
+            spent_s: how long agents took for its records, in seconds.
+        """
+        settings = self._settings
+        if spent_s > settings.batch_s * 1.5:
+            self.records = max(_LEAST, int(self.records * settings.batch_s / spent_s))
+        elif spent_s < settings.batch_s / 2:
+            self.records = min(settings.batch_records, self.records * 2)
+
+
 class GroupConsumer:
     """The group membership of one worker.
 
@@ -71,6 +94,7 @@ class GroupConsumer:
         reached: with `notice_ends`, partition -> the offset of its end when it was last read to its end, transaction
             markers included. All records before this offset have been consumed.
         answered_s: when a broker last answered this client, on the monotonic clock.
+        poll_size: how many records it consumes at a time.
     """
 
     def __init__(
@@ -89,7 +113,7 @@ class GroupConsumer:
         self._cluster, self._group_id = cluster, group_id
         self._on_assign, self._on_revoke, self._on_lost = on_assign, on_revoke, on_lost
         self._settings = settings
-        self._batch_records = _FIRST
+        self.poll_size = PollSize(settings)
         self.owned: set[TopicPartition] = set()
         self.topics: list[str] = []
         self.finished: str | None = None
@@ -101,6 +125,7 @@ class GroupConsumer:
         self._paused: list[KafkaPartition] = []
         self._held: set[TopicPartition] = set()
         self._consumed: dict[TopicPartition, int] = {}
+        self._without: set[TopicPartition] = set()
         self._incremental = settings.group_protocol == "consumer"
         self._closing = False
         self._rebalances = 0  # number of callbacks
@@ -140,18 +165,6 @@ class GroupConsumer:
         """Return the current group metadata, which is part of every transaction."""
         return self.kafka.consumer_group_metadata()
 
-    def tune(self, spent_s: float) -> None:
-        """Adjust the number of records per poll so that one poll keeps the agents busy for `batch_s`.
-
-        Args:
-            spent_s: how long agents took for the records of the last poll, in seconds.
-        """
-        settings = self._settings
-        if spent_s > settings.batch_s * 1.5:
-            self._batch_records = max(_LEAST, int(self._batch_records * settings.batch_s / spent_s))
-        elif spent_s < settings.batch_s / 2:
-            self._batch_records = min(settings.batch_records, self._batch_records * 2)
-
     def consume(self) -> list[Any]:
         """Return the records that have arrived, without waiting.
 
@@ -162,7 +175,7 @@ class GroupConsumer:
         if self._paused:
             paused, self._paused = self._paused, []
             self.kafka.resume([p for p in paused if TopicPartition(p.topic, p.partition) in self.owned - self._held])
-        messages = self._consume(self._batch_records)
+        messages = self._consume(self.poll_size.records)
         if self._unassigned_since_s:
             self._look_whether_for_nothing()
         if self._buffered:
@@ -284,7 +297,7 @@ class GroupConsumer:
         offsets = [KafkaPartition(*at, offset) for at, offset in starts.items()]
         return starts if commit_starts(self.kafka, offsets, self._cluster) else {}
 
-    def consume_from(self, starts: Mapping[TopicPartition, int]) -> None:
+    def consume_from(self, starts: Mapping[TopicPartition, int], *, without: Collection[TopicPartition] = ()) -> None:
         """Consume partitions whose tables are restored, in addition to those that are consumed already.
 
         librdkafka does not know a partition before this call. The alternative, to pause a partition when it is assigned
@@ -294,7 +307,9 @@ class GroupConsumer:
 
         Args:
             starts: partition -> offset of the first record to consume; partitions that are not owned are ignored.
+            without: owned partitions that are not going to be consumed; a rebalance does not wait for them.
         """
+        self._without = set(without)
         starts = {at: start for at, start in starts.items() if at in self.owned}
         if self._incremental:
             if starts:
@@ -310,8 +325,19 @@ class GroupConsumer:
         self.kafka.assign([KafkaPartition(*at, start) for at, start in self._consumed.items()])
         self._look_whether_settled()
 
+    def stop(self, partitions: Collection[TopicPartition]) -> None:
+        """Consume these partitions no longer; they stay assigned to this worker. Called outside of callbacks."""
+        stopped = self._consumed.keys() & set(partitions)
+        self._resume()
+        self._consumed = {at: start for at, start in self._consumed.items() if at not in stopped}
+        self._buffered = [m for m in self._buffered if (m.topic(), m.partition()) not in stopped]
+        if self._incremental:
+            self.kafka.incremental_unassign([KafkaPartition(*at) for at in stopped])
+        else:
+            self.consume_from({}, without=self._without | stopped)
+
     def _look_whether_settled(self) -> None:
-        if self._consumed.keys() >= self.owned:
+        if self._consumed.keys() >= self.owned - self._without:
             self._rebalancing_since_s = 0.0
 
     def _resume(self) -> None:
@@ -345,7 +371,7 @@ class GroupConsumer:
         wait_s = _LEAVE_WAIT_S if leaving else 0.0
         while clock.now_s() < deadline_s:
             served = self._rebalances
-            self.kafka.consume(self._batch_records, wait_s)
+            self.kafka.consume(self.poll_size.records, wait_s)
             # With KIP-848's protocol a client keeps its member id, and its events follow `unsubscribe` at once.
             left = not leaving or not (self.owned or (not self._incremental and self.kafka.memberid()))
             if left and self._rebalances == served:

@@ -129,7 +129,7 @@ class Engine:
         # The worker joins its group while this runs; the loop polls no record before it is done.
         self._opening = asyncio.ensure_future(self._member.open())
         counts = await daemon_thread(admin.partitions, timeout_s=self.settings.connect_s)
-        self.rebalance.partition_counts = counts
+        self.rebalance.note_counts(counts)
         if PARTITIONERS_TOPIC in counts:  # includes topics that the app neither declares nor may create
             host.partitioners |= await daemon_thread(PartitionerRegistry(host.cluster, admin).of)
         self.rebalance.open(self._member, listener)
@@ -144,7 +144,7 @@ class Engine:
             await self._host.provisioner.declare(list(self._host.topics))
             await self._host.provisioner.declare_changelogs()
             counts = await daemon_thread(self._host.admin.partitions)
-            self.rebalance.partition_counts = counts
+            self.rebalance.note_counts(counts)
             self.context.retries.look(counts)
             if self._subscribed:
                 self._subscribe()
@@ -326,7 +326,7 @@ class Engine:
                 break
             self._poll(during_work=True)
             self.context.wake()
-        self._group.tune(clock.now_s() - began)
+        self._group.poll_size.adjust(clock.now_s() - began)
 
     def _poll(self, *, during_work: bool = False) -> bool:
         if not during_work and self._router.lacks_stream:

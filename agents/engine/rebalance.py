@@ -1,34 +1,38 @@
-"""Handles the assignment and revocation of this worker's partitions.
+"""Handles the assignment and revocation of this worker's partitions: lets its tasks be restored, run and end.
 
 - Rebalance callbacks run inside `consume()`. A revoke waits for the commit that is under way. If all agents are parked,
   it then commits the epoch and releases the partitions in the callback, because the client library unassigns them
   when the callback returns. If an agent is in the middle of a record, the epoch is rolled back instead: it is dropped,
   the agents restart, and nothing is committed.
-- An assigned partition is owned at once and becomes *active* when its tables are restored. From then on its records are
-  consumed, while other partitions may still be restoring. Only active partitions have progress, and only their progress
-  is committed.
+- An assigned partition is owned at once and becomes *active* when the tables of its task are restored. From then on its
+  records are consumed, while other tasks may still be restoring. Only active partitions have progress, and only their
+  progress is committed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ...topics import clock
 from ...topics.admin import Admin
-from ...topics.errors import AnabranchError, Hung
+from ...topics.errors import AnabranchError, Hung, Usage
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition, listed
 from ..assigned_partitions import Assignment
 from ..histogram import Histogram
 from ..tables.restoration import Restoration, RestoreProgress, call_with_heartbeats
 from ..tables.standby_placement import standby_partitions
+from ..task_groups import TaskGroup, TaskId
 from .agent_context import AgentContext
+from .double_counting import refuse_double_counting
 from .group_consumer import GroupConsumer
 from .membership import Membership
 from .protocols import EngineLoop, Host, RebalanceListener
 from .settings import EngineSettings
+from .task import TaskInput, Tasks
+from .task_states import Event
 
 __all__ = ["Rebalance"]
 
@@ -65,25 +69,16 @@ class Rebalance:
         self._restoration: Restoration | None = None
         self._listener: RebalanceListener | None = None
         self._assignment: Assignment | None = None
-        self._taken_over = Assignment()
-        self._looked_s = 0.0
-        # Assignments that are being worked on, so that partitions which are revoked meanwhile are dropped from them.
-        self._taking: Assignment | None = None
-        self._beginning: Assignment | None = None
+        self._began_s = self._looked_s = 0.0
+        self._recreated: set[str] = set()
         self._placing: asyncio.Future[None] | None = None
         self._revoked: set[TopicPartition] = set()
 
     def open(self, member: Membership, listener: RebalanceListener) -> None:
         """Begin to serve this member of the group: restore its tables, and notify the listener of rebalances."""
         self._member, self._listener = member, listener
-        self._restoration = Restoration(
-            self._host.conf.id,
-            member.stores,
-            self._admin,
-            self._host.tables,
-            standby_replicas=self._settings.standby_replicas,
-            start_at_end=self._settings.start_at_end,
-        )
+        replicas = self._settings.standby_replicas
+        self._restoration = Restoration(member.stores, self._admin, self._host.tables, standby_replicas=replicas)
 
     async def close(self) -> None:
         """Stop restores and standby copies."""
@@ -100,7 +95,7 @@ class Rebalance:
     def restart(self) -> None:
         """Forget all assigned partitions: the Kafka clients are recreated, and the group assigns partitions again."""
         self._assignment = None
-        self._forget(set(self.owned))
+        self._forget(self._tasks.partitions, Event.LOSE)
 
     @property
     def _group(self) -> GroupConsumer:
@@ -108,8 +103,16 @@ class Rebalance:
         return self._member.group
 
     @property
+    def _tasks(self) -> Tasks:
+        return self._context.tasks
+
+    @property
     def _admin(self) -> Admin:
         return self._host.admin
+
+    def note_counts(self, counts: dict[str, int]) -> None:
+        """Note the numbers of partitions of all topics, before the first assignment."""
+        self.partition_counts = counts
 
     # Called by the group --------------------------------------------------------------------------------------------
 
@@ -132,28 +135,22 @@ class Rebalance:
             epoch.rollback_wanted = True
         elif not (epoch.rollback_wanted or self._loop.rebuild_wanted):
             self._loop.commit_now()
-        self._forget(revoked)
+        self._forget(revoked, Event.REVOKE)
 
     def partitions_lost(self, lost: set[TopicPartition]) -> None:
         """Drop the epoch and forget the partitions: other workers already own them."""
         logger.warning("partitions lost: %s", listed(lost))
         self._loop.drop_epochs()
         self._context.epoch.rollback_wanted = bool(self._context.router.streams)
-        self._forget(lost)
+        self._forget(lost, Event.LOSE)
 
-    def _forget(self, revoked: set[TopicPartition]) -> None:
+    def _forget(self, revoked: set[TopicPartition], event: Event) -> None:
         self._revoked |= revoked
-        self._context.router.forget(revoked)
-        for assignment in (self._assignment, self._taking, self._beginning):
-            if assignment is not None:
-                assignment.drop(revoked)
+        if self._assignment is not None:
+            self._assignment.drop(revoked)
+        ended = self._tasks.revoke(revoked, event)
         if self._restoration is not None:
-            self._restoration.revoke(revoked)
-        for at in revoked:
-            self._context.epoch.committed.pop(at, None)
-        partitions = {at.partition for at in self.owned - revoked}
-        for table in self._host.tables:
-            table.suspend_others(partitions)
+            self._restoration.revoke(ended)
 
     # Called by the loop ---------------------------------------------------------------------------------------------
 
@@ -163,99 +160,132 @@ class Rebalance:
             assert self._listener is not None
             revoked, self._revoked = self._revoked, set()
             await self._listener.partitions_revoked(revoked)
+        if self._tasks.stopped:
+            stopped, self._tasks.stopped = self._tasks.stopped, set()
+            self._group.stop(stopped)
         if self._assignment is not None:
             await self._take_over()
         await self._activate()
 
     async def _take_over(self) -> None:
-        """Start the restore of the tables of assigned partitions."""
-        assignment, self._assignment = self._assignment, None
-        self._taking = assignment
-        assert assignment is not None
+        """Make assigned partitions part of tasks, and start the restore of their tables."""
         assert self._restoration is not None
         assert self._listener is not None
         assert self._member is not None
-        assignment.active_numbers |= {at.partition for at in self._context.router.active}
-        self._taken_over = assignment
         if self._placing is not None:
             self._placing.cancel()
-        self._looked_s = 0.0
+        await self._learn_counts()
+        assignment, self._assignment = self._assignment, None
+        if assignment is None:  # the clients are being recreated
+            return
+        self._began_s, self._looked_s = assignment.began_s, 0.0
         self.lost = False
-        # Partitions may have been added to a topic: tables check their number when writes are committed.
-        self.partition_counts = await call_with_heartbeats(self._group, self._admin.partitions)
+        self._tasks.assign(assignment)
         await self._listener.partitions_assigned(self.owned, assignment.starts.keys())
         ids = self._member.topic_ids
-        assignment.recreated = ids.recreated(assignment.ids)
+        self._recreated = ids.recreated(assignment.ids)
         changelogs = [table.changelog_name for table in self._host.tables]
         await call_with_heartbeats(self._group, ids.watch_changelogs, changelogs)
-        await self._restoration.begin(assignment, self._group)
-        self._taking = None
+        await self._restoration.begin(self._tasks.restore, self._group)
+        if not self._settings.standby_replicas:
+            self._tasks.close()
         if not self._restoration.waiting:
-            self._group.consume_from({})
+            self._group.consume_from({}, without=self._tasks.incomplete)
             await self._finish()
 
+    async def _learn_counts(self) -> None:
+        """Read the numbers of partitions: they decide which topics and tables belong together.
+
+        Partitions may have been added to a topic: tables check their number when writes are committed.
+        """
+        while not self._loop.stopping:
+            self.partition_counts = await call_with_heartbeats(self._group, self._admin.partitions)
+            if self._assignment is None or {at.topic for at in self._assignment.starts} <= self.partition_counts.keys():
+                break
+            await asyncio.sleep(_LOOK_S)  # a broker does not know a new topic yet
+        self._group_topics()
+
+    def _group_topics(self) -> None:
+        """Find the groups of the topics that this worker reads.
+
+        Raises:
+            Usage: topics with a table are assigned in another way than by ranges.
+        """
+        read = set(self._group.topics)
+        declared = [[name for name in topic.topics if name in read] for topic in self._host.topics]
+        retries = {name: topic for name, (_, topic) in self._context.retries.read.items()}
+        self._tasks.group(declared, retries, self.partition_counts)
+        option = self._settings.assignor_option
+        assignor = self._host.cluster.options.get(option) or self._settings.consumer_options.get(option) or "range"
+        joined = next((group for group in self._tasks.table_groups if len(group.topics) > 1), None)
+        if joined is not None and assignor != "range":
+            raise Usage(
+                f"{option}={assignor}: topics {' and '.join(joined.topics)} share table {joined.tables[0]}, and only "
+                "the range assignor gives partitions of one number to one worker",
+                hint=f"omit {option}, or set it to range",
+            )
+
     async def _activate(self) -> None:
-        """Activate the partitions whose tables are restored: consume their records from now on."""
+        """Let tasks run whose tables are restored: consume their records from now on."""
         if self._restoration is None or not self._restoration.waiting:
             return
-        active = self._context.router.active
         now_s = clock.now_s()
-        if active and now_s - self._looked_s < _LOOK_S:
+        if self._tasks.active and now_s - self._looked_s < _LOOK_S:
             return
         self._looked_s = now_s
         ready = self._restoration.ready()
-        if ready is not None and ready.uncommitted and self._settings.start_at_end:
-            await self._begin_at_ends(ready)
-        if ready is not None and ready.uncommitted and not self._settings.exactly_once:
-            await self._commit_starts(ready)
-        if ready is not None and ready.starts:
+        started: dict[TopicPartition, int] = {}
+        for task in self._tasks.restored(ready):
+            refuse_double_counting(
+                self._host.conf.id, self._host.tables, task, self._recreated, at_end=self._settings.start_at_end
+            )
+        if ready:
+            await self._determine_starts(ready)
+        for task in self._tasks.restored(ready):
+            started |= self._tasks.run(task)
+        if started:
             assert self._member is not None
-            topics = {at.topic for at in ready.starts}
-            self._member.topic_ids.watch({topic: found for topic, found in ready.ids.items() if topic in topics})
-            active.update(ready.starts)
-            self._context.epoch.committed.update(ready.starts)
+            self._member.topic_ids.watch({at.topic: self._tasks.active[at].topic_id for at in started})
             self._context.route()
-            self._context.router.begin(ready)
-            self._group.consume_from(ready.starts)
-        if not self._restoration.waiting and (ready is None or ready.starts):
+            self._group.consume_from(started, without=self._tasks.incomplete)
+        if not self._restoration.waiting and (started or not ready):
             await self._finish()
 
-    async def _begin_at_ends(self, ready: Assignment) -> None:
-        """Determine where partitions without a committed offset begin, before their records are consumed."""
-        own = {name for topic in self._host.topics for name in topic.topics if topic.internal or topic.has_prefix}
-        later = ready.recreated | own
-        await self._determine_starts(ready, lambda left: self._group.begin_at_ends(left, later))
+    async def _determine_starts(self, ready: Iterable[TaskId]) -> None:
+        """Determine where partitions without a committed offset begin, before their records are consumed.
 
-    async def _commit_starts(self, ready: Assignment) -> None:
-        """Commit where partitions without a committed offset start, before their records are consumed.
+        Retries until all are known, the worker stops or its clients are recreated. Partitions that are unknown then
+        stay new, and do not become active.
 
-        At least once, a crash may leave changes of the first epoch in the changelogs without the offsets behind them.
-        Without any offset the next start would take these for a table whose offsets are lost, and refuse to start.
+        At least once, the starts are committed as well: a crash may leave changes of the first epoch in the changelogs
+        without the offsets behind them. Without any offset the next start would take these for a table whose offsets
+        are lost, and refuse to start.
         """
-        starts = {at: ready.starts[at] for at in ready.uncommitted}
-        await self._determine_starts(ready, lambda left: self._group.commit_starts({at: starts[at] for at in left}))
-
-    async def _determine_starts(
-        self, ready: Assignment, determine: Callable[[list[TopicPartition]], Mapping[TopicPartition, int]]
-    ) -> None:
-        """Determine the starts of partitions without a committed offset.
-
-        Retries until all are known, the worker stops or its clients are recreated; partitions unknown then are dropped.
-
-        Args:
-            determine: returns the starts of those among the partitions that are known by now (blocking).
-        """
-        self._beginning = ready
+        determine: Callable[[dict[TopicPartition, int]], Mapping[TopicPartition, int]]
+        if self._settings.start_at_end:
+            own = {name for topic in self._host.topics for name in topic.topics if topic.internal or topic.has_prefix}
+            later = self._recreated | own
+            determine = lambda starts: self._group.begin_at_ends(list(starts), later)  # noqa: E731
+        elif not self._settings.exactly_once:
+            determine = self._group.commit_starts
+        else:
+            for input in self._new_inputs(ready):
+                input.is_new = False
+            return
         try:
-            while ready.uncommitted and not (self._loop.stopping or self._loop.rebuild_wanted or self._group.finished):
-                ready.set_starts(await call_with_heartbeats(self._group, determine, list(ready.uncommitted)))
-                if ready.uncommitted:
+            while new := {input.at: input.start for input in self._new_inputs(ready)}:
+                if self._loop.stopping or self._loop.rebuild_wanted or self._group.finished:
+                    break
+                found = await call_with_heartbeats(self._group, determine, new)
+                for input in [input for input in self._new_inputs(ready) if input.at in found]:
+                    input.begin_at(found[input.at])
+                if self._new_inputs(ready):
                     await asyncio.sleep(_LOOK_S)
         except Hung as exc:
             self._group.note_hung(exc)
-        finally:
-            self._beginning = None
-        ready.drop(set(ready.uncommitted))
+
+    def _new_inputs(self, ready: Iterable[TaskId]) -> list[TaskInput]:
+        return [input for task in self._tasks.restored(ready) for input in task.inputs.values() if input.is_new]
 
     async def _finish(self) -> None:
         """Measure, log and report a completed rebalance: all assigned partitions are active."""
@@ -263,7 +293,7 @@ class Rebalance:
         assert self._listener is not None
         await daemon_thread(self._member.topic_ids.keep)
         self.rebalances_total += 1
-        seconds = clock.now_s() - self._taken_over.began_s
+        seconds = clock.now_s() - self._began_s
         self.rebalance_seconds.observe(seconds)
         logger.info(
             "assigned %s in %.2f s",
@@ -282,15 +312,32 @@ class Rebalance:
         while not self._loop.stopping:
             try:
                 members = await daemon_thread(self._admin.members, self._host.conf.id)
-                assigned = {name: {number for _, number in ats} for name, ats in (members or {}).items()}
-                if assigned.get(self.instance) == {at.partition for at in self.owned}:
-                    numbers = standby_partitions(self.instance, assigned, self._settings.standby_replicas)
-                    await self._restoration.keep_standby(numbers)
-                    logger.info("keeping standby copies of partitions %s", ", ".join(map(str, sorted(numbers))) or "-")
+                if members is not None and members.get(self.instance) == self.owned:
+                    copies = self._copies(members)
+                    partitions = [(table, task.partition) for task, group in copies.items() for table in group.tables]
+                    await self._restoration.keep_standby(partitions)
+                    self._tasks.stand_by(copies)
+                    self._tasks.close(keep=copies)
+                    logger.info("keeping standby copies of tasks %s", ", ".join(map(str, sorted(copies))) or "-")
                     return
             except AnabranchError as exc:
                 logger.warning("standby copies: %s", exc)
             await asyncio.sleep(_PLACE_AGAIN_S)
+
+    def _copies(self, members: Mapping[str, set[tuple[str, int]]]) -> dict[TaskId, TaskGroup]:
+        """Return the tasks of which this worker keeps standby copies.
+
+        Args:
+            members: member of the group -> its partitions.
+        """
+        copies: dict[TaskId, TaskGroup] = {}
+        for group in self._tasks.table_groups:
+            assigned = {
+                name: {number for topic, number in ats if topic in group.topics} for name, ats in members.items()
+            }
+            numbers = standby_partitions(self.instance, assigned, self._settings.standby_replicas)
+            copies |= {TaskId(group.name, number): group for number in numbers}
+        return copies
 
     # Read by the status ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""Distributes consumed records to the record queues of the streams, and keeps them until they are committed.
+"""Distributes consumed records to the record queues of the streams.
 
-Records are kept until the epoch that processed them is committed, so that a rollback can deliver them again.
+Tasks keep the records until the epoch that processed them is committed, so that a rollback can deliver them again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ...topics.control_records import carries_control, records_of
 from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES, PackedLimits, Rows, limits, rows_of
 from ...topics.topic_partition import TopicPartition
-from ..assigned_partitions import Assignment
 from .partition_queue import QueuedBatch, place_of
 from .protocols import RecordFeed
+from .task import Tasks
 
 __all__ = ["Router", "StreamProgress"]
 
@@ -45,26 +45,24 @@ class StreamProgress(NamedTuple):
 
 
 class Router:
-    """The streams of an app and the records that they have not committed.
+    """Gives consumed records to the streams.
 
     Args:
+        tasks: the tasks of this worker.
+        streams: all streams that have begun to iterate.
         most: size limits for opening packed batches; None: `limits()`.
 
     Attributes:
-        streams: all streams that have begun to iterate.
-        active: partitions of this worker whose tables are restored, so that their records are consumed.
+        streams: see above.
         records_total: records and rows delivered since the start; records that a rollback repeats count once.
         gathered_bytes: approximate memory of the records delivered in this epoch.
     """
 
-    def __init__(self, most: PackedLimits | None = None) -> None:
+    def __init__(self, tasks: Tasks, streams: list[RecordFeed], most: PackedLimits | None = None) -> None:
+        self._tasks, self.streams = tasks, streams
         self._most = most or limits()
-        self.streams: list[RecordFeed] = []
-        self.active: set[TopicPartition] = set()
         self.records_total = 0
         self.gathered_bytes = 0
-        self._routes: dict[TopicPartition, list[list[RecordFeed]]] = {}
-        self._kept: dict[TopicPartition, list[QueuedBatch]] = {}
         self._with_control: set[str] = set()  # topics that may hold control records
 
     def add(self, stream: RecordFeed) -> None:
@@ -75,35 +73,24 @@ class Router:
         self.streams.append(stream)
         stream.queue.shared = topic.expected_streams > 1
 
-    def route(
-        self,
-        index: Mapping[Any, Iterable[Any]],
-        committed: Mapping[TopicPartition, int],
-        *,
-        group: str,
-    ) -> None:
+    def route(self, index: Mapping[Any, Iterable[Any]], *, group: str) -> None:
         """Find the streams of each active partition.
 
         Args:
             index: Faust's index, partition -> channels.
-            committed: offsets at which streams begin that have no offset of their own.
             group: id of the consumer group.
         """
-        self._routes = {
-            at: [channel.streams if len(channel.streams) >= channel.expected_streams else [] for channel in channels]
-            for tp, channels in index.items()
-            if (at := TopicPartition(tp.topic, tp.partition)) in self.active
-        }
-        self._with_control = {at.topic for at in self._routes if carries_control(at.topic, group)}
-        for at, groups in self._routes.items():
-            for stream in [stream for streams in groups for stream in streams]:
-                if at not in stream.queue.partitions:
-                    stream.queue.begin(at, committed.get(at, 0))
+        active = self._tasks.active
+        for tp, channels in index.items():
+            input = active.get(TopicPartition(tp.topic, tp.partition))
+            if input is not None:
+                input.route([c.streams if len(c.streams) >= c.expected_streams else [] for c in channels])
+        self._with_control = {at.topic for at in active if carries_control(at.topic, group)}
 
     @property
     def lacks_stream(self) -> bool:
         """True if some agent has not begun to iterate, so that no stream would receive its records."""
-        return any(not streams for groups in self._routes.values() for streams in groups)
+        return any(not streams for input in self._tasks.active.values() for streams in input.routes)
 
     @property
     def waiting(self) -> int:
@@ -144,7 +131,8 @@ class Router:
         for number in unreadable:
             self._poison(messages[number])
         for at, run in _runs(messages, one_topic=one_topic):
-            if at in self._routes:  # false if the partition was revoked shortly after its assignment
+            input = self._tasks.active.get(at)
+            if input is not None and input.routes:  # false if the partition was revoked shortly after its assignment
                 end, records = run[-1].offset() + 1, run
                 if some_headers and at.topic in self._with_control:
                     records = records_of(run)
@@ -154,8 +142,8 @@ class Router:
                     batches = self._unpacked(at, run) if some_packed else (QueuedBatch(at, run, end),)
                 for batch in batches:
                     self.records_total += len(batch.messages)
-                    self._kept.setdefault(at, []).append(batch)
-                    self._give(batch)
+                    input.kept.append(batch)
+                    _give(batch, input.routes)
 
     def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[QueuedBatch]:
         """Split messages into batches: each packed batch is a batch of its own."""
@@ -178,7 +166,8 @@ class Router:
         This does not depend on whether the agent uses headers.
         """
         at = TopicPartition(message.topic(), message.partition())
-        for stream in [stream for streams in self._routes.get(at, ()) for stream in streams]:
+        input = self._tasks.active.get(at)
+        for stream in [stream for streams in (input.routes if input is not None else ()) for stream in streams]:
             stream.queue.at(at).poisoned[place_of(message)] = UnreadableHeaders()
 
     def redeliver(self) -> None:
@@ -188,16 +177,9 @@ class Router:
             stream.message = None
             stream.queue.restart()
         self.uncut()
-        for batches in self._kept.values():
-            for batch in batches:
-                self._give(batch)
-
-    def _give(self, batch: QueuedBatch) -> None:
-        for streams in self._routes.get(batch.at, ()):
-            if len(streams) == 1:
-                streams[0].queue.put(batch)
-            elif streams:
-                _deal(batch, streams)
+        for input in self._tasks.active.values():
+            for batch in input.kept:
+                _give(batch, input.routes)
 
     def cut(self) -> None:
         """Hand out no further records, and cut the batches in progress after the current record."""
@@ -233,23 +215,15 @@ class Router:
             if at in progress and offset != progress[at]
         }
 
-    def begin(self, assignment: Assignment) -> None:
-        """Set the offset of each agent in newly active partitions: its agent offset, or else the partition's start."""
-        for at, start in assignment.starts.items():
-            for stream in [stream for group in self._routes.get(at, ()) for stream in group]:
-                offset = assignment.agent_offsets.get((at, stream.progress_name), start)
-                stream.queue.begin(at, offset)
-
     def stream_progress(self) -> list[StreamProgress]:
         """Return the progress of all streams, as a commit needs it. All agents must be parked."""
         queues = ((stream, stream.queue) for stream in self.streams)
         return [StreamProgress(stream, queue.progress(), queue.taken(), queue.handled) for stream, queue in queues]
 
-    def committed(self, offsets: Mapping[TopicPartition, int], progress: Iterable[StreamProgress]) -> dict[str, int]:
-        """Forget the records below the committed offsets.
+    def committed(self, progress: Iterable[StreamProgress]) -> dict[str, int]:
+        """Note a commit in the queues of the streams.
 
         Args:
-            offsets: partition -> committed offset.
             progress: the progress of the streams that was committed.
 
         Returns:
@@ -260,12 +234,6 @@ class Router:
             for at, next_offset in next_offsets.items():
                 stream.queue.at(at).commit(next_offset, taken[at])
             handled[stream.name] = handled.get(stream.name, 0) + stream.queue.newly_handled(count)
-        for at, batches in self._kept.items():
-            offset = offsets.get(at, 0)
-            removed = 0
-            while removed < len(batches) and batches[removed].end <= offset:
-                removed += 1
-            del batches[:removed]
         return handled
 
     def end_isolation(self) -> None:
@@ -287,15 +255,6 @@ class Router:
             stream.queue.isolating = True
         return True
 
-    def forget(self, removed: set[TopicPartition]) -> None:
-        """Forget partitions that were revoked or lost."""
-        self.active -= removed
-        for stream in self.streams:
-            stream.queue.remove(removed)
-        for at in removed:
-            self._kept.pop(at, None)
-            self._routes.pop(at, None)
-
 
 def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[TopicPartition, list[Any]]]:
     """Group messages by partition, in order. An accessor of a message costs as much as decoding it."""
@@ -313,6 +272,14 @@ def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[TopicPartit
         topic = messages[0].topic()
         return [(TopicPartition(topic, partition), run) for partition, run in runs.items()]
     return [(TopicPartition(*at), run) for at, run in runs.items()]
+
+
+def _give(batch: QueuedBatch, routes: Iterable[list[RecordFeed]]) -> None:
+    for streams in routes:
+        if len(streams) == 1:
+            streams[0].queue.put(batch)
+        elif streams:
+            _deal(batch, streams)
 
 
 def _deal(batch: QueuedBatch, streams: list[RecordFeed]) -> None:

@@ -87,6 +87,11 @@ class EngineSettings:
     packed: PackedLimits | None = None
     forwarded_headers: tuple[str, ...] = ()
 
+    @property
+    def assignor_option(self) -> str:
+        """librdkafka's name of the option that chooses the assignor."""
+        return "group.remote.assignor" if self.group_protocol == "consumer" else "partition.assignment.strategy"
+
     def membership(self, instance: str) -> dict[str, Any]:
         """Return librdkafka's settings for a member of the group, with `_` for `.` in their names.
 

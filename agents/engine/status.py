@@ -7,6 +7,7 @@ import asyncio
 from ...topics.topic_partition import TopicPartition
 from ..histogram import Histogram
 from ..tables.restoration import RestoreProgress
+from ..task_groups import TaskId
 from .agent_context import AgentContext
 from .protocols import EngineLoop
 from .rebalance import Rebalance
@@ -68,7 +69,7 @@ class EngineStatus:
     @property
     def committed(self) -> dict[TopicPartition, int]:
         """Partition -> committed offset."""
-        return self._context.epoch.committed
+        return {at: input.committed for at, input in self._context.tasks.active.items()}
 
     @property
     def commits_total(self) -> int:
@@ -121,7 +122,12 @@ class EngineStatus:
     @property
     def active(self) -> set[TopicPartition]:
         """Partitions of this worker whose tables are restored, so that their records are consumed."""
-        return self._context.router.active
+        return set(self._context.tasks.active)
+
+    @property
+    def missing(self) -> dict[TaskId, list[TopicPartition]]:
+        """Tasks of this worker that do not run because other workers have some of their partitions."""
+        return self._context.tasks.missing()
 
     @property
     def partition_counts(self) -> dict[str, int]:
@@ -158,9 +164,9 @@ class EngineStatus:
         """Number of changelog records read by restores since the start."""
         return self._rebalance.restored_total
 
-    def serves(self, partition: int) -> bool:
-        """Return whether this worker holds the restored tables of a partition."""
-        return any(active.partition == partition for active in self.active)
+    def serves(self, table: str, partition: int) -> bool:
+        """Return whether this worker holds a restored partition of a table and processes its records."""
+        return self._context.tasks.serves(table, partition)
 
     def lags(self) -> dict[TopicPartition, int]:
         """Return partition -> lag: number of offsets from the committed offset to the end, where both are known."""

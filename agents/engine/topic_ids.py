@@ -7,7 +7,7 @@ A recreated topic has a new id, and offsets of the old topic have no meaning in 
   offsets together with the topic, so the next start begins with the first record of the new topic.
 - When partitions are assigned, the ids of their topics are compared with the ids that this worker knows. If the group
   has no offset in the new topic, the topic is read from its beginning. If a table has content from the old topic, the
-  worker stops instead (`refuse_double_counting`).
+  worker stops instead (`double_counting.py`).
 - A worker knows the ids of the topics that it has read. It keeps them in its data folder, next to its stores. A worker
   that lost its folder, or another worker, knows only the topics that it reads from then on.
 

@@ -118,10 +118,12 @@ class OpenPartition(Generic[K, V]):
 
         Raises:
             BadRecord: pending changes cannot be applied; they stay pending.
+            Usage: agents of this topic cannot use the table.
         """
         if self.pending:
             self.apply_pending()
         if topic != self.topic:
+            self.table.check_source(topic)
             self.move_to_epoch()
             self.topic = topic
 
@@ -296,11 +298,7 @@ class OpenPartition(Generic[K, V]):
         self.table.close()  # the next touch opens it, and applies them
 
     def apply_pending(self) -> None:
-        """Apply the pending changes.
-
-        Raises:
-            BadRecord: see `PendingChanges`; the changes stay pending.
-        """
+        """Apply the pending changes. They stay pending if one raises BadRecord, see `PendingChanges`."""
         for topic, changes in list(self.pending.items()):
             if topic != self.topic:
                 self.move_to_epoch()

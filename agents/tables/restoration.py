@@ -7,10 +7,9 @@ Each step needs the one before it:
 3. The changelog is read `read_committed` until the position reaches that end. Markers and aborted records occupy
    offsets, so a count of records does not show whether the end is reached.
 
-Partitions become active one by one. Partitions of one number belong together, whatever their topic: their agents may
-write to any table, so they wait until all tables of that number have reached their ends, and for nothing else. The
-changelog reader reads meanwhile, beside the event loop. A revoked partition keeps its store until the next assignment
-shows that it has not returned.
+Tasks run one by one: each waits until its partitions of all tables have reached their ends, and for nothing else. The
+changelog reader reads meanwhile, beside the event loop. A task that was revoked keeps its stores until the next
+assignment shows that it has not returned.
 
 Standby copies are the same without an end: partitions of global tables that other workers own, and partitions that this
 worker keeps for others (`standby_placement.py`). When such a partition is assigned, only what its copy has not read yet
@@ -21,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
@@ -33,7 +32,7 @@ from ...topics.json_value import JsonValue
 from ...topics.partition_reader import stalled
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
-from ..assigned_partitions import Assignment
+from ..task_groups import TaskId
 from .changelog_reader import ChangelogReader
 from .global_table import GlobalTable
 from .partition_state import PartitionState
@@ -55,11 +54,6 @@ T = TypeVar("T")
 
 class GroupMember(Protocol):
     """The consumer group, as a restore uses it."""
-
-    @property
-    def owned(self) -> set[TopicPartition]:
-        """The partitions of this worker."""
-        ...
 
     def keep_alive(self) -> None:
         """Show the group that this worker is alive."""
@@ -143,12 +137,11 @@ class _Done:
 
 
 class Restoration:
-    """The assigned partitions that wait for their tables, and the stores that are not in tables yet.
+    """The tasks that wait for their tables, and the stores that are not in tables yet.
 
     Args:
         tables: the tables of the app, including those that are added later.
         standby_replicas: number of standby copies of each partition.
-        start_at_end: whether topics without committed offsets are read from their ends.
 
     Attributes:
         restored_total: records read by finished restores.
@@ -156,20 +149,17 @@ class Restoration:
 
     def __init__(
         self,
-        app_id: str,
         stores: StoreDirectory,
         admin: Admin,
         tables: Iterable[Table],
         *,
         standby_replicas: int = 0,
-        start_at_end: bool = False,
     ) -> None:
-        self._app_id, self._stores, self._admin, self._tables = app_id, stores, admin, tables
-        self._start_at_end = start_at_end
+        self._stores, self._admin, self._tables = stores, admin, tables
         self._replicas = standby_replicas
         self._lock = asyncio.Lock()
         self._reader = ChangelogReader(stores.cluster)
-        self._waiting = Assignment()
+        self._waiting: dict[TaskId, list[TopicPartition]] = {}
         self._states: dict[TopicPartition, PartitionState] = {}
         self._goals: dict[TopicPartition, _Goal] = {}
         self._done = _Done()
@@ -177,15 +167,21 @@ class Restoration:
         self._offsets_left = 0
         self.restored_total = 0
 
-    async def begin(self, assignment: Assignment, group: GroupMember) -> None:
-        """Begin to restore assigned partitions: find or open their stores, and read their changelogs.
+    async def begin(self, tasks: Callable[[], Mapping[TaskId, Iterable[str]]], group: GroupMember) -> None:
+        """Begin to restore the tables of tasks: find or open their stores, and read their changelogs.
+
+        Args:
+            tasks: returns all tasks that wait for their tables -> the names of these.
 
         Raises:
             Stop: a store is in use or beyond its changelog's end, or no broker answers.
         """
         async with self._lock:
-            self._waiting.add(assignment)
-            wanted = self._partitions_of({owned.partition for owned in group.owned})
+            found = {
+                task: self._partitions_of((name, task.partition) for name in names) for task, names in tasks().items()
+            }
+            self._waiting = {task: list(partitions) for task, partitions in found.items()}
+            wanted = {at: one for partitions in found.values() for at, one in partitions.items()}
             copies = {at: found for at, found in self._global_partitions().items() if at not in wanted}
             for table in self._tables:
                 for p, state in table.take_suspended().items():
@@ -204,10 +200,10 @@ class Restoration:
                     self._restore(at, table, begins[at], ends[at])
             self._follow(sorted(self._states.keys() - wanted.keys()))
 
-    async def keep_standby(self, numbers: set[int]) -> None:
-        """Keep standby copies of the partitions with these numbers, and of no others except global tables'."""
+    async def keep_standby(self, partitions: Iterable[tuple[str, int]]) -> None:
+        """Keep standby copies of these partitions of tables, and of no others except global tables'."""
         async with self._lock:
-            wanted = {at: found for at, found in self._partitions_of(numbers).items() if not self._is_waiting(at)}
+            wanted = {at: found for at, found in self._partitions_of(partitions).items() if not self._is_waiting(at)}
             copies = {at for at in self._states if not self._is_waiting(at)}
             self._close(copies - wanted.keys() - self._global_partitions().keys())
             missing = {at: found for at, found in wanted.items() if at not in self._states}
@@ -221,13 +217,13 @@ class Restoration:
                     self._states[at] = state
             self._follow(sorted(wanted.keys() & self._states.keys()))
 
-    def _partitions_of(self, numbers: Iterable[int]) -> dict[TopicPartition, tuple[Table, int]]:
-        """Return the tables' partitions with these numbers that the tables do not show yet."""
+    def _partitions_of(self, partitions: Iterable[tuple[str, int]]) -> dict[TopicPartition, tuple[Table, int]]:
+        """Return those partitions of tables that exist and that the tables do not show yet, by their changelogs."""
+        tables = {table.name: table for table in self._tables}
         return {
             TopicPartition(table.changelog_name, p): (table, p)
-            for table in self._tables
-            for p in numbers
-            if p < table.changelog_partitions and p not in table.states
+            for name, p in partitions
+            if p < (table := tables[name]).changelog_partitions and p not in table.states
         }
 
     def _global_partitions(self) -> dict[TopicPartition, tuple[Table, int]]:
@@ -241,7 +237,7 @@ class Restoration:
         }
 
     def _is_waiting(self, at: TopicPartition) -> bool:
-        return any(waiting.partition == at[1] for waiting in self._waiting.starts)
+        return any(at in partitions for partitions in self._waiting.values())
 
     def _follow(self, partitions: Iterable[TopicPartition]) -> None:
         """Follow changelog partitions without an end; global tables show theirs."""
@@ -294,23 +290,21 @@ class Restoration:
                 table.remote_states.pop(at[1], None)
         return self._states.pop(at)
 
-    def revoke(self, revoked: set[TopicPartition]) -> None:
-        """Forget revoked partitions. Their changelogs are read until it is known whether they return at once."""
-        self._waiting.drop(revoked)
+    def revoke(self, tasks: Iterable[TaskId]) -> None:
+        """Forget tasks that were revoked. Their changelogs are read until it is known whether they return at once."""
+        for task in tasks:
+            self._waiting.pop(task, None)
 
     @property
     def waiting(self) -> bool:
-        """True if assigned partitions are not active yet, or global tables are not complete yet."""
-        return bool(self._waiting.starts or self._goals)
+        """True if tasks wait for their tables, or global tables are not complete yet."""
+        return bool(self._waiting or self._goals)
 
-    def ready(self) -> Assignment | None:
-        """Give restored partitions to their tables.
-
-        Returns:
-            The partitions that can become active now; None if there are none.
+    def ready(self) -> list[TaskId]:
+        """Give restored partitions to their tables, and return the tasks that can run now.
 
         Raises:
-            Stop: no record has arrived for too long, or see `refuse_double_counting`.
+            Stop: no record has arrived for too long.
         """
         self._reader.raise_failed()
         self._check_progress()
@@ -318,14 +312,10 @@ class Restoration:
         for at in [at for at in global_goals if self._is_at_end(at) and not self._is_waiting(at)]:
             self._reach(at, self._goals.pop(at))
         if not all(map(self._is_at_end, global_goals)):
-            return None
-        numbers = {waiting.partition for waiting in self._waiting.starts}
-        done = {number for number in numbers if all(map(self._is_at_end, self._of(number)))}
-        if not done:
-            self._finish()
-            return None
+            return []
+        done = [task for task, partitions in self._waiting.items() if all(map(self._is_at_end, partitions))]
         by_name = {table.changelog_name: table for table in self._tables}
-        for at in [at for number in done for at in self._of(number)]:
+        for at in [at for task in done for at in self._waiting.pop(task)]:
             if at in self._goals:
                 self._reach(at, self._goals.pop(at))
             self._reader.stop([at])
@@ -334,19 +324,13 @@ class Restoration:
             state.store.end_restore()
             state.content.check()
             by_name[at[0]].add_partition(at[1], state)
-        ready = self._waiting.take(done)
         self._finish()
-        refuse_double_counting(self._app_id, self._tables, ready, at_end=self._start_at_end)
-        return ready
+        return done
 
     def _reach(self, at: TopicPartition, goal: _Goal) -> None:
         self._done.records += self._reader.records(at) - goal.records_before
         self._done.offsets += goal.end - goal.begin
         self._done.partitions += 1
-
-    def _of(self, number: int) -> list[TopicPartition]:
-        candidates = (TopicPartition(table.changelog_name, number) for table in self._tables)
-        return [at for at in candidates if at in self._states]
 
     def _is_at_end(self, at: TopicPartition) -> bool:
         goal = self._goals.get(at)
@@ -376,7 +360,7 @@ class Restoration:
     def progress(self) -> RestoreProgress | None:
         """Progress of the running restore; None if none is running."""
         goals, done = self._goals, self._done
-        if not goals and not (done.partitions and self._waiting.starts):
+        if not goals and not (done.partitions and self._waiting):
             return None
         left = [max(0, goal.end - self._states[at].store.position) for at, goal in goals.items()]
         return RestoreProgress(
@@ -402,34 +386,3 @@ async def call_with_heartbeats(group: GroupMember, call: Callable[P, T], *args: 
         await asyncio.wait({task}, timeout=_HEARTBEAT_S)
         group.keep_alive()
     return task.result()
-
-
-def refuse_double_counting(
-    group: str, tables: Iterable[Table], assignment: Assignment, *, at_end: bool = False
-) -> None:
-    """Refuse to start a topic without committed offsets while tables already have content.
-
-    Reading it from its beginning would count history twice, reading it from its end would skip records.
-
-    Args:
-        at_end: whether topics without committed offsets are read from their ends.
-
-    Raises:
-        Stop: the offsets are lost, but the tables' content is not.
-    """
-    for at in assignment.uncommitted:
-        content = [t.name for t in tables if at.partition in t.states and len(t.states[at.partition].store)]
-        if content and at.topic in assignment.recreated:
-            raise Stop(
-                f"topic {at.topic} was deleted and recreated, but table {content[0]} has content from before: reading "
-                "the new topic would add to it",
-                hint=f"to add to it, set the offsets of group {group} in {at.topic} to 0 with kafka-consumer-groups; "
-                f"otherwise delete the changelog topics of {group} to recompute everything",
-            )
-        if content and not assignment.committed_beside(at):
-            raise Stop(
-                f"group {group} has no committed offsets, but table {content[0]} has content: reading {at.topic} from "
-                + ("its end would skip records" if at_end else "its beginning would count history twice"),
-                hint="offsets expire after a week without a member: set them with kafka-consumer-groups, or delete "
-                f"the changelog topics of {group} to recompute everything",
-            )

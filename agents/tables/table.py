@@ -36,7 +36,7 @@ from .open_partition import K, OpenPartition, V
 from .partition_state import PartitionState
 from .store import MemoryStore, Store
 from .stored_content import StoredContent
-from .table_errors import no_partition, not_writable
+from .table_errors import no_partition, no_source, not_writable
 from .uncommitted_writes import UncommittedWrites
 
 __all__ = ["Table"]
@@ -80,6 +80,8 @@ class Table(MutableMapping[K, V]):
         ttl_ms: time-to-live of keys in ms; None if they do not expire.
         store_scheme: kind of the stores, `memory` or `rocksdb`.
         is_global: whether every worker holds the whole table.
+        source_topics: topics with as many partitions as the table; agents of other topics can neither read nor write
+            it. None: not known, all can.
         uncommitted: what agents have done to the table since the last commit.
         state_fields: fields of values that are no results, but the states of a flow's aggregates.
     """
@@ -113,6 +115,7 @@ class Table(MutableMapping[K, V]):
         self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)
         self.changelog_topic: ChangelogTopic | None = None
         self.changelog_partitions = 0
+        self.source_topics: frozenset[str] | None = None
         self.state_fields: frozenset[str] = frozenset()
         self.states: dict[int, PartitionState] = {}
         self._suspended: dict[int, PartitionState] = {}
@@ -177,7 +180,17 @@ class Table(MutableMapping[K, V]):
             return self.uncommitted.at(step.partition, state)
         if self.is_global:
             return None  # an agent of a topic with more partitions than the table has can read it
+        self.check_source(step.topic)
         raise no_partition(self, step.topic, step.partition)
+
+    def check_source(self, topic: str) -> None:
+        """Refuse agents of topics with another number of partitions than the table has.
+
+        Raises:
+            Usage: the topic has another number.
+        """
+        if self.source_topics is not None and topic not in self.source_topics and not self.is_global:
+            raise no_source(self, topic)
 
     def new_partition(self, state: PartitionState) -> OpenPartition[K, V]:
         """Return a partition as agents see it."""

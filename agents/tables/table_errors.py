@@ -10,7 +10,7 @@ from ..running_agent import RUNNING_AGENT
 if TYPE_CHECKING:
     from .table import Table
 
-__all__ = ["no_partition", "not_writable", "partition_mismatch"]
+__all__ = ["no_partition", "no_source", "not_writable", "partition_mismatch"]
 
 _KEYS_MOVED = (
     "if partitions were added to a live topic, its keys have moved and the table has to be recomputed under another "
@@ -24,6 +24,16 @@ def no_partition(table: Table, topic: str, partition: int) -> Stop:
         f"table {table.name}: partition {partition} of topic {topic} has no matching partition in the "
         f"changelog, which has {table.changelog_partitions} partitions",
         hint=f"a table and the topics whose agents write to it need the same number of partitions; {_KEYS_MOVED}",
+    )
+
+
+def no_source(table: Table, topic: str) -> Stop:
+    """Return the error of an agent whose topic has another number of partitions than the table."""
+    return Usage(
+        f"table {table.name}: an agent of topic {topic} uses it, which does not have the {table.changelog_partitions} "
+        f"partitions of the changelog {table.changelog_name}",
+        hint="give both the same number (partitions=…), repartition the stream with group_by, or, if the agent only "
+        f"reads the table, declare it with app.GlobalTable; {_KEYS_MOVED}",
     )
 
 

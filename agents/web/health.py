@@ -17,6 +17,7 @@ from aiohttp.web import Request
 from faust import web
 
 from ...topics import clock
+from ...topics.topic_partition import listed
 from ..runtime import runtime_of
 from .metrics import CONTENT_TYPE, exposition
 
@@ -58,6 +59,9 @@ def not_ready(runtime: Runtime) -> str:
         return _restoring(runtime) or "no partitions assigned yet"
     if status.rebalancing:
         return _restoring(runtime) or "rebalancing"
+    if missing := status.missing:
+        task, partitions = next(iter(missing.items()))
+        return f"task {task} needs {listed(partitions)}, which another worker has"
     limit, lag = status.settings.ready_lag_records, sum(status.lags().values())
     if limit is not None and lag > limit:
         return f"{lag:,} records behind, the limit is {limit:,}"

@@ -56,7 +56,7 @@ class KeyRouter(FaustRouter):
         """
         table = cast("Table", self.app.tables[table_name])
         partitions = self._partitions(table, [key])
-        if not partitions or runtime_of(self.app).status.serves(partitions[0].partition):
+        if not partitions or runtime_of(self.app).status.serves(table.name, partitions[0].partition):
             raise SameNode
         return await self._ask(partitions[0], web, request)
 
@@ -75,7 +75,7 @@ class KeyRouter(FaustRouter):
             meant = request.headers.get(PARTITION)
             partitions = [at for at in partitions if str(at.partition) == meant] if meant else partitions[:1]
         answer = None
-        for at in [at for at in partitions if not status.serves(at.partition)]:
+        for at in [at for at in partitions if not status.serves(table.name, at.partition)]:
             answer = await self._ask(at, web, request)
             if answer.status != NOT_FOUND:
                 break
@@ -86,7 +86,7 @@ class KeyRouter(FaustRouter):
     async def _ask(self, at: TopicPartition, web: Web, request: Request) -> Response:
         runtime = runtime_of(self.app)
         registry, partition = runtime.worker_registry, f"partition {at.partition} of {at.topic}"
-        if any(owned.partition == at.partition for owned in runtime.status.owned):
+        if at in runtime.status.owned:
             progress = runtime.status.restoring
             left = f": {progress.offsets_left:,} offsets left" if progress is not None else ""
             return _refused(web, f"{partition} is being restored here{left}")

@@ -21,6 +21,7 @@ their partition.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,7 +130,8 @@ class OneKey(_View):
                     if candidate in table:
                         return self.answer(table.plain(table[candidate]))
                     continue
-                found = _by_partition(table, candidate, runtime_of(self.app).status.serves)
+                serves = partial(runtime_of(self.app).status.serves, table.name)
+                found = _by_partition(table, candidate, serves)
             except Undecodable:
                 raise
             except BadRecord:

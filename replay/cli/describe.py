@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...agents.task_groups import task_groups
 from .common_options import app_name
 from .console import out, plain
 from .logs import log_to_stderr
@@ -23,6 +24,9 @@ __all__ = ["agents_grid", "describe"]
 def describe(context: click.Context) -> None:
     """Show what an app is made of, without a cluster: agents, topics, tables, flows, settings that the program sets.
 
+    Task groups are the topics whose partitions of one number are processed by one worker, with their tables. They
+    follow from the numbers of partitions that the program declares; topics that exist may have others.
+
     \b
     Example:
       anabranch -A shop describe
@@ -36,7 +40,8 @@ def describe(context: click.Context) -> None:
         runtime.declared_broker or "not declared: --bootstrap-server, KAFKA_BOOTSTRAP_SERVERS, or the embedded one"
     )
     out.print(f"[bold]{plain(runtime.app_id)}[/bold]  {guarantee}   cluster {plain(cluster)}", markup=True)
-    for title, grid in (("agents", agents_grid(runtime)), ("topics", _topics(runtime)), ("tables", _tables(runtime))):
+    grids = {"agents": agents_grid(runtime), "topics": _topics(runtime), "tables": _tables(runtime)}
+    for title, grid in {**grids, "task groups": _groups(runtime)}.items():
         if grid.row_count:
             out.print(f"\n[bold]{title}[/bold]", markup=True)
             out.print(grid)
@@ -85,6 +90,19 @@ def _tables(runtime: Runtime) -> Grid:
     for table in runtime.tables:
         types = _type(table.key_type), _type(table.value_type)
         grid.add_row(table.name, *types, table.store_scheme, table.changelog_name, table.help or "")
+    return grid
+
+
+def _groups(runtime: Runtime) -> Grid:
+    grid = _grid("group", "tasks", "topics", "tables")
+    default = runtime.conf.topic_partitions
+    channels: list[Any] = [agent.channel for agent in runtime.app.agents.values() if hasattr(agent.channel, "topics")]
+    joined = [list(topic.topics) for topic in channels]
+    counts = {name: topic.partitions or default for topic in channels for name in topic.topics}
+    most = max(counts.values(), default=default)
+    tables = {table.name: table.partitions or most for table in runtime.tables}
+    for group in sorted(set(task_groups(joined, counts, tables).values()), key=lambda group: group.name):
+        grid.add_row(group.name, str(group.partitions), ", ".join(group.topics), ", ".join(group.tables))
     return grid
 
 

@@ -110,7 +110,7 @@ def store_faults(kafka: MemoryKafka, workers: Iterable[SimulatedWorker]) -> Iter
         if worker.app is None:
             continue
         runtime = runtime_of(worker.app)
-        for at in runtime.context.router.active:
+        for at in runtime.status.active:
             if at in owners:
                 yield f"{at.topic}[{at.partition}] is active on workers {owners[at]} and {worker.number}"
             owners[at] = worker.number

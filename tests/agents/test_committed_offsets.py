@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from anabranch.agents.assigned_partitions import Assignment
 from anabranch.agents.engine.committed_offsets import MAX_METADATA_BYTES, offsets_to_commit, read_agent_offsets
 from anabranch.topics.errors import Stop
 from anabranch.topics.topic_partition import TopicPartition
@@ -78,10 +77,3 @@ def test_as_much_as_kafka_takes_is_written_and_more_is_refused() -> None:
 def test_what_is_counted_is_bytes() -> None:
     with pytest.raises(Stop):
         offsets_to_commit({P0: 3}, {(P0, "ü" * (MAX_METADATA_BYTES // 2)): 7})
-
-
-def test_a_committed_offset_is_beside_a_partition_where_any_topic_has_one_of_the_same_number() -> None:
-    other = TopicPartition("refunds", 0)
-    assignment = Assignment(starts={P0: 0, other: 5, P1: 0}, uncommitted=[P0, P1])
-    assert assignment.committed_beside(P0)
-    assert not assignment.committed_beside(P1)

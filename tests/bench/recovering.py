@@ -43,7 +43,7 @@ SESSION_S = 6.0
 _HERE = Path(__file__).parent
 _SETTLE_S = 2.0
 _AFTER_S = 3.0
-_COPIES = "keeping standby copies of partitions"
+_COPIES = "keeping standby copies of tasks"
 
 
 class WorkerGroup:

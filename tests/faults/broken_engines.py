@@ -21,6 +21,8 @@ from anabranch.agents.engine.group_consumer import GroupConsumer
 from anabranch.agents.engine.loop import Engine
 from anabranch.agents.engine.rebalance import Rebalance
 from anabranch.agents.engine.router import Router
+from anabranch.agents.engine.task import Tasks
+from anabranch.agents.engine.task_states import Event, State
 from anabranch.agents.tables.changelog_reader import ChangelogReader
 from anabranch.agents.tables.open_partition import OpenPartition
 from anabranch.agents.tables.partition_state import PartitionState
@@ -240,8 +242,9 @@ def offsets_are_taken_at_the_end_of_the_commit() -> Generator[None]:
 
     def completed(real: Any) -> Any:
         def complete(self: Any, queued: QueuedCommit) -> Any:
-            router: Any = epochs[id(queued.request)]._router
-            progress = {at: offset for at, offset in router.progress().items() if at in router.active}
+            epoch: Any = epochs[id(queued.request)]
+            router, active = epoch._router, epoch._tasks.active
+            progress = {at: offset for at, offset in router.progress().items() if at in active}
             queued.request.offsets[:] = offsets_to_commit(progress, router.agent_offsets(progress))
             return real(self, queued)
 
@@ -256,7 +259,7 @@ def progress_is_noted_at_the_end_of_the_commit() -> Generator[None]:
     """A rollback after the commit delivers nothing of the epoch that filled beside it."""
 
     def made(real: Any) -> Any:
-        return lambda self, offsets, progress: real(self, offsets, self.stream_progress())
+        return lambda self, progress: real(self, self.stream_progress())
 
     with swapped(Router, "committed", made):
         yield
@@ -384,9 +387,12 @@ def a_rollback_keeps_cached_values() -> Generator[None]:
 def a_rollback_does_not_deliver_again() -> Generator[None]:
     def made(real: Any) -> Any:
         def redeliver(self: Any) -> None:
-            kept, self._kept = self._kept, {}
+            kept = [(input, list(input.kept)) for input in self._tasks.active.values()]
+            for input, _ in kept:
+                input.kept.clear()
             real(self)
-            self._kept = kept
+            for input, batches in kept:
+                input.kept.extend(batches)
 
         return redeliver
 
@@ -450,7 +456,7 @@ def ends_of_earlier_transactions_are_forgotten() -> Generator[None]:
 
 @broken_engine(faults="rebalance,kill")
 def a_revoke_neither_commits_nor_rolls_back() -> Generator[None]:
-    with swapped(Rebalance, "revoked", lambda _: lambda self, revoked: self._forget(revoked)):
+    with swapped(Rebalance, "revoked", lambda _: lambda self, revoked: self._forget(revoked, Event.REVOKE)):
         yield
 
 
@@ -459,14 +465,15 @@ def records_of_a_revoked_partition_are_processed() -> Generator[None]:
     """Records that are kept for a rollback are delivered again, whoever owns their partition by then."""
 
     def made(real: Any) -> Any:
-        def forget(self: Any, gone: Any) -> None:
-            kept, routes = dict(self._kept), dict(self._routes)
-            real(self, gone)
-            self._kept, self._routes = kept, routes
+        def revoke(self: Any, gone: Any, event: Event = Event.REVOKE) -> Any:
+            active = dict(self.active)
+            ended = real(self, gone, event)
+            self.active |= {at: input for at, input in active.items() if at in gone}
+            return ended
 
-        return forget
+        return revoke
 
-    with swapped(Router, "forget", made):
+    with swapped(Tasks, "revoke", made):
         yield
 
 
@@ -475,20 +482,21 @@ def an_assignment_keeps_what_is_revoked_meanwhile() -> Generator[None]:
     """Partitions that are revoked while their assignment is taken over become active nevertheless."""
 
     def made(real: Any) -> Any:
-        def forget(self: Any, revoked: Any) -> None:
-            self._taking = None
-            real(self, revoked)
+        def revoke(self: Any, gone: Any, event: Event = Event.REVOKE) -> Any:
+            waiting = self.in_state(State.CREATED) + self.in_state(State.RESTORING)
+            kept = {input.at for task in waiting for input in task.inputs.values()}
+            return real(self, set(gone) - kept, event)
 
-        return forget
+        return revoke
 
-    with swapped(Rebalance, "_forget", made):
+    with swapped(Tasks, "revoke", made):
         yield
 
 
 @broken_engine(faults="rebalance")
 def a_lost_partition_is_committed() -> Generator[None]:
     """When partitions are lost, the epoch is kept and goes on."""
-    with swapped(Rebalance, "partitions_lost", lambda _: lambda self, lost: self._forget(lost)):
+    with swapped(Rebalance, "partitions_lost", lambda _: lambda self, lost: self._forget(lost, Event.LOSE)):
         yield
 
 
@@ -497,13 +505,13 @@ def agent_offsets_are_not_skipped() -> Generator[None]:
     """All agents start at the committed offset of the partition."""
 
     def made(real: Any) -> Any:
-        def begin(self: Any, assignment: Any) -> None:
+        def assign(self: Any, assignment: Any) -> None:
             assignment.agent_offsets = {}
             real(self, assignment)
 
-        return begin
+        return assign
 
-    with swapped(Router, "begin", made):
+    with swapped(Tasks, "assign", made):
         yield
 
 
