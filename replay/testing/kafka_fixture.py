@@ -17,6 +17,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
 from ...topics.identifiers import random_hex
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KafkaFixture", "provide_kafka"]
 
+_PATIENCE_S = 10.0
 _IMAGE = "apache/kafka:{}"
 
 
@@ -67,6 +69,7 @@ def provide_kafka() -> Generator[KafkaFixture]:
     """Provide the Kafka that the environment chooses, and stop what was started for it.
 
     Raises:
+        Stop: no broker answers at `HOST:PORT`.
         Usage: the variable has another value, or the container cannot be started.
     """
     choice = os.environ.get("ANABRANCH_TEST_BROKER", "embedded")
@@ -87,6 +90,8 @@ def provide_kafka() -> Generator[KafkaFixture]:
 
             yield KafkaFixture(MemoryKafka().cluster())
         case _ if ":" in choice:
-            yield KafkaFixture(Cluster.named(choice))
+            cluster = Cluster.named(choice)
+            Admin(cluster, patience_s=_PATIENCE_S).cluster_id()  # once, instead of a wait of each test
+            yield KafkaFixture(cluster)
         case _:
             raise Usage(f"ANABRANCH_TEST_BROKER={choice} is no Kafka", hint="embedded, container, memory or HOST:PORT")

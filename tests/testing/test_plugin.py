@@ -269,3 +269,33 @@ def test_options_in_the_wrong_place_are_named(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*pytest.mark.anabranch(200)*", "*name the options: seeds=200, faults='kill'*"])
     result.stdout.fnmatch_lines(["*pytest.mark.anabranch(seed=…): no such option*", "*did you mean seeds?*"])
     result.stdout.fnmatch_lines(["*a simulation without inputs*"])
+
+
+def test_an_error_of_set_up_is_short_and_is_shown_in_full_once(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makepyfile(broken="import anabranch\napp = anabranch.App('broken')\nlimit = 1 / 0\n")
+    project.makepyfile(
+        """
+import pytest
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_world(anabranch_world, number):
+    anabranch_world("broken:app")
+
+def test_simulation(anabranch_sim):
+    anabranch_sim("broken:app", inputs={"orders": [1]})
+
+def test_kafka(anabranch_kafka):
+    pass
+"""
+    )
+    monkeypatch.setenv("ANABRANCH_TEST_BROKER", "nowhere")
+    done = run(project)
+    done.assert_outcomes(failed=3, errors=1)
+    said = done.stdout.str()
+    assert said.count("> limit = 1 / 0") + said.count(">   limit = 1 / 0") == 1
+    assert said.count("(as in test_an_error_of_set_up_is_short_and_is_shown_in_full_once.py::test_world[1])") == 2
+    assert "Usage: ANABRANCH_TEST_BROKER=nowhere is no Kafka" in said
+    assert "app_source.py" not in said
+    assert "kafka_fixture.py" not in said
