@@ -26,6 +26,7 @@ __all__ = [
     "World",
     "col",
     "current_event",
+    "pseudonym",
     # aggregates of a flow
     "Aggregate",
     "ApproxDistinct",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         Topic,
         col,
         current_event,
+        pseudonym,
     )
     from .replay.testing.simulation import Simulation
     from .replay.testing.world import World

@@ -11,7 +11,7 @@ from .engine.settings import EngineSettings, PackedLimits
 from .event import Event, RecordBatch
 from .failure_policy import Retry
 from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
-from .flows.expressions import Expression, col
+from .flows.expressions import Expression, col, pseudonym
 from .flows.flow import Flow, KeyedFlow
 from .flows.hyperloglog import ApproxDistinct
 from .stream import Stream
@@ -33,6 +33,7 @@ __all__ = [
     "Table",
     "Topic",
     "col",
+    "pseudonym",
     "current_event",
     # aggregates of a flow
     "Aggregate",

@@ -295,7 +295,7 @@ def _check_options(options: Mapping[str, object]) -> None:
     """
     known = {"on_failure", *inspect.signature(FaustAgent.__init__).parameters} - {"kwargs"}
     if not isinstance(options.get("channel"), ChannelT):
-        known |= {"partitioner", *inspect.signature(FaustApp.topic).parameters}
+        known |= {"partitioner", "private", *inspect.signature(FaustApp.topic).parameters}
     for name in options:
         if name not in known:
             near = did_you_mean(name, known)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import tzinfo
 from functools import wraps
 from pathlib import Path
@@ -46,6 +46,7 @@ from .engine.settings import EngineSettings
 from .faust_adapter.faust_settings import Settings, check_names, check_settings
 from .faust_adapter.transport import TableManager, Transport
 from .faust_adapter.unsampled_monitor import UnsampledMonitor
+from .private_names import checked_names
 from .replies import ReplyConsumer
 from .runtime import Runtime
 from .stream import Stream
@@ -225,9 +226,11 @@ class App(faust.App):
         key_type: object = None,
         value_type: object = None,
         partitioner: RangePartitioner | None = None,
+        private: Collection[str] = (),
         **options: Any,
     ) -> Topic:
         """Describe a topic; see `TopicDeclaration`."""
+        private = checked_names(f"topic {' '.join(topics)}", private, value_type)
         if not options.get("has_prefix"):
             topics = tuple(map(self._runtime.resolve_topic, topics))
         for name in topics:
@@ -237,6 +240,7 @@ class App(faust.App):
         types: dict[str, Any] = {"key_type": key_type, "value_type": value_type}
         made = cast("Topic", super().topic(*topics, **types, **options))
         made.partitioner = partitioner
+        made.private = private
         for name in made.topics:
             self._runtime.described.setdefault(name, made)
         return made
@@ -317,9 +321,15 @@ class App(faust.App):
             local=options.get("local", False),
             step=lambda: self._runtime.agent_step,
         )
+        private = checked_names(f"table {name}", options.get("private") or (), value_type)
         table.changelog_topic = self.topic(
-            f"{self.conf.id}-{name}-changelog", has_prefix=True, partitions=partitions, compacting=True
+            f"{self.conf.id}-{name}-changelog",
+            has_prefix=True,
+            partitions=partitions,
+            compacting=True,
+            private=private,
         )
+        table.private_names = self._runtime.private
         self.tables.add(cast(Any, table))
         return table
 

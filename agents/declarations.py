@@ -11,7 +11,7 @@ A type that the program does not declare is `Any`: keys and values are untyped J
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -182,6 +182,8 @@ class TopicOptions(TypedDict, total=False):
         config: topic configuration under Kafka's names, for when the topic is created.
         key_serializer, value_serializer: Faust's codecs; see `Topic`.
         partitioner: maps keys to partitions by range instead of by hash.
+        private: fields that commands, logs and web views do not show, such as `["email", "user.phone"]`; `$key` and
+            `$value` stand for the whole key and value. See docs/privacy.md.
     """
 
     partitions: int | None
@@ -193,6 +195,7 @@ class TopicOptions(TypedDict, total=False):
     key_serializer: CodecT | str | None
     value_serializer: CodecT | str | None
     partitioner: RangePartitioner | None
+    private: Collection[str]
     pattern: object
     schema: object
     acks: bool
@@ -238,6 +241,7 @@ class TableOptions(TypedDict, total=False):
         store: `memory://`, or `rocksdb://` for a table on disk; default: the app's `store`.
         ttl: seconds of event time after which a key expires that is not written again.
         local: the same key may be in several partitions, and results name the partition.
+        private: fields of the values that are not shown, as in `TopicOptions`.
     """
 
     partitions: int | None
@@ -246,6 +250,7 @@ class TableOptions(TypedDict, total=False):
     store: _Url | None
     ttl: Seconds | None
     local: bool
+    private: Collection[str]
 
 
 class TopicDeclaration(Protocol):

@@ -13,6 +13,7 @@ from faust.models import maybe_model
 
 from ..topics import threads
 from ..topics.cluster import Cluster
+from ..topics.errors import described
 from ..topics.threads import daemon_thread
 from .runtime import runtime_of
 
@@ -75,7 +76,7 @@ class ReplyConsumer(FaustReplyConsumer):
                         known = self._waiting.pop(reply.correlation_id, ())
                     except Exception as exc:  # noqa: BLE001 (the topic may hold anything)
                         at = f"{message.topic()}[{message.partition()}]@{message.offset()}"
-                        logger.warning("replies: %s is not an answer: %s: %s", at, type(exc).__name__, exc)
+                        logger.warning("replies: %s is not an answer: %s", at, described(exc))
                         continue
                     # A second answer to a question is ignored: agents may yield twice, and questions be processed
                     # twice.

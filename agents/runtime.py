@@ -18,6 +18,7 @@ from ..topics.admin import Admin, is_topic_name
 from ..topics.cluster import Cluster
 from ..topics.errors import BadRecord, Usage
 from ..topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
+from ..topics.private_fields import PrivateNames
 from ..topics.topic_partition import TopicPartition
 from .engine.agent_context import AgentContext
 from .engine.loop import Engine
@@ -63,6 +64,7 @@ class Runtime:
         described: name -> the topic that the program has described first under it.
         flows: the flows of the program, as people read them.
         commands: the program's commands for the command line (`@app.command`).
+        private: the private fields of topics and tables.
         agent_step: the running step of an agent, which tells tables what to show.
     """
 
@@ -87,6 +89,7 @@ class Runtime:
         self.described: dict[str, Topic] = {}
         self.flows: list[FlowDescription] = []
         self.commands: list[type[AppCommand]] = []
+        self.private = PrivateNames(app_id)
         self.agent_step = AgentStep()
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, Unpack, cast, overload
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from faust.types import CodecT
     from faust.types.tuples import FutureMessage
 
+    from ..topics.private_fields import PrivateNames
     from .app import App
     from .declarations import Failure
     from .flows.aggregates import Aggregate, What
@@ -97,6 +98,7 @@ class Topic(faust.Topic, Generic[K, V]):
     Attributes:
         partitioner: how keys map to partitions, if the program declares it.
         former: name -> what the topic was called while it did not carry the app's id (`unread_topics.py`).
+        private: the fields that are not shown.
 
     Raises:
         Usage: it has a pattern instead of names, or its offsets are not to be committed.
@@ -107,6 +109,7 @@ class Topic(faust.Topic, Generic[K, V]):
         *args: Any,
         partitioner: RangePartitioner | None = None,
         former: Mapping[str, str] | None = None,
+        private: Collection[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -124,6 +127,7 @@ class Topic(faust.Topic, Generic[K, V]):
                 hint="offsets are committed together with what the agent did",
             )
         self.partitioner = partitioner
+        self.private = private
         self.former = former or {}
         self.streams: list[Stream] = []
         self.expected_streams = 1
@@ -159,6 +163,21 @@ class Topic(faust.Topic, Generic[K, V]):
             self._runtime.partitioners |= dict.fromkeys(self.topics, partitioner)
 
     @property
+    def private(self) -> Collection[str]:
+        return self._private
+
+    @private.setter
+    def private(self, names: Collection[str]) -> None:
+        self._private = names
+        for topic in self.topics:
+            self._runtime.private.declare(topic, names)
+
+    @property
+    def app_private(self) -> PrivateNames:
+        """The private fields of all topics and tables of the app."""
+        return self._runtime.private
+
+    @property
     def declared(self) -> object:
         """The declared type of the values, or `Ellipsis` where a serializer decodes them."""
         return ... if self._serializer else self.value_type
@@ -172,7 +191,12 @@ class Topic(faust.Topic, Generic[K, V]):
         return list(map(self.decode_value, encoded))
 
     def _clone_args(self) -> Mapping[str, object]:
-        return {**super()._clone_args(), "partitioner": self.partitioner, "former": self.former}
+        return {
+            **super()._clone_args(),
+            "partitioner": self.partitioner,
+            "former": self.former,
+            "private": self.private,
+        }
 
     def derive_topic(
         self, *, topics: Sequence[str] | None = None, internal: bool | None = None, prefix: str = "", **kwargs: Any

@@ -28,6 +28,7 @@ from ..topics.garbage_collector import seldom_collected
 from ..topics.identifiers import random_hex
 from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import HashPartitioner, Partitioner
+from ..topics.private_fields import NOTHING, PrivateFields
 from ..topics.producer import TransactionalProducer
 from .pipeline.column_profile import Profile
 from .pipeline.pace import Pace, PacedSource
@@ -87,6 +88,7 @@ class Player:
         runs_topic: the topic that stores the positions of runs.
         clock: for tests.
         value_type: of the topic, if it is known: the report says which values of the first records it refuses.
+        private: the topic's private fields, of which the report shows no values.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Player:
         batch_lines: int | None = None,
         clock: Clock | None = None,
         value_type: object = None,
+        private: PrivateFields = NOTHING,
     ) -> None:
         self._pipeline, self._pace, self._clock = (
             pipeline or Pipeline(),
@@ -140,7 +143,7 @@ class Player:
         self._warnings: list[str] = []
         self._dead_letters_ready = False
         self._counters = Counters()
-        self._profile = Profile(value_type, _PROFILED)
+        self._profile = Profile(value_type, _PROFILED, private=private)
 
     def stop(self) -> None:
         """Stop after the current transaction. May be called from a signal handler or another thread."""
@@ -319,7 +322,7 @@ class Player:
         if self._on_bad_line == "fail":
             raise bad[0]
         for line in bad[: _EXAMPLES - len(self._examples)]:
-            self._examples.append(f"{line.position}: {line.reason}")
+            self._examples.append(line.described)
             _logger.warning("bad line (%s) %s", self._on_bad_line, self._examples[-1])
         if self._on_bad_line == "skip":
             work.skipped += len(bad)

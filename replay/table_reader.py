@@ -27,6 +27,7 @@ from ..topics.cluster import Cluster
 from ..topics.durable_files import replace_file
 from ..topics.errors import Stop, Usage, described
 from ..topics.partition_reader import read_to_end
+from ..topics.private_fields import PrivateFields
 from ..topics.spelling import did_you_mean
 from ..topics.topic_partition import TopicPartition
 
@@ -167,6 +168,20 @@ class Snapshot:
         absent = [row for row in rows if row[at] is None]
         return sorted(present, key=lambda row: _sort_key(row[at]), reverse=descending) + absent
 
+    def shown(self, rows: list[list[object]]) -> list[list[object]]:
+        """Return rows of `rows` without private fields."""
+        columns, private = self.rows[0], self.table.private
+        if not private:
+            return rows
+        heads = 2 if self.table.local else 1
+        shown: list[list[object]] = []
+        for key, *cells in rows:
+            place, fields = cells[: heads - 1], dict(zip(columns[heads:], cells[heads - 1 :], strict=True))
+            structured = list(fields) != ["value"]
+            hidden = [private.cell(name, cell) if structured else private.value(cell) for name, cell in fields.items()]
+            shown.append([_shown_key(private, key, fields), *place, *hidden])
+        return shown
+
     def digest(self) -> str:
         """Return a digest of the content that does not depend on order: the sum of the pairs' hashes, modulo 2^128."""
         total = 0
@@ -217,7 +232,16 @@ def refuse_split_keys(
 
 def _shown_pair(table: Table, key: bytes, value: bytes) -> str:
     (cell,) = key_cells([table.key_codec.decode(key)])
-    return f"{cell} = {json_text(table.plain(table.value_codec.decode(value)))}"
+    plain = table.plain(table.value_codec.decode(value))
+    return f"{_shown_key(table.private, cell, plain)} = {json_text(table.private.value(plain))}"
+
+
+def _shown_key(private: PrivateFields, cell: object, value: object) -> object:
+    """Return the cell of a key without private fields."""
+    if private and isinstance(cell, str) and cell[:1] in ("{", "["):
+        hidden = private.key_bytes(cell.encode(), msgspec.json.encode(value, enc_hook=str))
+        return (hidden or b"").decode()
+    return private.key(cell, value)
 
 
 def key_cells(keys: Sequence[object]) -> list[object]:

@@ -26,11 +26,13 @@ from typing import Any
 import confluent_kafka
 import pytest
 from anabranch.replay.testing.broker_container import broker_container
+from anabranch.topics import private_texts
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import KAFKA_VERSION
 from anabranch.topics.memory.memory_kafka import MemoryKafka
+from anabranch.topics.printable import forget_secrets
 from confluent_kafka import KafkaError, Message, TopicPartition
 from hypothesis import settings
 
@@ -173,6 +175,15 @@ def started(chosen: Choice) -> Iterator[Cluster]:
     else:
         with EmbeddedBroker(on_progress=print) as embedded:
             yield Cluster(embedded.bootstrap_servers)
+
+
+@pytest.fixture(autouse=True)
+def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that has handled private fields hides the texts of errors; the next test shall see them."""
+    monkeypatch.delenv("ANABRANCH_SHOW_PRIVATE", raising=False)
+    yield
+    private_texts.forget()
+    forget_secrets()
 
 
 @pytest.fixture

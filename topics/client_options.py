@@ -70,8 +70,13 @@ def check_servers(servers: str) -> None:
     """Check the form of bootstrap servers.
 
     Raises:
-        Usage: one is not `host:port`.
+        Usage: one is not `host:port`, or holds a user or a password; the error does not show it.
     """
+    if "@" in servers:
+        raise Usage(
+            "the address of a broker holds a user or a password (not shown here), which Kafka does not take there",
+            hint="App(broker_credentials=…), -X sasl.username=… -X sasl.password=…, or KAFKA_SASL_PASSWORD",
+        )
     for server in servers.split(","):
         found = _SERVER.fullmatch(server.strip())
         scheme, port = (found["scheme"], found["port"]) if found is not None else (None, None)

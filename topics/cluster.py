@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, Producer
 from . import clock
 from .client_options import check_options, check_servers
 from .errors import Usage
+from .printable import hide_secrets
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -87,6 +88,9 @@ class Cluster:
     bootstrap_servers: str
     options: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    def __post_init__(self) -> None:
+        hide_secrets(self.secrets)
+
     @classmethod
     def named(
         cls,
@@ -154,9 +158,16 @@ class Cluster:
 
     @staticmethod
     def servers_of(broker: Any) -> str:
-        """Return the bootstrap servers of Faust's `broker`: `kafka://host:port`, several with `;` or as a list."""
+        """Return the bootstrap servers of Faust's `broker`: `kafka://host:port`, several with `;` or as a list.
+
+        Raises:
+            Usage: a URL holds a user or a password.
+        """
         urls = broker if isinstance(broker, list | tuple) else str(broker).split(";")
-        return ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)
+        servers = ",".join(str(url).split("://")[-1].rstrip("/") for url in urls)
+        if "@" in servers:
+            check_servers(servers)
+        return servers
 
     def __repr__(self) -> str:
         shown = {k: "***" if is_secret(k) else v for k, v in self.options.items()}

@@ -6,6 +6,8 @@ The topic is `<topic>.dlq`. Key and value are the bytes of the record. Its own h
 | --- | --- |
 | `anabranch-reason` | `decode`, `agent` or `line`; `refused`: an output without an agent that its topic refuses |
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
+| `anabranch-private` | names of the record's private fields, separated by commas, if it has any |
+| `anabranch-private-error` | the error with its message, if the one in `anabranch-error` is hidden |
 | `anabranch-source` | `topic[partition]@offset`, with `#row` for a row of a packed batch, or `file:line` |
 | `anabranch-topic`, `-partition`, `-offset`, `-row`, `-timestamp-ms` | position and time of the record, if known |
 | `anabranch-at` | `file:line` of the user's code that raised, and its function; if there is such code |
@@ -154,6 +156,8 @@ def dead_letter(
     value: bytes | None,
     reason: str,
     error: str,
+    private_error: str | None = None,
+    private: Iterable[str] = (),
     at: str | None = None,
     headers: Iterable[tuple[str, bytes | None]] | None = None,
     source: str | None = None,
@@ -167,10 +171,15 @@ def dead_letter(
     attempts: int | None = None,
     retry_topic: str | None = None,
 ) -> DeadLetter:
-    """Return the dead letter of a record of `topic`; facts that are None get no header."""
+    """Return the dead letter of a record of `topic`; facts that are None get no header.
+
+    The letter holds the whole record, so that it can be repaired and re-published: who may read the topic may see it.
+    """
     known: dict[str, object | None] = {
         "reason": reason,
         "error": error[:MAX_ERROR_CHARACTERS],
+        "private": ",".join(sorted(private)) or None,
+        "private-error": None if private_error in (None, error) else (private_error or "")[:MAX_ERROR_CHARACTERS],
         "at": at,
         "source": source,
         "topic": topic,

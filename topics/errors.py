@@ -20,6 +20,7 @@ import os
 from confluent_kafka import KafkaError, KafkaException
 
 from .printable import without_passwords
+from .private_texts import HIDDEN_TEXT, chained, hides_texts, is_raised_here, known_text, traceback_text
 
 __all__ = [
     "AnabranchError",
@@ -30,6 +31,7 @@ __all__ = [
     "Stop",
     "Usage",
     "described",
+    "formatted_traceback",
     "from_kafka",
     "is_fatal",
     "is_lost",
@@ -39,6 +41,7 @@ __all__ = [
     "kafka_cause",
     "kafka_error",
     "may_pass",
+    "message_of",
     "passes",
     "understood",
 ]
@@ -63,15 +66,34 @@ class AnabranchError(Exception):
         return f"{message}\n  hint: {self.hint}" if self.hint else message
 
 
-def described(error: BaseException) -> str:
-    """Return the type and the message of an error, in one line if the message is one line."""
+def described(error: BaseException, *, whole: bool = False) -> str:
+    """Return the type and the message of an error, in one line if the message is one line.
+
+    Args:
+        whole: with the message in any case; else it is hidden where it may quote a private field.
+    """
     try:
-        text = str(error)
+        text = str(error) if whole else message_of(error)
     except BaseException as exc:  # noqa: BLE001 (a class of the user's may raise anything)
         text = f"(its message cannot be shown: {type(exc).__name__})"
     if not text and isinstance(error, asyncio.CancelledError):
         text = "something that was awaited has been cancelled"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an error, or a note in its place if it may quote a private field."""
+    if not hides_texts() or (isinstance(error, AnabranchError) and is_raised_here(error)):
+        return str(error)
+    if isinstance(error, KafkaException) and error.args and isinstance(error.args[0], KafkaError):
+        return str(error)
+    text = known_text(error)
+    return (HIDDEN_TEXT if str(error) else "") if text is None else text
+
+
+def formatted_traceback(error: BaseException) -> str:
+    """Return the traceback of an error, in which messages that may quote a private field are hidden."""
+    return traceback_text(error, {id(each): message_of(each) for each in chained(error)})
 
 
 class Retriable(AnabranchError):

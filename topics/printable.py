@@ -8,8 +8,13 @@ hold a password.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-__all__ = ["printable", "utf8", "without_passwords"]
+__all__ = ["forget_secrets", "hide_secrets", "printable", "utf8", "without_passwords"]
+
+_SHORTEST_SECRET = 4  # hiding a shorter value would mask parts of ordinary words
+
+_secrets: set[str] = set()
 
 # C0 without tab and line feed, DEL, C1; then separators and invisible format characters, which end a line or change the
 # order in which it is read; surrogates stand for bytes that are not UTF-8, and cannot be written.
@@ -50,12 +55,24 @@ def utf8(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def hide_secrets(values: Iterable[str]) -> None:
+    """Have `without_passwords` replace these values, such as those of secret client options, in this process."""
+    _secrets.update(value for value in values if len(value) >= _SHORTEST_SECRET)
+
+
+def forget_secrets() -> None:
+    """Forget the values of `hide_secrets`; for tests."""
+    _secrets.clear()
+
+
 def without_passwords(text: str) -> str:
-    """Return a text without the passwords and signatures of its URLs.
+    """Return a text without the passwords and signatures of its URLs, and without this process's secrets.
 
     >>> without_passwords("https://ann:pass@host/a.csv?sig=1f0c&v=2")
     'https://ann:***@host/a.csv?sig=***&v=2'
     """
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
     if "://" not in text:
         return text
     return _SIGNED.sub(r"\1***", _USER.sub(r"\1\2:***@", text))

@@ -32,7 +32,7 @@ from uuid import UUID
 import msgspec
 
 from .equality import identical, identical_json, plainly_exact, same_value
-from .errors import BadRecord, Usage
+from .errors import BadRecord, Usage, described
 from .keys import as_key, has_one_form, json_element, json_key, plain, without_minus_zero
 
 __all__ = ["Codec", "codec", "decode_json_text", "key_codec", "set_codec", "value_codec"]
@@ -140,7 +140,7 @@ class Codec:
             raise
         except Exception as exc:
             raise BadRecord(
-                f"a {type(value).__qualname__} cannot be kept as {self.name}: {type(exc).__name__}: {exc}",
+                f"a {type(value).__qualname__} cannot be kept as {self.name}: {described(exc)}",
                 hint=_DECLARE,
             ) from exc
         if not same:

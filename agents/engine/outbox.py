@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...topics.errors import BadRecord, Stop
+from ...topics.errors import BadRecord, Stop, described
 from ...topics.output import Output
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Partials:
         except BadRecord:
             raise
         except Exception as exc:
-            raise BadRecord(f"a partial result cannot be sent: {type(exc).__name__}: {exc}") from exc
+            raise BadRecord(f"a partial result cannot be sent: {described(exc)}") from exc
 
 
 class Outbox:

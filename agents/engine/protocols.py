@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.partitioners import Partitioner, RangePartitioner
+from ...topics.private_fields import PrivateNames
 from ...topics.topic_partition import TopicPartition
 from ..failure_policy import Retry
 from ..tables.agent_step import AgentStep
@@ -143,6 +144,7 @@ class Host(Protocol):
     Attributes:
         run_id: id of the bounded run that the app processes; empty for the live app.
         partitioners: topic -> range partitioner, for topics that have one.
+        private: the private fields of topics and tables.
         stopped_by: the error that stopped the app; None if there is none.
         keep_identity: keep the static identity when leaving the group.
         history_complete: set once all of a bounded run's history is in Kafka; None if no run reports this.
@@ -152,6 +154,7 @@ class Host(Protocol):
 
     run_id: str
     partitioners: dict[str, RangePartitioner]
+    private: PrivateNames
     stopped_by: BaseException | None
     keep_identity: bool
     history_complete: threading.Event | None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from mode import want_seconds
 
@@ -15,6 +16,7 @@ from ...topics.dead_letter import HEADROOM_BYTES
 from ...topics.errors import BadRecord, Stop, Usage, is_refusal, kafka_cause
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import RangePartitioner
+from ...topics.private_registry import publish
 from ...topics.threads import daemon_thread
 from .protocols import DeclaredTopic, Host
 from .rejected_records import RecordsRefused
@@ -57,6 +59,9 @@ class TopicProvisioner:
         if ranged:
             registry, may_create = PartitionerRegistry(host.cluster, host.admin), host.conf.topic_allow_declare
             host.partitioners |= await daemon_thread(registry.agree if may_create else registry.compare, ranged)
+        if host.private.topics:
+            may_create = host.conf.topic_allow_declare
+            await daemon_thread(partial(publish, host.cluster, host.admin, host.private, may_create=may_create))
         if not host.conf.topic_allow_declare:
             return
         await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.declared])

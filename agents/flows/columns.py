@@ -243,6 +243,17 @@ class Column:
             raise NotVectorizable("integers that no float is equal to")
         return self.numbers.astype(np.float64)
 
+    def pseudonyms(self, call: Callable[[str], str | None]) -> Column:
+        """Return what `call` returns for texts, and for whole numbers as text; None for None."""
+        if self.kind == "null":
+            return self
+        if self.kind == "int":
+            texts = pa.array(self.numbers).cast(_TEXT)
+            return replace(self, kind="text", values=texts).pseudonyms(call)
+        if self.kind != "text":
+            raise NotVectorizable("pseudonyms of something else than text and whole numbers")
+        return replace(self.of_texts(call, "text"), null=self.null, bad=self.bad)
+
     def of_texts(self, call: Callable[[str], Any], kind: Literal["text", "bool", "int", "float"]) -> Column:
         """Return what a function of Python returns for each text; it is called once for each different text.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, cast
 
-from ...topics.errors import BadRecord, Stop
+from ...topics.errors import BadRecord, Stop, described
 from ...topics.packed import Rows, row_values
 from ..record_decoding import record_batch
 from ..tables.absent import ABSENT
@@ -267,7 +267,7 @@ class PendingResults:
             raise
         except Exception as exc:
             self._stream.queue.isolating = True
-            raise BadRecord(f"table {partition.table.name}: {type(exc).__name__}: {exc}") from exc
+            raise BadRecord(f"table {partition.table.name}: {described(exc)}") from exc
 
 
 def _columns(batch: QueuedBatch | RecordBatch, combiner: Combiner) -> Rows | None:

@@ -22,6 +22,7 @@ True
 | `.lower() .upper() .strip() .length()` | of text |
 | `.startswith(t) .endswith(t) .contains(t)` | of text |
 | `.to_int()`, `.to_float()` | of text, as Python's `int` and `float` |
+| `pseudonym("email", key="env:NAME")` | keyed hash of text or a whole number; see `topics/pseudonyms.py` |
 
 A missing field, None in arithmetic and a division by zero raise, and the element's record goes to the failure policy of
 the agent. The engine evaluates packed batches column by column with the same result, bit by bit; where it cannot
@@ -46,6 +47,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 from ...topics.errors import Usage
+from ...topics.pseudonyms import check_key_name, pseudonym_of
 
 if TYPE_CHECKING:
     from .columns import Column, Frame
@@ -60,6 +62,7 @@ __all__ = [
     "Value",
     "col",
     "part",
+    "pseudonym",
 ]
 
 Value: TypeAlias = str | int | float | bool | None
@@ -82,6 +85,21 @@ def part(name: str) -> OfElement:
 def col(name: str) -> Expression:
     """Return an expression for a field of an element; see `anabranch.agents.flows.expressions`."""
     return FieldReference(name)
+
+
+def pseudonym(of: Expression | str, *, key: str) -> Expression:
+    """Return the pseudonym of a field or an expression: 32 hexadecimal digits of a keyed hash; None for None.
+
+        orders.with_columns(email=pseudonym("email", key="env:PSEUDONYM_KEY"))
+
+    Args:
+        of: a field's name, or an expression; text or whole numbers.
+        key: the name of the secret key: `env:NAME` for an environment variable, `file:PATH` for a file.
+
+    Raises:
+        Usage: `key` is not the name of a key. A worker whose key cannot be read stops at the first record.
+    """
+    return Function("pseudonym", col(of) if isinstance(of, str) else of, check_key_name(key))
 
 
 class Expression:
@@ -433,4 +451,5 @@ FUNCTIONS: Mapping[str, FunctionDefinition] = {
     "contains": _of_text(str.__contains__, "bool"),
     "to_int": _of_text(lambda value, _: int(value), "int", lambda of: of.whole()),
     "to_float": _of_text(lambda value, _: float(value), "float", lambda of: of.as_floats()),
+    "pseudonym": FunctionDefinition(pseudonym_of, lambda of, key: of.pseudonyms(lambda text: pseudonym_of(text, key))),
 }

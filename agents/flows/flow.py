@@ -33,6 +33,7 @@ from typing_extensions import TypeVar
 
 from ...topics.errors import BadRecord, Stop, Usage
 from ...topics.keys import as_key
+from ...topics.private_fields import KEY, VALUE
 from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
 from ..runtime import runtime_of
@@ -43,6 +44,7 @@ from .description import FlowDescription, aggregate_text, value_text
 from .element_types import UNKNOWN, declarable, returned, type_of
 from .expressions import Expression, col
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
+from .private_keys import shows_private
 from .reducers import AggregateReducer, PairReducer, Reducer, check_json
 
 if TYPE_CHECKING:
@@ -226,9 +228,14 @@ class _Ending(Generic[K, T]):
         declared = UNKNOWN
         if isinstance(how, PairReducer):
             declared = (table.value_type or UNKNOWN) if self.type is UNKNOWN else self.type
+        private = self.topic.app_private
+        hidden = shows_private(self.keyed[0], private.of(self._origin))
+        if hidden:
+            private.declare(table.changelog_name, [KEY])
         between = self._app.topic(
             repartition_topic(self._app, table.name),
             has_prefix=True,
+            private=[KEY, VALUE] if hidden else (),
             value_type=GenericAlias(tuple, (_keys_between(table), declared)),
             partitions=table.partitions,
         )

@@ -16,6 +16,7 @@ import msgspec
 
 from ...topics.errors import BadRecord
 from ...topics.partitioners import Partitioner
+from ...topics.private_texts import shown_key
 from .store import Changes
 from .stream_time import STREAM_TIME
 from .table import Table
@@ -134,10 +135,10 @@ class MisplacedKeys:
     def _warn(self, table: Table, key: object, partition: int, topics: Iterable[str]) -> None:
         self._warned.add(table.name)
         logger.warning(
-            "table %s: key %r is written to partition %d, but records with that key belong to another partition "
+            "table %s: key %s is written to partition %d, but records with that key belong to another partition "
             "(topic %s): the key may be in several partitions, with a part of its value in each; %s",
             table.name,
-            key,
+            shown_key(key),
             partition,
             ", ".join(sorted(topics)),
             REMEDY,

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, Suppo
 
 import msgspec
 
+from ...topics.private_fields import NOTHING, PrivateFields, PrivateNames
 from ...topics.serde import Codec, key_codec, set_codec, value_codec
 from .absent import ABSENT, Absent
 from .agent_step import AgentStep
@@ -83,6 +84,7 @@ class Table(MutableMapping[K, V]):
         source_topics: topics with as many partitions as the table; agents of other topics can neither read nor write
             it. None: not known, all can.
         uncommitted: what agents have done to the table since the last commit.
+        private_names: the private fields of the app.
         state_fields: fields of values that are no results, but the states of a flow's aggregates.
     """
 
@@ -114,6 +116,7 @@ class Table(MutableMapping[K, V]):
         self.sets, self.local = sets, local
         self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)
         self.changelog_topic: ChangelogTopic | None = None
+        self.private_names: PrivateNames | None = None
         self.changelog_partitions = 0
         self.source_topics: frozenset[str] | None = None
         self.state_fields: frozenset[str] = frozenset()
@@ -401,6 +404,11 @@ class Table(MutableMapping[K, V]):
     def plain(self, value: object) -> object:
         """Return a value in the form that JSON output shows: sets as lists in a stable order."""
         return msgspec.json.decode(self.value_codec.encode(value)) if self.sets else value
+
+    @property
+    def private(self) -> PrivateFields:
+        """The fields that are not shown."""
+        return NOTHING if self.private_names is None else self.private_names.of(self.changelog_name)
 
     @property
     def changelog_name(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.partition_reader import Run
+from ...topics.private_texts import shown_key, shown_text
 from .stream_time import STREAM_TIME
 
 if TYPE_CHECKING:
@@ -39,13 +40,14 @@ class Undecodable(BadRecord):
 
     def __init__(self, table: str, key: object, kind: str, error: BaseException) -> None:
         super().__init__(
-            f"table {table}: the content at key {key!r} cannot be decoded as {kind}: {described(error)}", hint=REMEDY
+            f"table {table}: the content at key {shown_key(key)} cannot be decoded as {kind}: {described(error)}",
+            hint=REMEDY,
         )
 
 
 def shown(data: bytes) -> str:
     """Return bytes as text for messages, with escapes for bytes that are not UTF-8."""
-    return data.decode(errors="backslashreplace")
+    return shown_text(data.decode(errors="backslashreplace"))
 
 
 def check_records(table: Table, run: Run, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:

@@ -17,6 +17,7 @@ from aiohttp.web import Request
 from faust import web
 
 from ...topics import clock
+from ...topics.errors import message_of
 from ...topics.topic_partition import listed
 from ..runtime import runtime_of
 from .metrics import CONTENT_TYPE, exposition
@@ -38,7 +39,7 @@ def not_alive(runtime: Runtime, now_s: float) -> str:
     """
     status = runtime.status
     if runtime.stopped_by is not None:
-        return f"ending: {runtime.stopped_by}"
+        return f"ending: {message_of(runtime.stopped_by)}"
     if status.ended:
         return "the engine has ended"
     limit_s = status.settings.max_poll_interval_ms / 1000

@@ -16,6 +16,8 @@ The key of a path may be text or the encoded form of the table's keys, which is 
 A key that is in several partitions of this worker has no single value: 409, unless the table is declared `local`. For
 such a table, the answer for a key comes from this worker only and is an object of partitions and values; pairs include
 their partition.
+
+Private fields are answered as `***` (`topics/private_fields.py`), unless the worker runs with `--show-private`.
 """
 
 from __future__ import annotations
@@ -63,8 +65,10 @@ class _View(web.View):
 
     def scattered(self, table: Table, key: object, found: dict[int, object]) -> web.Response:
         """Return 409: the key has a value in each of several partitions."""
-        listed = ", ".join(f"{partition}: {table.plain(value)!r}" for partition, value in sorted(found.items()))
-        error = f"table {table.name}: key {key!r} is in several partitions: {listed}; {REMEDY}"
+        private = table.private
+        shown = {partition: private.value(table.plain(value)) for partition, value in sorted(found.items())}
+        listed = ", ".join(f"{partition}: {value!r}" for partition, value in shown.items())
+        error = f"table {table.name}: key {private.key(key)!r} is in several partitions: {listed}; {REMEDY}"
         return self.answer({"error": error}, status=409)
 
     def answer(self, value: object, *, status: int = 200) -> web.Response:
@@ -99,6 +103,7 @@ class OneTable(_View):
         """Answer `GET /tables/<table>/`."""
         del request
         table = self.table(name)
+        private = table.private
         shown: list[msgspec.Raw] = []
         size_bytes = 0
         for state in table.visible_states():
@@ -107,7 +112,9 @@ class OneTable(_View):
                 if len(found) > 1 and not table.local:
                     return self.scattered(table, key, found)
                 partition = [p for p, own in table.states.items() if own is state] if table.local else []
-                pair = msgspec.json.encode([key, table.plain(value), *partition], enc_hook=_plain)
+                plain = table.plain(value)
+                shown_pair = [private.key(key, plain), private.value(plain), *partition]
+                pair = msgspec.json.encode(shown_pair, enc_hook=_plain)
                 size_bytes += len(pair)
                 if shown and size_bytes > MAX_PAIRS_BYTES:
                     break
@@ -121,6 +128,7 @@ class OneKey(_View):
     async def get(self, request: Request, name: str, key: str) -> web.Response:
         """Answer `GET /tables/<table>/<key>/`."""
         table = self.table(name)
+        private = table.private
         # This worker is queried first: where agents write other keys than their records have, the partition does not
         # follow from the key.
         candidates = _candidates(table, key)
@@ -128,7 +136,7 @@ class OneKey(_View):
             try:
                 if table.is_global:
                     if candidate in table:
-                        return self.answer(table.plain(table[candidate]))
+                        return self.answer(private.value(table.plain(table[candidate])))
                     continue
                 serves = partial(runtime_of(self.app).status.serves, table.name)
                 found = _by_partition(table, candidate, serves)
@@ -139,7 +147,7 @@ class OneKey(_View):
             if len(found) > 1 and not table.local:
                 return self.scattered(table, candidate, found)
             if found:
-                plain = {partition: table.plain(value) for partition, value in found.items()}
+                plain = {partition: private.value(table.plain(value)) for partition, value in found.items()}
                 return self.answer(plain if table.local else next(iter(plain.values())))
         try:
             return await cast(KeyRouter, self.app.router).ask_owners(table, candidates, self.web, request)

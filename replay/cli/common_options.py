@@ -33,6 +33,7 @@ __all__ = [
     "format_options",
     "pack_option",
     "running_cluster",
+    "show_private_option",
     "status_line",
 ]
 
@@ -55,6 +56,24 @@ def cluster_options(command: CommandFunction) -> CommandFunction:
         "--bootstrap-server",
         metavar="HOST:PORT",
         help="Kafka cluster.  [default: $KAFKA_BOOTSTRAP_SERVERS, the app's broker, or an embedded broker]",
+    )(command)
+
+
+def show_private_option(command: CommandFunction) -> CommandFunction:
+    """Add `--show-private` to a command."""
+
+    def chosen(_: click.Context, __: click.Parameter, value: bool) -> None:
+        if value:
+            from ...topics.private_texts import show
+
+            show()
+
+    return click.option(
+        "--show-private",
+        is_flag=True,
+        expose_value=False,
+        callback=chosen,
+        help="Show private fields, which are hidden otherwise; see docs/privacy.md.",
     )(command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -11,12 +11,14 @@ import click
 
 from ...topics.errors import Usage
 from ...topics.printable import printable
+from ...topics.private_texts import HIDDEN_TEXT
 from ..time_text import format_time
-from .common_options import CommandFunction, choose_cluster, cluster_options
+from .common_options import CommandFunction, choose_cluster, cluster_options, show_private_option
 from .console import counted, out, plain, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
+    from ...topics.private_fields import PrivateFields
     from ..dead_letters.dead_letter_reader import DeadLetterFilter, DeadLetterRecord, KindCount, NoDeadLetters
     from ..dead_letters.republisher import Republication
 
@@ -69,9 +71,15 @@ def filters(command: CommandFunction) -> CommandFunction:
 @dlq.command("list")
 @click.argument("topics", nargs=-1, metavar="[TOPIC…]")
 @click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines.")
+@show_private_option
 @cluster_options
+@click.pass_context
 def list_letters(
-    topics: tuple[str, ...], as_json: bool, bootstrap_server: str | None, options: tuple[str, ...]
+    context: click.Context,
+    topics: tuple[str, ...],
+    as_json: bool,
+    bootstrap_server: str | None,
+    options: tuple[str, ...],
 ) -> None:
     """Count dead letters by topic, agent, reason and error.
 
@@ -83,6 +91,7 @@ def list_letters(
     from ...topics.admin import Admin
     from ..dead_letters.dead_letter_reader import NoDeadLetters, dead_letter_topics, find_dead_letter_topic
     from ..dead_letters.republisher import Republisher
+    from ..shown_fields import private_fields
 
     log_to_stderr(None)
     with choose_cluster(bootstrap_server, options) as choice:
@@ -92,7 +101,8 @@ def list_letters(
             show_no_letters(missing, as_json=as_json)
         there = [name for name in names if isinstance(name, str)]
         if there or not topics:
-            show_counts(Republisher.counts_of(choice.cluster, there), as_json=as_json)
+            private = {name for name in there if private_fields(choice.cluster, name, context.obj, admin=admin)}
+            show_counts(Republisher.counts_of(choice.cluster, there), as_json=as_json, private=private)
 
 
 @dlq.command()
@@ -101,8 +111,11 @@ def list_letters(
 @click.option("-n", "most", type=click.IntRange(1), default=20, show_default=True, help="Dead letters to show.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines, with complete values.")
 @click.option("--raw", is_flag=True, help="Print only the values, unchanged, one per line, all of them.")
+@show_private_option
 @cluster_options
+@click.pass_context
 def show(
+    context: click.Context,
     topic: str,
     most: int,
     as_json: bool,
@@ -113,6 +126,9 @@ def show(
 ) -> None:
     """Show dead letters with their origin, reason, error, key and value.
 
+    Private fields are shown as ***: those that the letter, apps in this cluster or the app of -A name. The letters
+    themselves are whole, so that they can be repaired; --raw prints them only with --show-private.
+
     \b
     Examples:
       anabranch dlq show orders
@@ -122,6 +138,7 @@ def show(
     from ...topics.admin import Admin
     from ..dead_letters.dead_letter_reader import NoDeadLetters, find_dead_letter_topic
     from ..dead_letters.republisher import Republisher
+    from ..shown_fields import private_fields
 
     log_to_stderr(None)
     wanted = filter_of(**chosen)
@@ -130,7 +147,9 @@ def show(
         if isinstance(name, NoDeadLetters):
             show_no_letters(name, as_json=as_json or raw)
             return
-        show_letters(Republisher(choice.cluster, name).read(wanted), most=most, as_json=as_json, raw=raw)
+        private = private_fields(choice.cluster, name, context.obj)
+        letters = Republisher(choice.cluster, name).read(wanted)
+        show_letters(letters, most=most, as_json=as_json, raw=raw, private=private)
 
 
 @dlq.command()
@@ -200,13 +219,21 @@ def filter_of(reason: str | None, agent: str | None, offsets: str | None, match:
     return DeadLetterFilter(reason=reason, agent=agent, offsets=span, match=match)
 
 
-def show_counts(counts: Mapping[str, Mapping[tuple[str, str, str], KindCount]], *, as_json: bool) -> None:
-    """Print the number of dead letters of each kind."""
+def show_counts(
+    counts: Mapping[str, Mapping[tuple[str, str, str], KindCount]], *, as_json: bool, private: Collection[str] = ()
+) -> None:
+    """Print the number of dead letters of each kind.
+
+    Args:
+        private: topics whose bad lines may hold private fields, which the reason may quote.
+    """
     for topic, kinds in counts.items():
         if not as_json and kinds:
             letters, republished = sum(c.letters for c in kinds.values()), sum(c.republished for c in kinds.values())
             _print(f"[bold]{plain(topic)}[/bold]: {counted(letters, 'dead letter')}{_republished(republished)}")
         for (agent, reason, error), count in sorted(kinds.items()):
+            if reason == "line" and topic in private:
+                error = HIDDEN_TEXT
             if as_json:
                 write_json(
                     {
@@ -250,19 +277,30 @@ def show_no_letters(missing: NoDeadLetters, *, as_json: bool = False) -> None:
     click.echo(printable(text), err=as_json)
 
 
-def show_letters(letters: Iterator[tuple[DeadLetterRecord, bool]], *, most: int, as_json: bool, raw: bool) -> None:
-    """Print dead letters, at most `most` of them unless `raw`."""
+def show_letters(
+    letters: Iterator[tuple[DeadLetterRecord, bool]], *, most: int, as_json: bool, raw: bool, private: PrivateFields
+) -> None:
+    """Print dead letters, at most `most` of them unless `raw`.
+
+    Raises:
+        Usage: a value with private fields would be printed unchanged.
+    """
     if raw:
         for letter, _ in letters:
+            if private.joined(letter.private):
+                raise Usage(
+                    f"{letter.topic}: --raw prints values unchanged, and these have private fields",
+                    hint="--raw --show-private prints them",
+                )
             _write_raw(letter.value or b"")
         return
     shown = 0
     for letter, republished in islice(letters, most):
         shown += 1
         if as_json:
-            write_json({**letter.described(), "republished": republished})
+            write_json({**letter.described(private), "republished": republished})
             continue
-        facts = letter.described()
+        facts = letter.described(private)
         position = f"{letter.partition}@{letter.offset}"
         out.print(
             f"[bold]{position}[/bold]  {format_time(letter.timestamp_ms)}  {plain(letter.reason)}"
@@ -270,7 +308,7 @@ def show_letters(letters: Iterator[tuple[DeadLetterRecord, bool]], *, most: int,
             f"{'  agent ' + plain(letter.facts['agent']) if 'agent' in letter.facts else ''}",
             markup=True,
         )
-        out.print(f"  error  {plain(letter.facts.get('error', '?'))}", markup=True, soft_wrap=True)
+        out.print(f"  error  {plain(facts.get('error', '?'))}", markup=True, soft_wrap=True)
         if "at" in letter.facts:
             out.print(f"  at     {plain(letter.facts['at'])}", markup=True, soft_wrap=True)
         out.print(f"  key    {plain(_short(facts['key']))}", markup=True)

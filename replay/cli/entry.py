@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import sys
-import traceback
 from pathlib import Path
 
 import click
@@ -179,15 +178,14 @@ def main() -> None:
     except click.exceptions.Exit as exc:
         raise SystemExit(exc.exit_code) from None
     except Exception as exc:
-        from ...topics.errors import understood  # imports librdkafka, which --help does not need
+        from ...topics.errors import formatted_traceback, understood  # imports librdkafka, which --help does not need
         from ...topics.printable import printable, without_passwords
 
         error = understood(exc)
         if error is not exc and signals.received():  # the interrupt was raised inside a library, which wrapped it
             raise _interrupted(_command(arguments)) from exc
         if error is None:
-            text = "".join(traceback.format_exception(exc))
-            click.echo(printable(without_passwords(text)), err=True, nl=False)
+            click.echo(printable(without_passwords(formatted_traceback(exc))), err=True)
             raise SystemExit(1) from None
         if error is not exc:
             logging.getLogger("anabranch").debug("traceback of the error", exc_info=exc)

@@ -10,27 +10,30 @@ A line of JSON has these fields:
 | `topic`, `partition`, `offset`, `agent`, `generation`, `partitions`, `seconds`, `hint` | what the line is about |
 | `error` | the traceback, where there is one |
 
-Neither form contains passwords, and control characters are escaped. JSON lines also hide the values of secret client
-options, whichever library logged them.
+Neither form contains passwords nor the values of secret client options, whichever library logged them, and control
+characters are escaped. Where texts of exceptions may quote a private field, they are hidden, in tracebacks, too
+(`topics/private_texts.py`).
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
-from collections.abc import Iterable
 from datetime import UTC, datetime
+from types import TracebackType
+from typing import TypeAlias
 
 import msgspec
 
+from ...topics.errors import formatted_traceback, message_of
 from ...topics.printable import printable, utf8, without_passwords
+from ...topics.private_texts import HIDDEN_TEXT, chained, hides_texts
 
 __all__ = ["JsonFormatter", "TextFormatter", "json_formatter", "log_to_stderr"]
 
 FIELDS = ("topic", "partition", "offset", "agent", "generation", "partitions", "seconds", "hint")
-
-_SHORTEST_SECRET = 4  # hiding a shorter value would mask parts of ordinary words
 
 # Loggers that report each service's start and stop, which matters only to developers of anabranch.
 _LIFE_CYCLE_LOGGERS = (
@@ -43,12 +46,19 @@ _LIFE_CYCLE_LOGGERS = (
 )
 
 
+_ExcInfo: TypeAlias = "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"
+
+
 class TextFormatter(logging.Formatter):
     """Formats log records for people: control characters in messages and tracebacks are escaped, passwords hidden."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the formatted record."""
-        return printable(without_passwords(super().format(record)))
+        return printable(without_passwords(super().format(_shown(record))))
+
+    def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 (logging's name)
+        """Return the traceback of an exception."""
+        return _traceback(ei) or super().formatException(ei)
 
 
 class JsonFormatter(logging.Formatter):
@@ -61,32 +71,64 @@ class JsonFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__()
         self.constant_fields: dict[str, object] = {"pid": os.getpid()}
-        self._secrets: list[str] = []
-
-    def hide(self, secrets: Iterable[str]) -> None:
-        """Replace these values by `***` in every line from now on."""
-        self._secrets += [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line of JSON, without a line end."""
+        record = _shown(record)
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self._clean(record.getMessage()),
+            "message": _clean(record.getMessage()),
             **self.constant_fields,
         }
         for name in FIELDS:
             if (value := getattr(record, name, None)) is not None:
-                line[name] = self._clean(value) if isinstance(value, str) else value
+                line[name] = _clean(value) if isinstance(value, str) else value
         if record.exc_info:
-            line["error"] = self._clean(self.formatException(record.exc_info))
+            line["error"] = _clean(_traceback(record.exc_info) or self.formatException(record.exc_info))
         return printable(msgspec.json.encode(line, enc_hook=str).decode())
 
-    def _clean(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return without_passwords(utf8(text))
+
+def _clean(text: str) -> str:
+    return without_passwords(utf8(text))
+
+
+def _traceback(info: _ExcInfo) -> str:
+    """Return a traceback without texts that may quote a private field; empty if such texts are not hidden."""
+    return formatted_traceback(info[1]) if hides_texts() and info[1] is not None else ""
+
+
+def _shown(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a record whose message and traceback have no text of an exception that may quote a private field."""
+    if not hides_texts():
+        return record
+    shown = copy.copy(record)
+    shown.exc_text = None  # what another handler has formatted
+    if isinstance(record.args, tuple):
+        shown.args = tuple(_Described(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:  # asyncio logs "… exception=ValueError('…')"
+        text = shown.getMessage()
+        for each in chained(error):
+            if message_of(each) != str(each):
+                for quoted in {repr(each), str(each)} - {""}:
+                    text = text.replace(quoted, HIDDEN_TEXT)
+        shown.msg, shown.args = text, None
+    return shown
+
+
+class _Described:
+    """An exception as an argument of a log message."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __str__(self) -> str:
+        return message_of(self._error)
+
+    def __repr__(self) -> str:
+        return f"{type(self._error).__name__}({message_of(self._error)!r})"
 
 
 def json_formatter() -> JsonFormatter | None:

@@ -18,6 +18,7 @@ from .common_options import (
     format_options,
     pack_option,
     running_cluster,
+    show_private_option,
 )
 from .logs import log_to_stderr
 from .pipeline_options import RecordOptions, pace_of, pipeline_of, pipeline_options
@@ -71,6 +72,7 @@ __all__ = ["replay"]
 @pack_option
 @pipeline_options
 @format_options
+@show_private_option
 @cluster_options
 @click.pass_context
 def replay(
@@ -128,6 +130,7 @@ def replay(
     from ..pipeline.dry_run import perform_dry_run
     from ..player import Player
     from ..runs.inputs import format_of
+    from ..shown_fields import private_fields
     from ..source_resolver import names_topic, resolve_source
     from .replay_dry_run import dry_run as show_dry_run
     from .replay_dry_run import partitioner_of
@@ -152,6 +155,7 @@ def replay(
         checked_plot(plot)
     if dry_run:
         cluster = running_cluster(bootstrap_server, options)
+        private = private_fields(cluster, topic, context.obj)
         show_dry_run(
             found or find(cluster=cluster),
             pipeline,
@@ -165,6 +169,7 @@ def replay(
             plot=plot,
             on_bad_line=on_bad_line,
             value_type=value_type_of(context.obj, topic) if context.obj else None,
+            private=private,
         )
         return
     value_type = value_type_of(context.obj, topic) if context.obj else None
@@ -182,6 +187,7 @@ def replay(
             on_bad_line=on_bad_line,
             pack=pack,
             value_type=value_type,
+            private=private_fields(choice.cluster, topic, context.obj),
         )
         signals.call_on_signal(player.stop)
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))

@@ -10,6 +10,7 @@ from ...topics.cluster import Cluster
 from ...topics.errors import Stop
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.partitioners import HashPartitioner, Partitioner
+from ...topics.private_fields import NOTHING, PrivateFields
 from ..pipeline.dry_run import DryRun, perform_dry_run
 from ..pipeline.pace import Pace
 from ..pipeline.packing import check_packable
@@ -55,6 +56,7 @@ def dry_run(
     plot: Path | None = None,
     on_bad_line: OnBadLine = "skip",
     value_type: object = None,
+    private: PrivateFields = NOTHING,
 ) -> None:
     """Print what a replay would do.
 
@@ -63,6 +65,7 @@ def dry_run(
         plot: file for a picture; the sources are then read to their end.
         on_bad_line: what the replay would do with bad lines.
         value_type: value type of the topic, if it is known.
+        private: the topic's private fields, which are not printed.
 
     Raises:
         Stop: the replay would stop at a bad line.
@@ -88,7 +91,12 @@ def dry_run(
         progress = f"would resume after {counted(state.sent, 'record')}"
     partitioner = partitioner or HashPartitioner(partitions or history.partitions or DEFAULT_PARTITIONS)
     found = perform_dry_run(
-        history, pipeline, partitioner, max_records=None if plot else _READ_RECORDS, value_type=value_type
+        history,
+        pipeline,
+        partitioner,
+        max_records=None if plot else _READ_RECORDS,
+        value_type=value_type,
+        private=private,
     )
     run = f"{run}, {progress}"
     _show(found, history, pipeline, pace, topic=topic, partitioner=partitioner, there=bool(there), run=run)
@@ -157,7 +165,7 @@ def _show(
     if estimated_s is not None:
         print_field("duration", f"about {format_duration_ms(estimated_s * 1000)}")
     for number, item in enumerate(found.first):
-        print_field("" if number else "first", _shown_item(item, partitioner, number))
+        print_field("" if number else "first", _shown_item(item, partitioner, number, found.profile.private))
 
 
 def _by_partition(counts: Mapping[int, int], partitions: int) -> str:
@@ -165,9 +173,10 @@ def _by_partition(counts: Mapping[int, int], partitions: int) -> str:
     return "  ".join(f"{p}: {counts.get(p, 0):,} ({counts.get(p, 0) / total:.0%})" for p in range(partitions))
 
 
-def _shown_item(item: SourceRecord, partitioner: Partitioner, number: int) -> str:
+def _shown_item(item: SourceRecord, partitioner: Partitioner, number: int, private: PrivateFields) -> str:
     (partition,) = record_partitions([item], partitioner, number)
-    key = "-" if item[0] is None else item[0].decode(errors="replace")
-    value = (item[1] or b"").decode(errors="replace")
+    shown_key, shown_value = private.key_bytes(item[0], item[1]), private.value_bytes(item[1])
+    key = "-" if shown_key is None else shown_key.decode(errors="replace")
+    value = (shown_value or b"").decode(errors="replace")
     cut = value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…"
     return "  ".join([*([format_time(item[2])] if item[2] else []), f"partition {partition}", key, cut])

@@ -89,7 +89,7 @@ def show_rejected(report: Report) -> None:
         if column.refused:
             out.print(
                 f"  column {_shown(name)}: the topic's type rejects {counted(column.refused, 'value')} of "
-                f"{report.profile.scope}: {column.example}",
+                f"{report.profile.scope}: {report.profile.example_of(name)}",
                 style="yellow",
                 markup=False,
             )
@@ -111,11 +111,11 @@ def show_columns(profile: Profile, inferred: Mapping[str, str], max_columns: int
     shown = sorted(profile.columns.items(), key=lambda pair: not pair[1].refused)[:max_columns]
     for name, column in shown:
         parts = [f"{inferred[name]} (inferred)"] if name in inferred else []
-        if column.minimum is not None:
-            parts.append(f"{_shown(column.minimum)} … {_shown(column.maximum)}")
+        if (span := profile.range_of(name)) is not None:
+            parts.append(f"{_shown(span[0])} … {_shown(span[1])}")
         parts.append(f"{column.nulls:,} null" if column.nulls else "no nulls")
         if column.refused:
-            parts.append(f"{column.refused:,} rejected by the topic's type: {column.example}")
+            parts.append(f"{column.refused:,} rejected by the topic's type: {profile.example_of(name)}")
         print_field("", f"{_shown(name)}: {', '.join(parts)}")
     if len(profile.columns) > max_columns:
         print_field("", f"… and {len(profile.columns) - max_columns:,} more")

@@ -18,6 +18,7 @@ from .common_options import (
     cluster_options,
     format_options,
     pack_option,
+    show_private_option,
 )
 from .logs import log_to_stderr
 from .pipeline_options import RecordOptions, pace_of, pipeline_of, pipeline_options
@@ -84,6 +85,7 @@ FAILED = 3
 @pack_option
 @pipeline_options
 @format_options
+@show_private_option
 @cluster_options
 @click.pass_context
 def run(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ...topics.errors import Stop, Usage, described
-from .common_options import choose_cluster, cluster_options
+from ...topics.private_texts import shown_key, shown_text
+from .common_options import choose_cluster, cluster_options, show_private_option
 from .completion import complete_topics
 from .console import counted
 from .logs import log_to_stderr
@@ -38,6 +39,7 @@ Pair = tuple[str | None, str | None]
 @click.option("-Z", "--null", is_flag=True, help="Send a null value, which deletes the key (a tombstone).")
 @click.option("--create", is_flag=True, help="Create the topic if it does not exist, although no app declares it.")
 @click.option("--partitions", type=click.IntRange(1), default=1, show_default=True, help="Partitions with --create.")
+@show_private_option
 @cluster_options
 @click.pass_context
 def send(
@@ -137,7 +139,9 @@ def _lines(key_before: str | None) -> Iterator[Pair]:
             continue
         key, found, value = text.partition(key_before)
         if not found:
-            raise Usage(f"line {number} has no {key_before!r}: {text[:80]}", hint="earlier lines have been sent")
+            raise Usage(
+                f"line {number} has no {key_before!r}: {shown_text(text[:80])}", hint="earlier lines have been sent"
+            )
         yield key, value
 
 
@@ -208,7 +212,7 @@ def _check(topic: Topic, key: bytes | None, value: bytes | None) -> None:
             kind = topic.key_type if what == "key" else topic.value_type
             wanted = getattr(kind, "__name__", "JSON" if kind is None else kind)
             raise Usage(
-                f"the {what} {raw.decode()[:80]!r} is not {wanted}, as {topic.get_topic_name()} declares: "
+                f"the {what} {shown_key(raw.decode()[:80])} is not {wanted}, as {topic.get_topic_name()} declares: "
                 f"{described(exc)}",
                 hint="without -A it is sent unchecked; text in JSON is in double quotes",
             ) from exc

@@ -45,7 +45,7 @@ def show_table(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = Non
 
 def table_grid(snapshot: Snapshot, *, most: int = _ROWS, title: str | None = None, order: Order = BY_KEY) -> Grid:
     """Return the first rows of a table as a rich table."""
-    columns, rows = snapshot.rows[0], order.rows_of(snapshot)
+    columns, rows = snapshot.rows[0], snapshot.shown(order.rows_of(snapshot))
     grid = Grid(title=title or snapshot.table.help or snapshot.table.name, title_justify="left")
     for i, column in enumerate(columns):
         numbers = all(isinstance(row[i], _NUMBERS) for row in rows)

@@ -14,7 +14,7 @@ from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
 from ...topics.spelling import did_you_mean
-from .common_options import app_name, choose_cluster, cluster_options, status_line
+from .common_options import app_name, choose_cluster, cluster_options, show_private_option, status_line
 from .completion import complete_tables
 from .console import counted, err, out, write_json
 from .logs import log_to_stderr
@@ -63,6 +63,7 @@ def tables() -> None:
     help="Write the table to a file: .txt, .csv, .json, .jsonl or .parquet.",
 )
 @click.option("--run-id", help="Show the table of this bounded run instead of the live table.")
+@show_private_option
 @cluster_options
 @click.pass_context
 def show(
@@ -82,6 +83,8 @@ def show(
     options: tuple[str, ...],
 ) -> None:
     """Show the committed content of a table; no worker needs to run. Without TABLE, show the only table, or list all.
+
+    Private fields are shown as ***. A file of --output holds them: it is a result, as that of `run`.
 
     \b
     Examples:
@@ -306,7 +309,7 @@ def show_tables(app: App, name: str | None, view: TableView) -> None:
         out.print(f"wrote {counted(len(snapshot), 'key')} to {view.output}")
     elif view.as_json:
         columns, rows = snapshot.rows[0], order.rows_of(snapshot)
-        for row in rows[: view.most]:
+        for row in snapshot.shown(rows[: view.most]):
             write_json(dict(zip(columns, row, strict=True)))
     else:
         show_table(snapshot, most=_ROWS if view.most is None else view.most, order=order)
@@ -371,7 +374,7 @@ def _show_key(snapshot: Snapshot, key: str) -> None:
     for _, partition, value in shown:
         if snapshot.table.local:
             out.print(f"partition {partition}")
-        text = msgspec.json.format(json_text(snapshot.table.plain(value)), indent=2)
+        text = msgspec.json.format(json_text(snapshot.table.private.value(snapshot.table.plain(value))), indent=2)
         out.print(text, soft_wrap=True)
 
 

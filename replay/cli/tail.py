@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +14,7 @@ from ...topics import clock
 from ...topics.errors import BadRecord
 from ...topics.printable import printable
 from ...topics.topic_partition import TopicPartition
-from .common_options import choose_cluster, cluster_options
+from .common_options import choose_cluster, cluster_options, show_private_option
 from .completion import complete_topics
 from .console import write_json
 from .logs import log_to_stderr
@@ -22,6 +22,7 @@ from .logs import log_to_stderr
 if TYPE_CHECKING:
     from ...topics.cluster import Cluster
     from ...topics.message import Message
+    from ...topics.private_fields import PrivateFields
     from ..sources.field_expression import FieldExpression
 
 __all__ = ["tail"]
@@ -40,6 +41,13 @@ class ShownRecord:
     time_ms: int
     key: bytes | None
     value: bytes | None
+
+    def without(self, private: PrivateFields) -> ShownRecord:
+        """Return the record with its private fields hidden."""
+        if not private:
+            return self
+        key, value = private.key_bytes(self.key, self.value), private.value_bytes(self.value)
+        return replace(self, key=key, value=value)
 
     @property
     def text(self) -> str:
@@ -72,8 +80,11 @@ class ShownRecord:
 @click.option("--key", help="Only records with this key.")
 @click.option("--where", metavar="EXPR", help="Only records for which the expression over the value's fields holds.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines.")
+@show_private_option
 @cluster_options
+@click.pass_context
 def tail(
+    context: click.Context,
     topic: str,
     most: int,
     follow: bool,
@@ -88,6 +99,8 @@ def tail(
 ) -> None:
     """Show the last committed records of TOPIC: time, partition, offset, key, value.
 
+    Private fields are shown as ***: those that apps in this cluster or the app of -A declare.
+
     Packed batches are shown row by row. Records of several partitions are in the order of their times; with --from and
     --follow, in the order in which they are read.
 
@@ -99,6 +112,7 @@ def tail(
       anabranch tail orders.dlq -n 1
     """
     from ...topics.admin import Admin
+    from ..shown_fields import private_fields
     from ..sources.field_expression import expression
     from ..sources.offset_range import OffsetBound, resolve_offset_range
 
@@ -113,7 +127,12 @@ def tail(
         numbers = range(counts[topic]) if partition is None else [partition]
         places = [TopicPartition(topic, number) for number in numbers if number < counts[topic]]
         span = resolve_offset_range(choice.cluster, places, *bounds, clock.now_ms())
-        show = _show_json if as_json else _show_line
+        private = private_fields(choice.cluster, topic, context.obj)
+        write = _show_json if as_json else _show_line
+
+        def show(record: ShownRecord) -> None:
+            write(record.without(private))
+
         try:
             if begin is None:
                 for record in _last(choice.cluster, span.begins, span.ends, most, holds):

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from .common_options import FormatOptions, cluster_options, format_options, running_cluster
+from ...topics.private_fields import NOTHING, PrivateFields
+from .common_options import FormatOptions, cluster_options, format_options, running_cluster, show_private_option
 from .console import out, write_json
 from .logs import log_to_stderr
 
@@ -28,8 +29,11 @@ _SHOWN_CHARS = 100
 @click.option("-n", "most", type=click.IntRange(1), default=10, show_default=True, help="Differences to show per side.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON.")
 @format_options
+@show_private_option
 @cluster_options
+@click.pass_context
 def verify(
+    context: click.Context,
     a: str,
     b: str,
     key: str | None,
@@ -55,31 +59,42 @@ def verify(
       anabranch verify table://shop/totals table://shop-run-1f0c9a7e/totals
     """
     from ..runs.inputs import format_of
+    from ..shown_fields import private_fields
     from ..verify.comparison import verify as compare
     from ..verify.comparison_side import find_side
 
     log_to_stderr(None)
     cluster = running_cluster(bootstrap_server, options)
     format = format_of(form, key=key, time=time)
-    compared = compare(find_side(a, format, cluster), find_side(b, format, cluster), most=most)
+    sides = find_side(a, format, cluster), find_side(b, format, cluster)
+    private = NOTHING
+    for side in sides:
+        if side.topic is not None:
+            private = private.joined(private_fields(cluster, side.topic, context.obj))
+    compared = compare(*sides, most=most)
     if as_json:
-        sides = [
+        tallies = [
             {"name": s.name, "records": s.records, "digest": s.digest, "unreadable": s.unreadable}
             for s in (compared.a, compared.b)
         ]
         differences = [
-            {"only_in": d.only_in, "position": d.position, "key": _text(d.key), "value": _text(d.value)}
+            {
+                "only_in": d.only_in,
+                "position": d.position,
+                "key": _text(private.key_bytes(d.key, d.value)),
+                "value": _text(private.value_bytes(d.value)),
+            }
             for d in compared.differences
         ]
-        write_json({"equal": compared.same, "compared": compared.fields, "sides": sides, "differences": differences})
+        write_json({"equal": compared.same, "compared": compared.fields, "sides": tallies, "differences": differences})
     else:
-        show_verified(compared)
+        show_verified(compared, private)
     if not compared.same:
         raise SystemExit(1)
 
 
-def show_verified(compared: Compared) -> None:
-    """Print both sides, and the differences."""
+def show_verified(compared: Compared, private: PrivateFields = NOTHING) -> None:
+    """Print both sides, and the differences without private fields."""
     for tally in (compared.a, compared.b):
         out.print(f"{tally.records:>12,} records  digest {tally.digest}  {tally.name}", markup=False)
         if tally.unreadable:
@@ -98,7 +113,9 @@ def show_verified(compared: Compared) -> None:
         if found:
             out.print(f"only in {side}, or more often there:", markup=False)
         for difference in found:
-            out.print(f"  {difference.position}: {_shown(difference.key)} = {_shown(difference.value)}", markup=False)
+            key = private.key_bytes(difference.key, difference.value)
+            value = private.value_bytes(difference.value)
+            out.print(f"  {difference.position}: {_shown(key)} = {_shown(value)}", markup=False)
 
 
 def _shown(data: bytes | None) -> str:

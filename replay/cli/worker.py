@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import click
 
-from ...topics.errors import Stop, understood
+from ...topics.errors import Stop, described, understood
 from ...topics.printable import printable
 from ...topics.private_folder import private_folder
 from ...topics.topic_partition import TopicPartition
 from .. import signals
-from .common_options import LEVELS, app_name, choose_cluster, cluster_options
+from .common_options import LEVELS, app_name, choose_cluster, cluster_options, show_private_option
 from .logs import json_formatter, log_to_stderr
 from .restore_bar import RestoreBar
 
@@ -72,6 +72,7 @@ class WorkerSettings(TypedDict):
     type=click.Choice(["classic", "consumer"]),
     help="Rebalance protocol; consumer is that of KIP-848.",
 )
+@show_private_option
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
 @click.option("--complete-by-stdin", is_flag=True, hidden=True)
 @cluster_options
@@ -121,7 +122,6 @@ def worker(
             formatter = json_formatter()
             if formatter is not None:
                 formatter.constant_fields["group"] = app.conf.id
-                formatter.hide(choice.cluster.secrets)
             signals.disable_deadline()
             if processes > 1:
                 arguments = ["-l", loglevel, "--log-format", log_format]
@@ -218,7 +218,7 @@ def _log_end(error: BaseException) -> int:
     """Log why the worker ends, and return its exit code."""
     known = understood(error)
     logger.critical(
-        str(known.args[0]) if known is not None else f"{type(error).__name__}: {error}",
+        str(known.args[0]) if known is not None else described(error),
         extra={"hint": known.hint or None} if known is not None else {},
         exc_info=None if known is not None else error,
     )

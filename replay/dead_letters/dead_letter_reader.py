@@ -13,6 +13,8 @@ from ...topics.headers import copied_headers
 from ...topics.json_value import JsonValue
 from ...topics.message import Message
 from ...topics.partition_reader import read_to_end
+from ...topics.private_fields import NOTHING, PrivateFields
+from ...topics.private_texts import HIDDEN, HIDDEN_TEXT
 from ...topics.producer import Headers
 
 __all__ = [
@@ -70,6 +72,12 @@ class DeadLetterRecord:
         )
 
     @property
+    def private(self) -> PrivateFields:
+        """The private fields of the record, as its app declared them when it failed."""
+        names = frozenset(filter(None, self.facts.get("private", "").split(",")))
+        return PrivateFields(names, declared=bool(names))
+
+    @property
     def reason(self) -> str:
         """`decode`, `agent` or `line`; `unknown` for dead letters of other programs."""
         return self.facts.get("reason", "unknown")
@@ -111,17 +119,34 @@ class DeadLetterRecord:
         named = self.facts.get("retry-topic", "")
         return named if named.endswith(RETRY_SUFFIX) else retry_topic(app, agent)
 
-    def described(self) -> dict[str, JsonValue]:
-        """Return the dead letter as plain JSON; bytes that are not UTF-8 are escaped."""
+    def described(self, private: PrivateFields = NOTHING) -> dict[str, JsonValue]:
+        """Return the dead letter as plain JSON; bytes that are not UTF-8 are escaped.
+
+        Args:
+            private: fields that are hidden, besides those that the letter names; headers with the text of one, and
+                texts of errors that may quote one, are hidden, too.
+        """
+        private = private.joined(self.private)
+        key, value = private.key_bytes(self.key, self.value), private.value_bytes(self.value)
+        headers: list[JsonValue] = [[name, self._shown_header(private, content)] for name, content in self.headers]
+        facts = {name: text for name, text in self.facts.items() if name not in ("timestamp-ms", "private-error")}
+        if private and self.reason == "line" and "error" in facts:
+            facts["error"] = HIDDEN_TEXT
+        if not private and "private-error" in self.facts:
+            facts["error"] = self.facts["private-error"]
         return {
             "partition": self.partition,
             "offset": self.offset,
             "timestamp_ms": self.timestamp_ms,
-            "key": _text(self.key),
-            "value": _text(self.value),
-            "headers": [[name, _text(value)] for name, value in self.headers],
-            **{name.replace("-", "_"): value for name, value in self.facts.items() if name != "timestamp-ms"},
+            "key": _text(key),
+            "value": _text(value),
+            "headers": headers,
+            **{name.replace("-", "_"): text for name, text in facts.items()},
         }
+
+    def _shown_header(self, private: PrivateFields, content: bytes | None) -> str | None:
+        text = _text(content)
+        return HIDDEN if text is not None and private and private.quotes(text, self.value) else text
 
 
 def _text(data: bytes | None) -> str | None:

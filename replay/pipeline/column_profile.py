@@ -13,6 +13,7 @@ from typing import get_type_hints
 import msgspec
 
 from ...topics.json_value import JsonValue
+from ...topics.private_fields import NOTHING, PrivateFields
 from ..sources.source_record import SourceRecord
 
 __all__ = ["ColumnProfile", "Profile", "field_types"]
@@ -63,6 +64,7 @@ class Profile:
 
     Attributes:
         value_type: of the topic, if it is known; values are checked against its fields and their `msgspec.Meta`.
+        private: the topic's private fields, of which reports show no values.
         limit: how many records are examined at most; None examines all.
         records: how many were examined.
         total: how many there were.
@@ -74,6 +76,7 @@ class Profile:
     records: int = 0
     total: int = 0
     columns: dict[str, ColumnProfile] = field(default_factory=dict[str, ColumnProfile])
+    private: PrivateFields = NOTHING
     _types: Mapping[str, object] | None = None
 
     @property
@@ -88,6 +91,17 @@ class Profile:
         if self.records >= self.total:
             return f"all {self.records:,} records"
         return f"only the first {self.records:,} of {self.total:,} records"
+
+    def range_of(self, name: str) -> tuple[object, object] | None:
+        """Return the least and the largest value of a column, hidden if they are private; None without any."""
+        column = self.columns[name]
+        if column.minimum is None:
+            return None
+        return self.private.cell(name, column.minimum), self.private.cell(name, column.maximum)
+
+    def example_of(self, name: str) -> str:
+        """Return why a value of a column was refused, hidden if it is private."""
+        return self.private.cell(name, self.columns[name].example)
 
     def add(self, records: Sequence[SourceRecord]) -> None:
         """Examine records, up to `limit`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.partitioners import Partitioner
+from ...topics.private_fields import NOTHING, PrivateFields
 from ..replay_report import NEAR_1970_MS, Counters
 from ..sources.file_history import is_socket
 from ..sources.source import Replayable
@@ -132,6 +133,7 @@ def perform_dry_run(
     *,
     max_records: int | None = None,
     value_type: object = None,
+    private: PrivateFields = NOTHING,
 ) -> DryRun:
     """Read a history through its pipeline (blocking).
 
@@ -139,6 +141,7 @@ def perform_dry_run(
         partitioner: that of the topic.
         max_records: about how many records are read at most; None reads all.
         value_type: of the topic, if it is known.
+        private: the topic's private fields.
 
     Raises:
         Usage: the history can be read only once.
@@ -147,7 +150,7 @@ def perform_dry_run(
     if is_socket(history):
         raise Usage("a socket can be read only once", hint="--dry-run and --plot need a source that can be read again")
     began_s = clock.now_s()
-    found = DryRun(size_bytes=history.size_bytes, profile=Profile(value_type, _PROFILED))
+    found = DryRun(size_bytes=history.size_bytes, profile=Profile(value_type, _PROFILED, private=private))
     source = replace(pipeline, rounds=1).open(history, partitioner=partitioner, counters=found.counters)
     try:
         while not source.ended and (max_records is None or found.records + found.counters.filtered_out < max_records):
@@ -162,7 +165,7 @@ def perform_dry_run(
             found.profile.add(records)
             began_s += clock.now_s() - profile_began_s  # a replay profiles fewer records
             found.records += len(records)
-            found.examples += [f"{bad.position}: {bad.reason}" for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
+            found.examples += [bad.described for bad in batch.bad[: _EXAMPLES - len(found.examples)]]
             found.bad += len(batch.bad)
             found.blank += batch.blank
         found.complete, found.read_bytes = source.ended, source.done_bytes

@@ -24,7 +24,8 @@ from typing import Any, cast
 
 import msgspec
 
-from ...topics.errors import Stop, Usage
+from ...topics.errors import Stop, Usage, described
+from ...topics.private_texts import shown_text
 from ...topics.producer import Headers
 from ..module_loader import load_module
 from ..sources.source_record import BadLine, SourceRecord
@@ -88,9 +89,10 @@ def transforming(name: str, transform: Transform) -> Step:
                 for record in (given,) if isinstance(given, Record) else given:
                     found.append((record.key, record.value, record.timestamp_ms, record.headers, record.partition))
             except Exception as exc:
+                shown = shown_text(repr((item[1] or b"")[:200]))
                 at = f" of {format_time(item[2])}" if item[2] else ""
                 raise Stop(
-                    f"--transform {name}: {type(exc).__name__}: {exc}; on the record{at} {(item[1] or b'')[:200]!r}",
+                    f"--transform {name}: {described(exc)}; on the record{at} {shown}",
                     hint="it returns a Record, a list of them, or None to filter the record out",
                 ) from exc
         return found

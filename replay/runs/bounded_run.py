@@ -305,6 +305,7 @@ class BoundedRun:
             on_bad_line=self._on_bad_line,
             pack=self._pack,
             value_type=self._value_type(topic),
+            private=runtime_of(self.app).private.of(topic),
         )
 
         def on_progress(progress: Progress) -> None:

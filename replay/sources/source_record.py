@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...topics.errors import BadRecord, Stop
+from ...topics.private_texts import shown_text
 from ...topics.producer import Headers
 
 __all__ = ["NO_LIMIT", "BadLine", "SourceRecord", "check_sizes", "zero_time_error"]
@@ -43,13 +44,18 @@ class BadLine(BadRecord):
         if len(value) > _MOST_KEPT_BYTES:
             reason += f" (the first {_MOST_KEPT_BYTES:,} of {len(value):,} bytes are kept)"
         super().__init__(
-            f"{source}:{line}: {reason}",
+            f"{source}:{line}: {shown_text(reason)}",
             hint="--on-bad-line skip skips such lines, dead-letter sends them to the dead-letter topic",
         )
         self.source = source
         self.line = line
         self.reason = reason
         self.value = value[:_MOST_KEPT_BYTES]
+
+    @property
+    def described(self) -> str:
+        """Position and reason, which is hidden where it may quote a private field."""
+        return f"{self.position}: {shown_text(self.reason)}"
 
     @property
     def position(self) -> str:

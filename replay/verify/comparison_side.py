@@ -18,6 +18,7 @@ from ...topics.message import Message
 from ...topics.packed import is_packed, packed_rows
 from ...topics.partition_reader import read_to_end
 from ...topics.printable import utf8, without_passwords
+from ...topics.private_texts import shown_text
 from ...topics.spelling import did_you_mean
 from ..archive import ArchiveHistory, is_archive
 from ..archive.archive_reader import read_archived_file
@@ -70,6 +71,11 @@ class ComparisonSide(Protocol):
     @property
     def partitions(self) -> int | None: ...
 
+    @property
+    def topic(self) -> str | None:
+        """The topic that the records are or were in, if there is one."""
+        ...
+
     def batches(self) -> Iterator[ComparedBatch]:
         """Yield all records, from the beginning at each call."""
         ...
@@ -104,6 +110,7 @@ def _file_format(spec: str, format: Format) -> Format:
 class _TopicSide:
     def __init__(self, history: TopicHistory, cluster: Cluster) -> None:
         self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
+        self.topic: str | None = history.topic
         self._history, self._cluster = history, cluster
 
     def batches(self) -> Iterator[ComparedBatch]:
@@ -152,6 +159,7 @@ def _row_of(position: str, row: int) -> str:
 class _Archive:
     def __init__(self, history: ArchiveHistory) -> None:
         self.name, self.timed, self.partitions = history.specs[0], True, history.partitions
+        self.topic: str | None = history.manifest.topic
         self._history = history
 
     def batches(self) -> Iterator[ComparedBatch]:
@@ -170,6 +178,7 @@ def _row(position: str, rows: RecordColumns, number: int) -> str:
 class _Files:
     def __init__(self, spec: str, history: Replayable) -> None:
         self.name, self.timed, self.partitions = without_passwords(utf8(spec)), history.timed, None
+        self.topic: str | None = None
         self._history = history
 
     def batches(self) -> Iterator[ComparedBatch]:
@@ -179,7 +188,7 @@ class _Files:
                 before = source.begins
                 while not source.ended:
                     found = source.next_batch()
-                    unreadable = [f"{bad.position}: {bad.reason}" for bad in found.bad]
+                    unreadable = [bad.described for bad in found.bad]
                     yield ComparedBatch(found.records, partial(_line, part.name, part.open, before), unreadable)
                     before = found.after
             finally:
@@ -224,17 +233,18 @@ class _TableSide:
         if cluster is None:
             raise Usage(f"{spec}: no broker is running", hint="--bootstrap-server HOST:PORT")
         self.name, self._cluster, self._local = spec, cluster, bool(option)
-        self._topic = f"{app}-{self._table}-changelog"
+        topic = f"{app}-{self._table}-changelog"
+        self.topic: str | None = topic
         admin = Admin(cluster)
-        count = admin.partitions([self._topic]).get(self._topic)
+        count = admin.partitions([topic]).get(topic)
         if count is None:
             changelogs = [name for name in admin.partitions() if name.endswith("-changelog")]
             raise Usage(
-                f"{spec}: there is no changelog {self._topic} on {cluster.bootstrap_servers}",
-                hint=did_you_mean(self._topic, changelogs),
+                f"{spec}: there is no changelog {topic} on {cluster.bootstrap_servers}",
+                hint=did_you_mean(topic, changelogs),
             )
         self.partitions = count if self._local else None
-        self._at = [(self._topic, partition) for partition in range(count)]
+        self._at = [(topic, partition) for partition in range(count)]
 
     def batches(self) -> Iterator[ComparedBatch]:
         begins, ends = Admin(self._cluster).spans(self._at)
@@ -256,7 +266,7 @@ class _TableSide:
             for key, value in part.items()
         ]
         positions = [
-            f"{self._topic}[{partition}] offset {offsets_by_key[key]:,}"
+            f"{self.topic}[{partition}] offset {offsets_by_key[key]:,}"
             for partition, (part, offsets_by_key) in enumerate(zip(parts, offsets, strict=True))
             for key in part
         ]
@@ -264,4 +274,4 @@ class _TableSide:
 
 
 def _pair(pair: tuple[bytes, bytes]) -> str:
-    return " = ".join(data.decode("utf-8", "backslashreplace") for data in pair)
+    return shown_text(" = ".join(data.decode("utf-8", "backslashreplace") for data in pair))

@@ -12,7 +12,7 @@ import anabranch
 import msgspec
 import pyarrow as pa
 import pytest
-from anabranch import ApproxDistinct, Count, Distinct, Max, Mean, Min, Sum, Top, col
+from anabranch import ApproxDistinct, Count, Distinct, Max, Mean, Min, Sum, Top, col, pseudonym
 from anabranch.agents.flows.aggregates import Aggregate
 from anabranch.agents.flows.columns import Frame
 from anabranch.agents.flows.combiner import Combiner
@@ -29,9 +29,17 @@ NAMES: dict[str, Any] = {
     "sum": sum,
     "min": min,
     "max": max,
+    "pseudonym": pseudonym,
     **{of.__name__: of for of in (ApproxDistinct, Count, Distinct, Max, Mean, Min, Sum, Top)},
 }
 WAYS = ("column", "row", "batch")
+
+
+@pytest.fixture(autouse=True)
+def example_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXAMPLE_KEY", "an example, not a secret")
+
+
 MORE_ROWS = 2  # a batch of one row and a batch of several are the same
 
 
@@ -56,7 +64,8 @@ def test_the_tables_have_each_operator_function_and_aggregate() -> None:
     written = " ".join(text for text, *_ in EXPRESSIONS)
     symmetric = {"-", "<=", ">", ">="}  # as + and <
     assert [sign for sign in OPERATORS if f" {sign} " not in written and sign not in symmetric] == []
-    assert [name for name in FUNCTIONS if (f".{name}(" if name.isidentifier() else f"{name}col") not in written] == []
+    calls = [f".{name}(" if name.isidentifier() else f"{name}col" for name in FUNCTIONS if name != "pseudonym"]
+    assert [call for call in (*calls, "pseudonym(") if call not in written] == []
     reduced = {re.match(r"\w+", text)[0] for text, *_ in REDUCTIONS}  # type: ignore[index]
     assert reduced == {how.__name__ for how in BUILTINS} | {how.__name__ for how in (ApproxDistinct, *_known())}
     assert {way for *_, way in (*EXPRESSIONS, *REDUCTIONS)} == set(WAYS)

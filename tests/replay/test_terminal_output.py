@@ -24,7 +24,7 @@ from anabranch.replay.replay_report import Report
 from anabranch.replay.table_reader import Snapshot
 from anabranch.replay.verify.comparison import Compared, Difference, Tally
 from anabranch.topics.errors import Stop, Usage
-from anabranch.topics.printable import printable, without_passwords
+from anabranch.topics.printable import hide_secrets, printable, without_passwords
 from anabranch.topics.private_folder import private_folder
 
 # Clears the screen, sets the title, goes back, reverses what follows, is an introducer by itself; and markup.
@@ -121,7 +121,7 @@ def test_logs_are_escaped_and_without_passwords() -> None:
 
 def test_json_logs_hold_no_secret_wherever_it_stands() -> None:
     formatter = logs.JsonFormatter()
-    formatter.hide(["geheim", "abc"])
+    hide_secrets(["geheim", "abc"])
 
     def wrong() -> None:
         raise ValueError("no login with geheim at https://u:other@host")
