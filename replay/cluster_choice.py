@@ -1,8 +1,9 @@
 """Which Kafka cluster a command works on: one that is named, or an embedded broker.
 
-In order of precedence: `--bootstrap-server`; `KAFKA_BOOTSTRAP_SERVERS`; the app's own `broker=…`; the embedded broker,
-which keeps its data under `.anabranch/` in the working directory (`ANABRANCH_HOME`). That broker runs in the background
-and serves all commands of the folder; the first one starts it, and it ends when it is not used any more.
+In order of precedence: `--bootstrap-server`; `KAFKA_BOOTSTRAP_SERVERS`; a file (`project_config.py`); the app's own
+`broker=…`; the embedded broker, which keeps its data under `.anabranch/` in the working directory (`ANABRANCH_HOME`).
+That broker runs in the background and serves all commands of the folder; the first one starts it, and it ends when it
+is not used any more.
 """
 
 from __future__ import annotations
@@ -15,14 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ..topics.admin import Admin
+from ..topics.client_options import check_options
 from ..topics.cluster import Cluster
 from ..topics.errors import Stop, Usage
+from .project_config import project_config
 
 if TYPE_CHECKING:
     from ..topics.devbroker.broker import BrokerStats
     from ..topics.devbroker.running_broker import RunningBroker
 
-__all__ = ["ClusterChoice", "ClusterDeclaration", "home", "known_servers", "provide_cluster"]
+__all__ = [
+    "ClusterChoice",
+    "ClusterDeclaration",
+    "home",
+    "known_servers",
+    "named_cluster",
+    "named_servers",
+    "provide_cluster",
+]
 
 
 _REACH_S = 5.0
@@ -65,7 +76,7 @@ def known_servers(bootstrap_server: str | None, *, declared: str | None = None, 
     Raises:
         Usage: a cluster is named with an empty name, probably from a variable that is not set.
     """
-    servers = _named_servers(bootstrap_server, declared)
+    servers = named_servers(bootstrap_server, declared)
     if servers or not keep:
         return servers
     from ..topics.devbroker.running_broker import running_at  # not needed where a cluster is named
@@ -74,7 +85,12 @@ def known_servers(bootstrap_server: str | None, *, declared: str | None = None, 
     return running.servers if running is not None else None
 
 
-def _named_servers(bootstrap_server: str | None, declared: str | None) -> str | None:
+def named_servers(bootstrap_server: str | None, declared: str | None = None) -> str | None:
+    """Return the bootstrap servers that something names; None if the embedded broker is to be used.
+
+    Raises:
+        Usage: see `known_servers`.
+    """
     for name, given in (
         ("--bootstrap-server", bootstrap_server),
         ("KAFKA_BOOTSTRAP_SERVERS", os.environ.get("KAFKA_BOOTSTRAP_SERVERS")),
@@ -83,7 +99,24 @@ def _named_servers(bootstrap_server: str | None, declared: str | None) -> str | 
             if not given.strip(" ,"):
                 raise Usage(f"{name} is empty", hint="HOST:PORT names a cluster; without it an embedded broker is used")
             return given
-    return declared
+    return project_config().bootstrap_servers or declared
+
+
+def named_cluster(
+    servers: str, options: Mapping[str, str] | None, defaults: Mapping[str, str] | None = None
+) -> Cluster:
+    """Return a cluster that is named: not the embedded broker.
+
+    Args:
+        options: of the command line; they win over the environment, and that over the file.
+        defaults: the options of the program.
+
+    Raises:
+        Usage: the file sets an option that anabranch sets itself.
+    """
+    config = project_config()
+    check_options(config.options)
+    return Cluster.named(servers, options, defaults={**(defaults or {}), **config.options})
 
 
 @contextlib.contextmanager
@@ -109,9 +142,9 @@ def provide_cluster(
         Stop: no broker answers, or the embedded one cannot be started, or it has ended inside the block.
         Usage: see `known_servers`.
     """
-    servers = _named_servers(bootstrap_server, declared)
+    servers = named_servers(bootstrap_server, declared)
     if servers is not None:
-        cluster = Cluster.named(servers, options, defaults=defaults)
+        cluster = named_cluster(servers, options, defaults)
         Admin(cluster).partitions([], timeout_s=_REACH_S)  # fails early, with a clear message, if no broker answers
         yield ClusterChoice(cluster)
     elif keep:

@@ -33,6 +33,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/app_loader.py",
     "replay/app_reset.py",
     "replay/cli/app_commands.py",
+    "replay/cli/completion.py",
     "replay/cli/tables.py",
     "replay/table_backup/restore.py",
     "replay/reprocess.py",

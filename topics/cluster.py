@@ -23,7 +23,7 @@ from .printable import hide_secrets
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
-__all__ = ["PRODUCER_DEFAULTS", "Cluster", "is_secret"]
+__all__ = ["PRODUCER_DEFAULTS", "Cluster", "environment_options", "is_secret"]
 
 _logger = logging.getLogger("anabranch.librdkafka")
 
@@ -104,12 +104,7 @@ class Cluster:
         `options` win over `KAFKA_*` of the environment, and these over `defaults`.
         """
         check_servers(bootstrap_servers)
-        environment = {
-            name.removeprefix("KAFKA_").lower().replace("_", "."): value
-            for name, value in os.environ.items()
-            if name.startswith("KAFKA_") and name.removeprefix("KAFKA_").startswith(_ENVIRONMENT_PREFIXES)
-        }
-        return cls(bootstrap_servers, {**(defaults or {}), **environment, **(options or {})})
+        return cls(bootstrap_servers, {**(defaults or {}), **environment_options(), **(options or {})})
 
     def with_options(self, options: Mapping[str, str]) -> Self:
         """Return the same cluster, reached with more options; they win over those that it has."""
@@ -188,6 +183,15 @@ class Cluster:
             options[name] = value
         check_options(options)
         return options
+
+
+def environment_options() -> dict[str, str]:
+    """Return the options that the environment sets: `KAFKA_SECURITY_PROTOCOL` is `security.protocol`."""
+    return {
+        name.removeprefix("KAFKA_").lower().replace("_", "."): value
+        for name, value in os.environ.items()
+        if name.startswith("KAFKA_") and name.removeprefix("KAFKA_").startswith(_ENVIRONMENT_PREFIXES)
+    }
 
 
 def is_secret(option: str) -> bool:

@@ -55,7 +55,8 @@ def cluster_options(command: CommandFunction) -> CommandFunction:
         "-b",
         "--bootstrap-server",
         metavar="HOST:PORT",
-        help="Kafka cluster.  [default: $KAFKA_BOOTSTRAP_SERVERS, the app's broker, or an embedded broker]",
+        help="Kafka cluster.  [default: $KAFKA_BOOTSTRAP_SERVERS, a file (see `config`), the app's broker, or an "
+        "embedded one]",
     )(command)
 
 
@@ -187,7 +188,7 @@ def app_name(context: click.Context) -> str:
         Usage: `-A` was not given.
     """
     if not context.obj:
-        raise Usage("no app given", hint="anabranch -A MODULE …")
+        raise Usage("no app given", hint='anabranch -A MODULE …, or app = "MODULE" in anabranch.toml')
     return context.obj
 
 
@@ -241,8 +242,10 @@ def announce_start(stats: BrokerStats, more: str = "") -> None:
 def running_cluster(bootstrap_server: str | None, options: tuple[str, ...]) -> Cluster | None:
     """Return the cluster that is named or already runs; None if `choose_cluster` would start an embedded broker."""
     from ...topics.cluster import Cluster
-    from ..cluster_choice import known_servers
+    from ..cluster_choice import known_servers, named_cluster, named_servers
 
+    if (servers := named_servers(bootstrap_server)) is not None:
+        return named_cluster(servers, _client_options(options))
     servers = known_servers(bootstrap_server)
     return Cluster.named(servers, _client_options(options)) if servers else None
 

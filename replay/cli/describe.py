@@ -32,14 +32,15 @@ def describe(context: click.Context) -> None:
       anabranch -A shop describe
     """
     from ..app_loader import load_app, runtime_of
+    from ..project_config import project_config
+    from .config import settings_of
 
     log_to_stderr(None)
     runtime = runtime_of(load_app(app_name(context)))
     guarantee = "exactly once" if runtime.settings.exactly_once else "at least once"
-    cluster = (
-        runtime.declared_broker or "not declared: --bootstrap-server, KAFKA_BOOTSTRAP_SERVERS, or the embedded one"
-    )
-    out.print(f"[bold]{plain(runtime.app_id)}[/bold]  {guarantee}   cluster {plain(cluster)}", markup=True)
+    settings = {name: (value, origin) for name, value, origin in settings_of(project_config(), runtime, context.obj)}
+    cluster = " by ".join(settings["bootstrap-servers"])
+    out.print(f"[bold]{plain(runtime.app_id)}[/bold]  {guarantee}   cluster: {plain(cluster)}", markup=True)
     grids = {"agents": agents_grid(runtime), "topics": _topics(runtime), "tables": _tables(runtime)}
     for title, grid in {**grids, "task groups": _groups(runtime)}.items():
         if grid.row_count:

@@ -27,6 +27,7 @@ COMMANDS = {
     "archive": "Archive a topic's committed records in a folder.",
     "broker": "Run a single-node Kafka on loopback for development.",
     "completion": "Print a script that completes commands in a shell.",
+    "config": "Show the app, cluster and options in use, and where they come from.",
     "demo": "Run the example jobs on real data.",
     "describe": "Show an app's agents, topics, tables and settings.",
     "dlq": "List, show and replay dead letters.",
@@ -80,6 +81,7 @@ def _app_commands(context: click.Context) -> dict[str, click.Command]:
     Raises:
         Usage: the app cannot be loaded.
     """
+    _read_config(context)
     if not context.obj:
         return {}
     from .app_commands import app_commands  # imports Faust
@@ -88,6 +90,21 @@ def _app_commands(context: click.Context) -> dict[str, click.Command]:
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             return app_commands(context.obj)
     return app_commands(context.obj)
+
+
+def _read_config(context: click.Context) -> None:
+    """Read the project's file, if there is one: the app that it names counts where `-A` is not given.
+
+    Raises:
+        Usage: see `project_config`.
+    """
+    if not any(map(os.path.exists, ("anabranch.toml", "pyproject.toml"))):
+        return  # its reader imports librdkafka
+    from ..project_config import apply_data_folder, project_config
+
+    config = project_config()
+    apply_data_folder(config)
+    context.obj = context.obj or config.app
 
 
 def _app_commands_or_problem(context: click.Context) -> tuple[dict[str, click.Command], str]:
@@ -122,6 +139,7 @@ def _change_directory(_: click.Context, __: click.Parameter, workdir: str | None
     "-A",
     "--app",
     metavar="MODULE",
+    envvar="ANABRANCH_APP",
     is_eager=True,  # --help shows the app's commands
     expose_value=False,
     callback=_choose_app,
@@ -138,7 +156,8 @@ def _change_directory(_: click.Context, __: click.Parameter, workdir: str | None
     help="Change to this directory first.",
 )
 @click.version_option(package_name="anabranch", prog_name="anabranch")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Stream processing on Kafka, with replay: the same program runs on live topics and over a file of history.
 
     \b
@@ -158,6 +177,7 @@ def cli() -> None:
       3    run: finished and wrote the result, but records failed (see --allow-failures)
       130  interrupted (143 after SIGTERM); run the same command again to resume
     """
+    _read_config(context)
 
 
 def main() -> None:
