@@ -110,7 +110,7 @@ def test_what_a_file_means_is_clear_or_refused(folder: Path, text: str, message:
 
 
 def test_two_files_with_settings_and_options_that_anabranch_sets_are_refused(folder: Path) -> None:
-    (folder / "anabranch.toml").write_text("[options]\ngroup.id = \"x\"\n")
+    (folder / "anabranch.toml").write_text('[options]\ngroup.id = "x"\n')
     with pytest.raises(Usage, match=r"group\.id"):
         named_cluster("x:1", None)
     (folder / "pyproject.toml").write_text("[tool.anabranch]\napp = 'shop'\n")
