@@ -25,8 +25,9 @@ Commands:
 - `recreate orders`: delete a topic and create it again. `forget-offsets`: delete the offsets of the group.
 - `show`: what is committed: offsets, tables, dead letters.
 
-Events: states of tasks, records that agents begin to process, commits with their offsets, ends of workers. Consecutive
-events of one worker share a line.
+Events: states of tasks, records that agents begin to process, commits with their offsets, ends of workers. They are in
+order for each worker, and consecutive ones share a line. How they interleave between workers and partitions is not
+shown, because it depends on fractions of a second.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,26 +171,9 @@ class Transcript:
     def _taken(self) -> Iterator[str]:
         """Yield the events since the last call, as lines."""
         events, self._events = self._events, []
-        while events:
-            worker, what, text = events.pop(0)
-            if what == "task":
-                states: dict[str, list[str]] = {}
-                texts = [text]
-                while events and events[0][:2] == (worker, "task"):
-                    texts.append(events.pop(0)[2])
-                for each in texts:
-                    task, _, state = each.partition(" ")
-                    states.setdefault(task, []).append(state)
-                tasks: dict[str, list[str]] = {}
-                for task in sorted(states):
-                    tasks.setdefault(", ".join(states[task]), []).append(task)
-                for after, names in tasks.items():
-                    yield f"{worker}: {' '.join(names)} {after}"
-                continue
-            texts = [text]
-            while events and events[0][:2] == (worker, what):
-                texts.append(events.pop(0)[2])
-            yield f"{worker}: {what} {', '.join(texts)}".rstrip()
+        for worker in sorted({worker for worker, _, _ in events}):
+            own = [(what, text) for other, what, text in events if other == worker]
+            yield from (f"{worker}: {line}".rstrip() for line in _lines(_with_one_commit(own)))
 
     # Commands -------------------------------------------------------------------------------------------------------
 
@@ -348,6 +333,34 @@ def play(text: str, folder: Path) -> str:
         if transcript is not None:
             with suppress(Dead):
                 transcript.close()
+
+
+def _with_one_commit(events: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Join the commits: how many there are depends on the time between two records."""
+    offsets = dict(at.split("@") for what, text in events if what == "commits" for at in text.split())
+    last = max((index for index, (what, _) in enumerate(events) if what == "commits"), default=-1)
+    joined = " ".join(f"{at}@{offset}" for at, offset in sorted(offsets.items()))
+    events = [(what, joined if index == last else text) for index, (what, text) in enumerate(events)]
+    return [event for index, event in enumerate(events) if event[0] != "commits" or index == last]
+
+
+def _lines(events: list[tuple[str, str]]) -> Iterator[str]:
+    """Yield events, consecutive ones of a kind in one line, and records of several partitions in order of these."""
+    for what, group in groupby(events, key=lambda event: event[0]):
+        texts = [text for _, text in group]
+        if what != "task":
+            if what == "processes":
+                texts.sort(key=lambda text: text.partition("@")[0])
+            yield f"{what} {', '.join(texts)}"
+            continue
+        states: dict[str, list[str]] = {}
+        for text in texts:
+            task, _, state = text.partition(" ")
+            states.setdefault(task, []).append(state)
+        tasks: dict[str, list[str]] = {}
+        for task in sorted(states):
+            tasks.setdefault(", ".join(states[task]), []).append(task)
+        yield from (f"{' '.join(names)} {after}" for after, names in tasks.items())
 
 
 def _seconds(duration: str) -> float:
