@@ -13,6 +13,7 @@ from faust import App as FaustApp
 from faust import current_event
 from faust.agents import Agent as FaustAgent
 from faust.agents.agent import _current_agent  # pyright: ignore[reportPrivateUsage]
+from faust.agents.replies import BarrierState, ReplyPromise
 from faust.exceptions import ImproperlyConfigured
 from faust.types import ChannelT
 from faust.types.core import merge_headers
@@ -25,11 +26,11 @@ from ..topics.spelling import did_you_mean
 from .declarations import Failure
 from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import policy
+from .replies import ReplyConsumer
 from .runtime import runtime_of
 
 if TYPE_CHECKING:
     import faust
-    from faust.agents.replies import BarrierState, ReplyPromise
     from faust.types import TP, AgentT, CodecT
     from faust.types.agents import ActorRefT
     from faust.types.tuples import RecordMetadata
@@ -181,6 +182,9 @@ class Agent(FaustAgent, Generic[V, R]):
     async def ask(self, value: V | None = None, *, reply_to: ReplyTo | None = None, **options: Any) -> Any:
         """Send a value and wait for the answer, which the agent yields.
 
+        Raises:
+            BadRecord: the topic refuses the question, or the agent failed at it.
+
         An answer is JSON: a struct arrives as a dict. If an agent asks, the answer may be computed twice, from state
         that is not committed yet.
         """
@@ -200,6 +204,7 @@ class Agent(FaustAgent, Generic[V, R]):
         self, barrier: BarrierState, items: Iterable[object], reply_to: ReplyTo
     ) -> AsyncIterator[str]:
         await self._listen(reply_to)
+        barrier.iterate = _to_the_end(barrier)
         async for sent in super()._barrier_send(barrier, cast(Any, items), reply_to):
             yield sent
 
@@ -222,8 +227,20 @@ class Agent(FaustAgent, Generic[V, R]):
                 f"agent {asker.name} sends a request to agent {self.name} before its own loop",
                 hint="send it inside of `async for`, or in an @app.task",
             )
-        options["correlation_id"] = options.get("correlation_id") or str(random_uuid())
-        return await super().ask_nowait(value, force=force or acting_runner() is not None, **cast(Any, options))
+        reply_to, key = self._get_strtopic(options.get("reply_to") or self.app.conf.reply_to), options.get("key")
+        promise = ReplyPromise(reply_to, options.get("correlation_id") or str(random_uuid()))
+        headers: Any = options.get("headers")
+        value, headers = cast(Any, self._create_req(key, value, reply_to, promise.correlation_id, headers))
+        cast(ReplyConsumer, cast(Any, self.app)._reply_consumer).expect(promise)
+        await cast("Topic", self.channel).send(
+            key=key,
+            value=value,
+            partition=options.get("partition"),
+            timestamp=options.get("timestamp"),
+            headers=headers,
+            force=force or acting_runner() is not None,
+        )
+        return promise
 
     def _create_req(self, *args: Any, **kwargs: Any) -> tuple[object, object]:
         value, headers = super()._create_req(*args, **kwargs)
@@ -267,6 +284,19 @@ class Agent(FaustAgent, Generic[V, R]):
         except asyncio.CancelledError:
             if not self.should_stop and not runner.context.stopping:
                 raise
+
+
+def _to_the_end(barrier: BarrierState) -> Any:
+    """Return an iterator of a barrier's answers that raises, at its end, if a question was refused."""
+    iterate = barrier.iterate
+
+    async def answers() -> AsyncIterator[object]:
+        async for answer in iterate():
+            yield answer
+        if barrier.done():
+            barrier.result()
+
+    return answers
 
 
 def _check_async(fun: Callable[..., object]) -> None:

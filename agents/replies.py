@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 from faust.agents.models import ReqRepResponse
+from faust.agents.replies import BarrierState, ReplyPromise
 from faust.agents.replies import ReplyConsumer as FaustReplyConsumer
 from faust.models import maybe_model
 
 from ..topics import threads
 from ..topics.cluster import Cluster
-from ..topics.errors import described
+from ..topics.errors import BadRecord, described
+from ..topics.headers import headers_of
+from ..topics.producer import Headers
 from ..topics.threads import daemon_thread
+from .questions import CORRELATION, REFUSED
 from .runtime import runtime_of
 
 __all__ = ["ReplyConsumer"]
@@ -32,6 +37,29 @@ class ReplyConsumer(FaustReplyConsumer):
     def __init__(self, app: Any, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._draining: list[asyncio.Task[None]] = []
+        self._promises: WeakValueDictionary[str, ReplyPromise] = WeakValueDictionary()
+
+    def expect(self, promise: ReplyPromise) -> None:
+        """Note a question that is about to be sent, so that `refuse` finds who asked it."""
+        self._promises[promise.correlation_id] = promise
+
+    async def add(self, correlation_id: str, promise: ReplyPromise) -> None:
+        """Wait for the answer to a question."""
+        asked = self._promises.get(correlation_id)
+        if asked is not None and asked.done() and (error := asked.exception()) is not None:
+            _fail(promise, error)
+        await super().add(correlation_id, promise)
+
+    def refuse_question(self, headers: Headers | None, error: BaseException) -> None:
+        """Give the error to the asker of a question whose record a topic has refused; ignore other records."""
+        correlation = dict(headers or ()).get(CORRELATION)
+        if correlation:
+            self._refuse(correlation.decode(errors="replace"), error)
+
+    def _refuse(self, correlation_id: str, error: BaseException) -> None:
+        asked = self._promises.get(correlation_id)
+        for promise in {*self._waiting.pop(correlation_id, ()), *((asked,) if asked is not None else ())}:
+            _fail(promise, error)
 
     async def listen(self, topic_name: str) -> None:
         """Read all answers that are sent to the topic from now on. Await this before asking: an answer may arrive
@@ -71,6 +99,11 @@ class ReplyConsumer(FaustReplyConsumer):
                     if message.error() is not None:
                         logger.warning("replies: %s", message.error().str())
                         continue
+                    headers = dict(headers_of(message) or ())
+                    if (why := headers.get(REFUSED)) is not None:
+                        correlation = (headers.get(CORRELATION) or b"").decode(errors="replace")
+                        self._refuse(correlation, BadRecord(why.decode(errors="replace")))
+                        continue
                     try:
                         reply: ReqRepResponse = topic.decode_value(message.value())
                         known = self._waiting.pop(reply.correlation_id, ())
@@ -80,9 +113,18 @@ class ReplyConsumer(FaustReplyConsumer):
                         continue
                     # A second answer to a question is ignored: agents may yield twice, and questions be processed
                     # twice.
-                    for promise in list(known):
+                    for promise in [promise for promise in known if not promise.done()]:
                         promise.fulfill(reply.correlation_id, maybe_model(reply.value))
                 if not messages:
                     await threads.idle(_POLL_S)
         finally:
             consumer.close()
+
+
+def _fail(promise: ReplyPromise, error: BaseException) -> None:
+    if promise.done():
+        return
+    promise.set_exception(error)
+    promise.exception()  # a promise that nobody awaits is not reported
+    if isinstance(promise, BarrierState):
+        promise._results.put_nowait(None)  # pyright: ignore[reportPrivateUsage] (wakes who iterates)

@@ -19,6 +19,7 @@ from ..topics.cluster import Cluster
 from ..topics.errors import BadRecord, Usage
 from ..topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
 from ..topics.private_fields import PrivateNames
+from ..topics.producer import Headers
 from ..topics.topic_partition import TopicPartition
 from .engine.agent_context import AgentContext
 from .engine.loop import Engine
@@ -26,6 +27,7 @@ from .engine.settings import BOUNDED, EngineSettings
 from .engine.status import EngineStatus
 from .engine.topic_provisioner import TopicProvisioner
 from .faust_adapter.faust_settings import Settings, change_settings, check_settings, client_options, engine_settings
+from .questions import refusal
 from .sender import Sender
 from .tables.agent_step import AgentStep
 from .tables.table import Table
@@ -183,7 +185,18 @@ class Runtime:
     @cached_property
     def sender(self) -> Sender:
         """The producer of records that are sent outside of epochs."""
-        return Sender(self.cluster)
+        return Sender(self.cluster, lambda output, why: self.refuse_question(output.headers, why))
+
+    def refuse_question(self, headers: Headers | None, error: BaseException) -> None:
+        """Give the error to the asker of a question whose record is refused; other records are ignored."""
+        if "_reply_consumer" in self.app.__dict__:
+            cast(Any, self.app)._reply_consumer.refuse_question(headers, error)
+
+    def answer_refused(self, headers: Headers | None, why: str) -> None:
+        """Answer a question that made its agent fail, outside of the epoch, which may wait for the asker."""
+        answer = refusal(headers, why)
+        if answer is not None:
+            self._answering = asyncio.ensure_future(self.sender.send(answer))
 
     @property
     def worker_registry(self) -> WorkerRegistry:

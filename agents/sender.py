@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -27,13 +28,16 @@ _POLL_S = 0.002
 class Sender:
     """An idempotent producer that returns futures. It is created at the first send.
 
+    Args:
+        on_refused: called with each record that was not stored, and why.
+
     Attributes:
         outstanding: number of records whose delivery is not known yet.
         failed: number of records that were not delivered.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, on_refused: Callable[[Output, AnabranchError], None] | None = None) -> None:
+        self._cluster, self._on_refused = cluster, on_refused
         self._kafka: Any = None
         self.outstanding = self.failed = 0
         self._poller: asyncio.Task[None] | None = None
@@ -54,6 +58,8 @@ class Sender:
                 # Logged as well, because the future may never be awaited, as in a command that sends and ends.
                 logger.error("not sent: %s", why)
                 self.failed += 1
+                if self._on_refused is not None:
+                    self._on_refused(output, why)
                 future.set_exception(why)
                 return
             tp = TP(message.topic(), message.partition())

@@ -82,6 +82,7 @@ class Failures:
                 'on_failure="dead_letter" sends failed records to the dead-letter topic',
             )
         self._outbox.failed[stream.name] += records
+        self._host.answer_refused(headers, f"agent {stream.name} failed at the question: {text}")
         if policy == "skip":
             self._skip(stream.name, origin.topic, text)
             logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
@@ -195,6 +196,7 @@ class Failures:
     def _refuse_outside(self, outside: list[Output], output: Output, why: BadRecord) -> None:
         """Replace a refused output of a timer, a task or a web view by a dead letter of the topic it was sent to."""
         outside[:] = [other for other in outside if other is not output]
+        self._host.refuse_question(output.headers, why)
         letter = dead_letter(
             topic=output.topic,
             key=output.key,

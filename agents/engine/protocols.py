@@ -16,6 +16,7 @@ from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.partitioners import Partitioner, RangePartitioner
 from ...topics.private_fields import PrivateNames
+from ...topics.producer import Headers
 from ...topics.topic_partition import TopicPartition
 from ..failure_policy import Retry
 from ..tables.agent_step import AgentStep
@@ -196,6 +197,14 @@ class Host(Protocol):
 
     def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
         """Return the partitioner of a topic with this number of partitions."""
+        ...
+
+    def refuse_question(self, headers: Headers | None, error: BaseException) -> None:
+        """Give the error to the asker of a question whose record is refused; other records are ignored."""
+        ...
+
+    def answer_refused(self, headers: Headers | None, why: str) -> None:
+        """Answer a question that made its agent fail; other records are ignored."""
         ...
 
     async def request_stop(self) -> None:

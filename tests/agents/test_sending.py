@@ -101,6 +101,64 @@ async def test_a_client_asks_and_gets_the_answer(lab) -> None:
             await client.stop()
 
 
+@pytest.mark.parametrize("where", ["client", "task", "agent"])
+@pytest.mark.parametrize("fault", ["the agent fails", "the topic refuses"])
+async def test_who_asks_is_told_that_the_question_is_refused(lab, where, fault, drain) -> None:
+    questions, name, found = lab.topic(), lab.fresh("app"), []
+    if fault == "the topic refuses":
+        questions = lab.topic(cleanup_policy="compact")  # takes no record without a key
+    app = lab.app(name)
+    asking = lab.app(name, worker="client") if where == "client" else app
+    question = "7" if fault == "the topic refuses" else "no number"
+
+    def agent_of(app):
+        @app.agent(app.topic(questions), name="reader")
+        async def reader(stream):
+            async for value in stream:
+                yield int(value)
+
+        return reader
+
+    reader = agent_of(app)
+    if asking is not app:
+        reader = agent_of(asking)
+
+    async def ask() -> None:
+        with pytest.raises(BadRecord) as refused:
+            await asyncio.wait_for(reader.ask(question), 20)
+        found.append(str(refused.value))
+        assert await asyncio.wait_for(reader.ask("7", key="k"), 20) == 7
+        with pytest.raises(BadRecord):
+            await asyncio.wait_for(reader.join([question]), 20)
+        with pytest.raises(BadRecord):
+            assert [answer async for answer in reader.map([question])] == []
+        found.append("answered")
+
+    if where == "task":
+        app.task(ask)
+    elif where == "agent":
+        start = lab.topic()
+
+        @app.agent(app.topic(start), name="asker")
+        async def asker(stream):
+            async for _ in stream:
+                await ask()
+
+        lab.produce(start, [1])
+    async with lab.running(app):
+        if where == "client":
+            await asking.start_client()
+            try:
+                await ask()
+            finally:
+                await asking.stop()
+        await lab.until(lambda: len(found) >= 2)
+    why = (
+        "agent reader failed at the question: ValueError" if fault == "the agent fails" else "does not take the record"
+    )
+    assert why in found[0]
+
+
 @pytest.mark.parametrize("kind", [Order, Withdrawal], ids=["struct", "faust record"])
 async def test_questions_and_answers_have_types(lab, kind) -> None:
     topic, app, answers = lab.topic(), lab.app(lab.fresh("app")), []
