@@ -39,7 +39,8 @@ All settings of an app and of a worker: type, default, unit, and what they do. T
 A setting of `App(…)` may also come from `config_from_object`, from a handler of `on_configured`, or from the environment, under the
 name in the last column; the environment wins. An option of `App(…)` that is not a setting is a `TypeError` that names the nearest
 one; `None` counts as not given. Settings of Faust that are not on this page are refused by name: see
-[Coming from Faust](faust.md#settings). `anabranch -A shop describe` shows the settings of an app that differ from their defaults.
+[Coming from Faust](faust.md#settings). `anabranch -A shop describe` shows the settings of an app that differ from their defaults. App, cluster and librdkafka's options may
+also be in [a file](projects.md#what-is-typed-each-time).
 
 ```python
 from anabranch import App
@@ -75,6 +76,7 @@ _ENVIRONMENT = """\
 
 | variable | |
 | --- | --- |
+| `ANABRANCH_APP` | the app, as `-A` names it |
 | `KAFKA_BOOTSTRAP_SERVERS` | the cluster; `--bootstrap-server` overrides it |
 | `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_…`, `KAFKA_SSL_…`, `KAFKA_CLIENT_…` | librdkafka's options of these names: `KAFKA_SASL_PASSWORD` is `sasl.password`; `-X name=value` overrides them |
 | `ANABRANCH_HOME` | folder of the embedded Kafka and of the workers' data; default: `.anabranch` in the current folder |
