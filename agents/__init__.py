@@ -9,6 +9,7 @@ from .agent import Agent
 from .app import App
 from .engine.settings import EngineSettings, PackedLimits
 from .event import Event, RecordBatch
+from .event_time.windows import Cumulating, Hopping, Sessions, Tumbling, Window
 from .failure_policy import Retry
 from .flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
 from .flows.expressions import Expression, col, pseudonym
@@ -45,4 +46,10 @@ __all__ = [
     "Min",
     "Sum",
     "Top",
+    # windows of a flow
+    "Cumulating",
+    "Hopping",
+    "Sessions",
+    "Tumbling",
+    "Window",
 ]

@@ -43,6 +43,7 @@ from .declarations import (
     typed_as,
 )
 from .engine.settings import EngineSettings
+from .event_time.event_time import DEFAULT_JUMP, TimeUnit, Timing
 from .faust_adapter.faust_settings import Settings, check_names, check_settings
 from .faust_adapter.transport import TableManager, Transport
 from .faust_adapter.unsampled_monitor import UnsampledMonitor
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from faust.types import ProducerT
     from faust.types.web import Web
 
+    from ..topics.durations import Duration
     from .tables.table import Table
 
 __all__ = ["App"]
@@ -227,6 +229,10 @@ class App(faust.App):
         value_type: object = None,
         partitioner: RangePartitioner | None = None,
         private: Collection[str] = (),
+        time: str | Callable[..., object] | None = None,
+        time_unit: TimeUnit | None = None,
+        grace: Duration | None = None,
+        max_jump: Duration | None = DEFAULT_JUMP,
         **options: Any,
     ) -> Topic:
         """Describe a topic; see `TopicDeclaration`."""
@@ -241,6 +247,7 @@ class App(faust.App):
         made = cast("Topic", super().topic(*topics, **types, **options))
         made.partitioner = partitioner
         made.private = private
+        made.timing = Timing.of(time, time_unit, grace, max_jump)
         for name in made.topics:
             self._runtime.described.setdefault(name, made)
         return made

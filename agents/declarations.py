@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from mode.utils.trees import NodeT
     from yarl import URL
 
+    from ..topics.durations import Duration
     from ..topics.partitioners import RangePartitioner
     from .agent import Agent
+    from .event_time.event_time import TimeUnit
     from .failure_policy import Retry
     from .stream import Stream
     from .tables.table import Table
@@ -49,6 +51,7 @@ __all__ = [
     "TableDeclaration",
     "TableOptions",
     "TaskDeclaration",
+    "TimedTopicOptions",
     "TopicDeclaration",
     "TopicOptions",
     "typed_as",
@@ -206,6 +209,23 @@ class TopicOptions(TypedDict, total=False):
     loop: asyncio.AbstractEventLoop | None
 
 
+class TimedTopicOptions(TopicOptions, total=False):
+    """Options of `app.topic(…)` with those of event time; docs/time.md explains them.
+
+    Attributes:
+        time: the event time of a record: a field's name, an expression or a function of the value. It is a number, a
+            datetime with a zone, or such a datetime as ISO 8601 text. Default: the record's timestamp in Kafka.
+        time_unit: the unit of times that are numbers: `s`, `ms` (the default), `us` or `ns`.
+        grace: how far records may be out of order: watermarks are so much behind the newest record of a partition.
+        max_jump: a record further ahead than this moves time only together with a second one; None: no such guard.
+    """
+
+    time: str | Callable[..., object] | None
+    time_unit: TimeUnit | None
+    grace: Duration | None
+    max_jump: Duration | None
+
+
 class AgentOptions(TypedDict, total=False):
     """Options of `@app.agent(…)` beside the channel.
 
@@ -258,22 +278,22 @@ class TopicDeclaration(Protocol):
 
     @overload
     def __call__(
-        self, *topics: str, key_type: type[K], value_type: type[V], **options: Unpack[TopicOptions]
+        self, *topics: str, key_type: type[K], value_type: type[V], **options: Unpack[TimedTopicOptions]
     ) -> Topic[K, V]: ...
     @overload
     def __call__(
-        self, *topics: str, key_type: None = None, value_type: type[V], **options: Unpack[TopicOptions]
+        self, *topics: str, key_type: None = None, value_type: type[V], **options: Unpack[TimedTopicOptions]
     ) -> Topic[Any, V]: ...
     @overload
     def __call__(
-        self, *topics: str, key_type: type[K], value_type: None = None, **options: Unpack[TopicOptions]
+        self, *topics: str, key_type: type[K], value_type: None = None, **options: Unpack[TimedTopicOptions]
     ) -> Topic[K]: ...
     @overload
     def __call__(
-        self, *topics: str, key_type: object = None, value_type: object = None, **options: Unpack[TopicOptions]
+        self, *topics: str, key_type: object = None, value_type: object = None, **options: Unpack[TimedTopicOptions]
     ) -> Topic: ...
     def __call__(self, *topics: str, **options: object) -> Topic:
-        """Describe a topic, or several that one agent reads; see `TopicOptions`.
+        """Describe a topic, or several that one agent reads; see `TimedTopicOptions`.
 
         In a bounded run, topics are the run's own, named `<app>-run-<id>-<topic>`.
 

@@ -61,6 +61,7 @@ class Stream(faust.Stream[V_co]):
         self.runner: Runner | None = None
         self.wakeup: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.takes_control = False
         self.message: Message | None = None  # the record that the agent processes
         self._package: Package | None = None
         self._event: Any = None
@@ -194,6 +195,19 @@ class Stream(faust.Stream[V_co]):
         """Iterate as `batches`, over records that are not decoded; for flows, which do not decode what they process by
         column."""
         return self._batches(lambda _, batch: batch)
+
+    async def batches_or_nothing(self, wait_s: Callable[[], float]) -> AsyncIterator[QueuedBatch]:
+        """Iterate as `queued_batches`, over an empty batch where no records come for a time; for flows with windows.
+
+        Args:
+            wait_s: returns how long to wait for records, in seconds.
+        """
+        await self._begin(grouped=True)
+        self.by_batch = True
+        while True:
+            batch = await self._next_batch(wait_s())
+            self.message = last_of(batch) if batch.messages else None
+            yield batch
 
     async def _batches(self, make: Callable[[Stream[V_co], QueuedBatch], Made | None]) -> AsyncIterator[Made]:
         if self._processors:

@@ -20,6 +20,7 @@ from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, decode_json_text, key_codec
 from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
+from .event_time.event_time import DEFAULT_JUMP, TimeUnit, Timing
 from .faust_adapter.faust_values import UNMARKED_TEXT, UNTYPED
 from .runtime import runtime_of
 from .unread_topics import refuse_unread
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from faust.types import CodecT
     from faust.types.tuples import FutureMessage
 
+    from ..topics.durations import Duration
     from ..topics.private_fields import PrivateNames
     from .app import App
     from .declarations import Failure
+    from .event_time.windows import Windows
     from .flows.aggregates import Aggregate, What
     from .flows.flow import Flow, KeyedFlow, ReduceOptions
+    from .flows.window_flow import WindowedFlow
     from .stream import Stream
     from .tables.table import Table
 
@@ -99,6 +103,7 @@ class Topic(faust.Topic, Generic[K, V]):
         partitioner: how keys map to partitions, if the program declares it.
         former: name -> what the topic was called while it did not carry the app's id (`unread_topics.py`).
         private: the fields that are not shown.
+        timing: the event time of the records.
 
     Raises:
         Usage: it has a pattern instead of names, or its offsets are not to be committed.
@@ -110,6 +115,7 @@ class Topic(faust.Topic, Generic[K, V]):
         partitioner: RangePartitioner | None = None,
         former: Mapping[str, str] | None = None,
         private: Collection[str] = (),
+        timing: Timing | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -129,6 +135,7 @@ class Topic(faust.Topic, Generic[K, V]):
         self.partitioner = partitioner
         self.private = private
         self.former = former or {}
+        self.timing = timing or Timing()
         self.streams: list[Stream] = []
         self.expected_streams = 1
         # For text and bytes, "raw" means the same as no serializer.
@@ -196,6 +203,7 @@ class Topic(faust.Topic, Generic[K, V]):
             "partitioner": self.partitioner,
             "former": self.former,
             "private": self.private,
+            "timing": self.timing,
         }
 
     def derive_topic(
@@ -448,6 +456,28 @@ class Topic(faust.Topic, Generic[K, V]):
     ) -> Table[K, dict[str, Any]]:
         """Aggregate the values by the records' own keys: `Flow.aggregate`."""
         return self.flow().aggregate(cast("str | None", table), **columns)
+
+    def with_time(
+        self,
+        time: str | Callable[[V], object] | None,
+        *,
+        unit: TimeUnit | None = None,
+        grace: Duration | None = None,
+        max_jump: Duration | None = DEFAULT_JUMP,
+    ) -> Flow[V]:
+        """Begin a flow with `Flow.with_time`."""
+        return self.flow().with_time(time, unit=unit, grace=grace, max_jump=max_jump)
+
+    def window(
+        self,
+        windows: Windows,
+        *,
+        grace: Duration | None = None,
+        keep: Duration | None = None,
+        late_to: str | None = None,
+    ) -> WindowedFlow:
+        """Reduce the values by the records' own keys and by window: `Flow.window`."""
+        return self.flow().window(windows, grace=grace, keep=keep, late_to=late_to)
 
     async def declare(self) -> None:
         """Create the topic if it does not exist.

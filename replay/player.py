@@ -87,6 +87,8 @@ class Player:
         pack: send packed batches with this compression; see `topics.packed`. Counts are those of their rows.
         runs_topic: the topic that stores the positions of runs.
         clock: for tests.
+        ends_input: write an end-of-input message into each partition behind the last record. Only for topics in which
+            control records count, the inputs of a bounded run.
         value_type: of the topic, if it is known: the report says which values of the first records it refuses.
         private: the topic's private fields, of which the report shows no values.
     """
@@ -109,6 +111,7 @@ class Player:
         transaction_s: float = TRANSACTION_S,
         batch_lines: int | None = None,
         clock: Clock | None = None,
+        ends_input: bool = False,
         value_type: object = None,
         private: PrivateFields = NOTHING,
     ) -> None:
@@ -138,6 +141,7 @@ class Player:
         self._batch_lines = batch_lines
         self._admin = Admin(cluster)
         self._runs = RunRegistry(cluster, runs_topic)
+        self._ends_input = ends_input
         self._stop = threading.Event()
         self._examples: list[str] = []
         self._warnings: list[str] = []
@@ -255,6 +259,8 @@ class Player:
                     continue
                 if 0 < work.newest_ms < NEAR_1970_MS and not state.sent:
                     self._warnings.append(f"records of the year 1970: {NEAR_1970}")
+                if source.ended and self._ends_input:
+                    work.ends_partitions = range(partitioner.partitions)
                 state = work.commit(position, done=source.ended, now_ms=self._clock.now_ms())
                 if on_progress is not None:
                     on_progress(self._progress(state, work.newest_ms, source, start))

@@ -15,6 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from ..topics import clock
+from ..topics.control_records import CONTROL_KEY, END_OF_INPUT, ControlRecord
 from ..topics.dead_letter import dead_letter
 from ..topics.errors import AnabranchError, Stop
 from ..topics.packed import packed_rows
@@ -48,6 +49,7 @@ class Transaction:
         skipped, blank: bad lines that were skipped and blank lines; the caller counts them.
         newest_ms: the latest event time of the records that were sent last; 0 if they have no times.
         size_bytes: size of all values.
+        ends_partitions: partitions that end with this transaction: each gets an end-of-input message at its commit.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Transaction:
         self.skipped = 0
         self.blank = 0
         self.newest_ms = 0
+        self.ends_partitions: Sequence[int] = ()
 
     def __len__(self) -> int:
         """Number of records and dead letters; each row of a packed batch counts as a record."""
@@ -145,6 +148,7 @@ class Transaction:
                 if self._aborted:
                     self._send_again()
                 self._begin()
+                self._produce_ends()
                 # Offsets are known only when all records are delivered.
                 self._producer.flush()
                 if self._doubtful:
@@ -235,6 +239,12 @@ class Transaction:
                 topic=self._target.topic, reason="line", error=line.reason, key=None, value=line.value, source=source
             )
             self._producer.produce(letter.topic, letter.value, letter.key, headers=letter.headers)
+
+    def _produce_ends(self) -> None:
+        message = ControlRecord(END_OF_INPUT)
+        for partition in self.ends_partitions:
+            report = self._on_delivery if partition in self._reached else self._on_first_delivery
+            self._produce_one(message.encoded(), CONTROL_KEY, partition, 0, message.headers(), report)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         partition, offset = message.partition(), message.offset()

@@ -22,6 +22,8 @@ from ..agents.tables.stream_time import STREAM_TIME
 from ..agents.tables.table import Table
 from ..agents.tables.undecodable_changelog import REMEDY as UNDECODABLE_REMEDY
 from ..agents.tables.undecodable_changelog import shown
+from ..agents.tables.window_content import WindowKey
+from ..agents.tables.window_table import WindowTable
 from ..topics.admin import Admin
 from ..topics.cluster import Cluster
 from ..topics.durable_files import replace_file
@@ -131,21 +133,24 @@ class Snapshot:
 
     @cached_property
     def rows(self) -> tuple[list[str], list[list[object]]]:
-        """Column names and rows: `key`, for a local table `partition`, and `value` or the fields of structured values.
+        """Column names and rows: `key`, for a local table `partition`, for a table of windows `start` and `end` in
+        milliseconds since 1970, and `value` or the fields of structured values.
 
         A field with the name of one of these columns is called `value.<name>`.
         """
         keys, heads, values, structured = list[object](), list[list[object]](), list[object](), False
+        windows = isinstance(self.table, WindowTable)
         for key, partition, value in self.rows_with_partition():
-            keys.append(key)
-            heads.append([partition] if self.table.local else [])
+            of_key, *window = cast(WindowKey, key) if windows else (key,)
+            keys.append(of_key)
+            heads.append([partition] if self.table.local else list[object](window))
             if type(value) not in _SCALARS:
                 asdict = getattr(value, "asdict", None)
                 value = msgspec.to_builtins(self.table.plain(value) if asdict is None else asdict())
                 structured = structured or isinstance(value, dict)
             values.append(value)
         heads = [[key, *head] for key, head in zip(key_cells(keys), heads, strict=True)]
-        columns = ["key", "partition"] if self.table.local else ["key"]
+        columns = ["key", "partition"] if self.table.local else ["key", "start", "end"] if windows else ["key"]
         if not structured:
             return [*columns, "value"], [[*head, value] for head, value in zip(heads, values, strict=True)]
         rows = [cast("dict[str, object]", value) if isinstance(value, dict) else {"value": value} for value in values]

@@ -38,6 +38,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/table_backup/restore.py",
     "replay/reprocess.py",
     "replay/runs/bounded_run.py",
+    "replay/runs/inputs_with_windows.py",
     "replay/table_backup/store_seeding.py",
     "replay/table_reader.py",
     "replay/testing/store_faults.py",

@@ -28,10 +28,26 @@ from .json_value import JsonValue
 from .message import Message
 from .producer import Headers
 
-__all__ = ["CONTROL_KEY", "ControlRecord", "carries_control", "control_records", "decode", "is_control", "records_of"]
+__all__ = [
+    "CONTROL_KEY",
+    "END_OF_INPUT",
+    "WATERMARK",
+    "ControlRecord",
+    "carries_control",
+    "control_records",
+    "decode",
+    "is_control",
+    "records_of",
+]
 
 CONTROL_KEY = b"\x00anabranch-control"
 """The key of every control record."""
+
+WATERMARK = "mark"
+"""The kind of a watermark message: the stream time of source partitions; see `agents/event_time/time_keeper.py`."""
+
+END_OF_INPUT = "end"
+"""The kind of the message behind the last record of a partition of a bounded run's input."""
 
 REPARTITION_SUFFIX = "-repartition"
 

@@ -4,7 +4,7 @@ The topic is `<topic>.dlq`. Key and value are the bytes of the record. Its own h
 
 | header | content |
 | --- | --- |
-| `anabranch-reason` | `decode`, `agent` or `line`; `refused`: an output without an agent that its topic refuses |
+| `anabranch-reason` | `decode`, `agent`, `line`; `time`: no event time; `refused`: its topic refuses it |
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
 | `anabranch-private` | names of the record's private fields, separated by commas, if it has any |
 | `anabranch-private-error` | the error with its message, if the one in `anabranch-error` is hidden |
@@ -31,6 +31,7 @@ from .producer import Headers
 
 __all__ = [
     "HEADROOM_BYTES",
+    "LATE_SUFFIX",
     "RETRY_SUFFIX",
     "SUFFIX",
     "DeadLetter",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 SUFFIX = ".dlq"
+LATE_SUFFIX = ".late"
 RETRY_SUFFIX = "-retry"
 MAX_ERROR_CHARACTERS = 1000
 

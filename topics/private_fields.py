@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import msgspec
 
-from .dead_letter import SUFFIX
+from .dead_letter import LATE_SUFFIX, SUFFIX
 from .private_texts import HIDDEN, hide_texts, shows
 
 __all__ = [
@@ -214,7 +214,7 @@ class PrivateNames:
         return self._short(topic) in self.topics or topic.startswith(f"{self.app}-")
 
     def _short(self, topic: str) -> str:
-        topic = topic.removesuffix(SUFFIX).removeprefix(f"{self.app}-")
+        topic = topic.removesuffix(SUFFIX).removesuffix(LATE_SUFFIX).removeprefix(f"{self.app}-")
         return re.sub(r"^run-[^-]+-", "", topic)
 
 

@@ -1,7 +1,9 @@
-"""Reads and writes committed offsets, and the agent offsets in their metadata.
+"""Reads and writes committed offsets, and what their metadata say of agents.
 
-The metadata is JSON, `{"agents": {"<agent>": offset}}`. It is written only if an agent is ahead of the committed
-offset. Kafka limits its size by `offset.metadata.max.bytes`, 4,096 by default.
+The metadata is JSON, `{"agents": {"<agent>": offset}, "time": {"<agent>": channel state}}`: the offsets of agents that
+are ahead of the committed offset, and the event time of the partition as an agent with windows knows it at its own
+offset. Each part is left out where there is nothing to say. Kafka limits the size by `offset.metadata.max.bytes`, 4,096
+by default.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ __all__ = [
     "commit_through_group",
     "offsets_to_commit",
     "read_agent_offsets",
+    "read_channel_states",
     "refuse_open_transactions",
 ]
 
@@ -55,21 +58,34 @@ def read_agent_offsets(metadata: str | None) -> dict[str, int]:
         return {}
 
 
+def read_channel_states(metadata: str | None) -> dict[str, object]:
+    """Return agent -> channel state; empty for metadata that another program has written."""
+    if not metadata:
+        return {}
+    try:
+        return {str(agent): state for agent, state in json.loads(metadata)["time"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
 def offsets_to_commit(
-    progress: Mapping[TopicPartition, int], agent_offsets: Mapping[tuple[TopicPartition, str], int]
+    progress: Mapping[TopicPartition, int],
+    agent_offsets: Mapping[tuple[TopicPartition, str], int],
+    channel_states: Mapping[tuple[TopicPartition, str], object] | None = None,
 ) -> list[KafkaPartition]:
-    """Return the offsets to commit, with the agent offsets in their metadata.
+    """Return the offsets to commit, with agent offsets and channel states in their metadata.
 
     Raises:
         Stop: the offsets of the agents that read one topic do not fit into the metadata.
     """
-    by_partition: dict[TopicPartition, dict[str, int]] = {}
-    for (at, agent), offset in agent_offsets.items():
-        by_partition.setdefault(at, {})[agent] = offset
+    by_partition: dict[TopicPartition, dict[str, dict[str, object]]] = {}
+    for name, of_agents in (("agents", agent_offsets), ("time", channel_states or {})):
+        for (at, agent), said in of_agents.items():
+            by_partition.setdefault(at, {}).setdefault(name, {})[agent] = said
     offsets: list[KafkaPartition] = []
     for at, offset in progress.items():
-        ahead = by_partition.get(at)
-        metadata = json.dumps({"agents": ahead}, separators=(",", ":")) if ahead else ""
+        said = by_partition.get(at)
+        metadata = json.dumps(said, separators=(",", ":")) if said else ""
         if len(metadata) > MAX_METADATA_BYTES:
             raise Stop(
                 f"{at.topic}: too many agents on one topic to store the offset of each",
@@ -98,6 +114,8 @@ def assigned(
             assignment.starts[at] = partition.offset
             for agent, offset in read_agent_offsets(partition.metadata).items():
                 assignment.agent_offsets[at, agent] = offset
+            for agent, state in read_channel_states(partition.metadata).items():
+                assignment.channel_states[at, agent] = state
         else:
             without.append(partition)
             assignment.uncommitted.append(at)

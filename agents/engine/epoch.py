@@ -49,6 +49,7 @@ class PreparedCommit:
         dead_letters: number of dead letters.
         skipped: number of records that were skipped without a dead letter.
         failed: agent -> number of its records to which its failure policy was applied.
+        late: (operator, reason) -> number of records that came too late for it.
         began_s: when the preparation began, on the monotonic clock.
     """
 
@@ -59,6 +60,7 @@ class PreparedCommit:
     dead_letters: int
     skipped: int
     failed: Counter[str]
+    late: Counter[tuple[str, str]]
     began_s: float
 
 
@@ -74,6 +76,7 @@ class Epoch:
         commits_total: number of commits since the start.
         dead_letters_total: number of dead letters in these commits.
         skipped_total: number of records skipped in these commits.
+        late_total: (operator, reason) -> number of records that came too late for it, in these commits.
         commit_seconds: durations of commits, from the closed barrier until the stores are written.
         committed_s: when the last commit completed, on the monotonic clock.
     """
@@ -86,6 +89,7 @@ class Epoch:
         self.commits_total = 0
         self.dead_letters_total = 0
         self.skipped_total = 0
+        self.late_total: Counter[tuple[str, str]] = Counter()
         self._misplaced = MisplacedKeys(host)
         self._is_frozen = False  # an epoch that Kafka has not committed yet
         self.singly: frozenset[str] = frozenset()
@@ -175,7 +179,7 @@ class Epoch:
         request = CommitRequest(
             [*self.outbox.all(), *self.outside],
             {table.changelog_name: changes[table.name] for table in tables if changes[table.name]},
-            offsets_to_commit(progress, self._router.agent_offsets(progress)),
+            offsets_to_commit(progress, self._router.agent_offsets(progress), self._router.channel_states(progress)),
             group() if progress else None,
             self.singly,
         )
@@ -188,6 +192,7 @@ class Epoch:
             outbox.dead_letters,
             outbox.skipped,
             outbox.failed.copy(),
+            outbox.late.copy(),
             began_s,
         )
 
@@ -224,6 +229,7 @@ class Epoch:
         self.commits_total += 1
         self.dead_letters_total += prepared.dead_letters
         self.skipped_total += prepared.skipped
+        self.late_total += prepared.late
         for offset in prepared.request.offsets:
             input = self._tasks.active.get(TopicPartition(offset.topic, offset.partition))
             if input is not None:

@@ -107,11 +107,12 @@ class Outbox:
         dead_letters: number of dead letters among the outputs.
         skipped: number of records that were skipped without a dead letter.
         failed: agent -> number of its records to which its failure policy was applied.
+        late: (operator, reason) -> number of records that came too late for it.
         owners: index of an output -> stream and position of the record that sent it, for outputs sent while isolating.
         dead_letter_sources: index of a dead letter -> position of its record, as text.
     """
 
-    __slots__ = ("dead_letter_sources", "dead_letters", "failed", "outputs", "owners", "partials", "skipped")
+    __slots__ = ("dead_letter_sources", "dead_letters", "failed", "late", "outputs", "owners", "partials", "skipped")
 
     def __init__(self) -> None:
         self.outputs: list[Output] = []
@@ -119,6 +120,7 @@ class Outbox:
         self.dead_letters = 0
         self.skipped = 0
         self.failed: Counter[str] = Counter()
+        self.late: Counter[tuple[str, str]] = Counter()
         self.owners: dict[int, tuple[RecordFeed, RecordPosition]] = {}
         self.dead_letter_sources: dict[int, str] = {}
 
@@ -158,5 +160,6 @@ class Outbox:
         self.partials = {}
         self.dead_letters = self.skipped = 0
         self.failed.clear()
+        self.late.clear()
         self.owners.clear()
         self.dead_letter_sources.clear()

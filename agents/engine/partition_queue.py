@@ -28,12 +28,14 @@ def place_of(message: Message) -> Place:
 class QueuedBatch(NamedTuple):
     """Consecutive records of one partition; `end` is the offset after the last one.
 
-    `messages` is a list of messages, or the rows of one packed batch.
+    `messages` is a list of messages, or the rows of one packed batch. `control` says that control records are among
+    them.
     """
 
     at: TopicPartition
     messages: Any
     end: int
+    control: bool = False
 
     @property
     def rows(self) -> Rows | None:
@@ -58,12 +60,16 @@ class PartitionQueue:
             of the agent.
         failures: place of a record -> number of times the agent has failed at it.
         retry_at_s: place of a record to retry -> earliest time of the retry (monotonic seconds).
+        channel_state: what the agent knows of the partition's event time, as JSON; None: nothing. It belongs to the
+            progress: it is committed with the offset, and a rollback returns to the committed one.
     """
 
     __slots__ = (
         "at",
         "batches",
+        "channel_state",
         "committed",
+        "committed_channel_state",
         "delayed_until_s",
         "ended",
         "failures",
@@ -83,6 +89,8 @@ class PartitionQueue:
         self.poisoned: dict[Place, BaseException] = {}
         self.failures: dict[Place, int] = {}
         self.retry_at_s: dict[Place, float] = {}
+        self.channel_state: object = None
+        self.committed_channel_state: object = None
 
     @property
     def progress(self) -> int:
@@ -144,14 +152,15 @@ class PartitionQueue:
         self.retry_at_s = {place: due_s for place, due_s in self.retry_at_s.items() if place[0] != first}
         self.delayed_until_s = None
 
-    def commit(self, progress: int, taken: int) -> None:
+    def commit(self, progress: int, taken: int, channel_state: object = None) -> None:
         """Note a commit, and forget the failures of its records.
 
         Args:
             progress: offset of the next record to process, when the commit was prepared.
             taken: offset of the next record to hand out then.
+            channel_state: the channel state then.
         """
-        self.committed = progress
+        self.committed, self.committed_channel_state = progress, channel_state
         if self.poisoned:
             self.poisoned = {place: why for place, why in self.poisoned.items() if place[0] >= taken}
         if self.failures:
@@ -161,3 +170,4 @@ class PartitionQueue:
         """Forget the records that wait, and continue from the last commit. Failures are kept."""
         self.batches.clear()
         self.offset, self.held_back, self.ended, self.delayed_until_s = self.committed, None, False, None
+        self.channel_state = self.committed_channel_state

@@ -220,6 +220,7 @@ class RecordFeed(Protocol):
         running: whether its agent is at a record.
         wakeup: the future that it awaits while it is parked.
         timer: resumes it after the timeout of a park.
+        takes_control: whether its agent receives control records of topics in which they count.
         grouped: whether its agent receives several records at a time.
         by_batch: whether these are batches, of records that arrived together.
         in_hand: whether its agent works on a value that is not a record of a topic.
@@ -231,6 +232,7 @@ class RecordFeed(Protocol):
     running: bool
     wakeup: asyncio.Future[None] | None
     timer: asyncio.TimerHandle | None
+    takes_control: bool
     grouped: bool
     by_batch: bool
     in_hand: bool

@@ -56,9 +56,10 @@ class RecordQueue:
         self.waiting = 0
         self.entered = self._handled_before = 0
 
-    def begin(self, at: TopicPartition, offset: int) -> PartitionQueue:
+    def begin(self, at: TopicPartition, offset: int, channel_state: object = None) -> PartitionQueue:
         """Add a partition, whose next record to process is at `offset`."""
         partition = self.partitions[at] = PartitionQueue(at, offset)
+        partition.channel_state = partition.committed_channel_state = channel_state
         return partition
 
     def at(self, at: TopicPartition) -> PartitionQueue:
@@ -245,6 +246,11 @@ class RecordQueue:
     def taken(self) -> dict[TopicPartition, int]:
         """Return partition -> offset of the next record to hand out."""
         return {at: partition.offset for at, partition in self.partitions.items()}
+
+    def channel_states(self) -> dict[TopicPartition, object]:
+        """Return partition -> its channel state, where there is one."""
+        states = {at: partition.channel_state for at, partition in self.partitions.items()}
+        return {at: state for at, state in states.items() if state is not None}
 
     @property
     def moved(self) -> bool:

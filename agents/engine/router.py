@@ -6,7 +6,7 @@ Tasks keep the records until the epoch that processed them is committed, so that
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -36,12 +36,14 @@ class StreamProgress(NamedTuple):
         next_offsets: partition -> offset of the next record to process; see `PartitionQueue.progress`.
         taken: partition -> offset of the next record to hand out.
         handled: number of records processed since the start.
+        channel_states: partition -> its channel state, where there is one; see `PartitionQueue`.
     """
 
     stream: RecordFeed
     next_offsets: dict[TopicPartition, int]
     taken: dict[TopicPartition, int]
     handled: int
+    channel_states: dict[TopicPartition, object]
 
 
 class Router:
@@ -136,11 +138,11 @@ class Router:
                 end, records = run[-1].offset() + 1, run
                 if some_headers and at.topic in self._with_control:
                     records = records_of(run)
-                if records is not run:  # control records advance the offsets, and agents do not receive them
-                    batches = [*self._unpacked(at, records), QueuedBatch(at, [], end)]
-                else:
-                    batches = self._unpacked(at, run) if some_packed else (QueuedBatch(at, run, end),)
-                for batch in batches:
+                control = records is not run
+                batches = self._unpacked(at, run) if some_packed else (QueuedBatch(at, run, end),)
+                self.records_total -= len(run) - len(records)
+                for unmarked in batches:
+                    batch = unmarked._replace(control=True) if control else unmarked
                     self.records_total += len(batch.messages)
                     input.kept.append(batch)
                     _give(batch, input.routes)
@@ -215,10 +217,22 @@ class Router:
             if at in progress and offset != progress[at]
         }
 
+    def channel_states(self, progress: Container[TopicPartition]) -> dict[tuple[TopicPartition, str], object]:
+        """Return (partition, agent) -> channel state, of the agents that have one; see `PartitionQueue`."""
+        return {
+            (at, stream.progress_name): state
+            for stream in self.streams
+            for at, state in stream.queue.channel_states().items()
+            if at in progress
+        }
+
     def stream_progress(self) -> list[StreamProgress]:
         """Return the progress of all streams, as a commit needs it. All agents must be parked."""
         queues = ((stream, stream.queue) for stream in self.streams)
-        return [StreamProgress(stream, queue.progress(), queue.taken(), queue.handled) for stream, queue in queues]
+        return [
+            StreamProgress(stream, queue.progress(), queue.taken(), queue.handled, queue.channel_states())
+            for stream, queue in queues
+        ]
 
     def committed(self, progress: Iterable[StreamProgress]) -> dict[str, int]:
         """Note a commit in the queues of the streams.
@@ -230,9 +244,9 @@ class Router:
             Agent -> number of records processed since the previous commit.
         """
         handled: dict[str, int] = {}
-        for stream, next_offsets, taken, count in progress:
+        for stream, next_offsets, taken, count, channel_states in progress:
             for at, next_offset in next_offsets.items():
-                stream.queue.at(at).commit(next_offset, taken[at])
+                stream.queue.at(at).commit(next_offset, taken[at], channel_states.get(at))
             handled[stream.name] = handled.get(stream.name, 0) + stream.queue.newly_handled(count)
         return handled
 
@@ -275,11 +289,18 @@ def _runs(messages: list[Any], *, one_topic: bool) -> Iterable[tuple[TopicPartit
 
 
 def _give(batch: QueuedBatch, routes: Iterable[list[RecordFeed]]) -> None:
+    without = batch
+    if batch.control and batch.rows is None:
+        # Control records advance the offsets of all agents; only those that ask for them receive them.
+        without = QueuedBatch(batch.at, records_of(batch.messages), batch.end)
     for streams in routes:
+        if not streams:
+            continue
+        given = batch if streams[0].takes_control else without
         if len(streams) == 1:
-            streams[0].queue.put(batch)
-        elif streams:
-            _deal(batch, streams)
+            streams[0].queue.put(given)
+        else:
+            _deal(given, streams)
 
 
 def _deal(batch: QueuedBatch, streams: list[RecordFeed]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from ...topics.topic_partition import TopicPartition
 from ..histogram import Histogram
@@ -100,6 +101,11 @@ class EngineStatus:
     def left_uncommitted(self) -> bool:
         """True if the worker has stopped without committing its last epoch, or without knowing the outcome."""
         return self._loop.left_uncommitted
+
+    @property
+    def late_total(self) -> Mapping[tuple[str, str], int]:
+        """(operator, reason) -> number of records that came too late for a window of it, since the start."""
+        return self._context.epoch.late_total
 
     def epoch_age_s(self, now_s: float) -> float:
         """Return the age of the oldest uncommitted work in seconds; 0 if there is nothing to commit."""

@@ -38,6 +38,7 @@ class TaskInput:
     Attributes:
         start: where it begins, or began.
         agent_offsets: agent -> its own offset, if it is ahead of `start`.
+        channel_states: agent -> its channel state there; see `PartitionQueue`.
         is_new: the group has no committed offset; `start` is the beginning of the topic until it is determined.
         topic_id: id of the topic, requested before its offsets were read; empty if it is not known.
         active: whether its records are consumed, and its progress is committed.
@@ -46,10 +47,22 @@ class TaskInput:
         kept: the records since the last commit, in order, for a rollback.
     """
 
-    __slots__ = ("active", "agent_offsets", "at", "committed", "is_new", "kept", "routes", "start", "topic_id")
+    __slots__ = (
+        "active",
+        "agent_offsets",
+        "at",
+        "channel_states",
+        "committed",
+        "is_new",
+        "kept",
+        "routes",
+        "start",
+        "topic_id",
+    )
 
     def __init__(self, at: TopicPartition, start: int, agent_offsets: dict[str, int], topic_id: str) -> None:
         self.at, self.start, self.agent_offsets, self.topic_id = at, start, agent_offsets, topic_id
+        self.channel_states: dict[str, object] = {}
         self.is_new = self.active = False
         self.committed = start
         self.routes: list[list[RecordFeed]] = []
@@ -61,7 +74,8 @@ class TaskInput:
         for stream in [stream for streams in routes for stream in streams]:
             if self.at not in stream.queue.partitions:
                 offset = self.agent_offsets.get(stream.progress_name, self.committed)
-                stream.queue.begin(self.at, max(offset, self.committed))
+                state = self.channel_states.get(stream.progress_name)
+                stream.queue.begin(self.at, max(offset, self.committed), state)
 
     def begin_at(self, start: int) -> None:
         """Note where it begins; the group has no committed offset."""
@@ -77,10 +91,16 @@ class TaskInput:
         del kept[:removed]
 
     def rest(self, streams: Iterable[RecordFeed]) -> None:
-        """Be no longer active; `start` and `agent_offsets` are then what the last commit has left."""
+        """Be no longer active; `start` and what belongs to agents are then what the last commit has left."""
+        streams = list(streams)
         self.start, self.active = self.committed, False
         self.agent_offsets = {
             stream.progress_name: stream.queue.partitions[self.at].committed
+            for stream in streams
+            if self.at in stream.queue.partitions
+        }
+        self.channel_states = {
+            stream.progress_name: stream.queue.partitions[self.at].committed_channel_state
             for stream in streams
             if self.at in stream.queue.partitions
         }
@@ -184,6 +204,8 @@ class Tasks:
             self._owners[at] = task
             made = task.inputs[at.topic] = TaskInput(at, start, own.get(at, {}), assignment.ids.get(at.topic, ""))
             made.is_new = at in assignment.uncommitted
+        for (at, agent), state in assignment.channel_states.items():
+            self._owners[at].inputs[at.topic].channel_states[agent] = state
 
     def restore(self) -> dict[TaskId, Sequence[str]]:
         """Let the tasks that have all their partitions be restored.

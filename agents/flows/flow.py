@@ -22,7 +22,7 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from types import GenericAlias
@@ -36,6 +36,7 @@ from ...topics.keys import as_key
 from ...topics.private_fields import KEY, VALUE
 from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
+from ..event_time.event_time import DEFAULT_JUMP, TimeUnit, Timing
 from ..runtime import runtime_of
 from ..tables.table import Table
 from .aggregates import Aggregate, What
@@ -48,12 +49,24 @@ from .private_keys import shows_private
 from .reducers import AggregateReducer, PairReducer, Reducer, check_json
 
 if TYPE_CHECKING:
+    from ...topics.durations import Duration
     from ...topics.output import Output
     from ..app import App
+    from ..event_time.windows import Windows
     from ..stream import Stream
     from ..topic import Topic
+    from .window_flow import WindowedFlow
 
-__all__ = ["Flow", "KeyedFlow", "ReduceOptions", "repartition_topic"]
+__all__ = [
+    "Ending",
+    "Flow",
+    "KeyedFlow",
+    "ReduceOptions",
+    "aggregates_of",
+    "check_finite",
+    "check_known",
+    "repartition_topic",
+]
 
 K = TypeVar("K", default=Any)
 K2 = TypeVar("K2")
@@ -70,7 +83,7 @@ class ReduceOptions(TableOptions, total=False):
 
 
 @dataclass(frozen=True)
-class _Ending(Generic[K, T]):
+class Ending(Generic[K, T]):
     """A flow as its ends see it.
 
     Attributes:
@@ -80,6 +93,7 @@ class _Ending(Generic[K, T]):
         type: type of the elements, UNKNOWN where it is not declared.
         key_type: type of the keys, where a table has to know it (see `element_types.py`).
         on_failure: failure policy of the agents, as in `@app.agent`.
+        timing: the event time of the records, where the flow declares another than the topic.
     """
 
     topic: Topic
@@ -88,6 +102,7 @@ class _Ending(Generic[K, T]):
     type: object = UNKNOWN
     key_type: object = None
     on_failure: Failure = "dead_letter"
+    timing: Timing | None = None
 
     @overload
     def reduce(
@@ -124,9 +139,9 @@ class _Ending(Generic[K, T]):
             self.type is not UNKNOWN and self.type is not float
         ):  # a function annotated as float may return an int, which that table refuses
             options.setdefault("value_type", self.type)
-        name = f"{self._origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
+        name = f"{self.origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
         made = self._into(name if table is None else table, options, PairReducer(how))
-        self._described(f"reduce({value_text(how)})", made)
+        self.describe(f"reduce({value_text(how)})", made)
         return made
 
     @overload
@@ -150,19 +165,11 @@ class _Ending(Generic[K, T]):
         Raises:
             Usage: a column is not an aggregate.
         """
-        hows: dict[str, Aggregate] = {}
-        wrong: list[str] = []
-        for name, how in columns.items():
-            if isinstance(how, Aggregate):
-                hows[name] = how
-            else:
-                wrong.append(f"{name}={how!r}")
-        if wrong or not columns:
-            raise Usage(f"aggregate({', '.join(wrong)})", hint="for example orders=Count(), spent=Sum('amount')")
+        hows = aggregates_of(columns)
         how = AggregateReducer(hows)
-        made = self._into(f"{self._origin}-aggregates" if table is None else table, {}, how)
+        made = self._into(f"{self.origin}-aggregates" if table is None else table, {}, how)
         made.state_fields = how.state_fields
-        self._described(aggregate_text(hows), made)
+        self.describe(aggregate_text(hows), made)
         return made
 
     @overload
@@ -180,7 +187,7 @@ class _Ending(Generic[K, T]):
         Returns:
             The topic.
         """
-        target = self._app.topic(topic) if isinstance(topic, str) else topic
+        target = self.app.topic(topic) if isinstance(topic, str) else topic
         keying = Keying(self.topic, self.steps, self.keyed)
 
         async def send(stream: Stream) -> None:
@@ -190,32 +197,57 @@ class _Ending(Generic[K, T]):
                     for key, element in keying.pairs((message,), (value,), own_key=bytes):
                         await target.send(key=key, value=element, timestamp=timestamp_s)
 
-        self._agent(f"{self._origin}-to-{target.get_topic_name()}", self.topic, send)
-        self._described("", target)
+        self.add_agent(f"{self.origin}-to-{target.get_topic_name()}", self.topic, send)
+        self.describe("", target)
         return target
 
+    def window(
+        self,
+        windows: Windows,
+        *,
+        grace: Duration | None = None,
+        keep: Duration | None = None,
+        late_to: str | None = None,
+    ) -> WindowedFlow:
+        """Reduce the elements of each key by window of their event time; `aggregate` or `reduce` follows.
+
+            sales.key_by("user").window(Tumbling("5m"), grace="30s").aggregate("by-user-5m", n=Count())
+
+        Args:
+            windows: `Tumbling`, `Hopping`, `Cumulating` or `Sessions`.
+            grace: how long a window waits for records that come out of order, in event time; default: the topic's.
+            keep: how long closed windows stay in the table, in event time; default: one day. A bounded run keeps all.
+            late_to: the topic for late records; default: `<topic>.late`. With `drop` they are only counted.
+
+        Raises:
+            Usage: there is no grace, or an option is not supported. See docs/windows.md.
+        """
+        from .window_flow import window
+
+        return window(self, windows, grace=grace, keep=keep, late_to=late_to)
+
     @property
-    def _app(self) -> App:
+    def app(self) -> App:
         return cast("App", self.topic.app)
 
     @property
-    def _origin(self) -> str:
+    def origin(self) -> str:
         return self.topic.get_topic_name()
 
-    def _agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
-        self._app.agent(topic, name=name, on_failure=self.on_failure)(run)
+    def add_agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
+        self.app.agent(topic, name=name, on_failure=self.on_failure)(run)
 
-    def _described(self, ending: str, end: Table | Topic) -> None:
+    def describe(self, ending: str, end: Table | Topic) -> None:
         """Add the flow to those that `anabranch describe` shows."""
-        between = repartition_topic(self._app, end.name) if isinstance(end, Table) and self.keyed is not None else None
+        between = repartition_topic(self.app, end.name) if isinstance(end, Table) and self.keyed is not None else None
         target = f"table {end.name}" if isinstance(end, Table) else f"topic {end.get_topic_name()}"
-        flow = FlowDescription.of(self._origin, self.steps, self.keyed, ending, target, between)
-        runtime_of(self._app).flows.append(flow)
+        flow = FlowDescription.of(self.origin, self.steps, self.keyed, ending, target, between)
+        runtime_of(self.app).flows.append(flow)
 
     def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:
         """Make the agents that reduce the elements into a table."""
         options.setdefault("key_type", self.key_type if self.keyed else declarable(self.topic.key_type))
-        table = self._app.Table(into, **options) if isinstance(into, str) else into
+        table = self.app.Table(into, **options) if isinstance(into, str) else into
         combiner = Combiner(Keying(self.topic, self.steps, self.keyed, table.key_codec), how, self.topic.declared)
 
         async def fill(stream: Stream) -> None:
@@ -223,17 +255,17 @@ class _Ending(Generic[K, T]):
                 reduce_into(stream, batch, combiner, table)
 
         if self.keyed is None:
-            self._agent(table.name, self.topic, fill)
+            self.add_agent(table.name, self.topic, fill)
             return table
         declared = UNKNOWN
         if isinstance(how, PairReducer):
             declared = (table.value_type or UNKNOWN) if self.type is UNKNOWN else self.type
         private = self.topic.app_private
-        hidden = shows_private(self.keyed[0], private.of(self._origin))
+        hidden = shows_private(self.keyed[0], private.of(self.origin))
         if hidden:
             private.declare(table.changelog_name, [KEY])
-        between = self._app.topic(
-            repartition_topic(self._app, table.name),
+        between = self.app.topic(
+            repartition_topic(self.app, table.name),
             has_prefix=True,
             private=[KEY, VALUE] if hidden else (),
             value_type=GenericAlias(tuple, (_keys_between(table), declared)),
@@ -244,7 +276,7 @@ class _Ending(Generic[K, T]):
             made = between.outputs(states.keys(), states.items(), timestamp_ms)
             # Numbers that JSON does not have are written as null, so only records with a null need a look.
             if b"null" in b"".join([output.value or b"" for output in made]):
-                _check_finite(states.values())
+                check_finite(states.values())
             if declared is UNKNOWN:
                 check_json(states.values())
             return made
@@ -253,9 +285,9 @@ class _Ending(Generic[K, T]):
             async for batch in stream.queued_batches():
                 states = reduce_batch(stream, batch, combiner)
                 if declared is UNKNOWN:
-                    _check_known(table, states)
+                    check_known(table, states)
                 if stream.queue.isolating:
-                    _check_finite(states.values())
+                    check_finite(states.values())
                     if declared is UNKNOWN:
                         check_json(states.values())
                     for key, state in states.items():
@@ -269,13 +301,13 @@ class _Ending(Generic[K, T]):
                 states = _gathered(batch.values, how.merge)
                 merge(table.opened_to_write(), how, states, isolating=stream.queue.isolating)
 
-        self._agent(f"{table.name}-combine", self.topic, combine)
-        self._agent(table.name, between, gather)
+        self.add_agent(f"{table.name}-combine", self.topic, combine)
+        self.add_agent(table.name, between, gather)
         return table
 
 
 @dataclass(frozen=True)
-class Flow(_Ending[Any, T]):
+class Flow(Ending[Any, T]):
     """Elements of type `T` on their way from a topic. `topic.map(…)`, `topic.filter(…)` and so on begin a flow; each
     method returns a new one. For its attributes see the base class.
     """
@@ -315,7 +347,28 @@ class Flow(_Ending[Any, T]):
         return self._then(WithColumns(computed), UNKNOWN)
 
     def _then(self, operator: Operator, type_: object) -> Flow:
-        return Flow(self.topic, (*self.steps, operator), None, type_, None, self.on_failure)
+        return Flow(self.topic, (*self.steps, operator), None, type_, None, self.on_failure, self.timing)
+
+    def with_time(
+        self,
+        time: str | Callable[[T], object] | None,
+        *,
+        unit: TimeUnit | None = None,
+        grace: Duration | None = None,
+        max_jump: Duration | None = DEFAULT_JUMP,
+    ) -> Flow[T]:
+        """Declare the event time of the topic's records for this flow; see `app.topic(time=…)`.
+
+        Raises:
+            Usage: the flow has operators already: the time of a record is known before they see it.
+        """
+        if self.steps:
+            raise Usage(
+                "with_time behind an operator: the time of a record must be known before operators leave it out",
+                hint="begin the flow with it: topic.flow().with_time(…); time=… may be a function of the value",
+            )
+        timing = Timing.of(time, unit, grace, max_jump)
+        return Flow(self.topic, (), None, self.type, None, self.on_failure, timing)
 
     @overload
     def key_by(self: Flow[tuple[K2, U]]) -> KeyedFlow[K2, U]: ...
@@ -340,11 +393,11 @@ class Flow(_Ending[Any, T]):
             key, value = 0, 1
         left = self.type if value is None else declarable(type_of(value, self.type)) or UNKNOWN
         key_type = declarable(type_of(key, self.type))
-        return KeyedFlow(self.topic, self.steps, (key, value), left, key_type, self.on_failure)
+        return KeyedFlow(self.topic, self.steps, (key, value), left, key_type, self.on_failure, self.timing)
 
 
 @dataclass(frozen=True)
-class KeyedFlow(_Ending[K, T]):
+class KeyedFlow(Ending[K, T]):
     """A flow behind `key_by`, which can only end: in `reduce`, `aggregate` or `to`."""
 
     if not TYPE_CHECKING:
@@ -370,7 +423,25 @@ def repartition_topic(app: App, table: str) -> str:
     return f"{app.conf.id}-{table}-repartition"
 
 
-def _check_known(table: Table, states: dict[object, object]) -> None:
+def aggregates_of(columns: Mapping[str, object]) -> dict[str, Aggregate]:
+    """Return the arguments of `aggregate`.
+
+    Raises:
+        Usage: one is not an aggregate, or there is none.
+    """
+    hows: dict[str, Aggregate] = {}
+    wrong: list[str] = []
+    for name, how in columns.items():
+        if isinstance(how, Aggregate):
+            hows[name] = how
+        else:
+            wrong.append(f"{name}={how!r}")
+    if wrong or not columns:
+        raise Usage(f"aggregate({', '.join(wrong)})", hint="for example orders=Count(), spent=Sum('amount')")
+    return hows
+
+
+def check_known(table: Table, states: Mapping[Any, object]) -> None:
     """Refuse structs whose class the repartition topic does not know.
 
     Raises:
@@ -384,7 +455,7 @@ def _check_known(table: Table, states: dict[object, object]) -> None:
         )
 
 
-def _check_finite(states: Iterable[object]) -> None:
+def check_finite(states: Iterable[object]) -> None:
     """Refuse partial results that JSON would change, because it has no such numbers.
 
     Raises:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..topic import Topic
     from .columns import Frame
 
-__all__ = ["Filter", "FlatMap", "Keying", "Map", "Operator", "Select", "WithColumns", "is_columnar"]
+__all__ = ["Filter", "FlatMap", "Keying", "Map", "Operator", "Select", "WithColumns", "field_reader", "is_columnar"]
 
 
 def is_columnar(what: What) -> bool:
@@ -190,7 +190,7 @@ class Keying:
         self.exact = self._keys.trusted - {type(None)}
         self.own_key = keyed is None
         self._one_to_one = all(isinstance(step, (Map, Select, WithColumns)) for step in steps)
-        field, self._functions = _reader_of(topic.declared), list[OfElements]()
+        field, self._functions = field_reader(topic.declared), list[OfElements]()
         for step in steps:
             function, field = step.function(field)
             self._functions.append(function)
@@ -264,7 +264,7 @@ class Keying:
         return elements
 
 
-def _reader_of(declared: object) -> FieldReader:
+def field_reader(declared: object) -> FieldReader:
     """Return how fields are taken out of values of a declared type."""
     attributes = isinstance(declared, type) and (issubclass(declared, msgspec.Struct) or is_dataclass(declared))
     return attrgetter if attributes else part

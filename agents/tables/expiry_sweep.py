@@ -19,10 +19,10 @@ class ExpirySweep:
 
     Args:
         ttl_ms: the time-to-live of the keys.
-        written_ms: returns when a stored value was written, in ms.
+        written_ms: returns when a stored pair was written, in ms, given its key and its value.
     """
 
-    def __init__(self, store: Store, ttl_ms: int, written_ms: Callable[[bytes], int]) -> None:
+    def __init__(self, store: Store, ttl_ms: int, written_ms: Callable[[bytes, bytes], int]) -> None:
         self._store, self._ttl_ms, self._written_ms = store, ttl_ms, written_ms
         self._cursor: object = None
         self._due_ms = -1
@@ -41,7 +41,7 @@ class ExpirySweep:
                 self._due_ms = stream_ms + max(1, self._ttl_ms // SWEEPS)
             pairs, rest = self._store.page(self._cursor, SWEEP_PAIRS)
             latest_ms = stream_ms - self._ttl_ms
-            expired = {key for key, data in pairs if key != STREAM_TIME and self._written_ms(data) <= latest_ms}
+            expired = {key for key, data in pairs if key != STREAM_TIME and self._written_ms(key, data) <= latest_ms}
             self._found = expired, rest
         return self._found[0]
 

@@ -218,12 +218,18 @@ class StoredContent:
         return self.decoded_items(self.items())
 
     def check(self) -> None:
-        """Check, after a restore, that the content was written without a time-to-live.
+        """Check, after a restore, that the content was written without a time-to-live and without windows.
 
         Raises:
-            Usage: it belongs to a table with a time-to-live.
+            Usage: it belongs to a table with a time-to-live, or with windows.
         """
-        if self.store.get(STREAM_TIME) is not None:
+        row = self.store.get(STREAM_TIME)
+        if row is not None and row.startswith(b"{"):
+            raise Usage(
+                f"table {self._table} no longer has windows, but its changelog was written when it had",
+                hint="give the table another name, or delete its changelog to recompute it",
+            )
+        if row is not None:
             raise Usage(
                 "a table no longer has a time-to-live, but its changelog was written when it had one: its values "
                 "contain timestamps",

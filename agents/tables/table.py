@@ -79,6 +79,7 @@ class Table(MutableMapping[K, V]):
     Attributes:
         states: partition -> its state, for the partitions of this worker.
         ttl_ms: time-to-live of keys in ms; None if they do not expire.
+        keeps_stream_time: whether partitions hold their stream time under `STREAM_TIME`.
         store_scheme: kind of the stores, `memory` or `rocksdb`.
         is_global: whether every worker holds the whole table.
         source_topics: topics with as many partitions as the table; agents of other topics can neither read nor write
@@ -91,6 +92,7 @@ class Table(MutableMapping[K, V]):
     __slots__ = ("__dict__", "__weakref__", *_ACCESS)
     is_global: ClassVar[bool] = False
     ttl_ms: int | None = None
+    keeps_stream_time = False
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ class TtlContent:
         self._stored = StoredContent(store, keys, values, table=table)
         self.store, self._table, self._ttl_ms = store, table, ttl_ms
         self.time, self.times = StreamTime(), WriteTimes(values)
-        self._sweep = ExpirySweep(store, ttl_ms, written_ms_of)
+        self._sweep = ExpirySweep(store, ttl_ms, lambda _, data: written_ms_of(data))
         self._last_read: tuple[object, bytes | None] = (ABSENT, None)
 
     # Time -----------------------------------------------------------------------------------------------------------
@@ -55,6 +55,12 @@ class TtlContent:
             raise Usage(
                 f"table {self._table}: has a time-to-live now, but its changelog was written without one: it does not "
                 "say when keys were written",
+                hint="give the table another name, or delete its changelog to recompute it",
+            )
+        row = self.store.get(STREAM_TIME)
+        if row is not None and len(row) != TIME.size:
+            raise Usage(
+                f"table {self._table}: has a time-to-live now, but its changelog was written when it had windows",
                 hint="give the table another name, or delete its changelog to recompute it",
             )
         self.time.load(self.store)

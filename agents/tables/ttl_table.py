@@ -56,6 +56,7 @@ class TtlTable(Table[K, V]):
     """
 
     ttl_ms: int
+    keeps_stream_time = True
 
     def __init__(self, name: str, *, ttl_ms: int, clock: Callable[[], int], **options: Any) -> None:
         self.ttl_ms, self.clock = ttl_ms, clock

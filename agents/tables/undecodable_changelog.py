@@ -61,7 +61,7 @@ def check_records(table: Table, run: Run, keys: Sequence[bytes], values: Sequenc
     Raises:
         Stop: another program wrote the changelog in a form that would give the table wrong content.
     """
-    if table.ttl_ms is not None and STREAM_TIME in keys:
+    if STREAM_TIME in keys and table.keeps_stream_time:
         pairs = [pair for pair in zip(keys, values, strict=True) if pair[0] != STREAM_TIME]
         keys, values = [key for key, _ in pairs], [value for _, value in pairs]
     _refuse_other_spellings(table, run, keys)

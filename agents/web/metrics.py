@@ -11,6 +11,7 @@ change: `WorkerCollector` reads the engine's plain counters instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -26,7 +27,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ...topics import clock
+from ..event_time.channel import END_MS, NEVER_MS
 from ..histogram import Histogram
+from ..tables.window_table import WindowTable
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -81,6 +84,7 @@ class WorkerCollector(Collector):
         yield CounterMetricFamily(
             "anabranch_skipped_records_total", "Failed records that were skipped.", status.skipped_total
         )
+        yield from self._event_time()
         yield CounterMetricFamily("anabranch_rebalances_total", "Completed rebalances.", status.rebalances_total)
         yield histogram(
             "anabranch_rebalance_duration_seconds",
@@ -98,6 +102,35 @@ class WorkerCollector(Collector):
             "instance": runtime.status.instance,
             "protocol": runtime.status.settings.group_protocol,
         }
+
+    def _event_time(self) -> Iterator[Metric]:
+        tables = [table for table in self._runtime.tables if isinstance(table, WindowTable)]
+        if not tables:
+            return
+        late = CounterMetricFamily(
+            "anabranch_late_records_total",
+            "Records that count in no window because their windows were closed; `closed`: although they were on time.",
+            labels=["operator", "reason"],
+        )
+        counts = self._runtime.status.late_total
+        for operator, reason in sorted({*counts, *((table.name, "late") for table in tables)}):
+            late.add_metric([operator, reason], counts.get((operator, reason), 0))
+        yield late
+        watermark = GaugeMetricFamily(
+            "anabranch_watermark_seconds",
+            "Watermark of a partition of the table, in seconds since 1970; none before it is known, +Inf at the end.",
+            labels=["operator", "partition"],
+        )
+        windows = GaugeMetricFamily("anabranch_open_windows", "Windows that are not closed.", labels=["operator"])
+        for table in tables:
+            states = table.window_contents()
+            windows.add_metric([table.name], sum(state.open_windows for state in states.values()))
+            for partition, state in sorted(states.items()):
+                if state.watermark_ms > NEVER_MS:
+                    seconds = math.inf if state.watermark_ms == END_MS else state.watermark_ms / 1000
+                    watermark.add_metric([table.name, str(partition)], seconds)
+        yield watermark
+        yield windows
 
     def _by_partition(self) -> Iterator[Metric]:
         status, group = self._runtime.status, self._runtime.conf.id

@@ -25,6 +25,7 @@ SECTIONS: dict[str, list[str]] = {
     "Aggregates": [
         "Count", "Sum", "Min", "Max", "Mean", "Distinct", "ApproxDistinct", "Top", "Aggregate",
     ],
+    "Windows": ["Tumbling", "Hopping", "Cumulating", "Sessions", "Window"],
     "Tests": ["World", "Simulation"],
     "Errors": ["AnabranchError", "Retriable", "Rebuild", "BadRecord", "Stop", "Hung", "Usage"],
 }  # fmt: skip
@@ -40,7 +41,7 @@ MEMBERS: dict[str, list[str]] = {
     ],
     "Topic": [
         "send", "send_soon", "map", "filter", "flat_map", "select", "with_columns", "key_by", "reduce", "aggregate",
-        "declare",
+        "window", "with_time", "declare",
     ],
     "Agent": ["ask", "ask_nowait", "cast", "send", "join", "map", "kvjoin", "kvmap", "test_context"],
     "Stream": [
@@ -52,6 +53,7 @@ MEMBERS: dict[str, list[str]] = {
         "get", "pop", "setdefault", "update", "clear", "keys", "values", "items", "copy", "changelog_name",
     ],
     "Aggregate": ["zero", "add", "merge", "result"],
+    **{name: [] for name in ("Tumbling", "Hopping", "Cumulating", "Sessions")},
     **{name: [] for name in ("Count", "Sum", "Min", "Max", "Mean", "Distinct", "ApproxDistinct", "Top")},
 }  # fmt: skip
 
@@ -62,8 +64,11 @@ ELSEWHERE: dict[str, tuple[Any, str]] = {
 }
 
 # Decorators and declarations have their signature and docstring in a protocol, and options in a class.
-DECLARED: dict[str, tuple[type, type | None]] = {
-    "App.topic": (declarations.TopicDeclaration, declarations.TopicOptions),
+DECLARED: dict[str, tuple[type, type | tuple[type, ...] | None]] = {
+    "App.topic": (
+        declarations.TopicDeclaration,
+        (declarations.TopicOptions, declarations.TimedTopicOptions),
+    ),
     "App.agent": (declarations.AgentDeclaration, declarations.AgentOptions),
     "App.Table": (declarations.TableDeclaration, declarations.TableOptions),
     "App.GlobalTable": (declarations.TableDeclaration, None),
@@ -133,7 +138,8 @@ def _member(owner: str, thing: type, member: str) -> str:
         ours = static if static.__module__.startswith("anabranch.") else declaration.__call__
         doc = LIKE_ANOTHER.get(qualified) or markdown(inspect.getdoc(declaration.__call__) or "")
         if options is not None:
-            doc += f"\n\n**Options**\n\n{_options(options)}"
+            listed = "\n".join(map(_options, options if isinstance(options, tuple) else (options,)))
+            doc += f"\n\n**Options**\n\n{listed}"
         return f"#### `{qualified}`\n\n```python\n{member}{_signature(ours)}\n```\n\n{doc}"
     value = getattr(thing, member) if not isinstance(static, property) else static
     doc = markdown(inspect.getdoc(value) or "")

@@ -36,6 +36,13 @@ def show_run(report: RunReport) -> None:
         out.print(f"  [red]{counted(report.failures, 'failure')}[/red], excluded from the result:", markup=True)
         for failed in report.failed:
             out.print(f"  {failed.count:>10,} {failed}", markup=False, highlight=False, soft_wrap=True)
+    for (table, topic), count in sorted(report.late.items(), key=str):
+        if topic is None:
+            out.print(f"  late records of table {table} are dropped and not counted here", markup=False)
+        elif count:
+            out.print(
+                f"  {counted(count, 'late record')} of table {table}, in no window: see topic {topic}", markup=False
+            )
     if report.unrecorded:
         out.print(f"  see the workers' logs for records skipped by: {', '.join(report.unrecorded)}", markup=False)
     for replay in report.replays:

@@ -46,6 +46,7 @@ from ..table_reader import TableReader, check_result_path, find_table, write_res
 from .completion import Completion
 from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_records
 from .inputs import Input, declared_types, refuse_unaligned
+from .inputs_with_windows import late_records, refuse_windows, windowed_topics
 from .run_report import RunReport, Timeline, Watcher
 from .worker_pool import WorkerPool
 
@@ -120,6 +121,8 @@ class BoundedRun:
         self._app_topics = self._find_app_topics()
         self._topics = [self._kafka_topic(i.topic) for i in self._inputs]
         self._histories = [self._typed(*each) for each in zip(self._histories, self._topics, strict=True)]
+        self._windowed = windowed_topics(self.app)
+        refuse_windows(self._windowed, self._topics, into_live=into_live)
         names = [self._app_name_of(topic) for topic in self._topics]
         refuse_unaligned(self._inputs, names, by_time=self._pipeline.order == "time")
         self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
@@ -304,6 +307,7 @@ class BoundedRun:
             run_id=self._replay_id(number),
             on_bad_line=self._on_bad_line,
             pack=self._pack,
+            ends_input=self._ends_input(number),
             value_type=self._value_type(topic),
             private=runtime_of(self.app).private.of(topic),
         )
@@ -315,6 +319,16 @@ class BoundedRun:
 
         return player.play(on_progress)
 
+    def _ends_input(self, number: int) -> bool:
+        """Return whether a topic with windows has no further record behind this input."""
+        topic, phase = self._topics[number], self._inputs[number].phase
+        later = [
+            other
+            for other, given in enumerate(self._inputs)
+            if self._topics[other] == topic and (given.phase, other) > (phase, number)
+        ]
+        return topic in self._windowed and not later
+
     def _count(self, report: RunReport, completion: Completion, counts: BackgroundCounts) -> None:
         """Count what was processed, what failed and what the input topics hold (blocking).
 
@@ -323,6 +337,7 @@ class BoundedRun:
         """
         report.processed = [] if report.finished_before else completion.processed(counts)
         report.failed = self._failed(report, completion)
+        report.late = late_records(self._cluster, self.app)
         # Topics of the app itself have other producers and may delete records, so their counts prove nothing.
         report.found = report.records if self._into_live else self._verify(report)
         report.timeline.note("counted")

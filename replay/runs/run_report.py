@@ -67,6 +67,7 @@ class RunReport:
         unrecorded: agents with `on_failure="skip"` in workers that do not record how much they skip.
         found: how many records the input topics hold, counted by reading them. The run is verified if this is at least
             `records`.
+        late: (table, topic with its late records) -> number of them; a topic of None has none: they were dropped.
         finished_before: an earlier start finished the run; this one computed nothing.
     """
 
@@ -82,6 +83,7 @@ class RunReport:
     restarts: int = 0
     finished_before: bool = False
     found: int = 0
+    late: dict[tuple[str, str | None], int] = field(default_factory=dict[tuple[str, "str | None"], int])
     snapshot: Snapshot | None = None
     output: Path | None = None
     timeline: Timeline = field(default_factory=Timeline)

@@ -99,12 +99,14 @@ def play(
     options: ReplayOptions,
     *,
     work: Callable[[float], None],
+    ends_input: bool = False,
     value_type: object = None,
 ) -> Report:
     """Replay files into a topic (blocking).
 
     Args:
         work: lets the workers run for so many seconds, while a replay at a pace waits.
+        ends_input: see `Player`.
         value_type: the type of the topic's values, which columns of CSV files then have; None to infer them.
 
     Raises:
@@ -138,5 +140,6 @@ def play(
         run_id=options.get("run_id"),
         on_bad_line=options.get("on_bad_line", "fail"),
         pack=pack,
+        ends_input=ends_input,
     )
     return player.play()

@@ -18,6 +18,7 @@ from ...topics.errors import Usage
 from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
+from ..runs.inputs_with_windows import refuse_windows, windowed_topics
 from .app_source import AppSource, run_named
 from .environment import Environment
 from .stillness import Stillness
@@ -93,6 +94,8 @@ def run_bounded(
             environment.run_until(lambda: stillness.failed, environment.clock.now_s() + seconds)
 
         read = _topics_read(lives[0].app)
+        windowed = windowed_topics(lives[0].app)
+        refuse_windows(windowed, list(map(runtime.resolve_topic, inputs)))
         for topic, specs in inputs.items():
             if topic not in read:
                 raise Usage(f"app {runtime.app_id} reads no topic {topic!r}", hint=did_you_mean(topic, read))
@@ -101,7 +104,8 @@ def run_bounded(
                 spec = runtime.provisioner.spec_of(runtime.described[name], name)
                 if name not in environment.kafka.topics:
                     environment.create_topic(spec, runtime.described[name].partitioner)
-                report = play(environment.kafka.cluster(), specs, name, options, work=work, value_type=read[topic])
+                cluster, last = environment.kafka.cluster(), name in windowed
+                report = play(cluster, specs, name, options, work=work, ends_input=last, value_type=read[topic])
             result.replays[topic] = report
             ends.update({TopicPartition(name, partition): end for partition, end in report.end_offsets.items()})
         complete.set()

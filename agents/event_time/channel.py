@@ -1,0 +1,125 @@
+"""A channel: one source partition as one stream reads it, and its stream time.
+
+Stream time is the greatest event time of the records so far. It is a function of the partition's log up to an offset,
+and of nothing else: not of a clock, of batches, of commits or of other partitions. So a replay decides as the live
+stream did which records are late.
+
+The jump guard keeps one bad clock from moving stream time: a record that is more than `max_jump` ahead of it moves
+nothing. A second such record in a row moves it to the earlier of the two, and on to the later one if that is near. The
+first record of a channel counts as such a jump. With `max_jump` of 60:
+
+    records         0     10    20    99999  30    40
+    stream time     none  10    20    20     30    40
+
+    records         0     10    5000  5010
+    stream time     none  10    10    5010
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import le
+from typing import Any
+
+__all__ = ["END_MS", "NEVER_MS", "Channel", "watermark"]
+
+NEVER_MS = -(2**62)
+"""Stream time of a channel before its first record."""
+
+END_MS = 2**62
+"""Stream time of a channel whose input has ended: nothing more will come."""
+
+
+def watermark(time_ms: int, grace_ms: int) -> int:
+    """Return stream time minus grace. Before the first record and after the end there is nothing to subtract from.
+
+    >>> watermark(10_000, 3_000), watermark(NEVER_MS, 1) == NEVER_MS, watermark(END_MS, 1) == END_MS
+    (7000, True, True)
+    """
+    return time_ms if time_ms in (NEVER_MS, END_MS) else time_ms - grace_ms
+
+
+class Channel:
+    """The stream time of one source partition.
+
+    Args:
+        max_jump_ms: see the module; None: no guard.
+        state: what `state` has returned.
+
+    Attributes:
+        time_ms: stream time.
+    """
+
+    __slots__ = ("_candidate_ms", "_max_jump_ms", "time_ms")
+
+    def __init__(self, max_jump_ms: int | None, state: Any = None) -> None:
+        self._max_jump_ms = max_jump_ms
+        self.time_ms = NEVER_MS
+        self._candidate_ms: int | None = None
+        if state is not None:
+            time_ms, candidate_ms = state
+            self.time_ms = END_MS if time_ms == "end" else NEVER_MS if time_ms is None else int(time_ms)
+            self._candidate_ms = None if candidate_ms is None else int(candidate_ms)
+
+    @property
+    def state(self) -> list[int | str | None]:
+        """Stream time and the record ahead of it that waits for a second one, as JSON."""
+        time_ms = "end" if self.time_ms == END_MS else None if self.time_ms == NEVER_MS else self.time_ms
+        return [time_ms, self._candidate_ms]
+
+    def advance(self, time_ms: int, kafka_ms: int = -1) -> None:
+        """Take the time of the next record into account.
+
+        Args:
+            kafka_ms: the record's timestamp in Kafka. A jump goes no further than `max_jump` beyond it, because brokers
+                bound that timestamp by their own clock; negative: there is none.
+        """
+        known, most = self.time_ms, self._max_jump_ms
+        if most is None or time_ms <= known + most:
+            self._candidate_ms = None
+            if time_ms > known:
+                self.time_ms = time_ms
+            return
+        if kafka_ms >= 0:
+            time_ms = min(time_ms, kafka_ms + most)
+        first = self._candidate_ms
+        if first is None:
+            self._candidate_ms = time_ms
+            return
+        low, high = min(first, time_ms), max(first, time_ms)
+        self.time_ms = max(known, low)
+        if high <= self.time_ms + most:
+            self.time_ms, self._candidate_ms = max(self.time_ms, high), None
+        else:
+            self._candidate_ms = high
+
+    def end(self) -> None:
+        """Note that no more records will come."""
+        self.time_ms, self._candidate_ms = END_MS, None
+
+    def before_each(self, times_ms: Sequence[int], kafka_ms: Callable[[int], int]) -> list[int] | None:
+        """Advance by a batch of records, and return stream time before each of them.
+
+        Args:
+            kafka_ms: returns the timestamp in Kafka of a record, by its number in the batch.
+
+        Returns:
+            None where no record is older than stream time before it, so that none can be late.
+        """
+        most, known = self._max_jump_ms, self.time_ms
+        greatest = max(times_ms, default=known)
+        if most is None or greatest <= known + most:
+            # No jump: stream time is the plain maximum.
+            if not times_ms:
+                return None
+            if times_ms[0] >= known and all(map(le, times_ms, times_ms[1:])):
+                self.time_ms, self._candidate_ms = greatest, None
+                return None
+        before: list[int] = []
+        for number, time_ms in enumerate(times_ms):
+            before.append(self.time_ms)
+            if most is not None and time_ms > self.time_ms + most:
+                self.advance(time_ms, kafka_ms(number))
+            else:
+                self.advance(time_ms)
+        return before

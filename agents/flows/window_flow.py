@@ -1,0 +1,415 @@
+"""The end of a flow behind `window`: tables of windows, and the records of those that have closed.
+
+    by5 = sales.key_by("user").window(Tumbling("5m"), grace="30s").aggregate("by-user-5m", n=Count())
+    by5.final().filter(col("n") > 100).to("busy")
+
+`windowed.py` documents what the agents do that these methods make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, cast
+
+from ...topics import clock
+from ...topics.dead_letter import LATE_SUFFIX
+from ...topics.durations import Duration, duration_ms, duration_text
+from ...topics.errors import Usage
+from ...topics.private_fields import KEY, VALUE
+from ..declarations import TableOptions
+from ..event_time.channel import NEVER_MS
+from ..event_time.event_time import Timing
+from ..event_time.windows import Windows
+from ..runtime import runtime_of
+from ..tables.store_directory import store_scheme
+from ..tables.window_table import WindowTable
+from .aggregates import Aggregate, What
+from .combiner import Combiner
+from .description import aggregate_text, value_text
+from .element_types import UNKNOWN, declarable
+from .expressions import col, part
+from .flow import aggregates_of, check_finite, check_known, repartition_topic
+from .late_records import LateRecords
+from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
+from .private_keys import shows_private
+from .reducers import AggregateReducer, PairReducer, Reducer, check_json
+from .windowed import Closer, Source, States, WatermarkedPartials, add_states, gather_batch, is_due, timestamp_of
+
+if TYPE_CHECKING:
+    from ...topics.output import Output
+    from ..app import App
+    from ..stream import Stream
+    from ..tables.window_content import WindowKey
+    from ..topic import Topic
+    from .flow import Ending
+
+__all__ = ["AggregatedWindows", "ClosedWindows", "WindowedFlow"]
+
+_OWN_FIELDS = ("key", "start", "end")
+_DEFAULT_KEEP = "1d"
+
+Send = Callable[["WindowKey", Any], Any]
+"""Sends a closed window; returns an awaitable."""
+
+
+@dataclass(frozen=True)
+class WindowedFlow:
+    """A flow behind `window`, which can only end: in `aggregate` or `reduce`.
+
+    Attributes:
+        flow: the flow up to here.
+        windows: the kind of windows.
+        timing: what the time of a record is; its grace is known.
+        keep_ms: how long closed windows stay in the table.
+        late_to: the topic for late records; None: `<topic>.late`; `drop`: they are only counted.
+    """
+
+    flow: Ending
+    windows: Windows
+    timing: Timing
+    keep_ms: int
+    late_to: str | None = None
+
+    def aggregate(
+        self, table: str | None = None, /, *, options: TableOptions | None = None, **columns: Aggregate
+    ) -> AggregatedWindows:
+        """Compute aggregates of the elements of each key and window, into a table; see `Flow.aggregate`.
+
+        Args:
+            table: the table's name; default: a name made of the topic's.
+            options: options of the table, such as `store`.
+            columns: the aggregates by name.
+
+        Raises:
+            Usage: a column is not an aggregate, or is called as the fields that a closed window has.
+        """
+        hows = aggregates_of(columns)
+        if taken := sorted({*hows} & {*_OWN_FIELDS}):
+            raise Usage(
+                f"aggregate({', '.join(taken)}=…) behind window: closed windows have fields of that name",
+                hint="give the aggregate another name",
+            )
+        name = table or f"{self.flow.origin}-windows"
+        return self._into(name, AggregateReducer(hows), options or {}, aggregate_text(hows))
+
+    def reduce(
+        self, how: Callable[..., object], table: str | None = None, *, options: TableOptions | None = None
+    ) -> AggregatedWindows:
+        """Join the elements of each key and window two by two, into a table; see `Flow.reduce`.
+
+        Raises:
+            Usage: `how` is not a function.
+        """
+        if isinstance(how, Aggregate) or not callable(how):
+            raise Usage(
+                f"reduce({how!r})", hint="expected a function of two elements, or sum, min, max; see also aggregate"
+            )
+        name = f"{self.flow.origin}-windows-{getattr(how, '__name__', 'reduced').strip('<>')}"
+        return self._into(table or name, PairReducer(how), options or {}, f"reduce({value_text(how)})")
+
+    def _into(self, name: str, how: Reducer, options: TableOptions, ending: str) -> AggregatedWindows:
+        table = self._table(name, how, options)
+        grace = duration_text(self.timing.grace_ms)
+        self.flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table)
+        if self.flow.keyed is None:
+            self._fill_in_place(table, how)
+        else:
+            self._fill_by_key(table, how)
+        return table
+
+    def _table(self, name: str, how: Reducer, options: TableOptions) -> AggregatedWindows:
+        app, runtime = self.flow.app, runtime_of(self.flow.app)
+        unsupported = sorted(set(options) - {"partitions", "help", "extra_topic_configs", "store"})
+        if unsupported:
+            raise Usage(
+                f"table {name} of windows: {', '.join(unsupported)}: not supported",
+                hint="keep=… of window() says how long closed windows stay",
+            )
+        if name in {table.name for table in runtime.tables}:
+            raise Usage(f"table {name} exists already", hint="a table of windows belongs to one flow: give it a name")
+        topic = self.flow.topic
+        key_type = self.flow.key_type if self.flow.keyed else declarable(topic.key_type)
+        if hasattr(key_type, "from_data"):
+            raise Usage(
+                f"table {name}: windows of keys that are Faust records",
+                hint="a tuple of their fields, or a frozen msgspec.Struct",
+            )
+        value_type = None
+        if isinstance(how, PairReducer) and self.flow.type not in (UNKNOWN, float):
+            value_type = self.flow.type
+        table = AggregatedWindows(
+            app,
+            name,
+            windows=self.windows,
+            grace_ms=self.timing.grace_ms,
+            # The history of a bounded run is at its end: what it has computed is its result.
+            keep_ms=None if runtime.run_id else self.keep_ms,
+            partitions=options.get("partitions"),
+            own_key_type=key_type,
+            source=topic.get_topic_name(),
+            late_topic=self._late_topic(),
+            value_type=value_type,
+            help=options.get("help") or "",
+            config={k: str(v) for k, v in (options.get("extra_topic_configs") or {}).items()},
+            store=store_scheme(options.get("store") or app.conf.store, name),
+            step=lambda: runtime.agent_step,
+        )
+        table.changelog_topic = app.topic(
+            f"{app.conf.id}-{name}-changelog", has_prefix=True, partitions=table.partitions, compacting=True
+        )
+        app.tables.add(cast(Any, table))
+        if topic.private and table.late_topic is not None:
+            topic.app_private.declare(table.late_topic, topic.private)
+        if isinstance(how, AggregateReducer):
+            table.state_fields = how.state_fields
+        return table
+
+    def _late_topic(self) -> str | None:
+        if self.late_to is None:
+            return f"{self.flow.origin}{LATE_SUFFIX}"
+        return None if self.late_to == "drop" else runtime_of(self.flow.app).resolve_topic(self.late_to)
+
+    def _late(self, table: WindowTable) -> LateRecords:
+        return LateRecords(table.name, self.windows, table.late_topic)
+
+    def _source(self, stream: Stream, table: WindowTable, how: Reducer, late: LateRecords) -> Source:
+        flow = self.flow
+        # Keys are those of the table without the window.
+        keying = Keying(flow.topic, flow.steps, flow.keyed, table.own_keys)
+        return Source(
+            stream,
+            Combiner(keying, how, flow.topic.declared),
+            self.windows,
+            self.timing.time,
+            grace_ms=table.grace_ms,
+            max_jump_ms=self.timing.max_jump_ms,
+            late=late,
+        )
+
+    def _fill_in_place(self, table: AggregatedWindows, how: Reducer) -> None:
+        """Make the agent that does everything, on the source partition."""
+        late = self._late(table)
+
+        async def fill(stream: Stream) -> None:
+            stream.takes_control = True
+            source, closer = self._source(stream, table, how, late), Closer(stream, table, table.sends)
+            async for batch in stream.batches_or_nothing(closer.wait_s):
+                closer.begin(batch)
+                if batch.messages:
+                    _, state = table.at_hand_with_content()
+                    judged = source.judge(batch, lambda state=state: state.watermark_ms)
+                    add_states(how, table, judged.states.items(), isolating=stream.queue.isolating)
+                    if judged.time_ms > NEVER_MS:
+                        state.keeper.advance(judged.channel, judged.time_ms)
+                await closer.close(batch)
+
+        self.flow.add_agent(table.name, self.flow.topic, fill)
+
+    def _fill_by_key(self, table: AggregatedWindows, how: Reducer) -> None:
+        """Make the agents before and behind the repartition topic."""
+        late, app, windows = self._late(table), self.flow.app, self.windows
+        runtime = runtime_of(app)
+        declared = UNKNOWN
+        if isinstance(how, PairReducer):
+            declared = (table.value_type or UNKNOWN) if self.flow.type is UNKNOWN else self.flow.type
+        key_type = UNKNOWN if self.flow.key_type is None else self.flow.key_type
+        private = self.flow.topic.app_private
+        hidden = self.flow.keyed is not None and shows_private(self.flow.keyed[0], private.of(self.flow.origin))
+        if hidden:
+            private.declare(table.changelog_name, [KEY])
+        between = app.topic(
+            repartition_topic(app, table.name),
+            has_prefix=True,
+            private=[KEY, VALUE] if hidden else (),
+            value_type=GenericAlias(tuple, (key_type, int, int, declared)),
+            partitions=table.partitions,
+        )
+        name = between.get_topic_name()
+
+        def outputs(states: States, timestamp_ms: int | None) -> list[Output]:
+            keys, values = [key for key, _, _ in states], [(*place, state) for place, state in states.items()]
+            made = between.outputs(keys, values, timestamp_ms)
+            # Numbers that JSON does not have are written as null, so only records with a null need a look.
+            if b"null" in b"".join([output.value or b"" for output in made]):
+                check_finite(states.values())
+            if declared is UNKNOWN:
+                check_json(states.values())
+            return made
+
+        def counts() -> tuple[int, int]:
+            known = runtime.engine.rebalance.partition_counts
+            return known.get(name) or table.changelog_partitions, known[self.flow.topic.get_topic_name()]
+
+        async def combine(stream: Stream) -> None:
+            stream.takes_control = True
+            source, sent = self._source(stream, table, how, late), dict[str, int]()
+            async for batch in stream.queued_batches():
+                judged = source.judge(batch)
+                if declared is UNKNOWN:
+                    check_known(table, judged.states)
+                between.need()
+                context, states = stream.context, judged.states
+                if stream.queue.isolating and states:
+                    check_finite(states.values())
+                    for output in outputs(states, clock.now_ms()):
+                        context.send(output)
+                    states = States()
+                partials = context.epoch.outbox.partials
+                if name not in partials:
+                    partials[name] = WatermarkedPartials(how.merge, outputs, name, counts)
+                waiting = cast(WatermarkedPartials, partials[name])
+                waiting.add(cast(Any, states), None)
+                if is_due(windows, sent.get(judged.channel, NEVER_MS), judged.time_ms, table.grace_ms):
+                    waiting.times_ms[judged.channel] = sent[judged.channel] = judged.time_ms
+                if context.epoch.full:
+                    context.router.cut()
+
+        async def gather(stream: Stream) -> None:
+            stream.takes_control = True
+            closer = Closer(stream, table, table.sends)
+            async for batch in stream.batches_or_nothing(closer.wait_s):
+                closer.begin(batch)
+                if batch.messages:
+                    gather_batch(stream, batch, table, how, late)
+                await closer.close(batch)
+
+        self.flow.add_agent(f"{table.name}-combine", self.flow.topic, combine)
+        self.flow.add_agent(table.name, between, gather)
+
+
+class AggregatedWindows(WindowTable[Any]):
+    """The table that `window(…).aggregate(…)` makes. Its keys are (key, start, end), with times in milliseconds.
+
+    Attributes:
+        app: the app.
+        sends: what is done with each window when it closes.
+    """
+
+    def __init__(self, app: App, name: str, **options: Any) -> None:
+        self.app = app
+        self.sends: list[Send] = []
+        super().__init__(name, **options)
+
+    def final(self) -> ClosedWindows:
+        """Return the closed windows as a flow: one record each, once, when nothing can be added to it any more."""
+        return ClosedWindows(self)
+
+
+@dataclass(frozen=True)
+class ClosedWindows:
+    """The closed windows of a table: dicts with `key`, `start`, `end` (milliseconds since 1970, the end excluded) and
+    the aggregates by name, or `value` behind `reduce`.
+
+    Each method returns a new flow; it ends in `to`.
+    """
+
+    table: AggregatedWindows
+    steps: tuple[Operator, ...] = ()
+
+    def map(self, function: Callable[..., object] | str) -> ClosedWindows:
+        """Replace each window by the function's result; see `Flow.map`."""
+        return self._then(Map(_or_field(function)))
+
+    def filter(self, function: Callable[..., object] | str) -> ClosedWindows:
+        """Keep the windows for which the function is true; see `Flow.filter`."""
+        return self._then(Filter(_or_field(function)))
+
+    def flat_map(self, function: Callable[..., Iterable[object]]) -> ClosedWindows:
+        """Replace each window by all elements that the function returns for it."""
+        return self._then(FlatMap(function))
+
+    def select(self, *fields: str, **computed: What) -> ClosedWindows:
+        """Replace each window by a dict of some fields; see `Flow.select`."""
+        return self._then(Select({**dict(zip(fields, fields, strict=True)), **computed}))
+
+    def with_columns(self, **computed: What) -> ClosedWindows:
+        """Replace each window by a dict of its fields and the computed ones."""
+        return self._then(WithColumns(computed))
+
+    def _then(self, operator: Operator) -> ClosedWindows:
+        return ClosedWindows(self.table, (*self.steps, operator))
+
+    def key_by(self, *_: object) -> ClosedWindows:
+        """Refuse a second key.
+
+        Raises:
+            Usage: always.
+        """
+        raise Usage(
+            "key_by behind final(): windows of windows are not supported yet",
+            hint="end the flow in a topic: .final().to(topic), and begin another one there",
+        )
+
+    window = aggregate = reduce = key_by
+
+    def to(self, topic: Topic | str) -> Topic:
+        """Send what is left of each closed window to a topic, with its key, at the last millisecond of the window.
+
+        Returns:
+            The topic.
+        """
+        table = self.table
+        target = table.app.topic(topic) if isinstance(topic, str) else topic
+        field, functions = part, list[Callable[[Iterable[object]], Iterable[object]]]()
+        for step in self.steps:
+            function, field = step.function(field)
+            functions.append(function)
+        hidden = table.state_fields
+
+        async def send(row: WindowKey, value: Any) -> None:
+            key, start, end = row
+            fields = {"value": value} if not isinstance(value, dict) else cast("dict[str, object]", value)
+            elements: Iterable[object] = (
+                {
+                    "key": key,
+                    "start": start,
+                    "end": end,
+                    **{name: field for name, field in fields.items() if name not in hidden},
+                },
+            )
+            for function in functions:
+                elements = function(elements)
+            for element in elements:
+                await target.send(key=key, value=cast(Any, element), timestamp=timestamp_of(end) / 1000)
+
+        table.sends.append(send)
+        return target
+
+
+def window(
+    flow: Ending, windows: Windows, *, grace: Duration | None, keep: Duration | None, late_to: str | None
+) -> WindowedFlow:
+    """Return a flow whose elements are reduced by window; see `Flow.window`.
+
+    Raises:
+        Usage: see there.
+    """
+    if not isinstance(cast(object, windows), Windows):
+        raise Usage(f"window({windows!r})", hint='for example Tumbling("5m") or Sessions("30m")')
+    if not isinstance(flow.on_failure, str) or flow.on_failure == "retry":
+        raise Usage(
+            "on_failure: a flow with windows cannot retry records, because later ones would have to wait",
+            hint='on_failure="dead_letter", "skip" or "fail"',
+        )
+    if len(flow.topic.topics) > 1:
+        raise Usage(
+            f"windows of several topics in one flow ({', '.join(flow.topic.topics)}): not supported yet",
+            hint="one flow for each topic",
+        )
+    timing = flow.timing or flow.topic.timing
+    if grace is not None:
+        timing = replace(timing, given_grace_ms=duration_ms(grace, "grace"))
+    if timing.given_grace_ms is None:
+        raise Usage(
+            "window without grace: how long does a window wait for records that come out of order?",
+            hint='window(…, grace="30s"), or grace=… of app.topic; "0s" if each partition is in order',
+        )
+    if late_to is not None and late_to != "drop":
+        runtime_of(flow.app).check_topic(late_to)
+    return WindowedFlow(flow, windows, timing, duration_ms(_DEFAULT_KEEP if keep is None else keep, "keep"), late_to)
+
+
+def _or_field(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    return cast("Callable[..., Any]", col(function)) if isinstance(function, str) else function

@@ -1,0 +1,486 @@
+"""Windows of a flow: `flow.window(Tumbling("5m"), grace="30s").aggregate(n=Count())`, made into agents.
+
+    sales ─▶ agent: judge, reduce by pane and key ─▶ …-repartition ─▶ agent: windows, close ─▶ table ─▶ its changelog
+                 │ late records                        watermarks in it            │ finals
+                 ▼                                                                 ▼
+            <topic>.late                                                     .final().to(topic)
+
+Without `key_by` one agent does all of it, on the source partition.
+
+Invariants.
+- Whether a record is late is decided once, by the agent that reads the source, from the log of the record's own
+  partition (`event_time/channel.py`). The channel's stream time is part of the agent's progress: it is committed in the
+  metadata of its offset.
+- All records move stream time whose time can be read: also those that are late, that an operator of the flow filters
+  out, or that go to the failure policy. Tombstones do not.
+- The repartition topic carries the stream time of all source partitions behind the records that it follows, in the same
+  transaction (`event_time/time_keeper.py`). The operator's time is the least of them.
+- A record that is on time at its source cannot meet a closed window. One that does all the same (the offsets were set
+  back) is not counted: it goes to the late topic with the reason `closed`.
+- What is sent for windows that close is committed with their being closed. If more windows close at once than an epoch
+  may hold outputs of, they close in several epochs; until then the control record behind which they close counts as
+  not processed, so that a bounded run waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from ...topics.control_records import (
+    CONTROL_KEY,
+    END_OF_INPUT,
+    WATERMARK,
+    ControlRecord,
+    carries_control,
+    decode,
+    is_control,
+    records_of,
+)
+from ...topics.errors import BadRecord, Stop
+from ...topics.output import Output
+from ...topics.packed import Rows
+from ...topics.topic_partition import TopicPartition
+from ..engine.outbox import Partials
+from ..engine.partition_queue import QueuedBatch
+from ..event_time.channel import END_MS, NEVER_MS, Channel, watermark
+from ..event_time.event_time import EventTime
+from ..event_time.time_keeper import channel_name, watermark_message
+from ..event_time.windows import Pane, Windows
+from ..record_decoding import record_batch
+from ..runtime import runtime_of
+from ..tables.absent import ABSENT
+from ..tables.window_table import WindowTable
+from .aggregates import getter
+from .combiner import Combiner
+from .late_records import LateRecords
+from .operators import field_reader
+from .reducers import AggregateReducer, Reducer
+
+if TYPE_CHECKING:
+    from ...topics.message import Message
+    from ..stream import Stream
+    from ..tables.open_partition import OpenPartition
+    from ..tables.window_content import WindowContent, WindowKey
+
+__all__ = [
+    "Closer",
+    "PaneKey",
+    "Source",
+    "States",
+    "WatermarkedPartials",
+    "add_states",
+    "gather_batch",
+    "is_due",
+    "timestamp_of",
+]
+
+PaneKey = tuple[Any, int, int]
+"""A key, and the start and the end of a pane in milliseconds."""
+
+States = dict[PaneKey, object]
+"""What is reduced: key and pane -> state."""
+
+# How often partitions are looked at that have become active, and of which no record comes.
+_LOOK_S = 1.0
+
+_SCALARS = frozenset({int, float, str, bool, bytes, type(None)})
+
+
+class Judged(NamedTuple):
+    """A batch of a source, reduced.
+
+    Attributes:
+        states: key and pane -> state of the records that are on time.
+        channel: the source partition that the batch belongs to, as watermark messages name it.
+        time_ms: its stream time after the batch.
+    """
+
+    states: States
+    channel: str
+    time_ms: int
+
+
+class Source:
+    """Reads a source partition: judges which records are late, and reduces the others by key and pane.
+
+    Args:
+        stream: the stream of the agent.
+        combiner: reduces elements.
+        time: reads the time of a record.
+        max_jump_ms: see `Channel`.
+        late: takes the late records.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        combiner: Combiner,
+        windows: Windows,
+        time: EventTime,
+        *,
+        grace_ms: int,
+        max_jump_ms: int | None,
+        late: LateRecords,
+    ) -> None:
+        self._stream, self._combiner, self._windows = stream, combiner, windows
+        self._grace_ms, self._max_jump_ms, self._late = grace_ms, max_jump_ms, late
+        topic = stream.topic
+        self._names = frozenset(topic.topics)
+        self._name = topic.get_topic_name()
+        self._read = time.reader(lambda name: getter(name, field_reader(topic.declared)))
+
+    def judge(self, batch: QueuedBatch, closed_ms: Callable[[], int] | None = None) -> Judged:
+        """Process a batch.
+
+        Args:
+            closed_ms: returns the watermark of the table's partition, where the source is the table's own partition.
+
+        Raises:
+            Exception: whatever the flow's functions raise. While the stream isolates records, a record that makes them
+                raise goes to the failure policy here, so that its time counts.
+        """
+        stream, queue = self._stream, self._stream.queue
+        own = batch.at.topic in self._names
+        at = batch.at if own else TopicPartition(self._name, batch.at.partition)  # a retry topic has no time of its own
+        records, control = _split(stream, batch)
+        channel = Channel(self._max_jump_ms, queue.at(at).channel_state)
+        states = States()
+        if records.messages:
+            states = self._reduce(records, channel, move=own, closed_ms=closed_ms)
+        if own and any(record.kind == END_OF_INPUT for record in control):
+            channel.end()
+        if own:
+            queue.at(at).channel_state = channel.state
+        return Judged(states, channel_name(self._name, at.partition), channel.time_ms)
+
+    def _reduce(
+        self, batch: QueuedBatch, channel: Channel, *, move: bool, closed_ms: Callable[[], int] | None
+    ) -> States:
+        messages, values, times = self._with_times(batch)
+        if not times:
+            return {}
+        if move:
+            before = channel.before_each(times, lambda number: messages[number].timestamp()[1])
+        else:
+            before = [channel.time_ms] * len(times)
+        panes, late = self._panes(times, before)
+        states = States()
+        try:
+            for pane, numbers in panes.items():
+                some = len(numbers) < len(messages)
+                of_pane = [messages[number] for number in numbers] if some else messages
+                if closed_ms is not None and self._windows.horizon_ms(pane) < closed_ms():
+                    late += [(number, pane, closed_ms(), "closed") for number in numbers]
+                    continue
+                reduced = self._combiner.by_row(of_pane, [values[n] for n in numbers] if some else values)
+                states |= {(key, *pane): state for key, state in reduced.items()}
+            for number, pane, watermark_ms, reason in sorted(late):
+                if self._combiner.by_row((messages[number],), (values[number],)):
+                    self._late.send(self._stream, messages[number], pane, watermark_ms, reason)
+        except Stop:
+            raise
+        except Exception as exc:
+            if not self._stream.queue.isolating or len(messages) > 1:
+                raise
+            self._stream.context.apply_policy(self._stream, messages[0], exc, "agent")
+            return {}
+        return states
+
+    def _with_times(self, batch: QueuedBatch) -> tuple[Sequence[Message], Sequence[Any], list[int]]:
+        """Return the records that have a time. Others go to the failure policy, except for tombstones."""
+        decoded = record_batch(self._stream, batch)
+        messages, values, read = decoded.messages, decoded.values, self._read
+        if None in values:
+            present = [number for number, message in enumerate(messages) if message.value() is not None]
+            messages, values = [messages[number] for number in present], [values[number] for number in present]
+        try:
+            return messages, values, list(map(read, values, messages))
+        except Exception:  # noqa: BLE001, S110 (below, each record is looked at alone)
+            pass
+        timed: list[tuple[Message, Any, int]] = []
+        for message, value in zip(messages, values, strict=True):
+            try:
+                timed.append((message, value, read(value, message)))
+            except Exception as exc:  # noqa: BLE001 (the function may be the user's)
+                self._stream.context.apply_policy(self._stream, message, exc, "time")
+        return [one[0] for one in timed], [one[1] for one in timed], [one[2] for one in timed]
+
+    def _panes(
+        self, times: list[int], before: list[int] | None
+    ) -> tuple[dict[Pane, list[int]], list[tuple[int, Pane, int, str]]]:
+        """Return the numbers of the records by pane, and those that are late with the watermark before them."""
+        windows, panes, late = self._windows, dict[Pane, list[int]](), list[tuple[int, Pane, int, str]]()
+        start = end = NEVER_MS
+        numbers: list[int] = []
+        for number, time_ms in enumerate(times):
+            if not start <= time_ms < end:
+                start, end = pane = windows.pane(time_ms)
+                numbers = panes.setdefault(pane, [])
+            if before is not None:
+                watermark_ms = watermark(before[number], self._grace_ms)
+                if watermark_ms > windows.horizon_ms((start, end)):
+                    late.append((number, (start, end), watermark_ms, "late"))
+                    continue
+            numbers.append(number)
+        return {pane: numbers for pane, numbers in panes.items() if numbers}, late
+
+
+def _split(stream: Stream, batch: QueuedBatch) -> tuple[QueuedBatch, list[ControlRecord]]:
+    """Separate the control records of a batch, where they count, from the others."""
+    group = runtime_of(stream.app).conf.id
+    if isinstance(batch.messages, Rows) or not carries_control(batch.at.topic, group):
+        return batch, []
+    records = records_of(batch.messages)
+    if records is batch.messages:
+        return batch, []
+    try:
+        control = [decode(message) for message in batch.messages if is_control(message)]
+    except BadRecord as exc:
+        raise Stop(f"{batch.at.topic}[{batch.at.partition}]: {exc}", hint="only anabranch may write to it") from exc
+    return batch._replace(messages=records), control
+
+
+class WatermarkedPartials(Partials):
+    """Partial results of an epoch, with the watermarks that follow them into every partition of their topic.
+
+    Args:
+        topic: name of the topic.
+        counts: returns the number of partitions of the topic, and the number of channels.
+
+    Attributes:
+        times_ms: channel -> stream time, of channels whose time has moved on.
+    """
+
+    __slots__ = ("_counts", "_topic", "times_ms")
+
+    def __init__(
+        self,
+        merge: Callable[[Any, Any], Any],
+        outputs: Callable[[dict[Any, Any], int | None], list[Output]],
+        topic: str,
+        counts: Callable[[], tuple[int, int]],
+    ) -> None:
+        super().__init__(merge, outputs)
+        self._topic, self._counts = topic, counts
+        self.times_ms: dict[str, int] = {}
+
+    def outputs(self) -> list[Output]:
+        """Return one output per key and pane, and behind them the watermarks."""
+        made = super().outputs()
+        if self.times_ms:
+            partitions, channels = self._counts()
+            message = watermark_message(channels, self.times_ms)
+            value, headers = message.encoded(), message.headers()
+            made += [Output(self._topic, value, CONTROL_KEY, number, None, headers) for number in range(partitions)]
+        return made
+
+
+def add_states(
+    how: Reducer,
+    table: WindowTable,
+    states: Iterable[tuple[PaneKey, Any]],
+    *,
+    isolating: bool,
+) -> None:
+    """Join states of panes with the windows of a table's partition, all or none.
+
+    Args:
+        isolating: the record may be rolled back alone, so the table's values are copied before a function that can
+            fail changes them in place.
+    """
+    windows = table.kind
+    partition, state = table.at_hand_with_content()
+    if windows.gap_ms is not None:
+        _add_sessions(how, windows.gap_ms, partition, state, states, isolating=isolating)
+        return
+    rows: dict[WindowKey, Any] = {}
+    for (key, start, end), reduced in states:
+        spans, own = windows.of_pane((start, end)), reduced
+        for span in spans:
+            row = (key, *span)
+            rows[row] = how.merge(rows[row], own) if row in rows else own
+            if len(spans) > 1 and type(reduced) not in _SCALARS:
+                own = deepcopy(reduced)  # windows must not share what a function may change in place
+    known = _read(partition, list(rows), isolating=isolating)
+    partition.put(dict(zip(rows, how.joined(known, rows.values()), strict=True)))
+    for row in rows:
+        state.add_open(row)
+
+
+def _read(partition: OpenPartition, rows: list[WindowKey], *, isolating: bool) -> list[Any]:
+    known = partition.get_many(rows)
+    return list(map(_private, known)) if isolating else known
+
+
+def _private(value: Any) -> Any:
+    return value if value is ABSENT or type(value) in _SCALARS else deepcopy(value)
+
+
+def _add_sessions(
+    how: Reducer,
+    gap_ms: int,
+    partition: OpenPartition,
+    state: WindowContent,
+    states: Iterable[tuple[PaneKey, Any]],
+    *,
+    isolating: bool,
+) -> None:
+    """Join states of single times with the open sessions of their keys."""
+    made: dict[WindowKey, Any] = {}
+    gone: set[WindowKey] = set()
+    by_key: dict[Any, list[tuple[int, int, Any]]] = {}
+    for (key, start, end), reduced in states:
+        by_key.setdefault(key, []).append((start, end, reduced))
+    for key, parts in by_key.items():
+        there = state.open_sessions(key)
+        sessions: list[tuple[int, int, Any, list[WindowKey]]] = [
+            (row[1], row[2], _state_of(how, value), [row])
+            for row, value in zip(there, _read(partition, there, isolating=isolating), strict=True)
+        ]
+        sessions += [(start, end, reduced, []) for start, end, reduced in parts]
+        joined: list[tuple[int, int, Any, list[WindowKey]]] = []
+        for start, end, reduced, rows in sorted(sessions, key=lambda session: session[:2]):
+            if joined and start - (joined[-1][1] - 1) <= gap_ms:
+                first, last, before, others = joined[-1]
+                joined[-1] = (first, max(last, end), how.merge(before, reduced), [*others, *rows])
+            else:
+                joined.append((start, end, reduced, rows))
+        for start, end, reduced, rows in joined:
+            row = (key, start, end)
+            if rows == [row] and not any(start <= part[0] < end for part in parts):
+                continue  # a session that nothing was added to
+            made[row] = how.joined([ABSENT], [reduced])[0]
+            gone.update(other for other in rows if other != row)
+    for row in gone:
+        partition.delete(row)
+        state.remove_open(row)
+    partition.put(made)
+    for row in made:
+        state.add_open(row)
+
+
+def _state_of(how: Reducer, value: Any) -> Any:
+    return how.opened(value) if isinstance(how, AggregateReducer) else value
+
+
+def gather_batch(stream: Stream, batch: QueuedBatch, table: WindowTable, how: Reducer, late: LateRecords) -> None:
+    """Process a batch of a repartition topic: join its partial results with the table, then hear of watermarks."""
+    records, control = _split(stream, batch)
+    _, state = table.at_hand_with_content()
+    if records.messages:
+        decoded = record_batch(stream, records)
+        on_time: list[tuple[PaneKey, Any]] = []
+        for message, (key, start, end, reduced) in zip(decoded.messages, decoded.values, strict=True):
+            if table.kind.horizon_ms((start, end)) < state.watermark_ms:
+                late.send(stream, message, (start, end), state.watermark_ms, "closed")
+            else:
+                key = tuple(cast("list[Any]", key)) if type(key) is list else key
+                on_time.append(((key, start, end), reduced))
+        merged: dict[PaneKey, Any] = {}
+        for place, reduced in on_time:
+            merged[place] = how.merge(merged[place], reduced) if place in merged else reduced
+        add_states(how, table, merged.items(), isolating=stream.queue.isolating)
+    for record in control:
+        if record.kind == WATERMARK:
+            state.keeper.hear(record)
+
+
+class Closer:
+    """Closes the windows of a table that are complete, and sends them where the program wants them.
+
+    Args:
+        finals: functions that send a closed window; each takes its row and its value.
+    """
+
+    def __init__(self, stream: Stream, table: WindowTable, finals: Sequence[Callable[[WindowKey, Any], Any]]) -> None:
+        self._stream, self._table, self._finals = stream, table, finals
+        self._held: dict[TopicPartition, int] = {}
+        for partition in stream.queue.partitions.values():
+            partition.held_back = None  # of the agent function's last call
+        self._seen: set[TopicPartition] = set()
+
+    def wait_s(self) -> float:
+        """Seconds until the next look at the windows, although no record has come."""
+        return 0.0 if self._held else _LOOK_S
+
+    def begin(self, batch: QueuedBatch) -> None:
+        """Note that a batch is about to be processed, so that its partition can no longer stay where it is."""
+        if batch.messages:
+            self._stream.queue.at(batch.at).held_back = None
+
+    async def close(self, batch: QueuedBatch) -> None:
+        """Close windows after a batch, an empty one if none has come."""
+        stream, queue = self._stream, self._stream.queue
+        self._held = {at: offset for at, offset in self._held.items() if at in queue.partitions}
+        self._seen &= queue.partitions.keys()
+        if batch.messages:
+            self._held[batch.at] = _held_offset(stream, batch)
+        else:
+            for partition in queue.partitions.values():
+                partition.ended = False
+            # Also those that were restored: a worker may have ended in the middle of closing.
+            self._held |= {at: -1 for at in queue.partitions if at not in self._seen}
+        for at in list(self._held):
+            self._seen.add(at)
+            if batch.messages and at != batch.at and stream.context.epoch.full:
+                continue
+            stream.context.at(stream, at)
+            if await self._closed(at):
+                del self._held[at]
+                queue.at(at).held_back = None
+            elif self._held[at] >= 0:
+                queue.at(at).held_back = self._held[at]
+
+    async def _closed(self, at: TopicPartition) -> bool:
+        """Close windows of a partition until the epoch is full; return whether all that are complete are closed."""
+        partition, state = self._table.at_hand_with_content()
+        message, self._stream.message = self._stream.message, None
+        try:
+            while not self._stream.context.epoch.full:
+                row = state.next_due()
+                if row is None:
+                    return True
+                value = partition.find(row) if self._finals else ABSENT
+                if value is not ABSENT:
+                    for final in self._finals:
+                        await final(row, _private(value))
+            return not state.has_due
+        except Stop:
+            raise
+        except Exception as exc:
+            raise Stop(
+                f"table {self._table.name}: a window that closes in {at.topic}[{at.partition}] cannot be sent: "
+                f"{type(exc).__name__}: {exc}",
+                hint="correct the functions behind final(); the window is sent when the worker starts again",
+            ) from exc
+        finally:
+            self._stream.message = message
+
+
+def _held_offset(stream: Stream, batch: QueuedBatch) -> int:
+    """Return the offset to stay at while windows close: that of the control record at the end of a batch, which can be
+    processed again; -1 if the batch ends with another record."""
+    if isinstance(batch.messages, Rows):
+        return -1
+    last = batch.messages[-1]
+    own = carries_control(batch.at.topic, runtime_of(stream.app).conf.id) and is_control(last)
+    return cast(int, last.offset()) if own else -1
+
+
+def is_due(windows: Windows, before_ms: int, after_ms: int, grace_ms: int) -> bool:
+    """Return whether a channel's stream time has passed something that an operator behind it waits for."""
+    if after_ms in (before_ms, NEVER_MS):
+        return False
+    if windows.gap_ms is not None or after_ms == END_MS or before_ms in (NEVER_MS, END_MS):
+        return True
+    return windows.pane(after_ms - grace_ms) != windows.pane(before_ms - grace_ms)
+
+
+def timestamp_of(end_ms: int) -> int:
+    """Return the timestamp of the record for a closed window, in milliseconds: the window's last one.
+
+    Kafka has no timestamps before 1970. Windows that end earlier have the first one that can be sent.
+    """
+    return max(1, end_ms - 1)

@@ -1,0 +1,92 @@
+"""Windows in worlds: what they hold, close and refuse is what a plain computation over the logs says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anabranch import World
+from anabranch.replay.testing.simulation import Simulation
+from anabranch.replay.testing.topic_content import TopicContent
+from window_programs import KINDS, app_of, expected, inputs, key_of, sales
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+by_key_or_not = pytest.mark.parametrize("by_key", [True, False], ids=["by-key", "in-place"])
+
+
+def told(finals: TopicContent) -> list[Any]:
+    return sorted(((v["key"], v["start"], v["end"]), {k: v[k] for k in ("n", "spent", "most")}) for v in finals.values)
+
+
+@every_kind
+@by_key_or_not
+def test_a_live_app_tells_what_is_complete_and_keeps_the_rest_open(kind: str, by_key: bool) -> None:
+    records = sales()
+    rows, late, closed = expected(kind, records, by_key=by_key, end=False)
+    with World(lambda: app_of(kind, by_key=by_key), workers=2) as world:
+        for number, sale in enumerate(records):
+            world.send("sales", sale, key=key_of(sale, by_key=by_key))
+            if number % 50 == 0:
+                world.settle()
+        world.settle()
+        assert world.table("by-user") == rows
+        assert sorted(sale["number"] for sale in world.topic("sales.late").values) == late
+        if by_key:  # otherwise each partition closes its windows by itself
+            assert told(world.topic("finals")) == sorted((row, rows[row]) for row in closed)
+        refused = {letter.value["number"] for letter in world.dead_letters("sales")}
+    assert late
+    assert refused == {s["number"] for s in records if not isinstance(s["at"], int) or isinstance(s["price"], str)}
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from window_programs import app_of
+app = app_of({kind!r}, by_key={by_key})
+"""
+
+
+@every_kind
+@by_key_or_not
+@pytest.mark.parametrize("pack", [None, "lz4"])
+def test_the_end_of_a_bounded_run_s_input_closes_all_windows(
+    kind: str, by_key: bool, pack: Any, tmp_path: Path
+) -> None:
+    records = sales(120)
+    rows, late, closed = expected(kind, records, by_key=by_key, end=True)
+    assert set(rows) == closed
+    program, file = tmp_path / "program.py", tmp_path / "sales.jsonl"
+    program.write_text(PROGRAM.format(folder=str(Path(__file__).parent), kind=kind, by_key=by_key))
+    file.write_text("".join(json.dumps({**sale, "key": key_of(sale, by_key=by_key)}) + "\n" for sale in records))
+    with World(str(program)) as world:
+        run = world.run({"sales": file}, key="key", pack=pack, workers=1 if pack else 2)
+    assert run.tables["by-user"] == rows
+    assert told(run.topics["finals"]) == sorted(rows.items())
+    assert len(run.dead_letters["sales"]) == sum(
+        not isinstance(sale["at"], int) or isinstance(sale["price"], str) for sale in records
+    )
+    assert sum(row["n"] for row in rows.values()) + len(late) >= 100 or kind != "tumbling"
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_key", "seeds"),
+    [
+        ("tumbling", True, 10),
+        ("tumbling", False, 6),
+        ("hopping", True, 4),
+        ("cumulating", False, 3),
+        ("sessions", True, 8),
+        ("sessions", False, 4),
+    ],
+)
+def test_worlds_with_faults_close_the_same_windows(kind: str, by_key: bool, seeds: int) -> None:
+    simulation = Simulation(
+        lambda: app_of(kind, by_key=by_key),
+        inputs=inputs(sales(), by_key=by_key),
+        seeds=seeds,
+        faults="kill,abort,lost-answer,rebalance",
+    )
+    report = simulation.same_as_without_faults()
+    assert report.worlds == seeds
