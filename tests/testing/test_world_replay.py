@@ -181,6 +181,6 @@ def test_workers_process_records_while_a_replay_keeps_its_pace(tmp_path: Path) -
         world.replay(path, "orders", key="k", rate="1/s")
         world.settle()
         assert len(world.topic("counts").values) == 2
-        assert sum(world.run({"orders": path}, key="k", rate="2/s").tables["seen"].values()) == 180
+        assert sum(world.run({"orders": path}, key="k", rate="60/s").tables["seen"].values()) == 180
         with pytest.raises(Usage, match="expected a number"):
             world.replay(path, "orders", speed="fast", run_id="again")
