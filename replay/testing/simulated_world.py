@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from .faults import Fault, Plan
 from .own_clients import own_clients_noticed
 from .simulated_worker import SimulatedWorker
 from .store_faults import WatchedStore, full_disk
+from .temporary_folder import temporary_folder
 from .virtual_loop import Owner
 from .worker_life import WorkerLife
 from .world_feed import FEED_S, Input, WorldFeed
@@ -113,7 +113,7 @@ class SimulatedWorld:
 
     def run(self) -> Outcome:
         """Run the world until it is at rest, and return its outcome."""
-        self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
+        self._folder = temporary_folder()
         try:
             with without_logs(), own_clients_noticed(), self._environment.entered(), wrapped(self._watched):
                 try:

@@ -17,7 +17,6 @@ Event time and processing time are independent: `at` gives a record's time, `adv
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +34,7 @@ from .environment import Environment
 from .own_clients import own_clients_noticed
 from .record_sender import RecordSender
 from .stillness import Stillness
+from .temporary_folder import temporary_folder
 from .topic_content import RejectedRecord, TopicContent, content_of, dead_letters_of
 from .virtual_clock import START
 from .worker_life import WorkerLife
@@ -118,7 +118,7 @@ class World:
     def _root(self) -> Path:
         """The world's folder."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="anabranch-world-"))
+            self._folder = temporary_folder()
         return self._folder
 
     def _folder_of(self, worker: int, keeps_identity: bool) -> Path:
