@@ -9,6 +9,7 @@ from ...topics.arrow_numpy import as_numpy
 from ...topics.packed import arrow, is_text, row_values
 from ...topics.producer import Headers
 from .column_batch import ColumnBatch, to_columns
+from .field_expression import NOT_FINITE
 from .field_mapping import FieldMapping
 from .formats.arrow_json import unit_of
 from .source_record import check_sizes
@@ -175,7 +176,8 @@ class ColumnMapping:
             return None
         column = written.get(field)
         if column is None or not _is_key(column.type):
-            column = batch[field] if _is_key(batch[field].type) else as_json_text(batch, field)
+            # Rows whose key is no finite number are bad already: the mapping has refused them.
+            column = batch[field] if _is_key(batch[field].type) else as_json_text(batch, field, finite=False)
         return [cell.encode() if isinstance(cell, str) else cell for cell in map(_key_cell, column.to_pylist())]
 
     def _find_too_large(self, batch: pyarrow.RecordBatch) -> dict[int, str]:
@@ -225,11 +227,14 @@ def _nested_size_bound(kind: pyarrow.DataType, size_bytes: int) -> int:
     return (32 + 6 * names) * (8 * size_bytes + 1)
 
 
-def as_json_text(batch: pyarrow.RecordBatch, name: str) -> pyarrow.Array:
+def as_json_text(batch: pyarrow.RecordBatch, name: str, *, finite: bool = True) -> pyarrow.Array:
     """Return the JSON text of each value of a column; null for null.
 
+    Args:
+        finite: refuse NaN and infinity, which JSON does not have; else they are null.
+
     Raises:
-        ValueError: a value is an object or a list.
+        ValueError: a value is an object or a list, or not a finite number.
     """
     pyarrow = arrow()
     column = batch[name]
@@ -241,6 +246,8 @@ def as_json_text(batch: pyarrow.RecordBatch, name: str) -> pyarrow.Array:
         return column.cast(pyarrow.string())
     values = row_values(pyarrow.record_batch([column], ["v"]), "json")
     texts = [None if value == b'{"v":null}' else value[5:-1].decode() for value in values]
+    if finite and texts.count(None) > column.null_count:
+        raise ValueError(NOT_FINITE)
     return pyarrow.array(texts, pyarrow.string())
 
 

@@ -23,13 +23,16 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import msgspec
 
 from ...topics.errors import Usage
 
-__all__ = ["FieldExpression", "as_bytes", "expression"]
+__all__ = ["NOT_FINITE", "FieldExpression", "as_bytes", "expression"]
+
+NOT_FINITE = "NaN or infinity: JSON has no such number, and a key or a header would be null"
 
 Fields = Mapping[str, Any]
 _Compiled = Callable[[Fields], Any]
@@ -131,7 +134,7 @@ def as_bytes(value: object) -> bytes | None:
     """Encode a value as a key or a header: text as UTF-8, numbers as in JSON, null as None.
 
     Raises:
-        ValueError: the value is an object or a list.
+        ValueError: the value is an object or a list, or a number that JSON does not have.
     """
     if isinstance(value, str):
         return value.encode()
@@ -139,6 +142,8 @@ def as_bytes(value: object) -> bytes | None:
         return value
     if isinstance(value, dict | list | tuple):
         raise ValueError("an object or a list; expected text, a number, true, false or null")
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(NOT_FINITE)
     return msgspec.json.encode(value).strip(b'"')
 
 

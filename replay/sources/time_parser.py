@@ -17,7 +17,7 @@ __all__ = ["AT_ZERO", "LAST_MS", "TimeParser", "parse_time_ms"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
-AT_ZERO = "exactly 0 ms since 1970, which librdkafka replaces by the current time time"
+AT_ZERO = "exactly 0 ms since 1970, which librdkafka replaces by the current time"
 _CACHED = 4_096
 
 # The unit of a bare number follows from its magnitude, for any time between March 1973 and the year 5138.

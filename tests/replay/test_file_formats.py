@@ -449,6 +449,24 @@ def test_a_bad_parquet_row_is_kept_whole_with_what_is_wrong_in_it(tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("more", [{}, {"partition": "0 * n"}], ids=["columns", "rows"])
+@pytest.mark.parametrize("key", ["k", "str(k)"])
+@pytest.mark.parametrize("kind", [pyarrow.float64(), pyarrow.float32()], ids=str)
+def test_a_key_that_is_no_finite_number_makes_its_row_bad(tmp_path: Path, kind, key, more) -> None:
+    numbers = [1.5, float("nan"), None, float("inf"), 2.0]
+    table = pyarrow.table({"k": pyarrow.array(numbers, kind), "n": [1, 2, 3, 4, 5]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    records, bad = both(find_history([str(tmp_path / "a.parquet")], Format(key=key, **more)))
+    kept = {json.loads(record[1])["n"]: record[0] for record in records}
+    null = {3: None} if key == "k" else {}  # str(null) is refused
+    assert kept == {1: b"1.5", **null, 5: b"2.0"}
+    assert {row: "NaN or infinity" in reason for row, reason, _ in bad} == {
+        2: True,
+        4: True,
+        **({} if null else {3: False}),
+    }
+
+
 def test_a_time_of_exactly_0_ms_says_that_it_cannot_be_sent(tmp_path: Path) -> None:
     _, bad = of_csv(tmp_path, b"at\n1970-01-01T00:00:00Z\n0\n1969-12-31\n", time="at")
     assert [("exactly 0 ms" in reason, "not between 1970" in reason) for _, reason, _ in bad] == [
