@@ -33,6 +33,8 @@ _SPARE_S = 10.0
 _REPORT_S = 0.2
 # Signals within this time count as one: a terminal and a supervisor may both send it.
 _ONE_SIGNAL_S = 1.0
+# Agents that are through with their records by then need no mention.
+_SAY_AFTER_S = 0.5
 
 _M_ARENA_MAX = -8  # a parameter of glibc's mallopt
 _ARENAS = 2
@@ -59,7 +61,7 @@ def run_worker(
     collect_seldom()
     _save_memory()
     # Before the event loop runs, so that no signal raises an exception in the middle of a start.
-    signals = _Signals(app)
+    signals = _Signals(app, on_hard_end or _log_error)
     try:
         asyncio.run(work(app, on_ready=on_ready, on_progress=on_progress, on_hard_end=on_hard_end, signals=signals))
     except (SystemExit, KeyboardInterrupt) as exc:
@@ -122,7 +124,7 @@ async def work(
         crashed.cancel()
         if reporting is not None:
             reporting.cancel()
-        if signals is not None:
+        if signals is not None and signals.first is None:  # which starts the timer itself
             _watch_the_end(app, on_hard_end or _log_error)
         await _end(app, starting)
     runtime.raise_if_stopped()
@@ -187,16 +189,20 @@ def _watch_the_end(app: App, on_error: Callable[[BaseException], object]) -> Non
 class _Signals:
     """Handlers for SIGTERM and SIGINT.
 
-    The first signal stops the worker. A second one, more than `_ONE_SIGNAL_S` later, ends the process at once, even
-    while an agent blocks the event loop.
+    The first signal stops the worker. If agents are in the middle of records then, a log line says which, and since
+    when. The time that the end may take runs from then on, even if an agent blocks the event loop. A second signal,
+    more than `_ONE_SIGNAL_S` later, ends the process at once.
+
+    Args:
+        on_hard_end: called with the error when the end takes too long.
 
     Attributes:
         loop: the worker's event loop; None before it runs.
         first: number of the first signal; None before it.
     """
 
-    def __init__(self, app: App) -> None:
-        self._app, self._first_s = app, 0.0
+    def __init__(self, app: App, on_hard_end: Callable[[BaseException], object]) -> None:
+        self._app, self._first_s, self._on_hard_end = app, 0.0, on_hard_end
         self.loop: asyncio.AbstractEventLoop | None = None
         self.first: int | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -205,12 +211,27 @@ class _Signals:
     def _note(self, number: int, _: Any) -> None:
         if self.first is None:
             self.first, self._first_s = number, clock.now_s()
+            threads.call_later(_SAY_AFTER_S, self._say_who_is_waited_for)
+            _watch_the_end(self._app, self._on_hard_end)
         elif clock.now_s() - self._first_s > _ONE_SIGNAL_S:
             os.write(2, b"\nended at once (second signal); the next start resumes from the last commit\n")
             os._exit(128 + number)
         if self.loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed because the worker has ended
                 self.loop.call_soon_threadsafe(self.stop, number)
+
+    def _say_who_is_waited_for(self) -> None:
+        """Log which agents keep the worker from ending; in a thread, because one may block the event loop."""
+        runtime = runtime_of(self._app)
+        waits_for = runtime.status.waits_for(clock.now_s()) if runtime.engine_runs else ""
+        if waits_for:
+            logger.warning(
+                "%s: waiting for %s; after %.0f s its epoch is rolled back, and the next start processes the records "
+                "again (a second signal ends the process at once)",
+                signal.Signals(self.first or 0).name,
+                waits_for,
+                runtime.settings.stuck_s,
+            )
 
     def stop(self, number: int) -> None:
         """Stop the worker after its current records; in the thread of the event loop."""

@@ -65,6 +65,28 @@ class EngineStatus:
         barrier = self._context.barrier
         return max(0.0, now_s - barrier.busy_since_s) if barrier.running else 0.0
 
+    def waits_for(self, now_s: float) -> str:
+        """Return which agents are not at a record boundary, their records, and since when; empty if all are.
+
+        May be called in another thread, while an agent blocks the event loop.
+        """
+        if not self._context.barrier.running:
+            return ""
+        working: list[str] = []
+        for runner in list(self._context.runners):
+            stream, at = runner.stream, runner.at
+            if stream is not None and stream.running:
+                message = stream.message
+                where = "" if at is None else f" at {at[0]}[{at[1]}]"
+                working.append(f"agent {runner.name}{where}" + ("" if message is None else f"@{message.offset()}"))
+        return f"{', '.join(working) or 'an agent'}, for {self.busy_s(now_s):.0f} s so far"
+
+    @property
+    def current_agent(self) -> str:
+        """The name of the agent whose code runs at this moment; empty without one. For other threads."""
+        runner = self._context.current
+        return "" if runner is None else runner.name
+
     # Commits --------------------------------------------------------------------------------------------------------
 
     @property

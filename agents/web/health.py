@@ -31,8 +31,8 @@ __all__ = ["blueprint", "not_alive", "not_ready"]
 def not_alive(runtime: Runtime, now_s: float) -> str:
     """Return why this process should be killed and restarted; empty while it is alive.
 
-    A process that waits for a broker, restores or has no partitions is alive. One that answers at all has a running
-    event loop.
+    A process that waits for a broker, restores or has no partitions is alive. While an agent blocks the event loop,
+    `blocked_loop.py` answers instead.
 
     Args:
         now_s: seconds on the monotonic clock.

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from aiohttp.web import BaseRunner, BaseSite, Request, StreamResponse, middleware
 
 from ...topics import clock
+from .blocked_loop import BlockedLoop
 
 if TYPE_CHECKING:
     pass
@@ -146,12 +147,19 @@ class Listener(BaseSite):
     Args:
         runner: aiohttp's runner, set up.
         listening: the socket; `stop` closes it.
+        blocked: answers while the event loop is blocked; None: nothing does.
     """
 
     def __init__(
-        self, runner: BaseRunner, listening: socket.socket, connections: Connections, ssl_context: ssl.SSLContext | None
+        self,
+        runner: BaseRunner,
+        listening: socket.socket,
+        connections: Connections,
+        ssl_context: ssl.SSLContext | None,
+        blocked: BlockedLoop | None = None,
     ) -> None:
         super().__init__(runner, ssl_context=ssl_context)
+        self._blocked = blocked
         self._listening, self._connections = listening, connections
         # Connections that are being opened; with TLS that takes a few round trips.
         self._opening: dict[asyncio.Task[None], None] = {}
@@ -172,6 +180,8 @@ class Listener(BaseSite):
         self._refill()
         self._listen()
         self._sweeper = asyncio.create_task(self._sweep())
+        if self._blocked is not None:
+            self._blocked.start()
 
     async def stop(self) -> None:
         """Stop accepting connections; open ones stay open until the runner ends."""
@@ -180,6 +190,8 @@ class Listener(BaseSite):
             if task is not None:
                 task.cancel()
         self._sweeper = None
+        if self._blocked is not None:
+            self._blocked.stop()
         self._listening.close()
         while self._release_reserve():
             pass

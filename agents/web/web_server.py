@@ -20,6 +20,7 @@ from yarl import URL
 
 from ...topics.errors import Usage
 from ..runtime import runtime_of
+from .blocked_loop import BlockedLoop
 from .listener import IDLE_S, Connections, Listener
 from .worker_client import is_loopback
 
@@ -112,7 +113,11 @@ class WebServer(Web):
         runtime_of(self.app).configure(web_port=port, canonical_url=URL(f"http://{conf.web_host}:{port}"))
         self._hosts.checked = is_loopback(listening.getsockname()[0])
         self._hosts.add(conf.web_host)
-        return Listener(self._runner, listening, self._connections, conf.web_ssl_context)
+        checked, hosts = self._hosts.checked, self._hosts
+        blocked = None
+        if not conf.web_ssl_context:
+            blocked = BlockedLoop(runtime_of(self.app), listening, lambda host: not checked or hosts.accepts(host))
+        return Listener(self._runner, listening, self._connections, conf.web_ssl_context, blocked)
 
 
 def _listen(host: str, port: int) -> socket.socket:
