@@ -32,6 +32,7 @@ COMMANDS = {
     "describe": "Show an app's agents, topics, tables and settings.",
     "dlq": "List, show and replay dead letters.",
     "lag": "Show how far a consumer group is behind.",
+    "new": "Write a small project with an app and its test.",
     "replay": "Replay files, a socket, an archive or a topic into a topic.",
     "reset": "Let an app begin anew: delete its offsets, tables and internal topics.",
     "run": "Run an app over a finite history, write the result, exit.",
