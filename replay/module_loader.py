@@ -13,7 +13,7 @@ from ..topics.error_location import raised_at
 from ..topics.errors import Usage
 from ..topics.spelling import did_you_mean
 
-__all__ = ["load_module", "source_of"]
+__all__ = ["folder_of", "load_module", "source_of"]
 
 
 def load_module(name: str) -> ModuleType:
@@ -36,6 +36,16 @@ def source_of(name: str) -> bytes:
         return path.read_bytes() if path is not None else b""
     except OSError:
         return b""
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder with the program of `module:name` or `file.py:name`; the working directory if there is none."""
+    module = name.partition(":")[0]
+    try:
+        path = Path(module) if module.endswith(".py") else _find(module.partition(".")[0])
+    except OSError:
+        path = None
+    return Path.cwd() if path is None or not path.exists() else path.absolute().parent
 
 
 def _find(module: str) -> Path | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import click
 
-from ...topics.errors import Stop, described, understood
+from ...topics.errors import Stop, Usage, described, understood
 from ...topics.printable import printable
 from ...topics.private_folder import private_folder
 from ...topics.topic_partition import TopicPartition
@@ -73,7 +73,9 @@ class WorkerSettings(TypedDict):
     help="Rebalance protocol; consumer is that of KIP-848.",
 )
 @show_private_option
+@click.option("--reload", is_flag=True, help="Restart the worker when a file of the program changes.")
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
+@click.option("--describe", is_flag=True, hidden=True)
 @click.option("--complete-by-stdin", is_flag=True, hidden=True)
 @cluster_options
 @click.pass_context
@@ -82,6 +84,8 @@ def worker(
     loglevel: str,
     log_format: str,
     processes: int,
+    reload: bool,
+    describe: bool,
     end_with_stdin: bool,
     complete_by_stdin: bool,
     bootstrap_server: str | None,
@@ -95,6 +99,10 @@ def worker(
     With --processes, a parent process runs several workers, restarts workers that crash, forwards signals and exits
     with the workers' exit code. Their HTTP ports count up from --web-port.
 
+    With --reload, the worker is restarted when a Python file of the working directory or of the program changes: it
+    commits and leaves the group first, so that each record is processed once. An error in the program is shown, and the
+    next change starts the worker again.
+
     SIGUSR1 shows a status line: rate, lag, partitions. There is one each minute in which records were processed.
 
     \b
@@ -103,6 +111,7 @@ def worker(
     \b
     Examples:
       anabranch -A shop worker -l info
+      anabranch -A shop worker --reload
       anabranch -A shop worker --processes 4 -l info --log-format json
       anabranch -A shop worker -b kafka:9092 -X security.protocol=SSL -X ssl.ca.location=ca.pem
     """
@@ -111,8 +120,15 @@ def worker(
     if end_with_stdin:
         threading.Thread(target=_listen_to_stdin, args=(complete, ends), daemon=True).start()
     try:
-        from ..app_loader import load_app, runtime_of
+        from ..app_loader import declared_cluster, load_app, runtime_of
 
+        if reload:
+            if processes > 1:
+                raise Usage("--reload runs one worker", hint="omit --processes")
+            with choose_cluster(bootstrap_server, options, declared_cluster(app_name(context))) as choice:
+                signals.disable_deadline()
+                _reload(app_name(context), choice.cluster, ["-l", loglevel, "--log-format", log_format], settings)
+            return
         app = load_app(app_name(context))
         if complete_by_stdin:
             runtime = runtime_of(app)
@@ -127,7 +143,7 @@ def worker(
                 arguments = ["-l", loglevel, "--log-format", log_format]
                 _supervise(app, app_name(context), choice.cluster, processes, arguments, settings)
             else:
-                _work(app, choice, settings, app_name(context), brief=end_with_stdin)
+                _work(app, choice, settings, app_name(context), brief=end_with_stdin and not describe)
     except signals.Terminated:
         return  # before the worker started
     except Exception as exc:
@@ -175,11 +191,7 @@ def _supervise(
     """
     from ..runs.worker_pool import Supervisor
 
-    shared += ["--with-web" if settings["with_web"] else "--without-web"]
-    shared += ["--keep-identity"] if settings["keep_identity"] else []
-    for option in ("datadir", "web_host", "web_bind", "group_protocol"):
-        if settings[option] is not None:
-            shared += [f"--{option.replace('_', '-')}", str(settings[option])]
+    shared += _arguments(settings)
     first = settings["web_port"] or app.conf.web_port
     arguments = [[*shared, "--web-port", str(min(first + number, _LAST_PORT))] for number in range(processes)]
     as_json = json_formatter() is not None
@@ -196,6 +208,30 @@ def _supervise(
             click.echo(printable(f"[{number}] worker {text}"), err=True)
 
     Supervisor(cluster, name, arguments, write=write, on_restart=on_restart).run()
+
+
+def _arguments(settings: WorkerSettings) -> list[str]:
+    """Return the options that stand for `settings`, without the port."""
+    made = ["--with-web" if settings["with_web"] else "--without-web"]
+    made += ["--keep-identity"] if settings["keep_identity"] else []
+    for option in ("datadir", "web_host", "web_bind", "group_protocol"):
+        if settings[option] is not None:
+            made += [f"--{option.replace('_', '-')}", str(settings[option])]
+    return made
+
+
+def _reload(name: str, cluster: Cluster, shared: list[str], settings: WorkerSettings) -> None:
+    """Run a worker as a child process, and restart it when its program changes (blocking)."""
+    from ..runs.reloader import Reloader
+
+    def say(text: str) -> None:
+        if json_formatter() is not None:
+            logger.info(text)
+        else:
+            click.echo(printable(text), err=True)
+
+    port = [] if settings["web_port"] is None else ["--web-port", str(settings["web_port"])]
+    Reloader(cluster, name, ["--describe", *shared, *_arguments(settings), *port], say=say).run()
 
 
 def _listen_to_stdin(complete: threading.Event, ends: dict[TopicPartition, int]) -> None:

@@ -1,0 +1,95 @@
+"""`worker --reload`: a changed program goes on where the old one was, and each record is processed once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+APP = """
+from anabranch import App
+app = App("{app}", web_enabled=False, topic_partitions=2)
+totals = app.Table("totals", default=int)
+
+@app.agent(app.topic("{app}-n", value_type=int), name="add")
+async def add(stream):
+    async for n in stream:
+        totals["all"] += FACTOR * n
+
+FACTOR = 1
+"""
+
+
+class Output:
+    """What a process writes, read by a thread."""
+
+    def __init__(self, process) -> None:
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+
+    def _read(self, stream) -> None:
+        for line in stream:
+            self.lines.append(line)
+
+    def count(self, words: str) -> int:
+        return sum(words in line for line in self.lines)
+
+
+def test_a_worker_is_restarted_with_its_changed_program(shell, fresh, eventually):
+    app = fresh("app")
+    program = APP.format(app=app)
+    shell.write("mine.py", program)
+
+    def send(n: int) -> None:
+        assert shell.run("-A", "mine", "send", f"{app}-n", "k", n).returncode == 0
+
+    def total() -> str:
+        return shell.run("-A", "mine", "tables", "-J").stdout
+
+    worker = shell.start("-A", "mine", "worker", "--reload")
+    out = Output(worker)
+    eventually(lambda: out.count(": ready on") == 1, "the first start")
+    assert out.count("agent add ←") == 1, "it is described"
+    send(1)
+    eventually(lambda: '"value":1}' in total(), "by the first program")
+    shell.write("mine.py", program.replace("FACTOR = 1", "FACTOR = 10"))
+    eventually(lambda: out.count(": ready on") == 2, "the second start")
+    assert out.count("mine.py changed: the worker is restarted") == 1
+    assert out.count(": stopped after") == 1, "the first worker has committed and left the group"
+    send(2)
+    eventually(lambda: '"value":21}' in total(), "by the second program")
+    # A program that cannot be loaded waits for the next change.
+    shell.write("mine.py", "x = (")
+    eventually(lambda: out.count("it starts again when a file changes") == 1, "the error is shown")
+    assert out.count("mine is not valid Python") == 1
+    shell.write("mine.py", program.replace("FACTOR = 1", "FACTOR = 100"))
+    eventually(lambda: out.count(": ready on") == 3, "the third start")
+    send(3)
+    eventually(lambda: '"value":321}' in total(), "by the third program")
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(60) == 0, out.lines
+
+
+def test_a_worker_ends_with_the_process_that_watches_its_program(shell, fresh, eventually):
+    app = fresh("app")
+    shell.write("mine.py", APP.format(app=app))
+    worker = shell.start("-A", "mine", "worker", "--reload")
+    out = Output(worker)
+    eventually(lambda: out.count("pid ") == 1, "the start")
+    child = int(next(line for line in out.lines if "pid " in line).split("pid ")[1].split()[0])
+    worker.kill()
+
+    def gone() -> bool:
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    eventually(gone, "the worker reads the end of its standard input")
+
+
+def test_several_processes_are_not_reloaded(shell, fresh):
+    shell.write("mine.py", APP.format(app=fresh("app")))
+    refused = shell.run("-A", "mine", "worker", "--reload", "--processes", "2")
+    assert (refused.returncode, "omit --processes" in refused.stderr) == (2, True)
