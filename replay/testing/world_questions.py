@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from ...topics.dead_letter import SUFFIX
 from ...topics.errors import Usage
 from ...topics.topic_partition import TopicPartition
 from .duration import Duration, seconds_of
@@ -40,12 +39,13 @@ def ask_agent(
     """Let a worker ask an agent, and return the answer; None if a worker has ended meanwhile.
 
     Raises:
-        Usage: the agent has processed the value and has yielded nothing.
+        BadRecord: the agent has failed at the value.
+        Usage: it has processed the value and has yielded nothing.
         TimeoutError: there is no answer within that time.
     """
     with environment.loading(), owning(life.owner):
         question = environment.loop.create_task(agent.ask(value, key=key))
-    letters, clock = _count_dead_letters(environment), environment.clock
+    clock = environment.clock
     deadline_s, busy_s = clock.now_s() + seconds_of(within), clock.now_s()
 
     def is_over() -> bool:
@@ -62,19 +62,12 @@ def ask_agent(
     question.cancel()
     if stillness.failed:
         return None
-    if _count_dead_letters(environment) > letters:
-        raise Usage(f"agent {agent.name} has not answered: what it was asked is a dead letter")
     if silent:
         raise Usage(
             f"agent {agent.name} has processed what it was asked, and has yielded no answer",
             hint="an agent answers with `yield`; to an agent that does not, send records: world.send(…)",
         )
     raise TimeoutError(f"agent {agent.name} has not answered within {within} of virtual time")
-
-
-def _count_dead_letters(environment: Environment) -> int:
-    topics = environment.kafka.topics
-    return sum(log.end for name in topics if name.endswith(SUFFIX) for log in topics[name].logs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import pytest
 from anabranch import App, Count, Mean, Stream, Top, World
 from anabranch.agents.runtime import runtime_of
 from anabranch.topics import clock, identifiers, threads
-from anabranch.topics.errors import Stop, Usage
+from anabranch.topics.errors import BadRecord, Stop, Usage
 from anabranch.topics.memory.interceptor import Interceptor
 from faust.web import View
 
@@ -71,7 +71,7 @@ def test_an_agent_that_answers_nothing_is_an_error_at_once() -> None:
         assert world.ask("slow", 3) == 3
         with pytest.raises(Usage, match="silent has processed what it was asked, and has yielded no answer"):
             world.ask("silent", 3)
-        with pytest.raises(Usage, match="fails has not answered: what it was asked is a dead letter"):
+        with pytest.raises(BadRecord, match="agent fails failed at the question: ValueError: no"):
             world.ask("fails", "no")
         with pytest.raises(TimeoutError, match="slow has not answered within 5s"):
             world.ask("slow", 3, within="5s")
