@@ -13,7 +13,7 @@ def test_each_payment_counts_once():
 
 
 def test_an_id_is_forgotten_a_day_later():
-    with World(dedup.app, partitions={"payments": 1}) as world:
+    with World(dedup.app) as world:
         payment = {"id": "p1", "account": "ann", "amount": 30}
         for day in ("2026-01-01T10:00Z", "2026-01-01T20:00Z", "2026-01-03T10:00Z"):
             world.send("payments", payment, key="ann", at=day)

@@ -61,6 +61,30 @@ def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path, broker
             play.run(block)
 
 
+# Blocks with commands that are not played: page and first word -> why.
+NOT_PLAYED = {
+    ("CONTRIBUTING.md", "git"): "CI does it",
+    ("CONTRIBUTING.md", "ANABRANCH_TEST_BROKER=memory"): "runs tests",
+    ("README.md", "python3"): "`test_install.py` plays it",
+    ("README.md", "make"): "CI runs `make test`",
+    ("deploy/README.md", "docker"): "needs a Docker engine",
+    ("docs/getting-started.md", "python3"): "`test_install.py` compares it with README's",
+    ("docs/getting-started.md", "pip"): "the tests have pytest",
+    ("docs/operating.md", "anabranch"): "need a cluster with TLS: `tests/integration/test_tls.py`",
+    ("docs/projects.md", "$"): "the output of an app with more content",
+}
+_COMMAND = re.compile(
+    r"^(\$ .*|(?:\w+=\S+ )*(?:anabranch|make|pip|python3?|pytest|docker|git|source) .*)$", re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_played_or_it_is_said_why_not(page: str) -> None:
+    others = [block for block in Page(page).blocks if block.language not in {*PLAYED, "mermaid"}]
+    commands = [block.text.split(maxsplit=1)[0] for block in others if _COMMAND.search(block.text)]
+    assert [word for word in commands if (page, word) not in NOT_PLAYED] == []
+
+
 class Play:
     """One page, on its way from top to bottom.
 
