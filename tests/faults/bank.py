@@ -39,6 +39,7 @@ app = anabranch.App(
         session_timeout_ms=SESSION_MS,
         max_poll_interval_ms=MAX_POLL_MS,
         connect_s=60.0,
+        commit_beside=bool(os.environ.get("BANK_COMMIT_BESIDE")),
         group_protocol="consumer" if os.environ.get("BANK_PROTOCOL") == "consumer" else "classic",
     ),
 )

@@ -91,9 +91,6 @@ class FaultRunner:
             folder / "kafka",
             port=client,
             settings={
-                # With the embedded broker's 1 s it would end old transactions while it still starts, and then not write
-                # their markers: see `scenario.FAULTS`.
-                "transaction.abort.timed.out.transaction.cleanup.interval.ms": "10000",
                 # With its 3 s, the controller loses its only broker on a busy machine.
                 "broker.session.timeout.ms": "9000",
                 # For members with KIP-848's protocol; with the classic one, the bank sets it.
@@ -237,6 +234,7 @@ class _Round:
             "BANK_FOLDER": str(self._report.folder),
             "BANK_STORE": self._scenario.store,
             "BANK_PROTOCOL": self._scenario.protocol,
+            "BANK_COMMIT_BESIDE": "1" if self._scenario.commit_beside else "",
             "BANK_REPLICAS": str(self._replicas),
             "BANK_RATE": str(round(self._scenario.transfers / self._scenario.for_s)),
             "KAFKA_BOOTSTRAP_SERVERS": self._runner.servers(self._scenario),

@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", choices=FAULTS, default=[], help="these faults, in every round")
     parser.add_argument("--group-protocol", choices=["classic", "consumer"], default="classic", help="of the workers")
+    parser.add_argument("--commit-beside", action="store_true", help="workers commit beside the next epoch")
     parser.add_argument("--keep", action="store_true", help="keep the logs of rounds that pass")
     parser.add_argument("--verbose", action="store_true", help="show every round")
     parser.add_argument("--until-first", action="store_true", help="stop at the first round that fails")
@@ -36,7 +37,8 @@ def main() -> int:
     began_s = time.monotonic()
     with FaultRunner(folder) as runner:
         for seed in range(options.seed, options.seed + options.rounds):
-            report = runner.run(replace(random_scenario(seed, options.only), protocol=options.group_protocol))
+            scenario = replace(random_scenario(seed, options.only), protocol=options.group_protocol)
+            report = runner.run(replace(scenario, commit_beside=options.commit_beside))
             ends.update(f"{'+'.join(report.scenario.kinds)}: {end.last_lines.splitlines()[0]}" for end in report.ends)
             if report.wrong or options.verbose:
                 print(report, flush=True)
