@@ -136,7 +136,8 @@ class Snapshot:
         """Column names and rows: `key`, for a local table `partition`, for a table of windows `start` and `end` in
         milliseconds since 1970, and `value` or the fields of structured values.
 
-        A field with the name of one of these columns is called `value.<name>`.
+        States of a flow's aggregates, such as `_mean` beside `mean`, are left out. A field with the name of one of
+        these columns is called `value.<name>`.
         """
         keys, heads, values, structured = list[object](), list[list[object]](), list[object](), False
         windows = isinstance(self.table, WindowTable)
@@ -154,7 +155,8 @@ class Snapshot:
         if not structured:
             return [*columns, "value"], [[*head, value] for head, value in zip(heads, values, strict=True)]
         rows = [cast("dict[str, object]", value) if isinstance(value, dict) else {"value": value} for value in values]
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        states = self.table.state_fields  # of a flow's aggregates, which are no results
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in states]
         shown = [f"value.{name}" if name in columns else name for name in names]
         return [*columns, *shown], [[*head, *map(row.get, names)] for head, row in zip(heads, rows, strict=True)]
 

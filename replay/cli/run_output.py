@@ -56,7 +56,9 @@ def show_run(report: RunReport) -> None:
             rate = f" ({stage.rate:,.0f}/s)" if stage.records >= _RATED else ""
             out.print(f"  processed {counted(stage.records, 'record')} of {stage.topic} in {stage.seconds:.1f} s{rate}")
     if not report.finished_before:
-        out.print(f"  timeline: {report.timeline}")
+        out.print("  timeline:")
+        for event, seconds in report.timeline.seconds.items():
+            out.print(f"  {seconds:>10.1f} s  {event}")
     if report.restarts:
         out.print(f"  restarted {counted(report.restarts, 'crashed worker')}; the result is not affected")
     if report.snapshot is not None:

@@ -11,6 +11,7 @@ its real tables. Workers of the app that are running do the work; if there are n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ from ...topics.admin import Admin, TopicSpec
 from ...topics.cluster import Cluster
 from ...topics.consumer_groups import ConsumerGroups
 from ...topics.dead_letter import RETRY_SUFFIX, retry_topic
-from ...topics.errors import Stop, Usage
+from ...topics.errors import AnabranchError, Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
 from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
@@ -53,6 +54,7 @@ from .worker_pool import WorkerPool
 __all__ = ["BoundedRun"]
 
 _POLL_S = 0.1
+_LOOK_S = 1.0  # between two looks at the agents' progress while a replay runs
 
 _INTO_LIVE = (
     "into live: history goes into {topics} of {app} itself. It is added to the live totals, every consumer of these "
@@ -99,6 +101,7 @@ class BoundedRun:
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
+        self._looked_s = clock.now_s()
         self._pipeline, self._pace = pipeline or Pipeline(), pace
         self._processes = processes
         self._on_bad_line: OnBadLine = on_bad_line
@@ -263,6 +266,7 @@ class BoundedRun:
         """Replay the inputs phase by phase, and wait after each phase until the group has processed it."""
         report.finished_before = True
         for phase in sorted({i.phase for i in self._inputs}):
+            completion.begin_phase()
             for i, (given, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
                 if given.phase == phase:
                     report.replays.append(self._replay(i, history, report, pool, completion))
@@ -316,6 +320,10 @@ class BoundedRun:
             report.timeline.note("first records in Kafka")
             self._keep_workers(report, pool, completion)
             self._watcher.replaying(self._app_name_of(topic), progress)
+            if pool.pids and clock.now_s() - self._looked_s > _LOOK_S:
+                self._looked_s = clock.now_s()
+                with contextlib.suppress(AnabranchError):  # the replay waits for a broker that is away
+                    self._watcher.processing(*completion.progress())
 
         return player.play(on_progress)
 

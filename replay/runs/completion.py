@@ -70,6 +70,7 @@ class Completion:
         self._end_offsets: dict[TopicPartition, int] = {}
         self._round = 0
         self._begun_s = clock.now_s()
+        self._begun: dict[str, float] = {}
         self._processed: dict[str, tuple[float, dict[TopicPartition, int]]] = {}
         # Where counting begins; also distinguishes a repartition topic in use from a left-over one.
         self._starts = self._ends(self._candidates()) if shared else dict[TopicPartition, int]()
@@ -84,6 +85,17 @@ class Completion:
         """
         self._inputs |= {topic for topic, _ in end_offsets}
         self._end_offsets, self._round = dict(end_offsets), 0
+
+    def begin_phase(self) -> None:
+        """Measure the time of the topics that are processed from now on from here."""
+        self._begun_s = clock.now_s()
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many offsets the group has committed and how many are left up to the present ends (blocking)."""
+        committed = {at: offset for at, offset in self._committed().items() if at.topic in self.topics}
+        ends = self._ends(self.topics)
+        done = sum(min(committed.get(at, 0), end) - self._starts.get(at, 0) for at, end in ends.items())
+        return max(0, done), sum(max(0, end - committed.get(at, self._starts.get(at, 0))) for at, end in ends.items())
 
     @property
     def end_offsets(self) -> dict[TopicPartition, int]:
@@ -115,7 +127,9 @@ class Completion:
         """Return the topics that were processed, in the order in which they finished (blocking)."""
         return [
             TopicProgress(topic, counts.between(self._starts_of(ends), ends), seconds)
-            for topic, (seconds, ends) in sorted(self._processed.items(), key=lambda entry: entry[1][0])
+            for topic, (seconds, ends) in sorted(
+                self._processed.items(), key=lambda entry: self._begun.get(entry[0], 0.0) + entry[1][0]
+            )
         ]
 
     def members(self) -> int:
@@ -152,11 +166,14 @@ class Completion:
         return all(self._nothing_between(at, committed[at], end) for at, end in ends.items())
 
     def _note_processed(self) -> None:
-        seconds = clock.now_s() - self._begun_s
+        now_s = clock.now_s()
         for topic in {topic for topic, _ in self._end_offsets}:
             ends = {at: end for at, end in self._end_offsets.items() if at[0] == topic}
             if topic not in self._processed or ends != self._processed[topic][1]:
-                self._processed[topic] = seconds, ends
+                # A topic of several phases has all their records, and so the time since the first of them.
+                empty = all(end <= self._starts.get(at, 0) for at, end in ends.items())
+                begun_s = now_s if empty else self._begun.setdefault(topic, self._begun_s)
+                self._processed[topic] = now_s - begun_s, ends
 
     def _committed(self) -> dict[TopicPartition, int]:
         there = self._admin.partitions(self._candidates())

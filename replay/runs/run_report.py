@@ -29,9 +29,6 @@ class Timeline:
         """Seconds since the start."""
         return clock.now_s() - self._began_s
 
-    def __str__(self) -> str:
-        return ", ".join(f"{event} {seconds:.1f} s" for event, seconds in self.seconds.items())
-
 
 @dataclass(slots=True)
 class TopicProgress:
@@ -39,7 +36,8 @@ class TopicProgress:
 
     Attributes:
         records: how many it processed, including those of other producers.
-        seconds: from the start of the run until the group had committed the topic's end offsets.
+        seconds: from the first record of the topic's replay, or of the replay that led to it, until the group had
+            committed the topic's end offsets.
     """
 
     topic: str

@@ -49,7 +49,7 @@ def test_a_worker_is_restarted_with_its_changed_program(shell, fresh, eventually
     worker = shell.start("-A", "mine", "worker", "--reload")
     out = Output(worker)
     eventually(lambda: out.count(": ready on") == 1, "the first start")
-    assert out.count("agent add ←") == 1, "it is described"
+    eventually(lambda: out.count("agent add ←") == 1, "it is described")
     send(1)
     eventually(lambda: '"value":1}' in total(), "by the first program")
     shell.write("mine.py", program.replace("FACTOR = 1", "FACTOR = 10"))

@@ -97,3 +97,12 @@ def test_a_carriage_return_in_a_key_does_not_end_a_row_of_a_result(tmp_path: Pat
     write_result(content(Table("t"), {"a\rb": 1, "c": 2}), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["key", "value"], ["a\rb", "1"], ["c", "2"]]
+
+
+def test_the_states_of_aggregates_are_no_columns(tmp_path: Path) -> None:
+    table: Any = Table("t")
+    table.state_fields = frozenset({"_mean"})
+    content = Snapshot(table, [{b'"a"': b'{"mean":2.0,"_mean":[4,2]}'}])
+    assert content.rows == (["key", "mean"], [["a", 2.0]])
+    write_result(content, tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "key,mean\na,2.0\n"
