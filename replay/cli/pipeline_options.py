@@ -28,6 +28,8 @@ class PipelineOptions(TypedDict):
     where: str | None
     limit: int | None
     transform: str | None
+    pseudonyms: tuple[str, ...]
+    pseudonym_key: str | None
     loop: str | None
     speed: str | None
     rate: str | None
@@ -45,6 +47,16 @@ def pipeline_options(command: CommandFunction) -> CommandFunction:
         click.option("--loop", metavar="N|forever", help="Replay the sources this many times."),
         click.option(
             "--transform", metavar="MODULE:FUNCTION", help="Function applied to each record; see docs/replay.md."
+        ),
+        click.option(
+            "--pseudonym-key", metavar="NAME", help="Secret key of --pseudonym: env:NAME or file:PATH; never the key."
+        ),
+        click.option(
+            "--pseudonym",
+            "pseudonyms",
+            multiple=True,
+            metavar="FIELD",
+            help="Replace this field by a keyed hash; $key for the key; repeatable. See docs/privacy.md.",
         ),
         click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N records."),
         click.option(
@@ -87,6 +99,7 @@ def pipeline_of(options: PipelineOptions) -> Pipeline:
     """
     from ..pipeline.out_of_order import OutOfOrder
     from ..pipeline.pipeline import Pipeline
+    from ..pipeline.pseudonymize import Pseudonyms
     from ..pipeline.selection import Selection
 
     start_ms, end_ms = _time_ms("--start", options["start"]), _time_ms("--end", options["end"])
@@ -103,6 +116,7 @@ def pipeline_of(options: PipelineOptions) -> Pipeline:
             where=options["where"],
         ),
         transform=options["transform"],
+        pseudonyms=Pseudonyms.parsed(options["pseudonyms"], options["pseudonym_key"]),
         rounds=_rounds(options["loop"]),
         limit=options["limit"],
     )

@@ -122,6 +122,7 @@ def replay(
       anabranch replay 'lake/**/*.parquet' --to trips --key zone --pack         # packed batches
       anabranch replay archive/orders --to orders-again
       anabranch replay topic://orders --to orders-copy --from 2013-01-01 --until 6h
+      anabranch replay topic://orders --to orders-shared --pseudonym email --pseudonym-key env:PSEUDONYM_KEY
       nc -lk 9999 & anabranch replay tcp://localhost:9999 --to lines --key-before , --spool lines.spool
     """
     from ...topics.admin import Admin

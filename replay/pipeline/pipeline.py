@@ -21,6 +21,7 @@ from .cursor import Open
 from .merge import MergedSource
 from .out_of_order import OutOfOrder
 from .pace import Pace, PacedSource
+from .pseudonymize import Pseudonyms
 from .repeat import LoopedSource
 from .selection import LimitedSource, Selection, SteppedSource
 from .transform import load_transform, transforming
@@ -40,6 +41,7 @@ class Pipeline:
         out_of_order: the handling of records that are out of order in their part; requires `time`.
         selection: which records are replayed.
         transform: a function that is applied to each record, as `module:function`; see `transform.py`.
+        pseudonyms: fields that are replaced by pseudonyms, before the transform sees them.
         rounds: how often the history is replayed; 0 repeats it without end.
         limit: how many records are replayed at most, in all rounds together.
     """
@@ -48,6 +50,7 @@ class Pipeline:
     out_of_order: OutOfOrder = field(default_factory=OutOfOrder)
     selection: Selection = field(default_factory=Selection)
     transform: str | None = None
+    pseudonyms: Pseudonyms | None = None
     rounds: int = 1
     limit: int | None = None
 
@@ -58,7 +61,7 @@ class Pipeline:
     def keeps_columns(self, history: Replayable) -> bool:
         """Return whether no step needs single records, so that rows read as columns can stay columns."""
         sorts = self.merges(history) and (len(history.parts) > 1 or self.out_of_order.policy != "accept")
-        return not (sorts or self.selection.identity() or self.transform)
+        return not (sorts or self.selection.identity() or self.transform or self.pseudonyms)
 
     def checked(self, history: Replayable, pace: Pace | None = None) -> None:
         """Refuse options that do not fit a history.
@@ -90,6 +93,8 @@ class Pipeline:
             # The size of the buffer does not change the order.
             options["sorted"] = self.out_of_order.policy == "sort"
         options |= self.selection.identity()
+        if self.pseudonyms is not None:
+            options |= self.pseudonyms.identity()
         for name, value, default in (
             ("transform", self.transform, None),
             ("rounds", self.rounds, 1),
@@ -134,7 +139,7 @@ class Pipeline:
             Usage: an expression is not valid, or the transform does not exist; see also `FileHistory.open`.
         """
         paced = bool(pace) or (position is not None and "cut" in position)
-        if paced or self.limit is not None or self.transform or self.selection.identity():
+        if paced or self.limit is not None or self.transform or self.pseudonyms or self.selection.identity():
             history = history.unpacked()
         loops: list[LoopedSource] = []
         open_once = self._opener(history, partitioner or HashPartitioner(1), counters or Counters(), batch_lines)
@@ -161,6 +166,8 @@ class Pipeline:
 
     def _opener(self, history: Replayable, partitioner: Partitioner, counters: Counters, batch_lines: int) -> Open:
         steps = self.selection.steps(partitioner)
+        if self.pseudonyms is not None:
+            steps.append(self.pseudonyms.step)
         if self.transform is not None:
             steps.append(transforming(self.transform, load_transform(self.transform)))
         # In order of time nothing follows the end of the selection. Accepted records that are out of order might.

@@ -6,6 +6,7 @@
     name.lower().strip()[:8]         also upper, startswith, endswith, replace
     amount > 100 and not late        comparisons, `and`, `or`, `not`, `in`, `is None`, `a if b else c`
     field("odd name")                a field whose name is not an identifier; also str(), int(), float(), len()
+    pseudonym(email, "env:NAME")     a keyed hash; the second argument names the secret key (`topics/pseudonyms.py`)
 
 Text without blanks, quotes, brackets and operators (`-` and `.` count as parts of names) is the name of a field.
 
@@ -29,6 +30,7 @@ from typing import Any
 import msgspec
 
 from ...topics.errors import Usage
+from ...topics.pseudonyms import check_key_name, pseudonym_of
 
 __all__ = ["NOT_FINITE", "FieldExpression", "as_bytes", "expression"]
 
@@ -316,6 +318,8 @@ class _Compiler:
 
     def _function(self, name: str, arguments: list[ast.expr]) -> _Compiled:
         functions: dict[str, Callable[[Any], Any]] = {"str": _text, "int": int, "float": float, "len": len}
+        if name == "pseudonym":
+            return self._pseudonym(arguments)
         if len(arguments) != 1 or name not in (*functions, "field"):
             raise ValueError(
                 f"{name}() is not supported in expressions; functions of one value: field, {', '.join(functions)}"
@@ -327,6 +331,13 @@ class _Compiler:
             return _path((arguments[0].value,))
         function, inner = functions[name], self.compile(arguments[0])
         return lambda record: function(inner(record))
+
+    def _pseudonym(self, arguments: list[ast.expr]) -> _Compiled:
+        name = arguments[1] if len(arguments) == 2 else None
+        if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
+            raise ValueError('pseudonym() needs a value and the name of a key: pseudonym(email, "env:NAME")')
+        inner, key = self.compile(arguments[0]), check_key_name(name.value)
+        return lambda record: pseudonym_of(inner(record), key)
 
 
 def _whole(bound: ast.expr | None) -> int | None:

@@ -1,0 +1,126 @@
+"""Replaces private fields of records by pseudonyms: `--pseudonym email --pseudonym-key env:NAME`.
+
+The fields are named as in `private=[…]` of a topic: `email` at any depth, `user.phone`, and `$key` for the key. Text
+and whole numbers are replaced, also in lists; null stays null. A key or a header that is the text of a replaced field is
+replaced as well.
+
+A record that would still tell the person is a bad line: its value is not a JSON object, a field holds something else
+than text and whole numbers, a key or a header holds the text of a field and more, or it is a tombstone whose key might
+be private (`$key` says that it is). Texts in other fields are not looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ...topics.errors import Usage
+from ...topics.private_fields import KEY, PrivateFields
+from ...topics.pseudonyms import check_key_name, key_check, pseudonym_of
+from ..sources.source_record import BadLine, SourceRecord
+
+__all__ = ["Pseudonyms"]
+
+_PART_CHARACTERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonyms:
+    """The fields that are replaced.
+
+    Attributes:
+        fields: dotted names, and `$key`.
+        key: the name of the secret key; see `topics/pseudonyms.py`.
+    """
+
+    fields: tuple[str, ...]
+    key: str
+
+    @classmethod
+    def parsed(cls, fields: Sequence[str], key: str | None) -> Pseudonyms | None:
+        """Return what `--pseudonym` and `--pseudonym-key` say; None if neither is given.
+
+        Raises:
+            Usage: one is missing, or the key is not named.
+        """
+        if not fields and key is None:
+            return None
+        if not fields or key is None:
+            raise Usage(
+                "--pseudonym and --pseudonym-key go together",
+                hint="--pseudonym email --pseudonym-key env:PSEUDONYM_KEY",
+            )
+        return cls(tuple(fields), check_key_name(key))
+
+    def identity(self) -> dict[str, object]:
+        """Return what decides the pseudonyms, without telling the key, as plain JSON.
+
+        Raises:
+            Usage: the key cannot be read.
+        """
+        return {"pseudonyms": list(self.fields), "pseudonym_key": key_check(self.key)}
+
+    def step(self, items: Sequence[SourceRecord], bad: list[BadLine]) -> list[SourceRecord]:
+        """Return records with pseudonyms; add the others to `bad`."""
+        found: list[SourceRecord] = []
+        for item in items:
+            try:
+                found.append(self._replaced(item))
+            except (ValueError, TypeError, RecursionError) as exc:
+                bad.append(BadLine("record", len(found) + 1, f"--pseudonym: {exc}", item[1] or b""))
+        return found
+
+    def _replaced(self, item: SourceRecord) -> SourceRecord:
+        key, value, time_ms, headers, partition = item
+        made: dict[str, str] = {}
+        if value is not None:
+            decoded = msgspec.json.decode(value)
+            if not isinstance(decoded, dict):
+                raise ValueError("the value is not a JSON object")
+            value = msgspec.json.encode(self._walked(decoded, "", PrivateFields(frozenset(self.fields)), made))
+        elif KEY not in self.fields:
+            raise ValueError("a record without a value: add --pseudonym '$key' if its key is private")
+        shown = self._text(key, made, whole=KEY in self.fields)
+        if headers is not None:
+            headers = [(name, self._text(content, made)) for name, content in headers]
+        # Its partition is that of the key before.
+        return shown, value, time_ms, headers, partition if shown == key else None
+
+    def _walked(self, value: Any, path: str, fields: PrivateFields, made: dict[str, str]) -> Any:
+        if isinstance(value, list):
+            return [self._walked(element, path, fields, made) for element in value]
+        if isinstance(value, dict):
+            walked: dict[str, Any] = {}
+            for name, inner in value.items():
+                at = f"{path}.{name}" if path else name
+                private = any(at == field or at.endswith(f".{field}") for field in fields.names)
+                walked[name] = self._pseudonyms(inner, at, made) if private else self._walked(inner, at, fields, made)
+            return walked
+        return value
+
+    def _pseudonyms(self, value: Any, path: str, made: dict[str, str]) -> Any:
+        if isinstance(value, list):
+            return [self._pseudonyms(element, path, made) for element in value]
+        try:
+            found = pseudonym_of(value, self.key)
+        except TypeError as exc:
+            raise ValueError(f"{path}: {exc}") from None
+        if found is not None:
+            made[str(value)] = found
+        return found
+
+    def _text(self, data: bytes | None, made: dict[str, str], *, whole: bool = False) -> bytes | None:
+        """Return the pseudonym of a key or header that is the text of a replaced field; other texts unchanged."""
+        if data is None:
+            return None
+        text = data.decode(errors="surrogateescape")
+        if whole:
+            return (pseudonym_of(text, self.key) or "").encode()
+        if text in made:
+            return made[text].encode()
+        if any(len(part) >= _PART_CHARACTERS and part in text for part in made):
+            raise ValueError("its key or a header holds the text of a replaced field and more")
+        return data
