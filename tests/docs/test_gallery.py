@@ -20,6 +20,7 @@ def test_there_are_eight_or_more() -> None:
     assert len(PROGRAMS) >= 8
 
 
+@pytest.mark.timeout(400)
 def test_their_tests_pass(tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "examples", ignore=shutil.ignore_patterns("*.md", "__pycache__"))
     path = os.pathsep.join([str(Path(anabranch.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -29,7 +30,7 @@ def test_their_tests_pass(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=360,
     )
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
 

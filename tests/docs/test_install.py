@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
 from pages import ROOT, Page
 
 # From an installation outside of the clone: each package, and the data beside the modules.
@@ -42,6 +43,7 @@ def test_both_pages_install_alike() -> None:
     assert short == "python3 -m venv ~/venv && . ~/venv/bin/activate\npip install .\n"
 
 
+@pytest.mark.timeout(400)
 def test_the_lines_of_the_installation_work(tmp_path: Path) -> None:
     # The dependencies are those of this environment: downloading them would take a minute.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -54,7 +56,7 @@ def test_the_lines_of_the_installation_work(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=360,
     )
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
     packages, place = ended.stdout.splitlines()[-1].split(maxsplit=1)
