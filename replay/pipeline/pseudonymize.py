@@ -1,8 +1,8 @@
 """Replaces private fields of records by pseudonyms: `--pseudonym email --pseudonym-key env:NAME`.
 
 The fields are named as in `private=[…]` of a topic: `email` at any depth, `user.phone`, and `$key` for the key. Text
-and whole numbers are replaced, also in lists; null stays null. A key or a header that is the text of a replaced field is
-replaced as well.
+and whole numbers are replaced, also in lists; null stays null. A key or a header that is the text of a replaced field
+is replaced as well.
 
 A record that would still tell the person is a bad line: its value is not a JSON object, a field holds something else
 than text and whole numbers, a key or a header holds the text of a field and more, or it is a tombstone whose key might
