@@ -251,12 +251,6 @@ def an_aborted_commit_keeps_the_outputs_of_the_next_epoch() -> Generator[None]:
         yield
 
 
-@broken_engine("bank with KIP-848", faults="rebalance")
-def a_revoke_does_not_wait_for_the_commit() -> Generator[None]:
-    with swapped(Engine, "end_commit", lambda _: lambda self: None):
-        yield
-
-
 @broken_engine()
 def a_rollback_does_not_wait_for_the_commit() -> Generator[None]:
     """Records are delivered again although the commit of their epoch may succeed."""
