@@ -15,10 +15,10 @@ import asyncio
 import logging
 import select
 import socket
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from ...topics import clock
+from ...topics.threads import Background
 from ..runtime import Runtime
 
 __all__ = ["BLOCKED_S", "BlockedLoop"]
@@ -44,17 +44,17 @@ class BlockedLoop:
     def __init__(self, runtime: Runtime, listening: socket.socket, accepts: Callable[[str], bool]) -> None:
         self._runtime, self._listening, self._accepts = runtime, listening, accepts
         self._turned_s = clock.now_s()
-        self._stopping = threading.Event()
+        self._stopped = False
         self._beating: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to watch the running event loop."""
         self._beating = asyncio.get_running_loop().create_task(self._beat())
-        threading.Thread(target=self._watch, name="anabranch-blocked-loop", daemon=True).start()
+        Background(self._watch, "anabranch-blocked-loop")
 
     def stop(self) -> None:
         """Stop; the listening socket may be closed then."""
-        self._stopping.set()
+        self._stopped = True
         if self._beating is not None:
             self._beating.cancel()
 
@@ -63,9 +63,10 @@ class BlockedLoop:
             self._turned_s = clock.now_s()
             await asyncio.sleep(_BEAT_S)
 
-    def _watch(self) -> None:
-        while not self._stopping.wait(_BEAT_S):
-            if clock.now_s() - self._turned_s < BLOCKED_S:
+    def _watch(self) -> Generator[float]:
+        while not self._stopped:
+            yield _BEAT_S
+            if self._stopped or clock.now_s() - self._turned_s < BLOCKED_S:
                 continue
             try:
                 ready, _, _ = select.select([self._listening], [], [], _BEAT_S)
