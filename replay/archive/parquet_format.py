@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
+from .parquet_pages import check_pages
 from .record_columns import RecordColumns
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def read_parquet(file: IO[bytes], batch_rows: int) -> Iterator[RecordColumns]:
     for name in columns:
         if not reader.schema_arrow.field(name).equals(schema.field(name)):
             raise ValueError(f"{name} is not {schema.field(name).type}")
-    for batch in reader.iter_batches(_fitting_rows(reader.metadata, batch_rows), columns=columns):
+    fitting = _fitting_rows(reader.metadata, batch_rows)
+    check_pages(file, reader.metadata)
+    for batch in reader.iter_batches(fitting, columns=columns):
         if batch.column("offset").null_count or batch.column("timestamp").null_count:
             raise ValueError("a record without an offset or a time")
         if not batch.num_rows:
