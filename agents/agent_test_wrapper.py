@@ -186,8 +186,6 @@ class AgentTestWrapper(Agent[V, R]):
                 waiting.set_exception(exc)
         await asyncio.sleep(0)
 
-    # What the agent does --------------------------------------------------------------------------------------------
-
     async def _prepare_actor(self, aref: ActorRefT, beacon: Any) -> ActorRefT:
         self._yields = not isinstance(aref, Awaitable)
         return await super()._prepare_actor(aref, beacon)
@@ -209,7 +207,7 @@ class AgentTestWrapper(Agent[V, R]):
     async def _delegate_to_sinks(self, value: object) -> None:
         await super()._delegate_to_sinks(value)
         event = current_event()
-        number = self._current_number()
+        number = _current_number(self, self._numbers)
         if number is None:
             if event is not None and event.message.topic in self.original_channel.topics:
                 return  # it was not put, but sent, as by `ask`
@@ -218,26 +216,12 @@ class AgentTestWrapper(Agent[V, R]):
         grouped = any(cast(Any, actor.stream.get_active_stream()).grouped for actor in self._actors)
         for each in range(self.processed_offset, number) if grouped else ():
             self.results.setdefault(each, value)
-        await self._note_result(number, value)
-
-    def _current_number(self) -> int | None:
-        event = current_event()
-        if event is None or event.message.topic not in self.original_channel.topics:
-            return None
-        return self._numbers.get((event.message.partition, event.message.offset))
-
-    async def _note_result(self, number: int, value: object) -> None:
-        async with self.new_value_processed:
-            self.results[number] = value
-            self.new_value_processed.notify_all()
+        await _note_result(self, number, value)
 
     async def _note_error(self, error: Exception) -> None:
         self._error = self._error or error
-        self._failed.add(self._current_number())
-        if self._on_test_error is not None:
-            await self._on_test_error(self, error)
-        async with self.new_value_processed:
-            self.new_value_processed.notify_all()
+        self._failed.add(_current_number(self, self._numbers))
+        await _tell_error(self, error, self._on_test_error)
 
     async def _settled(self) -> None:
         """Wait until the agent has processed, and the engine committed, everything that was put.
@@ -255,10 +239,31 @@ class AgentTestWrapper(Agent[V, R]):
         for number in [number for number in self._unprocessed if number < self.processed_offset]:
             value = self._unprocessed.pop(number)
             if not self._yields and number not in self._failed:
-                await self._note_result(number, value)
+                await _note_result(self, number, value)
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+def _current_number(wrapper: AgentTestWrapper, numbers: dict[tuple[int, int], int]) -> int | None:
+    """Return the number under which the current record was put; None if it was not put."""
+    event = current_event()
+    if event is None or event.message.topic not in wrapper.original_channel.topics:
+        return None
+    return numbers.get((event.message.partition, event.message.offset))
+
+
+async def _note_result(wrapper: AgentTestWrapper, number: int, value: object) -> None:
+    async with wrapper.new_value_processed:
+        wrapper.results[number] = value
+        wrapper.new_value_processed.notify_all()
+
+
+async def _tell_error(wrapper: AgentTestWrapper, error: Exception, report: Callable[..., Any] | None) -> None:
+    if report is not None:
+        await report(wrapper, error)
+    async with wrapper.new_value_processed:
+        wrapper.new_value_processed.notify_all()
 
 
 def _event(app: App, topic: Topic[Any, V], output: Output, number: int) -> tuple[Event[V], Exception | None]:

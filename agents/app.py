@@ -43,7 +43,7 @@ from .declarations import (
     typed_as,
 )
 from .engine.settings import EngineSettings
-from .event_time.event_time import DEFAULT_JUMP, TimeUnit, Timing
+from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
 from .faust_adapter.faust_settings import Settings, check_names, check_settings
 from .faust_adapter.transport import TableManager, Transport
 from .faust_adapter.unsampled_monitor import UnsampledMonitor
@@ -233,6 +233,7 @@ class App(faust.App):
         time_unit: TimeUnit | None = None,
         grace: Duration | None = None,
         max_jump: Duration | None = DEFAULT_JUMP,
+        idle_after: Duration | None = DEFAULT_IDLE,
         **options: Any,
     ) -> Topic:
         """Describe a topic; see `TopicDeclaration`."""
@@ -247,7 +248,7 @@ class App(faust.App):
         made = cast("Topic", super().topic(*topics, **types, **options))
         made.partitioner = partitioner
         made.private = private
-        made.timing = Timing.of(time, time_unit, grace, max_jump)
+        made.timing = Timing.of(time, time_unit, grace, max_jump, idle_after)
         for name in made.topics:
             self._runtime.described.setdefault(name, made)
         return made

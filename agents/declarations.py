@@ -218,12 +218,15 @@ class TimedTopicOptions(TopicOptions, total=False):
         time_unit: the unit of times that are numbers: `s`, `ms` (the default), `us` or `ns`.
         grace: how far records may be out of order: watermarks are so much behind the newest record of a partition.
         max_jump: a record further ahead than this moves time only together with a second one; None: no such guard.
+        idle_after: a partition of a live topic that has had no record for so long does not hold time back, and its time
+            goes on at the pace of the clock until open windows have closed; default: `1m`. None: it waits.
     """
 
     time: str | Callable[..., object] | None
     time_unit: TimeUnit | None
     grace: Duration | None
     max_jump: Duration | None
+    idle_after: Duration | None
 
 
 class AgentOptions(TypedDict, total=False):

@@ -191,25 +191,16 @@ class Stream(faust.Stream[V_co]):
         """
         return self._batches(record_batch)
 
-    def queued_batches(self) -> AsyncIterator[QueuedBatch]:
+    def queued_batches(self, wait_s: Callable[[], float | None] | None = None) -> AsyncIterator[QueuedBatch]:
         """Iterate as `batches`, over records that are not decoded; for flows, which do not decode what they process by
-        column."""
-        return self._batches(lambda _, batch: batch)
+        column. With `wait_s`, yield an empty batch where none come for the seconds that it returns."""
+        return self._batches(lambda _, batch: batch, wait_s)
 
-    async def batches_or_nothing(self, wait_s: Callable[[], float]) -> AsyncIterator[QueuedBatch]:
-        """Iterate as `queued_batches`, over an empty batch where no records come for a time; for flows with windows.
-
-        Args:
-            wait_s: returns how long to wait for records, in seconds.
-        """
-        await self._begin(grouped=True)
-        self.by_batch = True
-        while True:
-            batch = await self._next_batch(wait_s())
-            self.message = last_of(batch) if batch.messages else None
-            yield batch
-
-    async def _batches(self, make: Callable[[Stream[V_co], QueuedBatch], Made | None]) -> AsyncIterator[Made]:
+    async def _batches(
+        self,
+        make: Callable[[Stream[V_co], QueuedBatch], Made | None],
+        wait_s: Callable[[], float | None] | None = None,
+    ) -> AsyncIterator[Made]:
         if self._processors:
             raise Usage(
                 f"agent {self.name}: batches() of a stream with processors (filter, echo, …), which take single values",
@@ -218,12 +209,12 @@ class Stream(faust.Stream[V_co]):
         await self._begin(grouped=True)
         self.by_batch = True
         while True:
-            batch = await self._next_batch()
+            batch = await self._next_batch(wait_s() if wait_s else None)
             made = make(self, batch)
             if made:
-                self.message = last_of(batch)
+                self.message = last_of(batch) if batch.messages else None
                 yield made
-                if self._handed:
+                if batch.messages and self._handed:
                     self.context.end_record(self)
 
     async def _next_batch(self, timeout_s: float | None = None) -> QueuedBatch:

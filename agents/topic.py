@@ -20,7 +20,7 @@ from ..topics.producer import Headers
 from ..topics.serde import Codec, codec, decode_json_text, key_codec
 from ..topics.threads import daemon_thread
 from .engine.outbox import sendable
-from .event_time.event_time import DEFAULT_JUMP, TimeUnit, Timing
+from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
 from .faust_adapter.faust_values import UNMARKED_TEXT, UNTYPED
 from .runtime import runtime_of
 from .unread_topics import refuse_unread
@@ -464,9 +464,10 @@ class Topic(faust.Topic, Generic[K, V]):
         unit: TimeUnit | None = None,
         grace: Duration | None = None,
         max_jump: Duration | None = DEFAULT_JUMP,
+        idle_after: Duration | None = DEFAULT_IDLE,
     ) -> Flow[V]:
         """Begin a flow with `Flow.with_time`."""
-        return self.flow().with_time(time, unit=unit, grace=grace, max_jump=max_jump)
+        return self.flow().with_time(time, unit=unit, grace=grace, max_jump=max_jump, idle_after=idle_after)
 
     def window(
         self,

@@ -15,7 +15,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from ..topics import clock
-from ..topics.control_records import CONTROL_KEY, END_OF_INPUT, ControlRecord
+from ..topics.control_records import END_OF_INPUT, ControlRecord
 from ..topics.dead_letter import dead_letter
 from ..topics.errors import AnabranchError, Stop
 from ..topics.packed import packed_rows
@@ -241,10 +241,10 @@ class Transaction:
             self._producer.produce(letter.topic, letter.value, letter.key, headers=letter.headers)
 
     def _produce_ends(self) -> None:
-        message = ControlRecord(END_OF_INPUT)
+        key, value, headers = ControlRecord(END_OF_INPUT).written()
         for partition in self.ends_partitions:
             report = self._on_delivery if partition in self._reached else self._on_first_delivery
-            self._produce_one(message.encoded(), CONTROL_KEY, partition, 0, message.headers(), report)
+            self._produce_one(value, key, partition, 0, headers, report)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         partition, offset = message.partition(), message.offset()

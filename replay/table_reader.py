@@ -18,11 +18,11 @@ from confluent_kafka import TopicPartition as KafkaPartition
 from ..agents.app import App
 from ..agents.runtime import runtime_of
 from ..agents.tables.key_placement import REMEDY
+from ..agents.tables.open_windows import WindowKey
 from ..agents.tables.stream_time import STREAM_TIME
 from ..agents.tables.table import Table
 from ..agents.tables.undecodable_changelog import REMEDY as UNDECODABLE_REMEDY
 from ..agents.tables.undecodable_changelog import shown
-from ..agents.tables.window_content import WindowKey
 from ..agents.tables.window_table import WindowTable
 from ..topics.admin import Admin
 from ..topics.cluster import Cluster

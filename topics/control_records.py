@@ -74,6 +74,10 @@ class ControlRecord(NamedTuple):
         """Return the record's headers; its key is `CONTROL_KEY`."""
         return [(CONTROL_HEADER, self.kind.encode("ascii"))]
 
+    def written(self) -> tuple[bytes, bytes, Headers]:
+        """Return key, value and headers of the record."""
+        return CONTROL_KEY, self.encoded(), [(CONTROL_HEADER, self.kind.encode("ascii"))]
+
     def encoded(self) -> bytes:
         """Return the record's value."""
         return msgspec.msgpack.encode(self.value)

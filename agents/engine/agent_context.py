@@ -125,6 +125,10 @@ class AgentContext:
             )
         return stream.message.timestamp()[1]
 
+    def is_silent(self, stream: RecordFeed, at: TopicPartition) -> bool:
+        """Return whether a partition has no record that the stream has not processed, as far as it is known."""
+        return stream.queue.at(at).is_empty and self._loop.is_silent(at)
+
     # Runners --------------------------------------------------------------------------------------------------------
 
     @property

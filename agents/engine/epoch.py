@@ -102,7 +102,8 @@ class Epoch:
     @property
     def dirty(self) -> bool:
         """True if there is anything to commit, the frozen epoch included."""
-        if self._is_frozen or self.outbox.outputs or self.outside or self.outbox.skipped:
+        outbox = self.outbox
+        if self._is_frozen or outbox.outputs or outbox.partials or self.outside or outbox.skipped:
             return True
         return self._router.moved
 

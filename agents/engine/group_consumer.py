@@ -30,7 +30,7 @@ from .committed_offsets import ASK_S, SETTLED, assigned, begin_at_ends, commit_s
 from .settings import EngineSettings
 from .topic_ids import TopicIds
 
-__all__ = ["GroupConsumer"]
+__all__ = ["GroupConsumer", "is_at_end"]
 
 logger = logging.getLogger(__name__)
 
@@ -407,7 +407,7 @@ class GroupConsumer:
     def _assigned(self, kafka: Any, partitions: list[KafkaPartition]) -> None:
         self._rebalances += 1
         if self._closing:  # a rebalance was in progress: give its partitions away at once; offsets cannot be read now
-            self._hold(kafka)
+            _hold(kafka, incremental=self._incremental)
         else:
             self._begin(kafka, partitions)
 
@@ -423,7 +423,7 @@ class GroupConsumer:
             if not exc.fenced:
                 refuse_open_transactions(self._admin, self._group_id, partitions)
             self.note_hung(exc)
-            self._hold(kafka)
+            _hold(kafka, incremental=self._incremental)
             return
         self.answered_s = clock.now_s()
         assignment.began_s = self._rebalancing_since_s
@@ -434,15 +434,8 @@ class GroupConsumer:
             self._consumed, self._buffered = {}, []
             self._forget_ends(self.owned)
             self.owned = set(assignment.starts)
-        self._hold(kafka)  # `consume_from` starts the fetches
+        _hold(kafka, incremental=self._incremental)  # `consume_from` starts the fetches
         self._on_assign(assignment)
-
-    def _hold(self, kafka: Any) -> None:
-        """Fetch nothing of the new partitions (called in a callback); without this the binding would assign them."""
-        if self._incremental:
-            kafka.incremental_assign([])
-        else:
-            kafka.assign([])
 
     def _forget_ends(self, removed: set[TopicPartition]) -> None:
         for at in removed:
@@ -478,3 +471,20 @@ class GroupConsumer:
         else:
             self._consumed = {}
             kafka.unassign()
+
+
+def is_at_end(group: GroupConsumer, at: TopicPartition) -> bool:
+    """Return whether all of a partition was consumed: nothing lies behind what was read, not even an open transaction.
+    Needs `notice_ends`; sends no request."""
+    if at not in group.reached:
+        return False
+    _, end = group.kafka.get_watermark_offsets(KafkaPartition(*at), cached=True)
+    return 0 <= end <= group.reached[at]
+
+
+def _hold(kafka: Any, *, incremental: bool) -> None:
+    """Fetch nothing of the new partitions (called in a callback); without this the binding would assign them."""
+    if incremental:
+        kafka.incremental_assign([])
+    else:
+        kafka.assign([])

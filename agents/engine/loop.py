@@ -31,11 +31,12 @@ from ...topics import clock, threads
 from ...topics.errors import AnabranchError, Stop
 from ...topics.partitioner_registry import PARTITIONERS_TOPIC, PartitionerRegistry
 from ...topics.threads import daemon_thread
+from ...topics.topic_partition import TopicPartition
 from ..assigned_partitions import Assignment
 from ..tables.global_table import GlobalTable
 from .agent_context import AgentContext
 from .commits import Commits
-from .group_consumer import GroupConsumer
+from .group_consumer import GroupConsumer, is_at_end
 from .membership import Membership
 from .protocols import Host, RebalanceListener
 from .rebalance import Rebalance
@@ -405,6 +406,10 @@ class Engine:
     def commit_now(self) -> None:
         """Commit the epoch in a revoke callback, before the partitions move (blocking). All agents must be parked."""
         self._commits.commit_now()
+
+    def is_silent(self, at: TopicPartition) -> bool:
+        """Return whether all records of a partition were consumed; see `is_at_end`."""
+        return self._member is not None and self._group.finished is None and is_at_end(self._group, at)
 
     def end_commit(self) -> None:
         """Wait until no commit is under way (blocking), in a rebalance callback."""

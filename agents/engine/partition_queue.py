@@ -103,6 +103,11 @@ class PartitionQueue:
         return sum(len(batch.messages) for batch in self.batches)
 
     @property
+    def is_empty(self) -> bool:
+        """True if no record waits here, for a retry, or for a group."""
+        return not self.batches and self.delayed_until_s is None and self.held_back is None
+
+    @property
     def inside(self) -> bool:
         """True if some rows of a packed batch were handed out and the rest are still queued."""
         rows = self.batches[0].rows if self.batches else None

@@ -274,6 +274,10 @@ class EngineLoop(Protocol):
         """True if the Kafka clients are unusable and the loop is about to recreate them."""
         ...
 
+    def is_silent(self, at: TopicPartition) -> bool:
+        """Return whether all records of a partition were consumed; see `is_at_end`."""
+        ...
+
     def end_commit(self) -> None:
         """Wait until no commit is under way, inside a rebalance callback (blocking)."""
         ...

@@ -13,6 +13,10 @@ first record of a channel counts as such a jump. With `max_jump` of 60:
 
     records         0     10    5000  5010
     stream time     none  10    10    5010
+
+A live channel of which no record has come for a while is *idle*: its stream time moves on at the pace of the clock, as
+far as the windows need that are open, so that they close in silence. This is the only thing that a clock decides here;
+it is noted in the log and in the state (`rest`). The next record ends it.
 """
 
 from __future__ import annotations
@@ -48,24 +52,28 @@ class Channel:
 
     Attributes:
         time_ms: stream time.
+        rests_at_ms: stream time at which the channel became idle; None while it is not.
     """
 
-    __slots__ = ("_candidate_ms", "_max_jump_ms", "time_ms")
+    __slots__ = ("_candidate_ms", "_max_jump_ms", "rests_at_ms", "time_ms")
 
     def __init__(self, max_jump_ms: int | None, state: Any = None) -> None:
         self._max_jump_ms = max_jump_ms
         self.time_ms = NEVER_MS
         self._candidate_ms: int | None = None
+        self.rests_at_ms: int | None = None
         if state is not None:
-            time_ms, candidate_ms = state
+            time_ms, candidate_ms, *rests = state
             self.time_ms = END_MS if time_ms == "end" else NEVER_MS if time_ms is None else int(time_ms)
             self._candidate_ms = None if candidate_ms is None else int(candidate_ms)
+            self.rests_at_ms = int(rests[0]) if rests else None
 
     @property
     def state(self) -> list[int | str | None]:
-        """Stream time and the record ahead of it that waits for a second one, as JSON."""
+        """Stream time, the record ahead of it that waits for a second one, and where an idle channel rests, as JSON."""
         time_ms = "end" if self.time_ms == END_MS else None if self.time_ms == NEVER_MS else self.time_ms
-        return [time_ms, self._candidate_ms]
+        rests = [] if self.rests_at_ms is None else [self.rests_at_ms]
+        return [time_ms, self._candidate_ms, *rests]
 
     def advance(self, time_ms: int, kafka_ms: int = -1) -> None:
         """Take the time of the next record into account.
@@ -75,6 +83,7 @@ class Channel:
                 bound that timestamp by their own clock; negative: there is none.
         """
         known, most = self.time_ms, self._max_jump_ms
+        self.rests_at_ms = None
         if most is None or time_ms <= known + most:
             self._candidate_ms = None
             if time_ms > known:
@@ -93,9 +102,26 @@ class Channel:
         else:
             self._candidate_ms = high
 
+    def rest(self, idle_ms: int, until: Callable[[int], int]) -> None:
+        """Note that the channel is idle.
+
+        Args:
+            idle_ms: for how long it is, in milliseconds.
+            until: returns how far stream time has to move on from a time until all that is open has closed.
+        """
+        if self.time_ms == END_MS:
+            return
+        if self.rests_at_ms is None:
+            confirmed = self._candidate_ms  # nothing has contradicted a first record that is far ahead
+            if self.time_ms == NEVER_MS and confirmed is not None:
+                self.time_ms, self._candidate_ms = confirmed, None
+            self.rests_at_ms = self.time_ms
+        if self.rests_at_ms > NEVER_MS:
+            self.time_ms = max(self.time_ms, min(self.rests_at_ms + idle_ms, until(self.rests_at_ms)))
+
     def end(self) -> None:
         """Note that no more records will come."""
-        self.time_ms, self._candidate_ms = END_MS, None
+        self.time_ms, self._candidate_ms, self.rests_at_ms = END_MS, None, None
 
     def before_each(self, times_ms: Sequence[int], kafka_ms: Callable[[int], int]) -> list[int] | None:
         """Advance by a batch of records, and return stream time before each of them.
@@ -107,6 +133,8 @@ class Channel:
             None where no record is older than stream time before it, so that none can be late.
         """
         most, known = self._max_jump_ms, self.time_ms
+        if times_ms:
+            self.rests_at_ms = None
         greatest = max(times_ms, default=known)
         if most is None or greatest <= known + most:
             # No jump: stream time is the plain maximum.

@@ -15,7 +15,17 @@ from typing import Any, Literal, get_args
 from ...topics.durations import Duration, duration_ms
 from ...topics.errors import Usage
 
-__all__ = ["DEFAULT_JUMP", "EARLIEST_MS", "LATEST_MS", "EventTime", "TimeUnit", "Timing", "moment", "time_ms"]
+__all__ = [
+    "DEFAULT_IDLE",
+    "DEFAULT_JUMP",
+    "EARLIEST_MS",
+    "LATEST_MS",
+    "EventTime",
+    "TimeUnit",
+    "Timing",
+    "moment",
+    "time_ms",
+]
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 """The unit of times that are numbers."""
@@ -77,6 +87,10 @@ DEFAULT_JUMP = "1h"
 """How far a record may be ahead of stream time without a second one that confirms it; see `channel`."""
 
 
+DEFAULT_IDLE = "1m"
+"""How long a partition has no record until it is idle; see `channel`."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """The declaration of event time and of how orderly records come.
@@ -85,11 +99,13 @@ class Timing:
         time: the event time of a record.
         given_grace_ms: how far watermarks are behind stream time, in ms; None: not declared.
         max_jump_ms: the jump guard in ms; None: no guard. See `channel`.
+        idle_after_ms: how long a partition of a live topic has no record until it is idle; None: it never is.
     """
 
     time: EventTime = EventTime()
     given_grace_ms: int | None = None
     max_jump_ms: int | None = duration_ms(DEFAULT_JUMP, "max_jump")
+    idle_after_ms: int | None = duration_ms(DEFAULT_IDLE, "idle_after")
 
     @classmethod
     def of(
@@ -98,6 +114,7 @@ class Timing:
         unit: TimeUnit | None,
         grace: Duration | None,
         max_jump: Duration | None,
+        idle_after: Duration | None,
     ) -> Timing:
         """Return what a program declares.
 
@@ -108,6 +125,7 @@ class Timing:
             EventTime(time, unit),
             None if grace is None else duration_ms(grace, "grace"),
             None if max_jump is None else duration_ms(max_jump, "max_jump", zero=False),
+            None if idle_after is None else duration_ms(idle_after, "idle_after", zero=False),
         )
 
     @property

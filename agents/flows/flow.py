@@ -36,7 +36,7 @@ from ...topics.keys import as_key
 from ...topics.private_fields import KEY, VALUE
 from ..declarations import Failure, TableOptions
 from ..engine.outbox import Partials
-from ..event_time.event_time import DEFAULT_JUMP, TimeUnit, Timing
+from ..event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
 from ..runtime import runtime_of
 from ..tables.table import Table
 from .aggregates import Aggregate, What
@@ -356,6 +356,7 @@ class Flow(Ending[Any, T]):
         unit: TimeUnit | None = None,
         grace: Duration | None = None,
         max_jump: Duration | None = DEFAULT_JUMP,
+        idle_after: Duration | None = DEFAULT_IDLE,
     ) -> Flow[T]:
         """Declare the event time of the topic's records for this flow; see `app.topic(time=…)`.
 
@@ -367,7 +368,7 @@ class Flow(Ending[Any, T]):
                 "with_time behind an operator: the time of a record must be known before operators leave it out",
                 hint="begin the flow with it: topic.flow().with_time(…); time=… may be a function of the value",
             )
-        timing = Timing.of(time, unit, grace, max_jump)
+        timing = Timing.of(time, unit, grace, max_jump, idle_after)
         return Flow(self.topic, (), None, self.type, None, self.on_failure, timing)
 
     @overload

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,11 +21,12 @@ from ...topics.errors import Usage
 from ...topics.private_fields import KEY, VALUE
 from ..declarations import TableOptions
 from ..event_time.channel import NEVER_MS
-from ..event_time.event_time import Timing
-from ..event_time.windows import Windows
+from ..event_time.event_time import Timing, time_ms
+from ..event_time.windows import Window, Windows
 from ..runtime import runtime_of
 from ..tables.store_directory import store_scheme
-from ..tables.window_table import WindowTable
+from ..tables.window_content import WindowSpec
+from ..tables.window_table import WindowTable, window_partition
 from .aggregates import Aggregate, What
 from .combiner import Combiner
 from .description import aggregate_text, value_text
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from ...topics.output import Output
     from ..app import App
     from ..stream import Stream
-    from ..tables.window_content import WindowKey
+    from ..tables.open_windows import WindowKey
     from ..topic import Topic
     from .flow import Ending
 
@@ -110,16 +112,19 @@ class WindowedFlow:
         return self._into(table or name, PairReducer(how), options or {}, f"reduce({value_text(how)})")
 
     def _into(self, name: str, how: Reducer, options: TableOptions, ending: str) -> AggregatedWindows:
+        if self._idle_after_ms is not None:
+            runtime_of(self.flow.app).change_settings(notice_ends=True)
         table = self._table(name, how, options)
+        made = AggregatedWindows(self.flow.app, table)
         grace = duration_text(self.timing.grace_ms)
         self.flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table)
         if self.flow.keyed is None:
-            self._fill_in_place(table, how)
+            self._fill_in_place(made, how)
         else:
-            self._fill_by_key(table, how)
-        return table
+            self._fill_by_key(made, how)
+        return made
 
-    def _table(self, name: str, how: Reducer, options: TableOptions) -> AggregatedWindows:
+    def _table(self, name: str, how: Reducer, options: TableOptions) -> WindowTable:
         app, runtime = self.flow.app, runtime_of(self.flow.app)
         unsupported = sorted(set(options) - {"partitions", "help", "extra_topic_configs", "store"})
         if unsupported:
@@ -139,17 +144,18 @@ class WindowedFlow:
         value_type = None
         if isinstance(how, PairReducer) and self.flow.type not in (UNKNOWN, float):
             value_type = self.flow.type
-        table = AggregatedWindows(
-            app,
+        table = WindowTable[Any](
             name,
-            windows=self.windows,
-            grace_ms=self.timing.grace_ms,
-            # The history of a bounded run is at its end: what it has computed is its result.
-            keep_ms=None if runtime.run_id else self.keep_ms,
+            spec=WindowSpec(
+                self.windows,
+                self.timing.grace_ms,
+                # The history of a bounded run is at its end: what it has computed is its result.
+                None if runtime.run_id else self.keep_ms,
+                key_type,
+                topic.get_topic_name(),
+                self._late_topic(),
+            ),
             partitions=options.get("partitions"),
-            own_key_type=key_type,
-            source=topic.get_topic_name(),
-            late_topic=self._late_topic(),
             value_type=value_type,
             help=options.get("help") or "",
             config={k: str(v) for k, v in (options.get("extra_topic_configs") or {}).items()},
@@ -160,11 +166,16 @@ class WindowedFlow:
             f"{app.conf.id}-{name}-changelog", has_prefix=True, partitions=table.partitions, compacting=True
         )
         app.tables.add(cast(Any, table))
-        if topic.private and table.late_topic is not None:
-            topic.app_private.declare(table.late_topic, topic.private)
+        if topic.private and table.spec.late_topic is not None:
+            topic.app_private.declare(table.spec.late_topic, topic.private)
         if isinstance(how, AggregateReducer):
             table.state_fields = how.state_fields
         return table
+
+    @property
+    def _idle_after_ms(self) -> int | None:
+        """How long a live partition has no record until it is idle. History is at its end when its input ends."""
+        return None if runtime_of(self.flow.app).run_id else self.timing.idle_after_ms
 
     def _late_topic(self) -> str | None:
         if self.late_to is None:
@@ -172,7 +183,7 @@ class WindowedFlow:
         return None if self.late_to == "drop" else runtime_of(self.flow.app).resolve_topic(self.late_to)
 
     def _late(self, table: WindowTable) -> LateRecords:
-        return LateRecords(table.name, self.windows, table.late_topic)
+        return LateRecords(table.name, self.windows, table.spec.late_topic)
 
     def _source(self, stream: Stream, table: WindowTable, how: Reducer, late: LateRecords) -> Source:
         flow = self.flow
@@ -183,33 +194,40 @@ class WindowedFlow:
             Combiner(keying, how, flow.topic.declared),
             self.windows,
             self.timing.time,
-            grace_ms=table.grace_ms,
+            grace_ms=table.spec.grace_ms,
             max_jump_ms=self.timing.max_jump_ms,
+            idle_after_ms=self._idle_after_ms,
             late=late,
         )
 
-    def _fill_in_place(self, table: AggregatedWindows, how: Reducer) -> None:
+    def _fill_in_place(self, made: AggregatedWindows, how: Reducer) -> None:
         """Make the agent that does everything, on the source partition."""
-        late = self._late(table)
+        table, late = made.table, self._late(made.table)
 
         async def fill(stream: Stream) -> None:
             stream.takes_control = True
-            source, closer = self._source(stream, table, how, late), Closer(stream, table, table.sends)
-            async for batch in stream.batches_or_nothing(closer.wait_s):
+            source, closer = self._source(stream, table, how, late), Closer(stream, table, made.sends)
+            async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:
-                    _, state = table.at_hand_with_content()
+                    _, state = window_partition(table)
                     judged = source.judge(batch, lambda state=state: state.watermark_ms)
                     add_states(how, table, judged.states.items(), isolating=stream.queue.isolating)
                     if judged.time_ms > NEVER_MS:
                         state.keeper.advance(judged.channel, judged.time_ms)
+                for resting in source.rest() if not batch.messages else ():
+                    stream.context.at(stream, resting.at)
+                    _, state = window_partition(table)
+                    if resting.time_ms > state.keeper.time_ms:
+                        state.keeper.advance(resting.channel, resting.time_ms)
+                        closer.look_at(resting.at)
                 await closer.close(batch)
 
         self.flow.add_agent(table.name, self.flow.topic, fill)
 
-    def _fill_by_key(self, table: AggregatedWindows, how: Reducer) -> None:
+    def _fill_by_key(self, made: AggregatedWindows, how: Reducer) -> None:
         """Make the agents before and behind the repartition topic."""
-        late, app, windows = self._late(table), self.flow.app, self.windows
+        table, late, app, windows = made.table, self._late(made.table), self.flow.app, self.windows
         runtime = runtime_of(app)
         declared = UNKNOWN
         if isinstance(how, PairReducer):
@@ -245,7 +263,22 @@ class WindowedFlow:
         async def combine(stream: Stream) -> None:
             stream.takes_control = True
             source, sent = self._source(stream, table, how, late), dict[str, int]()
-            async for batch in stream.queued_batches():
+
+            def waiting() -> WatermarkedPartials:
+                partials = stream.context.epoch.outbox.partials
+                if name not in partials:
+                    partials[name] = WatermarkedPartials(how.merge, outputs, name, counts)
+                return cast(WatermarkedPartials, partials[name])
+
+            async for batch in stream.queued_batches(source.wait_s):
+                if not batch.messages:
+                    for resting in source.rest():
+                        before_ms = sent.get(resting.channel, NEVER_MS)
+                        if resting.repeats or is_due(windows, before_ms, resting.time_ms, table.spec.grace_ms):
+                            between.need()
+                            waiting().rest(resting.channel, resting.time_ms)
+                            sent[resting.channel] = resting.time_ms
+                    continue
                 judged = source.judge(batch)
                 if declared is UNKNOWN:
                     check_known(table, judged.states)
@@ -256,20 +289,18 @@ class WindowedFlow:
                     for output in outputs(states, clock.now_ms()):
                         context.send(output)
                     states = States()
-                partials = context.epoch.outbox.partials
-                if name not in partials:
-                    partials[name] = WatermarkedPartials(how.merge, outputs, name, counts)
-                waiting = cast(WatermarkedPartials, partials[name])
-                waiting.add(cast(Any, states), None)
-                if is_due(windows, sent.get(judged.channel, NEVER_MS), judged.time_ms, table.grace_ms):
-                    waiting.times_ms[judged.channel] = sent[judged.channel] = judged.time_ms
+                waiting().add(cast(Any, states), None)
+                due = is_due(windows, sent.get(judged.channel, NEVER_MS), judged.time_ms, table.spec.grace_ms)
+                if due or judged.woke:
+                    waiting().move(judged.channel, judged.time_ms)
+                    sent[judged.channel] = judged.time_ms
                 if context.epoch.full:
                     context.router.cut()
 
         async def gather(stream: Stream) -> None:
             stream.takes_control = True
-            closer = Closer(stream, table, table.sends)
-            async for batch in stream.batches_or_nothing(closer.wait_s):
+            closer = Closer(stream, table, made.sends)
+            async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:
                     gather_batch(stream, batch, table, how, late)
@@ -279,22 +310,51 @@ class WindowedFlow:
         self.flow.add_agent(table.name, between, gather)
 
 
-class AggregatedWindows(WindowTable[Any]):
-    """The table that `window(…).aggregate(…)` makes. Its keys are (key, start, end), with times in milliseconds.
+@dataclass(frozen=True)
+class AggregatedWindows:
+    """What `window(…).aggregate(…)` makes: a table of windows, and the windows that have closed.
 
     Attributes:
-        app: the app.
+        table: the table. Its keys are (key, start, end), with times in milliseconds.
         sends: what is done with each window when it closes.
     """
 
-    def __init__(self, app: App, name: str, **options: Any) -> None:
-        self.app = app
-        self.sends: list[Send] = []
-        super().__init__(name, **options)
+    app: App
+    table: WindowTable
+    sends: list[Send] = field(default_factory=list["Send"])
 
     def final(self) -> ClosedWindows:
         """Return the closed windows as a flow: one record each, once, when nothing can be added to it any more."""
         return ClosedWindows(self)
+
+    def at(self, key: object, time: datetime | str | int) -> dict[Window, Any]:
+        """Return the windows of a key that hold a time, the earliest first; several where windows overlap.
+
+        Args:
+            time: a datetime with a zone, ISO 8601 text with a zone, or milliseconds since 1970.
+
+        Raises:
+            Usage: it is no such time.
+        """
+        try:
+            at_ms = time_ms(time, "ms")
+        except ValueError as exc:
+            raise Usage(f"table {self.table.name}: {exc}", hint="for example 2026-01-31T12:00Z") from None
+        kind = self.table.spec.windows
+        if kind.gap_ms is not None:
+            return {window: value for window, value in self.windows(key).items() if _holds(window, at_ms)}
+        keys = [(key, start, end) for start, end in kind.of_pane(kind.pane(at_ms))]
+        return {Window.of(*row[1:]): self.table[row] for row in keys if row in self.table}
+
+    def windows(self, key: object) -> dict[Window, Any]:
+        """Return all windows of a key that the table holds, the latest first; it looks at all rows of this worker."""
+        rows = [(row, value) for row, value in self.table.items() if cast(WindowKey, row)[0] == key]
+        rows.sort(key=lambda pair: cast(WindowKey, pair[0])[1:], reverse=True)
+        return {Window.of(*cast(WindowKey, row)[1:]): value for row, value in rows}
+
+
+def _holds(window: Window, at_ms: int) -> bool:
+    return window.start_ms <= at_ms < window.end_ms
 
 
 @dataclass(frozen=True)
@@ -305,7 +365,7 @@ class ClosedWindows:
     Each method returns a new flow; it ends in `to`.
     """
 
-    table: AggregatedWindows
+    made: AggregatedWindows
     steps: tuple[Operator, ...] = ()
 
     def map(self, function: Callable[..., object] | str) -> ClosedWindows:
@@ -329,7 +389,7 @@ class ClosedWindows:
         return self._then(WithColumns(computed))
 
     def _then(self, operator: Operator) -> ClosedWindows:
-        return ClosedWindows(self.table, (*self.steps, operator))
+        return ClosedWindows(self.made, (*self.steps, operator))
 
     def key_by(self, *_: object) -> ClosedWindows:
         """Refuse a second key.
@@ -350,13 +410,13 @@ class ClosedWindows:
         Returns:
             The topic.
         """
-        table = self.table
-        target = table.app.topic(topic) if isinstance(topic, str) else topic
+        made = self.made
+        target = made.app.topic(topic) if isinstance(topic, str) else topic
         field, functions = part, list[Callable[[Iterable[object]], Iterable[object]]]()
         for step in self.steps:
             function, field = step.function(field)
             functions.append(function)
-        hidden = table.state_fields
+        hidden = made.table.state_fields
 
         async def send(row: WindowKey, value: Any) -> None:
             key, start, end = row
@@ -374,7 +434,7 @@ class ClosedWindows:
             for element in elements:
                 await target.send(key=key, value=cast(Any, element), timestamp=timestamp_of(end) / 1000)
 
-        table.sends.append(send)
+        made.sends.append(send)
         return target
 
 

@@ -24,12 +24,12 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from ...topics import clock
 from ...topics.control_records import (
-    CONTROL_KEY,
     END_OF_INPUT,
     WATERMARK,
     ControlRecord,
@@ -46,12 +46,13 @@ from ..engine.outbox import Partials
 from ..engine.partition_queue import QueuedBatch
 from ..event_time.channel import END_MS, NEVER_MS, Channel, watermark
 from ..event_time.event_time import EventTime
+from ..event_time.idleness import Idleness
 from ..event_time.time_keeper import channel_name, watermark_message
 from ..event_time.windows import Pane, Windows
 from ..record_decoding import record_batch
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
-from ..tables.window_table import WindowTable
+from ..tables.window_table import WindowTable, window_partition
 from .aggregates import getter
 from .combiner import Combiner
 from .late_records import LateRecords
@@ -62,7 +63,8 @@ if TYPE_CHECKING:
     from ...topics.message import Message
     from ..stream import Stream
     from ..tables.open_partition import OpenPartition
-    from ..tables.window_content import WindowContent, WindowKey
+    from ..tables.open_windows import WindowKey
+    from ..tables.window_content import WindowContent
 
 __all__ = [
     "Closer",
@@ -82,8 +84,8 @@ PaneKey = tuple[Any, int, int]
 States = dict[PaneKey, object]
 """What is reduced: key and pane -> state."""
 
-# How often partitions are looked at that have become active, and of which no record comes.
-_LOOK_S = 1.0
+LOOK_S = 1.0
+"""How often partitions are looked at that have become active, and of which no record comes, in seconds."""
 
 _SCALARS = frozenset({int, float, str, bool, bytes, type(None)})
 
@@ -95,11 +97,29 @@ class Judged(NamedTuple):
         states: key and pane -> state of the records that are on time.
         channel: the source partition that the batch belongs to, as watermark messages name it.
         time_ms: its stream time after the batch.
+        woke: whether the channel was idle before it.
     """
 
     states: States
     channel: str
     time_ms: int
+    woke: bool = False
+
+
+class Resting(NamedTuple):
+    """A channel that is idle.
+
+    Attributes:
+        at: the source partition.
+        channel: its name in watermark messages.
+        time_ms: its stream time.
+        repeats: whether it has to be told now that it is idle.
+    """
+
+    at: TopicPartition
+    channel: str
+    time_ms: int
+    repeats: bool
 
 
 class Source:
@@ -110,6 +130,7 @@ class Source:
         combiner: reduces elements.
         time: reads the time of a record.
         max_jump_ms: see `Channel`.
+        idle_after_ms: see `Idleness`; None: channels are never idle.
         late: takes the late records.
     """
 
@@ -122,10 +143,12 @@ class Source:
         *,
         grace_ms: int,
         max_jump_ms: int | None,
+        idle_after_ms: int | None,
         late: LateRecords,
     ) -> None:
         self._stream, self._combiner, self._windows = stream, combiner, windows
         self._grace_ms, self._max_jump_ms, self._late = grace_ms, max_jump_ms, late
+        self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
         topic = stream.topic
         self._names = frozenset(topic.topics)
         self._name = topic.get_topic_name()
@@ -146,6 +169,9 @@ class Source:
         at = batch.at if own else TopicPartition(self._name, batch.at.partition)  # a retry topic has no time of its own
         records, control = _split(stream, batch)
         channel = Channel(self._max_jump_ms, queue.at(at).channel_state)
+        rested = channel.rests_at_ms is not None
+        if self._idleness is not None:
+            self._idleness.wake(at)
         states = States()
         if records.messages:
             states = self._reduce(records, channel, move=own, closed_ms=closed_ms)
@@ -153,7 +179,34 @@ class Source:
             channel.end()
         if own:
             queue.at(at).channel_state = channel.state
-        return Judged(states, channel_name(self._name, at.partition), channel.time_ms)
+        woke = rested and channel.rests_at_ms is None
+        return Judged(states, channel_name(self._name, at.partition), channel.time_ms, woke)
+
+    def wait_s(self) -> float | None:
+        """Return the seconds until the next look at idle channels; None if they are never idle."""
+        return None if self._idleness is None else LOOK_S
+
+    def rest(self) -> Iterator[Resting]:
+        """Let the channels rest of which no record comes; see `Channel.rest`."""
+        idleness, stream, now_s = self._idleness, self._stream, clock.now_s()
+        for at in [at for at in stream.queue.partitions if at.topic in self._names] if idleness is not None else ():
+            assert idleness is not None
+            idle_ms = idleness.idle_ms(at, now_s, silent=stream.context.is_silent(stream, at))
+            if idle_ms is None:
+                continue
+            channel = Channel(self._max_jump_ms, stream.queue.at(at).channel_state)
+            if channel.time_ms == END_MS:
+                continue
+            channel.rest(idle_ms, self._until)
+            stream.queue.at(at).channel_state = channel.state
+            repeats = idleness.repeats(at, now_s)
+            yield Resting(at, channel_name(self._name, at.partition), channel.time_ms, repeats)
+
+    def _until(self, time_ms: int) -> int:
+        """Return the stream time at which all windows have closed that hold a time."""
+        windows = self._windows
+        last = windows.of_pane(windows.pane(time_ms))[-1]
+        return windows.closes_after_ms(last[1]) + self._grace_ms + 1
 
     def _reduce(
         self, batch: QueuedBatch, channel: Channel, *, move: bool, closed_ms: Callable[[], int] | None
@@ -251,9 +304,11 @@ class WatermarkedPartials(Partials):
 
     Attributes:
         times_ms: channel -> stream time, of channels whose time has moved on.
+        idle_ms: idle channel -> its stream time.
+        idle_at_ms: when the idle ones were known to be at their end, by the wall clock.
     """
 
-    __slots__ = ("_counts", "_topic", "times_ms")
+    __slots__ = ("_counts", "_topic", "idle_at_ms", "idle_ms", "times_ms")
 
     def __init__(
         self,
@@ -265,15 +320,32 @@ class WatermarkedPartials(Partials):
         super().__init__(merge, outputs)
         self._topic, self._counts = topic, counts
         self.times_ms: dict[str, int] = {}
+        self.idle_ms: dict[str, int] = {}
+        self.idle_at_ms = 0
+
+    def rest(self, channel: str, time_ms: int) -> None:
+        """Have it told that a channel is idle now."""
+        now_ms = clock.now_ms()
+        self.idle_at_ms = min(now_ms, self.idle_at_ms) if self.idle_ms else now_ms
+        self.idle_ms[channel] = time_ms
+
+    def move(self, channel: str, time_ms: int) -> None:
+        """Have it told that the time of a channel has moved on."""
+        self.idle_ms.pop(channel, None)
+        self.times_ms[channel] = time_ms
 
     def outputs(self) -> list[Output]:
         """Return one output per key and pane, and behind them the watermarks."""
         made = super().outputs()
+        partitions, channels = self._counts()
+        messages: list[ControlRecord] = []
+        if self.idle_ms:
+            messages.append(watermark_message(channels, self.idle_ms, self.idle_ms, self.idle_at_ms))
         if self.times_ms:
-            partitions, channels = self._counts()
-            message = watermark_message(channels, self.times_ms)
-            value, headers = message.encoded(), message.headers()
-            made += [Output(self._topic, value, CONTROL_KEY, number, None, headers) for number in range(partitions)]
+            messages.append(watermark_message(channels, self.times_ms, at_ms=clock.now_ms()))
+        for message in messages:
+            key, value, headers = message.written()
+            made += [Output(self._topic, value, key, number, None, headers) for number in range(partitions)]
         return made
 
 
@@ -290,8 +362,8 @@ def add_states(
         isolating: the record may be rolled back alone, so the table's values are copied before a function that can
             fail changes them in place.
     """
-    windows = table.kind
-    partition, state = table.at_hand_with_content()
+    windows = table.spec.windows
+    partition, state = window_partition(table)
     if windows.gap_ms is not None:
         _add_sessions(how, windows.gap_ms, partition, state, states, isolating=isolating)
         return
@@ -306,7 +378,7 @@ def add_states(
     known = _read(partition, list(rows), isolating=isolating)
     partition.put(dict(zip(rows, how.joined(known, rows.values()), strict=True)))
     for row in rows:
-        state.add_open(row)
+        state.open.add(row)
 
 
 def _read(partition: OpenPartition, rows: list[WindowKey], *, isolating: bool) -> list[Any]:
@@ -334,7 +406,7 @@ def _add_sessions(
     for (key, start, end), reduced in states:
         by_key.setdefault(key, []).append((start, end, reduced))
     for key, parts in by_key.items():
-        there = state.open_sessions(key)
+        there = state.open.sessions(key)
         sessions: list[tuple[int, int, Any, list[WindowKey]]] = [
             (row[1], row[2], _state_of(how, value), [row])
             for row, value in zip(there, _read(partition, there, isolating=isolating), strict=True)
@@ -355,10 +427,10 @@ def _add_sessions(
             gone.update(other for other in rows if other != row)
     for row in gone:
         partition.delete(row)
-        state.remove_open(row)
+        state.open.remove(row)
     partition.put(made)
     for row in made:
-        state.add_open(row)
+        state.open.add(row)
 
 
 def _state_of(how: Reducer, value: Any) -> Any:
@@ -368,12 +440,12 @@ def _state_of(how: Reducer, value: Any) -> Any:
 def gather_batch(stream: Stream, batch: QueuedBatch, table: WindowTable, how: Reducer, late: LateRecords) -> None:
     """Process a batch of a repartition topic: join its partial results with the table, then hear of watermarks."""
     records, control = _split(stream, batch)
-    _, state = table.at_hand_with_content()
+    _, state = window_partition(table)
     if records.messages:
         decoded = record_batch(stream, records)
         on_time: list[tuple[PaneKey, Any]] = []
         for message, (key, start, end, reduced) in zip(decoded.messages, decoded.values, strict=True):
-            if table.kind.horizon_ms((start, end)) < state.watermark_ms:
+            if table.spec.windows.horizon_ms((start, end)) < state.watermark_ms:
                 late.send(stream, message, (start, end), state.watermark_ms, "closed")
             else:
                 key = tuple(cast("list[Any]", key)) if type(key) is list else key
@@ -403,7 +475,11 @@ class Closer:
 
     def wait_s(self) -> float:
         """Seconds until the next look at the windows, although no record has come."""
-        return 0.0 if self._held else _LOOK_S
+        return 0.0 if self._held else LOOK_S
+
+    def look_at(self, at: TopicPartition) -> None:
+        """Close what is complete in a partition with the next call of `close`, although no record has come."""
+        self._held.setdefault(at, -1)
 
     def begin(self, batch: QueuedBatch) -> None:
         """Note that a batch is about to be processed, so that its partition can no longer stay where it is."""
@@ -435,18 +511,18 @@ class Closer:
 
     async def _closed(self, at: TopicPartition) -> bool:
         """Close windows of a partition until the epoch is full; return whether all that are complete are closed."""
-        partition, state = self._table.at_hand_with_content()
+        partition, state = window_partition(self._table)
         message, self._stream.message = self._stream.message, None
         try:
             while not self._stream.context.epoch.full:
-                row = state.next_due()
+                row = state.open.next_due(state.watermark_ms)
                 if row is None:
                     return True
                 value = partition.find(row) if self._finals else ABSENT
                 if value is not ABSENT:
                     for final in self._finals:
                         await final(row, _private(value))
-            return not state.has_due
+            return not state.open.has_due(state.watermark_ms)
         except Stop:
             raise
         except Exception as exc:

@@ -29,7 +29,7 @@ from prometheus_client.registry import Collector
 from ...topics import clock
 from ..event_time.channel import END_MS, NEVER_MS
 from ..histogram import Histogram
-from ..tables.window_table import WindowTable
+from ..tables.window_table import WindowTable, window_contents
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -123,8 +123,8 @@ class WorkerCollector(Collector):
         )
         windows = GaugeMetricFamily("anabranch_open_windows", "Windows that are not closed.", labels=["operator"])
         for table in tables:
-            states = table.window_contents()
-            windows.add_metric([table.name], sum(state.open_windows for state in states.values()))
+            states = window_contents(table)
+            windows.add_metric([table.name], sum(len(state.open) for state in states.values()))
             for partition, state in sorted(states.items()):
                 if state.watermark_ms > NEVER_MS:
                     seconds = math.inf if state.watermark_ms == END_MS else state.watermark_ms / 1000

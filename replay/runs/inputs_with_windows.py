@@ -19,7 +19,7 @@ __all__ = ["late_records", "refuse_windows", "windowed_topics"]
 def windowed_topics(app: App) -> dict[str, str]:
     """Return topic in Kafka -> name of a table with windows of its records."""
     tables = [table for table in runtime_of(app).tables if isinstance(table, WindowTable)]
-    return {table.source: table.name for table in tables}
+    return {table.spec.source: table.name for table in tables}
 
 
 def refuse_windows(windowed: Mapping[str, str], inputs: Collection[str], *, into_live: bool = False) -> None:
@@ -55,9 +55,9 @@ def late_records(cluster: Cluster, app: App) -> dict[tuple[str, str | None], int
         (table, topic with its late records) -> number of them; 0 for tables whose late records are dropped, with None.
     """
     tables = [table for table in runtime_of(app).tables if isinstance(table, WindowTable)]
-    found: dict[tuple[str, str | None], int] = {(table.name, table.late_topic): 0 for table in tables}
+    found: dict[tuple[str, str | None], int] = {(table.name, table.spec.late_topic): 0 for table in tables}
     admin = Admin(cluster)
-    there = admin.partitions({table.late_topic for table in tables if table.late_topic is not None})
+    there = admin.partitions({table.spec.late_topic for table in tables if table.spec.late_topic is not None})
     for topic, count in there.items():
         begins, ends = admin.spans((topic, partition) for partition in range(count))
         for run in read_to_end(cluster, begins, ends):

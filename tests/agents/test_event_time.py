@@ -422,6 +422,67 @@ def test_a_partition_that_was_never_heard_of_holds_time_back() -> None:
     assert TimeKeeper(keeper.state).state == keeper.state
 
 
+def test_idle_partitions_count_up_to_the_moment_at_which_they_were_at_their_end() -> None:
+    keeper = TimeKeeper()
+    keeper.hear(watermark_message(2, {"t:0": 100}, at_ms=10))
+    keeper.hear(watermark_message(2, {"t:1": NEVER_MS}, ["t:1"], 20))
+    assert keeper.time_ms == 100
+    keeper.hear(watermark_message(2, {"t:0": 200}, at_ms=30))
+    assert keeper.time_ms == 100
+    keeper.hear(watermark_message(2, {"t:1": NEVER_MS}, ["t:1"], 31))
+    assert keeper.time_ms == 200
+    keeper.hear(watermark_message(2, {"t:0": 300}, at_ms=40))
+    keeper.hear(watermark_message(2, {"t:1": 250}, at_ms=41))
+    assert (keeper.time_ms, keeper.waits_for) == (250, ["t:1"])
+
+
+def test_if_all_partitions_are_idle_it_is_as_late_as_in_the_latest() -> None:
+    keeper = TimeKeeper()
+    keeper.hear(watermark_message(3, {"t:0": 100, "t:1": 7, "t:2": NEVER_MS}, ["t:0", "t:1", "t:2"], 20))
+    assert keeper.time_ms == 100
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 50) | st.just(NEVER_MS), st.booleans(), st.integers(0, 5_000)),
+        max_size=40,
+    )
+)
+def test_time_never_goes_back_and_a_restart_changes_nothing(messages: list[tuple[int, int, bool, int]]) -> None:
+    keeper, restarted, at_ms, times = TimeKeeper(), TimeKeeper(), 0, {0: NEVER_MS, 1: NEVER_MS, 2: NEVER_MS}
+    for channel, time, idle, later in messages:
+        at_ms += later
+        times[channel] = max(times[channel], time)
+        message = watermark_message(3, {f"t:{channel}": times[channel]}, [f"t:{channel}"] if idle else [], at_ms)
+        before = keeper.time_ms
+        keeper.hear(message)
+        restarted = TimeKeeper(restarted.state)
+        restarted.hear(message)
+        assert before <= keeper.time_ms <= max(times.values())
+        assert restarted.state == keeper.state
+
+
+def test_an_idle_channel_goes_on_at_the_pace_of_the_clock_until_its_windows_have_closed() -> None:
+    channel, until = Channel(None), lambda time: time + 25
+    channel.rest(500, until)
+    assert channel.state == [None, None, NEVER_MS]
+    channel.advance(100)
+    for idle_ms, expected in [(0, 100), (10, 110), (20, 120), (90, 125)]:
+        channel = Channel(None, channel.state)
+        channel.rest(idle_ms, until)
+        assert channel.time_ms == expected
+    channel.advance(110)
+    assert channel.state == [125, None]
+
+
+def test_silence_confirms_a_first_record_that_nothing_has_confirmed() -> None:
+    channel = Channel(60)
+    channel.advance(99_999)
+    channel.rest(0, lambda time: time + 25)
+    assert channel.time_ms == 99_999
+
+
 def test_an_added_partition_does_not_move_time_back() -> None:
     keeper = TimeKeeper()
     keeper.hear(watermark_message(1, {"t:0": 100}))

@@ -24,12 +24,16 @@ GRACE_S = 4
 PARTITIONS = 3
 
 
-def app_of(kind: str, *, by_key: bool, beside: bool = True, store: str = "memory://") -> anabranch.App:
+def app_of(
+    kind: str, *, by_key: bool, beside: bool = True, store: str = "memory://", idle_after: str | None = None
+) -> anabranch.App:
     """Counts sales by user and window: behind a repartition topic, or where they are."""
     app = anabranch.App(
         "windows", topic_partitions=PARTITIONS, store=store, settings=EngineSettings(commit_beside=beside)
     )
-    sales = app.topic("sales", time="at", time_unit="s", grace=GRACE_S, max_jump="1h", partitions=PARTITIONS)
+    sales = app.topic(
+        "sales", time="at", time_unit="s", grace=GRACE_S, max_jump="1h", idle_after=idle_after, partitions=PARTITIONS
+    )
     flow = sales.filter(lambda sale: sale["price"] != 13)
     keyed = flow.key_by("user") if by_key else flow
     table = keyed.window(KINDS[kind](), keep="1h").aggregate(

@@ -1,0 +1,124 @@
+"""Partitions of a live topic that have no records: they neither hold windows open nor lose records."""
+
+from __future__ import annotations
+
+import anabranch
+import pytest
+from anabranch import Count, Sessions, Tumbling, World
+from anabranch.agents.event_time.windows import Windows
+
+START = "2026-01-31T12:00:00Z"
+START_MS = 1_769_860_800_000
+
+
+def app_of(*, by_key: bool = True, idle_after: str | None = "1m", windows: Windows | None = None) -> anabranch.App:
+    app = anabranch.App("idle", topic_partitions=3)
+    visits = app.topic("visits", time="at", time_unit="s", grace="0s", idle_after=idle_after, partitions=3)
+    flow = visits.key_by("user") if by_key else visits.flow()
+    flow.window(windows or Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
+    return app
+
+
+def visit(world: World, seconds: int, partition: int = 0, user: str = "ann") -> None:
+    world.send("visits", {"at": START_MS // 1000 + seconds, "user": user}, key=user, partition=partition)
+
+
+def told(world: World) -> list[tuple[str, int, int]]:
+    return [(v["key"], (v["start"] - START_MS) // 1000, v["n"]) for v in world.topic("finals").values]
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_the_last_window_closes_in_silence_at_the_pace_of_the_clock(by_key: bool) -> None:
+    with World(lambda: app_of(by_key=by_key), start=START) as world:
+        for seconds in (1, 3):
+            visit(world, seconds)
+        world.settle()
+        world.advance("1m")
+        assert told(world) == []
+        world.advance("30s")
+        assert told(world) == [("ann", 0, 2)]
+        world.advance("1h")
+        assert told(world) == [("ann", 0, 2)]
+        visit(world, 200)
+        visit(world, 211)
+        world.settle()
+        world.advance("2m")
+        assert told(world)[1:] == [("ann", 200, 1), ("ann", 210, 1)]
+
+
+def test_a_session_closes_in_silence() -> None:
+    with World(lambda: app_of(windows=Sessions("5s")), start=START) as world:
+        visit(world, 1)
+        world.settle()
+        world.advance("2m")
+        assert told(world) == [("ann", 1, 1)]
+
+
+def test_without_idle_after_an_empty_partition_holds_windows_open() -> None:
+    with World(lambda: app_of(idle_after=None), start=START) as world:
+        for seconds in (1, 15, 30):
+            visit(world, seconds)
+        world.settle()
+        world.advance("2h")
+        assert told(world) == []
+
+
+def test_an_empty_partition_does_not_hold_the_others_back_and_is_waited_for_again_when_it_has_records() -> None:
+    with World(lambda: app_of(), workers=2, start=START) as world:
+        for seconds in (1, 3):
+            visit(world, seconds)
+        world.settle()
+        world.advance("90s")  # partitions 1 and 2 are idle, and so is 0
+        visit(world, 40)
+        visit(world, 45)
+        world.settle()
+        world.advance("30s")  # the idle ones are known to be at their ends after that
+        assert told(world) == [("ann", 0, 2)]
+        visit(world, 61)
+        visit(world, 62)
+        world.settle()
+        world.advance("30s")
+        assert told(world) == [("ann", 0, 2), ("ann", 40, 2)]
+        visit(world, 63, partition=1, user="bob")
+        visit(world, 64, partition=1, user="bob")
+        visit(world, 75)
+        visit(world, 76)
+        world.settle()
+        world.advance("30s")
+        assert told(world) == [("ann", 0, 2), ("ann", 40, 2)], "partition 1 is at 64"
+        visit(world, 81, partition=1, user="bob")
+        visit(world, 82, partition=1, user="bob")
+        world.settle()
+        world.advance("30s")
+        assert told(world)[2:] == [("ann", 60, 2), ("bob", 60, 2)]
+
+
+def test_history_that_comes_into_an_idle_app_partition_by_partition_is_not_late() -> None:
+    with World(lambda: app_of(), workers=2, start=START) as world:
+        world.settle()
+        world.advance("10m")  # all are idle
+        for partition in range(3):
+            for seconds in range(0, 3_600, 5):
+                visit(world, seconds, partition, user=f"u{partition}")
+        world.settle()
+        world.advance("5m")
+        assert len(told(world)) == 3 * 360
+        assert {n for _, _, n in told(world)} == {2}
+        with pytest.raises(anabranch.topics.errors.Usage):
+            world.topic("visits.late")
+
+
+def test_idleness_outlives_the_worker() -> None:
+    with World(lambda: app_of(), start=START) as world:
+        visit(world, 1)
+        visit(world, 2)
+        world.settle()
+        world.advance("65s")
+        world.worker(0).kill()
+        world.worker(0).start()
+        world.settle()
+        world.advance("2m")
+        assert told(world) == [("ann", 0, 2)]
+        visit(world, 3)
+        world.settle()
+        assert [late["at"] for late in world.topic("visits.late").values] == [START_MS // 1000 + 3]
