@@ -155,7 +155,7 @@ class AgentContext:
             self.runners.remove(runner)
         if runner.stream is not None and runner.stream.running:
             self.barrier.abandon(runner.stream)  # in the middle of a record: its writes must not be committed
-            self.epoch.rollback_wanted = True
+            self.epoch.want_rollback()
         if not expected:
             self.exited.append(runner.name)
 
@@ -185,7 +185,7 @@ class AgentContext:
             output = output._replace(timestamp_ms=inherited_ms(message))
         if failures.rules:
             failures.check(output, isolating=stream.queue.isolating)
-        self.epoch.outbox.add(output)
+        self.epoch.outbox.add(output, runner.at)
         if stream.queue.isolating and message is not None:
             failures.own(stream, message)
         if self.epoch.full:
@@ -236,7 +236,7 @@ class AgentContext:
         """
         if self.failures.roll_back_record(runner, error):
             return True
-        self.epoch.rollback_wanted = True
+        self.epoch.want_rollback(runner.at)
         assert runner.stream is not None
         self.barrier.abandon(runner.stream)
         return False

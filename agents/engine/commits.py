@@ -222,14 +222,14 @@ class Commits:
             self._blame_somebody(exc)
         except UntrackedValues as exc:
             logger.info("table %s holds values that can be changed in place: the first epoch is reprocessed", exc)
-            self._epoch.rollback_wanted = True
+            self._epoch.want_rollback()
         except Aborted as exc:
             self._aborted_in_a_row += 1
             if self._aborted_in_a_row >= _MAX_ABORTED and not exc.lost:
                 raise Stop(f"{self._aborted_in_a_row} epochs in a row could not be committed: {exc}") from exc
             logger.warning("epoch rolled back: %s", exc)
             self._host.provisioner.declared.clear()  # one of the topics may have been deleted
-            self._epoch.rollback_wanted = True
+            self._epoch.want_rollback()
             self._rebalance.lost = self._rebalance.lost or exc.lost
         except (Hung, Rebuild, Retriable) as exc:
             logger.warning("%s: this worker replaces its clients and resumes from the last commit", exc.args[0])
@@ -248,4 +248,4 @@ class Commits:
         self._epoch.singly = frozenset(self._failures.singly)
         if not self._router.isolate() and not news:
             raise Stop(f"no single record causes the error: {error}")
-        self._epoch.rollback_wanted = True
+        self._epoch.want_rollback()

@@ -22,6 +22,7 @@ from .committer import CommitRequest, Positions
 from .failure_rate import EpochCounts, FailureRate
 from .outbox import Outbox
 from .protocols import Host
+from .rollback import RollbackScope
 from .router import Router, StreamProgress
 from .settings import EngineSettings
 from .task import Tasks
@@ -72,6 +73,7 @@ class Epoch:
         outside: outputs of timers and web views. Reprocessing does not send them again, so a rollback keeps them and
             only a commit removes them.
         rollback_wanted: whether the epoch cannot be committed; the loop then rolls it back and reprocesses its records.
+            See `want_rollback`.
         singly: topics whose outputs are sent one by one; see `rejected_records.py`.
         commits_total: number of commits since the start.
         dead_letters_total: number of dead letters in these commits.
@@ -86,6 +88,7 @@ class Epoch:
         self.outbox = Outbox()
         self.outside: list[Output] = []
         self.rollback_wanted = False
+        self._failed_at: set[TopicPartition] | None = None
         self.commits_total = 0
         self.dead_letters_total = 0
         self.skipped_total = 0
@@ -148,6 +151,35 @@ class Epoch:
     def hurry(self) -> None:
         """End the epoch as soon as possible."""
         self._began_s = 0.0
+
+    def want_rollback(self, at: TopicPartition | None = None) -> None:
+        """Request a rollback.
+
+        Args:
+            at: only the task of this partition has failed. None: everything is rolled back.
+        """
+        if at is None:
+            self._failed_at = None
+        elif not self.rollback_wanted:
+            self._failed_at = {at}
+        elif self._failed_at is not None:
+            self._failed_at.add(at)
+        self.rollback_wanted = True
+
+    def begin_rollback(self) -> set[TopicPartition]:
+        """Forget the request for a rollback; return the partitions whose tasks have failed, empty for everything."""
+        failed = self._failed_at if self.outbox.is_plain else None
+        self.rollback_wanted, self._failed_at = False, None
+        return failed or set()
+
+    def drop_tasks(self, scope: RollbackScope) -> None:
+        """Discard the outputs and the uncommitted writes of some tasks. No epoch must be frozen."""
+        assert not self._is_frozen
+        for table in self._host.tables:
+            for task in scope.tasks:
+                if table.name in task.group.tables:
+                    table.uncommitted.drop_partition(task.id.partition)
+        self.outbox.drop_from(scope.partitions)
 
     def drop(self) -> None:
         """Discard the outbox and the uncommitted writes of tables, those of the frozen epoch included."""

@@ -123,14 +123,12 @@ class GroupConsumer:
         self._ends: dict[TopicPartition, int] = {}  # seen, while records before them are in `_buffered`
         self._buffered: list[Any] = []
         self._paused: list[KafkaPartition] = []
-        self._held: set[TopicPartition] = set()
+        self._held, self._without = set[TopicPartition](), set[TopicPartition]()
         self._consumed: dict[TopicPartition, int] = {}
-        self._without: set[TopicPartition] = set()
         self._incremental = settings.group_protocol == "consumer"
         self._closing = False
         self._rebalances = 0  # number of callbacks
-        self._unassigned_since_s = 0.0
-        self._rebalancing_since_s = 0.0
+        self._unassigned_since_s = self._rebalancing_since_s = 0.0
         self._polled_s = clock.now_s()
         self._admin = Admin(cluster, patience_s=settings.patience_s)
         self._warned_s = 0.0

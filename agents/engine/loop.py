@@ -40,6 +40,7 @@ from .group_consumer import GroupConsumer, is_at_end
 from .membership import Membership
 from .protocols import Host, RebalanceListener
 from .rebalance import Rebalance
+from .rollback import RollbackScope, scope_of
 from .runner import halt_all
 from .settings import EngineSettings
 from .status import EngineStatus
@@ -351,16 +352,36 @@ class Engine:
     # Failure and rollback -------------------------------------------------------------------------------------------
 
     async def _roll_back(self) -> None:
-        """Drop the epoch, restart the agents and deliver the epoch's records again."""
+        """Drop the epoch, restart the agents and deliver the epoch's records again; see `rollback.py`."""
         await self._commits.ended()
-        self._epoch.rollback_wanted = False
+        self._barrier.closed = True
+        await asyncio.sleep(0)  # agents that were resumed before take their batches
+        failed = self._epoch.begin_rollback()
         self.rollbacks_total += 1
+        scope = scope_of(failed, self.context.tasks, self.context.runners) if failed else None
+        if scope is not None and self._router.is_divisible and not self.rebuild_wanted:
+            await self._roll_back_tasks(scope)
+            return
         runners = [runner for runner in self.context.runners if runner.stream is not None]
         await halt_all(runners, self.context.runners, self.settings.stuck_s)
         self._epoch.drop()
         self._router.redeliver()
         self._barrier.reset()
         for runner in runners:
+            runner.resume()
+        await asyncio.sleep(0)
+
+    async def _roll_back_tasks(self, scope: RollbackScope) -> None:
+        """Roll back some tasks, while the agents of others go on."""
+        logger.debug("rolling back tasks %s", ", ".join(sorted(str(task.id) for task in scope.tasks)))
+        self._router.take_back(scope)  # at once: agents that go on must not take their records
+        await halt_all(scope.runners, self.context.runners, self.settings.stuck_s)
+        for stream in scope.streams:
+            self._barrier.abandon(stream)
+        self._epoch.drop_tasks(scope)
+        self._router.redeliver_tasks(scope)
+        self._barrier.closed = False
+        for runner in scope.runners:
             runner.resume()
         await asyncio.sleep(0)
 

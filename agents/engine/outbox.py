@@ -7,11 +7,12 @@ an agent processes a record.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.output import Output
+from ...topics.topic_partition import TopicPartition
 
 if TYPE_CHECKING:
     from .partition_queue import RecordPosition
@@ -22,6 +23,8 @@ __all__ = ["NO_TIME_MS", "Outbox", "Partials", "inherited_ms", "sendable"]
 # A single record that causes more outputs than this shows an error in the agent; without this limit the worker would
 # run out of memory.
 MAX_OUTPUTS = 1_000_000
+
+_NOWHERE = TopicPartition("", -1)
 
 # The timestamp that a record without a timestamp has in Kafka.
 NO_TIME_MS = -1
@@ -112,10 +115,24 @@ class Outbox:
         dead_letter_sources: index of a dead letter -> position of its record, as text.
     """
 
-    __slots__ = ("dead_letter_sources", "dead_letters", "failed", "late", "outputs", "owners", "partials", "skipped")
+    __slots__ = (
+        "_at",
+        "_sections",
+        "dead_letter_sources",
+        "dead_letters",
+        "failed",
+        "late",
+        "outputs",
+        "owners",
+        "partials",
+        "skipped",
+    )
 
     def __init__(self) -> None:
         self.outputs: list[Output] = []
+        # Where outputs of records of another partition begin: index of the first one, partition.
+        self._sections: list[tuple[int, TopicPartition | None]] = []
+        self._at: TopicPartition | None = _NOWHERE
         self.partials: dict[str, Partials] = {}
         self.dead_letters = 0
         self.skipped = 0
@@ -135,8 +152,11 @@ class Outbox:
         """
         return [*self.outputs, *(output for partials in self.partials.values() for output in partials.outputs())]
 
-    def add(self, output: Output) -> None:
+    def add(self, output: Output, at: TopicPartition | None = None) -> None:
         """Keep an output until the barrier.
+
+        Args:
+            at: partition of the record that has caused it.
 
         Raises:
             Stop: the epoch already holds `MAX_OUTPUTS` outputs.
@@ -146,17 +166,41 @@ class Outbox:
                 f"an agent has sent {MAX_OUTPUTS:,} records in one epoch without finishing its record",
                 hint="does it send in an endless loop?",
             )
+        if at is not self._at:
+            self._sections.append((len(self.outputs), at))
+            self._at = at
         self.outputs.append(output)
+
+    @property
+    def is_plain(self) -> bool:
+        """True if it only holds outputs of records, whose partitions are known, and no record was given up."""
+        counted = self.failed or self.skipped or self.late
+        return not (counted or self.partials or self.owners or self.dead_letter_sources)
+
+    def drop_from(self, partitions: Container[TopicPartition | None]) -> None:
+        """Remove the outputs of records of some partitions, from an outbox that `is_plain`."""
+        outputs, sections = self.outputs, self._sections
+        ends = [*(start for start, _ in sections), len(outputs)][1:]
+        self.outputs, self._sections, self._at = [], [], _NOWHERE
+        for (start, at), end in zip(sections, ends, strict=True):
+            if at not in partitions:
+                self._sections.append((len(self.outputs), at))
+                self.outputs += outputs[start:end]
+                self._at = at
 
     def truncate(self, length: int) -> None:
         """Remove all outputs after the first `length`."""
         del self.outputs[length:]
+        while self._sections and self._sections[-1][0] >= length:
+            self._sections.pop()
+        self._at = self._sections[-1][1] if self._sections else _NOWHERE
         for index in [index for index in self.owners if index >= length]:
             del self.owners[index]
 
     def clear(self) -> None:
         """Empty the outbox, for a new epoch."""
         self.outputs = []
+        self._sections, self._at = [], _NOWHERE
         self.partials = {}
         self.dead_letters = self.skipped = 0
         self.failed.clear()

@@ -54,7 +54,9 @@ class PartitionQueue:
         offset: offset of the next record to process.
         committed: offset of the next record to process, as of the last commit.
         held_back: offset of the first record that the stream has taken and holds back for a group (`Stream.take`).
+        entered: number of records added that were not committed when the last commit ended.
         ended: the end of history is reached, so that the agent must receive the records held back.
+        unproven: its task was rolled back, and nothing was processed since: isolating must not end before.
         delayed_until_s: the first record is retried then, and all records after it wait; None if they do not wait.
         poisoned: place -> error of each record that made the agent fail. These records go to the failure policy instead
             of the agent.
@@ -72,11 +74,13 @@ class PartitionQueue:
         "committed_channel_state",
         "delayed_until_s",
         "ended",
+        "entered",
         "failures",
         "held_back",
         "offset",
         "poisoned",
         "retry_at_s",
+        "unproven",
     )
 
     def __init__(self, at: TopicPartition, offset: int) -> None:
@@ -85,12 +89,14 @@ class PartitionQueue:
         self.offset = self.committed = offset
         self.held_back: int | None = None
         self.ended = False
+        self.entered = 0
         self.delayed_until_s: float | None = None
         self.poisoned: dict[Place, BaseException] = {}
         self.failures: dict[Place, int] = {}
         self.retry_at_s: dict[Place, float] = {}
         self.channel_state: object = None
         self.committed_channel_state: object = None
+        self.unproven = False
 
     @property
     def progress(self) -> int:
@@ -165,7 +171,8 @@ class PartitionQueue:
             taken: offset of the next record to hand out then.
             channel_state: the channel state then.
         """
-        self.committed, self.committed_channel_state = progress, channel_state
+        self.unproven = self.unproven and progress <= self.committed
+        self.committed, self.committed_channel_state, self.entered = progress, channel_state, self.waiting
         if self.poisoned:
             self.poisoned = {place: why for place, why in self.poisoned.items() if place[0] >= taken}
         if self.failures:
@@ -174,5 +181,6 @@ class PartitionQueue:
     def restart(self) -> None:
         """Forget the records that wait, and continue from the last commit. Failures are kept."""
         self.batches.clear()
+        self.entered = 0
         self.offset, self.held_back, self.ended, self.delayed_until_s = self.committed, None, False, None
         self.channel_state = self.committed_channel_state

@@ -132,7 +132,7 @@ class Rebalance:
         self._loop.end_commit()
         if self._context.barrier.running or self._host.stopped_by is not None or self.lost:
             epoch.drop()
-            epoch.rollback_wanted = True
+            epoch.want_rollback()
         elif not (epoch.rollback_wanted or self._loop.rebuild_wanted):
             self._loop.commit_now()
         self._forget(revoked, Event.REVOKE)
@@ -141,11 +141,14 @@ class Rebalance:
         """Drop the epoch and forget the partitions: other workers already own them."""
         logger.warning("partitions lost: %s", listed(lost))
         self._loop.drop_epochs()
-        self._context.epoch.rollback_wanted = bool(self._context.router.streams)
+        if self._context.router.streams:
+            self._context.epoch.want_rollback()
         self._forget(lost, Event.LOSE)
 
     def _forget(self, revoked: set[TopicPartition], event: Event) -> None:
         self._revoked |= revoked
+        if self._context.epoch.rollback_wanted:
+            self._context.epoch.want_rollback()  # of everything: tables forget all that is not committed
         if self._assignment is not None:
             self._assignment.drop(revoked)
         ended = self._tasks.revoke(revoked, event)

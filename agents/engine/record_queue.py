@@ -73,6 +73,7 @@ class RecordQueue:
         if left is None:
             return
         self.entered += len(left.messages)
+        partition.entered += len(left.messages)
         partition.batches.append(left)
         if partition.delayed_until_s is None:
             self._order.append(partition)
@@ -121,9 +122,9 @@ class RecordQueue:
         return bool(self._order) and self._order[0].inside
 
     @property
-    def poisoned(self) -> bool:
-        """True if some record will go to the failure policy instead of the agent."""
-        return any(partition.poisoned for partition in self.partitions.values())
+    def has_failed(self) -> bool:
+        """True if a record will go to the failure policy instead of the agent, or is not processed since a rollback."""
+        return any(partition.poisoned or partition.unproven for partition in self.partitions.values())
 
     def _delay(self, partition: PartitionQueue, batch: QueuedBatch, due_s: float) -> None:
         """Delay the batch and all later batches of its partition until `due_s`."""
@@ -131,7 +132,7 @@ class RecordQueue:
         partition.batches.appendleft(batch)
         self._order = deque(other for other in self._order if other is not partition)
         self.waiting -= partition.waiting
-        partition.delayed_until_s = due_s
+        partition.delayed_until_s, partition.unproven = due_s, False
 
     @property
     def delayed(self) -> list[PartitionQueue]:
@@ -266,13 +267,28 @@ class RecordQueue:
         for partition in self.partitions.values():
             partition.restart()
 
+    def restart_at(self, partitions: Iterable[TopicPartition]) -> None:
+        """Clear some partitions, and continue there from their committed offsets."""
+        again = {partition for at in partitions if (partition := self.partitions.get(at)) is not None}
+        self._order = deque(partition for partition in self._order if partition not in again)
+        if self._taken is not None and self._taken[0] in again:
+            self._taken = None
+        for partition in again:
+            self.entered -= partition.entered
+            partition.restart()
+            partition.unproven = self.isolating
+        self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        now = (partition for partition in self.partitions.values() if partition.delayed_until_s is None)
+        self.waiting = sum(partition.waiting for partition in now)
+
     def remove(self, lost: Iterable[TopicPartition]) -> None:
         """Forget partitions that were revoked or lost."""
         handled = self.handled
         gone = {partition for at in lost if (partition := self.partitions.pop(at, None)) is not None}
         self._order = deque(partition for partition in self._order if partition not in gone)
-        self.waiting = sum(partition.waiting for partition in self.partitions.values())
-        self.waiting -= sum(partition.waiting for partition in self.delayed)
+        self._count_waiting()
         if self._taken is not None and self._taken[0] in gone:
             self._taken = None
         self.entered += handled - self.handled

@@ -18,7 +18,8 @@ from ...topics.packed import LEAST_BYTES, PackedLimits, Rows, limits, rows_of
 from ...topics.topic_partition import TopicPartition
 from .partition_queue import QueuedBatch, place_of
 from .protocols import RecordFeed
-from .task import Tasks
+from .rollback import RollbackScope
+from .task import TaskInput, Tasks
 
 __all__ = ["Router", "StreamProgress"]
 
@@ -179,9 +180,35 @@ class Router:
             stream.message = None
             stream.queue.restart()
         self.uncut()
-        for input in self._tasks.active.values():
+        self._give_kept(self._tasks.active.values())
+
+    def _give_kept(self, inputs: Iterable[TaskInput]) -> None:
+        for input in inputs:
             for batch in input.kept:
                 _give(batch, input.routes)
+
+    @property
+    def is_divisible(self) -> bool:
+        """True if each stream can begin anew in some partitions and go on in others.
+
+        Streams with event time cannot: their watermarks are of all partitions.
+        """
+        return not any(
+            stream.queue.shared or stream.queue.inside or stream.takes_control or stream.queue.channel_states()
+            for stream in self.streams
+        )
+
+    def take_back(self, scope: RollbackScope) -> None:
+        """Take the records of some tasks back from the queues of all streams."""
+        for stream in self.streams:
+            stream.queue.restart_at(scope.partitions)
+
+    def redeliver_tasks(self, scope: RollbackScope) -> None:
+        """Deliver the kept records of some tasks again, after `take_back`."""
+        for stream in scope.streams:
+            stream.message = None
+        self.uncut()
+        self._give_kept([input for task in scope.tasks for input in task.inputs.values() if input.active])
 
     def cut(self) -> None:
         """Hand out no further records, and cut the batches in progress after the current record."""
@@ -251,9 +278,9 @@ class Router:
         return handled
 
     def end_isolation(self) -> None:
-        """Stop isolating in all streams without poisoned records."""
+        """Stop isolating in all streams whose failed records are processed."""
         for stream in self.streams:
-            if not stream.queue.poisoned:
+            if not stream.queue.has_failed:
                 stream.queue.isolating = False
 
     @property

@@ -294,6 +294,10 @@ class Tasks:
             task.happens(Event.CLOSE)
             del self._tasks[task.id]
 
+    def owner(self, at: TopicPartition) -> Task | None:
+        """Return the task of a partition of this worker."""
+        return self._owners.get(at)
+
     # Questions ------------------------------------------------------------------------------------------------------
 
     def in_state(self, state: State) -> list[Task]:

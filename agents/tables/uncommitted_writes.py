@@ -164,6 +164,16 @@ class UncommittedWrites(Generic[K, V]):
         for state in self._table.states.values():
             state.drop()
 
+    def drop_partition(self, partition: int) -> None:
+        """Forget everything that is not committed in one partition. No epoch must be under way."""
+        found = self.partitions.pop(partition, None)
+        if found is not None:
+            found.discard()
+        self._table.close()
+        state = self._table.states.get(partition)
+        if state is not None:
+            state.drop()
+
     def _forget_tracked(self) -> None:
         """The epoch has ended: values that agents hold are theirs, and the next read comes from the store."""
         self.tracked = []

@@ -231,7 +231,7 @@ def test_dropping_a_partition_forgets_only_that_one(queue: RecordQueue) -> None:
     queue.at(P0).held_back = 0
     queue.at(P0).poisoned[1, 0] = ValueError("no")
     queue.remove({P0})
-    assert not queue.poisoned
+    assert not queue.has_failed
     assert queue.waiting == 1
     assert queue.progress() == {P1: 0}
     assert offsets(queue.take()) == [0]
@@ -246,7 +246,7 @@ def test_a_batch_of_a_lost_partition_that_is_processed_to_its_end_does_not_bring
     queue.at(P0).poisoned[0, 0] = ValueError("the agent raises after the partition was lost")
     queue.done()
     assert queue.progress() == {}
-    assert not queue.poisoned
+    assert not queue.has_failed
 
 
 def test_a_delayed_partition_that_is_lost_leaves_the_count_of_the_others_alone(queue: RecordQueue) -> None:

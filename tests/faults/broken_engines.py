@@ -13,6 +13,7 @@ import msgspec
 from anabranch.agents.engine.epoch import Epoch
 from anabranch.agents.engine.failed_records import Failures
 from anabranch.agents.engine.group_consumer import GroupConsumer
+from anabranch.agents.engine.outbox import Outbox
 from anabranch.agents.engine.rebalance import Rebalance
 from anabranch.agents.engine.router import Router
 from anabranch.agents.engine.task import Tasks
@@ -22,6 +23,7 @@ from anabranch.agents.tables.open_partition import OpenPartition
 from anabranch.agents.tables.partition_state import PartitionState
 from anabranch.agents.tables.restoration import Restoration
 from anabranch.agents.tables.store import Changes
+from anabranch.agents.tables.uncommitted_writes import UncommittedWrites
 from anabranch.replay.replay_transaction import Transaction
 from anabranch.topics.memory.memory_cluster import MemoryCluster
 from anabranch.topics.partition_reader import Run
@@ -79,6 +81,30 @@ def a_rollback_does_not_deliver_again() -> Generator[None]:
         return redeliver
 
     with swapped(Router, "redeliver", made):
+        yield
+
+
+@broken_engine()
+def a_rollback_of_a_task_keeps_its_outputs() -> Generator[None]:
+    with swapped(Outbox, "drop_from", lambda _: lambda self, partitions: None):
+        yield
+
+
+@broken_engine()
+def a_rollback_of_a_task_keeps_its_writes() -> Generator[None]:
+    with swapped(UncommittedWrites, "drop_partition", lambda _: lambda self, partition: None):
+        yield
+
+
+@broken_engine()
+def a_rollback_of_a_task_drops_the_outputs_of_others() -> Generator[None]:
+    with swapped(Outbox, "drop_from", lambda _: lambda self, partitions: self.clear()):
+        yield
+
+
+@broken_engine()
+def a_rollback_of_a_task_does_not_deliver_again() -> Generator[None]:
+    with swapped(Router, "_give_kept", lambda _: lambda self, inputs: None):
         yield
 
 
