@@ -348,9 +348,9 @@ class AggregatedWindows:
 
     def windows(self, key: object) -> dict[Window, Any]:
         """Return all windows of a key that the table holds, the latest first; it looks at all rows of this worker."""
-        rows = [(row, value) for row, value in self.table.items() if cast(WindowKey, row)[0] == key]
-        rows.sort(key=lambda pair: cast(WindowKey, pair[0])[1:], reverse=True)
-        return {Window.of(*cast(WindowKey, row)[1:]): value for row, value in rows}
+        rows = [(row, value) for row, value in self.table.items() if cast("WindowKey", row)[0] == key]
+        rows.sort(key=lambda pair: cast("WindowKey", pair[0])[1:], reverse=True)
+        return {Window.of(*cast("WindowKey", row)[1:]): value for row, value in rows}
 
 
 def _holds(window: Window, at_ms: int) -> bool:

@@ -122,3 +122,22 @@ def test_idleness_outlives_the_worker() -> None:
         visit(world, 3)
         world.settle()
         assert [late["at"] for late in world.topic("visits.late").values] == [START_MS // 1000 + 3]
+
+
+def test_windows_are_looked_up_by_key_and_time() -> None:
+    app = anabranch.App("lookup")
+    visits = app.topic("visits", time="at", time_unit="s", grace="0s", partitions=1)
+    windows = visits.key_by("user").window(Tumbling("10s")).aggregate("by-user", n=Count())
+    sessions = visits.key_by("user").window(Sessions("5s")).aggregate("sessions", n=Count())
+    with World(app) as world:
+        for seconds in (1, 3, 15):
+            visit(world, seconds)
+        world.settle()
+        ((window, found),) = windows.at("ann", "2026-01-31T12:00:09Z").items()
+        assert (window.start_ms - START_MS, window.end_ms - START_MS, found) == (0, 10_000, {"n": 2})
+        assert windows.at("ann", START_MS + 20_000) == windows.at("bob", START_MS) == {}
+        assert [w.start_ms - START_MS for w in windows.windows("ann")] == [10_000, 0]
+        assert list(sessions.at("ann", START_MS + 2_000).values()) == [{"n": 2}]
+        assert sessions.at("ann", START_MS + 9_000) == {}
+        with pytest.raises(anabranch.topics.errors.Usage, match="which zone"):
+            windows.at("ann", "2026-01-31T12:00:09")
