@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -33,7 +33,18 @@ from ..topics.private_fields import PrivateFields
 from ..topics.spelling import did_you_mean
 from ..topics.topic_partition import TopicPartition
 
-__all__ = ["Snapshot", "TableReader", "find_table", "json_text", "key_cells", "refuse_split_keys", "write_result"]
+__all__ = [
+    "Snapshot",
+    "TableReader",
+    "check_result_path",
+    "find_table",
+    "json_text",
+    "key_cells",
+    "refuse_split_keys",
+    "tabulated",
+    "write_result",
+    "write_rows",
+]
 
 _SCALARS = frozenset({int, float, str, bool, type(None)})
 # A tuple: building a union type for each cell would cost more than the check.
@@ -139,7 +150,7 @@ class Snapshot:
         States of a flow's aggregates, such as `_mean` beside `mean`, are left out. A field with the name of one of
         these columns is called `value.<name>`.
         """
-        keys, heads, values, structured = list[object](), list[list[object]](), list[object](), False
+        keys, heads, values = list[object](), list[list[object]](), list[object]()
         windows = isinstance(self.table, WindowTable)
         for key, partition, value in self.rows_with_partition():
             of_key, *window = cast(WindowKey, key) if windows else (key,)
@@ -148,17 +159,10 @@ class Snapshot:
             if type(value) not in _SCALARS:
                 asdict = getattr(value, "asdict", None)
                 value = msgspec.to_builtins(self.table.plain(value) if asdict is None else asdict())
-                structured = structured or isinstance(value, dict)
             values.append(value)
         heads = [[key, *head] for key, head in zip(key_cells(keys), heads, strict=True)]
         columns = ["key", "partition"] if self.table.local else ["key", "start", "end"] if windows else ["key"]
-        if not structured:
-            return [*columns, "value"], [[*head, value] for head, value in zip(heads, values, strict=True)]
-        rows = [cast("dict[str, object]", value) if isinstance(value, dict) else {"value": value} for value in values]
-        states = self.table.state_fields  # of a flow's aggregates, which are no results
-        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in states]
-        shown = [f"value.{name}" if name in columns else name for name in names]
-        return [*columns, *shown], [[*head, *map(row.get, names)] for head, row in zip(heads, rows, strict=True)]
+        return tabulated(columns, heads, values, left_out=self.table.state_fields)
 
     def sorted_rows(self, column: str, *, descending: bool = False) -> list[list[object]]:
         """Return the rows, sorted by a column; rows without a value are last, and text is behind numbers.
@@ -207,6 +211,23 @@ def _sort_key(value: object) -> tuple[int, object]:
     if isinstance(value, int | float):  # NaN has no place of its own
         return (0, value) if value == value else (1, 0)
     return (2, value) if isinstance(value, str) else (3, json_text(value))
+
+
+def tabulated(
+    columns: list[str], heads: list[list[object]], values: list[object], left_out: Collection[str] = ()
+) -> tuple[list[str], list[list[object]]]:
+    """Return column names and rows: the heads, and behind each its value, or the fields of values that are dicts.
+
+    Args:
+        columns: names of the heads' columns.
+        left_out: fields that are no results.
+    """
+    if not any(isinstance(value, dict) for value in values):
+        return [*columns, "value"], [[*head, value] for head, value in zip(heads, values, strict=True)]
+    rows = [cast("dict[str, object]", value) if isinstance(value, dict) else {"value": value} for value in values]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in left_out]
+    shown = [f"value.{name}" if name in columns else name for name in names]
+    return [*columns, *shown], [[*head, *map(row.get, names)] for head, row in zip(heads, rows, strict=True)]
 
 
 def refuse_split_keys(
@@ -333,7 +354,11 @@ def write_result(snapshot: Snapshot, path: Path) -> None:
     Raises:
         Usage: the suffix is unknown.
     """
-    columns, rows = snapshot.rows
+    write_rows(*snapshot.rows, path)
+
+
+def write_rows(columns: list[str], rows: list[list[object]], path: Path) -> None:
+    """Write rows as `write_result` does."""
     make = _WRITERS.get(path.suffix.lower())
     if make is None:
         raise Usage(f"{path}: unknown suffix {path.suffix!r}", hint=f"one of {', '.join(_WRITERS)}")

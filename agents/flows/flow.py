@@ -139,7 +139,7 @@ class Ending(Generic[K, T]):
             self.type is not UNKNOWN and self.type is not float
         ):  # a function annotated as float may return an int, which that table refuses
             options.setdefault("value_type", self.type)
-        name = f"{self.origin}-{getattr(how, '__name__', 'reduced').strip('<>')}"
+        name = f"{self.origin_name}-{getattr(how, '__name__', 'reduced').strip('<>')}"
         made = self._into(name if table is None else table, options, PairReducer(how))
         self.describe(f"reduce({value_text(how)})", made)
         return made
@@ -167,7 +167,7 @@ class Ending(Generic[K, T]):
         """
         hows = aggregates_of(columns)
         how = AggregateReducer(hows)
-        made = self._into(f"{self.origin}-aggregates" if table is None else table, {}, how)
+        made = self._into(f"{self.origin_name}-aggregates" if table is None else table, {}, how)
         made.state_fields = how.state_fields
         self.describe(aggregate_text(hows), made)
         return made
@@ -197,7 +197,7 @@ class Ending(Generic[K, T]):
                     for key, element in keying.pairs((message,), (value,), own_key=bytes):
                         await target.send(key=key, value=element, timestamp=timestamp_s)
 
-        self.add_agent(f"{self.origin}-to-{target.get_topic_name()}", self.topic, send)
+        self.add_agent(f"{self.origin_name}-to-{self._in_program(target)}", self.topic, send)
         self.describe("", target)
         return target
 
@@ -233,6 +233,15 @@ class Ending(Generic[K, T]):
     @property
     def origin(self) -> str:
         return self.topic.get_topic_name()
+
+    @property
+    def origin_name(self) -> str:
+        """The topic's name in the program, from which names of tables are made: the same live and in a bounded run."""
+        return self._in_program(self.topic)
+
+    def _in_program(self, topic: Topic) -> str:
+        runtime, name = runtime_of(self.app), topic.get_topic_name()
+        return name.removeprefix(f"{runtime.group_id}-") if runtime.run_id else name
 
     def add_agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
         self.app.agent(topic, name=name, on_failure=self.on_failure)(run)

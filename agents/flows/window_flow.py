@@ -93,7 +93,7 @@ class WindowedFlow:
                 f"aggregate({', '.join(taken)}=…) behind window: closed windows have fields of that name",
                 hint="give the aggregate another name",
             )
-        name = table or f"{self.flow.origin}-windows"
+        name = table or f"{self.flow.origin_name}-windows"
         return self._into(name, AggregateReducer(hows), options or {}, aggregate_text(hows))
 
     def reduce(
@@ -108,7 +108,7 @@ class WindowedFlow:
             raise Usage(
                 f"reduce({how!r})", hint="expected a function of two elements, or sum, min, max; see also aggregate"
             )
-        name = f"{self.flow.origin}-windows-{getattr(how, '__name__', 'reduced').strip('<>')}"
+        name = f"{self.flow.origin_name}-windows-{getattr(how, '__name__', 'reduced').strip('<>')}"
         return self._into(table or name, PairReducer(how), options or {}, f"reduce({value_text(how)})")
 
     def _into(self, name: str, how: Reducer, options: TableOptions, ending: str) -> AggregatedWindows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 import click
@@ -61,7 +60,12 @@ FAILED = 3
     help="Socket: write received lines to FILE first; see replay.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Result file: .txt, .csv, .json, .jsonl or .parquet."
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="[TOPIC=]FILE",
+    help="File for the table, or for a topic that agents send to: .txt, .csv, .json, .jsonl, .parquet; repeatable.",
 )
 @click.option("--table", help="Table to write to --output; required if the app has several.")
 @click.option(
@@ -96,7 +100,7 @@ def run(
     key: tuple[str, ...],
     times: tuple[str, ...],
     spools: tuple[str, ...],
-    output: Path | None,
+    outputs: tuple[str, ...],
     table: str | None,
     repartition: bool,
     run_id: str | None,
@@ -125,6 +129,7 @@ def run(
     \b
     Examples:
       anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
+      anabranch run shop --input orders.jsonl --key user --output totals.csv --output large-orders=large.csv
       anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour --null NA \\
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
       anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
@@ -133,6 +138,7 @@ def run(
     from ..runs.bounded_run import BoundedRun
     from ..runs.failure_counts import Allowance
     from ..runs.inputs import parse_inputs
+    from ..topic_result import parse_outputs
     from .console import counted
     from .run_output import RunView, show_run
 
@@ -141,6 +147,7 @@ def run(
     name = module or app_name(context)
     if not inputs and not then:
         raise Usage("no input given", hint="--input FILE")
+    output, topic_outputs = parse_outputs(outputs)
     run_inputs = parse_inputs(inputs, then, key, times, form, spools)
     servers = bootstrap_server or os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
     with (
@@ -154,6 +161,7 @@ def run(
             pipeline=pipeline,
             pace=pace,
             output=output,
+            topic_outputs=topic_outputs,
             table=table,
             repartition=repartition,
             run_id=run_id,

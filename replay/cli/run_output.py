@@ -66,6 +66,8 @@ def show_run(report: RunReport) -> None:
     if report.output is not None and report.snapshot is not None:
         keys = counted(len(report.snapshot), "key")
         out.print(f"wrote {keys} to [bold]{plain(report.output)}[/bold]", markup=True)
+    for count, topic, path in report.topics_written:
+        out.print(f"wrote {counted(count, 'record')} of {plain(topic)} to [bold]{plain(path)}[/bold]", markup=True)
 
 
 def _show_summary(report: RunReport) -> None:

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from ..sources.file_history import FileHistory
 from ..sources.format import OnBadLine
 from ..sources.source import Replayable
 from ..table_reader import TableReader, check_result_path, find_table, write_result
+from ..topic_result import TopicOutputs
 from .completion import Completion
 from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_records
 from .inputs import Input, declared_types, refuse_unaligned
@@ -71,6 +72,7 @@ class BoundedRun:
         pipeline: the order of the records, and what is done with them on their way into the topics.
         pace: how fast each input is replayed.
         output: result file; its suffix selects the format. None writes no file.
+        topic_outputs: files for topics of the program, by the topics' names there; see `TopicOutputs`.
         table: the table that is the result; None selects the app's only one.
         run_id: name of the run; None derives it, see the module.
         processes: how many workers are started.
@@ -91,6 +93,7 @@ class BoundedRun:
         pipeline: Pipeline | None = None,
         pace: Pace | None = None,
         output: Path | None = None,
+        topic_outputs: Mapping[str, Path] | None = None,
         table: str | None = None,
         run_id: str | None = None,
         processes: int = 1,
@@ -120,6 +123,11 @@ class BoundedRun:
         os.environ["ANABRANCH_RUN"] = self.run_id
         self.app: App = load_app(app_name)
         runtime_of(self.app).cluster = cluster
+        self._outputs = TopicOutputs(self._declared_topics(), topic_outputs or {})
+        if into_live and topic_outputs:
+            raise Usage(
+                "--output TOPIC=FILE writes a topic of a run's own", hint="omit --into-live, or archive the topic"
+            )
         self._table = find_table(self.app, table) if output is not None or table is not None else None
         self._app_topics = self._find_app_topics()
         self._topics = [self._kafka_topic(i.topic) for i in self._inputs]
@@ -146,6 +154,11 @@ class BoundedRun:
     def _app_name_of(self, topic: str) -> str:
         """Return the name by which the app's program knows a topic: without the prefix of the run."""
         return topic.removeprefix(f"{self.app.conf.id}-") if self.run_id else topic
+
+    def _declared_topics(self) -> dict[str, Topic]:
+        """Return the topics of the program by the names that it gives them; without those that it makes for itself."""
+        described = runtime_of(self.app).described.items()
+        return {self._app_name_of(name): topic for name, topic in described if not topic.has_prefix}
 
     def _find_app_topics(self) -> dict[str, Topic]:
         """Return the topics that the app's agents read, by the names in its program."""
@@ -215,6 +228,7 @@ class BoundedRun:
             report.seconds = timeline.now_s
             counted.result()
             self._write_result(report, reader.result())
+            report.topics_written = self._outputs.write(self._cluster)
         report.total_seconds = timeline.now_s
         return report
 

@@ -66,6 +66,7 @@ class RunReport:
         found: how many records the input topics hold, counted by reading them. The run is verified if this is at least
             `records`.
         late: (table, topic with its late records) -> number of them; a topic of None has none: they were dropped.
+        topics_written: for each file of a topic its number of records, the topic and the path.
         finished_before: an earlier start finished the run; this one computed nothing.
     """
 
@@ -84,6 +85,7 @@ class RunReport:
     late: dict[tuple[str, str | None], int] = field(default_factory=dict[tuple[str, "str | None"], int])
     snapshot: Snapshot | None = None
     output: Path | None = None
+    topics_written: list[tuple[int, str, Path]] = field(default_factory=list[tuple[int, str, Path]])
     timeline: Timeline = field(default_factory=Timeline)
 
     @property

@@ -30,6 +30,21 @@ def test_a_flow_is_shown_with_its_operators_its_end_and_the_topic_between() -> N
     ]
 
 
+def test_tables_and_agents_of_flows_have_the_same_names_live_and_in_a_bounded_run(monkeypatch) -> None:
+    def names() -> tuple[list[str], list[str]]:
+        app = App("shop")
+        orders = app.topic("orders")
+        orders.key_by("user", "amount").reduce(sum)
+        orders.aggregate(n=Count())
+        orders.filter("paid").to("paid-orders")
+        return [table.name for table in runtime_of(app).tables], sorted(app.agents)
+
+    live = names()
+    assert live[0] == ["orders-sum", "orders-aggregates"]
+    monkeypatch.setenv("ANABRANCH_RUN", "r1")
+    assert names() == live
+
+
 @pytest.mark.parametrize(
     ("what", "text"),
     [
