@@ -191,15 +191,16 @@ class AgentContext:
         if self.epoch.full:
             self.router.cut()
 
-    def combine(self, topic: str, states: dict[Any, Any], partials: Callable[[], Partials]) -> None:
-        """Add partial results of the current records to the outbox, and merge them with those of the epoch.
+    def combine(self, topic: str, reduce: Callable[[dict[Any, Any]], object], partials: Callable[[], Partials]) -> None:
+        """Reduce the current records into the partial results of the epoch in the outbox.
 
         A result that cannot be sent is detected at the barrier. The records are then reprocessed one at a time, and the
         agent must send the result of each itself.
 
         Args:
             topic: the topic that receives the results.
-            states: key -> partial result.
+            reduce: reduces the records into the results, key -> partial result. Where it raises, the results hold a
+                part of the records, which the rollback discards.
             partials: creates the container for the partial results of a topic.
         """
         runner = self.current
@@ -208,7 +209,8 @@ class AgentContext:
         kept = self.epoch.outbox.partials
         if topic not in kept:
             kept[topic] = partials()
-        kept[topic].add(states, inherited_ms(runner.stream.message))
+        kept[topic].note_time(inherited_ms(runner.stream.message))
+        reduce(kept[topic].states)
         if self.epoch.full:
             self.router.cut()
 

@@ -56,45 +56,37 @@ def sendable(timestamp_ms: int) -> int:
 
 
 class Partials:
-    """Partial results for a topic: one per key, merged until the epoch ends, then sent at the barrier.
+    """Partial results for a topic: one per key, reduced until the epoch ends, then sent at the barrier.
 
     Args:
-        merge: merges two results of a key; may change the first one.
         outputs: makes outputs from key -> result and their timestamp in milliseconds.
 
     Attributes:
         states: key -> partial result.
     """
 
-    __slots__ = ("_merge", "_outputs", "_timestamp_ms", "states")
+    __slots__ = ("_outputs", "_timestamp_ms", "states")
 
-    def __init__(
-        self, merge: Callable[[Any, Any], Any], outputs: Callable[[dict[Any, Any], int | None], list[Output]]
-    ) -> None:
-        self._merge, self._outputs = merge, outputs
+    def __init__(self, outputs: Callable[[dict[Any, Any], int | None], list[Output]]) -> None:
+        self._outputs = outputs
         self._timestamp_ms: int | None = None
         self.states: dict[Any, Any] = {}
 
-    def add(self, states: dict[Any, Any], timestamp_ms: int | None) -> None:
-        """Merge the results of records whose latest timestamp is `timestamp_ms`."""
+    def note_time(self, timestamp_ms: int | None) -> None:
+        """Note the timestamp of a record that is reduced; the outputs have the latest one."""
         if timestamp_ms is not None:
             self._timestamp_ms = max(timestamp_ms, timestamp_ms if self._timestamp_ms is None else self._timestamp_ms)
-        if not self.states:
-            self.states = dict(states)
-            return
-        kept, merge = self.states, self._merge
-        for key, state in states.items():
-            kept[key] = merge(kept[key], state) if key in kept else state
 
     def outputs(self) -> list[Output]:
         """Return one output per key.
 
         Raises:
             BadRecord: a partial result cannot be encoded.
+            Stop: the topic cannot hold such results at all.
         """
         try:
             return self._outputs(self.states, self._timestamp_ms)
-        except BadRecord:
+        except (BadRecord, Stop):
             raise
         except Exception as exc:
             raise BadRecord(f"a partial result cannot be sent: {described(exc)}") from exc

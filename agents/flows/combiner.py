@@ -24,7 +24,7 @@ from ..tables.value_cache import IMMUTABLE
 from .aggregates import What
 from .expressions import Expression, NotVectorizable
 from .operators import Keying, Map, is_columnar
-from .reducers import Reducer, reduced
+from .reducers import Reducer, merge_states, reduced
 
 if TYPE_CHECKING:
     import pyarrow
@@ -278,8 +278,12 @@ def _columns(batch: QueuedBatch | RecordBatch, combiner: Combiner) -> Rows | Non
     return rows if rows.package.open().kind == "json" else None
 
 
-def reduce_batch(stream: Stream, batch: QueuedBatch, combiner: Combiner) -> States:
+def reduce_batch(stream: Stream, batch: QueuedBatch, combiner: Combiner, states: States | None = None) -> States:
     """Return key -> state of a batch.
+
+    Args:
+        states: states of batches before it, which are changed and returned; None: there are none. Where a function
+            raises, they hold a part of the batch, and the epoch has to be rolled back.
 
     An element that a function refuses makes the function raise here or, where the functions are known to have no side
     effects, goes to the failure policy at once.
@@ -290,12 +294,12 @@ def reduce_batch(stream: Stream, batch: QueuedBatch, combiner: Combiner) -> Stat
         decoded = record_batch(stream, batch)
         rows = _columns(decoded, combiner)
         if rows is None:
-            return combiner.by_row(decoded.messages, decoded.values)
+            return combiner.by_row(decoded.messages, decoded.values, states)
         if len(rows) < len(batch.messages):  # what decoding has refused may be all that columns could not do
             done = combiner.by_column(rows.columns(), rows, rows.key_column())
         done = done or combiner.each_row(rows, decoded.values)
     _give_up(stream, rows, done[1])
-    return done[0]
+    return done[0] if states is None else merge_states(states, done[0], combiner.how.merge)
 
 
 def reduce_into(stream: Stream, batch: QueuedBatch, combiner: Combiner, table: Table) -> None:

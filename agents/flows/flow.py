@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Unpack, cast, overload
@@ -282,6 +283,8 @@ class Ending(Generic[K, T]):
         )
 
         def outputs(states: dict[object, object], timestamp_ms: int | None) -> list[Output]:
+            if declared is UNKNOWN:
+                check_known(table, states)
             made = between.outputs(states.keys(), states.items(), timestamp_ms)
             # Numbers that JSON does not have are written as null, so only records with a null need a look.
             if b"null" in b"".join([output.value or b"" for output in made]):
@@ -292,18 +295,18 @@ class Ending(Generic[K, T]):
 
         async def combine(stream: Stream) -> None:
             async for batch in stream.queued_batches():
-                states = reduce_batch(stream, batch, combiner)
-                if declared is UNKNOWN:
-                    check_known(table, states)
                 if stream.queue.isolating:
+                    states = reduce_batch(stream, batch, combiner)
                     check_finite(states.values())
                     if declared is UNKNOWN:
+                        check_known(table, states)
                         check_json(states.values())
                     for key, state in states.items():
                         await between.send(key=key, value=(key, state))
                 else:
                     between.need()
-                    stream.context.combine(between.get_topic_name(), states, lambda: Partials(how.merge, outputs))
+                    reduce = partial(reduce_batch, stream, batch, combiner)
+                    stream.context.combine(between.get_topic_name(), reduce, lambda: Partials(outputs))
 
         async def gather(stream: Stream) -> None:
             async for batch in stream.batches():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .columns import Column, Frame
     from .groups import RowGroups
 
-__all__ = ["AggregateReducer", "PairReducer", "Reducer", "check_json", "reduced"]
+__all__ = ["AggregateReducer", "PairReducer", "Reducer", "check_json", "merge_states", "reduced"]
 
 _FLAT = frozenset({str, int, float, bool, type(None)})
 
@@ -256,6 +256,13 @@ def reduced(
     states = {} if states is None else states
     for key, element in pairs:
         states[key] = add(states[key], element) if key in states else start(element)
+    return states
+
+
+def merge_states(states: dict[Any, Any], others: Mapping[Any, Any], merge: Callable[..., object]) -> dict[Any, Any]:
+    """Merge states by key into the first ones, which are changed and returned."""
+    for key, state in others.items():
+        states[key] = merge(states[key], state) if key in states else state
     return states
 
 

@@ -36,7 +36,7 @@ from .flow import aggregates_of, check_finite, check_known, repartition_topic
 from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .private_keys import shows_private
-from .reducers import AggregateReducer, PairReducer, Reducer, check_json
+from .reducers import AggregateReducer, PairReducer, Reducer, check_json, merge_states
 from .windowed import Closer, Source, States, WatermarkedPartials, add_states, gather_batch, is_due, timestamp_of
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class WindowedFlow:
             def waiting() -> WatermarkedPartials:
                 partials = stream.context.epoch.outbox.partials
                 if name not in partials:
-                    partials[name] = WatermarkedPartials(how.merge, outputs, name, counts)
+                    partials[name] = WatermarkedPartials(outputs, name, counts)
                 return cast(WatermarkedPartials, partials[name])
 
             async for batch in stream.queued_batches(source.wait_s):
@@ -289,7 +289,7 @@ class WindowedFlow:
                     for output in outputs(states, clock.now_ms()):
                         context.send(output)
                     states = States()
-                waiting().add(cast(Any, states), None)
+                merge_states(waiting().states, states, how.merge)
                 due = is_due(windows, sent.get(judged.channel, NEVER_MS), judged.time_ms, table.spec.grace_ms)
                 if due or judged.woke:
                     waiting().move(judged.channel, judged.time_ms)

@@ -312,12 +312,11 @@ class WatermarkedPartials(Partials):
 
     def __init__(
         self,
-        merge: Callable[[Any, Any], Any],
         outputs: Callable[[dict[Any, Any], int | None], list[Output]],
         topic: str,
         counts: Callable[[], tuple[int, int]],
     ) -> None:
-        super().__init__(merge, outputs)
+        super().__init__(outputs)
         self._topic, self._counts = topic, counts
         self.times_ms: dict[str, int] = {}
         self.idle_ms: dict[str, int] = {}

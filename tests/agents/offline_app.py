@@ -67,11 +67,12 @@ class _Context:
     def __init__(self, agents: Agents) -> None:
         self._agents = agents
 
-    def combine(self, topic: str, states: dict[Any, Any], partials: Callable[[], Any]) -> None:
+    def combine(self, topic: str, reduce: Callable[[dict[Any, Any]], object], partials: Callable[[], Any]) -> None:
         kept = self._agents.outbox.partials
         if topic not in kept:
             kept[topic] = partials()
-        kept[topic].add(states, 1_000)
+        kept[topic].note_time(1_000)
+        reduce(kept[topic].states)
 
     def apply_policy(self, stream: Any, message: Any, error: Exception, reason: str) -> None:
         del reason

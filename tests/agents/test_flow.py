@@ -400,13 +400,14 @@ def test_what_is_in_no_order_is_refused_wherever_it_comes(how: Any) -> None:
 def test_partial_results_of_an_epoch_are_one_record_a_key() -> None:
     effects = Outbox()
     partials = effects.partials["t"] = Partials(
-        lambda a, b: a + b,
         lambda states, at_ms: [
             Output("t", str(n).encode(), key.encode(), -1, at_ms, None) for key, n in states.items()
         ],
     )
-    for at_ms, states in ((5, {"b": 1, "a": 2}), (9, {"a": 3}), (7, {"c": 4, "b": 5})):
-        partials.add(states, at_ms)
+    how = PairReducer(sum)
+    for at_ms, pairs in ((5, [("b", 1), ("a", 2)]), (9, [("a", 3)]), (7, [("c", 4), ("b", 5)])):
+        partials.note_time(at_ms)
+        reduced(pairs, how.start, how.add, partials.states)
     assert len(effects) == 3
     assert [(o.key, o.value, o.timestamp_ms) for o in effects.all()] == [
         (b"b", b"6", 9),
