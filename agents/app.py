@@ -44,7 +44,7 @@ from .declarations import (
 )
 from .engine.settings import EngineSettings
 from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
-from .faust_adapter.faust_settings import Settings, check_names, check_settings
+from .faust_adapter.faust_settings import Settings, check_names
 from .faust_adapter.transport import TableManager, Transport
 from .faust_adapter.unsampled_monitor import UnsampledMonitor
 from .private_names import checked_names
@@ -68,6 +68,15 @@ __all__ = ["App"]
 
 DEFAULT_PARTITIONS = 4
 
+
+OWN_CLASSES: dict[str, Any] = {
+    "Agent": Agent,
+    "Router": KeyRouter,
+    "Stream": Stream,
+    "TableManager": TableManager,
+    "Topic": Topic,
+}
+"""Classes that exactly-once processing depends on, by the names of Faust's settings; they cannot be replaced."""
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,150}")
 
@@ -114,7 +123,7 @@ class App(faust.App):
         settings: EngineSettings | None = None,
         **options: Unpack[AppOptions],
     ) -> None:
-        check_names(options)
+        check_names(options, OWN_CLASSES)
         _check_id(id)
         self._runtime = Runtime(self, id, settings, standby_replicas)
         self._web_tables = True
@@ -127,13 +136,6 @@ class App(faust.App):
         id, given = self._default_options
         source = self._load_settings_from_source(self._config_source, silent=silent) if self._config_source else {}
         conf: dict[str, Any] = {**self._prepare_compat_settings({**given, **source})}
-        own_settings: dict[str, Any] = {
-            "Agent": Agent,
-            "Stream": Stream,
-            "Topic": Topic,
-            "TableManager": TableManager,
-            "Router": KeyRouter,
-        }
         defaults = {
             "processing_guarantee": "exactly_once",
             "topic_partitions": DEFAULT_PARTITIONS,
@@ -144,7 +146,7 @@ class App(faust.App):
             "reply_to_prefix": f"{id}-reply-",
             "datadir": str(Path(os.environ.get("ANABRANCH_HOME", ".anabranch")) / "data" / self._runtime.app_id),
         }
-        settings = Settings(id, **{**conf, **own_settings}, anabranch_defaults=defaults)
+        settings = Settings(id, **{**conf, **OWN_CLASSES}, anabranch_defaults=defaults)
         if "web_tables_enabled" in settings.given:
             self._web_tables = settings.web_tables_enabled
         settings.web_tables_enabled = False  # anabranch's table views know structs, and keys of other workers
@@ -158,7 +160,7 @@ class App(faust.App):
             Usage: a setting, a sensor or a signal of Faust's is not supported.
         """
         super().finalize()
-        check_settings(cast(Settings, self.conf))
+        _ = self._runtime.settings  # checks them
         sensors: Any = self.sensors
         if (
             self._monitor is not None and type(self._monitor) not in (UnsampledMonitor, *UnsampledMonitor.__bases__)

@@ -1,6 +1,6 @@
 """Runs an app as a worker until it is stopped, and reports how it ended.
 
-Exit codes: 0 after SIGTERM or SIGINT (drained, committed, left the group); 1 if an operator has to intervene (the
+Exit codes: 0 after SIGTERM or SIGINT (it has committed and left the group); 1 if an operator has to intervene (the
 broker is unreachable, the worker is fenced, an agent's policy is `fail`); 2 if the program or its configuration has to
 change.
 """

@@ -21,9 +21,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..agents.app import App
+from ..agents.engine.protocols import topics_read
 from ..agents.engine.worker_identity import Identity, slots
 from ..agents.runtime import Runtime, runtime_of
 from ..topics.admin import Admin
@@ -39,7 +40,7 @@ _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 @dataclass(frozen=True, slots=True)
 class ResetPlan:
-    """What a reset deletes, and what it keeps.
+    """The topics, offsets and folders that a reset deletes, and those that it keeps.
 
     Attributes:
         offsets: the committed offsets of the app's group.
@@ -164,5 +165,4 @@ class AppReset:
 
 def _read_topics(runtime: Runtime) -> dict[str, list[str]]:
     """Return agent -> the topics that it reads."""
-    agents: dict[str, Any] = dict(runtime.agents.items())
-    return {str(name): [str(topic) for topic in getattr(agent.channel, "topics", ())] for name, agent in agents.items()}
+    return {name: topics_read(agent) for name, agent in runtime.agents.items()}

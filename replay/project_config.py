@@ -1,4 +1,4 @@
-"""What is typed each time, in a file: `anabranch.toml`, or the section `[tool.anabranch]` of `pyproject.toml`.
+"""Options of all commands, in a file: `anabranch.toml`, or the section `[tool.anabranch]` of `pyproject.toml`.
 
     app = "shop"                            # as -A
     bootstrap-servers = "kafka:9092"        # as -b; a list is possible

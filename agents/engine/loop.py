@@ -1,6 +1,6 @@
 """The engine's loop: poll → deliver → agents process → barrier → commit → poll, in the thread of the event loop.
 
-A commit may still be under way while the loop goes on; the module `commits` describes this.
+A commit may still be under way while the loop continues; the module `commits` describes this.
 
 Invariants:
 

@@ -37,6 +37,7 @@ __all__ = [
     "RecordFeed",
     "RunnerHost",
     "WorkerAnnouncer",
+    "topics_read",
 ]
 
 
@@ -102,6 +103,11 @@ class DeclaredAgent(Protocol):
     def channel(self) -> object:
         """The topic that the agent reads, or an in-memory channel."""
         ...
+
+
+def topics_read(agent: DeclaredAgent) -> list[str]:
+    """Return the topics that an agent reads; none if it reads an in-memory channel."""
+    return list(getattr(agent.channel, "topics", ()))
 
 
 class HostSettings(Protocol):

@@ -21,7 +21,7 @@ from ...topics.headers import headers_of
 from ...topics.producer import Headers
 from ...topics.threads import daemon_thread
 from ...topics.topic_partition import TopicPartition
-from .protocols import Host, RecordFeed
+from .protocols import Host, RecordFeed, topics_read
 from .router import Router
 
 __all__ = ["RetryTopics"]
@@ -51,13 +51,14 @@ class RetryTopics:
 
     def of(self, agent: str, topic: str) -> str:
         """Return the retry topic to which a record of a topic is re-published for an agent."""
-        declared = self._topics_of(self._host.agents.get(agent))
+        found = self._host.agents.get(agent)
+        declared = [] if found is None else topics_read(found)
         return retry_topic(self._host.conf.id, agent, None if declared == [topic] else topic)
 
     def possible(self) -> dict[str, tuple[str, str]]:
         """Return all retry topics that the app reads if they exist, in the form of `read`."""
         found: dict[str, tuple[str, str]] = {}
-        pairs = [(name, topic) for name, agent in self._host.agents.items() for topic in self._topics_of(agent)]
+        pairs = [(name, topic) for name, agent in self._host.agents.items() for topic in topics_read(agent)]
         pairs += [(stream.name, topic) for stream in self._router.streams for topic in stream.topic.topics]
         for agent, topic in pairs:
             found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
@@ -109,7 +110,3 @@ class RetryTopics:
         if origin is None or origin.topic != topic:  # not written by `dlq replay`, or the header names another topic
             origin = Origin(topic, message.partition(), message.offset(), getattr(message, "row", None))
         return origin, own
-
-    @staticmethod
-    def _topics_of(agent: Any) -> list[str]:
-        return list(getattr(agent.channel, "topics", ())) if agent is not None else []

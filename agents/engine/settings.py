@@ -92,6 +92,11 @@ class EngineSettings:
         """librdkafka's name of the option that chooses the assignor."""
         return "group.remote.assignor" if self.group_protocol == "consumer" else "partition.assignment.strategy"
 
+    @property
+    def guarantee(self) -> str:
+        """The processing guarantee in words: `exactly once` or `at least once`."""
+        return "exactly once" if self.exactly_once else "at least once"
+
     def membership(self, instance: str) -> dict[str, Any]:
         """Return librdkafka's settings for a member of the group, with `_` for `.` in their names.
 

@@ -31,7 +31,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What happens to a task."""
+    """A change in the life of a task."""
 
     ASSIGN = "assign"
     RESTORE = "restore"

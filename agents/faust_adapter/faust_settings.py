@@ -10,7 +10,7 @@ they are therefore refused.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Container, Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,9 +37,6 @@ _FORMER = frozenset(
     }
 )
 _OF_THE_APP = frozenset({"beacon", "config_source", "env", "loop", "settings", "standby_replicas"})
-
-# Classes that exactly-once processing depends on; they cannot be replaced.
-OWN_CLASSES = frozenset({"Agent", "Router", "Stream", "TableManager", "Topic"})
 
 _OWN = "anabranch brings its own"
 _EITHER_WAY = "librdkafka needs no version: omit it"
@@ -161,8 +158,12 @@ class Settings(FaustSettings):
             object.__setattr__(self, "changes", self.changes + 1)
 
 
-def check_names(options: Mapping[str, Any]) -> None:
+def check_names(options: Mapping[str, Any], own_classes: Container[str]) -> None:
     """Refuse options of `App(…)` that have no effect.
+
+    Args:
+        options: the options by name.
+        own_classes: settings of Faust's that name classes, which anabranch replaces by its own.
 
     Raises:
         TypeError: no setting has this name; the message suggests the most similar name.
@@ -170,7 +171,7 @@ def check_names(options: Mapping[str, Any]) -> None:
     """
     known = Settings.SETTINGS.keys() | _FORMER | _OF_THE_APP
     for name in options:
-        if name in OWN_CLASSES:
+        if name in own_classes:
             raise Usage(f"App: {name}=… cannot be replaced", hint=_OWN)
         if name == "monitor":
             raise Usage("App: monitor=… is not supported", hint=_SENSORS)

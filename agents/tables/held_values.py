@@ -11,7 +11,7 @@ __all__ = ["HeldValues"]
 
 
 class HeldValues:
-    """What is known, in an epoch, of the mutable values of a partition.
+    """The mutable values of a partition in an epoch: their originals, and those that no agent holds any more.
 
     Args:
         values: codec of the table's values.

@@ -128,20 +128,20 @@ class StoredContent:
         table: name of the table, for error messages.
     """
 
-    __slots__ = ("_committing", "_overlay", "_table", "keys", "store", "values")
+    __slots__ = ("_committing", "_frozen_values", "_table", "keys", "store", "values")
     is_due = False
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, table: str) -> None:
         self.store, self.keys, self.values, self._table = store, keys, values, table
         self._committing: Changes | None = None
-        self._overlay: dict[bytes, bytes | None] | None = None  # `_committing` by key, made when it is first read
+        self._frozen_values: dict[bytes, bytes | None] | None = None  # `_committing` by key, made when it is first read
 
     # Bytes ----------------------------------------------------------------------------------------------------------
 
     def get(self, key: bytes) -> bytes | None:
         """Return the bytes that the epoch began with; None if there are none."""
-        if self._committing is not None and key in (overlay := self._overlaid(self._committing)):
-            return overlay[key]
+        if self._committing is not None and key in (values := self._frozen(self._committing)):
+            return values[key]
         return self.store.get(key)
 
     def items(self) -> Iterable[tuple[bytes, bytes]]:
@@ -149,14 +149,14 @@ class StoredContent:
         if self._committing is None:
             return self.store.items()
         content: dict[bytes, bytes | None] = dict(self.store.items())
-        content |= self._overlaid(self._committing)
+        content |= self._frozen(self._committing)
         return ((key, value) for key, value in content.items() if value is not None)
 
-    def _overlaid(self, committing: Changes) -> dict[bytes, bytes | None]:
-        overlay = self._overlay
-        if overlay is None:
-            overlay = self._overlay = dict(zip(committing.keys, committing.values, strict=True))
-        return overlay
+    def _frozen(self, committing: Changes) -> dict[bytes, bytes | None]:
+        values = self._frozen_values
+        if values is None:
+            values = self._frozen_values = dict(zip(committing.keys, committing.values, strict=True))
+        return values
 
     def has(self, key: object) -> bool:
         """Return whether a record of the key is below the epoch."""
@@ -296,12 +296,12 @@ class StoredContent:
         """
         assert self._committing is not None, "nothing is being committed"
         self.store.apply(self._committing, position)
-        self._committing = self._overlay = None
+        self._committing = self._frozen_values = None
 
     def drop(self) -> bool:
         """Forget the changes that are being committed; return whether there were any."""
         dropped = self._committing is not None
-        self._committing = self._overlay = None
+        self._committing = self._frozen_values = None
         return dropped
 
     def forget_reads(self) -> None:

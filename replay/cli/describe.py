@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...agents.engine.protocols import topics_read
 from ...agents.task_groups import task_groups
 from .common_options import app_name
 from .console import out, plain
@@ -37,7 +38,7 @@ def describe(context: click.Context) -> None:
 
     log_to_stderr(None)
     runtime = runtime_of(load_app(app_name(context)))
-    guarantee = "exactly once" if runtime.settings.exactly_once else "at least once"
+    guarantee = runtime.settings.guarantee
     settings = {name: (value, origin) for name, value, origin in settings_of(project_config(), runtime, context.obj)}
     cluster = " by ".join(settings["bootstrap-servers"])
     out.print(f"[bold]{plain(runtime.app_id)}[/bold]  {guarantee}   cluster: {plain(cluster)}", markup=True)
@@ -69,7 +70,7 @@ def agents_grid(runtime: Runtime) -> Grid:
     grid = _grid("agent", "reads", "values", "concurrency", "on failure")
     for agent in runtime.app.agents.values():
         channel: Any = agent.channel
-        names = ", ".join(getattr(channel, "topics", ())) or "a channel"
+        names = ", ".join(topics_read(agent)) or "a channel"
         grid.add_row(
             agent.name, names, _type(getattr(channel, "value_type", None)), str(agent.concurrency), agent.on_failure
         )

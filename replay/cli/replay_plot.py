@@ -32,32 +32,32 @@ def checked_plot(path: Path) -> None:
         raise Usage(f"--plot {path}: pictures are SVG", hint=f"--plot {path.with_suffix('.svg')}; browsers show SVG")
 
 
-def write_plot(survey: DryRun, title: str, path: Path) -> None:
+def write_plot(dry_run: DryRun, title: str, path: Path) -> None:
     """Write the picture; a file at this path is replaced atomically."""
-    replace_file(path, draw(survey, title).encode())
+    replace_file(path, draw(dry_run, title).encode())
 
 
-def draw(survey: DryRun, title: str) -> str:
+def draw(dry_run: DryRun, title: str) -> str:
     """Return the picture as SVG: at the top records over event time, if they have times; below, by partition."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
         f'font-size="12" fill="{_INK}">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        _text(_LEFT, 24, f"{title}: {survey.records:,} records", size=16),
+        _text(_LEFT, 24, f"{title}: {dry_run.records:,} records", size=16),
     ]
-    times = survey.over_time.counts()
+    times = dry_run.over_time.counts()
     if times:
-        width_ms = survey.over_time.width_ms
+        width_ms = dry_run.over_time.width_ms
         first, last = times[0][0], times[-1][0] + width_ms
         bars = [((at - first) / (last - first), width_ms / (last - first), count) for at, count in times]
         parts += _bars(bars, 50, 190, f"records per {format_duration_ms(width_ms)} of event time")
-        begin_ms, end_ms = survey.over_time.range_ms
+        begin_ms, end_ms = dry_run.over_time.range_ms
         parts.append(_text(_LEFT, 258, format_time(begin_ms)))
         parts.append(_text(_WIDTH - _RIGHT, 258, format_time(end_ms), anchor="end"))
     else:
         parts.append(_text(_LEFT, 140, "records have no times"))
-    many = max(survey.partitions, default=0) + 1
-    counts = [survey.partitions.get(partition, 0) for partition in range(many)]
+    many = max(dry_run.partitions, default=0) + 1
+    counts = [dry_run.partitions.get(partition, 0) for partition in range(many)]
     parts += _bars([(p / many, 0.9 / many, count) for p, count in enumerate(counts)], 290, 140, "records by partition")
     step = -(-many // 24)
     for partition in range(0, many, step):

@@ -246,7 +246,7 @@ _STEPS = {"write": "fill its changelog", "seed": "seed the workers' stores", "ke
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """What `show` was asked for; for its attributes see the options of `anabranch tables`.
+    """The options of `show`; `anabranch tables --help` describes them.
 
     Raises:
         Usage: two options contradict each other.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...agents.engine.protocols import topics_read
 from ...topics import clock
 from ...topics.printable import printable
 from ..time_text import format_duration_ms
@@ -67,13 +68,13 @@ class WorkerReport:
 
     def _description(self) -> list[str]:
         runtime = self._runtime
-        guarantee = "exactly once" if runtime.settings.exactly_once else "at least once"
-        lines = [f"anabranch {_version()}, {guarantee}, {'embedded Kafka' if self._embedded else 'Kafka'}"]
+        lines = [
+            f"anabranch {_version()}, {runtime.settings.guarantee}, {'embedded Kafka' if self._embedded else 'Kafka'}"
+        ]
         read: list[str] = []
         for agent in runtime.app.agents.values():
-            names = list(getattr(agent.channel, "topics", ()))
-            read += names
-            lines.append(f"agent {agent.name} ← {', '.join(names) or 'a channel'}")
+            read += topics_read(agent)
+            lines.append(f"agent {agent.name} ← {', '.join(topics_read(agent)) or 'a channel'}")
         if tables := [f"{table.name} ({table.store_scheme})" for table in runtime.tables]:
             lines.append(f"tables {', '.join(tables)}")
         if read:

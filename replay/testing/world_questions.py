@@ -1,4 +1,4 @@
-"""What a test asks the workers of a world: agents and web views."""
+"""Requests of a test to the workers of a world: to agents and to web views."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...agents.engine.protocols import topics_read
 from ...agents.runtime import runtime_of
 from ...topics.dead_letter import dead_letter_topic
 from ...topics.errors import Usage
@@ -130,7 +131,7 @@ def _topics_read(app: App) -> dict[str, object]:
     return {
         name.removeprefix(prefix): agent.channel.value_type
         for agent in app.agents.values()
-        for name in getattr(agent.channel, "topics", ())
+        for name in topics_read(agent)
         if not agent.channel.has_prefix
     }
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed_child import kill_repeatedly
 from line_files import Reading
 
 Drain = Callable[..., list[Message]]
@@ -183,14 +180,7 @@ def test_killed_again_and_again_each_record_goes_back_once(
     if kind == "archive":
         Archiver(broker, topic, tmp_path, rolling=Rolling(size_bytes=30_000)).archive()
         spec = str(tmp_path)
-    command = [sys.executable, "-c", CHILD, broker.bootstrap_servers, spec, again]
-    #            commits seen before the kill:   1   then 6 more
-    for commits in (1, 6):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout
-            seen = [child.stdout.readline() for _ in range(commits)]
-            assert all(seen), "ended before it was killed"
-            os.kill(child.pid, signal.SIGKILL)
+    kill_repeatedly(CHILD, broker, spec, again, after=(1, 6))
     report = Player(broker, resolve_source([spec], Format(), cluster=broker), again).play()
     assert report.resumed_from
     assert records_of(drain(again)) == records_of(drain(topic))

@@ -26,7 +26,7 @@ BEGIN_MS = 1_357_034_400_000
 
 
 @pytest.fixture
-def surveyed(tmp_path: Path) -> DryRun:
+def dry_run(tmp_path: Path) -> DryRun:
     for name, begin in (("a", 0), ("b", 1)):
         rows = [{"at": BEGIN_MS + n * 60_000, "user": f"u{n % 5}", "n": n} for n in range(begin, 100, 2)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -34,22 +34,22 @@ def surveyed(tmp_path: Path) -> DryRun:
     return perform_dry_run(history, Pipeline(selection=Selection(where="n < 90"), rounds=2), HashPartitioner(4))
 
 
-def test_a_survey_counts_what_would_be_sent(surveyed: DryRun) -> None:
-    assert (surveyed.records, surveyed.estimated_records, surveyed.counters.filtered_out, surveyed.complete) == (
+def test_a_dry_run_counts_what_would_be_sent(dry_run: DryRun) -> None:
+    assert (dry_run.records, dry_run.estimated_records, dry_run.counters.filtered_out, dry_run.complete) == (
         90,
         90,
         10,
         True,
     )
-    assert [json.loads(item[1] or b"")["n"] for item in surveyed.first] == [0, 1, 2, 3, 4]
+    assert [json.loads(item[1] or b"")["n"] for item in dry_run.first] == [0, 1, 2, 3, 4]
     by_key = {
         f"u{n}": record_partitions([(f"u{n}".encode(), b"", 0, None, None)], HashPartitioner(4), 0)[0] for n in range(5)
     }
-    assert surveyed.partitions == {p: 18 * list(by_key.values()).count(p) for p in set(by_key.values())}
-    assert surveyed.over_time.range_ms == (BEGIN_MS, BEGIN_MS + 89 * 60_000)
-    assert surveyed.estimated_s(Pace(speed=60), 2) == pytest.approx(2 * 89)
-    assert surveyed.estimated_s(Pace(rate=10), 1) == pytest.approx(9)
-    assert surveyed.estimated_s(Pace(), 0) is None
+    assert dry_run.partitions == {p: 18 * list(by_key.values()).count(p) for p in set(by_key.values())}
+    assert dry_run.over_time.range_ms == (BEGIN_MS, BEGIN_MS + 89 * 60_000)
+    assert dry_run.estimated_s(Pace(speed=60), 2) == pytest.approx(2 * 89)
+    assert dry_run.estimated_s(Pace(rate=10), 1) == pytest.approx(9)
+    assert dry_run.estimated_s(Pace(), 0) is None
 
 
 def test_a_part_of_a_large_history_tells_of_the_whole(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_a_part_of_a_large_history_tells_of_the_whole(tmp_path: Path) -> None:
     assert found.estimated_records == pytest.approx(50_000, rel=0.3)
 
 
-def test_a_picture_shows_every_record(surveyed: DryRun) -> None:
-    root = ElementTree.fromstring(draw(surveyed, 'a "title" & <more>'))
+def test_a_picture_shows_every_record(dry_run: DryRun) -> None:
+    root = ElementTree.fromstring(draw(dry_run, 'a "title" & <more>'))
     texts = ["".join(node.itertext()) for node in root]
     assert 'a "title" & <more>: 90 records' in texts
     assert "2013-01-01T10:00:00Z" in texts

@@ -396,7 +396,7 @@ def test_the_value_type_of_a_topic_declares_columns(tmp_path: Path) -> None:
     assert [row["zip"] for row in values(both(by_option))] == [98101, None]
 
 
-def test_a_survey_says_what_stands_in_columns_and_what_their_type_refuses(tmp_path: Path) -> None:
+def test_a_dry_run_shows_what_columns_hold_and_what_their_type_refuses(tmp_path: Path) -> None:
     data = b"zip,fare,note,d\n98101,1,,20130101\n10115,-2.5,x,20130102\n01234,,y,20130103\n"
     history = find_history([str(plain(tmp_path, "a.csv", data))], Format(time="d"))
     found = perform_dry_run(history, Pipeline(), HashPartitioner(1), value_type=Order)

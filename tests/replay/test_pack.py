@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +34,7 @@ from anabranch.topics.packed import MAX_ROWS, Packed
 from anabranch.topics.packed_limits import PackedLimits, measure
 from anabranch.topics.partitioners import HashPartitioner, Partitioner, RangePartitioner
 from confluent_kafka import Message
+from killed_child import kill_repeatedly
 
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]
@@ -153,13 +150,7 @@ def test_killed_again_and_again_every_row_is_there_once(
 ) -> None:
     count, topic = 20_000, fresh("killed")
     path = write_lines(tmp_path, count)
-    command = [sys.executable, "-c", CHILD, broker.bootstrap_servers, topic, str(path)]
-    for commits in (1, 9, 25):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout
-            seen = [child.stdout.readline() for _ in range(commits)]
-            assert all(seen), "ended before it was killed"
-            os.kill(child.pid, signal.SIGKILL)
+    kill_repeatedly(CHILD, broker, topic, path, after=(1, 9, 25))
     history = find_history([str(path)], Format(key_before=","))
     report = Player(broker, history, topic, pack="lz4").play()
     assert report.resumed_from

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +23,7 @@ from anabranch.topics.errors import Rebuild, Stop, Usage
 from anabranch.topics.partitioners import HashPartitioner
 from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import Message
+from killed_child import kill_repeatedly
 
 Drain = Callable[..., list[Message]]
 Fresh = Callable[..., str]
@@ -187,14 +184,7 @@ def test_killed_again_and_again_every_line_is_there_once(
 ) -> None:
     count, topic = 20_000, fresh("killed")
     path = write_lines(tmp_path, count)
-    command = [sys.executable, "-c", CHILD, broker.bootstrap_servers, topic, str(path)]
-    #            commits seen before the kill:   1        then 9 more      then 25
-    for commits in (1, 9, 25):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout
-            seen = [child.stdout.readline() for _ in range(commits)]
-            assert all(seen), "ended before it was killed"
-            os.kill(child.pid, signal.SIGKILL)
+    kill_repeatedly(CHILD, broker, topic, path, after=(1, 9, 25))
     report = Player(broker, find_history([str(path)], KEYED), topic).play()
     assert report.resumed_from
     assert report.sent == count

@@ -23,7 +23,7 @@ class IncrementalMember:
 
     Attributes:
         epoch: the assignment that it has reached.
-        assignment: its partitions; those that it has to give up are among them until it has.
+        assignment: its partitions; revoked ones are among them until it acknowledges.
         target: the partitions that it shall have.
     """
 
@@ -141,7 +141,7 @@ class ConsumerProtocolGroup:
             self.members[member_id].target = partitions
 
     def advance(self, now_s: float) -> bool:
-        """Remove members whose session has ended or that do not give up partitions; return whether there were any."""
+        """Remove members whose session has ended or that keep revoked partitions; return whether there were any."""
         gone = [member.member_id for member in self.members.values() if self._ends_s(member) <= now_s]
         for member_id in gone:
             self.leave(member_id, now_s)

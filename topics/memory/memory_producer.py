@@ -189,7 +189,7 @@ class MemoryProducer(Client):
             self._reports.append(lambda: report(error, _message(*made)))
 
     def _retry(self) -> None:
-        """Send records whose topic has appeared, and give up those that have waited for long enough."""
+        """Send records whose topic has appeared, and fail those that have waited for too long."""
         waiting, self._unsent = self._unsent, deque()
         for record in waiting:
             if record.topic in self._kafka.topics:
@@ -254,7 +254,7 @@ class MemoryProducer(Client):
             super().report(error)
 
     def purge(self, in_queue: bool = True, in_flight: bool = True, blocking: bool = True) -> None:
-        """Give up records that are not sent yet: those of topics that do not exist."""
+        """Fail records that are not sent yet: those of topics that do not exist."""
 
         def act() -> None:
             if in_queue:
