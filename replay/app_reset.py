@@ -156,6 +156,8 @@ class AppReset:
 
     def _looks_own(self, name: str) -> bool:
         app_id = self._runtime.conf.id
+        if name.startswith(f"{app_id}-run-"):  # of a bounded run, which `anabranch runs` deletes
+            return False
         return name.startswith(f"{app_id}-") and name.endswith(("-changelog", "-repartition", "-retry"))
 
     def _folders(self) -> Iterable[Path]:
