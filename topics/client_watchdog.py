@@ -19,7 +19,7 @@ from . import clock, threads
 from .cluster import Cluster
 from .errors import Hung, from_kafka, is_fatal, kafka_error, may_pass
 
-__all__ = ["HUNG_S", "answers", "leave_behind", "unless_hung", "until_answered", "unusable"]
+__all__ = ["HUNG_S", "answers", "leave_behind", "unless_hung", "unless_ignored", "until_answered", "unusable"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ T = TypeVar("T")
 HUNG_S = 15.0
 _ASK_S = 3.0
 _RETRY_S = 0.05
+_LOOK_S = 1.0
+
+# A cluster that answers a new client answers a call within a second; on a busy machine it may take longer.
+_PROMPT_S = 5.0
 
 
 def answers(cluster: Cluster) -> bool:
@@ -49,6 +53,36 @@ def unless_hung(within_s: float, call: Callable[..., object], *args: object) -> 
         threads.call_within(within_s, call, *args)
     except TimeoutError:
         raise Hung(f"the Kafka client has hung for {within_s:.0f} s") from None
+
+
+def unless_ignored(cluster: Cluster, within_s: float, doing: str, call: Callable[[], object]) -> None:
+    """Make a blocking call that may hang after the cluster was away. A call that hangs is left to a daemon thread.
+
+    It hangs if it has not returned within `within_s`, or although the cluster has answered for `_PROMPT_S`.
+
+    Args:
+        doing: the action, for the message.
+
+    Raises:
+        Hung: it hangs.
+    """
+    began_s, answered_s = clock.now_s(), 0.0
+
+    def given_up() -> bool:
+        nonlocal answered_s
+        waited_s = clock.now_s() - began_s
+        if waited_s < _PROMPT_S or waited_s > within_s:
+            return waited_s > within_s
+        if not answers(cluster):
+            answered_s = 0.0
+            return False
+        answered_s = answered_s or clock.now_s()
+        return clock.now_s() - answered_s >= _PROMPT_S
+
+    try:
+        threads.call_unless(given_up, _LOOK_S, call)
+    except TimeoutError:
+        raise Hung(f"{doing}: the Kafka client has no answer after {clock.now_s() - began_s:.0f} s") from None
 
 
 def leave_behind(close: Callable[[], object], within_s: float = 0.0) -> bool:

@@ -211,8 +211,13 @@ class TransactionalProducer:
             Rebuild: the client is fenced.
             Hung: the call does not return.
         """
-        in_time = partial(client_watchdog.unless_hung, min(_CALL_S, client_watchdog.HUNG_S) + _LATE_S)
-        self._until_known("send offsets", in_time, self._kafka.send_offsets_to_transaction, offsets, group_metadata)
+        within_s = min(_CALL_S, client_watchdog.HUNG_S) + _LATE_S
+
+        def in_time(timeout_s: float) -> None:
+            call = partial(self._kafka.send_offsets_to_transaction, offsets, group_metadata, timeout_s)
+            client_watchdog.unless_ignored(self._cluster, within_s, "send offsets", call)
+
+        self._until_known("send offsets", in_time)
 
     def commit(self) -> None:
         """Commit the transaction; repeats the call until the outcome is known (blocking).

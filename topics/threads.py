@@ -21,7 +21,17 @@ from typing import Generic, ParamSpec, TypeVar
 
 from . import clock
 
-__all__ = ["Background", "BackgroundCall", "are_inline", "call_later", "call_within", "daemon_thread", "idle", "inline"]
+__all__ = [
+    "Background",
+    "BackgroundCall",
+    "are_inline",
+    "call_later",
+    "call_unless",
+    "call_within",
+    "daemon_thread",
+    "idle",
+    "inline",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,7 +172,34 @@ def call_within(within_s: float, call: Callable[P, object], *args: P.args, **kwa
         if clock.now_s() - began_s > within_s > 0:
             raise TimeoutError
         return
-    outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+    _ended(_begun(call, *args, **kwargs), within_s)
+
+
+def call_unless(given_up: Callable[[], bool], every_s: float, call: Callable[[], object]) -> None:
+    """Make a blocking call; while it has not returned, ask every `every_s` seconds whether to leave it to its thread.
+
+    Raises:
+        TimeoutError: it was left to its thread.
+    """
+    if _inline:
+        call()
+        return
+    outcome = _begun(call)
+    while True:
+        try:
+            _ended(outcome, every_s)
+            return
+        except TimeoutError:
+            if given_up():
+                raise
+
+
+_Outcome = SimpleQueue["BaseException | None"]
+
+
+def _begun(call: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> _Outcome:
+    """Begin a call in a daemon thread; return the queue that will hold its error, or None if it has none."""
+    outcome: _Outcome = SimpleQueue()
 
     def make() -> None:
         try:
@@ -172,6 +209,10 @@ def call_within(within_s: float, call: Callable[P, object], *args: P.args, **kwa
             outcome.put(exc)
 
     _start(make, "anabranch-call-within")
+    return outcome
+
+
+def _ended(outcome: _Outcome, within_s: float) -> None:
     try:
         error = outcome.get(timeout=within_s)
     except Empty:

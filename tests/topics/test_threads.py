@@ -196,3 +196,20 @@ def test_an_inline_background_call_is_made_in_a_callback_or_when_its_result_is_a
     with threads.inline():
         asyncio.run(main())
     assert made == ["first", "second"]
+
+
+def test_a_call_is_left_to_its_thread_when_it_is_given_up() -> None:
+    release, asked = threading.Event(), list[int]()
+
+    def given_up() -> bool:
+        asked.append(len(asked))
+        return len(asked) == 3
+
+    try:
+        with pytest.raises(TimeoutError):
+            threads.call_unless(given_up, 0.01, release.wait)
+    finally:
+        release.set()
+    assert asked == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError):
+        threads.call_unless(lambda: False, 0.01, lambda: 1 / 0)
