@@ -103,6 +103,17 @@ class TransactionalProducer:
                 client_watchdog.leave_behind(partial(_drop, self._kafka))
                 self._kafka = self._cluster.producer(**self._config)
 
+    def renew(self) -> None:
+        """Replace the client, after a transaction was aborted (blocking); raises as `open` does.
+
+        If a request with records timed out before the abort, and the broker has written them nevertheless, librdkafka
+        may use their sequence numbers again in the next transaction. The broker then takes the new records for the old
+        ones, and drops them as if they were delivered (seen with 2.16.1). A new client has a new epoch.
+        """
+        _drop(self._kafka)
+        self._kafka = self._cluster.producer(**self._config)
+        self.open()
+
     def begin(self) -> None:
         """Begin a transaction; makes no request."""
         self._kafka.begin_transaction()

@@ -113,6 +113,7 @@ class ExactlyOnce:
         chosen: dict[str, Any] = {"message_max_bytes": _RECORD_BYTES, **(options or {})}
         self._kafka = TransactionalProducer(cluster, transactional_id, **chosen)
         self._reports = Reports(cluster)
+        self._renewal_due = False  # a transaction was aborted: see `TransactionalProducer.renew`
 
     def open(self) -> None:
         """Fence the previous producer with this id and end its open transaction (blocking)."""
@@ -158,6 +159,7 @@ class ExactlyOnce:
             try:
                 return attempt_at(attempt)
             except Aborted as exc:
+                self._renewal_due = True
                 if dropped.is_set():
                     raise
                 self._reports.raise_refused(request.outputs, request.changes)
@@ -168,6 +170,10 @@ class ExactlyOnce:
 
     def _queue(self, request: CommitRequest, attempt: int, dropped: Event) -> QueuedCommit:
         kafka, reports, every = self._kafka, self._reports, attempt > 0 or bool(request.singly)
+        if self._renewal_due:
+            kafka.renew()
+            reports.forget()
+            self._renewal_due = False
         kafka.begin()
         reports.begin()
         compare = _comparing(self._topic_ids, request)

@@ -110,6 +110,10 @@ class Reports:
             self._unconfirmed.clear()
             self._trusted_s = now_s
 
+    def forget(self) -> None:
+        """Drop all confirmations: the producer is a new one."""
+        self._unconfirmed.clear()
+
     def unconfirmed(self, topic: str) -> UnconfirmedTopic | None:
         """Return the confirmation state of a topic; None if its records need no report for that purpose."""
         if self._every:

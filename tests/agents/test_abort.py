@@ -217,7 +217,7 @@ async def test_a_store_that_is_beyond_its_changelog_s_end_is_built_anew(lab) -> 
 
 
 def test_a_store_in_memory_beyond_its_changelog_s_end_is_refused(lab) -> None:
-    restoration = Restoration("app", SimpleNamespace(cluster=lab.cluster), lab.admin, [])  # pyright: ignore[reportArgumentType]
+    restoration = Restoration(SimpleNamespace(cluster=lab.cluster), lab.admin, [])  # pyright: ignore[reportArgumentType]
     store = MemoryStore()
     store.position = 10
     restoration._states["changelog", 0] = SimpleNamespace(store=store)

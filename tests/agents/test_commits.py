@@ -107,8 +107,10 @@ def test_a_commit_whose_epoch_is_dropped_is_aborted_and_not_repeated(lab, drain,
             raise Aborted("for the test")
 
         monkeypatch.setattr(TransactionalProducer, "commit", commit)
+    client = committer._kafka._kafka
     with pytest.raises(Aborted):
         committer.complete(queued)
     committer.commit(CommitRequest([Output(topic, b"2", None, 0, 0, None)], {}, [], None))
+    assert committer._kafka._kafka is not client, "a client may use sequence numbers of aborted records again"
     committer.close()
     assert [message.value() for message in drain(topic)] == [b"2"]
