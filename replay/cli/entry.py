@@ -99,13 +99,28 @@ def _read_config(context: click.Context) -> None:
     Raises:
         Usage: see `project_config`.
     """
-    if not any(map(os.path.exists, ("anabranch.toml", "pyproject.toml"))):
-        return  # its reader imports librdkafka
+    if not _has_config():  # its reader imports librdkafka, which --help does not need
+        return
     from ..project_config import apply_data_folder, project_config
 
     config = project_config()
     apply_data_folder(config)
     context.obj = context.obj or config.app
+
+
+def _has_config() -> bool:
+    """Return whether the working directory has a file with settings; also if it cannot be read, which is reported."""
+    if Path("anabranch.toml").exists():
+        return True
+    shared = Path("pyproject.toml")
+    if not shared.exists():
+        return False
+    import tomllib
+
+    try:
+        return "anabranch" in tomllib.loads(shared.read_text()).get("tool", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return True
 
 
 def _app_commands_or_problem(context: click.Context) -> tuple[dict[str, click.Command], str]:
