@@ -476,7 +476,7 @@ def is_at_end(group: GroupConsumer, at: TopicPartition) -> bool:
     Needs `notice_ends`; sends no request."""
     if at not in group.reached:
         return False
-    _, end = group.kafka.get_watermark_offsets(KafkaPartition(*at), cached=True)
+    _, end = group.kafka.get_watermark_offsets(KafkaPartition(at.topic, at.partition), cached=True)
     return 0 <= end <= group.reached[at]
 
 

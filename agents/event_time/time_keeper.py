@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from ...topics.control_records import WATERMARK, ControlRecord
 from ...topics.errors import BadRecord
+from ...topics.json_value import JsonValue
 from .channel import END_MS, NEVER_MS, watermark
 
 __all__ = ["TimeKeeper", "channel_name", "watermark_message"]
@@ -42,8 +43,8 @@ def watermark_message(of: int, times_ms: Mapping[str, int], idle: Iterable[str] 
         idle: those among them that are idle.
         at_ms: when that is so, in milliseconds by the wall clock.
     """
-    times = {name: _written(time) for name, time in times_ms.items()}
-    return ControlRecord(WATERMARK, {"of": of, "t": times, "idle": sorted(idle), "at": at_ms})
+    times: dict[str, JsonValue] = {name: _written(time) for name, time in times_ms.items()}
+    return ControlRecord(WATERMARK, {"of": of, "t": times, "idle": [*sorted(idle)], "at": at_ms})
 
 
 def _written(time_ms: int) -> int | str:
@@ -84,7 +85,11 @@ class TimeKeeper:
     def state(self) -> dict[str, Any]:
         """What is to be kept of the time keeper, as JSON."""
         least = None if self.time_ms == NEVER_MS else _written(self.time_ms)
-        made = {"of": self.of, "t": {name: _written(time) for name, time in self.times_ms.items()}, "least": least}
+        made: dict[str, Any] = {
+            "of": self.of,
+            "t": {name: _written(time) for name, time in self.times_ms.items()},
+            "least": least,
+        }
         if self.idle_at_ms:
             made["idle"] = self.idle_at_ms
             waiting = self._waiting.items()

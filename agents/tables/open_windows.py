@@ -30,8 +30,18 @@ class OpenWindows:
         is_touched: whether something has changed since it was last set to False.
     """
 
-    __slots__ = ("_by_key", "_closing", "_closing_at", "_heap", "_keep", "_open", "_windows", "after", "closed_ms")
-    __slots__ += ("is_touched",)
+    __slots__ = (
+        "_by_key",
+        "_closing",
+        "_closing_at",
+        "_heap",
+        "_keep",
+        "_open",
+        "_windows",
+        "after",
+        "closed_ms",
+        "is_touched",
+    )
 
     def __init__(self, windows: Windows, keep: Callable[[object], bytes]) -> None:
         self._windows, self._keep = windows, keep

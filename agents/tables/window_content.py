@@ -122,7 +122,7 @@ class WindowContent(StoredContent):
     @property
     def _written(self) -> bytes:
         closed_ms, after = self.open.closed_ms, self.open.after
-        row = {"version": _VERSION, "windows": self.spec.windows.identity, "time": self.keeper.state}
+        row: dict[str, Any] = {"version": _VERSION, "windows": self.spec.windows.identity, "time": self.keeper.state}
         row["closed"] = None if closed_ms == NEVER_MS else "end" if closed_ms == END_MS else closed_ms
         row["after"] = None if after is None else [after[0], after[1].decode("latin-1")]
         return msgspec.json.encode(row)

@@ -6,6 +6,7 @@ import anabranch
 import pytest
 from anabranch import Count, Sessions, Tumbling, World
 from anabranch.agents.event_time.windows import Windows
+from anabranch.topics.errors import Usage
 
 START = "2026-01-31T12:00:00Z"
 START_MS = 1_769_860_800_000
@@ -104,7 +105,7 @@ def test_history_that_comes_into_an_idle_app_partition_by_partition_is_not_late(
         world.advance("5m")
         assert len(told(world)) == 3 * 360
         assert {n for _, _, n in told(world)} == {2}
-        with pytest.raises(anabranch.topics.errors.Usage):
+        with pytest.raises(Usage):
             world.topic("visits.late")
 
 
@@ -139,5 +140,5 @@ def test_windows_are_looked_up_by_key_and_time() -> None:
         assert [w.start_ms - START_MS for w in windows.windows("ann")] == [10_000, 0]
         assert list(sessions.at("ann", START_MS + 2_000).values()) == [{"n": 2}]
         assert sessions.at("ann", START_MS + 9_000) == {}
-        with pytest.raises(anabranch.topics.errors.Usage, match="which zone"):
+        with pytest.raises(Usage, match="which zone"):
             windows.at("ann", "2026-01-31T12:00:09")
