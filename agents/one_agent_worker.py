@@ -177,7 +177,7 @@ class OneAgentWorker:
     @staticmethod
     def _has_settled(stream: RecordFeed, at: TopicPartition, end: int, committed: Mapping[TopicPartition, int]) -> bool:
         partition = stream.queue.at(at)
-        if stream.running or partition.offset < end or partition.delayed_until_s is not None:
+        if stream.running or partition.offset < end or partition.retries.until_s is not None:
             return False
         if partition.held_back is not None and stream.timer is not None:
             return False

@@ -26,12 +26,12 @@ from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.packed import Package
 from ..topics.topic_partition import TopicPartition
+from .decoded_batches import decoded, last_of, record_batch
 from .engine.partition_queue import QueuedBatch
 from .engine.record_queue import RecordQueue
 from .engine.runner import Runner, this_runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
-from .record_decoding import decoded, last_of, record_batch
 from .runtime import runtime_of
 from .take_buffer import Group, TakeBuffer
 

@@ -102,7 +102,7 @@ def measure(value: bytes, limits: PackedLimits) -> Measure:
     """Return the size of a stream of one batch.
 
     Raises:
-        Refused: the stream is damaged, holds more than one batch or other types than JSON has, or exceeds a limit.
+        InvalidBatch: the stream is damaged, holds more than one batch or other types than JSON has, or exceeds a limit.
     """
     try:
         return _measure(value, limits)

@@ -16,7 +16,7 @@ from .epoch import Epoch
 from .failed_records import Failures
 from .outbox import Partials, inherited_ms
 from .protocols import EngineLoop, Host, RecordFeed
-from .retry_topics import RetryTopics
+from .replayed_dead_letters import RetryTopics
 from .router import Router
 from .runner import Runner, acting_runner
 from .settings import EngineSettings

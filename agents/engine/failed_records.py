@@ -31,7 +31,7 @@ from .outbox import NO_TIME_MS, Outbox
 from .partition_queue import PartitionQueue, place_of
 from .protocols import Host, RecordFeed
 from .rejected_records import RecordsRefused, Rules
-from .retry_topics import RetryTopics
+from .replayed_dead_letters import RetryTopics
 from .runner import Runner
 
 __all__ = ["Failures"]
@@ -303,7 +303,7 @@ class Failures:
         owner, steps, outputs = self._savepoint
         if owner != id(runner) or steps != runner.steps or not stream.running or not alone:
             return False
-        if hasattr(message, "row") and place_of(message) in partition.retry_at_s:
+        if hasattr(message, "row") and place_of(message) in partition.retries.at_s:
             return False  # its whole batch waits, so the rows before it are rolled back as well
         for table in self._host.tables:
             table.uncommitted.discard_writes()
@@ -320,7 +320,7 @@ class Failures:
         retry = getattr(self._host.agents.get(stream.name), "retry", None)
         if retry is not None and retry.worth(error, failures):
             wait_s = retry.wait_s(failures)
-            partition.retry_at_s[place] = clock.now_s() + wait_s
+            partition.retries.at_s[place] = clock.now_s() + wait_s
             logger.info(
                 "%s[%d]@%d: retry in %.1f s (agent %s, %d of %d): %s",
                 *partition.at,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
+from .retry_delays import RetryDelays
 
 __all__ = ["PartitionQueue", "QueuedBatch", "RecordPosition", "place_of"]
 
@@ -57,11 +58,10 @@ class PartitionQueue:
         entered: number of records added that were not committed when the last commit ended.
         ended: the end of history is reached, so that the agent must receive the records held back.
         unproven: its task was rolled back, and nothing was processed since: isolating must not end before.
-        delayed_until_s: the first record is retried then, and all records after it wait; None if they do not wait.
         poisoned: place -> error of each record that made the agent fail. These records go to the failure policy instead
             of the agent.
         failures: place of a record -> number of times the agent has failed at it.
-        retry_at_s: place of a record to retry -> earliest time of the retry (monotonic seconds).
+        retries: the waits for retries of records.
         channel_state: what the agent knows of the partition's event time, as JSON; None: nothing. It belongs to the
             progress: it is committed with the offset, and a rollback returns to the committed one.
     """
@@ -72,14 +72,13 @@ class PartitionQueue:
         "channel_state",
         "committed",
         "committed_channel_state",
-        "delayed_until_s",
         "ended",
         "entered",
         "failures",
         "held_back",
         "offset",
         "poisoned",
-        "retry_at_s",
+        "retries",
         "unproven",
     )
 
@@ -90,10 +89,9 @@ class PartitionQueue:
         self.held_back: int | None = None
         self.ended = False
         self.entered = 0
-        self.delayed_until_s: float | None = None
         self.poisoned: dict[Place, BaseException] = {}
         self.failures: dict[Place, int] = {}
-        self.retry_at_s: dict[Place, float] = {}
+        self.retries = RetryDelays()
         self.channel_state: object = None
         self.committed_channel_state: object = None
         self.unproven = False
@@ -111,7 +109,7 @@ class PartitionQueue:
     @property
     def is_empty(self) -> bool:
         """True if no record waits here, for a retry, or for a group."""
-        return not self.batches and self.delayed_until_s is None and self.held_back is None
+        return not self.batches and self.retries.until_s is None and self.held_back is None
 
     @property
     def inside(self) -> bool:
@@ -139,10 +137,10 @@ class PartitionQueue:
         for a retry; such a record at the front is returned alone.
         """
         count = 1 if isolating else len(batch.messages)
-        if self.poisoned or self.retry_at_s:
+        if self.poisoned or self.retries.at_s:
             for i, message in enumerate(batch.messages[:count]):
                 place = place_of(message)
-                if place in self.poisoned or place in self.retry_at_s:
+                if place in self.poisoned or place in self.retries.at_s:
                     count = i or 1  # first the records before it, then this record alone
                     break
         if count == len(batch.messages):
@@ -152,16 +150,11 @@ class PartitionQueue:
 
     def retry_due_s(self, batch: QueuedBatch) -> float | None:
         """Return when the first message may be retried: the latest time of its rows. None if it does not wait."""
-        if not self.retry_at_s:
-            return None
-        first = batch.messages[0].offset()
-        return max((due_s for (offset, _), due_s in self.retry_at_s.items() if offset == first), default=None)
+        return self.retries.due_s(batch.messages[0].offset()) if self.retries.at_s else None
 
     def end_delay(self) -> None:
         """Let the records be taken: the retry of the first one is due."""
-        first = self.batches[0].messages[0].offset()
-        self.retry_at_s = {place: due_s for place, due_s in self.retry_at_s.items() if place[0] != first}
-        self.delayed_until_s = None
+        self.retries.end(self.batches[0].messages[0].offset())
 
     def commit(self, progress: int, taken: int, channel_state: object = None) -> None:
         """Note a commit, and forget the failures of its records.
@@ -182,5 +175,5 @@ class PartitionQueue:
         """Forget the records that wait, and continue from the last commit. Failures are kept."""
         self.batches.clear()
         self.entered = 0
-        self.offset, self.held_back, self.ended, self.delayed_until_s = self.committed, None, False, None
+        self.offset, self.held_back, self.ended, self.retries.until_s = self.committed, None, False, None
         self.channel_state = self.committed_channel_state

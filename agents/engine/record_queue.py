@@ -75,7 +75,7 @@ class RecordQueue:
         self.entered += len(left.messages)
         partition.entered += len(left.messages)
         partition.batches.append(left)
-        if partition.delayed_until_s is None:
+        if partition.retries.until_s is None:
             self._order.append(partition)
             self.waiting += len(left.messages)
 
@@ -91,7 +91,7 @@ class RecordQueue:
             if not batch.messages:
                 partition.offset = batch.end  # only control records, or records of other streams
                 continue
-            if self.isolating or partition.poisoned or partition.retry_at_s:
+            if self.isolating or partition.poisoned or partition.retries.at_s:
                 if batch.rows is None:
                     batch = self._part(partition, batch)
                 due_s = partition.retry_due_s(batch)
@@ -132,12 +132,12 @@ class RecordQueue:
         partition.batches.appendleft(batch)
         self._order = deque(other for other in self._order if other is not partition)
         self.waiting -= partition.waiting
-        partition.delayed_until_s, partition.unproven = due_s, False
+        partition.retries.until_s, partition.unproven = due_s, False
 
     @property
     def delayed(self) -> list[PartitionQueue]:
         """The partitions whose next record is retried later."""
-        return [partition for partition in self.partitions.values() if partition.delayed_until_s is not None]
+        return [partition for partition in self.partitions.values() if partition.retries.until_s is not None]
 
     def release(self, now_s: float) -> None:
         """Put the records of partitions whose retry is due back into the queue, and switch to isolating.
@@ -146,8 +146,8 @@ class RecordQueue:
         attributed to it.
         """
         for partition in self.delayed:
-            assert partition.delayed_until_s is not None
-            if partition.delayed_until_s <= now_s:
+            assert partition.retries.until_s is not None
+            if partition.retries.until_s <= now_s:
                 partition.end_delay()
                 self._order.extendleft([partition] * len(partition.batches))
                 self.waiting += partition.waiting
@@ -280,7 +280,7 @@ class RecordQueue:
         self._count_waiting()
 
     def _count_waiting(self) -> None:
-        now = (partition for partition in self.partitions.values() if partition.delayed_until_s is None)
+        now = (partition for partition in self.partitions.values() if partition.retries.until_s is None)
         self.waiting = sum(partition.waiting for partition in now)
 
     def remove(self, lost: Iterable[TopicPartition]) -> None:

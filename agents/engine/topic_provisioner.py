@@ -151,8 +151,8 @@ class TopicProvisioner:
         """Create the requested topics that are missing (blocking).
 
         Raises:
-            Refused: an agent has named a topic that does not exist and cannot be created, because `topic_allow_declare`
-                is off or the cluster refuses it.
+            RecordsRefused: an agent has named a topic that does not exist and cannot be created, because
+                `topic_allow_declare` is off or the cluster refuses it.
             Stop: the program has named such a topic, or a topic exists with another partitioner.
         """
         if not self._wanted:

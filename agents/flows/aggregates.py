@@ -31,7 +31,7 @@ from ...topics.keys import plain
 from .expressions import Expression, part
 
 if TYPE_CHECKING:
-    from .columns import Column
+    from .column_evaluation import Column
     from .groups import RowGroups
 
 __all__ = [

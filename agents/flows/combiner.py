@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.packed import Rows, row_values
-from ..record_decoding import record_batch
+from ..decoded_batches import record_batch
 from ..tables.absent import ABSENT
 from ..tables.value_cache import IMMUTABLE
 from .aggregates import What
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..stream import Stream
     from ..tables.open_partition import OpenPartition
     from ..tables.table import Table
-    from .columns import Column
+    from .column_evaluation import Column
     from .groups import Mask, Piece
 
 __all__ = ["Combiner", "Failed", "PendingResults", "merge", "reduce_batch", "reduce_into"]
@@ -178,7 +178,7 @@ class Combiner:
         self, batch: pyarrow.RecordBatch, messages: Sequence[Message], own_keys: pyarrow.Array | None
     ) -> tuple[Column, list[Column | None], Mask, Failed]:
         """Return the keys, the columns to reduce, which rows count, and the rows that have failed."""
-        from .columns import Frame
+        from .column_evaluation import Frame
 
         frame = Frame(batch, self._declared)
         for step in self._steps:

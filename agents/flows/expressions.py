@@ -50,7 +50,7 @@ from ...topics.errors import Usage
 from ...topics.pseudonyms import check_key_name, pseudonym_of
 
 if TYPE_CHECKING:
-    from .columns import Column, Frame
+    from .column_evaluation import Column, Frame
 
 __all__ = [
     "Constant",

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import numpy as np
 import pyarrow as pa
 
-from .columns import Column, Mask, numbers
+from .column_evaluation import Column, Mask, numbers
 from .expressions import NotVectorizable
 
 __all__ = ["Mask", "Piece", "RowGroups", "concatenated"]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ...topics.message import Message
     from ...topics.serde import Codec
     from ..topic import Topic
-    from .columns import Frame
+    from .column_evaluation import Frame
 
 __all__ = ["Filter", "FlatMap", "Keying", "Map", "Operator", "Select", "WithColumns", "field_reader", "is_columnar"]
 

@@ -21,7 +21,7 @@ from .aggregates import ONE_BY_ONE, Aggregate, ColumnForm, Comparable, Count, Ma
 from .operators import is_columnar
 
 if TYPE_CHECKING:
-    from .columns import Column, Frame
+    from .column_evaluation import Column, Frame
     from .groups import RowGroups
 
 __all__ = ["AggregateReducer", "PairReducer", "Reducer", "check_json", "merge_states", "reduced"]

@@ -42,6 +42,7 @@ from ...topics.errors import BadRecord, Stop
 from ...topics.output import Output
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
+from ..decoded_batches import record_batch
 from ..engine.outbox import Partials
 from ..engine.partition_queue import QueuedBatch
 from ..event_time.channel import END_MS, NEVER_MS, Channel, watermark
@@ -49,7 +50,6 @@ from ..event_time.event_time import EventTime
 from ..event_time.idleness import Idleness
 from ..event_time.time_keeper import channel_name, watermark_message
 from ..event_time.windows import Pane, Windows
-from ..record_decoding import record_batch
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.window_table import WindowTable, window_partition

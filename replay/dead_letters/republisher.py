@@ -1,6 +1,7 @@
 """Re-publishes dead letters, each once: to the agent that failed, and to no other reader.
 
-Dead letters of an agent go to its retry topic (`agents/engine/retry_topics.py`), which is created when it is needed.
+Dead letters of an agent go to its retry topic (`agents/engine/replayed_dead_letters.py`), which is created when it is
+needed.
 Dead letters without an agent go to the topic that they came from. With `to`, all go to that topic.
 
 Promise: a `read_committed` reader of these topics sees the record of a dead letter once, however often re-publishing is

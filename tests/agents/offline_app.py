@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow
 from anabranch import App
+from anabranch.agents.decoded_batches import record_batch
 from anabranch.agents.engine.outbox import Outbox
 from anabranch.agents.engine.partition_queue import QueuedBatch
 from anabranch.agents.engine.record_queue import RecordQueue
-from anabranch.agents.record_decoding import record_batch
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.tables.table import Table
 from anabranch.topics.errors import Stop

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from anabranch import col
 from anabranch.agents.flows.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Sum, Top
-from anabranch.agents.flows.columns import Frame
+from anabranch.agents.flows.column_evaluation import Frame
 from anabranch.agents.flows.combiner import Combiner, Failed
 from anabranch.agents.flows.expressions import Constant, Expression, Function, NotVectorizable, Operation
 from anabranch.agents.flows.hyperloglog import ApproxDistinct

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from anabranch import ApproxDistinct, Count, Distinct, Max, Mean, Min, Sum, Top, col, pseudonym
 from anabranch.agents.flows.aggregates import Aggregate
-from anabranch.agents.flows.columns import Frame
+from anabranch.agents.flows.column_evaluation import Frame
 from anabranch.agents.flows.combiner import Combiner
 from anabranch.agents.flows.expressions import FUNCTIONS, OPERATORS, NotVectorizable
 from anabranch.agents.flows.operators import Keying

@@ -250,7 +250,7 @@ def test_a_batch_of_a_lost_partition_that_is_processed_to_its_end_does_not_bring
 
 
 def test_a_delayed_partition_that_is_lost_leaves_the_count_of_the_others_alone(queue: RecordQueue) -> None:
-    queue.begin(P0, 0).retry_at_s[0, 0] = 10.0
+    queue.begin(P0, 0).retries.at_s[0, 0] = 10.0
     queue.put(batch(0, 1))
     queue.put(batch(0, 1, 2, at=P1))
     assert queue.take().at == P1
@@ -307,7 +307,7 @@ def test_a_poisoned_row_comes_alone_with_its_reason(queue: RecordQueue) -> None:
 
 
 def test_a_row_that_is_tried_again_lets_its_whole_batch_wait(queue: RecordQueue) -> None:
-    queue.begin(P0, 0).retry_at_s = {(5, 1): 10.0, (5, 2): 20.0}
+    queue.begin(P0, 0).retries.at_s = {(5, 1): 10.0, (5, 2): 20.0}
     for made in (batch(4), packed(5, 3), batch(6), batch(0, at=P1)):
         queue.put(made)
     assert places(queue.take()) == [(4, 0)]
@@ -319,5 +319,5 @@ def test_a_row_that_is_tried_again_lets_its_whole_batch_wait(queue: RecordQueue)
     queue.release(19.0)
     assert not queue.has_work
     queue.release(20.0)
-    assert not queue.at(P0).retry_at_s
+    assert not queue.at(P0).retries.at_s
     assert places(queue.take()) == [(5, 0)], "it may fail again, so row by row"

@@ -76,7 +76,7 @@ def read_rows(lines: Sequence[bytes], first: int, *, source: str, format: Format
     finally:
         csv.field_size_limit(before)
     used = len(lines) if begin >= len(texts) else numbers[begin] - first
-    # Lines after the used ones are read again, so their errors would be count_byte twice.
+    # Lines after the used ones are read again, so their errors would be counted twice.
     return CsvRows(rows, [line for line in bad if line.line < first + used], used)
 
 

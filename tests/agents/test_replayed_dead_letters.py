@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from anabranch import current_event
-from anabranch.agents.engine import retry_topics
+from anabranch.agents.engine import replayed_dead_letters
 from anabranch.agents.runtime import runtime_of
 from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
 from anabranch.replay.dead_letters.republisher import Republication, Republisher
@@ -30,7 +30,7 @@ from failing_records import Boom
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers look for retry topics without a pause."""
-    monkeypatch.setattr(retry_topics, "LOOK_S", 0.05)
+    monkeypatch.setattr(replayed_dead_letters, "LOOK_S", 0.05)
 
 
 @pytest.fixture
