@@ -41,7 +41,6 @@ REPLAY_KNOWS_AGENTS = {
     "replay/runs/inputs_with_windows.py",
     "replay/table_backup/store_seeding.py",
     "replay/table_reader.py",
-    "replay/topic_result.py",
     "replay/testing/store_faults.py",
     "replay/verify/comparison.py",
 }
@@ -126,7 +125,6 @@ KNOWS_KAFKA = {
     "replay/runs/completion.py",
     "replay/table_backup/restore.py",
     "replay/table_reader.py",
-    "replay/topic_result.py",
     "replay/record_counts.py",
     "replay/replay_transaction.py",
     "replay/testing/kafka_world.py",

@@ -3,7 +3,7 @@
     by5 = sales.key_by("user").window(Tumbling("5m"), grace="30s").aggregate("by-user-5m", n=Count())
     by5.final().filter(col("n") > 100).to("busy")
 
-`windowed.py` documents what the agents do that these methods make.
+`window_agents.py` documents what the agents do that these methods make.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .private_keys import shows_private
 from .reducers import AggregateReducer, PairReducer, Reducer, check_json, merge_states
-from .windowed import Closer, Source, States, WatermarkedPartials, add_states, gather_batch, is_due, timestamp_of
+from .window_agents import Source, States, WatermarkedPartials, add_states, gather_batch, is_due
+from .window_closer import WindowCloser, timestamp_of
 
 if TYPE_CHECKING:
     from ...topics.output import Output
@@ -206,7 +207,7 @@ class WindowedFlow:
 
         async def fill(stream: Stream) -> None:
             stream.takes_control = True
-            source, closer = self._source(stream, table, how, late), Closer(stream, table, made.sends)
+            source, closer = self._source(stream, table, how, late), WindowCloser(stream, table, made.sends)
             async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:
@@ -299,7 +300,7 @@ class WindowedFlow:
 
         async def gather(stream: Stream) -> None:
             stream.takes_control = True
-            closer = Closer(stream, table, made.sends)
+            closer = WindowCloser(stream, table, made.sends)
             async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:

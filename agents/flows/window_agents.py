@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from ..tables.window_content import WindowContent
 
 __all__ = [
-    "Closer",
+    "LOOK_S",
     "PaneKey",
     "Source",
     "States",
@@ -75,7 +75,7 @@ __all__ = [
     "add_states",
     "gather_batch",
     "is_due",
-    "timestamp_of",
+    "private_copy",
 ]
 
 PaneKey = tuple[Any, int, int]
@@ -382,10 +382,11 @@ def add_states(
 
 def _read(partition: OpenPartition, rows: list[WindowKey], *, isolating: bool) -> list[Any]:
     known = partition.get_many(rows)
-    return list(map(_private, known)) if isolating else known
+    return list(map(private_copy, known)) if isolating else known
 
 
-def _private(value: Any) -> Any:
+def private_copy(value: Any) -> Any:
+    """Return a value that its receiver may change."""
     return value if value is ABSENT or type(value) in _SCALARS else deepcopy(value)
 
 
@@ -458,92 +459,6 @@ def gather_batch(stream: Stream, batch: QueuedBatch, table: WindowTable, how: Re
             state.keeper.hear(record)
 
 
-class Closer:
-    """Closes the windows of a table that are complete, and sends them where the program wants them.
-
-    Args:
-        finals: functions that send a closed window; each takes its row and its value.
-    """
-
-    def __init__(self, stream: Stream, table: WindowTable, finals: Sequence[Callable[[WindowKey, Any], Any]]) -> None:
-        self._stream, self._table, self._finals = stream, table, finals
-        self._held: dict[TopicPartition, int] = {}
-        for partition in stream.queue.partitions.values():
-            partition.held_back = None  # of the agent function's last call
-        self._seen: set[TopicPartition] = set()
-
-    def wait_s(self) -> float:
-        """Seconds until the next look at the windows, although no record has come."""
-        return 0.0 if self._held else LOOK_S
-
-    def look_at(self, at: TopicPartition) -> None:
-        """Close what is complete in a partition with the next call of `close`, although no record has come."""
-        self._held.setdefault(at, -1)
-
-    def begin(self, batch: QueuedBatch) -> None:
-        """Note that a batch is about to be processed, so that its partition can no longer stay where it is."""
-        if batch.messages:
-            self._stream.queue.at(batch.at).held_back = None
-
-    async def close(self, batch: QueuedBatch) -> None:
-        """Close windows after a batch, an empty one if none has come."""
-        stream, queue = self._stream, self._stream.queue
-        self._held = {at: offset for at, offset in self._held.items() if at in queue.partitions}
-        self._seen &= queue.partitions.keys()
-        if batch.messages:
-            self._held[batch.at] = _held_offset(stream, batch)
-        else:
-            for partition in queue.partitions.values():
-                partition.ended = False
-            # Also those that were restored: a worker may have ended in the middle of closing.
-            self._held |= {at: -1 for at in queue.partitions if at not in self._seen}
-        for at in list(self._held):
-            self._seen.add(at)
-            if batch.messages and at != batch.at and stream.context.epoch.full:
-                continue
-            stream.context.at(stream, at)
-            if await self._closed(at):
-                del self._held[at]
-                queue.at(at).held_back = None
-            elif self._held[at] >= 0:
-                queue.at(at).held_back = self._held[at]
-
-    async def _closed(self, at: TopicPartition) -> bool:
-        """Close windows of a partition until the epoch is full; return whether all that are complete are closed."""
-        partition, state = window_partition(self._table)
-        message, self._stream.message = self._stream.message, None
-        try:
-            while not self._stream.context.epoch.full:
-                row = state.open.next_due(state.watermark_ms)
-                if row is None:
-                    return True
-                value = partition.find(row) if self._finals else ABSENT
-                if value is not ABSENT:
-                    for final in self._finals:
-                        await final(row, _private(value))
-            return not state.open.has_due(state.watermark_ms)
-        except Stop:
-            raise
-        except Exception as exc:
-            raise Stop(
-                f"table {self._table.name}: a window that closes in {at.topic}[{at.partition}] cannot be sent: "
-                f"{type(exc).__name__}: {exc}",
-                hint="correct the functions behind final(); the window is sent when the worker starts again",
-            ) from exc
-        finally:
-            self._stream.message = message
-
-
-def _held_offset(stream: Stream, batch: QueuedBatch) -> int:
-    """Return the offset to stay at while windows close: that of the control record at the end of a batch, which can be
-    processed again; -1 if the batch ends with another record."""
-    if isinstance(batch.messages, Rows):
-        return -1
-    last = batch.messages[-1]
-    own = carries_control(batch.at.topic, runtime_of(stream.app).conf.id) and is_control(last)
-    return cast(int, last.offset()) if own else -1
-
-
 def is_due(windows: Windows, before_ms: int, after_ms: int, grace_ms: int) -> bool:
     """Return whether a channel's stream time has passed something that an operator behind it waits for."""
     if after_ms in (before_ms, NEVER_MS):
@@ -551,11 +466,3 @@ def is_due(windows: Windows, before_ms: int, after_ms: int, grace_ms: int) -> bo
     if windows.gap_ms is not None or after_ms == END_MS or before_ms in (NEVER_MS, END_MS):
         return True
     return windows.pane(after_ms - grace_ms) != windows.pane(before_ms - grace_ms)
-
-
-def timestamp_of(end_ms: int) -> int:
-    """Return the timestamp of the record for a closed window, in milliseconds: the window's last one.
-
-    Kafka has no timestamps before 1970. Windows that end earlier have the first one that can be sent.
-    """
-    return max(1, end_ms - 1)
