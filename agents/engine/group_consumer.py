@@ -341,7 +341,7 @@ class GroupConsumer:
     def _resume(self) -> None:
         if self._paused or self._held:  # librdkafka keeps a pause even if the partition is revoked and assigned again
             self.kafka.resume([*self._paused, *(KafkaPartition(*at) for at in self._held)])
-            self._paused, self._held = [], set()
+            self._paused, self._held = [], set[TopicPartition]()
 
     def close(self, *, keep_identity: bool = False) -> None:
         """Leave the group at once (blocking); with `keep_identity`, the partitions wait for the same worker instead."""
