@@ -41,6 +41,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/runs/inputs_with_windows.py",
     "replay/table_backup/store_seeding.py",
     "replay/table_reader.py",
+    "replay/topic_result.py",
     "replay/testing/store_faults.py",
     "replay/verify/comparison.py",
 }
