@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from ..topics import clock
 from ..topics.control_records import END_OF_INPUT, ControlRecord
 from ..topics.dead_letter import dead_letter
-from ..topics.errors import AnabranchError, Stop
+from ..topics.errors import AnabranchError, Rebuild, Stop
 from ..topics.packed import packed_rows
 from ..topics.partitioners import Partitioner
 from ..topics.producer import Aborted, Headers, OnDelivery, TransactionalProducer
@@ -179,6 +179,9 @@ class Transaction:
             self._begun = True
 
     def _send_again(self) -> None:
+        """Send the records of an aborted transaction with a new client: see `TransactionalProducer.renew`."""
+        self._producer.renew()
+        self._check_owner()
         self._begun = False
         self._aborted = ""
         self._reached.clear()
@@ -187,6 +190,17 @@ class Transaction:
         for columns, partitions in self._batches:
             self._produce(columns, partitions)
         self._produce_dead_letters(self._bad)
+
+    def _check_owner(self) -> None:
+        """Raise Rebuild if the run's state is not ours any more: a new client fences whoever has written it."""
+        state, found = self._state, self._runs.read(self._state.run_id)
+        if found is None:
+            changed = state.updated_ms > 0  # forgotten
+        else:
+            # A run of a source that cannot be resumed may have begun anew under its name, so an older state is there.
+            changed = found.started_ms >= state.started_ms and self._runs.record(found) != self._runs.record(state)
+        if changed:
+            raise Rebuild(f"the state of run {state.run_id} has changed since this process wrote it")
 
     def _produce(self, columns: _Columns, partitions: list[int]) -> None:
         self._begin()

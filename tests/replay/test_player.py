@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from anabranch.replay import player
 from anabranch.replay.player import Player
 from anabranch.replay.replay_report import Progress
 from anabranch.replay.run_state import RunRegistry
@@ -21,7 +22,7 @@ from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
 from anabranch.topics.errors import Rebuild, Stop, Usage
 from anabranch.topics.partitioners import HashPartitioner
-from anabranch.topics.producer import TransactionalProducer
+from anabranch.topics.producer import Aborted, TransactionalProducer
 from confluent_kafka import Message
 from killed_child import kill_repeatedly
 
@@ -211,14 +212,49 @@ def test_a_forgotten_twin_is_fenced(broker: Cluster, fresh: Fresh, drain: Drain,
 
 
 @pytest.mark.usefixtures("unlucky")
-def test_an_aborted_transaction_is_sent_again(broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path) -> None:
+def test_an_aborted_transaction_is_sent_again_by_a_new_client(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     topic, history = fresh("aborted"), find_history([str(write_lines(tmp_path, 300))], KEYED)
+    renew, renewed = TransactionalProducer.renew, list[bool]()
+
+    def renewing(self: TransactionalProducer) -> None:
+        before = self._kafka
+        renew(self)
+        renewed.append(self._kafka is not before)
+
+    monkeypatch.setattr(TransactionalProducer, "renew", renewing)
     report = Player(broker, history, topic, transaction_records=100, batch_lines=50).play()
     assert (report.sent, sum(report.counts.values())) == (300, 300)
+    assert renewed == [True] * 3
     messages = drain(topic)
     check_once_and_in_order(messages, 300)
     assert len(drain(topic, committed=False)) == 600
     assert report.end_offsets == {p: (found[-1].offset() or 0) + 1 for p, found in by_partition(messages).items()}
+
+
+def test_a_run_that_is_taken_over_while_its_transaction_is_aborted_sends_nothing_more(
+    broker: Cluster, fresh: Fresh, drain: Drain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, history = fresh("taken"), find_history([str(write_lines(tmp_path, 1_000))], KEYED)
+    later = Player(broker, history, topic)
+
+    class TakenOver(TransactionalProducer):
+        taken = False
+
+        def commit(self) -> None:
+            if not TakenOver.taken:
+                TakenOver.taken = True
+                self.flush()
+                self.abort()
+                later.play()
+                raise Aborted("by the test")
+            super().commit()
+
+    monkeypatch.setattr(player, "TransactionalProducer", TakenOver)
+    with pytest.raises(Rebuild, match="has taken over run"):
+        Player(broker, history, topic, transaction_records=100, batch_lines=50).play()
+    check_once_and_in_order(drain(topic), 1_000)
 
 
 BAD = b"k,1\nbad\nk,2\n\xff\nk,3\n"
