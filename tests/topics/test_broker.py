@@ -20,6 +20,7 @@ from anabranch.topics.cluster import Cluster
 from anabranch.topics.devbroker import distribution
 from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import Distribution
+from anabranch.topics.devbroker.java import Java
 from anabranch.topics.devbroker.running_broker import running_at
 from anabranch.topics.errors import Stop
 from confluent_kafka import Producer
@@ -219,6 +220,18 @@ def test_java_that_ends_at_once_is_reported_with_its_log(tmp_path: Path) -> None
     # What failed holds nothing back.
     with EmbeddedBroker(tmp_path) as broker:
         assert broker.alive
+
+
+def test_data_of_a_newer_kafka_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What Kafka 4.2 says about data of Kafka 4.3, whose jars are not at hand.
+    said = (
+        "Caused by: org.apache.kafka.common.errors.UnsupportedVersionException: Can't read version 4 of BrokerEndpoint"
+    )
+    monkeypatch.setattr(Java, "log_tail", lambda _: said)
+    with pytest.raises(Stop, match="written by a newer Kafka than") as failed:
+        EmbeddedBroker(tmp_path, settings={"num.io.threads": "none"}).start()
+    assert str(tmp_path) in str(failed.value)
+    assert "--data PATH" in str(failed.value.hint)
 
 
 def test_temporary_folders_of_killed_processes_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from ..cluster import Cluster
 from ..durable_files import replace_file
 from ..errors import Stop
 from ..identifiers import kafka_uuid
-from .distribution import Distribution, OnProgress, locked
+from .distribution import KAFKA_VERSION, Distribution, OnProgress, locked
 from .java import Java
 
 if TYPE_CHECKING:
@@ -165,8 +165,15 @@ class Node:
             raise self._failed(f"does not answer after {START_S:.0f} s")
 
     def _failed(self, what: str) -> Stop:
+        tail = self.java.log_tail()
+        if "UnsupportedVersionException" in tail:
+            return Stop(
+                f"the data in {self.java.log.parent} were written by a newer Kafka than {KAFKA_VERSION}, so that it "
+                "cannot read them",
+                hint="delete the folder, or name another one: --data PATH, of `anabranch broker`",
+            )
         return Stop(
-            f"the embedded Kafka {what}; {self.java.log} ends with\n{self.java.log_tail()}",
+            f"the embedded Kafka {what}; {self.java.log} ends with\n{tail}",
             hint="--bootstrap-server uses a Kafka that already runs",
         )
 
