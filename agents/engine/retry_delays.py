@@ -1,4 +1,7 @@
-"""The waits of one partition for the retries of records that made the agent fail (`on_failure=Retry(…)`)."""
+"""The waits of one partition for the retries of records that made the agent fail (`on_failure=Retry(…)`).
+
+`failed_records.py` sets the times; `record_queue.py` holds the records back until then, and releases them.
+"""
 
 from __future__ import annotations
 
