@@ -285,11 +285,10 @@ def show_tables(app: App, name: str | None, view: TableView) -> None:
         return
     if name is not None and name not in {table.name for table in tables}:
         # Whoever misspells `backup` has named a table.
+        names = sorted(table.name for table in tables)
+        listed = f"it has: {', '.join(names) or 'none'}"
         raise Usage(
-            f"{app.conf.id} has no table {name}",
-            hint=did_you_mean(
-                name, [*(table.name for table in tables), "backup", "restore"], "anabranch -A … tables lists them"
-            ),
+            f"{app.conf.id} has no table {name}", hint=did_you_mean(name, [*names, "backup", "restore"], listed)
         )
     table = find_table(app, name)
     reader, order = TableReader(runtime_of(app).cluster, table), Order(view.sort, view.desc)
