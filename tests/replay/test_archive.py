@@ -176,7 +176,8 @@ def test_following_it_rolls_files_by_age_and_reports_what_is_deleted_under_its_e
         produce(broker, topic, 20)
         eventually(lambda: records_in(tmp_path) == 20, "the first records are in files")
         assert of_archive(tmp_path) == of_topic(drain(topic))
-        producer = TransactionalProducer(broker, fresh())
+        # On a busy machine the transaction is open for longer than the usual timeout.
+        producer = TransactionalProducer(broker, fresh(), transaction_timeout_ms=120_000)
         producer.open()
         producer.begin()
         for _ in range(3):
