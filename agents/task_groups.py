@@ -54,26 +54,20 @@ def task_groups(
         counts: topic -> number of its partitions.
         tables: table -> number of its partitions.
     """
-    names: dict[str, str] = {}  # topic -> name of its group
-    members: dict[str, list[str]] = {}
-    numbers = set(tables.values())
+    of_tables: dict[int, set[str]] = {number: set() for number in tables.values()}
+    together: dict[str, set[str]] = {}  # topic -> all topics of its group, itself included
     for stream in joined:
-        topics = [topic for topic in dict.fromkeys(stream) if topic in counts]
-        others = [topic for topic in topics if counts[topic] not in numbers]
-        for topic in topics:
-            if counts[topic] in numbers:
-                name = f"tables-{counts[topic]}"
-                if names.setdefault(topic, name) == name and topic not in members.setdefault(name, []):
-                    members[name].append(topic)
-        known = dict.fromkeys(names[topic] for topic in others if topic in names)
-        united = [*dict.fromkeys([*(topic for name in known for topic in members.pop(name)), *others])]
-        if united:
-            members[united[0]] = united
-            names |= dict.fromkeys(united, united[0])
+        others: set[str] = set()
+        for topic in stream:
+            if topic in counts:
+                of_tables.get(counts[topic], others).add(topic)
+        united = others.union(*(together[topic] for topic in others if topic in together))
+        together |= dict.fromkeys(united, united)
+    for topics in of_tables.values():
+        together |= dict.fromkeys(topics, topics)
     made: dict[str, TaskGroup] = {}
-    for name, topics in members.items():
-        most = max(counts[topic] for topic in topics)
-        own = [table for table, count in tables.items() if name == f"tables-{count}"]
-        title = name if own else "+".join(sorted(topics))
-        made |= dict.fromkeys(topics, TaskGroup(title, tuple(sorted(topics)), tuple(own), most))
+    for topic, topics in together.items():
+        own = tuple(table for table, count in tables.items() if count == counts[topic])
+        name = f"tables-{counts[topic]}" if own else "+".join(sorted(topics))
+        made[topic] = TaskGroup(name, tuple(sorted(topics)), own, max(counts[each] for each in topics))
     return made
