@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...topics.topic_partition import TopicPartition
+from ..task_groups import TaskId
 from .runner import Runner
 from .task import Task, Tasks
 from .task_states import State
@@ -27,7 +28,7 @@ __all__ = ["RollbackScope", "scope_of"]
 
 
 class RollbackScope(NamedTuple):
-    """What a rollback of some tasks concerns.
+    """The tasks and the coroutines that a rollback restarts; all others go on.
 
     Attributes:
         tasks: their records are processed again.
@@ -57,21 +58,20 @@ def scope_of(failed: Iterable[TopicPartition], tasks: Tasks, runners: Iterable[R
     Returns:
         None: all tasks.
     """
-    everybody = [runner for runner in runners if runner.stream is not None]
-    found: dict[str, Task] = {}
+    streams = [(runner, runner.stream) for runner in runners if runner.stream is not None]
+    found: dict[TaskId, Task] = {}
     new = [tasks.owner(at) for at in failed]
     halted: list[Runner] = []
     while new:
         task = new.pop()
         if task is None:
             return None  # lost meanwhile
-        if str(task.id) in found:
+        if task.id in found:
             continue
-        found[str(task.id)] = task
-        for runner in everybody:
-            stream = runner.stream
+        found[task.id] = task
+        for runner, stream in streams:
             at_it = runner.at is not None and tasks.owner(runner.at) is task and runner not in halted
-            if stream is not None and at_it and (stream.running or runner.halted):
+            if at_it and (stream.running or runner.halted):
                 halted.append(runner)
                 held = (at for at, queue in stream.queue.partitions.items() if queue.held_back is not None)
                 new += [tasks.owner(at) for at in held]
