@@ -60,8 +60,9 @@ class TaskInput:
         "topic_id",
     )
 
-    def __init__(self, at: TopicPartition, start: int, agent_offsets: dict[str, int], topic_id: str) -> None:
-        self.at, self.start, self.agent_offsets, self.topic_id = at, start, agent_offsets, topic_id
+    def __init__(self, at: TopicPartition, start: int, topic_id: str) -> None:
+        self.at, self.start, self.topic_id = at, start, topic_id
+        self.agent_offsets: dict[str, int] = {}
         self.channel_states: dict[str, object] = {}
         self.is_new = self.active = False
         self.committed = start
@@ -92,18 +93,11 @@ class TaskInput:
 
     def rest(self, streams: Iterable[RecordFeed]) -> None:
         """Be no longer active; `start` and what belongs to agents are then what the last commit has left."""
-        streams = list(streams)
         self.start, self.active = self.committed, False
-        self.agent_offsets = {
-            stream.progress_name: stream.queue.partitions[self.at].committed
-            for stream in streams
-            if self.at in stream.queue.partitions
-        }
-        self.channel_states = {
-            stream.progress_name: stream.queue.partitions[self.at].committed_channel_state
-            for stream in streams
-            if self.at in stream.queue.partitions
-        }
+        own = [(stream.progress_name, stream.queue.partitions.get(self.at)) for stream in streams]
+        read = {agent: partition for agent, partition in own if partition is not None}
+        self.agent_offsets = {agent: partition.committed for agent, partition in read.items()}
+        self.channel_states = {agent: partition.committed_channel_state for agent, partition in read.items()}
         self.routes, self.kept = [], []
 
 
@@ -188,9 +182,6 @@ class Tasks:
 
     def assign(self, assignment: Assignment) -> None:
         """Add assigned partitions."""
-        own: dict[TopicPartition, dict[str, int]] = {}
-        for (at, agent), offset in assignment.agent_offsets.items():
-            own.setdefault(at, {})[agent] = offset
         for at, start in assignment.starts.items():
             group = self._group_of(at.topic)
             id = TaskId(group.name, at.partition)
@@ -202,8 +193,10 @@ class Tasks:
                 task.group = group
                 task.happens(Event.ASSIGN)
             self._owners[at] = task
-            made = task.inputs[at.topic] = TaskInput(at, start, own.get(at, {}), assignment.ids.get(at.topic, ""))
+            made = task.inputs[at.topic] = TaskInput(at, start, assignment.ids.get(at.topic, ""))
             made.is_new = at in assignment.uncommitted
+        for (at, agent), offset in assignment.agent_offsets.items():
+            self._owners[at].inputs[at.topic].agent_offsets[agent] = offset
         for (at, agent), state in assignment.channel_states.items():
             self._owners[at].inputs[at.topic].channel_states[agent] = state
 
