@@ -50,20 +50,23 @@ SETTLED = 2.5
 
 def read_agent_offsets(metadata: str | None) -> dict[str, int]:
     """Return agent -> offset; empty for metadata that another program has written."""
-    if not metadata:
-        return {}
     try:
-        return {str(agent): int(offset) for agent, offset in json.loads(metadata)["agents"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {agent: int(offset) for agent, offset in _of_agents(metadata, "agents").items()}
+    except (ValueError, TypeError, OverflowError):
         return {}
 
 
 def read_channel_states(metadata: str | None) -> dict[str, object]:
     """Return agent -> channel state; empty for metadata that another program has written."""
+    return _of_agents(metadata, "time")
+
+
+def _of_agents(metadata: str | None, part: str) -> dict[str, Any]:
+    """Return agent -> what a part of the metadata says of it; empty if there is no such part."""
     if not metadata:
         return {}
     try:
-        return {str(agent): state for agent, state in json.loads(metadata)["time"].items()}
+        return dict(json.loads(metadata)[part].items())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
