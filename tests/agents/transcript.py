@@ -39,7 +39,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +50,7 @@ from anabranch.replay.testing.stillness import Stillness
 from anabranch.replay.testing.virtual_loop import _owner
 from anabranch.replay.testing.worker_life import WorkerLife
 from anabranch.replay.testing.world_outcome import committed_records
+from anabranch.topics.durations import duration_s
 from anabranch.topics.errors import described
 from confluent_kafka import KafkaError, KafkaException
 
@@ -93,14 +93,13 @@ class Transcript:
 
     def _program(self, topics: str) -> App:
         options = self._options
-        settings = EngineSettings(commit_beside=options.get("commit") == "beside")
-        settings = replace(settings, standby_replicas=int(options.get("replicas", "0")))
-        if options.get("protocol") == "consumer":
-            settings = replace(settings, group_protocol="consumer")
-        if options.get("start") == "latest":
-            settings = replace(settings, start_at_end=True)
-        if options.get("guarantee") == "at-least-once":
-            settings = replace(settings, exactly_once=False)
+        settings = EngineSettings(
+            commit_beside=options.get("commit") == "beside",
+            standby_replicas=int(options.get("replicas", "0")),
+            group_protocol="consumer" if options.get("protocol") == "consumer" else "classic",
+            start_at_end=options.get("start") == "latest",
+            exactly_once=options.get("guarantee") != "at-least-once",
+        )
         app = App("shop", settings=settings)
         totals: Any = None
         if options["program"] == "totals":
@@ -202,7 +201,7 @@ class Transcript:
 
     def pause(self, worker: str, duration: str) -> None:
         owner = self._lives[worker].owner
-        owner.paused_until_s = self._environment.loop.time() + _seconds(duration)
+        owner.paused_until_s = self._environment.loop.time() + duration_s(duration)
         with self._environment.entered():
             for group in self._kafka.groups.values():
                 for member in group.members.values():
@@ -244,7 +243,7 @@ class Transcript:
         self._kafka.offsets("shop").committed.clear()
 
     def run(self, duration: str) -> None:
-        self._until(lambda: False, _seconds(duration))
+        self._until(lambda: False, duration_s(duration))
 
     def settle(self) -> None:
         stillness = self._stillness
@@ -361,10 +360,6 @@ def _lines(events: list[tuple[str, str]]) -> Iterator[str]:
         for task in sorted(states):
             tasks.setdefault(", ".join(states[task]), []).append(task)
         yield from (f"{' '.join(names)} {after}" for after, names in tasks.items())
-
-
-def _seconds(duration: str) -> float:
-    return float(duration.removesuffix("s"))
 
 
 def _timed_out() -> KafkaException:
