@@ -14,7 +14,7 @@ P0, P1 = TopicPartition("orders", 0), TopicPartition("orders", 1)
 
 
 class Fake:
-    """As much of a message as a queue asks for."""
+    """A message that has only an offset, which is all that a queue uses."""
 
     def __init__(self, offset: int) -> None:
         self._offset = offset
@@ -32,7 +32,7 @@ def packed_record(rows: int) -> PackedRecord:
 
 
 class FakePacked(Fake):
-    """As much of a packed message as its rows ask for."""
+    """A packed message that has only a value, headers and a timestamp, which is all that its rows use."""
 
     def __init__(self, offset: int, rows: int) -> None:
         super().__init__(offset)

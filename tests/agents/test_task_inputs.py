@@ -24,7 +24,7 @@ TASK = TaskId("tables-4", 0)
 
 
 class FakeStream:
-    """As much of a stream as a task asks for."""
+    """A stream that has only a queue and a name, which is all that tasks use."""
 
     def __init__(self, name: str = "total") -> None:
         self.queue, self.progress_name = RecordQueue(), name
