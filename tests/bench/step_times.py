@@ -46,7 +46,7 @@ _STEPS = (
     ("topics.producer", "TransactionalProducer", "commit", "commit: waiting for Kafka, transaction (beside)"),
     ("agents.engine.committer", "ExactlyOnce", "_complete", "commit: the rest (beside)"),
     ("agents.tables.partition_state", "PartitionState", "apply", "barrier: the stores' writes"),
-    ("agents.engine.router", "Router", "committed", "barrier: dropping the kept records"),
+    ("agents.engine.task", "TaskInput", "commit", "barrier: dropping the kept records"),
     ("agents.engine.epoch", "Epoch", "finish", "barrier: the rest"),
 )
 
