@@ -80,6 +80,7 @@ class Runtime:
         self._cluster: Cluster | None = None
         self._admin: Admin | None = None
         self._worker_registry: WorkerRegistry | None = None
+        self._answers: set[asyncio.Future[Any]] = set()  # on their way; the event loop alone would not keep them
         self.keep_identity = False
         self.history_complete: threading.Event | None = None
         self.history_ends: Mapping[TopicPartition, int] = {}
@@ -196,7 +197,9 @@ class Runtime:
         """Answer a question that made its agent fail, outside of the epoch, which may wait for the asker."""
         answer = refusal(headers, why)
         if answer is not None:
-            self._answering = asyncio.ensure_future(self.sender.send(answer))
+            sending = asyncio.ensure_future(self.sender.send(answer))
+            self._answers.add(sending)
+            sending.add_done_callback(self._answers.discard)
 
     @property
     def worker_registry(self) -> WorkerRegistry:

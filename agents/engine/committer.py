@@ -128,7 +128,7 @@ class ExactlyOnce:
 
         Raises:
             Aborted: the transaction was aborted.
-            Refused: a topic refuses a record.
+            RecordsRefused: a topic refuses a record.
             Rebuild: the producer was fenced.
         """
         dropped = Event()
@@ -143,7 +143,7 @@ class ExactlyOnce:
         Raises:
             Aborted: the transaction was aborted. With `lost`, the partitions are lost as well, and no worker can commit
                 this epoch.
-            Refused: a topic refuses a record.
+            RecordsRefused: a topic refuses a record.
             Rebuild: the producer was fenced.
             Stop: a topic was recreated, so that its offsets are no longer valid.
         """

@@ -170,7 +170,7 @@ class Failures:
         """Mark the record that sent a refused output as poisoned.
 
         Args:
-            place: index of the output among those of the epoch; an output of no record becomes a dead letter instead.
+            index: of the output among those of the epoch; an output of no record becomes a dead letter instead.
 
         Returns:
             Whether the sender of the output is known.

@@ -270,14 +270,18 @@ class RecordQueue:
     def restart_at(self, partitions: Iterable[TopicPartition]) -> None:
         """Clear some partitions, and continue there from their committed offsets."""
         again = {partition for at in partitions if (partition := self.partitions.get(at)) is not None}
-        self._order = deque(partition for partition in self._order if partition not in again)
-        if self._taken is not None and self._taken[0] in again:
-            self._taken = None
+        self._withdraw(again)
         for partition in again:
             self.entered -= partition.entered
             partition.restart()
             partition.unproven = self.isolating
         self._count_waiting()
+
+    def _withdraw(self, partitions: set[PartitionQueue]) -> None:
+        """Hand out no record of some partitions, nor regard their taken batch as processed when it is done."""
+        self._order = deque(partition for partition in self._order if partition not in partitions)
+        if self._taken is not None and self._taken[0] in partitions:
+            self._taken = None
 
     def _count_waiting(self) -> None:
         now = (partition for partition in self.partitions.values() if partition.retries.until_s is None)
@@ -286,9 +290,6 @@ class RecordQueue:
     def remove(self, lost: Iterable[TopicPartition]) -> None:
         """Forget partitions that were revoked or lost."""
         handled = self.handled
-        gone = {partition for at in lost if (partition := self.partitions.pop(at, None)) is not None}
-        self._order = deque(partition for partition in self._order if partition not in gone)
+        self._withdraw({partition for at in lost if (partition := self.partitions.pop(at, None)) is not None})
         self._count_waiting()
-        if self._taken is not None and self._taken[0] in gone:
-            self._taken = None
         self.entered += handled - self.handled
