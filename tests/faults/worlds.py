@@ -41,16 +41,7 @@ _AT_ONCE = 20
 def simulation(program: str, seeds: range, faults: str = "") -> Simulation:
     """A simulation of one of the programs."""
     made = PROGRAMS[program]
-    return Simulation(
-        made.app,
-        inputs=made.inputs,
-        seeds=seeds,
-        faults=faults or made.faults,
-        workers=made.workers,
-        ordered=made.ordered,
-        ignore=made.ignore,
-        bounded=made.bounded,
-    )
+    return made.simulation(seeds=seeds, faults=faults or made.faults)
 
 
 def play(program: str, first: int, count: int) -> tuple[str, SimulationReport]:

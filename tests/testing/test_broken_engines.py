@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from anabranch.replay.testing.simulation import Simulation
 from world_programs import PROGRAMS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
@@ -34,16 +33,7 @@ def test_there_are_enough_of_them() -> None:
 )
 def test_a_broken_engine_is_found_within_a_few_seeds(name: str) -> None:
     broken = BROKEN_ENGINES[name]
-    program = PROGRAMS[broken.program]
-    made = Simulation(
-        program.app,
-        inputs=program.inputs,
-        faults=broken.faults,
-        seeds=20,
-        workers=program.workers,
-        ignore=program.ignore,
-        bounded=program.bounded,
-    )
+    made = PROGRAMS[broken.program].simulation(faults=broken.faults, seeds=20, ordered=())
     assert made.expectation.unstable == []
     with broken.broken():
         failures = made.run(most_failures=1, shrunk=False).failures

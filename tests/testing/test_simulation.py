@@ -19,17 +19,7 @@ from world_programs import PROGRAMS, bank
 
 
 def simulation(program: str, **options: Any) -> Simulation:
-    chosen = PROGRAMS[program]
-    options.setdefault("faults", chosen.faults)
-    options.setdefault("workers", chosen.workers)
-    return Simulation(
-        chosen.app,
-        inputs=chosen.inputs,
-        ordered=chosen.ordered,
-        ignore=chosen.ignore,
-        bounded=chosen.bounded,
-        **options,
-    )
+    return PROGRAMS[program].simulation(**options)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import anabranch
 from anabranch import Count, Max
 from anabranch.agents.engine.settings import EngineSettings
+from anabranch.replay.testing.simulation import Simulation
 
 OPENING = 1_000
 
@@ -45,6 +46,18 @@ class Program:
     ignore: tuple[str, ...] = ()
     workers: int = 2
     bounded: bool = False
+
+    def simulation(self, **options: Any) -> Simulation:
+        """Return a simulation of the app over its input; options override those of the program."""
+        chosen: dict[str, Any] = {
+            "inputs": self.inputs,
+            "faults": self.faults,
+            "ordered": self.ordered,
+            "ignore": self.ignore,
+            "workers": self.workers,
+            "bounded": self.bounded,
+        }
+        return Simulation(self.app, **{**chosen, **options})
 
 
 class Unlucky(Exception):
