@@ -1,19 +1,19 @@
 """The API reference, from the docstrings and annotations of the public names.
 
 `MEMBERS` lists what a program uses of a class that Faust or the engine also use. Other classes are shown with all of
-their public members. `tests/docs/test_references.py` checks that each name of `anabranch` is here and has a docstring.
+their public members. `tests/docs/test_site.py` checks that each name of `anabranch` is here and has a docstring.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, ForwardRef
+from typing import Any
 
 import anabranch
 from anabranch import agents
 from anabranch.agents import declarations
 from anabranch.topics import errors, partitioners
-from docstrings import attributes, markdown
+from docstrings import attributes, markdown, type_text
 
 # Sections in their order, with the names of each.
 SECTIONS: dict[str, list[str]] = {
@@ -150,7 +150,7 @@ def _member(owner: str, thing: type, member: str) -> str:
 
 def _options(options: type) -> str:
     texts = attributes(inspect.getdoc(options) or "")
-    kinds = {name: _type(kind) for name, kind in options.__annotations__.items()}
+    kinds = {name: type_text(kind) for name, kind in options.__annotations__.items()}
     return "\n".join(f"- `{name}` (`{kinds[name]}`): {text}" for name, text in texts.items() if name in kinds)
 
 
@@ -165,7 +165,7 @@ def _signature(value: Any) -> str:
     if starred is not None and not any(each.kind is each.VAR_POSITIONAL for each in kept):
         shown.insert(starred, "*")
     result = signature.return_annotation
-    arrow = "" if result is inspect.Signature.empty else f" -> {_type(result)}"
+    arrow = "" if result is inspect.Signature.empty else f" -> {type_text(result)}"
     text = f"({', '.join(shown)}){arrow}"
     if len(text) > _LONG:
         text = "(\n    " + ",\n    ".join(shown) + f",\n){arrow}"
@@ -176,17 +176,8 @@ def _parameter(each: inspect.Parameter) -> str:
     stars = {each.VAR_POSITIONAL: "*", each.VAR_KEYWORD: "**"}.get(each.kind, "")
     text = stars + each.name
     if each.annotation is not each.empty:
-        text += f": {_type(each.annotation)}"
+        text += f": {type_text(each.annotation)}"
     if each.default is not each.empty:
         default = "…" if callable(each.default) or " at 0x" in repr(each.default) else repr(each.default)
         text += f" = {default}" if each.annotation is not each.empty else f"={default}"
     return text
-
-
-def _type(annotation: object) -> str:
-    if isinstance(annotation, ForwardRef):
-        annotation = annotation.__forward_arg__
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    for prefix in ("anabranch.", "typing.", "collections.abc."):
-        text = text.replace(prefix, "")
-    return text.strip("'")

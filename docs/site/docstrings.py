@@ -1,9 +1,10 @@
-"""Docstrings of this project (Google's style, with Markdown in the text) as Markdown."""
+"""Docstrings (Google's style, with Markdown in the text) as Markdown, and annotations as text, for the references."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from typing import ForwardRef
 
 _SECTIONS = {
     "Args": "Arguments",
@@ -38,6 +39,16 @@ def attributes(doc: str) -> dict[str, str]:
             for names, text in _entries(lines):
                 found.update(dict.fromkeys(names.split(", "), text))
     return found
+
+
+def type_text(annotation: object) -> str:
+    """Return an annotation as the source has it, without the modules of names."""
+    if isinstance(annotation, ForwardRef):
+        annotation = annotation.__forward_arg__
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    for prefix in ("anabranch.", "typing.", "collections.abc."):
+        text = text.replace(prefix, "")
+    return text.strip("'")
 
 
 def _sections(doc: str) -> list[tuple[str, list[str]]]:

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ForwardRef
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -25,7 +25,7 @@ from anabranch.agents.engine.settings import EngineSettings, PackedLimits
 from anabranch.agents.faust_adapter import faust_settings
 from anabranch.replay.cli.worker import worker
 from anabranch.topics.cluster import PRODUCER_DEFAULTS
-from docstrings import attributes
+from docstrings import attributes, type_text
 from setting_texts import GROUPS, UNITS
 
 PAGE = Path(__file__).parents[1] / "settings.md"
@@ -191,17 +191,11 @@ def _default(value: object) -> str:
         return value.__name__
     if isinstance(value, float):
         return f"{value:g}"
-    kept = value.value if hasattr(value, "value") else value
-    if isinstance(kept, bool | int | type(None)):
-        return str(kept)
-    return str(kept)
+    return str(getattr(value, "value", value))
 
 
 def _type(annotation: object) -> str:
-    if isinstance(annotation, ForwardRef):
-        annotation = annotation.__forward_arg__
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return text.replace("_Url", "str | URL").replace("typing.", "")
+    return type_text(annotation).replace("_Url", "str | URL")
 
 
 def _unit(name: str, kind: str) -> str:
