@@ -1,4 +1,4 @@
-"""What each setting of `App(…)` means, and units, for the settings reference.
+"""The texts of the settings reference: a meaning for each setting of `App(…)`, and units.
 
 Types and defaults come from the code. `tests/docs/test_settings_page.py` compares the names with those that the code
 has, so a new setting needs a text here.

@@ -1,4 +1,4 @@
-"""What docs/faust.md lists as missing is refused, and not ignored."""
+"""Features of Faust that docs/faust.md lists as missing are refused, and not ignored."""
 
 from __future__ import annotations
 

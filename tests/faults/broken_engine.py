@@ -1,4 +1,4 @@
-"""What a broken engine is, and how functions are swapped for faulty ones."""
+"""The registry of engines that are broken on purpose, and the swap of a function for a faulty one."""
 
 from __future__ import annotations
 
