@@ -126,8 +126,8 @@ def show(
 ) -> None:
     """Show dead letters with their origin, reason, error, key and value.
 
-    Private fields are shown as ***: those that the letter, apps in this cluster or the app of -A name. The letters
-    themselves are whole, so that they can be repaired; --raw prints them only with --show-private.
+    Private fields are shown as ***: those that the dead letter, apps in this cluster or the app of -A name. The dead
+    letters themselves are whole, so that they can be repaired; --raw prints them only with --show-private.
 
     \b
     Examples:
