@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from faust.exceptions import ImproperlyConfigured
 
 from ..agents.app import App
-from ..agents.runtime import runtime_of
+from ..agents.runtime import Runtime, runtime_of
 from ..agents.topic import Topic
 from ..topics.errors import AnabranchError, Usage
 from ..topics.spelling import did_you_mean
 from .module_loader import load_module, source_of
 
-__all__ = ["DeclaredCluster", "declared_cluster", "load_app", "runtime_of", "source_of", "value_type_of"]
+__all__ = ["DeclaredCluster", "Runtime", "declared_cluster", "load_app", "runtime_of", "source_of", "value_type_of"]
 
 _CHILD_S = 60.0
 _PREFIX = "anabranch-declares "

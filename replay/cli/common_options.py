@@ -18,6 +18,7 @@ from .logs import json_formatter
 if TYPE_CHECKING:
     from ...topics.cluster import Cluster
     from ...topics.devbroker.broker import BrokerStats
+    from ..app_loader import Runtime
     from ..cluster_choice import ClusterChoice, ClusterDeclaration
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "choose_cluster",
     "cluster_options",
     "format_options",
+    "named_app",
     "pack_option",
     "running_cluster",
     "show_private_option",
@@ -190,6 +192,19 @@ def app_name(context: click.Context) -> str:
     if not context.obj:
         raise Usage("no app given", hint='anabranch -A MODULE …, or app = "MODULE" in anabranch.toml')
     return context.obj
+
+
+def named_app(context: click.Context) -> Runtime | None:
+    """Load the app of a command that also works without one; returns its runtime, None if no app is named.
+
+    Raises:
+        Usage: the app cannot be loaded.
+    """
+    if not context.obj:
+        return None
+    from ..app_loader import load_app, runtime_of  # imports Faust, which these commands do not need otherwise
+
+    return runtime_of(load_app(context.obj))
 
 
 def _client_options(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .common_options import named_app
 from .console import out, plain, write_json
 from .logs import log_to_stderr
 
@@ -43,12 +44,11 @@ def config(context: click.Context, as_json: bool) -> None:
       anabranch config
       anabranch -A shop config -J
     """
-    from ..app_loader import DeclaredCluster, load_app, runtime_of
+    from ..app_loader import DeclaredCluster
     from ..project_config import project_config
 
     log_to_stderr(None)
-    app = runtime_of(load_app(context.obj)) if context.obj else DeclaredCluster()
-    found = settings_of(project_config(), app, context.obj)
+    found = settings_of(project_config(), named_app(context) or DeclaredCluster(), context.obj)
     for name, value, origin in found:
         if as_json:
             write_json({"setting": name, "value": value, "from": origin})

@@ -6,7 +6,7 @@ import click
 
 from ...topics.errors import Usage
 from ...topics.spelling import did_you_mean
-from .common_options import choose_cluster, cluster_options
+from .common_options import choose_cluster, cluster_options, named_app
 from .console import counted, out, write_json
 from .logs import log_to_stderr
 
@@ -37,11 +37,7 @@ def lag(
     from ...topics.consumer_groups import ConsumerGroups
 
     log_to_stderr(None)
-    app = None
-    if context.obj:
-        from ..app_loader import load_app, runtime_of
-
-        app = runtime_of(load_app(context.obj))
+    app = named_app(context)
     name = group or (None if app is None else app.group_id)
     if name is None:
         raise Usage("no group given", hint="anabranch lag GROUP, or anabranch -A MODULE lag")

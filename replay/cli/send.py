@@ -10,7 +10,7 @@ import click
 
 from ...topics.errors import Stop, Usage, described
 from ...topics.private_texts import shown_key, shown_text
-from .common_options import choose_cluster, cluster_options, show_private_option
+from .common_options import choose_cluster, cluster_options, named_app, show_private_option
 from .completion import complete_topics
 from .console import counted
 from .logs import log_to_stderr
@@ -72,11 +72,7 @@ def send(
     log_to_stderr(None)
     pairs = _pairs(key, value, key_before, null)
     named = _headers(headers)
-    app = None
-    if context.obj:
-        from ..app_loader import load_app, runtime_of
-
-        app = runtime_of(load_app(context.obj))
+    app = named_app(context)
     with choose_cluster(bootstrap_server, options, app) as choice:
         declared = None
         if app is not None:
