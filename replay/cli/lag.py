@@ -44,12 +44,12 @@ def lag(
     with choose_cluster(bootstrap_server, options, app) as choice:
         groups, admin = ConsumerGroups(choice.cluster), Admin(choice.cluster)
         committed = {at: offset for at, (offset, _) in sorted(groups.offsets(name).items())}
+        if not committed:
+            hint = did_you_mean(name, groups.names(), "has a worker of the app run on this cluster?")
+            raise Usage(f"group {name} has no committed offsets", hint=hint)
         members = groups.size(name, while_moving=0)
         _, ends = admin.spans(committed)
-        hint = "" if committed else did_you_mean(name, groups.names(), "has a worker of the app run on this cluster?")
     lags = {at: max(0, ends[at] - offset) for at, offset in committed.items()}
-    if not committed:
-        raise Usage(f"group {name} has no committed offsets", hint=hint)
     if as_json:
         for at, offset in committed.items():
             place = {"topic": at.topic, "partition": at.partition}
