@@ -52,8 +52,11 @@ _NESTED = (dict, list, bool)
 _MAX_EXAMPLES = 5
 
 
-def find_table(app: App, name: str | None) -> Table:
+def find_table(app: App, name: str | None, *, similar: Collection[str] = ()) -> Table:
     """Return an app's table by its name, or its only table.
+
+    Args:
+        similar: words that are no tables, and that a name that does not exist may have been meant as.
 
     Raises:
         Usage: there is no such table; the message lists those that exist.
@@ -66,7 +69,7 @@ def find_table(app: App, name: str | None) -> Table:
     listed = ", ".join(sorted(tables)) or "none"
     if name is None:
         raise Usage(f"{app.conf.id} has several tables", hint=f"name one of: {listed}")
-    raise Usage(f"{app.conf.id} has no table {name}", hint=did_you_mean(name, tables, f"it has: {listed}"))
+    raise Usage(f"{app.conf.id} has no table {name}", hint=did_you_mean(name, [*tables, *similar], f"it has: {listed}"))
 
 
 class Snapshot:

@@ -13,7 +13,6 @@ import click
 from ...topics import clock
 from ...topics.errors import Usage
 from ...topics.printable import printable, without_passwords
-from ...topics.spelling import did_you_mean
 from .common_options import app_name, choose_cluster, cluster_options, show_private_option, status_line
 from .completion import complete_tables
 from .console import counted, err, out, write_json
@@ -283,14 +282,7 @@ def show_tables(app: App, name: str | None, view: TableView) -> None:
             raise Usage(f"{app.conf.id} has no tables")
         _show_counts(runtime_of(app).cluster, tables, as_json=view.as_json)
         return
-    if name is not None and name not in {table.name for table in tables}:
-        # Whoever misspells `backup` has named a table.
-        names = sorted(table.name for table in tables)
-        listed = f"it has: {', '.join(names) or 'none'}"
-        raise Usage(
-            f"{app.conf.id} has no table {name}", hint=did_you_mean(name, [*names, "backup", "restore"], listed)
-        )
-    table = find_table(app, name)
+    table = find_table(app, name, similar=("backup", "restore"))  # whoever misspells `backup` has named a table
     reader, order = TableReader(runtime_of(app).cluster, table), Order(view.sort, view.desc)
     if view.counts:
         _show_partitions(table.changelog_name, reader.counts(), as_json=view.as_json)
