@@ -42,8 +42,13 @@ def describe(context: click.Context) -> None:
     settings = {name: (value, origin) for name, value, origin in settings_of(project_config(), runtime, context.obj)}
     cluster = " by ".join(settings["bootstrap-servers"])
     out.print(f"[bold]{plain(runtime.app_id)}[/bold]  {guarantee}   cluster: {plain(cluster)}", markup=True)
-    grids = {"agents": agents_grid(runtime), "topics": _topics(runtime), "tables": _tables(runtime)}
-    for title, grid in {**grids, "task groups": _groups(runtime)}.items():
+    grids = {
+        "agents": agents_grid(runtime),
+        "topics": _topics(runtime),
+        "tables": _tables(runtime),
+        "task groups": _groups(runtime),
+    }
+    for title, grid in grids.items():
         if grid.row_count:
             out.print(f"\n[bold]{title}[/bold]", markup=True)
             out.print(grid)
