@@ -15,6 +15,8 @@ from faust.cli.base import State
 
 from ...agents.tables.store import Changes
 from ...topics.errors import Stop, Usage
+from ..app_loader import Runtime, load_app, runtime_of
+from ..table_reader import TableReader
 from .common_options import choose_cluster
 from .console import counted
 from .logs import log_to_stderr
@@ -38,8 +40,6 @@ def app_commands(name: str) -> dict[str, click.Command]:
     Raises:
         Usage: the app cannot be loaded.
     """
-    from ..app_loader import load_app, runtime_of
-
     app = load_app(name)
     return {command.name or "": command for command in (_command(app, kind) for kind in runtime_of(app).commands)}
 
@@ -65,8 +65,6 @@ def _command(app: App, kind: type[AppCommand]) -> click.Command:
 def _run(
     app: App, kind: type[AppCommand], servers: str | None, options: tuple[str, ...], values: dict[str, Any]
 ) -> None:
-    from ..app_loader import runtime_of
-
     log_to_stderr(None)
     runtime = runtime_of(app)
     with choose_cluster(servers, options, runtime) as choice:
@@ -77,25 +75,20 @@ def _run(
         context = click.Context(click.Command(kind.__name__), info_name="anabranch", obj=State())
         root: Any = context
         root.app, root.stdout, root.stderr, root.side_effects = app, None, None, True
-        asyncio.run(_execute(kind, context, values))
+        asyncio.run(_execute(runtime, kind, context, values))
         failed = runtime.sender.failed if "sender" in vars(runtime) else 0
     if failed:
         raise Stop(f"{counted(failed, 'record')} could not be sent", hint="the log above says why")
 
 
-async def _execute(kind: type[AppCommand], context: click.Context, values: dict[str, Any]) -> None:
-    command = kind(context, **values)
-    await command.execute(**values)
-    from ..app_loader import runtime_of
-
-    runtime = runtime_of(command.app)
+async def _execute(runtime: Runtime, kind: type[AppCommand], context: click.Context, values: dict[str, Any]) -> None:
+    await kind(context, **values).execute(**values)
     if "sender" in vars(runtime):
         await runtime.sender.flush()
 
 
 def _read_when_needed(cluster: Cluster, table: Table) -> None:
     """Let the first read of a table fill it with its committed content."""
-    from ..table_reader import TableReader
 
     def load() -> None:
         try:
