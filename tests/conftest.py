@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -194,6 +195,18 @@ def fresh() -> Fresh:
         return f"{stem}-{uuid.uuid4().hex[:8]}"
 
     return name
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Makes numbers of ports that nobody listens at."""
+
+    def make() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return make
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -202,18 +201,6 @@ def to_bytes(value: Any) -> bytes | None:
 def lab(broker: Cluster, fresh: Any, tmp_path: Path) -> Lab:
     """Apps, topics and records on the session's broker."""
     return Lab(broker, fresh, tmp_path)
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Makes numbers of ports that nobody listens at."""
-
-    def make() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return make
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -151,7 +150,7 @@ def seen(shell, fresh) -> Seen:
     return seen
 
 
-def test_no_command_and_no_endpoint_shows_private_fields_or_secrets(seen, eventually):
+def test_no_command_and_no_endpoint_shows_private_fields_or_secrets(seen, free_port, eventually):
     shell, topic = seen.shell, f"{seen.app}-orders"
     program = ("-A", "mine")
     lines = [order(n) for n in (1, 2, -1, -2, -3, -4, -5)]
@@ -162,9 +161,7 @@ def test_no_command_and_no_endpoint_shows_private_fields_or_secrets(seen, eventu
     seen.run(*program, "send", topic, "k", order(EMAIL), code=2)
     shell.write("sent.jsonl", "\n".join([*lines[1:], order(EMAIL), EMAIL]) + "\n")
     assert shell.run("send", topic, stdin=(shell.folder / "sent.jsonl").open()).returncode == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     for form in ("json", "text"):
         worker = shell.start(*program, "worker", "-l", "debug", "--log-format", form, "--web-port", port)
         output: list[str] = []

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import threading
 import urllib.request
 from collections import Counter
@@ -71,12 +70,6 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/exe").exists()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def ask(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
@@ -88,7 +81,7 @@ def feed(shell, app: str, start: int, stop: int) -> None:
     assert sent.returncode == 0, sent.stderr
 
 
-def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, eventually) -> None:
+def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, free_port, eventually) -> None:
     #  parent  ──────────────────────────── SIGTERM ── 0
     #  0       ── kill -9 ── again ────────── ends
     #  1       ────────────────────────────── ends

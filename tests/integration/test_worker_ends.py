@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import threading
 import urllib.error
 import urllib.request
@@ -66,13 +65,11 @@ def health(port: int) -> tuple[int, str]:
         return exc.code, exc.read().decode()
 
 
-def test_an_agent_that_blocks_the_event_loop_is_named_by_healthz_and_on_sigterm(shell, fresh, eventually):
+def test_an_agent_that_blocks_the_event_loop_is_named_by_healthz_and_on_sigterm(shell, fresh, free_port, eventually):
     name = fresh("blocking")
     shell.write("blocking.py", BLOCKING.format(name=name))
     assert shell.run("-A", "blocking", "send", f"{name}-lines", "k", "a line").returncode == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     worker = shell.start("-A", "blocking", "worker", "-p", port)
     assert any("asleep" in line for line in worker.stdout)
     eventually(lambda: "event loop blocked" in health(port)[1], "the thread answers")
