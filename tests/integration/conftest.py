@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,33 @@ from typing import IO
 
 import pytest
 from anabranch.topics.cluster import Cluster
+
+
+class Output:
+    """The lines that a process has written so far, without line ends; a thread reads them.
+
+    Attributes:
+        reader: the thread, which ends with the output.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        self.reader.start()
+
+    def _read(self, pipe: IO[str]) -> None:
+        for line in pipe:
+            self.lines.append(line.rstrip("\n"))
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def found(self, pattern: str) -> list[tuple[str, ...]]:
+        return [match.groups() for line in list(self.lines) if (match := re.search(pattern, line))]
+
+    def count(self, words: str) -> int:
+        return sum(words in line for line in list(self.lines))
 
 
 @dataclass
@@ -51,6 +80,10 @@ class Shell:
         )
         self.started.append(process)
         return process
+
+    def output(self, process: subprocess.Popen[str]) -> Output:
+        """Read the output of a process from now on."""
+        return Output(process)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import threading
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -47,25 +46,6 @@ async def stuck(stream):
 """
 
 
-class Output:
-    """What a process writes, as it comes."""
-
-    def __init__(self, process) -> None:
-        self.lines: list[str] = []
-        self.reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
-        self.reader.start()
-
-    def _read(self, pipe) -> None:
-        for line in pipe:
-            self.lines.append(line.rstrip("\n"))
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines)
-
-    def found(self, pattern: str) -> list[tuple[str, ...]]:
-        return [match.groups() for line in list(self.lines) if (match := re.search(pattern, line))]
-
-
 def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/exe").exists()
 
@@ -88,7 +68,7 @@ def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, free_
     app = fresh("crew")
     shell.write("crew.py", APP.format(app=app))
     parent = shell.start("-A", "crew", "worker", "--processes", 2, "--web-port", free_port(), "-l", "info")
-    output = Output(parent)
+    output = shell.output(parent)
 
     def ready() -> list[tuple[str, ...]]:
         return output.found(r"^\[(\d)\] .*ready on .* pid (\d+)   web (\S+)")
@@ -118,7 +98,7 @@ def test_a_second_signal_ends_a_worker_whose_agent_blocks_it(shell, fresh, event
     app = fresh("stuck")
     shell.write("stuck.py", STUCK.format(app=app))
     worker = shell.start("-A", "stuck", "worker", "--without-web")
-    output = Output(worker)
+    output = shell.output(worker)
     feed(shell, app, 0, 1)
     eventually(lambda: output.found("^(stuck)$"), "the agent blocks")
 
@@ -136,7 +116,7 @@ def test_workers_end_when_their_parent_is_killed(shell, fresh, broker, eventuall
     shell.write("crew.py", APP.format(app=app))
     options = ["--processes", 2, "--without-web", "--group-protocol", "consumer"]
     parent = shell.start("-A", "crew", "worker", *options)
-    output = Output(parent)
+    output = shell.output(parent)
     eventually(lambda: len(output.found(r"ready on .* pid (\d+)")) == 2, "both are ready")
     pids = [int(pid) for (pid,) in output.found(r"ready on .* pid (\d+)")]
     admin = broker.admin()
@@ -170,7 +150,7 @@ def test_logs_as_json_are_one_object_a_line_and_hold_no_secret(shell, fresh, eve
     shell.write("crew.py", APP.format(app=app))
     options = ["--processes", 2, "-l", "info", "--log-format", "json", "-X", f"sasl.password={secret}"]
     worker = shell.start("-A", "crew", "worker", *options)
-    output = Output(worker)
+    output = shell.output(worker)
 
     def found(text: str) -> list[dict[str, object]]:
         return [line for line in map(json.loads, list(output.lines)) if text in line["message"]]

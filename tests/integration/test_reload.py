@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 
 APP = """
 from anabranch import App
@@ -20,21 +19,6 @@ FACTOR = 1
 """
 
 
-class Output:
-    """What a process writes, read by a thread."""
-
-    def __init__(self, process) -> None:
-        self.lines: list[str] = []
-        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
-
-    def _read(self, stream) -> None:
-        for line in stream:
-            self.lines.append(line)
-
-    def count(self, words: str) -> int:
-        return sum(words in line for line in self.lines)
-
-
 def test_a_worker_is_restarted_with_its_changed_program(shell, fresh, eventually):
     app = fresh("app")
     program = APP.format(app=app)
@@ -47,7 +31,7 @@ def test_a_worker_is_restarted_with_its_changed_program(shell, fresh, eventually
         return shell.run("-A", "mine", "tables", "-J").stdout
 
     worker = shell.start("-A", "mine", "worker", "--reload")
-    out = Output(worker)
+    out = shell.output(worker)
     eventually(lambda: out.count(": ready on") == 1, "the first start")
     eventually(lambda: out.count("agent add ←") == 1, "it is described")
     send(1)
@@ -74,7 +58,7 @@ def test_a_worker_ends_with_the_process_that_watches_its_program(shell, fresh, e
     app = fresh("app")
     shell.write("mine.py", APP.format(app=app))
     worker = shell.start("-A", "mine", "worker", "--reload")
-    out = Output(worker)
+    out = shell.output(worker)
     eventually(lambda: out.count("pid ") == 1, "the start")
     child = int(next(line for line in out.lines if "pid " in line).split("pid ")[1].split()[0])
     worker.kill()
