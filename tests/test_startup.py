@@ -29,6 +29,10 @@ PROCESSES = {
         "from anabranch.replay.cli.entry import cli; cli(['replay', '-h'], standalone_mode=False)",
         FAUST,
     ),
+    "the help of a command that loads an app": (
+        "from anabranch.replay.cli.entry import cli; cli(['describe', '-h'], standalone_mode=False)",
+        FAUST,
+    ),
     "replay": ("import anabranch.replay.player, anabranch.replay.sources.file_history", FAUST),
     "worker": (
         "import anabranch.replay.cli.worker, anabranch.agents.worker",

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...agents.engine.protocols import topics_read
-from ...agents.task_groups import task_groups
 from .common_options import app_name
 from .console import out, plain
 from .logs import log_to_stderr
@@ -72,6 +70,8 @@ def describe(context: click.Context) -> None:
 
 def agents_grid(runtime: Runtime) -> Grid:
     """Return the app's agents with the topics that they read."""
+    from ...agents.engine.protocols import topics_read
+
     grid = _grid("agent", "reads", "values", "concurrency", "on failure")
     for agent in runtime.app.agents.values():
         channel: Any = agent.channel
@@ -101,6 +101,8 @@ def _tables(runtime: Runtime) -> Grid:
 
 
 def _groups(runtime: Runtime) -> Grid:
+    from ...agents.task_groups import task_groups
+
     grid = _grid("group", "tasks", "topics", "tables")
     default = runtime.conf.topic_partitions
     channels: list[Any] = [agent.channel for agent in runtime.app.agents.values() if hasattr(agent.channel, "topics")]
