@@ -339,7 +339,6 @@ class App(faust.App):
             compacting=True,
             private=private,
         )
-        table.private_names = self._runtime.private
         self.tables.add(cast(Any, table))
         return table
 

@@ -145,6 +145,13 @@ class Snapshot:
         """Return (key, value), decoded and sorted like `rows_with_partition`."""
         return ((key, value) for key, _, value in self.rows_with_partition())
 
+    @property
+    def _head_columns(self) -> list[str]:
+        """The names of the columns before those of the value."""
+        if self.table.local:
+            return ["key", "partition"]
+        return ["key", "start", "end"] if isinstance(self.table, WindowTable) else ["key"]
+
     @cached_property
     def rows(self) -> tuple[list[str], list[list[object]]]:
         """Column names and rows: `key`, for a local table `partition`, for a table of windows `start` and `end` in
@@ -164,8 +171,7 @@ class Snapshot:
                 value = msgspec.to_builtins(self.table.plain(value) if asdict is None else asdict())
             values.append(value)
         heads = [[key, *head] for key, head in zip(key_cells(keys), heads, strict=True)]
-        columns = ["key", "partition"] if self.table.local else ["key", "start", "end"] if windows else ["key"]
-        return tabulated(columns, heads, values, left_out=self.table.state_fields)
+        return tabulated(self._head_columns, heads, values, left_out=self.table.state_fields)
 
     def sorted_rows(self, column: str, *, descending: bool = False) -> list[list[object]]:
         """Return the rows, sorted by a column; rows without a value are last, and text is behind numbers.
@@ -187,10 +193,10 @@ class Snapshot:
         columns, private = self.rows[0], self.table.private
         if not private:
             return rows
-        heads = 2 if self.table.local else 1
+        heads = len(self._head_columns)
         shown: list[list[object]] = []
-        for key, *cells in rows:
-            place, fields = cells[: heads - 1], dict(zip(columns[heads:], cells[heads - 1 :], strict=True))
+        for row in rows:
+            (key, *place), fields = row[:heads], dict(zip(columns[heads:], row[heads:], strict=True))
             structured = list(fields) != ["value"]
             hidden = [private.cell(name, cell) if structured else private.value(cell) for name, cell in fields.items()]
             shown.append([_shown_key(private, key, fields), *place, *hidden])

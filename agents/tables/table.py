@@ -53,6 +53,11 @@ class ChangelogTopic(Protocol):
         """Return its name in Kafka."""
         ...
 
+    @property
+    def app_private(self) -> PrivateNames:
+        """The private fields of all topics and tables of the app."""
+        ...
+
 
 def no_windows(*_: object, **__: object) -> NoReturn:
     """Refuse a windowed table: an error is better than windows that are never closed."""
@@ -85,7 +90,6 @@ class Table(MutableMapping[K, V]):
         source_topics: topics with as many partitions as the table; agents of other topics can neither read nor write
             it. None: not known, all can.
         uncommitted: what agents have done to the table since the last commit.
-        private_names: the private fields of the app.
         state_fields: fields of values that are no results, but the states of a flow's aggregates.
     """
 
@@ -118,7 +122,6 @@ class Table(MutableMapping[K, V]):
         self.sets, self.local = sets, local
         self.value_codec: Codec = set_codec(name, value_type) if sets else value_codec(name, value_type, default)
         self.changelog_topic: ChangelogTopic | None = None
-        self.private_names: PrivateNames | None = None
         self.changelog_partitions = 0
         self.source_topics: frozenset[str] | None = None
         self.state_fields: frozenset[str] = frozenset()
@@ -410,7 +413,8 @@ class Table(MutableMapping[K, V]):
     @property
     def private(self) -> PrivateFields:
         """The fields that are not shown."""
-        return NOTHING if self.private_names is None else self.private_names.of(self.changelog_name)
+        topic = self.changelog_topic
+        return NOTHING if topic is None else topic.app_private.of(topic.get_topic_name())
 
     @property
     def changelog_name(self) -> str:

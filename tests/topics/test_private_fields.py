@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from anabranch import App, Count, col, pseudonym
+from anabranch import App, Count, Tumbling, col, pseudonym
 from anabranch.agents.runtime import runtime_of
 from anabranch.replay.cli import logs
+from anabranch.replay.table_reader import Snapshot
 from anabranch.topics.errors import BadRecord, Stop, Usage, described, formatted_traceback
 from anabranch.topics.private_fields import KEY, VALUE, PrivateFields, PrivateNames
 from anabranch.topics.private_registry import PRIVATE_TOPIC, fields_of_topic, publish
@@ -111,6 +112,23 @@ def test_keys_of_flows_that_are_private_fields_are_hidden() -> None:
     hidden = {name: KEY in private.of(f"shop-{name}-changelog").names for name in "abc"}
     assert hidden == {"a": True, "b": True, "c": False}
     assert private.of("shop-a-repartition").value_bytes(b'["ann",{"n":1}]') == b"***"
+
+
+def test_tables_of_windows_hide_what_other_tables_hide() -> None:
+    app = App("shop")
+    orders = app.topic("orders", private=["email"])
+    orders.key_by("email").window(Tumbling("5m"), grace="0s").aggregate("a", n=Count())
+    orders.key_by("user").window(Tumbling("5m"), grace="0s").reduce(max, "orders")
+    tables = {table.name: table for table in runtime_of(app).tables}
+
+    def shown(name: str, value: bytes) -> list[list[object]]:
+        there = Snapshot(tables[name], [{tables[name].key_codec.keep(("ann", 0, 300_000)): value}])
+        return there.shown(there.rows[1])
+
+    fields = b'{"email":"ann@b","n":1}'
+    assert shown("a", fields) == [["***", 0, 300_000, "***", 1]]
+    assert shown("orders", fields) == [["ann", 0, 300_000, "***", 1]]
+    assert shown("orders", b"7") == [["ann", 0, 300_000, "***"]], "a value without fields, of a topic with some"
 
 
 def test_texts_of_errors_are_hidden_unless_they_hold_no_data() -> None:
