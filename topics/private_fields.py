@@ -33,6 +33,7 @@ __all__ = [
     "PrivateFields",
     "PrivateNames",
     "field_names",
+    "holds",
 ]
 
 KEY, VALUE = "$key", "$value"
@@ -133,7 +134,7 @@ class PrivateFields:
         return self._quotes(text, _decoded(value))
 
     def _quotes(self, text: str, value: object) -> bool:
-        return _holds(text, self._leaves(value))
+        return holds(text, self._leaves(value))
 
     def _leaves(self, value: object) -> set[str]:
         """Return the texts of the private fields of a decoded value."""
@@ -147,7 +148,7 @@ class PrivateFields:
         if isinstance(value, list | tuple):
             return [self._without(element, path, depth + 1, leaves) for element in cast("list[Any]", value)]
         if not isinstance(value, dict):
-            quotes = _holds(value, leaves) if isinstance(value, str) else _equals(value, leaves)
+            quotes = holds(value, leaves) if isinstance(value, str) else _equals(value, leaves)
             return HIDDEN if quotes else value
         found: dict[str, Any] = {}
         for name, inner in cast("dict[str, Any]", value).items():
@@ -218,7 +219,8 @@ class PrivateNames:
         return re.sub(r"^run-[^-]+-", "", topic)
 
 
-def _holds(text: str, leaves: Collection[str]) -> bool:
+def holds(text: str, leaves: Collection[str]) -> bool:
+    """Return whether a text is one of some texts, or holds one that is not too short to be there by chance."""
     return any(text == leaf or (len(leaf) >= _PART_CHARACTERS and leaf in text) for leaf in leaves)
 
 

@@ -167,7 +167,7 @@ class Pipeline:
     def _opener(self, history: Replayable, partitioner: Partitioner, counters: Counters, batch_lines: int) -> Open:
         steps = self.selection.steps(partitioner)
         if self.pseudonyms is not None:
-            steps.append(self.pseudonyms.step)
+            steps.append(self.pseudonyms.step())
         if self.transform is not None:
             steps.append(transforming(self.transform, load_transform(self.transform)))
         # In order of time nothing follows the end of the selection. Accepted records that are out of order might.

@@ -18,13 +18,12 @@ from typing import Any
 import msgspec
 
 from ...topics.errors import Usage
-from ...topics.private_fields import KEY, PrivateFields
+from ...topics.private_fields import KEY, PrivateFields, holds
 from ...topics.pseudonyms import check_key_name, key_check, pseudonym_of
 from ..sources.source_record import BadLine, SourceRecord
+from .selection import Step
 
 __all__ = ["Pseudonyms"]
-
-_PART_CHARACTERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +62,31 @@ class Pseudonyms:
         """
         return {"pseudonyms": list(self.fields), "pseudonym_key": key_check(self.key)}
 
-    def step(self, items: Sequence[SourceRecord], bad: list[BadLine]) -> list[SourceRecord]:
-        """Return records with pseudonyms; add the others to `bad`."""
-        found: list[SourceRecord] = []
-        for item in items:
-            try:
-                found.append(self._replaced(item))
-            except (ValueError, TypeError, RecursionError) as exc:
-                bad.append(BadLine("record", len(found) + 1, f"--pseudonym: {exc}", item[1] or b""))
-        return found
+    def step(self) -> Step:
+        """Return a step that gives records pseudonyms, and makes bad lines of the others."""
+        fields, seen = PrivateFields(frozenset(self.fields)), 0
 
-    def _replaced(self, item: SourceRecord) -> SourceRecord:
+        def step(items: Sequence[SourceRecord], bad: list[BadLine]) -> list[SourceRecord]:
+            nonlocal seen
+            found: list[SourceRecord] = []
+            for number, item in enumerate(items, seen + 1):
+                try:
+                    found.append(self._replaced(item, fields))
+                except (ValueError, TypeError, RecursionError) as exc:
+                    bad.append(BadLine("record", number, f"--pseudonym: {exc}", item[1] or b""))
+            seen += len(items)
+            return found
+
+        return step
+
+    def _replaced(self, item: SourceRecord, fields: PrivateFields) -> SourceRecord:
         key, value, time_ms, headers, partition = item
         made: dict[str, str] = {}
         if value is not None:
             decoded = msgspec.json.decode(value)
             if not isinstance(decoded, dict):
                 raise ValueError("the value is not a JSON object")
-            value = msgspec.json.encode(self._walked(decoded, "", PrivateFields(frozenset(self.fields)), made))
+            value = msgspec.json.encode(self._walked(decoded, "", fields, made))
         elif KEY not in self.fields:
             raise ValueError("a record without a value: add --pseudonym '$key' if its key is private")
         shown = self._text(key, made, whole=KEY in self.fields)
@@ -96,8 +102,9 @@ class Pseudonyms:
             walked: dict[str, Any] = {}
             for name, inner in value.items():
                 at = f"{path}.{name}" if path else name
-                private = any(at == field or at.endswith(f".{field}") for field in fields.names)
-                walked[name] = self._pseudonyms(inner, at, made) if private else self._walked(inner, at, fields, made)
+                walked[name] = (
+                    self._pseudonyms(inner, at, made) if fields.has(at) else self._walked(inner, at, fields, made)
+                )
             return walked
         return value
 
@@ -121,6 +128,6 @@ class Pseudonyms:
             return (pseudonym_of(text, self.key) or "").encode()
         if text in made:
             return made[text].encode()
-        if any(len(part) >= _PART_CHARACTERS and part in text for part in made):
+        if holds(text, made):
             raise ValueError("its key or a header holds the text of a replaced field and more")
         return data

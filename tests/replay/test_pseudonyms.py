@@ -34,7 +34,7 @@ def replaced(*fields: str, key: str | None, value: Any, headers: Any = None) -> 
     bad: list[BadLine] = []
     encoded = None if value is None else json.dumps(value).encode() if not isinstance(value, bytes) else value
     item = (None if key is None else key.encode(), encoded, 7, headers, 3)
-    found = Pseudonyms(fields, "env:PSEUDONYM_KEY").step([item], bad)
+    found = Pseudonyms(fields, "env:PSEUDONYM_KEY").step()([item], bad)
     if bad:
         return None, bad[0].reason
     ((new_key, new_value, _, new_headers, partition),) = found
@@ -67,6 +67,13 @@ def test_fields_keys_and_headers_are_replaced() -> None:
 )
 def test_what_would_still_tell_the_person_is_a_bad_line(key, value, headers, reason) -> None:
     assert reason in replaced("email", key=key, value=value, headers=headers)[1]
+
+
+def test_bad_lines_have_the_numbers_of_their_records() -> None:
+    step, bad = Pseudonyms(("email",), "env:PSEUDONYM_KEY").step(), list[BadLine]()
+    good, wrong = ((b"k", value, 7, None, None) for value in (b'{"email":"ann"}', b"no json"))
+    assert len(step([good, wrong, wrong], bad)) + len(step([good, wrong], bad)) == 2
+    assert [line.position for line in bad] == ["record:2", "record:3", "record:5"]
 
 
 def test_a_replay_has_pseudonyms_for_its_keys_too(tmp_path) -> None:
