@@ -11,6 +11,7 @@ or write the topic it only logs that: commands then need `-A APP` to know the fi
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import msgspec
 
@@ -21,7 +22,7 @@ from .partition_reader import read_to_end
 from .private_fields import NOTHING, PrivateFields, PrivateNames
 from .private_texts import hide_texts
 
-__all__ = ["PRIVATE_TOPIC", "fields_of_topic", "publish"]
+__all__ = ["PRIVATE_TOPIC", "fields_of_topics", "publish"]
 
 PRIVATE_TOPIC = "anabranch-private"
 _FLUSH_S = 30.0
@@ -31,21 +32,21 @@ logger = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(dict[str, frozenset[str]])
 
 
-def fields_of_topic(cluster: Cluster, topic: str, *, admin: Admin | None = None) -> PrivateFields:
-    """Return the private fields of a topic by the entries of all apps (blocking); hides texts if there are any.
+def fields_of_topics(
+    cluster: Cluster, topics: Iterable[str], *, admin: Admin | None = None
+) -> dict[str, PrivateFields]:
+    """Return topic -> its private fields by the entries of all apps (blocking); hides texts if there are any.
 
     Raises:
         Stop: the entries cannot be read.
     """
-    names, declared = frozenset[str](), False
+    found = dict.fromkeys(topics, NOTHING)
     for app in read(cluster, admin or Admin(cluster)):
-        if app.owns(topic):
-            found = app.of(topic)
-            names, declared = names | found.names, declared or found.declared
-    if not names:
-        return NOTHING
-    hide_texts()
-    return PrivateFields(names, declared)
+        for topic in filter(app.owns, found):
+            found[topic] = found[topic].joined(app.of(topic))
+    if any(fields.names for fields in found.values()):
+        hide_texts()
+    return found
 
 
 def publish(cluster: Cluster, admin: Admin, names: PrivateNames, *, may_create: bool) -> None:

@@ -91,7 +91,7 @@ def list_letters(
     from ...topics.admin import Admin
     from ..dead_letters.dead_letter_reader import NoDeadLetters, dead_letter_topics, find_dead_letter_topic
     from ..dead_letters.republisher import Republisher
-    from ..shown_fields import private_fields
+    from ..shown_fields import private_fields_by_topic
 
     log_to_stderr(None)
     with choose_cluster(bootstrap_server, options) as choice:
@@ -101,7 +101,8 @@ def list_letters(
             show_no_letters(missing, as_json=as_json)
         there = [name for name in names if isinstance(name, str)]
         if there or not topics:
-            private = {name for name in there if private_fields(choice.cluster, name, context.obj, admin=admin)}
+            found = private_fields_by_topic(choice.cluster, there, context.obj, admin=admin)
+            private = {name for name, fields in found.items() if fields}
             show_counts(Republisher.counts_of(choice.cluster, there), as_json=as_json, private=private)
 
 

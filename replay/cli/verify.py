@@ -59,7 +59,7 @@ def verify(
       anabranch verify table://shop/totals table://shop-run-1f0c9a7e/totals
     """
     from ..runs.inputs import format_of
-    from ..shown_fields import private_fields
+    from ..shown_fields import private_fields_by_topic
     from ..verify.comparison import verify as compare
     from ..verify.comparison_side import find_side
 
@@ -68,9 +68,9 @@ def verify(
     format = format_of(form, key=key, time=time)
     sides = find_side(a, format, cluster), find_side(b, format, cluster)
     private = NOTHING
-    for side in sides:
-        if side.topic is not None:
-            private = private.joined(private_fields(cluster, side.topic, context.obj))
+    topics = [side.topic for side in sides if side.topic is not None]
+    for of_topic in private_fields_by_topic(cluster, topics, context.obj).values():
+        private = private.joined(of_topic)
     compared = compare(*sides, most=most)
     if as_json:
         tallies = [

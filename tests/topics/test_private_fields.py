@@ -14,7 +14,7 @@ from anabranch.replay.cli import logs
 from anabranch.replay.table_reader import Snapshot
 from anabranch.topics.errors import BadRecord, Stop, Usage, described, formatted_traceback
 from anabranch.topics.private_fields import KEY, VALUE, PrivateFields, PrivateNames
-from anabranch.topics.private_registry import PRIVATE_TOPIC, fields_of_topic, publish
+from anabranch.topics.private_registry import PRIVATE_TOPIC, fields_of_topics, publish
 from anabranch.topics.private_texts import HIDDEN_TEXT, hide_texts, show
 
 FIELDS = PrivateFields(frozenset({"email", "user.phone"}), declared=True)
@@ -179,13 +179,16 @@ def test_apps_publish_their_fields_for_commands_that_do_not_load_them(broker, fr
     admin, app, topic = Admin(broker), fresh("shop"), fresh("orders")
     names = PrivateNames(app)
     publish(broker, admin, names, may_create=True)
-    assert not fields_of_topic(broker, topic)
+    assert not fields_of_topics(broker, [topic])[topic]
     names.declare(topic, ["email"])
     publish(broker, admin, names, may_create=True)
     publish(broker, admin, names, may_create=True)
-    assert fields_of_topic(broker, f"{topic}.dlq") == PrivateFields(frozenset({"email"}), declared=True)
-    assert fields_of_topic(broker, f"{app}-totals-changelog") == PrivateFields(frozenset({"email"}))
-    assert not fields_of_topic(broker, fresh("other"))
+    dead, changelog, other = f"{topic}.dlq", f"{app}-totals-changelog", fresh("other")
+    assert fields_of_topics(broker, [dead, changelog, other]) == {
+        dead: PrivateFields(frozenset({"email"}), declared=True),
+        changelog: PrivateFields(frozenset({"email"})),
+        other: PrivateFields(),
+    }
     written = admin.spans([(PRIVATE_TOPIC, 0)])[1]
     publish(broker, admin, names, may_create=True)
     assert admin.spans([(PRIVATE_TOPIC, 0)])[1] == written, "it is not written again"
