@@ -11,7 +11,6 @@ import os
 import re
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 
 import msgspec
@@ -46,27 +45,24 @@ _OF_TYPES = re.compile(
 _SYNTAX = ("JSON is malformed", "Input data was truncated", "Invalid UTF-8 encoded string")
 
 
-@dataclass(slots=True)
-class _Process:
-    private: bool = False
-
-
-_process = _Process()
+_private = False  # whether this process handles records with private fields
 
 
 def hide_texts() -> None:
     """Hide the texts of exceptions in this process from now on: it handles records with private fields."""
-    _process.private = True
+    global _private
+    _private = True
 
 
 def hides_texts() -> bool:
     """Return whether texts that may quote a private field are hidden in this process."""
-    return _process.private and not shows()
+    return _private and not shows()
 
 
 def forget() -> None:
     """Forget that this process handles private fields; for tests."""
-    _process.private = False
+    global _private
+    _private = False
 
 
 def show() -> None:
