@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ...agents.runtime import Runtime
 
 __all__ = ["complete_apps", "complete_tables", "complete_topics", "completion"]
@@ -32,6 +33,8 @@ def completion(context: click.Context, shell: str) -> None:
       echo 'source <(anabranch completion zsh)' >> ~/.zshrc
       anabranch completion fish > ~/.config/fish/completions/anabranch.fish
     """
+    from click.shell_completion import get_completion_class
+
     kind = get_completion_class(shell)
     assert kind is not None
     # `source()` would also ask for the version of a bash on this machine, which may not be the one that reads this.
@@ -49,6 +52,8 @@ def complete_apps(context: click.Context, parameter: click.Parameter, incomplete
 
 def complete_tables(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the tables of the app that `-A` names."""
+    from click.shell_completion import CompletionItem
+
     del parameter
     with _runtime(context) as runtime:
         tables = [] if runtime is None else list(runtime.tables)
