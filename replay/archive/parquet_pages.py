@@ -70,8 +70,7 @@ class _Header:
         try:
             for field, kind in self._fields():
                 if kind in _VARINTS:
-                    number = self._varint()
-                    found[field] = (number >> 1) ^ -(number & 1)
+                    found[field] = self._integer()
                 else:
                     self._skip(kind, 0)
         except IndexError:
@@ -82,11 +81,7 @@ class _Header:
         field = 0
         while (byte := self._byte()) & 15 != _STOP:
             delta = byte >> 4
-            if delta:
-                field += delta
-            else:
-                number = self._varint()
-                field = (number >> 1) ^ -(number & 1)
+            field = field + delta if delta else self._integer()
             yield field, byte & 15
 
     def _skip(self, kind: int, depth: int) -> None:
@@ -117,6 +112,10 @@ class _Header:
         self.at += count
         if self.at > len(self._data):
             raise IndexError
+
+    def _integer(self) -> int:
+        number = self._varint()
+        return (number >> 1) ^ -(number & 1)
 
     def _varint(self) -> int:
         number = shift = 0
