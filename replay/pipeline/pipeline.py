@@ -61,7 +61,12 @@ class Pipeline:
     def keeps_columns(self, history: Replayable) -> bool:
         """Return whether no step needs single records, so that rows read as columns can stay columns."""
         sorts = self.merges(history) and (len(history.parts) > 1 or self.out_of_order.policy != "accept")
-        return not (sorts or self.selection.identity() or self.transform or self.pseudonyms)
+        return not (sorts or self._has_steps)
+
+    @property
+    def _has_steps(self) -> bool:
+        """True if single records are selected or changed."""
+        return bool(self.selection.identity() or self.transform or self.pseudonyms)
 
     def checked(self, history: Replayable, pace: Pace | None = None) -> None:
         """Refuse options that do not fit a history.
@@ -139,7 +144,7 @@ class Pipeline:
             Usage: an expression is not valid, or the transform does not exist; see also `FileHistory.open`.
         """
         paced = bool(pace) or (position is not None and "cut" in position)
-        if paced or self.limit is not None or self.transform or self.pseudonyms or self.selection.identity():
+        if paced or self.limit is not None or self._has_steps:
             history = history.unpacked()
         loops: list[LoopedSource] = []
         open_once = self._opener(history, partitioner or HashPartitioner(1), counters or Counters(), batch_lines)
