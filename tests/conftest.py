@@ -17,8 +17,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,7 @@ from anabranch.topics.devbroker.broker import EmbeddedBroker
 from anabranch.topics.devbroker.distribution import KAFKA_VERSION
 from anabranch.topics.memory.memory_kafka import MemoryKafka
 from anabranch.topics.printable import forget_secrets
+from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import KafkaError, Message, TopicPartition
 from hypothesis import settings
 
@@ -220,6 +221,27 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture
+def dying() -> Callable[[int], AbstractContextManager[None]]:
+    """Makes a context in which the commit of that number, counted from 0, ends what commits: `with dying(2):`."""
+
+    @contextmanager
+    def dying_at(number: int) -> Generator[None]:
+        left, commits = [number], TransactionalProducer.commit
+
+        def commit(self: TransactionalProducer) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            commits(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(TransactionalProducer, "commit", commit)
+            yield
+
+    return dying_at
 
 
 @pytest.fixture

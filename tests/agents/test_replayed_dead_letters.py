@@ -308,32 +308,19 @@ def bury(cluster: Cluster, topic: str, letters: list[dict[str, Any]]) -> None:
     producer.close()
 
 
-def test_killed_in_the_middle_each_agent_gets_the_rest_once(broker, fresh, drain, monkeypatch) -> None:
+def test_killed_in_the_middle_each_agent_gets_the_rest_once(broker, fresh, drain, dying, monkeypatch) -> None:
     topic, app = fresh("orders"), fresh("shop")
     Admin(broker).create([TopicSpec(topic, 2), TopicSpec(f"{topic}.dlq", 1)])
     bury(broker, topic, [{"partition": n % 2, "offset": n, "app": app, "agent": "ab"[n % 3 == 0]} for n in range(12)])
-    runs, commits = fresh("runs"), TransactionalProducer.commit
+    runs = fresh("runs")
     monkeypatch.setattr(producer, "TRANSACTION_TIMEOUT_MS", 1_000)  # a reader waits for what was left open
 
     def again() -> Republication:
         return Republisher(broker, f"{topic}.dlq", runs_topic=runs, transaction_letters=2).republish(DeadLetterFilter())
 
-    def dies(at: int) -> Any:
-        left = [at]
-
-        def commit(self: TransactionalProducer) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            commits(self)
-
-        return commit
-
     for at in (0, 1, 3):
-        monkeypatch.setattr(TransactionalProducer, "commit", dies(at))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), dying(at):
             again()
-    monkeypatch.setattr(TransactionalProducer, "commit", commits)
     report = again()
     assert report.sent + report.before == 12
     assert again().sent == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -118,27 +119,12 @@ def test_started_again_it_goes_on_with_what_is_new_whichever_filters_there_were(
 
 
 def test_what_an_end_in_the_middle_has_not_put_back_comes_once_later(
-    place: Place, drain: Drain, monkeypatch: pytest.MonkeyPatch
+    place: Place, drain: Drain, dying: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     place.bury(*range(20))
-    commits = TransactionalProducer.commit
-
-    def dies(at: int) -> Callable[[TransactionalProducer], None]:
-        left = [at]
-
-        def commit(self: TransactionalProducer) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            commits(self)
-
-        return commit
-
     for at in (0, 1, 2):
-        monkeypatch.setattr(TransactionalProducer, "commit", dies(at))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), dying(at):
             place.dead(transaction_letters=4).republish(DeadLetterFilter())
-    monkeypatch.setattr(TransactionalProducer, "commit", commits)
     report = place.dead(transaction_letters=4).republish(DeadLetterFilter())
     assert (report.sent, report.before) == (8, 12)
     assert numbers(drain(place.topic)) == list(range(20))
