@@ -63,20 +63,21 @@ class ControlRecord(NamedTuple):
     """The kind and value of a control record.
 
     >>> record = ControlRecord("end", {"orders:0": None})
-    >>> record.headers(), ControlRecord.parsed(b"end", record.encoded()) == record
+    >>> record.headers, ControlRecord.parsed(b"end", record.encoded()) == record
     ([('anabranch-control', b'end')], True)
     """
 
     kind: str
     value: JsonValue = None
 
+    @property
     def headers(self) -> Headers:
-        """Return the record's headers; its key is `CONTROL_KEY`."""
+        """The record's headers; its key is `CONTROL_KEY`."""
         return [(CONTROL_HEADER, self.kind.encode("ascii"))]
 
     def written(self) -> tuple[bytes, bytes, Headers]:
         """Return key, value and headers of the record."""
-        return CONTROL_KEY, self.encoded(), [(CONTROL_HEADER, self.kind.encode("ascii"))]
+        return CONTROL_KEY, self.encoded(), self.headers
 
     def encoded(self) -> bytes:
         """Return the record's value."""

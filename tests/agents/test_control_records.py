@@ -11,7 +11,7 @@ CONTROL = ControlRecord("mark", {"t": {"orders:0": 5}})
 
 
 def control(record, partition: int = 0):
-    return record(CONTROL.encoded(), CONTROL_KEY, headers=list(CONTROL.headers()), partition=partition)
+    return record(CONTROL.encoded(), CONTROL_KEY, headers=list(CONTROL.headers), partition=partition)
 
 
 async def test_in_a_repartition_topic_agents_get_past_them_and_never_see_them(lab, record, table_of) -> None:
@@ -76,7 +76,7 @@ async def test_in_a_user_s_topic_the_same_is_an_ordinary_record_and_its_copies_h
         async for _ in stream:
             raise ValueError("none of ours")
 
-    odd = record(b"v", CONTROL_KEY, headers=[("trace", b"1"), *CONTROL.headers()])
+    odd = record(b"v", CONTROL_KEY, headers=[("trace", b"1"), *CONTROL.headers])
     lab.produce(source, [odd])
     async with lab.running(app):
         await lab.caught_up(source, app)

@@ -183,7 +183,7 @@ def test_control_records_are_records_of_their_own_offset(kafka: KafkaLab) -> Non
     topic = kafka.topic(cleanup_policy="compact")  # which takes no record without a key
     record = ControlRecord("end", {"orders:0": 5})
     kafka.send(topic, b"1", key=b"k")
-    kafka.send(topic, record.encoded(), key=CONTROL_KEY, headers=record.headers())
+    kafka.send(topic, record.encoded(), key=CONTROL_KEY, headers=record.headers)
     kafka.send(topic, b"2", key=b"k")
     assert kafka.end(topic) == 3
     found = kafka.read(topic)

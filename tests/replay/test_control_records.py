@@ -27,10 +27,10 @@ def fill(cluster: Cluster, topic: str) -> None:
     producer = cluster.producer()
     for n in range(5):
         if n in (0, 3):
-            producer.produce(topic, END.encoded(), CONTROL_KEY, headers=list(END.headers()))
+            producer.produce(topic, END.encoded(), CONTROL_KEY, headers=list(END.headers))
         producer.produce(topic, b"%d" % n, b"k", headers=[("trace", b"1")])
     for _ in range(2):
-        producer.produce(topic, END.encoded(), CONTROL_KEY, headers=[("trace", b"1"), *END.headers()])
+        producer.produce(topic, END.encoded(), CONTROL_KEY, headers=[("trace", b"1"), *END.headers])
     assert producer.flush(30) == 0
 
 

@@ -16,7 +16,7 @@ def message(key: bytes | None, value: bytes | None, headers: list[tuple[str, byt
     return Message(topic="t", partition=0, offset=0, key=key, value=value, headers=headers)
 
 
-CONTROL = message(CONTROL_KEY, MARK.encoded(), list(MARK.headers()))
+CONTROL = message(CONTROL_KEY, MARK.encoded(), list(MARK.headers))
 ORDINARY = [
     message(b"k", b"v"),
     message(None, None),
