@@ -39,6 +39,7 @@ from ...topics.control_records import (
     records_of,
 )
 from ...topics.errors import BadRecord, Stop
+from ...topics.keys import as_key
 from ...topics.output import Output
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
@@ -443,15 +444,13 @@ def gather_batch(stream: Stream, batch: QueuedBatch, table: WindowTable, how: Re
     _, state = window_partition(table)
     if records.messages:
         decoded = record_batch(stream, records)
-        on_time: list[tuple[PaneKey, Any]] = []
-        for message, (key, start, end, reduced) in zip(decoded.messages, decoded.values, strict=True):
-            if table.spec.windows.horizon_ms((start, end)) < state.watermark_ms:
-                late.send(stream, message, (start, end), state.watermark_ms, "closed")
-            else:
-                key = tuple(cast("list[Any]", key)) if type(key) is list else key
-                on_time.append(((key, start, end), reduced))
+        windows, watermark_ms = table.spec.windows, state.watermark_ms
         merged: dict[PaneKey, Any] = {}
-        for place, reduced in on_time:
+        for message, (key, start, end, reduced) in zip(decoded.messages, decoded.values, strict=True):
+            if windows.horizon_ms((start, end)) < watermark_ms:
+                late.send(stream, message, (start, end), watermark_ms, "closed")
+                continue
+            place = (as_key(cast(object, key)) if type(key) is list else key, start, end)
             merged[place] = how.merge(merged[place], reduced) if place in merged else reduced
         add_states(how, table, merged.items(), isolating=stream.queue.isolating)
     for record in control:

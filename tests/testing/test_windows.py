@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anabranch
 import pytest
-from anabranch import World
+from anabranch import Count, Tumbling, World
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
 from window_programs import KINDS, app_of, expected, inputs, key_of, sales
@@ -90,3 +91,17 @@ def test_worlds_with_faults_close_the_same_windows(kind: str, by_key: bool, seed
     )
     report = simulation.same_as_without_faults()
     assert report.worlds == seeds
+
+
+def test_keys_between_the_agents_may_be_tuples_within_tuples() -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1)
+        keyed = app.topic("sales", time="at").key_by(lambda sale: ((sale["user"], 1), "x"))
+        keyed.window(Tumbling("10s"), grace=0).aggregate("by-user", n=Count())
+        return app
+
+    with World(app) as world:
+        for at_ms in (1000, 2000):
+            world.send("sales", {"user": "ann", "at": at_ms}, key="k")
+            world.settle()
+        assert world.table("by-user") == {((("ann", 1), "x"), 0, 10_000): {"n": 2}}
