@@ -155,11 +155,11 @@ class Source:
         self._name = topic.get_topic_name()
         self._read = time.reader(lambda name: getter(name, field_reader(topic.declared)))
 
-    def judge(self, batch: QueuedBatch, closed_ms: Callable[[], int] | None = None) -> Judged:
+    def judge(self, batch: QueuedBatch, closed_ms: int = NEVER_MS) -> Judged:
         """Process a batch.
 
         Args:
-            closed_ms: returns the watermark of the table's partition, where the source is the table's own partition.
+            closed_ms: the watermark of the table's partition, where the source is the table's own partition.
 
         Raises:
             Exception: whatever the flow's functions raise. While the stream isolates records, a record that makes them
@@ -189,9 +189,11 @@ class Source:
 
     def rest(self) -> Iterator[Resting]:
         """Let the channels rest of which no record comes; see `Channel.rest`."""
-        idleness, stream, now_s = self._idleness, self._stream, clock.now_s()
-        for at in [at for at in stream.queue.partitions if at.topic in self._names] if idleness is not None else ():
-            assert idleness is not None
+        idleness, stream = self._idleness, self._stream
+        if idleness is None:
+            return
+        now_s = clock.now_s()
+        for at in [at for at in stream.queue.partitions if at.topic in self._names]:
             idle_ms = idleness.idle_ms(at, now_s, silent=stream.context.is_silent(stream, at))
             if idle_ms is None:
                 continue
@@ -209,9 +211,7 @@ class Source:
         last = windows.of_pane(windows.pane(time_ms))[-1]
         return windows.closes_after_ms(last[1]) + self._grace_ms + 1
 
-    def _reduce(
-        self, batch: QueuedBatch, channel: Channel, *, move: bool, closed_ms: Callable[[], int] | None
-    ) -> States:
+    def _reduce(self, batch: QueuedBatch, channel: Channel, *, move: bool, closed_ms: int) -> States:
         messages, values, times = self._with_times(batch)
         if not times:
             return {}
@@ -225,8 +225,8 @@ class Source:
             for pane, numbers in panes.items():
                 some = len(numbers) < len(messages)
                 of_pane = [messages[number] for number in numbers] if some else messages
-                if closed_ms is not None and self._windows.horizon_ms(pane) < closed_ms():
-                    late += [(number, pane, closed_ms(), "closed") for number in numbers]
+                if self._windows.horizon_ms(pane) < closed_ms:
+                    late += [(number, pane, closed_ms, "closed") for number in numbers]
                     continue
                 reduced = self._combiner.by_row(of_pane, [values[n] for n in numbers] if some else values)
                 states |= {(key, *pane): state for key, state in reduced.items()}

@@ -212,7 +212,7 @@ class WindowedFlow:
                 closer.begin(batch)
                 if batch.messages:
                     _, state = window_partition(table)
-                    judged = source.judge(batch, lambda state=state: state.watermark_ms)
+                    judged = source.judge(batch, state.watermark_ms)
                     add_states(how, table, judged.states.items(), isolating=stream.queue.isolating)
                     if judged.time_ms > NEVER_MS:
                         state.keeper.advance(judged.channel, judged.time_ms)
