@@ -22,7 +22,7 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -66,6 +66,7 @@ __all__ = [
     "aggregates_of",
     "check_finite",
     "check_known",
+    "check_written",
     "repartition_topic",
 ]
 
@@ -254,6 +255,31 @@ class Ending(Generic[K, T]):
         flow = FlowDescription.of(self.origin, self.steps, self.keyed, ending, target, between)
         runtime_of(self.app).flows.append(flow)
 
+    def declared_states(self, table: Table, how: Reducer) -> object:
+        """Return the declared type of the states that are sent through the repartition topic, UNKNOWN without one."""
+        if not isinstance(how, PairReducer):
+            return UNKNOWN
+        return (table.value_type or UNKNOWN) if self.type is UNKNOWN else self.type
+
+    def repartition(self, table: Table, *types: object) -> Topic:
+        """Declare the repartition topic of a table. If its keys are private, those of the table's changelog are too.
+
+        Args:
+            types: types of the parts of a record's value, which is an array.
+        """
+        assert self.keyed is not None
+        private = self.topic.app_private
+        hidden = shows_private(self.keyed[0], private.of(self.origin))
+        if hidden:
+            private.declare(table.changelog_name, [KEY])
+        return self.app.topic(
+            repartition_topic(self.app, table.name),
+            has_prefix=True,
+            private=[KEY, VALUE] if hidden else (),
+            value_type=GenericAlias(tuple, types),
+            partitions=table.partitions,
+        )
+
     def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:
         """Make the agents that reduce the elements into a table."""
         options.setdefault("key_type", self.key_type if self.keyed else declarable(self.topic.key_type))
@@ -267,30 +293,14 @@ class Ending(Generic[K, T]):
         if self.keyed is None:
             self.add_agent(table.name, self.topic, fill)
             return table
-        declared = UNKNOWN
-        if isinstance(how, PairReducer):
-            declared = (table.value_type or UNKNOWN) if self.type is UNKNOWN else self.type
-        private = self.topic.app_private
-        hidden = shows_private(self.keyed[0], private.of(self.origin))
-        if hidden:
-            private.declare(table.changelog_name, [KEY])
-        between = self.app.topic(
-            repartition_topic(self.app, table.name),
-            has_prefix=True,
-            private=[KEY, VALUE] if hidden else (),
-            value_type=GenericAlias(tuple, (_keys_between(table), declared)),
-            partitions=table.partitions,
-        )
+        declared = self.declared_states(table, how)
+        between = self.repartition(table, _keys_between(table), declared)
 
         def outputs(states: dict[object, object], timestamp_ms: int | None) -> list[Output]:
             if declared is UNKNOWN:
                 check_known(table, states)
             made = between.outputs(states.keys(), states.items(), timestamp_ms)
-            # Numbers that JSON does not have are written as null, so only records with a null need a look.
-            if b"null" in b"".join([output.value or b"" for output in made]):
-                check_finite(states.values())
-            if declared is UNKNOWN:
-                check_json(states.values())
+            check_written(made, states.values(), declared)
             return made
 
         async def combine(stream: Stream) -> None:
@@ -466,6 +476,23 @@ def check_known(table: Table, states: Mapping[Any, object]) -> None:
             f"{table.name}: the flow does not declare that its elements are {kinds.pop().__name__}s",
             hint="annotate the function that makes them, as in def parse(line: str) -> Order",
         )
+
+
+def check_written(outputs: Iterable[Output], states: Collection[object], declared: object) -> None:
+    """Refuse partial results that JSON has changed.
+
+    Args:
+        outputs: the records that they are written to.
+        declared: their type; UNKNOWN if it is not declared.
+
+    Raises:
+        BadRecord: JSON has changed one.
+    """
+    # Numbers that JSON does not have are written as null, so only records with a null need a look.
+    if b"null" in b"".join([output.value or b"" for output in outputs]):
+        check_finite(states)
+    if declared is UNKNOWN:
+        check_json(states)
 
 
 def check_finite(states: Iterable[object]) -> None:

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from types import GenericAlias
 from typing import TYPE_CHECKING, Any, cast
 
 from ...topics import clock
 from ...topics.dead_letter import LATE_SUFFIX
 from ...topics.durations import Duration, duration_ms, duration_text
 from ...topics.errors import Usage
-from ...topics.private_fields import KEY, VALUE
 from ..declarations import TableOptions
 from ..event_time.channel import NEVER_MS
 from ..event_time.event_time import Timing, time_ms
@@ -32,11 +30,10 @@ from .combiner import Combiner
 from .description import aggregate_text, value_text
 from .element_types import UNKNOWN, declarable
 from .expressions import col, part
-from .flow import aggregates_of, check_finite, check_known, repartition_topic
+from .flow import aggregates_of, check_finite, check_known, check_written
 from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
-from .private_keys import shows_private
-from .reducers import AggregateReducer, PairReducer, Reducer, check_json, merge_states
+from .reducers import AggregateReducer, PairReducer, Reducer, merge_states
 from .window_agents import Source, States, WatermarkedPartials, add_states, gather_batch, is_due
 from .window_closer import WindowCloser, timestamp_of
 
@@ -228,33 +225,17 @@ class WindowedFlow:
 
     def _fill_by_key(self, made: AggregatedWindows, how: Reducer) -> None:
         """Make the agents before and behind the repartition topic."""
-        table, late, app, windows = made.table, self._late(made.table), self.flow.app, self.windows
-        runtime = runtime_of(app)
-        declared = UNKNOWN
-        if isinstance(how, PairReducer):
-            declared = (table.value_type or UNKNOWN) if self.flow.type is UNKNOWN else self.flow.type
+        table, late, windows = made.table, self._late(made.table), self.windows
+        runtime = runtime_of(self.flow.app)
+        declared = self.flow.declared_states(table, how)
         key_type = UNKNOWN if self.flow.key_type is None else self.flow.key_type
-        private = self.flow.topic.app_private
-        hidden = self.flow.keyed is not None and shows_private(self.flow.keyed[0], private.of(self.flow.origin))
-        if hidden:
-            private.declare(table.changelog_name, [KEY])
-        between = app.topic(
-            repartition_topic(app, table.name),
-            has_prefix=True,
-            private=[KEY, VALUE] if hidden else (),
-            value_type=GenericAlias(tuple, (key_type, int, int, declared)),
-            partitions=table.partitions,
-        )
+        between = self.flow.repartition(table, key_type, int, int, declared)
         name = between.get_topic_name()
 
         def outputs(states: States, timestamp_ms: int | None) -> list[Output]:
             keys, values = [key for key, _, _ in states], [(*place, state) for place, state in states.items()]
             made = between.outputs(keys, values, timestamp_ms)
-            # Numbers that JSON does not have are written as null, so only records with a null need a look.
-            if b"null" in b"".join([output.value or b"" for output in made]):
-                check_finite(states.values())
-            if declared is UNKNOWN:
-                check_json(states.values())
+            check_written(made, states.values(), declared)
             return made
 
         def counts() -> tuple[int, int]:
