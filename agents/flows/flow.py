@@ -67,6 +67,8 @@ __all__ = [
     "check_finite",
     "check_known",
     "check_written",
+    "name_of_function",
+    "or_field",
     "repartition_topic",
 ]
 
@@ -133,15 +135,11 @@ class Ending(Generic[K, T]):
         Raises:
             Usage: `how` is not a function, or an option is not supported.
         """
-        if isinstance(how, Aggregate) or not callable(how):
-            raise Usage(
-                f"reduce({how!r})", hint="expected a function of two elements, or sum, min, max; see also aggregate"
-            )
+        name = f"{self.origin_name}-{name_of_function(how)}"
         if (
             self.type is not UNKNOWN and self.type is not float
         ):  # a function annotated as float may return an int, which that table refuses
             options.setdefault("value_type", self.type)
-        name = f"{self.origin_name}-{getattr(how, '__name__', 'reduced').strip('<>')}"
         made = self._into(name if table is None else table, options, PairReducer(how))
         self.describe(f"reduce({value_text(how)})", made)
         return made
@@ -342,14 +340,14 @@ class Flow(Ending[Any, T]):
     def map(self, function: str) -> Flow: ...
     def map(self, function: Callable[[T], object] | str) -> Flow:
         """Replace each element by the function's result, or by the field of that name."""
-        function = _or_field(function)
+        function = or_field(function)
         known = isinstance(function, Expression)
         type_ = declarable(type_of(function, self.type)) or UNKNOWN if known else returned(function)
         return self._then(Map(function), type_)
 
     def filter(self, function: Callable[[T], object] | str) -> Flow[T]:
         """Keep the elements for which the function, or the field of that name, is true."""
-        return self._then(Filter(_or_field(function)), self.type)
+        return self._then(Filter(or_field(function)), self.type)
 
     def flat_map(self, function: Callable[[T], Iterable[U]]) -> Flow[U]:
         """Replace each element by all elements that the function returns for it."""
@@ -444,6 +442,19 @@ class KeyedFlow(Ending[K, T]):
 def repartition_topic(app: App, table: str) -> str:
     """Return the name of the topic with the partial results of a table's flow."""
     return f"{app.conf.id}-{table}-repartition"
+
+
+def name_of_function(how: object) -> str:
+    """Return the name of an argument of `reduce`, as names of tables contain it.
+
+    Raises:
+        Usage: it is not a function.
+    """
+    if isinstance(how, Aggregate) or not callable(how):
+        raise Usage(
+            f"reduce({how!r})", hint="expected a function of two elements, or sum, min, max; see also aggregate"
+        )
+    return getattr(how, "__name__", "reduced").strip("<>")
 
 
 def aggregates_of(columns: Mapping[str, object]) -> dict[str, Aggregate]:
@@ -541,5 +552,6 @@ def _gathered(pairs: Iterable[tuple[object, object]], merge: Callable[..., objec
     return states
 
 
-def _or_field(function: Callable[..., U] | str) -> Callable[..., U]:
+def or_field(function: Callable[..., U] | str) -> Callable[..., U]:
+    """Return a function of elements; of a field's name, the expression that takes the field."""
     return cast("Callable[..., U]", col(function)) if isinstance(function, str) else function

@@ -29,8 +29,8 @@ from .aggregates import Aggregate, What
 from .combiner import Combiner
 from .description import aggregate_text, value_text
 from .element_types import UNKNOWN, declarable
-from .expressions import col, part
-from .flow import aggregates_of, check_finite, check_known, check_written
+from .expressions import part
+from .flow import aggregates_of, check_finite, check_known, check_written, name_of_function, or_field
 from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .reducers import AggregateReducer, PairReducer, Reducer, merge_states
@@ -102,11 +102,7 @@ class WindowedFlow:
         Raises:
             Usage: `how` is not a function.
         """
-        if isinstance(how, Aggregate) or not callable(how):
-            raise Usage(
-                f"reduce({how!r})", hint="expected a function of two elements, or sum, min, max; see also aggregate"
-            )
-        name = f"{self.flow.origin_name}-windows-{getattr(how, '__name__', 'reduced').strip('<>')}"
+        name = f"{self.flow.origin_name}-windows-{name_of_function(how)}"
         return self._into(table or name, PairReducer(how), options or {}, f"reduce({value_text(how)})")
 
     def _into(self, name: str, how: Reducer, options: TableOptions, ending: str) -> AggregatedWindows:
@@ -352,11 +348,11 @@ class ClosedWindows:
 
     def map(self, function: Callable[..., object] | str) -> ClosedWindows:
         """Replace each window by the function's result; see `Flow.map`."""
-        return self._then(Map(_or_field(function)))
+        return self._then(Map(or_field(function)))
 
     def filter(self, function: Callable[..., object] | str) -> ClosedWindows:
         """Keep the windows for which the function is true; see `Flow.filter`."""
-        return self._then(Filter(_or_field(function)))
+        return self._then(Filter(or_field(function)))
 
     def flat_map(self, function: Callable[..., Iterable[object]]) -> ClosedWindows:
         """Replace each window by all elements that the function returns for it."""
@@ -451,7 +447,3 @@ def window(
     if late_to is not None and late_to != "drop":
         runtime_of(flow.app).check_topic(late_to)
     return WindowedFlow(flow, windows, timing, duration_ms(_DEFAULT_KEEP if keep is None else keep, "keep"), late_to)
-
-
-def _or_field(function: Callable[..., Any] | str) -> Callable[..., Any]:
-    return cast("Callable[..., Any]", col(function)) if isinstance(function, str) else function
