@@ -7,7 +7,7 @@ has 23 or 25 hours where clocks are changed, and begins later where its midnight
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ...topics.errors import Usage
@@ -78,5 +78,4 @@ class Calendar:
     def _instant(self, day: date) -> int:
         """Return when the first instant of a day is, offset included: of two equal local times the earlier one; where
         the local time does not exist, the moment at which clocks are put forward."""
-        local = datetime.combine(day, self._clock if self._offset else time.min, self._zone)
-        return (local.replace(fold=0) - _EPOCH) // _MS
+        return (datetime.combine(day, self._clock, self._zone) - _EPOCH) // _MS
