@@ -132,17 +132,14 @@ class Channel:
         Returns:
             None where no record is older than stream time before it, so that none can be late.
         """
-        most, known = self._max_jump_ms, self.time_ms
-        if times_ms:
-            self.rests_at_ms = None
-        greatest = max(times_ms, default=known)
-        if most is None or greatest <= known + most:
-            # No jump: stream time is the plain maximum.
-            if not times_ms:
-                return None
-            if times_ms[0] >= known and all(map(le, times_ms, times_ms[1:])):
-                self.time_ms, self._candidate_ms = greatest, None
-                return None
+        if not times_ms:
+            return None
+        self.rests_at_ms = None
+        most, known, last = self._max_jump_ms, self.time_ms, times_ms[-1]
+        if times_ms[0] >= known and (most is None or last <= known + most) and all(map(le, times_ms, times_ms[1:])):
+            # In order and without a jump: stream time is the last one.
+            self.time_ms, self._candidate_ms = last, None
+            return None
         before: list[int] = []
         for number, time_ms in enumerate(times_ms):
             before.append(self.time_ms)
