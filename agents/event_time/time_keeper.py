@@ -83,7 +83,7 @@ class TimeKeeper:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What is to be kept of the time keeper, as JSON."""
+        """Times, the least of them, idle channels and waiting times, as JSON from which `TimeKeeper` is made again."""
         least = None if self.time_ms == NEVER_MS else _written(self.time_ms)
         made: dict[str, Any] = {
             "of": self.of,

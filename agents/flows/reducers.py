@@ -107,9 +107,11 @@ class Reducer(Protocol):
 
 
 class Builtin(NamedTuple):
-    """One of Python's own reductions, which take a collection: its meaning for one element, for two, and for a column.
+    """How to compute `sum`, `min` or `max`, which take a collection, element by element and by column.
 
     Attributes:
+        start: returns the result of one element.
+        join: returns the result of two elements.
         form: of the aggregate that reduces a column in the same way.
     """
 

@@ -83,10 +83,10 @@ PaneKey = tuple[Any, int, int]
 """A key, and the start and the end of a pane in milliseconds."""
 
 States = dict[PaneKey, object]
-"""What is reduced: key and pane -> state."""
+"""Partial results of records: key and pane -> state of the reducer."""
 
 LOOK_S = 1.0
-"""How often partitions are looked at that have become active, and of which no record comes, in seconds."""
+"""Seconds between two looks at partitions without new records: they may be idle, or hold windows that are complete."""
 
 _SCALARS = frozenset({int, float, str, bool, bytes, type(None)})
 

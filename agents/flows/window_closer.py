@@ -40,7 +40,7 @@ class WindowCloser:
         self._seen: set[TopicPartition] = set()
 
     def wait_s(self) -> float:
-        """Seconds until the next look at the windows, although no record has come."""
+        """Return the seconds until the next look at the windows, although no record has come."""
         return 0.0 if self._held else LOOK_S
 
     def look_at(self, at: TopicPartition) -> None:

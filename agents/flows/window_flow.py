@@ -168,7 +168,7 @@ class WindowedFlow:
 
     @property
     def _idle_after_ms(self) -> int | None:
-        """How long a live partition has no record until it is idle. History is at its end when its input ends."""
+        """Milliseconds without a record until a live partition is idle; None in a bounded run, whose inputs end."""
         return None if runtime_of(self.flow.app).run_id else self.timing.idle_after_ms
 
     def _late_topic(self) -> str | None:
@@ -290,11 +290,11 @@ class WindowedFlow:
 
 @dataclass(frozen=True)
 class AggregatedWindows:
-    """What `window(…).aggregate(…)` makes: a table of windows, and the windows that have closed.
+    """A table of windows, as `window(…).aggregate(…)` and `reduce(…)` return it, and the windows that have closed.
 
     Attributes:
         table: the table. Its keys are (key, start, end), with times in milliseconds.
-        sends: what is done with each window when it closes.
+        sends: functions that send a window when it closes.
     """
 
     app: App

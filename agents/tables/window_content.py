@@ -28,7 +28,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """What a window table is made for.
+    """The declaration of a window table: its windows, and the records that count in them.
 
     Attributes:
         windows: the kind of windows.
