@@ -22,7 +22,10 @@ __all__ = ["Content", "StoredContent"]
 
 
 class Content(Protocol):
-    """The content of a partition in the format of its table: `StoredContent`, or `TtlContent` with a time-to-live."""
+    """The content of a partition in the format of its table.
+
+    It is a `StoredContent`; of tables with a time-to-live a `TtlContent`, of tables of windows a `WindowContent`.
+    """
 
     store: Store
 

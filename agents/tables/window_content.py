@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -47,7 +47,7 @@ class WindowSpec:
     late_topic: str | None = None
 
 
-class WindowContent(StoredContent):
+class WindowContent:
     """The content of a partition of a window table: a `Content` that knows which windows are open.
 
     Attributes:
@@ -55,18 +55,18 @@ class WindowContent(StoredContent):
         open: the windows that are not closed.
     """
 
-    __slots__ = ("_is_loaded", "_row", "_sweep", "keeper", "open", "spec")
+    __slots__ = ("_is_loaded", "_keys", "_row", "_stored", "_sweep", "_table", "keeper", "open", "spec", "store")
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, table: str, spec: WindowSpec) -> None:
-        super().__init__(store, keys, values, table=table)
-        self.spec = spec
+        self._stored = StoredContent(store, keys, values, table=table)
+        self.store, self.spec, self._keys, self._table = store, spec, keys, table
         keep_ms = spec.keep_ms
         self._sweep = None if keep_ms is None else ExpirySweep(store, keep_ms, lambda key, _: _end_of(key))
         self._forget()
 
     def _forget(self) -> None:
         self._is_loaded = False
-        self.keeper, self.open = TimeKeeper(), OpenWindows(self.spec.windows, self.keys.keep)
+        self.keeper, self.open = TimeKeeper(), OpenWindows(self.spec.windows, self._keys.keep)
         self._row: bytes | None = None  # the time row as it is written
 
     # Loading --------------------------------------------------------------------------------------------------------
@@ -80,20 +80,20 @@ class WindowContent(StoredContent):
         if self._is_loaded:
             return
         self._forget()
-        self._row = self.get(STREAM_TIME)
+        self._row = self._stored.get(STREAM_TIME)
         if self._row is not None:
             row = self._time_row(self._row)
             self.keeper = TimeKeeper(row["time"])
             closed = row["closed"]
             self.open.closed_ms = NEVER_MS if closed is None else END_MS if closed == "end" else closed
             self.open.after = None if row["after"] is None else (row["after"][0], row["after"][1].encode("latin-1"))
-        elif next(iter(self.items()), None) is not None:
+        elif next(iter(self._current_pairs()), None) is not None:
             raise Usage(
                 f"table {self._table} has windows now, but its changelog was written without them",
                 hint="give the table another name, or delete its changelog to recompute it",
             )
-        for kept, _ in self.items():
-            key = cast(WindowKey, self.keys.decode(kept))
+        for kept, _ in self._current_pairs():
+            key = cast(WindowKey, self._keys.decode(kept))
             if not self.open.is_closed(key, kept):
                 self.open.add(key)
         self._is_loaded, self.open.is_touched = True, False
@@ -146,7 +146,7 @@ class WindowContent(StoredContent):
 
     def encode(self, epoch: dict[object, Any], held: HeldValues, *, deletes: bool) -> Changes:
         """Encode an epoch with the time row, if that has changed, and deletions of expired windows; see `Content`."""
-        changes = super().encode(epoch, held, deletes=deletes)
+        changes = self._stored.encode(epoch, held, deletes=deletes)
         row, swept = self._written, list[bytes]()
         keys, values = list(changes.keys), list(changes.values)
         if row != self._row:
@@ -158,19 +158,19 @@ class WindowContent(StoredContent):
 
     def freeze(self, changes: Changes) -> None:
         """Make changes the layer above the store, while they and the time row are being committed."""
-        super().freeze(changes)
+        self._stored.freeze(changes)
         if self._is_loaded:
             self._row, self.open.is_touched = self._written, False
 
     def apply(self, position: int) -> None:
         """Write committed changes to the store."""
-        super().apply(position)
+        self._stored.apply(position)
         if self._sweep is not None:
             self._sweep.end(committed=True)
 
     def drop(self) -> bool:
         """Forget what is not committed, and what it has done to windows; for the result see `Content`."""
-        dropped = super().drop()
+        dropped = self._stored.drop()
         if self._is_loaded and (dropped or self.open.is_touched or self._written != self._row):
             self._is_loaded = False
         if self._sweep is not None:
@@ -185,11 +185,11 @@ class WindowContent(StoredContent):
 
     def committed(self, key: object) -> Any:
         """Return the committed value; ABSENT if there is none or if the window is expired."""
-        return ABSENT if self._is_expired(key, _closed_of(self.store.get(STREAM_TIME))) else super().committed(key)
+        return ABSENT if self._is_expired(key, _closed_of(self.store.get(STREAM_TIME))) else self._stored.committed(key)
 
     def below_epoch(self, key: object) -> Any:
         """Return the value that the epoch began with; ABSENT if there is none or if the window is expired."""
-        return ABSENT if self._is_expired(key, self.open.closed_ms) else super().below_epoch(key)
+        return ABSENT if self._is_expired(key, self.open.closed_ms) else self._stored.below_epoch(key)
 
     def _is_expired(self, key: object, closed_ms: int) -> bool:
         if self.spec.keep_ms is None or not NEVER_MS < closed_ms < END_MS:
@@ -198,11 +198,22 @@ class WindowContent(StoredContent):
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over the committed pairs whose windows are not expired."""
-        return self.decoded_items(_current(self.store.items(), self.store.get(STREAM_TIME), self.spec.keep_ms))
+        return self._stored.decoded_items(_current(self.store.items(), self.store.get(STREAM_TIME), self.spec.keep_ms))
 
-    def items(self) -> Iterable[tuple[bytes, bytes]]:
+    def many_below_epoch(self, keys: Sequence[object]) -> list[Any]:
+        """Return the values that the epoch began with, ABSENT where there is none; agents ask for open windows only."""
+        return self._stored.many_below_epoch(keys)
+
+    def items_below_epoch(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over the pairs that the epoch began with and whose windows are not expired."""
-        return _current(super().items(), self.get(STREAM_TIME), self.spec.keep_ms)
+        return self._stored.decoded_items(self._current_pairs())
+
+    def _current_pairs(self) -> Iterator[tuple[bytes, bytes]]:
+        return _current(self._stored.items(), self._stored.get(STREAM_TIME), self.spec.keep_ms)
+
+    def has(self, key: object) -> bool:
+        """Return whether a record of the key, expired or not, is below the epoch."""
+        return self._stored.has(key)
 
     def approximate_count(self) -> int:
         """Return the number of committed windows; expired ones count until they are removed."""
