@@ -314,13 +314,12 @@ class App(faust.App):
                 f"table {name}: {', '.join(unsupported)}: not supported",
                 hint=did_you_mean(unsupported[0], known, "see docs/tables.md for what tables can do"),
             )
-        partitions = options.get("partitions")
         table = new_table(
             name,
             options.get("ttl"),
             lambda: self._runtime.context.record_time_ms(),
             default=default,
-            partitions=partitions,
+            partitions=options.get("partitions"),
             key_type=key_type,
             value_type=value_type,
             help=options.get("help") or "",
@@ -331,16 +330,23 @@ class App(faust.App):
             local=options.get("local", False),
             step=lambda: self._runtime.agent_step,
         )
-        private = checked_names(f"table {name}", options.get("private") or (), value_type)
+        self.add_table(table, checked_names(f"table {name}", options.get("private") or (), value_type))
+        return table
+
+    def add_table(self, table: Table, private: Collection[str] = ()) -> None:
+        """Add a table to the app, with its changelog.
+
+        Args:
+            private: private fields of its values; see `topics/private_fields.py`.
+        """
         table.changelog_topic = self.topic(
-            f"{self.conf.id}-{name}-changelog",
+            f"{self.conf.id}-{table.name}-changelog",
             has_prefix=True,
-            partitions=partitions,
+            partitions=table.partitions,
             compacting=True,
             private=private,
         )
         self.tables.add(cast(Any, table))
-        return table
 
     # Tasks: each of Faust's decorators comes down to `_task` ---------------------------------------------------------
 

@@ -156,10 +156,7 @@ class WindowedFlow:
             store=store_scheme(options.get("store") or app.conf.store, name),
             step=lambda: runtime.agent_step,
         )
-        table.changelog_topic = app.topic(
-            f"{app.conf.id}-{name}-changelog", has_prefix=True, partitions=table.partitions, compacting=True
-        )
-        app.tables.add(cast(Any, table))
+        app.add_table(table)
         if topic.private and table.spec.late_topic is not None:
             topic.app_private.declare(table.spec.late_topic, topic.private)
         if isinstance(how, AggregateReducer):

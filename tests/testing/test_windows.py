@@ -11,6 +11,7 @@ import pytest
 from anabranch import Count, Tumbling, World
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
+from anabranch.topics.private_texts import HIDDEN
 from window_programs import KINDS, app_of, expected, inputs, key_of, sales
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -44,6 +45,7 @@ def test_a_live_app_tells_what_is_complete_and_keeps_the_rest_open(kind: str, by
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
+from anabranch.topics.private_texts import HIDDEN
 from window_programs import app_of
 app = app_of({kind!r}, by_key={by_key})
 """
@@ -105,3 +107,11 @@ def test_keys_between_the_agents_may_be_tuples_within_tuples() -> None:
             world.send("sales", {"user": "ann", "at": at_ms}, key="k")
             world.settle()
         assert world.table("by-user") == {((("ann", 1), "x"), 0, 10_000): {"n": 2}}
+
+
+def test_private_keys_and_fields_of_windows_are_not_shown() -> None:
+    app = anabranch.App("windows", topic_partitions=1)
+    orders = app.topic("orders", time="at", private=["email"])
+    last = orders.key_by("email").window(Tumbling("10s"), grace=0).reduce(max, "last")
+    assert last.table.private.key(("ann@example.org", 0, 10_000)) == HIDDEN
+    assert last.table.private.value({"email": "ann@example.org", "n": 1}) == {"email": HIDDEN, "n": 1}
