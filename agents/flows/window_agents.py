@@ -257,6 +257,8 @@ class Source:
         for message, value in zip(messages, values, strict=True):
             try:
                 timed.append((message, value, read(value, message)))
+            except Stop:
+                raise
             except Exception as exc:  # noqa: BLE001 (the function may be the user's)
                 self._stream.context.apply_policy(self._stream, message, exc, "time")
         return [one[0] for one in timed], [one[1] for one in timed], [one[2] for one in timed]

@@ -11,6 +11,7 @@ import pytest
 from anabranch import Count, Tumbling, World
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
+from anabranch.topics.errors import Stop
 from anabranch.topics.private_texts import HIDDEN
 from window_programs import KINDS, app_of, expected, inputs, key_of, sales
 
@@ -45,6 +46,7 @@ def test_a_live_app_tells_what_is_complete_and_keeps_the_rest_open(kind: str, by
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
+from anabranch.topics.errors import Stop
 from anabranch.topics.private_texts import HIDDEN
 from window_programs import app_of
 app = app_of({kind!r}, by_key={by_key})
@@ -115,3 +117,17 @@ def test_private_keys_and_fields_of_windows_are_not_shown() -> None:
     last = orders.key_by("email").window(Tumbling("10s"), grace=0).reduce(max, "last")
     assert last.table.private.key(("ann@example.org", 0, 10_000)) == HIDDEN
     assert last.table.private.value({"email": "ann@example.org", "n": 1}) == {"email": HIDDEN, "n": 1}
+
+
+def test_a_function_of_the_time_may_stop_the_worker() -> None:
+    def when(sale: dict[str, Any]) -> int:
+        raise Stop(f"no calendar for {sale['user']}")
+
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1)
+        app.topic("sales", time=when).key_by("user").window(Tumbling("10s"), grace=0).aggregate("by-user", n=Count())
+        return app
+
+    with pytest.raises(Stop, match="no calendar for ann"), World(app) as world:
+        world.send("sales", {"user": "ann"}, key="k")
+        world.settle()
