@@ -35,8 +35,10 @@ async def total(stream: Stream[Order]) -> None:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A project with an app."""
+    for variable in ("CI", "BUILD_NUMBER"):  # with one of these, pytest's summary repeats each error in full
+        monkeypatch.delenv(variable, raising=False)
     pytester.makepyfile(shop=SHOP)
     pytester.makeini("[pytest]\naddopts = --strict-markers --import-mode=importlib\npythonpath = .\n")
     return pytester
