@@ -185,11 +185,13 @@ class App(faust.App):
         # Imported here because aiohttp's server takes long to import, and workers of a bounded run have no web views.
         from .web.health import blueprint as health
         from .web.table_views import blueprint, restore
+        from .web.time_views import blueprint as times
         from .web.web_server import WebServer
 
         made = WebServer(self)
         made.blueprints.add("", health())
         made.blueprints.add("", restore())
+        made.blueprints.add("", times())
         if self._web_tables:
             made.blueprints.add("/tables", blueprint("tables"))
             made.blueprints.add("/table", blueprint("table"))  # Faust's prefix

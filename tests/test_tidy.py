@@ -35,6 +35,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/cli/app_commands.py",
     "replay/cli/completion.py",
     "replay/cli/tables.py",
+    "replay/cli/time.py",
     "replay/table_backup/restore.py",
     "replay/reprocess.py",
     "replay/runs/bounded_run.py",
@@ -76,6 +77,7 @@ KNOWS_FAUST = {
     "agents/faust_adapter/transport.py",
     "agents/faust_adapter/unsampled_monitor.py",
     "agents/web/table_views.py",
+    "agents/web/time_views.py",
 }
 
 KNOWS_KAFKA = {

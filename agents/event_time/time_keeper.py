@@ -64,12 +64,13 @@ class TimeKeeper:
         times_ms: channel -> its stream time, of those that were heard of.
         idle_at_ms: idle channel -> when it was last known to be at its end, by the wall clock.
         time_ms: the least stream time of all channels; it never goes back.
+        moved_at_ms: when it was last brought forward, by the wall clock; 0 while unknown. No part of `state`.
     """
 
-    __slots__ = ("_waiting", "idle_at_ms", "of", "time_ms", "times_ms")
+    __slots__ = ("_waiting", "idle_at_ms", "moved_at_ms", "of", "time_ms", "times_ms")
 
     def __init__(self, state: Any = None) -> None:
-        self.of, self.times_ms, self.time_ms = 0, dict[str, int](), NEVER_MS
+        self.of, self.times_ms, self.time_ms, self.moved_at_ms = 0, dict[str, int](), NEVER_MS, 0
         self.idle_at_ms: dict[str, int] = {}
         self._waiting: dict[str, list[tuple[int, int]]] = {}
         if state is not None:
@@ -117,7 +118,7 @@ class TimeKeeper:
             self.times_ms.setdefault(name, NEVER_MS)
             self._wait(name, at_ms, time_ms)
         self._confirm()
-        self.time_ms = max(self.time_ms, self._least())
+        self._move(self._least(), at_ms)
 
     def _wait(self, name: str, at_ms: int, time_ms: int) -> None:
         """Keep a time until it counts. Few are kept: some seconds apart, and the earliest ones, which count first."""
@@ -138,10 +139,18 @@ class TimeKeeper:
             else:
                 del self._waiting[name]
 
-    def advance(self, channel: str, time_ms: int) -> None:
-        """Note the stream time of the only channel, where no repartition is between it and the operator."""
+    def advance(self, channel: str, time_ms: int, at_ms: int = 0) -> None:
+        """Note the stream time of the only channel, where no repartition is between it and the operator.
+
+        Args:
+            at_ms: when that is so, by the wall clock.
+        """
         self.of, self.times_ms[channel] = 1, time_ms
-        self.time_ms = max(self.time_ms, time_ms)
+        self._move(time_ms, at_ms)
+
+    def _move(self, time_ms: int, at_ms: int) -> None:
+        if time_ms > self.time_ms:
+            self.time_ms, self.moved_at_ms = time_ms, at_ms
 
     def _least(self) -> int:
         if not self.of or len(self.times_ms) < self.of:
@@ -151,8 +160,9 @@ class TimeKeeper:
 
     @property
     def waits_for(self) -> list[str]:
-        """The channels that hold time back: those with the least stream time. Empty if some were never heard of."""
-        if len(self.times_ms) < self.of:
+        """The channels that hold time back: those with the least stream time. Empty if some were never heard of, and at
+        the end."""
+        if len(self.times_ms) < self.of or self.time_ms == END_MS:
             return []
         active = {name: time_ms for name, time_ms in self.times_ms.items() if name not in self.idle_at_ms}
         least = min(active.values(), default=NEVER_MS)

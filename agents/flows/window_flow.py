@@ -205,12 +205,12 @@ class WindowedFlow:
                     judged = source.judge(batch, state.watermark_ms)
                     add_states(how, table, judged.states.items(), isolating=stream.queue.isolating)
                     if judged.time_ms > NEVER_MS:
-                        state.keeper.advance(judged.channel, judged.time_ms)
+                        state.keeper.advance(judged.channel, judged.time_ms, clock.now_ms())
                 for resting in source.rest() if not batch.messages else ():
                     stream.context.at(stream, resting.at)
                     _, state = window_partition(table)
                     if resting.time_ms > state.keeper.time_ms:
-                        state.keeper.advance(resting.channel, resting.time_ms)
+                        state.keeper.advance(resting.channel, resting.time_ms, clock.now_ms())
                         closer.look_at(resting.at)
                 await closer.close(batch)
 

@@ -86,6 +86,13 @@ class OpenWindows:
     def __len__(self) -> int:
         return sum(map(len, self._open.values())) + len(self._closing)
 
+    @property
+    def next_ms(self) -> int | None:
+        """When the next window is complete: once the watermark is beyond this; None if no window is open."""
+        if self._closing:
+            return self._closing_at
+        return min((at for at, keys in self._open.items() if keys), default=None)
+
     def next_due(self, watermark_ms: int) -> WindowKey | None:
         """Return the next window that is complete, in the order of its completion and then of its key's bytes, and note
         it as closed. None if there is no more."""

@@ -27,9 +27,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from ...topics import clock
+from ...topics.topic_partition import listed
 from ..event_time.channel import END_MS, NEVER_MS
 from ..histogram import Histogram
-from ..tables.window_table import WindowTable, window_contents
+from .operator_times import operator_times, operators
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -104,7 +105,7 @@ class WorkerCollector(Collector):
         }
 
     def _event_time(self) -> Iterator[Metric]:
-        tables = [table for table in self._runtime.tables if isinstance(table, WindowTable)]
+        tables = operators(self._runtime)
         if not tables:
             return
         late = CounterMetricFamily(
@@ -113,7 +114,7 @@ class WorkerCollector(Collector):
             labels=["operator", "reason"],
         )
         counts = self._runtime.status.late_total
-        for operator, reason in sorted({*counts, *((table.name, "late") for table in tables)}):
+        for operator, reason in sorted({*counts, *((table, "late") for table in tables)}):
             late.add_metric([operator, reason], counts.get((operator, reason), 0))
         yield late
         watermark = GaugeMetricFamily(
@@ -122,14 +123,27 @@ class WorkerCollector(Collector):
             labels=["operator", "partition"],
         )
         windows = GaugeMetricFamily("anabranch_open_windows", "Windows that are not closed.", labels=["operator"])
-        for table in tables:
-            states = window_contents(table)
-            windows.add_metric([table.name], sum(len(state.open) for state in states.values()))
-            for partition, state in sorted(states.items()):
-                if state.watermark_ms > NEVER_MS:
-                    seconds = math.inf if state.watermark_ms == END_MS else state.watermark_ms / 1000
-                    watermark.add_metric([table.name, str(partition)], seconds)
+        held = GaugeMetricFamily(
+            "anabranch_held_back_seconds",
+            "For how long windows have been open and the watermark has waited for this source partition.",
+            labels=["operator", "by"],
+        )
+        opened, waits = dict.fromkeys(tables, 0), dict[tuple[str, str], float]()
+        for time in operator_times(self._runtime):
+            opened[time.operator] += time.open
+            if time.watermark_ms > NEVER_MS:
+                seconds = math.inf if time.watermark_ms == END_MS else time.watermark_ms / 1000
+                watermark.add_metric([time.operator, str(time.partition)], seconds)
+            held_s = time.held_back_s(clock.now_ms())
+            for at in time.held_back_by if held_s is not None else ():
+                labels = time.operator, listed([at])
+                waits[labels] = max(held_s or 0.0, waits.get(labels, 0.0))
+        for operator, count in opened.items():
+            windows.add_metric([operator], count)
+        for labels, held_s in sorted(waits.items()):
+            held.add_metric(labels, held_s)
         yield watermark
+        yield held
         yield windows
 
     def _by_partition(self) -> Iterator[Metric]:

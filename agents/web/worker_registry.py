@@ -135,10 +135,7 @@ class WorkerRegistry:
             AnabranchError: no broker answers.
         """
         async with self._lock:
-            if self._consumer is None:
-                self._consumer = await daemon_thread(self._open)
-            else:
-                self._read(self._consumer.consume(_BATCH, 0))
+            await self._read_on()
             candidates = [
                 (offset, name, announcement)
                 for name, (offset, announcement) in self._announced.items()
@@ -151,6 +148,25 @@ class WorkerRegistry:
                 if found and (refresh or clock.now_s() - self._members_read_s < _MEMBERS_S):
                     return max(found)[2]
         return None
+
+    async def workers(self) -> list[Announcement]:
+        """Return the announcements of all workers that are in the group.
+
+        Raises:
+            AnabranchError: no broker answers, or no worker has announced itself yet.
+        """
+        async with self._lock:
+            await self._read_on()
+            await self._refresh_members()
+            return [
+                announcement for name, (_, announcement) in sorted(self._announced.items()) if name in self._members
+            ]
+
+    async def _read_on(self) -> None:
+        if self._consumer is None:
+            self._consumer = await daemon_thread(self._open)
+        else:
+            self._read(self._consumer.consume(_BATCH, 0))
 
     async def _refresh_members(self) -> bool:
         """Read the members of the group, unless that was done a moment ago; returns whether they were read."""

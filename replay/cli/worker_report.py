@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from ...agents.engine.protocols import topics_read
+from ...agents.event_time.channel import END_MS, NEVER_MS
+from ...agents.web.operator_times import operator_times
 from ...topics import clock
 from ...topics.printable import printable
-from ..time_text import format_duration_ms
+from ..time_text import format_duration_ms, format_time
 from .console import counted
 from .logs import json_formatter
 
@@ -88,13 +90,22 @@ class WorkerReport:
                 self.show_status()
 
     def show_status(self) -> None:
-        """Show the rate since the last status line, and the lag."""
+        """Show the rate since the last status line, the lag, and the least watermark of the app's windows."""
         status, now_s = self._runtime.status, clock.now_s()
         records = status.records_total
         rate = (records - self._shown_records) / max(now_s - self._shown_s, 0.001)
         self._shown_s, self._shown_records = now_s, records
         text = f"{rate:,.0f} records/s, {counted(records, 'record')} in all, lag {sum(status.lags().values()):,}"
-        _say(f"{self._runtime.conf.id}: {text}, {counted(len(status.owned), 'partition')}{self._failures()}")
+        text += f", {counted(len(status.owned), 'partition')}{self._event_time()}{self._failures()}"
+        _say(f"{self._runtime.conf.id}: {text}")
+
+    def _event_time(self) -> str:
+        known = [time for time in operator_times(self._runtime) if time.watermark_ms > NEVER_MS]
+        if not known:
+            return ""
+        least = min(known, key=lambda time: time.watermark_ms)
+        at = "end of input" if least.watermark_ms == END_MS else format_time(least.watermark_ms)
+        return f", watermark {at} ({least.operator})"
 
     def _failures(self) -> str:
         status = self._runtime.status

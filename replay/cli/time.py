@@ -1,0 +1,130 @@
+"""`anabranch time`: how far the operators of an app are in event time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...topics import clock
+from ...topics.errors import AnabranchError, Stop, Usage
+from ...topics.topic_partition import TopicPartition, listed
+from ..time_text import format_duration_ms, format_time
+from .common_options import app_name, choose_cluster, cluster_options, status_line
+from .console import counted, out, write_json
+from .logs import log_to_stderr
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from ...agents.runtime import Runtime
+    from ...agents.web.worker_registry import Announcement
+
+__all__ = ["time"]
+
+_ANSWER_S = 5.0
+
+Facts = dict[str, Any]
+
+
+@click.command()
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON lines.")
+@cluster_options
+@click.pass_context
+def time(context: click.Context, as_json: bool, bootstrap_server: str | None, options: tuple[str, ...]) -> None:
+    """Show how far the windows of an app are in event time, as its running workers say.
+
+    For each table of windows and partition: the watermark, which source partitions it waits for and since when, how
+    many windows are open, and at which watermark the next one closes. Below it, how many records were late since the
+    workers have started. Workers are asked at their web port.
+
+    \b
+    Examples:
+      anabranch -A shop time
+      anabranch -A shop time --json
+    """
+    from ...agents.web.operator_times import operators
+    from ..app_loader import load_app, runtime_of
+
+    log_to_stderr(None)
+    runtime = runtime_of(load_app(app_name(context)))
+    if not operators(runtime):
+        raise Usage(f"app {runtime.app_id} has no windows", hint="see docs/windows.md")
+    with choose_cluster(bootstrap_server, options, runtime) as choice:
+        runtime.cluster = choice.cluster
+        answers, failures = asyncio.run(_ask_workers(runtime))
+    for failure in failures:
+        status_line(failure)
+    if not answers:
+        raise Stop("no worker has answered", hint="is one running, with a web port?")
+    rows = [row for answer in answers for row in answer["operators"]]
+    rows.sort(key=lambda row: (row["operator"], row["partition"]))
+    late = Counter[tuple[str, str]]()
+    for each in [each for answer in answers for each in answer["late"]]:
+        late[each["operator"], each["reason"]] += each["records"]
+    if as_json:
+        for row in rows:
+            write_json(row)
+        for (operator, reason), records in sorted(late.items()):
+            write_json({"operator": operator, "reason": reason, "records": records})
+    else:
+        _show(rows, late)
+
+
+async def _ask_workers(runtime: Runtime) -> tuple[list[Facts], list[str]]:
+    """Return the answers of all workers, and why others have given none."""
+    import aiohttp
+
+    registry = runtime.worker_registry
+    try:
+        workers = await registry.workers()
+    except AnabranchError as exc:
+        raise Stop(f"no worker of {runtime.group_id} is known: {exc}", hint="is one running, with a web port?") from exc
+    finally:
+        await registry.close()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S)) as session:
+        found = await asyncio.gather(*(_ask(session, worker) for worker in workers))
+    return [one for one in found if not isinstance(one, str)], [one for one in found if isinstance(one, str)]
+
+
+async def _ask(session: aiohttp.ClientSession, worker: Announcement) -> Facts | str:
+    import aiohttp
+
+    from ...agents.web.time_views import PATH
+
+    if not worker.reachable:
+        return f"a worker listens on loopback of {worker.host} only: start workers with --web-bind"
+    try:
+        async with session.get(f"{worker.origin}{PATH}") as answer:
+            return await answer.json() if answer.status == 200 else f"{worker.url} answers with {answer.status}"
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as exc:
+        return f"{worker.url} does not answer: {str(exc) or type(exc).__name__}"
+
+
+def _show(rows: list[Facts], late: Counter[tuple[str, str]]) -> None:
+    from rich.table import Table as Grid
+
+    grid = Grid("operator", "partition", "watermark", "held back by", "for", "open", "next close", header_style="bold")
+    for column in ("partition", "for", "open"):
+        grid.columns[[each.header for each in grid.columns].index(column)].justify = "right"
+    now_ms = clock.now_ms()
+    for row in rows:
+        since_ms, by = row["since_ms"], [TopicPartition(*at) for at in row["held_back_by"]]
+        grid.add_row(
+            row["operator"],
+            str(row["partition"]),
+            _moment(row["watermark_ms"], "unknown"),
+            listed(by) if by else "",
+            format_duration_ms(max(0, now_ms - since_ms)) if by and since_ms else "",
+            f"{row['open']:,}",
+            _moment(row["next_ms"], ""),
+        )
+    out.print(grid)
+    for (operator, reason), records in sorted(late.items()):
+        out.print(f"{operator}: {counted(records, f'{reason} record')}")
+
+
+def _moment(time_ms: int | str | None, otherwise: str) -> str:
+    return otherwise if time_ms is None else time_ms if isinstance(time_ms, str) else format_time(time_ms)

@@ -1,0 +1,68 @@
+"""Event time of operators as workers tell it: `/time/`, `/metrics`, the status line and `anabranch time`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import anabranch
+from anabranch import Count, Tumbling, World
+from anabranch.agents.runtime import runtime_of
+from anabranch.replay.cli import time as command
+from anabranch.replay.cli.worker_report import WorkerReport
+
+OPERATOR = "by-user"
+
+
+def program(id: str = "shop", **settings: Any) -> anabranch.App:
+    app = anabranch.App(id, topic_partitions=2, **settings)
+    sales = app.topic("sales", time="at", grace="2s", idle_after=None)
+    sales.key_by("user").window(Tumbling("10s")).aggregate(OPERATOR, n=Count())
+    return app
+
+
+def sale(user: str, at_s: int) -> dict[str, Any]:
+    return {"user": user, "at": at_s * 1000}
+
+
+def test_the_view_says_which_partition_holds_an_operator_back_and_what_waits_for_it() -> None:
+    with World(program) as world:
+        for at_s in (3, 4, 25):
+            world.send("sales", sale("ann", at_s), partition=0)
+        first = world.get("/time/").json["operators"]
+        assert [row["held_back_by"] for row in first] == [[["sales", 1]]] * 2
+        assert [row["watermark_ms"] for row in first] == [None, None]
+        assert sum(row["open"] for row in first) == 2
+        assert {row["next_ms"] for row in first if row["open"]} == {10_000}
+        for at_s in (5, 14, 6):
+            world.send("sales", sale("bob", at_s), partition=1)
+        then = world.get("/time/").json
+        assert [row["held_back_by"] for row in then["operators"]] == [[["sales", 1]]] * 2
+        assert [row["watermark_ms"] for row in then["operators"]] == [12_000] * 2
+        assert all(row["since_ms"] for row in then["operators"])
+        assert then["late"] == [{"operator": OPERATOR, "reason": "late", "records": 1}]
+        world.advance("20s")
+        metrics = world.get("/metrics").text
+        (held,) = [line for line in metrics.splitlines() if line.startswith("anabranch_held_back_seconds{")]
+        assert held.startswith('anabranch_held_back_seconds{by="sales[1]",operator="by-user"} ')
+        assert float(held.rsplit(" ", 1)[1]) >= 20
+        line = WorkerReport(runtime_of(world.app), "shop", embedded=False, brief=True)._event_time()
+        assert line == ", watermark 1970-01-01T00:00:12Z (by-user)"
+
+
+async def test_the_command_asks_the_workers_at_their_web_ports(lab, free_port, capsys) -> None:
+    app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port())
+    topic = lab.topic(1)
+    app.topic(topic, time=lambda value: value, grace=0).window(Tumbling("10s")).aggregate(OPERATOR, n=Count())
+    lab.produce(topic, [("a", 1_000), ("a", 2_000)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        answers, failures = await command._ask_workers(runtime_of(app))
+    assert failures == []
+    ((row,),) = [answer["operators"] for answer in answers]
+    assert (row["operator"], row["watermark_ms"], row["open"], row["next_ms"]) == (OPERATOR, 2_000, 1, 10_000)
+    command._show([row], Counter({(OPERATOR, "late"): 2}))
+    shown = capsys.readouterr().out
+    assert "1970-01-01T00:00:02Z" in shown
+    assert f"{topic}[0]" in shown
+    assert "by-user: 2 late records" in shown
