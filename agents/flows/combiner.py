@@ -12,7 +12,8 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, cast
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from .column_evaluation import Column
     from .groups import Mask, Piece
 
-__all__ = ["Combiner", "Failed", "PendingResults", "merge", "reduce_batch", "reduce_into"]
+__all__ = ["Combiner", "Failed", "PendingResults", "merge", "reduce_batch", "reduce_into", "small_batches_by_column"]
 
 Failed = list[tuple[int, Exception]]
 """The rows at which a function of the flow failed, as (row number, error)."""
@@ -54,6 +55,18 @@ _MOST_PENDING_KEYS = 100_000
 
 # Columns cost the same for few rows, so the exact limit matters little.
 _LEAST_ROWS = 256
+_least_rows = _LEAST_ROWS
+
+
+@contextmanager
+def small_batches_by_column() -> Generator[None]:
+    """Execute packed batches of any size by column inside of the block: those of tests have few rows."""
+    global _least_rows
+    _least_rows = 1
+    try:
+        yield
+    finally:
+        _least_rows = _LEAST_ROWS
 
 
 class Combiner:
@@ -273,7 +286,7 @@ class PendingResults:
 def _columns(batch: QueuedBatch | RecordBatch, combiner: Combiner) -> Rows | None:
     """Return the rows of a packed batch if columnar execution is to be tried."""
     rows = batch.messages
-    if not combiner.columnar or len(rows) < _LEAST_ROWS or not isinstance(rows, Rows):
+    if not combiner.columnar or len(rows) < _least_rows or not isinstance(rows, Rows):
         return None
     return rows if rows.package.open().kind == "json" else None
 

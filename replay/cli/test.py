@@ -35,6 +35,7 @@ __all__ = ["test"]
 @click.option("--plan", metavar="FAULTS", help="Let these faults happen, as a failure prints them.")
 @click.option("--workers", type=click.IntRange(1, 8), default=2, show_default=True, help="Number of workers.")
 @click.option("--bounded", is_flag=True, help="The inputs are a bounded run's: `take` gives the rest at their end.")
+@click.option("--pack", "packed", is_flag=True, help="Send packed batches, so that flows run by column.")
 @click.option("--ignore", multiple=True, metavar="NAME", help="Table or topic that is not compared; repeatable.")
 @click.option("--most-failures", type=click.IntRange(1), default=1, show_default=True, help="Stop after so many.")
 @format_options
@@ -51,6 +52,7 @@ def test(
     plan: str | None,
     workers: int,
     bounded: bool,
+    packed: bool,
     ignore: tuple[str, ...],
     most_failures: int,
     **form: Unpack[FormatOptions],
@@ -84,6 +86,7 @@ def test(
       anabranch test shop --input orders.csv --key user
       anabranch test shop --input orders=orders.jsonl --key user --seeds 1000 --faults kill,abort,lost-answer
       anabranch test shop --input orders.csv --key user --seed 17
+      anabranch test shop --input orders.csv --key user --pack
 
     Exits with 1 if the result of a world differs.
     """
@@ -107,6 +110,7 @@ def test(
         plan=plan,
         ignore=ignore,
         bounded=bounded,
+        packed=packed,
     )
 
     def show(report: SimulationReport) -> None:

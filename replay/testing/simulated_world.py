@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...agents.flows.combiner import small_batches_by_column
 from ...agents.runtime import runtime_of
 from ...agents.tables.store import Store
 from ...agents.tables.store_directory import StorePlace, wrapped
@@ -57,6 +59,7 @@ class WorldSettings:
     Attributes:
         app: an app that never runs, for the types of topics and tables.
         bounded: the inputs are the history of a bounded run.
+        packed: topics whose inputs arrive as packed batches.
     """
 
     source: AppSource
@@ -66,6 +69,7 @@ class WorldSettings:
     partitions: Mapping[str, int]
     ignore: frozenset[str]
     bounded: bool = False
+    packed: frozenset[str] = frozenset()
 
 
 class SimulatedWorld:
@@ -115,7 +119,13 @@ class SimulatedWorld:
         """Run the world until it is at rest, and return its outcome."""
         self._folder = temporary_folder()
         try:
-            with without_logs(), own_clients_noticed(), self._environment.entered(), wrapped(self._watched):
+            with ExitStack() as stack:
+                stack.enter_context(without_logs())
+                stack.enter_context(own_clients_noticed())
+                stack.enter_context(self._environment.entered())
+                stack.enter_context(wrapped(self._watched))
+                if self._settings.packed:
+                    stack.enter_context(small_batches_by_column())
                 try:
                     return self._play()
                 finally:
@@ -134,7 +144,7 @@ class SimulatedWorld:
         for _ in range(settings.workers):
             self._add_worker()
         for topic, inputs in settings.inputs.items():
-            self._feed.add(topic, self._runtime.described.get(topic), inputs)
+            self._feed.add(topic, self._runtime.described.get(topic), inputs, packed=topic in settings.packed)
         for fault in self._plan.faults:
             if not fault.moment.operation:
                 self._timed += 1

@@ -16,13 +16,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ...agents.runtime import runtime_of
 from ...agents.tables.store_directory import MEMORY
 from ...topics import clock
 from ...topics.errors import Usage
+from ...topics.spelling import did_you_mean
 from .app_source import AppSource
 from .audit import Expectation, Outcome
 from .environment import Environment
@@ -124,6 +125,8 @@ class Simulation:
             partitions or on the time.
         bounded: the inputs are the history of a bounded run (`anabranch run`): at its end, agents receive the records
             that `take` still holds back.
+        packed: the inputs arrive as packed batches, as from a replay with `--pack`; or the names of the topics whose
+            inputs do. The outcome has to be that of a world with plain records.
 
     Raises:
         Usage: an argument is not understood.
@@ -142,6 +145,7 @@ class Simulation:
         ordered: Iterable[str] = (),
         ignore: Iterable[str] = (),
         bounded: bool = False,
+        packed: bool | Iterable[str] = False,
     ) -> None:
         self._seeds = range(1, seeds + 1) if isinstance(seeds, int) else list(seeds)
         self._ordered = tuple(ordered)
@@ -153,7 +157,14 @@ class Simulation:
             self._on_disk = any(table.store_scheme != MEMORY for table in runtime_of(shown).tables)
             self._exactly_once = runtime_of(shown).settings.exactly_once
         self._settings = WorldSettings(
-            source, shown, records, workers, dict(partitions or {}), frozenset(ignore), bounded
+            source,
+            shown,
+            records,
+            workers,
+            dict(partitions or {}),
+            frozenset(ignore),
+            bounded,
+            _packed_topics(packed, records),
         )
         self._kinds = fault_kinds(faults, on_disk=self._on_disk)
         self._expectation: Expectation | None = None
@@ -220,7 +231,8 @@ class Simulation:
         """The outcome of worlds without faults.
 
         Raises:
-            AssertionError: they differ from each other, so that their outcome depends on scheduling.
+            AssertionError: they differ from each other, so that their outcome depends on scheduling; or one with plain
+                inputs from those with packed inputs.
         """
         if self._expectation is None:
             outcomes: list[Outcome] = []
@@ -231,7 +243,13 @@ class Simulation:
                     break  # an app that does not come to rest takes long to show it
                 if len(outcomes) == 1:
                     self._census, self._seconds = world.census, world.seconds
-            self._expectation = _expected(outcomes, self._ordered, exactly_once=self._exactly_once)
+            expectation = _expected(outcomes, self._ordered, exactly_once=self._exactly_once)
+            if self._settings.packed:
+                plain = SimulatedWorld(replace(self._settings, packed=frozenset()), -_REFERENCES, Plan())
+                if differences := expectation.differences(plain.run()):
+                    listed = "\n  ".join(differences)
+                    raise AssertionError(f"plain inputs give another outcome than packed ones:\n  {listed}")
+            self._expectation = expectation
         return self._expectation
 
     def _failure(self, seed: int, plan: Plan, differences: list[str], *, shrunk: bool) -> Failure:
@@ -274,6 +292,22 @@ def _records(inputs: Mapping[str, Iterable[object]]) -> dict[str, list[Input]]:
     if not inputs:
         raise Usage("a simulation without inputs", hint='inputs={"orders": [{"user": "ann", "amount": 3}, …]}')
     return {topic: [_input(record) for record in records] for topic, records in inputs.items()}
+
+
+def _packed_topics(packed: bool | Iterable[str], records: Mapping[str, list[Input]]) -> frozenset[str]:
+    if isinstance(packed, bool):
+        names = list(records) if packed else []
+    else:
+        names = [packed] if isinstance(packed, str) else list(packed)
+    for name in names:
+        if name not in records:
+            raise Usage(f"packed={name!r}: the simulation has no such input", hint=did_you_mean(name, records))
+        if any(record.value is None for record in records[name]):
+            raise Usage(
+                f"packed inputs of topic {name}: a record without a value, which is no row",
+                hint="name the topics without such records: packed=[…]",
+            )
+    return frozenset(names)
 
 
 def _input(record: object) -> Input:

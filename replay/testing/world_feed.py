@@ -15,6 +15,7 @@ from ...topics.producer import TransactionalProducer
 from ...topics.topic_partition import TopicPartition
 from ..replay_transaction import Transaction
 from ..run_state import RunRegistry, RunState
+from ..sources.source_record import SourceRecord
 from ..target_topic import TargetTopic
 from .virtual_loop import VirtualLoop
 from .world_names import encoded, encoded_key
@@ -29,8 +30,7 @@ FEED_S = 1.5
 
 _PARTS = 8
 
-Records = Sequence[tuple[bytes | None, bytes | None, int]]
-"""Keys, values and timestamps in milliseconds; 0 means now."""
+Records = Sequence[SourceRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,20 @@ class WorldFeed:
         self.complete = threading.Event()
         self.ends: dict[TopicPartition, int] = {}
 
-    def add(self, topic: str, declared: Topic | None, inputs: Iterable[Input]) -> None:
-        """Let the records of a topic that exists arrive, the first ones while workers start."""
-        records = [(encoded_key(declared, one.key), encoded(declared, one.value), one.timestamp_ms) for one in inputs]
-        send = self._sender(topic)
+    def add(self, topic: str, declared: Topic | None, inputs: Iterable[Input], *, packed: bool = False) -> None:
+        """Let the records of a topic that exists arrive, the first ones while workers start.
+
+        Args:
+            packed: each part arrives as packed batches, one or more for each partition.
+
+        Raises:
+            Usage: packed batches for a compacted topic.
+        """
+        records: list[SourceRecord] = [
+            (encoded_key(declared, one.key), encoded(declared, one.value), one.timestamp_ms, None, None)
+            for one in inputs
+        ]
+        send = self._packing(topic, self._sender(topic)) if packed else self._sender(topic)
 
         def arrive(part: Records) -> None:
             send(part)
@@ -93,11 +103,20 @@ class WorldFeed:
         producer: Any = self._kafka.cluster().producer()
 
         def send(part: Records) -> None:
-            for key, value, timestamp_ms in part:
-                producer.produce(topic, value, key, timestamp=timestamp_ms)
+            for key, value, timestamp_ms, headers, partition in part:
+                to = -1 if partition is None else partition
+                producer.produce(topic, value, key, to, timestamp=timestamp_ms, headers=headers)
             producer.flush()
 
         return send
+
+    def _packing(self, topic: str, send: Callable[[Records], None]) -> Callable[[Records], None]:
+        # pyarrow and polars take a tenth of a second.
+        from .packed_inputs import InputPacker
+
+        target = TargetTopic.of(topic, Admin(self._kafka.cluster()).config(topic))
+        packer = InputPacker(target, len(self._kafka.topics[topic].logs))
+        return lambda part: send(list(packer.packed(part)))
 
 
 class _Replay:
@@ -118,7 +137,7 @@ class _Replay:
         """Send and commit records."""
         now_ms = clock.now_ms()
         work = Transaction(self._producer, self._runs, self._target, self._partitioner, self._state)
-        work.send([(key, value, timestamp_ms, None, None) for key, value, timestamp_ms in part], now_ms)
+        work.send(part, now_ms)
         self._state = work.commit({}, done=False, now_ms=now_ms)
 
     @property

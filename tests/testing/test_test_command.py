@@ -45,8 +45,8 @@ def run(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_app_that_keeps_everything_in_tables_passes(folder: Path) -> None:
-    ended = run(folder, "anabranch test right --input orders.csv --key user --seeds 5")
+def test_an_app_that_keeps_everything_in_tables_passes_with_packed_inputs_too(folder: Path) -> None:
+    ended = run(folder, "anabranch test right --input orders.csv --key user --seeds 5 --pack")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"^5 worlds in [\d.]+ s   faults: .*\d+ \w+", ended.stdout)
     assert ended.stdout.endswith("all ended with the result of a world without faults\n")
