@@ -91,6 +91,8 @@ class Player:
             control records count, the inputs of a bounded run.
         value_type: of the topic, if it is known: the report says which values of the first records it refuses.
         private: the topic's private fields, of which the report shows no values.
+        check: called with the history and the topic's partitioner before the first record of a run is sent; what it
+            raises ends the replay.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class Player:
         ends_input: bool = False,
         value_type: object = None,
         private: PrivateFields = NOTHING,
+        check: Callable[[Replayable, Partitioner], None] | None = None,
     ) -> None:
+        self._check = check
         self._pipeline, self._pace, self._clock = (
             pipeline or Pipeline(),
             pace or Pace(),
@@ -247,6 +251,8 @@ class Player:
         on_progress: Callable[[Progress], None] | None,
     ) -> RunState:
         target, partitioner = self._prepare_topic()
+        if self._check is not None and not state.updated_ms:
+            self._check(self._history, partitioner)
         source = self._open(state, target, partitioner)
         start = _RunStart(state, source, begun_s)
         try:

@@ -32,6 +32,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/cli/send.py",
     "replay/app_loader.py",
     "replay/app_reset.py",
+    "replay/late_history.py",
     "replay/cli/app_commands.py",
     "replay/cli/completion.py",
     "replay/cli/tables.py",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from confluent_kafka import KafkaError, KafkaException
@@ -54,14 +54,20 @@ class ConsumerGroups:
             raise self._sorted(exc, "groups") from exc
         return [listed.group_id for listed in found.valid or ()]
 
-    def offsets(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
-        """Return (topic, partition) -> committed offset and its metadata."""
+    def offsets(self, group: str, of: Mapping[str, int] | None = None) -> dict[TopicPartition, tuple[int, str]]:
+        """Return (topic, partition) -> committed offset and its metadata.
+
+        Args:
+            of: topic -> number of its partitions; None: all topics.
+        """
         # By a consumer that never subscribes: librdkafka's admin call for it ends the process while the coordinator
         # moves or loads (confluentinc/librdkafka#5040).
         consumer = self._consumer(group)
         try:
-            topics = consumer.list_topics(timeout=TIMEOUT_S).topics
-            partitions = [KafkaPartition(name, number) for name, topic in topics.items() for number in topic.partitions]
+            if of is None:
+                topics = consumer.list_topics(timeout=TIMEOUT_S).topics
+                of = {name: len(topic.partitions) for name, topic in topics.items()}
+            partitions = [KafkaPartition(name, number) for name, count in of.items() for number in range(count)]
             found = consumer.committed(partitions, timeout=TIMEOUT_S) if partitions else []
         except KafkaException as exc:
             raise self._sorted(exc, f"offsets of group {group}") from exc

@@ -148,6 +148,7 @@ class WindowedFlow:
                 key_type,
                 topic.get_topic_name(),
                 self._late_topic(),
+                self.timing,
             ),
             partitions=options.get("partitions"),
             value_type=value_type,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from ...topics.errors import Usage
 from ...topics.serde import Codec
 from ..event_time.channel import END_MS, NEVER_MS
+from ..event_time.event_time import Timing
 from ..event_time.time_keeper import TimeKeeper
 from ..event_time.windows import Windows
 from .absent import ABSENT
@@ -37,6 +38,7 @@ class WindowSpec:
         key_type: type of the keys without their windows; None is untyped JSON.
         source: name of the topic whose records have the event time.
         late_topic: name of the topic for late records; None if they are only counted.
+        timing: what the time of a record is.
     """
 
     windows: Windows
@@ -45,6 +47,7 @@ class WindowSpec:
     key_type: object = None
     source: str = ""
     late_topic: str | None = None
+    timing: Timing = field(default_factory=Timing)
 
 
 class WindowContent:

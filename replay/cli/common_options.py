@@ -26,6 +26,7 @@ __all__ = [
     "CommandFunction",
     "CommandWithPack",
     "FormatOptions",
+    "allow_late_option",
     "announce_start",
     "app_name",
     "bad_line_option",
@@ -89,6 +90,11 @@ def bad_line_option(description: str) -> Callable[[CommandFunction], CommandFunc
         show_default=True,
         help=description,
     )
+
+
+allow_late_option = click.option(
+    "--allow-late", is_flag=True, help="Send records that would be late for windows of apps that have read the topic."
+)
 
 
 class FormatOptions(TypedDict):

@@ -13,7 +13,7 @@ from ...topics.errors import Usage
 from ...topics.printable import printable
 from ...topics.private_texts import HIDDEN_TEXT
 from ..time_text import format_time
-from .common_options import CommandFunction, choose_cluster, cluster_options, show_private_option
+from .common_options import CommandFunction, allow_late_option, choose_cluster, cluster_options, show_private_option
 from .console import counted, out, plain, write_json
 from .logs import log_to_stderr
 
@@ -160,13 +160,17 @@ def show(
 @click.option("--now", is_flag=True, help="Use the current time instead of the records' own times.")
 @click.option("--run-id", help="Start a new run, which re-publishes dead letters that an earlier run has re-published.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be re-published.")
+@allow_late_option
 @cluster_options
+@click.pass_context
 def replay(
+    context: click.Context,
     topic: str,
     to: str | None,
     now: bool,
     run_id: str | None,
     dry_run: bool,
+    allow_late: bool,
     bootstrap_server: str | None,
     options: tuple[str, ...],
     **chosen: Unpack[Filters],
@@ -182,6 +186,9 @@ def replay(
 
     With --to, all records go to that topic and to all its consumers: agents that processed them process them again.
 
+    Records that would be late for windows are refused, unless --allow-late is given. With -A APP, their times are those
+    that the app declares, otherwise their timestamps.
+
     \b
     Examples:
       anabranch dlq replay orders --dry-run
@@ -189,8 +196,10 @@ def replay(
       anabranch dlq replay orders --to orders-to-fix
     """
     from ...topics.admin import Admin
+    from ..app_loader import load_app
     from ..dead_letters.dead_letter_reader import NoDeadLetters, find_dead_letter_topic
     from ..dead_letters.republisher import Republisher
+    from ..late_history import count_late_letters, refusal
 
     log_to_stderr(None)
     wanted = filter_of(**chosen)
@@ -200,6 +209,13 @@ def replay(
             show_no_letters(name)
             return
         letters = Republisher(choice.cluster, name, to=to, run_id=run_id, now=now)
+        left = (letter for letter, done in letters.read(wanted) if not done)
+        app = load_app(context.obj) if context.obj else None
+        late = count_late_letters(choice.cluster, left, to, app, now=now)
+        if late and not (allow_late or dry_run):
+            raise refusal(late)
+        for count in late:
+            click.echo(printable(str(count)), err=True)
         show_republication(letters.preview(wanted) if dry_run else letters.republish(wanted), dry_run=dry_run)
 
 

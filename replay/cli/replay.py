@@ -12,6 +12,7 @@ from .. import signals
 from .common_options import (
     LEVELS,
     CommandWithPack,
+    allow_late_option,
     bad_line_option,
     choose_cluster,
     cluster_options,
@@ -68,6 +69,7 @@ __all__ = ["replay"]
 @click.option(
     "--repartition", is_flag=True, help="Topic or archive: choose partitions by key hash instead of keeping them."
 )
+@allow_late_option
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @pack_option
 @pipeline_options
@@ -93,6 +95,7 @@ def replay(
     until: str | None,
     by_partition: bool,
     repartition: bool,
+    allow_late: bool,
     loglevel: str,
     pack: Compression | None,
     bootstrap_server: str | None,
@@ -107,6 +110,9 @@ def replay(
 
     After a crash, the same command resumes where it left off; after it has finished, it writes nothing. A socket cannot
     be read again: lines that were received but not committed before a crash are lost, unless --spool FILE is given.
+
+    Records that would be late for windows of an app that reads TOPIC are refused before anything is sent, unless
+    --allow-late is given. With -A APP, their times are those that the app declares, otherwise their timestamps.
 
     An EXPR is a field (a.b.c) or an expression: carrier + "-" + origin, f"{carrier}-{flight}", name.lower()[:3].
     Folders named year=2013/month=01 add these fields.
@@ -127,12 +133,14 @@ def replay(
     """
     from ...topics.admin import Admin
     from ...topics.partitioners import RangePartitioner
-    from ..app_loader import value_type_of
+    from ..app_loader import load_app, value_type_of
+    from ..late_history import late_check
     from ..pipeline.dry_run import perform_dry_run
     from ..player import Player
     from ..runs.inputs import format_of
     from ..shown_fields import private_fields
     from ..source_resolver import names_topic, resolve_source
+    from .console import err
     from .replay_dry_run import dry_run as show_dry_run
     from .replay_dry_run import partitioner_of
     from .replay_output import ReplayView, show_replay
@@ -189,6 +197,14 @@ def replay(
             pack=pack,
             value_type=value_type,
             private=private_fields(choice.cluster, topic, context.obj),
+            check=late_check(
+                choice.cluster,
+                topic,
+                pipeline,
+                app=load_app(context.obj) if context.obj else None,
+                allow=allow_late,
+                note=err.print,
+            ),
         )
         signals.call_on_signal(player.stop)
         report = player.play(lambda progress: view.replaying(f"replay → {topic}", progress))

@@ -11,6 +11,7 @@ from ...topics.errors import Usage
 from .common_options import (
     LEVELS,
     CommandWithPack,
+    allow_late_option,
     app_name,
     bad_line_option,
     choose_cluster,
@@ -76,6 +77,7 @@ FAILED = 3
 @click.option(
     "--into-live", is_flag=True, help="Add the history to the app's live topics and tables; cannot be undone."
 )
+@allow_late_option
 @bad_line_option("What to do with a line or row that is not a record.")
 @click.option(
     "--allow-failures",
@@ -106,6 +108,7 @@ def run(
     run_id: str | None,
     processes: int,
     into_live: bool,
+    allow_late: bool,
     on_bad_line: OnBadLine,
     allowed: str,
     loglevel: str,
@@ -124,7 +127,8 @@ def run(
     without them and the exit code is 3, also when the command is repeated, unless --allow-failures tolerates them.
 
     With --into-live, the history is written to the app's live topics and added to its live tables, once even if the
-    command is repeated. Running workers process it; if there are none, the command starts them.
+    command is repeated. Running workers process it; if there are none, the command starts them. Records that would be
+    late for windows of the live topic are refused before anything is sent, unless --allow-late is given.
 
     \b
     Examples:
@@ -167,6 +171,7 @@ def run(
             run_id=run_id,
             processes=processes,
             into_live=into_live,
+            allow_late=allow_late,
             on_bad_line=on_bad_line,
             pack=pack,
             watcher=view,

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,10 +29,12 @@ from ...topics.consumer_groups import ConsumerGroups
 from ...topics.dead_letter import RETRY_SUFFIX, retry_topic
 from ...topics.errors import AnabranchError, Stop, Usage
 from ...topics.partitioner_registry import PartitionerRegistry
+from ...topics.partitioners import Partitioner
 from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
 from ..app_loader import load_app, source_of
 from ..cluster_choice import home
+from ..late_history import late_check
 from ..pipeline.pace import Pace
 from ..pipeline.packing import Compression
 from ..pipeline.pipeline import Pipeline
@@ -79,6 +81,7 @@ class BoundedRun:
         pack: replay packed batches, compressed in this way; see `Player`.
         repartition: for inputs that are archives or topics, see `resolve_source`.
         into_live: use the app's own topics, group and tables instead of a run's.
+        allow_late: into live: send records that would be late for windows.
 
     Raises:
         Usage: the app, an input or an option is wrong.
@@ -101,6 +104,7 @@ class BoundedRun:
         pack: Compression | None = None,
         repartition: bool = False,
         into_live: bool = False,
+        allow_late: bool = False,
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
@@ -117,7 +121,7 @@ class BoundedRun:
             resolve_source(i.specs, i.format, cluster=cluster, repartition=repartition, spool=i.spool)
             for i in self._inputs
         ]
-        self._into_live, self._given_id = into_live, run_id
+        self._into_live, self._given_id, self._allow_late = into_live, run_id, allow_late
         # An empty run id is the identity of the app itself.
         self.run_id = "" if into_live else run_id or self._derive_id()
         os.environ["ANABRANCH_RUN"] = self.run_id
@@ -133,7 +137,8 @@ class BoundedRun:
         self._topics = [self._kafka_topic(i.topic) for i in self._inputs]
         self._histories = [self._typed(*each) for each in zip(self._histories, self._topics, strict=True)]
         self._windowed = windowed_topics(self.app)
-        refuse_windows(self._windowed, self._topics, into_live=into_live)
+        if not into_live:  # the windows of a live topic close as time goes on
+            refuse_windows(self._windowed, self._topics)
         names = [self._app_name_of(topic) for topic in self._topics]
         refuse_unaligned(self._inputs, names, by_time=self._pipeline.order == "time")
         self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
@@ -328,6 +333,7 @@ class BoundedRun:
             ends_input=self._ends_input(number),
             value_type=self._value_type(topic),
             private=runtime_of(self.app).private.of(topic),
+            check=self._late_check(topic) if self._into_live else None,
         )
 
         def on_progress(progress: Progress) -> None:
@@ -341,8 +347,15 @@ class BoundedRun:
 
         return player.play(on_progress)
 
+    def _late_check(self, topic: str) -> Callable[[Replayable, Partitioner], None]:
+        return late_check(
+            self._cluster, topic, self._pipeline, app=self.app, allow=self._allow_late, note=self._watcher.note
+        )
+
     def _ends_input(self, number: int) -> bool:
         """Return whether a topic with windows has no further record behind this input."""
+        if self._into_live:
+            return False
         topic, phase = self._topics[number], self._inputs[number].phase
         later = [
             other
@@ -359,7 +372,7 @@ class BoundedRun:
         """
         report.processed = [] if report.finished_before else completion.processed(counts)
         report.failed = self._failed(report, completion)
-        report.late = late_records(self._cluster, self.app)
+        report.late = late_records(self._cluster, self.app, _produced(report) if self._into_live else None)
         # Topics of the app itself have other producers and may delete records, so their counts prove nothing.
         report.found = report.records if self._into_live else self._verify(report)
         report.timeline.note("counted")
@@ -400,17 +413,21 @@ class BoundedRun:
         """
         app, ranges = self.app.conf.id, None
         if self._into_live:
-            produced = {
-                TopicPartition(replay.topic, p): (begin, replay.end_offsets[p])
-                for replay in report.replays
-                for p, begin in replay.begin_offsets.items()
-            }
-            ranges = {**completion.offset_ranges, **produced}
+            ranges = {**completion.offset_ranges, **_produced(report)}
             agents = self.app.agents.values()
             report.unrecorded = tuple(agent.name for agent in agents if getattr(agent, "on_failure", "") == "skip")
         failed = dead_letters(self._cluster, app, completion.topics, ranges)
         skipped = [] if self._into_live else skipped_records(self._cluster, app)
         return [*bad_lines(report.replays), *failed, *skipped]
+
+
+def _produced(report: RunReport) -> dict[TopicPartition, tuple[int, int]]:
+    """Return the offset ranges of the records that a run produced."""
+    return {
+        TopicPartition(replay.topic, p): (begin, replay.end_offsets[p])
+        for replay in report.replays
+        for p, begin in replay.begin_offsets.items()
+    }
 
 
 def _end_offsets(replays: Sequence[Report]) -> dict[TopicPartition, int]:

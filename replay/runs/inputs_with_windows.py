@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 from ...agents.app import App
@@ -12,6 +13,7 @@ from ...topics.cluster import Cluster
 from ...topics.errors import Usage
 from ...topics.headers import headers_of
 from ...topics.partition_reader import read_to_end
+from ...topics.topic_partition import TopicPartition
 
 __all__ = ["late_records", "refuse_windows", "windowed_topics"]
 
@@ -22,8 +24,8 @@ def windowed_topics(app: App) -> dict[str, str]:
     return {table.spec.source: table.name for table in tables}
 
 
-def refuse_windows(windowed: Mapping[str, str], inputs: Collection[str], *, into_live: bool = False) -> None:
-    """Refuse a run whose windows would not close, or would close on records of the live topic.
+def refuse_windows(windowed: Mapping[str, str], inputs: Collection[str]) -> None:
+    """Refuse a run whose windows would not close.
 
     Args:
         windowed: see `windowed_topics`.
@@ -33,12 +35,6 @@ def refuse_windows(windowed: Mapping[str, str], inputs: Collection[str], *, into
         Usage: there is such a table.
     """
     for topic, table in sorted(windowed.items()):
-        if into_live:
-            raise Usage(
-                f"--into-live with windows (table {table}): history is older than the live topic's watermark, so its "
-                "records would be late",
-                hint="a run of its own, without --into-live, has the windows of the history",
-            )
         if topic not in inputs:
             raise Usage(
                 f"the windows of table {table} are of topic {topic}, which has no input in this run: they would never "
@@ -48,8 +44,13 @@ def refuse_windows(windowed: Mapping[str, str], inputs: Collection[str], *, into
             )
 
 
-def late_records(cluster: Cluster, app: App) -> dict[tuple[str, str | None], int]:
+def late_records(
+    cluster: Cluster, app: App, ranges: Mapping[TopicPartition, tuple[int, int]] | None = None
+) -> dict[tuple[str, str | None], int]:
     """Count the late records of each table with windows, by the headers of the records (blocking).
+
+    Args:
+        ranges: count only records within these offsets of their topics; None counts all.
 
     Returns:
         (table, topic with its late records) -> number of them; 0 for tables whose late records are dropped, with None.
@@ -62,7 +63,17 @@ def late_records(cluster: Cluster, app: App) -> dict[tuple[str, str | None], int
         begins, ends = admin.spans((topic, partition) for partition in range(count))
         for run in read_to_end(cluster, begins, ends):
             for message in run.messages:
-                operator = dict(headers_of(message) or ()).get("anabranch-operator") or b""
-                if (at := (operator.decode(errors="replace"), topic)) in found:
-                    found[at] += 1
+                headers = dict(headers_of(message) or ())
+                operator = (headers.get("anabranch-operator") or b"").decode(errors="replace")
+                if (operator, topic) in found and (ranges is None or _within(headers.get("anabranch-source"), ranges)):
+                    found[operator, topic] += 1
     return found
+
+
+def _within(source: bytes | None, ranges: Mapping[TopicPartition, tuple[int, int]]) -> bool:
+    """Return whether the record that a header names, as `topic[partition]@offset`, is within ranges of offsets."""
+    at = re.fullmatch(rb"(.+)\[(\d+)\]@(\d+)(?:#\d+)?", source or b"")
+    if at is None:
+        return False
+    begin, end = ranges.get(TopicPartition(at[1].decode(errors="replace"), int(at[2])), (0, 0))
+    return begin <= int(at[3]) < end

@@ -1,0 +1,314 @@
+"""Whether a history would be late in a topic that groups with event time have read already.
+
+The committed offsets of such a group hold the stream time of each partition (`agents/engine/committed_offsets.py`). A
+record that is older than it, by more than the grace and the window that it belongs to, counts in no window any more. So
+history that goes into a live topic is late by definition, and a replay says so before it sends anything.
+
+The app says what the time of a record is, how long its windows wait, and what windows there are. If the app is not
+known, the time of a record is its timestamp, and all that lies behind stream time is counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..topics import clock
+from ..topics.admin import Admin
+from ..topics.cluster import Cluster
+from ..topics.consumer_groups import ConsumerGroups
+from ..topics.errors import Usage
+from ..topics.partitioners import Partitioner
+from .pipeline.partitioning import record_partitions
+from .pipeline.pipeline import Pipeline
+from .sources.file_history import is_socket
+from .sources.source import Replayable
+from .sources.source_record import SourceRecord
+from .time_text import format_time
+
+if TYPE_CHECKING:
+    from ..agents.app import App
+    from ..agents.event_time.windows import Windows
+    from .dead_letters.dead_letter_reader import DeadLetterRecord
+
+__all__ = [
+    "LateCounts",
+    "LateReader",
+    "count_late",
+    "count_late_letters",
+    "late_check",
+    "late_readers",
+    "refusal",
+]
+
+# A history of which some of the first records are late is not read further: counting would take as long as replaying.
+_COUNTED = 50_000
+
+_GROUP_OF_A_RUN = re.compile(".-run-.")
+
+_EARLIER = -(2**62)
+
+
+@dataclass(frozen=True)
+class LateReader:
+    """An agent with event time that has read a topic.
+
+    Attributes:
+        group: id of the app.
+        agent: the agent that reads the topic.
+        operator: the table with windows, or the agent.
+        times_ms: partition -> committed stream time, in ms.
+        time_of: returns the event time of a record in ms, if the app is known; None if the record moves no time.
+        horizon_ms: returns the last millisecond at which a record of an event time matters.
+        grace_ms: how far the watermark is behind stream time.
+    """
+
+    group: str
+    agent: str
+    operator: str
+    times_ms: dict[int, int]
+    time_of: Callable[[SourceRecord], int | None] | None = None
+    horizon_ms: Callable[[int], int] = lambda time_ms: time_ms
+    grace_ms: int = 0
+
+    def is_late(self, time_ms: int, partition: int | None) -> bool:
+        """Return whether a record would be late that comes next; in some partition, if it is not known in which."""
+        latest_ms = max(self.times_ms.values()) if partition is None else self.times_ms.get(partition, _EARLIER)
+        return latest_ms - self.grace_ms > self.horizon_ms(time_ms)
+
+
+@dataclass(slots=True)
+class LateCounts:
+    """The records of a history that would be late for one reader.
+
+    Attributes:
+        records: how many were looked at.
+        late: how many of them would be late.
+        timeless: how many have a time that only the app knows.
+        oldest_ms: the earliest time of those that would be late.
+        complete: all records were looked at.
+    """
+
+    reader: LateReader
+    records: int = 0
+    late: int = 0
+    timeless: int = 0
+    oldest_ms: int = 2**62
+    complete: bool = False
+
+    def add(self, records: Sequence[SourceRecord], partitions: Sequence[int | None]) -> None:
+        """Count records that go to these partitions."""
+        reader = self.reader
+        self.records += len(records)
+        for record, partition in zip(records, partitions, strict=True):
+            if reader.time_of is None:
+                time_ms = record[2] or None
+                self.timeless += time_ms is None
+            else:
+                time_ms = reader.time_of(record)
+            if time_ms is not None and reader.is_late(time_ms, partition):
+                self.late += 1
+                self.oldest_ms = min(self.oldest_ms, time_ms)
+
+    def __str__(self) -> str:
+        reader = self.reader
+        of, at = f"{reader.operator} of app {reader.group}", format_time(max(reader.times_ms.values()))
+        if not self.late:
+            return f"{of} is at {at}; whether these records are older, only the app can say"
+        late = "would be late for" if reader.time_of is not None else "are older than what has been read by"
+        first = "" if self.complete else "the first "
+        return (
+            f"{self.late:,} of {first}{self.records:,} records {late} {of}, which is at {at}: the oldest is of "
+            f"{format_time(self.oldest_ms)}"
+        )
+
+
+def late_readers(
+    cluster: Cluster, topic: str, app: App | None = None, *, admin: Admin | None = None
+) -> list[LateReader]:
+    """Return the agents with event time that have read a topic (blocking): of all apps in the cluster.
+
+    Args:
+        app: an app whose declarations are known.
+    """
+    admin = admin or Admin(cluster)
+    there = admin.partitions()
+    if topic not in there:
+        return []
+    # Agents with event time have tables, so their apps have changelogs.
+    changelogs = [name for name in there if name.endswith("-changelog")]
+    groups = ConsumerGroups(cluster)
+    found: list[LateReader] = []
+    for group in sorted(groups.names()):
+        if not any(name.startswith(f"{group}-") for name in changelogs):
+            continue
+        if _GROUP_OF_A_RUN.search(group) and not topic.startswith(f"{group}-"):
+            continue
+        found += _readers_of(group, groups, topic, there[topic], app)
+    return found
+
+
+def _readers_of(group: str, groups: ConsumerGroups, topic: str, partitions: int, app: App | None) -> list[LateReader]:
+    # Imports Faust, so not before there is such a group.
+    from ..agents.engine.committed_offsets import read_channel_states
+    from ..agents.event_time.channel import END_MS, NEVER_MS, Channel
+    from ..agents.runtime import runtime_of
+
+    times: dict[str, dict[int, int]] = {}
+    for at, (_, metadata) in groups.offsets(group, {topic: partitions}).items():
+        for agent, state in read_channel_states(metadata).items():
+            time_ms = Channel(None, state).time_ms
+            if NEVER_MS < time_ms < END_MS:
+                times.setdefault(agent, {})[at.partition] = time_ms
+    known = app if app is not None and runtime_of(app).conf.id == group else None
+    return [_reader(group, agent, times_ms, topic, known) for agent, times_ms in sorted(times.items())]
+
+
+def _reader(group: str, agent: str, times_ms: dict[int, int], topic: str, app: App | None) -> LateReader:
+    if app is None:
+        return LateReader(group, agent, f"agent {agent}", times_ms)
+    from ..agents.flows.aggregates import getter
+    from ..agents.flows.operators import field_reader
+    from ..agents.runtime import runtime_of
+    from ..agents.tables.window_table import WindowTable
+    from ..agents.topic import Topic
+
+    found = app.agents.get(agent)
+    declared = found.channel if found is not None and isinstance(found.channel, Topic) else None
+    if declared is None or topic not in declared.topics:
+        return LateReader(group, agent, f"agent {agent}", times_ms)
+    tables = {table.name: table for table in runtime_of(app).tables if isinstance(table, WindowTable)}
+    table = tables.get(agent, tables.get(agent.removesuffix("-combine")))
+    timing = declared.timing if table is None else table.spec.timing
+    decode = declared.decode_value
+    read = (
+        None
+        if timing.time.of is None
+        else timing.time.reader(lambda name: getter(name, field_reader(declared.declared)))
+    )
+
+    def time_of(record: SourceRecord) -> int | None:
+        if read is None:
+            return record[2] or clock.now_ms()
+        value = record[1]
+        if value is None:
+            return None
+        try:
+            return read(decode(value), None)
+        except Exception:  # noqa: BLE001 (such a record goes to the failure policy, and moves no time)
+            return None
+
+    if table is None:
+        return LateReader(group, agent, f"agent {agent}", times_ms, time_of, grace_ms=timing.given_grace_ms or 0)
+    spec = table.spec
+    windows: Windows = spec.windows
+    return LateReader(
+        group,
+        agent,
+        f"table {table.name}",
+        times_ms,
+        time_of,
+        lambda time_ms: windows.horizon_ms(windows.pane(time_ms)),
+        spec.grace_ms,
+    )
+
+
+def count_late(
+    readers: Iterable[LateReader], history: Replayable, pipeline: Pipeline, partitioner: Partitioner
+) -> list[LateCounts]:
+    """Read a history, and count the records that would be late; readers without such records are left out (blocking).
+
+    It is read to its end only as long as no record is late. A socket is not read: its records are new.
+
+    Raises:
+        Stop: it cannot be read; see `Source`.
+    """
+    counts = [LateCounts(reader) for reader in readers]
+    if not counts or is_socket(history):
+        return []
+    source = replace(pipeline, rounds=1).open(history.unpacked(), partitioner=partitioner)
+    read = 0
+    try:
+        while not source.ended:
+            batch = source.next_batch()
+            if not batch.records and source.poll_again_s:
+                break
+            partitions = record_partitions(batch.records, partitioner, read)
+            read += len(batch.records)
+            for count in counts:
+                count.add(batch.records, partitions)
+            # In order of time, the first records are the oldest.
+            if read >= _COUNTED and (pipeline.merges(history) or any(count.late for count in counts)):
+                break
+        for count in counts:
+            count.complete = source.ended
+    finally:
+        source.close()
+    return [count for count in counts if count.late or count.timeless]
+
+
+def count_late_letters(
+    cluster: Cluster, letters: Iterable[DeadLetterRecord], topic: str | None, app: App | None = None, *, now: bool
+) -> list[LateCounts]:
+    """Count the dead letters that would be late if they were re-published (blocking).
+
+    Args:
+        topic: where all of them go; None: to the agents that failed, or to the topics that they came from.
+        app: an app whose declarations are known.
+        now: they get the present time.
+    """
+    readers, counts = dict[str, list[LateReader]](), dict[tuple[str, str, str], LateCounts]()
+    admin = Admin(cluster)
+    for letter in letters:
+        origin = letter.origin
+        if origin is None:
+            continue
+        read = topic or origin.topic
+        if read not in readers:
+            readers[read] = late_readers(cluster, read, app, admin=admin)
+        alone = topic is None and letter.retry_topic is not None
+        for reader in readers[read]:
+            if alone and (reader.group, reader.agent) != (letter.facts["app"], letter.facts["agent"]):
+                continue
+            record = letter.key, letter.value, 0 if now else letter.record_ms, None, None
+            count = counts.setdefault((read, reader.group, reader.agent), LateCounts(reader, complete=True))
+            count.add([record], [origin.partition if read == origin.topic else None])
+    return [count for count in counts.values() if count.late or count.timeless]
+
+
+def late_check(
+    cluster: Cluster,
+    topic: str,
+    pipeline: Pipeline,
+    *,
+    app: App | None,
+    allow: bool,
+    note: Callable[[str], None],
+) -> Callable[[Replayable, Partitioner], None]:
+    """Return what a player calls before it sends a history into a topic: it refuses records that would be late.
+
+    Args:
+        app: an app whose declarations are known.
+        allow: call `note` with what would be late instead.
+    """
+
+    def check(history: Replayable, partitioner: Partitioner) -> None:
+        counts = count_late(late_readers(cluster, topic, app), history, pipeline, partitioner)
+        if counts and not allow:
+            raise refusal(counts)
+        for count in counts:
+            note(f"{topic}: {count}")
+
+    return check
+
+
+def refusal(counts: Collection[LateCounts]) -> Usage:
+    """Return the error for records that would be late; its hint names the remedies."""
+    known = "" if all(count.late for count in counts) else "anabranch -A APP … looks into the values; "
+    return Usage(
+        "\n".join(map(str, counts)),
+        hint=f"{known}anabranch run APP --input … computes the windows of a history apart from the live ones; "
+        "--allow-late sends the records all the same, and windows that have closed do not count them",
+    )
