@@ -152,7 +152,7 @@ class OneAgentWorker:
         assert time_ms is not None
         for stream in self._streams:
             if not stream.grouped:
-                stream.queue.isolating = True  # a failing record is known at once, and reaches the agent once
+                stream.queue.isolate()  # a failing record is known at once, and reaches the agent once
         with self.kafka.lock:
             try:
                 return self.kafka.append(output.topic, output.partition, key, value, headers, time_ms)[0]

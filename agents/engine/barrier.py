@@ -71,6 +71,14 @@ class Barrier:
         else:
             self.resume(stream)
 
+    def close(self) -> None:
+        """Resume no stream by its timer from now on: an epoch is being committed or rolled back."""
+        self.closed = True
+
+    def open(self) -> None:
+        """Let timers resume streams again."""
+        self.closed = False
+
     def abandon(self, stream: RecordFeed) -> None:
         """Count the stream as not running: its agent has ended in the middle of a record."""
         if stream.running:

@@ -159,12 +159,16 @@ class Commits:
 
     def _finish(self, prepared: PreparedCommit, positions: Positions, began_s: float) -> None:
         self._epoch.finish(prepared, positions)
-        self._rebalance.lost = False
+        self._rebalance.note_commit(lost=False)
         self._epoch.note_cost(clock.now_s() - began_s)
         self._aborted_in_a_row = 0
         if not self._router.isolating:
             self._failures.forget_rules()
-            self._epoch.singly = frozenset(self._failures.singly)
+            self._epoch.send_singly(self._failures.singly)
+
+    def rebuilt(self) -> None:
+        """Note that the loop renews the Kafka clients."""
+        self.rebuild_wanted = False
 
     # The commit under way -------------------------------------------------------------------------------------------
 
@@ -230,7 +234,8 @@ class Commits:
             logger.warning("epoch rolled back: %s", exc)
             self._host.provisioner.declared.clear()  # one of the topics may have been deleted
             self._epoch.want_rollback()
-            self._rebalance.lost = self._rebalance.lost or exc.lost
+            if exc.lost:
+                self._rebalance.note_commit(lost=True)
         except (Hung, Rebuild, Retriable) as exc:
             logger.warning("%s: this worker replaces its clients and resumes from the last commit", exc.args[0])
             self._host.provisioner.declared.clear()
@@ -245,7 +250,7 @@ class Commits:
             Stop: records were isolated already, and the error gives no new information.
         """
         news = isinstance(error, RecordsRefused) and self._failures.refused(error, self._epoch.outside)
-        self._epoch.singly = frozenset(self._failures.singly)
+        self._epoch.send_singly(self._failures.singly)
         if not self._router.isolate() and not news:
             raise Stop(f"no single record causes the error: {error}")
         self._epoch.want_rollback()

@@ -8,7 +8,7 @@ counters. A rollback drops the frozen epoch together with the one that follows i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ...topics import clock
@@ -142,7 +142,11 @@ class Epoch:
     def begin(self) -> None:
         """Begin a new epoch now."""
         self._began_s = clock.now_s()
-        self._router.gathered_bytes = 0
+        self._router.begin_epoch()
+
+    def send_singly(self, topics: Iterable[str]) -> None:
+        """Send the outputs to these topics one by one from now on, those to other topics together."""
+        self.singly = frozenset(topics)
 
     def note_cost(self, cost_s: float) -> None:
         """Note how long a commit took, in seconds. A single slow one makes the next epochs only a little longer."""

@@ -119,14 +119,12 @@ class Failures:
         why = rules.broken_by(output, now_ms) if rules is not None else None
         if why is not None:
             raise self._undeliverable(source, why) from error
-        self._outbox.dead_letter_sources[len(self._outbox.outputs)] = source
-        self._outbox.add(output)
-        self._outbox.dead_letters += 1
+        self._outbox.add_dead_letter(output, source)
         logger.warning("dead letter %s → %s (agent %s): %s", source, letter.topic, stream.name, text, extra=fields)
 
     def _skip(self, agent: str, topic: str, error: str) -> None:
         """Count a record that is skipped without a dead letter; a bounded run also notes it in a topic."""
-        self._outbox.skipped += 1
+        self._outbox.skip()
         if self._host.run_id:
             name = skipped_topic(self._host.conf.id)
             self._host.provisioner.add(TopicSpec(name, 1, self._host.conf.topic_replication_factor or 1))
@@ -211,7 +209,7 @@ class Failures:
         )
         logger.error("dead letter → %s (not sent by an agent): %s", letter.topic, described(why))
         if output.topic.endswith(SUFFIX) or output.topic in self._host.provisioner.refused:
-            self._outbox.skipped += 1  # no topic can take it: only the log has it
+            self._outbox.skip()  # no topic can take it: only the log has it
             return
         self._host.provisioner.add_dead_letter_topic(letter.topic, output.topic)
         outside.append(Output(letter.topic, letter.value, letter.key, -1, None, letter.headers))
@@ -282,7 +280,7 @@ class Failures:
         message = stream.message if stream is not None else None
         if stream is not None and message is None and isinstance(error, asyncio.CancelledError):
             logger.warning("agent %s was cancelled between two records and is restarted", runner.name)
-            stream.queue.isolating = True  # finds a record that caused it: see `AgentContext.savepoint`
+            stream.queue.isolate()  # finds a record that caused it: see `AgentContext.savepoint`
             return False
         if stream is None or message is None:
             logger.error("agent %s failed outside of a record", runner.name, exc_info=error)
@@ -298,7 +296,7 @@ class Failures:
         if alone:
             self._count(stream, partition, message, error)
         if not queue.isolating:
-            queue.isolating = True
+            queue.isolate()
             return False
         owner, steps, outputs = self._savepoint
         if owner != id(runner) or steps != runner.steps or not stream.running or not alone:

@@ -354,7 +354,7 @@ class Engine:
     async def _roll_back(self) -> None:
         """Drop the epoch, restart the agents and deliver the epoch's records again; see `rollback.py`."""
         await self._commits.ended()
-        self._barrier.closed = True
+        self._barrier.close()
         await asyncio.sleep(0)  # agents that were resumed before take their batches
         failed = self._epoch.begin_rollback()
         self.rollbacks_total += 1
@@ -380,7 +380,7 @@ class Engine:
             self._barrier.abandon(stream)
         self._epoch.drop_tasks(scope)
         self._router.redeliver_tasks(scope)
-        self._barrier.closed = False
+        self._barrier.open()
         for runner in scope.runners:
             runner.resume()
         await asyncio.sleep(0)
@@ -397,7 +397,7 @@ class Engine:
             True: all agents are parked, or a rollback is due. False: the time is over, or an agent waits for the answer
             of another agent.
         """
-        self._barrier.closed = True
+        self._barrier.close()
         self._router.cut()
         began = clock.now_s()
         while self._barrier.running and not self._epoch.rollback_wanted:
@@ -411,7 +411,7 @@ class Engine:
         return True
 
     def _open_barrier(self) -> None:
-        self._barrier.closed = False
+        self._barrier.open()
         self._router.uncut()
         self.context.wake()
 
@@ -419,7 +419,7 @@ class Engine:
         """Commit the epoch, begin the next one and open the barrier. All agents must be parked."""
         if self._uncommittable or self._member is None:  # an agent, or the commit of a revoke, has failed meanwhile
             return
-        self._barrier.closed = True
+        self._barrier.close()
         await self._commits.commit(beside=self.settings.commit_beside and not self.stopping)
         if not self._uncommittable:
             self._open_barrier()
@@ -444,7 +444,7 @@ class Engine:
         """Replace fenced or broken clients and reprocess from the offsets that Kafka has as committed."""
         assert self._member is not None
         await self._commits.ended()
-        self._commits.rebuild_wanted = False
+        self._commits.rebuilt()
         self.rebalance.restart()
         await self._roll_back()
         await self._member.renew()

@@ -163,6 +163,16 @@ class Outbox:
             self._at = at
         self.outputs.append(output)
 
+    def add_dead_letter(self, letter: Output, source: str) -> None:
+        """Append the dead letter of a record, whose position is `source`."""
+        self.dead_letter_sources[len(self.outputs)] = source
+        self.add(letter)
+        self.dead_letters += 1
+
+    def skip(self) -> None:
+        """Count a record that is skipped without a dead letter."""
+        self.skipped += 1
+
     @property
     def is_plain(self) -> bool:
         """True if it only holds outputs of records, whose partitions are known, and no record was given up."""

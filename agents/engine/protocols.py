@@ -221,6 +221,8 @@ class Host(Protocol):
 class RecordFeed(Protocol):
     """The interface of a stream to the engine.
 
+    Barrier, runners and router set `running`, `wakeup`, `timer`, `runner` and `message`.
+
     Attributes:
         queue: its record queue.
         running: whether its agent is at a record.

@@ -114,6 +114,14 @@ class Rebalance:
         """Note the numbers of partitions of all topics, before the first assignment."""
         self.partition_counts = counts
 
+    def note_commit(self, *, lost: bool) -> None:
+        """Note how the last commit ended.
+
+        Args:
+            lost: whether it failed because its partitions belong to other workers.
+        """
+        self.lost = lost
+
     # Called by the group --------------------------------------------------------------------------------------------
 
     def assigned(self, assignment: Assignment) -> None:
@@ -273,7 +281,7 @@ class Rebalance:
             determine = self._group.commit_starts
         else:
             for input in self._new_inputs(ready):
-                input.is_new = False
+                input.begin_at(input.start)
             return
         try:
             while new := {input.at: input.start for input in self._new_inputs(ready)}:

@@ -202,6 +202,22 @@ class RecordQueue:
             self._taken = partition, QueuedBatch(batch.at, batch.messages, rest[0].offset())
             self.waiting += len(rest)
 
+    def uncut(self) -> None:
+        """Hand out records again."""
+        self.cut = False
+
+    def share(self) -> None:
+        """Note that several streams share the partitions' records by key."""
+        self.shared = True
+
+    def isolate(self) -> None:
+        """Hand out one record at a time from now on."""
+        self.isolating = True
+
+    def end_isolation(self) -> None:
+        """Hand out batches again."""
+        self.isolating = False
+
     @property
     def has_work(self) -> bool:
         """True if `take` would return a batch, or the agent must receive records that are held back."""

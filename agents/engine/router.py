@@ -74,7 +74,8 @@ class Router:
         if stream not in topic.streams:
             topic.streams.append(stream)
         self.streams.append(stream)
-        stream.queue.shared = topic.expected_streams > 1
+        if topic.expected_streams > 1:
+            stream.queue.share()
 
     def route(self, index: Mapping[Any, Iterable[Any]], *, group: str) -> None:
         """Find the streams of each active partition.
@@ -173,6 +174,10 @@ class Router:
         for stream in [stream for streams in (input.routes if input is not None else ()) for stream in streams]:
             stream.queue.at(at).poisoned[place_of(message)] = UnreadableHeaders()
 
+    def begin_epoch(self) -> None:
+        """Count the memory of delivered records anew."""
+        self.gathered_bytes = 0
+
     def redeliver(self) -> None:
         """Deliver the kept records again after a rollback: each stream restarts at its committed offsets."""
         for stream in self.streams:
@@ -218,7 +223,7 @@ class Router:
     def uncut(self) -> None:
         """Let streams take records again."""
         for stream in self.streams:
-            stream.queue.cut = False
+            stream.queue.uncut()
 
     @property
     def moved(self) -> bool:
@@ -281,7 +286,7 @@ class Router:
         """Stop isolating in all streams whose failed records are processed."""
         for stream in self.streams:
             if not stream.queue.has_failed:
-                stream.queue.isolating = False
+                stream.queue.end_isolation()
 
     @property
     def isolating(self) -> bool:
@@ -293,7 +298,7 @@ class Router:
         if all(stream.queue.isolating for stream in self.streams):
             return False
         for stream in self.streams:
-            stream.queue.isolating = True
+            stream.queue.isolate()
         return True
 
 

@@ -137,7 +137,7 @@ class Agents:
     def epoch(self, stream: _Stream, function: Any, at: TopicPartition, runs: Sequence[Sequence[Any]]) -> None:
         """One agent's, to the commit."""
         batches = [self._batch(at, run) for run in runs]
-        stream.queue.isolating = False
+        stream.queue.end_isolation()
         try:
             for batch in batches:
                 self._step(stream, function, batch)
@@ -146,7 +146,7 @@ class Agents:
             raise
         except Exception:
             self._drop()
-            stream.queue.isolating = True
+            stream.queue.isolate()
             self._savepoint()
             for batch in batches:
                 for message in batch.messages:

@@ -68,7 +68,7 @@ def test_a_cut_takes_back_what_follows_the_record_the_agent_works_on(queue: Reco
     queue.done()
     assert queue.take() is None
     assert queue.progress() == {P0: 2}
-    queue.cut = False
+    queue.uncut()
     assert queue.has_work
     assert offsets(queue.take()) == [2, 3]
     queue.done()
@@ -97,7 +97,7 @@ def test_a_cut_between_batches_only_closes(queue: RecordQueue) -> None:
     queue.put(batch(0, 1))
     queue.cut_after(None)
     assert queue.take() is None
-    queue.cut = False
+    queue.uncut()
     assert offsets(queue.take()) == [0, 1]
 
 
@@ -114,7 +114,7 @@ def test_a_cut_after_a_record_of_another_batch_cuts_nothing(queue: RecordQueue) 
 
 
 def test_streams_that_share_a_partition_go_on_to_the_end_so_that_they_are_equally_far(queue: RecordQueue) -> None:
-    queue.shared = True
+    queue.share()
     queue.put(batch(0, 2, end=4))
     queue.put(QueuedBatch(P0, [], 6))  # all of this run went to the streams beside
     queue.put(batch(7, end=8))
@@ -132,14 +132,14 @@ def test_streams_that_share_a_partition_go_on_to_the_end_so_that_they_are_equall
 
 
 def test_a_run_without_records_for_this_stream_moves_its_mark(queue: RecordQueue) -> None:
-    queue.shared = True
+    queue.share()
     queue.put(QueuedBatch(P0, [], 6))
     assert queue.take() is None
     assert queue.progress() == {P0: 6}
 
 
 def test_a_careful_inbox_hands_out_record_by_record(queue: RecordQueue) -> None:
-    queue.isolating = True
+    queue.isolate()
     queue.put(batch(0, 1, 5))
     progress = []
     while queue.has_work:
@@ -189,7 +189,7 @@ def test_a_record_given_back_after_a_cut_comes_before_what_was_cut_off(queue: Re
     assert taken is not None
     queue.cut_after(taken.messages[1])
     queue.again_from(taken.messages[1])
-    queue.cut = False
+    queue.uncut()
     assert offsets(queue.take()) == [1]
     queue.done()
     assert offsets(queue.take()) == [2, 3]
@@ -277,7 +277,7 @@ def test_a_packed_batch_is_not_cut(queue: RecordQueue) -> None:
 def test_in_the_middle_of_a_packed_batch_rows_are_handed_out_after_a_cut_and_its_offset_stands(
     queue: RecordQueue,
 ) -> None:
-    queue.isolating = True
+    queue.isolate()
     queue.put(packed(5, 3))
     queue.put(batch(6))
     assert places(queue.take()) == [(5, 0)]

@@ -113,8 +113,8 @@ class InboxMachine(RuleBasedStateMachine):
             self.marks[at] = mark
             self.queue.at(at).commit(mark, mark)
         self.kept = [batch for batch in self.kept if batch.end > self.marks.get(batch.at, 0)]
-        self.queue.isolating = False
-        self.queue.cut = False
+        self.queue.end_isolation()
+        self.queue.uncut()
         for at, partition in self.queue.partitions.items():
             assert all(offset >= self.marks[at] for offset, _ in partition.poisoned), "what failed is handled"
 
@@ -135,7 +135,7 @@ class InboxMachine(RuleBasedStateMachine):
     def is_redone(self, isolating: bool) -> None:
         self.queue.isolating = isolating
         self.queue.restart()
-        self.queue.cut = False
+        self.queue.uncut()
         self.handled = {P0: [], P1: []}
         self.taken = None
         for made in self.kept:
@@ -158,7 +158,7 @@ class InboxMachine(RuleBasedStateMachine):
         """Left alone, it comes to the end."""
         while self.taken is not None:
             self.goes_on(1)
-        self.queue.cut = False
+        self.queue.uncut()
         self.takes()
         while self.taken is not None:
             self.goes_on(1)
