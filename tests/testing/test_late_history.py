@@ -1,4 +1,4 @@
-"""History into a topic that an app with windows has read already would be late: that is said before anything is sent."""
+"""History into a topic that an app with windows has read would be late: that is said before anything is sent."""
 
 from __future__ import annotations
 
