@@ -24,6 +24,7 @@ from .partitioners import key_bytes
 from .producer import Headers
 
 if TYPE_CHECKING:
+    import numpy
     import pyarrow
 
 __all__ = [
@@ -217,6 +218,16 @@ class Packed:
         """Return each row's time in ms since 1970."""
         return self._time_list
 
+    def time_array(self) -> numpy.ndarray:
+        """Return each row's time in ms since 1970, as NumPy's int64."""
+        import numpy as np
+
+        if self._times is None:
+            return np.full(self.rows, self._timestamp_ms, np.int64)
+        return as_numpy(
+            _compute().fill_null(self._times, self._timestamp_ms) if self._times.null_count else self._times
+        )
+
     def values(self) -> list[bytes]:
         """Return each row's value as the bytes of a record's value."""
         return self._value_list
@@ -396,6 +407,14 @@ class Rows(Sequence[Row]):
         """Return the keys as a pyarrow.Array of strings, integers or bytes; None if the message has no keys."""
         keys = self.package.open().key_array
         return None if keys is None else self._taken(keys)
+
+    def time_array(self) -> numpy.ndarray:
+        """Return the times of the rows in ms since 1970, as NumPy's int64."""
+        times = self.package.open().time_array()
+        if self.whole:
+            return times
+        rows = self.numbers
+        return times[rows.start : rows.stop] if isinstance(rows, range) else times[list(rows)]
 
     def _taken(self, of_all: Any) -> Any:
         if self.whole:

@@ -51,14 +51,15 @@ class Channel:
         state: what `state` has returned.
 
     Attributes:
+        max_jump_ms: the jump guard.
         time_ms: stream time.
         rests_at_ms: stream time at which the channel became idle; None while it is not.
     """
 
-    __slots__ = ("_candidate_ms", "_max_jump_ms", "rests_at_ms", "time_ms")
+    __slots__ = ("_candidate_ms", "max_jump_ms", "rests_at_ms", "time_ms")
 
     def __init__(self, max_jump_ms: int | None, state: Any = None) -> None:
-        self._max_jump_ms = max_jump_ms
+        self.max_jump_ms = max_jump_ms
         self.time_ms = NEVER_MS
         self._candidate_ms: int | None = None
         self.rests_at_ms: int | None = None
@@ -82,7 +83,7 @@ class Channel:
             kafka_ms: the record's timestamp in Kafka. A jump goes no further than `max_jump` beyond it, because brokers
                 bound that timestamp by their own clock; negative: there is none.
         """
-        known, most = self.time_ms, self._max_jump_ms
+        known, most = self.time_ms, self.max_jump_ms
         self.rests_at_ms = None
         if most is None or time_ms <= known + most:
             self._candidate_ms = None
@@ -101,6 +102,11 @@ class Channel:
             self.time_ms, self._candidate_ms = max(self.time_ms, high), None
         else:
             self._candidate_ms = high
+
+    def follow(self, time_ms: int) -> None:
+        """Take records into account of which none was a jump; `time_ms` is the greatest of their times, or stream time
+        before them."""
+        self.time_ms, self._candidate_ms, self.rests_at_ms = time_ms, None, None
 
     def rest(self, idle_ms: int, until: Callable[[int], int]) -> None:
         """Note that the channel is idle.
@@ -135,10 +141,10 @@ class Channel:
         if not times_ms:
             return None
         self.rests_at_ms = None
-        most, known, last = self._max_jump_ms, self.time_ms, times_ms[-1]
+        most, known, last = self.max_jump_ms, self.time_ms, times_ms[-1]
         if times_ms[0] >= known and (most is None or last <= known + most) and all(map(le, times_ms, times_ms[1:])):
             # In order and without a jump: stream time is the last one.
-            self.time_ms, self._candidate_ms = last, None
+            self.follow(last)
             return None
         before: list[int] = []
         for number, time_ms in enumerate(times_ms):

@@ -20,6 +20,8 @@ __all__ = [
     "DEFAULT_JUMP",
     "EARLIEST_MS",
     "LATEST_MS",
+    "LIKE_SECONDS",
+    "PER_MS",
     "EventTime",
     "TimeUnit",
     "Timing",
@@ -37,10 +39,12 @@ LATEST_MS = 7_258_118_400_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
-_PER_MS = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 
-# As seconds these are the years 2001 to 2286, as milliseconds they are a few days of 1970.
-_LIKE_SECONDS = range(1_000_000_000, 10_000_000_000)
+PER_MS = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
+"""Unit -> by what a number is multiplied, and then divided, to be milliseconds."""
+
+LIKE_SECONDS = range(1_000_000_000, 10_000_000_000)
+"""As seconds these are the years 2001 to 2286, as milliseconds they are a few days of 1970."""
 
 _SECONDS_HINT = 'is the field in seconds? time_unit="s"; time_unit="ms" accepts times of January to April 1970'
 
@@ -155,17 +159,17 @@ def time_ms(value: object, unit: TimeUnit | None = None) -> int:
     (1500, -2, 1769860800000, 1769860800000)
     """
     if type(value) is int or (isinstance(value, int) and not isinstance(value, bool)):
-        by, per = _PER_MS[unit or "ms"]
+        by, per = PER_MS[unit or "ms"]
         ms = value * by // per
-        if unit is None and ms in _LIKE_SECONDS:
+        if unit is None and ms in LIKE_SECONDS:
             raise ValueError(f"time {value} is {_shown(ms)} if it is in milliseconds: {_SECONDS_HINT}")
         return _within(ms, value)
     if isinstance(value, float):
-        if not isfinite(value):
+        by, per = PER_MS[unit or "ms"]
+        if not isfinite(value * by):
             raise ValueError(f"{value} is no time")
-        by, per = _PER_MS[unit or "ms"]
         ms = floor(value * by / per)
-        if unit is None and ms in _LIKE_SECONDS:
+        if unit is None and ms in LIKE_SECONDS:
             raise ValueError(f"time {value} is {_shown(ms)} if it is in milliseconds: {_SECONDS_HINT}")
         return _within(ms, value)
     if isinstance(value, str):

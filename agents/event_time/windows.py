@@ -25,7 +25,7 @@ from ...topics.errors import Usage
 from .calendar_windows import CALENDAR_UNITS, Calendar, zone_of
 from .event_time import moment
 
-__all__ = ["Cumulating", "Hopping", "Pane", "Sessions", "Tumbling", "Window", "Windows"]
+__all__ = ["Cumulating", "Grid", "Hopping", "Pane", "Sessions", "Tumbling", "Window", "Windows"]
 
 _DAY_MS = 86_400_000
 
@@ -34,6 +34,18 @@ _MOST_WINDOWS = 1_000
 
 Pane = tuple[int, int]
 """The start and the end of a pane in milliseconds; the end is excluded."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Borders at whole multiples of a step, plus an offset, in milliseconds."""
+
+    step_ms: int
+    offset_ms: int
+
+    def floor(self, time_ms: int) -> int:
+        """Return the last border that is not later than a time."""
+        return time_ms - (time_ms - self.offset_ms) % self.step_ms
 
 
 class Window(NamedTuple):
@@ -71,6 +83,11 @@ class Windows:
     """
 
     gap_ms: int | None = None
+
+    @property
+    def grid(self) -> Grid | None:
+        """The borders of panes, where all panes have one length; None where they do not."""
+        return None
 
     def pane(self, time_ms: int) -> Pane:
         """Return the pane that holds a time. A session's first pane is its record."""
@@ -145,6 +162,10 @@ class Tumbling(Windows):
             self._calendar = Calendar(str(size), zone_of(zone), self._offset_ms)
         self._unit, self._zone = size if zone else None, zone
 
+    @property
+    def grid(self) -> Grid | None:
+        return None if self._calendar is not None else Grid(self._size_ms, self._offset_ms)
+
     def pane(self, time_ms: int) -> Pane:
         if self._calendar is not None:
             return self._calendar.span(time_ms)
@@ -161,17 +182,6 @@ class Tumbling(Windows):
     def identity(self) -> dict[str, Any]:
         size = self._unit or duration_text(self._size_ms)
         return {"kind": "Tumbling", "size": size, "zone": self._zone, "offset_ms": self._offset_ms or None}
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Borders at whole multiples of a step, plus an offset."""
-
-    step_ms: int
-    offset_ms: int
-
-    def floor(self, time_ms: int) -> int:
-        return time_ms - (time_ms - self.offset_ms) % self.step_ms
 
 
 def _refuse_many(windows: int, what: str) -> None:
@@ -201,8 +211,12 @@ class Hopping(Windows):
                 f"Hopping({size!r}, {step!r}): records between two windows would count in none", hint="step ≤ size"
             )
         _refuse_many(-(-self._size_ms // step_ms), f"Hopping({size!r}, {step!r})")
-        self._starts = _Grid(step_ms, _anchored(offset, step_ms))
-        self._panes = _Grid(gcd(self._size_ms, step_ms), self._starts.offset_ms % gcd(self._size_ms, step_ms))
+        self._starts = Grid(step_ms, _anchored(offset, step_ms))
+        self._panes = Grid(gcd(self._size_ms, step_ms), self._starts.offset_ms % gcd(self._size_ms, step_ms))
+
+    @property
+    def grid(self) -> Grid:
+        return self._panes
 
     def pane(self, time_ms: int) -> Pane:
         start = self._panes.floor(time_ms)
@@ -245,7 +259,11 @@ class Cumulating(Windows):
             raise Usage(f"Cumulating({size!r}, {step!r}): the size is no whole number of steps", hint="another step")
         _refuse_many(size_ms // step_ms, f"Cumulating({size!r}, {step!r})")
         offset_ms = _anchored(offset, size_ms)
-        self._starts, self._panes = _Grid(size_ms, offset_ms), _Grid(step_ms, offset_ms % step_ms)
+        self._starts, self._panes = Grid(size_ms, offset_ms), Grid(step_ms, offset_ms % step_ms)
+
+    @property
+    def grid(self) -> Grid:
+        return self._panes
 
     def pane(self, time_ms: int) -> Pane:
         start = self._panes.floor(time_ms)

@@ -36,10 +36,20 @@ if TYPE_CHECKING:
     from ..stream import Stream
     from ..tables.open_partition import OpenPartition
     from ..tables.table import Table
-    from .column_evaluation import Column
-    from .groups import Mask, Piece
+    from .column_evaluation import Column, Frame
+    from .groups import Mask, Panes, Piece
 
-__all__ = ["Combiner", "Failed", "PendingResults", "merge", "reduce_batch", "reduce_into", "small_batches_by_column"]
+__all__ = [
+    "Combiner",
+    "Failed",
+    "PendingResults",
+    "columns_of",
+    "give_up",
+    "merge",
+    "reduce_batch",
+    "reduce_into",
+    "small_batches_by_column",
+]
 
 Failed = list[tuple[int, Exception]]
 """The rows at which a function of the flow failed, as (row number, error)."""
@@ -139,18 +149,49 @@ class Combiner:
         Returns:
             None where the result might differ from that of `each_row`.
         """
+        try:
+            return self.by_frame(self.frame(batch), batch, messages, own_keys)
+        except NotVectorizable:
+            return None
+
+    def frame(self, batch: pyarrow.RecordBatch) -> Frame:
+        """Return the frame of a batch, in front of the operators.
+
+        Raises:
+            NotVectorizable: decoding may refuse some of the rows, or change them.
+        """
+        from .column_evaluation import Frame
+
+        return Frame(batch, self._declared)
+
+    def by_frame(
+        self,
+        frame: Frame,
+        batch: pyarrow.RecordBatch,
+        messages: Sequence[Message],
+        own_keys: pyarrow.Array | None,
+        panes: Panes | None = None,
+    ) -> tuple[States, Failed]:
+        """Reduce the rows of a frame that are left; for arguments and result see `by_column`.
+
+        Args:
+            panes: see `RowGroups`.
+
+        Raises:
+            NotVectorizable: the result might differ from that of `each_row`.
+        """
         from .groups import RowGroups
 
         try:
-            keys, columns, live, failed = self._read(batch, messages, own_keys)
-            groups = RowGroups(keys, live, lambda numbers: self._elements(batch, messages, numbers))
+            keys, columns, live, failed = self._read(frame, messages, own_keys)
+            groups = RowGroups(keys, live, lambda numbers: self._elements(batch, messages, numbers), panes)
             return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True)), failed
         except NotVectorizable:
-            return None
-        except Exception:
+            raise
+        except Exception as exc:
             if self.how.independent:
                 raise
-            return None  # an aggregate refuses something: row by row shows whose it is
+            raise NotVectorizable("an aggregate refuses something: row by row shows whose it is") from exc
 
     def _elements(self, batch: pyarrow.RecordBatch, messages: Sequence[Message], numbers: list[int]) -> list[object]:
         """Return the elements of some rows, one each, as `by_row` makes them."""
@@ -174,7 +215,7 @@ class Combiner:
         if adds is None:
             return None
         try:
-            keys, columns, live, failed = self._read(batch, messages, own_keys)
+            keys, columns, live, failed = self._read(self.frame(batch), messages, own_keys)
             return Piece.of(keys, columns, live, adds), failed
         except NotVectorizable:
             return None
@@ -188,12 +229,9 @@ class Combiner:
         return dict(zip(groups.keys, self.how.grouped(groups, columns), strict=True))
 
     def _read(
-        self, batch: pyarrow.RecordBatch, messages: Sequence[Message], own_keys: pyarrow.Array | None
+        self, frame: Frame, messages: Sequence[Message], own_keys: pyarrow.Array | None
     ) -> tuple[Column, list[Column | None], Mask, Failed]:
         """Return the keys, the columns to reduce, which rows count, and the rows that have failed."""
-        from .column_evaluation import Frame
-
-        frame = Frame(batch, self._declared)
         for step in self._steps:
             step.apply_columns(frame)
         keys = self._normal(frame.texts(own_keys) if self._keying.own_key else frame.column(self._key))
@@ -283,7 +321,7 @@ class PendingResults:
             raise BadRecord(f"table {partition.table.name}: {described(exc)}") from exc
 
 
-def _columns(batch: QueuedBatch | RecordBatch, combiner: Combiner) -> Rows | None:
+def columns_of(batch: QueuedBatch | RecordBatch, combiner: Combiner) -> Rows | None:
     """Return the rows of a packed batch if columnar execution is to be tried."""
     rows = batch.messages
     if not combiner.columnar or len(rows) < _least_rows or not isinstance(rows, Rows):
@@ -301,17 +339,17 @@ def reduce_batch(stream: Stream, batch: QueuedBatch, combiner: Combiner, states:
     An element that a function refuses makes the function raise here or, where the functions are known to have no side
     effects, goes to the failure policy at once.
     """
-    rows = _columns(batch, combiner)
+    rows = columns_of(batch, combiner)
     done = None if rows is None else combiner.by_column(rows.columns(), rows, rows.key_column())
     if rows is None or done is None:
         decoded = record_batch(stream, batch)
-        rows = _columns(decoded, combiner)
+        rows = columns_of(decoded, combiner)
         if rows is None:
             return combiner.by_row(decoded.messages, decoded.values, states)
         if len(rows) < len(batch.messages):  # what decoding has refused may be all that columns could not do
             done = combiner.by_column(rows.columns(), rows, rows.key_column())
         done = done or combiner.each_row(rows, decoded.values)
-    _give_up(stream, rows, done[1])
+    give_up(stream, rows, done[1])
     return done[0] if states is None else merge_states(states, done[0], combiner.how.merge)
 
 
@@ -322,12 +360,12 @@ def reduce_into(stream: Stream, batch: QueuedBatch, combiner: Combiner, table: T
         states = reduce_batch(stream, batch, combiner)
         merge(table.opened_to_write(), combiner.how, states, isolating=stream.queue.isolating)
         return
-    rows = _columns(batch, combiner)
+    rows = columns_of(batch, combiner)
     made = None if rows is None else combiner.piece(rows.columns(), rows, rows.key_column())
     if rows is not None and made is not None:
         piece, failed = made
         _defer(stream, batch, combiner, table, lambda pending: pending.add(piece))
-        _give_up(stream, rows, failed)
+        give_up(stream, rows, failed)
     elif rows is not None:
         merge(table.opened_to_write(), combiner.how, reduce_batch(stream, batch, combiner))
     else:
@@ -348,7 +386,8 @@ def _defer(
         partition.defer(batch.at.topic, pending)
 
 
-def _give_up(stream: Stream, rows: Rows, failed: Failed) -> None:
+def give_up(stream: Stream, rows: Rows, failed: Failed) -> None:
+    """Apply the failure policy to rows that have failed."""
     for row, error in failed:
         stream.context.apply_policy(stream, rows[row], error, "agent")
 

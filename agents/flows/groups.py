@@ -11,20 +11,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
+from ..event_time.windows import Pane
 from .column_evaluation import Column, Mask, numbers
 from .expressions import NotVectorizable
 
-__all__ = ["Mask", "Piece", "RowGroups", "concatenated"]
+__all__ = ["Mask", "Panes", "Piece", "RowGroups", "concatenated"]
 
 T = TypeVar("T")
 
 _INT64 = 1 << 63
 _EXACT = 1 << 53  # up to here every integer is a float
+
+
+class Panes(NamedTuple):
+    """The panes of the rows of a batch.
+
+    Attributes:
+        codes: the number of each row's pane.
+        spans: the panes.
+    """
+
+    codes: np.ndarray
+    spans: list[Pane]
 
 
 class RowGroups:
@@ -34,15 +47,18 @@ class RowGroups:
         keys: texts, whole numbers or flags; not None.
         live: flags of the rows that count.
         elements: returns the elements of rows, by their numbers in the batch.
+        panes: rows of one key that are not in the same pane are apart; None: there are no panes.
 
     Attributes:
-        keys: in the order in which they came first.
+        keys: in the order in which they came first; with panes, a key and a pane each, as `PaneKey`.
 
     Raises:
         NotVectorizable: values of this kind are not the keys that they would be in a dict.
     """
 
-    def __init__(self, keys: Column, live: Mask, elements: Callable[[list[int]], list[object]]) -> None:
+    def __init__(
+        self, keys: Column, live: Mask, elements: Callable[[list[int]], list[object]], panes: Panes | None = None
+    ) -> None:
         if keys.kind not in ("text", "int", "bool"):
             raise NotVectorizable(f"keys: {keys.kind}")
         self._all = bool(live.all())
@@ -51,7 +67,29 @@ class RowGroups:
         encoded = (array if self._all else array.filter(pa.array(live))).dictionary_encode()
         self.keys: list[object] = encoded.dictionary.to_pylist()
         self._codes = numbers(encoded.indices)
+        if panes is not None:
+            self._divide(panes)
         self._n = len(self.keys)
+
+    def _divide(self, panes: Panes) -> None:
+        """Divide the rows of each key by pane."""
+        if len(panes.spans) == 1:
+            (span,) = panes.spans
+            self.keys = [(key, *span) for key in self.keys]
+            return
+        n, of_rows = len(self.keys), panes.codes if self._all else panes.codes[self._live]
+        codes = of_rows * n + self._codes
+        if n * len(panes.spans) <= 4 * len(codes):
+            there = np.bincount(codes, minlength=n * len(panes.spans)) > 0
+            found, self._codes = there.nonzero()[0], (np.cumsum(there) - 1)[codes]
+        else:
+            found, self._codes = np.unique(codes, return_inverse=True)
+        keys, spans = self.keys, panes.spans
+        self.keys = (
+            [(keys[key], *spans[pane]) for key, pane in zip((found % n).tolist(), (found // n).tolist(), strict=True)]
+            if n
+            else []
+        )
 
     def _lived(self, column: Column) -> Column:
         return column if self._all else column.only(self._live)

@@ -55,9 +55,10 @@ from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.window_table import WindowTable, window_partition
 from .aggregates import getter
-from .combiner import Combiner
+from .combiner import Combiner, columns_of, give_up
+from .expressions import NotVectorizable
 from .late_records import LateRecords
-from .operators import field_reader
+from .operators import field_reader, is_columnar
 from .reducers import AggregateReducer, Reducer
 
 if TYPE_CHECKING:
@@ -149,11 +150,12 @@ class Source:
     ) -> None:
         self._stream, self._combiner, self._windows = stream, combiner, windows
         self._grace_ms, self._max_jump_ms, self._late = grace_ms, max_jump_ms, late
+        self._is_columnar = combiner.columnar and windows.gap_ms is None and (time.of is None or is_columnar(time.of))
         self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
         topic = stream.topic
         self._names = frozenset(topic.topics)
         self._name = topic.get_topic_name()
-        self._read = time.reader(lambda name: getter(name, field_reader(topic.declared)))
+        self._time, self._read = time, time.reader(lambda name: getter(name, field_reader(topic.declared)))
 
     def judge(self, batch: QueuedBatch, closed_ms: int = NEVER_MS) -> Judged:
         """Process a batch.
@@ -175,7 +177,11 @@ class Source:
             self._idleness.wake(at)
         states = States()
         if records.messages:
-            states = self._reduce(records, channel, move=own, closed_ms=closed_ms)
+            done = self._by_column(batch, channel.state, closed_ms) if own else None
+            if done is None:
+                states = self._reduce(records, channel, move=own, closed_ms=closed_ms)
+            else:
+                states, channel = done
         if own and any(record.kind == END_OF_INPUT for record in control):
             channel.end()
         if own:
@@ -211,6 +217,40 @@ class Source:
         last = windows.of_pane(windows.pane(time_ms))[-1]
         return windows.closes_after_ms(last[1]) + self._grace_ms + 1
 
+    def _by_column(self, batch: QueuedBatch, state: object, closed_ms: int) -> tuple[States, Channel] | None:
+        """Process a packed batch by column. Return its states, and the channel after it; None where the result might
+        differ from that of `_reduce`."""
+        rows = columns_of(batch, self._combiner) if self._is_columnar and not self._stream.queue.isolating else None
+        if rows is None:
+            return None
+        from .window_columns import reduce_columns
+
+        channel, decode = Channel(self._max_jump_ms, state), self._stream.topic.decode_value
+        try:
+            done = reduce_columns(
+                rows,
+                self._combiner,
+                self._windows,
+                self._time,
+                lambda row: self._read(decode(row.value()), row),
+                channel,
+                grace_ms=self._grace_ms,
+                closed_ms=closed_ms,
+            )
+        except NotVectorizable:
+            return None
+        for row, error in done.untimed:
+            self._stream.context.apply_policy(self._stream, rows[row], error, "time")
+        give_up(self._stream, rows, done.failed)
+        for number, pane, watermark_ms, reason in done.late:
+            self._tell_late(rows[number], decode(rows[number].value()), pane, watermark_ms, reason)
+        return done.states, channel
+
+    def _tell_late(self, message: Message, value: object, pane: Pane, watermark_ms: int, reason: str) -> None:
+        """Send a late record, if the operators do not filter it out."""
+        if self._combiner.by_row((message,), (value,)):
+            self._late.send(self._stream, message, pane, watermark_ms, reason)
+
     def _reduce(self, batch: QueuedBatch, channel: Channel, *, move: bool, closed_ms: int) -> States:
         messages, values, times = self._with_times(batch)
         if not times:
@@ -231,8 +271,7 @@ class Source:
                 reduced = self._combiner.by_row(of_pane, [values[n] for n in numbers] if some else values)
                 states |= {(key, *pane): state for key, state in reduced.items()}
             for number, pane, watermark_ms, reason in sorted(late):
-                if self._combiner.by_row((messages[number],), (values[number],)):
-                    self._late.send(self._stream, messages[number], pane, watermark_ms, reason)
+                self._tell_late(messages[number], values[number], pane, watermark_ms, reason)
         except Stop:
             raise
         except Exception as exc:

@@ -9,6 +9,7 @@ from typing import Any
 import anabranch
 import pytest
 from anabranch import Count, Tumbling, World
+from anabranch.agents.flows import window_columns
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
 from anabranch.topics.errors import Stop
@@ -95,6 +96,32 @@ def test_worlds_with_faults_close_the_same_windows(kind: str, by_key: bool, seed
     )
     report = simulation.same_as_without_faults()
     assert report.worlds == seeds
+
+
+@pytest.mark.parametrize(("kind", "by_key", "seeds"), [("hopping", True, 4), ("tumbling", False, 3)])
+def test_packed_batches_with_faults_close_the_windows_of_plain_records(
+    kind: str, by_key: bool, seeds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_column = 0
+    reduce_columns = window_columns.reduce_columns
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal by_column
+        result = reduce_columns(*arguments, **options)
+        by_column += 1
+        return result
+
+    monkeypatch.setattr(window_columns, "reduce_columns", counted)
+    records = [sale for sale in sales() if isinstance(sale["at"], int) and isinstance(sale["price"], int)]
+    simulation = Simulation(
+        lambda: app_of(kind, by_key=by_key),
+        inputs=inputs(records, by_key=by_key),
+        seeds=seeds,
+        faults="kill,abort,lost-answer,rebalance",
+        packed=True,
+    )
+    simulation.same_as_without_faults()
+    assert by_column > 10 * seeds
 
 
 def test_keys_between_the_agents_may_be_tuples_within_tuples() -> None:

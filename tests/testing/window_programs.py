@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anabranch
-from anabranch import Count, Cumulating, Hopping, Max, Sessions, Sum, Tumbling
+from anabranch import Count, Cumulating, Hopping, Max, Sessions, Sum, Tumbling, col
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.event_time.channel import END_MS, Channel, watermark
 from anabranch.agents.event_time.windows import Windows
@@ -34,7 +34,7 @@ def app_of(
     sales = app.topic(
         "sales", time="at", time_unit="s", grace=GRACE_S, max_jump="1h", idle_after=idle_after, partitions=PARTITIONS
     )
-    flow = sales.filter(lambda sale: sale["price"] != 13)
+    flow = sales.filter(col("price") != 13)
     keyed = flow.key_by("user") if by_key else flow
     table = keyed.window(KINDS[kind](), keep="1h").aggregate(
         "by-user", n=Count(), spent=Sum("price"), most=Max("price")
