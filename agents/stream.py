@@ -64,6 +64,7 @@ class Stream(faust.Stream[V_co]):
         self.takes_control = False
         self.message: Message | None = None  # the record that the agent processes
         self._package: Package | None = None
+        self._looks = _Looks()
         self._event: Any = None
         self._event_of: Message | None = None
         self._processed_of: Message | None = None  # the record whose value has passed all processors
@@ -193,7 +194,8 @@ class Stream(faust.Stream[V_co]):
 
     def queued_batches(self, wait_s: Callable[[], float | None] | None = None) -> AsyncIterator[QueuedBatch]:
         """Iterate as `batches`, over records that are not decoded; for flows, which do not decode what they process by
-        column. With `wait_s`, yield an empty batch where none come for the seconds that it returns."""
+        column. With `wait_s`, yield an empty batch where none come for the seconds that it returns, and at least once a
+        second where they keep coming: an agent that looks after several partitions has to see to the silent ones."""
         return self._batches(lambda _, batch: batch, wait_s)
 
     async def _batches(
@@ -218,7 +220,8 @@ class Stream(faust.Stream[V_co]):
                     self.context.end_record(self)
 
     async def _next_batch(self, timeout_s: float | None = None) -> QueuedBatch:
-        """Wait for the next records, and for a running commit. With a timeout, return an empty batch after it."""
+        """Wait for the next records, and for a running commit. With a timeout, return an empty batch after it, or after
+        a second of records."""
         context, queue = self.context, self.queue
         if queue.isolating and self.running:
             context.savepoint(self)
@@ -230,10 +233,12 @@ class Stream(faust.Stream[V_co]):
             await asyncio.sleep(0)  # it may have taken long: let the engine check the time
         waited = False
         while True:
+            if timeout_s is not None and self.running and self._looks.are_due(queue, timeout_s):
+                return self._looks.nothing()
             batch = queue.take() if self.running else None
             if batch is None:
                 if self.running and ((waited and timeout_s is not None) or queue.gives_rest):
-                    return _NOTHING
+                    return self._looks.nothing()
                 await context.park(self, timeout_s)
                 waited = True
                 continue
@@ -462,3 +467,24 @@ def _no_manual_acks(name: str) -> Usage:
 
 
 _NOTHING = QueuedBatch(TopicPartition("", -1), [], 0)
+
+
+class _Looks:
+    """Empty batches for an agent that looks after several partitions: also while one of them has records all the time,
+    it has to see to the silent ones."""
+
+    _APART_S = 1.0
+
+    def __init__(self) -> None:
+        self._last_s = clock.now_s()
+
+    def are_due(self, queue: RecordQueue, timeout_s: float) -> bool:
+        """Return whether the agent gets an empty batch before the next records, because it had none for long."""
+        if not queue.has_work or queue.inside:
+            return False
+        return clock.now_s() - self._last_s >= max(timeout_s, self._APART_S)
+
+    def nothing(self) -> QueuedBatch:
+        """Return an empty batch, and note when."""
+        self._last_s = clock.now_s()
+        return _NOTHING

@@ -49,6 +49,12 @@ class WindowSpec:
     late_topic: str | None = None
     timing: Timing = field(default_factory=Timing)
 
+    @property
+    def expires_after_ms(self) -> int | None:
+        """How far the watermark is beyond the end of a window when it expires; None: it never does. A session is open
+        for as long as its gap, and is kept after that."""
+        return None if self.keep_ms is None else self.keep_ms + (self.windows.gap_ms or 0)
+
 
 class WindowContent:
     """The content of a partition of a window table: a `Content` that knows which windows are open.
@@ -58,13 +64,25 @@ class WindowContent:
         open: the windows that are not closed.
     """
 
-    __slots__ = ("_is_loaded", "_keys", "_row", "_stored", "_sweep", "_table", "keeper", "open", "spec", "store")
+    __slots__ = (
+        "_expires_ms",
+        "_is_loaded",
+        "_keys",
+        "_row",
+        "_stored",
+        "_sweep",
+        "_table",
+        "keeper",
+        "open",
+        "spec",
+        "store",
+    )
 
     def __init__(self, store: Store, keys: Codec, values: Codec, *, table: str, spec: WindowSpec) -> None:
         self._stored = StoredContent(store, keys, values, table=table)
         self.store, self.spec, self._keys, self._table = store, spec, keys, table
-        keep_ms = spec.keep_ms
-        self._sweep = None if keep_ms is None else ExpirySweep(store, keep_ms, lambda key, _: _end_of(key))
+        expires_ms = self._expires_ms = spec.expires_after_ms
+        self._sweep = None if expires_ms is None else ExpirySweep(store, expires_ms, lambda key, _: _end_of(key))
         self._forget()
 
     def _forget(self) -> None:
@@ -195,13 +213,13 @@ class WindowContent:
         return ABSENT if self._is_expired(key, self.open.closed_ms) else self._stored.below_epoch(key)
 
     def _is_expired(self, key: object, closed_ms: int) -> bool:
-        if self.spec.keep_ms is None or not NEVER_MS < closed_ms < END_MS:
+        if self._expires_ms is None or not NEVER_MS < closed_ms < END_MS:
             return False
-        return cast(WindowKey, key)[2] + self.spec.keep_ms <= closed_ms
+        return cast(WindowKey, key)[2] + self._expires_ms <= closed_ms
 
     def committed_items(self) -> Iterator[tuple[Any, Any]]:
         """Iterate over the committed pairs whose windows are not expired."""
-        return self._stored.decoded_items(_current(self.store.items(), self.store.get(STREAM_TIME), self.spec.keep_ms))
+        return self._stored.decoded_items(_current(self.store.items(), self.store.get(STREAM_TIME), self._expires_ms))
 
     def many_below_epoch(self, keys: Sequence[object]) -> list[Any]:
         """Return the values that the epoch began with, ABSENT where there is none; agents ask for open windows only."""
@@ -212,7 +230,7 @@ class WindowContent:
         return self._stored.decoded_items(self._current_pairs())
 
     def _current_pairs(self) -> Iterator[tuple[bytes, bytes]]:
-        return _current(self._stored.items(), self._stored.get(STREAM_TIME), self.spec.keep_ms)
+        return _current(self._stored.items(), self._stored.get(STREAM_TIME), self._expires_ms)
 
     def has(self, key: object) -> bool:
         """Return whether a record of the key, expired or not, is below the epoch."""
@@ -236,18 +254,18 @@ def _end_of(key: bytes) -> int:
 
 
 def _current(
-    pairs: Iterable[tuple[bytes, bytes]], row: bytes | None, keep_ms: int | None
+    pairs: Iterable[tuple[bytes, bytes]], row: bytes | None, expires_ms: int | None
 ) -> Iterator[tuple[bytes, bytes]]:
     closed_ms = _closed_of(row)
-    if keep_ms is None or closed_ms == NEVER_MS:
+    if expires_ms is None or closed_ms == NEVER_MS:
         return (pair for pair in pairs if pair[0] != STREAM_TIME)
-    return (pair for pair in pairs if pair[0] != STREAM_TIME and _end_of(pair[0]) + keep_ms > closed_ms)
+    return (pair for pair in pairs if pair[0] != STREAM_TIME and _end_of(pair[0]) + expires_ms > closed_ms)
 
 
-def current(content: dict[bytes, bytes], keep_ms: int | None) -> dict[bytes, bytes]:
+def current(content: dict[bytes, bytes], expires_ms: int | None) -> dict[bytes, bytes]:
     """Return the pairs of a partition without the time row and without the windows that are expired.
 
     Args:
         content: the partition as in the changelog.
     """
-    return dict(_current(content.items(), content.get(STREAM_TIME), keep_ms))
+    return dict(_current(content.items(), content.get(STREAM_TIME), expires_ms))

@@ -14,8 +14,9 @@ Invariants.
   close in the order of their ends, then of their keys. From then on its row does not change.
 - Rows, stream time and closed windows are committed with the epoch, together with what was sent for closed windows. So
   each window is closed once, wherever commits, failures and restarts fall.
-- A closed window stays in the table until the watermark is `keep` later than its end. An expired window does not
-  return. Rows are removed in bounded steps at commits; readers do not see them before that either.
+- A closed window stays in the table until the watermark is `keep` later than its end; of a session, than its end and
+  the gap. An expired window does not return. Rows are removed in bounded steps at commits; readers do not see them
+  before that either.
 - Which windows are open is kept in memory, and read from the store after a restore and after a rollback.
 """
 
@@ -50,7 +51,7 @@ class WindowTable(Table[Any, V]):
 
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return the windows of a partition that are not expired."""
-        return current(data, self.spec.keep_ms)
+        return current(data, self.spec.expires_after_ms)
 
 
 def window_partition(table: WindowTable[V]) -> tuple[OpenPartition[Any, V], WindowContent]:

@@ -7,6 +7,7 @@ import pytest
 from anabranch import Count, Sessions, Tumbling, World
 from anabranch.agents.event_time.windows import Windows
 from anabranch.topics.errors import Usage
+from anabranch.topics.producer import TransactionalProducer
 
 START = "2026-01-31T12:00:00Z"
 START_MS = 1_769_860_800_000
@@ -53,6 +54,40 @@ def test_a_session_closes_in_silence() -> None:
         world.settle()
         world.advance("2m")
         assert told(world) == [("ann", 1, 1)]
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_partitions_are_idle_beside_one_that_has_records_all_the_time(by_key: bool) -> None:
+    with World(lambda: app_of(by_key=by_key, idle_after="4s"), start=START) as world:
+        visit(world, 0, partition=1, user="bob")
+        for number in range(120):
+            visit(world, number // 4)
+            world.advance("250ms")
+        windows = [("ann", 0, 40), ("ann", 10, 40)]
+        assert sorted(told(world)) == [*windows, ("bob", 0, 1)]
+
+
+def test_an_open_transaction_is_not_silence() -> None:
+    with World(lambda: app_of(idle_after="4s"), start=START) as world:
+        world.settle()
+        with world.environment.entered():
+            upstream = TransactionalProducer(
+                world.environment.kafka.cluster(), "upstream", transaction_timeout_ms=600_000
+            )
+            upstream.open()
+            upstream.begin()
+            upstream.produce("visits", b'{"at": %d, "user": "bob"}' % (START_MS // 1000), b"bob", 1)
+            upstream.flush()
+        for seconds in range(0, 40, 2):  # far beyond idle_after; partition 1 has a record that nobody may read
+            visit(world, seconds)
+            world.advance("2s")
+        assert told(world) == []
+        with world.environment.entered():
+            upstream.commit()
+        world.advance("30s")
+        assert sorted(told(world)) == [("ann", start, 5) for start in (0, 10, 20, 30)] + [("bob", 0, 1)]
+        with pytest.raises(Usage):
+            world.topic("visits.late")
 
 
 def test_without_idle_after_an_empty_partition_holds_windows_open() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import anabranch
 import pytest
-from anabranch import Count, Tumbling, World
+from anabranch import Count, Sessions, Tumbling, World
+from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows import window_columns
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
-from anabranch.topics.errors import Stop
+from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.private_texts import HIDDEN
 from window_programs import KINDS, app_of, expected, inputs, key_of, sales
 
@@ -47,7 +48,7 @@ def test_a_live_app_tells_what_is_complete_and_keeps_the_rest_open(kind: str, by
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
-from anabranch.topics.errors import Stop
+from anabranch.topics.errors import Stop, Usage
 from anabranch.topics.private_texts import HIDDEN
 from window_programs import app_of
 app = app_of({kind!r}, by_key={by_key})
@@ -136,6 +137,112 @@ def test_keys_between_the_agents_may_be_tuples_within_tuples() -> None:
             world.send("sales", {"user": "ann", "at": at_ms}, key="k")
             world.settle()
         assert world.table("by-user") == {((("ann", 1), "x"), 0, 10_000): {"n": 2}}
+
+
+def windows_of_sales(windows: Windows, *, by_key: bool = True, **options: Any) -> anabranch.App:
+    app = anabranch.App("windows", topic_partitions=1)
+    sales = app.topic("sales", time="at", time_unit="s", grace="0s", max_jump=None, idle_after=None, partitions=1)
+    keyed = sales.key_by("user") if by_key else sales.flow()
+    keyed.window(windows, **options).aggregate("by-user", n=Count()).final().to("finals")
+    return app
+
+
+def send_sales(world: World, *times: float, user: str = "ann") -> None:
+    for at in times:
+        world.send("sales", {"user": user, "at": at}, key=user)
+        world.settle()
+
+
+@by_key_or_not
+def test_a_session_is_not_forgotten_while_it_is_open_even_if_its_gap_is_longer_than_closed_ones_are_kept(
+    by_key: bool,
+) -> None:
+    with World(lambda: windows_of_sales(Sessions("30s"), by_key=by_key, keep="1s")) as world:
+        send_sales(world, 1)
+        send_sales(world, *range(2, 20), user="bob")
+        world.worker().kill()
+        world.worker().start()
+        send_sales(world, 20)
+        send_sales(world, *range(20, 100, 5), user="bob")
+        assert [(window["key"], window["n"]) for window in world.topic("finals").values] == [("ann", 2)]
+
+
+def test_closed_windows_are_kept_as_long_as_the_program_says() -> None:
+    with World(lambda: windows_of_sales(Tumbling("10s"), keep="30s")) as world:
+        send_sales(world, 1, 11, 21, 31, 41, 44)
+        assert [start for _, start, _ in world.table("by-user")] == [10_000, 20_000, 30_000, 40_000]
+        send_sales(world, 50)
+        assert [start for _, start, _ in world.table("by-user")] == [20_000, 30_000, 40_000, 50_000]
+
+
+def test_windows_of_another_size_under_the_name_of_a_table_are_refused() -> None:
+    sizes = ["10s"]
+    with World(lambda: windows_of_sales(Tumbling(sizes[-1]))) as world:
+        send_sales(world, 1)
+        world.worker().stop()
+        sizes.append("20s")
+        with pytest.raises(Usage, match=r"was made with the windows Tumbling\(10s\), and now has Tumbling\(20s\)"):
+            world.worker().start()
+            send_sales(world, 2)
+
+
+@by_key_or_not
+def test_a_crash_between_two_jumps_changes_nothing(by_key: bool) -> None:
+    log = (0, 10, 5_000, 5_010, 20, 30)
+
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1)
+        sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump="60s", idle_after=None, partitions=1)
+        keyed = sales.key_by("user") if by_key else sales.flow()
+        keyed.window(Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
+        return app
+
+    with World(app) as world:
+        for number, at in enumerate(log):
+            send_sales(world, at)
+            (world.worker().kill if number % 2 else world.worker().stop)()
+            world.worker().start()
+        world.settle()
+        assert [late["at"] for late in world.topic("sales.late").values] == [20, 30]
+        assert [window["start"] for window in world.topic("finals").values] == [0, 10_000, 5_000_000]
+
+
+@every_kind
+@by_key_or_not
+def test_where_epochs_are_cut_changes_nothing(kind: str, by_key: bool) -> None:
+    records, outcomes = sales(90), list[Any]()
+    for every in (1, 7, 90):
+        with World(lambda: app_of(kind, by_key=by_key), workers=2) as world:
+            for number, sale in enumerate(records, 1):
+                world.send("sales", sale, key=key_of(sale, by_key=by_key))
+                if number % every == 0:
+                    world.settle()
+            world.settle()
+            late = sorted(sale["number"] for sale in world.topic("sales.late").values)
+            outcomes.append((world.table("by-user"), told(world.topic("finals")), late))
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    rows, late, _ = expected(kind, records, by_key=by_key, end=False)
+    assert (outcomes[0][0], outcomes[0][2]) == (rows, late)
+
+
+def test_one_partition_a_day_ahead_of_the_other_makes_no_record_late() -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=2)
+        sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump=None, idle_after=None, partitions=2)
+        sales.key_by("user").window(Tumbling("1h")).aggregate("by-user", n=Count()).final().to("finals")
+        return app
+
+    with World(app, workers=2) as world:
+        for partition, days in ((0, 1), (1, 2)):  # partition 0 is at the end of its day before partition 1 begins
+            for at in range(0, days * 86_400, 600):
+                world.send("sales", {"user": "ann", "at": at}, key="ann", partition=partition)
+            world.settle()
+            if not partition:
+                assert len(world.topic("finals")) == 0
+        assert {window["n"] for window in world.topic("finals").values} == {12}
+        assert [window["start"] // 3_600_000 for window in world.topic("finals").values] == list(range(23))
+        with pytest.raises(Usage):
+            world.topic("sales.late")
 
 
 def test_private_keys_and_fields_of_windows_are_not_shown() -> None:

@@ -1,0 +1,72 @@
+"""Windows behave as `window_behaviours.py` lists: on the live topic, and in a bounded run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from anabranch import World
+from anabranch.replay.testing.topic_content import content_of
+from window_behaviours import BEHAVIOURS, app_of, closed_windows, records_of
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+from window_behaviours import BEHAVIOURS, app_of
+app = app_of("behaviours", {{behaviour.name: behaviour.name for behaviour in BEHAVIOURS}}, by_key={by_key})
+"""
+
+by_key_or_not = pytest.mark.parametrize("by_key", [True, False], ids=["by-key", "in-place"])
+
+
+@by_key_or_not
+async def test_on_the_live_topic(by_key: bool, lab, drain, record) -> None:
+    topics = {behaviour.name: lab.topic(1, behaviour.name) for behaviour in BEHAVIOURS}
+    lab.admin.create([lab.spec(f"{topic}.closed") for topic in topics.values()])
+    name = lab.fresh("app")
+    app = app_of(name, topics, by_key=by_key, app=lab.app(name, topic_partitions=1))
+    async with lab.running(app):
+        for behaviour in BEHAVIOURS:
+            values = records_of(behaviour)
+            lab.produce(topics[behaviour.name], [record(value, value["key"]) for value in values])
+        for behaviour in BEHAVIOURS:
+            await lab.caught_up(topics[behaviour.name], app)
+            await lab.until(lambda b=behaviour: len(drain(f"{topics[b.name]}.closed")) >= b.before_end, behaviour.name)
+    found = {b.name: _values(drain(f"{topics[b.name]}.closed")) for b in BEHAVIOURS}
+    assert {name: closed_windows(values) for name, values in found.items()} == {
+        behaviour.name: list(behaviour.closed[: behaviour.before_end]) for behaviour in BEHAVIOURS
+    }
+    existing = lab.admin.partitions()
+    late = {b.name: f"{topics[b.name]}.late" for b in BEHAVIOURS}
+    assert {name: [v["at"] for v in _values(drain(topic))] for name, topic in late.items() if topic in existing} == {
+        behaviour.name: list(behaviour.late) for behaviour in BEHAVIOURS if behaviour.late
+    }
+
+
+def _values(messages: list[Any]) -> list[Any]:
+    return [msgspec.json.decode(message.value()) for message in messages]
+
+
+@by_key_or_not
+@pytest.mark.parametrize("pack", [None, "lz4"])
+def test_in_a_bounded_run(by_key: bool, pack: Any, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(folder=str(Path(__file__).parent), by_key=by_key))
+    files = {behaviour.name: tmp_path / f"{behaviour.name}.jsonl" for behaviour in BEHAVIOURS}
+    for behaviour in BEHAVIOURS:
+        lines = [{**value, "key": value["key"]} for value in records_of(behaviour)]
+        files[behaviour.name].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with World(str(program)) as world:
+        run = world.run(files, key="key", pack=pack)
+        topics = world.environment.kafka.topics
+        in_run = {b.name: topics.get(f"behaviours-run-world1-{b.name}.late") for b in BEHAVIOURS}
+        late = {
+            name: [v["at"] for v in content_of(name, topic, None).values] for name, topic in in_run.items() if topic
+        }
+    assert {b.name: closed_windows(run.topics[f"{b.name}.closed"].values) for b in BEHAVIOURS} == {
+        behaviour.name: list(behaviour.closed) for behaviour in BEHAVIOURS
+    }
+    assert late == {behaviour.name: list(behaviour.late) for behaviour in BEHAVIOURS if behaviour.late}
