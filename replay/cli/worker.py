@@ -21,6 +21,7 @@ from .. import signals
 from .common_options import LEVELS, app_name, choose_cluster, cluster_options, show_private_option
 from .logs import json_formatter, log_to_stderr
 from .restore_bar import RestoreBar
+from .status_key import call_on_enter
 
 if TYPE_CHECKING:
     from ...agents.app import App
@@ -103,7 +104,8 @@ def worker(
     commits and leaves the group first, so that each record is processed once. An error in the program is shown, and the
     next change starts the worker again.
 
-    SIGUSR1 shows a status line: rate, lag, partitions. There is one each minute in which records were processed.
+    Enter, at the terminal of the worker, shows a status line: rate, lag, partitions; so does SIGUSR1. There is one each
+    minute in which records were processed.
 
     \b
     HTTP endpoints: /healthz, /readyz, /metrics (Prometheus), /tables/TABLE/KEY/.
@@ -116,6 +118,7 @@ def worker(
       anabranch -A shop worker -b kafka:9092 -X security.protocol=SSL -X ssl.ca.location=ca.pem
     """
     log_to_stderr(loglevel, form=log_format)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the worker is ready; its default ends the process
     complete, ends = threading.Event(), dict[TopicPartition, int]()
     if end_with_stdin:
         threading.Thread(target=_listen_to_stdin, args=(complete, ends), daemon=True).start()
@@ -207,7 +210,9 @@ def _supervise(
         else:
             click.echo(printable(f"[{number}] worker {text}"), err=True)
 
-    Supervisor(cluster, name, arguments, write=write, on_restart=on_restart).run()
+    supervisor = Supervisor(cluster, name, arguments, write=write, on_restart=on_restart)
+    call_on_enter(supervisor.show_status)
+    supervisor.run()
 
 
 def _arguments(settings: WorkerSettings) -> list[str]:
@@ -231,11 +236,15 @@ def _reload(name: str, cluster: Cluster, shared: list[str], settings: WorkerSett
             click.echo(printable(text), err=True)
 
     port = [] if settings["web_port"] is None else ["--web-port", str(settings["web_port"])]
-    Reloader(cluster, name, ["--describe", *shared, *_arguments(settings), *port], say=say).run()
+    reloader = Reloader(cluster, name, ["--describe", *shared, *_arguments(settings), *port], say=say)
+    call_on_enter(reloader.show_status)
+    reloader.run()
 
 
 def _listen_to_stdin(complete: threading.Event, ends: dict[TopicPartition, int]) -> None:
-    """Receive the messages of a bounded run, one per line (see `WorkerPool`); terminate when stdin closes."""
+    """Receive the messages of the parent, one per line (see `worker_pool.py`); terminate when stdin closes."""
+    from ..runs.worker_pool import STATUS
+
     rest = b""
     # sys.stdin is not used: this thread would hold its lock at the interpreter's exit.
     while data := os.read(0, 65_536):
@@ -243,6 +252,8 @@ def _listen_to_stdin(complete: threading.Event, ends: dict[TopicPartition, int])
         for line in lines:
             if line == b"complete":
                 complete.set()
+            elif line == STATUS.encode():
+                os.kill(os.getpid(), signal.SIGUSR1)
             elif line.startswith(b"ends "):
                 ends.update(
                     {TopicPartition(str(topic), int(number)): end for topic, number, end in json.loads(line[5:])}

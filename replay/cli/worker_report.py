@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from ...topics.printable import printable
 from ..time_text import format_duration_ms, format_time
 from .console import counted
 from .logs import json_formatter
+from .status_key import call_on_enter
 
 if TYPE_CHECKING:
     from ...agents.runtime import Runtime
@@ -33,7 +35,8 @@ _EVERY_S = 60.0
 class WorkerReport:
     """Reports about one worker, on stderr; lines of JSON where the log is JSON.
 
-    SIGUSR1 shows a status line at once; there is one each minute in which records were processed.
+    SIGUSR1, and Enter at the worker's terminal, show a status line at once; there is one each minute in which records
+    were processed.
 
     Args:
         name: the app as the command line names it.
@@ -46,7 +49,6 @@ class WorkerReport:
         self._began_s = self._shown_s = clock.now_s()
         self._shown_records = 0
         self._reporting: asyncio.Task[None] | None = None
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until the worker is ready; its default ends the process
 
     def on_ready(self) -> None:
         """Describe the worker, and begin to show its status (in the worker's event loop)."""
@@ -64,7 +66,10 @@ class WorkerReport:
             for line in [*([] if self._brief else self._description()), partitions]:
                 _echo(f"  {line}")
         loop = asyncio.get_running_loop()
-        signal.signal(signal.SIGUSR1, lambda *_: loop.call_soon_threadsafe(self.show_status))
+        show = partial(loop.call_soon_threadsafe, self.show_status)
+        signal.signal(signal.SIGUSR1, lambda *_: show())
+        if call_on_enter(show):
+            _echo("  press Enter for the status, Ctrl-C to stop")
         if not self._brief:
             self._reporting = loop.create_task(self._report())
 

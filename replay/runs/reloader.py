@@ -23,7 +23,7 @@ from ...topics.errors import Stop
 from ..cluster_choice import home
 from ..module_loader import folder_of
 from ..project_config import FILES
-from .worker_pool import WorkerProcesses
+from .worker_pool import STATUS, WorkerProcesses
 
 __all__ = ["Reloader"]
 
@@ -49,6 +49,7 @@ class Reloader:
         self._watching = threading.Event()  # set to end the thread
         self._problem: Exception | None = None
         self._signal: signal.Signals | None = None
+        self._asked = False
 
     def run(self) -> None:
         """Run the worker (blocking; in the main thread, because of the signal handlers).
@@ -60,12 +61,16 @@ class Reloader:
         folders = {Path.cwd(), folder_of(self._app_name)}
         thread = threading.Thread(target=self._watch, args=(folders,), name="anabranch-reload", daemon=True)
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: self.show_status())
         try:
             with self._processes:
                 thread.start()
                 self._start()
                 while self._signal is None:
                     self._look()
+                    if self._asked:
+                        self._asked = False
+                        self._processes.write_line(STATUS)
                     clock.sleep(_POLL_S)
                 self._stop()
         finally:
@@ -75,6 +80,10 @@ class Reloader:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
+
+    def show_status(self) -> None:
+        """Let the worker show its status line, as SIGUSR1 does. May be called from another thread."""
+        self._asked = True
 
     def _look(self) -> None:
         if self._problem is not None:

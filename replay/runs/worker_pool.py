@@ -37,7 +37,7 @@ from ...topics.errors import Stop, Usage
 from ...topics.private_folder import private_folder
 from ...topics.topic_partition import TopicPartition
 
-__all__ = ["Supervisor", "WorkerPool"]
+__all__ = ["STATUS", "Supervisor", "WorkerPool"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,9 @@ _MAX_RESTARTS = 10
 
 # Of the supervisor.
 _POLL_S = 0.1
+# A line for a worker's standard input: show your status.
+STATUS = "status"
+
 _EARLY_DEATH_S = 60.0
 _MAX_EARLY_DEATHS = 4
 _RESTART_PAUSE_S = 0.5
@@ -282,7 +285,8 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs several workers of an app on one machine until SIGTERM or SIGINT, and passes the signal on to them.
+    """Runs several workers of an app on one machine until SIGTERM or SIGINT, and passes the signal on to them; SIGUSR1
+    as well.
 
     Args:
         app_name: the app, as for the command line's `-A`.
@@ -305,6 +309,7 @@ class Supervisor:
         self._processes = WorkerProcesses(cluster)
         self._workers = [_Worker() for _ in arguments]
         self._signal: signal.Signals | None = None
+        self._asked = False
 
     def run(self) -> None:
         """Run the workers (blocking; in the main thread, because of the signal handlers).
@@ -315,10 +320,14 @@ class Supervisor:
             Stop: a worker keeps dying, or did not end in time.
         """
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: self.show_status())
         try:
             with self._processes:
                 while self._signal is None:
                     self._restart_ended(clock.now_s())
+                    if self._asked:
+                        self._asked = False
+                        self._processes.write_line(STATUS)
                     clock.sleep(_POLL_S)
                 self._end(self._signal)
         finally:
@@ -330,6 +339,10 @@ class Supervisor:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
+
+    def show_status(self) -> None:
+        """Let each worker show its status line, as SIGUSR1 does. May be called from another thread."""
+        self._asked = True
 
     def _restart_ended(self, now_s: float) -> None:
         for number, code in self._processes.ended():

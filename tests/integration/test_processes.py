@@ -75,6 +75,8 @@ def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, free_
 
     eventually(lambda: {who for who, _, _ in ready()} == {"0", "1"}, "both are ready")
     assert [ask(f"{web}/healthz") for _, _, web in ready()] == ["ok", "ok"]
+    parent.send_signal(signal.SIGUSR1)
+    eventually(lambda: output.found(rf"^\[(\d)\] {app}: .* records/s, 0 records in all"), "they show their status")
     feed(shell, app, 0, 1_000)
     victim = next(int(pid) for who, pid, _ in ready() if who == "0")
     os.kill(victim, signal.SIGKILL)
