@@ -116,6 +116,13 @@ class Report:
     profile: Profile = field(default_factory=Profile)
 
     @property
+    def has_remarks(self) -> bool:
+        """Whether there were bad lines, filtered records, records out of order, rejected values, or warnings."""
+        counts = (self.skipped, self.dead_letters, self.filtered_out, self.out_of_order)
+        rejected = any(column.refused for column in self.profile.columns.values())
+        return any(counts) or rejected or bool(self.examples or self.warnings)
+
+    @property
     def rate(self) -> float:
         """Records per second of this start."""
         return self.sent_now / self.seconds if self.seconds else 0.0

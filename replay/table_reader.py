@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 from confluent_kafka import TopicPartition as KafkaPartition
@@ -72,6 +72,15 @@ def find_table(app: App, name: str | None, *, similar: Collection[str] = ()) -> 
     raise Usage(f"{app.conf.id} has no table {name}", hint=did_you_mean(name, [*tables, *similar], f"it has: {listed}"))
 
 
+class KeyedRow(NamedTuple):
+    """A row of a table; `window` is empty, or start and end in milliseconds since 1970."""
+
+    key: object
+    partition: int
+    window: tuple[()] | tuple[int, int]
+    value: object
+
+
 class Snapshot:
     """The content of a table at one time.
 
@@ -120,6 +129,16 @@ class Snapshot:
         except TypeError:
             return sorted(found, key=lambda row: str(row[0]))
 
+    def keyed_rows(self) -> list[KeyedRow]:
+        """Return the rows with the keys of a table of windows apart from its windows, sorted like
+        `rows_with_partition`.
+        """
+        found = self.rows_with_partition()
+        if not isinstance(self.table, WindowTable):
+            return [KeyedRow(key, partition, (), value) for key, partition, value in found]
+        windows = [(cast(WindowKey, key), partition, value) for key, partition, value in found]
+        return [KeyedRow(key, partition, (start, end), value) for (key, start, end), partition, value in windows]
+
     def _undecodable(self) -> Stop:
         """Return the error that lists the keys and values that cannot be decoded."""
         found: list[str] = []
@@ -150,7 +169,12 @@ class Snapshot:
         """The names of the columns before those of the value."""
         if self.table.local:
             return ["key", "partition"]
-        return ["key", "start", "end"] if isinstance(self.table, WindowTable) else ["key"]
+        return ["key", *self.time_columns]
+
+    @property
+    def time_columns(self) -> tuple[str, ...]:
+        """The names of the columns that hold times in milliseconds since 1970."""
+        return ("start", "end") if isinstance(self.table, WindowTable) else ()
 
     @cached_property
     def rows(self) -> tuple[list[str], list[list[object]]]:
@@ -161,10 +185,8 @@ class Snapshot:
         these columns is called `value.<name>`.
         """
         keys, heads, values = list[object](), list[list[object]](), list[object]()
-        windows = isinstance(self.table, WindowTable)
-        for key, partition, value in self.rows_with_partition():
-            of_key, *window = cast(WindowKey, key) if windows else (key,)
-            keys.append(of_key)
+        for key, partition, window, value in self.keyed_rows():
+            keys.append(key)
             heads.append([partition] if self.table.local else list[object](window))
             if type(value) not in _SCALARS:
                 asdict = getattr(value, "asdict", None)

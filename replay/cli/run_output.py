@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.table import Table as Grid
+
 from ..replay_report import Progress
 from ..runs.run_report import RunReport, Watcher
 from .console import counted, err, out, plain
@@ -45,20 +47,16 @@ def show_run(report: RunReport) -> None:
             )
     if report.unrecorded:
         out.print(f"  see the workers' logs for records skipped by: {', '.join(report.unrecorded)}", markup=False)
-    for replay in report.replays:
-        out.print(f"  produced {counted(replay.sent, 'record')} to {replay.topic}")
-        show_bad_lines(replay)
-        show_rejected(replay)
     if not report.into_live:
         _show_verification(report)
-    for stage in report.processed:
-        if stage.records:
-            rate = f" ({stage.rate:,.0f}/s)" if stage.records >= _RATED else ""
-            out.print(f"  processed {counted(stage.records, 'record')} of {stage.topic} in {stage.seconds:.1f} s{rate}")
+    out.print(_topics(report))
+    for replay in report.replays:
+        if len(report.replays) > 1 and replay.has_remarks:
+            out.print(f"  {replay.topic}:", markup=False)
+        show_bad_lines(replay)
+        show_rejected(replay)
     if not report.finished_before:
-        out.print("  timeline:")
-        for event, seconds in report.timeline.seconds.items():
-            out.print(f"  {seconds:>10.1f} s  {event}")
+        out.print(_timeline(report))
     if report.restarts:
         out.print(f"  restarted {counted(report.restarts, 'crashed worker')}; the result is not affected")
     if report.snapshot is not None:
@@ -84,6 +82,39 @@ def _show_summary(report: RunReport) -> None:
         f"processed [bold]{records}[/bold] in {report.seconds:.1f} s{f' ({facts})' if facts else ''}   {plain(run)}",
         markup=True,
     )
+
+
+def _topics(report: RunReport) -> Grid:
+    """Return a table of the topics: what the run produced, and what the agents processed of it."""
+    produced: dict[str, int] = {}
+    for replay in report.replays:
+        produced[replay.topic] = produced.get(replay.topic, 0) + replay.sent
+    processed = {stage.topic: stage for stage in report.processed if stage.records}
+    rated = any(stage.records >= _RATED for stage in processed.values())
+    grid = _grid("topic", "produced", "processed", "seconds", *(["records/s"] if rated else []))
+    for topic in dict.fromkeys([*produced, *processed]):
+        row = [f"{produced[topic]:,}" if topic in produced else ""]
+        if (stage := processed.get(topic)) is not None:
+            row += [f"{stage.records:,}", f"{stage.seconds:.1f}"]
+            row += [f"{stage.rate:,.0f}"] if stage.records >= _RATED else []
+        grid.add_row(f"  {topic}", *row)
+    return grid
+
+
+def _timeline(report: RunReport) -> Grid:
+    grid = _grid("timeline", "seconds")
+    for event, seconds in report.timeline.seconds.items():
+        grid.add_row(f"  {event}", f"{seconds:.1f}")
+    return grid
+
+
+def _grid(first: str, *numbers: str) -> Grid:
+    """Return a table of a text and numbers, indented as the lines around it."""
+    grid = Grid(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
+    grid.add_column(f"  {first}", no_wrap=True, overflow="fold")
+    for column in numbers:
+        grid.add_column(column, justify="right", no_wrap=True)
+    return grid
 
 
 def _show_verification(report: RunReport) -> None:

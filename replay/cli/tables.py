@@ -354,17 +354,20 @@ def _show_key(snapshot: Snapshot, key: str) -> None:
     import msgspec
 
     from ..table_reader import json_text, key_cells
+    from .table_grid import shown_time
 
-    located = snapshot.rows_with_partition()
-    cells = key_cells([candidate for candidate, _, _ in located])
+    located = snapshot.keyed_rows()
+    cells = key_cells([row.key for row in located])
     shown = [row for row, cell in zip(located, cells, strict=True) if str(cell) == key] or [
-        row for row in located if json_text(row[0]) == key
+        row for row in located if json_text(row.key) == key
     ]
     if not shown:
         raise Usage(f"table {snapshot.table.name} has no key {key}")
-    for _, partition, value in shown:
+    for _, partition, window, value in shown:
         if snapshot.table.local:
             out.print(f"partition {partition}")
+        if window:
+            out.print(f"{shown_time(window[0])} … {shown_time(window[1])}", highlight=False)
         text = msgspec.json.format(json_text(snapshot.table.private.value(snapshot.table.plain(value))), indent=2)
         out.print(text, soft_wrap=True)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from anabranch import Count, Top, Tumbling
 from anabranch.replay.cli.tables import TableView, show_tables
+from anabranch.replay.table_reader import TableReader, find_table
 from anabranch.topics.errors import Usage
 
 
@@ -67,6 +70,35 @@ async def test_keys_are_counted_by_table_and_by_partition(lab, capsys) -> None:
     assert "nothing yet" in capsys.readouterr().out
     show_tables(app, "totals", TableView(counts=True))
     assert "4 keys in 3 partitions" in capsys.readouterr().out
+
+
+async def test_windows_are_shown_with_readable_times_and_found_by_their_key(lab, capsys) -> None:
+    topic, name = lab.topic(1), lab.fresh("shop")
+
+    def made() -> Any:
+        app = lab.app(name, topic_partitions=1)
+        app.topic(topic).key_by("user").window(Tumbling("1h"), grace="1m").aggregate(
+            "hours", n=Count(), largest=Top("n", 1)
+        )
+        return app
+
+    app = made()
+    lab.produce(topic, [("ann", {"user": "ann", "n": 5}), ("bob", {"user": "bob", "n": 7})])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        reader = TableReader(lab.cluster, find_table(app, "hours"))
+        await lab.until(lambda: len(reader.read()) == 2, "both windows")
+    again = made()
+    show_tables(again, "hours", TableView())
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"20\d\d-\d\d-\d\dT\d\d:00:00Z", shown)) == 4
+    assert '[{"user":"ann","n":5}]' in shown
+    (row,) = (row for row in printed(capsys, again, "hours") if row["key"] == "bob")
+    assert row["end"] - row["start"] == 3_600_000
+    show_tables(again, "hours", TableView(key="bob"))
+    between, *value = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"20\d\d-\S+:00:00Z … 20\d\d-\S+:00:00Z", between)
+    assert json.loads("".join(value))["n"] == 1
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,8 @@ def test_stages_and_workers_end_while_somebody_keeps_writing(shell, fresh, broke
         assert sent[0], "nobody wrote"
     counted = sum(read_result(shell.folder / "digits.txt").values())
     assert 30_000 <= counted <= 30_000 + sent[0]
-    said = re.findall(r"processed ([\d,]+) records? of (\S+) in", ran.stdout)
-    stages = {name: int(count.replace(",", "")) for count, name in said}
+    said = re.findall(rf"^  ({app}\S+) +(?:[\d,]+ +)??([\d,]+) +[\d.]+(?: +[\d,]+)? *$", ran.stdout, re.MULTILINE)
+    stages = {name: int(count.replace(",", "")) for name, count in said}
     assert stages[topic] >= 30_000
     (repartition,) = (name for name in stages if name.endswith("-repartition"))
     assert stages[repartition] >= 30_000
