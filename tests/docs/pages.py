@@ -15,7 +15,10 @@ PAGES = sorted(
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
 )
 
+CTRL_C = "<!-- Ctrl-C -->"
+
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(rf"{_FENCE.pattern}|^({re.escape(CTRL_C)})$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _LINK = re.compile(r"(?<!`)!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
@@ -23,7 +26,10 @@ _HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: `language` is the word behind the fence, `line` that of the fence, from 1."""
+    """A fenced block: `language` is the word behind the fence, `line` that of the fence, from 1.
+
+    A comment `CTRL_C`, which stands where the prose says to press it, is a block of this language without text.
+    """
 
     language: str
     text: str
@@ -44,8 +50,10 @@ class Page:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        found = _FENCE.finditer(self.text)
-        return [Block(match[2], match[3], self.text.count("\n", 0, match.start()) + 1) for match in found]
+        found = _BLOCK.finditer(self.text)
+        return [
+            Block(match[4] or match[2], match[3] or "", self.text.count("\n", 0, match.start()) + 1) for match in found
+        ]
 
     @cached_property
     def prose(self) -> str:

@@ -1,0 +1,97 @@
+"""The pages that a new user reads first work literally: names, Kafka and, in README and docs/getting-started.md, the
+installation of a clone.
+
+Only the packages that anabranch needs are those of this environment: downloading them would take a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import anabranch
+import pytest
+from anabranch.topics.devbroker.distribution import Distribution
+from pages import ROOT, Page
+from play import Play
+
+INSTALLING = ["README.md", "docs/getting-started.md"]
+PROJECT = "docs/projects.md"
+FIRST_STEPS = [*INSTALLING, PROJECT]
+
+# From an installation outside of the clone: each package, and the data beside the modules.
+CHECK = """
+import importlib, pkgutil, anabranch
+found = [each.name for each in pkgutil.walk_packages(anabranch.__path__, "anabranch.")]
+for name in found:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+print(len(found), anabranch.__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the files of the repository, without what make and Python have written."""
+    folder = tmp_path_factory.mktemp("clone") / "first steps"
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", "build", "*.egg-info", ".*_cache", "__pycache__", "*-data", ".anabranch"
+    )
+    return Path(shutil.copytree(ROOT, folder, ignore=left_out, symlinks=True))
+
+
+def new_user(home: Path) -> dict[str, str]:
+    """The environment of somebody who has Python, make and a network, and nothing of anabranch."""
+    programs = home / "bin"
+    programs.mkdir(parents=True)
+    # `pip install pytest` finds it installed, and makes no command.
+    (programs / "pytest").write_text('#!/bin/sh\nexec python3 -m pytest "$@"\n')
+    (programs / "pytest").chmod(0o755)
+    others = ("PYTHON", "KAFKA_", "ANABRANCH_", "PYTEST_", "VIRTUAL_ENV")
+    path = [str(programs), str(Path(sys.executable).resolve().parent), os.environ["PATH"]]
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(others)},
+        "HOME": str(home),
+        "PATH": os.pathsep.join(path),
+        "PIP_NO_DEPS": "1",
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "ANABRANCH_CACHE": str(Distribution.get().root.parent),
+    }
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("page", INSTALLING)
+def test_a_page_is_played_from_the_installation_on(page: str, clone: Path, tmp_path: Path) -> None:
+    with Play(Page(page), clone, new_user(tmp_path / "home")) as play:
+        play_literally(play)
+        assert play.folder == tmp_path / "home" / "shop"
+        if page == "README.md":
+            check_installation(play)
+
+
+@pytest.mark.timeout(300)
+def test_a_project_is_made_and_changed(tmp_path: Path) -> None:
+    environment = new_user(tmp_path / "home")
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PYTHONPATH"] = str(Path(anabranch.__file__).parents[1])
+    with Play(Page(PROJECT), tmp_path, environment) as play:
+        play_literally(play)
+
+
+def play_literally(play: Play) -> None:
+    try:
+        for block in play.page.blocks:
+            play.run(block)
+    finally:
+        play.shell("anabranch broker stop")
+
+
+def check_installation(play: Play) -> None:
+    code, printed, errors = play.shell(f"cd /\npython - <<'END'\n{CHECK}\nEND\n")
+    assert code == 0, errors[-4000:]
+    packages, place = printed.split(maxsplit=1)
+    assert int(packages) > 200
+    assert "/venv/" in place
