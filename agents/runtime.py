@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -58,6 +58,7 @@ class Runtime:
         keep_identity: stop without leaving the group, so that its partitions stay reserved for a rolling restart.
         history_complete: set once all of a bounded run's history is in Kafka; None outside of such a run.
         history_ends: (topic, partition) -> offset at which history ends, where it is known.
+        aligned: groups of topics of a bounded run whose records are processed in the order of their times.
         supervised: `work` runs the app and reports its error. Faust's own worker is informed by a crash of the app.
         stopped_by: the error that ended the app; None while it runs and after a normal stop.
         stop_requested: set when the worker has to stop.
@@ -84,6 +85,7 @@ class Runtime:
         self.keep_identity = False
         self.history_complete: threading.Event | None = None
         self.history_ends: Mapping[TopicPartition, int] = {}
+        self.aligned: Sequence[Sequence[str]] = ()
         self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()

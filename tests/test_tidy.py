@@ -39,6 +39,7 @@ REPLAY_KNOWS_AGENTS = {
     "replay/cli/time.py",
     "replay/table_backup/restore.py",
     "replay/reprocess.py",
+    "replay/runs/aligned_inputs.py",
     "replay/runs/bounded_run.py",
     "replay/runs/inputs_with_windows.py",
     "replay/table_backup/store_seeding.py",

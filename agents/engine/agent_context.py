@@ -50,7 +50,7 @@ class AgentContext:
         self.asking = 0
         streams: list[RecordFeed] = []
         self.tasks = Tasks(lambda: host.tables, streams)
-        self.router = Router(self.tasks, streams, settings.packed)
+        self.router = Router(self.tasks, streams, settings.packed, host)
         self.barrier = Barrier()
         self.epoch = Epoch(host, self.tasks, self.router, settings)
         self.retries = RetryTopics(host, self.router)

@@ -333,6 +333,8 @@ class Engine:
     def _poll(self, *, during_work: bool = False) -> bool:
         if not during_work and self._router.lacks_stream:
             return False
+        if (not during_work or self.context.asking) and self._router.deliver_aligned():
+            return True
         if self._router.waiting >= self.settings.backlog_records:
             self._group.keep_alive()
             return False

@@ -6,16 +6,19 @@ Tasks keep the records until the epoch that processed them is committed, so that
 from __future__ import annotations
 
 import zlib
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from confluent_kafka import Message
 
+from ...topics import clock
 from ...topics.control_records import carries_control, records_of
+from ...topics.errors import Stop
 from ...topics.headers import UnreadableHeaders, all_headers
 from ...topics.packed import LEAST_BYTES, PackedLimits, Rows, limits, rows_of
 from ...topics.topic_partition import TopicPartition
+from .alignment import AlignedRun, Alignment
 from .partition_queue import QueuedBatch, place_of
 from .protocols import RecordFeed
 from .rollback import RollbackScope
@@ -47,6 +50,13 @@ class StreamProgress(NamedTuple):
     channel_states: dict[TopicPartition, object]
 
 
+class _Unaligned:
+    """No bounded run."""
+
+    aligned: Sequence[Sequence[str]] = ()
+    history_ends: Mapping[TopicPartition, int] = {}
+
+
 class Router:
     """Gives consumed records to the streams.
 
@@ -54,16 +64,25 @@ class Router:
         tasks: the tasks of this worker.
         streams: all streams that have begun to iterate.
         most: size limits for opening packed batches; None: `limits()`.
+        run: the bounded run whose inputs are aligned; None: there is none.
 
     Attributes:
         streams: see above.
+        alignment: the records of aligned inputs wait there.
         records_total: records and rows delivered since the start; records that a rollback repeats count once.
         gathered_bytes: approximate memory of the records delivered in this epoch.
     """
 
-    def __init__(self, tasks: Tasks, streams: list[RecordFeed], most: PackedLimits | None = None) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        streams: list[RecordFeed],
+        most: PackedLimits | None = None,
+        run: AlignedRun | None = None,
+    ) -> None:
         self._tasks, self.streams = tasks, streams
         self._most = most or limits()
+        self.alignment = Alignment(run or _Unaligned(), tasks)
         self.records_total = 0
         self.gathered_bytes = 0
         self._with_control: set[str] = set()  # topics that may hold control records
@@ -90,6 +109,7 @@ class Router:
             if input is not None:
                 input.route([c.streams if len(c.streams) >= c.expected_streams else [] for c in channels])
         self._with_control = {at.topic for at in active if carries_control(at.topic, group)}
+        self.alignment.follow()
 
     @property
     def lacks_stream(self) -> bool:
@@ -109,14 +129,20 @@ class Router:
 
     def end(self, ends: Mapping[TopicPartition, int], reached: Mapping[TopicPartition, int]) -> None:
         """Mark partitions of parked streams that are at the end of a bounded run's history; see `RecordQueue.end`."""
+        reached = self.alignment.without_waiting(reached)
         for stream in self.streams:
             if not stream.running:
                 stream.queue.end(ends, reached)
 
     def held_back(self, most: int) -> set[TopicPartition]:
-        """Return the partitions that wait for a retry, if at least `most` records wait in them; otherwise none."""
+        """Return the partitions that must not be consumed now.
+
+        Those that wait for a retry, if at least `most` records wait in them, and those of which that many records wait
+        for other inputs.
+        """
         delayed = [partition for stream in self.streams for partition in stream.queue.delayed]
-        return {partition.at for partition in delayed} if sum(each.waiting for each in delayed) >= most else set()
+        held = {partition.at for partition in delayed} if sum(each.waiting for each in delayed) >= most else set()
+        return held | self.alignment.held_back(most)
 
     def deliver(self, messages: list[Any], *, one_topic: bool) -> None:
         """Deliver consumed messages to the streams, and keep them until they are committed.
@@ -137,17 +163,48 @@ class Router:
         for at, run in _runs(messages, one_topic=one_topic):
             input = self._tasks.active.get(at)
             if input is not None and input.routes:  # false if the partition was revoked shortly after its assignment
-                end, records = run[-1].offset() + 1, run
-                if some_headers and at.topic in self._with_control:
-                    records = records_of(run)
-                control = records is not run
-                batches = self._unpacked(at, run) if some_packed else (QueuedBatch(at, run, end),)
-                self.records_total -= len(run) - len(records)
-                for unmarked in batches:
-                    batch = unmarked._replace(control=True) if control else unmarked
-                    self.records_total += len(batch.messages)
-                    input.kept.append(batch)
-                    _give(batch, input.routes)
+                if input.waiting is not None:
+                    if some_packed:
+                        self._refuse_packed(at, run)
+                    input.waiting.add(run)
+                    continue
+                self._deliver_run(input, run, some_headers=some_headers, some_packed=some_packed)
+
+    def deliver_aligned(self) -> bool:
+        """Deliver the next records of aligned inputs; see `alignment.py`.
+
+        Returns:
+            Whether nothing has to be consumed before agents have processed them.
+        """
+        if not self.alignment.groups:
+            return False
+        delivered = False
+        for input, run in self.alignment.runs():
+            self._deliver_run(input, run, some_headers=True, some_packed=False)
+            delivered = True
+        return delivered and self.alignment.suffices(clock.now_s())
+
+    def _deliver_run(self, input: TaskInput, run: list[Any], *, some_headers: bool, some_packed: bool) -> None:
+        at, records = input.at, run
+        if some_headers and at.topic in self._with_control:
+            records = records_of(run)
+        control = records is not run
+        batches = self._unpacked(at, run) if some_packed else (QueuedBatch(at, run, run[-1].offset() + 1),)
+        self.records_total -= len(run) - len(records)
+        for unmarked in batches:
+            batch = unmarked._replace(control=True) if control else unmarked
+            self.records_total += len(batch.messages)
+            input.kept.append(batch)
+            _give(batch, input.routes)
+
+    def _refuse_packed(self, at: TopicPartition, run: Iterable[Any]) -> None:
+        for message in run:
+            if rows_of(*at, message, self._most) is not None:
+                raise Stop(
+                    f"{at.topic}[{at.partition}]@{message.offset()} is a packed batch, which cannot be aligned with "
+                    "other topics by time",
+                    hint="--then TOPIC=PATH gives the topic a phase of its own",
+                )
 
     def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[QueuedBatch]:
         """Split messages into batches: each packed batch is a batch of its own."""
@@ -189,6 +246,10 @@ class Router:
 
     def _give_kept(self, inputs: Iterable[TaskInput]) -> None:
         for input in inputs:
+            if input.waiting is not None:
+                kept, input.kept = input.kept, []
+                input.waiting.put_back([message for batch in kept for message in batch.messages])
+                continue
             for batch in input.kept:
                 _give(batch, input.routes)
 

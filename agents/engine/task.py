@@ -24,6 +24,7 @@ from .task_states import Event, State, state_after
 
 if TYPE_CHECKING:
     from ..tables.table import Table
+    from .alignment import WaitingRecords
     from .partition_queue import QueuedBatch
     from .protocols import RecordFeed
 
@@ -45,6 +46,7 @@ class TaskInput:
         committed: committed offset.
         routes: the streams of each channel that reads it; several if agents share its records by key.
         kept: the records since the last commit, in order, for a rollback.
+        waiting: the records that wait for their turn, if the topic is aligned with others; see `alignment.py`.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class TaskInput:
         "routes",
         "start",
         "topic_id",
+        "waiting",
     )
 
     def __init__(self, at: TopicPartition, start: int, topic_id: str) -> None:
@@ -68,6 +71,7 @@ class TaskInput:
         self.committed = start
         self.routes: list[list[RecordFeed]] = []
         self.kept: list[QueuedBatch] = []
+        self.waiting: WaitingRecords | None = None
 
     def route(self, routes: list[list[RecordFeed]]) -> None:
         """Set the streams; those that are new begin at their own offset, or else at the committed one."""
@@ -98,7 +102,7 @@ class TaskInput:
         read = {agent: partition for agent, partition in own if partition is not None}
         self.agent_offsets = {agent: partition.committed for agent, partition in read.items()}
         self.channel_states = {agent: partition.committed_channel_state for agent, partition in read.items()}
-        self.routes, self.kept = [], []
+        self.routes, self.kept, self.waiting = [], [], None
 
 
 class Task:

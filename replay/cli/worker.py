@@ -78,6 +78,7 @@ class WorkerSettings(TypedDict):
 @click.option("--end-with-stdin", is_flag=True, hidden=True)
 @click.option("--describe", is_flag=True, hidden=True)
 @click.option("--complete-by-stdin", is_flag=True, hidden=True)
+@click.option("--aligned", multiple=True, metavar="TOPIC,…", hidden=True)
 @cluster_options
 @click.pass_context
 def worker(
@@ -89,6 +90,7 @@ def worker(
     describe: bool,
     end_with_stdin: bool,
     complete_by_stdin: bool,
+    aligned: tuple[str, ...],
     bootstrap_server: str | None,
     options: tuple[str, ...],
     **settings: Unpack[WorkerSettings],
@@ -136,6 +138,7 @@ def worker(
         if complete_by_stdin:
             runtime = runtime_of(app)
             runtime.history_complete, runtime.history_ends = complete, ends
+            runtime.aligned = [topics.split(",") for topics in aligned]
             runtime.change_settings(notice_ends=True)
         with choose_cluster(bootstrap_server, options, runtime_of(app)) as choice:
             formatter = json_formatter()

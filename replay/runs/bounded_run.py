@@ -47,9 +47,10 @@ from ..sources.format import OnBadLine
 from ..sources.source import Replayable
 from ..table_reader import TableReader, check_result_path, find_table, write_result
 from ..topic_result import TopicOutputs
+from .aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_tables, refuse_uneven
 from .completion import Completion
 from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_records
-from .inputs import Input, declared_types, refuse_unaligned
+from .inputs import Input, declared_types
 from .inputs_with_windows import late_records, refuse_windows, windowed_topics
 from .run_report import RunReport, Timeline, Watcher
 from .worker_pool import WorkerPool
@@ -139,9 +140,23 @@ class BoundedRun:
         self._windowed = windowed_topics(self.app)
         if not into_live:  # the windows of a live topic close as time goes on
             refuse_windows(self._windowed, self._topics)
-        names = [self._app_name_of(topic) for topic in self._topics]
-        refuse_unaligned(self._inputs, names, by_time=self._pipeline.order == "time")
+        self._aligned = self._align()
         self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
+
+    def _align(self) -> dict[int, list[str]]:
+        """Return the topics in Kafka that are aligned in a phase, in the order in which the program declares them."""
+        found = aligned_phases(
+            self._inputs,
+            [self._app_name_of(topic) for topic in self._topics],
+            [history.timed for history in self._histories],
+            by_time=self._pipeline.order == "time",
+            packed=self._pack is not None,
+            into_live=self._into_live,
+        )
+        runtime = runtime_of(self.app)
+        refuse_global_tables(runtime.tables, found)
+        declared = list(runtime.described)
+        return {phase: sorted(map(runtime.resolve_topic, names), key=declared.index) for phase, names in found.items()}
 
     def _derive_id(self) -> str:
         given = [
@@ -213,12 +228,21 @@ class BoundedRun:
         if self._into_live:
             self._watcher.note(_INTO_LIVE.format(app=self.app.conf.id, topics=", ".join(sorted(set(self._topics)))))
         new = self._create_topics()
+        self._counts = Admin(self._cluster).partitions(self._topics)
+        refuse_uneven(self._aligned, self._counts)
         groups = ConsumerGroups(self._cluster)
         if runtime_of(self.app).settings.start_at_end and not groups.size(self.app.conf.id):
             # Before history is produced: workers that start later begin at these offsets, and so read the history.
             groups.begin_at(self.app.conf.id, self._topics_read(), "latest")
         completion = Completion(self._cluster, self.app.conf.id, self._topics_read(), shared=self._into_live)
-        pool = WorkerPool(self._cluster, self._app_name, self.run_id, self.data, processes=self._processes)
+        pool = WorkerPool(
+            self._cluster,
+            self._app_name,
+            self.run_id,
+            self.data,
+            processes=self._processes,
+            aligned=list(self._aligned.values()),
+        )
         with pool, BackgroundCounts(self._cluster) as counts:
             if new and not self._into_live:
                 # Workers take a second to start; they are ready when the first records are.
@@ -297,6 +321,7 @@ class BoundedRun:
             self._keep_workers(report, pool, completion)
             pool.history_complete()
             completion.count_ahead(counts)
+            pool.set_end_offsets(ends_of_partitions(self._aligned.get(phase, ()), self._counts, completion.end_offsets))
             pool.set_end_offsets(completion.end_offsets)
             while not completion.is_complete():
                 pool.set_end_offsets(completion.end_offsets)

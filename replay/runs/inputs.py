@@ -15,7 +15,7 @@ from ...topics.errors import Usage
 from ..pipeline.column_profile import field_types
 from ..sources.format import Format
 
-__all__ = ["Input", "declared_types", "format_of", "parse_inputs", "refuse_unaligned", "split_input"]
+__all__ = ["Input", "declared_types", "format_of", "parse_inputs", "split_input"]
 
 
 _TYPES: dict[object, str] = {str: "text", int: "int", float: "float", bool: "bool"}
@@ -61,37 +61,6 @@ def parse_inputs(
     return [
         Input(topic, specs, format_, phase, _scoped(spools, topic)) for (topic, phase, format_), specs in merged.items()
     ]
-
-
-def refuse_unaligned(inputs: Sequence[Input], topics: Sequence[str], *, by_time: bool = False) -> None:
-    """Refuse several inputs of one phase that would have to be aligned by event time.
-
-    Only the files of one input are merged by time. Several inputs are sent one after another, and the order in which
-    topics are written does not determine the order in which agents read them.
-
-    Args:
-        topics: the topics of the inputs, in their order.
-        by_time: order by time was requested, whether or not a field with the time is named.
-
-    Raises:
-        Usage: names `--then`.
-    """
-    for phase in sorted({given.phase for given in inputs}):
-        found = [(given, topic) for given, topic in zip(inputs, topics, strict=True) if given.phase == phase]
-        if len(found) < 2 or not (by_time or any(given.format.time for given, _ in found)):
-            continue
-        names = sorted({topic for _, topic in found})
-        if len(names) == 1:
-            raise Usage(
-                f"the inputs of {names[0]} have different options, so they would not be merged by time",
-                hint="name the topic with each: --input TOPIC=PATH --input TOPIC=PATH",
-            )
-        raise Usage(
-            f"several inputs with --time: each topic has its own order, and nothing aligns {', '.join(names)} by event "
-            "time: an agent would see later records of one topic before earlier ones of another",
-            hint="--then TOPIC=PATH gives an input that starts when those before it are processed; without --time, "
-            "inputs are read in no particular order",
-        )
 
 
 def split_input(text: str) -> tuple[str | None, str]:

@@ -166,13 +166,23 @@ class WorkerPool:
         run_id: the bounded run that the workers belong to.
         data: folder for the workers' identities and logs (`worker-<n>.log`).
         processes: how many workers.
+        aligned: groups of topics whose records workers process in the order of their times.
 
     Attributes:
         restarts: how many workers were restarted so far.
     """
 
-    def __init__(self, cluster: Cluster, app_name: str, run_id: str, data: Path, *, processes: int = 1) -> None:
-        self._app_name, self._data, self._count = app_name, data, processes
+    def __init__(
+        self,
+        cluster: Cluster,
+        app_name: str,
+        run_id: str,
+        data: Path,
+        *,
+        processes: int = 1,
+        aligned: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self._app_name, self._data, self._count, self._aligned = app_name, data, processes, aligned
         self._processes = WorkerProcesses(cluster, {"ANABRANCH_RUN": run_id})
         self.restarts = 0
         self._complete = False
@@ -194,6 +204,7 @@ class WorkerPool:
 
     def _start(self, number: int) -> None:
         arguments = ["--without-web", "-l", "info", "--datadir", str(self._data), "--complete-by-stdin"]
+        arguments += [f"--aligned={','.join(topics)}" for topics in self._aligned]
         self._processes.start(number, self._app_name, arguments, self._log(number).open("ab"))
         self._notify()
 

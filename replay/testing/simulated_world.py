@@ -60,6 +60,7 @@ class WorldSettings:
         app: an app that never runs, for the types of topics and tables.
         bounded: the inputs are the history of a bounded run.
         packed: topics whose inputs arrive as packed batches.
+        aligned: the inputs are processed in the order of their times.
     """
 
     source: AppSource
@@ -70,6 +71,7 @@ class WorldSettings:
     ignore: frozenset[str]
     bounded: bool = False
     packed: frozenset[str] = frozenset()
+    aligned: bool = False
 
 
 class SimulatedWorld:
@@ -189,6 +191,8 @@ class SimulatedWorld:
             runtime = life.runtime
             runtime.history_complete, runtime.history_ends = self._feed.complete, self._feed.ends
             runtime.change_settings(notice_ends=True)
+            if self._settings.aligned:
+                runtime.aligned = [list(self._settings.inputs)]
 
     def _is_at_rest(self) -> bool:
         now_s = self._loop.time()

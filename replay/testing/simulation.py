@@ -127,6 +127,7 @@ class Simulation:
             that `take` still holds back.
         packed: the inputs arrive as packed batches, as from a replay with `--pack`; or the names of the topics whose
             inputs do. The outcome has to be that of a world with plain records.
+        aligned: of a bounded run, whose inputs are processed in the order of their times (`--time`).
 
     Raises:
         Usage: an argument is not understood.
@@ -146,6 +147,7 @@ class Simulation:
         ignore: Iterable[str] = (),
         bounded: bool = False,
         packed: bool | Iterable[str] = False,
+        aligned: bool = False,
     ) -> None:
         self._seeds = range(1, seeds + 1) if isinstance(seeds, int) else list(seeds)
         self._ordered = tuple(ordered)
@@ -165,6 +167,7 @@ class Simulation:
             frozenset(ignore),
             bounded,
             _packed_topics(packed, records),
+            aligned,
         )
         self._kinds = fault_kinds(faults, on_disk=self._on_disk)
         self._expectation: Expectation | None = None

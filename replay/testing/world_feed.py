@@ -143,4 +143,6 @@ class _Replay:
     @property
     def ends(self) -> dict[TopicPartition, int]:
         """By partition, the offset after the last record."""
-        return {TopicPartition(self._state.topic, number): end for number, end in self._state.end_offsets.items()}
+        ends = self._state.end_offsets
+        every = range(self._partitioner.partitions)
+        return {TopicPartition(self._state.topic, number): ends.get(number, 0) for number in every}

@@ -19,7 +19,10 @@ from ...topics.errors import Usage
 from ...topics.spelling import did_you_mean
 from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
+from ..runs.aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_tables, refuse_uneven
+from ..runs.inputs import Input
 from ..runs.inputs_with_windows import refuse_windows, windowed_topics
+from ..sources.format import Format
 from .app_source import AppSource, run_named
 from .environment import Environment
 from .stillness import Stillness
@@ -75,6 +78,7 @@ def run_bounded(
         AnabranchError: a worker has ended with this error.
         TimeoutError: something is not processed within an hour of virtual time.
     """
+    aligned = dict[int, list[str]]()
     complete, ends = threading.Event(), dict[TopicPartition, int]()
     lives: list[WorkerLife] = []
     try:
@@ -84,6 +88,8 @@ def run_bounded(
                 prepare(app)
                 runtime = runtime_of(app)
                 runtime.history_complete, runtime.history_ends = complete, ends
+                aligned = _aligned(app, inputs, options)
+                runtime.aligned = list(aligned.values())
                 runtime.change_settings(notice_ends=True)
                 name = f"worker {index} of run {run_id}"
                 lives.append(WorkerLife(environment, app, name, folder / str(index)))
@@ -95,7 +101,7 @@ def run_bounded(
             environment.run_until(lambda: stillness.failed, environment.clock.now_s() + seconds)
 
         read = _topics_read(lives[0].app)
-        windowed = windowed_topics(lives[0].app)
+        windowed, counts = windowed_topics(lives[0].app), dict[str, int]()
         refuse_windows(windowed, list(map(runtime.resolve_topic, inputs)))
         for topic, specs in inputs.items():
             if topic not in read:
@@ -108,7 +114,10 @@ def run_bounded(
                 cluster, last = environment.kafka.cluster(), name in windowed
                 report = play(cluster, specs, name, options, work=work, ends_input=last, value_type=read[topic])
             result.replays[topic] = report
+            counts[name] = len(environment.kafka.topics[name].logs)
             ends.update({TopicPartition(name, partition): end for partition, end in report.end_offsets.items()})
+        refuse_uneven(aligned, counts)
+        ends.update(ends_of_partitions(aligned.get(0, ()), counts, ends))
         complete.set()
         deadline_s = environment.clock.now_s() + _SETTLED_S
         environment.run_until(lambda: stillness.failed or stillness.is_settled(), deadline_s)
@@ -123,6 +132,17 @@ def run_bounded(
     finally:
         for life in lives:
             life.close()
+
+
+def _aligned(app: App, inputs: Mapping[str, Sequence[str]], options: ReplayOptions) -> dict[int, list[str]]:
+    """Return the topics that are aligned by event time, in the order in which the program declares them."""
+    runtime, given = runtime_of(app), [Input(topic, tuple(specs), Format()) for topic, specs in inputs.items()]
+    by_time = options.get("time") is not None
+    packed = options.get("pack") is not None
+    found = aligned_phases(given, list(inputs), [by_time] * len(given), by_time=by_time, packed=packed)
+    refuse_global_tables(runtime.tables, found)
+    declared = [name for name in runtime.described if name in set(map(runtime.resolve_topic, inputs))]
+    return dict.fromkeys(found, declared)
 
 
 def _topics_read(app: App) -> dict[str, object]:
