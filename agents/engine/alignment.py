@@ -131,8 +131,10 @@ class Alignment:
 
     def runs(self) -> Iterator[tuple[TaskInput, list[Any]]]:
         """Yield the next records of each group whose last ones are processed."""
+        active = self._tasks.active
         for group in self.groups:
-            if all(_is_processed(input) for input in group):
+            # Between a revoke and the next assignment, inputs of this worker are no longer active.
+            if all(active.get(input.at) is input and _is_processed(input) for input in group):
                 found = self._next(group)
                 if found is not None:
                     yield found
