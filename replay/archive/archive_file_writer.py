@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +11,7 @@ from ...topics.message import Message
 from ..hashed_file import HashedFile
 from . import jsonl_format, parquet_format
 from .manifest import ArchivedFile, Encoding
-from .record_columns import RecordColumns
+from .record_columns import Change, RecordColumns
 
 if TYPE_CHECKING:
     pass
@@ -57,10 +58,10 @@ class ArchiveFileWriter:
         """Size on disk plus the buffered rows, which will take less there."""
         return self._file.size_bytes + self.waiting.size_bytes
 
-    def take(self, messages: Sequence[Message]) -> None:
-        """Buffer messages; write them once there are enough."""
+    def take(self, messages: Sequence[Message], change: Change | None = None) -> None:
+        """Buffer messages, as `change` makes them; write them once there are enough."""
         rows = self.waiting
-        rows.take(messages)
+        rows.take(messages, change)
         if len(rows) >= GROUP_ROWS or rows.size_bytes >= GROUP_BYTES:
             self.flush()
 
@@ -101,6 +102,8 @@ class ArchiveFileWriter:
 
     def abandon(self) -> None:
         """Close and delete the unfinished file."""
+        with contextlib.suppress(Exception):  # of a full disk; Arrow would write to the closed file later
+            self._encoder.close()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 

@@ -30,6 +30,7 @@ class ArchiveHistory:
 
     Args:
         repartition: place records by their keys' hashes instead of keeping their partitions; unpacks packed batches.
+            Records with pseudonyms are always placed so.
 
     Raises:
         Usage: the folder is not an archive, or an option is given that the records already determine.
@@ -51,8 +52,9 @@ class ArchiveHistory:
         self.folder, self.format, self.manifest = folder, format, manifest
         self.specs = (absolute(str(folder)),)
         self.size_bytes = manifest.size_bytes
-        self._repartition = self._rows = repartition
-        self.partitions = None if repartition else manifest.partitions
+        # Pseudonyms are not where the keys before them were.
+        self._repartition = self._rows = repartition or manifest.pseudonyms is not None
+        self.partitions = None if self._repartition else manifest.partitions
 
     @property
     def parts(self) -> list[Part]:

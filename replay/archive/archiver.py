@@ -22,10 +22,12 @@ from ...topics.errors import Stop, Usage
 from ...topics.garbage_collector import seldom_collected
 from ...topics.partition_reader import Gone, Reader, Run, stalled
 from ...topics.private_folder import private_folder
+from ...topics.producer import Headers
 from ...topics.topic_partition import TopicPartition
+from ..pipeline.pseudonymize import Pseudonyms
 from .archive_file_writer import ArchiveFileWriter, is_archive_file
 from .manifest import ArchivedFile, Encoding, Lost, Manifest, locked, read_manifest
-from .record_columns import COLUMNS
+from .record_columns import COLUMNS, Change, Content
 
 __all__ = ["ArchiveProgress", "ArchiveReport", "Archiver", "Rolling"]
 
@@ -88,6 +90,7 @@ class Archiver:
     Args:
         encoding: file format of a new archive; an existing archive keeps its own.
         follow: continue at the end of the topic until `stop()`; otherwise stop at the end at the time of the start.
+        pseudonyms: fields to replace in each record. An archive keeps its fields and their key.
     """
 
     def __init__(
@@ -99,12 +102,14 @@ class Archiver:
         encoding: Encoding | None = None,
         rolling: Rolling | None = None,
         follow: bool = False,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._cluster, self._topic, self._folder = cluster, topic, folder
         self._with_control = carries_control(topic)
         self._encoding: Encoding | None = encoding
         self._rolling = rolling or Rolling()
         self._follow = follow
+        self._pseudonyms = pseudonyms
         self._admin = Admin(cluster)
         self._stop = threading.Event()
         self._writers: dict[int, ArchiveFileWriter] = {}
@@ -123,7 +128,8 @@ class Archiver:
 
         Raises:
             Usage: the folder holds something else, or there is no such topic.
-            Stop: the disk is full, another process writes to the folder, or the topic was recreated.
+            Stop: the disk is full, another process writes to the folder, the topic was recreated, or a record would
+                tell a person in spite of its pseudonyms.
         """
         begun_s = clock.now_s()
         try:
@@ -159,6 +165,7 @@ class Archiver:
                 topic_id=topic_id,
                 encoding=self._encoding or "parquet",
                 columns=COLUMNS,
+                pseudonyms=self._identity,
                 partitions=found,
                 created_ms=_now_ms(),
             )
@@ -173,6 +180,10 @@ class Archiver:
         manifest.write(self._folder)
         return report
 
+    @property
+    def _identity(self) -> dict[str, object] | None:
+        return None if self._pseudonyms is None else self._pseudonyms.identity()
+
     def _accept(self, manifest: Manifest, topic_id: str) -> None:
         if manifest.topic != self._topic:
             raise Usage(
@@ -180,6 +191,12 @@ class Archiver:
             )
         if self._encoding not in (None, manifest.encoding):
             raise Usage(f"{self._folder} holds an archive in {manifest.encoding}", hint="it keeps its format")
+        if manifest.pseudonyms != self._identity:
+            held, given = (_fields_of(each) for each in (manifest.pseudonyms, self._identity))
+            raise Usage(
+                f"{self._folder} holds an archive {held}, not {given}" + (": the key is another" * (held == given)),
+                hint="an archive keeps its fields and their key: use another folder for the others",
+            )
         if manifest.topic_id != topic_id:
             raise Stop(
                 f"topic {self._topic} was recreated after {self._folder}: its offsets are different",
@@ -291,9 +308,26 @@ class Archiver:
                 assert self._encoding is not None
                 writer = ArchiveFileWriter(self._folder, self._encoding, self._topic, partition, begin, now_s)
                 self._writers[partition] = writer
-            writer.take(messages)
+            writer.take(messages, self._change_of(run.at))
             self._read += len(messages)
         self._positions[partition] = run.position
+
+    def _change_of(self, at: TopicPartition) -> Change | None:
+        pseudonyms = self._pseudonyms
+        if pseudonyms is None:
+            return None
+
+        def change(offset: int, key: bytes | None, value: bytes | None, headers: Headers | None) -> Content:
+            try:
+                return pseudonyms.replaced(key, value, headers)
+            except (ValueError, TypeError, RecursionError) as exc:
+                raise Stop(
+                    f"--pseudonym: {at[0]}[{at[1]}]@{offset}: {exc}",
+                    hint="an archive leaves no record out; `anabranch replay topic://… --pseudonym … --on-bad-line …` "
+                    "makes a copy of the topic without such records, to archive",
+                ) from None
+
+        return change
 
     def _roll(self, report: ArchiveReport, now_s: float) -> None:
         rolling = self._rolling
@@ -349,6 +383,10 @@ class Archiver:
             left_offsets=sum(max(0, end - self._positions[at[1]]) for at, end in ends.items()),
             seconds=seconds,
         )
+
+
+def _fields_of(pseudonyms: Mapping[str, object] | None) -> str:
+    return "without pseudonyms" if pseudonyms is None else f"with pseudonyms of {pseudonyms['pseudonyms']}"
 
 
 def _refuse_other_files(folder: Path) -> None:

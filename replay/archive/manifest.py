@@ -76,6 +76,8 @@ class Manifest(msgspec.Struct, kw_only=True):
         topic_id: Kafka's id, which distinguishes the topic from a later one of the same name.
         columns: names and types of the fields of a record, see `record_columns`.
         partitioner: how keys were mapped to partitions, as far as Kafka's clients agree on that.
+        pseudonyms: which fields were replaced by pseudonyms, and a check of their key (`Pseudonyms.identity`); None if
+            records are as they were in the topic.
         compacted: the topic is or was compacted, so gaps between offsets are normal.
         begun, positions: offsets by partition, of the first record and of the next one to read.
         created_ms, updated_ms: wall clock, milliseconds since 1970.
@@ -89,6 +91,7 @@ class Manifest(msgspec.Struct, kw_only=True):
     columns: dict[str, str]
     partitions: int
     partitioner: str = "murmur2"
+    pseudonyms: dict[str, object] | None = None
     compacted: bool = False
     begun: dict[int, int] = {}
     positions: dict[int, int] = {}

@@ -9,7 +9,7 @@ timestamp    milliseconds since 1970
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from ...topics.headers import copied_headers
@@ -17,7 +17,7 @@ from ...topics.message import Message
 from ...topics.producer import Headers as SourceHeaders
 from ..sources.source_record import SourceRecord
 
-__all__ = ["COLUMNS", "Headers", "RecordColumns"]
+__all__ = ["COLUMNS", "Change", "Content", "Headers", "RecordColumns"]
 
 COLUMNS = {
     "key": "binary",
@@ -30,6 +30,8 @@ COLUMNS = {
 }
 
 Headers = list[tuple[str, bytes | None]]
+Content = tuple[bytes | None, bytes | None, SourceHeaders | None]
+Change = Callable[[int, bytes | None, bytes | None, SourceHeaders | None], Content]
 
 
 class RecordColumns:
@@ -48,14 +50,19 @@ class RecordColumns:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def take(self, messages: Sequence[Message]) -> None:
-        """Add consumed messages."""
+    def take(self, messages: Sequence[Message], change: Change | None = None) -> None:
+        """Add consumed messages, as `change` makes them of offset, key, value and headers."""
         keys = [message.key() for message in messages]
         values = [message.value() for message in messages]
+        headers = copied_headers(messages)
+        offsets = cast(list[int], [message.offset() for message in messages])
+        if change is not None:
+            changed = [change(*record) for record in zip(offsets, keys, values, headers, strict=True)]
+            keys, values, headers = map(list, zip(*changed, strict=True)) if changed else ([], [], [])
         self.keys += keys
         self.values += values
-        self.headers += cast(list[Headers | None], copied_headers(messages))
-        self.offsets += cast(list[int], [message.offset() for message in messages])
+        self.headers += cast(list[Headers | None], headers)
+        self.offsets += offsets
         self.times += [message.timestamp()[1] for message in messages]
         self.size_bytes += sum(map(len, filter(None, keys))) + sum(map(len, filter(None, values)))
 

@@ -12,6 +12,7 @@ from .. import signals
 from .common_options import LEVELS, choose_cluster, cluster_options
 from .console import ProgressView, counted, out, plain, write_json
 from .logs import log_to_stderr
+from .pipeline_options import pseudonym_options
 
 if TYPE_CHECKING:
     from ..archive import ArchiveReport, Manifest
@@ -39,6 +40,7 @@ _TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 )
 @click.option("--roll-size", default="128MB", show_default=True, help="Start a new file at about this size.")
 @click.option("--roll-time", help="Start a new file at this age.  [default: 5m with --follow]")
+@pseudonym_options
 @click.option("--accept-lost", is_flag=True, help="check: tolerate gaps that Kafka's retention left.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-l", "--loglevel", type=LEVELS, default="error", show_default=True)
@@ -51,6 +53,8 @@ def archive(
     encoding: str | None,
     roll_size: str,
     roll_time: str | None,
+    pseudonyms: tuple[str, ...],
+    pseudonym_key: str | None,
     accept_lost: bool,
     as_json: bool,
     loglevel: str,
@@ -63,6 +67,9 @@ def archive(
     the archive ends; only one process can write to a folder at a time. `anabranch replay FOLDER --to TOPIC` restores
     the records.
 
+    With --pseudonym the archive holds keyed hashes instead of the values of these fields, also in keys and headers. A
+    record that would still tell the person ends the command with an error that names it; see docs/privacy.md.
+
     `archive check FOLDER` reads the whole archive and exits with 1 if a file has changed or is missing, or if there is
     a gap in the offsets.
 
@@ -71,9 +78,11 @@ def archive(
       anabranch archive orders --to archive/orders
       anabranch archive orders --to archive/orders --follow --roll-size 256MB --roll-time 10m
       anabranch archive orders --to archive/orders --format jsonl     # zstdcat reads it
+      anabranch archive orders --to archive/orders --pseudonym email --pseudonym-key env:PSEUDONYM_KEY
       anabranch archive check archive/orders
     """
     from ..archive import Archiver, Rolling
+    from ..pipeline.pseudonymize import Pseudonyms
 
     log_to_stderr(loglevel)
     if folder is None:
@@ -86,6 +95,9 @@ def archive(
         raise Usage(f"{checked}: only one topic can be archived at a time", hint="anabranch archive TOPIC --to FOLDER")
     age = roll_time or ("5m" if follow else None)
     rolling = Rolling(int(_measure(roll_size, _UNITS, "128MB")), None if age is None else _measure(age, _TIMES, "5m"))
+    replaced = Pseudonyms.parsed(pseudonyms, pseudonym_key)
+    if replaced is not None:
+        replaced.identity()  # reads the key
     with choose_cluster(bootstrap_server, options) as choice, ArchiveView(topic) as view:
         archiver = Archiver(
             choice.cluster,
@@ -94,6 +106,7 @@ def archive(
             encoding=encoding,  # pyright: ignore[reportArgumentType] (click has validated it)
             rolling=rolling,
             follow=follow,
+            pseudonyms=replaced,
         )
         signals.call_on_signal(archiver.stop)
         report = archiver.archive(view.archiving)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..pipeline.pace import Pace
     from ..pipeline.pipeline import Pipeline
 
-__all__ = ["PipelineOptions", "RecordOptions", "pace_of", "pipeline_of", "pipeline_options"]
+__all__ = ["PipelineOptions", "RecordOptions", "pace_of", "pipeline_of", "pipeline_options", "pseudonym_options"]
 
 
 class PipelineOptions(TypedDict):
@@ -39,6 +39,21 @@ class RecordOptions(PipelineOptions, FormatOptions):
     """Values of the options of `pipeline_options` and `format_options`."""
 
 
+def pseudonym_options(command: CommandFunction) -> CommandFunction:
+    """Add --pseudonym and --pseudonym-key; the parameters are `pseudonyms` and `pseudonym_key`."""
+    key = click.option(
+        "--pseudonym-key", metavar="NAME", help="Secret key of --pseudonym: env:NAME or file:PATH; never the key."
+    )
+    fields = click.option(
+        "--pseudonym",
+        "pseudonyms",
+        multiple=True,
+        metavar="FIELD",
+        help="Replace this field by a keyed hash; $key for the key; repeatable. See docs/privacy.md.",
+    )
+    return fields(key(command))
+
+
 def pipeline_options(command: CommandFunction) -> CommandFunction:
     """Add the options of a pipeline to a command; its parameters for them are `PipelineOptions`."""
     for option in (
@@ -48,16 +63,7 @@ def pipeline_options(command: CommandFunction) -> CommandFunction:
         click.option(
             "--transform", metavar="MODULE:FUNCTION", help="Function applied to each record; see docs/replay.md."
         ),
-        click.option(
-            "--pseudonym-key", metavar="NAME", help="Secret key of --pseudonym: env:NAME or file:PATH; never the key."
-        ),
-        click.option(
-            "--pseudonym",
-            "pseudonyms",
-            multiple=True,
-            metavar="FIELD",
-            help="Replace this field by a keyed hash; $key for the key; repeatable. See docs/privacy.md.",
-        ),
+        pseudonym_options,
         click.option("--limit", type=click.IntRange(1), metavar="N", help="Stop after N records."),
         click.option(
             "--where", metavar="EXPR", help="Only records that match the expression: 'amount > 100 and not late'."

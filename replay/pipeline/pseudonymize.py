@@ -1,12 +1,13 @@
-"""Replaces private fields of records by pseudonyms: `--pseudonym email --pseudonym-key env:NAME`.
+"""Replaces private fields of records by pseudonyms, in replays, runs and archives: `--pseudonym email --pseudonym-key
+env:NAME`.
 
 The fields are named as in `private=[…]` of a topic: `email` at any depth, `user.phone`, and `$key` for the key. Text
 and whole numbers are replaced, also in lists; null stays null. A key or a header that is the text of a replaced field
 is replaced as well.
 
-A record that would still tell the person is a bad line: its value is not a JSON object, a field holds something else
-than text and whole numbers, a key or a header holds the text of a field and more, or it is a tombstone whose key might
-be private (`$key` says that it is). Texts in other fields are not looked into.
+A record that would still tell the person is a bad line, and an archive refuses it: its value is not a JSON object, a
+field holds something else than text and whole numbers, a key or a header holds the text of a field and more, or it is a
+tombstone whose key might be private (`$key` says that it is). Texts in other fields are not looked into.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from ...topics.errors import Usage
 from ...topics.private_fields import KEY, PrivateFields, holds
+from ...topics.producer import Headers
 from ...topics.pseudonyms import check_key_name, key_check, pseudonym_of
 from ..sources.source_record import BadLine, SourceRecord
 from .selection import Step
@@ -81,6 +83,20 @@ class Pseudonyms:
 
     def _replaced(self, item: SourceRecord, fields: PrivateFields) -> SourceRecord:
         key, value, time_ms, headers, partition = item
+        shown, value, headers = self.replaced(key, value, headers, fields)
+        # Its partition is that of the key before.
+        return shown, value, time_ms, headers, partition if shown == key else None
+
+    def replaced(
+        self, key: bytes | None, value: bytes | None, headers: Headers | None, fields: PrivateFields | None = None
+    ) -> tuple[bytes | None, bytes | None, Headers | None]:
+        """Return key, value and headers of a record with pseudonyms.
+
+        Raises:
+            ValueError, TypeError, RecursionError: the record would still tell the person; the text holds no data.
+            Usage: the key of the pseudonyms cannot be read.
+        """
+        fields = PrivateFields(frozenset(self.fields)) if fields is None else fields
         made: dict[str, str] = {}
         if value is not None:
             decoded = msgspec.json.decode(value)
@@ -92,8 +108,7 @@ class Pseudonyms:
         shown = self._text(key, made, whole=KEY in self.fields)
         if headers is not None:
             headers = [(name, self._text(content, made)) for name, content in headers]
-        # Its partition is that of the key before.
-        return shown, value, time_ms, headers, partition if shown == key else None
+        return shown, value, headers
 
     def _walked(self, value: Any, path: str, fields: PrivateFields, made: dict[str, str]) -> Any:
         if isinstance(value, list):
