@@ -242,17 +242,11 @@ class Stream(faust.Stream[V_co]):
                 await context.park(self, timeout_s)
                 waited = True
                 continue
-            why = queue.poison_of(batch)
-            if why is not None:
-                context.apply_policy(self, batch.messages[0], why, "agent")
+            if batch.rows is not None:
+                self._package = batch.rows.package
+            if _is_given_up(self, batch):
                 queue.done()
                 continue
-            if batch.rows is not None:
-                self._package = package = batch.rows.package
-                if package.damage is not None:
-                    context.apply_policy(self, package.message, package.damage, "decode", len(batch.messages))
-                    queue.done()
-                    continue
             if queue.isolating:
                 # Again, right before the record: its rollback must not cover what happened in between (a dead letter,
                 # records of other agents while this one was parked).
@@ -464,6 +458,18 @@ def _no_manual_acks(name: str) -> Usage:
         hint="offsets are committed with the agent's results, exactly once, so a record that was not processed is read "
         "again; take(n, within=…) holds records back",
     )
+
+
+def _is_given_up(stream: Stream[Any], batch: QueuedBatch) -> bool:
+    """Return whether the agent must not get a batch; its records then went to the failure policy."""
+    why = stream.queue.poison_of(batch)
+    if why is not None:
+        stream.context.apply_policy(stream, batch.messages[0], why, "agent")
+    elif batch.rows is not None and (damage := batch.rows.package.damage) is not None:
+        stream.context.apply_policy(stream, batch.rows.package.message, damage, "decode", len(batch.messages))
+    else:
+        return False
+    return True
 
 
 _NOTHING = QueuedBatch(TopicPartition("", -1), [], 0)
