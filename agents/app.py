@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import tzinfo
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -53,6 +53,7 @@ from .runtime import Runtime
 from .stream import Stream
 from .tables.store_directory import store_scheme
 from .tables.ttl_table import new_table
+from .tables.window_wrapper import windowed
 from .topic import Topic
 from .web.key_routing import KeyRouter
 
@@ -62,7 +63,10 @@ if TYPE_CHECKING:
     from faust.types.web import Web
 
     from ..topics.durations import Duration
+    from .event_time.windows import Windows
+    from .tables.agent_window_table import CloseCallback
     from .tables.table import Table
+    from .tables.window_wrapper import WindowWrapper
 
 __all__ = ["App"]
 
@@ -161,6 +165,11 @@ class App(faust.App):
         """
         super().finalize()
         _ = self._runtime.settings  # checks them
+        for name in sorted(self._runtime.lacks_windows):
+            raise Usage(
+                f"table {name}: on_window_close without windows",
+                hint=f"app.Table({name!r}, …).tumbling(size, expires=…)",
+            )
         sensors: Any = self.sensors
         if (
             self._monitor is not None and type(self._monitor) not in (UnsampledMonitor, *UnsampledMonitor.__bases__)
@@ -316,24 +325,55 @@ class App(faust.App):
                 f"table {name}: {', '.join(unsupported)}: not supported",
                 hint=did_you_mean(unsupported[0], known, "see docs/tables.md for what tables can do"),
             )
-        table = new_table(
-            name,
-            options.get("ttl"),
-            lambda: self._runtime.context.record_time_ms(),
-            default=default,
-            partitions=options.get("partitions"),
-            key_type=key_type,
-            value_type=value_type,
-            help=options.get("help") or "",
-            config={k: str(v) for k, v in (options.get("extra_topic_configs") or {}).items()},
-            store=store_scheme(options.get("store") or self.conf.store, name),
-            sets=sets,
-            is_global=is_global,
-            local=options.get("local", False),
-            step=lambda: self._runtime.agent_step,
-        )
+        common: dict[str, Any] = {
+            "default": default,
+            "partitions": options.get("partitions"),
+            "key_type": key_type,
+            "value_type": value_type,
+            "help": options.get("help") or "",
+            "config": {k: str(v) for k, v in (options.get("extra_topic_configs") or {}).items()},
+            "store": store_scheme(options.get("store") or self.conf.store, name),
+            "step": lambda: self._runtime.agent_step,
+        }
+        ttl, local, clock = options.get("ttl"), options.get("local", False), self._runtime.record_time_ms
+        table = new_table(name, ttl, clock, sets=sets, is_global=is_global, local=local, **common)
         self.add_table(table, checked_names(f"table {name}", options.get("private") or (), value_type))
+        if not (ttl or local or sets or is_global):
+            table.with_windows = partial(self._give_windows, table, options.get("on_window_close"), common)
+        if options.get("on_window_close") is not None:
+            self._runtime.lacks_windows.add(name)
         return table
+
+    def _give_windows(
+        self,
+        table: Table,
+        on_close: CloseCallback | None,
+        options: dict[str, Any],
+        windows: Windows,
+        size_ms: int,
+        expires_ms: int | None,
+    ) -> WindowWrapper[Any, Any]:
+        """Replace a table by one with windows, which has its name and its changelog."""
+        runtime = self._runtime
+        made = windowed(
+            table.name,
+            windows,
+            size_ms,
+            expires_ms,
+            on_close=on_close,
+            is_input=runtime.reads,
+            # The history of a bounded run is at its end: what it has computed is its result.
+            keeps_all=bool(runtime.run_id),
+            writer=runtime.window_writer,
+            **options,
+        )
+        made.table.changelog_topic = table.changelog_topic
+        self.tables[table.name] = cast(Any, made.table)
+        cast(TableManager, self.tables).add_changelog(made.table)
+        runtime.lacks_windows.discard(table.name)
+        if not runtime.run_id:
+            runtime.change_settings(notice_ends=True)
+        return made
 
     def add_table(self, table: Table, private: Collection[str] = ()) -> None:
         """Add a table to the app, with its changelog.

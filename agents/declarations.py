@@ -133,6 +133,8 @@ class AppOptions(TypedDict, total=False):
     stream_ack_cancelled_tasks: bool | None
     stream_ack_exceptions: bool | None
     stream_publish_on_commit: bool | None
+    table_cleanup_interval: Seconds | None
+    table_key_index_size: int | None
     table_standby_replicas: int | None
     topic_allow_declare: bool | None
     topic_disable_leader: bool | None
@@ -265,6 +267,8 @@ class TableOptions(TypedDict, total=False):
         ttl: seconds of event time after which a key expires that is not written again.
         local: the same key may be in several partitions, and results name the partition.
         private: fields of the values that are not shown, as in `TopicOptions`.
+        on_window_close: a function, async or not, that an agent calls with (key, (start, end)) and the final value of
+            each window that has closed; of a table with `.tumbling(…)` or `.hopping(…)`.
     """
 
     partitions: int | None
@@ -274,6 +278,7 @@ class TableOptions(TypedDict, total=False):
     ttl: Seconds | None
     local: bool
     private: Collection[str]
+    on_window_close: Callable[[Any, Any], object] | None
 
 
 class TopicDeclaration(Protocol):

@@ -36,8 +36,10 @@ from .web.worker_registry import WorkerRegistry
 if TYPE_CHECKING:
     from faust.cli.base import AppCommand
 
+    from .agent_windows import AgentWindows
     from .app import App
     from .flows.description import FlowDescription
+    from .stream import Stream
     from .topic import Topic
 
 __all__ = ["Runtime", "runtime_of"]
@@ -69,6 +71,7 @@ class Runtime:
         commands: the program's commands for the command line (`@app.command`).
         private: the private fields of topics and tables.
         agent_step: the running step of an agent, which tells tables what to show.
+        lacks_windows: names of tables that have `on_window_close` and no windows yet.
     """
 
     def __init__(self, app: App, app_id: str, settings: EngineSettings | None, standby_replicas: int | None) -> None:
@@ -96,6 +99,7 @@ class Runtime:
         self.commands: list[type[AppCommand]] = []
         self.private = PrivateNames(app_id)
         self.agent_step = AgentStep()
+        self.lacks_windows: set[str] = set()
 
     @contextmanager
     def represented_by(self, other: Runtime) -> Generator[None]:
@@ -269,6 +273,20 @@ class Runtime:
     def tables(self) -> Iterable[Table]:
         """The tables that have a changelog and take part in epochs."""
         return cast(Any, self.app.tables).data.values()
+
+    def record_time_ms(self) -> int:
+        """Return the timestamp of the record that the running agent processes; see `AgentContext`."""
+        return self.context.record_time_ms()
+
+    def window_writer(self) -> AgentWindows | None:
+        """Return what the stream of the running agent knows of windows; None outside of agents."""
+        runner = self.context.current if "engine" in self.__dict__ else None
+        return None if runner is None or runner.stream is None else cast("Stream", runner.stream).windows
+
+    def reads(self, agent: str, topic: str) -> bool:
+        """Return whether the program has an agent; which topics it makes for itself is known when it runs."""
+        del topic
+        return agent in self.agents
 
     def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
         """Return the partitioner of a topic with `partitions` partitions, for sending, look-ups and checks."""

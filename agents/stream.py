@@ -11,7 +11,7 @@ or `current_event()` is called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -26,6 +26,7 @@ from ..topics import clock
 from ..topics.errors import Usage
 from ..topics.packed import Package
 from ..topics.topic_partition import TopicPartition
+from .agent_windows import AgentWindows, windows_of
 from .decoded_batches import decoded, last_of, record_batch
 from .engine.partition_queue import QueuedBatch
 from .engine.record_queue import RecordQueue
@@ -50,6 +51,28 @@ V_co = TypeVar("V_co", covariant=True, default=Any)
 Made = TypeVar("Made")
 
 
+def refuse_noack(stream: Stream) -> NoReturn:
+    """Refuse manual acknowledgement.
+
+    Raises:
+        Usage: always; offsets are committed together with the agent's results.
+    """
+    raise _no_manual_acks("noack()")
+
+
+def refuse_noack_take(stream: Stream, max_: int, within: Seconds | None = None) -> NoReturn:
+    """Refuse manual acknowledgement; see `refuse_noack`."""
+    raise _no_manual_acks("noack_take()")
+
+
+def _no_manual_acks(name: str) -> Usage:
+    return Usage(
+        f"stream.{name}: records are not acknowledged one by one",
+        hint="offsets are committed with the agent's results, exactly once, so a record that was not processed is read "
+        "again; take(n, within=…) holds records back",
+    )
+
+
 class Stream(faust.Stream[V_co]):
     """A stream of values of type `V`: a Faust stream that takes batches from the engine."""
 
@@ -63,6 +86,8 @@ class Stream(faust.Stream[V_co]):
         self.timer: asyncio.TimerHandle | None = None
         self.takes_control = False
         self.message: Message | None = None  # the record that the agent processes
+        self.due_ms: int | None = None
+        self.windows: AgentWindows | None = None  # of an app with windowed tables
         self._package: Package | None = None
         self._looks = _Looks()
         self._event: Any = None
@@ -126,17 +151,21 @@ class Stream(faust.Stream[V_co]):
             self.context.current.begun = True
         _current_event.set(cast(Any, self._current))
         await self.maybe_start()
+        self.windows = windows_of(self)
         if not self._registered:
             self._registered = True
             self.context.add_stream(self)
 
     async def _values(self) -> AsyncIterator[V_co]:
         await self._begin()
-        decode = self.topic.decode_value
+        decode, windows = self.topic.decode_value, self.windows
         while True:
-            batch = await self._next_batch()
+            batch = await self._next_batch(None if windows is None else windows.wait_s())
+            if windows is not None and not batch.messages:
+                await windows.rest()
+                continue
             handed = self._handed
-            if self._processors:
+            if self._processors or windows is not None:
                 async for _, value in self._processed(batch):
                     yield value
                     if handed:
@@ -168,7 +197,8 @@ class Stream(faust.Stream[V_co]):
         return cast(Any, self.runner).handed
 
     async def _processed(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, V_co]]:
-        for message, value in decoded(self, batch):
+        windows = None if self.grouped else self.windows
+        async for message, value in _each(decoded(self, batch)) if windows is None else windows.records(batch):
             if self._processors:
                 self.message = message
                 self._event_of = self._processed_of = None  # of an attempt before
@@ -244,6 +274,8 @@ class Stream(faust.Stream[V_co]):
                 continue
             if batch.rows is not None:
                 self._package = batch.rows.package
+            if self.windows is not None and not await self.windows.skip(batch):
+                continue
             if _is_given_up(self, batch):
                 queue.done()
                 continue
@@ -285,21 +317,7 @@ class Stream(faust.Stream[V_co]):
                     value[timestamp_field_name] = message.timestamp()[1] / 1000
             yield [value for _, value in taken]
 
-    def noack(self) -> NoReturn:
-        """Refuse manual acknowledgement.
-
-        Raises:
-            Usage: always; offsets are committed together with the agent's results.
-        """
-        raise _no_manual_acks("noack()")
-
-    def noack_take(self, max_: int, within: Seconds | None = None) -> NoReturn:
-        """Refuse manual acknowledgement.
-
-        Raises:
-            Usage: always; see `noack`.
-        """
-        raise _no_manual_acks("noack_take()")
+    noack, noack_take = cast(Any, refuse_noack), cast(Any, refuse_noack_take)
 
     async def _take(self, max_: int, within: Seconds | None) -> AsyncIterator[Group]:
         await self._begin(grouped=True)
@@ -452,12 +470,9 @@ class Stream(faust.Stream[V_co]):
             pass
 
 
-def _no_manual_acks(name: str) -> Usage:
-    return Usage(
-        f"stream.{name}: records are not acknowledged one by one",
-        hint="offsets are committed with the agent's results, exactly once, so a record that was not processed is read "
-        "again; take(n, within=…) holds records back",
-    )
+async def _each(records: Iterable[tuple[Message, V_co]]) -> AsyncIterator[tuple[Message, V_co]]:
+    for record in records:
+        yield record
 
 
 def _is_given_up(stream: Stream[Any], batch: QueuedBatch) -> bool:

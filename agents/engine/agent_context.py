@@ -117,7 +117,7 @@ class AgentContext:
         """
         stream = self.current.stream if self.current is not None else None
         if stream is None or stream.message is None:
-            return -1
+            return -1 if stream is None or stream.due_ms is None else stream.due_ms
         if stream.by_batch:
             raise Usage(
                 f"agent {stream.name} takes batches and uses a table with a time-to-live",
@@ -183,6 +183,8 @@ class AgentContext:
         message, failures = stream.message, self.failures
         if output.timestamp_ms is None and message is not None:
             output = output._replace(timestamp_ms=inherited_ms(message))
+        elif output.timestamp_ms is None and stream.due_ms is not None:
+            output = output._replace(timestamp_ms=stream.due_ms)
         if failures.rules:
             failures.check(output, isolating=stream.queue.isolating)
         self.epoch.outbox.add(output, runner.at)

@@ -95,6 +95,7 @@ class Epoch:
         self.late_total: Counter[tuple[str, str]] = Counter()
         self._misplaced = MisplacedKeys(host)
         self._is_frozen = False  # an epoch that Kafka has not committed yet
+        self._is_touched = False
         self.singly: frozenset[str] = frozenset()
         self._failure_rate = FailureRate(settings.max_failure_share)
         self.commit_seconds = Histogram()
@@ -108,7 +109,11 @@ class Epoch:
         outbox = self.outbox
         if self._is_frozen or outbox.outputs or outbox.partials or self.outside or outbox.skipped:
             return True
-        return self._router.moved
+        return self._is_touched or self._router.moved
+
+    def touch(self) -> None:
+        """Note that tables have changed although no record may have come: there is something to commit."""
+        self._is_touched = True
 
     @property
     def full(self) -> bool:
@@ -190,6 +195,7 @@ class Epoch:
         for table in self._host.tables:
             table.uncommitted.drop_epoch()
         self.outbox.clear()
+        self._is_touched = False
 
     def prepare(self, group: Callable[[], object], partitions_of: Callable[[str], int]) -> PreparedCommit:
         """Return the commit of this epoch, ready to be performed. All agents must be parked.
@@ -239,7 +245,7 @@ class Epoch:
             table.uncommitted.freeze_epoch(prepared.changes[table.name])
         del self.outside[: len(prepared.outside)]
         self.outbox.clear()
-        self._is_frozen = True
+        self._is_touched, self._is_frozen = False, True
 
     def thaw(self, prepared: PreparedCommit) -> None:
         """Take back what a rollback must not discard: the commit of the frozen epoch has failed."""

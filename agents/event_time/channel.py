@@ -53,6 +53,7 @@ class Channel:
     Attributes:
         max_jump_ms: the jump guard.
         time_ms: stream time.
+        max_jump_ms: see above.
         rests_at_ms: stream time at which the channel became idle; None while it is not.
     """
 

@@ -78,8 +78,6 @@ _REFUSED: dict[str, str] = {
     "stream_recovery_delay": "there is no delay to set",
     "stream_wait_empty": "a rebalance always waits for the current record, or rolls it back",
     "Table": _OWN,
-    "table_cleanup_interval": "windowed tables are not there yet",
-    "table_key_index_size": "windowed tables are not there yet",
     "tabledir": "tables lie in the data folder: datadir=…",
     "value_serializer": _IN_TOPICS.format("value_serializer"),
     "web_in_thread": "the web server runs in the worker's own loop",

@@ -83,8 +83,12 @@ class TableManager(FaustTableManager):
         if table.name in self:
             raise ValueError(f"Table with name {table.name!r} already exists")
         self[table.name] = table
-        self._changelogs[table.changelog_topic.get_topic_name()] = table
+        self.add_changelog(table)
         return table
+
+    def add_changelog(self, table: Any) -> None:
+        """Register the changelog of a table."""
+        self._changelogs[table.changelog_topic.get_topic_name()] = table
 
     async def on_start(self) -> None:
         """Mark the tables as registered and finalized."""

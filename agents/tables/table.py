@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping, MutableMapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol, Self, SupportsIndex, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, SupportsIndex, cast
 
 import msgspec
 
@@ -38,7 +38,12 @@ from .partition_state import PartitionState
 from .store import MemoryStore, Store
 from .stored_content import StoredContent
 from .table_errors import no_partition, no_source, not_writable
+from .table_windows import hopping, tumbling, using_window
 from .uncommitted_writes import UncommittedWrites
+
+if TYPE_CHECKING:
+    from ..event_time.windows import Windows
+    from .window_wrapper import WindowWrapper
 
 __all__ = ["Table"]
 
@@ -57,11 +62,6 @@ class ChangelogTopic(Protocol):
     def app_private(self) -> PrivateNames:
         """The private fields of all topics and tables of the app."""
         ...
-
-
-def no_windows(*_: object, **__: object) -> NoReturn:
-    """Refuse a windowed table: an error is better than windows that are never closed."""
-    raise NotImplementedError("windowed tables are not supported yet: put the start of the window into the key")
 
 
 class Table(MutableMapping[K, V]):
@@ -91,6 +91,8 @@ class Table(MutableMapping[K, V]):
             it. None: not known, all can.
         uncommitted: what agents have done to the table since the last commit.
         state_fields: fields of values that are no results, but the states of a flow's aggregates.
+        with_windows: replaces the table of an app by one with these windows, of this size and expiry in ms; None: it
+            cannot be replaced.
     """
 
     __slots__ = ("__dict__", "__weakref__", *_ACCESS)
@@ -125,6 +127,7 @@ class Table(MutableMapping[K, V]):
         self.changelog_partitions = 0
         self.source_topics: frozenset[str] | None = None
         self.state_fields: frozenset[str] = frozenset()
+        self.with_windows: Callable[[Windows, int, int | None], WindowWrapper[Any, Any]] | None = None
         self.states: dict[int, PartitionState] = {}
         self._suspended: dict[int, PartitionState] = {}
         # Fills `states` before the first read, in a program that is not a worker.
@@ -348,7 +351,7 @@ class Table(MutableMapping[K, V]):
     def __repr__(self) -> str:
         return f"<Table {self.name} partitions={sorted(self.states)}>"
 
-    tumbling = hopping = using_window = no_windows
+    tumbling, hopping, using_window = tumbling, hopping, using_window
 
     @property
     def defers(self) -> bool:

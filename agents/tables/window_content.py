@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import msgspec
 
 from ...topics.errors import Usage
 from ...topics.serde import Codec
-from ..event_time.channel import END_MS, NEVER_MS
+from ..event_time.channel import END_MS, NEVER_MS, Channel
 from ..event_time.event_time import Timing
 from ..event_time.time_keeper import TimeKeeper
 from ..event_time.windows import Windows
@@ -22,9 +22,12 @@ from .store import Changes, Store
 from .stored_content import StoredContent
 from .stream_time import STREAM_TIME
 
-__all__ = ["WindowContent", "WindowSpec", "current"]
+__all__ = ["Input", "WindowContent", "WindowSpec", "committed_now_ms", "current"]
 
 _VERSION = 1
+
+Input = tuple[str, str]
+"""An agent that writes to the table, and the topic that it reads."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class WindowSpec:
         source: name of the topic whose records have the event time.
         late_topic: name of the topic for late records; None if they are only counted.
         timing: what the time of a record is.
+        closes: whether windows close at all; of a windowed table without `expires` they do not.
+        is_input: returns whether the program still has an agent, which reads a topic; see `WindowContent.inputs`.
     """
 
     windows: Windows
@@ -48,6 +53,13 @@ class WindowSpec:
     source: str = ""
     late_topic: str | None = None
     timing: Timing = field(default_factory=Timing)
+    closes: bool = True
+    is_input: Callable[[str, str], bool] = lambda agent, topic: True
+
+    def closed_at(self, time_ms: int) -> int:
+        """Return the stream time at which all windows have closed that hold a time."""
+        last = self.windows.of_pane(self.windows.pane(time_ms))[-1]
+        return self.windows.closes_after_ms(last[1]) + self.grace_ms + 1
 
     @property
     def expires_after_ms(self) -> int | None:
@@ -62,6 +74,10 @@ class WindowContent:
     Attributes:
         keeper: stream time where the records of the partition come from.
         open: the windows that are not closed.
+        inputs: of a table that agents write: the agents that do, each with the topic it reads -> stream time of its
+            records. The time of the partition is the least of them.
+        moved_by: input -> the record that has last moved its time; redelivered, it does not move it again.
+        now_ms: the last time of the partition before the end of its input; NEVER_MS if there is none.
     """
 
     __slots__ = (
@@ -72,7 +88,10 @@ class WindowContent:
         "_stored",
         "_sweep",
         "_table",
+        "inputs",
         "keeper",
+        "moved_by",
+        "now_ms",
         "open",
         "spec",
         "store",
@@ -88,6 +107,9 @@ class WindowContent:
     def _forget(self) -> None:
         self._is_loaded = False
         self.keeper, self.open = TimeKeeper(), OpenWindows(self.spec.windows, self._keys.keep)
+        self.inputs: dict[Input, Channel] = {}
+        self.moved_by: dict[Input, tuple[int, int]] = {}
+        self.now_ms = NEVER_MS
         self._row: bytes | None = None  # the time row as it is written
 
     # Loading --------------------------------------------------------------------------------------------------------
@@ -108,6 +130,10 @@ class WindowContent:
             closed = row["closed"]
             self.open.closed_ms = NEVER_MS if closed is None else END_MS if closed == "end" else closed
             self.open.after = None if row["after"] is None else (row["after"][0], row["after"][1].encode("latin-1"))
+            for agent, topic, max_jump_ms, state in row.get("inputs", ()):
+                if self.spec.is_input(agent, topic):
+                    self.inputs[agent, topic] = Channel(max_jump_ms, state)
+            self.now_ms = row.get("now", NEVER_MS)
         elif next(iter(self._current_pairs()), None) is not None:
             raise Usage(
                 f"table {self._table} has windows now, but its changelog was written without them",
@@ -146,12 +172,38 @@ class WindowContent:
         row: dict[str, Any] = {"version": _VERSION, "windows": self.spec.windows.identity, "time": self.keeper.state}
         row["closed"] = None if closed_ms == NEVER_MS else "end" if closed_ms == END_MS else closed_ms
         row["after"] = None if after is None else [after[0], after[1].decode("latin-1")]
+        if self.inputs:
+            row["inputs"] = [[*name, channel.max_jump_ms, channel.state] for name, channel in self.inputs.items()]
+            row["now"] = self.now_ms
         return msgspec.json.encode(row)
+
+    def take_time(self, at_ms: int) -> None:
+        """Bring the time of the partition forward to the least stream time of its inputs.
+
+        An idle one does not hold it back; if all are idle, it is the greatest of theirs.
+
+        Args:
+            at_ms: when that is so, by the wall clock.
+        """
+        active = [channel.time_ms for channel in self.inputs.values() if channel.rests_at_ms is None]
+        least = min(active) if active else max((c.time_ms for c in self.inputs.values()), default=NEVER_MS)
+        if least > self.keeper.time_ms:
+            self.keeper.time_ms, self.keeper.moved_at_ms = least, at_ms
+            if least < END_MS:
+                self.now_ms = least
 
     @property
     def watermark_ms(self) -> int:
         """The watermark: windows that are complete before it are due, and take no more records."""
+        if not self.spec.closes:
+            return self.open.closed_ms
         return max(self.keeper.watermark(self.spec.grace_ms), self.open.closed_ms)
+
+    @property
+    def waits_for(self) -> set[str]:
+        """The topics of the inputs that hold time back."""
+        active = [(name, channel) for name, channel in self.inputs.items() if channel.rests_at_ms is None]
+        return {topic for (_, topic), channel in active if channel.time_ms <= self.keeper.time_ms < END_MS}
 
     # The epoch ------------------------------------------------------------------------------------------------------
 
@@ -212,6 +264,10 @@ class WindowContent:
         """Return the value that the epoch began with; ABSENT if there is none or if the window is expired."""
         return ABSENT if self._is_expired(key, self.open.closed_ms) else self._stored.below_epoch(key)
 
+    def is_expired(self, key: WindowKey) -> bool:
+        """Return whether a window has expired, as agents see it."""
+        return self._is_expired(key, self.open.closed_ms)
+
     def _is_expired(self, key: object, closed_ms: int) -> bool:
         if self._expires_ms is None or not NEVER_MS < closed_ms < END_MS:
             return False
@@ -246,6 +302,12 @@ def _closed_of(row: bytes | None) -> int:
         return NEVER_MS
     closed = msgspec.json.decode(row).get("closed")
     return closed if isinstance(closed, int) else NEVER_MS
+
+
+def committed_now_ms(store: Store) -> int:
+    """Return the committed time of a partition; NEVER_MS if there is none."""
+    row = store.get(STREAM_TIME)
+    return NEVER_MS if row is None else msgspec.json.decode(row).get("now", NEVER_MS)
 
 
 def _end_of(key: bytes) -> int:

@@ -63,7 +63,8 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
                 table.name,
                 partition,
                 content.watermark_ms,
-                _waits_for(keeper, table.spec.source),
+                [TopicPartition(topic, partition) for topic in sorted(content.waits_for)]
+                or _waits_for(keeper, table.spec.source),
                 keeper.moved_at_ms or None,
                 len(content.open),
                 None if next_ms is None else next_ms + 1,
@@ -71,7 +72,7 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
 
 
 def _tables(runtime: Runtime) -> list[WindowTable]:
-    return [table for table in runtime.tables if isinstance(table, WindowTable)]
+    return [table for table in runtime.tables if isinstance(table, WindowTable) and table.spec.closes]
 
 
 def _waits_for(keeper: TimeKeeper, source: str) -> list[TopicPartition]:

@@ -51,7 +51,7 @@ from .aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_ta
 from .completion import Completion
 from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_records
 from .inputs import Input, declared_types
-from .inputs_with_windows import late_records, refuse_windows, windowed_topics
+from .inputs_with_windows import late_records, refuse_windows, topics_with_end
 from .run_report import RunReport, Timeline, Watcher
 from .worker_pool import WorkerPool
 
@@ -137,9 +137,8 @@ class BoundedRun:
         self._app_topics = self._find_app_topics()
         self._topics = [self._kafka_topic(i.topic) for i in self._inputs]
         self._histories = [self._typed(*each) for each in zip(self._histories, self._topics, strict=True)]
-        self._windowed = windowed_topics(self.app)
-        if not into_live:  # the windows of a live topic close as time goes on
-            refuse_windows(self._windowed, self._topics)
+        self._with_end = topics_with_end(self.app)
+        refuse_windows(self.app, self._topics, into_live=into_live)
         self._aligned = self._align()
         self.data = home() / (f"{self.app.conf.id}-into-live" if into_live else self.app.conf.id)
 
@@ -387,7 +386,7 @@ class BoundedRun:
             for other, given in enumerate(self._inputs)
             if self._topics[other] == topic and (given.phase, other) > (phase, number)
         ]
-        return topic in self._windowed and not later
+        return topic in self._with_end and not later
 
     def _count(self, report: RunReport, completion: Completion, counts: BackgroundCounts) -> None:
         """Count what was processed, what failed and what the input topics hold (blocking).

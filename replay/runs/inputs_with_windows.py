@@ -3,38 +3,64 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from ...agents.app import App
+from ...agents.engine.protocols import topics_read
 from ...agents.runtime import runtime_of
+from ...agents.tables.agent_window_table import AgentWindowTable
 from ...agents.tables.window_table import WindowTable
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
+from ...topics.dead_letter import LATE_SUFFIX
 from ...topics.errors import Usage
 from ...topics.headers import headers_of
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
 
-__all__ = ["late_records", "refuse_windows", "windowed_topics"]
+__all__ = ["late_records", "refuse_windows", "topics_with_end", "windowed_topics"]
 
 
 def windowed_topics(app: App) -> dict[str, str]:
-    """Return topic in Kafka -> name of a table with windows of its records."""
-    tables = [table for table in runtime_of(app).tables if isinstance(table, WindowTable)]
-    return {table.spec.source: table.name for table in tables}
+    """Return topic in Kafka -> name of a table with windows of its records, of flows."""
+    return {table.spec.source: table.name for table in _tables(app) if not isinstance(table, AgentWindowTable)}
 
 
-def refuse_windows(windowed: Mapping[str, str], inputs: Collection[str]) -> None:
-    """Refuse a run whose windows would not close.
+def topics_with_end(app: App) -> set[str]:
+    """Return the topics in Kafka whose end windows wait for: those of flows with windows, and all that agents read if
+    there are windowed tables, because which agent writes to them is not known before it does."""
+    topics = set(windowed_topics(app))
+    if _agents_tables(app):
+        topics |= {name for agent in app.agents.values() for name in topics_read(agent)}
+    return topics
+
+
+def _tables(app: App) -> list[WindowTable]:
+    return [table for table in runtime_of(app).tables if isinstance(table, WindowTable)]
+
+
+def _agents_tables(app: App) -> list[AgentWindowTable]:
+    return [table for table in _tables(app) if isinstance(table, AgentWindowTable)]
+
+
+def refuse_windows(app: App, inputs: Collection[str], *, into_live: bool = False) -> None:
+    """Refuse a run whose windows would not close, or would close on records of the live topic.
 
     Args:
-        windowed: see `windowed_topics`.
         inputs: the topics that the run has inputs for.
 
     Raises:
         Usage: there is such a table.
     """
-    for topic, table in sorted(windowed.items()):
+    if into_live:  # the windows of a live topic close as time goes on
+        if tables := _agents_tables(app):
+            raise Usage(
+                f"--into-live with table {tables[0].name}, whose windows agents write: which records of the history "
+                "are late for it is not known",
+                hint="a run of its own, without --into-live, has the windows of the history",
+            )
+        return
+    for topic, table in sorted(windowed_topics(app).items()):
         if topic not in inputs:
             raise Usage(
                 f"the windows of table {table} are of topic {topic}, which has no input in this run: they would never "
@@ -55,10 +81,9 @@ def late_records(
     Returns:
         (table, topic with its late records) -> number of them; 0 for tables whose late records are dropped, with None.
     """
-    tables = [table for table in runtime_of(app).tables if isinstance(table, WindowTable)]
-    found: dict[tuple[str, str | None], int] = {(table.name, table.spec.late_topic): 0 for table in tables}
+    found: dict[tuple[str, str | None], int] = dict.fromkeys(_late_topics(app), 0)
     admin = Admin(cluster)
-    there = admin.partitions({table.spec.late_topic for table in tables if table.spec.late_topic is not None})
+    there = admin.partitions({topic for _, topic in found if topic is not None})
     for topic, count in there.items():
         begins, ends = admin.spans((topic, partition) for partition in range(count))
         for run in read_to_end(cluster, begins, ends):
@@ -77,3 +102,13 @@ def _within(source: bytes | None, ranges: Mapping[TopicPartition, tuple[int, int
         return False
     begin, end = ranges.get(TopicPartition(at[1].decode(errors="replace"), int(at[2])), (0, 0))
     return begin <= int(at[3]) < end
+
+
+def _late_topics(app: App) -> Iterator[tuple[str, str | None]]:
+    """Yield the tables with windows, each with the topics that may have its late records."""
+    read = {name for agent in app.agents.values() for name in topics_read(agent)}
+    for table in _tables(app):
+        if isinstance(table, AgentWindowTable):
+            yield from ((table.name, f"{topic}{LATE_SUFFIX}") for topic in read)
+        else:
+            yield table.name, table.spec.late_topic

@@ -21,7 +21,7 @@ from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
 from ..runs.aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_tables, refuse_uneven
 from ..runs.inputs import Input
-from ..runs.inputs_with_windows import refuse_windows, windowed_topics
+from ..runs.inputs_with_windows import refuse_windows, topics_with_end
 from ..sources.format import Format
 from .app_source import AppSource, run_named
 from .environment import Environment
@@ -101,8 +101,8 @@ def run_bounded(
             environment.run_until(lambda: stillness.failed, environment.clock.now_s() + seconds)
 
         read = _topics_read(lives[0].app)
-        windowed, counts = windowed_topics(lives[0].app), dict[str, int]()
-        refuse_windows(windowed, list(map(runtime.resolve_topic, inputs)))
+        with_end, counts = topics_with_end(lives[0].app), dict[str, int]()
+        refuse_windows(lives[0].app, list(map(runtime.resolve_topic, inputs)))
         for topic, specs in inputs.items():
             if topic not in read:
                 raise Usage(f"app {runtime.app_id} reads no topic {topic!r}", hint=did_you_mean(topic, read))
@@ -111,7 +111,7 @@ def run_bounded(
                 spec = runtime.provisioner.spec_of(runtime.described[name], name)
                 if name not in environment.kafka.topics:
                     environment.create_topic(spec, runtime.described[name].partitioner)
-                cluster, last = environment.kafka.cluster(), name in windowed
+                cluster, last = environment.kafka.cluster(), name in with_end
                 report = play(cluster, specs, name, options, work=work, ends_input=last, value_type=read[topic])
             result.replays[topic] = report
             counts[name] = len(environment.kafka.topics[name].logs)

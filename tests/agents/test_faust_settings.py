@@ -45,6 +45,8 @@ ELSEWHERE = {
     "stream_ack_cancelled_tasks",  # without effect in Faust, too
     "stream_ack_exceptions",
     "stream_publish_on_commit",  # what is sent always waits for the commit
+    "table_cleanup_interval",  # without effect: windows close by event time
+    "table_key_index_size",  # without effect: keys of windowed tables are always known
     "timezone",
     "url",
     "version",

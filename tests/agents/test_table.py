@@ -291,8 +291,8 @@ def test_an_agent_that_only_reads_numbers_writes_nothing() -> None:
     assert commit(table) == {}
 
 
-def test_windows_are_refused_instead_of_never_closed() -> None:
-    with pytest.raises(NotImplementedError):
+def test_a_table_that_is_not_an_app_s_cannot_have_windows() -> None:
+    with pytest.raises(Usage, match="cannot have windows"):
         made(int).tumbling(10)
 
 

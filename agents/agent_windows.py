@@ -1,0 +1,416 @@
+"""The windows that an agent writes (`tables/agent_window_table.py`): time, late records and closing.
+
+    record ─▶ its time moves the stream time of its input ─▶ windows that are complete close ─▶ the agent gets it
+
+Invariants.
+- All records that the stream reads move stream time whose time can be read: also those that the agent skips, refuses or
+  does not count, but not those that cannot be decoded. A record that is redelivered moves it once.
+- Windows close between two records, before the record is handed out whose time has passed their end, in the order of
+  their ends and then of their keys. `on_window_close` runs there, in the agent's context. What it has done is committed
+  with the note that the window is closed, and a rollback of the record that follows does not undo it.
+- If more windows close than an epoch may hold outputs of, the record goes back to the queue, and is taken again when
+  the epoch is committed. Rows of packed batches cannot go back; their windows close in one epoch.
+- A record is late if the watermark of its input, as it was before it, had passed the first window that it belongs to.
+  It counts in none of its windows, and goes to `<topic>.late`, with the table as its operator, once for each table.
+- Windows also close while no record comes: when a live input is idle, and at the end of a bounded run's input. That end
+  passes through repartition topics (`group_by`) as it does behind `key_by`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, cast
+
+from mode.utils.futures import maybe_async
+
+from ..topics import clock
+from ..topics.control_records import END_OF_INPUT, ControlRecord, carries_control, decode, is_control
+from ..topics.dead_letter import LATE_SUFFIX
+from ..topics.errors import BadRecord, Stop, Usage, described
+from ..topics.topic_partition import TopicPartition
+from .decoded_batches import decoded
+from .engine.partition_queue import QueuedBatch, place_of
+from .event import to_event
+from .event_time.channel import END_MS, Channel, watermark
+from .event_time.idleness import Idleness
+from .event_time.time_keeper import TimeKeeper, channel_name
+from .flows.aggregates import getter
+from .flows.late_records import LateRecords
+from .flows.operators import field_reader
+from .flows.window_agents import LOOK_S, WatermarkedPartials
+from .flows.window_closer import timestamp_of
+from .runtime import runtime_of
+from .tables.absent import ABSENT
+from .tables.agent_window_table import AgentWindowTable, WindowWriter
+from .tables.relative_time import STREAM
+from .tables.value_cache import IMMUTABLE
+from .tables.window_content import WindowContent
+from .tables.window_table import window_partition
+
+if TYPE_CHECKING:
+    from ..topics.message import Message
+    from .event_time.windows import Pane
+    from .stream import Stream
+    from .tables.open_windows import WindowKey
+    from .tables.relative_time import RelativeTime
+    from .tables.window_content import Input
+    from .topic import Topic
+
+__all__ = ["AgentWindows", "windows_of"]
+
+# Until the next look at windows that could not close because the epoch has to end.
+_SOON_S = 0.02
+
+
+class _Record:
+    """A record, as windowed tables see it.
+
+    Attributes:
+        times_ms: the times that were asked for; None where the record has no such time.
+        late_for: the tables that it was late for.
+    """
+
+    __slots__ = ("_of", "late_for", "message", "times_ms", "value")
+
+    def __init__(self, of: AgentWindows, message: Message, value: Any) -> None:
+        self._of, self.message, self.value = of, message, value
+        self.times_ms: dict[RelativeTime, int | None] = {}
+        self.late_for: set[str] = set()
+
+    @property
+    def stream_ms(self) -> int:
+        """Its event time by its topic; raises what the declaration raises."""
+        return self._of.read_time(self.value, self.message)
+
+    @property
+    def event(self) -> Any:
+        """It as Faust's event."""
+        return to_event(self._of.stream.app, self._of.stream.topic, self.message, self.value)
+
+    def time_ms(self, time: RelativeTime) -> int | None:
+        """Return its time in milliseconds; None if it has none."""
+        if time not in self.times_ms:
+            try:
+                self.times_ms[time] = time.of_record(self)
+            except BadRecord:
+                self.times_ms[time] = None
+        return self.times_ms[time]
+
+
+class AgentWindows(WindowWriter):
+    """The windows of an app's tables, for one stream.
+
+    Args:
+        tables: the tables of windows that agents may write.
+    """
+
+    def __init__(self, stream: Stream, tables: list[AgentWindowTable[Any]]) -> None:
+        self.stream, self._tables = stream, tables
+        topic, runtime = stream.topic, runtime_of(stream.app)
+        self._names = frozenset(topic.topics)
+        self._group = runtime.conf.id
+        self.read_time = topic.timing.time.reader(lambda name: getter(name, field_reader(topic.declared)))
+        self._max_jump_ms = topic.timing.max_jump_ms
+        idle_after_ms = None if runtime.run_id else topic.timing.idle_after_ms
+        self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
+        self._record: _Record | None = None
+        self._waits = False
+        for table in tables:
+            table.is_read = True
+
+    # What tables ask ------------------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> _Record:
+        """The record that the agent processes."""
+        stream, record = self.stream, self._record
+        if stream.message is None:
+            raise Usage(
+                f"agent {stream.name}: a window that closes has no record whose time could choose a window",
+                hint="in on_window_close, read a table with windows by now(), or by [key][start, end]",
+            )
+        if record is None or record.message is not stream.message:
+            event = cast(Any, stream.current_event)
+            record = self._record = _Record(self, stream.message, event.value)
+        return record
+
+    def pane(self, table: AgentWindowTable[Any]) -> Pane | None:
+        """Return the pane of the record that the agent processes; see `WindowWriter`."""
+        stream, record = self.stream, self.record
+        if stream.grouped or stream.queue.shared:
+            raise Usage(
+                f"agent {stream.name} writes to table {table.name}, which has windows, and "
+                + ("takes several records at a time" if stream.grouped else "has concurrency > 1"),
+                hint="windows need each record by itself, in order: iterate the stream, "
+                "and use more partitions instead of concurrency",
+            )
+        time_ms = record.time_ms(table.time)
+        if time_ms is None:
+            time_ms = table.time.of_record(record)  # raises, and says why
+        _, content = window_partition(table)
+        name, pane = self._input(), table.spec.windows.pane(time_ms)
+        channel = content.inputs.get(name)
+        if channel is None:
+            content.inputs[name] = Channel(self._max_jump_ms)
+            self._move(table, content, record)
+            channel = content.inputs[name]
+        if not table.spec.closes:
+            return pane
+        horizon_ms, own_ms = table.spec.windows.horizon_ms(pane), watermark(channel.time_ms, table.spec.grace_ms)
+        if horizon_ms >= max(own_ms, content.watermark_ms):
+            return pane
+        if table.name not in record.late_for:
+            record.late_for.add(table.name)
+            late = LateRecords(table.name, table.spec.windows, f"{_origin(stream)}{LATE_SUFFIX}")
+            if own_ms > horizon_ms:
+                late.send(stream, record.message, pane, own_ms, "late")
+            else:
+                late.send(stream, record.message, pane, content.watermark_ms, "closed")
+        return None
+
+    def _input(self) -> Input:
+        message = self.stream.message
+        assert message is not None
+        topic = cast(str, message.topic())
+        return self.stream.name, topic if topic in self._names else self._topic_of_retry(topic)
+
+    def _topic_of_retry(self, topic: str) -> str:
+        """Return the topic that a retry topic stands for."""
+        return self.stream.context.retries.read[topic][1]
+
+    # Records --------------------------------------------------------------------------------------------------------
+
+    def wait_s(self) -> float:
+        """Return the seconds until the next look at the windows, although no record has come."""
+        return _SOON_S if self._waits else LOOK_S
+
+    async def records(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, Any]]:
+        """Yield the records of a batch, each with its value, after the windows have closed that end before it."""
+        for message, value in self._decoded(batch):
+            if not await self._pass(batch, message, value):
+                return
+            if isinstance(value, ControlRecord):
+                continue
+            self.stream.message = message
+            yield message, value
+        self._note_time(batch.at)
+
+    async def skip(self, batch: QueuedBatch) -> bool:
+        """Let a record move time that goes to the failure policy instead of the agent.
+
+        Returns:
+            Whether it can go there; if not, it is in the queue again.
+        """
+        stream = self.stream
+        if stream.grouped or stream.queue.poison_of(batch) is None:
+            return True
+        stream.context.at(stream, batch.at)
+        for message, value in self._decoded(batch, policy=False):
+            return await self._pass(batch, message, value)
+        return True
+
+    def _decoded(self, batch: QueuedBatch, *, policy: bool = True) -> Iterator[tuple[Message, Any]]:
+        if batch.rows is not None and policy:
+            yield from decoded(self.stream, batch)
+            return
+        decode = self.stream.topic.decode_value
+        control = batch.rows is None and carries_control(batch.at.topic, self._group)
+        for message in batch.messages:
+            if control and is_control(message):
+                yield message, _control(batch.at, message)
+                continue
+            data = message.value()
+            try:
+                value: Any = None if data is None else decode(data)
+            except BaseException as exc:  # noqa: BLE001 (decoders may be the user's, and panic)
+                if policy:
+                    self.stream.message = message
+                    self.stream.context.apply_policy(self.stream, message, exc, "decode")
+            else:
+                yield message, value
+
+    async def _pass(self, batch: QueuedBatch, message: Message, value: Any) -> bool:
+        """Let a record move time, and close windows; return False if it is in the queue again because some are left."""
+        stream, at = self.stream, batch.at
+        stream.message = None
+        if isinstance(value, ControlRecord):
+            self._hear(at, value)
+        elif at.topic in self._names:
+            if self._idleness is not None:
+                self._idleness.wake(at)
+            self._record = record = _Record(self, message, value)
+            for table, content in self._contents(at):
+                if (stream.name, at.topic) in content.inputs:
+                    self._move(table, content, record)
+        if await self._closed(at, divisible=batch.rows is None):
+            return True
+        stream.queue.again_from(message)
+        if not stream.queue.cut:
+            stream.context.router.cut()
+        return False
+
+    def _contents(self, at: TopicPartition) -> Iterator[tuple[AgentWindowTable[Any], WindowContent]]:
+        for table in self._tables:
+            state = table.states.get(at.partition)
+            if state is not None:
+                content = cast(WindowContent, state.content)
+                content.load()
+                yield table, content
+
+    def _move(self, table: AgentWindowTable[Any], content: WindowContent, record: _Record) -> None:
+        """Bring the stream time of the stream's input forward to a record of its topic."""
+        message, time_ms = record.message, record.time_ms(table.time)
+        name, place = (self.stream.name, cast(str, message.topic())), place_of(message)
+        if time_ms is None or name not in content.inputs or content.moved_by.get(name) == place:
+            return
+        content.moved_by[name] = place
+        content.inputs[name].advance(time_ms, message.timestamp()[1])
+        content.take_time(clock.now_ms())
+
+    def _note_time(self, at: TopicPartition) -> None:
+        """Commit stream time with the offset too, for those who want to know what would be late; see `late_history`."""
+        if at.topic not in self._names or carries_control(at.topic, self._group):
+            return
+        for table, content in self._contents(at):
+            channel = content.inputs.get((self.stream.name, at.topic))
+            if channel is not None and table.time == STREAM:
+                self.stream.queue.at(at).channel_state = channel.state
+                return
+
+    # The end of the input -------------------------------------------------------------------------------------------
+
+    def _hear(self, at: TopicPartition, control: ControlRecord) -> None:
+        """Note the end of the input: of a topic's own partition, or of all that a repartition topic is made of."""
+        partition = self.stream.queue.at(at)
+        if control.kind != END_OF_INPUT:
+            keeper = TimeKeeper(partition.channel_state)
+            keeper.hear(control)
+            partition.channel_state = keeper.state
+            if keeper.time_ms != END_MS:
+                return
+        for _, content in self._contents(at):
+            channel = content.inputs.get((self.stream.name, at.topic))
+            if channel is not None:
+                channel.end()
+                content.take_time(clock.now_ms())
+        self._pass_on(at)
+
+    def _pass_on(self, at: TopicPartition) -> None:
+        """Tell the partitions of the topic to which the stream forwards its records that its input has ended."""
+        stream = self.stream
+        behind = cast(Any, stream)._next
+        if behind is None:
+            return
+        into = cast("Topic", behind.topic)
+        into.need()
+        name, known = into.get_topic_name(), runtime_of(stream.app).engine.rebalance.partition_counts
+        partials = stream.context.epoch.outbox.partials
+        if name not in partials:
+            partials[name] = WatermarkedPartials(lambda *_: [], name, lambda: (known[name], known[at.topic]))
+        cast(WatermarkedPartials, partials[name]).move(channel_name(*at), END_MS)
+
+    # Closing --------------------------------------------------------------------------------------------------------
+
+    async def rest(self) -> None:
+        """Close windows although no record has come: those of idle partitions, and those of a restored one."""
+        stream, self._waits = self.stream, False
+        for at in [at for at in stream.queue.partitions if at.topic in self._names]:
+            stream.context.at(stream, at)
+            idle_ms = self._idle_ms(at)
+            for table, content in self._contents(at):
+                channel = content.inputs.get((stream.name, at.topic))
+                if channel is not None and idle_ms is not None:
+                    channel.rest(idle_ms, table.spec.closed_at)
+                    content.take_time(clock.now_ms())
+            if not await self._closed(at, divisible=True):
+                self._waits = True
+
+    def _idle_ms(self, at: TopicPartition) -> int | None:
+        if self._idleness is None:
+            return None
+        return self._idleness.idle_ms(at, clock.now_s(), silent=self.stream.context.is_silent(self.stream, at))
+
+    async def _closed(self, at: TopicPartition, *, divisible: bool) -> bool:
+        """Close the windows of a partition that are complete; return whether all of them are closed.
+
+        Args:
+            divisible: stop when the epoch has to end; the rest closes in the next one.
+        """
+        called = False
+        for table, content in self._contents(at):
+            if (self.stream.name, at.topic) not in content.inputs:
+                continue
+            while True:
+                if divisible and self._must_end and content.open.has_due(content.watermark_ms):
+                    return False
+                row = content.open.next_due(content.watermark_ms)
+                if row is None:
+                    break
+                if table.on_close is not None:
+                    called = await self._call(table, row) or called
+        if called and self.stream.queue.isolating:
+            try:
+                self.stream.context.savepoint(self.stream)  # the rollback of the next record must not undo it
+            except BadRecord as exc:
+                raise self._failed(exc, "what it has written") from exc
+        return True
+
+    @property
+    def _must_end(self) -> bool:
+        return self.stream.queue.cut or self.stream.context.epoch.full
+
+    async def _call(self, table: AgentWindowTable[Any], row: WindowKey) -> bool:
+        """Call `on_window_close` for a window; return False if the table does not have it."""
+        stream = self.stream
+        partition, _ = window_partition(table)
+        value = partition.find(row)
+        if value is ABSENT:
+            return False
+        key, start_ms, end_ms = row
+        stream.due_ms = timestamp_of(end_ms)
+        try:
+            assert table.on_close is not None
+            own = value if type(value) in IMMUTABLE else deepcopy(value)
+            await maybe_async(table.on_close((key, (start_ms / 1000, end_ms / 1000)), own))
+            if stream.runner is not None and stream.runner.handed:
+                stream.context.end_record(stream)
+        except Stop:
+            stream.context.epoch.want_rollback()
+            raise
+        except Exception as exc:
+            raise self._failed(exc, f"window {row} of table {table.name}") from exc
+        finally:
+            stream.due_ms = None
+        stream.context.epoch.touch()
+        return True
+
+    def _failed(self, error: Exception, what: str) -> Stop:
+        self.stream.context.epoch.want_rollback()
+        return Stop(
+            f"agent {self.stream.name}: on_window_close failed at {what}: {described(error)}",
+            hint="correct the function; the window closes again when the worker starts",
+        )
+
+
+def windows_of(stream: Stream) -> AgentWindows | None:
+    """Return what a stream that begins to iterate knows of windows; None in an app without windowed tables."""
+    if stream.windows is not None:
+        return stream.windows
+    tables = [table for table in runtime_of(stream.app).tables if isinstance(table, AgentWindowTable)]
+    stream.takes_control = stream.takes_control or (bool(tables) and not stream.grouped)
+    return AgentWindows(stream, tables) if tables else None
+
+
+def _control(at: TopicPartition, message: Message) -> ControlRecord:
+    try:
+        return decode(message)
+    except BadRecord as exc:
+        raise Stop(f"{at.topic}[{at.partition}]: {exc}", hint="only anabranch may write to it") from exc
+
+
+def _origin(stream: Stream) -> str:
+    """Return the topic whose records a stream gets, behind `group_by` and `through`."""
+    while (before := cast(Any, stream)._prev) is not None:
+        stream = cast("Stream", before)
+    return stream.topic.get_topic_name()
