@@ -40,13 +40,14 @@ test-containers: $(VENV)/.test  ## run the tests against a broker in a container
 	$(BIN)/python deploy/kafka-image.py anabranch/kafka:test
 	ANABRANCH_TEST_BROKER=container ANABRANCH_TEST_IMAGE=anabranch/kafka:test $(BIN)/python -m pytest
 
-faults: $(VENV)/.test  ## run 1,000 simulated worlds with faults, and find all broken engines; inject faults into workers and brokers for 200 rounds and audit the totals; then damaged files, random flows and random table programs; SEED=… repeats a run, ROUNDS=… and FUZZ_S=… shorten it
+faults: $(VENV)/.test  ## run 1,000 simulated worlds with faults, and find all broken engines; inject faults into workers and brokers for 200 rounds and audit the totals; then damaged files, random flows, table programs and windows; SEED=… repeats a run, ROUNDS=… and FUZZ_S=… shorten it
 	$(BIN)/python tests/faults/worlds.py $(if $(SEED),--first $(SEED))
 	$(BIN)/python -m pytest tests/faults -m rounds
 	$(BIN)/python tests/faults/main.py --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) $(BIN)/python -m pytest tests/replay/test_fuzz_files.py --timeout 900
 	ANABRANCH_FUZZ_S=$(or $(FUZZ_S),300) ANABRANCH_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) \
-	  $(BIN)/python -m pytest tests/agents/test_random_flows.py tests/agents/test_random_tables.py
+	  $(BIN)/python -m pytest tests/agents/test_random_flows.py tests/agents/test_random_tables.py \
+	  tests/testing/test_random_windows.py
 
 bench: $(VENV)/.bench  ## measure rates, and ratios to librdkafka and stock Faust
 	$(BIN)/python tests/bench/main.py

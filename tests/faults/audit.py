@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 from anabranch.topics.admin import Admin
 from anabranch.topics.cluster import Cluster
+from anabranch.topics.control_records import carries_control, is_control
 from anabranch.topics.packed import Packed, is_packed
 from bank import OPENING, Transfer
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-__all__ = ["Expected", "audit", "read", "with_all_fields"]
+__all__ = ["Expected", "audit", "read", "values_of", "with_all_fields"]
 
 END_S = 20.0
 _SHOWN = 6
@@ -77,7 +78,7 @@ def audit(cluster: Cluster, name: str, expected: Expected, produced: list[bytes]
         tables: prefix of the changelogs; `name` by default.
     """
     tables = tables or name
-    found = [with_all_fields(value) for message in read(cluster, f"{name}-transfers") for value in _values(message)]
+    found = [with_all_fields(value) for message in read(cluster, f"{name}-transfers") for value in values_of(message)]
     wrong = _compare("transfers", [with_all_fields(value) for value in produced], found)
     if wrong:
         return wrong
@@ -100,7 +101,8 @@ def audit(cluster: Cluster, name: str, expected: Expected, produced: list[bytes]
     return wrong
 
 
-def _values(message: Any) -> list[bytes]:
+def values_of(message: Any) -> list[bytes]:
+    """Return the values of a record: of each row, if it is a packed batch."""
     return Packed(message.value()).values() if is_packed(message.headers()) else [message.value()]
 
 
@@ -128,7 +130,7 @@ def _table(cluster: Cluster, name: str, table: str) -> dict[str, Any]:
 
 
 def read(cluster: Cluster, topic: str) -> Iterator[Any]:
-    """Yield all committed records up to the end of the topic.
+    """Yield all committed records up to the end of the topic, without control records.
 
     Raises:
         AssertionError: a transaction stays open, so that no reader reaches the end.
@@ -146,7 +148,7 @@ def read(cluster: Cluster, topic: str) -> Iterator[Any]:
     admin = Admin(cluster)
     partitions = [TopicPartition(topic, p, 0) for p in range(admin.partitions([topic]).get(topic, 0))]
     ends = {partition: end for (_, partition), end in admin.ends(partitions).items()}
-    waiting = set(ends)
+    waiting, own = set(ends), carries_control(topic)
     try:
         consumer.assign(partitions)
         idle_s = 0.0
@@ -157,7 +159,8 @@ def read(cluster: Cluster, topic: str) -> Iterator[Any]:
                 assert idle_s < END_S, f"{topic} partitions {waiting}: a transaction is left open"
                 continue
             if message.error() is None:
-                yield message
+                if not (own and is_control(message)):
+                    yield message
             else:
                 assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
                 if message.offset() >= ends[message.partition()]:

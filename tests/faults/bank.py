@@ -5,6 +5,9 @@ A transfer is two records of work on two partitions, with a topic of the app's o
     transfers ─▶ withdraw: balance and journal of the source ─▶ deposits ─▶ deposit: those of the target ─▶ done
 
 Journals (a list changed in place) show which half of which transfer was lost or counted twice.
+
+With `BANK_WINDOWS`, transfers are counted in windows as well, behind `key_by` and where they are; `window_audit.py`
+audits these.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ import commit_points
 import msgspec
 from anabranch.agents.engine.settings import EngineSettings
 
-__all__ = ["MOST_BYTES", "OPENING", "SESSION_MS", "Transfer", "app"]
+__all__ = ["GAP_MS", "GRACE_MS", "MOST_BYTES", "OPENING", "SESSION_MS", "WINDOW_MS", "Transfer", "app", "time_of"]
 
 OPENING = 1_000
 SESSION_MS = 1_500
 MAX_POLL_MS = 4_000
 MOST_BYTES = 1_000_000  # of key and value: the default limit of a record's size
+
+WINDOW_MS, GAP_MS, GRACE_MS = 5_000, 3_000, 2_000
 
 commit_points.install()
 
@@ -108,3 +113,24 @@ async def delay_once(transfer: Transfer) -> None:
         return
     await asyncio.sleep(transfer.awaits_s)
     time.sleep(transfer.blocks_s)
+
+
+def time_of(transfer: Transfer) -> int:
+    """Return the event time of a transfer in milliseconds: 37 ms after that of the one before, but some are out of
+    order, and some of these late."""
+    number = transfer.number
+    return 1_790_000_000_000 + 37 * number - number * 31 % 5 * 400 - (30_000 if number * 7919 % 13 == 0 else 0)
+
+
+def count_in_windows() -> None:
+    """Count transfers by source, in windows behind a repartition topic, and in sessions where they are."""
+    timed = transfers.flow(on_failure="skip").with_time(time_of, grace=GRACE_MS / 1000, max_jump=None, idle_after=None)
+    counts = {"n": anabranch.Count(), "numbers": anabranch.Sum("number")}
+    by_source = timed.key_by("source").window(anabranch.Tumbling(WINDOW_MS / 1000)).aggregate("by-source", **counts)
+    by_source.final().to(app.topic(f"{NAME}-by-source-closed"))
+    visits = timed.window(anabranch.Sessions(GAP_MS / 1000)).aggregate("visits", **counts)
+    visits.final().to(app.topic(f"{NAME}-visits-closed"))
+
+
+if os.environ.get("BANK_WINDOWS"):
+    count_in_windows()

@@ -40,6 +40,7 @@ from scenario import (
 )
 from supervised_process import Worker, WorkerExit
 from three_brokers import ThreeBrokers
+from window_audit import FINALS, WindowAudit
 
 __all__ = ["FaultRunner", "Report"]
 
@@ -178,6 +179,8 @@ class _Round:
             [TopicSpec(f"{self._topics}-{t}", PARTITIONS, self._replicas) for t in ("transfers", "deposits", "done")]
         )
         admin.create([TopicSpec(f"{self._topics}-{t}.dlq", 1, self._replicas) for t in ("transfers", "deposits")])
+        if self._scenario.windows:
+            admin.create([TopicSpec(f"{self._topics}-{t}", PARTITIONS, self._replicas) for t in FINALS])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -207,6 +210,7 @@ class _Round:
             self._feeder = threading.Thread(target=self._feed, args=(records[len(records) // 2 :], scenario.for_s))
             self._feeder.start()
         self._until_settled()
+        windows = self._audit_of_windows() if scenario.windows and not report.wrong else None
         for worker in self._workers:
             worker.leave()
         for worker in self._workers:
@@ -225,8 +229,18 @@ class _Round:
                     self._expected.add(value)
                     values.append(value)
             report.wrong += audit(self._cluster, self._topics, self._expected, values, self._tables)
+            report.wrong += windows.differences() if windows is not None else []
         except AssertionError as exc:
             report.wrong.append(str(exc))
+
+    def _audit_of_windows(self) -> WindowAudit:
+        """Wait until all windows are sent that have to be, and return their audit."""
+        audit = WindowAudit(self._cluster, self._topics, self._tables, ended=self._scenario.feed == "run")
+        deadline_s = time.monotonic() + SETTLE_S
+        while not audit.complete_within(1.0) and time.monotonic() < deadline_s:
+            for worker in self._workers:
+                worker.supervise()
+        return audit
 
     def _add(self, traps: list[Trap], kind: type[Worker] = Worker) -> Any:
         bank = {
@@ -235,6 +249,7 @@ class _Round:
             "BANK_STORE": self._scenario.store,
             "BANK_PROTOCOL": self._scenario.protocol,
             "BANK_COMMIT_BESIDE": "1" if self._scenario.commit_beside else "",
+            "BANK_WINDOWS": "1" if self._scenario.windows else "",
             "BANK_REPLICAS": str(self._replicas),
             "BANK_RATE": str(round(self._scenario.transfers / self._scenario.for_s)),
             "KAFKA_BOOTSTRAP_SERVERS": self._runner.servers(self._scenario),

@@ -142,6 +142,7 @@ class Scenario:
         commit_beside: whether workers commit beside the next epoch.
         feed: how records arrive: from the `driver`, one by one; from a `replay` of a file, as packed batches; or in a
             bounded `run` over the file, which has two workers of its own and no others.
+        windows: whether the bank counts transfers in windows as well.
     """
 
     seed: int
@@ -157,6 +158,7 @@ class Scenario:
     protocol: str = "classic"
     commit_beside: bool = False
     feed: str = "driver"
+    windows: bool = False
     kinds: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
@@ -164,7 +166,8 @@ class Scenario:
         odd = {"bad": self.bad, "slow": self.slow, "large": self.large}
         more = "".join(f", {count} {what}" for what, count in odd.items() if count)
         workers = f"{self.workers} workers, {self.protocol}, {self.store}, fed by {self.feed}"
-        return f"seed {self.seed}: {workers}, {self.transfers} transfers{more}{faults}"
+        windows = " and windows" if self.windows else ""
+        return f"seed {self.seed}: {workers}, {self.transfers} transfers{windows}{more}{faults}"
 
     @property
     def uses_proxy(self) -> bool:
@@ -183,11 +186,14 @@ _SELDOM = ("broker", "broker-long", "slow", "network", "damage", "disk", "large"
 # Not drawn at random, only by name, because they take long: a broker of Kafka 4.3 or 4.4 that is killed during
 # transactions leaves some open for ever (KAFKA-20734), which no client can repair; the embedded 4.2.1 does not.
 _FEEDS = {"packed": "replay", "run": "run"}
-FAULTS = (*_OFTEN, *_SELDOM, *_FEEDS, "broker-crash", "broker-away", "node")
+FAULTS = (*_OFTEN, *_SELDOM, *_FEEDS, "broker-crash", "broker-away", "node", "windows")
 _DRAWN = (*_OFTEN, *_OFTEN, *_SELDOM, "packed")
 
 # A bounded run starts its own workers, which can be killed but not frozen or damaged.
-_RUN = ("run", "kill", "bad", "slow", "broker", "broker-long", "broker-crash", "broker-away", "node")
+_RUN = ("run", "windows", "kill", "bad", "slow", "broker", "broker-long", "broker-crash", "broker-away", "node")
+
+# The share of rounds in which transfers are counted in windows, too.
+_WINDOWS = 0.3
 
 # Bytes that the field `padding` adds beside its text.
 _AROUND = 13
@@ -217,6 +223,7 @@ def random_scenario(seed: int, kinds: Iterable[str] = (), **chosen: int) -> Scen
         slow=rng.randint(1, 2) if "slow" in drawn else 0,
         large=rng.randint(1, 3) if "large" in drawn and feed == "driver" else 0,
         feed=feed,
+        windows="windows" in drawn or random.Random(f"windows of {seed}").random() < _WINDOWS,
         store="rocksdb://" if on_disk else "memory://",
         kinds=drawn,
     )

@@ -232,3 +232,15 @@ def test_a_bounded_run_over_packed_batches_while_it_and_its_workers_are_killed(p
     report = play(Scenario(15, (Kill(0.3, 0, 0.0), KillReplay(1.2), Kill(3.0, 1, 0.0)), bad=3, feed="run"))
     assert report.starts == 2
     assert not report.ends
+
+
+def test_windows_close_once_and_count_each_record_once_while_workers_are_killed(play):
+    #   0:  ───✗ ────✗ ─────────▶
+    #   1:  ──────✗      ─▶          back after its session
+    faults = (Kill(0.4, 0, 0.0), Kill(0.8, 1, 2.5), Kill(1.4, 0, 0.0))
+    play(Scenario(16, faults, for_s=2.0, bad=3, windows=True))
+
+
+@pytest.mark.rounds
+def test_windows_of_a_bounded_run_while_it_and_its_workers_are_killed(play):
+    play(Scenario(17, (Kill(0.3, 0, 0.0), KillReplay(1.2), Kill(3.0, 1, 0.0)), bad=3, feed="run", windows=True))
