@@ -109,7 +109,7 @@ class Play:
                 if named[1].startswith("test_") or named[1] not in self._written:
                     return
             with _inside(self.folder):
-                exec(compile(text, where, "exec"), self.names)  # our own page
+                exec(compile(text, where, "exec", dont_inherit=True), self.names)  # our own page
         elif block.language == "sh" and _is_service(text):
             self._running.append(Service(text, where, self.folder, self._environment))
         elif block.language == "sh":
