@@ -330,28 +330,33 @@ class Topic(faust.Topic, Generic[K, V]):
                 partition = 0  # None is a key to `group_by`: its records belong together
         return Output(name, value, key, partition, timestamp_ms, headers)
 
-    def outputs(self, keys: Iterable[object], values: Iterable[object], timestamp_ms: int | None) -> list[Output]:
-        """Encode keys and values, and make records of them; see `output`.
-
-        Raises:
-            BadRecord: a record is larger than the topic may take.
-        """
-        runtime = self._runtime
+    def encoded(
+        self, keys: Iterable[object], values: Iterable[object]
+    ) -> tuple[list[bytes | None], list[bytes | None]]:
+        """Encode many keys and values; see `encode_key` and `encode_value`."""
         values = list(values)
         plain_values = self._serializer is None and self.value_type is not None
         encode = self._value.encode if plain_values and not _PASSED_ON.intersection(map(type, values)) else None
         bare_keys = self.key_type is None and self.key_serializer is None
         raw_keys = list(map(record_key if bare_keys else self.encode_key, keys))
-        raw_values = list(map(encode or self.encode_value, values))
-        partitioner = runtime.partitioners.get(self.get_topic_name())
+        return raw_keys, list(map(encode or self.encode_value, values))
+
+    def outputs(
+        self, keys: Sequence[bytes | None], values: Sequence[bytes | None], timestamp_ms: int | None
+    ) -> list[Output]:
+        """Make records of encoded keys and values; see `output`.
+
+        Raises:
+            BadRecord: a record is larger than the topic may take.
+        """
+        runtime, name = self._runtime, self.get_topic_name()
         sizes = (
-            max([len(key or b"") for key in raw_keys], default=0),
-            max([len(value or b"") for value in raw_values], default=0),
+            max([len(key or b"") for key in keys], default=0),
+            max([len(value or b"") for value in values], default=0),
         )
-        if partitioner is not None or sum(sizes) > runtime.max_record_bytes:
-            return list(map(self.output, raw_keys, raw_values, repeat(timestamp_ms)))
-        name = self.get_topic_name()
-        fields = zip(repeat(name), raw_values, raw_keys, repeat(-1), repeat(timestamp_ms), repeat(None))
+        if runtime.partitioners.get(name) is not None or sum(sizes) > runtime.max_record_bytes:
+            return list(map(self.output, keys, values, repeat(timestamp_ms)))
+        fields = zip(repeat(name), values, keys, repeat(-1), repeat(timestamp_ms), repeat(None))
         return list(map(tuple.__new__, repeat(Output), fields))  # half the time of calling `Output`
 
     def need(self) -> None:

@@ -22,7 +22,7 @@ Invariants.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -46,6 +46,7 @@ from .description import FlowDescription, aggregate_text, value_text
 from .element_types import UNKNOWN, declarable, returned, type_of
 from .expressions import Expression, col
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
+from .partial_records import partial_records
 from .private_keys import shows_private
 from .reducers import AggregateReducer, PairReducer, Reducer, check_json
 
@@ -297,9 +298,9 @@ class Ending(Generic[K, T]):
         def outputs(states: dict[object, object], timestamp_ms: int | None) -> list[Output]:
             if declared is UNKNOWN:
                 check_known(table, states)
-            made = between.outputs(states.keys(), states.items(), timestamp_ms)
-            check_written(made, states.values(), declared)
-            return made
+            keys, values = between.encoded(states.keys(), states.items())
+            check_written(values, states.values(), declared)
+            return partial_records(between, keys, values, timestamp_ms)
 
         async def combine(stream: Stream) -> None:
             async for batch in stream.queued_batches():
@@ -489,18 +490,18 @@ def check_known(table: Table, states: Mapping[Any, object]) -> None:
         )
 
 
-def check_written(outputs: Iterable[Output], states: Collection[object], declared: object) -> None:
+def check_written(values: Iterable[bytes | None], states: Collection[object], declared: object) -> None:
     """Refuse partial results that JSON has changed.
 
     Args:
-        outputs: the records that they are written to.
+        values: the values of their records.
         declared: their type; UNKNOWN if it is not declared.
 
     Raises:
         BadRecord: JSON has changed one.
     """
     # Numbers that JSON does not have are written as null, so only records with a null need a look.
-    if b"null" in b"".join([output.value or b"" for output in outputs]):
+    if b"null" in b"".join([value or b"" for value in values]):
         check_finite(states)
     if declared is UNKNOWN:
         check_json(states)
@@ -542,9 +543,15 @@ def _keys_between(table: Table) -> object:
     return UNKNOWN if table.key_type is None else table.key_type
 
 
-def _gathered(pairs: Iterable[tuple[object, object]], merge: Callable[..., object]) -> dict[object, object]:
+def _gathered(pairs: Sequence[tuple[object, object]], merge: Callable[..., object]) -> dict[object, object]:
     """Return key -> state of partial results; keys that are JSON arrays become tuples."""
-    states: dict[object, object] = {}
+    try:
+        states = dict(pairs)
+    except TypeError:  # a list cannot be a key
+        states = {}
+    if len(states) == len(pairs):  # as in a packed batch
+        return states
+    states.clear()
     for key, state in pairs:
         if type(key) is list:
             key = as_key(cast(object, key))

@@ -256,6 +256,11 @@ def reduced(
     {'a': 4, 'b': 2}
     """
     states = {} if states is None else states
+    if start is _number:  # Python's sum, in two thirds of the time
+        get: Callable[..., Any] = states.get
+        for key, element in pairs:
+            states[key] = get(key, 0) + element
+        return states
     for key, element in pairs:
         states[key] = add(states[key], element) if key in states else start(element)
     return states

@@ -228,9 +228,9 @@ class WindowedFlow:
 
         def outputs(states: States, timestamp_ms: int | None) -> list[Output]:
             keys, values = [key for key, _, _ in states], [(*place, state) for place, state in states.items()]
-            made = between.outputs(keys, values, timestamp_ms)
-            check_written(made, states.values(), declared)
-            return made
+            encoded = between.encoded(keys, values)
+            check_written(encoded[1], states.values(), declared)
+            return between.outputs(*encoded, timestamp_ms)
 
         def counts() -> tuple[int, int]:
             known = runtime.engine.rebalance.partition_counts

@@ -117,6 +117,8 @@ class Agents:
         self.letters: list[tuple[str, Any, Exception]] = []
         self.committed_letters: list[tuple[str, Any, Exception]] = []
         self.topics: dict[str, dict[int, list[Plain]]] = defaultdict(lambda: defaultdict(list))
+        topics = [agent.channel.get_topic_name() for agent in self.app.agents.values()]
+        runtime_of(self.app).engine.rebalance.partition_counts = dict.fromkeys(topics, PARTITIONS)
         self._streams = {name: _Stream(self, agent.channel) for name, agent in self.app.agents.items()}
         for agent in self.app.agents.values():
             agent.channel.send = self._send(agent.channel)
@@ -211,10 +213,13 @@ class Agents:
 
     def _deliver(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
-            assert output.key is not None
-            at = HashPartitioner(PARTITIONS).partition(output.key) if output.partition < 0 else output.partition
+            if output.partition < 0:
+                assert output.key is not None
+                at = HashPartitioner(PARTITIONS).partition(output.key)
+            else:
+                at = output.partition
             log = self.topics[output.topic][at]
-            log.append(Plain(len(log), output.key, output.value))
+            log.append(Plain(len(log), output.key, output.value, output.headers))
 
     def contents(self, table: str) -> list[dict[bytes, bytes]]:
         """What each partition of a table holds."""
