@@ -23,6 +23,7 @@ from ..topics.errors import Usage
 from ..topics.partitioner_registry import PartitionerRegistry
 from ..topics.partitioners import RangePartitioner
 from ..topics.private_folder import private_folder
+from ..topics.serde import codec
 from ..topics.spelling import did_you_mean
 from ..topics.threads import daemon_thread
 from . import background_tasks
@@ -45,6 +46,7 @@ from .declarations import (
 from .engine.settings import EngineSettings
 from .event_time.event_time import DEFAULT_IDLE, DEFAULT_JUMP, TimeUnit, Timing
 from .faust_adapter.faust_settings import Settings, check_names
+from .faust_adapter.faust_values import MODELS
 from .faust_adapter.transport import TableManager, Transport
 from .faust_adapter.unsampled_monitor import UnsampledMonitor
 from .private_names import checked_names
@@ -368,6 +370,8 @@ class App(faust.App):
             **options,
         )
         made.table.changelog_topic = table.changelog_topic
+        if made.table.value_codec is codec():
+            made.table.value_codec = MODELS
         self.tables[table.name] = cast(Any, made.table)
         cast(TableManager, self.tables).add_changelog(made.table)
         runtime.lacks_windows.discard(table.name)

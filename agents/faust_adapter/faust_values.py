@@ -5,7 +5,8 @@
   declares its format: `value_serializer="json"` (Faust's) or `"raw"` (the quotes are part of the text).
 - Values without a declared type. Faust marks values of a model with the name of the model,
   `{"__faust": {"ns": "shop.Order"}}`, and decodes them as an `Order` where no type is declared. anabranch does the
-  same. A model that the program does not define is an error.
+  same. A model that the program does not define is an error. Windowed tables without a declared type do so at any
+  depth, for lists of records.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from faust import Record
 from faust.models.base import registry
 
 from ...topics.errors import BadRecord
 from ...topics.serde import Codec, codec, decode_json_text
 
-__all__ = ["UNMARKED_TEXT", "UNTYPED", "models_kept"]
+__all__ = ["MODELS", "UNMARKED_TEXT", "UNTYPED", "models_kept"]
 
 _MARK = "__faust"
 _TEXT, _JSON = codec(str), codec(None)
@@ -81,6 +83,28 @@ def _decode_untyped(data: bytes) -> Any:
     return _model(value) if type(value) is dict and _MARK in value else value
 
 
+def _plain_record(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_representation()
+    raise TypeError(f"Encoding objects of type {type(value).__qualname__} is unsupported")
+
+
+_encode_models = msgspec.json.Encoder(enc_hook=_plain_record).encode
+
+
+def _decode_models(data: bytes) -> Any:
+    value = _decode_json(data)
+    return _with_models(value) if b'"__faust"' in data else value
+
+
+def _with_models(value: Any) -> Any:
+    if type(value) is list:
+        return [_with_models(one) for one in value]
+    if type(value) is dict:
+        return _model(value) if _MARK in value else {key: _with_models(one) for key, one in value.items()}
+    return value
+
+
 class _Untyped(Codec):
     __slots__ = ()
 
@@ -95,3 +119,6 @@ UNMARKED_TEXT = Codec("text", _decode_text, _encode_text)
 
 UNTYPED = _Untyped("JSON", _decode_untyped, _JSON.encode, decode_list=_decode_json)
 """Codec of topics without a `value_type`."""
+
+MODELS = Codec("JSON", _decode_models, _encode_models, trusted=_JSON.trusted)
+"""Codec of values of windowed tables without a declared type: JSON, with the records of Faust models in it."""

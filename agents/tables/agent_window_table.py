@@ -70,3 +70,15 @@ class AgentWindowTable(WindowTable[V]):
         self.time: RelativeTime = STREAM
         self.is_time_given = self.is_read = False
         super().__init__(name, **options)
+
+    def plain(self, value: object) -> object:
+        """Return a value in the form that JSON output shows: records of Faust models as dicts, at any depth."""
+        return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if type(value) is list:
+        return list(map(_plain, value))
+    if type(value) is dict:
+        return {key: _plain(one) for key, one in value.items()}
+    return _plain(value.asdict()) if hasattr(value, "asdict") else value
