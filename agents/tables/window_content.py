@@ -22,7 +22,7 @@ from .store import Changes, Store
 from .stored_content import StoredContent
 from .stream_time import STREAM_TIME
 
-__all__ = ["Input", "WindowContent", "WindowSpec", "committed_now_ms", "current"]
+__all__ = ["Input", "WindowContent", "WindowSpec", "committed_now_ms", "current", "inputs_without_end"]
 
 _VERSION = 1
 
@@ -308,6 +308,12 @@ def committed_now_ms(store: Store) -> int:
     """Return the committed time of a partition; NEVER_MS if there is none."""
     row = store.get(STREAM_TIME)
     return NEVER_MS if row is None else msgspec.json.decode(row).get("now", NEVER_MS)
+
+
+def inputs_without_end(row: bytes | None) -> list[Input]:
+    """Return the inputs whose end is not known, given the time row of a partition."""
+    inputs = () if row is None else msgspec.json.decode(row).get("inputs", ())
+    return [(agent, topic) for agent, topic, _, state in inputs if state[0] != "end"]
 
 
 def _end_of(key: bytes) -> int:

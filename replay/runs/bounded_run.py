@@ -51,7 +51,7 @@ from .aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_ta
 from .completion import Completion
 from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_records
 from .inputs import Input, declared_types
-from .inputs_with_windows import late_records, refuse_windows, topics_with_end
+from .inputs_with_windows import late_records, refuse_open_windows, refuse_windows, time_rows, topics_with_end
 from .run_report import RunReport, Timeline, Watcher
 from .worker_pool import WorkerPool
 
@@ -393,7 +393,10 @@ class BoundedRun:
 
         Raises:
             Stop: see `_verify`.
+            Usage: windows did not close; see `refuse_open_windows`.
         """
+        if not self._into_live:
+            refuse_open_windows(self.app, time_rows(self._cluster, self.app))
         report.processed = [] if report.finished_before else completion.processed(counts)
         report.failed = self._failed(report, completion)
         report.late = late_records(self._cluster, self.app, _produced(report) if self._into_live else None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ...agents.app import App
 from ...agents.engine.protocols import topics_read
 from ...agents.runtime import runtime_of
 from ...agents.tables.agent_window_table import AgentWindowTable
+from ...agents.tables.stream_time import STREAM_TIME
+from ...agents.tables.window_content import inputs_without_end
 from ...agents.tables.window_table import WindowTable
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
@@ -18,7 +20,14 @@ from ...topics.headers import headers_of
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
 
-__all__ = ["late_records", "refuse_windows", "topics_with_end", "windowed_topics"]
+__all__ = [
+    "late_records",
+    "refuse_open_windows",
+    "refuse_windows",
+    "time_rows",
+    "topics_with_end",
+    "windowed_topics",
+]
 
 
 def windowed_topics(app: App) -> dict[str, str]:
@@ -68,6 +77,40 @@ def refuse_windows(app: App, inputs: Collection[str], *, into_live: bool = False
                 hint="windows of a topic that the app itself writes are not supported in bounded runs yet; otherwise "
                 "--input TOPIC=PATH",
             )
+
+
+def refuse_open_windows(app: App, rows: Iterable[tuple[AgentWindowTable, bytes | None]]) -> None:
+    """Refuse the result of a run in which windows did not close.
+
+    Args:
+        rows: tables, each with the time row of a partition.
+
+    Raises:
+        Usage: there are such windows.
+    """
+    for table, row in rows:
+        for agent, topic in inputs_without_end(row):
+            short = topic.removeprefix(f"{runtime_of(app).conf.id}-")
+            raise Usage(
+                f"table {table.name}: windows did not close, because agent {agent} reads topic {short}, which has no "
+                "input in this run",
+                hint="windows of a topic that the app itself writes are not supported in bounded runs yet; otherwise "
+                "--input TOPIC=PATH",
+            )
+
+
+def time_rows(cluster: Cluster, app: App) -> Iterator[tuple[AgentWindowTable, bytes | None]]:
+    """Yield the tables whose windows agents close, each with the time row of each of its partitions (blocking)."""
+    tables = {table.changelog_name: table for table in _agents_tables(app) if table.on_close is not None}
+    admin = Admin(cluster)
+    for name, count in admin.partitions(tables).items():
+        begins, ends = admin.spans((name, partition) for partition in range(count))
+        rows: dict[int, bytes | None] = {}
+        for run in read_to_end(cluster, begins, ends):
+            for message in run.messages:
+                if message.key() == STREAM_TIME:
+                    rows[run.at.partition] = message.value()
+        yield from ((tables[name], row) for row in rows.values())
 
 
 def late_records(

@@ -21,7 +21,7 @@ from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
 from ..runs.aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_tables, refuse_uneven
 from ..runs.inputs import Input
-from ..runs.inputs_with_windows import refuse_windows, topics_with_end
+from ..runs.inputs_with_windows import refuse_open_windows, refuse_windows, time_rows, topics_with_end
 from ..sources.format import Format
 from .app_source import AppSource, run_named
 from .environment import Environment
@@ -126,6 +126,8 @@ def run_bounded(
                 raise life.error
         if left := list(stillness.unsettled()):
             raise TimeoutError(f"run {run_id} is not processed: {'; '.join(left)}")
+        with environment.entered():
+            refuse_open_windows(lives[0].app, time_rows(environment.kafka.cluster(), lives[0].app))
         with environment.loading():
             _collect(result, environment, [life.app for life in lives])
         return result

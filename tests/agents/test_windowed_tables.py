@@ -562,3 +562,27 @@ def test_in_a_run_windows_behind_group_by_close_at_the_end_of_the_input_and_no_r
     told = {(page, *window): value for page, window, value in run.topics["out"].values}
     assert told == {(f"p{p}", t, t + 10): 2 for p in range(5) for t in range(0, 6000, 10)}
     assert len(run.topics["out"].values) == len(told)
+
+
+def test_a_run_whose_windows_cannot_close_is_refused(tmp_path: Any) -> None:
+    program, file = tmp_path / "pages.py", tmp_path / "raw.jsonl"
+    program.write_text(
+        "import anabranch\n"
+        "app = anabranch.App('w', topic_partitions=1)\n"
+        "views = app.topic('views')\n"
+        "table = app.Table('by-page', default=int, on_window_close=print).tumbling(10, expires=12)\n"
+        "@app.agent(app.topic('raw'))\n"
+        "async def forward(stream):\n"
+        "    async for view in stream:\n"
+        "        await views.send(key=view['page'], value=view)\n"
+        "@app.agent(views)\n"
+        "async def count(stream):\n"
+        "    async for view in stream:\n"
+        "        table[view['page']] += 1\n"
+    )
+    file.write_text('{"page": "a"}\n')
+    with (
+        World(str(program)) as world,
+        pytest.raises(Usage, match=r"agent pages\.count reads topic views, which has no"),
+    ):
+        world.run({"raw": file})
