@@ -68,6 +68,7 @@ class Runtime:
         provisioner: creates the topics that the app needs.
         described: name -> the topic that the program has described first under it.
         flows: the flows of the program, as people read them.
+        flow_agents: names of the agents that flows are made into.
         commands: the program's commands for the command line (`@app.command`).
         private: the private fields of topics and tables.
         agent_step: the running step of an agent, which tells tables what to show.
@@ -96,6 +97,7 @@ class Runtime:
         self.provisioner = TopicProvisioner(self)
         self.described: dict[str, Topic] = {}
         self.flows: list[FlowDescription] = []
+        self.flow_agents: set[str] = set()
         self.commands: list[type[AppCommand]] = []
         self.private = PrivateNames(app_id)
         self.agent_step = AgentStep()

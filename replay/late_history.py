@@ -179,7 +179,8 @@ def _reader(group: str, agent: str, times_ms: dict[int, int], topic: str, app: A
     declared = found.channel if found is not None and isinstance(found.channel, Topic) else None
     if declared is None or topic not in declared.topics:
         return LateReader(group, agent, f"agent {agent}", times_ms)
-    tables = {table.name: table for table in runtime_of(app).tables if isinstance(table, WindowTable)}
+    windowed = [table for table in runtime_of(app).tables if isinstance(table, WindowTable)]
+    tables = {table.name: table for table in windowed if table.spec.source == topic}
     table = tables.get(agent, tables.get(agent.removesuffix("-combine")))
     timing = declared.timing if table is None else table.spec.timing
     decode = declared.decode_value

@@ -42,6 +42,8 @@ REPLAY_KNOWS_AGENTS = {
     "replay/runs/aligned_inputs.py",
     "replay/runs/bounded_run.py",
     "replay/runs/inputs_with_windows.py",
+    "replay/runs/run_verification.py",
+    "replay/verify/comparison_side.py",
     "replay/table_backup/store_seeding.py",
     "replay/table_reader.py",
     "replay/topic_result.py",

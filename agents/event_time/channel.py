@@ -55,25 +55,31 @@ class Channel:
         time_ms: stream time.
         max_jump_ms: see above.
         rests_at_ms: stream time at which the channel became idle; None while it is not.
+        held_jumps: how many records were so far ahead that they moved nothing, and were confirmed by no other.
     """
 
-    __slots__ = ("_candidate_ms", "max_jump_ms", "rests_at_ms", "time_ms")
+    __slots__ = ("_candidate_ms", "held_jumps", "max_jump_ms", "rests_at_ms", "time_ms")
 
     def __init__(self, max_jump_ms: int | None, state: Any = None) -> None:
         self.max_jump_ms = max_jump_ms
         self.time_ms = NEVER_MS
         self._candidate_ms: int | None = None
         self.rests_at_ms: int | None = None
+        self.held_jumps = 0
         if state is not None:
-            time_ms, candidate_ms, *rests = state
+            time_ms, candidate_ms, *more = state
             self.time_ms = END_MS if time_ms == "end" else NEVER_MS if time_ms is None else int(time_ms)
             self._candidate_ms = None if candidate_ms is None else int(candidate_ms)
-            self.rests_at_ms = int(rests[0]) if rests else None
+            self.rests_at_ms = None if not more or more[0] is None else int(more[0])
+            self.held_jumps = int(more[1]) if len(more) > 1 else 0
 
     @property
     def state(self) -> list[int | str | None]:
-        """Stream time, the record ahead of it that waits for a second one, and where an idle channel rests, as JSON."""
+        """Stream time, the record ahead of it that waits for a second one, where an idle channel rests, and held jumps,
+        as JSON; the last two are omitted if there are none."""
         time_ms = "end" if self.time_ms == END_MS else None if self.time_ms == NEVER_MS else self.time_ms
+        if self.held_jumps:
+            return [time_ms, self._candidate_ms, self.rests_at_ms, self.held_jumps]
         rests = [] if self.rests_at_ms is None else [self.rests_at_ms]
         return [time_ms, self._candidate_ms, *rests]
 
@@ -87,7 +93,7 @@ class Channel:
         known, most = self.time_ms, self.max_jump_ms
         self.rests_at_ms = None
         if most is None or time_ms <= known + most:
-            self._candidate_ms = None
+            self._contradict()
             if time_ms > known:
                 self.time_ms = time_ms
             return
@@ -107,7 +113,14 @@ class Channel:
     def follow(self, time_ms: int) -> None:
         """Take records into account of which none was a jump; `time_ms` is the greatest of their times, or stream time
         before them."""
-        self.time_ms, self._candidate_ms, self.rests_at_ms = time_ms, None, None
+        self._contradict()
+        self.time_ms, self.rests_at_ms = time_ms, None
+
+    def _contradict(self) -> None:
+        """Note that a record came that is no jump."""
+        if self._candidate_ms is not None:
+            self._candidate_ms = None
+            self.held_jumps += 1
 
     def rest(self, idle_ms: int, until: Callable[[int], int]) -> None:
         """Note that the channel is idle.

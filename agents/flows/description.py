@@ -27,12 +27,15 @@ class FlowDescription:
         steps: its operators, as text, in order.
         target: `table NAME` or `topic NAME`.
         repartition: the topic between the operators and the table; None if the record's own key counts.
+        sums: fields of the table's values in which numbers are added up, or may be; an empty name is the value itself.
+            Such a sum of floats depends in its last digits on how records are grouped.
     """
 
     source: str
     steps: tuple[str, ...]
     target: str
     repartition: str | None = None
+    sums: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -43,13 +46,14 @@ class FlowDescription:
         ending: str,
         target: str,
         repartition: str | None = None,
+        sums: tuple[str, ...] = (),
     ) -> FlowDescription:
         """Describe a flow by its parts; `ending` is text such as `reduce(sum)`, or empty."""
         steps = [_operator_text(operator) for operator in operators]
         if keyed is not None:
             key, value = keyed
             steps.append(f"key_by({value_text(key)}{'' if value is None else f', {value_text(value)}'})")
-        return cls(source, (*steps, *([ending] if ending else [])), target, repartition)
+        return cls(source, (*steps, *([ending] if ending else [])), target, repartition, sums)
 
     def __str__(self) -> str:
         return " → ".join((self.source, *self.steps, self.target))

@@ -141,8 +141,9 @@ class Ending(Generic[K, T]):
             self.type is not UNKNOWN and self.type is not float
         ):  # a function annotated as float may return an int, which that table refuses
             options.setdefault("value_type", self.type)
-        made = self._into(name if table is None else table, options, PairReducer(how))
-        self.describe(f"reduce({value_text(how)})", made)
+        reducer = PairReducer(how)
+        made = self._into(name if table is None else table, options, reducer)
+        self.describe(f"reduce({value_text(how)})", made, reducer.sums)
         return made
 
     @overload
@@ -170,7 +171,7 @@ class Ending(Generic[K, T]):
         how = AggregateReducer(hows)
         made = self._into(f"{self.origin_name}-aggregates" if table is None else table, {}, how)
         made.state_fields = how.state_fields
-        self.describe(aggregate_text(hows), made)
+        self.describe(aggregate_text(hows), made, how.sums)
         return made
 
     @overload
@@ -245,13 +246,14 @@ class Ending(Generic[K, T]):
         return name.removeprefix(f"{runtime.group_id}-") if runtime.run_id else name
 
     def add_agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
-        self.app.agent(topic, name=name, on_failure=self.on_failure)(run)
+        made = self.app.agent(topic, name=name, on_failure=self.on_failure)(run)
+        runtime_of(self.app).flow_agents.add(made.name)
 
-    def describe(self, ending: str, end: Table | Topic) -> None:
-        """Add the flow to those that `anabranch describe` shows."""
+    def describe(self, ending: str, end: Table | Topic, sums: tuple[str, ...] = ()) -> None:
+        """Add the flow to those that `anabranch describe` shows; for `sums` see `FlowDescription`."""
         between = repartition_topic(self.app, end.name) if isinstance(end, Table) and self.keyed is not None else None
         target = f"table {end.name}" if isinstance(end, Table) else f"topic {end.get_topic_name()}"
-        flow = FlowDescription.of(self.origin, self.steps, self.keyed, ending, target, between)
+        flow = FlowDescription.of(self.origin, self.steps, self.keyed, ending, target, between, sums)
         runtime_of(self.app).flows.append(flow)
 
     def declared_states(self, table: Table, how: Reducer) -> object:

@@ -65,6 +65,11 @@ class Reducer(Protocol):
     independent: bool
 
     @property
+    def sums(self) -> tuple[str, ...]:
+        """Return the fields of the result that are sums; see `FlowDescription`."""
+        ...
+
+    @property
     def start(self) -> Callable[..., object]: ...
     @property
     def add(self) -> Callable[..., object]: ...
@@ -136,6 +141,7 @@ class PairReducer:
         self.start, join, self._form = BUILTINS.get(how, (_same, how, None))
         self.add: Callable[..., object] = join
         self.merge: Callable[..., object] = join
+        self.sums: tuple[str, ...] = () if how in (min, max) else ("",)
 
     def private(self, state: object) -> object:
         """Return a copy of states that a user's function might change before it fails."""
@@ -230,6 +236,12 @@ class AggregateReducer:
             if _keeps_state(how):
                 value[f"_{name}"] = part
         return value
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Fields of the result that are sums; see `FlowDescription`."""
+        forms = zip(self._columns, self._forms, strict=True)
+        return tuple(name for name, form in forms if form.adds or form is ONE_BY_ONE)
 
     @property
     def state_fields(self) -> frozenset[str]:

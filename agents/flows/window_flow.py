@@ -111,7 +111,7 @@ class WindowedFlow:
         table = self._table(name, how, options)
         made = AggregatedWindows(self.flow.app, table)
         grace = duration_text(self.timing.grace_ms)
-        self.flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table)
+        self.flow.describe(f"window({self.windows}, grace={grace}) → {ending}", table, how.sums)
         if self.flow.keyed is None:
             self._fill_in_place(made, how)
         else:

@@ -87,6 +87,8 @@ FAILED = 3
     metavar="N|N%",
     help="Exit with 0 instead of 3 if at most this many dead letters, skipped records and bad lines occur.",
 )
+@click.option("--digests", is_flag=True, help="Show digests of all tables and output topics.")
+@click.option("-J", "--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
 @pack_option
 @pipeline_options
@@ -111,6 +113,8 @@ def run(
     allow_late: bool,
     on_bad_line: OnBadLine,
     allowed: str,
+    digests: bool,
+    as_json: bool,
     loglevel: str,
     pack: Compression | None,
     bootstrap_server: str | None,
@@ -130,10 +134,14 @@ def run(
     command is repeated. Running workers process it; if there are none, the command starts them. Records that would be
     late for windows of the live topic are refused before anything is sent, unless --allow-late is given.
 
+    The report says which orders of records give the same result, and what the result depends on otherwise. --digests
+    adds digests of all tables and output topics, to compare runs by.
+
     \b
     Examples:
       anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
       anabranch run shop --input orders.jsonl --key user --output totals.csv --output large-orders=large.csv
+      anabranch run shop --input orders=orders.csv --input payments=payments.csv --key user --time at --digests
       anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour --null NA \\
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
       anabranch run shop --input 'orders/2013-*.jsonl.gz' --key user --into-live
@@ -143,7 +151,7 @@ def run(
     from ..runs.failure_counts import Allowance
     from ..runs.inputs import parse_inputs
     from ..topic_result import parse_outputs
-    from .console import counted
+    from .console import counted, write_json
     from .run_output import RunView, show_run
 
     log_to_stderr(loglevel)
@@ -172,12 +180,16 @@ def run(
             processes=processes,
             into_live=into_live,
             allow_late=allow_late,
+            digests=digests,
             on_bad_line=on_bad_line,
             pack=pack,
             watcher=view,
         )
         report = bounded.execute()
-    show_run(report)
+    if as_json:
+        write_json(report.facts())
+    else:
+        show_run(report)
     if not allowance.allows(report.failures, of=report.read):
         click.echo(
             f"exit code {FAILED}: {counted(report.failures, 'failure')} in {counted(report.read, 'record')}\n"

@@ -6,6 +6,7 @@ from rich.table import Table as Grid
 
 from ..replay_report import Progress
 from ..runs.run_report import RunReport, Watcher
+from ..runs.run_verification import RunVerification
 from .console import counted, err, out, plain
 from .replay_output import ReplayView, show_bad_lines, show_rejected
 from .table_grid import show_table
@@ -59,6 +60,8 @@ def show_run(report: RunReport) -> None:
         out.print(_timeline(report))
     if report.restarts:
         out.print(f"  restarted {counted(report.restarts, 'crashed worker')}; the result is not affected")
+    if report.verification is not None:
+        _show_order(report.verification)
     if report.snapshot is not None:
         show_table(report.snapshot)
     if report.output is not None and report.snapshot is not None:
@@ -99,6 +102,22 @@ def _topics(report: RunReport) -> Grid:
             row += [f"{stage.rate:,.0f}"] if stage.records >= _RATED else []
         grid.add_row(f"  {topic}", *row)
     return grid
+
+
+def _show_order(verification: RunVerification) -> None:
+    """Print which orders of records give the result, what it depends on otherwise, and the digests."""
+    because = verification.order_matters
+    out.print(f"  {verification.sentence}{':' if because else ''}", markup=False, highlight=False, soft_wrap=True)
+    for reason in because:
+        out.print(f"    {reason}", markup=False, highlight=False, soft_wrap=True)
+    if verification.held_jumps:
+        records = counted(verification.held_jumps, "record")
+        out.print(f"  {records} too far ahead of the others moved no time (max_jump)", markup=False)
+    if verification.digests:
+        grid = _grid("digest", "records", "")
+        for name, records, digest in verification.digests:
+            grid.add_row(f"  {name}", f"{records:,}", digest)
+        out.print(grid)
 
 
 def _timeline(report: RunReport) -> Grid:

@@ -53,6 +53,7 @@ from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_reco
 from .inputs import Input, declared_types
 from .inputs_with_windows import late_records, refuse_open_windows, refuse_windows, time_rows, topics_with_end
 from .run_report import RunReport, Timeline, Watcher
+from .run_verification import RunVerification, verify_run
 from .worker_pool import WorkerPool
 
 __all__ = ["BoundedRun"]
@@ -83,6 +84,7 @@ class BoundedRun:
         repartition: for inputs that are archives or topics, see `resolve_source`.
         into_live: use the app's own topics, group and tables instead of a run's.
         allow_late: into live: send records that would be late for windows.
+        digests: compute digests of all tables and output topics.
 
     Raises:
         Usage: the app, an input or an option is wrong.
@@ -106,12 +108,13 @@ class BoundedRun:
         repartition: bool = False,
         into_live: bool = False,
         allow_late: bool = False,
+        digests: bool = False,
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
         self._looked_s = clock.now_s()
         self._pipeline, self._pace = pipeline or Pipeline(), pace
-        self._processes = processes
+        self._processes, self._digests = processes, digests
         self._on_bad_line: OnBadLine = on_bad_line
         self._pack: Compression | None = pack
         self._watcher = watcher or Watcher()
@@ -257,8 +260,17 @@ class BoundedRun:
             counted.result()
             self._write_result(report, reader.result())
             report.topics_written = self._outputs.write(self._cluster)
+            if not self._into_live:
+                report.verification = self._verify_order(report)
         report.total_seconds = timeline.now_s
         return report
+
+    def _verify_order(self, report: RunReport) -> RunVerification:
+        made = {topic.get_topic_name() for topic in self._declared_topics().values()} - {*self._topics}
+        inputs = zip(self._topics, self._inputs, strict=True)
+        return verify_run(
+            self._cluster, self.app, inputs, self._aligned, report, outputs=made if self._digests else None
+        )
 
     def _read_table(self) -> TableReader | None:
         """Read the result's changelog while the workers stop; the little that they still write is read afterwards."""
@@ -399,7 +411,8 @@ class BoundedRun:
             refuse_open_windows(self.app, time_rows(self._cluster, self.app))
         report.processed = [] if report.finished_before else completion.processed(counts)
         report.failed = self._failed(report, completion)
-        report.late = late_records(self._cluster, self.app, _produced(report) if self._into_live else None)
+        late = late_records(self._cluster, self.app, _produced(report) if self._into_live else None)
+        report.late, report.late_closed = late
         # Topics of the app itself have other producers and may delete records, so their counts prove nothing.
         report.found = report.records if self._into_live else self._verify(report)
         report.timeline.note("counted")

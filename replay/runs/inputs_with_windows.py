@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from ...agents.app import App
+from ...agents.engine.committed_offsets import read_channel_states
 from ...agents.engine.protocols import topics_read
+from ...agents.event_time.channel import Channel
 from ...agents.runtime import runtime_of
 from ...agents.tables.agent_window_table import AgentWindowTable
 from ...agents.tables.stream_time import STREAM_TIME
@@ -14,6 +17,7 @@ from ...agents.tables.window_content import inputs_without_end
 from ...agents.tables.window_table import WindowTable
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
+from ...topics.consumer_groups import ConsumerGroups
 from ...topics.dead_letter import LATE_SUFFIX
 from ...topics.errors import Usage
 from ...topics.headers import headers_of
@@ -21,6 +25,8 @@ from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
 
 __all__ = [
+    "LateRecordCounts",
+    "held_jumps",
     "late_records",
     "refuse_open_windows",
     "refuse_windows",
@@ -28,6 +34,19 @@ __all__ = [
     "topics_with_end",
     "windowed_topics",
 ]
+
+
+class LateRecordCounts(NamedTuple):
+    """The late records of an app.
+
+    Attributes:
+        late: (table, topic with its late records) -> number of them; 0 for tables whose late records are dropped, with
+            a topic of None.
+        closed: how many of them were on time in their own partition, and came after their window had closed.
+    """
+
+    late: dict[tuple[str, str | None], int]
+    closed: int = 0
 
 
 def windowed_topics(app: App) -> dict[str, str]:
@@ -115,16 +134,14 @@ def time_rows(cluster: Cluster, app: App) -> Iterator[tuple[AgentWindowTable, by
 
 def late_records(
     cluster: Cluster, app: App, ranges: Mapping[TopicPartition, tuple[int, int]] | None = None
-) -> dict[tuple[str, str | None], int]:
+) -> LateRecordCounts:
     """Count the late records of each table with windows, by the headers of the records (blocking).
 
     Args:
         ranges: count only records within these offsets of their topics; None counts all.
-
-    Returns:
-        (table, topic with its late records) -> number of them; 0 for tables whose late records are dropped, with None.
     """
     found: dict[tuple[str, str | None], int] = dict.fromkeys(_late_topics(app), 0)
+    closed = 0
     admin = Admin(cluster)
     there = admin.partitions({topic for _, topic in found if topic is not None})
     for topic, count in there.items():
@@ -135,6 +152,20 @@ def late_records(
                 operator = (headers.get("anabranch-operator") or b"").decode(errors="replace")
                 if (operator, topic) in found and (ranges is None or _within(headers.get("anabranch-source"), ranges)):
                     found[operator, topic] += 1
+                    closed += headers.get("anabranch-reason") == b"closed"
+    return LateRecordCounts(found, closed)
+
+
+def held_jumps(cluster: Cluster, group: str, topics: Collection[str]) -> int:
+    """Return how many records of topics were so far ahead that they moved no time, by the group's offsets (blocking).
+
+    If several tables have windows of a topic, each has the same records; they count once.
+    """
+    counts = Admin(cluster).partitions(topics)
+    found = 0
+    for _, metadata in ConsumerGroups(cluster).offsets(group, counts).values():
+        states = read_channel_states(metadata).values()
+        found += max((Channel(None, state).held_jumps for state in states), default=0)
     return found
 
 

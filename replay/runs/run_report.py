@@ -9,6 +9,7 @@ from ...topics import clock
 from ..replay_report import Progress, Report
 from ..table_reader import Snapshot
 from .failure_counts import FailedRecords
+from .run_verification import RunVerification
 
 __all__ = ["RunReport", "Timeline", "TopicProgress", "Watcher"]
 
@@ -66,6 +67,8 @@ class RunReport:
         found: how many records the input topics hold, counted by reading them. The run is verified if this is at least
             `records`.
         late: (table, topic with its late records) -> number of them; a topic of None has none: they were dropped.
+        late_closed: how many of them were on time in their own partition, and came after their window had closed.
+        verification: what the result depends on; None for a run into live topics.
         topics_written: for each file of a topic its number of records, the topic and the path.
         finished_before: an earlier start finished the run; this one computed nothing.
     """
@@ -83,6 +86,8 @@ class RunReport:
     finished_before: bool = False
     found: int = 0
     late: dict[tuple[str, str | None], int] = field(default_factory=dict[tuple[str, "str | None"], int])
+    late_closed: int = 0
+    verification: RunVerification | None = None
     snapshot: Snapshot | None = None
     output: Path | None = None
     topics_written: list[tuple[int, str, Path]] = field(default_factory=list[tuple[int, str, Path]])
@@ -102,6 +107,26 @@ class RunReport:
     def read(self) -> int:
         """How many records and bad lines all inputs had."""
         return self.records + sum(replay.skipped + replay.dead_letters for replay in self.replays)
+
+    def facts(self) -> dict[str, object]:
+        """Return the report as plain JSON."""
+        return {
+            "run": self.run_id,
+            "app": self.app_id,
+            "finished_before": self.finished_before,
+            "records": self.records,
+            "found": self.found,
+            "seconds": round(self.total_seconds, 3),
+            "restarts": self.restarts,
+            "topics": {stage.topic: stage.records for stage in self.processed if stage.records},
+            "failures": [{"count": failed.count, "failed": str(failed)} for failed in self.failed],
+            "late": [
+                {"table": table, "topic": topic, "records": None if topic is None else count}
+                for (table, topic), count in sorted(self.late.items(), key=str)
+            ],
+            "keys": None if self.snapshot is None else len(self.snapshot),
+            "verification": None if self.verification is None else self.verification.facts(),
+        }
 
     @property
     def records_now(self) -> int:

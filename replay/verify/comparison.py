@@ -18,7 +18,7 @@ import msgspec
 from ..sources.source_record import SourceRecord
 from .comparison_side import ComparisonSide
 
-__all__ = ["Compared", "Difference", "Tally", "verify"]
+__all__ = ["Compared", "Difference", "Tally", "digest_of", "verify"]
 
 _BUCKETS = 4_096
 _MASK = (1 << 128) - 1
@@ -123,6 +123,16 @@ def verify(a: ComparisonSide, b: ComparisonSide, *, most: int = 10) -> Compared:
     if not compared.equal:
         compared.differences.extend(_differences(a, b, tallies, digests, most))
     return compared
+
+
+def digest_of(side: ComparisonSide) -> tuple[int, str]:
+    """Return the number of records of a side, and the digest of their keys, values, headers and times (blocking).
+
+    Raises:
+        Stop: it cannot be read.
+    """
+    tally = _tally(side, _Digests(("key", "value", "headers", *(["time"] if side.timed else []))))
+    return tally.records, tally.digest
 
 
 def _bucket(record: SourceRecord) -> int:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from ...agents.tables.stream_time import STREAM_TIME
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.control_records import carries_control, records_of
@@ -254,6 +255,8 @@ class _TableSide:
             part, offsets_by_key = parts[run.at[1]], offsets[run.at[1]]
             for message in run.messages:
                 key, value = message.key(), message.value()
+                if key == STREAM_TIME:
+                    continue  # how far the table is in event time, which depends on partitions and not on its content
                 if value is None:
                     part.pop(key, None)
                 else:
