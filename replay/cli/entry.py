@@ -217,6 +217,7 @@ def main() -> None:
     except Exception as exc:
         from ...topics.errors import formatted_traceback, understood  # imports librdkafka, which --help does not need
         from ...topics.printable import printable, without_passwords
+        from .logs import marked
 
         error = understood(exc)
         if error is not exc and signals.received():  # the interrupt was raised inside a library, which wrapped it
@@ -226,7 +227,7 @@ def main() -> None:
             raise SystemExit(1) from None
         if error is not exc:
             logging.getLogger("anabranch").debug("traceback of the error", exc_info=exc)
-        click.echo(f"error: {printable(error)}", err=True)
+        click.echo(f"{marked('error:', 'red')} {printable(error)}", err=True)
         raise SystemExit(error.exit_code) from None
 
 

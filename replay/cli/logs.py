@@ -25,13 +25,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TypeAlias
 
+import click
 import msgspec
 
 from ...topics.errors import formatted_traceback, message_of
 from ...topics.printable import printable, utf8, without_passwords
 from ...topics.private_texts import HIDDEN_TEXT, chained, hides_texts
 
-__all__ = ["JsonFormatter", "TextFormatter", "json_formatter", "log_to_stderr"]
+__all__ = ["JsonFormatter", "TextFormatter", "json_formatter", "log_to_stderr", "marked"]
 
 FIELDS = ("topic", "partition", "offset", "agent", "generation", "partitions", "seconds", "hint")
 
@@ -43,18 +44,42 @@ _LIFE_CYCLE_LOGGERS = (
     "anabranch.agents.app",
     "anabranch.agents.web.web_server",
     "anabranch.agents.faust_adapter.transport",
+    "anabranch.agents.faust_adapter.unsampled_monitor",
 )
 
 
 _ExcInfo: TypeAlias = "tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]"
 
 
+def marked(text: str, fg: str | None = None, *, bold: bool = False) -> str:
+    """Return a text for `click.echo` or a terminal in a colour, unless $NO_COLOR forbids it.
+
+    `echo` removes the colour where the output is no terminal.
+    """
+    if (fg is None and not bold) or os.environ.get("NO_COLOR"):
+        return text
+    return click.style(text, fg=fg, bold=bold or None)
+
+
 class TextFormatter(logging.Formatter):
-    """Formats log records for people: control characters in messages and tracebacks are escaped, passwords hidden."""
+    """Formats log records for people: control characters in messages and tracebacks are escaped, passwords hidden.
+
+    Args:
+        form: as for `logging.Formatter`.
+        colours: mark the level of warnings and errors, for a terminal.
+    """
+
+    def __init__(self, form: str = "%(asctime)s %(levelname)s %(name)s: %(message)s", *, colours: bool = False) -> None:
+        super().__init__(form)
+        self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the formatted record."""
-        return printable(without_passwords(super().format(_shown(record))))
+        text = printable(without_passwords(super().format(_shown(record))))
+        if not self._colours or record.levelno < logging.WARNING:
+            return text
+        colour = "red" if record.levelno >= logging.ERROR else "yellow"
+        return text.replace(f" {record.levelname} ", f" {marked(record.levelname, colour)} ", 1)
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802 (logging's name)
         """Return the traceback of an exception."""
@@ -156,7 +181,7 @@ def log_to_stderr(level: str | None, *, default: str = "warn", form: str = "text
         # What commands print in text form, such as "ready", is logged at INFO in JSON form, whatever the level.
         logging.getLogger("anabranch").setLevel(logging.INFO)
     else:
-        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(TextFormatter(colours=sys.stderr.isatty()))
     logging.basicConfig(level=numeric, handlers=[handler])
     quiet = max(numeric, logging.WARNING) if numeric > logging.DEBUG else numeric
     for name in _LIFE_CYCLE_LOGGERS:

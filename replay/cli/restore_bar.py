@@ -52,7 +52,10 @@ class RestoreBar:
         from rich.progress import BarColumn, Progress, TextColumn
 
         bar = Progress(
-            BarColumn(30), TextColumn("{task.description}", markup=False), console=self._console or Console(stderr=True)
+            BarColumn(30),
+            TextColumn("{task.description}", markup=False),
+            console=self._console or Console(stderr=True),
+            transient=True,
         )
         task = bar.add_task("", total=1.0)
         bar.start()

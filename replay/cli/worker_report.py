@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,9 +18,10 @@ from ...agents.event_time.channel import END_MS, NEVER_MS
 from ...agents.web.operator_times import operator_times
 from ...topics import clock
 from ...topics.printable import printable
+from ...topics.topic_partition import TopicPartition
 from ..time_text import format_duration_ms, format_time
 from .console import counted
-from .logs import json_formatter
+from .logs import json_formatter, marked
 from .status_key import call_on_enter
 
 if TYPE_CHECKING:
@@ -57,18 +59,18 @@ class WorkerReport:
         self._began_s = self._shown_s = clock.now_s()
         self._shown_records = runtime.status.records_total
         web = f"   web http://{conf.web_bind}:{conf.web_port}" if conf.web_enabled else ""
-        partitions = ", ".join(f"{t}[{p}]" for t, p in sorted(runtime.status.owned)) or "no partitions yet"
+        partitions = ranges_of(runtime.status.owned) or "no partitions yet"
         ready = f"{conf.id}: ready on {runtime.cluster.bootstrap_servers}   pid {os.getpid()}{web}"
         if json_formatter() is not None:
             logger.info("%s   %s", ready, partitions)
         else:
-            _echo(ready, bold=True)
+            _echo(ready, fg="green", bold=True)
             for line in [*([] if self._brief else self._description()), partitions]:
                 _echo(f"  {line}")
         loop = asyncio.get_running_loop()
         show = partial(loop.call_soon_threadsafe, self.show_status)
         signal.signal(signal.SIGUSR1, lambda *_: show())
-        if call_on_enter(show):
+        if call_on_enter(show) and json_formatter() is None:
             _echo("  press Enter for the status, Ctrl-C to stop")
         if not self._brief:
             self._reporting = loop.create_task(self._report())
@@ -102,7 +104,7 @@ class WorkerReport:
         self._shown_s, self._shown_records = now_s, records
         text = f"{rate:,.0f} records/s, {counted(records, 'record')} in all, lag {sum(status.lags().values()):,}"
         text += f", {counted(len(status.owned), 'partition')}{self._event_time()}{self._failures()}"
-        _say(f"{self._runtime.conf.id}: {text}")
+        _say(f"{self._runtime.conf.id}: {text}", **self._style)
 
     def _event_time(self) -> str:
         known = [time for time in operator_times(self._runtime) if time.watermark_ms > NEVER_MS]
@@ -111,6 +113,11 @@ class WorkerReport:
         least = min(known, key=lambda time: time.watermark_ms)
         at = "end of input" if least.watermark_ms == END_MS else format_time(least.watermark_ms)
         return f", watermark {at} ({least.operator})"
+
+    @property
+    def _style(self) -> dict[str, Any]:
+        """Yellow as soon as a record has failed."""
+        return {"fg": "yellow"} if self._failures() else {}
 
     def _failures(self) -> str:
         status = self._runtime.status
@@ -129,7 +136,7 @@ class WorkerReport:
             left = "the last records are not committed, and will be processed again"
         else:
             left = "its partitions stay reserved" if runtime.keep_identity else "offsets are committed"
-        _say(f"{runtime.conf.id}: stopped after {took}: {done}{self._failures()}; {left}")
+        _say(f"{runtime.conf.id}: stopped after {took}: {done}{self._failures()}; {left}", **self._style)
 
 
 def _version() -> str:
@@ -139,13 +146,29 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _say(text: str) -> None:
+def _say(text: str, **style: Any) -> None:
     if json_formatter() is not None:
         logger.info("%s", text)
     else:
-        _echo(text)
+        _echo(text, **style)
 
 
-def _echo(text: str, *, bold: bool = False) -> None:
-    # `echo` removes the style where stderr is not a terminal.
-    click.echo(click.style(printable(text, one_line=True), bold=bold or None), err=True)
+def _echo(text: str, **style: Any) -> None:
+    text = printable(text, one_line=True)
+    click.echo(marked(text, **style), err=True)
+
+
+def ranges_of(partitions: Iterable[TopicPartition]) -> str:
+    """Return partitions as text, those in a row together.
+
+    >>> ranges_of([TopicPartition("orders", p) for p in (0, 1, 2, 5)])
+    'orders[0-2], orders[5]'
+    """
+    found: list[list[TopicPartition]] = []
+    for at in sorted(partitions):
+        topic, partition = at
+        if found and (topic, partition - 1) == found[-1][-1]:
+            found[-1].append(at)
+        else:
+            found.append([at])
+    return ", ".join(f"{row[0][0]}[{row[0][1]}{f'-{row[-1][1]}' if len(row) > 1 else ''}]" for row in found)

@@ -200,3 +200,19 @@ def test_folders_of_data_are_their_owner_s(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     private_folder(tmp_path / "open")
     assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o755
+
+
+def test_warnings_and_errors_are_coloured_on_a_terminal_and_texts_of_others_stay_escaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def line(level: int, *, colours: bool) -> str:
+        record = logging.LogRecord("x", level, "", 0, EVIL, (), None)
+        return logs.TextFormatter("%(levelname)s: %(levelname)s %(message)s", colours=colours).format(record)
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert line(logging.WARNING, colours=True) == f"WARNING: \x1b[33mWARNING\x1b[0m {SHOWN}"
+    assert line(logging.ERROR, colours=True) == f"ERROR: \x1b[31mERROR\x1b[0m {SHOWN}"
+    assert line(logging.INFO, colours=True) == f"INFO: INFO {SHOWN}"
+    assert line(logging.ERROR, colours=False) == f"ERROR: ERROR {SHOWN}"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert line(logging.ERROR, colours=True) == f"ERROR: ERROR {SHOWN}"
