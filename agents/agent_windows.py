@@ -241,7 +241,7 @@ class AgentWindows(WindowWriter):
             self._hear(at, value)
         elif at.topic in self._names:
             if self._idleness is not None:
-                self._idleness.wake(at)
+                self._idleness.wake(self.stream.queue.at(at))
             self._record = record = _Record(self, message, value)
             for table, content in self._contents(at):
                 if (stream.name, at.topic) in content.inputs:
@@ -334,7 +334,8 @@ class AgentWindows(WindowWriter):
     def _idle_ms(self, at: TopicPartition) -> int | None:
         if self._idleness is None:
             return None
-        return self._idleness.idle_ms(at, clock.now_s(), silent=self.stream.context.is_silent(self.stream, at))
+        silent = self.stream.context.is_silent(self.stream, at)
+        return self._idleness.idle_ms(self.stream.queue.at(at), clock.now_s(), silent=silent)
 
     async def _closed(self, at: TopicPartition, *, divisible: bool) -> bool:
         """Close the windows of a partition that are complete; return whether all of them are closed.

@@ -67,6 +67,7 @@ class PartitionQueue:
     """
 
     __slots__ = (
+        "__weakref__",
         "at",
         "batches",
         "channel_state",

@@ -2,11 +2,14 @@
 
 A channel is idle because there is nothing in its log, never because it was not read: the caller says whether all of it
 was read. Time comes in as an argument.
+
+A channel is an object that lives as long as the worker has its partition, such as the partition's queue. A partition
+that another worker had meanwhile is another channel: whatever was known of it does not count any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from weakref import WeakKeyDictionary
 
 __all__ = ["Idleness"]
 
@@ -26,15 +29,15 @@ class Idleness:
         self._after_s = after_ms / 1000
         least, most = _REPEAT_S
         self._repeat_s = max(least, min(most, self._after_s * _REPEAT_SHARE))
-        self._silent_since_s: dict[Hashable, float] = {}
-        self._told_s: dict[Hashable, float] = {}
+        self._silent_since_s: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._told_s: WeakKeyDictionary[object, float] = WeakKeyDictionary()
 
-    def wake(self, channel: Hashable) -> None:
+    def wake(self, channel: object) -> None:
         """Note that a record has come."""
         self._silent_since_s.pop(channel, None)
         self._told_s.pop(channel, None)
 
-    def idle_ms(self, channel: Hashable, now_s: float, *, silent: bool) -> int | None:
+    def idle_ms(self, channel: object, now_s: float, *, silent: bool) -> int | None:
         """Return for how long a channel has been idle, in milliseconds; None if it is not.
 
         Args:
@@ -46,7 +49,7 @@ class Idleness:
         idle_s = now_s - self._silent_since_s.setdefault(channel, now_s) - self._after_s
         return None if idle_s < 0 else int(idle_s * 1000)
 
-    def repeats(self, channel: Hashable, now_s: float) -> bool:
+    def repeats(self, channel: object, now_s: float) -> bool:
         """Return whether it has to be told now that a channel is idle, and note that it is."""
         told_s = self._told_s.get(channel)
         if told_s is not None and now_s - told_s < self._repeat_s:

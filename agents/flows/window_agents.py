@@ -174,7 +174,7 @@ class Source:
         channel = Channel(self._max_jump_ms, queue.at(at).channel_state)
         rested = channel.rests_at_ms is not None
         if self._idleness is not None:
-            self._idleness.wake(at)
+            self._idleness.wake(queue.at(at))
         states = States()
         if records.messages:
             done = self._by_column(batch, channel.state, closed_ms) if own else None
@@ -199,16 +199,16 @@ class Source:
         if idleness is None:
             return
         now_s = clock.now_s()
-        for at in [at for at in stream.queue.partitions if at.topic in self._names]:
-            idle_ms = idleness.idle_ms(at, now_s, silent=stream.context.is_silent(stream, at))
+        for at, queue in [(at, queue) for at, queue in stream.queue.partitions.items() if at.topic in self._names]:
+            idle_ms = idleness.idle_ms(queue, now_s, silent=stream.context.is_silent(stream, at))
             if idle_ms is None:
                 continue
-            channel = Channel(self._max_jump_ms, stream.queue.at(at).channel_state)
+            channel = Channel(self._max_jump_ms, queue.channel_state)
             if channel.time_ms == END_MS:
                 continue
             channel.rest(idle_ms, self._until)
-            stream.queue.at(at).channel_state = channel.state
-            repeats = idleness.repeats(at, now_s)
+            queue.channel_state = channel.state
+            repeats = idleness.repeats(queue, now_s)
             yield Resting(at, channel_name(self._name, at.partition), channel.time_ms, repeats)
 
     def _until(self, time_ms: int) -> int:

@@ -12,7 +12,7 @@ from ...topics.control_records import carries_control, is_control
 from ...topics.errors import Stop
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
-from ..engine.partition_queue import QueuedBatch
+from ..engine.partition_queue import PartitionQueue, QueuedBatch
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.window_table import WindowTable, window_partition
@@ -34,10 +34,11 @@ class WindowCloser:
 
     def __init__(self, stream: Stream, table: WindowTable, finals: Sequence[Callable[[WindowKey, Any], Any]]) -> None:
         self._stream, self._table, self._finals = stream, table, finals
-        self._held: dict[TopicPartition, int] = {}
+        # By queue, not by partition: a partition that another worker had meanwhile has a new one, and begins anew.
+        self._held: dict[PartitionQueue, int] = {}
         for partition in stream.queue.partitions.values():
             partition.held_back = None  # of the agent function's last call
-        self._seen: set[TopicPartition] = set()
+        self._seen: set[PartitionQueue] = set()
 
     def wait_s(self) -> float:
         """Return the seconds until the next look at the windows, although no record has come."""
@@ -45,7 +46,7 @@ class WindowCloser:
 
     def look_at(self, at: TopicPartition) -> None:
         """Close what is complete in a partition with the next call of `close`, although no record has come."""
-        self._held.setdefault(at, -1)
+        self._held.setdefault(self._stream.queue.at(at), -1)
 
     def begin(self, batch: QueuedBatch) -> None:
         """Note that a batch is about to be processed, so that its partition can no longer stay where it is."""
@@ -55,25 +56,26 @@ class WindowCloser:
     async def close(self, batch: QueuedBatch) -> None:
         """Close windows after a batch, an empty one if none has come."""
         stream, queue = self._stream, self._stream.queue
-        self._held = {at: offset for at, offset in self._held.items() if at in queue.partitions}
-        self._seen &= queue.partitions.keys()
+        present = set(queue.partitions.values())
+        self._held = {partition: offset for partition, offset in self._held.items() if partition in present}
+        self._seen &= present
         if batch.messages:
-            self._held[batch.at] = _held_offset(stream, batch)
+            self._held[queue.at(batch.at)] = _held_offset(stream, batch)
         else:
             for partition in queue.partitions.values():
                 partition.ended = False
             # Also those that were restored: a worker may have ended in the middle of closing.
-            self._held |= {at: -1 for at in queue.partitions if at not in self._seen}
-        for at in list(self._held):
-            self._seen.add(at)
-            if batch.messages and at != batch.at and stream.context.epoch.full:
+            self._held |= {partition: -1 for partition in queue.partitions.values() if partition not in self._seen}
+        for partition in list(self._held):
+            self._seen.add(partition)
+            if batch.messages and partition.at != batch.at and stream.context.epoch.full:
                 continue
-            stream.context.at(stream, at)
-            if await self._closed(at):
-                del self._held[at]
-                queue.at(at).held_back = None
-            elif self._held[at] >= 0:
-                queue.at(at).held_back = self._held[at]
+            stream.context.at(stream, partition.at)
+            if await self._closed(partition.at):
+                del self._held[partition]
+                partition.held_back = None
+            elif self._held[partition] >= 0:
+                partition.held_back = self._held[partition]
 
     async def _closed(self, at: TopicPartition) -> bool:
         """Close windows of a partition until the epoch is full; return whether all that are complete are closed."""

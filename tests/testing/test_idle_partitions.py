@@ -160,6 +160,36 @@ def test_idleness_outlives_the_worker() -> None:
         assert [late["at"] for late in world.topic("visits.late").values] == [START_MS // 1000 + 3]
 
 
+def test_a_partition_that_another_worker_had_meanwhile_is_not_idle_for_what_it_was_before() -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("idle", topic_partitions=2)
+        visits = app.topic("visits", time="at", time_unit="s", grace="0s", idle_after="60s", partitions=2)
+        visits.window(Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
+        return app
+
+    with World(app, workers=2, start=START) as world:
+
+        def visits_until(end: int) -> None:
+            for seconds in range(int(world.now.timestamp()) - START_MS // 1000, end, 10):
+                for partition in (0, 1):
+                    visit(world, seconds, partition, user=f"u{partition}")
+                world.advance("10s")
+
+        world.settle()
+        world.worker(1).stop()
+        world.advance("50s")  # worker 0 has both partitions, and sees no record in them
+        world.worker(1).start()
+        world.settle()
+        visits_until(400)  # each has one of them
+        world.worker(1).stop()
+        world.advance("5s")  # worker 0 has both again
+        for partition in (0, 1):
+            visit(world, 395, partition, user=f"u{partition}")
+        world.settle()
+        with pytest.raises(Usage):
+            world.topic("visits.late")
+
+
 def test_windows_are_looked_up_by_key_and_time() -> None:
     app = anabranch.App("lookup")
     visits = app.topic("visits", time="at", time_unit="s", grace="0s", partitions=1)
