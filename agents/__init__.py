@@ -17,6 +17,7 @@ from .flows.flow import Flow, KeyedFlow
 from .flows.hyperloglog import ApproxDistinct
 from .stream import Stream
 from .tables.table import Table
+from .timers import Timer
 from .topic import Topic
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Retry",
     "Stream",
     "Table",
+    "Timer",
     "Topic",
     "col",
     "pseudonym",

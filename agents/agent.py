@@ -28,6 +28,7 @@ from .engine.runner import Runner, acting_runner, this_runner
 from .failure_policy import policy
 from .replies import ReplyConsumer
 from .runtime import runtime_of
+from .timers import Timers, on_timer
 
 if TYPE_CHECKING:
     import faust
@@ -90,18 +91,19 @@ class Agent(FaustAgent, Generic[V, R]):
     Args:
         on_failure: what happens to a record that makes the agent raise, or that cannot be decoded. `dead_letter` (the
             default) sends it to `<topic>.dlq` with the reason, `skip` logs and counts it, `fail` stops the worker.
-            `Retry(…)`, or `retry` for its defaults, tries it again before one of these. In each case, whatever the
-            agent did with the record before it raised is rolled back.
+            `Retry(…)`, or `retry` for its defaults, tries it again before one of these. What the agent did with the
+            record is rolled back.
 
     Values of a channel in memory are not records, and cannot be rolled back, retried or kept: `fail` stops the worker,
     every other policy logs the error and continues with the next value.
 
     Attributes:
-        on_failure: the name of the policy.
-        retry: what precedes it.
+        on_failure, retry: the name of the policy, and what precedes it.
     """
 
     mundane_level = "debug"
+    timers: Timers | None = None  # once it has a function for them
+    on_timer = on_timer
 
     def __init__(self, fun: Callable[..., object], *, on_failure: Failure = "dead_letter", **kwargs: Any) -> None:
         self.on_failure, self.retry = policy(on_failure)

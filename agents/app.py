@@ -56,6 +56,7 @@ from .stream import Stream
 from .tables.store_directory import store_scheme
 from .tables.ttl_table import new_table
 from .tables.window_wrapper import windowed
+from .timers import cancel_timer, set_timer
 from .topic import Topic
 from .web.key_routing import KeyRouter
 
@@ -393,6 +394,10 @@ class App(faust.App):
             private=private,
         )
         self.tables.add(cast(Any, table))
+
+    # Timers in event time: see `timers.py` --------------------------------------------------------------------------
+
+    at, cancel = set_timer, cancel_timer
 
     # Tasks: each of Faust's decorators comes down to `_task` ---------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..topics.packed import Row
+from .engine.runner import this_runner
 from .event import RecordBatch
 from .value_columns import fits
 
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
     from .engine.partition_queue import QueuedBatch
     from .stream import Stream
 
-__all__ = ["decoded", "last_of", "record_batch"]
+__all__ = ["SKIPPED", "decoded", "in_memory", "last_of", "record_batch"]
 
 V = TypeVar("V")
+
+SKIPPED: Any = object()
+"""The result of `Stream.process` for a value that a processor skips."""
 
 
 def decoded(stream: Stream[V], batch: QueuedBatch) -> Iterator[tuple[Message, V]]:
@@ -39,6 +43,18 @@ def decoded(stream: Stream[V], batch: QueuedBatch) -> Iterator[tuple[Message, V]
             stream.context.apply_policy(stream, message, exc, "decode")
         else:
             yield message, value
+
+
+async def in_memory(stream: Stream[V], values: AsyncIterator[V]) -> AsyncIterator[V]:
+    """Yield values of a channel in memory, and note in the stream which one its agent works on."""
+    runner = this_runner()
+    if runner is not None:
+        runner.begun = True
+    stream.in_hand = False
+    async for value in values:
+        stream.in_hand = True
+        yield value
+        stream.in_hand = False
 
 
 def record_batch(stream: Stream[V], batch: QueuedBatch) -> RecordBatch[V]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .app import App
     from .flows.description import FlowDescription
     from .stream import Stream
+    from .stream_clock import Waiting
     from .topic import Topic
 
 __all__ = ["Runtime", "runtime_of"]
@@ -73,6 +74,7 @@ class Runtime:
         private: the private fields of topics and tables.
         agent_step: the running step of an agent, which tells tables what to show.
         lacks_windows: names of tables that have `on_window_close` and no windows yet.
+        waiting: what `add_waiting` was given.
     """
 
     def __init__(self, app: App, app_id: str, settings: EngineSettings | None, standby_replicas: int | None) -> None:
@@ -102,6 +104,7 @@ class Runtime:
         self.private = PrivateNames(app_id)
         self.agent_step = AgentStep()
         self.lacks_windows: set[str] = set()
+        self.waiting: list[Callable[[Stream], Waiting | None]] = []
 
     @contextmanager
     def represented_by(self, other: Runtime) -> Generator[None]:
@@ -281,9 +284,19 @@ class Runtime:
         return self.context.record_time_ms()
 
     def window_writer(self) -> AgentWindows | None:
-        """Return what the stream of the running agent knows of windows; None outside of agents."""
+        """Return what the stream of the running agent knows of windows; None outside of agents.
+
+        Raises:
+            Usage: the agent has timers.
+        """
         runner = self.context.current if "engine" in self.__dict__ else None
-        return None if runner is None or runner.stream is None else cast("Stream", runner.stream).windows
+        stream = None if runner is None else cast("Stream | None", runner.stream)
+        if stream is not None and stream.clock is not None:
+            raise Usage(
+                f"agent {stream.name} has timers and uses a table with windows: not supported yet",
+                hint="two agents of the topic: one with timers, one with the table",
+            )
+        return None if stream is None else stream.windows
 
     def reads(self, agent: str, topic: str) -> bool:
         """Return whether the program has an agent; which topics it makes for itself is known when it runs."""
@@ -293,6 +306,16 @@ class Runtime:
     def partitioner_of(self, topic: str, partitions: int) -> Partitioner:
         """Return the partitioner of a topic with `partitions` partitions, for sending, look-ups and checks."""
         return self.partitioners.get(topic) or HashPartitioner(partitions)
+
+    def add_waiting(self, find: Callable[[Stream], Waiting | None]) -> None:
+        """Let something wait for event time in streams; see `stream_clock.py`.
+
+        Args:
+            find: returns what waits in a stream that is about to be iterated; None if nothing does.
+        """
+        self.waiting.append(find)
+        if not self.run_id:
+            self.change_settings(notice_ends=True)  # idle partitions are at their ends
 
     def resolve_topic(self, name: str) -> str:
         """Return the topic's name in Kafka; in a bounded run, the name of the run's own topic."""

@@ -27,13 +27,15 @@ from ..topics.errors import Usage
 from ..topics.packed import Package
 from ..topics.topic_partition import TopicPartition
 from .agent_windows import AgentWindows, windows_of
-from .decoded_batches import decoded, last_of, record_batch
+from .decoded_batches import SKIPPED, decoded, in_memory, last_of, record_batch
+from .engine.firing import FiringRecord
 from .engine.partition_queue import QueuedBatch
 from .engine.record_queue import RecordQueue
-from .engine.runner import Runner, this_runner
+from .engine.runner import Runner
 from .event import Event, RecordBatch, to_event
 from .processors import Processor, changing, filtering, key_function, keyed_by, passing_on
 from .runtime import runtime_of
+from .stream_clock import StreamClock, clock_of, refuse_waiting
 from .take_buffer import Group, TakeBuffer
 
 if TYPE_CHECKING:
@@ -65,6 +67,13 @@ def refuse_noack_take(stream: Stream, max_: int, within: Seconds | None = None) 
     raise _no_manual_acks("noack_take()")
 
 
+def _single_values(stream: Stream) -> Usage:
+    return Usage(
+        f"agent {stream.name}: batches() of a stream with processors (filter, echo, …), which take single values",
+        hint="process the batch in the agent, or iterate the stream itself",
+    )
+
+
 def _no_manual_acks(name: str) -> Usage:
     return Usage(
         f"stream.{name}: records are not acknowledged one by one",
@@ -88,6 +97,7 @@ class Stream(faust.Stream[V_co]):
         self.message: Message | None = None  # the record that the agent processes
         self.due_ms: int | None = None
         self.windows: AgentWindows | None = None  # of an app with windowed tables
+        self.clock: StreamClock | None = None  # of an agent with timers
         self._package: Package | None = None
         self._looks = _Looks()
         self._event: Any = None
@@ -132,35 +142,30 @@ class Stream(faust.Stream[V_co]):
         return hasattr(self.channel, "decode_value") and not self.app.client_only
 
     def __aiter__(self) -> AsyncIterator[V_co]:
-        return self._values() if self.from_engine else self._in_memory(super().__aiter__())
+        if not self.from_engine:
+            return in_memory(self, super().__aiter__())
+        # A passive stream only forwards its records: the agent iterates another one.
+        self.clock = None if self._passive else clock_of(self)
+        return self._values() if self.clock is None else self.clock.values()
 
-    async def _in_memory(self, values: AsyncIterator[V_co]) -> AsyncIterator[V_co]:
-        runner = this_runner()
-        if runner is not None:
-            runner.begun = True
-        self.in_hand = False
-        async for value in values:
-            self.in_hand = True
-            yield value
-            self.in_hand = False
-
-    async def _begin(self, *, grouped: bool = False) -> None:
+    async def begin(self, *, grouped: bool = False) -> None:
+        """Begin to take records from the engine."""
         self._finalized = True
         self.grouped = grouped
         if self.context.current is not None:
             self.context.current.begun = True
         _current_event.set(cast(Any, self._current))
         await self.maybe_start()
-        self.windows = windows_of(self)
+        self.windows = windows_of(self) if self.clock is None else None
         if not self._registered:
             self._registered = True
             self.context.add_stream(self)
 
     async def _values(self) -> AsyncIterator[V_co]:
-        await self._begin()
+        await self.begin()
         decode, windows = self.topic.decode_value, self.windows
         while True:
-            batch = await self._next_batch(None if windows is None else windows.wait_s())
+            batch = await self.next_batch(None if windows is None else windows.wait_s())
             if windows is not None and not batch.messages:
                 await windows.rest()
                 continue
@@ -201,14 +206,21 @@ class Stream(faust.Stream[V_co]):
         async for message, value in _each(decoded(self, batch)) if windows is None else windows.records(batch):
             if self._processors:
                 self.message = message
-                self._event_of = self._processed_of = None  # of an attempt before
-                try:
-                    for processor in self._processors:
-                        value = await maybe_async(cast(Any, processor)(value))
-                except Skip:
+                value = await self.process(message, value)
+                if value is SKIPPED:
                     continue
-                self._processed_of, self._processed_value = message, value
             yield message, value
+
+    async def process(self, message: Message, value: Any) -> Any:
+        """Return a value that has passed all processors; `SKIPPED` if one of them skips it."""
+        self._event_of = self._processed_of = None  # of an attempt before
+        try:
+            for processor in self._processors:
+                value = await maybe_async(cast(Any, processor)(value))
+        except Skip:
+            return SKIPPED
+        self._processed_of, self._processed_value = message, value
+        return value
 
     def batches(self) -> AsyncIterator[RecordBatch[V_co]]:
         """Iterate over runs of records; each is a `RecordBatch` of one partition.
@@ -233,15 +245,13 @@ class Stream(faust.Stream[V_co]):
         make: Callable[[Stream[V_co], QueuedBatch], Made | None],
         wait_s: Callable[[], float | None] | None = None,
     ) -> AsyncIterator[Made]:
+        refuse_waiting(self, "batches()")
         if self._processors:
-            raise Usage(
-                f"agent {self.name}: batches() of a stream with processors (filter, echo, …), which take single values",
-                hint="process the batch in the agent, or iterate the stream itself",
-            )
-        await self._begin(grouped=True)
+            raise _single_values(self)
+        await self.begin(grouped=True)
         self.by_batch = True
         while True:
-            batch = await self._next_batch(wait_s() if wait_s else None)
+            batch = await self.next_batch(wait_s() if wait_s else None)
             made = make(self, batch)
             if made:
                 self.message = last_of(batch) if batch.messages else None
@@ -249,7 +259,7 @@ class Stream(faust.Stream[V_co]):
                 if batch.messages and self._handed:
                     self.context.end_record(self)
 
-    async def _next_batch(self, timeout_s: float | None = None) -> QueuedBatch:
+    async def next_batch(self, timeout_s: float | None = None) -> QueuedBatch:
         """Wait for the next records, and for a running commit. With a timeout, return an empty batch after it, or after
         a second of records."""
         context, queue = self.context, self.queue
@@ -275,6 +285,8 @@ class Stream(faust.Stream[V_co]):
             if batch.rows is not None:
                 self._package = batch.rows.package
             if self.windows is not None and not await self.windows.skip(batch):
+                continue
+            if self.clock is not None and not await self.clock.skip(batch):
                 continue
             if _is_given_up(self, batch):
                 queue.done()
@@ -320,10 +332,11 @@ class Stream(faust.Stream[V_co]):
     noack, noack_take = cast(Any, refuse_noack), cast(Any, refuse_noack_take)
 
     async def _take(self, max_: int, within: Seconds | None) -> AsyncIterator[Group]:
-        await self._begin(grouped=True)
+        refuse_waiting(self, "take(…)")
+        await self.begin(grouped=True)
         held = TakeBuffer(self.queue, max_, want_seconds(within) if within else None, clock.now_s)
         while True:
-            batch = await self._next_batch(held.wait_s)
+            batch = await self.next_batch(held.wait_s)
             held.drop_revoked()
             async for message, value in self._processed(batch):
                 group = held.add(batch.at, message, value)
@@ -364,8 +377,8 @@ class Stream(faust.Stream[V_co]):
     def current_event(self) -> Event[V_co] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The event that is processed; it is made when it is read."""
         message = self.message
-        if message is None:
-            return self._event
+        if message is None or type(message) is FiringRecord:
+            return None if message is not None else self._event
         if self._event_of is not message:
             self._event = to_event(self.app, self.topic, message)
             self._event_of = message

@@ -62,11 +62,12 @@ def find_table(app: App, name: str | None, *, similar: Collection[str] = ()) -> 
         Usage: there is no such table; the message lists those that exist.
     """
     tables = {table.name: table for table in runtime_of(app).tables}
-    if name is None and len(tables) == 1:
-        return next(iter(tables.values()))
+    results = [table for table in tables.values() if table.is_result]
+    if name is None and len(results) == 1:
+        return results[0]
     if name in tables:
         return tables[name]
-    listed = ", ".join(sorted(tables)) or "none"
+    listed = ", ".join(sorted(tables if name else [table.name for table in results])) or "none"
     if name is None:
         raise Usage(f"{app.conf.id} has several tables", hint=f"name one of: {listed}")
     raise Usage(f"{app.conf.id} has no table {name}", hint=did_you_mean(name, [*tables, *similar], f"it has: {listed}"))

@@ -4,7 +4,7 @@ The topic is `<topic>.dlq`. Key and value are the bytes of the record. Its own h
 
 | header | content |
 | --- | --- |
-| `anabranch-reason` | `decode`, `agent`, `line`; `time`: no event time; `refused`: its topic refuses it |
+| `anabranch-reason` | `decode`, `agent`, `line`; `time`: no event time; `timer`; `refused`: its topic refuses it |
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
 | `anabranch-private` | names of the record's private fields, separated by commas, if it has any |
 | `anabranch-private-error` | the error with its message, if the one in `anabranch-error` is hidden |

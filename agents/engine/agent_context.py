@@ -228,6 +228,14 @@ class AgentContext:
             raise asyncio.CancelledError
         self.failures.savepoint(self.current)
 
+    def roll_back_to_savepoint(self) -> bool:
+        """Discard what the current agent has done since its savepoint; False if the epoch has to be rolled back."""
+        return self.current is not None and self.failures.roll_back_to_savepoint(self.current)
+
+    def count_fired(self, stream: RecordFeed) -> None:
+        """Count something that has fired in the epoch, which is then committed although no record was processed."""
+        self.epoch.outbox.fired[stream.name] += 1
+
     def failed(self, runner: Runner, error: BaseException) -> bool:
         """Handle an agent's exception.
 

@@ -51,6 +51,7 @@ class PreparedCommit:
         skipped: number of records that were skipped without a dead letter.
         failed: agent -> number of its records to which its failure policy was applied.
         late: (operator, reason) -> number of records that came too late for it.
+        fired: agent -> number of its timers and the like that fired.
         began_s: when the preparation began, on the monotonic clock.
     """
 
@@ -62,6 +63,7 @@ class PreparedCommit:
     skipped: int
     failed: Counter[str]
     late: Counter[tuple[str, str]]
+    fired: Counter[str]
     began_s: float
 
 
@@ -79,6 +81,7 @@ class Epoch:
         dead_letters_total: number of dead letters in these commits.
         skipped_total: number of records skipped in these commits.
         late_total: (operator, reason) -> number of records that came too late for it, in these commits.
+        fired_total: agent -> number of its timers and the like that fired, in these commits.
         commit_seconds: durations of commits, from the closed barrier until the stores are written.
         committed_s: when the last commit completed, on the monotonic clock.
     """
@@ -93,6 +96,7 @@ class Epoch:
         self.dead_letters_total = 0
         self.skipped_total = 0
         self.late_total: Counter[tuple[str, str]] = Counter()
+        self.fired_total: Counter[str] = Counter()
         self._misplaced = MisplacedKeys(host)
         self._is_frozen = False  # an epoch that Kafka has not committed yet
         self._is_touched = False
@@ -107,7 +111,7 @@ class Epoch:
     def dirty(self) -> bool:
         """True if there is anything to commit, the frozen epoch included."""
         outbox = self.outbox
-        if self._is_frozen or outbox.outputs or outbox.partials or self.outside or outbox.skipped:
+        if self._is_frozen or outbox.outputs or outbox.partials or self.outside or outbox.skipped or outbox.fired:
             return True
         return self._is_touched or self._router.moved
 
@@ -236,6 +240,7 @@ class Epoch:
             outbox.skipped,
             outbox.failed.copy(),
             outbox.late.copy(),
+            outbox.fired.copy(),
             began_s,
         )
 
@@ -273,6 +278,7 @@ class Epoch:
         self.dead_letters_total += prepared.dead_letters
         self.skipped_total += prepared.skipped
         self.late_total += prepared.late
+        self.fired_total += prepared.fired
         for offset in prepared.request.offsets:
             input = self._tasks.active.get(TopicPartition(offset.topic, offset.partition))
             if input is not None:

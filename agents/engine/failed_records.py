@@ -27,6 +27,7 @@ from ...topics.errors import BadRecord, Stop, described
 from ...topics.headers import UnreadableHeaders
 from ...topics.output import Output
 from ...topics.topic_partition import TopicPartition
+from .firing import FiringRecord
 from .outbox import NO_TIME_MS, Outbox
 from .partition_queue import PartitionQueue, place_of
 from .protocols import Host, RecordFeed
@@ -107,7 +108,9 @@ class Failures:
             app=self._host.conf.id,
             app_version=self._host.conf.version,
             attempts=partition.failures.get(place_of(message)),
-            retry_topic=self._retries.of(stream.name, origin.topic),
+            retry_topic=self._retries.of_fired(stream.name, message.kind)
+            if isinstance(message, FiringRecord)
+            else self._retries.of(stream.name, origin.topic),
         )
         self._host.provisioner.add_dead_letter_topic(letter.topic, origin.topic)
         now_ms, timestamp_ms = _now_ms(), message.timestamp()[1]
@@ -291,6 +294,11 @@ class Failures:
         logger.debug("agent %s failed", runner.name, exc_info=error)
         queue = stream.queue
         partition = queue.at(TopicPartition(message.topic(), message.partition()))
+        if isinstance(message, FiringRecord):
+            if queue.isolating:  # and it could not be rolled back alone
+                partition.poisoned[message.place] = error
+            queue.isolating = True
+            return False
         # If the agent takes several records at a time, the failing one is not known yet.
         alone = not stream.grouped or (queue.isolating and partition.held_back in (None, message.offset()))
         if alone:
@@ -298,17 +306,29 @@ class Failures:
         if not queue.isolating:
             queue.isolate()
             return False
-        owner, steps, outputs = self._savepoint
-        if owner != id(runner) or steps != runner.steps or not stream.running or not alone:
+        if not alone:
             return False
         if hasattr(message, "row") and place_of(message) in partition.retries.at_s:
             return False  # its whole batch waits, so the rows before it are rolled back as well
+        if not self.roll_back_to_savepoint(runner):
+            return False
+        queue.again_from(message)
+        stream.message = None
+        return True
+
+    def roll_back_to_savepoint(self, runner: Runner) -> bool:
+        """Discard what an agent has done since its savepoint.
+
+        Returns:
+            False: other agents may have built on it, so the epoch has to be rolled back.
+        """
+        owner, steps, outputs = self._savepoint
+        if owner != id(runner) or steps != runner.steps or runner.stream is None or not runner.stream.running:
+            return False
         for table in self._host.tables:
             table.uncommitted.discard_writes()
         runner.handed.clear()
         self._outbox.truncate(outputs)
-        queue.again_from(message)
-        stream.message = None
         return True
 
     def _count(self, stream: RecordFeed, partition: PartitionQueue, message: Any, error: BaseException) -> None:

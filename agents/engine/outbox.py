@@ -103,6 +103,7 @@ class Outbox:
         skipped: number of records that were skipped without a dead letter.
         failed: agent -> number of its records to which its failure policy was applied.
         late: (operator, reason) -> number of records that came too late for it.
+        fired: agent -> number of its timers and the like that fired.
         owners: index of an output -> stream and position of the record that sent it, for outputs sent while isolating.
         dead_letter_sources: index of a dead letter -> position of its record, as text.
     """
@@ -113,6 +114,7 @@ class Outbox:
         "dead_letter_sources",
         "dead_letters",
         "failed",
+        "fired",
         "late",
         "outputs",
         "owners",
@@ -130,6 +132,7 @@ class Outbox:
         self.skipped = 0
         self.failed: Counter[str] = Counter()
         self.late: Counter[tuple[str, str]] = Counter()
+        self.fired: Counter[str] = Counter()
         self.owners: dict[int, tuple[RecordFeed, RecordPosition]] = {}
         self.dead_letter_sources: dict[int, str] = {}
 
@@ -176,7 +179,7 @@ class Outbox:
     @property
     def is_plain(self) -> bool:
         """True if it only holds outputs of records, whose partitions are known, and no record was given up."""
-        counted = self.failed or self.skipped or self.late
+        counted = self.failed or self.skipped or self.late or self.fired
         return not (counted or self.partials or self.owners or self.dead_letter_sources)
 
     def drop_from(self, partitions: Container[TopicPartition | None]) -> None:
@@ -207,5 +210,6 @@ class Outbox:
         self.dead_letters = self.skipped = 0
         self.failed.clear()
         self.late.clear()
+        self.fired.clear()
         self.owners.clear()
         self.dead_letter_sources.clear()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
+from .firing import FiringRecord
 from .retry_delays import RetryDelays
 
 __all__ = ["PartitionQueue", "QueuedBatch", "RecordPosition", "place_of"]
@@ -14,8 +16,8 @@ __all__ = ["PartitionQueue", "QueuedBatch", "RecordPosition", "place_of"]
 Message = Any
 """A `confluent_kafka.Message`. Its accessors cost as much as decoding JSON, so they are rarely called."""
 
-Place = tuple[int, int]
-"""The place of a record in its partition: offset and row (0 for a plain record)."""
+Place = tuple[int, Hashable]
+"""The place of a record in its partition: offset and row (0 for a plain record); or of what fires in front of it."""
 
 RecordPosition = tuple[TopicPartition, Place]
 """The position of a record."""
@@ -23,7 +25,7 @@ RecordPosition = tuple[TopicPartition, Place]
 
 def place_of(message: Message) -> Place:
     """Return the place of a record in its partition."""
-    return message.offset(), getattr(message, "row", 0)
+    return message.place if type(message) is FiringRecord else (message.offset(), getattr(message, "row", 0))
 
 
 class QueuedBatch(NamedTuple):
@@ -60,10 +62,12 @@ class PartitionQueue:
         unproven: its task was rolled back, and nothing was processed since: isolating must not end before.
         poisoned: place -> error of each record that made the agent fail. These records go to the failure policy instead
             of the agent.
+        fired: those of the poisoned places that are done in this epoch, although the offset may stay.
         failures: place of a record -> number of times the agent has failed at it.
         retries: the waits for retries of records.
         channel_state: what the agent knows of the partition's event time, as JSON; None: nothing. It belongs to the
             progress: it is committed with the offset, and a rollback returns to the committed one.
+        state_before: the channel state before the record that the agent processes, in a tuple; None: it is not kept.
     """
 
     __slots__ = (
@@ -76,10 +80,12 @@ class PartitionQueue:
         "ended",
         "entered",
         "failures",
+        "fired",
         "held_back",
         "offset",
         "poisoned",
         "retries",
+        "state_before",
         "unproven",
     )
 
@@ -91,10 +97,12 @@ class PartitionQueue:
         self.ended = False
         self.entered = 0
         self.poisoned: dict[Place, BaseException] = {}
+        self.fired: set[Place] = set()
         self.failures: dict[Place, int] = {}
         self.retries = RetryDelays()
         self.channel_state: object = None
         self.committed_channel_state: object = None
+        self.state_before: tuple[object] | None = None
         self.unproven = False
 
     @property
@@ -168,7 +176,10 @@ class PartitionQueue:
         self.unproven = self.unproven and progress <= self.committed
         self.committed, self.committed_channel_state, self.entered = progress, channel_state, self.waiting
         if self.poisoned:
-            self.poisoned = {place: why for place, why in self.poisoned.items() if place[0] >= taken}
+            self.poisoned = {
+                place: why for place, why in self.poisoned.items() if place[0] >= taken and place not in self.fired
+            }
+            self.fired.clear()
         if self.failures:
             self.failures = {place: count for place, count in self.failures.items() if place[0] >= taken}
 
@@ -177,4 +188,5 @@ class PartitionQueue:
         self.batches.clear()
         self.entered = 0
         self.offset, self.held_back, self.ended, self.retries.until_s = self.committed, None, False, None
-        self.channel_state = self.committed_channel_state
+        self.channel_state, self.state_before = self.committed_channel_state, None
+        self.fired.clear()

@@ -94,10 +94,14 @@ class DeclaredAgent(Protocol):
     Attributes:
         on_failure: name of the failure policy.
         retry: the retries before the failure policy applies; None: no retries.
+        timers: its timers; None: it has none.
     """
 
     on_failure: str
     retry: Retry | None
+
+    @property
+    def timers(self) -> object | None: ...
 
     @property
     def channel(self) -> object:

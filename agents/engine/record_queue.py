@@ -255,6 +255,8 @@ class RecordQueue:
         self._put_back(partition, QueuedBatch(batch.at, rest, batch.end))
         self.waiting += len(rest)
         partition.offset = message.offset()
+        if partition.state_before is not None:
+            (partition.channel_state,) = partition.state_before
 
     def progress(self) -> dict[TopicPartition, int]:
         """Return partition -> offset of the next record to process; records held back count as not processed."""

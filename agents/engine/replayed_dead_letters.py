@@ -5,6 +5,9 @@ partitioner, so the agent's tables stay co-partitioned. An agent that reads seve
 `<app>-<agent>-<topic>-retry` for each of them. Only `dlq replay` creates retry topics: an app without dead letters has
 none. Workers check for new retry topics at their start and every few seconds, and subscribe to them.
 
+Timers of an agent that have failed return through a topic of their own, `<app>-<agent>-timers-retry`, of which each
+record is a timer that fires again. An agent that has no timers does not read it.
+
 The original order is not kept: a re-published record is processed after newer records of its key.
 """
 
@@ -55,6 +58,10 @@ class RetryTopics:
         declared = [] if found is None else topics_read(found)
         return retry_topic(self._host.conf.id, agent, None if declared == [topic] else topic)
 
+    def of_fired(self, agent: str, kind: str) -> str:
+        """Return the retry topic of what an agent fires of a kind, such as its timers."""
+        return retry_topic(self._host.conf.id, f"{agent}-{kind}")
+
     def possible(self) -> dict[str, tuple[str, str]]:
         """Return all retry topics that the app reads if they exist, in the form of `read`."""
         found: dict[str, tuple[str, str]] = {}
@@ -64,6 +71,9 @@ class RetryTopics:
             found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
             # Dead letters of an agent that reads only this topic name this retry topic.
             found.setdefault(retry_topic(self._host.conf.id, agent), (agent, topic))
+        for name, agent in self._host.agents.items():
+            if agent.timers is not None:
+                found.setdefault(self.of_fired(name, "timers"), (name, topics_read(agent)[0]))
         declared = {name for topic in self._host.topics for name in topic.topics}
         return {name: of for name, of in found.items() if name not in declared}
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 __all__ = ["RetryDelays"]
 
 
@@ -21,7 +23,7 @@ class RetryDelays:
     __slots__ = ("at_s", "until_s")
 
     def __init__(self) -> None:
-        self.at_s: dict[tuple[int, int], float] = {}
+        self.at_s: dict[tuple[int, Hashable], float] = {}
         self.until_s: float | None = None
 
     def due_s(self, offset: int) -> float | None:

@@ -129,6 +129,11 @@ class EngineStatus:
         """(operator, reason) -> number of records that came too late for a window of it, since the start."""
         return self._context.epoch.late_total
 
+    @property
+    def fired_total(self) -> Mapping[str, int]:
+        """Agent -> number of its timers that fired since the start."""
+        return self._context.epoch.fired_total
+
     def epoch_age_s(self, now_s: float) -> float:
         """Return the age of the oldest uncommitted work in seconds; 0 if there is nothing to commit."""
         epoch = self._context.epoch

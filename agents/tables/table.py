@@ -87,6 +87,7 @@ class Table(MutableMapping[K, V]):
         keeps_stream_time: whether partitions hold their stream time under `STREAM_TIME`.
         store_scheme: kind of the stores, `memory` or `rocksdb`.
         is_global: whether every worker holds the whole table.
+        is_result: whether the program has declared it, so that it is a result, and not part of something else.
         source_topics: topics with as many partitions as the table; agents of other topics can neither read nor write
             it. None: not known, all can.
         uncommitted: what agents have done to the table since the last commit.
@@ -97,6 +98,7 @@ class Table(MutableMapping[K, V]):
 
     __slots__ = ("__dict__", "__weakref__", *_ACCESS)
     is_global: ClassVar[bool] = False
+    is_result: ClassVar[bool] = True
     ttl_ms: int | None = None
     keeps_stream_time = False
 

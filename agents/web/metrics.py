@@ -30,7 +30,7 @@ from ...topics import clock
 from ...topics.topic_partition import listed
 from ..event_time.channel import END_MS, NEVER_MS
 from ..histogram import Histogram
-from .operator_times import operator_times, operators
+from .operator_times import operator_times, operators, windowed
 
 if TYPE_CHECKING:
     from ..runtime import Runtime
@@ -105,7 +105,7 @@ class WorkerCollector(Collector):
         }
 
     def _event_time(self) -> Iterator[Metric]:
-        tables = operators(self._runtime)
+        tables, of_windows = operators(self._runtime), windowed(self._runtime)
         if not tables:
             return
         late = CounterMetricFamily(
@@ -114,7 +114,7 @@ class WorkerCollector(Collector):
             labels=["operator", "reason"],
         )
         counts = self._runtime.status.late_total
-        for operator, reason in sorted({*counts, *((table, "late") for table in tables)}):
+        for operator, reason in sorted({*counts, *((table, "late") for table in of_windows)}):
             late.add_metric([operator, reason], counts.get((operator, reason), 0))
         yield late
         watermark = GaugeMetricFamily(
@@ -123,6 +123,7 @@ class WorkerCollector(Collector):
             labels=["operator", "partition"],
         )
         windows = GaugeMetricFamily("anabranch_open_windows", "Windows that are not closed.", labels=["operator"])
+        timers = GaugeMetricFamily("anabranch_timers", "Timers that have not fired.", labels=["operator"])
         held = GaugeMetricFamily(
             "anabranch_held_back_seconds",
             "For how long windows have been open and the watermark has waited for this source partition.",
@@ -139,12 +140,17 @@ class WorkerCollector(Collector):
                 labels = time.operator, listed([at])
                 waits[labels] = max(held_s or 0.0, waits.get(labels, 0.0))
         for operator, count in opened.items():
-            windows.add_metric([operator], count)
+            (windows if operator in of_windows else timers).add_metric([operator], count)
         for labels, held_s in sorted(waits.items()):
             held.add_metric(labels, held_s)
         yield watermark
         yield held
         yield windows
+        yield timers
+        fired = CounterMetricFamily("anabranch_fired_timers_total", "Timers that have fired.", labels=["agent"])
+        for agent, count in sorted(self._runtime.status.fired_total.items()):
+            fired.add_metric([agent], count)
+        yield fired
 
     def _by_partition(self) -> Iterator[Metric]:
         status, group = self._runtime.status, self._runtime.conf.id

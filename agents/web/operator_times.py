@@ -1,19 +1,25 @@
-"""Event time of a worker's operators: how far each partition is, which source partitions it waits for, what is open."""
+"""Event time of a worker's operators, tables of windows and agents with timers: how far each partition is, which source
+partitions it waits for, what is open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ...topics.topic_partition import TopicPartition
+from ..event_time.channel import END_MS, Channel, watermark
 from ..event_time.time_keeper import TimeKeeper, channel_name
+from ..tables.timer_table import TimerTable
 from ..tables.window_table import WindowTable, window_contents
 
 if TYPE_CHECKING:
+    from ..engine.protocols import RecordFeed
     from ..runtime import Runtime
+    from ..tables.timer_table import TimerContent
+    from ..timers import Timers
 
-__all__ = ["OperatorTime", "operator_times", "operators"]
+__all__ = ["OperatorTime", "operator_times", "operators", "windowed"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,13 @@ class OperatorTime:
     """Event time of one partition of an operator.
 
     Attributes:
-        operator: name of its table.
+        operator: name of its table of windows, or of timers.
         partition: number of the partition.
         watermark_ms: the watermark; `NEVER_MS` before it is known, `END_MS` behind the end of the input.
         held_back_by: the source partitions that the watermark waits for, .
         since_ms: since when, by the wall clock; None if the watermark has not moved since the worker has started.
-        open: number of windows that are not closed.
-        next_ms: the watermark at which the next of them closes; None if none is open.
+        open: number of windows that are not closed, or of timers that have not fired.
+        next_ms: the watermark at which the next of them does; None if none is open.
     """
 
     operator: str
@@ -51,6 +57,11 @@ class OperatorTime:
 
 def operators(runtime: Runtime) -> list[str]:
     """Return the names of the app's operators that go by event time."""
+    return [table.name for table in runtime.tables if isinstance(table, WindowTable | TimerTable)]
+
+
+def windowed(runtime: Runtime) -> list[str]:
+    """Return the names of the app's tables of windows."""
     return [table.name for table in _tables(runtime)]
 
 
@@ -69,6 +80,30 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
                 len(content.open),
                 None if next_ms is None else next_ms + 1,
             )
+
+    for stream in runtime.context.router.streams if runtime.engine_started else ():
+        timers = getattr(runtime.agents.get(stream.name), "timers", None)
+        if timers is not None:
+            yield from _of_timers(timers, stream)
+
+
+def _of_timers(timers: Timers, stream: RecordFeed) -> Iterator[OperatorTime]:
+    stored, topic = timers.table.states, stream.topic
+    for at, partition in sorted(stream.queue.partitions.items()):
+        if at.topic not in topic.topics:
+            continue  # a retry topic
+        time_ms = Channel(None, partition.channel_state).time_ms
+        content = cast("TimerContent | None", getattr(stored.get(at.partition), "content", None))
+        entry = content.queue.first if content is not None and content.queue is not None else None
+        yield OperatorTime(
+            timers.table.name,
+            at.partition,
+            watermark(time_ms, topic.timing.given_grace_ms or 0),
+            [] if time_ms == END_MS else [at],
+            None,
+            0 if content is None else content.approximate_count(),
+            None if entry is None else entry[0],
+        )
 
 
 def _tables(runtime: Runtime) -> list[WindowTable]:

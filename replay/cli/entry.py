@@ -41,7 +41,7 @@ COMMANDS = {
     "tables": "Show, back up and restore an app's tables.",
     "tail": "Show the last records of a topic, and follow it.",
     "test": "Run an app in simulated worlds with faults.",
-    "time": "Show how far an app's windows are in event time, and what holds them back.",
+    "time": "Show how far an app's windows and timers are in event time, and what holds them back.",
     "topics": "List topics: records, partitioner, skew.",
     "unpack": "Convert packed batches to plain records.",
     "verify": "Compare the records of two sources and show the first differences.",

@@ -46,6 +46,12 @@ def show_run(report: RunReport) -> None:
             out.print(
                 f"  {counted(count, 'late record')} of table {table}, in no window: see topic {topic}", markup=False
             )
+    for agent, count in sorted(report.unfired.items()):
+        if count:
+            out.print(
+                f"  {counted(count, 'timer')} of agent {agent}, set by timers for after the end: not fired",
+                markup=False,
+            )
     if report.unrecorded:
         out.print(f"  see the workers' logs for records skipped by: {', '.join(report.unrecorded)}", markup=False)
     if not report.into_live:

@@ -277,7 +277,7 @@ def show_tables(app: App, name: str | None, view: TableView) -> None:
     from .table_grid import Order, show_table
 
     tables = list(runtime_of(app).tables)
-    if name is None and (len(tables) != 1 or view.counts):
+    if name is None and (len([table for table in tables if table.is_result]) != 1 or view.counts):
         if not tables:
             raise Usage(f"{app.conf.id} has no tables")
         _show_counts(runtime_of(app).cluster, tables, as_json=view.as_json)

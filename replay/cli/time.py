@@ -34,11 +34,11 @@ Facts = dict[str, Any]
 @cluster_options
 @click.pass_context
 def time(context: click.Context, as_json: bool, bootstrap_server: str | None, options: tuple[str, ...]) -> None:
-    """Show how far the windows of an app are in event time, as its running workers say.
+    """Show how far the windows and timers of an app are in event time, as its running workers say.
 
-    For each table of windows and partition: the watermark, which source partitions it waits for and since when, how
-    many windows are open, and at which watermark the next one closes. Below it, how many records were late since the
-    workers have started. Workers are asked at their web port.
+    For each table of windows or timers and partition: the watermark, which source partitions it waits for and since
+    when, how many windows or timers are open, and at which watermark the next one closes or fires. Below it, how many
+    records were late since the workers have started. Workers are asked at their web ports.
 
     \b
     Examples:
@@ -51,7 +51,7 @@ def time(context: click.Context, as_json: bool, bootstrap_server: str | None, op
     log_to_stderr(None)
     runtime = runtime_of(load_app(app_name(context)))
     if not operators(runtime):
-        raise Usage(f"app {runtime.app_id} has no windows", hint="see docs/windows.md")
+        raise Usage(f"app {runtime.app_id} has no windows and no timers", hint="see docs/time.md")
     with choose_cluster(bootstrap_server, options, runtime) as choice:
         runtime.cluster = choice.cluster
         answers, failures = asyncio.run(_ask_workers(runtime))
@@ -106,7 +106,7 @@ async def _ask(session: aiohttp.ClientSession, worker: Announcement) -> Facts | 
 def _show(rows: list[Facts], late: Counter[tuple[str, str]]) -> None:
     from rich.table import Table as Grid
 
-    grid = Grid("operator", "partition", "watermark", "held back by", "for", "open", "next close", header_style="bold")
+    grid = Grid("operator", "partition", "watermark", "held back by", "for", "open", "next", header_style="bold")
     for column in ("partition", "for", "open"):
         grid.columns[[each.header for each in grid.columns].index(column)].justify = "right"
     now_ms = clock.now_ms()

@@ -23,6 +23,7 @@ from ...topics.errors import Usage
 from ...topics.headers import headers_of
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
+from .inputs_with_timers import topics_with_timers
 
 __all__ = [
     "LateRecordCounts",
@@ -55,9 +56,10 @@ def windowed_topics(app: App) -> dict[str, str]:
 
 
 def topics_with_end(app: App) -> set[str]:
-    """Return the topics in Kafka whose end windows wait for: those of flows with windows, and all that agents read if
-    there are windowed tables, because which agent writes to them is not known before it does."""
-    topics = set(windowed_topics(app))
+    """Return the topics in Kafka whose end windows or timers wait for: those of flows with windows and of agents with
+    timers, and all that agents read if there are windowed tables, because which agent writes to them is not known
+    before it does."""
+    topics = {*windowed_topics(app), *topics_with_timers(app)}
     if _agents_tables(app):
         topics |= {name for agent in app.agents.values() for name in topics_read(agent)}
     return topics

@@ -50,6 +50,40 @@ def test_the_view_says_which_partition_holds_an_operator_back_and_what_waits_for
         assert line == ", watermark 1970-01-01T00:00:12Z (by-user)"
 
 
+def test_the_view_and_the_metrics_have_the_timers_of_agents() -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("shop", topic_partitions=1)
+
+        @app.agent(app.topic("sales", time="at", grace="2s", idle_after=None), name="watch")
+        async def watch(stream):
+            async for sale in stream:
+                app.at(sale["at"] + 5_000, key=sale["user"], name="late")
+
+        @watch.on_timer("late")
+        async def late(timer): ...
+
+        return app
+
+    with World(make) as world:
+        for user, at_s in (("ann", 1), ("bob", 2), ("cid", 9)):
+            world.send("sales", sale(user, at_s))
+        ((row,), late) = world.get("/time/").json.values()
+        assert row == {
+            "operator": "watch-timers",
+            "partition": 0,
+            "watermark_ms": 7_000,
+            "held_back_by": [["sales", 0]],
+            "since_ms": None,
+            "open": 1,
+            "next_ms": 14_000,
+        }
+        assert late == []
+        metrics = world.get("/metrics").text
+        assert 'anabranch_timers{operator="watch-timers"} 1.0' in metrics
+        assert 'anabranch_fired_timers_total{agent="watch"} 2.0' in metrics
+        assert 'anabranch_open_windows{operator="watch-timers"}' not in metrics
+
+
 async def test_the_command_asks_the_workers_at_their_web_ports(lab, free_port, capsys) -> None:
     app = lab.app(lab.fresh("app"), web_enabled=True, web_port=free_port())
     topic = lab.topic(1)

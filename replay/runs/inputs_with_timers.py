@@ -1,0 +1,56 @@
+"""Bounded runs of apps with timers: which inputs have an end that these wait for, and what did not fire."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import cast
+
+from ...agents.agent import Agent
+from ...agents.app import App
+from ...agents.engine.protocols import topics_read
+from ...agents.timers import Timers
+from ...topics.cluster import Cluster
+from ...topics.errors import Usage
+from ..table_reader import TableReader
+
+__all__ = ["refuse_timers", "topics_with_timers", "unfired_timers"]
+
+
+def _timers(app: App) -> dict[str, Timers]:
+    """Return agent -> its timers."""
+    agents = cast("Mapping[str, Agent]", app.agents)
+    return {agent.name: agent.timers for agent in agents.values() if agent.timers is not None}
+
+
+def topics_with_timers(app: App) -> dict[str, str]:
+    """Return topic in Kafka -> an agent of it that has timers."""
+    return {topic: agent for agent, timers in _timers(app).items() for topic in topics_read(timers.agent)}
+
+
+def refuse_timers(app: App, inputs: Collection[str], *, into_live: bool = False) -> None:
+    """Refuse a run in which timers would not fire, or would all fire at once.
+
+    Args:
+        inputs: the topics that the run has inputs for.
+
+    Raises:
+        Usage: an agent has timers.
+    """
+    for topic, agent in sorted(topics_with_timers(app).items()):
+        if into_live and topic in inputs:
+            raise Usage(
+                f"--into-live with timers of agent {agent}: history is behind the live topic's watermark, so they "
+                "would fire at once",
+                hint="a run of its own, without --into-live, has the timers of the history",
+            )
+        if not into_live and topic not in inputs:
+            raise Usage(
+                f"the timers of agent {agent} go by topic {topic}, which has no input in this run: some would wait",
+                hint="timers of a topic that the app itself writes are not supported in bounded runs yet; otherwise "
+                "--input TOPIC=PATH",
+            )
+
+
+def unfired_timers(cluster: Cluster, app: App) -> dict[str, int]:
+    """Return agent -> number of its timers that have not fired: timers have set them behind the end (blocking)."""
+    return {agent: len(TableReader(cluster, timers.table).read()) for agent, timers in _timers(app).items()}

@@ -1,0 +1,178 @@
+"""Timers of agents in a worker: over restarts, rebalances and replayed dead letters, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anabranch
+import pytest
+from anabranch.agents.engine import replayed_dead_letters
+from anabranch.agents.runtime import runtime_of
+from anabranch.replay.dead_letters.dead_letter_reader import DeadLetterFilter
+from anabranch.replay.dead_letters.republisher import Republisher
+from anabranch.topics.errors import Usage
+
+
+def watching(lab: Any, app: Any, topic: str, told: str, *, fails: set[str] | None = None) -> Any:
+    """An agent that sets a timer for 15 s after the time of each record with an odd number."""
+    orders = app.topic(topic, time="at", time_unit="s", grace=0, idle_after=None)
+    unpaid = app.Table("unpaid", default=int)
+
+    @app.agent(orders, name="watch")
+    async def watch(stream):
+        async for order in stream:
+            await app.topic(told).send(key=order["key"], value=f"{order['key']} {order['at']}")
+            if order["at"] % 2:
+                unpaid[order["key"]] += 1
+                app.at((order["at"] + 15) * 1000, key=order["key"], name="late", payload=order["at"])
+
+    @watch.on_timer("late")
+    async def late(timer):
+        assert (timer.due, timer.due_ms) == (
+            datetime.fromtimestamp(timer.payload + 15, UTC),
+            timer.due.timestamp() * 1000,
+        )
+        if fails and timer.key in fails:
+            raise ValueError("not yet")
+        await app.topic(told).send(key=timer.key, value=f"{timer.key} late {unpaid.pop(timer.key)}")
+
+    return app
+
+
+def order(key: str, at: int) -> tuple[str, dict[str, Any]]:
+    return key, {"key": key, "at": at}
+
+
+async def test_a_timer_of_a_worker_that_ends_fires_in_the_next_one_before_the_record_that_passes_it(lab, drain) -> None:
+    topic, told, name = lab.topic(1), lab.topic(1), lab.fresh("app")
+    lab.produce(topic, [order("a", 4), order("a", 5)])
+    app = watching(lab, lab.app(name), topic, told)
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+    lab.produce(topic, [order("a", 18), order("b", 20), order("b", 22)])
+    again = watching(lab, lab.app(name), topic, told)
+    async with lab.running(again):
+        await lab.caught_up(topic, again)
+    values = [message.value() for message in drain(told)]
+    assert values == [b'"a 4"', b'"a 5"', b'"a 18"', b'"a late 1"', b'"b 20"', b'"b 22"']
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers look for retry topics without a pause."""
+    monkeypatch.setattr(replayed_dead_letters, "LOOK_S", 0.05)
+
+
+async def test_a_timer_that_failed_fires_again_when_its_dead_letter_is_replayed(lab, broker, drain) -> None:
+    topic, told, fails = lab.topic(2), lab.topic(1), {"a"}
+    app = watching(lab, lab.app(lab.fresh("app")), topic, told, fails=fails)
+    lab.produce(topic, [order("a", 4), order("a", 5), order("a", 30), order("b", 4), order("b", 7), order("b", 40)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+        await lab.until(lambda: len(drain(f"{topic}.dlq")) == 1, "a dead letter")
+        republisher = Republisher(broker, f"{topic}.dlq", runs_topic=lab.fresh("runs"))
+        assert republisher.republish(DeadLetterFilter()).sent == 1
+        # It fails once more, and is replayed once more.
+        await lab.until(lambda: len(drain(f"{topic}.dlq")) == 2, "another dead letter")
+        fails.clear()
+        assert republisher.republish(DeadLetterFilter()).sent == 1
+        await lab.until(lambda: b'"a late 1"' in [message.value() for message in drain(told)], "the timer fires")
+    assert sorted(message.value() for message in drain(told)) == sorted(
+        [b'"a 4"', b'"a 5"', b'"a 30"', b'"a late 1"', b'"b 4"', b'"b 7"', b'"b 40"', b'"b late 1"']
+    )
+    (first, second) = drain(f"{topic}.dlq")
+    facts = [dict(letter.headers()) for letter in (first, second)]
+    assert {fact["anabranch-reason"] for fact in facts} == {b"timer"}
+    assert facts[0]["anabranch-source"] == facts[1]["anabranch-source"]
+    assert runtime_of(app).status.dead_letters_total == 2
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+def an_app(**options: Any) -> tuple[anabranch.App, Any]:
+    app = anabranch.App("refused")
+    return app, app.topic("orders", **options)
+
+
+async def ignore(timer: Any) -> None: ...
+
+
+def test_agents_that_cannot_have_timers_are_refused() -> None:
+    app, orders = an_app()
+
+    async def read(stream: Any) -> None: ...
+
+    with pytest.raises(Usage, match="concurrency=2, and timers"):
+        app.agent(orders, name="two", concurrency=2)(read).on_timer("t")(ignore)
+    with pytest.raises(Usage, match="reads a and b, and has timers"):
+        app.agent(app.topic("a", "b"), name="several")(read).on_timer("t")(ignore)
+    with pytest.raises(Usage, match="a channel in memory"):
+        app.agent(app.channel(), name="memory")(read).on_timer("t")(ignore)
+    watch = app.agent(orders, name="watch")(read)
+    with pytest.raises(Usage, match="not an async function"):
+        watch.on_timer("t")(lambda timer: None)
+    watch.on_timer("t")(ignore)
+    with pytest.raises(Usage, match="two functions for timers called 't'"):
+        watch.on_timer("t")(ignore)
+    with pytest.raises(Usage, match="outside of an agent"):
+        app.at(0, key="k", name="t")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"when": 1_769_860_800}, "if it is in milliseconds"),
+        ({"when": datetime(2026, 1, 31)}, "which zone"),
+        ({"when": "soon"}, "ISO 8601"),
+        ({"payload": {1, 2}}, "its payload cannot be kept"),
+        ({"payload": timedelta(1)}, "its payload cannot be kept"),
+        ({"key": object()}, "object"),
+    ],
+)
+async def test_timers_that_cannot_be_kept_fail_their_record(lab, drain, arguments: Any, error: str) -> None:
+    topic, app = lab.topic(1), lab.app(lab.fresh("app"))
+
+    @app.agent(app.topic(topic), name="watch")
+    async def watch(stream):
+        async for _ in stream:
+            app.at(**{"when": "2026-01-31T12:00Z", "key": "k", "name": "late", **arguments})
+
+    watch.on_timer("late")(ignore)
+    lab.produce(topic, [("k", 1)])
+    async with lab.running(app):
+        await lab.caught_up(topic, app)
+    (letter,) = drain(f"{topic}.dlq")
+    assert error in dict(letter.headers())["anabranch-error"].decode()
+
+
+async def test_a_timer_without_a_function_stops_the_worker(lab) -> None:
+    topic, app = lab.topic(1), lab.app(lab.fresh("app"))
+
+    @app.agent(app.topic(topic), name="watch")
+    async def watch(stream):
+        async for _ in stream:
+            app.at(0, key="k", name="latte")
+
+    watch.on_timer("late")(ignore)
+    lab.produce(topic, [("k", 1)])
+    with pytest.raises(Usage, match="no function for timers called 'latte'"):
+        async with lab.running(app):
+            await lab.caught_up(topic, app)
+
+
+@pytest.mark.parametrize("how", ["batches", "take"])
+async def test_an_agent_with_timers_takes_one_record_at_a_time(lab, how: str) -> None:
+    topic, app = lab.topic(1), lab.app(lab.fresh("app"))
+
+    @app.agent(app.topic(topic), name="watch")
+    async def watch(stream):
+        async for _ in stream.batches() if how == "batches" else stream.take(3):
+            pass
+
+    watch.on_timer("late")(ignore)
+    lab.produce(topic, [("k", 1)])
+    with pytest.raises(anabranch.topics.errors.Stop, match="which fire between two records"):
+        async with lab.running(app):
+            await lab.caught_up(topic, app)
