@@ -6,7 +6,7 @@ Times are whole milliseconds since 1970, UTC, rounded down, also before 1970. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import floor, isfinite
@@ -85,6 +85,31 @@ class EventTime:
         unit = self.unit
         taken = field(self.of) if isinstance(self.of, str) else self.of
         return lambda value, _: time_ms(taken(value), unit)
+
+    def batch_reader(
+        self, field: Callable[[str], Callable[..., Any]]
+    ) -> Callable[[Sequence[Any], Sequence[Any]], list[int]]:
+        """Return a function of the values and messages of many records; see `reader`."""
+        read, unit = self.reader(field), self.unit
+        if self.of is None:
+            return lambda _, messages: (
+                _checked([message.timestamp()[1] for message in messages], "ms", 0)
+                or list(map(read, messages, messages))
+            )
+        if not isinstance(self.of, str) or PER_MS[unit or "ms"] != (1, 1):
+            return lambda values, messages: list(map(read, values, messages))
+        taken = field(self.of)
+        return lambda values, messages: _checked(list(map(taken, values)), unit) or list(map(read, values, messages))
+
+
+def _checked(numbers: list[Any], unit: TimeUnit | None, least_ms: int = EARLIEST_MS) -> list[int] | None:
+    """Return values that are milliseconds all of them; None if one of them has to be looked at alone."""
+    if set(map(type, numbers)) != {int}:
+        return None
+    least, most = min(numbers), max(numbers)
+    if least < least_ms or most >= LATEST_MS:
+        return None
+    return numbers if unit is not None or most < LIKE_SECONDS.start or least >= LIKE_SECONDS.stop else None
 
 
 DEFAULT_JUMP = "1h"

@@ -155,7 +155,9 @@ class Source:
         topic = stream.topic
         self._names = frozenset(topic.topics)
         self._name = topic.get_topic_name()
-        self._time, self._read = time, time.reader(lambda name: getter(name, field_reader(topic.declared)))
+        fields = field_reader(topic.declared)
+        self._time, self._read = time, time.reader(lambda name: getter(name, fields))
+        self._read_all = time.batch_reader(lambda name: getter(name, fields))
 
     def judge(self, batch: QueuedBatch, closed_ms: int = NEVER_MS) -> Judged:
         """Process a batch.
@@ -289,7 +291,7 @@ class Source:
             present = [number for number, message in enumerate(messages) if message.value() is not None]
             messages, values = [messages[number] for number in present], [values[number] for number in present]
         try:
-            return messages, values, list(map(read, values, messages))
+            return messages, values, self._read_all(values, messages)
         except Exception:  # noqa: BLE001, S110 (below, each record is looked at alone)
             pass
         timed: list[tuple[Message, Any, int]] = []
@@ -418,8 +420,7 @@ def add_states(
                 own = deepcopy(reduced)  # windows must not share what a function may change in place
     known = _read(partition, list(rows), isolating=isolating)
     partition.put(dict(zip(rows, how.joined(known, rows.values()), strict=True)))
-    for row in rows:
-        state.open.add(row)
+    state.open.add_all(rows)
 
 
 def _read(partition: OpenPartition, rows: list[WindowKey], *, isolating: bool) -> list[Any]:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["WindowCloser", "timestamp_of"]
 
+_CHUNK = 20_000
+"""Windows that are closed before the worker does something else: commits, or processes records of other agents."""
+
+# Windows that are closed before the worker looks whether the epoch is full.
+_PORTION = 100
+
 
 class WindowCloser:
     """Closes the windows of a table that are complete, and sends them where the program wants them.
@@ -39,6 +45,7 @@ class WindowCloser:
         for partition in stream.queue.partitions.values():
             partition.held_back = None  # of the agent function's last call
         self._seen: set[PartitionQueue] = set()
+        self._left = _CHUNK  # windows that may still be closed in the running call of `close`
 
     def wait_s(self) -> float:
         """Return the seconds until the next look at the windows, although no record has come."""
@@ -66,9 +73,10 @@ class WindowCloser:
                 partition.ended = False
             # Also those that were restored: a worker may have ended in the middle of closing.
             self._held |= {partition: -1 for partition in queue.partitions.values() if partition not in self._seen}
+        self._left = _CHUNK
         for partition in list(self._held):
             self._seen.add(partition)
-            if batch.messages and partition.at != batch.at and stream.context.epoch.full:
+            if batch.messages and partition.at != batch.at and (stream.context.epoch.full or not self._left):
                 continue
             stream.context.at(stream, partition.at)
             if await self._closed(partition.at):
@@ -78,19 +86,26 @@ class WindowCloser:
                 partition.held_back = self._held[partition]
 
     async def _closed(self, at: TopicPartition) -> bool:
-        """Close windows of a partition until the epoch is full; return whether all that are complete are closed."""
+        """Close windows of a partition, in portions; return whether all that are complete are closed."""
         partition, state = window_partition(self._table)
+        watermark_ms, epoch = state.watermark_ms, self._stream.context.epoch
+        if not self._finals:
+            state.open.close_due(watermark_ms)
+            return True
         message, self._stream.message = self._stream.message, None
         try:
-            while not self._stream.context.epoch.full:
-                row = state.open.next_due(state.watermark_ms)
-                if row is None:
+            while self._left and not epoch.full:
+                rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
+                self._left -= len(rows)
+                for row in rows:
+                    value = partition.find(row)
+                    if value is not ABSENT:
+                        for final in self._finals:
+                            await final(row, private_copy(value))
+                if not state.open.has_due(watermark_ms):
+                    state.open.close_due(watermark_ms)
                     return True
-                value = partition.find(row) if self._finals else ABSENT
-                if value is not ABSENT:
-                    for final in self._finals:
-                        await final(row, private_copy(value))
-            return not state.open.has_due(state.watermark_ms)
+            return not state.open.has_due(watermark_ms)
         except Stop:
             raise
         except Exception as exc:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from heapq import heappop, heappush
+from operator import itemgetter
 from typing import Any
 
 from ..event_time.channel import NEVER_MS
@@ -22,7 +23,7 @@ class OpenWindows:
     """The windows that are not closed.
 
     Args:
-        keep: returns the bytes of a key.
+        keep: returns the bytes of keys.
 
     Attributes:
         closed_ms: windows that were complete before this are closed.
@@ -43,7 +44,7 @@ class OpenWindows:
         "is_touched",
     )
 
-    def __init__(self, windows: Windows, keep: Callable[[object], bytes]) -> None:
+    def __init__(self, windows: Windows, keep: Callable[[Collection[WindowKey]], list[bytes]]) -> None:
         self._windows, self._keep = windows, keep
         self.closed_ms, self.is_touched = NEVER_MS, False
         self.after: Place | None = None
@@ -65,6 +66,16 @@ class OpenWindows:
         keys.add(key)
         if self._windows.gap_ms is not None:
             self._by_key.setdefault(key[0], set()).add(key)
+
+    def add_all(self, keys: Iterable[WindowKey]) -> None:
+        """Note that windows exist and are not closed; they are no sessions."""
+        self.is_touched = True
+        by_end: dict[int, list[WindowKey]] = {}
+        for key in keys:
+            by_end.setdefault(key[2], []).append(key)
+        for end_ms, of_end in by_end.items():
+            self.add(of_end[0])
+            self._open[self._windows.closes_after_ms(end_ms)].update(of_end)
 
     def remove(self, key: WindowKey) -> None:
         """Note that a session has become part of another one."""
@@ -96,20 +107,44 @@ class OpenWindows:
     def next_due(self, watermark_ms: int) -> WindowKey | None:
         """Return the next window that is complete, in the order of its completion and then of its key's bytes, and note
         it as closed. None if there is no more."""
-        while True:
+        found = self.take_due(watermark_ms, 1)
+        return found[0] if found else None
+
+    def take_due(self, watermark_ms: int, most: int) -> list[WindowKey]:
+        """Return the next windows that are complete, as `next_due` does, and note them as closed; none if there are no
+        more. Only then `closed_ms` moves on: windows expire by it, and those that are returned must be readable."""
+        taken: list[WindowKey] = []
+        while len(taken) < most:
             if self._closing:
-                kept, key = self._closing.pop()
-                self.after = self._closing_at, kept
-                return key
-            if not self._heap or self._heap[0] >= watermark_ms:
-                self.closed_ms, self.after = watermark_ms, None
-                return None
-            self.is_touched = True
-            self._closing_at = heappop(self._heap)
-            keys = self._open.pop(self._closing_at)
+                part = self._closing[len(taken) - most :]
+                del self._closing[len(taken) - most :]
+                taken.extend(key for _, key in reversed(part))
+                self.after = self._closing_at, part[0][0]
+            elif self.has_due(watermark_ms):
+                keys = self._begin()
+                self._closing = sorted(zip(self._keep(keys), keys, strict=True), key=itemgetter(0), reverse=True)
+            else:
+                break
+        if not taken:
+            self.closed_ms, self.after = watermark_ms, None
+        return taken
+
+    def close_due(self, watermark_ms: int) -> None:
+        """Note all windows that are complete as closed."""
+        self._closing = []
+        while self.has_due(watermark_ms):
+            self._begin()
+        self.closed_ms, self.after = watermark_ms, None
+
+    def _begin(self) -> set[WindowKey]:
+        """Begin to close the windows that are complete first, and return them."""
+        self.is_touched = True
+        self._closing_at = heappop(self._heap)
+        keys = self._open.pop(self._closing_at)
+        if self._by_key:
             for key in keys:
                 self._forget_session(key)
-            self._closing = sorted(((self._keep(key), key) for key in keys), reverse=True)
+        return keys
 
     def has_due(self, watermark_ms: int) -> bool:
         """Return whether `next_due` may return a window."""

@@ -106,7 +106,7 @@ class WindowContent:
 
     def _forget(self) -> None:
         self._is_loaded = False
-        self.keeper, self.open = TimeKeeper(), OpenWindows(self.spec.windows, self._keys.keep)
+        self.keeper, self.open = TimeKeeper(), OpenWindows(self.spec.windows, self._keys.keep_all)
         self.inputs: dict[Input, Channel] = {}
         self.moved_by: dict[Input, tuple[int, int]] = {}
         self.now_ms = NEVER_MS

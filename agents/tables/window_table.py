@@ -31,6 +31,7 @@ from .partition_state import PartitionState
 from .store import Store
 from .table import Table
 from .window_content import WindowContent, WindowSpec, current
+from .window_key import window_key_codec
 
 __all__ = ["WindowTable", "window_contents", "window_partition"]
 
@@ -44,6 +45,7 @@ class WindowTable(Table[Any, V]):
         self.spec, self.own_keys = spec, key_codec(spec.key_type)
         key_type = None if spec.key_type is None else GenericAlias(tuple, (spec.key_type, int, int))
         super().__init__(name, key_type=key_type, **options)
+        self.key_codec = window_key_codec(spec.key_type)
 
     def _make_state(self, store: Store) -> PartitionState:
         content = WindowContent(store, self.key_codec, self.value_codec, table=self.name, spec=self.spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from operator import itemgetter
 from typing import Any, cast
 
 import msgspec
@@ -57,6 +58,21 @@ def test_numbers_are_the_same_times_by_column(unit: Any, values: list[Any]) -> N
     times, off = whole_times(np.array(values), unit)
     for value, time, refused in zip(values, times.tolist(), off.tolist(), strict=True):
         assert (None if refused else time) == read(value, unit)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([None, "s", "ms"]),
+    st.lists(st.one_of(NUMBERS, st.sampled_from([None, True, 1.5, 5, 10**12])), max_size=4),
+)
+def test_times_are_read_together_as_one_by_one(unit: Any, values: list[Any]) -> None:
+    time = EventTime("at", unit)
+    try:
+        found = time.batch_reader(itemgetter)([{"at": value} for value in values], values)
+    except ValueError:
+        assert None in [read(value, unit) for value in values]
+    else:
+        assert found == [read(value, unit) for value in values]
 
 
 def read(value: Any, unit: Any = None) -> int | None:

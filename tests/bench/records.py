@@ -11,11 +11,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
+import pyarrow
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
+from anabranch.topics.packed import MAX_ROWS, pack
+from anabranch.topics.partitioners import HashPartitioner
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-__all__ = ["KEYS", "PARTITIONS", "Truth", "digest", "fill", "read_totals", "truth_of"]
+__all__ = ["KEYS", "PARTITIONS", "Truth", "digest", "fill", "fill_packed", "read_totals", "truth_of"]
 
 KEYS = 100_000
 PARTITIONS = 4
@@ -88,6 +91,35 @@ def fill(cluster: Cluster, topic: str, count: int, tell: Tell | None = None) -> 
                 tell(done)
     if producer.flush(60) or failed:
         raise RuntimeError(f"{topic}: could not be filled: {failed[:1] or 'records are undelivered after 60 s'}")
+    return truth_of(totals, count)
+
+
+def fill_packed(cluster: Cluster, topic: str, count: int) -> Truth:
+    """Create `topic`, produce the first `count` records into it as packed batches; returns their truth."""
+    Admin(cluster).create([TopicSpec(topic, PARTITIONS)])
+    producer, partitioner = cluster.producer(), HashPartitioner(PARTITIONS)
+    waiting: list[list[tuple[str, int, int]]] = [[] for _ in range(PARTITIONS)]
+    totals: dict[str, int] = {}
+
+    def send(partition: int) -> None:
+        users, amounts, times = zip(*waiting[partition], strict=True)
+        columns = {"user": pyarrow.array(users), "amount": pyarrow.array(amounts), "at": pyarrow.array(times)}
+        record = pack(pyarrow.record_batch(columns), key="user", time="at")
+        headers = list(record.headers or ())
+        producer.produce(topic, record.value, None, partition, timestamp=record.timestamp_ms, headers=headers)
+        producer.flush(60)
+        waiting[partition] = []
+
+    for order in orders(count):
+        user, amount, _ = order
+        totals[user] = totals.get(user, 0) + amount
+        partition = partitioner.partition(user.encode())
+        waiting[partition].append(order)
+        if len(waiting[partition]) == MAX_ROWS:
+            send(partition)
+    for partition in range(PARTITIONS):
+        if waiting[partition]:
+            send(partition)
     return truth_of(totals, count)
 
 

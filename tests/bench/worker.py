@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from anabranch import App
+from anabranch import App, Tumbling
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.worker import run_worker
 from anabranch.topics.cluster import Cluster
 from records import PARTITIONS
 from run_outcome import Outcome
 
+STYLES = ["record", "batch", "flow", "flow-key-by", "window", "window-field", "window-key-by"]
 _LOOK_S = 0.01
 _REST_S = 0.3
 
@@ -27,7 +28,8 @@ class Order(msgspec.Struct):
 
 
 def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: str) -> App:
-    """The first program of the README, with the bench's topic; `flow` styles are flows with the same result."""
+    """The first program of the README, with the bench's topic. `flow` styles are flows with the same result, `window`
+    styles are windows of it."""
     app = App(name, processing_guarantee=guarantee, topic_partitions=PARTITIONS, datadir=data, store=store)
     orders = app.topic(topic, value_type=Order, partitions=PARTITIONS)
     if style == "flow":
@@ -35,6 +37,16 @@ def shop(name: str, topic: str, guarantee: str, style: str, data: str, store: st
         return app
     if style == "flow-key-by":
         orders.key_by("user", "amount").reduce(sum, "totals")
+        return app
+    if style == "window":
+        orders.map("amount").window(Tumbling("1m"), grace=0).reduce(sum, "totals")
+        return app
+    if style == "window-field":
+        sales = orders.flow().with_time("at", grace=0)
+        sales.map("amount").window(Tumbling("1m")).reduce(sum, "totals")
+        return app
+    if style == "window-key-by":
+        orders.key_by("user", "amount").window(Tumbling("1m"), grace=0).reduce(sum, "totals")
         return app
     totals = app.Table("totals", default=int)
 
@@ -85,22 +97,32 @@ async def until_total(app: App, total: int) -> tuple[float, float]:
     return changed_at, looks_s
 
 
-def measure(app: App, topic: str, records: int, out: Path, total: int | None = None) -> None:
+def by_user(table: dict[Any, int]) -> dict[str, int]:
+    """Return the sums of a table, those of windows added up."""
+    totals: dict[str, int] = {}
+    for key, total in table.items():
+        user = key[0] if isinstance(key, tuple) else key
+        totals[user] = totals.get(user, 0) + total
+    return totals
+
+
+def measure(app: App, topic: str, records: int, out: Path, total: int | None = None, *, packed: bool = False) -> None:
     """Run the worker until all records are committed, then stop it as SIGTERM would.
 
     Args:
         total: the sum of the table's values when all is done; None where the committed offsets say so.
+        packed: the records are rows of packed batches, so that offsets do not count them.
     """
     watching: list[asyncio.Task[None]] = []
     begun_at, begun_cpu_s = time.time(), time.process_time()
 
     async def watch() -> None:
-        done_at = await until_committed(app, topic, records)
+        done_at = await until_committed(app, topic, 1 if packed else records)
         looks_s = 0.0
         if total is not None:
             done_at, looks_s = await until_total(app, total)
         cpu_s = time.process_time() - begun_cpu_s - looks_s
-        totals = dict(app.tables["totals"].items())
+        totals = by_user(dict(app.tables["totals"].items()))
         status = runtime_of(app).status
         # 0 of these are the point of the measure; with any of them the sums would be wrong as well.
         assert not (status.dead_letters_total or status.skipped_total), "records were given up"
@@ -129,10 +151,11 @@ def main() -> None:
     arguments.add_argument("--name", required=True)
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--guarantee", choices=["exactly_once", "at_least_once"], default="exactly_once")
-    arguments.add_argument("--style", choices=["record", "batch", "flow", "flow-key-by"], default="record")
+    arguments.add_argument("--style", choices=STYLES, default="record")
     arguments.add_argument("--store", default="memory://")
     arguments.add_argument("--data", required=True)
     arguments.add_argument("--total", type=int, help="the sum of all amounts")
+    arguments.add_argument("--packed", action="store_true", help="offsets do not count records")
     arguments.add_argument("--share", action="store_true", help="one of several workers")
     a = arguments.parse_args()
     app = shop(a.name, a.topic, a.guarantee, a.style, a.data, a.store)
@@ -140,7 +163,9 @@ def main() -> None:
     if a.share:
         share(app, a.out)
     else:
-        measure(app, a.topic, a.records, a.out, a.total if a.style == "flow-key-by" else None)
+        measure(
+            app, a.topic, a.records, a.out, a.total if a.packed or a.style.endswith("key-by") else None, packed=a.packed
+        )
 
 
 if __name__ == "__main__":
