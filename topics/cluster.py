@@ -28,8 +28,11 @@ __all__ = ["PRODUCER_DEFAULTS", "Cluster", "environment_options", "is_secret"]
 _logger = logging.getLogger("anabranch.librdkafka")
 
 # librdkafka logs these while a new broker loads its coordinators or ends a dead producer's transaction; it retries.
-_NORMAL = ("Coordinator load in progress", "another concurrent operation on the same transaction")
-
+_NORMAL = (
+    "Coordinator load in progress",
+    "Not coordinator: retrying",
+    "another concurrent operation on the same transaction",
+)
 
 # A client that reaches no broker logs it several times a second, each time with another number of milliseconds.
 _AFTER = re.compile(r" \(after .*\)$")

@@ -62,3 +62,5 @@ def lag(
         grid.add_row(at.topic, str(at.partition), f"{offset:,}", f"{ends[at]:,}", f"{lags[at]:,}")
     out.print(grid)
     out.print(f"group {name}: lag {sum(lags.values()):,}, {counted(members, 'member')}")
+    if any(lags.values()):
+        out.print("  lag counts offsets; the marker at the end of a transaction is one")

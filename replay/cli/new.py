@@ -28,5 +28,10 @@ def new(name: str) -> None:
     for file in create_project(name, Path()):
         click.echo(printable(f"wrote {file}"))
     click.echo("Next:")
-    for command in (f"cd {name}", "anabranch run --input orders.jsonl --key user", "anabranch worker", "pytest"):
+    for command in (
+        f"cd {name}",
+        "anabranch run --input orders.jsonl --key user",
+        "anabranch worker",
+        "pip install pytest && pytest",
+    ):
         click.echo(f"  {command}")

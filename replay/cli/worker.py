@@ -21,7 +21,6 @@ from .. import signals
 from .common_options import LEVELS, app_name, choose_cluster, cluster_options, show_private_option
 from .logs import json_formatter, log_to_stderr
 from .restore_bar import RestoreBar
-from .status_key import call_on_enter
 
 if TYPE_CHECKING:
     from ...agents.app import App
@@ -196,6 +195,7 @@ def _supervise(
         shared: arguments that all workers get, besides those that `settings` stands for.
     """
     from ..runs.worker_pool import Supervisor
+    from .worker_report import offer_status
 
     shared += _arguments(settings)
     first = settings["web_port"] or app.conf.web_port
@@ -214,7 +214,7 @@ def _supervise(
             click.echo(printable(f"[{number}] worker {text}"), err=True)
 
     supervisor = Supervisor(cluster, name, arguments, write=write, on_restart=on_restart)
-    call_on_enter(supervisor.show_status)
+    offer_status(supervisor.show_status)
     supervisor.run()
 
 
@@ -231,6 +231,7 @@ def _arguments(settings: WorkerSettings) -> list[str]:
 def _reload(name: str, cluster: Cluster, shared: list[str], settings: WorkerSettings) -> None:
     """Run a worker as a child process, and restart it when its program changes (blocking)."""
     from ..runs.reloader import Reloader
+    from .worker_report import offer_status
 
     def say(text: str) -> None:
         if json_formatter() is not None:
@@ -240,7 +241,7 @@ def _reload(name: str, cluster: Cluster, shared: list[str], settings: WorkerSett
 
     port = [] if settings["web_port"] is None else ["--web-port", str(settings["web_port"])]
     reloader = Reloader(cluster, name, ["--describe", *shared, *_arguments(settings), *port], say=say)
-    call_on_enter(reloader.show_status)
+    offer_status(reloader.show_status)
     reloader.run()
 
 

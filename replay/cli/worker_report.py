@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,12 @@ from .status_key import call_on_enter
 if TYPE_CHECKING:
     from ...agents.runtime import Runtime
 
-__all__ = ["WorkerReport"]
+__all__ = ["WorkerReport", "offer_status"]
 
 logger = logging.getLogger("anabranch")
 
 _EVERY_S = 60.0
+_WHOLE = 10.0  # rates from here on are shown as whole numbers
 
 
 class WorkerReport:
@@ -70,8 +71,7 @@ class WorkerReport:
         loop = asyncio.get_running_loop()
         show = partial(loop.call_soon_threadsafe, self.show_status)
         signal.signal(signal.SIGUSR1, lambda *_: show())
-        if call_on_enter(show) and json_formatter() is None:
-            _echo("  press Enter for the status, Ctrl-C to stop")
+        offer_status(show)
         if not self._brief:
             self._reporting = loop.create_task(self._report())
 
@@ -102,7 +102,8 @@ class WorkerReport:
         records = status.records_total
         rate = (records - self._shown_records) / max(now_s - self._shown_s, 0.001)
         self._shown_s, self._shown_records = now_s, records
-        text = f"{rate:,.0f} records/s, {counted(records, 'record')} in all, lag {sum(status.lags().values()):,}"
+        shown = f"{rate:,.1f}" if 0 < rate < _WHOLE else f"{rate:,.0f}"
+        text = f"{shown} records/s, {counted(records, 'record')} in all, lag {sum(status.lags().values()):,}"
         text += f", {counted(len(status.owned), 'partition')}{self._event_time()}{self._failures()}"
         _say(f"{self._runtime.conf.id}: {text}", **self._style)
 
@@ -144,6 +145,12 @@ def _version() -> str:
         return version("anabranch")
     except PackageNotFoundError:  # run from a folder
         return "(not installed)"
+
+
+def offer_status(show: Callable[[], object]) -> None:
+    """Call `show` when Enter is typed at the terminal, and say so; nothing without a terminal."""
+    if call_on_enter(show) and json_formatter() is None:
+        _echo("  press Enter for the status, Ctrl-C to stop")
 
 
 def _say(text: str, **style: Any) -> None:
