@@ -367,6 +367,7 @@ class App(faust.App):
             is_input=runtime.reads,
             # The history of a bounded run is at its end: what it has computed is its result.
             keeps_all=bool(runtime.run_id),
+            waits_for_end=runtime.waits_for_end,
             writer=runtime.window_writer,
             **options,
         )

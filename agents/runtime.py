@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from .stream_clock import Waiting
     from .topic import Topic
 
-__all__ = ["Runtime", "runtime_of"]
+__all__ = ["COMPLETE", "Runtime", "runtime_of"]
+
+COMPLETE = "ANABRANCH_RUN_COMPLETE"
+"""The environment variable that makes windows of a bounded run wait for the end of its inputs."""
 
 
 class Runtime:
@@ -58,6 +61,7 @@ class Runtime:
 
     Attributes:
         run_id: id of the bounded run that the app belongs to; empty for the live app.
+        waits_for_end: windows of the bounded run stay open to the end of its inputs, so that no record is late.
         keep_identity: stop without leaving the group, so that its partitions stay reserved for a rolling restart.
         history_complete: set once all of a bounded run's history is in Kafka; None outside of such a run.
         history_ends: (topic, partition) -> offset at which history ends, where it is known.
@@ -81,6 +85,7 @@ class Runtime:
         self.app = app
         self.app_id = app_id
         self.run_id = os.environ.get("ANABRANCH_RUN", "")
+        self.waits_for_end = bool(self.run_id) and bool(os.environ.get(COMPLETE))
         base = settings or (BOUNDED if self.run_id else EngineSettings())
         self.base_settings = base if standby_replicas is None else replace(base, standby_replicas=standby_replicas)
         self._settings: tuple[int, EngineSettings] | None = None

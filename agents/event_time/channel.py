@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from operator import le
 from typing import Any
 
-__all__ = ["END_MS", "NEVER_MS", "Channel", "watermark"]
+__all__ = ["END_MS", "FOREVER_MS", "NEVER_MS", "Channel", "watermark"]
 
 NEVER_MS = -(2**62)
 """Stream time of a channel before its first record."""
@@ -34,13 +34,19 @@ END_MS = 2**62
 """Stream time of a channel whose input has ended: nothing more will come."""
 
 
+FOREVER_MS = 2**60
+"""A grace with which windows wait for the end of the input."""
+
+
 def watermark(time_ms: int, grace_ms: int) -> int:
     """Return stream time minus grace. Before the first record and after the end there is nothing to subtract from.
 
-    >>> watermark(10_000, 3_000), watermark(NEVER_MS, 1) == NEVER_MS, watermark(END_MS, 1) == END_MS
+    >>> watermark(10_000, 3_000), watermark(NEVER_MS, 1) == NEVER_MS, watermark(END_MS, FOREVER_MS) == END_MS
     (7000, True, True)
     """
-    return time_ms if time_ms in (NEVER_MS, END_MS) else time_ms - grace_ms
+    if time_ms in (NEVER_MS, END_MS):
+        return time_ms
+    return NEVER_MS if grace_ms == FOREVER_MS else time_ms - grace_ms
 
 
 class Channel:

@@ -46,7 +46,7 @@ from ...topics.topic_partition import TopicPartition
 from ..decoded_batches import record_batch
 from ..engine.outbox import Partials
 from ..engine.partition_queue import QueuedBatch
-from ..event_time.channel import END_MS, NEVER_MS, Channel, watermark
+from ..event_time.channel import END_MS, FOREVER_MS, NEVER_MS, Channel, watermark
 from ..event_time.event_time import EventTime
 from ..event_time.idleness import Idleness
 from ..event_time.time_keeper import channel_name, watermark_message
@@ -506,4 +506,6 @@ def is_due(windows: Windows, before_ms: int, after_ms: int, grace_ms: int) -> bo
         return False
     if windows.gap_ms is not None or after_ms == END_MS or before_ms in (NEVER_MS, END_MS):
         return True
+    if grace_ms == FOREVER_MS:
+        return False
     return windows.pane(after_ms - grace_ms) != windows.pane(before_ms - grace_ms)

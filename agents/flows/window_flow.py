@@ -18,7 +18,7 @@ from ...topics.dead_letter import LATE_SUFFIX
 from ...topics.durations import Duration, duration_ms, duration_text
 from ...topics.errors import Usage
 from ..declarations import TableOptions
-from ..event_time.channel import NEVER_MS
+from ..event_time.channel import FOREVER_MS, NEVER_MS
 from ..event_time.event_time import Timing, time_ms
 from ..event_time.windows import Window, Windows
 from ..runtime import runtime_of
@@ -142,7 +142,7 @@ class WindowedFlow:
             name,
             spec=WindowSpec(
                 self.windows,
-                self.timing.grace_ms,
+                FOREVER_MS if runtime.waits_for_end else self.timing.grace_ms,
                 # The history of a bounded run is at its end: what it has computed is its result.
                 None if runtime.run_id else self.keep_ms,
                 key_type,

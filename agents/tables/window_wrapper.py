@@ -16,7 +16,7 @@ from typing import Any, Generic, cast
 from ...topics.durations import Duration, duration_ms
 from ...topics.errors import Usage
 from ...topics.topic_partition import TopicPartition
-from ..event_time.channel import NEVER_MS
+from ..event_time.channel import FOREVER_MS, NEVER_MS
 from ..event_time.windows import Pane, Windows
 from .absent import ABSENT, Absent
 from .agent_window_table import AgentWindowTable, CloseCallback
@@ -421,6 +421,7 @@ def windowed(
     on_close: CloseCallback | None,
     is_input: Callable[[str, str], bool],
     keeps_all: bool,
+    waits_for_end: bool,
     **options: Any,
 ) -> WindowWrapper[Any, Any]:
     """Return a windowed table.
@@ -430,6 +431,7 @@ def windowed(
         expires_ms: see `Table.tumbling`.
         is_input: see `WindowSpec`.
         keeps_all: closed windows do not expire.
+        waits_for_end: windows close at the end of the input only.
         options: see `AgentWindowTable` and `Table`.
 
     Raises:
@@ -446,7 +448,7 @@ def windowed(
             f"table {name}: on_window_close without expires: its windows never close",
             hint="tumbling(size, expires=…): a window closes when records that late may no longer come",
         )
-    grace_ms = max(0, (expires_ms or 0) - size_ms)
+    grace_ms = FOREVER_MS if waits_for_end else max(0, (expires_ms or 0) - size_ms)
     keep_ms = None if keeps_all else expires_ms
     spec = WindowSpec(windows, grace_ms, keep_ms, key_type, closes=expires_ms is not None, is_input=is_input)
     return WindowWrapper(AgentWindowTable(name, spec=spec, on_close=on_close, **options))

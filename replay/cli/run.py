@@ -87,6 +87,7 @@ FAILED = 3
     metavar="N|N%",
     help="Exit with 0 instead of 3 if at most this many dead letters, skipped records and bad lines occur.",
 )
+@click.option("--complete", is_flag=True, help="Keep windows open to the end of the inputs, so that no record is late.")
 @click.option("--digests", is_flag=True, help="Show digests of all tables and output topics.")
 @click.option("-J", "--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("-l", "--loglevel", type=LEVELS, default="warn", show_default=True)
@@ -113,6 +114,7 @@ def run(
     allow_late: bool,
     on_bad_line: OnBadLine,
     allowed: str,
+    complete: bool,
     digests: bool,
     as_json: bool,
     loglevel: str,
@@ -141,6 +143,7 @@ def run(
     Examples:
       anabranch run shop --input 'orders/*.jsonl.gz' --key user --output totals.csv
       anabranch run shop --input orders.jsonl --key user --output totals.csv --output large-orders=large.csv
+      anabranch run shop --input 'orders/*.jsonl.gz' --key user --complete --output windows.csv
       anabranch run shop --input orders=orders.csv --input payments=payments.csv --key user --time at --digests
       anabranch run anabranch.agents.jobs.flights --key carrier --time flights=time_hour --null NA \\
           --input airlines=airlines.csv --then flights=flights.csv.zip --table carriers --output carriers.csv
@@ -180,6 +183,7 @@ def run(
             processes=processes,
             into_live=into_live,
             allow_late=allow_late,
+            complete=complete,
             digests=digests,
             on_bad_line=on_bad_line,
             pack=pack,

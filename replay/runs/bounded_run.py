@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ...agents.app import App
-from ...agents.runtime import runtime_of
+from ...agents.runtime import COMPLETE, runtime_of
 from ...agents.topic import Topic
 from ...topics import clock
 from ...topics.admin import Admin, TopicSpec
@@ -59,6 +59,9 @@ from .worker_pool import WorkerPool
 
 __all__ = ["BoundedRun"]
 
+# A run in which windows wait for the end has topics of its own: windows of another one may have closed earlier.
+_COMPLETE_SUFFIX = "-complete"
+
 _POLL_S = 0.1
 _LOOK_S = 1.0  # between two looks at the agents' progress while a replay runs
 
@@ -86,6 +89,7 @@ class BoundedRun:
         into_live: use the app's own topics, group and tables instead of a run's.
         allow_late: into live: send records that would be late for windows.
         digests: compute digests of all tables and output topics.
+        complete: windows stay open to the end of the inputs, so that no record is late.
 
     Raises:
         Usage: the app, an input or an option is wrong.
@@ -110,6 +114,7 @@ class BoundedRun:
         into_live: bool = False,
         allow_late: bool = False,
         digests: bool = False,
+        complete: bool = False,
         watcher: Watcher | None = None,
     ) -> None:
         self._cluster, self._app_name, self._output = cluster, app_name, output
@@ -128,11 +133,15 @@ class BoundedRun:
         ]
         self._into_live, self._given_id, self._allow_late = into_live, run_id, allow_late
         # An empty run id is the identity of the app itself.
-        self.run_id = "" if into_live else run_id or self._derive_id()
+        self._complete = complete
+        self.run_id = "" if into_live else f"{run_id or self._derive_id()}{_COMPLETE_SUFFIX if complete else ''}"
         os.environ["ANABRANCH_RUN"] = self.run_id
+        os.environ[COMPLETE] = "1" if complete else ""
         self.app: App = load_app(app_name)
         runtime_of(self.app).cluster = cluster
         self._outputs = TopicOutputs(self._declared_topics(), topic_outputs or {})
+        if into_live and complete:
+            raise Usage("--complete with --into-live: live topics have no end", hint="omit one of them")
         if into_live and topic_outputs:
             raise Usage(
                 "--output TOPIC=FILE writes a topic of a run's own", hint="omit --into-live, or archive the topic"
@@ -246,6 +255,7 @@ class BoundedRun:
             self.data,
             processes=self._processes,
             aligned=list(self._aligned.values()),
+            environment={COMPLETE: "1"} if self._complete else {},
         )
         with pool, BackgroundCounts(self._cluster) as counts:
             if new and not self._into_live:

@@ -47,7 +47,7 @@ class RunVerification:
         closed: records that were on time, and came after their window had closed.
         dropped: tables whose late records are dropped, so that they are not counted.
         held_jumps: records so far ahead of event time that they did not move it; see `agents/event_time/channel.py`.
-        has_windows: whether the app has windows.
+        has_windows: whether the app has windows that may close before the end.
         agents: agents for which the order of records in their partitions may matter.
         reasons: why not even the same logs give the same result.
         digests: of tables and output topics, if they were asked for.
@@ -128,11 +128,11 @@ def verify_run(
         late=sum(report.late.values()),
         closed=report.late_closed,
         dropped=sorted(table for table, topic in report.late if topic is None),
-        has_windows=bool(report.late),
+        has_windows=bool(report.late) and not runtime.waits_for_end,
         agents=depends.agents,
         reasons=[*depends.reasons, *_float_sums(app, snapshots)],
     )
-    if found.has_windows:
+    if report.late:
         found.held_jumps = held_jumps(cluster, runtime.group_id, phases)
     if outputs is not None:
         found.digests = [Digest(f"table {name}", len(of), of.digest()) for name, of in sorted(snapshots.items())]

@@ -167,6 +167,7 @@ class WorkerPool:
         data: folder for the workers' identities and logs (`worker-<n>.log`).
         processes: how many workers.
         aligned: groups of topics whose records workers process in the order of their times.
+        environment: variables of the workers.
 
     Attributes:
         restarts: how many workers were restarted so far.
@@ -181,9 +182,10 @@ class WorkerPool:
         *,
         processes: int = 1,
         aligned: Sequence[Sequence[str]] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._app_name, self._data, self._count, self._aligned = app_name, data, processes, aligned
-        self._processes = WorkerProcesses(cluster, {"ANABRANCH_RUN": run_id})
+        self._processes = WorkerProcesses(cluster, {"ANABRANCH_RUN": run_id, **(environment or {})})
         self.restarts = 0
         self._complete = False
         self._end_offsets: dict[TopicPartition, int] = {}

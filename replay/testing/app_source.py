@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import cast
 
 from ...agents.app import App
-from ...agents.runtime import runtime_of
+from ...agents.runtime import COMPLETE, runtime_of
 from ...topics.errors import Usage
 from ..app_loader import load_app
 from ..module_loader import load_module
@@ -207,14 +207,16 @@ def _imported_by(module: ModuleType) -> Iterator[str]:
 
 
 @contextmanager
-def run_named(run_id: str) -> Generator[None]:
-    """Let apps that are created inside of the block belong to a run."""
-    before = os.environ.get("ANABRANCH_RUN")
-    os.environ["ANABRANCH_RUN"] = run_id
+def run_named(run_id: str, *, complete: bool = False) -> Generator[None]:
+    """Let apps that are created inside of the block belong to a run; for `complete` see `BoundedRun`."""
+    made = {"ANABRANCH_RUN": run_id, COMPLETE: "1" if complete else ""}
+    before = {name: os.environ.get(name) for name in made}
+    os.environ |= made
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["ANABRANCH_RUN"]
-        else:
-            os.environ["ANABRANCH_RUN"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -66,6 +66,7 @@ def run_bounded(
     options: ReplayOptions,
     *,
     workers: int,
+    complete: bool,
     prepare: Callable[[App], None],
 ) -> WorldRun:
     """Replay inputs into the topics of a run, process them and return the result (blocking, in virtual time).
@@ -73,6 +74,7 @@ def run_bounded(
     Args:
         folder: for the workers' data.
         inputs: topic of the program -> files.
+        complete: windows stay open to the end of the inputs.
 
     Raises:
         Usage: the app reads no such topic.
@@ -80,15 +82,15 @@ def run_bounded(
         TimeoutError: something is not processed within an hour of virtual time.
     """
     aligned = dict[int, list[str]]()
-    complete, ends = threading.Event(), dict[TopicPartition, int]()
+    all_sent, ends = threading.Event(), dict[TopicPartition, int]()
     lives: list[WorkerLife] = []
     try:
         for index in range(workers):
-            with environment.loading(), run_named(run_id):
+            with environment.loading(), run_named(run_id, complete=complete):
                 app = source.load().app
                 prepare(app)
                 runtime = runtime_of(app)
-                runtime.history_complete, runtime.history_ends = complete, ends
+                runtime.history_complete, runtime.history_ends = all_sent, ends
                 aligned = _aligned(app, inputs, options)
                 runtime.aligned = list(aligned.values())
                 runtime.change_settings(notice_ends=True)
@@ -120,7 +122,7 @@ def run_bounded(
             ends.update({TopicPartition(name, partition): end for partition, end in report.end_offsets.items()})
         refuse_uneven(aligned, counts)
         ends.update(ends_of_partitions(aligned.get(0, ()), counts, ends))
-        complete.set()
+        all_sent.set()
         deadline_s = environment.clock.now_s() + _SETTLED_S
         environment.run_until(lambda: stillness.failed or stillness.is_settled(), deadline_s)
         for life in lives:
