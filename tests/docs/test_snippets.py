@@ -47,6 +47,7 @@ NOT_PLAYED = {
     ("CONTRIBUTING.md", "ANABRANCH_TEST_BROKER=memory"): "runs tests",
     ("deploy/README.md", "docker"): "needs a Docker engine",
     ("docs/operating.md", "anabranch"): "need a cluster with TLS: `tests/integration/test_tls.py`",
+    ("docs/time.md", "$"): "shows a moment of a running stream",
 }
 _COMMAND = re.compile(
     r"^(\$ .*|(?:\w+=\S+ )*(?:anabranch|make|pip|python3?|pytest|docker|git|source) .*)$", re.MULTILINE
