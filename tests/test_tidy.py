@@ -9,7 +9,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -142,7 +142,28 @@ MODULES = sorted(
     str(path.relative_to(ROOT))
     for path in [ROOT / "__init__.py", *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))]
 )
-every_module = pytest.mark.parametrize("module", MODULES)
+
+
+def of_each(modules: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """Make one test of a check of one module: a test for each would take longer to distribute than to run."""
+
+    def made(check: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            wrong: list[str] = []
+            for module in modules:
+                try:
+                    check(module)
+                except AssertionError as exc:
+                    wrong.append(f"{module}: {exc}")
+            assert not wrong, "\n".join(wrong)
+
+        test.__name__ = check.__name__
+        return test
+
+    return made
+
+
+every_module = of_each(MODULES)
 
 
 @cache
@@ -151,14 +172,19 @@ def source(module: str) -> str:
 
 
 @cache
-def tree(module: str) -> ast.Module:
-    return ast.parse(source(module), module)
+def nodes(module: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source(module), module)))
 
 
-def imports(module: str) -> Iterator[str]:
+@cache
+def imports(module: str) -> list[str]:
     """Full names of all that a module imports, wherever in it."""
+    return list(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     package = ["anabranch", *Path(module).parent.parts]
-    for node in ast.walk(tree(module)):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -172,7 +198,7 @@ def knows(module: str, name: str) -> bool:
 
 
 def calls(module: str) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree(module)) if isinstance(node, ast.Call))
+    return (node for node in nodes(module) if isinstance(node, ast.Call))
 
 
 def test_there_is_something_to_look_at() -> None:
@@ -199,7 +225,7 @@ def test_imports_run_one_way(module: str) -> None:
 def test_inside_the_package_imports_are_relative(module: str) -> None:
     absolute = [
         node.lineno
-        for node in ast.walk(tree(module))
+        for node in nodes(module)
         if (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "anabranch")
         or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "anabranch" for alias in node.names))
     ]
@@ -238,7 +264,7 @@ CLOCK_CONVERSIONS = {"time.localtime": 1, "time.gmtime": 1, "time.ctime": 1, "ti
 def test_only_the_clock_module_reads_the_clock(module: str) -> None:
     if module == "topics/clock.py":
         return
-    attributes = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute))
+    attributes = (node for node in nodes(module) if isinstance(node, ast.Attribute))
     found = {node.lineno for node in attributes if ".".join(ast.unparse(node).split(".")[-2:]) in CLOCK_READINGS}
     found |= {
         call.lineno for call in calls(module) if len(call.args) < CLOCK_CONVERSIONS.get(ast.unparse(call.func), 0)
@@ -252,7 +278,7 @@ def test_the_clock_is_looked_up_when_it_is_asked(module: str) -> None:
     # A name that is imported, or a default argument, would stay the machine's clock in a test that uses another one.
     clock = "anabranch.topics.clock."
     assert {imported for imported in imports(module) if imported.startswith(clock)} <= {f"{clock}Clock"}
-    functions = (node for node in ast.walk(tree(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    functions = (node for node in nodes(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     defaults = [ast.unparse(d) for f in functions for d in [*f.args.defaults, *f.args.kw_defaults] if d is not None]
     assert not any(default.startswith("clock.") for default in defaults)
 
@@ -262,7 +288,7 @@ THREAD_STARTERS = {"topics/threads.py", "topics/devbroker/java.py", "topics/devb
 STARTS_THREADS = {"Thread", "Timer", "to_thread", "ThreadPoolExecutor", "run_in_executor", "start_new_thread"}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith(("topics/", "agents/"))])
+@of_each([m for m in MODULES if m.startswith(("topics/", "agents/"))])
 def test_only_the_threads_module_starts_threads(module: str) -> None:
     # So a simulation can run an app without any: see topics/threads.py. `threading.Thread` in an annotation is a type.
     if module in THREAD_STARTERS:
@@ -282,7 +308,7 @@ def test_only_one_module_draws_random_identifiers(module: str) -> None:
     assert not any(knows(module, name) for name in ("random", "secrets", "numpy.random"))
     drawn = {"uuid1", "uuid4", "urandom", "getrandom", "token_hex", "token_bytes"}
     assert not {imported.rpartition(".")[2] for imported in imports(module)} & drawn
-    attributes = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute))
+    attributes = (node for node in nodes(module) if isinstance(node, ast.Attribute))
     assert [node.lineno for node in attributes if node.attr in drawn] == []
 
 
@@ -306,7 +332,7 @@ def classes() -> dict[str, tuple[int, list[str]]]:
             ],
         )
         for module in MODULES
-        for node in ast.walk(tree(module))
+        for node in nodes(module)
         if isinstance(node, ast.ClassDef)
     }
 
@@ -367,7 +393,9 @@ def test_a_module_name_means_one_thing() -> None:
 
 @every_module
 def test_every_module_says_what_it_is(module: str) -> None:
-    assert ast.get_docstring(tree(module))
+    root = nodes(module)[0]
+    assert isinstance(root, ast.Module)
+    assert ast.get_docstring(root)
 
 
 @every_module
@@ -417,7 +445,7 @@ def test_headers_of_messages_are_read_in_one_place(module: str) -> None:
     # confluent_kafka's own accessor takes the process down where a header name is not UTF-8; see topics/headers.py.
     if module == "topics/headers.py":
         return
-    attributes = (node for node in ast.walk(tree(module)) if isinstance(node, ast.Attribute))
+    attributes = (node for node in nodes(module) if isinstance(node, ast.Attribute))
     found = {node.lineno for node in attributes if ast.unparse(node) == "Message.headers"}
     found |= {
         call.lineno
@@ -458,8 +486,13 @@ def test_modules_that_texts_name_are_there() -> None:
     assert {(name, path) for name, path in named if not is_there(name)} == set()
 
 
+@cache
+def file_names() -> set[str]:
+    return {path.name for path in [*map(ROOT.joinpath, MODULES), *(ROOT / "tests").rglob("*.py")]}
+
+
 @every_module
 def test_files_that_comments_name_are_there(module: str) -> None:
-    names = {path.name for path in [*map(ROOT.joinpath, MODULES), *(ROOT / "tests").rglob("*.py")]}
+    names = file_names()
     named = {Path(name).name for name in re.findall(r"`([\w/]+\.py)`", source(module))}
     assert named - names - {"file.py"} == set()
