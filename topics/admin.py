@@ -30,6 +30,9 @@ from .topic_partition import TopicPartition
 __all__ = ["Admin", "TopicSpec", "answer_of", "is_topic_name"]
 
 TIMEOUT_S = 15.0
+
+# How long partitions of a new topic may be without a leader: a controller that has just started takes its time.
+_LEADERS_S = 60.0
 _LATEST: Any = OffsetSpec.latest()
 _EARLIEST: Any = OffsetSpec.earliest()
 _AGAIN_S = 0.05
@@ -422,7 +425,7 @@ class Admin:
                     self._kafka.list_topics(timeout=TIMEOUT_S)
 
     def _await_leaders(self, topics: Mapping[str, int]) -> None:
-        deadline = clock.now_s() + TIMEOUT_S
+        deadline = clock.now_s() + _LEADERS_S
         waiting = dict(topics)
         while waiting:
             found = self._patiently("list topics", lambda: self._kafka.list_topics(timeout=TIMEOUT_S).topics)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from ...topics.errors import Usage
+from ...topics.errors import AnabranchError, Usage
 from ...topics.printable import printable
 from ...topics.topic_partition import TopicPartition
 from .common_options import FormatOptions, choose_cluster, cluster_options, format_options
@@ -17,6 +17,7 @@ from .console import counted, err, out
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
+    from ...topics.admin import Admin
     from ...topics.cluster import Cluster
     from ...topics.partitioners import Partitioner
     from ..sources.source import Replayable
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["topics"]
 
 _BAR = 30
+
+# How long offsets of a topic are asked for that its broker does not know: it may be new, or deleted.
+_PATIENCE_S = 5.0
 
 
 @click.group(invoke_without_command=True)
@@ -131,10 +135,8 @@ def list_topics(cluster: Cluster) -> None:
     from ...topics.admin import Admin
     from ...topics.partitioner_registry import PartitionerRegistry
 
-    admin = Admin(cluster)
-    counts = {name: n for name, n in sorted(admin.partitions().items()) if not name.startswith("__")}
+    counts, begins, ends = _spans(Admin(cluster, patience_s=_PATIENCE_S))
     partitioners = PartitionerRegistry(cluster).of(counts)
-    begins, ends = admin.spans((name, p) for name, n in counts.items() for p in range(n))
     grid = Grid("topic", "partitions", "records", "skew", "partitioner", header_style="bold")
     for column in grid.columns[1:4]:
         column.justify = "right"
@@ -142,6 +144,28 @@ def list_topics(cluster: Cluster) -> None:
         spread = Spread(tuple(ends[at] - begins[at] for at in (TopicPartition(name, p) for p in range(n))))
         grid.add_row(name, str(n), f"{sum(spread.counts):,}", f"{spread.skew:.2f}", str(partitioners.get(name, "hash")))
     out.print(grid)
+
+
+def _spans(admin: Admin) -> tuple[dict[str, int], dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Return topic -> number of partitions, and the offsets of `Admin.spans`; topics deleted meanwhile are left out.
+
+    Raises:
+        AnabranchError: the broker does not answer.
+    """
+    counts = _counts(admin)
+    while True:
+        try:
+            return counts, *admin.spans((name, p) for name, n in counts.items() for p in range(n))
+        except AnabranchError:
+            now = _counts(admin)
+            left = {name: n for name, n in counts.items() if now.get(name) == n}
+            if left == counts:
+                raise
+            counts = left
+
+
+def _counts(admin: Admin) -> dict[str, int]:
+    return {name: n for name, n in sorted(admin.partitions().items()) if not name.startswith("__")}
 
 
 def show_partitioners(keys: Sequence[bytes], partitions: int) -> None:
