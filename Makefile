@@ -17,14 +17,15 @@ demo: $(VENV)/.demo  ## set everything up and run the main jobs on real data
 	@echo "starting Kafka (the first time it is downloaded: 45 MB) …"
 	@$(BIN)/anabranch demo
 
-# Tests mostly wait, so three processes run them, with one broker. Those of agents run on Kafka in memory first, which
-# finds most faults within a minute or two; on the real Kafka one of each group of parametrised siblings follows.
+# Tests of the real Kafka mostly wait, so four processes run them on two cores, with one broker. Those of agents run on
+# Kafka in memory first, which finds most faults within a minute or two; on the real Kafka one of each group of
+# parametrised siblings follows.
 # Python keeps its bytecode even where the environment forbids it: else each of the processes that the tests start, some
 # hundreds, would compile the package again.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.test  ## set everything up and run the tests: those of agents on Kafka in memory, then all on the real one
 	ANABRANCH_TEST_BROKER=memory $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/agents
-	ANABRANCH_TEST_AFTER_MEMORY=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	ANABRANCH_TEST_AFTER_MEMORY=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## check style and types
 	$(BIN)/ruff check .

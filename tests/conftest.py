@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -38,12 +39,27 @@ from anabranch.topics.producer import TransactionalProducer
 from confluent_kafka import KafkaError, Message, TopicPartition
 from hypothesis import settings
 
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
+
+from fork_server import ForkServer
+
 # How long an example takes depends on who else uses the machine.
 settings.register_profile("anabranch", deadline=None)
 settings.load_profile("anabranch")
 
+# What a terminal or a CI sets changes what commands and pytest print, here and in the processes that the tests start.
+for name in (
+    *("CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_ADDOPTS", "PY_COLORS", "COLUMNS", "LINES", "PAGER"),
+    *("FORCE_COLOR", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+):
+    os.environ.pop(name, None)
+
+# aiohttp reads the certificates of the system when it is imported, which is a tenth of what each process that the tests
+# start costs. No test needs them.
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
+
 ENGINE_S = 2
-DRAIN_S = 30.0
+DRAIN_S = 90.0
 
 # `pytest.mark.needs_real_kafka("reason")`
 NEEDS_REAL = "needs_real_kafka"
@@ -179,6 +195,14 @@ def started(chosen: Choice) -> Iterator[Cluster]:
             yield Cluster(embedded.bootstrap_servers)
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """Runs `anabranch` commands in forks of a process that has imported what they need."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
 @pytest.fixture(autouse=True)
 def nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A process that has handled private fields hides the texts of errors; the next test shall see them."""
@@ -214,7 +238,7 @@ def free_port() -> Callable[[], int]:
 def eventually() -> Callable[..., None]:
     """Wait for a condition, with a deadline."""
 
-    def wait(condition: Callable[[], bool], what: str, *, within_s: float = 60) -> None:
+    def wait(condition: Callable[[], bool], what: str, *, within_s: float = 90) -> None:
         deadline = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < deadline, f"{what}: not within {within_s} s"

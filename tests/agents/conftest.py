@@ -20,6 +20,7 @@ import pytest
 from anabranch import App
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.runtime import runtime_of
+from anabranch.agents.web import blocked_loop
 from anabranch.agents.worker import work
 from anabranch.topics.admin import Admin, TopicSpec
 from anabranch.topics.cluster import Cluster
@@ -29,7 +30,7 @@ from confluent_kafka import TopicPartition as KafkaPartition
 
 sys.path.insert(0, str(Path(__file__).parent))  # what tests share stands beside them
 
-DEADLINE_S = 60.0
+DEADLINE_S = 90.0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -195,6 +196,13 @@ def to_bytes(value: Any) -> bytes | None:
     if value is None or isinstance(value, bytes):
         return value
     return value.encode() if isinstance(value, str) else msgspec.json.encode(value)
+
+
+@pytest.fixture(autouse=True)
+def loop_that_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of a test block the loop of its workers, on a busy machine for seconds; their web servers answer late then,
+    instead of saying so."""
+    monkeypatch.setattr(blocked_loop, "BLOCKED_S", 600.0)
 
 
 @pytest.fixture

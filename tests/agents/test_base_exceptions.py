@@ -281,7 +281,7 @@ async def test_a_worker_whose_agent_is_stopped_by_the_program_is_not_ready_and_e
     running = await lab.started(app)
     await app.agents["adder"].stop()
     with pytest.raises(Stop, match="agent adder is gone"):
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
     assert not_ready(runtime_of(app)) == "agent adder has ended"
 
 

@@ -25,7 +25,7 @@ class Held:
         if self.holding:
             self.holding = False
             self.began.set()
-            assert self.may_end.wait(30)
+            assert self.may_end.wait(60)
             if self.aborting:
                 committer._kafka.abort()
                 raise Aborted("for the test")

@@ -29,7 +29,7 @@ def test_without_transactions_a_client_that_delivers_nothing_is_found_out_too(
     with pytest.raises(Hung):
         committer.commit(plan)
     committer.close()
-    assert not committer._kafka.flush(10), "what it had is forgotten"
+    assert not committer._kafka.flush(60), "what it had is forgotten"
 
 
 async def test_nobody_waits_for_an_idle_worker_before_the_history_is_complete(lab, drain) -> None:

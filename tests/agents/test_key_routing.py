@@ -112,7 +112,7 @@ async def test_while_nobody_can_answer_it_is_said_why(lab, program) -> None:
         assert status == 503
         assert "does not answer" in answer["error"]
         # It does not come back: its session ends, and what it had is answered here.
-        await lab.until(lambda: len(runtime_of(a).status.owned) == PARTITIONS and settled(a), deadline_s=30)
+        await lab.until(lambda: len(runtime_of(a).status.owned) == PARTITIONS and settled(a))
         assert await get(a, "tables", "counts", key) == (200, 1)
 
 

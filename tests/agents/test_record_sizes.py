@@ -106,7 +106,7 @@ async def test_a_record_as_large_as_the_broker_takes_has_a_whole_dead_letter(lab
     largest = os.urandom(BROKER_LIMIT - BESIDE)
     producer = AtLeastOnce(lab.cluster, None)._kafka  # one that does not mind the size
     producer.produce(topic, largest)
-    assert producer.flush(20) == 0
+    assert producer.flush(60) == 0
     async with lab.running(app):
         await lab.caught_up(topic, app)
     (letter,) = drain(f"{topic}.dlq")

@@ -227,7 +227,7 @@ async def test_quix_1017_a_changelog_that_ends_in_what_is_no_record_is_restored(
     async with lab.running(app):
         await lab.caught_up(topic, app)
     changelog = f"{name}-totals-changelog"
-    producer = TransactionalProducer(lab.cluster, lab.fresh("aborts"))
+    producer = TransactionalProducer(lab.cluster, lab.fresh("aborts"), transaction_timeout_ms=120_000)
     producer.open()
     producer.begin()
     for partition in (0, 1, 0):

@@ -65,7 +65,7 @@ def hold(lab: Any) -> Iterator[Any]:
         producer.begin_transaction()
         for partition in partitions:
             producer.produce(topic, value, key, partition=partition)
-        producer.flush(30)
+        producer.flush(60)
         opened.append(producer)
 
         def end(*, commit: bool = False) -> None:
@@ -207,7 +207,7 @@ async def test_changelog_records_that_are_deleted_under_a_restore_stop_the_worke
     for future in admin.delete_records([KafkaPartition(changelog, 0, lab.ends(changelog)[0])]).values():
         future.result(30)
     with pytest.raises(Stop, match=r"records of .*-changelog\[0\] were deleted before they were read"):
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
 
 
 async def test_a_changelog_that_has_lost_its_beginning_stops_a_worker_that_needs_it(lab) -> None:

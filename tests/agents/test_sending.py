@@ -92,11 +92,11 @@ async def test_a_client_asks_and_gets_the_answer(lab) -> None:
     async with lab.running(app):
         await client.start_client()
         try:
-            assert await asyncio.wait_for(doubler.ask(21), 10) == 42
+            assert await asyncio.wait_for(doubler.ask(21), 60) == 42
             assert await asyncio.gather(*(doubler.ask(i, key=f"k{i}") for i in range(20))) == [2 * i for i in range(20)]
             # What others write among the answers is not one, and keeps no answer back.
             lab.produce(client.conf.reply_to, [b"no answer", None, b"[" * 10_000, b"{}"])
-            assert await asyncio.wait_for(doubler.ask(4), 10) == 8
+            assert await asyncio.wait_for(doubler.ask(4), 60) == 8
         finally:
             await client.stop()
 
@@ -125,11 +125,11 @@ async def test_who_asks_is_told_that_the_question_is_refused(lab, where, fault, 
 
     async def ask() -> None:
         with pytest.raises(BadRecord) as refused:
-            await asyncio.wait_for(reader.ask(question), 20)
+            await asyncio.wait_for(reader.ask(question), 60)
         found.append(str(refused.value))
-        assert await asyncio.wait_for(reader.ask("7", key="k"), 20) == 7
+        assert await asyncio.wait_for(reader.ask("7", key="k"), 60) == 7
         with pytest.raises(BadRecord):
-            await asyncio.wait_for(reader.join([question]), 20)
+            await asyncio.wait_for(reader.join([question]), 60)
         with pytest.raises(BadRecord):
             assert [answer async for answer in reader.map([question])] == []
         found.append("answered")

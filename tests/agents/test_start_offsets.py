@@ -66,7 +66,7 @@ async def test_workers_that_start_at_once_agree_on_where_the_group_begins(lab: A
 async def test_a_transaction_that_is_open_at_the_first_start_counts_as_later(lab: Any) -> None:
     topic, name, seen = lab.topic(), lab.fresh("app"), []
     lab.produce(topic, range(3))
-    writer = TransactionalProducer(lab.cluster, lab.fresh("id"))
+    writer = TransactionalProducer(lab.cluster, lab.fresh("id"), transaction_timeout_ms=120_000)
     writer.open()
     writer.begin()
     writer.produce(topic, b"100")

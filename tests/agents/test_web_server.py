@@ -51,7 +51,7 @@ async def raw(app: Any, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", app.conf.web_port)
     writer.write(request)
     try:
-        return await asyncio.wait_for(reader.read(), 20)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
 
@@ -172,7 +172,7 @@ async def test_without_descriptors_the_probe_is_answered_and_the_log_is_not_floo
                 await loop.sock_connect(client, ("127.0.0.1", app.conf.web_port))
             await loop.sock_connect(last, ("127.0.0.1", app.conf.web_port))
             await loop.sock_sendall(last, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert status(await asyncio.wait_for(loop.sock_recv(last, 1_000), 10)) == 200
+            assert status(await asyncio.wait_for(loop.sock_recv(last, 1_000), 60)) == 200
             for number in taken:
                 os.close(number)
         for client in (*clients, last):
@@ -397,5 +397,5 @@ async def test_over_tls_it_is_the_same_and_a_handshake_that_does_not_end_is_clos
         assert await raw(app, b"\x16\x03") == b""
         reader, writer = await asyncio.open_connection("localhost", app.conf.web_port, ssl=trusting)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert status(await asyncio.wait_for(reader.read(), 20)) == 200
+        assert status(await asyncio.wait_for(reader.read(), 60)) == 200
         writer.close()

@@ -91,7 +91,8 @@ class KafkaLab:
 
     def transactional(self, transactional_id: str | None = None, **config: object) -> Any:
         """A transactional producer that has initialised its transactions."""
-        chosen = {"transaction_timeout_ms": 10_000, "message_timeout_ms": 10_000, **config}
+        # On a busy machine a transaction is open for long.
+        chosen = {"transaction_timeout_ms": 60_000, "message_timeout_ms": 60_000, **config}
         producer = self.producer(transactional_id=transactional_id or self.name("x"), **chosen)
         producer.init_transactions(CALL_S)
         return producer

@@ -94,7 +94,7 @@ def test_records_of_a_partition_keep_their_order(kafka: KafkaLab) -> None:
         producer.produce(
             topic, str(number), partition=0, on_delivery=lambda _, message: reported.append(message.offset())
         )
-    assert producer.flush(15) == 0
+    assert producer.flush(60) == 0
     assert len(producer) == 0
     assert reported == list(range(500))
     assert kafka.values(topic) == [str(number).encode() for number in range(500)]
@@ -170,7 +170,7 @@ def test_watermarks_of_a_partition(kafka: KafkaLab) -> None:
     kafka.send(topic, b"a", b"b")
     at = TopicPartition(topic, 0, 0)
     assert consumer.get_watermark_offsets(at, cached=True) == (-1001, -1001)
-    assert consumer.get_watermark_offsets(at, timeout=10) == (0, 2)
+    assert consumer.get_watermark_offsets(at, timeout=60) == (0, 2)
     consumer.assign([at])
     kafka.events(consumer)
     assert consumer.get_watermark_offsets(at, cached=True) == (0, 2)

@@ -54,7 +54,7 @@ def test_a_batch_that_is_too_large_is_refused_as_a_whole(kafka: KafkaLab) -> Non
     reports: list[Any] = []
     for _ in range(10):
         producer.produce(topic, os.urandom(400), partition=0, on_delivery=lambda e, _: reports.append(e and e.code()))
-    assert producer.flush(15) == 0
+    assert producer.flush(60) == 0
     assert reports == [KafkaError.MSG_SIZE_TOO_LARGE] * 10
     assert kafka.end(topic) == 0
 
@@ -107,7 +107,7 @@ def test_one_refused_record_takes_its_batch_along(kafka: KafkaLab) -> None:
     reports: list[Any] = []
     for where, key in ((topic, None), (strict, b"k"), (strict, None), (topic, None)):
         producer.produce(where, b"v", key, partition=0, on_delivery=lambda e, m: reports.append((m.topic(), e)))
-    assert producer.flush(15) == 0
+    assert producer.flush(60) == 0
     assert [error for where, error in reports if where == topic] == [None, None]
     assert kafka.values(topic) == [b"v", b"v"]
     codes = [error.code() for where, error in reports if where == strict]
@@ -142,5 +142,5 @@ def test_a_full_queue_raises_and_takes_more_once_it_was_served(kafka: KafkaLab) 
     assert len(producer) >= 3
     kafka.until(lambda: producer.poll(0) or len(reports) == 3)
     produce()
-    assert producer.flush(15) == 0
+    assert producer.flush(60) == 0
     assert (reports, kafka.end(topic)) == ([None] * 4, 4)

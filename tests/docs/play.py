@@ -42,9 +42,9 @@ __all__ = ["Play", "matches"]
 _LEAVE = "{ printf '%s\\0' \"$PWD\"; env -0; }"
 
 TIMEOUT_S = 300.0
-AWAIT_S = 30.0
-READY_S = 30.0
-END_S = 40.0
+AWAIT_S = 90.0
+READY_S = 90.0
+END_S = 90.0
 
 _FILE_NAME = re.compile(r"# ([\w./-]+\.\w+)(, continued)?\n")
 _SERVICE = re.compile(r"anabranch\b.*(\bworker\b|--follow\b)")

@@ -1,4 +1,7 @@
-"""The `anabranch` command as a user types it: a process of its own, in a folder of its own, on the tests' broker."""
+"""The `anabranch` command as a user types it, in a folder of its own, on the tests' broker.
+
+`Shell.start` starts a process, and `Shell.run` forks one: see `fork_server.py`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import IO
 
 import pytest
 from anabranch.topics.cluster import Cluster
+from fork_server import ForkServer
 
 
 class Output:
@@ -49,6 +53,7 @@ class Shell:
 
     folder: Path
     environment: dict[str, str]
+    forks: ForkServer
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def write(self, name: str, text: str) -> Path:
@@ -57,16 +62,14 @@ class Shell:
         return path
 
     def run(
-        self, *arguments: object, timeout_s: float = 90, stdin: IO[str] | None = None, **more: str
+        self, *arguments: object, timeout_s: float = 240, stdin: IO[str] | None = None, **more: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "anabranch", *map(str, arguments)],
+        return self.forks.run(
+            [*map(str, arguments)],
             cwd=self.folder,
             env={**self.environment, **more},
+            timeout_s=timeout_s,
             stdin=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
         )
 
     def start(self, *arguments: object, **more: str) -> subprocess.Popen[str]:
@@ -87,9 +90,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, broker: Cluster) -> Iterator[Shell]:
+def shell(tmp_path: Path, broker: Cluster, forks: ForkServer) -> Iterator[Shell]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "ANABRANCH_"))}
-    here = Shell(tmp_path, {**environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers})
+    here = Shell(tmp_path, {**environment, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}, forks)
     yield here
     for process in here.started:
         if process.poll() is None:

@@ -79,7 +79,7 @@ def test_commands_of_an_app_send_read_tables_and_ask_agents(shell, app, eventual
     eventually(lambda: shell.run("-A", "mine", "report").stdout == expected, "the totals")
     assert shell.run("-A", "mine", "ask").stdout == "answer 8\n"
     worker.terminate()
-    assert worker.wait(60) == 0
+    assert worker.wait(120) == 0
     assert shell.run("-A", "mine", "report").stdout.startswith("{'ann': 8}")
 
 

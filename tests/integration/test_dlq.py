@@ -33,7 +33,7 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
     worker = shell.start("-A", "mine", "worker", "--without-web")
     eventually(lambda: sum(kind["dead_letters"] for kind in letters()) == 3, "three dead letters")
     worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     assert {(kind["agent"], kind["reason"], kind["error"], kind["dead_letters"]) for kind in letters()} == {
         ("mine.add", "agent", "ValueError", 2),
         ("mine.add", "decode", "DecodeError", 1),
@@ -67,7 +67,7 @@ def test_letters_are_listed_shown_put_back_and_processed_after_the_fix(shell, fr
 
     eventually(lambda: total() == 9, "what was put back counts as well")
     worker.terminate()
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
     assert sum(kind["dead_letters"] for kind in letters()) == 3
 
     narrow = shell.run("dlq", "list", topic, COLUMNS="80").stdout.splitlines()

@@ -44,7 +44,7 @@ def test_a_worker_imports_what_autodiscover_names_and_goes_to_the_programs_broke
             break
     assert broker.bootstrap_servers in "".join(said)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(60) == 0
+    assert worker.wait(120) == 0
 
 
 def test_a_bounded_run_discovers_agents_and_goes_to_the_programs_broker(shell, broker, fresh):
@@ -52,7 +52,7 @@ def test_a_bounded_run_discovers_agents_and_goes_to_the_programs_broker(shell, b
     project(shell, name, f"kafka://{broker.bootstrap_servers}", True)
     shell.write("data.txt", "ann,3\nbob,4\nann,5\n")
     done = shell.run(
-        "run", "project.app", "--input", "data.txt", "--key-before", ",", "--output", "result.csv", timeout_s=120
+        "run", "project.app", "--input", "data.txt", "--key-before", ",", "--output", "result.csv", timeout_s=240
     )
     assert done.returncode == 0, done.stderr
     assert "Kafka started" not in done.stderr

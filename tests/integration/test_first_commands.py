@@ -56,7 +56,7 @@ def test_a_record_is_sent_processed_and_seen(shell, app, eventually):
     assert set(lags()) == {0}
     assert f"group {app}: lag 0, 1 member" in shell.run("-A", "mine", "lag").stdout
     worker.terminate()
-    assert worker.wait(60) == 0
+    assert worker.wait(120) == 0
 
 
 def test_a_declared_topic_is_made_as_declared_and_others_are_refused_with_the_nearest_name(shell, app):
@@ -117,7 +117,7 @@ def test_following_shows_what_arrives(shell, app):
     assert shell.run("send", topic, "a", "2").returncode == 0
     assert json.loads(follower.stdout.readline())["value"] == 2
     follower.send_signal(2)
-    assert follower.wait(30) == 0
+    assert follower.wait(120) == 0
 
 
 def test_an_app_is_described_without_a_cluster(shell, app):
@@ -147,7 +147,7 @@ def test_a_worker_says_what_it_is_how_it_goes_and_what_it_did(shell, app, eventu
     assert "1 record in all, lag 0, 3 partitions" in worker.stdout.readline()
     worker.terminate()
     rest = worker.stdout.read()
-    assert worker.wait(60) == 0
+    assert worker.wait(120) == 0
     assert f"{app}: stopped after " in rest
     assert ": 1 record in " in rest
     assert "\x1b" not in rest
@@ -173,7 +173,7 @@ def test_an_app_is_reset_only_when_it_is_told_to_and_its_workers_have_stopped(sh
     assert (refused.returncode, refused.stdout) == (1, ""), refused.stdout
     assert f"workers of {app} are running (1)" in refused.stderr
     worker.terminate()
-    assert worker.wait(60) == 0
+    assert worker.wait(120) == 0
     shown = shell.run("-A", "mine", "reset")
     assert shown.returncode == 0, shown.stderr
     assert f"would delete topic {app}-totals-changelog" in shown.stdout

@@ -131,7 +131,7 @@ class Seen:
 
 def get(port: int, path: str) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
             return answer.read().decode()
     except urllib.error.HTTPError as exc:
         return exc.read().decode()
@@ -176,7 +176,7 @@ def test_no_command_and_no_endpoint_shows_private_fields_or_secrets(seen, free_p
             seen.look(f"{form} {table}", get(port, f"/tables/{table}/"))
         assert '"amount":1' in get(port, "/tables/last/1/")
         worker.terminate()
-        assert worker.wait(60) == 0
+        assert worker.wait(120) == 0
         reader.join()
         seen.look(f"worker {form}", "".join(output))
         assert "dead letter" in "".join(output) or form == "text"

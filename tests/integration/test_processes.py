@@ -51,7 +51,7 @@ def alive(pid: int) -> bool:
 
 
 def ask(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -92,7 +92,7 @@ def test_the_dead_are_started_again_and_the_end_is_passed_on(shell, fresh, free_
 
     eventually(reached, "the totals are right")
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(60) == 0, output
+    assert parent.wait(120) == 0, output
     assert not any(alive(int(pid)) for _, pid, _ in ready())
 
 
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_a_worker_whose_agent_blocks_it(shell, fresh, event
         worker.send_signal(signal.SIGTERM)
         return worker.poll() is not None
 
-    eventually(ended, "the worker ends", within_s=20)
+    eventually(ended, "the worker ends")
     assert worker.returncode == 128 + signal.SIGTERM, output
     eventually(lambda: output.found("(second signal)"), "the worker says why")
 
@@ -162,8 +162,8 @@ def test_logs_as_json_are_one_object_a_line_and_hold_no_secret(shell, fresh, eve
     assert shell.run("replay", "bad.txt", "--to", f"{app}-numbers", "--key-before", ",").returncode == 0
     eventually(lambda: bool(found("dead letter")), "the record is set aside")
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(60) == 0
-    output.reader.join(10)
+    assert worker.wait(120) == 0
+    output.reader.join(60)
     letter = found("dead letter")[0]
     assert (letter["group"], letter["topic"], letter["offset"], letter["level"]) == (
         app,

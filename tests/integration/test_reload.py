@@ -51,7 +51,7 @@ def test_a_worker_is_restarted_with_its_changed_program(shell, fresh, eventually
     send(3)
     eventually(lambda: '"value":321}' in total(), "by the third program")
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(60) == 0, out.lines
+    assert worker.wait(120) == 0, out.lines
 
 
 def test_a_worker_ends_with_the_process_that_watches_its_program(shell, fresh, eventually):

@@ -48,7 +48,7 @@ class Secured:
 
     def said(self, *arguments: str, **options: str) -> tuple[int, str]:
         process = self.anabranch(*arguments, **options)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=150)
         assert PASSWORD not in said
         return process.returncode, said
 
@@ -103,7 +103,7 @@ def test_all_of_it_works_over_tls_with_a_password(secured: Secured, eventually) 
         )
     finally:
         worker.send_signal(signal.SIGTERM)
-        said, _ = worker.communicate(timeout=90)
+        said, _ = worker.communicate(timeout=150)
     assert worker.returncode == 0, said
     assert PASSWORD not in said
 

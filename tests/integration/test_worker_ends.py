@@ -34,7 +34,7 @@ def test_a_thread_that_hangs_does_not_keep_a_worker_alive(shell, fresh):
             if "hanging" in line:
                 break
         worker.send_signal(signal.SIGTERM)
-    text, lines = (worker.communicate(timeout=90)[0] for worker in workers)
+    text, lines = (worker.communicate(timeout=150)[0] for worker in workers)
     assert [worker.returncode for worker in workers] == [1, 1]
     assert "error: ended before the last epoch was known to be committed" in text
     last = json.loads([line for line in lines.splitlines() if line != "hanging"][-1])
@@ -59,7 +59,7 @@ async def sleeper(stream):
 
 def health(port: int) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as exc:
         return exc.code, exc.read().decode()
@@ -80,7 +80,7 @@ def test_an_agent_that_blocks_the_event_loop_is_named_by_healthz_and_on_sigterm(
     reading = threading.Thread(target=lambda: output.extend(worker.stdout))
     reading.start()
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(60) == 1
+    assert worker.wait(120) == 1
     reading.join()
     told = "".join(output)
     assert f"SIGTERM: waiting for agent sleeper at {name}-lines[0]@0, for " in told

@@ -69,11 +69,11 @@ def produce(cluster: Cluster, topic: str, count: int, *, begin: int = 0, partiti
         key, value = ODD[n % len(ODD)], ODD[(n // 2) % len(ODD)] if n % 2 else b"value %d" % n
         producer.produce(topic, value, key, n % partitions, timestamp=1_357_000_000_000 + n, headers=headers)
         producer.poll(0)
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
 
 
 def transact(cluster: Cluster, name: str, topic: str, values: list[bytes], *, commit: bool) -> None:
-    producer = TransactionalProducer(cluster, name)
+    producer = TransactionalProducer(cluster, name, transaction_timeout_ms=120_000)
     producer.open()
     producer.begin()
     for value in values:
@@ -138,7 +138,7 @@ def test_a_compacted_topic_has_gaps_that_are_no_loss(
     def compacted() -> bool:
         # Only closed segments are compacted, and a new one is begun by a record.
         producer.produce(topic, b"x", b"again")
-        assert producer.flush(30) == 0
+        assert producer.flush(60) == 0
         messages = drain(topic)
         return len(messages) < messages[-1].offset() + 1 - 40
 
@@ -190,7 +190,7 @@ def test_following_it_rolls_files_by_age_and_reports_what_is_deleted_under_its_e
         eventually(lambda: records_in(tmp_path) == 40, "it goes on")
     finally:
         archiver.stop()
-        following.join(30)
+        following.join(90)
     assert [(lost.partition, lost.begin, lost.end) for lost in reports[0].lost] == [(0, 10, 13)]
     assert {record[:2] for record in of_archive(tmp_path)} >= {record[:2] for record in of_topic(drain(topic))}
     assert len(reports[0].manifest.files) >= 4

@@ -97,7 +97,7 @@ def fill(broker: Cluster) -> Callable[..., str]:
 
     def make(name: str, count: int, *, partitions: int = 3) -> str:
         Admin(broker).create([TopicSpec(name, partitions)])
-        producer = TransactionalProducer(broker, f"{name}-fill")
+        producer = TransactionalProducer(broker, f"{name}-fill", transaction_timeout_ms=120_000)
         producer.open()
         n = 0
         while n < count:
@@ -235,7 +235,7 @@ def test_a_time_past_the_end_and_empty_partitions_leave_nothing_to_read(
     #  from 2013      partition 0: 2012          1: 2014          2: empty
     topic, copy = fresh("sparse"), fresh("copy")
     Admin(broker).create([TopicSpec(topic, 3)])
-    producer = TransactionalProducer(broker, fresh("id"))
+    producer = TransactionalProducer(broker, fresh("id"), transaction_timeout_ms=120_000)
     producer.open()
     producer.begin()
     for partition, timestamp_ms in ((0, START_MS - 365 * DAY_MS), (1, START_MS + 365 * DAY_MS)):
@@ -263,7 +263,7 @@ def test_records_from_before_1970_and_without_a_time_keep_that(
 ) -> None:
     topic, times = fresh("old"), [-5_000, -1, 1]
     Admin(broker).create([TopicSpec(topic, 1)])
-    producer = TransactionalProducer(broker, fresh("id"))
+    producer = TransactionalProducer(broker, fresh("id"), transaction_timeout_ms=120_000)
     producer.open()
     producer.begin()
     for time_ms in times:
@@ -316,7 +316,7 @@ def test_followed_a_topic_is_copied_on(
     topic, again = fill(fresh("followed"), 30), fresh("again")
     history = resolve_source([f"topic://{topic}"], Format(), cluster=broker, follow=True)
     player = Player(broker, history, again)
-    more = TransactionalProducer(broker, fresh())
+    more = TransactionalProducer(broker, fresh(), transaction_timeout_ms=120_000)
     more.open()
 
     def go_on(progress: Any) -> None:

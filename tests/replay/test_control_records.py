@@ -31,7 +31,7 @@ def fill(cluster: Cluster, topic: str) -> None:
         producer.produce(topic, b"%d" % n, b"k", headers=[("trace", b"1")])
     for _ in range(2):
         producer.produce(topic, END.encoded(), CONTROL_KEY, headers=[("trace", b"1"), *END.headers])
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
 
 
 TOPICS = {

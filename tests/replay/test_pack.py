@@ -327,7 +327,7 @@ def test_tools_take_a_packed_batch_that_is_refused_as_one_bad_line_and_name_it(
     sent = (rows.value, rows.headers), (large.value, large.headers), (rows.value, lie), (rows.value, rows.headers)
     for value, headers in sent:
         producer.produce(topic, value, headers=list(headers))
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     history = TopicHistory(broker, f"topic://{topic}", Format(), unpack=True)
     with pytest.raises(BadLine, match=rf"{topic}\[0\]:1: .*1,000,000 rows; at most 32,768"):
         Player(broker, history, copy).play()

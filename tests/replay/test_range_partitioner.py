@@ -14,7 +14,7 @@ WORDS = [f"{letter}{number:02}" for letter in "abcdefghijkl" for number in range
 
 def anabranch(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "anabranch", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
 
 
 def test_a_learned_partitioner_is_replayed_by_and_kept(broker: Cluster, fresh, drain, tmp_path) -> None:

@@ -20,7 +20,7 @@ def filled(broker: Cluster, topic: str, **config: str) -> tuple[dict[tuple[str, 
     producer = broker.producer()
     for number in range(600):
         producer.produce(topic, b"value", b"key", number % 2)
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     at = [TopicPartition(topic, partition) for partition in range(2)]
     return Admin(broker).begins(at), Admin(broker).ends(at)
 

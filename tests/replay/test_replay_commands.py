@@ -55,8 +55,23 @@ def numbers(messages: list[Message]) -> dict[int, list[int]]:
     return found
 
 
-# The real command, with small transactions, and it says after each how far it is.
+# The real command, with small transactions. It says after each how far it is, and waits for a line of its input.
 CHILD = """
+import sys
+
+class Asking:
+    def __init__(self, inner):
+        self._inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def write(self, text):
+        self._inner.write(text)
+        self._inner.flush()
+        sys.stdin.readline()
+
+sys.stderr = Asking(sys.stderr)
 from anabranch.replay import player
 from anabranch.replay.cli import console
 console._LINE_EVERY_S = 0
@@ -85,16 +100,26 @@ def test_killed_again_and_again_it_is_all_there_once_and_in_order(
     asked += ["--to", topic, "--key", "user", "--time", "at", *map(str, options)]
     environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
     for _ in range(3):
-        with subprocess.Popen(asked, stderr=subprocess.PIPE, env=environment, text=True, cwd=tmp_path) as child:
+        with subprocess.Popen(
+            asked, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True, cwd=tmp_path
+        ) as child:
             assert child.stderr
-            said = [child.stderr.readline() for _ in range(rng.randrange(1, 5))]
+            assert child.stdin
+            for _ in range(rng.randrange(1, 5)):
+                said = child.stderr.readline()
+                child.stdin.write("\n")
+                child.stdin.flush()
             # Somewhere in the next transaction, which is being filled, flushed or committed.
             child.kill()
             assert child.wait() == -signal.SIGKILL, f"over before it was killed: {said}"
-    ended = subprocess.run(asked, capture_output=True, env=environment, text=True, cwd=tmp_path)
+    ended = subprocess.run(
+        asked, stdin=subprocess.DEVNULL, capture_output=True, env=environment, text=True, cwd=tmp_path
+    )
     assert ended.returncode == 0, ended.stderr
     assert "resumed after" in ended.stdout
-    again = subprocess.run(asked, capture_output=True, env=environment, text=True, cwd=tmp_path)
+    again = subprocess.run(
+        asked, stdin=subprocess.DEVNULL, capture_output=True, env=environment, text=True, cwd=tmp_path
+    )
     assert "already finished" in again.stdout, again.stderr
 
     found = numbers(drain(topic))
@@ -115,7 +140,9 @@ def test_killed_with_a_spool_each_line_that_came_is_there_once(
         asked = [sys.executable, "-c", CHILD, "replay", spec, "--to", topic, "--partitions", "1", "--spool", str(spool)]
         environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers}
         for killed in (True, True, True, False):
-            with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
+            with subprocess.Popen(
+                asked, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            ) as child:
                 connection, _ = server.accept()
                 with connection:
                     more = range(sent, sent + rng.randrange(2_000, 20_000))
@@ -128,10 +155,10 @@ def test_killed_with_a_spool_each_line_that_came_is_there_once(
                             time.sleep(0.001)
                         # Received and written down; how much of it is sent and committed is up to chance.
                         child.kill()
-                said, why = child.communicate(timeout=60)
+                said, why = child.communicate(timeout=150)
                 assert child.returncode == (-signal.SIGKILL if killed else 0), why
         assert b"resumed after" in said, said
-        again = subprocess.run(asked, capture_output=True, env=environment, text=True)
+        again = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, env=environment, text=True)
         assert "already finished" in again.stdout, again.stderr
     assert [int(message.value() or b"") for message in drain(topic)] == list(range(sent))
 

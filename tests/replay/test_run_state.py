@@ -24,7 +24,7 @@ def test_records_that_are_no_state_of_a_run_are_ignored_and_named(
         (b"\xff", b"{}"),
     ):
         producer.produce(runs.topic, value, key)
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     assert runs.all() == [state]
     assert sorted(line.split()[5] for line in caplog.messages) == ["deep", "text", "\ufffd"]
     with pytest.raises(Stop, match="the state of run deep"):

@@ -37,7 +37,7 @@ def topic(broker: Cluster, fresh: Fresh, send_with_unreadable_header: Send) -> s
     for at in (name, f"{name}.dlq"):
         for n in range(GOOD):
             producer.produce(at, b"%d" % n, b"k", 0, headers=[("trace", b"%d" % n)])
-        assert producer.flush(30) == 0
+        assert producer.flush(60) == 0
         send_with_unreadable_header(at, b"odd" * 100)
     return name
 

@@ -84,7 +84,7 @@ def test_a_record_too_much_is_one_side_s(broker: Cluster, orders: tuple[Path, st
     producer = broker.producer()
     for _ in range(3):
         producer.produce(copy, b"more", b"k", 1, timestamp=1_357_034_400_000)
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     found = compare(broker, f"topic://{topic}", f"topic://{copy}", most=2)
     assert [(d.only_in, d.value) for d in found.differences] == [(f"topic://{copy}", b"more")] * 2
     assert (found.a.records, found.b.records) == (2_000, 2_003)
@@ -98,11 +98,11 @@ def test_tables_are_compared_by_their_last_values(broker: Cluster, fresh: Fresh)
         Admin(broker).create([TopicSpec(topic, partitions, config={"cleanup.policy": "compact"})])
         for key, value in ((b"a", b"old"), (b"b", b"2"), (b"gone", b"3"), (b"a", b"1"), (b"gone", None)):
             producer.produce(topic, value, key)
-        assert producer.flush(30) == 0
+        assert producer.flush(60) == 0
     first, second = (f"table://{app}/totals" for app in apps)
     assert compare(broker, first, second, Format()).same
     producer.produce(f"{apps[1]}-totals-changelog", b"4", b"b")
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     found = compare(broker, first, second, Format())
     assert [(d.only_in, d.key, d.value) for d in found.differences] == [(first, b"b", b"2"), (second, b"b", b"4")]
 

@@ -113,7 +113,7 @@ def test_the_kafka_of_a_session_is_one_with_fresh_names(
 
         def test_second(anabranch_kafka):
             assert kafkas == [anabranch_kafka]
-            assert anabranch_kafka.cluster.admin().list_topics(timeout=5).topics == {}
+            assert anabranch_kafka.cluster.admin().list_topics(timeout=60).topics == {}
         """
     )
     run(project).assert_outcomes(passed=2)

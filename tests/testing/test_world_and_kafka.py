@@ -81,7 +81,7 @@ async def on_kafka(name: str, cluster: Cluster, drain: Any, folder: Path) -> Any
     producer = cluster.producer(linger_ms=0)
     for order in ORDERS:
         producer.produce(f"{name}-orders", topic.encode_value(order), topic.encode_key(order.user))
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
 
     def processed() -> bool:
         read = {at.topic for app in apps for at in runtime_of(app).status.active}

@@ -78,7 +78,7 @@ def test_a_record_that_is_no_partitioner_stops_only_its_own_topic(
 
     def write(key: str, value: bytes | None) -> None:
         producer.produce(registry, value, key)
-        assert producer.flush(30) == 0
+        assert producer.flush(60) == 0
 
     write("no-such-topic", b"{}")
     write(bad, b'{"x":' + b"[" * 100_000)

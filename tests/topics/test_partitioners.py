@@ -47,7 +47,7 @@ def test_every_partition_is_in_range_and_used(partitions: int) -> None:
 def test_records_land_where_the_partitioner_says(broker: Cluster, fresh, drain) -> None:
     topic, partitions = fresh("partitioner"), 7
     Admin(broker).create([TopicSpec(topic, partitions)])
-    producer = TransactionalProducer(broker, fresh("tx"))
+    producer = TransactionalProducer(broker, fresh("tx"), transaction_timeout_ms=120_000)
     producer.open()
     producer.begin()
     for key in KEYS:
