@@ -295,7 +295,7 @@ def test_only_the_threads_module_starts_threads(module: str) -> None:
         return
     foreign = {imported for imported in imports(module) if not imported.startswith("anabranch.")}
     assert not {imported.rpartition(".")[2] for imported in foreign} & STARTS_THREADS
-    own = {node.name for node in ast.walk(tree(module)) if isinstance(node, ast.ClassDef)}
+    own = {node.name for node in nodes(module) if isinstance(node, ast.ClassDef)}
     called = {ast.unparse(call.func).split(".")[-1]: call.lineno for call in calls(module)}
     assert {name: line for name, line in called.items() if name in STARTS_THREADS - own} == {}
 
