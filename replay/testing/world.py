@@ -395,14 +395,7 @@ class World:
         self._run_until(lambda: self._stillness.failed, self.environment.clock.now_s() + seconds)
         self._raise_failed()
 
-    def run(
-        self,
-        inputs: Mapping[str, Files],
-        *,
-        workers: int = 1,
-        complete: bool = False,
-        **options: Unpack[ReplayOptions],
-    ) -> WorldRun:
+    def run(self, inputs: Mapping[str, Files], *, workers: int = 1, **options: Unpack[ReplayOptions]) -> WorldRun:
         """Process files to their end, as `anabranch run` does: with a group, topics and tables of their own.
 
         Nothing is added to the topics and tables of this world's workers, and each call begins anew.
@@ -410,7 +403,6 @@ class World:
         Args:
             inputs: topic that the app reads -> a file, a glob, a folder, or several.
             workers: number of workers of the run.
-            complete: windows stay open to the end of the inputs, so that no record is late.
             options: of all inputs; see `ReplayOptions`.
 
         Returns:
@@ -430,7 +422,6 @@ class World:
             {topic: _specs(source) for topic, source in inputs.items()},
             options,
             workers=workers,
-            complete=complete,
             prepare=self._prepare,
         )
 

@@ -37,6 +37,7 @@ class ReplayOptions(TypedDict, total=False):
         on_bad_line: what to do with a line that is not a record; `fail` by default.
         run_id: the name of the replay; the same replay under another name sends everything again.
         pack: send packed batches with this compression.
+        complete: only of a run: windows stay open to the end of its inputs, so that no record is late.
         speed, rate: the pace, such as `60x` of event time and `100/s`; workers process the records meanwhile.
         kind, …: the format of the files, see `Format`.
     """
@@ -49,6 +50,7 @@ class ReplayOptions(TypedDict, total=False):
     on_bad_line: Literal["fail", "skip", "dead-letter"]
     run_id: str | None
     pack: Compression | None
+    complete: bool
     speed: str | None
     rate: str | None
     kind: str

@@ -66,7 +66,6 @@ def run_bounded(
     options: ReplayOptions,
     *,
     workers: int,
-    complete: bool,
     prepare: Callable[[App], None],
 ) -> WorldRun:
     """Replay inputs into the topics of a run, process them and return the result (blocking, in virtual time).
@@ -74,14 +73,13 @@ def run_bounded(
     Args:
         folder: for the workers' data.
         inputs: topic of the program -> files.
-        complete: windows stay open to the end of the inputs.
 
     Raises:
         Usage: the app reads no such topic.
         AnabranchError: a worker has ended with this error.
         TimeoutError: something is not processed within an hour of virtual time.
     """
-    aligned = dict[int, list[str]]()
+    aligned, complete = dict[int, list[str]](), options.pop("complete", False)
     all_sent, ends = threading.Event(), dict[TopicPartition, int]()
     lives: list[WorkerLife] = []
     try:
