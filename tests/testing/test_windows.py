@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anabranch
 import pytest
 from anabranch import Count, Sessions, Tumbling, World
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.event_time.windows import Windows
-from anabranch.agents.flows import window_columns
+from anabranch.agents.flows import window_closer, window_columns
+from anabranch.agents.flows.window_closer import WindowCloser
 from anabranch.replay.testing.simulation import Simulation
 from anabranch.replay.testing.topic_content import TopicContent
 from anabranch.topics.errors import Stop, Usage
@@ -123,6 +126,74 @@ def test_packed_batches_with_faults_close_the_windows_of_plain_records(
     )
     simulation.same_as_without_faults()
     assert by_column > 10 * seeds
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Lets windows close in chunks of two; the sizes of the chunks that were closed."""
+    chunks: list[int] = []
+    close = WindowCloser.close
+
+    async def counted(closer: WindowCloser, batch: Any) -> None:
+        await close(closer, batch)
+        chunks.append(2 - closer._left)  # pyright: ignore[reportPrivateUsage]
+
+    monkeypatch.setattr(window_closer, "_CHUNK", 2)
+    monkeypatch.setattr(window_closer, "_PORTION", 1)
+    monkeypatch.setattr(WindowCloser, "close", counted)
+    yield chunks
+    assert max(chunks) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "by_key", "seeds"), [("hopping", True, 5), ("tumbling", False, 5), ("sessions", True, 4)]
+)
+def test_windows_that_close_in_chunks_with_faults_between_them_close_once(
+    kind: str, by_key: bool, seeds: int, small_chunks: list[int]
+) -> None:
+    simulation = Simulation(
+        lambda: app_of(kind, by_key=by_key),
+        inputs=inputs(sales(), by_key=by_key),
+        seeds=seeds,
+        faults="kill,abort,lost-answer,rebalance",
+    )
+    assert simulation.same_as_without_faults().worlds == seeds
+    assert small_chunks.count(2) > 10 * seeds
+
+
+@by_key_or_not
+def test_a_worker_that_dies_between_two_chunks_sends_the_rest_when_it_starts_again(
+    by_key: bool, small_chunks: list[int]
+) -> None:
+    told: list[str] = []
+
+    def fragile(window: dict[str, Any]) -> dict[str, Any]:
+        told.append(window["key"])
+        if len(told) == 6:
+            raise Stop("out of memory")
+        return window
+
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1, settings=EngineSettings(epoch_s=0))
+        sales = app.topic("sales", time="at", time_unit="s", grace=0, idle_after=None, partitions=1)
+        keyed = sales.key_by("user") if by_key else sales.flow()
+        keyed.window(Tumbling("10s")).aggregate("by-user", n=Count()).final().map(fragile).to("finals")
+        return app
+
+    keys = [f"u{number}" for number in range(9)]
+    with World(app) as world:
+        for key in keys:
+            world.send("sales", {"user": key, "at": 1}, key=key)
+        world.settle()
+        with pytest.raises(Stop, match="out of memory"):
+            send_sales(world, 10)
+            world.advance("10s")
+        assert [window["key"] for window in world.topic("finals").values] == keys[:4]
+        world.worker().start()
+        world.settle()
+        world.advance("10s")
+        assert [window["key"] for window in world.topic("finals").values] == keys
+    assert told == [*keys[:6], *keys[4:]]
 
 
 def test_keys_between_the_agents_may_be_tuples_within_tuples() -> None:
