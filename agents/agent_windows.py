@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from ..topics.message import Message
     from .event_time.windows import Pane
     from .stream import Stream
+    from .tables.agent_window_table import CloseCallback
     from .tables.open_windows import WindowKey
     from .tables.relative_time import RelativeTime
     from .tables.window_content import Input
@@ -76,7 +77,7 @@ class _Record:
 
     def __init__(self, of: AgentWindows, message: Message, value: Any) -> None:
         self._of, self.message, self.value = of, message, value
-        self.times_ms: dict[RelativeTime, int | None] = {}
+        self.times_ms: dict[int, int | None] = {}  # by the id of the `RelativeTime`, whose hash takes longer
         self.late_for: set[str] = set()
 
     @property
@@ -91,12 +92,15 @@ class _Record:
 
     def time_ms(self, time: RelativeTime) -> int | None:
         """Return its time in milliseconds; None if it has none."""
-        if time not in self.times_ms:
-            try:
-                self.times_ms[time] = time.of_record(self)
-            except BadRecord:
-                self.times_ms[time] = None
-        return self.times_ms[time]
+        known = self.times_ms.get(id(time), -1)
+        if known != -1:
+            return known
+        try:
+            time_ms = time.of_record(self)
+        except BadRecord:
+            time_ms = None
+        self.times_ms[id(time)] = time_ms
+        return time_ms
 
 
 class AgentWindows(WindowWriter):
@@ -243,9 +247,8 @@ class AgentWindows(WindowWriter):
             if self._idleness is not None:
                 self._idleness.wake(self.stream.queue.at(at))
             self._record = record = _Record(self, message, value)
-            for table, content in self._contents(at):
-                if (stream.name, at.topic) in content.inputs:
-                    self._move(table, content, record)
+            if not self._moves(at, record):
+                return True
         if await self._closed(at, divisible=batch.rows is None):
             return True
         stream.queue.again_from(message)
@@ -261,13 +264,20 @@ class AgentWindows(WindowWriter):
                 content.load()
                 yield table, content
 
+    def _moves(self, at: TopicPartition, record: _Record) -> bool:
+        """Bring stream time forward to a record; return whether windows are complete now."""
+        name, is_due = (self.stream.name, at.topic), False
+        for table, content in self._contents(at):
+            if name in content.inputs:
+                self._move(table, content, record)
+                is_due = is_due or content.open.has_due(content.watermark_ms)
+        return is_due
+
     def _move(self, table: AgentWindowTable[Any], content: WindowContent, record: _Record) -> None:
         """Bring the stream time of the stream's input forward to a record of its topic."""
         message, time_ms = record.message, record.time_ms(table.time)
         name, place = (self.stream.name, cast(str, message.topic())), place_of(message)
-        if time_ms is None or name not in content.inputs or content.moved_by.get(name) == place:
-            return
-        if self._waits_for_end:
+        if time_ms is None or content.moved_by.get(name) == place or self._waits_for_end:
             return
         content.moved_by[name] = place
         content.inputs[name].advance(time_ms, message.timestamp()[1])
@@ -347,14 +357,16 @@ class AgentWindows(WindowWriter):
         for table, content in self._contents(at):
             if (self.stream.name, at.topic) not in content.inputs:
                 continue
+            if table.on_close is None:
+                content.open.close_due(content.watermark_ms)
+                continue
             while True:
                 if divisible and self._must_end and content.open.has_due(content.watermark_ms):
                     return False
                 row = content.open.next_due(content.watermark_ms)
                 if row is None:
                     break
-                if table.on_close is not None:
-                    called = await self._call(table, row) or called
+                called = await self._call(table, table.on_close, row) or called
         if called and self.stream.queue.isolating:
             try:
                 self.stream.context.savepoint(self.stream)  # the rollback of the next record must not undo it
@@ -366,7 +378,7 @@ class AgentWindows(WindowWriter):
     def _must_end(self) -> bool:
         return self.stream.queue.cut or self.stream.context.epoch.full
 
-    async def _call(self, table: AgentWindowTable[Any], row: WindowKey) -> bool:
+    async def _call(self, table: AgentWindowTable[Any], on_close: CloseCallback, row: WindowKey) -> bool:
         """Call `on_window_close` for a window; return False if the table does not have it."""
         stream = self.stream
         partition, _ = window_partition(table)
@@ -376,9 +388,8 @@ class AgentWindows(WindowWriter):
         key, start_ms, end_ms = row
         stream.due_ms = timestamp_of(end_ms)
         try:
-            assert table.on_close is not None
             own = value if type(value) in IMMUTABLE else deepcopy(value)
-            await maybe_async(table.on_close((key, (start_ms / 1000, end_ms / 1000)), own))
+            await maybe_async(on_close((key, (start_ms / 1000, end_ms / 1000)), own))
             if stream.runner is not None and stream.runner.handed:
                 stream.context.end_record(stream)
         except Stop:

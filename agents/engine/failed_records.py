@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -54,6 +55,7 @@ class Failures:
     def __init__(self, host: Host, outbox: Outbox, retries: RetryTopics) -> None:
         self._host, self._outbox, self._retries = host, outbox, retries
         self._savepoint: tuple[int, int, int] = (0, 0, -1)
+        self._late_before: Counter[tuple[str, str]] = Counter()  # of the savepoint
         self.rules: dict[str, Rules] = {}
         self.singly: set[str] = set()
         self._learnt_s = 0.0
@@ -264,6 +266,7 @@ class Failures:
         for table in self._host.tables:
             table.uncommitted.savepoint()
         self._savepoint = (id(runner), runner.steps if runner else 0, len(self._outbox.outputs))
+        self._late_before = self._outbox.late.copy()
 
     def roll_back_record(self, runner: Runner, error: BaseException) -> bool:
         """Roll back the record of an agent that raised, if it can be rolled back alone.
@@ -329,6 +332,7 @@ class Failures:
             table.uncommitted.discard_writes()
         runner.handed.clear()
         self._outbox.truncate(outputs)
+        self._outbox.late = self._late_before.copy()
         return True
 
     def _count(self, stream: RecordFeed, partition: PartitionQueue, message: Any, error: BaseException) -> None:

@@ -70,13 +70,11 @@ class AgentWindowTable(WindowTable[V]):
         self.time: RelativeTime = STREAM
         self.is_time_given = self.is_read = False
         super().__init__(name, **options)
-
-    def plain(self, value: object) -> object:
-        """Return a value in the form that JSON output shows: records of Faust models as dicts, at any depth."""
-        return _plain(value)
+        self.plain = _plain
 
 
 def _plain(value: Any) -> Any:
+    """Return a value in the form that JSON output shows: records of Faust models as dicts, at any depth."""
     if type(value) is list:
         return list(map(_plain, value))
     if type(value) is dict:

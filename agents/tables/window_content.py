@@ -265,8 +265,8 @@ class WindowContent:
         return ABSENT if self._is_expired(key, self.open.closed_ms) else self._stored.below_epoch(key)
 
     def is_expired(self, key: WindowKey) -> bool:
-        """Return whether a window has expired, as agents see it."""
-        return self._is_expired(key, self.open.closed_ms)
+        """Return whether a window has expired, as agents see it, who close windows only when some are complete."""
+        return self._is_expired(key, self.watermark_ms)
 
     def _is_expired(self, key: object, closed_ms: int) -> bool:
         if self._expires_ms is None or not NEVER_MS < closed_ms < END_MS:

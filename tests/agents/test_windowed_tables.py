@@ -414,6 +414,22 @@ def test_a_record_that_fails_closes_windows_once(policy: Any) -> None:
         assert len(world.dead_letters("views")) == 2
 
 
+def test_a_late_record_that_fails_is_a_dead_letter_and_not_counted_as_late() -> None:
+    def work(views: Any, view: Any, made: dict[str, Any]) -> None:
+        views[view.page] += 1
+        if view.n == 13:
+            raise ValueError("unlucky")
+
+    app, made = app_with(reporting(), work)
+    with World(app) as world:
+        send(world, 1, 2, 30, 31)
+        send(world, 3, n=13)
+        send(world, 4)
+        assert [value["at"] for value in world.topic("views.late").values] == [4]
+        assert [letter.value["at"] for letter in world.dead_letters("views")] == [3]
+        assert runtime_of(made["app"]).status.late_total == {("by-page", "late"): 1}
+
+
 def test_a_record_that_fails_after_the_agent_has_waited_moves_time() -> None:
     def app() -> anabranch.App:
         app = anabranch.App("w", topic_partitions=1)

@@ -24,6 +24,7 @@ recent = app.Table("recent", default=int, ttl=timedelta(hours=1), partitions=4)
 seen = app.SetTable("seen", key_type=str, value_type=str)
 tags = app.SetTable("tags")
 names = app.GlobalTable("names", key_type=str, value_type=str, help="names by id")
+views = app.Table("views", key_type=str, default=int).tumbling(60, expires="2m").relative_to_stream()
 
 reveal_type(plain)  # Table[Any, Any]
 reveal_type(counts)  # Table[Any, int]
@@ -37,6 +38,9 @@ reveal_type(recent["ann"])  # int
 reveal_type(seen)  # Table[str, set[str]]
 reveal_type(tags)  # Table[Any, set[Any]]
 reveal_type(names["a"])  # str
+reveal_type(views)  # WindowWrapper[str, int]
+reveal_type(views["a"].now())  # int
+reveal_type(list(views.items().now()))  # list[tuple[str, int]]
 
 
 @app.agent(visits)
@@ -45,6 +49,7 @@ async def visit(stream: Stream[str]) -> None:
         counts[user] += 1
         profiles[user].visits += 1
         seen[user].add("page")
+        views[user] += 1
         named[user] = named.get(user, 0.0) + 1
         for key, value in named.items():
             reveal_type(key)  # str
