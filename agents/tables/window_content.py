@@ -108,7 +108,7 @@ class WindowContent:
         self._is_loaded = False
         self.keeper, self.open = TimeKeeper(), OpenWindows(self.spec.windows, self._keys.keep_all)
         self.inputs: dict[Input, Channel] = {}
-        self.moved_by: dict[Input, tuple[int, int]] = {}
+        self.moved_by: dict[Input, tuple[int, object]] = {}
         self.now_ms = NEVER_MS
         self._row: bytes | None = None  # the time row as it is written
 
