@@ -46,6 +46,7 @@ __all__ = [
 # A history of which some of the first records are late is not read further: counting would take as long as replaying.
 _COUNTED = 50_000
 
+_CHANGELOG = "-changelog"
 _GROUP_OF_A_RUN = re.compile(".-run-.")
 
 _EARLIER = -(2**62)
@@ -58,7 +59,7 @@ class LateReader:
     Attributes:
         group: id of the app.
         agent: the agent that reads the topic.
-        operator: the table with windows, or the agent.
+        operator: the table with windows.
         times_ms: partition -> committed stream time, in ms.
         time_of: returns the event time of a record in ms, if the app is known; None if the record moves no time.
         horizon_ms: returns the last millisecond at which a record of an event time matters.
@@ -137,38 +138,46 @@ def late_readers(
     there = admin.partitions()
     if topic not in there:
         return []
-    # Agents with event time have tables, so their apps have changelogs.
-    changelogs = [name for name in there if name.endswith("-changelog")]
+    changelogs = [name for name in there if name.endswith(_CHANGELOG)]
     groups = ConsumerGroups(cluster)
     found: list[LateReader] = []
     for group in sorted(groups.names()):
-        if not any(name.startswith(f"{group}-") for name in changelogs):
+        start = f"{group}-"
+        tables = {n.removeprefix(start).removesuffix(_CHANGELOG) for n in changelogs if n.startswith(start)}
+        if not tables:
             continue
         if _GROUP_OF_A_RUN.search(group) and not topic.startswith(f"{group}-"):
             continue
-        found += _readers_of(group, groups, topic, there[topic], app)
+        found += _readers_of(group, groups, tables, topic, there[topic], app)
     return found
 
 
-def _readers_of(group: str, groups: ConsumerGroups, topic: str, partitions: int, app: App | None) -> list[LateReader]:
+def _readers_of(
+    group: str, groups: ConsumerGroups, tables: Collection[str], topic: str, partitions: int, app: App | None
+) -> list[LateReader]:
     # Imports Faust, so not before there is such a group.
     from ..agents.engine.committed_offsets import read_channel_states
     from ..agents.event_time.channel import END_MS, NEVER_MS, Channel
     from ..agents.runtime import runtime_of
 
-    times: dict[str, dict[int, int]] = {}
+    times: dict[tuple[str, str], dict[int, int]] = {}
     for at, (_, metadata) in groups.offsets(group, {topic: partitions}).items():
         for agent, state in read_channel_states(metadata).items():
             time_ms = Channel(None, state).time_ms
-            if NEVER_MS < time_ms < END_MS:
-                times.setdefault(agent, {})[at.partition] = time_ms
+            # The agents of windows are called as their table. Others have timers, for which no record is late.
+            table = agent if agent in tables else agent.removesuffix("-combine")
+            if table in tables and NEVER_MS < time_ms < END_MS:
+                times.setdefault((agent, table), {})[at.partition] = time_ms
     known = app if app is not None and runtime_of(app).conf.id == group else None
-    return [_reader(group, agent, times_ms, topic, known) for agent, times_ms in sorted(times.items())]
+    found = (_reader(group, *names, times_ms, topic, known) for names, times_ms in sorted(times.items()))
+    return [reader for reader in found if reader is not None]
 
 
-def _reader(group: str, agent: str, times_ms: dict[int, int], topic: str, app: App | None) -> LateReader:
+def _reader(
+    group: str, agent: str, name: str, times_ms: dict[int, int], topic: str, app: App | None
+) -> LateReader | None:
     if app is None:
-        return LateReader(group, agent, f"agent {agent}", times_ms)
+        return LateReader(group, agent, f"table {name}", times_ms)
     from ..agents.flows.aggregates import getter
     from ..agents.flows.operators import field_reader
     from ..agents.runtime import runtime_of
@@ -178,11 +187,12 @@ def _reader(group: str, agent: str, times_ms: dict[int, int], topic: str, app: A
     found = app.agents.get(agent)
     declared = found.channel if found is not None and isinstance(found.channel, Topic) else None
     if declared is None or topic not in declared.topics:
-        return LateReader(group, agent, f"agent {agent}", times_ms)
+        return LateReader(group, agent, f"table {name}", times_ms)  # the program has changed since
     windowed = [table for table in runtime_of(app).tables if isinstance(table, WindowTable)]
-    tables = {table.name: table for table in windowed if table.spec.source == topic}
-    table = tables.get(agent, tables.get(agent.removesuffix("-combine")))
-    timing = declared.timing if table is None else table.spec.timing
+    table = next((table for table in windowed if table.name == name and table.spec.source == topic), None)
+    if table is None:
+        return None
+    timing = table.spec.timing
     decode = declared.decode_value
     read = (
         None
@@ -201,8 +211,6 @@ def _reader(group: str, agent: str, times_ms: dict[int, int], topic: str, app: A
         except Exception:  # noqa: BLE001 (such a record goes to the failure policy, and moves no time)
             return None
 
-    if table is None:
-        return LateReader(group, agent, f"agent {agent}", times_ms, time_of, grace_ms=timing.given_grace_ms or 0)
     spec = table.spec
     windows: Windows = spec.windows
     return LateReader(

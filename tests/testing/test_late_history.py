@@ -101,12 +101,36 @@ def test_without_the_app_records_go_by_their_timestamps_and_those_without_one_ar
     with World(app_of, start=START) as world:
         sell(world, 1, 60)
         command = Command(world, tmp_path)
-        with pytest.raises(Usage, match="1 of 2 records are older than what has been read by agent by-user-combine"):
+        with pytest.raises(Usage, match="1 of 2 records are older than what has been read by table by-user"):
             command.replay([59, 61], app=None, time="at")
         assert command.replay([60, 61], app=None, time="at").sent == 2
         with pytest.raises(Usage, match="only the app can say") as refused:
             command.replay([70, 71], app=None)
         assert "anabranch -A APP" in str(refused.value.hint)
+
+
+def timers() -> anabranch.App:
+    app = anabranch.App("shop", topic_partitions=2)
+    sales = app.topic("sales", time="at", time_unit="s", grace="5s", idle_after=None, partitions=2)
+
+    @app.agent(sales, name="watch")
+    async def watch(stream: anabranch.Stream[Any]) -> None:
+        async for sale in stream:
+            app.at(sale["at"] * 1000 + 1000, key=sale["user"], name="unpaid")
+
+    @watch.on_timer("unpaid")
+    async def unpaid(_: Any) -> None:
+        pass
+
+    return app
+
+
+def test_no_record_is_late_for_timers(tmp_path: Path) -> None:
+    with World(timers, start=START) as world:
+        sell(world, 1, 60)
+        command = Command(world, tmp_path)
+        assert command.replay([1, 2], app=timers()).sent == 2
+        assert command.replay([1, 2, 3], app=None, time="at").sent == 3
 
 
 def test_a_topic_that_nobody_has_read_and_a_partition_without_time_take_any_history(tmp_path: Path) -> None:
