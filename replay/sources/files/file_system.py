@@ -148,7 +148,7 @@ def on_remote(url: str, do: Callable[[Any, str], T]) -> T:
     try:
         import fsspec
     except ImportError:
-        raise Usage(f"{url}: not a path on this machine", hint="pip install fsspec opens URLs") from None
+        raise Usage(f"{url}: not a path on this machine", hint="to open URLs: pip install fsspec") from None
     try:
         fs, at = fsspec.core.url_to_fs(url)
         return do(fs, at)
