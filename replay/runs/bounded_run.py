@@ -331,7 +331,8 @@ class BoundedRun:
     ) -> None:
         """Replay the inputs phase by phase, and wait after each phase until the group has processed it."""
         report.finished_before = True
-        for phase in sorted({i.phase for i in self._inputs}):
+        phases = sorted({i.phase for i in self._inputs})
+        for stage, phase in enumerate(phases, 1):
             completion.begin_phase()
             for i, (given, history) in enumerate(zip(self._inputs, self._histories, strict=True)):
                 if given.phase == phase:
@@ -340,7 +341,8 @@ class BoundedRun:
             if all(replay.already_done for replay in report.replays) and completion.is_complete():
                 continue
             report.finished_before = False
-            report.timeline.note("all in Kafka")
+            last = phase == phases[-1]
+            report.timeline.note("all in Kafka" if last else f"stage {stage} in Kafka")
             self._keep_workers(report, pool, completion)
             pool.history_complete()
             completion.count_ahead(counts)
@@ -351,7 +353,7 @@ class BoundedRun:
                 self._keep_workers(report, pool, completion)
                 self._watcher.processing(completion.done_offsets, completion.left_offsets)
                 clock.sleep(_POLL_S)
-        report.timeline.note("processed")
+            report.timeline.note("processed" if last else f"stage {stage} processed")
 
     def _keep_workers(self, report: RunReport, pool: WorkerPool, completion: Completion) -> None:
         """Start the workers, or restart those that were killed.

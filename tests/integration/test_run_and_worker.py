@@ -277,6 +277,9 @@ def test_flights_agree_with_an_independent_computation(shell, fresh, broker):
     ran = shell.run(*command, "--output", "carriers.csv")
     assert ran.returncode == 0, ran.stderr
     result = polars.read_csv(shell.folder / "carriers.csv")
+    steps = re.findall(r"^  ([a-zA-Z0-9 ]+?) +[\d.]+ *$", ran.stdout.partition("timeline")[2], re.MULTILINE)
+    assert sorted(steps[:3]) == ["first records in Kafka", "stage 1 in Kafka", "workers started"]
+    assert steps[3:6] == ["stage 1 processed", "all in Kafka", "processed"]
 
     flights = polars.read_csv(some, null_values=["NA"])
     truth = (
