@@ -78,6 +78,56 @@ def test_packed_batches_and_times_that_are_missing_are_refused(tmp_path: Path) -
         world.run(inputs, key="user", time="at", pack="lz4")
 
 
+WINDOWED = """
+import anabranch
+from anabranch import Count, Stream, Tumbling
+
+app = anabranch.App("shop", topic_partitions=3)
+orders = app.topic("orders", time="at", time_unit="s", grace="0s", partitions=3)
+payments = app.topic("payments", partitions=3)
+rates = app.{kind}("rates", default=int)
+orders.key_by("user").window(Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
+
+@app.agent(orders)
+async def order(stream: Stream) -> None:
+    async for order in stream:
+        rates[order["user"]] += 1
+
+@app.agent(payments)
+async def pay(stream: Stream) -> None:
+    async for payment in stream:
+        rates[payment["user"]] *= 2
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_windows_of_an_aligned_input_close_at_its_end(workers: int, tmp_path: Path) -> None:
+    made = [record for record in records(120) if record[0] != "users"]
+    run_of(tmp_path, made)  # writes the files
+    (tmp_path / "program.py").write_text(WINDOWED.format(kind="Table"))
+    inputs = {topic: tmp_path / f"{topic}.jsonl" for topic in ("orders", "payments")}
+    with World(str(tmp_path / "program.py")) as world:
+        run = world.run(inputs, key="user", time="at", workers=workers)
+    rates, counts = dict[str, int](), dict[tuple[str, int], int]()
+    for topic, at, value in sorted(made, key=lambda one: (one[1], TOPICS.index(one[0]))):
+        user = value["user"]
+        rates[user] = rates.get(user, 0) + 1 if topic == "orders" else rates.get(user, 0) * 2
+        if topic == "orders":
+            window = (user, (NOON_S + at) // 10 * 10_000)
+            counts[window] = counts.get(window, 0) + 1
+    assert run.tables["rates"] == rates
+    assert {(final["key"], final["start"]): final["n"] for final in run.topics["finals"].values} == counts
+
+
+def test_an_app_with_a_global_table_is_refused(tmp_path: Path) -> None:
+    run_of(tmp_path, records(10))
+    (tmp_path / "program.py").write_text(WINDOWED.format(kind="GlobalTable"))
+    inputs = {topic: tmp_path / f"{topic}.jsonl" for topic in ("orders", "payments")}
+    with World(str(tmp_path / "program.py")) as world, pytest.raises(Usage, match=r"GlobalTable \(rates\)") as refused:
+        world.run(inputs, key="user", time="at")
+    assert "--then" in str(refused.value.hint)
+
+
 def inputs_of(made: list[Record]) -> dict[str, list[Input]]:
     return {
         topic: [Input(value, value["user"], (NOON_S + at) * 1000) for name, at, value in made if name == topic]
