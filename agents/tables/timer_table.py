@@ -141,9 +141,10 @@ class OpenTimers(OpenPartition[Any, Any]):
             value = codec.decode(codec.keep(value))
         except BadRecord as exc:
             raise BadRecord(f"timer {name}: its payload cannot be kept: {exc}", hint="a payload is JSON") from exc
+        queue = self.queue  # which may be read now, without this timer
         self.put({self.table.key_codec.decode(kept): value})
         if _fires(value):
-            self.queue.add(due_ms, kept)
+            queue.add(due_ms, kept)
 
     def cancel(self, key: object, name: str) -> bool:
         """Remove a timer; return whether there was one."""

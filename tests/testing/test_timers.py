@@ -377,3 +377,9 @@ def test_faults_while_many_timers_fire_change_nothing() -> None:
         ordered=["told"],
     )
     assert simulation.same_as_without_faults().worlds
+
+
+@each_commit
+def test_a_record_with_a_wrong_clock_that_fails_is_one_jump_although_it_is_redelivered(settle_each: bool) -> None:
+    steps = [at(1), at(2, set=[(10, "a")]), at(90_000, fails=True), at(3), at(11)]
+    assert told(steps, settle_each=settle_each)[2:] == ["record 3", "a 10 after 3", "record 11"]
