@@ -23,6 +23,7 @@ from .fault_injector import FaultInjector
 from .faults import Fault, Plan
 from .own_clients import own_clients_noticed
 from .simulated_worker import SimulatedWorker
+from .stillness import tables_that_close
 from .store_faults import WatchedStore, full_disk
 from .temporary_folder import temporary_folder
 from .virtual_loop import Owner
@@ -202,6 +203,8 @@ class SimulatedWorld:
             return False
         runtimes = [runtime_of(worker.app) for worker in self._workers if worker.app is not None]
         if any(runtime.engine.rebalance.rebalancing or runtime.context.epoch.dirty for runtime in runtimes):
+            return False
+        if any(next(tables_that_close(runtime), None) for runtime in runtimes):
             return False
         return self._kafka.group_state(self._group) == "STABLE"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from ...agents.tables.agent_window_table import AgentWindowTable
 from ...agents.tables.global_table import GlobalTable
+from ...agents.tables.window_table import WindowTable, window_contents
 from ...topics.topic_partition import TopicPartition
 from .environment import Environment
 from .worker_life import WorkerLife
@@ -13,7 +15,7 @@ from .worker_life import WorkerLife
 if TYPE_CHECKING:
     from ...agents.runtime import Runtime
 
-__all__ = ["Stillness"]
+__all__ = ["Stillness", "tables_that_close"]
 
 # Waits of the loop in which nothing happens, for each worker, before the workers count as still. A worker polls about
 # once in a wait of its own.
@@ -108,5 +110,22 @@ def _unsettled_in(name: str, runtime: Runtime) -> Iterator[str]:
         yield f"{name} has records in process: {', '.join(sorted(agents))}"
     if context.epoch.dirty:
         yield f"{name} has an epoch to commit"
+    for table in tables_that_close(runtime):
+        yield f"{name} has windows of table {table} to close"
     if "sender" in runtime.__dict__ and runtime.sender.outstanding:
         yield f"{name} has records that are not delivered"
+
+
+def tables_that_close(runtime: Runtime) -> Iterator[str]:
+    """Yield the names of the flows' window tables that hold complete windows which are not closed yet.
+
+    Where the source is the table's own partition, no record waits behind them: many windows close in several epochs,
+    also after the worker has been started again in between.
+    """
+    for table in runtime.tables:
+        if not isinstance(table, WindowTable) or isinstance(table, AgentWindowTable):
+            continue
+        for content in window_contents(table).values():
+            content.load()
+            if content.open.has_due(content.watermark_ms):
+                yield table.name
