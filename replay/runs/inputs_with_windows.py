@@ -23,7 +23,7 @@ from ...topics.errors import Usage
 from ...topics.headers import headers_of
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
-from .inputs_with_timers import topics_with_timers
+from .inputs_with_timers import refuse_timers, topics_with_timers
 
 __all__ = [
     "LateRecordCounts",
@@ -74,7 +74,7 @@ def _agents_tables(app: App) -> list[AgentWindowTable]:
 
 
 def refuse_windows(app: App, inputs: Collection[str], *, into_live: bool = False) -> None:
-    """Refuse a run whose windows would not close, or would close on records of the live topic.
+    """Refuse a run whose windows would not close, or would close on records of the live topic; timers likewise.
 
     Args:
         inputs: the topics that the run has inputs for.
@@ -82,6 +82,7 @@ def refuse_windows(app: App, inputs: Collection[str], *, into_live: bool = False
     Raises:
         Usage: there is such a table.
     """
+    refuse_timers(app, inputs, into_live=into_live)
     if into_live:  # the windows of a live topic close as time goes on
         if tables := _agents_tables(app):
             raise Usage(

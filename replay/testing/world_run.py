@@ -21,7 +21,6 @@ from ...topics.topic_partition import TopicPartition
 from ..replay_report import Report
 from ..runs.aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_tables, refuse_uneven
 from ..runs.inputs import Input
-from ..runs.inputs_with_timers import refuse_timers
 from ..runs.inputs_with_windows import refuse_open_windows, refuse_windows, time_rows, topics_with_end
 from ..sources.format import Format
 from .app_source import AppSource, run_named
@@ -104,7 +103,6 @@ def run_bounded(
         read = _topics_read(lives[0].app)
         with_end, counts = topics_with_end(lives[0].app), dict[str, int]()
         refuse_windows(lives[0].app, list(map(runtime.resolve_topic, inputs)))
-        refuse_timers(lives[0].app, list(map(runtime.resolve_topic, inputs)))
         for topic, specs in inputs.items():
             if topic not in read:
                 raise Usage(f"app {runtime.app_id} reads no topic {topic!r}", hint=did_you_mean(topic, read))
