@@ -425,7 +425,11 @@ class BoundedRun:
         report.processed = [] if report.finished_before else completion.processed(counts)
         report.failed = self._failed(report, completion)
         late = late_records(self._cluster, self.app, _produced(report) if self._into_live else None)
-        report.late, report.late_closed, report.unfired = *late, unfired_timers(self._cluster, self.app)
+        report.late, report.late_closed, report.unfired = (
+            late.late,
+            late.closed,
+            unfired_timers(self._cluster, self.app),
+        )
         # Topics of the app itself have other producers and may delete records, so their counts prove nothing.
         report.found = report.records if self._into_live else self._verify(report)
         report.timeline.note("counted")
