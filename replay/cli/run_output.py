@@ -46,7 +46,7 @@ def show_run(report: RunReport) -> None:
             out.print(
                 f"  {counted(count, 'late record')} of table {table}, in no window: see topic {topic}", markup=False
             )
-    for agent, count in sorted(report.unfired.items()):
+    for agent, count in sorted(report.verification.unfired.items()) if report.verification is not None else ():
         if count:
             out.print(
                 f"  {counted(count, 'timer')} of agent {agent}, set by timers for after the end: not fired",

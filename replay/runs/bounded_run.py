@@ -51,7 +51,6 @@ from .aligned_inputs import aligned_phases, ends_of_partitions, refuse_global_ta
 from .completion import Completion
 from .failure_counts import FailedRecords, bad_lines, dead_letters, skipped_records
 from .inputs import Input, declared_types
-from .inputs_with_timers import unfired_timers
 from .inputs_with_windows import late_records, refuse_open_windows, refuse_windows, time_rows, topics_with_end
 from .run_report import RunReport, Timeline, Watcher
 from .run_verification import RunVerification, verify_run
@@ -425,11 +424,7 @@ class BoundedRun:
         report.processed = [] if report.finished_before else completion.processed(counts)
         report.failed = self._failed(report, completion)
         late = late_records(self._cluster, self.app, _produced(report) if self._into_live else None)
-        report.late, report.late_closed, report.unfired = (
-            late.late,
-            late.closed,
-            unfired_timers(self._cluster, self.app),
-        )
+        report.late, report.late_closed = late
         # Topics of the app itself have other producers and may delete records, so their counts prove nothing.
         report.found = report.records if self._into_live else self._verify(report)
         report.timeline.note("counted")

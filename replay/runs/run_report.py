@@ -69,7 +69,6 @@ class RunReport:
         late: (table, topic with its late records) -> number of them; a topic of None has none: they were dropped.
         late_closed: how many of them were on time in their own partition, and came after their window had closed.
         verification: what the result depends on; None for a run into live topics.
-        unfired: agent -> number of its timers that timers have set behind the end of the input, and that did not fire.
         topics_written: for each file of a topic its number of records, the topic and the path.
         finished_before: an earlier start finished the run; this one computed nothing.
     """
@@ -89,7 +88,6 @@ class RunReport:
     late: dict[tuple[str, str | None], int] = field(default_factory=dict[tuple[str, "str | None"], int])
     late_closed: int = 0
     verification: RunVerification | None = None
-    unfired: dict[str, int] = field(default_factory=dict[str, int])
     snapshot: Snapshot | None = None
     output: Path | None = None
     topics_written: list[tuple[int, str, Path]] = field(default_factory=list[tuple[int, str, Path]])

@@ -20,6 +20,7 @@ from ..table_reader import Snapshot, TableReader
 from ..verify.comparison import digest_of
 from ..verify.comparison_side import find_side
 from .inputs import Input
+from .inputs_with_timers import unfired_timers
 from .inputs_with_windows import held_jumps
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class RunVerification:
         agents: agents for which the order of records in their partitions may matter.
         reasons: why not even the same logs give the same result.
         digests: of tables and output topics, if they were asked for.
+        unfired: agent -> number of its timers that timers have set behind the end of the input, and that did not fire.
     """
 
     late: int = 0
@@ -61,6 +63,7 @@ class RunVerification:
     agents: list[str] = field(default_factory=list[str])
     reasons: list[str] = field(default_factory=list[str])
     digests: list[Digest] = field(default_factory=list[Digest])
+    unfired: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def order_matters(self) -> list[str]:
@@ -131,6 +134,7 @@ def verify_run(
         has_windows=bool(report.late) and not runtime.waits_for_end,
         agents=depends.agents,
         reasons=[*depends.reasons, *_float_sums(app, snapshots)],
+        unfired=unfired_timers(cluster, app),
     )
     if report.late:
         found.held_jumps = held_jumps(cluster, runtime.group_id, phases)
