@@ -306,7 +306,7 @@ async def test_without_a_broker_the_worker_ends_soon_and_says_where_it_looked(la
     assert isinstance(stop, Stop)
     assert "no broker answers at 127.0.0.1:1" in str(stop)
     assert "hint:" in str(stop)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30, "not the patience of a running worker, which is minutes"
     assert EngineSettings().connect_s < 10
 
 

@@ -10,7 +10,7 @@ from anabranch.agents.runtime import runtime_of
 
 
 async def condition(true: Any) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(90):
         while not true():
             await asyncio.sleep(0.02)
 

@@ -110,7 +110,7 @@ async def test_keys_of_a_range_planned_topic_and_tuples_are_answered_by_any_work
         for app in (a, b):
             for word in WORDS:
                 for key in (word, f'["hashed","{word}"]'):
-                    async with asyncio.timeout(40):
+                    async with asyncio.timeout(90):
                         while (answer := await get(app, key))[0] == 503:  # its owner is not announced yet
                             await asyncio.sleep(0.02)
                     assert answer == (200, 1), key

@@ -66,7 +66,7 @@ async def announced(lab: Any, *apps: Any) -> None:
 
     await lab.until(lambda: settled(*apps))
     topic = next(iter(runtime_of(apps[0]).status.owned)).topic
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while not (settled(*apps) and all([await known(app, topic) for app in apps])):
             await asyncio.sleep(0.02)
 

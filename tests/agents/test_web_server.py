@@ -374,7 +374,7 @@ async def test_an_announcement_counts_if_the_group_has_such_a_member(lab, free_p
 
 
 async def owner_of(lab: Any, app: Any, topic: str, partition: int) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while (found := await runtime_of(app).worker_registry.owner(TopicPartition(topic, partition))) is None:
             await asyncio.sleep(0.05)
     return found
