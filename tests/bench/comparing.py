@@ -18,7 +18,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -34,12 +35,14 @@ from peers.file_contenders import ON_FILE, THREADS, OnFile
 from peers.standings import Field, Standing
 from peers.topic_contenders import ON_TOPIC, OnTopic
 from peers.turns import take_turns
+from peers.window_contenders import ON_WINDOWS
+from records import Truth, windowed_truth
 from rich.console import Console
 from warm_up import warm_broker, warm_files
 
 _CACHE = Path(__file__).parents[2] / ".bench"
 _LITTLE_ROWS = 1_000_000
-_KEYS = [contender.who.key for contender in (*ON_TOPIC, *ON_FILE)]
+_KEYS = [contender.who.key for contender in (*ON_TOPIC, *ON_WINDOWS, *ON_FILE)]
 
 
 @click.command()
@@ -73,17 +76,19 @@ def main(
 ) -> None:
     """Measure anabranch against PySpark, DuckDB, Kafka Streams and Quix Streams."""
     on_topic = [contender for contender in ON_TOPIC if not only or contender.who.key in only]
+    on_windows = [contender for contender in ON_WINDOWS if not only or contender.who.key in only]
     on_file = [contender for contender in ON_FILE if not only or contender.who.key in only]
     head = min(head, records)
     cache = cache.absolute()
     cache.mkdir(parents=True, exist_ok=True)
-    left_out = _prepare([*on_topic, *on_file], cache)
+    left_out = _prepare([*on_topic, *on_windows, *on_file], cache)
     load = os.getloadavg()[0]
     if load > 0.5:
         progress.print(f"[yellow]the machine is busy (load {load:.1f}): figures will be too low[/]")
     folder = Path(tempfile.mkdtemp(prefix="anabranch-bench-"))
     logging.basicConfig(filename=folder / "bench.log")  # what librdkafka says in this process
     topic_runs: dict[str, list[Figure]] = {}
+    window_runs: dict[str, list[Figure]] = {}
     file_runs: dict[str, list[Figure]] = {}
     try:
         with broker(bootstrap_server) as (cluster, _):
@@ -92,6 +97,8 @@ def main(
             progress.print(f"broker warmed up with {transactions:,} transactions")
             if present := [contender for contender in on_topic if contender.who.key not in left_out]:
                 topic_runs = _on_topic(cluster, present, folder, cache, records, head, turns)
+            if present := [contender for contender in on_windows if contender.who.key not in left_out]:
+                window_runs = _on_topic(cluster, present, folder, cache, records, head, turns, truth=windowed_truth)
             if present := [contender for contender in on_file if contender.who.key not in left_out]:
                 file_runs = _on_file(cluster, present, folder, cache, rows, file_turns)
     except (BenchError, AnabranchError) as exc:
@@ -103,6 +110,13 @@ def main(
             *("records", "record"),
             [contender.who for contender in on_topic],
             topic_runs,
+            left_out,
+        ),
+        Field(
+            f"a sum by key and minute of {records:,} JSON records, exactly-once (Quix Streams: {head:,})",
+            *("records", "windows"),
+            [contender.who for contender in on_windows],
+            window_runs,
             left_out,
         ),
         Field(
@@ -118,7 +132,9 @@ def main(
     if out is not None:
         out.write_text(json.dumps(standing.facts(), indent=1) + "\n")
     if chart is not None:
-        write_chart([standing.on_topic, standing.on_file], _note(records, turns, file_turns), chart)
+        write_chart(
+            [standing.on_topic, standing.on_windows, standing.on_file], _note(records, turns, file_turns), chart
+        )
     if keep:
         click.echo(f"logs: {folder}")
     else:
@@ -146,9 +162,18 @@ def _prepare(contenders: Iterable[OnTopic | OnFile], cache: Path) -> dict[str, s
 
 
 def _on_topic(
-    cluster: Cluster, contenders: list[OnTopic], folder: Path, cache: Path, records: int, head: int, turns: int
+    cluster: Cluster,
+    contenders: list[OnTopic],
+    folder: Path,
+    cache: Path,
+    records: int,
+    head: int,
+    turns: int,
+    truth: Callable[[int], Truth] | None = None,
 ) -> dict[str, list[Figure]]:
     with filled(cluster, "head", head) as few, filled(cluster, "orders", records) as many:
+        if truth is not None:
+            few, many = (replace(source, truth=truth(source.truth.records)) for source in (few, many))
         with progress.status("everybody once, on little"):
             for contender in contenders:
                 contender.run(few, folder, cache)
@@ -174,7 +199,7 @@ def _tell(line: str) -> None:
 
 def _show(standing: Standing) -> None:
     console = Console(width=max(Console().width, 130))
-    for field in (standing.on_topic, standing.on_file):
+    for field in (standing.on_topic, standing.on_windows, standing.on_file):
         if field.contenders:
             console.print(field.table())
         for note in field.notes():

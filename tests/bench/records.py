@@ -18,12 +18,24 @@ from anabranch.topics.packed import MAX_ROWS, pack
 from anabranch.topics.partitioners import HashPartitioner
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-__all__ = ["KEYS", "PARTITIONS", "Truth", "digest", "fill", "fill_packed", "read_totals", "truth_of"]
+__all__ = [
+    "KEYS",
+    "PARTITIONS",
+    "WINDOW_MS",
+    "Truth",
+    "digest",
+    "fill",
+    "fill_packed",
+    "read_totals",
+    "truth_of",
+    "windowed_truth",
+]
 
 KEYS = 100_000
 PARTITIONS = 4
 SEED = 20_130_101
 START_MS = 1_700_000_000_000
+WINDOW_MS = 60_000
 
 Tell = Callable[[int], None]
 
@@ -63,6 +75,15 @@ def orders(count: int) -> Iterator[tuple[str, int, int]]:
     uniform = random.Random(SEED).random
     for i in range(count):
         yield f"user-{int((KEYS + 1) ** uniform())}", 1 + int(100 * uniform()), START_MS + i
+
+
+def windowed_truth(count: int) -> Truth:
+    """The truth of the sums by user and minute, of the first `count` records."""
+    sums: dict[str, int] = {}
+    for user, amount, at in orders(count):
+        window = f"{user}@{at - at % WINDOW_MS}"
+        sums[window] = sums.get(window, 0) + amount
+    return truth_of(sums, count)
 
 
 def fill(cluster: Cluster, topic: str, count: int, tell: Tell | None = None) -> Truth:
@@ -128,8 +149,11 @@ def read_totals(
     topic: str,
     decode: Callable[[bytes], object],
     decode_value: Callable[[bytes], object] | None = None,
+    *,
+    skip: bytes = b"",
 ) -> dict[str, int]:
-    """What a restart would find: the last committed value of each key of a changelog; `decode_value`: if different."""
+    """What a restart would find: the last committed value of each key of a changelog; `decode_value`: if different.
+    The key `skip` is left out."""
     decode_value = decode_value or decode
     consumer = Consumer(
         cluster.config(
@@ -151,7 +175,11 @@ def read_totals(
             waiting -= set(_ended(messages))
     finally:
         consumer.close()
-    return {str(decode(key)): int(str(decode_value(value))) for key, value in last.items() if value is not None}
+    return {
+        str(decode(key)): int(str(decode_value(value)))
+        for key, value in last.items()
+        if value is not None and key != skip
+    }
 
 
 def _ended(messages: Iterable[object]) -> Iterator[int]:

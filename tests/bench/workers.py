@@ -38,11 +38,12 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--data", required=True)
     arguments.add_argument("--workers", type=int, default=2)
+    arguments.add_argument("--style", default="record")
     a = arguments.parse_args()
 
     outs = [a.out.with_suffix(f".{number}") for number in range(a.workers)]
     command = [sys.executable, str(_WORKER), "--bootstrap-server", a.bootstrap_server, "--topic", a.topic]
-    command += ["--records", str(a.records), "--name", a.name, "--data", a.data, "--share"]
+    command += ["--records", str(a.records), "--name", a.name, "--data", a.data, "--share", "--style", a.style]
     begun_at = time.time()
     workers = [subprocess.Popen([*command, "--out", str(out)]) for out in outs]
     admin = AdminClient(Cluster.named(a.bootstrap_server).config())

@@ -121,23 +121,33 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Both fields.
+    """All fields.
 
     Attributes:
         load: 1-minute load average before the first run; near 0 on a machine that is free.
     """
 
     on_topic: Field
+    on_windows: Field
     on_file: Field
     load: float
 
     def targets(self) -> list[Target]:
         """The reach targets of which this run has the figures; one is met where every turn has met it."""
-        topic, file = self.on_topic, self.on_file
+        topic, windows, file = self.on_topic, self.on_windows, self.on_file
         wanted = (
             (topic, "record", "streams", 2.0, "one worker, against Kafka Streams' two threads at 100 ms"),
             (topic, "record-2", "streams", 2.0, "two workers, against Kafka Streams' two threads at 100 ms"),
             (topic, "record", "quix", 8.0, "one worker, against Quix Streams"),
+            (
+                windows,
+                "windows",
+                "streams-windows",
+                2.0,
+                "windows, one worker, against Kafka Streams' two threads",
+            ),
+            (windows, "windows-2", "streams-windows", 2.0, "windows, two workers, against Kafka Streams' two threads"),
+            (windows, "windows", "quix-windows", 8.0, "windows, one worker, against Quix Streams"),
             (file, "packed", "spark-rdd", 4.0, "packed bounded run, against PySpark's RDD job"),
         )
         return [
@@ -162,6 +172,7 @@ class Standing:
                 "librdkafka": confluent_kafka.libversion()[0],
             },
             "on_topic": self.on_topic.facts(),
+            "on_windows": self.on_windows.facts(),
             "on_file": self.on_file.facts(),
             "targets": [asdict(target) for target in self.targets()],
         }

@@ -23,17 +23,17 @@ from .contender_result import Contender, Figure
 from .environment import PROGRAMS, Python, Streams, Tell
 from .meter import metered
 
-__all__ = ["ON_TOPIC", "OnTopic"]
+__all__ = ["JAVA_FLAGS", "ON_TOPIC", "QUIX", "STREAMS", "WORKERS", "OnTopic", "from_java_long", "measured"]
 
 Decode = Callable[[bytes], object]
 
-_WORKERS = Path(__file__).parents[1] / "workers.py"
+WORKERS = Path(__file__).parents[1] / "workers.py"
 
-_QUIX = Python("quixstreams", ("quixstreams==3.28.1", "confluent-kafka==2.12.2"))
+QUIX = Python("quixstreams", ("quixstreams==3.28.1", "confluent-kafka==2.12.2"))
 # The collector for throughput: a quarter faster here than the one that Java chooses by itself.
-_JAVA_FLAGS = ("-Xmx1g", "-XX:+UseParallelGC", "-Dorg.slf4j.simpleLogger.showDateTime=true")
+JAVA_FLAGS = ("-Xmx1g", "-XX:+UseParallelGC", "-Dorg.slf4j.simpleLogger.showDateTime=true")
 # The sums are kept in memory, as ours are in this measure.
-_STREAMS = {
+STREAMS = {
     "processing.guarantee": "exactly_once_v2",
     "num.stream.threads": "2",
     "dsl.store.suppliers.class": "org.apache.kafka.streams.state.BuiltInDslStoreSuppliers$InMemoryDslStoreSuppliers",
@@ -91,12 +91,12 @@ class OursTogether:
     def run(self, source: Source, folder: Path, cache: Path) -> Figure:
         """One run of so many processes."""
         name = f"bench-{self.who.key}-{uuid.uuid4().hex[:8]}"
-        command = [sys.executable, str(_WORKERS), "--bootstrap-server", source.cluster.bootstrap_servers]
+        command = [sys.executable, str(WORKERS), "--bootstrap-server", source.cluster.bootstrap_servers]
         command += ["--topic", source.topic, "--records", str(source.truth.records), "--name", name]
         command += ["--out", f"{folder / name}.json", "--data", str(folder / name), "--workers", str(self.workers)]
         changelog = f"{name}-totals-changelog"
         decode = msgspec.json.decode
-        return _measured(self.who, source, folder, name, command, changelog, decode, decode)
+        return measured(self.who, source, folder, name, command, changelog, decode, decode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +122,15 @@ class KafkaStreams:
             "application.id": name,
             "bootstrap.servers": source.cluster.bootstrap_servers,
             "state.dir": str(folder / name),
-            **_STREAMS,
+            **STREAMS,
             **self.settings,
         }
         java, *classpath = Streams().get(cache, lambda _: None)
-        command = [java, *_JAVA_FLAGS, *classpath, "bench.Sums", f"topic={source.topic}"]
+        command = [java, *JAVA_FLAGS, *classpath, "bench.Sums", f"topic={source.topic}"]
         command += [f"records={source.truth.records}", f"out={folder / name}.json"]
         command += [f"{setting}={value}" for setting, value in settings.items()]
         changelog = f"{name}-totals-changelog"
-        return _measured(self.who, source, folder, name, command, changelog, bytes.decode, _from_java_long)
+        return measured(self.who, source, folder, name, command, changelog, bytes.decode, from_java_long)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,20 +142,20 @@ class Quix:
 
     def prepare(self, cache: Path, tell: Tell) -> None:
         """Make its environment."""
-        _QUIX.get(cache, tell)
+        QUIX.get(cache, tell)
 
     def run(self, source: Source, folder: Path, cache: Path) -> Figure:
         """One run in a process of its own."""
         name = f"bench-{self.who.key}-{uuid.uuid4().hex[:8]}"
-        command = [str(_QUIX.get(cache, lambda _: None)), str(PROGRAMS / "quix.py")]
+        command = [str(QUIX.get(cache, lambda _: None)), str(PROGRAMS / "quix.py")]
         command += ["--bootstrap-server", source.cluster.bootstrap_servers, "--topic", source.topic]
         command += ["--records", str(source.truth.records), "--name", name]
         command += ["--out", f"{folder / name}.json", "--data", str(folder / name)]
         changelog = f"changelog__{name}--{source.topic}--default"
-        return _measured(self.who, source, folder, name, command, changelog, _before_bar, bytes.decode)
+        return measured(self.who, source, folder, name, command, changelog, _before_bar, bytes.decode)
 
 
-def _measured(
+def measured(
     who: Contender,
     source: Source,
     folder: Path,
@@ -164,10 +164,18 @@ def _measured(
     changelog: str,
     decode_key: Decode,
     decode_value: Decode,
+    *,
+    skip: bytes = b"",
 ) -> Figure:
+    """Run a contender's command, and check its changelog; see `read_totals`.
+
+    Raises:
+        BenchError: the changelog is wrong.
+    """
     usage = metered(command, folder=folder, log=folder / f"{name}.log")
     outcome = Outcome.read(folder / f"{name}.json")
-    totals = read_totals(source.cluster, changelog, decode_key, decode_value)
+    totals = read_totals(source.cluster, changelog, decode_key, decode_value, skip=skip)
+    totals.pop("", None)  # of what is no sum
     wrong = source.truth.differs(truth_of(totals, outcome.records))
     if wrong:
         raise BenchError(f"{who.name}: the changelog is wrong: {wrong}")
@@ -176,7 +184,8 @@ def _measured(
     return Figure(outcome.records / outcome.seconds, outcome.seconds, usage.cpu_s, peak_bytes)
 
 
-def _from_java_long(value: bytes) -> int:
+def from_java_long(value: bytes) -> int:
+    """Return what Java's serializer of longs has written."""
     return int.from_bytes(value, "big", signed=True)
 
 

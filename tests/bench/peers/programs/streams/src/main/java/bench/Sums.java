@@ -7,6 +7,7 @@ import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
+import java.time.Duration;
 import java.util.HashMap;
 import java.util.Map;
 import java.util.Properties;
@@ -27,13 +28,18 @@ import org.apache.kafka.streams.TopologyConfig;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.Grouped;
+import org.apache.kafka.streams.kstream.KGroupedStream;
 import org.apache.kafka.streams.kstream.Materialized;
+import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.state.KeyValueStore;
+import org.apache.kafka.streams.state.WindowStore;
 
 /**
- * Measure: Kafka Streams sums JSON records by key into a store with a changelog, until all of them are committed.
+ * Measure: Kafka Streams sums JSON records by key into a store with a changelog, until all of them are committed; or
+ * by key and window.
  *
- * <p>Arguments are NAME=VALUE: topic, records, out (where the figures go), and settings of Kafka Streams under its own
+ * <p>Arguments are NAME=VALUE: topic, records, out (where the figures go), windows (their size in milliseconds; it goes by
+ * the records' timestamps), and settings of Kafka Streams under its own
  * names. The figures are those of outcome.py; the sums are in the changelog.
  */
 public final class Sums {
@@ -52,23 +58,39 @@ public final class Sums {
         String topic = given.remove("topic");
         long records = Long.parseLong(given.remove("records"));
         Path out = Path.of(given.remove("out"));
+        String windows = given.remove("windows");
         Properties settings = new Properties();
         settings.putAll(given);
 
         double begunAt = now();
         // The settings say as well what kind the store is of, so the builder has to know them.
         StreamsBuilder builder = new StreamsBuilder(new TopologyConfig(new StreamsConfig(settings)));
-        builder.stream(topic, Consumed.with(Serdes.String(), orders()))
-                .groupByKey(Grouped.with(Serdes.String(), orders()))
-                .aggregate(
-                        () -> 0L,
-                        (user, order, total) -> {
-                            handled.increment();
-                            return total + order.amount();
-                        },
-                        Materialized.<String, Long, KeyValueStore<Bytes, byte[]>>as("totals")
-                                .withKeySerde(Serdes.String())
-                                .withValueSerde(Serdes.Long()));
+        KGroupedStream<String, Order> orders = builder.stream(topic, Consumed.with(Serdes.String(), orders()))
+                .groupByKey(Grouped.with(Serdes.String(), orders()));
+        if (windows == null) {
+            orders.aggregate(
+                    () -> 0L,
+                    (user, order, total) -> {
+                        handled.increment();
+                        return total + order.amount();
+                    },
+                    Materialized.<String, Long, KeyValueStore<Bytes, byte[]>>as("totals")
+                            .withKeySerde(Serdes.String())
+                            .withValueSerde(Serdes.Long()));
+        } else {
+            orders.windowedBy(TimeWindows.ofSizeWithNoGrace(Duration.ofMillis(Long.parseLong(windows))))
+                    .aggregate(
+                            () -> 0L,
+                            (user, order, total) -> {
+                                handled.increment();
+                                return total + order.amount();
+                            },
+                            Materialized.<String, Long, WindowStore<Bytes, byte[]>>as("totals")
+                                    .withKeySerde(Serdes.String())
+                                    .withValueSerde(Serdes.Long())
+                                    // The records are old, and the broker deletes what is older than this.
+                                    .withRetention(Duration.ofDays(36_500)));
+        }
         KafkaStreams streams = new KafkaStreams(builder.build(), settings);
         CountDownLatch failed = new CountDownLatch(1);
         streams.setUncaughtExceptionHandler(error -> {
