@@ -9,7 +9,7 @@ from typing import Any
 
 import anabranch
 import pytest
-from anabranch import Count, Sessions, Tumbling, World
+from anabranch import Count, Sessions, Sum, Tumbling, World
 from anabranch.agents.engine.settings import EngineSettings
 from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows import window_closer, window_columns
@@ -306,6 +306,66 @@ def test_where_epochs_are_cut_changes_nothing(kind: str, by_key: bool) -> None:
     assert outcomes[0] == outcomes[1] == outcomes[2]
     rows, late, _ = expected(kind, records, by_key=by_key, end=False)
     assert (outcomes[0][0], outcomes[0][2]) == (rows, late)
+
+
+def sales_of_partitions(partitions: int) -> anabranch.App:
+    app = anabranch.App("windows", topic_partitions=partitions)
+    sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump=None, idle_after=None, partitions=partitions)
+    sales.key_by("user").window(Tumbling("10s")).aggregate("by-user", n=Count()).final().to("finals")
+    return app
+
+
+def test_windows_wait_for_the_partition_that_is_furthest_behind() -> None:
+    with World(lambda: sales_of_partitions(2)) as world:
+
+        def send(at: int, partition: int) -> list[tuple[int, int]]:
+            world.send("sales", {"user": "ann", "at": at}, key="ann", partition=partition)
+            world.settle()
+            return [(window["start"] // 1000, window["n"]) for window in world.topic("finals").values]
+
+        assert send(1, 0) == send(100, 0) == send(3, 1) == []
+        assert send(10, 1) == [(0, 2)]
+
+
+def test_empty_partitions_of_a_bounded_run_s_input_end_as_well(tmp_path: Path) -> None:
+    program, file = tmp_path / "program.py", tmp_path / "sales.jsonl"
+    program.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_windows import sales_of_partitions\napp = sales_of_partitions(4)\n"
+    )
+    file.write_text("".join(json.dumps({"user": user, "at": at}) + "\n" for at in (1, 12) for user in ("ann", "bob")))
+    with World(str(program)) as world:
+        run = world.run({"sales": file}, key="user")
+    assert sorted((v["key"], v["start"] // 1000, v["n"]) for v in run.topics["finals"].values) == [
+        ("ann", 0, 1),
+        ("ann", 10, 1),
+        ("bob", 0, 1),
+        ("bob", 10, 1),
+    ]
+
+
+@by_key_or_not
+def test_a_record_that_cannot_be_decoded_moves_no_time_and_one_that_the_flow_refuses_does(by_key: bool) -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("windows", topic_partitions=1)
+        sales = app.topic("sales", time="at", time_unit="s", grace=0, max_jump=None, idle_after=None, partitions=1)
+        keyed = sales.key_by("user") if by_key else sales.flow()
+        keyed.window(Tumbling("10s")).aggregate("by-user", spent=Sum("price")).final().to("finals")
+        return app
+
+    with World(app) as world:
+        for value in (
+            {"user": "ann", "at": 1, "price": 2},
+            b'{"user": "ann", "at": 50, "price": 2',
+            {"user": "ann", "at": 3, "price": 4},
+            {"user": "ann", "at": 12, "price": "free"},
+            {"user": "ann", "at": 5, "price": 8},
+        ):
+            world.send("sales", value, key="ann")
+        world.settle()
+        assert [window["spent"] for window in world.topic("finals").values] == [6]
+        assert [late["at"] for late in world.topic("sales.late").values] == [5]
+        assert [letter.reason for letter in world.dead_letters("sales")] == ["decode", "agent"]
 
 
 def test_one_partition_a_day_ahead_of_the_other_makes_no_record_late() -> None:
