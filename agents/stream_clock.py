@@ -174,7 +174,7 @@ class StreamClock:
         own, at = self._source(batch.at)
         partition = stream.queue.at(at)
         if self._idleness is not None:
-            self._idleness.wake(at)
+            self._idleness.wake(partition)
         channel = Channel(self._max_jump_ms, partition.channel_state)
         for message, value, is_end in self._opened(batch):
             if own and (is_end or message.value() is not None):
@@ -222,7 +222,7 @@ class StreamClock:
             channel = Channel(self._max_jump_ms, partition.channel_state)
             if self._idleness is not None and channel.time_ms != END_MS:
                 silent = stream.context.is_silent(stream, at)
-                idle_ms = self._idleness.idle_ms(at, clock.now_s(), silent=silent)
+                idle_ms = self._idleness.idle_ms(partition, clock.now_s(), silent=silent)
                 if idle_ms is not None:
                     channel.rest(idle_ms, self._all_due_by)
                     partition.channel_state = channel.state
