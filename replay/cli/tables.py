@@ -85,6 +85,9 @@ def show(
 
     Private fields are shown as ***. A file of --output holds them: it is a result, as that of `run`.
 
+    The windows of a table of windows are shown with times in UTC; --json and --output have them in milliseconds. --key
+    shows all windows of a key.
+
     \b
     Examples:
       anabranch -A shop tables

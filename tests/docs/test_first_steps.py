@@ -62,7 +62,7 @@ def new_user(home: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", INSTALLING)
 def test_a_page_is_played_from_the_installation_on(page: str, clone: Path, tmp_path: Path) -> None:
     with Play(Page(page), clone, new_user(tmp_path / "home")) as play:
@@ -72,7 +72,7 @@ def test_a_page_is_played_from_the_installation_on(page: str, clone: Path, tmp_p
             check_installation(play)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_project_is_made_and_changed(tmp_path: Path) -> None:
     environment = new_user(tmp_path / "home")
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
