@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from ...topics import clock
 from ...topics.control_records import carries_control, is_control
 from ...topics.errors import Stop
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
 from ..engine.partition_queue import PartitionQueue, QueuedBatch
+from ..event_time.channel import END_MS
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.window_table import WindowTable, window_partition
@@ -20,9 +24,10 @@ from .window_agents import LOOK_S, private_copy
 
 if TYPE_CHECKING:
     from ..stream import Stream
+    from ..tables.open_partition import OpenPartition
     from ..tables.open_windows import WindowKey
 
-__all__ = ["WindowCloser", "timestamp_of"]
+__all__ = ["Listeners", "Send", "WindowCloser", "timestamp_of", "timestamp_within"]
 
 _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
@@ -31,25 +36,50 @@ _CHUNK = 20_000
 _PORTION = 100
 
 
-class WindowCloser:
-    """Closes the windows of a table that are complete, and sends them where the program wants them.
+Send = Callable[["WindowKey", Any, int], Any]
+"""Sends a window: its row, its value, and the stream time in milliseconds. Returns an awaitable."""
 
-    Args:
-        finals: functions that send a closed window; each takes its row and its value.
+
+@dataclass
+class Listeners:
+    """Who is told of the windows of a table.
+
+    Attributes:
+        finals: are called for each window that closes.
+        updates: are called for each window that has changed, and is open.
+        every_s: how long a window has changed, at most, before `updates` are called; by the wall clock.
     """
 
-    def __init__(self, stream: Stream, table: WindowTable, finals: Sequence[Callable[[WindowKey, Any], Any]]) -> None:
-        self._stream, self._table, self._finals = stream, table, finals
+    finals: list[Send] = field(default_factory=list["Send"])
+    updates: list[Send] = field(default_factory=list["Send"])
+    every_s: float = LOOK_S
+
+
+class WindowCloser:
+    """Closes the windows of a table that are complete, and sends them where the program wants them; also open ones that
+    have changed.
+
+    Args:
+        listeners: who is told of windows.
+    """
+
+    def __init__(self, stream: Stream, table: WindowTable, listeners: Listeners) -> None:
+        self._stream, self._table, self._listeners = stream, table, listeners
         # By queue, not by partition: a partition that another worker had meanwhile has a new one, and begins anew.
         self._held: dict[PartitionQueue, int] = {}
         for partition in stream.queue.partitions.values():
             partition.held_back = None  # of the agent function's last call
         self._seen: set[PartitionQueue] = set()
-        self._left = _CHUNK  # windows that may still be closed in the running call of `close`
+        self._left = _CHUNK  # windows that may still be sent in the running call of `close`
+        self._next_updates_s, self._more_updates = clock.now_s() + listeners.every_s, False
 
     def wait_s(self) -> float:
         """Return the seconds until the next look at the windows, although no record has come."""
-        return 0.0 if self._held else LOOK_S
+        if self._held or self._more_updates:
+            return 0.0
+        if not self._listeners.updates:
+            return LOOK_S
+        return min(LOOK_S, max(0.0, self._next_updates_s - clock.now_s()))
 
     def look_at(self, at: TopicPartition) -> None:
         """Close what is complete in a partition with the next call of `close`, although no record has come."""
@@ -85,37 +115,79 @@ class WindowCloser:
             elif self._held[partition] >= 0:
                 partition.held_back = self._held[partition]
 
-    async def _closed(self, at: TopicPartition) -> bool:
-        """Close windows of a partition, in portions; return whether all that are complete are closed."""
-        partition, state = window_partition(self._table)
-        watermark_ms, epoch = state.watermark_ms, self._stream.context.epoch
-        if not self._finals:
-            state.open.close_due(watermark_ms)
-            return True
+        if self._listeners.updates and not queue.isolating:
+            await self._send_updates()
+        epoch = stream.context.epoch
+        if self._left <= 0 and epoch.dirty:  # otherwise other agents' records would wait until the epoch is full
+            epoch.hurry()
+            stream.context.router.cut()
+
+    async def _send_updates(self) -> None:
+        """Send open windows that have changed, if it is time; as many as a chunk and the epoch may hold."""
+        now_s, stream = clock.now_s(), self._stream
+        if not self._more_updates:
+            if now_s < self._next_updates_s:
+                return
+            self._next_updates_s = now_s + self._listeners.every_s
+        self._more_updates = False
+        for at in list(stream.queue.partitions):
+            stream.context.at(stream, at)
+            partition, state = window_partition(self._table)
+            with self._telling(at):
+                while self._left and not stream.context.epoch.full:
+                    rows = state.open.take_changed(min(self._left, _PORTION))
+                    if not rows:
+                        break
+                    await self._send(self._listeners.updates, partition, rows, state.keeper.time_ms)
+                else:
+                    self._more_updates = True
+
+    async def _send(
+        self, sends: Sequence[Send], partition: OpenPartition, rows: Sequence[WindowKey], time_ms: int
+    ) -> None:
+        self._left -= len(rows)
+        for row in rows:
+            value = partition.find(row)
+            if value is not ABSENT:
+                for send in sends:
+                    await send(row, private_copy(value), time_ms)
+
+    @contextmanager
+    def _telling(self, at: TopicPartition) -> Generator[None]:
+        """Call functions of the program in the block.
+
+        Raises:
+            Stop: one of them fails.
+        """
         message, self._stream.message = self._stream.message, None
         try:
-            while self._left and not epoch.full:
-                rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
-                self._left -= len(rows)
-                for row in rows:
-                    value = partition.find(row)
-                    if value is not ABSENT:
-                        for final in self._finals:
-                            await final(row, private_copy(value))
-                if not state.open.has_due(watermark_ms):
-                    state.open.close_due(watermark_ms)
-                    return True
-            return not state.open.has_due(watermark_ms)
+            yield
         except Stop:
             raise
         except Exception as exc:
             raise Stop(
-                f"table {self._table.name}: a window that closes in {at.topic}[{at.partition}] cannot be sent: "
+                f"table {self._table.name}: a window of {at.topic}[{at.partition}] cannot be sent: "
                 f"{type(exc).__name__}: {exc}",
-                hint="correct the functions behind final(); the window is sent when the worker starts again",
+                hint="correct what is behind final() or updates(); the window is sent when the worker starts again",
             ) from exc
         finally:
             self._stream.message = message
+
+    async def _closed(self, at: TopicPartition) -> bool:
+        """Close windows of a partition, in portions; return whether all that are complete are closed."""
+        partition, state = window_partition(self._table)
+        watermark_ms, epoch = state.watermark_ms, self._stream.context.epoch
+        if not self._listeners.finals:
+            state.open.close_due(watermark_ms)
+            return True
+        with self._telling(at):
+            while self._left and not epoch.full:
+                rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
+                await self._send(self._listeners.finals, partition, rows, END_MS)
+                if not state.open.has_due(watermark_ms):
+                    state.open.close_due(watermark_ms)
+                    return True
+        return not state.open.has_due(watermark_ms)
 
 
 def _held_offset(stream: Stream, batch: QueuedBatch) -> int:
@@ -134,3 +206,10 @@ def timestamp_of(end_ms: int) -> int:
     Kafka has no timestamps before 1970. Windows that end earlier have the first one that can be sent.
     """
     return max(1, end_ms - 1)
+
+
+def timestamp_within(row: WindowKey, time_ms: int) -> int:
+    """Return the timestamp of the record for a window, in milliseconds: stream time, but not outside of the window. See
+    `timestamp_of`."""
+    _, start_ms, end_ms = row
+    return min(timestamp_of(end_ms), max(1, start_ms, time_ms))

@@ -35,7 +35,7 @@ from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .reducers import AggregateReducer, PairReducer, Reducer, merge_states
 from .window_agents import Source, States, WatermarkedPartials, add_states, gather_batch, is_due
-from .window_closer import WindowCloser, timestamp_of
+from .window_closer import Listeners, WindowCloser, timestamp_within
 
 if TYPE_CHECKING:
     from ...topics.output import Output
@@ -45,13 +45,10 @@ if TYPE_CHECKING:
     from ..topic import Topic
     from .flow import Ending
 
-__all__ = ["AggregatedWindows", "ClosedWindows", "WindowedFlow"]
+__all__ = ["AggregatedWindows", "WindowRecords", "WindowedFlow"]
 
 _OWN_FIELDS = ("key", "start", "end")
 _DEFAULT_KEEP = "1d"
-
-Send = Callable[["WindowKey", Any], Any]
-"""Sends a closed window; returns an awaitable."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ class WindowedFlow:
 
         async def fill(stream: Stream) -> None:
             stream.takes_control = True
-            source, closer = self._source(stream, table, how, late), WindowCloser(stream, table, made.sends)
+            source, closer = self._source(stream, table, how, late), WindowCloser(stream, table, made.listeners)
             async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:
@@ -275,7 +272,7 @@ class WindowedFlow:
 
         async def gather(stream: Stream) -> None:
             stream.takes_control = True
-            closer = WindowCloser(stream, table, made.sends)
+            closer = WindowCloser(stream, table, made.listeners)
             async for batch in stream.queued_batches(closer.wait_s):
                 closer.begin(batch)
                 if batch.messages:
@@ -292,16 +289,40 @@ class AggregatedWindows:
 
     Attributes:
         table: the table. Its keys are (key, start, end), with times in milliseconds.
-        sends: functions that send a window when it closes.
+        listeners: who is told of its windows.
     """
 
     app: App
     table: WindowTable
-    sends: list[Send] = field(default_factory=list["Send"])
+    listeners: Listeners = field(default_factory=Listeners)
 
-    def final(self) -> ClosedWindows:
+    def final(self) -> WindowRecords:
         """Return the closed windows as a flow: one record each, once, when nothing can be added to it any more."""
-        return ClosedWindows(self)
+        return WindowRecords(self)
+
+    def updates(self, every: Duration) -> WindowRecords:
+        """Return the windows that have changed as a flow, for a view that others keep of the table.
+
+            by5.updates(every="10s").to("dashboard")
+
+        Each record replaces the one before it with the same key: (key, start, end). The last one is the closed window.
+        All open windows are sent again when a worker starts, or has rolled back.
+
+        Args:
+            every: how often changed windows are sent, by the wall clock.
+
+        Raises:
+            Usage: the windows are sessions, whose start and end change, or the table's updates have another pace.
+        """
+        name, every_s = self.table.name, duration_ms(every, "every", zero=False) / 1000
+        if self.table.spec.windows.gap_ms is not None:
+            raise Usage(
+                f"table {name}: updates of sessions, which have no key of their own: start and end change with them",
+                hint="final() sends each session once; or windows of a fixed length",
+            )
+        if self.listeners.updates and self.listeners.every_s != every_s:
+            raise Usage(f"table {name}: updates with two paces", hint="the same every=… for all updates of a table")
+        return WindowRecords(self, every_s=every_s)
 
     def at(self, key: object, time: datetime | str | int) -> dict[Window, Any]:
         """Return the windows of a key that hold a time, the earliest first; several where windows overlap.
@@ -334,54 +355,66 @@ def _holds(window: Window, at_ms: int) -> bool:
 
 
 @dataclass(frozen=True)
-class ClosedWindows:
-    """The closed windows of a table: dicts with `key`, `start`, `end` (milliseconds since 1970, the end excluded) and
-    the aggregates by name, or `value` behind `reduce`.
+class WindowRecords:
+    """Windows of a table: dicts with `key`, `start`, `end` (milliseconds since 1970, the end excluded) and the
+    aggregates by name, or `value` behind `reduce`.
 
     Each method returns a new flow; it ends in `to`.
+
+    Attributes:
+        every_s: how often windows that have changed are sent; None: only closed windows are.
     """
 
     made: AggregatedWindows
     steps: tuple[Operator, ...] = ()
+    every_s: float | None = None
 
-    def map(self, function: Callable[..., object] | str) -> ClosedWindows:
+    def map(self, function: Callable[..., object] | str) -> WindowRecords:
         """Replace each window by the function's result; see `Flow.map`."""
         return self._then(Map(or_field(function)))
 
-    def filter(self, function: Callable[..., object] | str) -> ClosedWindows:
+    def filter(self, function: Callable[..., object] | str) -> WindowRecords:
         """Keep the windows for which the function is true; see `Flow.filter`."""
         return self._then(Filter(or_field(function)))
 
-    def flat_map(self, function: Callable[..., Iterable[object]]) -> ClosedWindows:
+    def flat_map(self, function: Callable[..., Iterable[object]]) -> WindowRecords:
         """Replace each window by all elements that the function returns for it."""
         return self._then(FlatMap(function))
 
-    def select(self, *fields: str, **computed: What) -> ClosedWindows:
+    def select(self, *fields: str, **computed: What) -> WindowRecords:
         """Replace each window by a dict of some fields; see `Flow.select`."""
         return self._then(Select({**dict(zip(fields, fields, strict=True)), **computed}))
 
-    def with_columns(self, **computed: What) -> ClosedWindows:
+    def with_columns(self, **computed: What) -> WindowRecords:
         """Replace each window by a dict of its fields and the computed ones."""
         return self._then(WithColumns(computed))
 
-    def _then(self, operator: Operator) -> ClosedWindows:
-        return ClosedWindows(self.made, (*self.steps, operator))
+    def _then(self, operator: Operator) -> WindowRecords:
+        if self.every_s is not None and isinstance(operator, (Filter, FlatMap)):
+            raise Usage(
+                "filter or flat_map behind updates(): a window that is left out later would stay as it was sent last",
+                hint="updates(…).map(…) or select(…); or filter behind final()",
+            )
+        return WindowRecords(self.made, (*self.steps, operator), self.every_s)
 
-    def key_by(self, *_: object) -> ClosedWindows:
+    def key_by(self, *_: object) -> WindowRecords:
         """Refuse a second key.
 
         Raises:
             Usage: always.
         """
         raise Usage(
-            "key_by behind final(): windows of windows are not supported yet",
+            "key_by behind final() or updates(): windows of windows are not supported yet",
             hint="end the flow in a topic: .final().to(topic), and begin another one there",
         )
 
     window = aggregate = reduce = key_by
 
     def to(self, topic: Topic | str) -> Topic:
-        """Send what is left of each closed window to a topic, with its key, at the last millisecond of the window.
+        """Send what is left of each window to a topic, with its key.
+
+        The timestamp of a closed window is its last millisecond, that of another one is stream time. Updates have the
+        key (key, start, end), as a JSON array.
 
         Returns:
             The topic.
@@ -392,9 +425,9 @@ class ClosedWindows:
         for step in self.steps:
             function, field = step.function(field)
             functions.append(function)
-        hidden = made.table.state_fields
+        hidden, whole_key = made.table.state_fields, self.every_s is not None
 
-        async def send(row: WindowKey, value: Any) -> None:
+        async def send(row: WindowKey, value: Any, time_ms: int) -> None:
             key, start, end = row
             fields = {"value": value} if not isinstance(value, dict) else cast("dict[str, object]", value)
             elements: Iterable[object] = (
@@ -408,9 +441,13 @@ class ClosedWindows:
             for function in functions:
                 elements = function(elements)
             for element in elements:
-                await target.send(key=key, value=cast(Any, element), timestamp=timestamp_of(end) / 1000)
+                timestamp_s = timestamp_within(row, time_ms) / 1000
+                await target.send(key=row if whole_key else key, value=cast(Any, element), timestamp=timestamp_s)
 
-        made.sends.append(send)
+        made.listeners.finals.append(send)
+        if self.every_s is not None:
+            made.listeners.every_s = self.every_s
+            made.listeners.updates.append(send)
         return target
 
 

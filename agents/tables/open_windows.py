@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from heapq import heappop, heappush
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -29,6 +30,9 @@ class OpenWindows:
         closed_ms: windows that were complete before this are closed.
         after: the windows up to this place are closed as well; None while none is being closed.
         is_touched: whether something has changed since it was last set to False.
+        changed: windows that have changed since they were last taken by `take_changed`; None before its first call.
+        taken_changes: how often `take_changed` has returned windows. It is written with the epoch, so that it is known
+            when a rollback has undone it.
     """
 
     __slots__ = (
@@ -40,14 +44,18 @@ class OpenWindows:
         "_open",
         "_windows",
         "after",
+        "changed",
         "closed_ms",
         "is_touched",
+        "taken_changes",
     )
 
     def __init__(self, windows: Windows, keep: Callable[[Collection[WindowKey]], list[bytes]]) -> None:
         self._windows, self._keep = windows, keep
         self.closed_ms, self.is_touched = NEVER_MS, False
         self.after: Place | None = None
+        self.changed: dict[WindowKey, None] | None = None
+        self.taken_changes = 0
         # When windows are complete -> their keys. May hold keys that do not exist any more.
         self._open: dict[int, set[WindowKey]] = {}
         self._heap: list[int] = []
@@ -58,6 +66,8 @@ class OpenWindows:
     def add(self, key: WindowKey) -> None:
         """Note that a window exists and is not closed."""
         self.is_touched = True
+        if self.changed is not None:
+            self.changed[key] = None
         at = self._windows.closes_after_ms(key[2])
         keys = self._open.get(at)
         if keys is None:
@@ -73,6 +83,8 @@ class OpenWindows:
         by_end: dict[int, list[WindowKey]] = {}
         for key in keys:
             by_end.setdefault(key[2], []).append(key)
+            if self.changed is not None:
+                self.changed[key] = None
         for end_ms, of_end in by_end.items():
             self.add(of_end[0])
             self._open[self._windows.closes_after_ms(end_ms)].update(of_end)
@@ -119,6 +131,9 @@ class OpenWindows:
                 part = self._closing[len(taken) - most :]
                 del self._closing[len(taken) - most :]
                 taken.extend(key for _, key in reversed(part))
+                if self.changed:
+                    for _, key in part:
+                        self.changed.pop(key, None)
                 self.after = self._closing_at, part[0][0]
             elif self.has_due(watermark_ms):
                 keys = self._begin()
@@ -127,6 +142,17 @@ class OpenWindows:
                 break
         if not taken:
             self.closed_ms, self.after = watermark_ms, None
+        return taken
+
+    def take_changed(self, most: int) -> list[WindowKey]:
+        """Return some open windows that have changed, those first that changed first, and forget that they have; with
+        the first call after a restore or a rollback, all open windows count as changed."""
+        if self.changed is None:
+            self.changed = dict.fromkeys(key for keys in self._open.values() for key in keys)
+        taken = list(islice(self.changed, most))
+        for key in taken:
+            del self.changed[key]
+        self.taken_changes += bool(taken)
         return taken
 
     def close_due(self, watermark_ms: int) -> None:

@@ -129,6 +129,7 @@ class WindowContent:
             self.keeper = TimeKeeper(row["time"])
             closed = row["closed"]
             self.open.closed_ms = NEVER_MS if closed is None else END_MS if closed == "end" else closed
+            self.open.taken_changes = row.get("updates", 0)
             self.open.after = None if row["after"] is None else (row["after"][0], row["after"][1].encode("latin-1"))
             for agent, topic, max_jump_ms, state in row.get("inputs", ()):
                 if self.spec.is_input(agent, topic):
@@ -175,6 +176,8 @@ class WindowContent:
         if self.inputs:
             row["inputs"] = [[*name, channel.max_jump_ms, channel.state] for name, channel in self.inputs.items()]
             row["now"] = self.now_ms
+        if self.open.taken_changes:
+            row["updates"] = self.open.taken_changes
         return msgspec.json.encode(row)
 
     def take_time(self, at_ms: int) -> None:
