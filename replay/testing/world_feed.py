@@ -127,7 +127,8 @@ class _Replay:
         self._producer = TransactionalProducer(cluster, f"anabranch-replay-{topic}")
         self._runs = RunRegistry(cluster)
         self._target = TargetTopic.of(topic, Admin(cluster).config(topic))
-        self._partitioner = HashPartitioner(len(kafka.topics[topic].logs))
+        self._logs = kafka.topics[topic].logs
+        self._partitioner = HashPartitioner(len(self._logs))
         now_ms = clock.now_ms()
         self._state = RunState(run_id=topic, topic=topic, specs=(), format={}, fingerprint="", started_ms=now_ms)
         self._runs.create()
@@ -142,7 +143,10 @@ class _Replay:
 
     @property
     def ends(self) -> dict[TopicPartition, int]:
-        """By partition, the offset after the last record."""
-        ends = self._state.end_offsets
-        every = range(self._partitioner.partitions)
-        return {TopicPartition(self._state.topic, number): ends.get(number, 0) for number in every}
+        """By partition, the offset after the last record; 0 for partitions without records.
+
+        A partition with records has no other end than that of the replay's state: a simulation has to find it missing.
+        """
+        empty = {log.partition: 0 for log in self._logs if not log.records}
+        ends = {**empty, **self._state.end_offsets}
+        return {TopicPartition(self._state.topic, number): end for number, end in ends.items()}
