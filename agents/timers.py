@@ -201,11 +201,15 @@ class FiringTimer:
         offset: int,
         again: int | None = None,
     ) -> None:
-        self._timers, self._timer, self._again = timers, timer, again
-        identity = (KIND, timer.name, repr(timer.key), timer.due_ms, again)
-        key = _key_bytes(stream, timer.key)
-        value = msgspec.json.encode(_Letter(timer.name, timer.key, timer.due_ms, timer.payload))
-        self.record = FiringRecord(at, offset, identity, timer.due_ms, key, value, kind=KIND)
+        self._timers, self._stream, self._timer, self._again = timers, stream, timer, again
+        identity = (KIND, timer.name, timer.kept, timer.due_ms, again)
+        self.record = FiringRecord(at, offset, identity, timer.due_ms, self._letter, kind=KIND)
+
+    def _letter(self) -> tuple[bytes | None, bytes]:
+        """Return key and value of the dead letter."""
+        timer = self._timer
+        letter = _Letter(timer.name, timer.key, timer.due_ms, timer.payload)
+        return _key_bytes(self._stream, timer.key), msgspec.json.encode(letter)
 
     def remove(self) -> None:
         if self._again is None:
@@ -220,7 +224,9 @@ class FiringTimer:
                 f"timer {name} is due, and agent {agent} has no function for it",
                 hint=f'@{agent.rpartition(".")[2]}.on_timer("{name}")',
             )
-        await handler(Timer(key, name, due_ms, payload))
+        # The handler may change the payload, which is in the table, or in a dead letter to come.
+        own = msgspec.json.decode(msgspec.json.encode(payload)) if isinstance(payload, dict | list) else payload
+        await handler(Timer(key, name, due_ms, own))
 
 
 def _key_bytes(stream: Stream, key: object) -> bytes | None:

@@ -4,7 +4,7 @@ the agent's failure policy."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from ...topics.producer import Headers
 from ...topics.topic_partition import TopicPartition
@@ -20,7 +20,7 @@ class FiringRecord:
         offset: the offset of the record in front of which it fires.
         identity: tells it apart from other things that fire there.
         due_ms: when it was due, in milliseconds of event time.
-        key, value: key and value of its dead letter.
+        letter: returns key and value of its dead letter.
         kind: what it is one of, such as `timers`. `dlq replay` re-publishes its dead letter to a topic of the agent for
             these, see `RetryTopics.of_fired`.
 
@@ -29,7 +29,7 @@ class FiringRecord:
         place: as `partition_queue.place_of`.
     """
 
-    __slots__ = ("_at", "_due_ms", "_key", "_offset", "_value", "kind", "place")
+    __slots__ = ("_at", "_due_ms", "_letter", "_offset", "kind", "place")
 
     def __init__(
         self,
@@ -37,13 +37,12 @@ class FiringRecord:
         offset: int,
         identity: Hashable,
         due_ms: int,
-        key: bytes | None,
-        value: bytes | None,
+        letter: Callable[[], tuple[bytes | None, bytes | None]],
         *,
         kind: str,
     ) -> None:
         self.kind = kind
-        self._at, self._offset, self._due_ms, self._key, self._value = at, offset, due_ms, key, value
+        self._at, self._offset, self._due_ms, self._letter = at, offset, due_ms, letter
         self.place = offset, identity
 
     def topic(self) -> str:
@@ -56,10 +55,10 @@ class FiringRecord:
         return self._offset
 
     def key(self) -> bytes | None:
-        return self._key
+        return self._letter()[0]
 
     def value(self) -> bytes | None:
-        return self._value
+        return self._letter()[1]
 
     def headers(self) -> Headers | None:
         return None

@@ -42,19 +42,23 @@ class StoredTimer(NamedTuple):
     Attributes:
         due_ms: when it is due, in milliseconds of event time.
         key: its key, as it was read back from its bytes.
-        payload: a value that its receiver may change.
+        payload: the value in the table, which its receiver must not change.
+        kept: the bytes of key and name; empty for a timer that is not in the table.
     """
 
     due_ms: int
     key: Any
     name: str
     payload: Any
+    kept: bytes = b""
 
 
 class _Row(msgspec.Struct):
     due: int
     late: bool = False
 
+
+_PLAIN = frozenset({str, int})
 
 _read_row = msgspec.json.Decoder(_Row).decode
 
@@ -106,11 +110,11 @@ class TimerContent(StoredContent):
 class OpenTimers(OpenPartition[Any, Any]):
     """One partition of the timers as an agent sees it."""
 
-    __slots__ = ()
+    __slots__ = ("_content",)
 
-    @property
-    def _content(self) -> TimerContent:
-        return cast(TimerContent, self.state.content)
+    def __init__(self, table: TimerTable, state: PartitionState) -> None:
+        super().__init__(table, state)
+        self._content = cast(TimerContent, state.content)
 
     @property
     def queue(self) -> TimerQueue:
@@ -132,17 +136,18 @@ class OpenTimers(OpenPartition[Any, Any]):
         Raises:
             BadRecord: key or payload would not be read back unchanged.
         """
-        row, codec = (key, name), self.table.value_codec
+        codec = self.table.value_codec
         value: dict[str, Any] = {"due": due_ms, "payload": payload}
         if due_ms > self._content.latest_ms:
             value["late"] = True
-        kept = self._kept(row)
+        kept = self._kept((key, name))
+        row = (key, name) if type(key) in _PLAIN else self.table.key_codec.decode(kept)
         try:
             value = codec.decode(codec.keep(value))
         except BadRecord as exc:
             raise BadRecord(f"timer {name}: its payload cannot be kept: {exc}", hint="a payload is JSON") from exc
         queue = self.queue  # which may be read now, without this timer
-        self.put({self.table.key_codec.decode(kept): value})
+        self.put({row: value})
         if _fires(value):
             queue.add(due_ms, kept)
 
@@ -163,15 +168,14 @@ class OpenTimers(OpenPartition[Any, Any]):
             row = self.table.key_codec.decode(kept)
             value = self.find(row)
             if value is not ABSENT and value["due"] == due_ms and _fires(value):
-                payload = msgspec.json.decode(msgspec.json.encode(value["payload"]))
-                return StoredTimer(due_ms, row[0], row[1], payload)
+                return StoredTimer(due_ms, row[0], row[1], value["payload"], kept)
             queue.take()
         return None
 
     def remove(self, timer: StoredTimer) -> None:
         """Remove the timer that is due next, because it fires."""
         queue = self.queue
-        if queue.first == (timer.due_ms, self._kept((timer.key, timer.name))):
+        if queue.first == (timer.due_ms, timer.kept):
             queue.take()
         self.delete((timer.key, timer.name))
 

@@ -51,6 +51,7 @@ def program(**settings: Any) -> anabranch.App:
             app.at(more * 1000, key="k", name="a", payload={"more": []})
         if more == "fails":
             seen["failed"] += 1
+            timer.payload["more"].append("changed in vain")
             raise ValueError("no such luck")
 
     for name in ("a", "b"):
