@@ -23,6 +23,7 @@ from ..topics.producer import Headers
 from ..topics.topic_partition import TopicPartition
 from .engine.agent_context import AgentContext
 from .engine.loop import Engine
+from .engine.protocols import topics_read
 from .engine.settings import BOUNDED, EngineSettings
 from .engine.status import EngineStatus
 from .engine.topic_provisioner import TopicProvisioner
@@ -65,7 +66,6 @@ class Runtime:
         keep_identity: stop without leaving the group, so that its partitions stay reserved for a rolling restart.
         history_complete: set once all of a bounded run's history is in Kafka; None outside of such a run.
         history_ends: (topic, partition) -> offset at which history ends, where it is known.
-        aligned: groups of topics of a bounded run whose records are processed in the order of their times.
         supervised: `work` runs the app and reports its error. Faust's own worker is informed by a crash of the app.
         stopped_by: the error that ended the app; None while it runs and after a normal stop.
         stop_requested: set when the worker has to stop.
@@ -96,7 +96,7 @@ class Runtime:
         self.keep_identity = False
         self.history_complete: threading.Event | None = None
         self.history_ends: Mapping[TopicPartition, int] = {}
-        self.aligned: Sequence[Sequence[str]] = ()
+        self._aligned: Sequence[Sequence[str]] = ()
         self.supervised = False
         self.stopped_by: BaseException | None = None
         self.stop_requested = asyncio.Event()
@@ -147,6 +147,19 @@ class Runtime:
             made = replace(made, start_at_end=made.start_at_end and not self.run_id)
             self._settings = (conf.changes, made)
         return self._settings[1]
+
+    @property
+    def aligned(self) -> Sequence[Sequence[str]]:
+        """Groups of topics whose records are processed in the order of their times, as far as they are in one task."""
+        if self.run_id or self.settings.align_s is None:
+            return self._aligned
+        read = {name for agent in self.app.agents.values() for name in topics_read(agent)}
+        names = [name for name, topic in self.described.items() if name in read and not topic.has_prefix]
+        return [names] if len(names) > 1 else []
+
+    @aligned.setter
+    def aligned(self, topics: Sequence[Sequence[str]]) -> None:
+        self._aligned = topics
 
     def change_settings(self, **changes: Any) -> None:
         """Change the engine's settings before the worker starts, as the command line does."""

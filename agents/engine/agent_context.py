@@ -50,7 +50,9 @@ class AgentContext:
         self.asking = 0
         streams: list[RecordFeed] = []
         self.tasks = Tasks(lambda: host.tables, streams)
-        self.router = Router(self.tasks, streams, settings.packed, host)
+        self.router = Router(
+            self.tasks, streams, settings.packed, host, wait_s=None if host.run_id else settings.align_s
+        )
         self.barrier = Barrier()
         self.epoch = Epoch(host, self.tasks, self.router, settings)
         self.retries = RetryTopics(host, self.router)
@@ -127,7 +129,9 @@ class AgentContext:
 
     def is_silent(self, stream: RecordFeed, at: TopicPartition) -> bool:
         """Return whether a partition has no record that the stream has not processed, as far as it is known."""
-        return stream.queue.at(at).is_empty and self._loop.is_silent(at)
+        input = self.tasks.active.get(at)
+        waits = input is not None and bool(input.waiting)
+        return not waits and stream.queue.at(at).is_empty and self._loop.is_silent(at)
 
     # Runners --------------------------------------------------------------------------------------------------------
 

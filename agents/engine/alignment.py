@@ -1,4 +1,4 @@
-"""Delivers the records of several topics in the order of event time: the inputs of a bounded run.
+"""Delivers the records of several topics in the order of event time.
 
 Each topic of a run is in the order of its own records' times. How agents see the topics with respect to each other
 would depend on what the consumer fetches first. So records of *aligned* topics wait here until it is their turn: of the
@@ -13,6 +13,9 @@ Equal times are in the order of the topics, as the program declares them, and in
 record that is earlier than one before it in its partition comes right behind that one. The order follows from the logs
 and from the position in each, and from nothing else: so it is the same after a crash, after a rollback, with another
 number of workers, and whatever is fetched first.
+
+Live topics have no end. There records wait for those of a silent input for a time only (`EngineSettings.align_s`), so
+that the order is likely, and no more.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
+from ...topics import clock
 from ...topics.topic_partition import TopicPartition
 from ..task_groups import TaskId
 from .task import TaskInput, Tasks
@@ -38,12 +42,15 @@ class AlignedRun(Protocol):
     """What the engine knows of a bounded run.
 
     Attributes:
-        aligned: groups of topics that are aligned with each other, each in the order of equal times.
         history_ends: offsets at which a bounded run's history ends, for partitions whose end is known.
     """
 
-    aligned: Sequence[Sequence[str]]
     history_ends: Mapping[TopicPartition, int]
+
+    @property
+    def aligned(self) -> Sequence[Sequence[str]]:
+        """Groups of topics that are aligned with each other, each in the order of equal times."""
+        ...
 
 
 class WaitingRecords:
@@ -51,12 +58,14 @@ class WaitingRecords:
 
     Attributes:
         position: offset behind the last one that was consumed.
+        awaited_since_s: since when other inputs wait for a record, on the monotonic clock; None while they do not.
     """
 
-    __slots__ = ("_begin", "_messages", "_times", "position")
+    __slots__ = ("_begin", "_messages", "_times", "awaited_since_s", "position")
 
     def __init__(self, position: int) -> None:
         self.position = position
+        self.awaited_since_s: float | None = None
         self._messages: list[Any] = []
         self._times: list[int] = []  # in ms
         self._begin = 0
@@ -66,6 +75,7 @@ class WaitingRecords:
 
     def add(self, messages: Iterable[Any]) -> None:
         """Add records that follow."""
+        self.awaited_since_s = None
         self._messages += messages
         self._times += [message.timestamp()[1] for message in islice(self._messages, len(self._times), None)]
         if self._messages:
@@ -101,13 +111,14 @@ class Alignment:
 
     Args:
         run: says which topics are aligned, and where they end.
+        wait_s: how long records wait for those of an input that has none, in seconds; None: until it has ended.
 
     Attributes:
         groups: inputs that are aligned with each other, each in the order of equal times.
     """
 
-    def __init__(self, run: AlignedRun, tasks: Tasks) -> None:
-        self._run, self._tasks = run, tasks
+    def __init__(self, run: AlignedRun, tasks: Tasks, wait_s: float | None = None) -> None:
+        self._run, self._tasks, self._wait_s = run, tasks, wait_s
         self.groups: list[list[TaskInput]] = []
         self._held: set[TopicPartition] = set()
         self._consumed_s = 0.0
@@ -145,21 +156,32 @@ class Alignment:
         for rank, input in enumerate(group):
             assert input.waiting is not None
             if not input.waiting:
-                if not self._has_ended(input):
-                    return None
                 continue
             head = (input.waiting.first_ms, rank)
             if least is None or head < least:
                 least, second = head, least
             elif second is None or head < second:
                 second = head
-        if least is None:
+        if self._awaits(group, records=least is not None) or least is None:
             return None
         input = group[least[1]]
         assert input.waiting is not None
         if second is None:
             return input, input.waiting.take(float("inf"), also_equal=True)
         return input, input.waiting.take(second[0], also_equal=least[1] < second[1])
+
+    def _awaits(self, group: list[TaskInput], *, records: bool) -> bool:
+        """Return whether records of a group, if there are some, have to wait for an input that has none."""
+        missing = [input.waiting for input in group if not (input.waiting or self._has_ended(input))]
+        if self._wait_s is None or not missing:
+            return bool(missing)
+        now_s = clock.now_s()
+        for waiting in missing:
+            assert waiting is not None
+            since_s = waiting.awaited_since_s
+            waiting.awaited_since_s = None if not records else now_s if since_s is None else since_s
+        awaited_s = [waiting.awaited_since_s for waiting in missing if waiting is not None]
+        return any(since_s is None or now_s - since_s < self._wait_s for since_s in awaited_s)
 
     def _has_ended(self, input: TaskInput) -> bool:
         end = self._run.history_ends.get(input.at)

@@ -160,7 +160,6 @@ class Host(Protocol):
         keep_identity: keep the static identity when leaving the group.
         history_complete: set once all of a bounded run's history is in Kafka; None if no run reports this.
         history_ends: offsets at which a bounded run's history ends, for partitions whose end is known.
-        aligned: groups of topics whose records are processed in the order of their times; see `alignment.py`.
         agent_step: the running step of an agent, which tells tables what to show.
     """
 
@@ -171,7 +170,6 @@ class Host(Protocol):
     keep_identity: bool
     history_complete: threading.Event | None
     history_ends: Mapping[TopicPartition, int]
-    aligned: Sequence[Sequence[str]]
     agent_step: AgentStep
 
     @property
@@ -179,6 +177,11 @@ class Host(Protocol):
 
     def channels(self) -> Mapping[Any, Iterable[Any]]:
         """Return partition -> the program's topics that read it; the keys have `topic` and `partition`."""
+        ...
+
+    @property
+    def aligned(self) -> Sequence[Sequence[str]]:
+        """Groups of topics whose records are processed in the order of their times; see `alignment.py`."""
         ...
 
     @property

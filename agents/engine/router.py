@@ -64,7 +64,8 @@ class Router:
         tasks: the tasks of this worker.
         streams: all streams that have begun to iterate.
         most: size limits for opening packed batches; None: `limits()`.
-        run: the bounded run whose inputs are aligned; None: there is none.
+        run: says which inputs are aligned; None: none.
+        wait_s: see `Alignment`.
 
     Attributes:
         streams: see above.
@@ -79,10 +80,12 @@ class Router:
         streams: list[RecordFeed],
         most: PackedLimits | None = None,
         run: AlignedRun | None = None,
+        *,
+        wait_s: float | None = None,
     ) -> None:
         self._tasks, self.streams = tasks, streams
         self._most = most or limits()
-        self.alignment = Alignment(run or _Unaligned(), tasks)
+        self.alignment = Alignment(run or _Unaligned(), tasks, wait_s)
         self.records_total = 0
         self.gathered_bytes = 0
         self._with_control: set[str] = set()  # topics that may hold control records
@@ -203,7 +206,7 @@ class Router:
                 raise Stop(
                     f"{at.topic}[{at.partition}]@{message.offset()} is a packed batch, which cannot be aligned with "
                     "other topics by time",
-                    hint="--then TOPIC=PATH gives the topic a phase of its own",
+                    hint="--then TOPIC=PATH gives the topic a phase of its own; live: EngineSettings(align_s=None)",
                 )
 
     def _unpacked(self, at: TopicPartition, run: Iterable[Any]) -> Iterator[QueuedBatch]:

@@ -32,6 +32,10 @@ class EngineSettings:
             records if agents are slow, so that the records of one poll take `batch_s`.
         batch_s: how long the records of one poll should keep the agents busy, in seconds.
         backlog_records: the loop does not poll while the record queues hold this many records or more.
+        align_s: agents see the records of the app's topics in the order of their timestamps: those of one topic wait
+            for earlier ones of the others, at most so long, in seconds. It makes the order likely, and no more: records
+            that come later than that are not waited for. None: no record waits. A bounded run with `--time` aligns its
+            inputs itself.
         max_outputs: maximum number of outputs in an epoch; the epoch is committed when it has reached it.
         epoch_bytes: approximate memory that the records of an epoch may take before the epoch is committed. They are
             kept in memory for a rollback, as are those of the epoch that is being committed meanwhile.
@@ -69,6 +73,7 @@ class EngineSettings:
     batch_records: int = 20_000
     batch_s: float = 0.05
     backlog_records: int = 200_000
+    align_s: float | None = None
     max_outputs: int = 100_000
     epoch_bytes: int = 32_000_000
     group_protocol: Literal["classic", "consumer"] = "classic"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import anabranch
 import pytest
 from aligned_programs import NOON_S, TOPICS, Record, app_of, expected, records
-from anabranch import World
+from anabranch import Stream, World
+from anabranch.agents.engine.settings import EngineSettings
 from anabranch.replay.testing.simulation import Input, Simulation
 from anabranch.replay.testing.world_run import WorldRun
 from anabranch.topics.errors import Usage
@@ -144,3 +147,45 @@ def test_worlds_with_faults_have_the_same_result(store: str, bad: bool, seeds: i
     report = simulation.same_as_without_faults()
     assert report.worlds >= seeds
     assert not report.failures
+
+
+def live_app(align_s: float | None) -> anabranch.App:
+    app = anabranch.App("live", topic_partitions=1, settings=EngineSettings(align_s=align_s))
+    orders, payments = app.topic("orders"), app.topic("payments")
+    seen = app.Table("seen", default=list)
+
+    @app.agent(orders)
+    async def order(stream: Stream[Any]) -> None:
+        async for order in stream:
+            seen["ann"] = [*seen["ann"], order]
+
+    @app.agent(payments)
+    async def pay(stream: Stream[Any]) -> None:
+        async for payment in stream:
+            seen["ann"] = [*seen["ann"], payment]
+
+    return app
+
+
+@pytest.mark.parametrize("align_s", [120.0, None])
+def test_live_records_wait_for_earlier_ones_of_other_topics_for_a_time(align_s: float | None) -> None:
+    with World(lambda: live_app(align_s), start="2026-01-31T12:00:00Z") as world:
+
+        def send(topic: str, second: int) -> None:
+            world.send(topic, second, key="ann", at=f"2026-01-31T11:59:{second:02}Z")
+
+        send("orders", 2)
+        world.advance("1m")
+        send("payments", 1)
+        world.settle()
+        assert world.table("seen")["ann"] == ([1, 2] if align_s else [2, 1])
+        send("orders", 3)  # the payments are silent
+        world.advance("1m")
+        assert world.table("seen")["ann"][2:] == ([] if align_s else [3])
+        world.advance("3m")
+        assert world.table("seen")["ann"][2:] == [3]
+        send("orders", 5)
+        world.settle()
+        send("payments", 4)  # too late to be before it
+        world.settle()
+        assert world.table("seen")["ann"][2:] == [3, 5, 4]
