@@ -74,6 +74,7 @@ class Runtime:
         described: name -> the topic that the program has described first under it.
         flows: the flows of the program, as people read them.
         flow_agents: names of the agents that flows are made into.
+        flow_repartitions: names of the repartition topics of flows.
         commands: the program's commands for the command line (`@app.command`).
         private: the private fields of topics and tables.
         agent_step: the running step of an agent, which tells tables what to show.
@@ -105,6 +106,7 @@ class Runtime:
         self.described: dict[str, Topic] = {}
         self.flows: list[FlowDescription] = []
         self.flow_agents: set[str] = set()
+        self.flow_repartitions: set[str] = set()
         self.commands: list[type[AppCommand]] = []
         self.private = PrivateNames(app_id)
         self.agent_step = AgentStep()
@@ -119,6 +121,11 @@ class Runtime:
             yield
         finally:
             self.__dict__ = before
+
+    @property
+    def repartition_topics(self) -> set[str]:
+        """Names of the repartition topics that the app has made for itself, for `key_by` and `group_by`."""
+        return self.flow_repartitions | {name for topic in self.topics if topic.internal for name in topic.topics}
 
     # Settings -------------------------------------------------------------------------------------------------------
 

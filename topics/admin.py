@@ -373,6 +373,24 @@ class Admin:
         """Return the offset of the first record of each partition that still exists."""
         return self._offsets(partitions, _EARLIEST, committed=False)
 
+    def delete_records(self, before: Mapping[TopicPartition, int]) -> set[TopicPartition]:
+        """Delete the records below an offset of each partition.
+
+        Returns:
+            The partitions whose records this client may not delete.
+        """
+        forbidden: set[TopicPartition] = set()
+        asked = [KafkaPartition(at.topic, at.partition, offset) for at, offset in before.items()]
+        futures = self._kafka.delete_records(asked, request_timeout=TIMEOUT_S, operation_timeout=TIMEOUT_S)
+        for at, future in futures.items():
+            try:
+                answer_of(future)
+            except KafkaException as exc:
+                if kafka_error(exc).code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise self._sorted(exc, f"delete records of {at.topic}") from exc
+                forbidden.add(TopicPartition(at.topic, at.partition))
+        return forbidden
+
     def since(self, partitions: Iterable[tuple[str, int]], time_ms: int) -> dict[TopicPartition, int]:
         """Return the offset of each partition's first record or transaction marker at or after a time, else its end."""
         wanted = [KafkaPartition(*at) for at in partitions]

@@ -40,6 +40,7 @@ from .group_consumer import GroupConsumer, is_at_end
 from .membership import Membership
 from .protocols import Host, RebalanceListener
 from .rebalance import Rebalance
+from .repartition_purge import RepartitionPurge
 from .rollback import RollbackScope, scope_of
 from .runner import halt_all
 from .settings import EngineSettings
@@ -162,6 +163,8 @@ class Engine:
             return
         if self._main_task is None:
             self._main_task = self._spawn(self._main())
+            if not self._host.run_id:
+                self._spawn(RepartitionPurge(self._host, lambda: self.status.committed).run())
 
     def elect(self) -> None:
         """Begin to join the group if the app reads no topic: subscribe to a topic without records.

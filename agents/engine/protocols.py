@@ -188,6 +188,11 @@ class Host(Protocol):
     def topics(self) -> Iterable[DeclaredTopic]: ...
 
     @property
+    def repartition_topics(self) -> Collection[str]:
+        """Names of the repartition topics that the app has made for itself."""
+        ...
+
+    @property
     def agents(self) -> Mapping[str, DeclaredAgent]: ...
 
     @property

@@ -273,13 +273,15 @@ class Ending(Generic[K, T]):
         hidden = shows_private(self.keyed[0], private.of(self.origin))
         if hidden:
             private.declare(table.changelog_name, [KEY])
-        return self.app.topic(
+        made = self.app.topic(
             repartition_topic(self.app, table.name),
             has_prefix=True,
             private=[KEY, VALUE] if hidden else (),
             value_type=GenericAlias(tuple, types),
             partitions=table.partitions,
         )
+        runtime_of(self.app).flow_repartitions.add(made.get_topic_name())
+        return made
 
     def _into(self, into: str | Table, options: ReduceOptions, how: Reducer) -> Table:
         """Make the agents that reduce the elements into a table."""
