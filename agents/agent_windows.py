@@ -13,8 +13,10 @@ Invariants.
 - A record is late if the watermark of its input, as it was before it, had passed the first window that it belongs to.
   It counts in none of its windows, and goes to `<topic>.late`, with the table as its operator, once for each table.
 - Windows also close while no record comes: when a live input is idle, and at the end of a bounded run's input. That end
-  passes through repartition topics (`group_by`) as it does behind `key_by`. In a bounded run nothing else moves time
-  there: records of several partitions come in an order that the next run would not repeat.
+  passes through repartition topics.
+- Behind `group_by`, time is that of the source partitions (`forwarded_time.py`). Behind `through`, or several
+  `group_by`, it is that of the topic's own records; in a bounded run only its end, because the next run would not
+  repeat their order.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from .flows.late_records import LateRecords
 from .flows.operators import field_reader
 from .flows.window_agents import LOOK_S, WatermarkedPartials
 from .flows.window_closer import timestamp_of
+from .forwarded_time import ForwardedTime, is_behind_source, time_before, times_of
 from .runtime import runtime_of
 from .tables.absent import ABSENT
 from .tables.agent_window_table import AgentWindowTable, WindowWriter
@@ -119,8 +122,14 @@ class AgentWindows(WindowWriter):
         self._max_jump_ms = topic.timing.max_jump_ms
         idle_after_ms = None if runtime.run_id else topic.timing.idle_after_ms
         self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
-        # The order of records behind `group_by` and `through` depends on how far a run has read each source partition.
+        # The order of records behind `through` depends on how far a run has read each source partition.
         self._waits_for_end = bool(runtime.run_id) and cast(Any, stream)._prev is not None
+        self._times = times_of(tables)
+        self._is_behind_source = is_behind_source(stream)
+        behind = cast("Stream | None", cast(Any, stream)._next)
+        self.forwarded = None
+        if behind is not None and is_behind_source(behind) and self._times:
+            self.forwarded = ForwardedTime(stream, behind.topic, self._times, self._closed_at)
         self._record: _Record | None = None
         self._waits = False
         for table in tables:
@@ -161,10 +170,14 @@ class AgentWindows(WindowWriter):
         if channel is None:
             content.inputs[name] = Channel(self._max_jump_ms)
             self._move(table, content, record)
+            content.take_time(clock.now_ms())
             channel = content.inputs[name]
         if not table.spec.closes:
             return pane
-        horizon_ms, own_ms = table.spec.windows.horizon_ms(pane), watermark(channel.time_ms, table.spec.grace_ms)
+        horizon_ms, before_ms = table.spec.windows.horizon_ms(pane), channel.time_ms
+        if self._is_behind_source:
+            before_ms = time_before(record.message, self._times[table.time])
+        own_ms = watermark(before_ms, table.spec.grace_ms)
         if horizon_ms >= max(own_ms, content.watermark_ms):
             return pane
         if table.name not in record.late_for:
@@ -247,8 +260,12 @@ class AgentWindows(WindowWriter):
             if self._idleness is not None:
                 self._idleness.wake(self.stream.queue.at(at))
             self._record = record = _Record(self, message, value)
+            if self.forwarded is not None:
+                self.forwarded.pass_record(at, message, record.time_ms)
             if not self._moves(at, record):
                 return True
+        elif self.forwarded is not None:
+            self.forwarded.pass_record(at, message, _Record(self, message, value).time_ms)
         if await self._closed(at, divisible=batch.rows is None):
             return True
         stream.queue.again_from(message)
@@ -277,7 +294,9 @@ class AgentWindows(WindowWriter):
         """Bring the stream time of the stream's input forward to a record of its topic."""
         message, time_ms = record.message, record.time_ms(table.time)
         name, place = (self.stream.name, cast(str, message.topic())), place_of(message)
-        if time_ms is None or content.moved_by.get(name) == place or self._waits_for_end:
+        if time_ms is None or content.moved_by.get(name) == place:
+            return
+        if self._waits_for_end or self._is_behind_source:
             return
         content.moved_by[name] = place
         content.inputs[name].advance(time_ms, message.timestamp()[1])
@@ -298,6 +317,10 @@ class AgentWindows(WindowWriter):
     def _hear(self, at: TopicPartition, control: ControlRecord) -> None:
         """Note the end of the input: of a topic's own partition, or of all that a repartition topic is made of."""
         partition = self.stream.queue.at(at)
+        by = cast("dict[str, Any]", control.value).get("by") if control.kind != END_OF_INPUT else None
+        if by is not None:
+            self._hear_time(at, by, control)
+            return
         if control.kind != END_OF_INPUT:
             keeper = TimeKeeper(partition.channel_state)
             keeper.hear(control)
@@ -311,11 +334,40 @@ class AgentWindows(WindowWriter):
                 content.take_time(clock.now_ms())
         self._pass_on(at)
 
+    def forwarding(self, value: Any) -> dict[str, bytes]:
+        """Return the headers of event time for a record that `group_by` forwards.
+
+        Args:
+            value: its value, which processors may have changed.
+        """
+        stream, forwarded = self.stream, self.forwarded
+        if forwarded is None or stream.message is None or stream.runner is None or stream.runner.at is None:
+            return {}
+        if forwarded.lacks_time:
+            forwarded.complete(stream.runner.at, stream.message, _Record(self, stream.message, value).time_ms)
+        return forwarded.headers
+
+    def _hear_time(self, at: TopicPartition, by: str, control: ControlRecord) -> None:
+        """Take stream time of source partitions into account."""
+        name = self.stream.name, at.topic
+        for table, content in self._contents(at):
+            if self._times.get(table.time) == by:
+                content.heard.setdefault(name, TimeKeeper()).hear(control)
+                if name in content.inputs:
+                    content.take_time(clock.now_ms())
+
+    def _closed_at(self, time: RelativeTime, time_ms: int) -> int:
+        """Return the stream time at which the windows of all tables have closed that hold a time."""
+        return max(table.spec.closed_at(time_ms) for table in self._tables if table.time == time)
+
     def _pass_on(self, at: TopicPartition) -> None:
         """Tell the partitions of the topic to which the stream forwards its records that its input has ended."""
         stream = self.stream
         behind = cast(Any, stream)._next
         if behind is None:
+            return
+        if self.forwarded is not None:
+            self.forwarded.end(at)
             return
         into = cast("Topic", behind.topic)
         into.need()
@@ -332,7 +384,9 @@ class AgentWindows(WindowWriter):
         stream, self._waits = self.stream, False
         for at in [at for at in stream.queue.partitions if at.topic in self._names]:
             stream.context.at(stream, at)
-            idle_ms = self._idle_ms(at)
+            idle_ms = None if self._is_behind_source else self._idle_ms(at)
+            if self.forwarded is not None and idle_ms is not None and self._idleness is not None:
+                self.forwarded.rest(at, idle_ms, repeats=self._idleness.repeats(stream.queue.at(at), clock.now_s()))
             for table, content in self._contents(at):
                 channel = content.inputs.get((stream.name, at.topic))
                 if channel is not None and idle_ms is not None:

@@ -19,6 +19,7 @@ from faust.exceptions import Skip
 from mode.utils.futures import maybe_async
 
 from ..topics.errors import Usage
+from .forwarded_time import without_time
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -91,6 +92,9 @@ def passing_on(stream: Stream, targets: Sequence[Any], key_of: Processor | None 
         more: dict[str, Any] = {"value": value} if changed else {}
         if key_of is not None:
             more["key"] = await key_of(value)
+            windows = stream.windows
+            if windows is not None and windows.forwarded is not None:
+                more["headers"] = {**without_time(event.headers), **windows.forwarding(value)}
         for target in targets:
             await event.forward(target, **more)
         return value

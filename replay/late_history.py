@@ -163,6 +163,8 @@ def _readers_of(
     times: dict[tuple[str, str], dict[int, int]] = {}
     for at, (_, metadata) in groups.offsets(group, {topic: partitions}).items():
         for agent, state in read_channel_states(metadata).items():
+            if not isinstance(state, list):
+                continue  # several times, of a stream with group_by
             time_ms = Channel(None, state).time_ms
             # The agents of windows are called as their table. Others have timers, for which no record is late.
             table = agent if agent in tables else agent.removesuffix("-combine")

@@ -345,6 +345,7 @@ class WatermarkedPartials(Partials):
     Args:
         topic: name of the topic.
         counts: returns the number of partitions of the topic, and the number of channels.
+        by: name of the time, where there are several.
 
     Attributes:
         times_ms: channel -> stream time, of channels whose time has moved on.
@@ -352,16 +353,17 @@ class WatermarkedPartials(Partials):
         idle_at_ms: when the idle ones were known to be at their end, by the wall clock.
     """
 
-    __slots__ = ("_counts", "_topic", "idle_at_ms", "idle_ms", "times_ms")
+    __slots__ = ("_by", "_counts", "_topic", "idle_at_ms", "idle_ms", "times_ms")
 
     def __init__(
         self,
         outputs: Callable[[dict[Any, Any], int | None], list[Output]],
         topic: str,
         counts: Callable[[], tuple[int, int]],
+        by: str = "",
     ) -> None:
         super().__init__(outputs)
-        self._topic, self._counts = topic, counts
+        self._topic, self._counts, self._by = topic, counts, by
         self.times_ms: dict[str, int] = {}
         self.idle_ms: dict[str, int] = {}
         self.idle_at_ms = 0
@@ -387,6 +389,8 @@ class WatermarkedPartials(Partials):
         if self.times_ms:
             messages.append(watermark_message(channels, self.times_ms, at_ms=clock.now_ms()))
         for message in messages:
+            if self._by:
+                cast("dict[str, Any]", message.value)["by"] = self._by
             key, value, headers = message.written()
             made += [Output(self._topic, value, key, number, None, headers) for number in range(partitions)]
         return made

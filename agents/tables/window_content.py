@@ -76,6 +76,7 @@ class WindowContent:
         open: the windows that are not closed.
         inputs: of a table that agents write: the agents that do, each with the topic it reads -> stream time of its
             records. The time of the partition is the least of them.
+        heard: input behind `group_by` -> stream time of its source partitions, which is that of its channel.
         moved_by: input -> the record that has last moved its time; redelivered, it does not move it again.
         now_ms: the last time of the partition before the end of its input; NEVER_MS if there is none.
     """
@@ -88,6 +89,7 @@ class WindowContent:
         "_stored",
         "_sweep",
         "_table",
+        "heard",
         "inputs",
         "keeper",
         "moved_by",
@@ -108,6 +110,7 @@ class WindowContent:
         self._is_loaded = False
         self.keeper, self.open = TimeKeeper(), OpenWindows(self.spec.windows, self._keys.keep_all)
         self.inputs: dict[Input, Channel] = {}
+        self.heard: dict[Input, TimeKeeper] = {}
         self.moved_by: dict[Input, tuple[int, object]] = {}
         self.now_ms = NEVER_MS
         self._row: bytes | None = None  # the time row as it is written
@@ -134,6 +137,9 @@ class WindowContent:
             for agent, topic, max_jump_ms, state in row.get("inputs", ()):
                 if self.spec.is_input(agent, topic):
                     self.inputs[agent, topic] = Channel(max_jump_ms, state)
+            for agent, topic, state in row.get("heard", ()):
+                if self.spec.is_input(agent, topic):
+                    self.heard[agent, topic] = TimeKeeper(state)
             self.now_ms = row.get("now", NEVER_MS)
         elif next(iter(self._current_pairs()), None) is not None:
             raise Usage(
@@ -178,6 +184,8 @@ class WindowContent:
             row["now"] = self.now_ms
         if self.open.taken_changes:
             row["updates"] = self.open.taken_changes
+        if self.heard:
+            row["heard"] = [[*name, keeper.state] for name, keeper in self.heard.items()]
         return msgspec.json.encode(row)
 
     def take_time(self, at_ms: int) -> None:
@@ -188,6 +196,9 @@ class WindowContent:
         Args:
             at_ms: when that is so, by the wall clock.
         """
+        for name, keeper in self.heard.items():
+            if name in self.inputs:
+                self.inputs[name].time_ms = keeper.time_ms
         active = [channel.time_ms for channel in self.inputs.values() if channel.rests_at_ms is None]
         least = min(active) if active else max((c.time_ms for c in self.inputs.values()), default=NEVER_MS)
         if least > self.keeper.time_ms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ...agents.app import App
 from ...agents.engine.committed_offsets import read_channel_states
@@ -167,7 +167,10 @@ def held_jumps(cluster: Cluster, group: str, topics: Collection[str]) -> int:
     counts = Admin(cluster).partitions(topics)
     found = 0
     for _, metadata in ConsumerGroups(cluster).offsets(group, counts).values():
-        states = read_channel_states(metadata).values()
+        states: list[object] = []
+        for state in read_channel_states(metadata).values():
+            times = cast("dict[str, Any]", state).get("times", {}) if isinstance(state, dict) else {"": state}
+            states += times.values()
         found += max((Channel(None, state).held_jumps for state in states), default=0)
     return found
 

@@ -359,6 +359,55 @@ def test_windows_close_in_silence_when_the_input_is_idle() -> None:
         assert [value["at"] for value in world.topic("views.late").values] == [3]
 
 
+def test_windows_behind_group_by_close_in_silence_and_a_partition_without_records_does_not_hold_them() -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=3)
+        app.topic("out")
+        views = reporting()(app)
+
+        async def count(stream: Any) -> None:
+            async for view in stream.group_by(View.page):
+                views[view.page] += 1
+
+        app.agent(app.topic("views", value_type=View, idle_after="1m"), name="count")(count)
+        return app
+
+    with World(app, workers=2) as world:
+        for key, at in (("x", 1), ("x", 2), ("y", 3), ("y", 4)):
+            world.send("views", {"page": "a", "at": at}, key=key)
+            world.settle()
+        world.advance("50s")
+        assert not world.topic("out").values
+        world.advance("2m")
+        assert world.topic("out").values == [["a", [0, 10], 4]]
+
+
+def test_the_time_of_a_value_that_processors_make_moves_time_behind_group_by() -> None:
+    def app() -> anabranch.App:
+        app = anabranch.App("w", topic_partitions=1)
+        app.topic("out")
+        views = reporting()(app)
+
+        def read(line: dict[str, str]) -> View:
+            page, at = line["text"].split()
+            return View(page, float(at))
+
+        async def count(stream: Any) -> None:
+            stream.add_processor(read)
+            async for view in stream.group_by(View.page):
+                views[view.page] += 1
+
+        app.agent(app.topic("lines", idle_after=None), name="count")(count)
+        return app
+
+    with World(app) as world:
+        for line in ("a 1", "a 2", "b 30", "b 31", "a 3"):
+            world.send("lines", {"text": line}, key="k")
+            world.settle()
+        assert world.topic("out").values == [["a", [0, 10], 2]]
+        assert len(world.topic("lines.late").values) == 1
+
+
 def test_what_on_window_close_writes_in_silence_is_committed() -> None:
     def declare(app: anabranch.App) -> Any:
         closed = app.Table("closed", default=int)

@@ -25,8 +25,14 @@ class Sale(faust.Record, validation=False):
     number: int
 
 
-def app_of(kind: str, *, idle_after: str | None = None, beside: bool = True, store: str = "memory://") -> anabranch.App:
-    """Count sales by user and window; what closes is sent, and counted by user in another table."""
+def app_of(
+    kind: str, *, by_key: bool = False, idle_after: str | None = None, beside: bool = True, store: str = "memory://"
+) -> anabranch.App:
+    """Collect the prices of sales by user and window; what closes is sent, and counted by user in another table.
+
+    Args:
+        by_key: the records come by shop, and are sent on by user.
+    """
     app = anabranch.App(
         "windowed", topic_partitions=PARTITIONS, store=store, settings=EngineSettings(commit_beside=beside)
     )
@@ -49,10 +55,10 @@ def app_of(kind: str, *, idle_after: str | None = None, beside: bool = True, sto
 
     @app.agent(sales)
     async def count(stream: Any) -> None:
-        async for sale in stream:
+        async for sale in stream.group_by(Sale.user) if by_key else stream:
             if sale.price == 13:
                 continue  # moves time, and counts nowhere
-            by_user[sale.user] += [int(sale.price)]
+            by_user[sale.user].apply(lambda prices, price: sorted([*prices, price]), int(sale.price))
 
     return app
 
@@ -90,5 +96,5 @@ def expected(
                 own.setdefault((sale["user"], *span), []).append(sale["price"])
         time_ms = END_MS if end else channel.time_ms if channel else 0
         closed += [row for row in own if windows.closes_after_ms(row[2]) < watermark(time_ms, grace_ms)]
-        rows |= own
+        rows |= {row: sorted(prices) for row, prices in own.items()}
     return rows, sorted(late), closed
