@@ -66,8 +66,10 @@ NEEDS_REAL = "needs_real_kafka"
 
 SERVERS = "anabranch_servers"  # attribute of pytest's configuration, and of what a process of pytest-xdist is given
 
-# Folders whose tests take longest, and whose number of tests is smallest. pytest-xdist would put them last.
-SLOW_FIRST = ("integration", "faults", "docs", "testing", "topics", "replay", "agents", "contract")
+# Folders whose files take longest come first, for pytest-xdist would put them last. Files whose tests keep processors
+# busy are put among those whose tests wait for Kafka, so that some of both run at any time.
+BUSY = ("integration", "faults", "docs", "testing", "topics", "replay")
+WAITING = ("agents", "contract")
 
 Fresh = Callable[..., str]
 Drain = Callable[..., list[Message]]
@@ -139,10 +141,15 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put tests that start processes first, so that several processes of pytest-xdist end at about the same time; leave
-    out what `ANABRANCH_TEST_AFTER_MEMORY` says."""
-    rank = {folder: number for number, folder in enumerate(SLOW_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.parent.name, -1))
+    """Order the files so that several processes of pytest-xdist end at about the same time; leave out what
+    `ANABRANCH_TEST_AFTER_MEMORY` says."""
+    files = list(dict.fromkeys(item.path for item in items))
+    place: dict[Path, float] = {}
+    for folders in (BUSY, WAITING):
+        own = [file for file in files if (file.parent.name in WAITING) == (folders is WAITING)]
+        own.sort(key=lambda file: folders.index(file.parent.name) if file.parent.name in folders else -1)
+        place |= {file: number / len(own) for number, file in enumerate(own)}
+    items.sort(key=lambda item: place[item.path])
     if os.environ.get("ANABRANCH_TEST_AFTER_MEMORY"):
         covered = covered_in_memory(items)
         config.hook.pytest_deselected(items=covered)
