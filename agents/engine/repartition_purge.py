@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 PURGE_EVERY_S = 30.0
 
-# A request for fewer records is not worth it.
-_LEAST_RECORDS = 1_000
-
 
 class RepartitionPurge:
     """Deletes processed records of repartition topics.
@@ -71,4 +68,4 @@ class RepartitionPurge:
         own = self._host.repartition_topics
         committed = {at: offset for at, offset in self._committed().items() if at.topic in own}
         self._deleted = {at: offset for at, offset in self._deleted.items() if at in committed}
-        return {at: offset for at, offset in committed.items() if offset - self._deleted.get(at, 0) >= _LEAST_RECORDS}
+        return {at: offset for at, offset in committed.items() if offset > self._deleted.get(at, 0)}

@@ -8,15 +8,9 @@ from typing import Any
 import anabranch
 import pytest
 from anabranch import Count, Tumbling, World
-from anabranch.agents.engine import repartition_purge
 from anabranch.topics.admin import Admin
 
 REPARTITION = "shop-by-user-repartition"
-
-
-@pytest.fixture(autouse=True)
-def few_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repartition_purge, "_LEAST_RECORDS", 5)
 
 
 def app_of() -> anabranch.App:
