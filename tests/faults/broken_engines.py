@@ -208,6 +208,23 @@ def a_lost_partition_is_committed() -> Generator[None]:
         yield
 
 
+@broken_engine("bank with KIP-848", faults="rebalance")
+def an_epoch_whose_commit_a_revoke_could_not_make_goes_on() -> Generator[None]:
+    """Its outputs are sent with the next commit, without the offsets of their records, which others process again."""
+
+    def made(real: Any) -> Any:
+        def revoked(self: Any, gone: set[Any]) -> None:
+            epoch, wanted = self._context.epoch, self._context.epoch.rollback_wanted
+            real(self, gone)
+            if self.lost and not wanted:
+                epoch.begin_rollback()
+
+        return revoked
+
+    with swapped(Rebalance, "revoked", made):
+        yield
+
+
 @broken_engine("speeds", faults="rebalance,kill")
 def agent_offsets_are_not_skipped() -> Generator[None]:
     """All agents start at the committed offset of the partition."""
