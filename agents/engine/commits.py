@@ -1,4 +1,4 @@
-"""Commits epochs, one after the other; with the setting `commit_beside`, each beside the next epoch.
+"""Commits epochs, one after the other, each beside the next epoch unless the setting `commit_beside` is off.
 
     agents   | epoch 1      |barrier| epoch 2           |barrier| epoch 3
     commits                 | queue | complete, apply   | queue | complete, apply

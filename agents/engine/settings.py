@@ -23,8 +23,8 @@ class EngineSettings:
             history to read, so `BOUNDED` has longer epochs, unless the app sets its own. Longer epochs cost less: the
             cost of a commit grows with the keys that the epoch touched, and the cost of reading the result with the
             keys of all commits.
-        commit_beside: whether agents fill the next epoch while Kafka commits one; see `commits.py`. Off, because its
-            gain has not been measured on a quiet machine.
+        commit_beside: whether agents fill the next epoch while Kafka commits one; see `commits.py`. False makes them
+            wait for each commit, which costs more the longer the brokers take to answer.
         commit_share: share of the time that commits may take while no records wait, so that epochs end early. One half
             makes the latency about twice the duration of a commit (80 commits a second on one machine). A smaller share
             reduces the load on a broker that many workers share.
@@ -68,7 +68,7 @@ class EngineSettings:
 
     exactly_once: bool = True
     epoch_s: float = 0.1
-    commit_beside: bool = False
+    commit_beside: bool = True
     commit_share: float = 0.5
     batch_records: int = 20_000
     batch_s: float = 0.05

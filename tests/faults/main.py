@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", action="append", choices=FAULTS, default=[], help="these faults, in every round")
     parser.add_argument("--group-protocol", choices=["classic", "consumer"], default="classic", help="of the workers")
-    parser.add_argument("--commit-beside", action="store_true", help="workers commit beside the next epoch")
+    parser.add_argument("--commit-beside", action=argparse.BooleanOptionalAction, default=True, help="of the workers")
     parser.add_argument("--keep", action="store_true", help="keep the logs of rounds that pass")
     parser.add_argument("--verbose", action="store_true", help="show every round")
     parser.add_argument("--until-first", action="store_true", help="stop at the first round that fails")

@@ -156,7 +156,7 @@ class Scenario:
     large: int = 0
     store: str = "memory://"
     protocol: str = "classic"
-    commit_beside: bool = False
+    commit_beside: bool = True
     feed: str = "driver"
     windows: bool = False
     kinds: tuple[str, ...] = field(default=())
