@@ -85,7 +85,7 @@ class AgentTestWrapper(Agent[V, R]):
         self._worker = OneAgentWorker(cast("App", tested.app))
         app = self._worker.app
         super().__init__(app=app, channel=cast(Any, topic).clone(app=app), **given)
-        self.on_failure, self.retry = tested.on_failure, tested.retry
+        self.on_failure, self.retry, self.timers = tested.on_failure, tested.retry, tested.timers
         app.agents[self.name] = self
 
     async def __aenter__(self) -> Self:

@@ -46,6 +46,7 @@ class OneAgentApp(App):
         runtime.partitioners |= tested.partitioners
         for table in tested.tables:
             self.tables.add(cast(Any, table))
+        runtime.waiting += tested.waiting
 
 
 class OneAgentWorker:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ..topics import clock
 from ..topics.control_records import END_OF_INPUT, carries_control, decode, is_control, records_of
@@ -34,9 +34,10 @@ from .runtime import runtime_of
 
 if TYPE_CHECKING:
     from ..topics.message import Message
+    from .event_time.event_time import Timing
     from .stream import Stream
 
-__all__ = ["Firing", "StreamClock", "Waiting", "clock_of", "refuse_waiting"]
+__all__ = ["Firing", "StreamClock", "Waiting", "clock_of", "refuse_waiting", "timing_of"]
 
 _LOOK_S = 1.0
 # After so many, let the event loop see whether a commit is due.
@@ -119,7 +120,7 @@ class StreamClock:
     def __init__(self, stream: Stream, waiting: list[Waiting]) -> None:
         self._stream, self._waiting = stream, waiting
         topic, runtime = stream.topic, runtime_of(stream.app)
-        timing = topic.timing
+        timing = timing_of(stream)
         self._names = frozenset(topic.topics)
         self._name = topic.get_topic_name()
         self._group = runtime.conf.id
@@ -365,6 +366,12 @@ class StreamClock:
                 context.savepoint(stream)
         context.count_fired(stream)
         stream.message = None
+
+
+def timing_of(stream: Stream) -> Timing:
+    """Return what the topic of a stream's agent declares of event time; it holds behind `group_by`, too."""
+    agent = runtime_of(stream.app).agents.get(stream.name)
+    return cast("Timing", getattr(getattr(agent, "channel", None), "timing", stream.topic.timing))
 
 
 def clock_of(stream: Stream) -> StreamClock | None:

@@ -35,6 +35,7 @@ from .engine.runner import acting_runner
 from .event_time.channel import END_MS, NEVER_MS
 from .event_time.event_time import moment, time_ms
 from .runtime import runtime_of
+from .stream_clock import timing_of
 from .tables.store_directory import store_scheme
 from .tables.timer_table import OpenTimers, StoredTimer, TimerTable, open_timers
 
@@ -121,7 +122,7 @@ class Timers:
             step=lambda: runtime.agent_step,
         )
         app.add_table(self.table)
-        runtime.add_waiting(self._in)
+        runtime.add_waiting(self.waiting_in)
 
     def handler(self, name: str, function: Handler) -> None:
         """Add the function for the timers of a name.
@@ -138,7 +139,8 @@ class Timers:
             )
         self.handlers[name] = function
 
-    def _in(self, stream: Stream) -> WaitingTimers | None:
+    def waiting_in(self, stream: Stream) -> WaitingTimers | None:
+        """Return the timers that wait for event time in a stream; None if it is not the agent's."""
         return WaitingTimers(self, stream) if stream.name == self.agent.name else None
 
 
@@ -147,7 +149,7 @@ class WaitingTimers:
 
     def __init__(self, timers: Timers, stream: Stream) -> None:
         self._timers, self._stream = timers, stream
-        self._grace_ms = stream.topic.timing.given_grace_ms or 0
+        self._grace_ms = timing_of(stream).given_grace_ms or 0
 
     @property
     def next_ms(self) -> int | None:

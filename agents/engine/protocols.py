@@ -94,14 +94,10 @@ class DeclaredAgent(Protocol):
     Attributes:
         on_failure: name of the failure policy.
         retry: the retries before the failure policy applies; None: no retries.
-        timers: its timers; None: it has none.
     """
 
     on_failure: str
     retry: Retry | None
-
-    @property
-    def timers(self) -> object | None: ...
 
     @property
     def channel(self) -> object:
@@ -268,6 +264,11 @@ class RecordFeed(Protocol):
 
     @property
     def progress_name(self) -> str: ...
+
+    @property
+    def clock(self) -> object | None:
+        """Event time, if timers fire between its records; else None."""
+        ...
 
     @property
     def topic(self) -> Any: ...

@@ -71,9 +71,9 @@ class RetryTopics:
             found.setdefault(retry_topic(self._host.conf.id, agent, topic), (agent, topic))
             # Dead letters of an agent that reads only this topic name this retry topic.
             found.setdefault(retry_topic(self._host.conf.id, agent), (agent, topic))
-        for name, agent in self._host.agents.items():
-            if agent.timers is not None:
-                found.setdefault(self.of_fired(name, "timers"), (name, topics_read(agent)[0]))
+        for stream in self._router.streams:
+            if stream.clock is not None:  # behind `group_by`, that is another topic than the agent's
+                found[self.of_fired(stream.name, "timers")] = stream.name, stream.topic.get_topic_name()
         declared = {name for topic in self._host.topics for name in topic.topics}
         return {name: of for name, of in found.items() if name not in declared}
 

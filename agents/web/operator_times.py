@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, cast
 from ...topics.topic_partition import TopicPartition
 from ..event_time.channel import END_MS, Channel, watermark
 from ..event_time.time_keeper import TimeKeeper, channel_name
+from ..stream_clock import timing_of
 from ..tables.timer_table import TimerTable
 from ..tables.window_table import WindowTable, window_contents
 
 if TYPE_CHECKING:
-    from ..engine.protocols import RecordFeed
     from ..runtime import Runtime
+    from ..stream import Stream
     from ..tables.timer_table import TimerContent
     from ..timers import Timers
 
@@ -81,13 +82,13 @@ def operator_times(runtime: Runtime) -> Iterator[OperatorTime]:
                 None if next_ms is None else next_ms + 1,
             )
 
-    for stream in runtime.context.router.streams if runtime.engine_started else ():
+    for stream in cast("list[Stream]", runtime.context.router.streams) if runtime.engine_started else ():
         timers = getattr(runtime.agents.get(stream.name), "timers", None)
-        if timers is not None:
+        if timers is not None and stream.clock is not None:
             yield from _of_timers(timers, stream)
 
 
-def _of_timers(timers: Timers, stream: RecordFeed) -> Iterator[OperatorTime]:
+def _of_timers(timers: Timers, stream: Stream) -> Iterator[OperatorTime]:
     stored, topic = timers.table.states, stream.topic
     for at, partition in sorted(stream.queue.partitions.items()):
         if at.topic not in topic.topics:
@@ -98,7 +99,7 @@ def _of_timers(timers: Timers, stream: RecordFeed) -> Iterator[OperatorTime]:
         yield OperatorTime(
             timers.table.name,
             at.partition,
-            watermark(time_ms, topic.timing.given_grace_ms or 0),
+            watermark(time_ms, timing_of(stream).given_grace_ms or 0),
             [] if time_ms == END_MS else [at],
             None,
             0 if content is None else content.approximate_count(),

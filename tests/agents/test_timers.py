@@ -14,14 +14,14 @@ from anabranch.replay.dead_letters.republisher import Republisher
 from anabranch.topics.errors import Usage
 
 
-def watching(lab: Any, app: Any, topic: str, told: str, *, fails: set[str] | None = None) -> Any:
+def watching(lab: Any, app: Any, topic: str, told: str, *, fails: set[str] | None = None, grouped: bool = False) -> Any:
     """An agent that sets a timer for 15 s after the time of each record with an odd number."""
     orders = app.topic(topic, time="at", time_unit="s", grace=0, idle_after=None)
     unpaid = app.Table("unpaid", default=int)
 
     @app.agent(orders, name="watch")
     async def watch(stream):
-        async for order in stream:
+        async for order in stream.group_by(lambda order: order["key"], name="key") if grouped else stream:
             await app.topic(told).send(key=order["key"], value=f"{order['key']} {order['at']}")
             if order["at"] % 2:
                 unpaid[order["key"]] += 1
@@ -64,24 +64,28 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replayed_dead_letters, "LOOK_S", 0.05)
 
 
-async def test_a_timer_that_failed_fires_again_when_its_dead_letter_is_replayed(lab, broker, drain) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_timer_that_failed_fires_again_when_its_dead_letter_is_replayed(
+    lab, broker, drain, grouped: bool
+) -> None:
     topic, told, fails = lab.topic(2), lab.topic(1), {"a"}
-    app = watching(lab, lab.app(lab.fresh("app")), topic, told, fails=fails)
+    app = watching(lab, lab.app(lab.fresh("app")), topic, told, fails=fails, grouped=grouped)
+    letters = f"{app.conf.id}-watch-{topic}-key-repartition.dlq" if grouped else f"{topic}.dlq"
     lab.produce(topic, [order("a", 4), order("a", 5), order("a", 30), order("b", 4), order("b", 7), order("b", 40)])
     async with lab.running(app):
         await lab.caught_up(topic, app)
-        await lab.until(lambda: len(drain(f"{topic}.dlq")) == 1, "a dead letter")
-        republisher = Republisher(broker, f"{topic}.dlq", runs_topic=lab.fresh("runs"))
+        await lab.until(lambda: runtime_of(app).status.dead_letters_total == 1, "a dead letter")
+        republisher = Republisher(broker, letters, runs_topic=lab.fresh("runs"))
         assert republisher.republish(DeadLetterFilter()).sent == 1
         # It fails once more, and is replayed once more.
-        await lab.until(lambda: len(drain(f"{topic}.dlq")) == 2, "another dead letter")
+        await lab.until(lambda: runtime_of(app).status.dead_letters_total == 2, "another dead letter")
         fails.clear()
         assert republisher.republish(DeadLetterFilter()).sent == 1
         await lab.until(lambda: b'"a late 1"' in [message.value() for message in drain(told)], "the timer fires")
     assert sorted(message.value() for message in drain(told)) == sorted(
         [b'"a 4"', b'"a 5"', b'"a 30"', b'"a late 1"', b'"b 4"', b'"b 7"', b'"b 40"', b'"b late 1"']
     )
-    (first, second) = drain(f"{topic}.dlq")
+    (first, second) = drain(letters)
     facts = [dict(letter.headers()) for letter in (first, second)]
     assert {fact["anabranch-reason"] for fact in facts} == {b"timer"}
     assert facts[0]["anabranch-source"] == facts[1]["anabranch-source"]
@@ -176,3 +180,48 @@ async def test_an_agent_with_timers_takes_one_record_at_a_time(lab, how: str) ->
     with pytest.raises(anabranch.topics.errors.Stop, match="which fire between two records"):
         async with lab.running(app):
             await lab.caught_up(topic, app)
+
+
+def test_timers_behind_group_by_go_by_the_declared_time_of_the_topic() -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("grouped", topic_partitions=1)
+        orders = app.topic("orders", time="at", time_unit="s", grace="3s", idle_after=None)
+
+        @app.agent(orders, name="watch")
+        async def watch(stream):
+            async for order in stream.group_by(lambda order: order["key"], name="key"):
+                app.at((order["at"] + 5) * 1000, key=order["key"], name="t")
+
+        @watch.on_timer("t")
+        async def t(timer):
+            await app.topic("told").send(key=timer.key, value=timer.due_ms)
+
+        return app
+
+    with anabranch.World(make) as world:
+        for key, at in (("a", 1), ("b", 2), ("c", 8), ("d", 9), ("e", 10)):
+            world.send("orders", {"key": key, "at": at})
+            world.settle()
+        assert world.topic("told").values == [6_000, 7_000]
+        ((row,), _) = world.get("/time/").json.values()
+        assert row["watermark_ms"] == 7_000
+
+
+async def test_timers_fire_in_a_test_context() -> None:
+    app = anabranch.App("context", topic_partitions=1)
+    fired: list[Any] = []
+
+    @app.agent(app.topic("orders", time="at", idle_after=None), name="watch")
+    async def watch(stream):
+        async for order in stream:
+            app.at(order["at"] + 5, key="k", name="t", payload=order["at"])
+            yield order["at"]
+
+    @watch.on_timer("t")
+    async def t(timer):
+        fired.append((timer.due_ms, timer.payload))
+
+    async with watch.test_context() as agent:
+        for at in (1, 2, 8, 9):
+            await agent.put({"at": at}, key="k")
+        assert fired == [(7, 2)]
