@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from anabranch import World
+from anabranch import Count, Tumbling, World
 from anabranch.replay.testing.topic_content import content_of
+from anabranch.topics.producer import TransactionalProducer
 from window_behaviours import BEHAVIOURS, app_of, closed_windows, records_of
 
 PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
+from anabranch.topics.producer import TransactionalProducer
 from window_behaviours import BEHAVIOURS, app_of
 app = app_of("behaviours", {{behaviour.name: behaviour.name for behaviour in BEHAVIOURS}}, by_key={by_key})
 """
@@ -44,6 +47,26 @@ async def test_on_the_live_topic(by_key: bool, lab, drain, record) -> None:
     assert {name: [v["at"] for v in _values(drain(topic))] for name, topic in late.items() if topic in existing} == {
         behaviour.name: list(behaviour.late) for behaviour in BEHAVIOURS if behaviour.late
     }
+
+
+async def test_an_open_transaction_keeps_its_partition_from_being_idle(lab, drain, record) -> None:
+    topic, out = lab.topic(2), lab.topic(1, "out")
+    app = lab.app(lab.fresh("app"), topic_partitions=2)
+    sales = app.topic(topic, time="at", time_unit="s", grace=0, max_jump=None, idle_after="1s", partitions=2)
+    sales.key_by("key").window(Tumbling("10s")).aggregate("windows", n=Count()).final().to(app.topic(out, partitions=1))
+    upstream = TransactionalProducer(lab.cluster, lab.fresh("upstream"))
+    upstream.open()
+    upstream.begin()
+    upstream.produce(topic, b'{"at": 3, "key": "a"}', b"a", 1)
+    upstream.flush()
+    async with lab.running(app):
+        lab.produce(topic, [record({"at": at, "key": "a"}, "a", partition=0) for at in (1, 100)])
+        await asyncio.sleep(3)  # now partition 1 would be idle, if what is in it did not count
+        upstream.commit()
+        (final,) = await lab.until(lambda: drain(out))
+    upstream.close()
+    assert msgspec.json.decode(final.value())["n"] == 2
+    assert f"{topic}.late" not in lab.admin.partitions()
 
 
 def _values(messages: list[Any]) -> list[Any]:
