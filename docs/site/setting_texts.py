@@ -102,6 +102,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "producer_linger_ms": "Old name of `producer_linger`, in milliseconds.",
         "url": "Old name of `broker`.",
         "cython_optimizations": "Without effect.",
+        "table_cleanup_interval": "Without effect: windows are removed when a commit finds that their time is over.",
+        "table_key_index_size": "Without effect.",
         "stream_ack_cancelled_tasks": "Without effect: progress is committed by offset.",
         "stream_ack_exceptions": "Without effect, likewise.",
         "stream_publish_on_commit": "Without effect: all outputs are published at the commit.",
