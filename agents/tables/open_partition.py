@@ -270,7 +270,9 @@ class OpenPartition(Generic[K, V]):
 
     def delete(self, key: object) -> None:
         """Delete a key, which may be absent; reads look at the cache before `deleted`."""
-        self.writes.pop(cast("K", key), None)
+        written = self.writes.pop(cast("K", key), None)
+        if type(written) not in IMMUTABLE and not self._all.tracking and self.has_untracked({cast("K", key): written}):
+            self._all.untracked = True  # the barrier does not see it any more, and agents may have changed it meanwhile
         self.deleted[key] = None
         self.state.cache.pop(key, None)
 

@@ -223,6 +223,13 @@ KINDS: dict[str, Callable[[], Agent]] = {
 @given(program=programs)
 @example(program=[[("read", 0, "a", 0, 0), ("change", 0, "a", 0, 0), ("change", 0, "a", 0, 0), ("pop", 0, "a", 0, 0)]])
 @example(program=[[("write", 0, "c", 0, 0), ("pop", 0, "c", 0, 0), ("change held", 0, "a", 0, 0)]])
+@example(
+    program=[
+        [("write", 0, "a", 2, 0)],
+        [("change held", 0, "a", 2, 0)],
+        [("read", 0, "a", 0, 0), ("delete", 0, "a", 0, 0)],
+    ]
+)
 @settings(max_examples=20, deadline=None)
 def test_it_cannot_be_seen_where_commits_fall(kind: str, program: list[list[Op]]) -> None:
     ends: list[Any] = []
