@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from window_twin import Kind, Result, Sale, closed_by, computed, stream_times
 
 SECONDS = float(os.environ.get("ANABRANCH_FUZZ_S", "0"))
-pytestmark = pytest.mark.timeout(180 + 4 * SECONDS)
+pytestmark = pytest.mark.timeout(180 + 8 * SECONDS)
 START_MS = 1_769_860_800_000
 SECOND = 1_000
 PHASES = [phase for phase in Phase if phase is not Phase.shrink]
