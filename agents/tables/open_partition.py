@@ -326,7 +326,7 @@ class OpenPartition(Generic[K, V]):
         self.deleted.clear()
         self._put.clear()
 
-    def has_untracked(self, changes: Mapping[K, V]) -> bool:
+    def has_untracked(self, changes: Mapping[K, V | None]) -> bool:
         """True if an agent may hold one of these values without its being tracked."""
         put = self._put
         if put and len(put) == len(changes) and all(map(is_, changes.values(), put.values())):
