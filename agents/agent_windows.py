@@ -7,7 +7,8 @@ Invariants.
   does not count, but not those that cannot be decoded. A record that is redelivered moves it once.
 - Windows close between two records, before the record is handed out whose time has passed their end, in the order of
   their ends and then of their keys. `on_window_close` runs there, in the agent's context. What it has done is committed
-  with the note that the window is closed, and a rollback of the record that follows does not undo it.
+  with the note that the window is closed, and a rollback of the record that follows does not undo it. If it fails, it
+  is rolled back alone (`firings.py`); the window is closed, and goes to the agent's failure policy.
 - If more windows close than an epoch may hold outputs of, the record goes back to the queue, and is taken again when
   the epoch is committed. Rows of packed batches cannot go back; their windows close in one epoch.
 - A record is late if the watermark of its input, as it was before it, had passed the first window that it belongs to.
@@ -30,14 +31,16 @@ from mode.utils.futures import maybe_async
 from ..topics import clock
 from ..topics.control_records import END_OF_INPUT, ControlRecord, carries_control, decode, is_control
 from ..topics.dead_letter import LATE_SUFFIX
-from ..topics.errors import BadRecord, Stop, Usage, described
+from ..topics.errors import BadRecord, Stop, Usage
 from ..topics.topic_partition import TopicPartition
 from .decoded_batches import decoded
+from .engine.firing import FiringRecord
 from .engine.partition_queue import QueuedBatch, place_of
 from .event import to_event
 from .event_time.channel import END_MS, Channel, watermark
 from .event_time.idleness import Idleness
 from .event_time.time_keeper import TimeKeeper, channel_name
+from .firings import ClosingWindow, fire
 from .flows.aggregates import getter
 from .flows.late_records import LateRecords
 from .flows.operators import field_reader
@@ -141,7 +144,7 @@ class AgentWindows(WindowWriter):
     def record(self) -> _Record:
         """The record that the agent processes."""
         stream, record = self.stream, self._record
-        if stream.message is None:
+        if stream.message is None or type(stream.message) is FiringRecord:
             raise Usage(
                 f"agent {stream.name}: a window that closes has no record whose time could choose a window",
                 hint="in on_window_close, read a table with windows by now(), or by [key][start, end]",
@@ -407,7 +410,6 @@ class AgentWindows(WindowWriter):
         Args:
             divisible: stop when the epoch has to end; the rest closes in the next one.
         """
-        called = False
         for table, content in self._contents(at):
             if (self.stream.name, at.topic) not in content.inputs:
                 continue
@@ -420,48 +422,35 @@ class AgentWindows(WindowWriter):
                 row = content.open.next_due(content.watermark_ms)
                 if row is None:
                     break
-                called = await self._call(table, table.on_close, row) or called
-        if called and self.stream.queue.isolating:
-            try:
-                self.stream.context.savepoint(self.stream)  # the rollback of the next record must not undo it
-            except BadRecord as exc:
-                raise self._failed(exc, "what it has written") from exc
+                await self._call(table, table.on_close, at, row)
         return True
 
     @property
     def _must_end(self) -> bool:
         return self.stream.queue.cut or self.stream.context.epoch.full
 
-    async def _call(self, table: AgentWindowTable[Any], on_close: CloseCallback, row: WindowKey) -> bool:
-        """Call `on_window_close` for a window; return False if the table does not have it."""
+    async def _call(
+        self, table: AgentWindowTable[Any], on_close: CloseCallback, at: TopicPartition, row: WindowKey
+    ) -> None:
+        """Call `on_window_close` for a window, if the table has it; a failure goes to the failure policy."""
         stream = self.stream
         partition, _ = window_partition(table)
         value = partition.find(row)
         if value is ABSENT:
-            return False
+            return
         key, start_ms, end_ms = row
-        stream.due_ms = timestamp_of(end_ms)
-        try:
+
+        async def tell() -> None:
             own = value if type(value) in IMMUTABLE else deepcopy(value)
             await maybe_async(on_close((key, (start_ms / 1000, end_ms / 1000)), own))
-            if stream.runner is not None and stream.runner.handed:
-                stream.context.end_record(stream)
-        except Stop:
-            stream.context.epoch.want_rollback()
-            raise
-        except Exception as exc:
-            raise self._failed(exc, f"window {row} of table {table.name}") from exc
-        finally:
-            stream.due_ms = None
-        stream.context.epoch.touch()
-        return True
 
-    def _failed(self, error: Exception, what: str) -> Stop:
-        self.stream.context.epoch.want_rollback()
-        return Stop(
-            f"agent {self.stream.name}: on_window_close failed at {what}: {described(error)}",
-            hint="correct the function; the window closes again when the worker starts",
-        )
+        def element() -> dict[str, Any]:
+            return {"key": key, "start": start_ms, "end": end_ms, "value": table.plain(value)}
+
+        source = at.topic if cast(Any, stream)._prev is None else _origin(stream)
+        due_ms = timestamp_of(end_ms)
+        await fire(stream, ClosingWindow(stream, table, at, row, element, source=source, due_ms=due_ms, tell=tell))
+        stream.context.epoch.touch()
 
 
 def windows_of(stream: Stream) -> AgentWindows | None:

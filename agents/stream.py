@@ -95,7 +95,6 @@ class Stream(faust.Stream[V_co]):
         self.timer: asyncio.TimerHandle | None = None
         self.takes_control = False
         self.message: Message | None = None  # the record that the agent processes
-        self.due_ms: int | None = None
         self.windows: AgentWindows | None = None  # of an app with windowed tables
         self.clock: StreamClock | None = None  # of an agent with timers
         self._package: Package | None = None

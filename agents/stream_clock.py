@@ -25,11 +25,11 @@ from ..topics.control_records import END_OF_INPUT, carries_control, decode, is_c
 from ..topics.errors import BadRecord, Stop, Usage
 from ..topics.topic_partition import TopicPartition
 from .decoded_batches import SKIPPED, decoded
-from .engine.firing import FiringRecord
 from .engine.partition_queue import QueuedBatch
 from .engine.protocols import topics_read
 from .event_time.channel import END_MS, NEVER_MS, Channel
 from .event_time.idleness import Idleness
+from .firings import Firing, fire
 from .runtime import runtime_of
 
 if TYPE_CHECKING:
@@ -37,31 +37,11 @@ if TYPE_CHECKING:
     from .event_time.event_time import Timing
     from .stream import Stream
 
-__all__ = ["Firing", "StreamClock", "Waiting", "clock_of", "refuse_waiting", "timing_of"]
+__all__ = ["StreamClock", "Waiting", "clock_of", "refuse_waiting", "timing_of"]
 
 _LOOK_S = 1.0
 # After so many, let the event loop see whether a commit is due.
 _PAUSE_AFTER = 256
-
-
-class Firing(Protocol):
-    """Something that is due.
-
-    Attributes:
-        record: what stands for it while it fires.
-        reason: the reason in its dead letter.
-    """
-
-    record: FiringRecord
-    reason: str
-
-    def remove(self) -> None:
-        """Note, as a write of a table, that it has fired; called again after a rollback, before its dead letter."""
-        ...
-
-    async def run(self) -> None:
-        """Do what has to be done, in the context of the agent."""
-        ...
 
 
 class Waiting(Protocol):
@@ -335,37 +315,8 @@ class StreamClock:
             self._stream.context.end_record(self._stream)
 
     async def _fire_one(self, firing: Firing) -> None:
-        stream, context, record = self._stream, self._stream.context, firing.record
-        partition = stream.queue.at(TopicPartition(record.topic(), record.partition()))
-        isolating = stream.queue.isolating
-        if isolating:
-            stream.message = None
-            context.savepoint(stream)
-        stream.message = record  # pyright: ignore[reportAttributeAccessIssue]
-        firing.remove()
-        error = partition.poisoned.get(record.place)
-        if error is None:
-            try:
-                await firing.run()
-                self._end_record()
-                if isolating:
-                    context.savepoint(stream)  # finds what cannot be kept
-            except Stop:
-                raise
-            except Exception as exc:
-                if not isolating or not context.roll_back_to_savepoint():
-                    context.epoch.want_rollback()  # whatever the agent makes of the error
-                    raise
-                firing.remove()
-                error = exc
-        else:
-            partition.fired.add(record.place)
-        if error is not None:
-            context.apply_policy(stream, record, error, firing.reason)
-            if isolating:
-                context.savepoint(stream)
-        context.count_fired(stream)
-        stream.message = None
+        await fire(self._stream, firing)
+        self._stream.context.count_fired(self._stream)
 
 
 def timing_of(stream: Stream) -> Timing:

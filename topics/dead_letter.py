@@ -4,7 +4,7 @@ The topic is `<topic>.dlq`. Key and value are the bytes of the record. Its own h
 
 | header | content |
 | --- | --- |
-| `anabranch-reason` | `decode`, `agent`, `line`; `time`: no event time; `timer`; `refused`: its topic refuses it |
+| `anabranch-reason` | `decode`, `agent`, `line`, `timer`, `window`; `time`: it has none; `refused` by its topic |
 | `anabranch-error` | type and message of the error, 1,000 characters at most |
 | `anabranch-private` | names of the record's private fields, separated by commas, if it has any |
 | `anabranch-private-error` | the error with its message, if the one in `anabranch-error` is hidden |
@@ -14,6 +14,7 @@ The topic is `<topic>.dlq`. Key and value are the bytes of the record. Its own h
 | `anabranch-agent`, `-app`, `-app-version` | the agent, app and version that failed |
 | `anabranch-attempts` | number of times that the agent has failed at it |
 | `anabranch-retry-topic` | the topic to which `dlq replay` re-publishes it: only this agent reads it |
+| `anabranch-operator`, `-window` | of a window that failed: its table; start and end, ISO 8601, with `/` between |
 
 A record that is re-published to a retry topic has one more header behind its own, `anabranch-retry-of`, with its source
 as above. When it fails again, its next dead letter names that source, in the same dead-letter topic.
@@ -172,6 +173,8 @@ def dead_letter(
     app_version: int | None = None,
     attempts: int | None = None,
     retry_topic: str | None = None,
+    operator: str | None = None,
+    window: str | None = None,
 ) -> DeadLetter:
     """Return the dead letter of a record of `topic`; facts that are None get no header.
 
@@ -194,6 +197,8 @@ def dead_letter(
         "app-version": app_version,
         "attempts": attempts,
         "retry-topic": retry_topic,
+        "operator": operator,
+        "window": window,
     }
     facts = [
         (f"{_PREFIX}{name}", str(value).encode(errors="backslashreplace"))

@@ -14,6 +14,7 @@ from ..tables.open_partition import end_record
 from .barrier import Barrier
 from .epoch import Epoch
 from .failed_records import Failures
+from .firing import FiringRecord
 from .outbox import Partials, inherited_ms
 from .protocols import EngineLoop, Host, RecordFeed
 from .replayed_dead_letters import RetryTopics
@@ -118,8 +119,8 @@ class AgentContext:
             Usage: the agent takes batches, which have no timestamp of their own.
         """
         stream = self.current.stream if self.current is not None else None
-        if stream is None or stream.message is None:
-            return -1 if stream is None or stream.due_ms is None else stream.due_ms
+        if stream is None or stream.message is None or (stream.by_batch and type(stream.message) is FiringRecord):
+            return -1
         if stream.by_batch:
             raise Usage(
                 f"agent {stream.name} takes batches and uses a table with a time-to-live",
@@ -187,8 +188,6 @@ class AgentContext:
         message, failures = stream.message, self.failures
         if output.timestamp_ms is None and message is not None:
             output = output._replace(timestamp_ms=inherited_ms(message))
-        elif output.timestamp_ms is None and stream.due_ms is not None:
-            output = output._replace(timestamp_ms=stream.due_ms)
         if failures.rules:
             failures.check(output, isolating=stream.queue.isolating)
         self.epoch.outbox.add(output, runner.at)

@@ -75,46 +75,50 @@ class Failures:
         origin, headers = self._retries.origin(message)  # `origin`: its first position, if it failed before
         origin = origin or Origin(message.topic(), message.partition(), message.offset(), getattr(message, "row", None))
         source, row = str(origin), origin.row
+        window = message.window if isinstance(message, FiringRecord) else None
+        topic = origin.topic if window is None else window.source
+        what = source if window is None else f"window {window.text} of table {window.operator}"
         text = described(error)
         fields = {"topic": origin.topic, "partition": origin.partition, "offset": origin.offset}
         fields |= {"agent": stream.name} if row is None else {"agent": stream.name, "row": row}
         if policy == "fail":
             raise Stop(
-                f"agent {stream.name} failed at {source}: {text}",
+                f"agent {stream.name} failed at {what}: {text}",
                 hint="fix the record or the agent; "
                 'on_failure="dead_letter" sends failed records to the dead-letter topic',
             )
         self._outbox.failed[stream.name] += records
         self._host.answer_refused(headers, f"agent {stream.name} failed at the question: {text}")
         if policy == "skip":
-            self._skip(stream.name, origin.topic, text)
-            logger.warning("skipped %s (agent %s): %s", source, stream.name, text, extra=fields)
+            self._skip(stream.name, topic, text)
+            logger.warning("skipped %s (agent %s): %s", what, stream.name, text, extra=fields)
             return
         partition = stream.queue.at(TopicPartition(message.topic(), message.partition()))
         letter = dead_letter(
-            topic=origin.topic,
+            topic=topic,
             key=message.key(),
             value=message.value(),
             headers=headers,
             reason="decode" if isinstance(error, UnreadableHeaders) else reason,
             error=text,
             private_error=described(error, whole=True),
-            private=self._host.private.of(origin.topic).names,
+            private=self._host.private.of(topic).names | (window.private if window is not None else frozenset()),
             at=raised_at(error),
             source=source,
-            partition=origin.partition,
-            offset=origin.offset,
+            # A window is no record of the topic, so it has no position there that could be read again.
+            partition=origin.partition if window is None else None,
+            offset=origin.offset if window is None else None,
             row=row,
             timestamp_ms=message.timestamp()[1],
             agent=stream.name,
             app=self._host.conf.id,
             app_version=self._host.conf.version,
             attempts=partition.failures.get(place_of(message)),
-            retry_topic=self._retries.of_fired(stream.name, message.kind)
-            if isinstance(message, FiringRecord)
-            else self._retries.of(stream.name, origin.topic),
+            retry_topic=self._retry_topic(stream, message, origin.topic),
+            operator=None if window is None else window.operator,
+            window=None if window is None else window.text,
         )
-        self._host.provisioner.add_dead_letter_topic(letter.topic, origin.topic)
+        self._host.provisioner.add_dead_letter_topic(letter.topic, topic)
         now_ms, timestamp_ms = _now_ms(), message.timestamp()[1]
         rules = self.rules.get(letter.topic)
         unsent = timestamp_ms in (0, NO_TIME_MS) or timestamp_ms > now_ms
@@ -122,10 +126,20 @@ class Failures:
             timestamp_ms = None  # now, which every topic accepts; the headers hold the record's own
         output = Output(letter.topic, letter.value, letter.key, -1, timestamp_ms, letter.headers)
         why = rules.broken_by(output, now_ms) if rules is not None else None
+        if rules is not None and why is not None and window is not None:
+            # It may be larger than the records of the topic. It is in the table; the letter only names it.
+            output = output._replace(value=window.short())
+            why = rules.broken_by(output, now_ms)
         if why is not None:
             raise self._undeliverable(source, why) from error
         self._outbox.add_dead_letter(output, source)
-        logger.warning("dead letter %s → %s (agent %s): %s", source, letter.topic, stream.name, text, extra=fields)
+        logger.warning("dead letter %s → %s (agent %s): %s", what, letter.topic, stream.name, text, extra=fields)
+
+    def _retry_topic(self, stream: RecordFeed, message: Any, topic: str) -> str | None:
+        """Return the topic to which a dead letter is re-published; None if it is that of a window."""
+        if not isinstance(message, FiringRecord):
+            return self._retries.of(stream.name, topic)
+        return None if message.window is not None else self._retries.of_fired(stream.name, message.kind)
 
     def _skip(self, agent: str, topic: str, error: str) -> None:
         """Count a record that is skipped without a dead letter; a bounded run also notes it in a topic."""
@@ -298,9 +312,9 @@ class Failures:
         queue = stream.queue
         partition = queue.at(TopicPartition(message.topic(), message.partition()))
         if isinstance(message, FiringRecord):
-            if queue.isolating:  # and it could not be rolled back alone
+            if queue.isolating or message.window is not None:  # and it could not be rolled back alone
                 partition.poisoned[message.place] = error
-            queue.isolating = True
+            queue.isolating = queue.isolating or message.window is None
             return False
         # If the agent takes several records at a time, the failing one is not known yet.
         alone = not stream.grouped or (queue.isolating and partition.held_back in (None, message.offset()))

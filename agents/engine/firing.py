@@ -5,11 +5,41 @@ the agent's failure policy."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Protocol
 
 from ...topics.producer import Headers
 from ...topics.topic_partition import TopicPartition
 
-__all__ = ["FiringRecord"]
+__all__ = ["ANYWHERE", "FiringRecord", "FiringWindow"]
+
+ANYWHERE = -1
+"""The offset in the place of a window. It fires once, and where it does after a rollback may depend on the clock."""
+
+
+class FiringWindow(Protocol):
+    """A window that fires, for its dead letter.
+
+    Attributes:
+        source: the topic whose dead letter it is: that whose records the windows are made of.
+        operator: name of the table.
+    """
+
+    source: str
+    operator: str
+
+    @property
+    def text(self) -> str:
+        """Its start and end, as in headers of late records."""
+        ...
+
+    @property
+    def private(self) -> frozenset[str]:
+        """Names of private fields."""
+        ...
+
+    def short(self) -> bytes:
+        """Return the value of its dead letter without the value of the window, where it is too large."""
+        ...
 
 
 class FiringRecord:
@@ -23,13 +53,14 @@ class FiringRecord:
         letter: returns key and value of its dead letter.
         kind: what it is one of, such as `timers`. `dlq replay` re-publishes its dead letter to a topic of the agent for
             these, see `RetryTopics.of_fired`.
+        window: the window, if it is one: it has no topic to return by.
 
     Attributes:
-        kind: see above.
+        kind, window: see above.
         place: as `partition_queue.place_of`.
     """
 
-    __slots__ = ("_at", "_due_ms", "_letter", "_offset", "kind", "place")
+    __slots__ = ("_at", "_due_ms", "_letter", "_offset", "kind", "place", "window")
 
     def __init__(
         self,
@@ -40,10 +71,11 @@ class FiringRecord:
         letter: Callable[[], tuple[bytes | None, bytes | None]],
         *,
         kind: str,
+        window: FiringWindow | None = None,
     ) -> None:
-        self.kind = kind
+        self.kind, self.window = kind, window
         self._at, self._offset, self._due_ms, self._letter = at, offset, due_ms, letter
-        self.place = offset, identity
+        self.place = offset if window is None else ANYWHERE, identity
 
     def topic(self) -> str:
         return self._at.topic

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
-from .firing import FiringRecord
+from .firing import ANYWHERE, FiringRecord
 from .retry_delays import RetryDelays
 
 __all__ = ["PartitionQueue", "QueuedBatch", "RecordPosition", "place_of"]
@@ -17,7 +17,8 @@ Message = Any
 """A `confluent_kafka.Message`. Its accessors cost as much as decoding JSON, so they are rarely called."""
 
 Place = tuple[int, Hashable]
-"""The place of a record in its partition: offset and row (0 for a plain record); or of what fires in front of it."""
+"""The place of a record in its partition: offset and row (0 for a plain record); or of what fires in front of it, with
+the offset `ANYWHERE` if that is a window."""
 
 RecordPosition = tuple[TopicPartition, Place]
 """The position of a record."""
@@ -177,11 +178,18 @@ class PartitionQueue:
         self.committed, self.committed_channel_state, self.entered = progress, channel_state, self.waiting
         if self.poisoned:
             self.poisoned = {
-                place: why for place, why in self.poisoned.items() if place[0] >= taken and place not in self.fired
+                place: why
+                for place, why in self.poisoned.items()
+                if (place[0] >= taken or place[0] == ANYWHERE) and place not in self.fired
             }
             self.fired.clear()
         if self.failures:
             self.failures = {place: count for place, count in self.failures.items() if place[0] >= taken}
+
+    @property
+    def has_failed(self) -> bool:
+        """True if a record here will go to the failure policy, or is not processed since a rollback."""
+        return self.unproven or any(place[0] != ANYWHERE for place in self.poisoned)
 
     def restart(self) -> None:
         """Forget the records that wait, and continue from the last commit. Failures are kept."""

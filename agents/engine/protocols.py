@@ -243,8 +243,7 @@ class RecordFeed(Protocol):
         by_batch: whether these are batches, of records that arrived together.
         in_hand: whether its agent works on a value that is not a record of a topic.
         runner: the runner of its agent.
-        message: the record that its agent processes; None between records.
-        due_ms: event time of what the agent does between two records, such as closing a window; None otherwise.
+        message: the record that its agent processes; a `FiringRecord` while something fires; None between records.
     """
 
     queue: RecordQueue
@@ -257,7 +256,6 @@ class RecordFeed(Protocol):
     in_hand: bool
     runner: Any
     message: Any
-    due_ms: int | None
 
     @property
     def name(self) -> str: ...

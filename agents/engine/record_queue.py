@@ -124,7 +124,7 @@ class RecordQueue:
     @property
     def has_failed(self) -> bool:
         """True if a record will go to the failure policy instead of the agent, or is not processed since a rollback."""
-        return any(partition.poisoned or partition.unproven for partition in self.partitions.values())
+        return any(partition.has_failed for partition in self.partitions.values())
 
     def _delay(self, partition: PartitionQueue, batch: QueuedBatch, due_s: float) -> None:
         """Delay the batch and all later batches of its partition until `due_s`."""

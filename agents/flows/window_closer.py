@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +16,7 @@ from ...topics.packed import Rows
 from ...topics.topic_partition import TopicPartition
 from ..engine.partition_queue import PartitionQueue, QueuedBatch
 from ..event_time.channel import END_MS
+from ..firings import ClosingWindow, fire
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
 from ..tables.window_table import WindowTable, window_partition
@@ -24,10 +24,9 @@ from .window_agents import LOOK_S, private_copy
 
 if TYPE_CHECKING:
     from ..stream import Stream
-    from ..tables.open_partition import OpenPartition
     from ..tables.open_windows import WindowKey
 
-__all__ = ["Listeners", "Send", "WindowCloser", "timestamp_of", "timestamp_within"]
+__all__ = ["Listeners", "Send", "WindowCloser", "timestamp_of", "timestamp_within", "window_element"]
 
 _CHUNK = 20_000
 """Windows that are closed before the worker does something else: commits, or processes records of other agents."""
@@ -103,6 +102,8 @@ class WindowCloser:
                 partition.ended = False
             # Also those that were restored: a worker may have ended in the middle of closing.
             self._held |= {partition: -1 for partition in queue.partitions.values() if partition not in self._seen}
+        if queue.isolating and batch.messages:
+            stream.context.savepoint(stream)  # what the record does is kept, whatever becomes of windows behind it
         self._left = _CHUNK
         for partition in list(self._held):
             self._seen.add(partition)
@@ -115,7 +116,7 @@ class WindowCloser:
             elif self._held[partition] >= 0:
                 partition.held_back = self._held[partition]
 
-        if self._listeners.updates and not queue.isolating:
+        if self._listeners.updates:
             await self._send_updates()
         epoch = stream.context.epoch
         if self._left <= 0 and epoch.dirty:  # otherwise other agents' records would wait until the epoch is full
@@ -132,62 +133,88 @@ class WindowCloser:
         self._more_updates = False
         for at in list(stream.queue.partitions):
             stream.context.at(stream, at)
-            partition, state = window_partition(self._table)
-            with self._telling(at):
-                while self._left and not stream.context.epoch.full:
-                    rows = state.open.take_changed(min(self._left, _PORTION))
-                    if not rows:
-                        break
-                    await self._send(self._listeners.updates, partition, rows, state.keeper.time_ms)
-                else:
-                    self._more_updates = True
+            _, state = window_partition(self._table)
+            while self._left and not stream.context.epoch.full:
+                rows = state.open.take_changed(min(self._left, _PORTION))
+                if not rows:
+                    break
+                await self._send(self._listeners.updates, at, rows, state.keeper.time_ms)
+            else:
+                self._more_updates = True
 
-    async def _send(
-        self, sends: Sequence[Send], partition: OpenPartition, rows: Sequence[WindowKey], time_ms: int
-    ) -> None:
+    async def _send(self, sends: Sequence[Send], at: TopicPartition, rows: Sequence[WindowKey], time_ms: int) -> None:
+        """Send windows. One that cannot be sent goes to the failure policy, and nothing of it is sent."""
+        stream, partition = self._stream, window_partition(self._table)[0]
+        alone = stream.queue.isolating or bool(stream.queue.at(at).poisoned)
         self._left -= len(rows)
+        message, stream.message = stream.message, None
         for row in rows:
             value = partition.find(row)
-            if value is not ABSENT:
-                for send in sends:
-                    await send(row, private_copy(value), time_ms)
+            if value is ABSENT:
+                continue
+            if alone:
+                await fire(stream, self._firing(sends, at, row, value, time_ms))
+                continue
+            try:
+                await _tell(sends, row, value, time_ms)
+            except Stop:
+                raise
+            except BaseException as exc:
+                # As `fire` does it. Its record is made only here, because many windows close at once.
+                stream.message = self._firing(sends, at, row, value, time_ms).record
+                if isinstance(exc, Exception):
+                    stream.context.epoch.want_rollback()
+                raise
+        stream.message = message
 
-    @contextmanager
-    def _telling(self, at: TopicPartition) -> Generator[None]:
-        """Call functions of the program in the block.
-
-        Raises:
-            Stop: one of them fails.
-        """
-        message, self._stream.message = self._stream.message, None
-        try:
-            yield
-        except Stop:
-            raise
-        except Exception as exc:
-            raise Stop(
-                f"table {self._table.name}: a window of {at.topic}[{at.partition}] cannot be sent: "
-                f"{type(exc).__name__}: {exc}",
-                hint="correct what is behind final() or updates(); the window is sent when the worker starts again",
-            ) from exc
-        finally:
-            self._stream.message = message
+    def _firing(
+        self, sends: Sequence[Send], at: TopicPartition, row: WindowKey, value: Any, time_ms: int
+    ) -> ClosingWindow:
+        table = self._table
+        return ClosingWindow(
+            self._stream,
+            table,
+            at,
+            row,
+            lambda: window_element(table, row, value),
+            source=table.spec.source,
+            due_ms=timestamp_within(row, time_ms),
+            as_="final" if sends is self._listeners.finals else "update",
+            tell=lambda: _tell(sends, row, value, time_ms),
+        )
 
     async def _closed(self, at: TopicPartition) -> bool:
         """Close windows of a partition, in portions; return whether all that are complete are closed."""
-        partition, state = window_partition(self._table)
+        _, state = window_partition(self._table)
         watermark_ms, epoch = state.watermark_ms, self._stream.context.epoch
         if not self._listeners.finals:
             state.open.close_due(watermark_ms)
             return True
-        with self._telling(at):
-            while self._left and not epoch.full:
-                rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
-                await self._send(self._listeners.finals, partition, rows, END_MS)
-                if not state.open.has_due(watermark_ms):
-                    state.open.close_due(watermark_ms)
-                    return True
+        while self._left and not epoch.full:
+            rows = state.open.take_due(watermark_ms, min(self._left, _PORTION))
+            await self._send(self._listeners.finals, at, rows, END_MS)
+            if not state.open.has_due(watermark_ms):
+                state.open.close_due(watermark_ms)
+                return True
         return not state.open.has_due(watermark_ms)
+
+
+async def _tell(sends: Sequence[Send], row: WindowKey, value: Any, time_ms: int) -> None:
+    for send in sends:
+        await send(row, private_copy(value), time_ms)
+
+
+def window_element(table: WindowTable, row: WindowKey, value: Any) -> dict[str, Any]:
+    """Return a window as an element of a flow, and as its dead letter shows it."""
+    key, start, end = row
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"value": value}
+    hidden = table.state_fields
+    return {
+        "key": key,
+        "start": start,
+        "end": end,
+        **{name: field for name, field in fields.items() if name not in hidden},
+    }
 
 
 def _held_offset(stream: Stream, batch: QueuedBatch) -> int:

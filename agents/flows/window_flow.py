@@ -35,7 +35,7 @@ from .late_records import LateRecords
 from .operators import Filter, FlatMap, Keying, Map, Operator, Select, WithColumns
 from .reducers import AggregateReducer, PairReducer, Reducer, merge_states
 from .window_agents import Source, States, WatermarkedPartials, add_states, gather_batch, is_due
-from .window_closer import Listeners, WindowCloser, timestamp_within
+from .window_closer import Listeners, WindowCloser, timestamp_within, window_element
 
 if TYPE_CHECKING:
     from ...topics.output import Output
@@ -425,24 +425,15 @@ class WindowRecords:
         for step in self.steps:
             function, field = step.function(field)
             functions.append(function)
-        hidden, whole_key = made.table.state_fields, self.every_s is not None
+        table, whole_key = made.table, self.every_s is not None
 
         async def send(row: WindowKey, value: Any, time_ms: int) -> None:
-            key, start, end = row
-            fields = {"value": value} if not isinstance(value, dict) else cast("dict[str, object]", value)
-            elements: Iterable[object] = (
-                {
-                    "key": key,
-                    "start": start,
-                    "end": end,
-                    **{name: field for name, field in fields.items() if name not in hidden},
-                },
-            )
+            elements: Iterable[object] = (window_element(table, row, value),)
             for function in functions:
                 elements = function(elements)
             for element in elements:
                 timestamp_s = timestamp_within(row, time_ms) / 1000
-                await target.send(key=row if whole_key else key, value=cast(Any, element), timestamp=timestamp_s)
+                await target.send(key=row if whole_key else row[0], value=cast(Any, element), timestamp=timestamp_s)
 
         made.listeners.finals.append(send)
         if self.every_s is not None:

@@ -27,7 +27,12 @@ __all__ = ["dlq"]
 _VALUE_CHARACTERS = 200
 
 # Reason of a dead letter -> its description, which the name of the agent follows, if there is one.
-_REASONS = {"agent": "raised by agent", "decode": "cannot be decoded for agent", "line": "bad line of a file"}
+_REASONS = {
+    "agent": "raised by agent",
+    "decode": "cannot be decoded for agent",
+    "line": "bad line of a file",
+    "window": "window that could not be told, of agent",
+}
 
 
 @click.group()
@@ -60,8 +65,8 @@ def filters(command: CommandFunction) -> CommandFunction:
         click.option("--agent", metavar="NAME", help="Only dead letters of this agent."),
         click.option(
             "--reason",
-            type=click.Choice(["agent", "decode", "line"]),
-            help="Only dead letters that an agent raised, that could not be decoded, or that are bad lines.",
+            type=click.Choice(["agent", "decode", "line", "window"]),
+            help="Only dead letters that an agent raised, that could not be decoded, that are bad lines, or windows.",
         ),
     ):
         command = option(command)
@@ -134,6 +139,7 @@ def show(
     Examples:
       anabranch dlq show orders
       anabranch dlq show orders --agent total --match ann -J
+      anabranch dlq show sales --reason window -J                  # windows that could not be told
       anabranch dlq show lines --reason line --raw > lines.txt     # fix them, then: anabranch replay lines.txt
     """
     from ...topics.admin import Admin
@@ -179,7 +185,8 @@ def replay(
 
     A record goes to APP-AGENT-retry, which only that agent reads: other agents of its topic do not see it again.
     Running workers find this topic within seconds. Later records of the same key have been processed before it. Dead
-    letters without an agent go to the topic that they came from.
+    letters without an agent go to the topic that they came from. Those of windows are not re-published: they are no
+    records, and a window is told once.
 
     The command can be repeated, after a crash or with other filters: it re-publishes only what has not been
     re-published yet. A record that fails again becomes a new dead letter, which the next replay re-publishes.
@@ -326,6 +333,9 @@ def show_letters(
             markup=True,
         )
         out.print(f"  error  {plain(facts.get('error', '?'))}", markup=True, soft_wrap=True)
+        if "window" in letter.facts:
+            operator = plain(letter.facts.get("operator", "?"))
+            out.print(f"  window {plain(letter.facts['window'])} of table {operator}", markup=True, soft_wrap=True)
         if "at" in letter.facts:
             out.print(f"  at     {plain(letter.facts['at'])}", markup=True, soft_wrap=True)
         out.print(f"  key    {plain(_short(facts['key']))}", markup=True)
@@ -348,6 +358,13 @@ def show_republication(report: Republication, *, dry_run: bool) -> None:
         out.print(f"  {report.before:,} re-published earlier")
     for letter in report.examples if dry_run else ():
         out.print(f"  {letter.partition}@{letter.offset}  {plain(letter.facts.get('error', ''))}", markup=True)
+    if report.windows:
+        out.print(
+            f"  [yellow]{counted(report.windows, 'window')} not re-published[/yellow]: a window that has closed is "
+            "told once; correct the",
+            markup=True,
+        )
+        out.print("  function, and send what is missing from: anabranch dlq show TOPIC --reason window -J")
     if report.without_record:
         out.print(
             f"  [yellow]{counted(report.without_record, 'dead letter')} without a record[/yellow]: a bad line of a "

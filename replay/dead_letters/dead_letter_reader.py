@@ -79,7 +79,7 @@ class DeadLetterRecord:
 
     @property
     def reason(self) -> str:
-        """`decode`, `agent` or `line`; `unknown` for dead letters of other programs."""
+        """See `topics.dead_letter`; `unknown` for dead letters of other programs."""
         return self.facts.get("reason", "unknown")
 
     @property
@@ -91,7 +91,7 @@ class DeadLetterRecord:
     def origin(self) -> Origin | None:
         """The position of the record that failed; None if it never was in a topic."""
         topic, partition = self.facts.get("topic"), self._number("partition")
-        if not topic or partition is None or self.reason == "line":
+        if not topic or partition is None or self.reason in ("line", "window"):
             return None
         return Origin(topic, partition, self._number("offset") or 0, self._number("row"))
 

@@ -45,6 +45,7 @@ class Republication:
         to: how many records go to each topic now.
         agents: for each retry topic, the app and the agent that read it.
         without_record: chosen dead letters that hold no record, but a line of a file.
+        windows: chosen dead letters of windows, which are no records and have no way back.
         examples: the first few dead letters that are re-published.
     """
 
@@ -53,6 +54,7 @@ class Republication:
     to: dict[str, int] = field(default_factory=dict[str, int])
     agents: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     without_record: int = 0
+    windows: int = 0
     examples: tuple[DeadLetterRecord, ...] = ()
 
 
@@ -235,6 +237,8 @@ class Republisher:
         return state
 
     def _with(self, report: Republication, letter: DeadLetterRecord, *, before: bool) -> Republication:
+        if letter.reason == "window":
+            return replace(report, windows=report.windows + 1)
         if letter.origin is None:
             return replace(report, without_record=report.without_record + 1)
         if before:

@@ -15,7 +15,7 @@ import msgspec
 
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
-from ...topics.dead_letter import dead_letter_topic, skipped_topic
+from ...topics.dead_letter import Origin, dead_letter_topic, skipped_topic
 from ...topics.errors import Usage
 from ...topics.partition_reader import read_to_end
 from ...topics.topic_partition import TopicPartition
@@ -23,7 +23,7 @@ from ..dead_letters.dead_letter_reader import DeadLetterRecord
 from ..dead_letters.republisher import Republisher
 from ..replay_report import Report
 
-__all__ = ["Allowance", "FailedRecords", "ProducedRanges", "bad_lines", "dead_letters", "skipped_records"]
+__all__ = ["Allowance", "FailedRecords", "ProducedRanges", "bad_lines", "dead_letters", "is_within", "skipped_records"]
 
 # By topic and partition: the offset of the first record, and the offset after the last.
 ProducedRanges = Mapping[TopicPartition, tuple[int, int]]
@@ -114,10 +114,9 @@ def dead_letters(
     for letter, republished in Republisher.each_of(cluster, sorted(there), admin):
         if republished or letter.reason == "line" or letter.facts.get("app", app) != app:
             continue
-        if ranges is not None and not _within(letter, ranges):
+        if ranges is not None and not is_within(letter, ranges):
             continue
-        origin = letter.origin
-        agent, topic = letter.facts.get("agent", ""), origin.topic if origin is not None else "?"
+        agent, topic = letter.facts.get("agent", ""), letter.facts.get("topic", "?")
         error = letter.facts.get("error", "?")
         if "at" in letter.facts:
             error += f" at {letter.facts['at']}"
@@ -126,12 +125,14 @@ def dead_letters(
     return [found[kind] for kind in sorted(found)]
 
 
-def _within(letter: DeadLetterRecord, ranges: ProducedRanges) -> bool:
-    origin = letter.origin
+def is_within(letter: DeadLetterRecord, ranges: ProducedRanges) -> bool:
+    """Return whether a dead letter is that of a record within offsets, or of a window that has closed behind it."""
+    is_window = letter.reason == "window"  # it has closed in front of a record, maybe of one that is still to come
+    origin = Origin.parsed(letter.facts.get("source", "")) if is_window else letter.origin
     if origin is None:
         return False
     begin, end = ranges.get(TopicPartition(origin.topic, origin.partition), (0, 0))
-    return begin <= origin.offset < end
+    return begin <= origin.offset < end + is_window
 
 
 class _Skip(msgspec.Struct):

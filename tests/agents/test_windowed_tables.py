@@ -523,30 +523,6 @@ def test_a_jump_of_time_is_not_confirmed_by_the_same_record_once_more() -> None:
         assert world.topic("out").values == [["a", [0, 10], 3]]
 
 
-def test_on_window_close_that_fails_stops_the_worker_and_is_called_when_it_starts_again() -> None:
-    broken = True
-
-    def declare(app: anabranch.App) -> Any:
-        async def report(key: Any, value: int) -> None:
-            await app.topic("out").send(value=value)
-            if broken:
-                raise ValueError("no such printer")
-
-        return app.Table("by-page", default=int, on_window_close=report).tumbling(10, 10).relative_to_field(View.at)
-
-    app, _ = app_with(declare, add)
-    world = World(app)
-    with world:
-        send(world, 1, 2)
-        with pytest.raises(Stop, match=r"on_window_close failed at window .*no such printer"):
-            send(world, 30, 31)
-        broken = False
-        world.worker().start()
-        world.settle()
-        assert world.topic("out").values == [2]
-        assert windows(world)[30, 40] == 1
-
-
 def test_a_window_that_closes_has_no_record() -> None:
     def declare(app: anabranch.App) -> Any:
         hours = app.Table("by-hour", default=int).tumbling(3600, expires=7200)
