@@ -48,7 +48,7 @@ def filtering(function: Callable[..., object]) -> Processor:
 
 
 def key_function(key: Any) -> tuple[Any, str | None]:
-    """Return the key of `group_by` as a function or a Faust field, and the name of a field's repartition topic.
+    """Return the key of `group_by` as a function or a Faust field, and what a field calls its repartition topic.
 
     Raises:
         Usage: it is neither a function nor a field.
@@ -60,7 +60,7 @@ def key_function(key: Any) -> tuple[Any, str | None]:
             f"group_by({key!r}): neither a function of the value nor a field of its class",
             hint='for example group_by(lambda order: order.user, name="by-user")',
         )
-    return key, None
+    return key, getattr(key, "ident", None)
 
 
 def keyed_by(key: Any) -> Processor:

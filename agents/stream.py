@@ -436,8 +436,9 @@ class Stream(faust.Stream[V_co]):
         if self._finalized and self._next is not None:
             return cast("Stream[V_co]", self._next)  # the agent was restarted: the chain is there
         key, own_name = key_function(key)
-        options: Any = {"name": name or own_name, "topic": topic, "partitions": partitions}
-        return self._instead(super().group_by(cast(Any, key), **options), keyed_by(key))
+        if topic is None and (name := name or own_name):
+            topic = _repartition_topic(self, name, partitions)
+        return self._instead(super().group_by(cast(Any, key), name=name, topic=topic), keyed_by(key))
 
     def through(self, channel: str | ChannelT[object]) -> Stream[V_co]:
         """Return a stream of the same values, sent through another topic."""
@@ -485,6 +486,16 @@ class Stream(faust.Stream[V_co]):
 async def _each(records: Iterable[tuple[Message, V_co]]) -> AsyncIterator[tuple[Message, V_co]]:
     for record in records:
         yield record
+
+
+def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -> Topic:
+    """Return the topic of a `group_by`, by Faust's name.
+
+    Faust would give it the number of partitions that topics of the app have by default.
+    """
+    prefix = f"{stream.prefix}-" if stream.prefix and not stream.topic.has_prefix else ""
+    made = stream.topic.derive(prefix=prefix, suffix=f"-{name}-repartition", partitions=partitions, internal=True)
+    return cast("Topic", made)
 
 
 def _is_given_up(stream: Stream[Any], batch: QueuedBatch) -> bool:

@@ -104,6 +104,7 @@ class Topic(faust.Topic, Generic[K, V]):
         former: name -> what the topic was called while it did not carry the app's id (`unread_topics.py`).
         private: the fields that are not shown.
         timing: the event time of the records.
+        sized_like: the topic whose number of partitions it gets if it declares none; None: `topic_partitions`.
 
     Raises:
         Usage: it has a pattern instead of names, or its offsets are not to be committed.
@@ -116,6 +117,7 @@ class Topic(faust.Topic, Generic[K, V]):
         former: Mapping[str, str] | None = None,
         private: Collection[str] = (),
         timing: Timing | None = None,
+        sized_like: Topic | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -136,6 +138,7 @@ class Topic(faust.Topic, Generic[K, V]):
         self.private = private
         self.former = former or {}
         self.timing = timing or Timing()
+        self.sized_like = sized_like
         self.streams: list[Stream] = []
         self.expected_streams = 1
         # For text and bytes, "raw" means the same as no serializer.
@@ -204,6 +207,7 @@ class Topic(faust.Topic, Generic[K, V]):
             "former": self.former,
             "private": self.private,
             "timing": self.timing,
+            "sized_like": self.sized_like,
         }
 
     def derive_topic(
@@ -224,6 +228,7 @@ class Topic(faust.Topic, Generic[K, V]):
             "Topic", super().derive_topic(topics=names, internal=True, prefix=f"{app.conf.id}-{prefix}", **kwargs)
         )
         made.former = dict(zip(made.topics, former, strict=True))
+        made.sized_like, made.partitions = self, kwargs.get("partitions")
         return made
 
     def encode_key(self, key: object, serializer: CodecT | str | None = None) -> bytes | None:

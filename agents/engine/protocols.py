@@ -49,6 +49,7 @@ class DeclaredTopic(Protocol):
         partitioner: its range partitioner; None if it is partitioned by hash.
         internal: whether it belongs to the app, as the topics of `group_by` do.
         has_prefix: whether its name begins with the app's id.
+        sized_like: the topic whose number of partitions it gets if it declares none; None: `topic_partitions`.
         streams: streams that read it.
         expected_streams: final number of these streams, one for each concurrent agent instance.
     """
@@ -61,6 +62,9 @@ class DeclaredTopic(Protocol):
 
     @property
     def partitions(self) -> int | None: ...
+
+    @property
+    def sized_like(self) -> DeclaredTopic | None: ...
 
     @property
     def replicas(self) -> int | None: ...

@@ -5,7 +5,7 @@ The latter are created before the epoch that sends to them is committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -64,19 +64,25 @@ class TopicProvisioner:
             await daemon_thread(partial(publish, host.cluster, host.admin, host.private, may_create=may_create))
         if not host.conf.topic_allow_declare:
             return
-        await self._create([self.spec_of(topic, name) for topic, name in named if name not in self.declared])
+        new = [(topic, name) for topic, name in named if name not in self.declared]
+        counts = await daemon_thread(host.admin.partitions) if any(topic.sized_like for topic, _ in new) else {}
+        await self._create([self.spec_of(topic, name, counts) for topic, name in new])
 
     async def declare_once(self, topic: DeclaredTopic) -> None:
         """Create a topic if it does not exist; called before a client sends its first record to it."""
         if topic.get_topic_name() not in self.declared:
             await self.declare([topic])
 
-    def spec_of(self, topic: DeclaredTopic, name: str) -> TopicSpec:
-        """Return the specification with which a topic is created."""
+    def spec_of(self, topic: DeclaredTopic, name: str, counts: Mapping[str, int] | None = None) -> TopicSpec:
+        """Return the specification with which a topic is created.
+
+        Args:
+            counts: topic -> number of its partitions, for topics that exist.
+        """
         conf = self._host.conf
         return TopicSpec(
             name,
-            topic.partitions or conf.topic_partitions,
+            _partitions_of(topic, counts or {}) or conf.topic_partitions,
             topic.replicas or conf.topic_replication_factor,
             _config_of(topic),
         )
@@ -105,7 +111,8 @@ class TopicProvisioner:
         for table in host.tables:
             name = table.changelog_name
             most = max(sources.values(), default=host.conf.topic_partitions)
-            table.changelog_partitions = counts.get(name) or table.partitions or most
+            like = 0 if table.sized_like is None else _most(table.sized_like.topics, counts)
+            table.changelog_partitions = counts.get(name) or table.partitions or like or most
             if sources and table.changelog_partitions not in sources.values():
                 listed = ", ".join(sorted(f"{topic} has {n}" for topic, n in sources.items()))
                 raise Usage(
@@ -218,6 +225,22 @@ def _is_of_topic(error: Stop) -> bool:
     """Return whether the cluster refuses this topic but would accept another."""
     cause = kafka_cause(error)
     return cause is not None and is_refusal(cause)
+
+
+def _partitions_of(topic: DeclaredTopic, counts: Mapping[str, int]) -> int | None:
+    """Return the number of partitions that a topic is declared with, else that of the topic that it is sized like."""
+    while topic.partitions is None:
+        if topic.sized_like is None:
+            return None
+        topic = topic.sized_like
+        if existing := _most(topic.topics, counts):
+            return existing
+    return topic.partitions
+
+
+def _most(topics: Iterable[str], counts: Mapping[str, int]) -> int:
+    """Return the largest number of partitions of some topics; 0 if none exists."""
+    return max((counts.get(name, 0) for name in topics), default=0)
 
 
 def _config_of(topic: DeclaredTopic) -> dict[str, str]:

@@ -280,6 +280,8 @@ class Ending(Generic[K, T]):
             value_type=GenericAlias(tuple, types),
             partitions=table.partitions,
         )
+        made.sized_like = self.topic
+        table.sized_like = table.sized_like or made
         runtime_of(self.app).flow_repartitions.add(made.get_topic_name())
         return made
 
@@ -294,6 +296,7 @@ class Ending(Generic[K, T]):
                 reduce_into(stream, batch, combiner, table)
 
         if self.keyed is None:
+            table.sized_like = table.sized_like or self.topic
             self.add_agent(table.name, self.topic, fill)
             return table
         declared = self.declared_states(table, how)

@@ -212,6 +212,7 @@ class WindowedFlow:
                         closer.look_at(resting.at)
                 await closer.close(batch)
 
+        table.sized_like = table.sized_like or self.flow.topic
         self.flow.add_agent(table.name, self.flow.topic, fill)
 
     def _fill_by_key(self, made: AggregatedWindows, how: Reducer) -> None:

@@ -23,7 +23,7 @@ with keys of a keyed sum (1,400 ns a record):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, SupportsIndex, cast
 
@@ -64,6 +64,17 @@ class ChangelogTopic(Protocol):
         ...
 
 
+class SourceTopic(Protocol):
+    """A topic that an agent of the table reads.
+
+    Attributes:
+        topics: names of the topic; most topics have one.
+    """
+
+    @property
+    def topics(self) -> Sequence[str]: ...
+
+
 class Table(MutableMapping[K, V]):
     """A table of an app; make one with `app.Table`.
 
@@ -90,6 +101,8 @@ class Table(MutableMapping[K, V]):
         is_result: whether the program has declared it, so that it is a result, and not part of something else.
         source_topics: topics with as many partitions as the table; agents of other topics can neither read nor write
             it. None: not known, all can.
+        sized_like: the topic whose number of partitions the changelog gets if none is declared; None: the largest of
+            those that the app reads.
         uncommitted: what agents have done to the table since the last commit.
         state_fields: fields of values that are no results, but the states of a flow's aggregates.
         with_windows: replaces the table of an app by one with these windows, of this size and expiry in ms; None: it
@@ -128,6 +141,7 @@ class Table(MutableMapping[K, V]):
         self.changelog_topic: ChangelogTopic | None = None
         self.changelog_partitions = 0
         self.source_topics: frozenset[str] | None = None
+        self.sized_like: SourceTopic | None = None
         self.state_fields: frozenset[str] = frozenset()
         self.with_windows: Callable[[Windows, int, int | None], WindowWrapper[Any, Any]] | None = None
         self.states: dict[int, PartitionState] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import faust
+from anabranch import Count, Tumbling
 from anabranch.topics.errors import Usage
 from confluent_kafka import TopicPartition
 
@@ -42,6 +43,35 @@ async def test_two_app_ids_of_one_program_count_each_record_once_each(lab, table
         await lab.until(lambda: all(dict(table.items()) == {"ann": 7} for table in totals), "seven each")
     for app in apps:
         assert table_of(app, "totals") == {"ann": 7}
+
+
+async def test_repartition_topics_have_as_many_partitions_as_the_topic_that_they_stand_for(lab, table_of) -> None:
+    """Also where the app makes other topics with another number, and reads topics of several numbers."""
+    three, two = lab.topic(3), lab.topic(2)
+    app = lab.app(lab.fresh("app"), topic_partitions=1)
+    app.topic(three, value_type=dict).key_by("user", "n").reduce(sum, "of-three")
+    app.topic(two, value_type=dict).key_by("user", "n").reduce(sum, "of-two")
+    app.topic(two, value_type=dict, time=lambda value: value["n"], grace="0s").key_by("user").window(
+        Tumbling("1s")
+    ).aggregate("windows", n=Count())
+    grouped = app.Table("grouped", default=int, partitions=2)
+
+    @app.agent(app.topic(two, value_type=Order), name="by_user")
+    async def by_user(stream: Any) -> None:
+        async for order in stream.group_by(Order.user):
+            grouped[order.user] += order.n
+
+    async with lab.running(app):
+        for topic in (three, two):
+            lab.produce(topic, orders(5))
+        for name in ("of-three", "of-two", "grouped"):
+            await lab.until(lambda name=name: table_of(app, name) == {"ann": 5}, name)
+    counts = lab.admin.partitions()
+    id = app.conf.id
+    assert [counts[f"{id}-{name}-repartition"] for name in ("of-three", "of-two", "windows")] == [3, 2, 2]
+    assert [counts[f"{id}-{name}-changelog"] for name in ("of-three", "of-two", "windows")] == [3, 2, 2]
+    (by_field,) = [name for name in counts if name.startswith(f"{id}-") and "Order.user" in name]
+    assert counts[by_field] == 2
 
 
 def test_all_topics_that_an_app_makes_for_itself_carry_its_id(lab) -> None:
