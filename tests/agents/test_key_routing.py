@@ -11,6 +11,7 @@ import pytest
 from anabranch.agents.runtime import runtime_of
 from anabranch.agents.web.key_routing import FORWARDED
 from anabranch.agents.web.worker_registry import Announcement, WorkerRegistry
+from anabranch.topics.errors import AnabranchError
 from anabranch.topics.topic_partition import TopicPartition
 from yarl import URL
 
@@ -58,7 +59,10 @@ async def announced(lab: Any, *apps: Any) -> None:
 
     async def known(app: Any, topic: str) -> bool:
         for partition in range(PARTITIONS):
-            claim = await runtime_of(app).worker_registry.owner(TopicPartition(topic, partition))
+            try:
+                claim = await runtime_of(app).worker_registry.owner(TopicPartition(topic, partition))
+            except AnabranchError:  # no worker has announced itself yet, so there is no topic
+                return False
             owner = next((a for a in apps if any(at.partition == partition for at in runtime_of(a).status.owned)), None)
             if claim is None or owner is None or claim.url != str(runtime_of(owner).worker_registry.address):
                 return False
