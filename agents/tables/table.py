@@ -101,12 +101,10 @@ class Table(MutableMapping[K, V]):
         is_result: whether the program has declared it, so that it is a result, and not part of something else.
         source_topics: topics with as many partitions as the table; agents of other topics can neither read nor write
             it. None: not known, all can.
-        sized_like: the topic whose number of partitions the changelog gets if none is declared; None: the largest of
-            those that the app reads.
+        sized_like: the topic whose number of partitions the changelog gets if none is declared; None: not known.
         uncommitted: what agents have done to the table since the last commit.
         state_fields: fields of values that are no results, but the states of a flow's aggregates.
-        with_windows: replaces the table of an app by one with these windows, of this size and expiry in ms; None: it
-            cannot be replaced.
+        with_windows: replaces it by a table with these windows, of this size and expiry in ms; None: it cannot be.
     """
 
     __slots__ = ("__dict__", "__weakref__", *_ACCESS)

@@ -54,7 +54,8 @@ async def test_an_open_transaction_keeps_its_partition_from_being_idle(lab, drai
     app = lab.app(lab.fresh("app"), topic_partitions=2)
     sales = app.topic(topic, time="at", time_unit="s", grace=0, max_jump=None, idle_after="1s", partitions=2)
     sales.key_by("key").window(Tumbling("10s")).aggregate("windows", n=Count()).final().to(app.topic(out, partitions=1))
-    upstream = TransactionalProducer(lab.cluster, lab.fresh("upstream"))
+    # On a busy machine the transaction is open for longer than the usual timeout.
+    upstream = TransactionalProducer(lab.cluster, lab.fresh("upstream"), transaction_timeout_ms=120_000)
     upstream.open()
     upstream.begin()
     upstream.produce(topic, b'{"at": 3, "key": "a"}', b"a", 1)
