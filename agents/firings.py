@@ -1,8 +1,8 @@
-"""What fires between two records of a stream, because event time has made it due: timers and windows that close.
+"""Fires timers and closes windows between two records of a stream, because event time has made them due.
 
 Each is processed as a record is: a failure rolls back what it has done, and nothing else, and goes to the failure
-policy of the agent. See `engine/failed_records.py`. A window that fails needs no second call to be found: it goes to
-the policy with the next epoch, wherever it closes then.
+policy of the agent. See `engine/failed_records.py`. Something that fails needs no second call to be found: it goes to
+the policy with the next epoch. A window does so wherever it closes then.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ There is one exception: if the agent was suspended while it processed the record
 work. Then the epoch is rolled back again, and the record is marked as poisoned for its next delivery. In both cases the
 failure policy of the agent applies. Isolating ends with the first epoch without a failure.
 
+What fires between two records (`firings.py`) is processed alone anyway. So its first failure marks it as poisoned, and
+no record has to be isolated in order to find it.
+
 If the policy is to retry, the record's partition waits in the record queue of the agent until the record is due. No
 agent processes the record in the meantime: commits include the records before it, a revoke gives the partition away,
 and a worker stops without waiting for it.
@@ -312,9 +315,7 @@ class Failures:
         queue = stream.queue
         partition = queue.at(TopicPartition(message.topic(), message.partition()))
         if isinstance(message, FiringRecord):
-            if queue.isolating or message.window is not None:  # and it could not be rolled back alone
-                partition.poisoned[message.place] = error
-            queue.isolating = queue.isolating or message.window is None
+            partition.poisoned[message.place] = error
             return False
         # If the agent takes several records at a time, the failing one is not known yet.
         alone = not stream.grouped or (queue.isolating and partition.held_back in (None, message.offset()))

@@ -187,6 +187,39 @@ def test_a_timer_that_fails_after_it_has_waited_goes_to_the_dead_letters_too() -
         assert [letter.reason for letter in world.dead_letters("steps")] == ["timer"]
 
 
+def test_a_timer_that_fails_in_silence_is_a_dead_letter_although_another_partition_goes_on() -> None:
+    calls: list[int] = []
+
+    def make() -> anabranch.App:
+        app = anabranch.App("timers", topic_partitions=2)
+        steps = app.topic("steps", time="at", time_unit="s", idle_after="4s", partitions=2)
+        seen = app.Table("seen", default=int, local=True)
+
+        @app.agent(steps, name="watch")
+        async def watch(stream):
+            async for step in stream:
+                seen["records"] += 1
+                if step["set"]:
+                    app.at((step["at"] + 5) * 1000, key="k", name="a")
+
+        @watch.on_timer("a")
+        async def a(timer):
+            seen["timers"] += 1
+            calls.append(timer.due_ms)
+            raise ValueError("no such luck")
+
+        return app
+
+    with World(make) as world:
+        for time in (1, 2):
+            world.send("steps", {"at": time, "set": time == 2}, key="k", partition=1)
+        for second in range(40):
+            world.send("steps", {"at": 100 + second, "set": False}, key="j", partition=0)
+            world.advance("1s")
+        assert [letter.reason for letter in world.dead_letters("steps")] == ["timer"]
+        assert calls == [7_000]
+
+
 def test_timers_fire_in_silence_when_the_partition_is_idle() -> None:
     def make() -> anabranch.App:
         app = anabranch.App("timers", topic_partitions=1)
