@@ -143,8 +143,10 @@ class Stream(faust.Stream[V_co]):
     def __aiter__(self) -> AsyncIterator[V_co]:
         if not self.from_engine:
             return in_memory(self, super().__aiter__())
-        # A passive stream only forwards its records: the agent iterates another one.
-        self.clock = None if self._passive else clock_of(self)
+        # A passive stream only forwards its records: the agent iterates another one. A restarted agent keeps its clock,
+        # which knows since when partitions are silent.
+        if self.clock is None and not self._passive:
+            self.clock = clock_of(self)
         return self._values() if self.clock is None else self.clock.values()
 
     async def begin(self, *, grouped: bool = False) -> None:

@@ -220,6 +220,33 @@ def test_a_timer_that_fails_in_silence_is_a_dead_letter_although_another_partiti
         assert calls == [7_000]
 
 
+def test_records_that_fail_do_not_end_the_silence_of_another_partition() -> None:
+    def make() -> anabranch.App:
+        app = anabranch.App("timers", topic_partitions=2)
+        steps = app.topic("steps", time="at", time_unit="s", idle_after="4s", partitions=2)
+
+        @app.agent(steps, name="watch")
+        async def watch(stream):
+            async for step in stream:
+                if step["fails"]:
+                    raise ValueError("refused")
+                app.at((step["at"] + 5) * 1000, key="k", name="a")
+
+        @watch.on_timer("a")
+        async def a(timer):
+            await app.topic("told").send(key="k", value=timer.due_ms)
+
+        return app
+
+    with World(make) as world:
+        for time in (1, 2):
+            world.send("steps", {"at": time, "fails": False}, key="k", partition=1)
+        for second in range(20):
+            world.send("steps", {"at": 100 + second, "fails": True}, key="j", partition=0)
+            world.advance("1s")
+        assert world.topic("told").values == [7_000]
+
+
 def test_timers_fire_in_silence_when_the_partition_is_idle() -> None:
     def make() -> anabranch.App:
         app = anabranch.App("timers", topic_partitions=1)
