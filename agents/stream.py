@@ -11,7 +11,7 @@ or `current_event()` is called.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -203,18 +203,18 @@ class Stream(faust.Stream[V_co]):
         return cast(Any, self.runner).handed
 
     async def _processed(self, batch: QueuedBatch) -> AsyncIterator[tuple[Message, V_co]]:
-        windows = None if self.grouped else self.windows
-        async for message, value in _each(decoded(self, batch)) if windows is None else windows.records(batch):
-            if self._processors:
-                self.message = message
-                value = await self.process(message, value)
-                if value is SKIPPED:
-                    continue
-            yield message, value
+        if self.windows is None or self.grouped:
+            for message, value in decoded(self, batch):
+                if not self._processors or (value := await self.process(message, value)) is not SKIPPED:
+                    yield message, value
+            return
+        async for message, value in self.windows.records(batch):
+            if not self._processors or (value := await self.process(message, value)) is not SKIPPED:
+                yield message, value
 
     async def process(self, message: Message, value: Any) -> Any:
-        """Return a value that has passed all processors; `SKIPPED` if one of them skips it."""
-        self._event_of = self._processed_of = None  # of an attempt before
+        """Return the value of the record at hand after all processors; `SKIPPED` if one of them skips it."""
+        self.message, self._event_of, self._processed_of = message, None, None  # not those of an attempt before
         try:
             for processor in self._processors:
                 value = await maybe_async(cast(Any, processor)(value))
@@ -483,11 +483,6 @@ class Stream(faust.Stream[V_co]):
     async def _exhaust(self) -> None:
         async for _ in self:
             pass
-
-
-async def _each(records: Iterable[tuple[Message, V_co]]) -> AsyncIterator[tuple[Message, V_co]]:
-    for record in records:
-        yield record
 
 
 def _repartition_topic(stream: Stream[Any], name: str, partitions: int | None) -> Topic:

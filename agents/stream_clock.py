@@ -138,7 +138,6 @@ class StreamClock:
                 await self._look()
                 continue
             async for message, value in self._timed(batch):
-                stream.message = message
                 processed = await stream.process(message, value)
                 if processed is not SKIPPED:
                     yield processed
