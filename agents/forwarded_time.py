@@ -101,22 +101,14 @@ class ForwardedTime:
         Args:
             time_ms: returns a time of the record; None if it has none.
         """
-        place = place_of(message)
         # Of a record that is redelivered, time has been moved by itself; that makes nobody late.
         known = self._stream.queue.at(at).channel_state
-        self._moves = at.topic in self._names and self._moved_by.get(at) != (place, known)
+        self._moves = at.topic in self._names and self._moved_by.get(at) != (place_of(message), known)
         self._before, self._lacking = {}, list(self._times.items())
-        self._take(at, message, time_ms)
-        if self._moves:
-            self._moved_by[at] = place, self._stream.queue.at(at).channel_state
+        self.complete(at, message, time_ms)
 
     def complete(self, at: TopicPartition, message: Message, time_ms: Callable[[RelativeTime], int | None]) -> None:
-        """Take the times into account that processors have given to the record; otherwise as `pass_record`."""
-        self._take(at, message, time_ms)
-        if self._moves:
-            self._moved_by[at] = place_of(message), self._stream.queue.at(at).channel_state
-
-    def _take(self, at: TopicPartition, message: Message, time_ms: Callable[[RelativeTime], int | None]) -> None:
+        """Take the times into account that the record lacked, and that processors have given to it."""
         channels, given, self._lacking = self._channels(at), self._lacking, []
         for time, name in given:
             of_record = time_ms(time)
@@ -131,6 +123,7 @@ class ForwardedTime:
                 self._told(name).move(channel_name(*at), channel.time_ms)
         if self._moves:
             self._keep(at, channels)
+            self._moved_by[at] = place_of(message), self._stream.queue.at(at).channel_state
 
     @property
     def lacks_time(self) -> bool:
