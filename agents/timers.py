@@ -32,7 +32,7 @@ from ..topics.topic_partition import TopicPartition
 from .engine.firing import FiringRecord
 from .engine.protocols import topics_read
 from .engine.runner import acting_runner
-from .event_time.channel import END_MS, NEVER_MS
+from .event_time.channel import END_MS, NEVER_MS, watermark
 from .event_time.event_time import moment, time_ms
 from .runtime import runtime_of
 from .stream_clock import timing_of
@@ -181,8 +181,8 @@ class WaitingTimers:
         return FiringTimer(self._timers, self._stream, timer, at, again if origin is None else origin.offset, again)
 
     def end(self, time_ms: int) -> None:
-        latest_ms = time_ms if time_ms in (NEVER_MS, END_MS) else time_ms - self._grace_ms
-        open_timers(self._timers.table).end_at(NEVER_MS if time_ms == END_MS else latest_ms)
+        latest_ms = NEVER_MS if time_ms == END_MS else watermark(time_ms, self._grace_ms)
+        open_timers(self._timers.table).end_at(latest_ms)
 
 
 class FiringTimer:
