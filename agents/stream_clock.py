@@ -45,7 +45,7 @@ _PAUSE_AFTER = 256
 
 
 class Waiting(Protocol):
-    """What waits for event time in a stream. Called while tables show the partition that is meant."""
+    """Timers, or the like, that wait for event time in a stream. Called while tables show the partition meant."""
 
     @property
     def next_ms(self) -> int | None:

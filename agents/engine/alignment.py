@@ -39,7 +39,7 @@ _CONSUME_S = 0.02
 
 
 class AlignedRun(Protocol):
-    """What the engine knows of a bounded run.
+    """Says which topics of a run are aligned, and where they end.
 
     Attributes:
         history_ends: offsets at which a bounded run's history ends, for partitions whose end is known.
@@ -110,7 +110,7 @@ class Alignment:
     """Aligns the inputs of the tasks of a worker.
 
     Args:
-        run: says which topics are aligned, and where they end.
+        run: see `AlignedRun`.
         wait_s: how long records wait for those of an input that has none, in seconds; None: until it has ended.
 
     Attributes:

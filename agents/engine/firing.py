@@ -1,6 +1,5 @@
-"""What an agent works on while something fires that event time has made due, between two records: a timer, a window
-that closes. It stands where a record of the agent's topic stands: what is sent inherits its time, and a failure goes to
-the agent's failure policy."""
+"""Stands in for a record while an agent works on something that event time has made due between two records: a timer,
+or a window that closes. What is sent inherits its time, and a failure goes to the agent's failure policy."""
 
 from __future__ import annotations
 

@@ -57,9 +57,8 @@ class Channel:
         state: what `state` has returned.
 
     Attributes:
-        max_jump_ms: the jump guard.
-        time_ms: stream time.
         max_jump_ms: see above.
+        time_ms: stream time.
         rests_at_ms: stream time at which the channel became idle; None while it is not.
         held_jumps: how many records were so far ahead that they moved nothing, and were confirmed by no other.
     """

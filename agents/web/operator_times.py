@@ -31,7 +31,7 @@ class OperatorTime:
         operator: name of its table of windows, or of timers.
         partition: number of the partition.
         watermark_ms: the watermark; `NEVER_MS` before it is known, `END_MS` behind the end of the input.
-        held_back_by: the source partitions that the watermark waits for, .
+        held_back_by: the source partitions that the watermark waits for; none behind the end of the input.
         since_ms: since when, by the wall clock; None if the watermark has not moved since the worker has started.
         open: number of windows that are not closed, or of timers that have not fired.
         next_ms: the watermark at which the next of them does; None if none is open.
