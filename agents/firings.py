@@ -74,7 +74,9 @@ async def fire(stream: Stream, firing: Firing) -> None:
             raise
         except Exception as exc:
             if not isolating or not context.roll_back_to_savepoint():
-                context.epoch.want_rollback()  # whatever the agent makes of the error
+                # Here, because the agent may catch the error.
+                partition.poisoned[record.place] = exc
+                context.epoch.want_rollback()
                 raise
             firing.remove()
             error = exc

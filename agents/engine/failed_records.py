@@ -315,7 +315,7 @@ class Failures:
         queue = stream.queue
         partition = queue.at(TopicPartition(message.topic(), message.partition()))
         if isinstance(message, FiringRecord):
-            partition.poisoned[message.place] = error
+            partition.poisoned[message.place] = error  # `firings.fire` has done so, unless it is no `Exception`
             return False
         # If the agent takes several records at a time, the failing one is not known yet.
         alone = not stream.grouped or (queue.isolating and partition.held_back in (None, message.offset()))

@@ -187,6 +187,38 @@ def test_a_timer_that_fails_after_it_has_waited_goes_to_the_dead_letters_too() -
         assert [letter.reason for letter in world.dead_letters("steps")] == ["timer"]
 
 
+def test_a_timer_that_fails_is_a_dead_letter_although_the_agent_catches_its_error() -> None:
+    calls: list[int] = []
+
+    def make() -> anabranch.App:
+        app = anabranch.App("timers", topic_partitions=1)
+        steps = app.topic("steps", time="at", time_unit="s", idle_after=None, partitions=1)
+
+        @app.agent(steps, name="watch")
+        async def watch(stream):
+            while True:
+                try:
+                    async for step in stream:
+                        app.at((step["at"] + 5) * 1000, key="k", name="a")
+                except ValueError:
+                    pass
+
+        @watch.on_timer("a")
+        async def a(timer):
+            calls.append(timer.due_ms)
+            if len(calls) < 20:
+                raise ValueError("no such luck")
+
+        return app
+
+    with World(make) as world:
+        for time in (1, 2, 30, 31):
+            world.send("steps", {"at": time}, key="k")
+        world.settle()
+        assert [letter.reason for letter in world.dead_letters("steps")] == ["timer"]
+        assert calls == [7_000]
+
+
 def test_a_timer_that_fails_in_silence_is_a_dead_letter_although_another_partition_goes_on() -> None:
     calls: list[int] = []
 
