@@ -82,7 +82,7 @@ def reduce_columns(
     numbers = None if there is None else there.nonzero()[0]
 
     def kafka_ms(row: int) -> int:
-        return int(rows.time_array()[row if numbers is None else numbers[row]])
+        return rows[row if numbers is None else int(numbers[row])].timestamp()[1]
 
     before = stream_times(channel, timed, kafka_ms)
     codes, spans = panes_of(windows, timed)
