@@ -47,7 +47,6 @@ from ..decoded_batches import record_batch
 from ..engine.outbox import Partials
 from ..engine.partition_queue import QueuedBatch
 from ..event_time.channel import END_MS, FOREVER_MS, NEVER_MS, Channel, watermark
-from ..event_time.event_time import EventTime
 from ..event_time.idleness import Idleness
 from ..event_time.time_keeper import channel_name, watermark_message
 from ..event_time.windows import Pane, Windows
@@ -66,7 +65,7 @@ if TYPE_CHECKING:
     from ..stream import Stream
     from ..tables.open_partition import OpenPartition
     from ..tables.open_windows import WindowKey
-    from ..tables.window_content import WindowContent
+    from ..tables.window_content import WindowContent, WindowSpec
 
 __all__ = [
     "LOOK_S",
@@ -130,8 +129,7 @@ class Source:
     Args:
         stream: the stream of the agent.
         combiner: reduces elements.
-        time: reads the time of a record.
-        max_jump_ms: see `Channel`.
+        spec: the declaration of the table.
         idle_after_ms: see `Idleness`; None: channels are never idle.
         late: takes the late records.
     """
@@ -140,16 +138,14 @@ class Source:
         self,
         stream: Stream,
         combiner: Combiner,
-        windows: Windows,
-        time: EventTime,
+        spec: WindowSpec,
         *,
-        grace_ms: int,
-        max_jump_ms: int | None,
         idle_after_ms: int | None,
         late: LateRecords,
     ) -> None:
-        self._stream, self._combiner, self._windows = stream, combiner, windows
-        self._grace_ms, self._max_jump_ms, self._late = grace_ms, max_jump_ms, late
+        self._stream, self._combiner, self._spec, self._late = stream, combiner, spec, late
+        windows, time = spec.windows, spec.timing.time
+        self._windows, self._grace_ms, self._max_jump_ms = windows, spec.grace_ms, spec.timing.max_jump_ms
         self._is_columnar = combiner.columnar and windows.gap_ms is None and (time.of is None or is_columnar(time.of))
         self._idleness = None if idle_after_ms is None else Idleness(idle_after_ms)
         topic = stream.topic
@@ -208,16 +204,10 @@ class Source:
             channel = Channel(self._max_jump_ms, queue.channel_state)
             if channel.time_ms == END_MS:
                 continue
-            channel.rest(idle_ms, self._until)
+            channel.rest(idle_ms, self._spec.closed_at)
             queue.channel_state = channel.state
             repeats = idleness.repeats(queue, now_s)
             yield Resting(at, channel_name(self._name, at.partition), channel.time_ms, repeats)
-
-    def _until(self, time_ms: int) -> int:
-        """Return the stream time at which all windows have closed that hold a time."""
-        windows = self._windows
-        last = windows.of_pane(windows.pane(time_ms))[-1]
-        return windows.closes_after_ms(last[1]) + self._grace_ms + 1
 
     def _by_column(self, batch: QueuedBatch, state: object, closed_ms: int) -> tuple[States, Channel] | None:
         """Process a packed batch by column. Return its states, and the channel after it; None where the result might

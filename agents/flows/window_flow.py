@@ -181,10 +181,7 @@ class WindowedFlow:
         return Source(
             stream,
             Combiner(keying, how, flow.topic.declared),
-            self.windows,
-            self.timing.time,
-            grace_ms=table.spec.grace_ms,
-            max_jump_ms=self.timing.max_jump_ms,
+            table.spec,
             idle_after_ms=self._idle_after_ms,
             late=late,
         )

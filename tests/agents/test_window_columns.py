@@ -15,13 +15,14 @@ from anabranch import App, Count, Cumulating, Hopping, Max, Min, Sum, Tumbling, 
 from anabranch.agents.engine.partition_queue import QueuedBatch
 from anabranch.agents.engine.record_queue import RecordQueue
 from anabranch.agents.event_time.channel import END_MS, NEVER_MS, Channel
-from anabranch.agents.event_time.event_time import EventTime, time_ms
+from anabranch.agents.event_time.event_time import EventTime, Timing, time_ms
 from anabranch.agents.event_time.time_columns import moments, panes_of, stream_times, whole_times
 from anabranch.agents.event_time.windows import Windows
 from anabranch.agents.flows.combiner import Combiner, small_batches_by_column
 from anabranch.agents.flows.operators import Filter, Keying, Operator
 from anabranch.agents.flows.reducers import AggregateReducer, PairReducer, Reducer, merge_states
 from anabranch.agents.flows.window_agents import Source
+from anabranch.agents.tables.window_content import WindowSpec
 from anabranch.topics.packed import pack, rows_of
 from anabranch.topics.topic_partition import TopicPartition
 from hypothesis import event, given, settings
@@ -219,14 +220,24 @@ def batches(draw: Any, times: Any) -> list[tuple[pa.RecordBatch, int]]:
     return made
 
 
-def outcome(columnar: bool, made: list[Any], declared: Any, kind: str, how: Reducer, steps: Any, **options: Any) -> Any:
+def outcome(
+    columnar: bool,
+    made: list[Any],
+    declared: Any,
+    kind: str,
+    how: Reducer,
+    steps: Any,
+    *,
+    time: EventTime,
+    grace_ms: int,
+) -> Any:
     """Return what batches come to: states, letters, late rows, and stream time after each."""
     app = App("columns")
     topic: Any = app.topic("sales", value_type=declared)
     stream, late, found = Stream(topic), Late(), list[Any]()
     keying = Keying(topic, steps, ("user", None if isinstance(how, AggregateReducer) else "price"))
-    options = {"max_jump_ms": HOUR_MS, "idle_after_ms": None, "late": late, **options}
-    source = Source(cast(Any, stream), Combiner(keying, how, declared), WINDOWS[kind], **options)
+    spec = WindowSpec(WINDOWS[kind], grace_ms, keep_ms=None, timing=Timing(time, grace_ms, HOUR_MS))
+    source = Source(cast(Any, stream), Combiner(keying, how, declared), spec, idle_after_ms=None, late=cast(Any, late))
     assert source._is_columnar  # pyright: ignore[reportPrivateUsage]
     source._is_columnar = columnar  # pyright: ignore[reportPrivateUsage]
     ways: Counter[bool] = Counter()
