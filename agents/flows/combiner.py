@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import TYPE_CHECKING, cast
 
 from ...topics.errors import BadRecord, Stop, described
 from ...topics.packed import Rows, row_values
 from ..decoded_batches import record_batch
-from ..tables.absent import ABSENT
-from ..tables.value_cache import IMMUTABLE
+from ..tables.value_cache import own_copy
 from .aggregates import What
 from .expressions import Expression, NotVectorizable
 from .operators import Keying, Map, is_columnar
@@ -402,5 +400,5 @@ def merge(partition: OpenPartition, how: Reducer, states: States, *, isolating: 
     keys = list(states)
     known = partition.get_many(keys)
     if isolating:
-        known = [value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value) for value in known]
+        known = list(map(own_copy, known))
     partition.put(dict(zip(keys, how.joined(known, states.values()), strict=True)))

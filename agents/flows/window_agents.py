@@ -52,6 +52,7 @@ from ..event_time.time_keeper import channel_name, watermark_message
 from ..event_time.windows import Pane, Windows
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
+from ..tables.value_cache import IMMUTABLE, own_copy
 from ..tables.window_table import WindowTable, window_partition
 from .aggregates import getter
 from .combiner import Combiner, columns_of, give_up
@@ -76,7 +77,6 @@ __all__ = [
     "add_states",
     "gather_batch",
     "is_due",
-    "private_copy",
 ]
 
 PaneKey = tuple[Any, int, int]
@@ -87,8 +87,6 @@ States = dict[PaneKey, object]
 
 LOOK_S = 1.0
 """Seconds between two looks at partitions without new records: they may be idle, or hold windows that are complete."""
-
-_SCALARS = frozenset({int, float, str, bool, bytes, type(None)})
 
 
 class Judged(NamedTuple):
@@ -410,7 +408,7 @@ def add_states(
         for span in spans:
             row = (key, *span)
             rows[row] = how.merge(rows[row], own) if row in rows else own
-            if len(spans) > 1 and type(reduced) not in _SCALARS:
+            if len(spans) > 1 and type(reduced) not in IMMUTABLE:
                 own = deepcopy(reduced)  # windows must not share what a function may change in place
     known = _read(partition, list(rows), isolating=isolating)
     partition.put(dict(zip(rows, how.joined(known, rows.values()), strict=True)))
@@ -419,12 +417,7 @@ def add_states(
 
 def _read(partition: OpenPartition, rows: list[WindowKey], *, isolating: bool) -> list[Any]:
     known = partition.get_many(rows)
-    return list(map(private_copy, known)) if isolating else known
-
-
-def private_copy(value: Any) -> Any:
-    """Return a value that its receiver may change."""
-    return value if value is ABSENT or type(value) in _SCALARS else deepcopy(value)
+    return list(map(own_copy, known)) if isolating else known
 
 
 def _add_sessions(

@@ -19,8 +19,9 @@ from ..event_time.channel import END_MS
 from ..firings import ClosingWindow, fire
 from ..runtime import runtime_of
 from ..tables.absent import ABSENT
+from ..tables.value_cache import own_copy
 from ..tables.window_table import WindowTable, window_partition
-from .window_agents import LOOK_S, private_copy
+from .window_agents import LOOK_S
 
 if TYPE_CHECKING:
     from ..stream import Stream
@@ -201,7 +202,7 @@ class WindowCloser:
 
 async def _tell(sends: Sequence[Send], row: WindowKey, value: Any, time_ms: int) -> None:
     for send in sends:
-        await send(row, private_copy(value), time_ms)
+        await send(row, own_copy(value), time_ms)
 
 
 def window_element(table: WindowTable, row: WindowKey, value: Any) -> dict[str, Any]:

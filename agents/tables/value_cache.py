@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-__all__ = ["IMMUTABLE", "ValueCache"]
+from .absent import ABSENT
+
+__all__ = ["IMMUTABLE", "ValueCache", "own_copy"]
 
 # Values of exactly these types can be shared between the cache and agents; all others are private copies.
 IMMUTABLE = frozenset(
@@ -24,6 +27,11 @@ CACHE_BYTES = 64 << 20
 _ENTRY_BYTES = 256  # assumed size of a dict slot, a key and a number, until entries have been measured
 _SLOT_BYTES = 104
 _MEASURE_FIRST = 16  # measure after this many entries, then each time their number has doubled
+
+
+def own_copy(value: Any) -> Any:
+    """Return a value that its receiver may change; the value itself, or ABSENT, if it cannot be changed."""
+    return value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value)
 
 
 class ValueCache(dict[object, Any]):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from typing import Any, Generic, cast
 
 from ...topics.durations import Duration, duration_ms
@@ -24,7 +23,7 @@ from .open_partition import K, V
 from .open_windows import WindowKey
 from .relative_time import NOW, STREAM, RecordAtHand, RelativeTime, field_time, time_of
 from .table_errors import not_writable
-from .value_cache import IMMUTABLE
+from .value_cache import own_copy
 from .window_content import WindowContent, WindowSpec, committed_now_ms
 from .window_table import window_partition
 
@@ -194,7 +193,7 @@ class WindowWrapper(Generic[K, V]):
             assert at_ms is not None
             row = self._row(key, at_ms - back_ms)
             partition, content = window_partition(self.table)
-            return ABSENT if content.is_expired(row) else _own(partition.find(row))
+            return ABSENT if content.is_expired(row) else own_copy(partition.find(row))
         for state in self.table.visible_states():
             content = cast(WindowContent, state.content)
             known_ms = committed_now_ms(content.store) if at_ms is None else at_ms
@@ -232,7 +231,7 @@ class WindowWrapper(Generic[K, V]):
         if not rows:
             return
         partition, content = window_partition(self.table)
-        changed = [change(_own(partition.find(row))) for row in rows]
+        changed = [change(own_copy(partition.find(row))) for row in rows]
         for row, value in zip(rows, changed, strict=True):
             partition.write(row, value)
             content.open.add(row)
@@ -264,11 +263,6 @@ class WindowWrapper(Generic[K, V]):
 
     def __repr__(self) -> str:
         return f"<windows of table {self.name}: {self.table.spec.windows}, {self.time}>"
-
-
-def _own(value: Any) -> Any:
-    """Return a value that its reader may change."""
-    return value if value is ABSENT or type(value) in IMMUTABLE else deepcopy(value)
 
 
 def _is_at_hand(event: Any, record: RecordAtHand) -> bool:
