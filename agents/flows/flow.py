@@ -249,6 +249,11 @@ class Ending(Generic[K, T]):
         made = self.app.agent(topic, name=name, on_failure=self.on_failure)(run)
         runtime_of(self.app).flow_agents.add(made.name)
 
+    def add_filling_agent(self, table: Table, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
+        """Add the agent that fills a table from a topic; by default the table gets as many partitions."""
+        table.sized_like = table.sized_like or topic
+        self.add_agent(table.name, topic, run)
+
     def describe(self, ending: str, end: Table | Topic, sums: tuple[str, ...] = ()) -> None:
         """Add the flow to those that `anabranch describe` shows; for `sums` see `FlowDescription`."""
         between = repartition_topic(self.app, end.name) if isinstance(end, Table) and self.keyed is not None else None
@@ -281,7 +286,6 @@ class Ending(Generic[K, T]):
             partitions=table.partitions,
         )
         made.sized_like = self.topic
-        table.sized_like = table.sized_like or made
         runtime_of(self.app).flow_repartitions.add(made.get_topic_name())
         return made
 
@@ -296,8 +300,7 @@ class Ending(Generic[K, T]):
                 reduce_into(stream, batch, combiner, table)
 
         if self.keyed is None:
-            table.sized_like = table.sized_like or self.topic
-            self.add_agent(table.name, self.topic, fill)
+            self.add_filling_agent(table, self.topic, fill)
             return table
         declared = self.declared_states(table, how)
         between = self.repartition(table, _keys_between(table), declared)
@@ -330,7 +333,7 @@ class Ending(Generic[K, T]):
                 merge(table.opened_to_write(), how, states, isolating=stream.queue.isolating)
 
         self.add_agent(f"{table.name}-combine", self.topic, combine)
-        self.add_agent(table.name, between, gather)
+        self.add_filling_agent(table, between, gather)
         return table
 
 

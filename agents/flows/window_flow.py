@@ -209,8 +209,7 @@ class WindowedFlow:
                         closer.look_at(resting.at)
                 await closer.close(batch)
 
-        table.sized_like = table.sized_like or self.flow.topic
-        self.flow.add_agent(table.name, self.flow.topic, fill)
+        self.flow.add_filling_agent(table, self.flow.topic, fill)
 
     def _fill_by_key(self, made: AggregatedWindows, how: Reducer) -> None:
         """Make the agents before and behind the repartition topic."""
@@ -278,7 +277,7 @@ class WindowedFlow:
                 await closer.close(batch)
 
         self.flow.add_agent(f"{table.name}-combine", self.flow.topic, combine)
-        self.flow.add_agent(table.name, between, gather)
+        self.flow.add_filling_agent(table, between, gather)
 
 
 @dataclass(frozen=True)
