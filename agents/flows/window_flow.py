@@ -127,11 +127,6 @@ class WindowedFlow:
             raise Usage(f"table {name} exists already", hint="a table of windows belongs to one flow: give it a name")
         topic = self.flow.topic
         key_type = self.flow.key_type if self.flow.keyed else declarable(topic.key_type)
-        if hasattr(key_type, "from_data"):
-            raise Usage(
-                f"table {name}: windows of keys that are Faust records",
-                hint="a tuple of their fields, or a frozen msgspec.Struct",
-            )
         value_type = None
         if isinstance(how, PairReducer) and self.flow.type not in (UNKNOWN, float):
             value_type = self.flow.type

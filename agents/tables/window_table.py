@@ -25,6 +25,7 @@ from __future__ import annotations
 from types import GenericAlias
 from typing import Any, cast
 
+from ...topics.errors import Usage
 from ...topics.serde import key_codec
 from .open_partition import OpenPartition, V
 from .partition_state import PartitionState
@@ -37,11 +38,20 @@ __all__ = ["WindowTable", "window_contents", "window_partition"]
 
 
 class WindowTable(Table[Any, V]):
-    """A table of windows. Its keys are (key, start, end), with times in milliseconds."""
+    """A table of windows. Its keys are (key, start, end), with times in milliseconds.
+
+    Raises:
+        Usage: the keys without their windows are Faust records, which JSON arrays cannot hold.
+    """
 
     keeps_stream_time = True
 
     def __init__(self, name: str, *, spec: WindowSpec, **options: Any) -> None:
+        if hasattr(spec.key_type, "from_data"):
+            raise Usage(
+                f"table {name}: windows of keys that are Faust records",
+                hint="a tuple of their fields, or a frozen msgspec.Struct",
+            )
         self.spec, self.own_keys = spec, key_codec(spec.key_type)
         key_type = None if spec.key_type is None else GenericAlias(tuple, (spec.key_type, int, int))
         super().__init__(name, key_type=key_type, **options)

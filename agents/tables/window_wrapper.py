@@ -432,11 +432,6 @@ def windowed(
         Usage: the options do not go together.
     """
     key_type = options.pop("key_type", None)
-    if hasattr(key_type, "from_data"):
-        raise Usage(
-            f"table {name}: windows of keys that are Faust records",
-            hint="a tuple of their fields, or a frozen msgspec.Struct",
-        )
     if on_close is not None and expires_ms is None:
         raise Usage(
             f"table {name}: on_window_close without expires: its windows never close",
