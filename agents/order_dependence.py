@@ -11,7 +11,6 @@ What the program computes elsewhere is not known here: functions with side effec
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .engine.protocols import topics_read
@@ -67,7 +66,7 @@ def _of_topics(
     phases: Mapping[str, Collection[int]],
     aligned: Collection[str],
 ) -> Iterator[str]:
-    short = partial(_without_prefix, runtime)
+    short = runtime.name_in_program
     filled = [flow.source for flow in runtime.flows if flow.repartition is None and flow.target.startswith("table ")]
     together: dict[int, set[str]] = {}
     for agent, topics in [*read.items(), ("", filled)]:
@@ -86,11 +85,6 @@ def _of_topics(
                 f"{', '.join(sorted(map(short, topics)))} are read in no particular order: --time aligns them, --then "
                 "separates them"
             )
-
-
-def _without_prefix(runtime: Runtime, topic: str) -> str:
-    """Return a topic's name in the program."""
-    return topic.removeprefix(f"{runtime.group_id}-") if runtime.run_id else topic
 
 
 def has_float_sum(value: object, sums: Collection[str]) -> bool:

@@ -346,6 +346,10 @@ class Runtime:
         """Return the topic's name in Kafka; in a bounded run, the name of the run's own topic."""
         return name if not self.run_id or name.startswith(self.conf.id) else f"{self.conf.id}-{name}"
 
+    def name_in_program(self, topic: str) -> str:
+        """Return the name by which the program knows a topic: in a bounded run, without the prefix of the run."""
+        return topic.removeprefix(f"{self.group_id}-") if self.run_id else topic
+
     def check_topic(self, name: str) -> None:
         """Refuse an invalid topic name; note a valid name as written to by the program before the app starts.
 

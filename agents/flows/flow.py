@@ -242,8 +242,7 @@ class Ending(Generic[K, T]):
         return self._in_program(self.topic)
 
     def _in_program(self, topic: Topic) -> str:
-        runtime, name = runtime_of(self.app), topic.get_topic_name()
-        return name.removeprefix(f"{runtime.group_id}-") if runtime.run_id else name
+        return runtime_of(self.app).name_in_program(topic.get_topic_name())
 
     def add_agent(self, name: str, topic: Topic, run: Callable[[Stream], Awaitable[None]]) -> None:
         made = self.app.agent(topic, name=name, on_failure=self.on_failure)(run)
