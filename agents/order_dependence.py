@@ -1,4 +1,4 @@
-"""What the result of a bounded run depends on besides its records: the order in which agents see them.
+"""Finds the reasons why the result of a bounded run may depend on the order in which agents see its records.
 
 Flows reduce records by functions that are associative and commutative, and windows decide by the logs alone which
 records are late. So their result is the same for any order in which no record is late. Agents that are functions of the
@@ -23,7 +23,7 @@ __all__ = ["OrderDependence", "has_float_sum", "order_dependence"]
 
 
 class OrderDependence(NamedTuple):
-    """What a result depends on.
+    """The agents, and the reasons, for which another order of records may give another result.
 
     Attributes:
         agents: agents that are functions of the program: the order within partitions may matter to them.

@@ -44,7 +44,7 @@ PER_MS = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 """Unit -> by what a number is multiplied, and then divided, to be milliseconds."""
 
 LIKE_SECONDS = range(1_000_000_000, 10_000_000_000)
-"""As seconds these are the years 2001 to 2286, as milliseconds they are a few days of 1970."""
+"""Numbers whose unit must be declared: in seconds the years 2001 to 2286, in milliseconds January to April 1970."""
 
 _SECONDS_HINT = 'is the field in seconds? time_unit="s"; time_unit="ms" accepts times of January to April 1970'
 

@@ -42,7 +42,7 @@ Send = Callable[["WindowKey", Any, int], Any]
 
 @dataclass
 class Listeners:
-    """Who is told of the windows of a table.
+    """The functions of a program that are called with the windows of a table.
 
     Attributes:
         finals: are called for each window that closes.

@@ -32,7 +32,7 @@ Late = tuple[int, Pane, int, str]
 
 @dataclass(frozen=True, slots=True)
 class ColumnResult:
-    """What a batch comes to.
+    """The result of a batch: states, and the rows that are not in them.
 
     Attributes:
         states: key and pane -> state of the records that are on time.

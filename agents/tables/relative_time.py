@@ -1,4 +1,4 @@
-"""Which time of a record a windowed table goes by: `relative_to_stream()`, `relative_to_field(View.at)` and others."""
+"""The times of records that windowed tables go by: `relative_to_stream()`, `relative_to_field(View.at)` and others."""
 
 from __future__ import annotations
 

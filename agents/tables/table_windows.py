@@ -1,4 +1,4 @@
-"""How a table of an app gets windows: `app.Table("views", default=int).tumbling(600, expires=900)`."""
+"""Methods that give a table of an app windows: `app.Table("views", default=int).tumbling(600, expires=900)`."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from types import GenericAlias
 from typing import Any, cast
 
 from ...topics.errors import Usage
-from ...topics.serde import key_codec
+from ...topics.serde import Codec, key_codec
 from .open_partition import OpenPartition, V
 from .partition_state import PartitionState
 from .store import Store
@@ -38,21 +38,12 @@ __all__ = ["WindowTable", "window_contents", "window_partition"]
 
 
 class WindowTable(Table[Any, V]):
-    """A table of windows. Its keys are (key, start, end), with times in milliseconds.
-
-    Raises:
-        Usage: the keys without their windows are Faust records, which JSON arrays cannot hold.
-    """
+    """A table of windows. Its keys are (key, start, end), with times in milliseconds."""
 
     keeps_stream_time = True
 
     def __init__(self, name: str, *, spec: WindowSpec, **options: Any) -> None:
-        if hasattr(spec.key_type, "from_data"):
-            raise Usage(
-                f"table {name}: windows of keys that are Faust records",
-                hint="a tuple of their fields, or a frozen msgspec.Struct",
-            )
-        self.spec, self.own_keys = spec, key_codec(spec.key_type)
+        self.spec, self.own_keys = spec, _own_keys(name, spec.key_type)
         key_type = None if spec.key_type is None else GenericAlias(tuple, (spec.key_type, int, int))
         super().__init__(name, key_type=key_type, **options)
         self.key_codec = window_key_codec(spec.key_type)
@@ -64,6 +55,20 @@ class WindowTable(Table[Any, V]):
     def content(self, data: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Return the windows of a partition that are not expired."""
         return current(data, self.spec.expires_after_ms)
+
+
+def _own_keys(table: str, key_type: object) -> Codec:
+    """Return the codec of the keys without their windows.
+
+    Raises:
+        Usage: the keys are Faust records, which JSON arrays cannot hold.
+    """
+    if hasattr(key_type, "from_data"):
+        raise Usage(
+            f"table {table}: windows of keys that are Faust records",
+            hint="a tuple of their fields, or a frozen msgspec.Struct",
+        )
+    return key_codec(key_type)
 
 
 def window_partition(table: WindowTable[V]) -> tuple[OpenPartition[Any, V], WindowContent]:

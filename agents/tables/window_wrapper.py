@@ -1,4 +1,4 @@
-"""What a program holds of a windowed table: `views = app.Table("views", default=int).tumbling(600, expires=86400)`.
+"""The windowed table as a program uses it: `views = app.Table("views", default=int).tumbling(600, expires=86400)`.
 
 `views[key]` stands for all windows of a key (`WindowSet`). Writing goes to the windows of the record that the agent
 processes, reading takes one of them: `views[key].value()`.
