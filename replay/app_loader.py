@@ -93,13 +93,9 @@ def load_app(name: str) -> App:
     return _discovered(apps[0])
 
 
-def value_type_of(app_name: str, topic: str) -> object:
-    """Return the value type that an app declares for a topic; None if it declares none.
-
-    Raises:
-        Usage: the app cannot be loaded.
-    """
-    for agent in load_app(app_name).agents.values():
+def value_type_of(app: App, topic: str) -> object:
+    """Return the value type that an app declares for a topic; None if it declares none."""
+    for agent in app.agents.values():
         if isinstance(agent.channel, Topic) and topic in agent.channel.topics:
             return agent.channel.value_type
     return None

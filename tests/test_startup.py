@@ -19,6 +19,18 @@ HEAVY = {"polars", "pyarrow", "numpy", "fastavro", "fsspec", "rocksdict", "jgo",
 FAUST = {"faust", "aiohttp", "aiokafka"}
 SERVER = {"aiohttp.web", "faust.web.drivers.aiohttp", "anabranch.agents.web.table_views"}
 
+# A command that ends with an error behind its own imports, before it looks for a broker.
+ENDED = """
+from anabranch.replay.cli.entry import cli
+from anabranch.topics.errors import Usage
+try:
+    cli({}, standalone_mode=False)
+except Usage as exc:
+    assert "{}" in str(exc)
+else:
+    raise AssertionError
+"""
+
 # name -> (what the process does, what it does without)
 PROCESSES = {
     "help": (
@@ -34,6 +46,8 @@ PROCESSES = {
         FAUST,
     ),
     "replay": ("import anabranch.replay.player, anabranch.replay.sources.file_history", FAUST),
+    "a replay without an app": (ENDED.format(["replay", "no-such.csv", "--to", "orders"], "no-such.csv"), FAUST),
+    "a replay of letters without an app": (ENDED.format(["dlq", "replay", "orders", "--offset", "x"], "x"), FAUST),
     "worker": (
         "import anabranch.replay.cli.worker, anabranch.agents.worker",
         SERVER | {"faust.transport.drivers.aiokafka", "anabranch.replay.player", "rich"},

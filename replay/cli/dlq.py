@@ -13,7 +13,14 @@ from ...topics.errors import Usage
 from ...topics.printable import printable
 from ...topics.private_texts import HIDDEN_TEXT
 from ..time_text import format_time
-from .common_options import CommandFunction, allow_late_option, choose_cluster, cluster_options, show_private_option
+from .common_options import (
+    CommandFunction,
+    allow_late_option,
+    choose_cluster,
+    cluster_options,
+    named_app,
+    show_private_option,
+)
 from .console import counted, out, plain, write_json
 from .logs import log_to_stderr
 
@@ -203,7 +210,6 @@ def replay(
       anabranch dlq replay orders --to orders-to-fix
     """
     from ...topics.admin import Admin
-    from ..app_loader import load_app
     from ..dead_letters.dead_letter_reader import NoDeadLetters, find_dead_letter_topic
     from ..dead_letters.republisher import Republisher
     from ..late_history import count_late_letters, refusal
@@ -217,7 +223,8 @@ def replay(
             return
         letters = Republisher(choice.cluster, name, to=to, run_id=run_id, now=now)
         left = (letter for letter, done in letters.read(wanted) if not done)
-        app = load_app(context.obj) if context.obj else None
+        runtime = named_app(context)
+        app = None if runtime is None else runtime.app
         late = count_late_letters(choice.cluster, left, to, app, now=now)
         if late and not (allow_late or dry_run):
             raise refusal(late)

@@ -17,6 +17,7 @@ from .common_options import (
     choose_cluster,
     cluster_options,
     format_options,
+    named_app,
     pack_option,
     running_cluster,
     show_private_option,
@@ -25,6 +26,7 @@ from .logs import log_to_stderr
 from .pipeline_options import RecordOptions, pace_of, pipeline_of, pipeline_options
 
 if TYPE_CHECKING:
+    from ..app_loader import Runtime
     from ..pipeline.packing import Compression
     from ..sources.format import OnBadLine
 
@@ -133,7 +135,6 @@ def replay(
     """
     from ...topics.admin import Admin
     from ...topics.partitioners import RangePartitioner
-    from ..app_loader import load_app, value_type_of
     from ..late_history import late_check
     from ..pipeline.dry_run import perform_dry_run
     from ..player import Player
@@ -177,11 +178,11 @@ def replay(
             packed=pack is not None,
             plot=plot,
             on_bad_line=on_bad_line,
-            value_type=value_type_of(context.obj, topic) if context.obj else None,
+            value_type=_value_type(named_app(context), topic),
             private=private,
         )
         return
-    value_type = value_type_of(context.obj, topic) if context.obj else None
+    runtime = named_app(context)
     with choose_cluster(bootstrap_server, options) as choice, ReplayView() as view:
         history = found or find(cluster=choice.cluster)
         player = Player(
@@ -195,13 +196,13 @@ def replay(
             partitioner=RangePartitioner.parsed(partitioner) if partitioner else None,
             on_bad_line=on_bad_line,
             pack=pack,
-            value_type=value_type,
+            value_type=_value_type(runtime, topic),
             private=private_fields(choice.cluster, topic, context.obj),
             check=late_check(
                 choice.cluster,
                 topic,
                 pipeline,
-                app=load_app(context.obj) if context.obj else None,
+                app=None if runtime is None else runtime.app,
                 allow=allow_late,
                 note=err.print,
             ),
@@ -214,3 +215,12 @@ def replay(
     show_replay(report)
     if signals.received() and not (report.done or follow):
         raise SystemExit(signals.exit_code())
+
+
+def _value_type(runtime: Runtime | None, topic: str) -> object:
+    """Return the value type that an app declares for a topic; None if it declares none, or if there is no app."""
+    if runtime is None:
+        return None
+    from ..app_loader import value_type_of
+
+    return value_type_of(runtime.app, topic)
