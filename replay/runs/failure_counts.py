@@ -23,7 +23,16 @@ from ..dead_letters.dead_letter_reader import DeadLetterRecord
 from ..dead_letters.republisher import Republisher
 from ..replay_report import Report
 
-__all__ = ["Allowance", "FailedRecords", "ProducedRanges", "bad_lines", "dead_letters", "is_within", "skipped_records"]
+__all__ = [
+    "Allowance",
+    "FailedRecords",
+    "ProducedRanges",
+    "bad_lines",
+    "dead_letters",
+    "includes",
+    "is_within",
+    "skipped_records",
+]
 
 # By topic and partition: the offset of the first record, and the offset after the last.
 ProducedRanges = Mapping[TopicPartition, tuple[int, int]]
@@ -129,10 +138,15 @@ def is_within(letter: DeadLetterRecord, ranges: ProducedRanges) -> bool:
     """Return whether a dead letter is that of a record within offsets, or of a window that has closed behind it."""
     is_window = letter.reason == "window"  # it has closed in front of a record, maybe of one that is still to come
     origin = Origin.parsed(letter.facts.get("source", "")) if is_window else letter.origin
+    return includes(ranges, origin, beyond=is_window)
+
+
+def includes(ranges: ProducedRanges, origin: Origin | None, *, beyond: bool = False) -> bool:
+    """Return whether offsets include a record; with `beyond`, also the one behind their end."""
     if origin is None:
         return False
     begin, end = ranges.get(TopicPartition(origin.topic, origin.partition), (0, 0))
-    return begin <= origin.offset < end + is_window
+    return begin <= origin.offset < end + beyond
 
 
 class _Skip(msgspec.Struct):

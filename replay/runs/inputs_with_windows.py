@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 from ...agents.app import App
@@ -18,11 +17,11 @@ from ...agents.tables.window_table import WindowTable
 from ...topics.admin import Admin
 from ...topics.cluster import Cluster
 from ...topics.consumer_groups import ConsumerGroups
-from ...topics.dead_letter import LATE_SUFFIX
+from ...topics.dead_letter import LATE_SUFFIX, Origin, read_headers
 from ...topics.errors import Usage
 from ...topics.headers import headers_of
 from ...topics.partition_reader import read_to_end
-from ...topics.topic_partition import TopicPartition
+from .failure_counts import ProducedRanges, includes
 from .inputs_with_timers import refuse_timers, topics_with_timers
 
 __all__ = [
@@ -135,9 +134,7 @@ def time_rows(cluster: Cluster, app: App) -> Iterator[tuple[AgentWindowTable, by
         yield from ((tables[name], row) for row in rows.values())
 
 
-def late_records(
-    cluster: Cluster, app: App, ranges: Mapping[TopicPartition, tuple[int, int]] | None = None
-) -> LateRecordCounts:
+def late_records(cluster: Cluster, app: App, ranges: ProducedRanges | None = None) -> LateRecordCounts:
     """Count the late records of each table with windows, by the headers of the records (blocking).
 
     Args:
@@ -151,11 +148,11 @@ def late_records(
         begins, ends = admin.spans((topic, partition) for partition in range(count))
         for run in read_to_end(cluster, begins, ends):
             for message in run.messages:
-                headers = dict(headers_of(message) or ())
-                operator = (headers.get("anabranch-operator") or b"").decode(errors="replace")
-                if (operator, topic) in found and (ranges is None or _within(headers.get("anabranch-source"), ranges)):
-                    found[operator, topic] += 1
-                    closed += headers.get("anabranch-reason") == b"closed"
+                _, facts = read_headers(headers_of(message))
+                at = facts.get("operator", ""), topic
+                if at in found and (ranges is None or includes(ranges, Origin.parsed(facts.get("source", "")))):
+                    found[at] += 1
+                    closed += facts["reason"] == "closed"
     return LateRecordCounts(found, closed)
 
 
@@ -173,15 +170,6 @@ def held_jumps(cluster: Cluster, group: str, topics: Collection[str]) -> int:
             states += times.values()
         found += max((Channel(None, state).held_jumps for state in states), default=0)
     return found
-
-
-def _within(source: bytes | None, ranges: Mapping[TopicPartition, tuple[int, int]]) -> bool:
-    """Return whether the record that a header names, as `topic[partition]@offset`, is within ranges of offsets."""
-    at = re.fullmatch(rb"(.+)\[(\d+)\]@(\d+)(?:#\d+)?", source or b"")
-    if at is None:
-        return False
-    begin, end = ranges.get(TopicPartition(at[1].decode(errors="replace"), int(at[2])), (0, 0))
-    return begin <= int(at[3]) < end
 
 
 def _late_topics(app: App) -> Iterator[tuple[str, str | None]]:
