@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -28,7 +29,7 @@ from .selection import Step
 __all__ = ["Pseudonyms"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pseudonyms:
     """The fields that are replaced.
 
@@ -56,6 +57,10 @@ class Pseudonyms:
             )
         return cls(tuple(fields), check_key_name(key))
 
+    @cached_property
+    def _private(self) -> PrivateFields:
+        return PrivateFields(frozenset(self.fields))
+
     def identity(self) -> dict[str, object]:
         """Return what decides the pseudonyms, without telling the key, as plain JSON.
 
@@ -66,14 +71,14 @@ class Pseudonyms:
 
     def step(self) -> Step:
         """Return a step that gives records pseudonyms, and makes bad lines of the others."""
-        fields, seen = PrivateFields(frozenset(self.fields)), 0
+        seen = 0
 
         def step(items: Sequence[SourceRecord], bad: list[BadLine]) -> list[SourceRecord]:
             nonlocal seen
             found: list[SourceRecord] = []
             for number, item in enumerate(items, seen + 1):
                 try:
-                    found.append(self._replaced(item, fields))
+                    found.append(self._replaced(item))
                 except (ValueError, TypeError, RecursionError) as exc:
                     bad.append(BadLine("record", number, f"--pseudonym: {exc}", item[1] or b""))
             seen += len(items)
@@ -81,14 +86,14 @@ class Pseudonyms:
 
         return step
 
-    def _replaced(self, item: SourceRecord, fields: PrivateFields) -> SourceRecord:
+    def _replaced(self, item: SourceRecord) -> SourceRecord:
         key, value, time_ms, headers, partition = item
-        shown, value, headers = self.replaced(key, value, headers, fields)
+        shown, value, headers = self.replaced(key, value, headers)
         # Its partition is that of the key before.
         return shown, value, time_ms, headers, partition if shown == key else None
 
     def replaced(
-        self, key: bytes | None, value: bytes | None, headers: Headers | None, fields: PrivateFields | None = None
+        self, key: bytes | None, value: bytes | None, headers: Headers | None
     ) -> tuple[bytes | None, bytes | None, Headers | None]:
         """Return key, value and headers of a record with pseudonyms.
 
@@ -96,13 +101,12 @@ class Pseudonyms:
             ValueError, TypeError, RecursionError: the record would still tell the person; the text holds no data.
             Usage: the key of the pseudonyms cannot be read.
         """
-        fields = PrivateFields(frozenset(self.fields)) if fields is None else fields
         made: dict[str, str] = {}
         if value is not None:
             decoded = msgspec.json.decode(value)
             if not isinstance(decoded, dict):
                 raise ValueError("the value is not a JSON object")
-            value = msgspec.json.encode(self._walked(decoded, "", fields, made))
+            value = msgspec.json.encode(self._walked(decoded, "", made))
         elif KEY not in self.fields:
             raise ValueError("a record without a value: add --pseudonym '$key' if its key is private")
         shown = self._text(key, made, whole=KEY in self.fields)
@@ -110,15 +114,15 @@ class Pseudonyms:
             headers = [(name, self._text(content, made)) for name, content in headers]
         return shown, value, headers
 
-    def _walked(self, value: Any, path: str, fields: PrivateFields, made: dict[str, str]) -> Any:
+    def _walked(self, value: Any, path: str, made: dict[str, str]) -> Any:
         if isinstance(value, list):
-            return [self._walked(element, path, fields, made) for element in value]
+            return [self._walked(element, path, made) for element in value]
         if isinstance(value, dict):
             walked: dict[str, Any] = {}
             for name, inner in value.items():
                 at = f"{path}.{name}" if path else name
                 walked[name] = (
-                    self._pseudonyms(inner, at, made) if fields.has(at) else self._walked(inner, at, fields, made)
+                    self._pseudonyms(inner, at, made) if self._private.has(at) else self._walked(inner, at, made)
                 )
             return walked
         return value
