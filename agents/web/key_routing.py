@@ -138,7 +138,7 @@ class KeyRouter(FaustRouter):
         try:
             answer = await self._client.ask(owner.origin, request, {PARTITION: str(partition)})
         except NoAnswer as exc:
-            return _refused(web, f"{fact}, {exc}", exc.status)
+            return _refused(web, f"{fact}, which {exc}", exc.status)
         return web.bytes(answer.body, content_type="application/json", status=answer.status, headers=answer.headers)
 
     async def close(self) -> None:

@@ -29,7 +29,7 @@ _FORWARDED_HEADERS = ("accept", "accept-language", "content-type", "traceparent"
 
 
 class NoAnswer(Exception):
-    """The other worker gave no usable answer.
+    """The other worker gave no usable answer. The text is a predicate, such as `answers with a redirect`.
 
     Attributes:
         status: HTTP status for the client: 503 if the worker did not answer, 502 if its answer cannot be used.
@@ -70,26 +70,37 @@ class WorkerClient:
         Raises:
             NoAnswer: there is no answer, or it is not JSON or too long.
         """
+        headers = {name: request.headers[name] for name in self._headers if name in request.headers}
+        return await self._answer(_target(address, request), {**headers, **(added or {})}, request)
+
+    async def get(self, url: URL) -> Answer:
+        """Return the answer of a worker to a request of our own.
+
+        Raises:
+            NoAnswer: as for `ask`.
+        """
+        return await self._answer(url, {})
+
+    async def _answer(self, url: URL, headers: Mapping[str, str], forwarded: Request | None = None) -> Answer:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
-        headers = {name: request.headers[name] for name in self._headers if name in request.headers}
-        headers |= {**(added or {}), FORWARDED: self._name, "Accept-Encoding": "identity"}
+        headers = {**headers, FORWARDED: self._name, "Accept-Encoding": "identity"}
         try:
             async with self._session.request(
-                request.method,
-                _target(address, request),
+                "GET" if forwarded is None else forwarded.method,
+                url,
                 headers=headers,
-                data=await request.read() or None,
+                data=None if forwarded is None else await forwarded.read() or None,
                 timeout=_TIMEOUT,
                 allow_redirects=False,
             ) as answer:
                 return await _checked(answer)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as exc:
-            raise NoAnswer(f"which does not answer: {str(exc) or type(exc).__name__}", 503) from exc
+            raise NoAnswer(f"does not answer: {str(exc) or type(exc).__name__}", 503) from exc
 
     async def close(self) -> None:
         """Close the connections."""
@@ -126,17 +137,17 @@ def _target(address: URL, request: Request) -> URL:
 
 async def _checked(answer: aiohttp.ClientResponse) -> Answer:
     if 300 <= answer.status < 400:
-        raise NoAnswer(f"which answers with a redirect ({answer.status})", 502)
+        raise NoAnswer(f"answers with a redirect ({answer.status})", 502)
     if answer.content_type != "application/json" or answer.headers.get("Content-Encoding", "identity") != "identity":
-        raise NoAnswer(f"which answers {answer.content_type} and not JSON", 502)
+        raise NoAnswer(f"answers {answer.content_type} and not JSON", 502)
     body = bytearray()
     async for chunk in answer.content.iter_chunked(65_536):
         body += chunk
         if len(body) > ANSWER_BYTES:
-            raise NoAnswer(f"which answers more than {ANSWER_BYTES:,} bytes", 502)
+            raise NoAnswer(f"answers more than {ANSWER_BYTES:,} bytes", 502)
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):
-        raise NoAnswer("which answers with invalid JSON", 502) from None
+        raise NoAnswer("answers with invalid JSON", 502) from None
     passed = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
     return Answer(answer.status, bytes(body), passed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,11 @@ from .console import counted, out, write_json
 from .logs import log_to_stderr
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from ...agents.runtime import Runtime
+    from ...agents.web.worker_client import WorkerClient
     from ...agents.web.worker_registry import Announcement
 
 __all__ = ["time"]
-
-_ANSWER_S = 5.0
 
 Facts = dict[str, Any]
 
@@ -75,7 +73,7 @@ def time(context: click.Context, as_json: bool, bootstrap_server: str | None, op
 
 async def _ask_workers(runtime: Runtime) -> tuple[list[Facts], list[str]]:
     """Return the answers of all workers, and why others have given none."""
-    import aiohttp
+    from ...agents.web.worker_client import WorkerClient
 
     registry = runtime.worker_registry
     try:
@@ -84,23 +82,26 @@ async def _ask_workers(runtime: Runtime) -> tuple[list[Facts], list[str]]:
         raise Stop(f"no worker of {runtime.group_id} is known: {exc}", hint="is one running, with a web port?") from exc
     finally:
         await registry.close()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S)) as session:
-        found = await asyncio.gather(*(_ask(session, worker) for worker in workers))
+    client = WorkerClient("anabranch time")
+    try:
+        found = await asyncio.gather(*(_ask(client, worker) for worker in workers))
+    finally:
+        await client.close()
     return [one for one in found if not isinstance(one, str)], [one for one in found if isinstance(one, str)]
 
 
-async def _ask(session: aiohttp.ClientSession, worker: Announcement) -> Facts | str:
-    import aiohttp
-
+async def _ask(client: WorkerClient, worker: Announcement) -> Facts | str:
     from ...agents.web.time_views import PATH
+    from ...agents.web.worker_client import NoAnswer
 
     if not worker.reachable:
         return f"a worker listens on loopback of {worker.host} only: start workers with --web-bind"
+    assert worker.origin is not None
     try:
-        async with session.get(f"{worker.origin}{PATH}") as answer:
-            return await answer.json() if answer.status == 200 else f"{worker.url} answers with {answer.status}"
-    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as exc:
-        return f"{worker.url} does not answer: {str(exc) or type(exc).__name__}"
+        answer = await client.get(worker.origin.with_path(PATH))
+    except NoAnswer as exc:
+        return f"{worker.url} {exc}"
+    return json.loads(answer.body) if answer.status == 200 else f"{worker.url} answers with {answer.status}"
 
 
 def _show(rows: list[Facts], late: Counter[tuple[str, str]]) -> None:

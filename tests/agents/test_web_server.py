@@ -23,6 +23,8 @@ from anabranch.agents.runtime import runtime_of
 from anabranch.agents.web import listener, table_views, worker_client
 from anabranch.agents.web.web_server import Hosts
 from anabranch.agents.web.worker_client import NoAnswer, WorkerClient, origin
+from anabranch.agents.web.worker_registry import Announcement
+from anabranch.replay.cli import time
 from anabranch.topics.topic_partition import TopicPartition
 from multidict import CIMultiDict
 from yarl import URL
@@ -320,6 +322,18 @@ async def test_an_answer_that_is_not_json_or_too_long_is_none(answer: Any, why: 
     assert isinstance(found, NoAnswer)
     assert found.status == 502
     assert re.search(why, str(found))
+
+
+async def test_anabranch_time_takes_no_other_answers_than_workers_do() -> None:
+    asking_ = WorkerClient("me")
+    try:
+        for answer, why in ((in_json, None), (elsewhere, "answers with a redirect (302)"), (html, "text/html")):
+            async with server(answer) as (where, asked):
+                found: Any = await time._ask(asking_, Announcement(str(where), socket.gethostname(), {}))
+            assert asked[0].raw_path == "/time/"
+            assert found == [1] if why is None else found.startswith(f"{where} ") and why in found
+    finally:
+        await asking_.close()
 
 
 async def test_a_table_is_shown_within_a_bound_and_any_text_may_be_a_key(lab, free_port, monkeypatch) -> None:
