@@ -123,6 +123,8 @@ def refuse_open_windows(app: App, rows: Iterable[tuple[AgentWindowTable, bytes |
 def time_rows(cluster: Cluster, app: App) -> Iterator[tuple[AgentWindowTable, bytes | None]]:
     """Yield the tables whose windows agents close, each with the time row of each of its partitions (blocking)."""
     tables = {table.changelog_name: table for table in _agents_tables(app) if table.on_close is not None}
+    if not tables:
+        return
     admin = Admin(cluster)
     for name, count in admin.partitions(tables).items():
         begins, ends = admin.spans((name, partition) for partition in range(count))
@@ -141,9 +143,11 @@ def late_records(cluster: Cluster, app: App, ranges: ProducedRanges | None = Non
         ranges: count only records within these offsets of their topics; None counts all.
     """
     found: dict[tuple[str, str | None], int] = dict.fromkeys(_late_topics(app), 0)
-    closed = 0
+    closed, topics = 0, {topic for _, topic in found if topic is not None}
+    if not topics:
+        return LateRecordCounts(found)
     admin = Admin(cluster)
-    there = admin.partitions({topic for _, topic in found if topic is not None})
+    there = admin.partitions(topics)
     for topic, count in there.items():
         begins, ends = admin.spans((topic, partition) for partition in range(count))
         for run in read_to_end(cluster, begins, ends):
