@@ -11,7 +11,7 @@ from ...agents.engine.protocols import topics_read
 from ...agents.timers import Timers
 from ...topics.cluster import Cluster
 from ...topics.errors import Usage
-from ..table_reader import TableReader
+from ..table_reader import Snapshot, TableReader
 
 __all__ = ["refuse_timers", "topics_with_timers", "unfired_timers"]
 
@@ -51,6 +51,14 @@ def refuse_timers(app: App, inputs: Collection[str], *, into_live: bool = False)
             )
 
 
-def unfired_timers(cluster: Cluster, app: App) -> dict[str, int]:
-    """Return agent -> number of its timers that have not fired: timers have set them behind the end (blocking)."""
-    return {agent: len(TableReader(cluster, timers.table).read()) for agent, timers in _timers(app).items()}
+def unfired_timers(cluster: Cluster, app: App, known: Mapping[str, Snapshot]) -> dict[str, int]:
+    """Return agent -> number of its timers that have not fired: timers have set them behind the end (blocking).
+
+    Args:
+        known: the tables that have been read already, by their names.
+    """
+    tables = {agent: timers.table for agent, timers in _timers(app).items()}
+    return {
+        agent: len(known[table.name] if table.name in known else TableReader(cluster, table).read())
+        for agent, table in tables.items()
+    }

@@ -134,7 +134,7 @@ def verify_run(
         has_windows=bool(report.late) and not runtime.waits_for_end,
         agents=depends.agents,
         reasons=[*depends.reasons, *_float_sums(app, snapshots)],
-        unfired=unfired_timers(cluster, app),
+        unfired=unfired_timers(cluster, app, snapshots),
     )
     if report.late:
         found.held_jumps = held_jumps(cluster, runtime.group_id, phases)
