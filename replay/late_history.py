@@ -261,7 +261,13 @@ def count_late(
 
 
 def count_late_letters(
-    cluster: Cluster, letters: Iterable[DeadLetterRecord], topic: str | None, app: App | None = None, *, now: bool
+    cluster: Cluster,
+    letters: Iterable[DeadLetterRecord],
+    topic: str | None,
+    app: App | None = None,
+    *,
+    now: bool,
+    admin: Admin | None = None,
 ) -> list[LateCounts]:
     """Count the dead letters that would be late if they were re-published (blocking).
 
@@ -271,7 +277,7 @@ def count_late_letters(
         now: they get the present time.
     """
     readers, counts = dict[str, list[LateReader]](), dict[tuple[str, str, str], LateCounts]()
-    admin = Admin(cluster)
+    admin = admin or Admin(cluster)
     for letter in letters:
         origin = letter.origin
         if origin is None:

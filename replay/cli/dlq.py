@@ -217,15 +217,16 @@ def replay(
     log_to_stderr(None)
     wanted = filter_of(**chosen)
     with choose_cluster(bootstrap_server, options) as choice:
-        name = find_dead_letter_topic(Admin(choice.cluster), topic)
+        admin = Admin(choice.cluster)
+        name = find_dead_letter_topic(admin, topic)
         if isinstance(name, NoDeadLetters):
             show_no_letters(name)
             return
-        letters = Republisher(choice.cluster, name, to=to, run_id=run_id, now=now)
+        letters = Republisher(choice.cluster, name, to=to, run_id=run_id, now=now, admin=admin)
         left = (letter for letter, done in letters.read(wanted) if not done)
         runtime = named_app(context)
         app = None if runtime is None else runtime.app
-        late = count_late_letters(choice.cluster, left, to, app, now=now)
+        late = count_late_letters(choice.cluster, left, to, app, now=now, admin=admin)
         if late and not (allow_late or dry_run):
             raise refusal(late)
         for count in late:

@@ -156,7 +156,7 @@ def late_records(cluster: Cluster, app: App, ranges: ProducedRanges | None = Non
                 at = facts.get("operator", ""), topic
                 if at in found and (ranges is None or includes(ranges, Origin.parsed(facts.get("source", "")))):
                     found[at] += 1
-                    closed += facts["reason"] == "closed"
+                    closed += facts.get("reason") == "closed"
     return LateRecordCounts(found, closed)
 
 
