@@ -32,7 +32,7 @@ class Guess(msgspec.Struct):
 
 
 class Model(msgspec.Struct):
-    """What a `MultinomialNB` has learned."""
+    """The counts that a `MultinomialNB` has learned."""
 
     tickets: Counts = {}
     words: dict[str, Counts] = {}

@@ -31,7 +31,7 @@ Window = tuple[str, int, int]
 
 @dataclass
 class _Expected:
-    """What a table has to hold.
+    """The expected windows of a table, and its late transfers.
 
     Attributes:
         rows: window -> numbers of its transfers.

@@ -26,7 +26,7 @@ SALES = PROGRAMS["flows"].inputs["sales"]
 
 @pytest.fixture
 def by_column(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many batches were executed by column: `piece`s that wait for a table, and those of a repartition."""
+    """Counts the batches that are executed by column: `piece`s that wait for a table, and those of a repartition."""
     counts: Counter[str] = Counter()
 
     def counted(name: str) -> Callable[..., Any]:

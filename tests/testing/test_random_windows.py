@@ -63,7 +63,7 @@ STEPS = st.lists(
 
 @dataclass(frozen=True)
 class Case:
-    """What decides about the result.
+    """All that the result follows from.
 
     Attributes:
         logs: the records of each partition.
@@ -97,7 +97,7 @@ class Case:
 
     @property
     def results(self) -> list[Result]:
-        """What the twin says: of all partitions together, or of each one."""
+        """The results of the twin: one of all partitions together, or one of each."""
         logs = [self.logs] if self.by_key else [[log] for log in self.logs]
         return [computed(some, self.kind, self.grace, self.max_jump) for some in logs]
 

@@ -75,7 +75,7 @@ def inputs(records: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 class Twin:
-    """What the app must do, computed from the log of one partition without an engine."""
+    """Computes from the log of one partition, without an engine, what the app must do."""
 
     def __init__(self) -> None:
         self.seen: dict[str, int] = defaultdict(int)

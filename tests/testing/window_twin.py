@@ -65,7 +65,7 @@ class Kind:
 
 
 class Result(NamedTuple):
-    """What comes of logs.
+    """Windows, late records and watermarks that follow from logs.
 
     Attributes:
         rows: the table: key, start, end -> count and sum.
