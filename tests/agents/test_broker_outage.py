@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,7 +34,7 @@ def home(own: EmbeddedBroker, lab: Any) -> Any:
 
 @pytest.fixture
 def vain(monkeypatch: pytest.MonkeyPatch) -> list[KafkaException]:
-    """What was asked in vain. Who does not say how patient it is has no patience at all."""
+    """The errors of requests that failed. Who does not say how patient it is has no patience at all."""
     patiently, failed = Admin._patiently, []
 
     def counted(self: Admin, doing: str, ask: Callable[[], Any]) -> Any:
@@ -118,14 +117,12 @@ async def test_a_broker_that_goes_before_offsets_are_committed_without_a_transac
         await home.caught_up(topic, app)
 
 
-def test_a_topic_is_made_when_the_broker_is_back(own, home, vain, fresh) -> None:
+def test_a_topic_is_made_when_the_broker_is_back(own, home, vain, fresh, eventually) -> None:
     asked, name = Admin(home.cluster, patience_s=60), fresh("late")
     own.stop()
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(asked.create, [TopicSpec(name, 2)])
-        deadline = time.monotonic() + 60
-        while len(vain) < 2 and not made.done() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        eventually(lambda: len(vain) >= 2 or made.done(), "it was asked in vain")
         own.start()
         made.result()
     assert asked.partitions([name]) == {name: 2}

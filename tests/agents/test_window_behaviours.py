@@ -62,7 +62,9 @@ async def test_an_open_transaction_keeps_its_partition_from_being_idle(lab, drai
     upstream.flush()
     async with lab.running(app):
         lab.produce(topic, [record({"at": at, "key": "a"}, "a", partition=0) for at in (1, 100)])
-        await asyncio.sleep(3)  # now partition 1 would be idle, if what is in it did not count
+        # Nothing happens that could be waited for. If what is in partition 1 did not count, it would be idle by then,
+        # and the window closed.
+        await asyncio.sleep(3)
         upstream.commit()
         (final,) = await lab.until(lambda: drain(out))
     upstream.close()
@@ -81,8 +83,7 @@ def test_in_a_bounded_run(by_key: bool, pack: Any, tmp_path: Path) -> None:
     program.write_text(PROGRAM.format(folder=str(Path(__file__).parent), by_key=by_key))
     files = {behaviour.name: tmp_path / f"{behaviour.name}.jsonl" for behaviour in BEHAVIOURS}
     for behaviour in BEHAVIOURS:
-        lines = [{**value, "key": value["key"]} for value in records_of(behaviour)]
-        files[behaviour.name].write_text("".join(json.dumps(line) + "\n" for line in lines))
+        files[behaviour.name].write_text("".join(json.dumps(value) + "\n" for value in records_of(behaviour)))
     with World(str(program)) as world:
         run = world.run(files, key="key", pack=pack)
         topics = world.environment.kafka.topics

@@ -13,7 +13,7 @@ import anabranch
 from anabranch import Cumulating, Hopping, Sessions, Sum, Tumbling
 from anabranch.agents.event_time.windows import Windows
 
-__all__ = ["BEHAVIOURS", "Behaviour", "app_of", "closed_windows"]
+__all__ = ["BEHAVIOURS", "Behaviour", "app_of", "closed_windows", "records_of"]
 
 Row = tuple[str, float, float, int]
 
